@@ -1,0 +1,33 @@
+"""What Danqing raises. Every message is one sentence that says what happened and what to do next."""
+
+from pydantic import ValidationError
+
+
+class DanqingError(Exception):
+    """A mistake that the user can mend; the command line prints it alone and exits with code 2."""
+
+
+class ConfigError(DanqingError):
+    """A setting that does not exist, has a wrong value, or does not fit the others."""
+
+
+class DataError(DanqingError):
+    """Images that cannot be found, read or used."""
+
+
+class ModelError(DanqingError):
+    """A model folder that cannot be trusted or loaded."""
+
+
+class TrainingError(DanqingError):
+    """A run that cannot start, go on or be saved."""
+
+
+def explain(error: ValidationError) -> str:
+    """The first few mistakes that pydantic found, as one sentence with the names that the user wrote."""
+    mistakes = [
+        f"{'.'.join(str(part) for part in mistake['loc']) or 'the configuration'}: "
+        f"{mistake['msg'].removeprefix('Value error, ')} (got {mistake['input']!r})"
+        for mistake in error.errors()[:4]
+    ]
+    return "; ".join(mistakes) + "."

@@ -1,0 +1,41 @@
+"""The families of generative models, and the one place where each is registered."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from danqing.errors import ConfigError, explain
+from danqing.families.base import Family, FamilyConfig
+
+REGISTRY = {
+    "gan": ("danqing.families.gan", "GAN", "GANConfig"),
+    "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
+}
+
+
+def config_class(family: str) -> type[FamilyConfig]:
+    """The configuration class of a family, by the family's name."""
+    module, _, name = _entry(family)
+    return cast("type[FamilyConfig]", getattr(importlib.import_module(module), name))
+
+
+def parse_config(values: Mapping[str, Any]) -> FamilyConfig:
+    """A family's configuration from plain values, `family` among them; raises ConfigError."""
+    try:
+        return config_class(str(values.get("family"))).model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def build(config: FamilyConfig) -> Family:
+    """A family with freshly initialised weights (from torch's global generator: seed it first)."""
+    module, name, _ = _entry(config.family)
+    return cast(Family, getattr(importlib.import_module(module), name)(config))
+
+
+def _entry(family: str) -> tuple[str, str, str]:
+    if family not in REGISTRY:
+        raise ConfigError(f"There is no family called {family!r}: choose one of {', '.join(REGISTRY)}.")
+    return REGISTRY[family]

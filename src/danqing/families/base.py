@@ -1,0 +1,174 @@
+"""The contract between a family of generative models and everything around it.
+
+The trainer knows phases, the evaluator knows `sample`, the service knows `Condition`; none knows a family. What a
+family can do beyond painting is a `Protocol` below that it implements or does not: callers ask with `isinstance`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the images should show; each field is batched along its first axis, or None where it is not given.
+
+    label: `[n]` int64 class indices. text: n captions. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in
+    {0, 1}, 1 where the model may paint.
+    """
+
+    label: Tensor | None = None
+    text: tuple[str, ...] | None = None
+    image: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same condition with its tensors on `device`."""
+        return self._map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
+
+    def __getitem__(self, rows: slice) -> Self:
+        """The condition of some of the images."""
+        return self._map(lambda value: value[rows])
+
+    def _map(self, function: Any) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: function(v) for name, v in values.items() if v is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images `[n, c, h, w]`, float32 in [-1, 1], channels-last in memory, and what is known of them."""
+
+    images: Tensor
+    condition: Condition = field(default_factory=Condition)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(self.images.to(device, non_blocking=True), self.condition.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """`total` is minimised (a scalar with a graph); the detached scalars in `logged` are averaged into the log."""
+
+    total: Tensor
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One optimiser's turn in a training step.
+
+    modules: names of the family's direct children whose parameters this phase trains; all others are frozen meanwhile.
+    repeats: optimiser steps of this phase in one training step, each on a fresh batch.
+    learning_rate_scale: multiplies the configured learning rate for this phase.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    repeats: int = 1
+    learning_rate_scale: float = 1.0
+
+
+class FamilyConfig(BaseModel):
+    """What every family needs to know of its images; `labels` are the class names, empty when unconditional.
+
+    A preset leaves width, height, channels and labels out: they are filled in from the data. `conditional=False`
+    ignores labels that the data has.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+    width: int = Field(32, ge=4, le=4096)
+    height: int = Field(32, ge=4, le=4096)
+    channels: int = Field(3, ge=1, le=4)
+    conditional: bool = True
+    labels: tuple[str, ...] = ()
+    label_frequencies: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _labels_have_frequencies(self) -> Self:
+        if self.label_frequencies and len(self.label_frequencies) != len(self.labels):
+            raise ValueError("label_frequencies must have one value per label")
+        return self
+
+    @property
+    def dimensions(self) -> int:
+        """Values in one image: the d of bits per dimension."""
+        return self.width * self.height * self.channels
+
+
+class Family(nn.Module):
+    """A generative model: how it learns, and how it paints.
+
+    Randomness comes only from the generator or the seeds passed in, never from torch's global state, so that a
+    resumed run repeats an uninterrupted one bit for bit.
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """Direct children that painting does not need (a discriminator): kept out of the EMA and the model folder."""
+
+    config: FamilyConfig
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The optimiser turns of one training step, in order."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        """The loss of `phase` on `batch`; `rng` lives on the batch's device."""
+        raise NotImplementedError
+
+    def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
+        """Paint one image per seed: `[n, c, h, w]`, float32 in [-1, 1].
+
+        Image i depends on `seeds[i]` and row i of `condition` alone. The caller sets eval mode and no-grad, and
+        gives a label for every image where the family has labels.
+        """
+        raise NotImplementedError
+
+    def alarms(self, logged: Mapping[str, float]) -> list[str]:
+        """Sentences on what goes wrong, each naming the setting to change; `logged` is the log's latest averages."""
+        return []
+
+    def on_progress(self, images: int) -> None:
+        """Told before each training step how many images have been seen, for warm-ups; the state must follow from it."""
+
+    def drop_training_only(self) -> None:
+        """Forget the children that painting does not need."""
+        for name in self.training_only:
+            setattr(self, name, None)
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A family with a latent space that images can be mapped into and back."""
+
+    def encode(self, images: Tensor, condition: Condition) -> Tensor:
+        """Images `[n, c, h, w]` in [-1, 1] to their most likely latents `[n, ...]`."""
+        ...
+
+    def decode(self, latents: Tensor, condition: Condition) -> Tensor:
+        """Latents to images `[n, c, h, w]` in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """A family that can bound or compute the probability of an image."""
+
+    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
+        """Bits per dimension of each image `[n]`, an upper bound that tightens with `samples` where it is a bound."""
+        ...
+
+
+def nats_to_bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:
+    """Negative log-likelihood in nats per image to bits per dimension."""
+    return nats / (dimensions * math.log(2))

@@ -1,0 +1,32 @@
+"""Randomness that is derived, never stored: the same (seed, purpose, numbers) always gives the same stream."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+
+def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
+    """A 63-bit seed for one use: `numbers` are, for instance, the step and the rank."""
+    text = ":".join([str(seed), purpose, *map(str, numbers)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator for one use; `device` is where its numbers are drawn."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, purpose, *numbers))
+
+
+def normal(
+    seeds: Sequence[int],
+    shape: Sequence[int],
+    *,
+    purpose: str = "latents",
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Standard normal values `[len(seeds), *shape]`, float32; row i depends on `seeds[i]` alone.
+
+    Drawn on the CPU, so that a seed paints the same picture on every device.
+    """
+    rows = [torch.randn(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
+    return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
