@@ -1,0 +1,38 @@
+# make demo | test | lint | docs | build | clean
+# Everything happens in .venv, with the versions of constraints.txt. Another Python: make demo PYTHON=python3.13
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint docs build clean
+
+demo: .venv/.demo
+	$(BIN)/danqing demo
+
+test: .venv/.test
+	$(BIN)/python -m pytest -n auto
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict
+
+build: .venv/.test
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv build dist site
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Danqing needs Python 3.11 or later: install it, or name it with 'make PYTHON=/path/to/python'."; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.%: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing danqing[$*] into .venv (some minutes the first time)"
+	$(PIP) --editable ".[$*]"
+	@touch $@
