@@ -1,1 +1,87 @@
-"""Room."""
+"""The command `danqing`: one module per verb, which parses, calls the public API and prints."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from danqing.cli import output
+from danqing.errors import DanqingError
+from danqing.version import __version__
+
+INTERRUPTED = 130
+_MISTAKE = 2
+# Typer brings click or its own copy of it, by version; BadParameter leads to the class of all usage errors.
+_UsageError: type[BaseException] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="danqing",
+    help="From a folder of images to a generative model of them, on your own machine.",
+    epilog="Start with: danqing demo",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"danqing {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code: 0 done, 2 the user's mistake, 130 interrupted.
+
+    An exception that is no DanqingError is our mistake: it keeps its traceback.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    try:
+        sys.exit(app(words, prog_name="danqing", standalone_mode=False) or 0)
+    except DanqingError as error:
+        output.error(str(error), as_json=as_json)
+        sys.exit(_MISTAKE)
+    except _UsageError as error:
+        output.error(_usage_sentence(error), as_json=as_json)
+        sys.exit(_MISTAKE)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _usage_sentence(error: BaseException) -> str:
+    """The usage error's sentence and where help is, without the program's usual box."""
+    message = str(getattr(error, "format_message", error.__str__)()).strip()
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "danqing"
+    ending = message if message.endswith("?") else message.rstrip(".") + ";"
+    return f"{ending} '{command} --help' shows how."
+
+
+def _add_verbs() -> None:
+    from danqing.cli import demo, presets, sample, show, train
+
+    app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+    app.command("train", epilog=train.EXAMPLES)(train.train)
+    app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
+    app.command("show", epilog=show.EXAMPLES)(show.show)
+    app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
+
+
+_add_verbs()

@@ -1,0 +1,31 @@
+"""`danqing presets`: the named configurations, and the TOML of one to start from."""
+
+from typing import Annotated
+
+import typer
+
+from danqing.cli import output
+
+EXAMPLES = """Examples:
+
+  danqing presets
+
+  danqing presets gan-32 > mine.toml
+
+  danqing train photos/ --config mine.toml --out runs/mine"""
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this preset's TOML, to copy and change.")] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """List the named configurations, or print one."""
+    from danqing import presets as room
+
+    if name is not None:
+        toml = room.path(name).read_text(encoding="utf-8")
+        output.result({**room.describe(name), "toml": toml}, toml, as_json=as_json)
+        return
+    known = [room.describe(each) for each in room.names()]
+    rows = {each["name"]: each["description"] for each in known}
+    output.result({"presets": known}, output.facts(rows), as_json=as_json)

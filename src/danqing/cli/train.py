@@ -1,0 +1,172 @@
+"""`danqing train`: learn a model from images, with the time left; the same command again goes on."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from danqing.cli import output
+from danqing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from danqing import Run
+
+EXAMPLES = """Examples:
+
+  danqing train photos/ --out runs/photos --minutes 30
+
+  danqing train sprites.zip --preset vae-32 --size 48x32 --out runs/sprites
+
+  danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits
+
+Ctrl-C saves; the same command again goes on where it stopped."""
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, zip, Parquet, tar or IDX file of images, or a built-in name (danqing data list)."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder; the same folder again resumes.", show_default="runs/..."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A named configuration (danqing presets).", show_default="gan-32")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A configuration file instead of a preset.", metavar="FILE.toml")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one setting; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
+    images: Annotated[int | None, typer.Option(help="How many images to see, instead of --minutes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The run's seed: the same seed repeats a run.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: output.JsonOption = False,
+) -> None:
+    """Train a model on your images."""
+    run = train_with_bar(
+        data,
+        out=out,
+        preset=preset,
+        config=config,
+        settings=parse_settings(settings or []),
+        size=None if size is None else parse_size(size),
+        minutes=minutes,
+        images=images,
+        seed=seed,
+        device=device,
+    )
+    leave_if_interrupted(run, as_json=as_json)
+    text = output.facts(
+        {**run_text(run), "Next": shlex.join(["danqing", "sample", str(run.folder), "--out", "grid.png"])}
+    )
+    output.result(run_payload(run), text, as_json=as_json)
+
+
+def train_with_bar(data: str, **arguments: Any) -> "Run":
+    """`danqing.train` with a progress bar on stderr; the arguments are those of `danqing.train`."""
+    from danqing.training.listener import Listener, Plan, Progress
+
+    class Display(Listener):
+        def on_data(self, done: int, total: int, text: str) -> None:
+            bar.update(done, total, text)
+
+        def on_plan(self, plan: Plan) -> None:
+            bar.close()
+            parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.items())
+            resumed = f"; {plan.resumed_from:,} images seen before" if plan.resumed_from else ""
+            bar.say(f"Parameters: {parts}")
+            bar.say(
+                f"Plan: {plan.images:,} images in about {output.duration(plan.seconds)} "
+                f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
+                f"{output.quantity(plan.memory_bytes)} of memory){resumed}"
+            )
+
+        def on_progress(self, progress: Progress) -> None:
+            speed = progress.images / progress.seconds if progress.seconds > 0 else 0.0
+            bar.update(
+                progress.images,
+                progress.total_images,
+                "Training",
+                seconds_left=progress.seconds_left,
+                detail=f"{progress.images:,} images, {speed:,.0f}/s",
+            )
+
+        def on_message(self, text: str) -> None:
+            bar.say(text)
+
+        def on_alarm(self, text: str) -> None:
+            bar.say(text, style="yellow")
+
+    import danqing
+
+    with output.Bar() as bar:
+        return danqing.train(data, listener=Display(), **arguments)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, str]:
+    """`["net=mlp"]` to `{"net": "mlp"}`; raises ConfigError for one without `=`."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {pair} is not of the form key=value: write for instance --set net=mlp.")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"48x32"` to `(48, 32)` and `"32"` to `(32, 32)`, width first; raises ConfigError."""
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"--size {text} is not a size: write 32 for a square, or 48x32 for width x height.")
+    return int(parts[0]), int(parts[-1])
+
+
+def run_payload(run: "Run") -> Mapping[str, Any]:
+    """What `--json` prints of a run."""
+    return {
+        "run": run.folder,
+        "model": run.model,
+        "report": run.report,
+        "status": run.status,
+        "images": run.images,
+        "seconds": run.seconds,
+        "images_per_second": run.images_per_second,
+        "final": run.final,
+    }
+
+
+def run_text(run: "Run") -> dict[str, Any]:
+    """What people read of a run."""
+    speed = f"{run.images_per_second:,.0f} images/s"
+    return {
+        "Trained": f"{run.images:,} images in {output.duration(run.seconds)} ({speed})",
+        "Model": run.model,
+        "Report": run.report,
+    }
+
+
+def leave_if_interrupted(run: "Run", *, as_json: bool) -> None:
+    """Say how to go on with a run that Ctrl-C stopped, and leave with exit code 130."""
+    if run.status != "interrupted":
+        return
+    output.result(run_payload(run), as_json=as_json)
+    output.say(
+        f"Interrupted and saved at {run.images:,} images; the same command goes on: "
+        f"{shlex.join(['danqing', *sys.argv[1:]])}",
+        style="yellow",
+    )
+    raise typer.Exit(130)
