@@ -1,0 +1,148 @@
+"""How probable an image is given the decoder's output: Gaussian, discretised logistic, Bernoulli.
+
+A pixel of the world is one of 256 levels; level k stands at 2k/255 - 1. Gaussian and logistic give each level the
+mass of the interval half a level to either side, and the two outermost levels the tails, so that the masses of the
+256 levels sum to one and bits per dimension are those of a code for the real file's pixels.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.errors import ConfigError
+
+LikelihoodName = Literal["gaussian", "logistic", "bernoulli"]
+Scale = Literal["learned", "pixel"] | float
+
+HALF_LEVEL = 1 / 255
+_SCALE_SPEED = (
+    8.0  # a lone parameter under Adam moves one learning rate per step: this lets it keep up with the nets
+)
+_START = 0.3
+
+
+class Likelihood(nn.Module):
+    """What the decoder's `parameters_per_channel * c` output channels mean."""
+
+    parameters_per_channel = 1
+
+    def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
+        """Log-probability in nats of `images` `[n, c, h, w]` in [-1, 1], per image `[n]`; raises nothing."""
+        raise NotImplementedError
+
+    def mean(self, output: Tensor) -> Tensor:
+        """The expected image `[n, c, h, w]` in [-1, 1]."""
+        raise NotImplementedError
+
+    def scale(self) -> float | None:
+        """The present scale in units of the pixel range [-1, 1], where the likelihood has a single one."""
+        return None
+
+    def check_levels(self, images: Tensor) -> None:
+        """Raise ConfigError where bits per dimension would have no meaning for these images."""
+
+
+class LocationScale(Likelihood):
+    """A symmetric density on the line, cut into 256 levels.
+
+    scale: a number fixes it, "learned" learns one for all pixels (sigma-VAE, Rybkin et al. 2021), "pixel" lets the
+    decoder say one for every pixel and channel.
+    """
+
+    def __init__(self, scale: Scale) -> None:
+        super().__init__()
+        self.log_scale: nn.Parameter | None = None
+        self.fixed: float | None = None
+        if scale == "learned":
+            self.log_scale = nn.Parameter(torch.tensor(math.log(_START) / _SCALE_SPEED))
+        elif scale == "pixel":
+            self.parameters_per_channel = 2
+        else:
+            self.fixed = float(scale)
+
+    def log_cumulative(self, x: Tensor) -> Tensor:
+        """Log of the standard distribution's cumulative function."""
+        raise NotImplementedError
+
+    def location_and_log_scale(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        output = output.float()
+        if self.parameters_per_channel == 2:
+            location, log_scale = output.chunk(2, dim=1)
+            return location, log_scale.clamp(math.log(HALF_LEVEL / 4), math.log(4.0))
+        if self.log_scale is not None:
+            return output, (self.log_scale * _SCALE_SPEED).clamp_min(math.log(HALF_LEVEL / 4))
+        return output, output.new_tensor(math.log(self.fixed or 1.0))
+
+    def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
+        location, log_scale = self.location_and_log_scale(output)
+        return self.log_mass(images, location, log_scale).flatten(1).sum(1)
+
+    def log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+        """Log-probability of each value's interval `[x - half a level, x + half a level]`, open at the ends.
+
+        Both interior edges are reflected into the lower tail, where a logarithm of the cumulative keeps its digits.
+        """
+        inverse = torch.exp(-log_scale)
+        distance = x - location
+        below = (HALF_LEVEL - distance.abs()) * inverse
+        upper = self.log_cumulative(below)
+        lower = self.log_cumulative(below - 2 * HALF_LEVEL * inverse)
+        inside = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-1e-6)))
+        lowest, highest = x < -1 + HALF_LEVEL, x > 1 - HALF_LEVEL
+        edge = torch.where(lowest, distance, -distance)
+        tail = self.log_cumulative((edge + HALF_LEVEL) * inverse)
+        return torch.where(lowest | highest, tail, inside)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return self.location_and_log_scale(output)[0].clamp(-1, 1)
+
+    def scale(self) -> float | None:
+        if self.log_scale is not None:
+            return math.exp(float(self.log_scale.detach()) * _SCALE_SPEED)
+        return self.fixed
+
+
+class Gaussian(LocationScale):
+    """The normal distribution, discretised."""
+
+    def log_cumulative(self, x: Tensor) -> Tensor:
+        return torch.special.log_ndtr(x)
+
+
+class DiscretisedLogistic(LocationScale):
+    """The logistic distribution, discretised (Kingma et al. 2016, section 5; Salimans et al. 2017, eq. 2)."""
+
+    def log_cumulative(self, x: Tensor) -> Tensor:
+        return F.logsigmoid(x)
+
+
+class Bernoulli(Likelihood):
+    """Black or white, independently. Greys are taken as the probability of white, the usual relaxation.
+
+    The relaxed value is no log-probability of a grey image, so bits per dimension exist for black-and-white images only.
+    """
+
+    def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
+        white = (images + 1) / 2
+        loss = F.binary_cross_entropy_with_logits(output.float(), white, reduction="none")
+        return -loss.flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        return torch.tanh(output.float() / 2)  # 2 * sigmoid(output) - 1
+
+    def check_levels(self, images: Tensor) -> None:
+        if bool((images.abs() < 1 - HALF_LEVEL).any()):
+            raise ConfigError(
+                "Bits per dimension are defined for a Bernoulli likelihood on black-and-white images only, and these have "
+                "greys: train with --set likelihood=logistic or --set likelihood=gaussian to measure them."
+            )
+
+
+def build_likelihood(name: LikelihoodName, scale: Scale) -> Likelihood:
+    """The likelihood called `name`."""
+    if name == "bernoulli":
+        return Bernoulli()
+    return Gaussian(scale) if name == "gaussian" else DiscretisedLogistic(scale)

@@ -1,0 +1,260 @@
+"""Variational autoencoders (Kingma and Welling 2014): a posterior over latents, a prior to paint from, a decoder.
+
+The bound is E[log p(x|z)] - beta KL(q(z|x) || p(z)), with beta as in the beta-VAE (Higgins et al. 2017). What makes
+samples good is a learned scale of the pixels' likelihood (Rybkin et al. 2021), which lets the latents carry detail, and
+a learned prior, which follows the posteriors wherever they gather.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from danqing.errors import ConfigError
+from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase, nats_to_bits_per_dim
+from danqing.families.likelihoods import LikelihoodName, build_likelihood
+from danqing.nets.autoencoders import Net, build_decoder, build_encoder
+from danqing.nets.priors import FlowPrior, NormalPrior
+from danqing.randomness import normal
+
+ACTIVE_VARIANCE = (
+    0.01  # Burda et al. 2016, section 5.2: a latent is active where Var_x(E_q[z|x]) exceeds this
+)
+_LOG_SCALE_LIMIT = 7.0
+
+
+class VAEConfig(FamilyConfig):
+    """A variational autoencoder's settings.
+
+    features: channels of the first stage (a hidden layer of `mlp` has 16 times as many). blocks: residual blocks per
+    stage of `resnet`. scale: of the pixels' likelihood, "learned", "pixel" (one per pixel, from the decoder) or a number
+    in units of the pixel range [-1, 1]. beta reaches its value after `beta_warmup_images` images. couplings: of the flow
+    prior.
+    """
+
+    family: Literal["vae"] = "vae"
+    net: Net = "conv"
+    features: int = Field(32, ge=1, le=1024)
+    blocks: int = Field(1, ge=1, le=16)
+    latents: int = Field(64, ge=1, le=65536)
+    likelihood: LikelihoodName = "gaussian"
+    scale: Literal["learned", "pixel"] | float = "learned"
+    beta: float = Field(1.0, ge=0, le=1000)
+    beta_warmup_images: int = Field(0, ge=0)
+    prior: Literal["normal", "flow"] = "flow"
+    couplings: int = Field(6, ge=1, le=64)
+    prior_features: int = Field(256, ge=1, le=8192)
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> "VAEConfig":
+        if not isinstance(self.scale, str) and not 0 < self.scale < math.inf:
+            raise ValueError("scale must be a positive number, 'learned' or 'pixel'")
+        if self.prior == "flow" and self.latents < 2:
+            raise ValueError("a flow prior needs at least 2 latents: use prior=normal")
+        return self
+
+
+class VAE(Family):
+    """Encoder, prior, decoder and likelihood, each a direct child; one phase trains them all."""
+
+    config: VAEConfig
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        labels = len(config.labels) if config.conditional else 0
+        self.labels = labels
+        self.likelihood = build_likelihood(config.likelihood, config.scale)
+        self.encoder = build_encoder(
+            config.net,
+            size=(config.height, config.width),
+            channels=config.channels,
+            features=config.features,
+            outputs=2 * config.latents,
+            labels=labels,
+            blocks=config.blocks,
+        )
+        self.decoder = build_decoder(
+            config.net,
+            size=(config.height, config.width),
+            channels=config.channels * self.likelihood.parameters_per_channel,
+            features=config.features,
+            latents=config.latents,
+            labels=labels,
+            blocks=config.blocks,
+        )
+        self.prior: FlowPrior | NormalPrior
+        if config.prior == "flow":
+            self.prior = FlowPrior(
+                config.latents, labels, couplings=config.couplings, hidden=config.prior_features
+            )
+        else:
+            self.prior = NormalPrior(config.latents, labels)
+        self._images = 0
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("autoencoder", ("encoder", "decoder", "prior", "likelihood")),)
+
+    def on_progress(self, images: int) -> None:
+        self._images = images
+
+    @property
+    def beta(self) -> float:
+        """The weight of the divergence at this point of the warm-up."""
+        warmup = self.config.beta_warmup_images
+        return self.config.beta * (min(1.0, self._images / warmup) if warmup else 1.0)
+
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        """The negative bound with beta, in nats per dimension; what is logged as bits_per_dim has beta = 1."""
+        label = self._label(batch.condition)
+        mean, log_scale = self.posterior(batch.images, label)
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        latents = mean + log_scale.exp() * noise
+        reconstruction = -self.likelihood.log_prob(self.decoder(latents, label), batch.images).mean()
+        divergence = self.divergence(latents, mean, log_scale, label).mean()
+        total = (reconstruction + self.beta * divergence) / self.config.dimensions
+        with torch.no_grad():
+            logged = {
+                "reconstruction": reconstruction.detach(),
+                "divergence": divergence.detach(),
+                "active_latents": (mean.var(0, correction=0) > ACTIVE_VARIANCE).float().mean(),
+                "beta": torch.tensor(self.beta),
+            }
+            if self.config.likelihood != "bernoulli":
+                bound = (reconstruction + divergence).detach()
+                logged["bits_per_dim"] = nats_to_bits_per_dim(bound, self.config.dimensions)
+            if (scale := self.likelihood.scale()) is not None:
+                logged["scale"] = torch.tensor(scale)
+        return Losses(total, logged)
+
+    def posterior(self, images: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation `[n, d]` of q(z | x), float32."""
+        mean, log_scale = self.encoder(images, label).float().chunk(2, dim=1)
+        return mean, log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
+
+    def divergence(self, latents: Tensor, mean: Tensor, log_scale: Tensor, label: Tensor | None) -> Tensor:
+        """KL(q(z|x) || p(z)) in nats `[n]`: closed for the Gaussian prior, else estimated at `latents` drawn from q."""
+        if isinstance(self.prior, NormalPrior):
+            return gaussian_divergence(mean, log_scale, *self.prior.statistics(mean, label))
+        entropy = (log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
+        return -entropy - self.prior.log_prob(latents, label)
+
+    def sample(
+        self, condition: Condition, *, seeds: Sequence[int], temperature: float = 1.0, **options: Any
+    ) -> Tensor:
+        """Paint the decoder's mean image for noise times `temperature`: below 1 safer, above 1 more varied."""
+        if options:
+            raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
+        if not 0 <= temperature < math.inf:
+            raise ConfigError(f"temperature must be 0 or a positive number (got {temperature}).")
+        device = next(self.parameters()).device
+        noise = temperature * normal(seeds, (self.config.latents,), device=device)
+        return self.decode(self.prior.from_noise(noise, self._label(condition)), condition)
+
+    def encode(self, images: Tensor, condition: Condition) -> Tensor:
+        """The posterior's mean `[n, latents]` for each image."""
+        return self.posterior(images, self._label(condition))[0]
+
+    def decode(self, latents: Tensor, condition: Condition) -> Tensor:
+        """The mean image `[n, c, h, w]` in [-1, 1] for each vector of latents."""
+        return self.likelihood.mean(self.decoder(latents, self._label(condition)))
+
+    def reconstruct(self, images: Tensor, condition: Condition) -> Tensor:
+        """Images `[n, c, h, w]` as they come back from their most likely latents."""
+        return self.decode(self.encode(images, condition), condition)
+
+    def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
+        """Images `[n, steps, c, h, w]` on the way from `first` to `second` (`[n, c, h, w]` each), ends included.
+
+        The way is spherical (slerp) in the prior's noise, where the typical set is a sphere, not straight in latents.
+        """
+        label = self._label(condition)
+        start, end = (self.prior.to_noise(self.encode(i, condition), label)[0] for i in (first, second))
+        frames = [
+            self.decode(self.prior.from_noise(slerp(start, end, float(t)), label), condition)
+            for t in torch.linspace(0, 1, steps)
+        ]
+        return torch.stack(frames, 1)
+
+    def traverse(
+        self, images: Tensor, condition: Condition, *, latent: int, values: Sequence[float]
+    ) -> Tensor:
+        """Images `[n, len(values), c, h, w]` where one coordinate of the prior's noise takes each of `values`.
+
+        `latent` counts from 0; values are in standard deviations. Raises ConfigError where there is no such latent.
+        """
+        if not 0 <= latent < self.config.latents:
+            raise ConfigError(f"There is no latent {latent}: choose one from 0 to {self.config.latents - 1}.")
+        label = self._label(condition)
+        noise = self.prior.to_noise(self.encode(images, condition), label)[0]
+        frames = []
+        for value in values:
+            moved = noise.clone()
+            moved[:, latent] = value
+            frames.append(self.decode(self.prior.from_noise(moved, label), condition))
+        return torch.stack(frames, 1)
+
+    @torch.no_grad()
+    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
+        """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension `[n]`, whatever beta is.
+
+        One pass per sample, so memory does not grow with `samples`. Raises ConfigError for greys under Bernoulli.
+        """
+        if samples < 1:
+            raise ConfigError(f"samples must be at least 1 (got {samples}).")
+        self.likelihood.check_levels(batch.images)
+        label = self._label(batch.condition)
+        mean, log_scale = self.posterior(batch.images, label)
+        total = torch.full((len(batch),), -math.inf, device=mean.device)
+        for _ in range(samples):
+            noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+            latents = mean + log_scale.exp() * noise
+            log_q = -(log_scale + 0.5 * (noise.square() + math.log(2 * math.pi))).sum(1)
+            log_likelihood = self.likelihood.log_prob(self.decoder(latents, label), batch.images)
+            log_weight = log_likelihood + self.prior.log_prob(latents, label) - log_q
+            total = torch.logaddexp(total, log_weight)
+        return nats_to_bits_per_dim(math.log(samples) - total, self.config.dimensions)
+
+    def alarms(self, logged: Mapping[str, float]) -> list[str]:
+        config = self.config
+        active = logged.get("active_latents", 1.0)
+        settled = self._images >= max(20_000, 2 * config.beta_warmup_images)
+        if not settled or active * config.latents >= max(1.0, 0.1 * config.latents):
+            return []
+        return [
+            f"Only {active:.0%} of the {config.latents} latents carry anything about the images (posterior collapse): "
+            f"lower beta (now {config.beta:g}), raise beta_warmup_images (now {config.beta_warmup_images}), or use fewer "
+            "latents."
+        ]
+
+    def _label(self, condition: Condition) -> Tensor | None:
+        """The labels where this model has learned labels, else None."""
+        if not self.labels:
+            return None
+        if condition.label is None:
+            raise ConfigError(
+                f"This model needs a label for every image: one of {', '.join(self.config.labels[:8])}."
+            )
+        return cast(Tensor, condition.label)
+
+
+def gaussian_divergence(
+    mean: Tensor, log_scale: Tensor, prior_mean: Tensor, prior_log_scale: Tensor
+) -> Tensor:
+    """KL between diagonal Gaussians in nats `[n]`, summed over latents `[n, d]` (Kingma and Welling 2014, app. B)."""
+    difference = log_scale - prior_log_scale
+    scaled = (mean - prior_mean) * torch.exp(-prior_log_scale)
+    return 0.5 * ((2 * difference).exp() + scaled.square() - 1 - 2 * difference).sum(1)
+
+
+def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
+    """Spherical interpolation of `[n, d]` at t in [0, 1] (Shoemake 1985); straight where the two nearly align."""
+    cosine = F.cosine_similarity(start, end, dim=1).clamp(-1, 1)
+    angle = torch.acos(cosine)[:, None]
+    sine = torch.sin(angle)
+    spherical = (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / sine.clamp_min(1e-6)
+    return torch.where(sine > 1e-3, spherical, torch.lerp(start, end, t))
