@@ -1,1 +1,50 @@
-"""Danqing."""
+"""From a folder of images to a generative model: `train`, `load`, and a model's `sample`.
+
+>>> import danqing as dq
+>>> run = dq.train("photos/", preset="vae-32", minutes=5)  # doctest: +SKIP
+>>> dq.load(run).sample(16, seed=1).to_pil()  # doctest: +SKIP
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from danqing.version import __version__
+
+if TYPE_CHECKING:
+    from danqing.data import open_dataset
+    from danqing.errors import DanqingError
+    from danqing.images import Images
+    from danqing.loading import load
+    from danqing.model import Model
+    from danqing.training.listener import Listener
+    from danqing.training.run import Run, train
+
+__all__ = [
+    "DanqingError",
+    "Images",
+    "Listener",
+    "Model",
+    "Run",
+    "__version__",
+    "load",
+    "open_dataset",
+    "train",
+]
+
+_HOMES = {
+    "DanqingError": "danqing.errors",
+    "Images": "danqing.images",
+    "Listener": "danqing.training.listener",
+    "Model": "danqing.model",
+    "Run": "danqing.training.run",
+    "load": "danqing.loading",
+    "open_dataset": "danqing.data",
+    "train": "danqing.training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `danqing --help` does not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'danqing' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,6 @@
-"""Randomness that is derived, never stored: the same (seed, purpose, numbers) always gives the same stream."""
+"""Randomness that is derived, never stored: the same (seed, purpose, numbers) always gives the same
+stream.
+"""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """The contract between a family of generative models and everything around it.
 
-The trainer knows phases, the evaluator knows `sample`, the service knows `Condition`; none knows a family. What a
-family can do beyond painting is a `Protocol` below that it implements or does not: callers ask with `isinstance`.
+The trainer knows phases, the evaluator knows `sample`, the service knows `Condition`; none knows a family.
+What a family can do beyond painting is a `Protocol` below that it implements or does not: callers ask with
+`isinstance`.
 """
 
 import math
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 class Condition:
     """What the images should show; each field is batched along its first axis, or None where it is not given.
 
-    label: `[n]` int64 class indices. text: n captions. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in
-    {0, 1}, 1 where the model may paint.
+    label: `[n]` int64 class indices. text: n captions. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h,
+    w]` in {0, 1}, 1 where the model may paint.
     """
 
     label: Tensor | None = None
@@ -56,7 +57,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """`total` is minimised (a scalar with a graph); the detached scalars in `logged` are averaged into the log."""
+    """`total` is minimised (a scalar with a graph); the detached scalars in `logged` are averaged into the
+    log.
+    """
 
     total: Tensor
     logged: Mapping[str, Tensor] = field(default_factory=dict)
@@ -66,8 +69,8 @@ class Losses:
 class Phase:
     """One optimiser's turn in a training step.
 
-    modules: names of the family's direct children whose parameters this phase trains; all others are frozen meanwhile.
-    repeats: optimiser steps of this phase in one training step, each on a fresh batch.
+    modules: names of the family's direct children whose parameters this phase trains; all others are frozen
+    meanwhile. repeats: optimiser steps of this phase in one training step, each on a fresh batch.
     learning_rate_scale: multiplies the configured learning rate for this phase.
     """
 
@@ -80,8 +83,8 @@ class Phase:
 class FamilyConfig(BaseModel):
     """What every family needs to know of its images; `labels` are the class names, empty when unconditional.
 
-    A preset leaves width, height, channels and labels out: they are filled in from the data. `conditional=False`
-    ignores labels that the data has.
+    A preset leaves width, height, channels and labels out: they are filled in from the data.
+    `conditional=False` ignores labels that the data has.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,12 +112,17 @@ class FamilyConfig(BaseModel):
 class Family(nn.Module):
     """A generative model: how it learns, and how it paints.
 
-    Randomness comes only from the generator or the seeds passed in, never from torch's global state, so that a
-    resumed run repeats an uninterrupted one bit for bit.
+    Randomness comes only from the generator or the seeds passed in, never from torch's global state, so that
+    a resumed run repeats an uninterrupted one bit for bit.
     """
 
     training_only: ClassVar[tuple[str, ...]] = ()
-    """Direct children that painting does not need (a discriminator): kept out of the EMA and the model folder."""
+    """Direct children that painting does not need (a discriminator): kept out of the EMA and the model
+    folder.
+    """
+
+    advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
+    """What to change when the samples are all alike, as the end of a sentence."""
 
     config: FamilyConfig
 
@@ -129,17 +137,21 @@ class Family(nn.Module):
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Paint one image per seed: `[n, c, h, w]`, float32 in [-1, 1].
 
-        Image i depends on `seeds[i]` and row i of `condition` alone. The caller sets eval mode and no-grad, and
-        gives a label for every image where the family has labels.
+        Image i depends on `seeds[i]` and row i of `condition` alone. The caller sets eval mode and no-grad,
+        and gives a label for every image where the family has labels.
         """
         raise NotImplementedError
 
     def alarms(self, logged: Mapping[str, float]) -> list[str]:
-        """Sentences on what goes wrong, each naming the setting to change; `logged` is the log's latest averages."""
+        """Sentences on what goes wrong, each naming the setting to change; `logged` is the log's latest
+        averages.
+        """
         return []
 
     def on_progress(self, images: int) -> None:
-        """Told before each training step how many images have been seen, for warm-ups; the state must follow from it."""
+        """Told before each training step how many images have been seen, for warm-ups; the state must follow
+        from it.
+        """
 
     def drop_training_only(self) -> None:
         """Forget the children that painting does not need."""
@@ -165,7 +177,9 @@ class HasLikelihood(Protocol):
     """A family that can bound or compute the probability of an image."""
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Bits per dimension of each image `[n]`, an upper bound that tightens with `samples` where it is a bound."""
+        """Bits per dimension of each image `[n]`, an upper bound that tightens with `samples` where it is a
+        bound.
+        """
         ...
 
 

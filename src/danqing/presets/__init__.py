@@ -1,0 +1,38 @@
+"""Named, complete configurations, one TOML file each; a user copies one to start."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from danqing.errors import ConfigError
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The names of all presets, sorted."""
+    return sorted(file.stem for file in _FOLDER.glob("*.toml"))
+
+
+def path(name: str) -> Path:
+    """Where a preset's TOML file lies; raises ConfigError for a name that is not a preset's."""
+    if name not in names():
+        raise ConfigError(f"There is no preset called {name!r}: choose one of {', '.join(names())}.")
+    return _FOLDER / f"{name}.toml"
+
+
+def read(name: str) -> dict[str, Any]:
+    """A preset's settings, as plain values."""
+    return tomllib.loads(path(name).read_text(encoding="utf-8"))
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What `danqing presets` shows of a preset: its name, description, family, size and network."""
+    values = read(name)
+    return {
+        "name": name,
+        "description": values.get("description", ""),
+        "family": values["family"],
+        "size": values.get("size"),
+        "net": values.get("model", {}).get("net"),
+    }

@@ -1,1 +1,1 @@
-"""Room."""
+"""Training: configuration, the step, the run, and what it writes down."""

@@ -1,0 +1,199 @@
+"""A trained model: paint with it, look into its latent space, save it, share it."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from danqing import model_folder
+from danqing.errors import ConfigError
+from danqing.families.base import Condition, Encodes, Family
+from danqing.images import Images, to_float, to_uint8
+from danqing.randomness import derived_seed, generator
+
+CHUNK = 16
+"""Images computed at once. Always as many, the last chunk padded: a matrix product of another size may round
+otherwise, and a picture must not depend on how many others were asked for."""
+
+Label = str | int | Sequence[str | int] | None
+
+
+class Model:
+    """A family with trained weights, ready to paint.
+
+    facts: what is known of its training (images seen, data, licence), as it stands in `config.json`.
+    """
+
+    def __init__(self, family: Family, facts: Mapping[str, Any] | None = None) -> None:
+        self.family = family.eval().requires_grad_(False)
+        self.facts = dict(facts or {})
+
+    def __repr__(self) -> str:
+        c = self.family.config
+        return f"Model({c.family}, {c.width}x{c.height}x{c.channels}, {len(self.labels)} labels)"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names that `sample(label=...)` takes; empty where the model knows none."""
+        return self.family.config.labels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.family.parameters()).device
+
+    @property
+    def sample_options(self) -> dict[str, Any]:
+        """The options that this family's sampling takes beyond a label and seeds, with their defaults."""
+        parameters = inspect.signature(self.family.sample).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights; returns self."""
+        self.family.to(device)
+        return self
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        label: Label = None,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Images:
+        """Paint `n` images, uint8; image i follows from (seed, i), its label and the options, and from
+        nothing else.
+
+        label: a class name or index for all, or one per image; None draws them as often as the data had them.
+        seeds: one per image, instead of `seed`. Raises ConfigError for a label or an option that is not
+        there.
+        """
+        if n < 1:
+            raise ConfigError("Ask for at least one image.")
+        chosen = [derived_seed(seed, "image", i) for i in range(n)] if seeds is None else list(seeds)
+        if len(chosen) != n:
+            raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {n} images.")
+        unknown = sorted(options.keys() - self.sample_options.keys())
+        if unknown:
+            known = ", ".join(self.sample_options) or "none"
+            raise ConfigError(f"This model does not know the option {unknown[0]!r}; it has: {known}.")
+        labels = self._label_indices(label, chosen)
+
+        def paint(rows: list[int]) -> Tensor:
+            seeds_of_rows = [chosen[row] for row in rows]
+            return to_uint8(self.family.sample(self._condition(labels, rows), seeds=seeds_of_rows, **options))
+
+        return Images(self._in_chunks(paint, n))
+
+    def encode(self, images: Images, label: Label = None) -> Tensor:
+        """Images to their most likely latents `[n, ...]`, float32 on the CPU.
+
+        Raises ConfigError where the family has no encoder, or the images are not of the model's size.
+        """
+        encoder, labels = self._encoder(), self._label_indices(label, range(len(images)))
+        config, pixels = self.family.config, torch.from_numpy(images.array)
+        if tuple(pixels.shape[1:]) != (config.height, config.width, config.channels):
+            raise ConfigError(
+                f"This model takes images of {config.width}x{config.height} with {config.channels} channels, "
+                f"and these {pixels.shape[2]}x{pixels.shape[1]} with {pixels.shape[3]}: resize them first."
+            )
+
+        def encode(rows: list[int]) -> Tensor:
+            return encoder.encode(to_float(pixels[rows]).to(self.device), self._condition(labels, rows))
+
+        return self._in_chunks(encode, len(images))
+
+    def decode(self, latents: Tensor, label: Label = None) -> Images:
+        """Latents `[n, ...]` to images; raises ConfigError where the family has no decoder."""
+        encoder, labels = self._encoder(), self._label_indices(label, range(len(latents)))
+
+        def decode(rows: list[int]) -> Tensor:
+            return to_uint8(encoder.decode(latents[rows].to(self.device), self._condition(labels, rows)))
+
+        return Images(self._in_chunks(decode, len(latents)))
+
+    def reconstruct(self, images: Images, label: Label = None) -> Images:
+        """Images through the latent space and back."""
+        return self.decode(self.encode(images, label), label)
+
+    def interpolate(self, start: Images, end: Images, steps: int = 8, label: Label = None) -> Images:
+        """`steps` images from `start[0]` to `end[0]`, both included, on a straight line between their
+        latents.
+        """
+        first, last = self.encode(start[:1], label), self.encode(end[:1], label)
+        positions = torch.linspace(0, 1, steps).reshape(-1, *[1] * (first.dim() - 1))
+        return self.decode(torch.lerp(first, last, positions), label)
+
+    def info(self) -> dict[str, Any]:
+        """What `danqing show` prints: the family, its image shape, labels, parameters and training."""
+        config = self.family.config
+        return {
+            "family": config.family,
+            "width": config.width,
+            "height": config.height,
+            "channels": config.channels,
+            "labels": list(config.labels),
+            "parameters": sum(parameter.numel() for parameter in self.family.parameters()),
+            "sample_options": self.sample_options,
+            "trained": self.facts,
+        }
+
+    def save(self, folder: str | Path, samples: Images | None = None) -> Path:
+        """Write the model folder: weights, configuration, model card, scores and a grid of samples."""
+        grid = samples if samples is not None else self.sample(64)
+        return model_folder.write(Path(folder), self.family, self.facts, self.info(), grid)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the model folder to a hub repository, made if need be; returns its address. Raises
+        ModelError.
+        """
+        return model_folder.push(self.save, repo_id, private=private, token=token)
+
+    def _in_chunks(self, compute: Callable[[list[int]], Tensor], n: int) -> Tensor:
+        """`compute` on every row, always on CHUNK rows at once; the first rows fill up the last chunk."""
+        results = []
+        with torch.inference_mode():
+            for start in range(0, n, CHUNK):
+                rows = [row % n for row in range(start, start + CHUNK)]
+                results.append(compute(rows)[: n - start].cpu())
+        return torch.cat(results)
+
+    def _condition(self, labels: Tensor | None, rows: list[int]) -> Condition:
+        return Condition(label=None if labels is None else labels[rows].to(self.device))
+
+    def _encoder(self) -> Encodes:
+        if not isinstance(self.family, Encodes):
+            raise ConfigError(
+                f"A {self.family.config.family} has no latent space to encode images into: use a vae."
+            )
+        return self.family
+
+    def _label_indices(self, label: Label, seeds: Sequence[int]) -> Tensor | None:
+        """One class index per seed, int64; None where the model is unconditional."""
+        if not self.labels:
+            if label is not None:
+                raise ConfigError("This model was trained without labels: leave the label out.")
+            return None
+        if label is None:
+            frequencies = self.family.config.label_frequencies or (1.0,) * len(self.labels)
+            weights = torch.tensor(frequencies, dtype=torch.float64)
+            drawn = [torch.multinomial(weights, 1, generator=generator(seed, "label")) for seed in seeds]
+            return torch.cat(drawn)
+        wanted = [label] * len(seeds) if isinstance(label, str | int) else list(label)
+        if len(wanted) != len(seeds):
+            raise ConfigError(
+                f"Give one label, or one per image: there are {len(wanted)} for {len(seeds)} images."
+            )
+        return torch.tensor([self._label_index(one) for one in wanted], dtype=torch.int64)
+
+    def _label_index(self, label: str | int) -> int:
+        if isinstance(label, int) and 0 <= label < len(self.labels):
+            return label
+        if isinstance(label, str) and label in self.labels:
+            return self.labels.index(label)
+        some = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
+        raise ConfigError(f"This model does not know the label {label!r}: choose one of {some}.")

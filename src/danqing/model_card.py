@@ -1,0 +1,75 @@
+"""The model card: what a model folder's README.md says, made from what was measured and nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MAX_LABELS = 40
+
+
+def card(info: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> str:
+    """The model card in Markdown, with the metadata block that the hub reads."""
+    trained = info.get("trained", {})
+    data = trained.get("data", {})
+    size = f"{info['width']}×{info['height']}"
+    lines = [
+        "---",
+        "library_name: danqing",
+        "pipeline_tag: unconditional-image-generation",
+        f"tags: [danqing, {info['family']}, image-generation]",
+        "---",
+        "",
+        f"# {info['family'].upper()} for {size} images of {_plain(data.get('name', 'unnamed data'))}",
+        "",
+        "![Samples](samples.png)",
+        "",
+        "```python",
+        "import danqing as dq",
+        "",
+        'model = dq.load("path/of/this/folder")',
+        f"model.sample(16{_label_example(info['labels'])}, seed=1)",
+        "```",
+        "",
+        "## Model",
+        f"- Family: {info['family']}, {info['parameters']:,} parameters",
+        f"- Images: {size}, {info['channels']} channel{'s' if info['channels'] > 1 else ''}",
+    ]
+    if info["labels"]:
+        shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])
+        lines.append(f"- Labels: {shown}{', …' if len(info['labels']) > _MAX_LABELS else ''}")
+    lines += ["", "## Training"]
+    rows = {
+        "Data": data.get("name"),
+        "Images in the data": data.get("images"),
+        "Fingerprint of the data": data.get("fingerprint"),
+        "Licence of the data": data.get("licence"),
+        "Source of the data": data.get("citation"),
+        "Images seen": trained.get("images"),
+        "Seconds": trained.get("seconds"),
+        "Precision": trained.get("precision"),
+        "Seed": trained.get("seed"),
+    }
+    lines += [f"- {name}: {_plain(value)}" for name, value in rows.items() if value not in (None, "")]
+    lines += ["", "## Scores", ""]
+    if scores:
+        lines += [
+            f"- {_plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores
+        ]
+    else:
+        lines.append("None measured yet.")
+    lines += ["", "## Limits", ""]
+    lines.append(
+        "The model knows only what its training images show, may repeat some of them, and carries the "
+        "terms of their licence."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _label_example(labels: Sequence[str]) -> str:
+    return f", label={labels[0]!r}" if labels else ""
+
+
+def _plain(value: Any) -> str:
+    """One line of text that Markdown and HTML leave as it is."""
+    text = " ".join(str(value).split())
+    return "".join(f"\\{c}" if c in "\\`*_[]#|" else {"<": "&lt;", ">": "&gt;"}.get(c, c) for c in text)

@@ -1,0 +1,150 @@
+"""The folder of a model, as the Hugging Face hub expects it: written atomically, read with suspicion."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from danqing import atomic, families, weights
+from danqing.errors import ConfigError, ModelError
+from danqing.families.base import Family, FamilyConfig
+from danqing.images import Images, encode
+from danqing.model_card import card
+from danqing.version import __version__
+
+FILES = ("config.json", "model.safetensors", "README.md", "samples.png", "scores.json")
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_MAX_CONFIG_BYTES = 10_000_000
+_HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError)
+
+
+def write(
+    folder: Path, family: Family, facts: Mapping[str, Any], info: Mapping[str, Any], grid: Images
+) -> Path:
+    """Write a family with its facts as a model folder. Scores that lie there already are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.remove_leftovers(folder)
+    atomic.write_bytes(folder / "samples.png", encode(grid.grid(), "png"))
+    tensors = {name: _own_memory(tensor) for name, tensor in family.state_dict().items()}
+    atomic.write_bytes(folder / "model.safetensors", to_safetensors(tensors, {"format": "pt"}))
+    scores_file = folder / "scores.json"
+    if not scores_file.exists():
+        atomic.write_json(scores_file, [])
+    atomic.write_text(folder / "README.md", card(info, json.loads(scores_file.read_text(encoding="utf-8"))))
+    config = {
+        "library_name": "danqing",
+        "danqing_version": __version__,
+        "model": family.config.model_dump(mode="json"),
+        "trained": dict(facts),
+    }
+    atomic.write_json(folder / "config.json", config)  # last: a folder without it is no model
+    return folder
+
+
+def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
+    """The family and the facts in a model folder; raises ModelError with the reason when it cannot be
+    trusted.
+
+    Files must lie in the folder itself, or, where links are the folder's nature (a hub cache), `within`
+    another.
+    """
+    if not folder.is_dir():
+        raise ModelError(_not_a_folder(folder))
+    config_file, weights_file = (_inside(folder, name, within or folder) for name in FILES[:2])
+    config = _read_config(config_file)
+    if not weights_file.exists():
+        pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _PICKLES)
+        if pickles:
+            raise ModelError(
+                f"{folder} holds only pickled weights ({pickles[0]}), which may run code: use safetensors."
+            )
+    try:
+        parsed = families.parse_config(config["model"])
+    except ConfigError as error:
+        raise ModelError(
+            f"{config_file} does not describe a model that this version knows: {error}"
+        ) from error
+    with torch.device("meta"):
+        weights.check(weights_file, _painting_part(parsed).state_dict())
+    with torch.random.fork_rng(devices=[]):
+        family = _painting_part(parsed)
+    family.load_state_dict(weights.read(weights_file, family.state_dict()))
+    facts = config.get("trained", {})
+    return family.to(memory_format=torch.channels_last), facts if isinstance(facts, dict) else {}  # type: ignore[call-overload]
+
+
+def download(repo_id: str, revision: str | None = None) -> tuple[Family, dict[str, Any]]:
+    """The family and the facts of a model on the hub, fetched into the hub's own cache; raises ModelError."""
+    try:
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(FILES)))
+    except _HUB_ERRORS as error:
+        raise ModelError(
+            f"{repo_id} is no folder here, and the hub did not give it: {_first_line(error)}"
+        ) from error
+    return read(snapshot, within=snapshot.parent.parent)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form `owner/name` and no folder of that name lies here."""
+    return bool(_HUB_ID.fullmatch(name)) and ".." not in name and not Path(name).exists()
+
+
+def push(save: Callable[[str], Any], repo_id: str, *, private: bool, token: str | None) -> str:
+    """Let `save` write a model folder and upload it; returns the repository's address. Raises ModelError."""
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder)
+        try:
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a Danqing model")
+        except _HUB_ERRORS as error:
+            raise ModelError(f"The hub did not take {repo_id}: {_first_line(error)}") from error
+    return str(address)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ModelError(f"{path} is far larger than a configuration can be: do not use it.")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(_not_a_folder(path.parent)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): get a whole copy.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise ModelError(f"{path} is not the configuration of a Danqing model.")
+    return config
+
+
+def _inside(folder: Path, name: str, within: Path) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(within.resolve()):
+        raise ModelError(f"{path} is a link that leads out of its folder: copy the file itself there.")
+    return path
+
+
+def _painting_part(config: FamilyConfig) -> Family:
+    family = families.build(config)
+    family.drop_training_only()
+    return family
+
+
+def _own_memory(tensor: Tensor) -> Tensor:
+    return torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
+
+
+def _not_a_folder(folder: Path) -> str:
+    return f"{folder} is no model folder: give one with config.json and model.safetensors, or a run folder."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,232 @@
+"""The configuration of a run: from presets, files and `key=value` settings to one checked, frozen object."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from danqing import presets
+from danqing.data import Augment, Dataset
+from danqing.errors import ConfigError, explain
+from danqing.families import config_class
+from danqing.families.base import FamilyConfig
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimizerConfig(_Section):
+    """How weights follow gradients. `betas` are Adam's; `momentum` is read by sgd and rmsprop."""
+
+    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adam"
+    learning_rate: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class ScheduleConfig(_Section):
+    """How the learning rate changes: a linear warm-up, then constant, or a cosine down to
+    `final_fraction`.
+    """
+
+    name: Literal["constant", "cosine"] = "constant"
+    warmup_images: int = Field(0, ge=0)
+    final_fraction: float = Field(0.0, ge=0, le=1)
+
+
+class DataConfig(_Section):
+    """How images are prepared; `channels=0` keeps what the data has, `augment` absent takes the data's
+    advice.
+    """
+
+    channels: int = Field(0, ge=0, le=4)
+    alpha: Literal["flatten", "keep"] = "flatten"
+    background: str = "#ffffff"
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    augment: Augment | None = None
+
+
+class TrainingConfig(_Section):
+    """The engine's settings; none of them changes what is learnt, save the first four."""
+
+    ema_half_life_images: int = Field(10_000, ge=0)
+    clip_norm: float = Field(0.0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    log_every_steps: int = Field(25, ge=1)
+    checkpoint_seconds: float = Field(60.0, gt=0)
+    sample_grids: int = Field(10, ge=1)
+    sample_images: int = Field(64, ge=1, le=1024)
+
+
+class RunConfig(_Section):
+    """Everything needed to repeat a run. `size` is (width, height); the budget is `images` or `minutes`."""
+
+    description: str = ""
+    family: str
+    source: str = ""
+    size: tuple[int, int] | None = None
+    batch_size: int = Field(64, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    images: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    model: SerializeAsAny[FamilyConfig]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_the_family(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or isinstance(values.get("model"), FamilyConfig):
+            return values
+        family = values.get("family")
+        if not isinstance(family, str):
+            raise ConfigError('A configuration needs a family, for instance: family = "gan".')
+        model = config_class(family).model_validate({"family": family, **values.get("model", {})})
+        return {**values, "model": model}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.batch_size % self.training.accumulate:
+            raise ValueError("batch_size must be a multiple of training.accumulate")
+        return self
+
+    def for_data(self, dataset: Dataset) -> Self:
+        """The same configuration, with the model's image shape and labels taken from the data."""
+        width, height = dataset.size
+        labels = dataset.label_names if self.model.conditional and dataset.labels is not None else ()
+        shape = {
+            "width": width,
+            "height": height,
+            "channels": dataset.channels,
+            "labels": labels,
+            "label_frequencies": dataset.label_frequencies if labels else (),
+        }
+        model = type(self.model).model_validate({**self.model.model_dump(), **shape})
+        return self.model_copy(update={"model": model, "size": dataset.size})
+
+    def to_toml(self) -> str:
+        """The configuration as TOML that reads back as an equal object."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def from_toml(path: Path) -> RunConfig:
+    """Read a configuration file; raises ConfigError."""
+    return parse(read_toml(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The plain values of a TOML file; raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file at {path}.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """Check plain values; raises ConfigError with every mistake that was found."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> RunConfig:
+    """The configuration that a user asked for: a preset or a file, then settings, then the given `overrides`.
+
+    A setting's key is a dotted path (`optimizer.learning_rate`), or a bare name that only one section has
+    (`net`, `learning_rate`), or a section that is chosen by name (`optimizer=sgd`); its value is TOML or
+    text.
+    """
+    if preset is not None and config is not None:
+        raise ConfigError("Give a preset or a configuration file, not both.")
+    values = read_toml(Path(config)) if config is not None else presets.read(preset or "gan-32")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if "images" in given and "minutes" in given:
+        raise ConfigError("Give --images or --minutes, not both.")
+    if "images" in given or "minutes" in given:
+        values.pop("images", None)
+        values.pop("minutes", None)
+    for key, text in (settings or {}).items():
+        apply_setting(values, key, text)
+    return parse({**values, **given})
+
+
+def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put one `key=value` setting into plain values, in place; raises ConfigError for a key that is not
+    there.
+    """
+    keys = list(_keys(str(values.get("family", ""))))
+    matches = [k for k in keys if key == k or key == k.rpartition(".")[2] or f"{key}.name" == k]
+    exact = [k for k in matches if k in (key, f"{key}.name")]
+    matches = exact or matches
+    if not matches:
+        nested = [k for k in keys if key.startswith(f"{k}.")]  # data.augment.flip
+        matches = [key] if nested else []
+    if len(matches) != 1:
+        near = matches or difflib.get_close_matches(key, keys + [k.rpartition(".")[2] for k in keys], n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else " `danqing presets gan-32` shows them all."
+        raise ConfigError(f"There is no setting called {key!r}.{hint}")
+    *sections, name = matches[0].split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[name] = _parse_value(value) if isinstance(value, str) else value
+
+
+def differences(before: RunConfig, after: RunConfig) -> list[str]:
+    """What changed between two configurations, one `key: old → new` each; the budget may change and is left
+    out.
+    """
+    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    free = {"images", "minutes", "description", "training.checkpoint_seconds"}
+    return [
+        f"{key}: {old.get(key)} → {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in free
+    ]
+
+
+def _keys(family: str) -> Iterator[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "model": config_class(family),
+        "optimizer": OptimizerConfig,
+        "schedule": ScheduleConfig,
+        "data": DataConfig,
+        "training": TrainingConfig,
+    }
+    for name in RunConfig.model_fields:
+        if name not in sections:
+            yield name
+            continue
+        yield from (f"{name}.{field}" for field in sections[name].model_fields if field != "family")
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,128 @@
+"""One training step: every phase's loss, its optimiser's update, and the moving average."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from danqing import families
+from danqing.data import Batches
+from danqing.families.base import Batch, Family, Phase
+from danqing.randomness import derived_seed, generator
+from danqing.training import optimizers
+from danqing.training.config import RunConfig
+from danqing.training.ema import EMA
+from danqing.training.precision import Precision, autocast
+from danqing.training.schedule import learning_rate_factor
+from danqing.training.tracking import Meter
+
+
+class Engine:
+    """A family, its optimisers and its average: everything that a checkpoint must hold, and the step that
+    moves it.
+
+    A step is a function of that state, the configuration and the images seen: nothing else is random.
+    """
+
+    def __init__(
+        self, config: RunConfig, batches: Batches, device: torch.device, precision: Precision
+    ) -> None:
+        self.config, self.batches, self.device, self.precision = config, batches, device, precision
+        self.family = initialise(config).to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.phases = self.family.phases()
+        self.ema = EMA(self.family, config.training.ema_half_life_images)
+        self.meter = Meter()
+        self.optimizers = {
+            phase.name: optimizers.build(config.optimizer, self._parameters(phase)) for phase in self.phases
+        }
+        repeats = max(phase.repeats for phase in self.phases)
+        self.images_per_step = config.batch_size * repeats
+        self._micro_batch = config.batch_size // config.training.accumulate
+
+    def step(self, images: int, step: int, total: int, learning_rate_scale: float = 1.0) -> Tensor:
+        """Take one training step at `images` of `total`; the sum of its losses, not finite when training
+        broke.
+        """
+        self.family.on_progress(images)
+        factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)
+        drawn: dict[int, Batch] = {}  # phases of one step see the same images
+        broken = torch.zeros((), device=self.device)
+        for phase in self.phases:
+            optimizer, parameters = self.optimizers[phase.name], [p for _, p in self._parameters(phase)]
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.optimizer.learning_rate * phase.learning_rate_scale * factor
+            self._train_only(phase)
+            for repeat in range(phase.repeats):
+                optimizer.zero_grad(set_to_none=True)
+                for part in range(self.config.training.accumulate):
+                    offset = repeat * self.config.batch_size + part * self._micro_batch
+                    if offset not in drawn:
+                        drawn[offset] = self.batches.at(images + offset)
+                    broken = broken + self._accumulate(phase, drawn[offset], step, repeat, part)
+                if self.config.training.clip_norm:
+                    norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
+                    self.meter.add(phase.name, {"gradient_norm": norm})
+                optimizer.step()
+        self.ema.update(images + self.images_per_step, self.images_per_step)
+        return broken
+
+    def learning_rate(self, images: int, total: int, learning_rate_scale: float) -> float:
+        """The learning rate at `images`, before the phases' own scales."""
+        factor = learning_rate_factor(self.config.schedule, images, total)
+        return self.config.optimizer.learning_rate * learning_rate_scale * factor
+
+    def weights_are_finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.family.parameters())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state, named for a checkpoint."""
+        tensors = {f"family/{name}": value for name, value in self.family.state_dict().items()}
+        tensors |= {f"ema/{name}": value for name, value in self.ema.family.state_dict().items()}
+        tensors |= {f"meter/{name}": value for name, value in self.meter.sums.items()}
+        for phase in self.phases:
+            state = optimizers.state_tensors(self.optimizers[phase.name], self._parameters(phase))
+            tensors |= {f"optimizer/{phase.name}/{name}": value for name, value in state.items()}
+        return tensors
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], meter_counts: Mapping[str, int]) -> None:
+        """Put back what `tensors` gave."""
+        self.family.load_state_dict(_below(tensors, "family/"))
+        self.ema.family.load_state_dict(_below(tensors, "ema/"))
+        self.meter.sums = {name: value.to(self.device) for name, value in _below(tensors, "meter/").items()}
+        self.meter.counts = dict(meter_counts)
+        for phase in self.phases:
+            state = _below(tensors, f"optimizer/{phase.name}/")
+            optimizers.load_state_tensors(self.optimizers[phase.name], self._parameters(phase), state)
+
+    def _accumulate(self, phase: Phase, batch: Batch, step: int, repeat: int, part: int) -> Tensor:
+        rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
+        with autocast(self.precision, self.device):
+            losses = self.family.loss(batch, phase, rng)
+        (losses.total / self.config.training.accumulate).backward()  # type: ignore[no-untyped-call]
+        self.meter.add(phase.name, {"loss": losses.total, **losses.logged})
+        return losses.total.detach()
+
+    def _parameters(self, phase: Phase) -> list[tuple[str, torch.nn.Parameter]]:
+        return [
+            (f"{module}.{name}", parameter)
+            for module in phase.modules
+            for name, parameter in self.family.get_submodule(module).named_parameters()
+        ]
+
+    def _train_only(self, phase: Phase) -> None:
+        if len(self.phases) == 1:
+            return
+        for name, module in self.family.named_children():
+            module.requires_grad_(name in phase.modules)
+
+
+def initialise(config: RunConfig) -> Family:
+    """The family with weights that follow from the run's seed; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        return families.build(config.model)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

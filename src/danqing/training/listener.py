@@ -1,0 +1,58 @@
+"""What a run tells whoever watches it; the command line draws bars from it, a notebook may plot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will cost, estimated before its first step by taking a few on a copy of the model.
+
+    parameters: count per module. memory_bytes: expected peak of the process. seconds: expected for `images`
+    that remain; images_per_second as measured; resumed_from: images that an earlier process has seen already.
+    """
+
+    parameters: dict[str, int]
+    memory_bytes: int
+    images: int
+    seconds: float
+    images_per_second: float
+    precision: str
+    device: str
+    resumed_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands: images seen and in all, seconds spent and left, and the log's latest averages."""
+
+    images: int
+    total_images: int
+    seconds: float
+    seconds_left: float
+    logged: Mapping[str, float]
+
+
+class Listener:
+    """Told what happens in a run. Override what you care for; every method may be called often and must be
+    quick.
+    """
+
+    def on_data(self, done: int, total: int, text: str) -> None:
+        """`done` of `total` images have been prepared."""
+
+    def on_plan(self, plan: Plan) -> None:
+        """The run has been estimated and is about to take its first step."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """A training step has been taken."""
+
+    def on_message(self, text: str) -> None:
+        """Something worth a line happened: a resume, a rollback."""
+
+    def on_alarm(self, text: str) -> None:
+        """Something goes wrong, and `text` names the setting to change."""
+
+    def on_samples(self, path: Path) -> None:
+        """A grid of samples has been painted."""

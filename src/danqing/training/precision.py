@@ -1,0 +1,35 @@
+"""Which number format the matrix products run in."""
+
+import contextlib
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def candidates(device: torch.device) -> list[Precision]:
+    """The formats worth measuring on a device: bfloat16 first where hardware is known to have it."""
+    if device.type == "cuda":
+        return ["bfloat16", "float32"] if torch.cuda.is_bf16_supported() else ["float32"]
+    if device.type == "cpu":
+        return ["bfloat16", "float32"] if torch.cpu._is_avx512_bf16_supported() else ["float32"]
+    return ["float32"]
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A context in which matrix products and convolutions run in `precision`; weights stay float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the processor."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,356 @@
+"""`report.html`: one file that tells a run's whole story, made from what lies in the run folder alone."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from danqing import atomic
+from danqing.quantities import count, duration, memory
+from danqing.training.curves import Series, chart
+from danqing.version import __version__
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+_MOST_FRAMES = 16
+_FIRST_LABELS = 12
+_MOST_LABELS = 200
+_LARGEST_PNG = 120_000  # bytes; a larger grid goes in as WebP, so that the report can still be mailed
+_SENTENCES = {
+    "finished": "The run is finished.",
+    "interrupted": "The run was interrupted and is saved: the same command goes on where it stopped.",
+    "failed": "The run stopped with an error; the last good state is saved.",
+    "running": "The run was still going on when this page was written.",
+}
+
+
+def write(run_folder: str | Path) -> Path:
+    """Write `report.html` into a run folder and return its path.
+
+    It can be written at any moment of a run: a part whose file is missing or unreadable is left out. All text
+    is escaped, and the page's policy lets no script but its own run, whatever a label or a file name holds.
+    """
+    folder = Path(run_folder)
+    facts = _read_json(folder / "run.json")
+    log = _read_lines(folder / "log.jsonl")
+    timing = _read_lines(folder / "timing.jsonl")
+    config = _read_text(folder / "config.toml")
+    status = facts.get("status") if facts.get("status") in _SENTENCES else "running"
+    sections = [
+        _samples_section(folder / "samples"),
+        _curves_section(log, timing),
+        _data_section(facts.get("data") or {}),
+        _settings_section(facts, config),
+    ]
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    page = string.Template(template).substitute(
+        script_hash=_script_hash(template),
+        title=escape(f"{folder.resolve().name} · Danqing"),
+        name=escape(folder.resolve().name),
+        status=status,
+        lead=escape(_lead(facts, config)),
+        notes=_notes(facts, str(status)),
+        tiles="".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in _tiles(facts)),
+        sections="\n".join(section for section in sections if section),
+        version=escape(str(facts.get("version", __version__))),
+        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+    )
+    path = folder / "report.html"
+    atomic.write_text(path, page)
+    return path
+
+
+def _script_hash(template: str) -> str:
+    found = re.search(r"<script>(.*)</script>", template, re.DOTALL)
+    assert found, "the template has one script"
+    return "sha256-" + base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+
+
+def _lead(facts: Mapping[str, Any], config: str) -> str:
+    data, plan, progress = (facts.get(name) or {} for name in ("data", "plan", "progress"))
+    found = re.search(r'^family = "(\w+)"', config, re.MULTILINE)
+    sentence = f"A {found[1].upper()}" if found else "A model"
+    if data.get("images"):
+        sentence += f" of {data['images']:,} images"
+    if data.get("name"):
+        sentence += f" from {data['name']}"
+    if data.get("width"):
+        sentence += f" at {data['width']} × {data['height']} pixels"
+    if progress.get("images") and plan.get("images"):
+        sentence += f", after {min(1.0, progress['images'] / plan['images']):.0%} of its planned training"
+    return sentence + "."
+
+
+def _notes(facts: Mapping[str, Any], status: str) -> str:
+    notes = []
+    if status != "finished":
+        reason = f" {facts['reason']}" if facts.get("reason") else ""
+        notes.append(
+            f'<div class="note {status}" role="status"><p>{escape(_SENTENCES[status] + reason)}</p></div>'
+        )
+    alarms = facts.get("alarms") or []
+    if alarms:
+        items = "".join(
+            f"<li>{escape(str(alarm.get('text')))} <small>at {alarm.get('images', 0):,} images</small></li>"
+            for alarm in alarms
+        )
+        notes.append(
+            f'<div class="note"><p><strong>Warnings during training</strong></p><ul>{items}</ul></div>'
+        )
+    return "".join(notes)
+
+
+def _tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    plan, progress, cost = (facts.get(name) or {} for name in ("plan", "progress", "cost"))
+    if "images" in progress:
+        yield "Images seen", f"{progress['images']:,}"
+    if "seconds" in progress:
+        yield "Training time", duration(progress["seconds"])
+    if progress.get("images_per_second"):
+        yield "Images per second", f"{progress['images_per_second']:,.0f}"
+    if plan.get("parameters"):
+        yield "Parameters", count(sum(plan["parameters"].values()))
+    if cost.get("core_hours") is not None:
+        yield "Core-hours", f"{cost['core_hours']:.3g}"
+    if cost.get("energy_wh") is not None:
+        yield "Energy", f"{cost['energy_wh']:,.3g} Wh"
+
+
+def _samples_section(folder: Path) -> str:
+    paths = sorted(
+        (path for path in folder.glob("*.png") if path.stem.isdigit()), key=lambda path: int(path.stem)
+    )
+    frames = [(int(path.stem), picture) for path in _spread(paths, _MOST_FRAMES) if (picture := _embed(path))]
+    real = _embed(folder / "data.png")
+    if not frames and not real:
+        return ""
+    figures = []
+    if frames:
+        captions = [f"Painted after {seen:,} images" for seen, _ in frames]
+        last = len(frames) - 1
+        images = "".join(
+            f'<img {"class=shown " if number == last else ""}alt="{caption}" src="{picture}">'
+            for number, (caption, (_, picture)) in enumerate(zip(captions, frames, strict=True))
+        )
+        steps = (
+            '<div class="steps" hidden><button type="button">Play</button><input type="range" min="0" '
+            f'max="{last}" value="{last}" aria-label="Samples over time" '
+            f'aria-valuetext="{captions[last]}"></div>'
+        )
+        figures.append(
+            f'<figure class="frames"><figcaption><output>{captions[last]}</output></figcaption>{images}'
+            f"{steps if last else ''}</figure>"
+        )
+    if real:
+        figures.append(
+            "<figure><figcaption>Real images, as the model saw them</figcaption>"
+            f'<img alt="A grid of real images from the data" src="{real}"></figure>'
+        )
+    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div></section>'
+
+
+def _curves_section(log: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]) -> str:
+    columns = _columns(log)
+    rate = columns.pop("learning_rate", None)
+    losses = [name for name in columns if name.rpartition("/")[2] == "loss"]
+    if len(losses) > 1:
+        overlay = [Series(name.removesuffix("/loss"), *columns.pop(name)) for name in losses]
+        charts = [chart("loss of each phase", overlay)]
+    else:
+        charts = []
+    for name in sorted(columns, key=lambda name: name not in losses):
+        charts.append(chart(name.replace("/", " · ").replace("_", " "), [Series(name, *columns[name])]))
+    speeds = _columns(timing).get("images_per_second")
+    if speeds:
+        charts.append(chart("images per second", [Series("speed", *speeds)]))
+    if rate:
+        charts.append(chart("learning rate", [Series("rate", *rate)], exact=True))
+    body = "".join(charts)
+    return (
+        f'<section><h2>Curves <small>over images seen</small></h2><div class="charts">{body}</div></section>'
+        if body
+        else ""
+    )
+
+
+def _columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    columns: dict[str, tuple[list[float], list[float]]] = {}
+    for line in lines:
+        seen = line.get("images")
+        if not isinstance(seen, int | float):
+            continue
+        for name, value in line.items():
+            if name not in ("images", "step", "seconds") and isinstance(value, int | float):
+                x, y = columns.setdefault(name, ([], []))
+                x.append(float(seen))
+                y.append(float(value))
+    return columns
+
+
+def _data_section(data: Mapping[str, Any]) -> str:
+    if not data:
+        return ""
+    rows = {
+        "Name": data.get("name"),
+        "Source": data.get("source"),
+        "Images": f"{data['images']:,}" if isinstance(data.get("images"), int) else None,
+        "Size": f"{data['width']} × {data['height']} pixels" if data.get("width") else None,
+        "Channels": data.get("channels"),
+        "Licence": data.get("licence"),
+        "Citation": data.get("citation"),
+        "Fingerprint": data.get("fingerprint"),
+    }
+    parts = [f'<div class="card">{_facts(rows)}{_skipped(data.get("skipped") or [])}</div>']
+    labels = data.get("labels") or {}
+    if labels:
+        parts.append(f'<div class="card"><h3>{len(labels):,} labels</h3>{_histogram(labels)}</div>')
+    return f'<section><h2>Data</h2><div class="columns">{"".join(parts)}</div></section>'
+
+
+def _histogram(labels: Mapping[str, int]) -> str:
+    ranked = sorted(labels.items(), key=lambda item: -item[1])
+    most = max(1, ranked[0][1])
+    rows = [
+        f'<tr><th scope="row" class="label">{escape(str(name))}</th><td><svg aria-hidden="true">'
+        f'<rect width="{number / most:.1%}" height="100%" rx="2"/></svg></td>'
+        f'<td class="number">{number:,}</td></tr>'
+        for name, number in ranked[:_MOST_LABELS]
+    ]
+    table = f"<table><tbody>{''.join(rows[:_FIRST_LABELS])}</tbody></table>"
+    if len(rows) > _FIRST_LABELS:
+        rest = ranked[_MOST_LABELS:]
+        more = f"<p>And {len(rest):,} more with {sum(n for _, n in rest):,} images.</p>" if rest else ""
+        table += (
+            f"<details><summary>The other {len(ranked) - _FIRST_LABELS:,}</summary>"
+            f"<table><tbody>{''.join(rows[_FIRST_LABELS:])}</tbody></table>{more}</details>"
+        )
+    return table
+
+
+def _skipped(skipped: Sequence[Sequence[Any]]) -> str:
+    if not skipped:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(why))}</td></tr>'
+        for name, why in skipped
+    )
+    files = "file was" if len(skipped) == 1 else "files were"
+    summary = f"<summary>{len(skipped):,} {files} skipped</summary>"
+    return f"<details>{summary}<table><tbody>{rows}</tbody></table></details>"
+
+
+def _settings_section(facts: Mapping[str, Any], config: str) -> str:
+    hardware, plan, cost = (facts.get(name) or {} for name in ("hardware", "plan", "cost"))
+    machine = {
+        "Device": hardware.get("device"),
+        "Processor": hardware.get("processor"),
+        "Cores": f"{hardware['cores']} ({hardware.get('threads')} threads used)"
+        if hardware.get("cores")
+        else None,
+        "Memory": memory(hardware["memory_bytes"]) if hardware.get("memory_bytes") else None,
+        "System": hardware.get("system"),
+        "Python": hardware.get("python"),
+        "PyTorch": hardware.get("torch"),
+    }
+    estimate = {
+        "Parameters": ", ".join(f"{name} {n:,}" for name, n in (plan.get("parameters") or {}).items()),
+        "Precision": plan.get("precision"),
+        "Planned": f"{plan['images']:,} images" if plan.get("images") else None,
+        "Time foreseen": duration(plan["seconds"]) if plan.get("seconds") is not None else None,
+        "Speed foreseen": f"{plan['images_per_second']:,.0f} images/s"
+        if plan.get("images_per_second")
+        else None,
+        "Memory foreseen": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
+        "Core-hours": f"{cost['core_hours']:.3g}" if cost.get("core_hours") is not None else None,
+        "Energy": (
+            f"{cost['energy_wh']:,.3g} Wh"
+            if cost.get("energy_wh") is not None
+            else "this machine does not tell"
+        ),
+    }
+    parts = []
+    if facts.get("command"):
+        parts.append(
+            '<h3>To repeat it</h3><div class="card command">'
+            f'<pre id="command">{escape(str(facts["command"]))}</pre>'
+            '<button type="button" data-copy="command">Copy</button></div>'
+        )
+    if hardware or plan:
+        parts.append(
+            f'<h3>Machine and cost</h3><div class="columns"><div class="card">{_facts(machine)}</div>'
+            f'<div class="card">{_facts(estimate)}</div></div>'
+        )
+    if config:
+        parts.append(
+            '<h3>Configuration</h3><div class="card"><details open><summary>config.toml</summary>'
+            f"<pre>{escape(config)}</pre></details></div>"
+        )
+    return f"<section><h2>How it was made</h2>{''.join(parts)}</section>" if parts else ""
+
+
+def _facts(rows: Mapping[str, Any]) -> str:
+    shown = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
+        for name, value in rows.items()
+        if value is not None and value != ""
+    )
+    return f'<dl class="facts">{shown}</dl>'
+
+
+def _embed(path: Path) -> str:
+    """A picture as a data URL; "" where there is none, or only part of one after a kill."""
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            kind = "png"
+            if len(content) > _LARGEST_PNG:
+                packed = io.BytesIO()
+                picture.save(packed, "WEBP", quality=90)
+                content, kind = packed.getvalue(), "webp"
+    except (OSError, ValueError, SyntaxError):
+        return ""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _spread(items: Sequence[Path], most: int) -> list[Path]:
+    """At most `most` of the items, evenly over the sequence, first and last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_text(path) or "{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line that a kill cut short is left out."""
+    lines = []
+    for text in _read_text(path).splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines

@@ -1,0 +1,118 @@
+"""`train`: from images and a preset to a run folder, and the run that comes of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danqing.data import open_dataset
+from danqing.errors import TrainingError
+from danqing.training.config import resolve
+from danqing.training.listener import Listener
+from danqing.training.precision import choose_device
+from danqing.training.run_folder import RunFolder
+from danqing.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a run. final: the averages in the last line of its log; status: "finished" or
+    "interrupted".
+    """
+
+    folder: Path
+    status: str
+    images: int
+    seconds: float
+    images_per_second: float
+    final: dict[str, float]
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return RunFolder(self.folder).model
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML file."""
+        return RunFolder(self.folder).report
+
+
+def train(
+    data: str | Path,
+    *,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+    minutes: float | None = None,
+    images: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    listener: Listener | None = None,
+) -> Run:
+    """Train a model on images; the same call again goes on where a stopped or killed one was.
+
+    data: a folder, a file (zip, tar, Parquet, IDX) or a built-in name such as "emoji". preset: "gan-32"
+    unless a configuration file is given. out: the run folder, by default `runs/<data>-<preset>`. settings:
+    further `key: value` pairs, as `--set` takes them. size: (width, height). The budget is `minutes` or
+    `images`, where the preset's own is not wanted. Ctrl-C ends the run after its step, saved. Raises
+    DanqingError.
+    """
+    listener = listener or Listener()
+    wanted = resolve(
+        preset=preset, config=config, settings=settings, size=size, minutes=minutes, images=images, seed=seed
+    )
+    folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
+    wanted = wanted.model_copy(update={"source": _absolute(data)})
+    chosen = choose_device(device)
+    folder.create()
+    with folder.locked():
+        folder.settle_config(wanted)
+        dataset = open_dataset(
+            data,
+            size=wanted.size,
+            channels=wanted.data.channels,
+            alpha=wanted.data.alpha,
+            background=wanted.data.background,
+            fit=wanted.data.fit,
+            on_progress=listener.on_data,
+        )
+        facts = folder.facts()
+        known = facts.get("data", {}).get("fingerprint", dataset.fingerprint)
+        if known != dataset.fingerprint:
+            raise TrainingError(
+                f"The images have changed since the run in {folder.path} began: choose another --out."
+            )
+        trainer = Trainer(wanted.for_data(dataset), dataset, folder, chosen, listener)
+        trainer.run()
+    return read_run(folder.path)
+
+
+def read_run(path: str | Path) -> Run:
+    """The run in a folder, as its facts tell it; raises TrainingError where there is none."""
+    folder = RunFolder(path)
+    facts = folder.facts()
+    if "progress" not in facts:
+        raise TrainingError(f"{path} is not a run folder.")
+    lines = folder.log_file.read_text(encoding="utf-8").splitlines() if folder.log_file.exists() else []
+    return Run(
+        folder=folder.path,
+        status=facts["status"],
+        images=int(facts["progress"]["images"]),
+        seconds=facts["progress"]["seconds"],
+        images_per_second=facts["progress"]["images_per_second"],
+        final=json.loads(lines[-1]) if lines else {},
+    )
+
+
+def _default_folder(data: str | Path, preset: str | None, config: str | Path | None) -> Path:
+    name = Path(str(data).replace(":", "-")).stem or "images"
+    return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
+
+
+def _absolute(data: str | Path) -> str:
+    """The source as the run keeps it: an absolute path, so that a run can be resumed from another folder."""
+    return str(Path(data).resolve()) if Path(data).exists() else str(data)

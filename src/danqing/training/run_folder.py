@@ -1,0 +1,124 @@
+"""The folder of one run: where everything lies, what is known of it, and who may write."""
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danqing import atomic
+from danqing.errors import ConfigError, TrainingError
+from danqing.training import config as configs
+from danqing.training.config import RunConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class RunFolder:
+    """Paths within a run folder, its configuration, and `run.json`: the facts that the report is made
+    from.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.toml"
+        self.facts_file = self.path / "run.json"
+        self.budget_file = self.path / "budget.json"
+        self.log_file = self.path / "log.jsonl"
+        self.timing_file = self.path / "timing.jsonl"
+        self.samples = self.path / "samples"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.model = self.path / "model"
+        self.report = self.path / "report.html"
+
+    def create(self) -> None:
+        """Make the folder and its parts; raises TrainingError when it cannot be written to."""
+        if self.path.is_dir() and any(self.path.iterdir()) and not self.config_file.exists():
+            raise TrainingError(f"{self.path} is not empty and holds no run: choose another --out.")
+        try:
+            for folder in (self.path, self.samples, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            atomic.remove_leftovers(self.path)
+            atomic.write_bytes(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise TrainingError(
+                f"The run folder {self.path} cannot be written to ({error.strerror}): choose another --out."
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the lock goes with the process, however it
+        ends.
+        """
+        with open(self.path / ".lock", "w") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise TrainingError(
+                        f"Another process is training in {self.path}: wait for it, or choose another --out."
+                    ) from error
+            yield
+
+    def settle_config(self, wanted: RunConfig) -> None:
+        """Write the configuration of a new run, or hold `wanted` against that of the run that is there.
+
+        The budget may change; anything else would make a different run, and raises ConfigError.
+        """
+        if self.config_file.exists():
+            changed = configs.differences(configs.from_toml(self.config_file), wanted)
+            if changed:
+                raise ConfigError(
+                    f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
+                    "settings to go on with it, or choose another --out."
+                )
+        atomic.write_text(self.config_file, wanted.to_toml())
+
+    def facts(self) -> dict[str, Any]:
+        """What `run.json` says; empty for a new run."""
+        if not self.facts_file.exists():
+            return {}
+        return dict(json.loads(self.facts_file.read_text(encoding="utf-8")))
+
+    def update_facts(self, **changes: Any) -> None:
+        """Write `changes` into `run.json`."""
+        atomic.write_json(self.facts_file, self.facts() | changes)
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a run's speed depends on, for its report."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": total_memory(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def total_memory() -> int:
+    """The machine's memory in bytes; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

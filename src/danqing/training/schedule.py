@@ -1,0 +1,54 @@
+"""The learning rate and the budget, both functions of the images seen alone."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from danqing import atomic
+from danqing.training.config import ScheduleConfig
+
+
+def learning_rate_factor(config: ScheduleConfig, images: int, total: int) -> float:
+    """What the configured learning rate is multiplied with after `images` of `total`: in [0, 1].
+
+    A linear warm-up over `warmup_images` times, for "cosine", half a cosine wave from 1 to `final_fraction`
+    (Loshchilov and Hutter 2017, equation 5, one period).
+    """
+    warmup = min(1.0, (images + 1) / (config.warmup_images + 1))
+    if config.name == "constant":
+        return warmup
+    progress = min(1.0, images / max(total, 1))
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return warmup * (config.final_fraction + (1 - config.final_fraction) * cosine)
+
+
+@dataclass
+class Budget:
+    """How many images a run will see: a list of (from, total), each total holding from that many images on.
+
+    A budget in minutes is turned into images by measuring; the measured totals are written down before they
+    are used, so that a run that is killed and resumed follows the same schedule.
+    """
+
+    path: Path
+    entries: list[tuple[int, int]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Budget":
+        """The budget written at `path`; an empty one where there is none yet."""
+        if not path.exists():
+            return cls(path, [])
+        return cls(
+            path, [(int(start), int(total)) for start, total in json.loads(path.read_text())["totals"]]
+        )
+
+    def total(self, images: int) -> int:
+        """The total that holds after `images`."""
+        reached = [total for start, total in self.entries if start <= images]
+        return reached[-1] if reached else self.entries[0][1]
+
+    def set(self, images: int, total: int) -> None:
+        """Let `total` hold from `images` on, and write it down."""
+        self.entries = [entry for entry in self.entries if entry[0] < images] + [(images, total)]
+        atomic.write_json(self.path, {"totals": self.entries})

@@ -1,0 +1,88 @@
+"""What a run writes down while it goes: exact averages, timings, and TensorBoard where it is installed."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Averages of scalars between two lines of the log, kept as sums on the device so that no step waits for
+    it.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, prefix: str, logged: Mapping[str, Tensor]) -> None:
+        """Take in the scalars of one loss."""
+        for name, value in logged.items():
+            key = f"{prefix}/{name}"
+            value = value.detach().to(torch.float32)
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def drain(self) -> dict[str, float]:
+        """The averages since the last call."""
+        averages = {key: float(total) / self.counts[key] for key, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return averages
+
+
+class AppendedLines:
+    """A file of JSON lines that can be cut back to a known length, so that a resumed run repeats no line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Make the lines durable; the file's length in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self.path.stat().st_size
+
+    def cut(self, length: int) -> None:
+        """Forget everything behind the first `length` bytes."""
+        self._file.flush()
+        os.truncate(self.path, length)
+
+    def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Board(Protocol):
+    """The few calls of a TensorBoard writer that are used here."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
+
+    def add_image(self, tag: str, image: Any, step: int, *, dataformats: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_board(folder: Path, images: int) -> Board | None:
+    """A TensorBoard writer that hides what an earlier process wrote beyond `images`.
+
+    None where the extra [track] is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    board: Board = SummaryWriter(str(folder), purge_step=images or None)
+    return board
