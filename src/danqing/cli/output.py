@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from danqing.quantities import duration
+
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; progress stays on stderr.")
 ]
@@ -66,25 +68,6 @@ def facts(rows: Mapping[str, Any]) -> str:
     width = max(map(len, shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
     return "".join(f"{bold}{name:<{width}}{normal}  {value}\n" for name, value in shown.items())
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people say it: 8 s, 4 min 05 s, 2 h 10 min."""
-    whole = round(max(seconds, 0.0))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def quantity(size: float) -> str:
-    """A number of bytes as people say it: 812 kB, 1.3 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 class Bar:

@@ -8,6 +8,7 @@ import typer
 
 from danqing.cli import output
 from danqing.errors import ModelError
+from danqing.quantities import duration
 
 EXAMPLES = """Examples:
 
@@ -48,7 +49,7 @@ def _main_facts(run: Mapping[str, Any]) -> Mapping[str, Any]:
         "status": run.get("status"),
         "reason": run.get("reason"),
         "images seen": progress.get("images"),
-        "time": output.duration(progress["seconds"]) if "seconds" in progress else None,
+        "time": duration(progress["seconds"]) if "seconds" in progress else None,
         "images/s": progress.get("images_per_second"),
         "data": data.get("source"),
         "data images": data.get("images"),

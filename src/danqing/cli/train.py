@@ -10,6 +10,7 @@ import typer
 
 from danqing.cli import output
 from danqing.errors import ConfigError
+from danqing.quantities import duration, memory
 
 if TYPE_CHECKING:
     from danqing import Run
@@ -89,9 +90,9 @@ def train_with_bar(data: str, **arguments: Any) -> "Run":
             resumed = f"; {plan.resumed_from:,} images seen before" if plan.resumed_from else ""
             bar.say(f"Parameters: {parts}")
             bar.say(
-                f"Plan: {plan.images:,} images in about {output.duration(plan.seconds)} "
+                f"Plan: {plan.images:,} images in about {duration(plan.seconds)} "
                 f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
-                f"{output.quantity(plan.memory_bytes)} of memory){resumed}"
+                f"{memory(plan.memory_bytes)} of memory){resumed}"
             )
 
         def on_progress(self, progress: Progress) -> None:
@@ -153,7 +154,7 @@ def run_text(run: "Run") -> dict[str, Any]:
     """What people read of a run."""
     speed = f"{run.images_per_second:,.0f} images/s"
     return {
-        "Trained": f"{run.images:,} images in {output.duration(run.seconds)} ({speed})",
+        "Trained": f"{run.images:,} images in {duration(run.seconds)} ({speed})",
         "Model": run.model,
         "Report": run.report,
     }

@@ -21,12 +21,13 @@ class Series:
     y: Sequence[float]
 
 
-def chart(title: str, series: Sequence[Series], *, exact: bool = False) -> str:
+def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zero: bool = False) -> str:
     """A `<figure>` with one curve per series over a common axis, or "" where no value is finite.
 
     The raw values lie faint behind a smoothed curve. The axis is logarithmic where the values are positive
     and span one and a half decades or more; its range is that of the smoothed curves, so that one spike does
-    not flatten the rest. `exact` draws the values as they are, on a linear axis.
+    not flatten the rest. `exact` draws the values as they are, on a linear axis;
+    `from_zero` puts zero on the axis.
     """
     thinned = [thin(each) for each in series]
     thinned = [each for each in thinned if each.x]
@@ -34,7 +35,8 @@ def chart(title: str, series: Sequence[Series], *, exact: bool = False) -> str:
         return ""
     curves = [list(each.y) if exact else smoothed(each.y) for each in thinned]
     across = _Axis.over([value for each in thinned for value in each.x], _LEFT, _RIGHT, padding=0.0)
-    up = _Axis.over([value for curve in curves for value in curve], _BOTTOM, _TOP, may_be_log=not exact)
+    heights = [value for curve in curves for value in curve] + [0.0] * from_zero
+    up = _Axis.over(heights, _BOTTOM, _TOP, may_be_log=not exact)
     body = [_grid(across, up)]
     points = []
     for number, (each, curve) in enumerate(zip(thinned, curves, strict=True)):
@@ -74,15 +76,10 @@ def thin(series: Series) -> Series:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """An exponential average over about a thirtieth of the values, without the start's pull towards zero."""
-    keep = 0.5 ** (1 / max(1.0, len(values) / 60))
-    total = weight = 0.0
-    result = []
-    for value in values:
-        total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        result.append(total / weight)
-    return result
+    """An exponential average over about a thirtieth of the values, run both ways so that it does not lag."""
+    forwards = _averaged(values)
+    backwards = _averaged(values[::-1])[::-1]
+    return [(ahead + behind) / 2 for ahead, behind in zip(forwards, backwards, strict=True)]
 
 
 def number_text(value: float) -> str:
@@ -94,7 +91,7 @@ def number_text(value: float) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= limit:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
-    return f"{value:.3g}" if size < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if size < 999.5 else f"{value:.0f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +167,14 @@ def _line(across: _Axis, up: _Axis, x: Sequence[float], y: Sequence[float], styl
 
 def _short(value: float) -> float:
     return float(f"{value:.5g}")
+
+
+def _averaged(values: Sequence[float]) -> list[float]:
+    keep = 0.5 ** (1 / max(1.0, len(values) / 60))
+    total = weight = 0.0
+    result = []
+    for value in values:
+        total = keep * total + (1 - keep) * value
+        weight = keep * weight + (1 - keep)  # without it, the first averages would be pulled towards zero
+        result.append(total / weight)
+    return result

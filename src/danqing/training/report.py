@@ -170,7 +170,7 @@ def _curves_section(log: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[s
         charts.append(chart(name.replace("/", " · ").replace("_", " "), [Series(name, *columns[name])]))
     speeds = _columns(timing).get("images_per_second")
     if speeds:
-        charts.append(chart("images per second", [Series("speed", *speeds)]))
+        charts.append(chart("images per second", [Series("speed", *speeds)], from_zero=True))
     if rate:
         charts.append(chart("learning rate", [Series("rate", *rate)], exact=True))
     body = "".join(charts)
@@ -314,7 +314,7 @@ def _embed(path: Path) -> str:
             kind = "png"
             if len(content) > _LARGEST_PNG:
                 packed = io.BytesIO()
-                picture.save(packed, "WEBP", quality=90)
+                picture.save(packed, "WEBP", quality=90, method=2)
                 content, kind = packed.getvalue(), "webp"
     except (OSError, ValueError, SyntaxError):
         return ""

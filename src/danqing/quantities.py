@@ -1,0 +1,35 @@
+"""Quantities as people write them: lengths of time, bytes, counts."""
+
+import math
+
+
+def duration(seconds: float) -> str:
+    """A length of time: 0.8 s, 42 s, 4 min 05 s, 2 h 10 min."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(max(seconds, 0.0))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def memory(size: float) -> str:
+    """A number of bytes in decimal units: 812 kB, 1.3 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"
+
+
+def count(number: float) -> str:
+    """A large number with three digits: 950, 12.4 k, 3.57 M."""
+    for unit in ("", " k", " M", " G"):
+        if abs(number) < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:,.3g} T"

@@ -1,0 +1,95 @@
+"""What several rooms' tests need."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+HOSTILE = "<script>document.title='broken'</script>"
+
+
+@pytest.fixture
+def written_run(tmp_path: Path) -> Path:
+    """A run folder as a trainer leaves it, with hostile names, written by hand: no training needed."""
+    folder = tmp_path / "a run & <b>more"
+    (folder / "samples").mkdir(parents=True)
+    noise = random.Random(0)
+    log, timing = [], []
+    for step in range(1, 301):
+        share = step / 300
+        log.append(
+            {
+                "images": step * 640,
+                "step": step * 10,
+                "learning_rate": 2e-4 * (1 + math.cos(math.pi * share)) / 2,
+                "discriminator/loss": 0.7 + 0.6 * math.exp(-8 * share) + noise.gauss(0, 0.04),
+                "discriminator/r1": 0.02 + 0.1 * share + abs(noise.gauss(0, 0.01)),
+                "generator/loss": 1.4 - 0.5 * math.exp(-6 * share) + noise.gauss(0, 0.06),
+                "vae/nll": 2500 * math.exp(-6 * share) + 40 + noise.gauss(0, 3),
+                "vae/kl": 1e-5 + 4e-5 * share,
+            }
+        )
+        timing.append(
+            {"images": step * 640, "seconds": step * 0.9, "images_per_second": noise.gauss(700, 15)}
+        )
+    write_lines(folder / "log.jsonl", log)
+    write_lines(folder / "timing.jsonl", timing)
+    for frame in range(5):
+        picture = Image.effect_noise((272, 272), 90 - 20 * frame).convert("RGB")
+        picture.save(folder / "samples" / f"{frame * 48_000:09d}.png")
+    Image.radial_gradient("L").convert("RGB").save(folder / "samples" / "data.png")
+    labels = {"cat": 1200, "狗": 860, HOSTILE: 31} | {
+        f"breed {number}": 30 - number // 2 for number in range(44)
+    }
+    facts = {
+        "version": "0.1.0",
+        "status": "interrupted",
+        "reason": None,
+        "command": "danqing train 'pets & more/' --preset gan-32 --out runs/pets",
+        "data": {
+            "name": "pets",
+            "source": "/home/someone/pets & more",
+            "images": 2748,
+            "width": 32,
+            "height": 32,
+            "channels": 3,
+            "labels": labels,
+            "fingerprint": "9f2c41d07a55",
+            "licence": "CC BY-SA 4.0",
+            "citation": "Someone, <i>Pets</i>, 2024.",
+            "skipped": [["broken.png", "the file ends too early"], [f"{HOSTILE}.png", "not an image"]],
+        },
+        "hardware": {
+            "device": "cpu",
+            "processor": "A processor",
+            "cores": 2,
+            "threads": 2,
+            "memory_bytes": 24_000_000_000,
+            "system": "Linux",
+            "python": "3.11.7",
+            "torch": "2.13.0",
+        },
+        "plan": {
+            "parameters": {"generator": 1_061_000, "discriminator": 660_000},
+            "memory_bytes": 812_000_000,
+            "images": 300_000,
+            "seconds": 430.0,
+            "images_per_second": 698.0,
+            "precision": "bfloat16",
+        },
+        "progress": {"images": 192_000, "seconds": 271.2, "images_per_second": 708.1},
+        "alarms": [{"images": 64_000, "text": "The discriminator has won: raise r1 to 1.0."}],
+        "cost": {"core_hours": 0.151, "energy_wh": None},
+    }
+    (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    (folder / "config.toml").write_text(
+        'family = "gan"\nsize = [32, 32]\nbatch_size = 64\n\n[model]\nnet = "dcgan"\n', encoding="utf-8"
+    )
+    return folder
+
+
+def write_lines(path: Path, lines: list[dict[str, float]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
