@@ -1,0 +1,106 @@
+"""Adversarial losses and the penalties that keep a discriminator smooth.
+
+Logits `[n]` are high where the discriminator takes an image for real; D(x) below are those of real images, D(G) those
+of generated ones, and softplus(-a) = -log sigmoid(a).
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic"]
+Discriminate = Callable[[Tensor], Tensor]
+
+
+class Adversarial(NamedTuple):
+    """Both players' losses, from logits of real and of generated images to a scalar to be minimised.
+
+    `pairs`: whether the generator's loss looks at the real logits.
+    """
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+    pairs: bool = False
+
+
+def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
+    """-E log σ(D(x)) - E log(1 - σ(D(G))) (Goodfellow et al. 2014, eq. 1)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def minimax_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """E log(1 - σ(D(G))) (Goodfellow et al. 2014, eq. 1): fades where the discriminator is sure."""
+    return -F.softplus(fake).mean()
+
+
+def non_saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """-E log σ(D(G)) (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake).mean()
+
+
+def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """½ E (D(x) - 1)² + ½ E D(G)² (Mao et al. 2017, eq. 9)."""
+    return (real - 1).square().mean() / 2 + fake.square().mean() / 2
+
+
+def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """½ E (D(G) - 1)² (Mao et al. 2017, eq. 9)."""
+    return (fake - 1).square().mean() / 2
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """E max(0, 1 - D(x)) + E max(0, 1 + D(G)) (Lim and Ye 2017)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def critic(real: Tensor, fake: Tensor) -> Tensor:
+    """E D(G) - E D(x) (Arjovsky et al. 2017, eq. 2)."""
+    return fake.mean() - real.mean()
+
+
+def critic_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """-E D(G)."""
+    return -fake.mean()
+
+
+def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """-E log σ(D(x) - D(G)), pair by pair (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2)."""
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """-E log σ(D(G) - D(x)), pair by pair."""
+    return F.softplus(real - fake).mean()
+
+
+LOSSES: dict[Loss, Adversarial] = {
+    "minimax": Adversarial(cross_entropy, minimax_generator),
+    "non_saturating": Adversarial(cross_entropy, non_saturating_generator),
+    "least_squares": Adversarial(least_squares_discriminator, least_squares_generator),
+    "hinge": Adversarial(hinge_discriminator, critic_generator),
+    "wasserstein": Adversarial(critic, critic_generator),
+    "relativistic": Adversarial(relativistic_discriminator, relativistic_generator, pairs=True),
+}
+
+
+def squared_gradient(discriminate: Discriminate, images: Tensor) -> Tensor:
+    """½ E |∇D(x)|² at `images`: R1 where they are real, R2 where generated (Mescheder et al. 2018, eq. 9, 10)."""
+    return _gradients(discriminate, images).square().sum(1).mean() / 2
+
+
+def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    """E (|∇D(x̂)| - 1)² at random places between pairs of images (Gulrajani et al. 2017, eq. 3)."""
+    share = torch.rand((len(real), 1, 1, 1), generator=rng, device=real.device)
+    norms = _gradients(discriminate, torch.lerp(real, fake, share)).norm(dim=1)
+    return (norms - 1).square().mean()
+
+
+def _gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
+    """∇D at each image, `[n, c·h·w]`, with a graph. In float32: second derivatives of bfloat16 are too coarse."""
+    with torch.autocast(images.device.type, enabled=False), torch.enable_grad():
+        images = images.detach().float().requires_grad_()
+        (gradients,) = torch.autograd.grad(discriminate(images).sum(), images, create_graph=True)
+    return gradients.flatten(1)

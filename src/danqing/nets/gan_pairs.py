@@ -1,0 +1,208 @@
+"""Generators and discriminators, in pairs: `mlp`, `dcgan` and `resnet`.
+
+A generator maps latents `[n, latents]` and labels `[n]` (or None) to images `[n, c, h, w]` in [-1, 1]; a discriminator
+maps images and labels to logits `[n]`, high where it takes the image for real. Any height and width will do: a
+discriminator halves the sides, rounding up, down to a base of four or a little more, and the generator grows through
+the same sizes.
+"""
+
+import itertools
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.nets.layers import JoinLabel, ProjectionHead, ToMap, crop, halvings, pad_to_even
+
+Net = Literal["mlp", "dcgan", "resnet"]
+
+
+class Shape(NamedTuple):
+    """What a pair has to know of the images: size in pixels, channels, and how many labels (0: unconditional)."""
+
+    height: int
+    width: int
+    channels: int
+    labels: int
+
+
+class MLPGenerator(nn.Module):
+    """Three hidden layers of 4, 8 and 16 times `features`."""
+
+    def __init__(self, shape: Shape, latents: int, features: int) -> None:
+        super().__init__()
+        self.size = (shape.channels, shape.height, shape.width)
+        self.join = JoinLabel(latents, shape.labels)
+        widths = [self.join.outputs, 4 * features, 8 * features, 16 * features]
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+        self.last = nn.Linear(widths[-1], math.prod(self.size))
+
+    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
+        h = self.join(latents, label)
+        for layer in self.hidden:
+            h = F.leaky_relu(layer(h), 0.2)
+        return torch.tanh(self.last(h)).unflatten(1, self.size).float()
+
+
+class MLPDiscriminator(nn.Module):
+    """The generator's hidden layers in reverse."""
+
+    def __init__(self, shape: Shape, features: int) -> None:
+        super().__init__()
+        pixels = shape.channels * shape.height * shape.width
+        widths = [pixels, 16 * features, 8 * features, 4 * features]
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+        self.head = ProjectionHead(widths[-1], shape.labels)
+
+    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+        h = images.flatten(1)
+        for layer in self.hidden:
+            h = F.leaky_relu(layer(h), 0.2)
+        logits: Tensor = self.head(h, label)
+        return logits
+
+
+def stage_widths(stages: int, features: int) -> list[int]:
+    """Channels after 1, 2, ... halvings: `features`, doubled each time up to eight-fold."""
+    return [features * min(2**stage, 8) for stage in range(stages)]
+
+
+class DCGANGenerator(nn.Module):
+    """Transposed 4×4 convolutions with batch norm and ReLU (Radford et al. 2016)."""
+
+    def __init__(self, shape: Shape, latents: int, features: int) -> None:
+        super().__init__()
+        *self.sizes, base = halvings(shape.height, shape.width)
+        self.sizes.reverse()
+        widths = stage_widths(max(1, len(self.sizes)), features)[::-1]
+        self.join = JoinLabel(latents, shape.labels)
+        self.first = ToMap(self.join.outputs, widths[0], base)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        widths.append(shape.channels)
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
+            for before, after in itertools.pairwise(widths)
+        )
+        if not self.sizes:  # too small to have been halved
+            self.sizes, self.grow = (
+                [base],
+                nn.ModuleList([nn.Conv2d(widths[0], shape.channels, 3, padding=1)]),
+            )
+
+    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
+        h = self.first(self.join(latents, label))
+        for norm, grow, size in zip(self.norms, self.grow, self.sizes, strict=True):
+            h = crop(grow(F.relu(norm(h))), size)
+        return torch.tanh(h).float()
+
+
+class DCGANDiscriminator(nn.Module):
+    """Strided 4×4 convolutions with leaky ReLU, the generator's stages in reverse; `batch_norm` as in the paper."""
+
+    def __init__(self, shape: Shape, features: int, *, batch_norm: bool = True) -> None:
+        super().__init__()
+        *sizes, base = halvings(shape.height, shape.width)
+        widths = stage_widths(max(1, len(sizes)), features)
+        channels = [shape.channels, *widths]
+        stride, kernel = (2, 4) if sizes else (1, 3)
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(before, after, kernel, stride=stride, padding=1)
+            for before, after in itertools.pairwise(channels)
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(width) if batch_norm and stage else nn.Identity()
+            for stage, width in enumerate(widths)
+        )
+        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels)
+
+    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+        h = images
+        for shrink, norm in zip(self.shrink, self.norms, strict=True):
+            h = F.leaky_relu(norm(shrink(pad_to_even(h) if shrink.stride == (2, 2) else h)), 0.2)
+        logits: Tensor = self.head(h.flatten(1), label)
+        return logits
+
+
+class GrowBlock(nn.Module):
+    """Twice the size and another width: two 3×3 convolutions beside a 1×1 (Miyato et al. 2018, fig. 8)."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.skip = nn.Conv2d(before, after, 1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        h = self.conv1(F.interpolate(F.relu(self.norm1(x)), size))
+        h = self.conv2(F.relu(self.norm2(h)))
+        return h + F.interpolate(self.skip(x), size)
+
+
+class ResNetGenerator(nn.Module):
+    """Residual blocks, one per doubling of the sides."""
+
+    def __init__(self, shape: Shape, latents: int, features: int) -> None:
+        super().__init__()
+        *self.sizes, base = halvings(shape.height, shape.width)
+        self.sizes.reverse()
+        widths = [features, *stage_widths(len(self.sizes), features)][::-1]
+        self.join = JoinLabel(latents, shape.labels)
+        self.first = ToMap(self.join.outputs, widths[0], base)
+        self.blocks = nn.ModuleList(GrowBlock(*pair) for pair in itertools.pairwise(widths))
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.last = nn.Conv2d(widths[-1], shape.channels, 3, padding=1)
+
+    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
+        h = self.first(self.join(latents, label))
+        for block, size in zip(self.blocks, self.sizes, strict=True):
+            h = block(h, size)
+        return torch.tanh(self.last(F.relu(self.norm(h)))).float()
+
+
+class ShrinkBlock(nn.Module):
+    """Half the size and another width: two 3×3 convolutions beside a 1×1, averaged over 2×2."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.skip = nn.Conv2d(before, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
+        return F.avg_pool2d(pad_to_even(h), 2) + self.skip(F.avg_pool2d(pad_to_even(x), 2))
+
+
+class ResNetDiscriminator(nn.Module):
+    """Residual blocks, one per halving of the sides, without batch norm."""
+
+    def __init__(self, shape: Shape, features: int) -> None:
+        super().__init__()
+        *sizes, base = halvings(shape.height, shape.width)
+        widths = [features, *stage_widths(len(sizes), features)]
+        self.first = nn.Conv2d(shape.channels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(ShrinkBlock(*pair) for pair in itertools.pairwise(widths))
+        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels)
+
+    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+        h = self.first(images)
+        for block in self.blocks:
+            h = block(h)
+        logits: Tensor = self.head(F.leaky_relu(h, 0.2).flatten(1), label)
+        return logits
+
+
+def build_generator(net: Net, shape: Shape, *, latents: int, features: int) -> nn.Module:
+    """The generator called `net`; `features` is the width of its finest stage."""
+    kinds = {"mlp": MLPGenerator, "dcgan": DCGANGenerator, "resnet": ResNetGenerator}
+    return kinds[net](shape, latents, features)
+
+
+def build_discriminator(net: Net, shape: Shape, *, features: int, batch_norm: bool) -> nn.Module:
+    """The discriminator called `net`; `batch_norm` matters to `dcgan` alone."""
+    if net == "dcgan":
+        return DCGANDiscriminator(shape, features, batch_norm=batch_norm)
+    return {"mlp": MLPDiscriminator, "resnet": ResNetDiscriminator}[net](shape, features)
