@@ -37,7 +37,7 @@ def demo(
     run = train_with_bar(SOURCE, preset="demo", out=out, minutes=minutes)
     leave_if_interrupted(run, as_json=as_json)
     grid = out / "grid.png"
-    danqing.load(run).sample(64).save_grid(grid)
+    danqing.load(run).sample(64).save(grid)
     text = output.facts(run_text(run) | {"Images": grid, "Again": again(out)})
     output.result({**run_payload(run), "grid": grid}, f"{text}\n{NEXT}", as_json=as_json)
 

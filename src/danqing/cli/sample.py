@@ -7,7 +7,7 @@ import typer
 
 from danqing.cli import output
 from danqing.cli.train import parse_settings
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, DanqingError
 
 EXAMPLES = """Examples:
 
@@ -59,15 +59,25 @@ def sample(
 
     import danqing
 
-    images = danqing.load(model).sample(n, label=label, seed=seed, **options)
-    files = []
-    if each is not None:
-        files = images.save_each(each, format=chosen)
-    if out is not None:
-        images.save_grid(out, format=chosen)
-    where = {"Grid": out, "Images": f"{len(files):,} in {each}" if each else None}
-    payload = {"images": n, "label": label, "seed": seed, "grid": out, "files": files}
-    output.result(payload, output.facts(where), as_json=as_json)
+    trained = danqing.load(model)
+    try:
+        for folder in (each, out.parent if out is not None else None):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        images = trained.sample(n, label=label, seed=seed, **options)
+        suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
+        names = (
+            [] if each is None else [each / f"{number:0{len(str(n - 1))}d}{suffix}" for number in range(n)]
+        )
+        for number, name in enumerate(names):
+            images[number : number + 1].save(name, chosen)
+        if out is not None:
+            images.save(out, chosen)
+    except OSError as error:
+        raise DanqingError(f"The images cannot be written ({error}): choose another place.") from error
+    payload = {"images": n, "label": label, "seed": seed, "format": chosen, "grid": out, "files": names}
+    rows = {"Grid": out, "Images": f"{n:,} in {each}" if each else None}
+    output.result(payload, output.facts(rows), as_json=as_json)
 
 
 def _format_of(out: Path) -> str:

@@ -31,7 +31,7 @@ def show(
 
     run = RunFolder(model).facts()
     try:
-        info = danqing.load(model).info
+        info = danqing.load(model).info()
     except ModelError:
         if not run:  # a run that has only begun has no model yet, and is shown without one
             raise
