@@ -1,0 +1,60 @@
+"""The data sets that Danqing knows by name: one small file each, with its licence and its citation.
+
+A module here has `ABOUT`, `SUMMARY` (one line), `fetch(on_progress)` (which downloads what is missing), and
+`open(split, part, on_progress)`, which returns a source and the labels that are still to be selected from it.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from danqing.data.records import About, Source
+from danqing.errors import DataError
+
+Progress = Callable[[int, int, str], None]
+MODULES = {
+    "emoji": "emoji",
+    "digits": "digits",
+    "mnist": "mnist",
+    "fashion-mnist": "fashion_mnist",
+    "cifar10": "cifar10",
+}
+
+
+class Builtin(Protocol):
+    """What a module of this folder offers."""
+
+    ABOUT: About
+    SUMMARY: str
+
+    def fetch(self, on_progress: Progress | None = None) -> None: ...
+    def open(
+        self, split: str, part: tuple[str, ...], on_progress: Progress | None
+    ) -> tuple[Source, tuple[str, ...]]: ...
+
+
+def names() -> tuple[str, ...]:
+    """The names that `open_dataset` accepts."""
+    return tuple(MODULES)
+
+
+def load(name: str) -> Builtin:
+    """The module of a built-in set; raises DataError."""
+    if name not in MODULES:
+        raise DataError(f"There is no built-in data called {name!r}: choose one of {', '.join(MODULES)}.")
+    return cast(Builtin, importlib.import_module(f"{__name__}.{MODULES[name]}"))
+
+
+def find(text: str, split: str, on_progress: Progress | None) -> tuple[Source, tuple[str, ...]] | None:
+    """The set that `name`, `name:part,part` or `name/part,part` means; None where the name is not built in."""
+    name, _, part = text.replace("/", ":", 1).partition(":")
+    if name not in MODULES:
+        return None
+    chosen = tuple(word.strip() for word in part.split(",") if word.strip())
+    return load(name).open(split, chosen, on_progress)
+
+
+def only_train(name: str, split: str) -> None:
+    """Refuse any split but the one that a set has; raises DataError."""
+    if split not in ("train", "all"):
+        raise DataError(f"{name} has no {split} split: all of it is for training.")

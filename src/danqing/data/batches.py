@@ -1,0 +1,95 @@
+"""Batches as a pure function of how many images have been seen: what a resumed run needs, and nothing is stored."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from danqing.data.augment import Augment
+from danqing.data.dataset import Dataset
+from danqing.data.order import shuffled
+from danqing.errors import DataError
+from danqing.families.base import Batch, Condition
+
+
+class Batches:
+    """A data set shuffled anew each epoch and cut into batches that run across the ends of epochs.
+
+    augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition holds
+    labels, where the data has any. prefetch: whether a thread reads the next batch while this one is learned from,
+    by default where the data exceeds half of the machine's memory; the batches are the same either way.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        *,
+        augment: Augment | None = None,
+        device: torch.device | str = "cpu",
+        use_labels: bool = True,
+        prefetch: bool | None = None,
+    ) -> None:
+        if len(dataset) == 0:
+            raise DataError("There are no images to learn from: choose at least one.")
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.augment = augment or Augment()
+        self.device = torch.device(device)
+        self.use_labels = use_labels and bool(dataset.label_names)
+        if prefetch is None:
+            prefetch = len(dataset) * dataset.image_bytes > _machine_memory() / 2
+        self._ahead = _Ahead(self._read) if prefetch else None
+
+    def at(self, images_seen: int) -> Batch:
+        """The batch that follows after `images_seen` images, on the device."""
+        pixels, labels = (
+            self._ahead(images_seen, images_seen + self.batch_size)
+            if self._ahead
+            else self._read(images_seen)
+        )
+        images = self.augment.apply(pixels.to(self.device, non_blocking=True), self.seed, images_seen)
+        label = None if labels is None else labels.to(self.device, non_blocking=True)
+        return Batch(images, Condition(label=label))
+
+    def indices(self, images_seen: int) -> NDArray[np.int64]:
+        """Which images that batch shows, int64 `[batch_size]`."""
+        count = len(self.dataset)
+        positions = np.arange(images_seen, images_seen + self.batch_size)
+        epochs, places = positions // count, positions % count
+        parts = [
+            shuffled(places[epochs == epoch], count, self.seed, epoch) for epoch in np.unique(epochs).tolist()
+        ]
+        return np.concatenate(parts)
+
+    def _read(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        indices = self.indices(images_seen)
+        labels = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
+        return self.dataset.images(indices), labels
+
+
+class _Ahead:
+    """Reads the batch that is expected next in a thread; any other position is read when asked for."""
+
+    def __init__(self, read: Callable[[int], tuple[torch.Tensor, torch.Tensor | None]]) -> None:
+        self._read = read
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="danqing-prefetch")
+        self._position = -1
+        self._next: Future[tuple[torch.Tensor, torch.Tensor | None]] | None = None
+
+    def __call__(self, position: int, following: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # All reads go through the one thread: the memory map's bookkeeping has a single owner.
+        hit = self._next if self._position == position else None
+        current = hit or self._pool.submit(self._read, position)
+        self._position, self._next = following, self._pool.submit(self._read, following)
+        return current.result()
+
+
+def _machine_memory() -> float:
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # Windows cannot be asked this way
+        return 8e9

@@ -1,0 +1,348 @@
+"""The packed cache: every image of a source, decoded once, as uint8 in one file that training maps into memory.
+
+A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`), `records.safetensors` (`labels` `[n]`, and
+`text_ends` `[n]` into `texts`), `report.json`, and `manifest.json`, which is written last: a cache without one is still being
+built. The images are appended in the order of the source and a journal says how far they go, so that a build killed
+at any moment goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from danqing import atomic
+from danqing.data.probe import resolve
+from danqing.data.records import DataReport, ImageSpec, Record, Skipped, Source, digest
+from danqing.errors import DataError
+from danqing.images import Pixels
+
+VERSION = 1
+TOLERATED = 0.05
+"""The share of unreadable images above which the data is refused."""
+HEADER = 4096
+"""Bytes before the first image: a safetensors header padded to a page, written when the count is known."""
+
+_CHUNK = 32
+_COMMIT_IMAGES = 2048
+_COMMIT_BYTES = 32 * 2**20
+
+Progress = Callable[[int, int, str], None]
+
+
+class Manifest(BaseModel):
+    """What a finished cache holds; `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of contents and options."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    fingerprint: str
+    shape: tuple[int, int, int, int]
+    label_names: tuple[str, ...]
+    label_frequencies: tuple[float, ...]
+    has_texts: bool
+    report: DataReport
+
+
+def default_folder() -> Path:
+    """`$DANQING_CACHE`, or the platform's folder for caches."""
+    if chosen := os.environ.get("DANQING_CACHE"):
+        return Path(chosen)
+    if os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "danqing" / "data"
+
+
+def ensure(
+    source: Source, spec: ImageSpec, folder: Path | None = None, on_progress: Progress | None = None
+) -> Path:
+    """The cache of a source, built now if there is none; two processes that ask at once build it once."""
+    folder = folder or default_folder()
+    key = digest(f"version {VERSION}", source.key(), json.dumps(asdict(spec), sort_keys=True))[:32]
+    cache = folder / key
+    if is_complete(cache):
+        return cache
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f"{key}.lock"):
+            if not is_complete(cache):
+                _Build(source, resolve(source, spec), spec, cache, on_progress).run()
+    except OSError as error:
+        raise DataError(
+            f"The cache {cache} cannot be written ({error.strerror or error}): make room there, or set "
+            "DANQING_CACHE to another folder."
+        ) from error
+    return cache
+
+
+def read_manifest(cache: Path) -> Manifest:
+    """The manifest of a finished cache."""
+    return Manifest.model_validate_json((cache / "manifest.json").read_bytes())
+
+
+def is_complete(cache: Path) -> bool:
+    """Whether a cache is finished and its images have the length that its manifest says."""
+    try:
+        manifest = read_manifest(cache)
+        length = (cache / "images.safetensors").stat().st_size
+        records = (cache / "records.safetensors").is_file()
+    except (OSError, ValueError):
+        return False
+    return manifest.version == VERSION and records and length == HEADER + int(np.prod(manifest.shape))
+
+
+@dataclass
+class _Tally:
+    """How far a build has come, as its journal tells."""
+
+    records: int = 0
+    images: int = 0
+    skipped: int = 0
+    skipped_files: list[Skipped] = field(default_factory=list)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self.records += entry["records"]
+        self.images += len(entry["labels"])
+        self.skipped += len(entry["skipped"])
+        named = [Skipped(name=name, reason=reason) for name, reason in entry["skipped"]]
+        self.skipped_files += named[: 100 - len(self.skipped_files)]
+
+
+class _Build:
+    def __init__(
+        self, source: Source, spec: ImageSpec, asked: ImageSpec, cache: Path, on_progress: Progress | None
+    ) -> None:
+        assert spec.size is not None
+        self.source, self.spec, self.asked, self.cache = source, spec, asked, cache
+        self.width, self.height = spec.size
+        self.image_bytes = self.width * self.height * spec.channels
+        self.images_path = cache / "building.images"
+        self.journal_path = cache / "building.jsonl"
+        self.total = source.count()
+        self.on_progress = on_progress or (lambda done, total, message: None)
+
+    def run(self) -> None:
+        tally = self._resume()
+        with open(self.images_path, "ab") as images, open(self.journal_path, "ab") as journal:
+            for entry, pixels in self._commits(tally.records):
+                # Order matters: an entry in the journal promises that its images are on disk.
+                images.write(pixels)
+                _sync(images)
+                journal.write(json.dumps(entry, ensure_ascii=True).encode() + b"\n")
+                _sync(journal)
+                tally.add(entry)
+                self._check(tally, final=False)
+                self.on_progress(tally.records, self.total, "decoding")
+        self._check(tally, final=True)
+        self._finish(tally)
+
+    def _resume(self) -> _Tally:
+        """What an earlier build left behind that can be relied on; the rest is cut off."""
+        tally = _Tally()
+        atomic.remove_leftovers(self.cache)
+        intact = 0
+        if self.journal_path.exists() and self.images_path.exists():
+            with open(self.journal_path, "rb") as journal:
+                for line in journal:
+                    try:
+                        tally.add(json.loads(line))
+                    except (ValueError, KeyError, TypeError):
+                        break
+                    intact += len(line)
+        if HEADER + tally.images * self.image_bytes > _length(self.images_path):
+            tally, intact = _Tally(), 0
+        _cut(self.journal_path, intact)
+        _cut(self.images_path, HEADER + tally.images * self.image_bytes)
+        return tally
+
+    def _commits(self, start: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Journal entries with the pixels they stand for."""
+        entry, parts = _entry(), list[bytes]()
+        for record, outcome in self._decoded(self.source.records(self.spec, start)):
+            entry["records"] += 1
+            if isinstance(outcome, str):
+                entry["skipped"].append([record.name, outcome])
+            else:
+                parts.append(outcome.tobytes())
+                entry["labels"].append(record.label)
+                entry["texts"].append(record.text)
+                entry["digests"].append(hashlib.blake2b(parts[-1], digest_size=16).hexdigest())
+            if entry["records"] >= _COMMIT_IMAGES or len(parts) * self.image_bytes >= _COMMIT_BYTES:
+                yield entry, b"".join(parts)
+                entry, parts = _entry(), []
+        if entry["records"]:
+            yield entry, b"".join(parts)
+
+    def _decoded(self, records: Iterator[Record]) -> Iterator[tuple[Record, Pixels | str]]:
+        """Records with their pixels, or with the reason there are none, in order; decoded in threads.
+
+        Pillow lets go of the interpreter while it decodes and resizes, and a thread, unlike a process, needs no copy
+        of the records, no second import, and no `__main__` guard in the user's script.
+        """
+        threads = _cores()
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: deque[tuple[list[Record], Future[list[Pixels | str]]]] = deque()
+            try:
+                while chunk := list(islice(records, _CHUNK)):
+                    waiting.append((chunk, pool.submit(_decode_all, chunk, self.spec)))
+                    if len(waiting) > 2 * threads:
+                        yield from _unpacked(waiting.popleft())
+                while waiting:
+                    yield from _unpacked(waiting.popleft())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self, tally: _Tally, *, final: bool) -> None:
+        if tally.skipped <= TOLERATED * max(self.total, tally.records) and not (final and tally.images == 0):
+            return
+        report = self._report(tally, duplicates=0)
+        atomic.write_json(self.cache / "report.json", report.model_dump(mode="json"))
+        self.images_path.unlink(missing_ok=True)
+        self.journal_path.unlink(missing_ok=True)
+        first = tally.skipped_files[0] if tally.skipped_files else Skipped(name="none", reason="no images")
+        raise DataError(
+            f"{tally.skipped} of {self.total} pictures cannot be read, more than {TOLERATED:.0%}; the first is "
+            f"{first.name}: {first.reason.rstrip('.')}. {self.cache / 'report.json'} names them: mend or remove them."
+        )
+
+    def _report(self, tally: _Tally, duplicates: int) -> DataReport:
+        return DataReport(
+            records=tally.records,
+            images=tally.images,
+            skipped=tally.skipped,
+            skipped_files=tuple(tally.skipped_files),
+            duplicates=duplicates,
+            notes=tuple(self.source.notes()),
+        )
+
+    def _finish(self, tally: _Tally) -> None:
+        shape = (tally.images, self.height, self.width, self.spec.channels)
+        labels, names, texts, ends, digests = self._tables(tally.images)
+        write_header(self.images_path, "images", shape)
+        _write_tensors(
+            self.cache / "records.safetensors", {"labels": labels, "text_ends": ends, "texts": texts}
+        )
+        hasher = hashlib.sha256(json.dumps([VERSION, asdict(self.asked), shape, names]).encode())
+        for table in (digests, labels.astype("<i8"), ends, texts):
+            hasher.update(table.tobytes())
+        counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(float)
+        duplicates = tally.images - len(np.unique(digests))
+        manifest = Manifest(
+            version=VERSION,
+            fingerprint=hasher.hexdigest(),
+            shape=shape,
+            label_names=names,
+            label_frequencies=tuple(counts / max(1.0, counts.sum())) if names else (),
+            has_texts=len(ends) > 0,
+            report=self._report(tally, duplicates),
+        )
+        atomic.write_json(self.cache / "report.json", manifest.report.model_dump(mode="json"))
+        os.replace(self.images_path, self.cache / "images.safetensors")
+        atomic.write_json(self.cache / "manifest.json", manifest.model_dump(mode="json"))
+        self.journal_path.unlink()
+
+    def _tables(
+        self, count: int
+    ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Labels, their names, texts as UTF-8, where each text ends, and digests, streamed from the journal."""
+        seen: dict[str, int] = {}
+        labels, digests = np.full(count, -1, np.int32), np.zeros(count, "S32")
+        ends, texts, number = np.zeros(count, np.int64), bytearray(), 0
+        with open(self.journal_path, "rb") as journal:
+            for line in journal:
+                entry = json.loads(line)
+                for label, text, code in zip(entry["labels"], entry["texts"], entry["digests"], strict=True):
+                    if label is not None:
+                        labels[number] = seen.setdefault(label, len(seen))
+                    texts += (text or "").encode("utf-8", "replace")
+                    ends[number], digests[number] = len(texts), code.encode()
+                    number += 1
+        known = self.source.label_names
+        names = tuple(sorted(seen, key=known.index if known else natural_order))
+        if len(names) < 2:  # a single class tells nothing
+            names = ()
+        places = {name: place for place, name in enumerate(names)}
+        new = np.array([places.get(name, -1) for name in seen] + [-1], np.int32)
+        labels = new[labels]
+        smallest = np.int8 if len(names) < 128 else np.int16 if len(names) < 32768 else np.int32
+        ends = ends if texts else ends[:0]
+        return labels.astype(smallest), names, np.frombuffer(bytes(texts), np.uint8), ends, digests
+
+
+def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """A sorting key under which `class 10` follows `class 9`."""
+    parts: list[str] = []
+    for character in name:
+        if parts and character.isdecimal() == parts[-1][-1].isdecimal():
+            parts[-1] += character
+        else:
+            parts.append(character)
+    return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
+
+
+def write_header(path: Path, name: str, shape: tuple[int, ...]) -> None:
+    """Complete a file of `HEADER` blank bytes and uint8 values into a safetensors file of one tensor."""
+    layout = {name: {"dtype": "U8", "shape": shape, "data_offsets": [0, int(np.prod(shape))]}}
+    text = json.dumps(layout).encode().ljust(HEADER - 8)
+    with open(path, "r+b") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        _sync(file)
+
+
+def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
+    from safetensors.numpy import save
+
+    atomic.write_bytes(path, save(tensors))
+
+
+def _entry() -> dict[str, Any]:
+    return {"records": 0, "labels": [], "texts": [], "digests": [], "skipped": []}
+
+
+def _decode_all(records: Iterable[Record], spec: ImageSpec) -> list[Pixels | str]:
+    outcomes: list[Pixels | str] = []
+    for record in records:
+        try:
+            outcomes.append(spec.prepared(record.load()))
+        except DataError as error:
+            outcomes.append(str(error))
+    return outcomes
+
+
+def _unpacked(
+    waiting: tuple[list[Record], Future[list[Pixels | str]]],
+) -> Iterator[tuple[Record, Pixels | str]]:
+    return zip(waiting[0], waiting[1].result(), strict=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _cut(path: Path, length: int) -> None:
+    """Make a file exactly `length` bytes long; what it lacks is zeros."""
+    with open(path, "ab") as file:
+        file.truncate(length)

@@ -1,0 +1,93 @@
+"""Published data: looked for where users and Debian keep it, otherwise fetched once and checked."""
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from danqing import atomic
+from danqing.data.cache import default_folder
+from danqing.data.idx import IdxSource, find_idx
+from danqing.data.records import About
+from danqing.errors import DataError
+
+Progress = Callable[[int, int, str], None]
+TIMEOUT = 60
+
+
+@dataclass(frozen=True)
+class Published:
+    """Files with their md5 at a publisher's address, and folders where a system package may have put them.
+
+    `$DANQING_MIRROR` replaces the address: the files of each set lie in a folder of its name there.
+    """
+
+    name: str
+    address: str
+    files: Mapping[str, str]
+    installed: tuple[Path, ...] = ()
+
+    def folder(self, on_progress: Progress | None = None) -> Path:
+        """The folder that holds all files: `$DANQING_DATA/<name>`, a system folder, or fetched now.
+
+        Raises DataError.
+        """
+        chosen = os.environ.get("DANQING_DATA")
+        places = [Path(chosen) / self.name] if chosen else []
+        for place in (*places, *self.installed):
+            if all(_present(place, file) for file in self.files):
+                return place
+        home = places[0] if places else default_folder() / "downloads" / self.name
+        for file, md5 in self.files.items():
+            if not _present(home, file):
+                self._fetch(file, md5, home, on_progress)
+        return home
+
+    def _fetch(self, file: str, md5: str, folder: Path, on_progress: Progress | None) -> None:
+        mirror = os.environ.get("DANQING_MIRROR")
+        url = (f"{mirror.rstrip('/')}/{self.name}/" if mirror else self.address) + file
+        hasher = hashlib.md5(usedforsecurity=False)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic.remove_leftovers(folder)
+            with (
+                urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+                atomic.replacing(folder / file) as target,
+            ):
+                total, done = int(answer.headers.get("Content-Length") or 0), 0
+                while block := answer.read(1 << 16):
+                    target.write(block)
+                    hasher.update(block)
+                    done += len(block)
+                    if on_progress:
+                        on_progress(done, max(done, total), f"fetching {file}")
+                if hasher.hexdigest() != md5:
+                    raise DataError(
+                        f"{url} is not the file that was published (md5 {hasher.hexdigest()}, not {md5}): try again, "
+                        f"or put the right one into {folder}."
+                    )
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise DataError(
+                f"{url} cannot be fetched ({reason}): put {file} into $DANQING_DATA/{self.name}/ by hand."
+            ) from error
+
+
+def idx_source(
+    published: Published, about: About, label_names: tuple[str, ...], split: str, on_progress: Progress | None
+) -> IdxSource:
+    """The IDX files of a published set's split; raises DataError."""
+    if split not in ("train", "test"):
+        raise DataError(f"{published.name} has no split {split!r}: choose train or test.")
+    found = find_idx(published.folder(on_progress), split)
+    if found is None or found[1] is None:
+        raise DataError(f"{published.name} lacks a file of its {split} split: fetch it again.")
+    return IdxSource(found[0], found[1], about, label_names)
+
+
+def _present(folder: Path, file: str) -> bool:
+    return (folder / file).is_file() or (folder / file.removesuffix(".gz")).is_file()

@@ -1,0 +1,106 @@
+"""IDX files, the format of MNIST: big-endian arrays, gzip-compressed or not (LeCun, Cortes and Burges, 1998)."""
+
+import functools
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
+from danqing.errors import DataError
+
+MAX_CONTENT = 8 * 2**30
+_PREFIX = {"train": "train", "test": "t10k"}
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """The uint8 array in an IDX file; raises DataError where the header and the length disagree."""
+    try:
+        with open(path, "rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
+            start = file.read(4)
+            if len(start) != 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= 4:
+                raise DataError(f"{path} is no IDX file of bytes: fetch it again.")
+            shape = tuple(int(side) for side in np.frombuffer(file.read(4 * start[3]), ">u4"))
+            length = int(np.prod(np.array(shape, dtype=object)))
+            if len(shape) != start[3] or length > MAX_CONTENT:
+                raise DataError(f"{path} has a damaged header: fetch it again.")
+            content = file.read(length + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): fetch it again.") from error
+    if len(content) != length:
+        raise DataError(f"{path} does not have the length that its header says: fetch it again.")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+class IdxSource:
+    """Images of one IDX file and, where there is one, the labels of another."""
+
+    natural: Natural | None = None
+
+    def __init__(
+        self, images: Path, labels: Path | None, about: About, label_names: tuple[str, ...] = ()
+    ) -> None:
+        self.images, self.labels, self.about = images, labels, about
+        self.label_names = label_names
+
+    def key(self) -> str:
+        return digest("idx", file_key(self.images), file_key(self.labels) if self.labels else "")
+
+    def count(self) -> int:
+        return len(self._arrays[0])
+
+    def notes(self) -> list[str]:
+        return [] if self.labels else ["No file of labels lies beside the images."]
+
+    def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
+        images, labels = self._arrays
+        for number in range(start, len(images)):
+            label = None if labels is None else self._name(int(labels[number]))
+            yield Record(f"{self.images.name}#{number}", functools.partial(_picture, images, number), label)
+
+    def _name(self, label: int) -> str:
+        return self.label_names[label] if label < len(self.label_names) else str(label)
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        images = read_idx(self.images)
+        if images.ndim not in (3, 4):
+            raise DataError(f"{self.images} holds labels, not images: name the file of images.")
+        labels = read_idx(self.labels) if self.labels else None
+        if labels is not None and labels.shape != images.shape[:1]:
+            raise DataError(
+                f"{self.labels} has {len(labels)} labels for {len(images)} images: fetch both again."
+            )
+        return images, labels
+
+
+def _picture(images: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    image = images[number]
+    return image[:, :, None] if image.ndim == 2 else image
+
+
+def find_idx(folder: Path, split: str) -> tuple[Path, Path | None] | None:
+    """The files of images and labels of a split, by the names that MNIST gave them; None where there are none."""
+    prefix = _PREFIX.get(split)
+    if prefix is None:
+        return None
+    for ending in ("", ".gz"):
+        for mark in ("-", "."):
+            images = folder / f"{prefix}-images{mark}idx3-ubyte{ending}"
+            if images.is_file():
+                return images, labels_beside(images)
+    return None
+
+
+def labels_beside(images: Path) -> Path | None:
+    """The file of labels that belongs to a file of images, compressed or not."""
+    name = re.sub(r"images([-.])idx\d", r"labels\1idx1", images.name).removesuffix(".gz")
+    if name == images.name.removesuffix(".gz"):
+        return None
+    return next((p for p in (images.with_name(name), images.with_name(name + ".gz")) if p.is_file()), None)

@@ -1,0 +1,163 @@
+"""What every source of images offers: records, a count, and a key that tells whether it has changed."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from danqing.data.augment import Augment
+from danqing.errors import ConfigError
+from danqing.images import Alpha, Fit, Pixels, conform, decode, parse_background
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """The size (width, height) and channels that images are brought to; None and 0 are decided by the data."""
+
+    size: tuple[int, int] | None = None
+    channels: int = 0
+    alpha: Alpha = "flatten"
+    background: str = "#ffffff"
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not all(1 <= side <= 4096 for side in self.size):
+            raise ConfigError(
+                f"The size {self.size[0]}x{self.size[1]} is out of range: use 1 to 4096 a side."
+            )
+        for value, choices, name in (
+            (self.channels, (0, 1, 2, 3, 4), "channels"),
+            (self.alpha, ("flatten", "keep"), "alpha"),
+            (self.fit, ("crop", "pad", "stretch"), "fit"),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}.")
+        parse_background(self.background)
+
+    def prepared(self, image: bytes | Path | Pixels | Image.Image) -> Pixels:
+        """An encoded or decoded picture as uint8 `[h, w, c]` of this size; raises DataError."""
+        if isinstance(image, bytes | Path):
+            return decode(image, **asdict(self))
+        return conform(image, **asdict(self))
+
+
+class Record(NamedTuple):
+    """One image of a source, not yet read: `load` returns an encoded file's bytes or path, or decoded pixels."""
+
+    name: str
+    load: Callable[[], bytes | Path | Pixels | Image.Image]
+    label: str | None = None
+    text: str | None = None
+
+
+class About(NamedTuple):
+    """What a source says of itself."""
+
+    name: str
+    licence: str = "unknown"
+    citation: str = ""
+    augment: Augment = Augment(flip=True)
+
+
+class Natural(NamedTuple):
+    """The size, colour and transparency that a source's images have, where it knows them unseen."""
+
+    size: tuple[int, int]
+    colour: bool
+    transparent: bool
+
+
+class Source(Protocol):
+    """Images from somewhere, in an order that never changes while its `key` stays the same."""
+
+    about: About
+    label_names: tuple[str, ...]
+    """The order of the labels; empty where they are simply sorted."""
+    natural: Natural | None
+
+    def key(self) -> str:
+        """A short text that changes when the source does; must be quick, however large the source is."""
+        ...
+
+    def count(self) -> int:
+        """How many records there are."""
+        ...
+
+    def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
+        """The records from number `start` on; `spec` is what the images will be brought to."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Sentences for the report: what was left out, and why."""
+        ...
+
+
+class Skipped(BaseModel):
+    """A file that could not be used."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    reason: str
+
+
+class DataReport(BaseModel):
+    """What was found when the data was read: kept as `report.json` beside the cache.
+
+    records: images the source names. images: those that could be read. skipped: the others, of which the first
+    hundred are named. duplicates: images whose pixels equal those of an earlier one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    records: int = 0
+    images: int = 0
+    skipped: int = 0
+    skipped_files: tuple[Skipped, ...] = ()
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class DatasetInfo(BaseModel):
+    """Where a data set comes from, under which licence, and how it should be augmented."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    source: str
+    licence: str = "unknown"
+    citation: str = ""
+    augment: Augment = Augment()
+    report: DataReport = DataReport()
+
+
+def digest(*parts: str | bytes) -> str:
+    """The sha256, in hexadecimal, of some parts, each told from the next."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        hasher.update(len(content).to_bytes(8, "big") + content)
+    return hasher.hexdigest()
+
+
+def file_key(path: Path) -> str:
+    """Size, time and both ends of one file: constant time, and a rewritten archive changes its end."""
+    status = path.stat()
+    with open(path, "rb") as file:
+        head = file.read(65536)
+        file.seek(max(0, status.st_size - 65536))
+        tail = file.read()
+    return digest(str(status.st_size), str(status.st_mtime_ns), head, tail)
+
+
+Split = Literal["train", "test", "validation", "all"]
+
+
+def grey(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> Pixels:
+    """A grey picture `[h, w]` with its channel axis."""
+    return pixels[:, :, None]

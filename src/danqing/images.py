@@ -1,0 +1,388 @@
+"""Pixels: `uint8` at every edge, `float32` in [-1, 1] inside. This module is the only place that converts."""
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, cast, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from danqing import atomic
+from danqing.errors import ConfigError, DataError
+
+Pixels = NDArray[np.uint8]
+Alpha = Literal["flatten", "keep"]
+Fit = Literal["crop", "pad", "stretch"]
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before their pixels are decoded: a decompression bomb, or a scan to shrink first."""
+MAX_BYTES = 256 * 1024 * 1024
+"""Larger files are refused unread."""
+
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA"),
+    *("ICO", "PCX", "QOI", "SGI"),
+)
+"""Raster formats that Pillow decodes itself; those that start other programs (EPS, WMF) stay out."""
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_SAVED = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG", "jpg": "JPEG"}
+_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Images uint8 `[n, h, w, c]` or `[n, c, h, w]` to float32 `[n, c, h, w]` in [-1, 1], channels-last in memory.
+
+    A shape that could be either is read as `[n, h, w, c]`. 0 becomes -1 and 255 becomes 1, exactly.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"expected uint8 images [n, h, w, c], got {images.dtype} {list(images.shape)}")
+    if images.shape[-1] <= 4:
+        images = images.permute(0, 3, 1, 2)
+    elif images.shape[1] > 4:
+        raise ValueError(f"expected 1 to 4 channels, got images of shape {list(images.shape)}")
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images float `[n, c, h, w]` in [-1, 1] to uint8 `[n, h, w, c]`, rounded, what lies outside clamped."""
+    levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(127.5)
+    return levels.nan_to_num_(0).round_().clamp_(0, 255).to(torch.uint8).contiguous()
+
+
+def parse_background(colour: str) -> tuple[int, int, int]:
+    """A colour such as `#ffffff` or `white` as red, green and blue; raises ConfigError."""
+    try:
+        red, green, blue = ImageColor.getrgb(colour)[:3]
+    except ValueError as error:
+        raise ConfigError(
+            f"The background {colour!r} is no colour: write it as '#rrggbb' or by an English name."
+        ) from error
+    return red, green, blue
+
+
+def decode(
+    source: bytes | str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int = 0,
+    alpha: Alpha = "flatten",
+    background: str = "#ffffff",
+    fit: Fit = "crop",
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+) -> Pixels:
+    """The first picture in an encoded file, upright, as uint8 `[h, w, c]`.
+
+    `size` is (width, height), reached as `fit` says. `channels` 1 to 4 is what comes out (grey, grey and
+    alpha, RGB, RGBA); 0 keeps what the file has, where `alpha` decides whether transparency is kept or laid
+    on `background`. Bit depths above 8 are scaled to 8. Raises DataError for whatever cannot be decoded or
+    is over the limits.
+    """
+    try:
+        with _open(source, max_pixels, max_bytes) as image:
+            if size is not None:
+                # JPEG only: decode at a half, quarter or eighth when that leaves at least twice the size
+                # wanted.
+                image.draft(None, (2 * max(size), 2 * max(size)))
+            upright = _upright(image)
+            if upright.width * upright.height > max_pixels:  # containers whose header names another size
+                raise DataError(_too_large(upright.size, max_pixels))
+            return conform(upright, size=size, channels=channels, alpha=alpha, background=background, fit=fit)
+    except (DataError, ConfigError):
+        raise
+    except MemoryError as error:
+        raise DataError("The picture does not fit into memory.") from error
+    except Exception as error:  # Pillow's decoders raise whatever they like on hostile input
+        raise DataError(f"The picture cannot be decoded ({_reason(error)}).") from error
+
+
+def inspect(
+    source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> tuple[tuple[int, int], bool, bool]:
+    """From the header alone: the upright (width, height), whether it has colour, and whether it may have alpha."""
+    try:
+        with _open(source, max_pixels, max_bytes) as image:
+            width, height = image.size
+            if _orientation(image) >= 5:
+                width, height = height, width
+            colour = image.mode not in ("1", "L", "LA", "La", *_DEEP)
+            return (width, height), colour, image.has_transparency_data
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"The picture cannot be decoded ({_reason(error)}).") from error
+
+
+def conform(
+    image: Image.Image | Pixels,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int = 0,
+    alpha: Alpha = "flatten",
+    background: str = "#ffffff",
+    fit: Fit = "crop",
+) -> Pixels:
+    """A decoded picture (Pillow's, or uint8 `[h, w, c]`) in the size and channels wanted; see `decode`."""
+    if not isinstance(image, Image.Image):
+        image = to_pil(image)
+    image = _eight_bits(image)
+    transparent = image.has_transparency_data
+    grey = image.mode in ("1", "L", "LA", "La")
+    if channels == 0:
+        channels = (1 if grey else 3) + (transparent and alpha == "keep")
+    mode = MODES[channels]
+    if transparent and channels in (1, 3):
+        image = _on_background(image, background)
+    if image.mode != mode:
+        if mode == "LA" and image.mode not in ("1", "L"):
+            image = image.convert("RGBA")
+        image = image.convert(mode)
+    if size is not None and image.size != size:
+        image = _resized(image, size, fit, background)
+    pixels: Pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def to_pil(pixels: Pixels) -> Image.Image:
+    """One picture uint8 `[h, w, c]` as a Pillow image of mode L, LA, RGB or RGBA."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in MODES:
+        raise ValueError(f"expected uint8 [h, w, c] with 1 to 4 channels, got {pixels.dtype} {pixels.shape}")
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+
+
+def encode(
+    image: Image.Image | Pixels, format: str = "png", *, quality: int = 90, background: str = "#ffffff"
+) -> bytes:
+    """A picture as the bytes of a png, webp or jpeg file.
+
+    `quality` (1 to 100) is that of webp and jpeg. JPEG knows no transparency: it is laid on `background`.
+    """
+    name = _SAVED.get(format.lower().lstrip("."))
+    if name is None:
+        raise ConfigError(f"Pictures cannot be saved as {format!r}: choose png, webp or jpeg.")
+    if not isinstance(image, Image.Image):
+        image = to_pil(image)
+    if name == "JPEG" and image.has_transparency_data:
+        image = _on_background(image, background)
+    buffer = io.BytesIO()
+    options = {"PNG": {}, "WEBP": {"quality": quality}, "JPEG": {"quality": quality, "subsampling": 0}}[name]
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+class Images:
+    """Pictures of one size, uint8 `[n, h, w, c]`, that index, save and show themselves."""
+
+    def __init__(self, array: Pixels | Tensor) -> None:
+        pixels = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in MODES:
+            raise ValueError(f"expected uint8 [n, h, w, c], got {pixels.dtype} {list(pixels.shape)}")
+        self.array: Pixels = pixels
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, index: slice | list[int] | NDArray[np.int64]) -> "Images": ...
+    def __getitem__(self, index: int | slice | list[int] | NDArray[np.int64]) -> "Pixels | Images":
+        """One picture `[h, w, c]` by its number; several, as Images, by a slice or a list."""
+        chosen = self.array[index]
+        return chosen if chosen.ndim == 3 else Images(chosen)
+
+    def __iter__(self) -> Iterator[Pixels]:
+        return iter(self.array)
+
+    def __repr__(self) -> str:
+        n, height, width, channels = self.array.shape
+        return f"Images({n} of {width}x{height}, {MODES[channels]})"
+
+    def to_pil(self) -> list[Image.Image]:
+        """Each picture as a Pillow image."""
+        return [to_pil(pixels) for pixels in self.array]
+
+    def grid(
+        self,
+        columns: int | None = None,
+        *,
+        gap: int | None = None,
+        scale: int | None = None,
+        checker: bool = False,
+    ) -> Image.Image:
+        """All pictures on one sheet, `columns` to a row (default: about square).
+
+        `scale` enlarges each pixel to a square of that many (default: until a picture is about 96 pixels
+        tall, for a sheet of at most about 2,000). `gap` pixels lie between. Transparency is kept, or shown
+        over a `checker`.
+        """
+        n, height, width, channels = self.array.shape
+        if n == 0:
+            raise DataError("There are no pictures to show: ask for at least one.")
+        columns = min(n, columns or max(1, round(math.sqrt(n * height / width))))
+        rows = -(-n // columns)
+        if scale is None:
+            scale = max(1, min(96 // max(width, height), 2000 // max(columns * width, rows * height)))
+        gap = max(1, scale) if gap is None else gap
+        cell_w, cell_h = width * scale + gap, height * scale + gap
+        transparent = channels in (2, 4)
+        sheet = np.full(
+            (rows * cell_h + gap, columns * cell_w + gap, channels), 0 if transparent else 255, np.uint8
+        )
+        for number, pixels in enumerate(self.array):
+            top, left = gap + number // columns * cell_h, gap + number % columns * cell_w
+            enlarged = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+            sheet[top : top + height * scale, left : left + width * scale] = enlarged
+        picture = to_pil(sheet)
+        return _over_checker(picture) if transparent and checker else picture
+
+    def save(self, path: str | Path, format: str | None = None, *, quality: int = 90) -> Path:
+        """Write the grid (one picture: that picture, unscaled) to `path`, atomically; the format is by its ending."""
+        path = Path(path)
+        picture = to_pil(self.array[0]) if len(self) == 1 else self.grid()
+        content = encode(picture, format or path.suffix.lstrip(".") or "png", quality=quality)
+        atomic.write_bytes(path, content)
+        return path
+
+    def save_each(self, folder: str | Path, format: str = "png", *, quality: int = 90) -> list[Path]:
+        """Write each picture to a numbered file in `folder`, which is made where it is missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{number:05d}.{format.lower().lstrip('.')}" for number in range(len(self))]
+        for path, pixels in zip(paths, self.array, strict=True):
+            atomic.write_bytes(path, encode(pixels, format, quality=quality))
+        return paths
+
+    def _repr_png_(self) -> bytes:
+        return encode(self.grid(checker=True), "png")
+
+
+def _open(source: bytes | str | Path, max_pixels: int, max_bytes: int) -> Image.Image:
+    if isinstance(source, bytes):
+        length, file = len(source), cast("str | Path | BinaryIO", io.BytesIO(source))
+        start = source[:512]
+    else:
+        try:
+            with open(source, "rb") as opened:
+                length, start = Path(source).stat().st_size, opened.read(512)
+        except OSError as error:
+            raise DataError(f"{source} cannot be read ({error.strerror or error}).") from error
+        file = source
+    if length == 0:
+        raise DataError("The file is empty.")
+    if length > max_bytes:
+        raise DataError(
+            f"The file has {length / 2**20:.0f} MiB: at most {max_bytes / 2**20:.0f} MiB are read."
+        )
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"The picture has more than {max_pixels / 1e6:.0f} million pixels: shrink it first."
+        ) from error
+    except UnidentifiedImageError as error:
+        if b"<svg" in start.lower() or (b"<?xml" in start and b"svg" in start.lower()):
+            raise DataError("SVG drawings are not supported: convert them to PNG first.") from error
+        raise DataError("The file is no picture in a format that can be read.") from error
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise DataError(_too_large(image.size, max_pixels))
+    return image
+
+
+def _too_large(size: tuple[int, int], max_pixels: int) -> str:
+    return f"The picture has {size[0]}x{size[1]} pixels, more than {max_pixels / 1e6:.0f} million: shrink it first."
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _orientation(image: Image.Image) -> int:
+    if not (
+        {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
+    ) and image.format not in (*("TIFF", "PNG"),):
+        return 1
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Deep grey to 8 bits by its full range; Pillow's own conversion cuts at 255, which turns scans white or black."""
+    if image.mode not in _DEEP:
+        return image
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        values = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        top = next(
+            (t for t in (1.0, 255.0, 65535.0) if values.max(initial=0) <= t), float(values.max(initial=1))
+        )
+    elif image.mode == "I" and values.max(initial=0) > 65535:
+        top = 2.0**31 - 1
+    else:
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(258, (16,))[0] if tags else 16
+        top = 2.0 ** (bits if 8 < bits < 16 else 16) - 1
+    levels = np.clip(np.nan_to_num(values / top), 0, 1) * 255
+    return Image.fromarray(np.round(levels).astype(np.uint8))
+
+
+def _on_background(image: Image.Image, background: str) -> Image.Image:
+    """What is transparent shows `background`; a grey picture on a grey background stays grey."""
+    red, green, blue = parse_background(background)
+    grey = image.mode in ("1", "L", "LA", "La") and red == green == blue
+    cover = image.convert("RGBA")
+    sheet = Image.new("RGBA", image.size, (red, green, blue, 255))
+    flat = Image.alpha_composite(sheet, cover).convert("RGB")
+    return flat.getchannel(0) if grey else flat
+
+
+def _resized(image: Image.Image, size: tuple[int, int], fit: Fit, background: str) -> Image.Image:
+    width, height = size
+    ratio = min if fit == "crop" else max
+    if fit == "stretch":
+        box = (0.0, 0.0, float(image.width), float(image.height))
+    else:
+        unit = ratio(image.width / width, image.height / height)
+        box_w, box_h = min(unit * width, image.width), min(unit * height, image.height)
+        left, top = (image.width - box_w) / 2, (image.height - box_h) / 2
+        box = (left, top, left + box_w, top + box_h)
+        if fit == "pad":
+            inner = (max(1, round(image.width / unit)), max(1, round(image.height / unit)))
+            fill = (
+                (*parse_background(background), 0)
+                if image.mode in ("LA", "RGBA")
+                else parse_background(background)
+            )
+            sheet = Image.new("RGBA" if len(fill) == 4 else "RGB", size, fill).convert(image.mode)
+            sheet.paste(_scaled(image, inner, None), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+            return sheet
+    return _scaled(image, size, box)
+
+
+def _scaled(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None
+) -> Image.Image:
+    """Antialiased by area when shrinking; Pillow premultiplies alpha meanwhile, so hidden colours do not bleed."""
+    width = image.width if box is None else box[2] - box[0]
+    shrinking = size[0] < width
+    method = Image.Resampling.LANCZOS if shrinking else Image.Resampling.BICUBIC
+    return image.resize(size, method, box=box, reducing_gap=3.0 if shrinking else None)
+
+
+def _over_checker(image: Image.Image, square: int = 8) -> Image.Image:
+    rows, columns = np.indices((image.height, image.width)) // square
+    board = np.where((rows + columns) % 2, 204, 238).astype(np.uint8)
+    sheet = Image.fromarray(board).convert("RGBA")
+    return Image.alpha_composite(sheet, image.convert("RGBA")).convert("RGB")
