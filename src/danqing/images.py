@@ -20,7 +20,7 @@ Alpha = Literal["flatten", "keep"]
 Fit = Literal["crop", "pad", "stretch"]
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused before their pixels are decoded: a decompression bomb, or a scan to shrink first."""
+"""Larger pictures are refused before they are decoded: decompression bombs, or scans to shrink first."""
 MAX_BYTES = 256 * 1024 * 1024
 """Larger files are refused unread."""
 
@@ -36,7 +36,7 @@ _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Images uint8 `[n, h, w, c]` or `[n, c, h, w]` to float32 `[n, c, h, w]` in [-1, 1], channels-last in memory.
+    """Images uint8 `[n, h, w, c]` or `[n, c, h, w]` to float32 `[n, c, h, w]` in [-1, 1], channels-last.
 
     A shape that could be either is read as `[n, h, w, c]`. 0 becomes -1 and 255 becomes 1, exactly.
     """
@@ -105,7 +105,7 @@ def decode(
 def inspect(
     source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> tuple[tuple[int, int], bool, bool]:
-    """From the header alone: the upright (width, height), whether it has colour, and whether it may have alpha."""
+    """From the header alone: the upright (width, height), whether there is colour, and may be alpha."""
     try:
         with _open(source, max_pixels, max_bytes) as image:
             width, height = image.size
@@ -243,7 +243,7 @@ class Images:
         return _over_checker(picture) if transparent and checker else picture
 
     def save(self, path: str | Path, format: str | None = None, *, quality: int = 90) -> Path:
-        """Write the grid (one picture: that picture, unscaled) to `path`, atomically; the format is by its ending."""
+        """Write the grid (one picture: itself, unscaled) to `path`, atomically; the ending is the format."""
         path = Path(path)
         picture = to_pil(self.array[0]) if len(self) == 1 else self.grid()
         content = encode(picture, format or path.suffix.lstrip(".") or "png", quality=quality)
@@ -297,7 +297,8 @@ def _open(source: bytes | str | Path, max_pixels: int, max_bytes: int) -> Image.
 
 
 def _too_large(size: tuple[int, int], max_pixels: int) -> str:
-    return f"The picture has {size[0]}x{size[1]} pixels, more than {max_pixels / 1e6:.0f} million: shrink it first."
+    width, height = size
+    return f"The picture has {width}x{height} pixels, over {max_pixels / 1e6:.0f} million: shrink it first."
 
 
 def _reason(error: Exception) -> str:
@@ -319,7 +320,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Deep grey to 8 bits by its full range; Pillow's own conversion cuts at 255, which turns scans white or black."""
+    """Deep grey to 8 bits by its full range; Pillow's own conversion cuts at 255, which spoils scans."""
     if image.mode not in _DEEP:
         return image
     values = np.asarray(image).astype(np.float64)
@@ -374,7 +375,7 @@ def _resized(image: Image.Image, size: tuple[int, int], fit: Fit, background: st
 def _scaled(
     image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None
 ) -> Image.Image:
-    """Antialiased by area when shrinking; Pillow premultiplies alpha meanwhile, so hidden colours do not bleed."""
+    """Antialiased when shrinking; Pillow premultiplies alpha meanwhile, so hidden colours do not bleed."""
     width = image.width if box is None else box[2] - box[0]
     shrinking = size[0] < width
     method = Image.Resampling.LANCZOS if shrinking else Image.Resampling.BICUBIC

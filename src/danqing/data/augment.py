@@ -14,9 +14,10 @@ from danqing.randomness import generator
 class Augment(BaseModel):
     """How much images may change while they are learned from; everything is off by default.
 
-    flip: probability of a mirror image (true means 0.5). rotation: up to so many degrees either way. scale: up to
-    (1 + scale) times larger or smaller. crop: a window shifted by up to this fraction of each side, the border
-    mirrored. colour: brightness, contrast and saturation vary by up to this fraction; transparency does not.
+    flip: probability of a mirror image (true means 0.5). rotation: up to so many degrees either way. scale:
+    up to (1 + scale) times larger or smaller. crop: a window shifted by up to this fraction of each side, the
+    border mirrored. colour: brightness, contrast and saturation vary by up to this fraction; transparency
+    does not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,7 +33,7 @@ class Augment(BaseModel):
         return not (self.flip or self.rotation or self.scale or self.crop or self.colour)
 
     def apply(self, images: Tensor, seed: int, images_seen: int) -> Tensor:
-        """Images uint8 `[n, h, w, c]` to float32 `[n, c, h, w]` in [-1, 1], changed; the result is channels-last."""
+        """Images uint8 `[n, h, w, c]` to changed ones, float32 `[n, c, h, w]` in [-1, 1], channels-last."""
         if self.is_off:
             return to_float(images)
         rng = generator(seed, "augment", images_seen)
@@ -53,7 +54,7 @@ class Augment(BaseModel):
         return result.contiguous(memory_format=torch.channels_last)
 
     def _matrices(self, n: int, shift: Tensor, aspect: float, rng: torch.Generator) -> Tensor:
-        """Affine maps `[n, 2, 3]` from where a pixel goes to where it comes from; `aspect` is height / width."""
+        """Affine maps `[n, 2, 3]` from where a pixel goes to where it is from; `aspect` is height / width."""
         angle = (torch.rand(n, generator=rng) * 2 - 1) * math.radians(self.rotation)
         zoom = torch.exp((torch.rand(n, generator=rng) * 2 - 1) * math.log1p(self.scale))
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
@@ -80,7 +81,7 @@ def _mirrored(index: Tensor, length: int) -> Tensor:
 
 
 def _turned(images: Tensor, matrices: Tensor) -> Tensor:
-    """Each image through its affine map, bilinear; colours are premultiplied by alpha so that hidden ones stay so."""
+    """Each image through its affine map, bilinear; colours weigh by their alpha so that hidden ones stay so."""
     transparent = images.shape[1] in (2, 4)
     if transparent:
         alpha = (images[:, -1:] + 1) / 2

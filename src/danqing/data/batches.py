@@ -1,4 +1,4 @@
-"""Batches as a pure function of how many images have been seen: what a resumed run needs, and nothing is stored."""
+"""Batches as a pure function of how many images have been seen: nothing is stored to resume."""
 
 import os
 from collections.abc import Callable
@@ -18,9 +18,10 @@ from danqing.families.base import Batch, Condition
 class Batches:
     """A data set shuffled anew each epoch and cut into batches that run across the ends of epochs.
 
-    augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition holds
-    labels, where the data has any. prefetch: whether a thread reads the next batch while this one is learned from,
-    by default where the data exceeds half of the machine's memory; the batches are the same either way.
+    augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition
+    holds labels, where the data has any. prefetch: whether a thread reads the next batch while this one is
+    learned from, by default where the data exceeds half of the machine's memory; the batches are the same
+    either way.
     """
 
     def __init__(

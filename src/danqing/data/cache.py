@@ -1,9 +1,9 @@
-"""The packed cache: every image of a source, decoded once, as uint8 in one file that training maps into memory.
+"""The packed cache: every image of a source, decoded once, as uint8 in one file that training maps.
 
-A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`), `records.safetensors` (`labels` `[n]`, and
-`text_ends` `[n]` into `texts`), `report.json`, and `manifest.json`, which is written last: a cache without one is still being
-built. The images are appended in the order of the source and a journal says how far they go, so that a build killed
-at any moment goes on where it was.
+A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`), `records.safetensors` (`labels`
+`[n]`, and `text_ends` `[n]` into `texts`), `report.json`, and `manifest.json`, which is written last: a cache
+without one is still being built. The images are appended in the order of the source and a journal says how
+far they go, so that a build killed at any moment goes on where it was.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class Manifest(BaseModel):
-    """What a finished cache holds; `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of contents and options."""
+    """What a finished cache holds: `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of all of it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -190,8 +190,8 @@ class _Build:
     def _decoded(self, records: Iterator[Record]) -> Iterator[tuple[Record, Pixels | str]]:
         """Records with their pixels, or with the reason there are none, in order; decoded in threads.
 
-        Pillow lets go of the interpreter while it decodes and resizes, and a thread, unlike a process, needs no copy
-        of the records, no second import, and no `__main__` guard in the user's script.
+        Pillow lets go of the interpreter while it decodes and resizes, and a thread, unlike a process, needs
+        no copy of the records, no second import, and no `__main__` guard in the user's script.
         """
         threads = _cores()
         with ThreadPoolExecutor(threads) as pool:
@@ -215,8 +215,8 @@ class _Build:
         self.journal_path.unlink(missing_ok=True)
         first = tally.skipped_files[0] if tally.skipped_files else Skipped(name="none", reason="no images")
         raise DataError(
-            f"{tally.skipped} of {self.total} pictures cannot be read, more than {TOLERATED:.0%}; the first is "
-            f"{first.name}: {first.reason.rstrip('.')}. {self.cache / 'report.json'} names them: mend or remove them."
+            f"{tally.skipped} of {self.total} pictures cannot be read, more than {TOLERATED:.0%}: mend or "
+            f"remove them; {self.cache / 'report.json'} names them, first {first.name} ({first.reason.rstrip('.')})."
         )
 
     def _report(self, tally: _Tally, duplicates: int) -> DataReport:
@@ -258,7 +258,7 @@ class _Build:
     def _tables(
         self, count: int
     ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Labels, their names, texts as UTF-8, where each text ends, and digests, streamed from the journal."""
+        """Labels, their names, texts as UTF-8, the end of each text, and digests, read off the journal."""
         seen: dict[str, int] = {}
         labels, digests = np.full(count, -1, np.int32), np.zeros(count, "S32")
         ends, texts, number = np.zeros(count, np.int64), bytearray(), 0

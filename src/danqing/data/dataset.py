@@ -6,6 +6,7 @@ import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ _RESIDENT_BYTES = 8 * 2**20
 class Dataset:
     """Images of one size, uint8, with what is known of each; indices run from 0 to len - 1.
 
-    `labels` are int64 `[n]`, indices into `label_names`, -1 where an image has none. `fingerprint` is a sha256 in
-    hexadecimal of the contents and the options they were read with: it tells whether two runs saw the same data.
+    `labels` are int64 `[n]`, indices into `label_names`, -1 where an image has none. `fingerprint` is a
+    sha256 in hexadecimal of the contents and the options they were read with: it tells whether two runs saw
+    the same data.
     """
 
     def __init__(self, cache: Path, info: DatasetInfo, rows: NDArray[np.int64] | None = None) -> None:
@@ -78,7 +80,8 @@ class Dataset:
     def labels_at(self, indices: Indices) -> NDArray[np.int64]:
         """The labels of the images at `indices`, int64 `[n]`, -1 for none."""
         labels = self._store.labels[self._places(indices)]
-        return self._renamed[labels].astype(np.int64)
+        renamed: NDArray[np.int64] = self._renamed[labels]
+        return renamed
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -102,14 +105,14 @@ class Dataset:
         return self._manifest.has_texts
 
     def texts(self, indices: Indices) -> tuple[str, ...] | None:
-        """The captions of the images at `indices`, empty where one has none; None where the data has no captions."""
+        """The captions of the images at `indices`, empty where one has none; None where the data has none."""
         return self._store.texts(self._places(indices)) if self.has_texts else None
 
     def subset(self, chosen: Indices | Sequence[str]) -> "Dataset":
         """The images at some indices, in that order, or those with some labels, by name; raises DataError."""
-        if len(chosen) and isinstance(chosen[0], str):
-            chosen = self._with_labels([str(name) for name in chosen])
-        places = self._places(chosen)
+        by_name = len(chosen) > 0 and isinstance(chosen[0], str)
+        indices = self._with_labels(cast(Sequence[str], chosen)) if by_name else cast(Indices, chosen)
+        places = self._places(indices)
         if len(places) == 0:
             raise DataError(f"No image of {self.info.name} was chosen: name at least one.")
         return Dataset(self.cache, self.info, places)
@@ -179,8 +182,9 @@ class _Store:
 class _Mapped:
     """A safetensors file in memory only where it is being read.
 
-    Pages of a mapping count as this process's memory, and a shuffled epoch touches all of them; handing them back
-    costs a little (they stay in the system's file cache) and keeps memory flat however large the data is.
+    Pages of a mapping count as this process's memory, and a shuffled epoch touches all of them; handing them
+    back costs a little (they stay in the system's file cache) and keeps memory flat however large the data
+    is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -188,14 +192,14 @@ class _Mapped:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._resident = 0
 
-    def tensors(self) -> dict[str, NDArray[np.uint8] | NDArray[np.int64]]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Views of the file's tensors, nothing copied."""
         (length,) = struct.unpack_from("<Q", self._map)
         types = {"U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
-        result = {}
+        result: dict[str, NDArray[Any]] = {}
         for name, entry in json.loads(self._map[8 : 8 + length]).items():
             if name != "__metadata__":
-                start, end = entry["data_offsets"]
+                start = entry["data_offsets"][0]
                 count = int(np.prod(entry["shape"]))
                 values = np.frombuffer(self._map, types[entry["dtype"]], count, 8 + length + start)
                 result[name] = values.reshape(entry["shape"])

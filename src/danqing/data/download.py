@@ -67,8 +67,8 @@ class Published:
                         on_progress(done, max(done, total), f"fetching {file}")
                 if hasher.hexdigest() != md5:
                     raise DataError(
-                        f"{url} is not the file that was published (md5 {hasher.hexdigest()}, not {md5}): try again, "
-                        f"or put the right one into {folder}."
+                        f"{url} is not the file that was published (md5 {hasher.hexdigest()}, not {md5}): "
+                        f"try again, or put the right one into {folder}."
                     )
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST: big-endian arrays, gzip-compressed or not (LeCun, Cortes and Burges, 1998)."""
+"""IDX files, the format of MNIST: big-endian arrays, compressed by gzip or not."""
 
 import functools
 import gzip
@@ -81,12 +81,12 @@ class IdxSource:
 
 
 def _picture(images: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-    image = images[number]
+    image: NDArray[np.uint8] = images[number]
     return image[:, :, None] if image.ndim == 2 else image
 
 
 def find_idx(folder: Path, split: str) -> tuple[Path, Path | None] | None:
-    """The files of images and labels of a split, by the names that MNIST gave them; None where there are none."""
+    """The files of images and labels of a split, by the names that MNIST gave them; None where missing."""
     prefix = _PREFIX.get(split)
     if prefix is None:
         return None

@@ -1,4 +1,4 @@
-"""The order in which images are seen: a permutation per epoch, computed where it is needed and stored nowhere."""
+"""The order in which images are seen: a permutation per epoch, computed where needed, stored nowhere."""
 
 import math
 
@@ -11,10 +11,10 @@ ROUNDS = 8
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Where a keyed permutation of `range(count)` sends `positions`; constant memory however large `count` is.
+    """Where a keyed permutation of `range(count)` sends `positions`; constant memory for any `count`.
 
-    A Feistel network over Z_a x Z_b with a * b just above `count` (Black and Rogaway, "Ciphers with arbitrary finite
-    domains", 2002, section 5), walked again where it lands at `count` or above.
+    A Feistel network over Z_a x Z_b with a * b just above `count` (Black and Rogaway, "Ciphers with arbitrary
+    finite domains", 2002, section 5), walked again where it lands at `count` or above.
     """
     if count < 1 or (positions.size and (positions.min() < 0 or positions.max() >= count)):
         raise ValueError(f"positions must lie in [0, {count})")

@@ -1,4 +1,4 @@
-"""Parquet shards as the Hugging Face hub keeps them: an `image` column of bytes, or of a struct with `bytes`."""
+"""Parquet shards as the Hugging Face hub has them: an `image` column of bytes or of structs with `bytes`."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ _ROWS = 256
 
 
 class ParquetSource:
-    """The rows of parquet files; labels get their names from the hub's description where the files carry it."""
+    """The rows of parquet files; labels get names from the hub's description where the files carry it."""
 
     natural: Natural | None = None
 

@@ -13,15 +13,15 @@ from danqing.images import decode, inspect, parse_background
 
 SAMPLE = 1000
 LARGEST = 128
-"""The longest side that is chosen unasked: larger ones are for the user to ask for, as their cost grows fast."""
+"""The longest side that is chosen unasked; larger ones cost much and are for the user to ask for."""
 
 
 def resolve(source: Source, spec: ImageSpec) -> ImageSpec:
     """`spec` with what it leaves open decided from up to `SAMPLE` records, evenly spaced.
 
-    Size: that of the images if all agree, otherwise the median width and height in multiples of 8; shrunk until the
-    longer side is at most `LARGEST`. Channels: grey if all are grey, otherwise colour; alpha if it is to be kept and any image
-    is really transparent somewhere.
+    Size: that of the images if all agree, otherwise the median width and height in multiples of 8; shrunk
+    until the longer side is at most `LARGEST`. Channels: grey if all are grey, otherwise colour; alpha if it
+    is to be kept and any image is really transparent somewhere.
     """
     if spec.size is not None and spec.channels:
         return spec

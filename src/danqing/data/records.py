@@ -17,7 +17,7 @@ from danqing.images import Alpha, Fit, Pixels, conform, decode, parse_background
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """The size (width, height) and channels that images are brought to; None and 0 are decided by the data."""
+    """The size (width, height) and channels that images are brought to; the data decides None and 0."""
 
     size: tuple[int, int] | None = None
     channels: int = 0
@@ -47,7 +47,7 @@ class ImageSpec:
 
 
 class Record(NamedTuple):
-    """One image of a source, not yet read: `load` returns an encoded file's bytes or path, or decoded pixels."""
+    """One image of a source, not yet read: `load` returns a file's bytes or path, or decoded pixels."""
 
     name: str
     load: Callable[[], bytes | Path | Pixels | Image.Image]
@@ -109,8 +109,8 @@ class Skipped(BaseModel):
 class DataReport(BaseModel):
     """What was found when the data was read: kept as `report.json` beside the cache.
 
-    records: images the source names. images: those that could be read. skipped: the others, of which the first
-    hundred are named. duplicates: images whose pixels equal those of an earlier one.
+    records: images the source names. images: those that could be read. skipped: the others, of which the
+    first hundred are named. duplicates: images whose pixels equal those of an earlier one.
     """
 
     model_config = ConfigDict(frozen=True)

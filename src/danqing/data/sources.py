@@ -33,10 +33,11 @@ def open_dataset(
 ) -> Dataset:
     """A data set from a path or a built-in name (`emoji`, or a part of one: `emoji:faces`, `mnist:0,1`).
 
-    `size` is (width, height), reached as `fit` says; None takes the images' own, see `probe.resolve`. `channels` 0
-    keeps what the data has. `split` is train, test, validation or all; data without splits is all for training.
-    The first call decodes everything into a cache, telling `on_progress` (done, total, what); later ones take
-    milliseconds. A built-in name wins over a folder of that name: write that as `./emoji`. Raises DataError.
+    `size` is (width, height), reached as `fit` says; None takes the images' own, see `probe.resolve`.
+    `channels` 0 keeps what the data has. `split` is train, test, validation or all; data without splits is
+    all for training. The first call decodes everything into a cache, telling `on_progress` (done, total,
+    what); later ones take milliseconds. A built-in name wins over a folder of that name: write that as
+    `./emoji`. Raises DataError.
     """
     spec = ImageSpec(size, channels, alpha, background, fit)
     found, part = find_source(source, split, on_progress)

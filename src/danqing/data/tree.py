@@ -17,7 +17,33 @@ from danqing.errors import DataError
 from danqing.images import MAX_BYTES
 
 SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".tga", ".ico", ".pcx", ".qoi", ".sgi", ".apng", ".mpo"]
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".tga",
+        ".ico",
+        ".pcx",
+        ".qoi",
+        ".sgi",
+        ".apng",
+        ".mpo",
+    ]
 )
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -45,7 +71,7 @@ class Folder:
         self.path = path
 
     def key(self) -> str:
-        """The sum of a hash per file of name, size and time: no list, no sorting, constant memory for any number."""
+        """The sum of a hash per file of name, size and time: no sorting, constant memory for any number."""
         total = 0
         for name, entry in self._walk(self.path, ""):
             status = entry.stat()
@@ -83,7 +109,7 @@ class Folder:
 
 
 class Zip:
-    """The members of a zip archive, read in place: nothing is unpacked, so no path in it can lead anywhere."""
+    """The members of a zip archive, read in place: nothing is unpacked, so no path can lead anywhere."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,7 +149,7 @@ class Zip:
 
 
 class TreeSource:
-    """The pictures of a folder or zip: labels from `metadata` where there is one, otherwise from sub-folders."""
+    """The pictures of a folder or zip: labels from `metadata` if there is one, otherwise from sub-folders."""
 
     label_names: tuple[str, ...] = ()
     natural: Natural | None = None
@@ -187,7 +213,8 @@ def _find(tree: Tree, split: str) -> _Found:
         found.notes.append(f"{others} files are no pictures and were left out{advice}.")
     if not found.rows:
         raise DataError(
-            f"{tree.path} holds no pictures: {' '.join(found.notes) or 'name a folder with png, jpeg or webp files.'}"
+            f"{tree.path} holds no pictures: "
+            + (" ".join(found.notes) or "name a folder with png, jpeg or webp files.")
         )
     return found
 
@@ -206,7 +233,7 @@ def _root(names: list[str]) -> str:
 
 
 def _of_split(names: list[str], root: str, split: str) -> tuple[list[str], bool]:
-    """The names of a split, and whether the data has splits at all; without any, everything is for training."""
+    """The names of a split, and whether the data has splits; without any, everything is for training."""
     by_split: dict[str, list[str]] = {}
     for name in names:
         head, _, rest = name[len(root) :].partition("/")

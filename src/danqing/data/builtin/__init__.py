@@ -46,7 +46,7 @@ def load(name: str) -> Builtin:
 
 
 def find(text: str, split: str, on_progress: Progress | None) -> tuple[Source, tuple[str, ...]] | None:
-    """The set that `name`, `name:part,part` or `name/part,part` means; None where the name is not built in."""
+    """The set that `name`, `name:part,part` or `name/part,part` means; None where it is not built in."""
     name, _, part = text.replace("/", ":", 1).partition(":")
     if name not in MODULES:
         return None

@@ -57,7 +57,7 @@ class CifarSource:
     """Rows of a label and 3x32x32 bytes from some files of the archive."""
 
     about = ABOUT
-    label_names = LABELS
+    label_names: tuple[str, ...] = LABELS
     natural: Natural | None = Natural((32, 32), True, False)
 
     def __init__(self, archive: Path, files: tuple[str, ...]) -> None:

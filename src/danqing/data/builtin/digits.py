@@ -14,8 +14,8 @@ SUMMARY = "1,797 handwritten digits, 8x8 grey, 10 labels (needs danqing[digits])
 ABOUT = About(
     "digits",
     "CC BY 4.0",
-    "E. Alpaydin and C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998, "
-    "doi:10.24432/C50P49.",
+    "E. Alpaydin and C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, "
+    "1998, doi:10.24432/C50P49.",
     Augment(),
 )
 
@@ -37,7 +37,7 @@ class DigitsSource:
     """The digits as grey images; 17 levels of ink are spread over 0 to 255."""
 
     about = ABOUT
-    label_names = tuple("0123456789")
+    label_names: tuple[str, ...] = tuple("0123456789")
     natural: Natural | None = Natural((8, 8), False, False)
 
     def __init__(self) -> None:

@@ -32,8 +32,8 @@ LARGEST_ZOOM = 1.5
 """How much a small drawing may be enlarged to fill its image: more would make a full stop of every bullet."""
 _INSTALL = "The emoji need OpenMoji's font and names: pip install 'danqing[emoji]'."
 
-# Ranges of first code points, from emoji-test.txt of Unicode Emoji 16 to 18; gaps between two emoji of a group are
-# closed, as nothing else lies there.
+# Ranges of first code points, from emoji-test.txt of Unicode Emoji 16 to 18; gaps between two emoji of a
+# group are closed, as nothing else lies there.
 GROUPS = {
     "smileys-emotion": (
         "2620 2639-263A 2763-2764 1F479-1F47B 1F47D-1F480 1F48B-1F48C 1F493-1F49F 1F4A2 1F4A4-1F4A6 "
@@ -91,7 +91,7 @@ PARTS = {
         "1F927-1F92F 1F970-1F976 1F978-1F97A 1F9D0 1FAE0-1FAE5 1FAE8-1FAEB"
     ),
 }
-"""Parts of a group that can be asked for by name: the faces are Unicode's subgroups whose names begin with `face-`."""
+"""Parts of a group that have names too: the faces are Unicode's subgroups that begin with `face-`."""
 
 
 def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> None:
@@ -152,7 +152,8 @@ class EmojiSource:
 
         emoji.config.load_language("zh")
         names = {text.replace("\ufe0f", ""): (text, data) for text, data in emoji.EMOJI_DATA.items()}
-        # A fully qualified sequence (status 2 or, for components, 1) is what fonts expect; it replaces others.
+        # A fully qualified sequence (status 2 or, for components, 1) is what fonts expect; it replaces
+        # others.
         for text, data in emoji.EMOJI_DATA.items():
             if data["status"] <= emoji.STATUS["fully_qualified"]:
                 names[text.replace("\ufe0f", "")] = (text, data)
@@ -174,7 +175,8 @@ def render(font: Path, text: str, size: tuple[int, int]) -> Image.Image:
     longer = max(size)
     scale = 4 if longer <= 128 else 2
     drawn = Image.new("RGBA", (2 * longer * scale, 2 * longer * scale))
-    # OpenMoji's canvas is as wide as a glyph's advance, 1.289 em, and most of its drawings fill two thirds of it.
+    # OpenMoji's canvas is as wide as a glyph's advance, 1.289 em, and most of its drawings fill two thirds of
+    # it.
     face = _font(str(font), round(longer * scale / 1.289))
     ImageDraw.Draw(drawn).text(
         (longer * scale, longer * scale), text, font=face, embedded_color=True, anchor="mm"

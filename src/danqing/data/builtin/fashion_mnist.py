@@ -13,8 +13,8 @@ SUMMARY = (
 ABOUT = About(
     "fashion-mnist",
     "MIT",
-    "H. Xiao, K. Rasul and R. Vollgraf: Fashion-MNIST: a novel image dataset for benchmarking machine learning "
-    "algorithms. arXiv:1708.07747, 2017.",
+    "H. Xiao, K. Rasul and R. Vollgraf: Fashion-MNIST: a novel image dataset for benchmarking machine "
+    "learning algorithms. arXiv:1708.07747, 2017.",
     Augment(),  # every shoe points left: a mirrored one is none of this set
 )
 LABELS = (
