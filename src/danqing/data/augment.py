@@ -81,7 +81,7 @@ def _mirrored(index: Tensor, length: int) -> Tensor:
 
 
 def _turned(images: Tensor, matrices: Tensor) -> Tensor:
-    """Each image through its affine map, bilinear; colours weigh by their alpha so that hidden ones stay so."""
+    """Each image through its affine map, bilinear; colours are weighted by alpha: hidden ones stay hidden."""
     transparent = images.shape[1] in (2, 4)
     if transparent:
         alpha = (images[:, -1:] + 1) / 2

@@ -29,7 +29,7 @@ from danqing.data.records import DataReport, ImageSpec, Record, Skipped, Source,
 from danqing.errors import DataError
 from danqing.images import Pixels
 
-VERSION = 1
+VERSION = 2
 TOLERATED = 0.05
 """The share of unreadable images above which the data is refused."""
 HEADER = 4096
@@ -215,8 +215,9 @@ class _Build:
         self.journal_path.unlink(missing_ok=True)
         first = tally.skipped_files[0] if tally.skipped_files else Skipped(name="none", reason="no images")
         raise DataError(
-            f"{tally.skipped} of {self.total} pictures cannot be read, more than {TOLERATED:.0%}: mend or "
-            f"remove them; {self.cache / 'report.json'} names them, first {first.name} ({first.reason.rstrip('.')})."
+            f"{tally.skipped} of {self.total} pictures cannot be read, more than {TOLERATED:.0%}; first, "
+            f"{first.name} ({first.reason.rstrip('.')}): mend or remove those named in "
+            f"{self.cache / 'report.json'}."
         )
 
     def _report(self, tally: _Tally, duplicates: int) -> DataReport:

@@ -1,11 +1,13 @@
 """The data sets that Danqing knows by name: one small file each, with its licence and its citation.
 
-A module here has `ABOUT`, `SUMMARY` (one line), `fetch(on_progress)` (which downloads what is missing), and
+A module here has `ABOUT`, `SUMMARY` (one line), `fetch(on_progress)` (which downloads what is
+missing and returns the folder, or None where a package brings the data), and
 `open(split, part, on_progress)`, which returns a source and the labels that are still to be selected from it.
 """
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, cast
 
 from danqing.data.records import About, Source
@@ -27,7 +29,7 @@ class Builtin(Protocol):
     ABOUT: About
     SUMMARY: str
 
-    def fetch(self, on_progress: Progress | None = None) -> None: ...
+    def fetch(self, on_progress: Progress | None = None) -> Path | None: ...
     def open(
         self, split: str, part: tuple[str, ...], on_progress: Progress | None
     ) -> tuple[Source, tuple[str, ...]]: ...

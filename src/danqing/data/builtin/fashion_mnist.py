@@ -34,9 +34,9 @@ PUBLISHED = Published(
 )
 
 
-def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> None:
-    """Download what is missing."""
-    PUBLISHED.folder(on_progress)
+def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> Path:
+    """The folder of the files, downloaded if they are missing."""
+    return PUBLISHED.folder(on_progress)
 
 
 def open(

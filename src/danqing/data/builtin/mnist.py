@@ -1,6 +1,7 @@
 """MNIST: handwritten digits, 28x28 grey."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from danqing.data.augment import Augment
 from danqing.data.download import Published, idx_source
@@ -26,9 +27,9 @@ PUBLISHED = Published(
 )
 
 
-def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> None:
-    """Download what is missing."""
-    PUBLISHED.folder(on_progress)
+def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> Path:
+    """The folder of the files, downloaded if they are missing."""
+    return PUBLISHED.folder(on_progress)
 
 
 def open(

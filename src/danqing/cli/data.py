@@ -1,0 +1,162 @@
+"""`danqing data`: what images there are, whether they are sound, and the built-in sets."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from danqing.cli import output
+from danqing.cli.train import parse_size
+from danqing.quantities import memory
+
+if TYPE_CHECKING:
+    from danqing.data import Dataset
+
+_CHECK = """Examples:
+
+  danqing data check photos/
+
+  danqing data check sprites.zip --size 48x32 --alpha keep --grid sprites.png
+
+  danqing data check emoji:faces --size 32"""
+_FETCH = """Examples:
+
+  danqing data fetch fashion-mnist
+
+  DANQING_DATA=/srv/images danqing data fetch cifar10"""
+_LABELS_SHOWN = 20
+_SKIPPED_SHOWN = 5
+
+app = typer.Typer(
+    name="data",
+    help="Check images before training on them; list and fetch the built-in sets.",
+    no_args_is_help=True,
+)
+
+
+@app.command("check", epilog=_CHECK)
+def check(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, zip, Parquet, tar or IDX file of images, or a built-in name (danqing data list)."
+        ),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]", show_default="their own"
+        ),
+    ] = None,
+    channels: Annotated[
+        int, typer.Option(help="1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; 0 as they have.")
+    ] = 0,
+    alpha: Annotated[
+        Literal["flatten", "keep"], typer.Option(help="Lay transparency on the background, or keep it.")
+    ] = "flatten",
+    background: Annotated[str, typer.Option(help="What shows through transparency.")] = "#ffffff",
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"], typer.Option(help="How other proportions reach the size.")
+    ] = "crop",
+    split: Annotated[str, typer.Option(help="train, test, validation or all.")] = "train",
+    grid: Annotated[
+        Path | None, typer.Option(help="Save 64 of the images, as training would see them, to this file.")
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Read every image once and say what was found; training then starts at once."""
+    import numpy as np
+
+    from danqing.data import open_dataset
+    from danqing.images import Images
+
+    with output.Bar() as bar:
+        dataset = open_dataset(
+            data,
+            size=None if size is None else parse_size(size),
+            channels=channels,
+            alpha=alpha,
+            background=background,
+            fit=fit,
+            split=split,
+            on_progress=bar.update,
+        )
+    if grid is not None:
+        shown = np.unique(np.linspace(0, len(dataset) - 1, 64).round().astype(np.int64))
+        Images(dataset.images(shown)).save(grid)
+    text = output.facts({**_facts(dataset), "Grid": grid})
+    output.result({**_payload(dataset), "grid": grid}, text, as_json=as_json)
+
+
+@app.command("list")
+def list_builtin(as_json: output.JsonOption = False) -> None:
+    """The built-in data sets, each with its licence."""
+    from danqing.data import builtin
+
+    sets = {name: builtin.load(name) for name in builtin.names()}
+    payload = {
+        name: {"summary": each.SUMMARY, "licence": each.ABOUT.licence, "citation": each.ABOUT.citation}
+        for name, each in sets.items()
+    }
+    text = output.facts({name: f"{each.SUMMARY}; {each.ABOUT.licence}" for name, each in sets.items()})
+    output.result({"sets": payload}, text, as_json=as_json)
+
+
+@app.command("fetch", epilog=_FETCH)
+def fetch(
+    name: Annotated[str, typer.Argument(help="A built-in name (danqing data list).")],
+    as_json: output.JsonOption = False,
+) -> None:
+    """Download a built-in set, or see that it is there."""
+    from danqing.data import builtin
+
+    with output.Bar() as bar:
+        place = builtin.load(name).fetch(bar.update)
+    text = output.facts(
+        {"Data": name, "Folder": place, "Next": shlex.join(["danqing", "data", "check", name])}
+    )
+    output.result({"name": name, "folder": place}, text, as_json=as_json)
+
+
+def _facts(dataset: "Dataset") -> dict[str, Any]:
+    info, report = dataset.info, dataset.info.report
+    width, height = dataset.size
+    kinds = {1: "grey", 2: "grey and alpha", 3: "colour", 4: "colour and alpha"}
+    skipped = [f"{file.name}: {file.reason}" for file in report.skipped_files[:_SKIPPED_SHOWN]]
+    more = [f"and {report.skipped - len(skipped):,} more"] if report.skipped > len(skipped) else []
+    advice = {name: value for name, value in info.augment.model_dump().items() if value}
+    return {
+        "Data": info.name,
+        "Images": f"{len(dataset):,} of {width}x{height}, {kinds[dataset.channels]}",
+        "Labels": _labels(dataset),
+        "Captions": "yes" if dataset.has_texts else "none",
+        "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
+        "Skipped": "\n  ".join([f"{report.skipped:,}", *skipped, *more]) if report.skipped else "none",
+        "Notes": " ".join(report.notes),
+        "Augmentation": ", ".join(f"{name} {value}" for name, value in advice.items()) or "none",
+        "Licence": info.licence,
+        "Citation": info.citation,
+        "Cache": f"{dataset.cache} ({memory(len(dataset) * dataset.image_bytes)})",
+        "Fingerprint": dataset.fingerprint,
+    }
+
+
+def _labels(dataset: "Dataset") -> str:
+    names, shares = dataset.label_names, dataset.label_frequencies
+    shown = [f"{name} {share:.1%}" for name, share in zip(names[:_LABELS_SHOWN], shares, strict=False)]
+    more = f", and {len(names) - _LABELS_SHOWN:,} more" if len(names) > _LABELS_SHOWN else ""
+    return f"{len(names):,}: {', '.join(shown)}{more}" if names else "none"
+
+
+def _payload(dataset: "Dataset") -> dict[str, Any]:
+    return {
+        **dataset.info.model_dump(mode="json"),
+        "images": len(dataset),
+        "size": list(dataset.size),
+        "channels": dataset.channels,
+        "labels": dict(zip(dataset.label_names, dataset.label_frequencies, strict=True)),
+        "captions": dataset.has_texts,
+        "cache": dataset.cache,
+        "fingerprint": dataset.fingerprint,
+    }
