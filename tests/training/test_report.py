@@ -43,7 +43,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(written_run: Path) -> No
 def test_the_report_tells_the_runs_story(written_run: Path) -> None:
     page = read(written_run)
     for words in (
-        "A GAN of 2,748 images from pets at 32 × 32 pixels, after 64% of its planned training.",
+        "A GAN trained on 2,748 images from pets at 32 × 32 pixels, after 64% of its planned training.",
         "the same command goes on",
         "The discriminator has won: raise r1 to 1.0.",
         "192,000",

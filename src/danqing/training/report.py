@@ -79,12 +79,12 @@ def _lead(facts: Mapping[str, Any], config: str) -> str:
     found = re.search(r'^family = "(\w+)"', config, re.MULTILINE)
     sentence = f"A {found[1].upper()}" if found else "A model"
     if data.get("images"):
-        sentence += f" of {data['images']:,} images"
+        sentence += f" trained on {data['images']:,} images"
     if data.get("name"):
         sentence += f" from {data['name']}"
     if data.get("width"):
         sentence += f" at {data['width']} × {data['height']} pixels"
-    if progress.get("images") and plan.get("images"):
+    if progress.get("images") and plan.get("images") and facts.get("status") != "finished":
         sentence += f", after {min(1.0, progress['images'] / plan['images']):.0%} of its planned training"
     return sentence + "."
 
@@ -119,7 +119,7 @@ def _tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if plan.get("parameters"):
         yield "Parameters", count(sum(plan["parameters"].values()))
     if cost.get("core_hours") is not None:
-        yield "Core-hours", f"{cost['core_hours']:.3g}"
+        yield "Core-hours", f"{cost['core_hours']:.2g}"
     if cost.get("energy_wh") is not None:
         yield "Energy", f"{cost['energy_wh']:,.3g} Wh"
 
@@ -269,7 +269,7 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
         if plan.get("images_per_second")
         else None,
         "Memory foreseen": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
-        "Core-hours": f"{cost['core_hours']:.3g}" if cost.get("core_hours") is not None else None,
+        "Core-hours": f"{cost['core_hours']:.2g}" if cost.get("core_hours") is not None else None,
         "Energy": (
             f"{cost['energy_wh']:,.3g} Wh"
             if cost.get("energy_wh") is not None
