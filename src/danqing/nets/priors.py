@@ -64,7 +64,7 @@ class Coupling(nn.Module):
     def shift_and_log_scale(self, kept: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         h = self.label(self.first(kept), label)
         h = self.last(F.silu(self.second(F.silu(h))))
-        shift, log_scale = h.float().chunk(2, dim=1)
+        shift, log_scale = h.to(kept.dtype).chunk(2, dim=1)
         return shift, 2 * torch.tanh(log_scale / 2)  # bounded: one coupling scales by e^2 at most
 
     def forward(self, latents: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
