@@ -1,7 +1,7 @@
 """Adversarial losses and the penalties that keep a discriminator smooth.
 
-Logits `[n]` are high where the discriminator takes an image for real; D(x) below are those of real images, D(G) those
-of generated ones, and softplus(-a) = -log sigmoid(a).
+Logits `[n]` are high where the discriminator takes an image for real; D(x) are those of real images, D(G)
+those of generated ones, and softplus(-a) = -log σ(a).
 """
 
 from collections.abc import Callable
@@ -87,20 +87,24 @@ LOSSES: dict[Loss, Adversarial] = {
 
 
 def squared_gradient(discriminate: Discriminate, images: Tensor) -> Tensor:
-    """½ E |∇D(x)|² at `images`: R1 where they are real, R2 where generated (Mescheder et al. 2018, eq. 9, 10)."""
+    """½ E |∇D(x)|²: R1 where `images` are real, R2 where they are generated.
+
+    Mescheder et al. 2018, equations 9 and 10; the weight γ is the caller's.
+    """
     return _gradients(discriminate, images).square().sum(1).mean() / 2
 
 
 def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
     """E (|∇D(x̂)| - 1)² at random places between pairs of images (Gulrajani et al. 2017, eq. 3)."""
     share = torch.rand((len(real), 1, 1, 1), generator=rng, device=real.device)
-    norms = _gradients(discriminate, torch.lerp(real, fake, share)).norm(dim=1)
+    norms: Tensor = _gradients(discriminate, torch.lerp(real, fake, share)).norm(dim=1)
     return (norms - 1).square().mean()
 
 
 def _gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
-    """∇D at each image, `[n, c·h·w]`, with a graph. In float32: second derivatives of bfloat16 are too coarse."""
+    """∇D at each image, `[n, c·h·w]`, with a graph; float32, since second derivatives need it."""
     with torch.autocast(images.device.type, enabled=False), torch.enable_grad():
         images = images.detach().float().requires_grad_()
         (gradients,) = torch.autograd.grad(discriminate(images).sum(), images, create_graph=True)
-    return gradients.flatten(1)
+    flat: Tensor = gradients.flatten(1)
+    return flat

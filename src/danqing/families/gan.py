@@ -1,6 +1,6 @@
-"""Generative adversarial networks: a generator paints, a discriminator learns to tell its pictures from real ones."""
+"""Generative adversarial networks: a generator paints, a discriminator learns to tell its pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,7 +39,7 @@ class GANConfig(FamilyConfig):
     penalty_fraction: float = Field(1.0, gt=0, le=1)
     """The share of each batch on which the penalties are computed: less is faster and noisier."""
     diffaugment: tuple[Augmentation, ...] = ()
-    """Random changes that the discriminator sees on all images, which keep it from knowing a small set by heart."""
+    """Random changes to all that the discriminator sees, which keep it from learning a small set by heart."""
 
 
 class GAN(Family):
@@ -88,7 +88,7 @@ class GAN(Family):
     def sample(
         self, condition: Condition, *, seeds: Sequence[int], truncation: float = 1.0, **options: Any
     ) -> Tensor:
-        """Paint one image per seed; `truncation` in [0, 1] scales the latents: lower is plainer and less varied."""
+        """Paint one image per seed; `truncation` in [0, 1] scales the latents: lower is less varied."""
         if options:
             raise ConfigError(
                 f"A GAN has no sampling option {', '.join(options)}: it takes truncation alone."
@@ -97,7 +97,8 @@ class GAN(Family):
             raise ConfigError(f"truncation must lie between 0 and 1, not {truncation}.")
         device = next(self.generator.parameters()).device
         latents = normal(seeds, (self.config.latents,), device=device) * truncation
-        return self.generator(latents, self._label(condition))
+        images: Tensor = self.generator(latents, self._label(condition))
+        return images
 
     def alarms(self, logged: Mapping[str, float]) -> list[str]:
         if self.config.loss == "wasserstein" or logged.get("discriminator_wins", 0) < 0.995:
@@ -106,8 +107,8 @@ class GAN(Family):
         if not self.config.diffaugment:
             mend += ' or set diffaugment=["colour","translation"]'
         return [
-            f"The discriminator has won: it tells {logged['discriminator_wins']:.1%} of the pairs apart, so that the "
-            f"generator learns no more; {mend}, or lower discriminator_learning_rate_scale."
+            f"The discriminator has won: it tells {logged['discriminator_wins']:.1%} of the pairs apart, "
+            f"so that the generator learns no more; {mend}, or lower discriminator_learning_rate_scale."
         ]
 
     def _discriminator_loss(
@@ -134,7 +135,7 @@ class GAN(Family):
             logits: Tensor = self.discriminator(images, few_labels)
             return logits
 
-        penalties = {
+        penalties: dict[str, Callable[[], Tensor]] = {
             "r1": lambda: squared_gradient(discriminate, real[few]),
             "r2": lambda: squared_gradient(discriminate, fake[few]),
             "gradient_penalty": lambda: gradient_penalty(discriminate, real[few], fake[few], rng),

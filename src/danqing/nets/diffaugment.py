@@ -1,7 +1,7 @@
 """DiffAugment: the same random changes to real and generated images, differentiable (Zhao et al. 2020).
 
-Each function maps images `[n, c, h, w]` in [-1, 1] to images of the same shape; every image has its own changes,
-drawn from `rng`, which lives on the images' device.
+Each function maps images `[n, c, h, w]` in [-1, 1] to images of the same shape; every image has its own
+changes, drawn from `rng`, which lives on the images' device.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def translation(images: Tensor, rng: torch.Generator, ratio: float = 0.125) -> T
 
 def cutout(images: Tensor, rng: torch.Generator, ratio: float = 0.5) -> Tensor:
     """Replace a rectangle of `ratio` of the sides, centred anywhere, by 0."""
-    n, _, height, width = images.shape
+    height, width = images.shape[-2:]
     sides = (int(height * ratio + 0.5), int(width * ratio + 0.5))
     centre = _uniform(images, rng, 2)[:, :, 0]  # [n, 2, 1, 1]
     y = torch.arange(height, device=images.device)[None, :, None] - (centre[:, 0] * height).floor()

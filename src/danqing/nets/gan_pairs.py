@@ -1,9 +1,9 @@
 """Generators and discriminators, in pairs: `mlp`, `dcgan` and `resnet`.
 
-A generator maps latents `[n, latents]` and labels `[n]` (or None) to images `[n, c, h, w]` in [-1, 1]; a discriminator
-maps images and labels to logits `[n]`, high where it takes the image for real. Any height and width will do: a
-discriminator halves the sides, rounding up, down to a base of four or a little more, and the generator grows through
-the same sizes.
+A generator maps latents `[n, latents]` and labels `[n]` (or None) to images `[n, c, h, w]` in [-1, 1]; a
+discriminator maps images and labels to logits `[n]`, high where it takes the image for real. Any height and
+width will do: a discriminator halves the sides, rounding up, down to a base of four or a little more, and the
+generator grows through the same sizes.
 """
 
 import itertools
@@ -20,7 +20,7 @@ Net = Literal["mlp", "dcgan", "resnet"]
 
 
 class Shape(NamedTuple):
-    """What a pair has to know of the images: size in pixels, channels, and how many labels (0: unconditional)."""
+    """What a pair has to know of the images: size in pixels, channels, labels (0: unconditional)."""
 
     height: int
     width: int
@@ -43,7 +43,7 @@ class MLPGenerator(nn.Module):
         h = self.join(latents, label)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)
-        return torch.tanh(self.last(h)).unflatten(1, self.size).float()
+        return torch.tanh(self.last(h)).float().reshape(-1, *self.size)
 
 
 class MLPDiscriminator(nn.Module):
@@ -99,7 +99,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Strided 4×4 convolutions with leaky ReLU, the generator's stages in reverse; `batch_norm` as in the paper."""
+    """Strided 4×4 convolutions with leaky ReLU, the generator's stages in reverse; batch norm or none."""
 
     def __init__(self, shape: Shape, features: int, *, batch_norm: bool = True) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class GrowBlock(nn.Module):
         self.skip = nn.Conv2d(before, after, 1)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        h = self.conv1(F.interpolate(F.relu(self.norm1(x)), size))
+        h: Tensor = self.conv1(F.interpolate(F.relu(self.norm1(x)), size))
         h = self.conv2(F.relu(self.norm2(h)))
         return h + F.interpolate(self.skip(x), size)
 
@@ -159,7 +159,8 @@ class ResNetGenerator(nn.Module):
         h = self.first(self.join(latents, label))
         for block, size in zip(self.blocks, self.sizes, strict=True):
             h = block(h, size)
-        return torch.tanh(self.last(F.relu(self.norm(h)))).float()
+        h = self.last(F.relu(self.norm(h)))
+        return torch.tanh(h).float()
 
 
 class ShrinkBlock(nn.Module):
@@ -172,8 +173,9 @@ class ShrinkBlock(nn.Module):
         self.skip = nn.Conv2d(before, after, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
-        return F.avg_pool2d(pad_to_even(h), 2) + self.skip(F.avg_pool2d(pad_to_even(x), 2))
+        h: Tensor = self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
+        skip: Tensor = self.skip(F.avg_pool2d(pad_to_even(x), 2))
+        return F.avg_pool2d(pad_to_even(h), 2) + skip
 
 
 class ResNetDiscriminator(nn.Module):

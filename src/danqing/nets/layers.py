@@ -38,11 +38,12 @@ class ToMap(nn.Module):
         self.linear = nn.Linear(inputs, math.prod(self.shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x).unflatten(1, self.shape).permute(0, 3, 1, 2)
+        h: Tensor = self.linear(x)
+        return h.reshape(-1, *self.shape).permute(0, 3, 1, 2)
 
 
 class JoinLabel(nn.Module):
-    """Appends a learned vector per label to `[n, d]`; `outputs` is the joined width. Without labels: nothing."""
+    """Appends a learned vector per label to `[n, d]`, if there are labels; `outputs` is the joined width."""
 
     def __init__(self, inputs: int, labels: int, size: int = 32) -> None:
         super().__init__()
@@ -54,7 +55,10 @@ class JoinLabel(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """Features `[n, d]` and labels `[n]` to logits `[n]`: wᵀh + b + e(y)ᵀh (Miyato and Koyama 2018, eq. 3)."""
+    """Features h `[n, d]` and labels y `[n]` to logits `[n]`: wᵀh + b + e(y)ᵀh.
+
+    The projection of Miyato and Koyama (2018, eq. 3); without labels its last term is missing.
+    """
 
     def __init__(self, features: int, labels: int) -> None:
         super().__init__()
@@ -64,7 +68,7 @@ class ProjectionHead(nn.Module):
             nn.init.normal_(self.embedding.weight, std=features**-0.5)
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        logits = self.linear(features).squeeze(1).float()
+        logits: Tensor = self.linear(features).squeeze(1).float()
         if self.embedding is not None:
             logits = logits + (self.embedding(label) * features).sum(1, dtype=torch.float32)
         return logits
