@@ -20,7 +20,7 @@ lint: .venv/.test
 	$(BIN)/mypy
 
 docs: .venv/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 build: .venv/.test
 	$(BIN)/python -m build

@@ -1,0 +1,92 @@
+"""What the documents say can be typed: commands parse, presets exist, the example family trains."""
+
+import importlib.util
+import itertools
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+
+import danqing
+from danqing import families, presets
+from danqing.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("README*.md"))]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def typed_commands() -> list[tuple[str, list[str]]]:
+    lines = [
+        (page.name, line.split("|")[0])
+        for page in PAGES
+        for block in blocks(page, "")
+        for line in block.splitlines()
+        if re.match(r"(\.venv/bin/)?danqing ", line) and "[" not in line
+    ]
+    return [(name, shlex.split(line, comments=True)[1:]) for name, line in lines]
+
+
+@pytest.mark.parametrize(("page", "words"), typed_commands())
+def test_every_command_in_the_documents_parses(page: str, words: list[str]) -> None:
+    command = COMMANDS[words[0]]
+    rest = words[1:]
+    if hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    rest = rest[: rest.index(">")] if ">" in rest else rest
+    assert command.make_context(words[0], rest).params is not None
+    for option, value in itertools.pairwise(rest):
+        assert option != "--preset" or value in presets.names() or value == "pixels-32"
+
+
+def test_there_are_commands_in_the_documents() -> None:
+    assert len(typed_commands()) > 20
+
+
+def test_the_two_readmes_show_the_same_commands() -> None:
+    english, chinese = ROOT / "README.md", ROOT / "README.zh-CN.md"
+    strip = [
+        [re.sub(r"\s*#.*", "", line) for block in blocks(page, "(?:python)?") for line in block.splitlines()]
+        for page in (english, chinese)
+    ]
+    assert strip[0] == strip[1]
+
+
+def test_the_example_family_trains_and_finds_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ROOT / "docs" / "add-a-family.md"
+    module_file = tmp_path / "pixels.py"
+    module_file.write_text(blocks(recipe, "python")[0])
+    specification = importlib.util.spec_from_file_location("danqing.families.pixels", module_file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "danqing.families.pixels", module)
+    specification.loader.exec_module(module)
+    monkeypatch.setitem(families.REGISTRY, "pixels", ("danqing.families.pixels", "Pixels", "PixelsConfig"))
+    preset = tmp_path / "pixels-32.toml"
+    preset.write_text(blocks(recipe, "toml")[0])
+    run = danqing.train(
+        "digits",
+        config=preset,
+        size=(8, 8),
+        images=20_000,
+        out=tmp_path / "run",
+        settings={"learning_rate": 0.05},
+    )
+    painted = danqing.load(run).sample(400, temperature=0.0).array.astype(float)
+    real = danqing.open_dataset("digits", size=(8, 8))
+    mean = np.asarray(real.images(np.arange(len(real))), dtype=float).mean(0)
+    assert abs(painted.mean(0) - mean).mean() < 8
+    assert abs(painted - painted[:1]).max() == 0
