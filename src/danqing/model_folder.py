@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
 
 from danqing import atomic, families, weights
 from danqing.errors import ConfigError, ModelError
@@ -34,8 +32,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
     atomic.write_bytes(folder / "samples.png", encode(grid.grid(), "png"))
-    tensors = {name: _own_memory(tensor) for name, tensor in family.state_dict().items()}
-    atomic.write_bytes(folder / "model.safetensors", to_safetensors(tensors, {"format": "pt"}))
+    content = weights.to_bytes(family.state_dict(), {"format": "pt"})
+    atomic.write_bytes(folder / "model.safetensors", content)
     scores_file = folder / "scores.json"
     if not scores_file.exists():
         atomic.write_json(scores_file, [])
@@ -136,10 +134,6 @@ def _painting_part(config: FamilyConfig) -> Family:
     family = families.build(config)
     family.drop_training_only()
     return family
-
-
-def _own_memory(tensor: Tensor) -> Tensor:
-    return torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
 
 
 def _not_a_folder(folder: Path) -> str:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from danqing.errors import ModelError
@@ -49,6 +50,16 @@ def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path.name} cannot be read ({error}): get a whole copy.") from error
     return {name: tensors[name].to(expected[name].dtype) for name in expected}
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file. Tensors that share memory are written once each."""
+    return save({name: on_its_own(tensor) for name, tensor in tensors.items()}, dict(metadata))
+
+
+def on_its_own(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, contiguous, with memory that no other tensor shares: what safetensors can write."""
+    return torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
 
 
 def _header(path: Path) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from danqing import atomic
+from danqing import atomic, weights
 from danqing.errors import TrainingError
 
 KEPT = 2
@@ -23,7 +23,7 @@ def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mappi
     Raises TrainingError when the disk refuses; earlier checkpoints stay as they are.
     """
     path = folder / f"images-{images:012d}.safetensors"
-    compact = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    compact = {name: weights.on_its_own(tensor) for name, tensor in tensors.items()}
     metadata = {"state": json.dumps(state), "digest": _digest(compact)}
     try:
         atomic.write_bytes(path, save(compact, metadata))

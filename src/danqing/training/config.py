@@ -62,6 +62,7 @@ class TrainingConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every_steps: int = Field(25, ge=1)
     checkpoint_seconds: float = Field(60.0, gt=0)
+    measure_seconds: float = Field(1.5, gt=0)
     sample_grids: int = Field(10, ge=1)
     sample_images: int = Field(64, ge=1, le=1024)
 
@@ -195,7 +196,7 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
     out.
     """
     old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
-    free = {"images", "minutes", "description", "training.checkpoint_seconds"}
+    free = {"images", "minutes", "description", "training.checkpoint_seconds", "training.measure_seconds"}
     return [
         f"{key}: {old.get(key)} → {new.get(key)}"
         for key in sorted(old.keys() | new.keys())

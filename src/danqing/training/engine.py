@@ -99,9 +99,10 @@ class Engine:
         rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
         with autocast(self.precision, self.device):
             losses = self.family.loss(batch, phase, rng)
-        (losses.total / self.config.training.accumulate).backward()  # type: ignore[no-untyped-call]
+        (losses.total / self.config.training.accumulate).backward()
         self.meter.add(phase.name, {"loss": losses.total, **losses.logged})
-        return losses.total.detach()
+        total: Tensor = losses.total.detach()
+        return total
 
     def _parameters(self, phase: Phase) -> list[tuple[str, torch.nn.Parameter]]:
         return [

@@ -4,9 +4,11 @@ copy.
 
 import contextlib
 import math
+import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from danqing.data import Batches
 from danqing.errors import TrainingError
+from danqing.families.base import Batch
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
@@ -34,13 +37,11 @@ class Estimate:
     images_per_second: float
 
 
-def estimate(
-    config: RunConfig, batches: Batches, device: torch.device, precision: str, seconds: float = 1.5
-) -> Estimate:
+def estimate(config: RunConfig, batches: Batches, device: torch.device, precision: str) -> Estimate:
     """Count memory, refuse what cannot fit, then time a few steps; "auto" times each precision and takes the
     faster.
 
-    `seconds` is about how long each is timed. Raises TrainingError when the machine has not enough memory.
+    Raises TrainingError when the machine has not enough memory.
     """
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
     engine = Engine(config, batches, device, choices[0])
@@ -53,7 +54,7 @@ def estimate(
     speeds: dict[Precision, float] = {}
     for choice in choices:
         engine.precision = choice
-        speeds[choice] = _images_per_second(engine, seconds)
+        speeds[choice] = _images_per_second(engine, config.training.measure_seconds)
     best = max(speeds, key=lambda choice: speeds[choice])
     return Estimate(parameters, memory, best, speeds[best])
 
@@ -61,7 +62,7 @@ def estimate(
 def available_memory(device: torch.device) -> int:
     """Bytes that a run may take on `device`; a very large number where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return int(torch.cuda.mem_get_info(device)[0])
     with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
         for line in lines:
             if line.startswith("MemAvailable:"):
@@ -70,33 +71,53 @@ def available_memory(device: torch.device) -> int:
 
 
 def _memory(engine: Engine) -> int:
-    """Expected peak in bytes: weights, gradients, optimiser state and average, plus what backward keeps.
+    """Expected peak of the process in bytes: what it has, the run's state, and what backward keeps.
 
-    What backward keeps is counted on two images and scaled to the batch: it grows in proportion. Twice of it
-    is taken, since kernels need working memory of about the size of their inputs.
+    The state is weights, gradients, the optimiser's averages and the moving average.
+
+    What backward keeps is counted on two and on four images, and what a further image adds is scaled to the
+    batch. Twice of it is taken, since kernels need working memory of about the size of their inputs.
     """
     weights = sum(parameter.numel() * 4 for parameter in engine.family.parameters())
     state = {"adam": 2, "adamw": 2, "sgd": 1, "rmsprop": 2}[engine.config.optimizer.name]
-    few = engine.batches.at(0)
-    count = min(2, len(few))
-    few = type(few)(few.images[:count], few.condition[slice(0, count)])
-    kept = 0
+    batch = engine.batches.at(0)
+    if len(batch) <= 4:
+        kept = _kept_for_backward(engine, len(batch))
+    else:
+        two, four = _kept_for_backward(engine, 2), _kept_for_backward(engine, 4)
+        kept = four + (four - two) // 2 * (len(batch) - 4)
+    return _resident_memory() + weights * (3 + state) + 2 * kept
 
-    def count_bytes(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+
+def _resident_memory() -> int:
+    """Bytes of memory that the process takes now; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _kept_for_backward(engine: Engine, count: int) -> int:
+    """Bytes that the greediest phase keeps for its backward pass on `count` images."""
+    batch = engine.batches.at(0)
+    batch = Batch(batch.images[:count], batch.condition[slice(0, count)])
+    kept: dict[int, int] = {}  # by address: a tensor that several operations keep takes its memory once
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = max(kept.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
         return tensor
 
     most = 0
     for phase in engine.phases:
-        kept = 0
+        kept.clear()
         rng = generator(0, "estimate", device=engine.device)
-        hooks = torch.autograd.graph.saved_tensors_hooks(count_bytes, lambda tensor: tensor)
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
         with hooks, autocast(engine.precision, engine.device):
-            engine.family.loss(few, phase, rng)
-        most = max(most, kept)
-    micro_batch = engine.config.batch_size // engine.config.training.accumulate
-    return weights * (3 + state) + 2 * most * micro_batch // count
+            losses = engine.family.loss(batch, phase, rng)  # held, so that no address is given out twice
+        most = max(most, sum(kept.values()))
+        del losses
+    return most
 
 
 def _refuse_what_cannot_fit(config: RunConfig, needed: int, available: int) -> None:
@@ -116,13 +137,12 @@ def _images_per_second(engine: Engine, seconds: float) -> float:
     images = engine.images_per_step
     total = 1000 * images
     _run(engine, 0, total)
-    start, steps = time.perf_counter(), 0
-    while steps < 3 or (time.perf_counter() - start < seconds and steps < 200):
+    start, steps, spent = time.perf_counter(), 0, 0.0
+    while (spent < seconds and steps < 200) or (steps < 3 and spent < 4 * seconds):
         steps += 1
         _run(engine, steps, total)
-        if time.perf_counter() - start > 4 * seconds:
-            break
-    return steps * images / (time.perf_counter() - start)
+        spent = time.perf_counter() - start
+    return steps * images / spent
 
 
 def _run(engine: Engine, step: int, total: int) -> None:

@@ -1,6 +1,7 @@
 """`train`: from images and a preset to a run folder, and the run that comes of it."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from danqing.data import open_dataset
 from danqing.errors import TrainingError
-from danqing.training.config import resolve
+from danqing.training.config import RunConfig, resolve
 from danqing.training.listener import Listener
 from danqing.training.precision import choose_device
 from danqing.training.run_folder import RunFolder
@@ -86,8 +87,13 @@ def train(
             raise TrainingError(
                 f"The images have changed since the run in {folder.path} began: choose another --out."
             )
-        trainer = Trainer(wanted.for_data(dataset), dataset, folder, chosen, listener)
-        trainer.run()
+        folder.update_facts(
+            command=_command(str(data), folder, preset, config, settings, size, minutes, images, seed)
+        )
+        if _is_complete(folder, wanted):
+            listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
+            return read_run(folder.path)
+        Trainer(wanted.for_data(dataset), dataset, folder, chosen, listener).run()
     return read_run(folder.path)
 
 
@@ -106,6 +112,41 @@ def read_run(path: str | Path) -> Run:
         images_per_second=facts["progress"]["images_per_second"],
         final=json.loads(lines[-1]) if lines else {},
     )
+
+
+def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
+    facts = folder.facts()
+    budget = {"images": wanted.images, "minutes": wanted.minutes}
+    return facts.get("status") == "finished" and facts.get("budget") == budget and folder.report.exists()
+
+
+def _command(
+    data: str,
+    folder: RunFolder,
+    preset: str | None,
+    config: str | Path | None,
+    settings: Mapping[str, Any] | None,
+    size: tuple[int, int] | None,
+    minutes: float | None,
+    images: int | None,
+    seed: int | None,
+) -> str:
+    """The command line that asks for the same run, for its report."""
+    words = ["danqing", "train", data, "--out", str(folder.path)]
+    options = {
+        "--preset": preset,
+        "--config": config,
+        "--minutes": minutes,
+        "--images": images,
+        "--seed": seed,
+    }
+    if size is not None:
+        options["--size"] = "x".join(map(str, size))
+    for option, value in options.items():
+        words += [] if value is None else [option, str(value)]
+    for key, value in (settings or {}).items():
+        words += ["--set", f"{key}={value}"]
+    return shlex.join(words)
 
 
 def _default_folder(data: str | Path, preset: str | None, config: str | Path | None) -> Path:

@@ -28,8 +28,8 @@ class Meter:
             self.counts[key] = self.counts.get(key, 0) + 1
 
     def drain(self) -> dict[str, float]:
-        """The averages since the last call."""
-        averages = {key: float(total) / self.counts[key] for key, total in self.sums.items()}
+        """The averages since the last call, by name: a resumed run must write its lines in the same order."""
+        averages = {key: float(self.sums[key]) / self.counts[key] for key in sorted(self.sums)}
         self.sums, self.counts = {}, {}
         return averages
 

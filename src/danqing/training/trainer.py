@@ -25,6 +25,7 @@ from danqing.training.listener import Listener, Plan, Progress
 from danqing.training.run_folder import RunFolder, hardware
 from danqing.training.schedule import Budget
 from danqing.training.tracking import AppendedLines, open_board
+from danqing.version import __version__
 
 REPLAN_AT = (0.1, 0.4, 0.8)
 """Shares of a budget in minutes at which the number of images it buys is measured again."""
@@ -264,7 +265,7 @@ class Trainer:
             self.board.add_image("samples", grid, self.position.images, dataformats="HWC")
             self.board.flush()
         self.listener.on_samples(path)
-        if self.position.images * 10 > self.budget.total(self.position.images):
+        if self.position.images * 3 > self.budget.total(self.position.images):
             for text in self.watch.on_samples(samples.array, self.real.array):
                 self._alarm(text)
 
@@ -302,7 +303,7 @@ class Trainer:
 
     def _write_facts(self, plan: Plan, earlier: Mapping[str, Any]) -> None:
         self.folder.update_facts(
-            version=1,
+            version=__version__,
             status="running",
             reason=None,
             data=_data_facts(self.dataset, self.config),
@@ -385,5 +386,5 @@ def _data_facts(dataset: Dataset, config: RunConfig) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
         "citation": info.citation,
-        "skipped": [list(entry) for entry in info.report.skipped],
+        "skipped": [[file.name, file.reason] for file in info.report.skipped_files],
     }

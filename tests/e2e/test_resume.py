@@ -1,0 +1,135 @@
+"""A run that is killed again and again ends as one that never was: bit for bit, by the same command."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Sixty small pictures in two classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for label in ("left", "right"):
+        (folder / label).mkdir()
+        for number in range(30):
+            pixels = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+            half = pixels[:, :4] if label == "left" else pixels[:, 4:]
+            half += 120
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+def command(pictures, out, *settings, checkpoint_seconds="0.05"):
+    words = [sys.executable, "-m", "danqing", "train", str(pictures), "--out", str(out), "--seed", "3"]
+    words += [
+        "--size",
+        "8",
+        "--set",
+        "batch_size=16",
+        "--set",
+        "sample_images=16",
+        "--set",
+        "log_every_steps=7",
+    ]
+    words += ["--set", f"checkpoint_seconds={checkpoint_seconds}", "--set", "measure_seconds=0.01"]
+    return [*words, *settings]
+
+
+def environment(tmp_path):
+    return os.environ | {"DANQING_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def train(words, env):
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Weights, averages, optimiser state, log and model of two run folders are the same, byte for byte."""
+    last = [sorted((run / "checkpoints").glob("images-*"))[-1] for run in (one, other)]
+    assert last[0].name == last[1].name
+    tensors = [load_file(path) for path in last]
+    assert tensors[0].keys() == tensors[1].keys()
+    different = [n for n in tensors[0] if tensors[0][n].numpy().tobytes() != tensors[1][n].numpy().tobytes()]
+    assert not different
+    kinds = {name.partition("/")[0] for name in tensors[0]}
+    assert {"family", "ema", "optimizer"} <= kinds
+    assert (one / "log.jsonl").read_bytes() == (other / "log.jsonl").read_bytes()
+    assert (one / "model/model.safetensors").read_bytes() == (other / "model/model.safetensors").read_bytes()
+    grids = [{p.name: p.read_bytes() for p in (run / "samples").iterdir()} for run in (one, other)]
+    assert grids[0] == grids[1]
+
+
+GAN = ["--preset", "gan-32", "--set", "generator_features=4", "--set", "discriminator_features=4"]
+VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16", "--set", "latents=8"]
+
+
+@pytest.mark.parametrize(
+    ("family", "kills", "settings"),
+    [("gan", KILLS, [*GAN, "--images", "40000"]), ("vae", 4, [*VAE, "--images", "10000"])],
+)
+def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, settings):
+    env = environment(tmp_path)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(command(pictures, whole, *settings, checkpoint_seconds="60"), env)
+    rng = random.Random(family)
+    survived, positions = 0, set()
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command(pictures, killed, *settings),
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        before = newest_checkpoint(killed)
+        deadline = time.monotonic() + 60
+        while newest_checkpoint(killed) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        survived += process.wait() != -signal.SIGKILL
+        positions.add(newest_checkpoint(killed))
+    assert survived == 0, "the run was over before it had been killed often enough"
+    assert len(positions) > kills / 2
+    train(command(pictures, killed, *settings), env)
+    assert_equal_runs(whole, killed)
+
+
+def newest_checkpoint(run: Path) -> str:
+    return max((path.name for path in (run / "checkpoints").glob("images-*")), default="")
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(pictures, tmp_path):
+    env = environment(tmp_path)
+    words = command(pictures, tmp_path / "run", *GAN, "--images", "8000", "--json")
+    process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while newest_checkpoint(tmp_path / "run") < "images-000000000500":
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "same command" in errors
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "run/report.html").exists()
+    result = json.loads(train(words, env).stdout)
+    assert result["images"] == 8000
+    train(command(pictures, tmp_path / "whole", *GAN, "--images", "8000"), env)
+    for extra in (tmp_path / "run/samples").iterdir():  # the grid at the moment of the interruption
+        if not (tmp_path / "whole/samples" / extra.name).exists():
+            extra.unlink()
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")

@@ -1,0 +1,168 @@
+"""A model folder reads back the same pictures, and every way to tamper with it is refused in its own words."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import danqing as dq
+from danqing.errors import ConfigError, ModelError
+from danqing.families import build, parse_config
+from danqing.model import Model
+
+
+def small_model(**changes):
+    torch.manual_seed(0)
+    values = {"family": "vae", "net": "mlp", "width": 9, "height": 7, "channels": 3, "latents": 4}
+    family = build(parse_config({**values, **changes}))
+    for parameter in family.parameters():  # fresh weights may ignore the label, or be zero
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return Model(family, {"images": 12, "data": {"name": "squares <b>"}})
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    return small_model(labels=["cat", "dog"], label_frequencies=[0.5, 0.5]).save(tmp_path / "model")
+
+
+def test_a_saved_model_paints_the_same_pictures(folder):
+    model = small_model(labels=["cat", "dog"], label_frequencies=[0.5, 0.5])
+    loaded = dq.load(folder)
+    assert np.array_equal(model.sample(5, seed=3).array, loaded.sample(5, seed=3).array)
+    assert loaded.facts["images"] == 12
+    names = {"config.json", "model.safetensors", "README.md", "samples.png", "scores.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert "&lt;b&gt;" in (folder / "README.md").read_text()
+
+
+def test_a_picture_depends_on_its_seed_and_label_alone(folder):
+    model = dq.load(folder)
+    many = model.sample(40, seed=1).array
+    assert np.array_equal(model.sample(3, seed=1).array, many[:3])
+    assert np.array_equal(model.sample(17, seed=1).array, many[:17])
+    seeds = list(range(100, 120))
+    forwards = model.sample(20, seeds=seeds, label="dog").array
+    assert np.array_equal(model.sample(20, seeds=seeds[::-1], label="dog").array, forwards[::-1])
+    assert not np.array_equal(model.sample(20, seeds=seeds, label="cat").array, forwards)
+
+
+def test_latents_go_there_and_back(folder):
+    model = dq.load(folder)
+    images = model.sample(3, seed=1, label="cat")
+    latents = model.encode(images, label="cat")
+    assert latents.shape == (3, 4)
+    assert model.reconstruct(images, label=["cat", 1, 0]).array.shape == images.array.shape
+    line = model.interpolate(images[:1], images[1:2], steps=5, label="cat")
+    assert np.array_equal(line.array[0], model.reconstruct(images[:1], label="cat").array[0])
+    assert len(line) == 5
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m: m.sample(2, label="horse"), "does not know the label 'horse'"),
+        (lambda m: m.sample(2, label=7), "does not know the label 7"),
+        (lambda m: m.sample(2, label=["cat"]), "one label, or one per image"),
+        (lambda m: m.sample(0), "at least one"),
+        (lambda m: m.sample(2, seeds=[1]), "one seed per image"),
+        (lambda m: m.sample(2, sharpness=3), "option 'sharpness'"),
+        (lambda m: m.encode(dq.Images(np.zeros((1, 4, 4, 3), np.uint8))), "resize"),
+    ],
+)
+def test_a_wrong_wish_is_answered_with_one_sentence(folder, call, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        call(dq.load(folder))
+
+
+def tamper_pickle(folder):
+    (folder / "model.safetensors").write_bytes(pickle.dumps({"weights": list(range(100))}, protocol=4))
+
+
+def tamper_torch_zip(folder):
+    torch.save({"a": torch.zeros(3)}, folder / "model.safetensors")
+
+
+def tamper_only_pickle(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def tamper_longer(folder):
+    with open(folder / "model.safetensors", "ab") as file:
+        file.write(b"\x00" * 1000)
+
+
+def tamper_shorter(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
+
+
+def tamper_no_json(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:8] + b"x" + content[9:])
+
+
+def tamper_tensors(change):
+    def tamper(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return tamper
+
+
+def tamper_config(change):
+    def tamper(folder):
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return tamper
+
+
+def tamper_link(folder):
+    outside = folder.parent / "outside.safetensors"
+    (folder / "model.safetensors").rename(outside)
+    (folder / "model.safetensors").symlink_to(outside)
+
+
+def first(tensors):
+    return sorted(tensors)[0]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "sentence"),
+    [
+        (tamper_pickle, "pickle"),
+        (tamper_torch_zip, "pickle"),
+        (tamper_only_pickle, "only pickled weights"),
+        (tamper_longer, "larger than its header says"),
+        (tamper_shorter, "cut short"),
+        (tamper_no_json, "no JSON"),
+        (tamper_link, "leads out of its folder"),
+        (tamper_tensors(lambda t: t.update(extra=torch.zeros(2))), "weights that this model does not have"),
+        (tamper_tensors(lambda t: t.pop(first(t))), "lacks weights"),
+        (tamper_tensors(lambda t: t.update({first(t): torch.zeros(1, 2, 3)})), "do not belong together"),
+        (tamper_config(lambda c: c["model"].update(latents=60_000, net="conv", features=1024)), "weights"),
+        (tamper_config(lambda c: c["model"].update(family="os")), "no family called"),
+        (tamper_config(lambda c: c["model"].update(__class__="x")), "__class__"),
+        (tamper_config(lambda c: c.pop("model")), "not the configuration"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "cannot be read"),
+        (lambda f: (f / "config.json").unlink(), "no model folder"),
+    ],
+)
+def test_what_was_tampered_with_is_refused(folder, tamper, sentence):
+    tamper(folder)
+    with pytest.raises(ModelError, match=sentence):
+        dq.load(folder)
+
+
+def test_names_that_are_no_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in (tmp_path / "nothing", "../../etc", "owner/../../etc", "/etc/passwd"):
+        with pytest.raises(ModelError):
+            dq.load(name)
+    with pytest.raises(ModelError, match="the hub did not give it"):
+        dq.load("nobody/nothing")

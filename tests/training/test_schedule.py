@@ -1,0 +1,57 @@
+"""The learning rate, the budget and the moving average follow their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from danqing.families import build, parse_config
+from danqing.training.config import ScheduleConfig
+from danqing.training.ema import EMA
+from danqing.training.schedule import Budget, learning_rate_factor
+
+
+def test_cosine_falls_from_one_through_the_half_to_its_final_fraction():
+    config = ScheduleConfig(name="cosine", final_fraction=0.1)
+    assert learning_rate_factor(config, 0, 1000) == pytest.approx(1.0)
+    assert learning_rate_factor(config, 500, 1000) == pytest.approx(0.55)
+    assert learning_rate_factor(config, 1000, 1000) == pytest.approx(0.1)
+    assert learning_rate_factor(config, 5000, 1000) == pytest.approx(0.1)
+
+
+def test_warmup_is_linear_and_never_zero():
+    config = ScheduleConfig(warmup_images=99)
+    factors = [learning_rate_factor(config, images, 1000) for images in (0, 49, 99, 500)]
+    assert factors == pytest.approx([0.01, 0.5, 1.0, 1.0])
+
+
+def test_budget_follows_corrections_and_reads_back_what_it_wrote(tmp_path):
+    budget = Budget(tmp_path / "budget.json", [])
+    budget.set(0, 1000)
+    budget.set(100, 1200)
+    assert [budget.total(n) for n in (0, 99, 100, 5000)] == [1000, 1000, 1200, 1200]
+    assert Budget.read(tmp_path / "budget.json").entries == budget.entries
+
+
+def test_ema_halves_the_distance_in_its_half_life():
+    family = build(parse_config({"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1}))
+    ema = EMA(family, half_life_images=100)
+    before = {name: value.clone() for name, value in ema.family.state_dict().items()}
+    with torch.no_grad():
+        for parameter in family.parameters():
+            parameter.add_(1.0)
+    ema.update(images=1_000_000, step_images=100)
+    name = next(name for name, _ in family.named_parameters())
+    moved = (ema.family.state_dict()[name] - before[name]).mean()
+    assert math.isclose(float(moved), 0.5, rel_tol=1e-5)
+
+
+def test_ema_of_a_young_run_forgets_its_random_start():
+    family = build(parse_config({"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1}))
+    ema = EMA(family, half_life_images=10_000_000)
+    with torch.no_grad():
+        for parameter in family.parameters():
+            parameter.fill_(3.0)
+    for images in range(64, 6400, 64):
+        ema.update(images, 64)
+    assert float(next(ema.family.parameters()).mean()) == pytest.approx(3.0, abs=1e-3)
