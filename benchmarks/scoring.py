@@ -39,14 +39,14 @@ def features(images: np.ndarray, *, cache: bool = False, batch_size: int = 20) -
     if images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
         raise ValueError(f"uint8 images of 1 or 3 channels are needed, not {images.dtype} {images.shape}.")
     fingerprint = hashlib.sha256(
-        f"{images.shape} {RESOLUTION} {MEAN}".encode() + images.tobytes()
+        f"float32 {images.shape} {RESOLUTION} {MEAN}".encode() + images.tobytes()
     ).hexdigest()
     path = CACHE / f"{fingerprint[:32]}.safetensors"
     if cache and path.exists():
         return load_file(path)["features"]
     network = _network()
     chunks = np.array_split(images, max(1, math.ceil(len(images) / batch_size)))
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         result = torch.cat([network(_prepare(chunk)).mean((2, 3)) for chunk in chunks])
     if cache:
         CACHE.mkdir(parents=True, exist_ok=True)
