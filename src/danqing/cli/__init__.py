@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from danqing.cli import output
+from danqing.cli.train import INTERRUPTED
 from danqing.errors import DanqingError
 from danqing.version import __version__
 
-INTERRUPTED = 130
 _MISTAKE = 2
 # Typer brings click or its own copy of it, by version; BadParameter leads to the class of all usage errors.
 _UsageError: type[BaseException] = typer.BadParameter.__bases__[0]

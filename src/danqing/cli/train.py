@@ -15,6 +15,9 @@ from danqing.quantities import duration, memory
 if TYPE_CHECKING:
     from danqing import Run
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended: 128 and the number of the signal, as shells have it."""
+
 EXAMPLES = """Examples:
 
   danqing train photos/ --out runs/photos --minutes 30
@@ -113,8 +116,12 @@ def train_with_bar(data: str, **arguments: Any) -> "Run":
 
     import danqing
 
-    with output.Bar() as bar:
-        return danqing.train(data, listener=Display(), **arguments)
+    try:
+        with output.Bar() as bar:
+            return danqing.train(data, listener=Display(), **arguments)
+    except KeyboardInterrupt:  # before the first step, or a second time
+        output.say("Stopped; the same command goes on from what is saved.", style="yellow")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:
@@ -170,4 +177,4 @@ def leave_if_interrupted(run: "Run", *, as_json: bool) -> None:
         f"{shlex.join(['danqing', *sys.argv[1:]])}",
         style="yellow",
     )
-    raise typer.Exit(130)
+    raise typer.Exit(INTERRUPTED)

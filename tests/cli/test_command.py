@@ -1,0 +1,190 @@
+"""The real command in a process of its own, as a newcomer types it."""
+
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+DANQING = [sys.executable, "-c", "from danqing.cli import main; main()"]
+QUICK = (
+    "--preset",
+    "vae-32",
+    "--set",
+    "net=mlp",
+    "--set",
+    "measure_seconds=0.01",
+    "--set",
+    "sample_images=4",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `photos/red` and `photos/blue`, wide pictures of squares, where commands are typed."""
+    place = tmp_path_factory.mktemp("place")
+    for number in range(48):
+        for label, colour in (("red", (200, 40 + number, 40)), ("blue", (40, 40 + number, 200))):
+            picture = Image.new("RGB", (60, 40), colour)
+            picture.paste((255, 255, 255), (number, 5, number + 10, 15))
+            (place / "photos" / label).mkdir(parents=True, exist_ok=True)
+            picture.save(place / "photos" / label / f"{number:03d}.png")
+    yield place
+    shutil.rmtree(place)
+
+
+def danqing(place: Path, *words: str, expect: int = 0) -> tuple[str, str]:
+    done = subprocess.run(
+        [*DANQING, *words], cwd=place, env=surroundings(place), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == expect, done.stderr
+    return done.stdout, done.stderr
+
+
+def surroundings(place: Path) -> dict[str, str]:
+    return {**os.environ, "DANQING_CACHE": str(place / "cache"), "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> dict[str, object]:
+    """What `danqing train --json` prints of a short run in `place/run`."""
+    words = ("train", "photos", *QUICK, "--size", "24x16", "--images", "2000", "--out", "run", "--json")
+    stdout, stderr = danqing(place, *words)
+    assert "Plan: " in stderr
+    assert stdout.count("\n") == 1
+    return dict(json.loads(stdout))
+
+
+def test_train_prints_one_object_with_what_scripts_need(place: Path, trained: dict[str, object]) -> None:
+    assert {"run", "model", "images", "seconds", "images_per_second", "final"} <= trained.keys()
+    assert trained["status"] == "finished"
+    assert trained["images"] == 2048 - 48 or trained["images"] == 2048
+    assert (place / str(trained["model"]) / "model.safetensors").exists()
+    assert "Content-Security-Policy" in (place / str(trained["report"])).read_text(encoding="utf-8")
+
+
+def test_the_same_command_with_more_images_goes_on(place: Path, trained: dict[str, object]) -> None:
+    shutil.copytree(place / "run", place / "longer")
+    words = ("train", "photos", *QUICK, "--size", "24x16", "--images", "2500", "--out", "longer")
+    stdout, stderr = danqing(place, *words)
+    assert "2,000 images seen before" in stderr or "2,048 images seen before" in stderr
+    assert re.search(r"Trained +2,5\d\d images", stdout)
+    assert "Next" in stdout
+
+
+def test_another_setting_in_the_same_folder_is_refused_by_name(
+    place: Path, trained: dict[str, object]
+) -> None:
+    words = ("train", "photos", *QUICK, "--size", "24x16", "--images", "2500", "--out", "run", "--seed", "7")
+    _, stderr = danqing(place, *words, expect=2)
+    assert "seed: 0 → 7" in stderr
+
+
+def test_sample_paints_grids_and_files(place: Path, trained: dict[str, object]) -> None:
+    words = ("sample", "run", "-n", "6", "--label", "red", "--seed", "3")
+    printed, _ = danqing(place, *words, "--out", "deep/grid.webp", "--each", "each", "--json")
+    told = json.loads(printed)
+    assert (told["images"], told["label"], told["seed"], told["format"]) == (6, "red", 3, "webp")
+    assert len(told["files"]) == 6
+    with Image.open(place / "deep" / "grid.webp") as grid, Image.open(place / told["files"][0]) as picture:
+        assert grid.format == picture.format == "WEBP"
+        assert picture.size == (24, 16)
+        assert grid.width > 3 * 24
+    danqing(place, *words[:2], "-n", "2", *words[4:], "--each", "few", "--format", "png")
+    danqing(place, *words[:2], "-n", "5", *words[4:], "--each", "many", "--format", "png")
+    few, many = sorted((place / "few").iterdir()), sorted((place / "many").iterdir())
+    assert [file.read_bytes() for file in few] == [file.read_bytes() for file in many[:2]]
+
+
+def test_show_tells_what_a_run_and_a_model_are(place: Path, trained: dict[str, object]) -> None:
+    told = json.loads(danqing(place, "show", "run", "--json")[0])
+    assert (told["model"]["width"], told["model"]["height"], told["model"]["channels"]) == (24, 16, 3)
+    assert told["model"]["labels"] == ["blue", "red"]
+    assert told["run"]["status"] == "finished"
+    text, _ = danqing(place, "show", "run/model")
+    assert re.search(r"^labels +blue, red$", text, re.MULTILINE)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(place: Path) -> None:
+    words = [
+        "train",
+        "photos",
+        *QUICK,
+        "--size",
+        "24x16",
+        "--images",
+        "9000000",
+        "--out",
+        "stopped",
+        "--json",
+    ]
+    process = subprocess.Popen(
+        [*DANQING, *words],
+        cwd=place,
+        env=surroundings(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = place / "stopped" / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "the same command goes on: danqing train photos" in stderr
+    told = json.loads(stdout)
+    assert told["status"] == "interrupted"
+    assert "goes on where it stopped" in (place / "stopped" / "report.html").read_text(encoding="utf-8")
+    more = str(told["images"] + 640)
+    told_again = json.loads(danqing(place, *words[:-5], "--images", more, "--out", "stopped", "--json")[0])
+    assert told_again["status"] == "finished"
+    assert told_again["images"] >= told["images"] + 640
+
+
+def test_on_a_terminal_the_time_left_is_in_view(place: Path) -> None:
+    reader, writer = pty.openpty()
+    words = ["train", "photos", *QUICK, "--size", "24x16", "--images", "3000", "--out", "terminal", "--json"]
+    surroundings_there = {**surroundings(place), "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [*DANQING, *words], cwd=place, env=surroundings_there, stdout=subprocess.PIPE, stderr=writer
+    )
+    os.close(writer)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(reader, 65536)
+        except OSError:  # Linux tells the end of a terminal so
+            break
+        if not piece:
+            break
+        seen += piece
+    stdout, _ = process.communicate(timeout=60)
+    os.close(reader)
+    assert process.returncode == 0
+    assert json.loads(stdout)["status"] == "finished"
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert re.search(r"Training .*\d+% .*images, [\d,]+/s .* left", text)
+
+
+def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for words in (["--help"], ["train", "--help"], ["presets"]):
+        danqing(tmp_path, *words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent / 3 < 0.5
+    code = "import sys, danqing.cli; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
