@@ -75,9 +75,10 @@ def _usage_sentence(error: BaseException) -> str:
 
 
 def _add_verbs() -> None:
-    from danqing.cli import demo, presets, sample, show, train
+    from danqing.cli import data, demo, presets, sample, show, train
 
     app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+    app.add_typer(data.app)
     app.command("train", epilog=train.EXAMPLES)(train.train)
     app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
     app.command("show", epilog=show.EXAMPLES)(show.show)
