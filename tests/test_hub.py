@@ -1,0 +1,70 @@
+"""Models go to the hub and come back the same; what the hub gives is trusted no more than any other folder."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from tests.hub_standin import serving
+
+PUSH_AND_PULL = """
+import sys, json
+import numpy as np
+import danqing as dq
+model = dq.load(sys.argv[1])
+address = model.push_to_hub("someone/squares", token="hf_test")
+pulled = dq.load("someone/squares")
+same = np.array_equal(model.sample(4, seed=1).array, pulled.sample(4, seed=1).array)
+print(json.dumps({"address": address, "same": bool(same)}))
+"""
+
+PULL = """
+import sys, danqing as dq
+try:
+    dq.load(sys.argv[1])
+except dq.DanqingError as error:
+    print(error)
+"""
+
+
+def run(script, argument, address, home):
+    """A fresh process: the hub's library reads its address when it is imported."""
+    env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    words = [sys.executable, "-c", script, str(argument)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    from danqing.families import build, parse_config
+    from danqing.model import Model
+
+    config = parse_config(
+        {"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1, "features": 2}
+    )
+    return Model(build(config)).save(tmp_path / "model")
+
+
+def test_a_model_goes_to_the_hub_and_comes_back(model_folder, tmp_path):
+    with serving() as (address, repositories):
+        result = json.loads(run(PUSH_AND_PULL, model_folder, address, tmp_path / "home"))
+        assert result["same"]
+        assert result["address"].endswith("someone/squares")
+        assert set(repositories["someone/squares"]) >= {"config.json", "model.safetensors", "README.md"}
+
+
+def test_what_the_hub_gives_is_checked(model_folder, tmp_path):
+    with serving() as (address, repositories):
+        files = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+        repositories["someone/evil"] = files | {
+            "model.safetensors": pickle.dumps(list(range(1000)), protocol=4)
+        }
+        repositories["someone/long"] = files | {"model.safetensors": files["model.safetensors"] + bytes(100)}
+        assert "pickle" in run(PULL, "someone/evil", address, tmp_path / "home")
+        assert "larger than its header says" in run(PULL, "someone/long", address, tmp_path / "home")
+        assert "did not give it" in run(PULL, "someone/absent", address, tmp_path / "home")
