@@ -35,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-    def do_POST(self):  # noqa: N802 (the base class names it)
+    def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = urlsplit(self.path).path
         if path == "/api/repos/create":
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer({"error": f"no {path}"}, status=404)
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/api/models/"):
             name = "/".join(path.split("/")[3:5])
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         return self.send(content, 200, {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": COMMIT})
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 (the base class names it)
 
     def answer(self, content, status=200, headers=None):
         self.send(

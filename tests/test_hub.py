@@ -1,4 +1,4 @@
-"""Models go to the hub and come back the same; what the hub gives is trusted no more than any other folder."""
+"""Models go to the hub and come back the same; what it gives is trusted no more than any other folder."""
 
 import json
 import os

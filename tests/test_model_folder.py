@@ -1,4 +1,4 @@
-"""A model folder reads back the same pictures, and every way to tamper with it is refused in its own words."""
+"""A model folder reads back the same pictures; every way to tamper with it is refused in its own words."""
 
 import json
 import pickle
@@ -23,7 +23,7 @@ def small_model(**changes):
     return Model(family, {"images": 12, "data": {"name": "squares <b>"}})
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     return small_model(labels=["cat", "dog"], label_frequencies=[0.5, 0.5]).save(tmp_path / "model")
 

@@ -142,7 +142,7 @@ def _images_per_second(engine: Engine, seconds: float) -> float:
         steps += 1
         _run(engine, steps, total)
         spent = time.perf_counter() - start
-    return steps * images / spent
+    return float(steps * images / spent)
 
 
 def _run(engine: Engine, step: int, total: int) -> None:

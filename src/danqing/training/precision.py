@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import torch
 
+from danqing.errors import ConfigError
+
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -25,11 +27,20 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the processor."""
+    """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the processor. Raises ConfigError."""
     if name != "auto":
-        return torch.device(name)
+        return _checked(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _checked(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"There is no device {name!r} here: use auto, cpu, cuda or mps.") from error
+    return device

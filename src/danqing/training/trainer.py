@@ -96,6 +96,8 @@ class Trainer:
             if time.monotonic() - last_saved > self.config.training.checkpoint_seconds:
                 self._save_checkpoint()
                 last_saved = time.monotonic()
+        if self.engine.meter.sums:
+            self._log(self.budget.total(self.position.images))
         return "finished"
 
     def _step(self) -> None:
