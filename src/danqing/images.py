@@ -2,18 +2,20 @@
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, cast, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from danqing import atomic
 from danqing.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # torch is imported where it is used: the processes that decode need none
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 Alpha = Literal["flatten", "keep"]
@@ -35,22 +37,26 @@ _SAVED = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG", "jpg": "JPEG"}
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 
-def to_float(images: Tensor) -> Tensor:
+def to_float(images: "Tensor") -> "Tensor":
     """Images uint8 `[n, h, w, c]` or `[n, c, h, w]` to float32 `[n, c, h, w]` in [-1, 1], channels-last.
 
     A shape that could be either is read as `[n, h, w, c]`. 0 becomes -1 and 255 becomes 1, exactly.
     """
+    import torch
+
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"expected uint8 images [n, h, w, c], got {images.dtype} {list(images.shape)}")
-    if images.shape[-1] <= 4:
-        images = images.permute(0, 3, 1, 2)
-    elif images.shape[1] > 4:
-        raise ValueError(f"expected 1 to 4 channels, got images of shape {list(images.shape)}")
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+    if images.shape[-1] > 4:
+        if images.shape[1] > 4:
+            raise ValueError(f"expected 1 to 4 channels, got images of shape {list(images.shape)}")
+        images = images.permute(0, 2, 3, 1).contiguous()
+    return images.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
 
 
-def to_uint8(images: Tensor) -> Tensor:
+def to_uint8(images: "Tensor") -> "Tensor":
     """Images float `[n, c, h, w]` in [-1, 1] to uint8 `[n, h, w, c]`, rounded, what lies outside clamped."""
+    import torch
+
     levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(127.5)
     return levels.nan_to_num_(0).round_().clamp_(0, 255).to(torch.uint8).contiguous()
 
@@ -85,15 +91,14 @@ def decode(
     is over the limits.
     """
     try:
-        with _open(source, max_pixels, max_bytes) as image:
-            if size is not None:
-                # JPEG only: decode at a half, quarter or eighth when that leaves at least twice the size
-                # wanted.
-                image.draft(None, (2 * max(size), 2 * max(size)))
-            upright = _upright(image)
-            if upright.width * upright.height > max_pixels:  # containers whose header names another size
-                raise DataError(_too_large(upright.size, max_pixels))
-            return conform(upright, size=size, channels=channels, alpha=alpha, background=background, fit=fit)
+        image = _open(source, max_pixels, max_bytes)
+        if size is not None and image.width > 2 * size[0] and image.height > 2 * size[1]:
+            # JPEG only: decode at a half, quarter or eighth when that leaves at least twice the size wanted.
+            image.draft(None, (2 * max(size), 2 * max(size)))
+        upright = _upright(image)
+        if upright.width * upright.height > max_pixels:  # containers whose header names another size
+            raise DataError(_too_large(upright.size, max_pixels))
+        return conform(upright, size=size, channels=channels, alpha=alpha, background=background, fit=fit)
     except (DataError, ConfigError):
         raise
     except MemoryError as error:
@@ -107,12 +112,12 @@ def inspect(
 ) -> tuple[tuple[int, int], bool, bool]:
     """From the header alone: the upright (width, height), whether there is colour, and may be alpha."""
     try:
-        with _open(source, max_pixels, max_bytes) as image:
-            width, height = image.size
-            if _orientation(image) >= 5:
-                width, height = height, width
-            colour = image.mode not in ("1", "L", "LA", "La", *_DEEP)
-            return (width, height), colour, image.has_transparency_data
+        image = _open(source, max_pixels, max_bytes)
+        width, height = image.size
+        if _orientation(image) >= 5:
+            width, height = height, width
+        colour = image.mode not in ("1", "L", "LA", "La", *_DEEP)
+        return (width, height), colour, image.has_transparency_data
     except DataError:
         raise
     except Exception as error:
@@ -179,8 +184,8 @@ def encode(
 class Images:
     """Pictures of one size, uint8 `[n, h, w, c]`, that index, save and show themselves."""
 
-    def __init__(self, array: Pixels | Tensor) -> None:
-        pixels = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    def __init__(self, array: "Pixels | Tensor") -> None:
+        pixels = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in MODES:
             raise ValueError(f"expected uint8 [n, h, w, c], got {pixels.dtype} {list(pixels.shape)}")
         self.array: Pixels = pixels
@@ -264,36 +269,34 @@ class Images:
 
 
 def _open(source: bytes | str | Path, max_pixels: int, max_bytes: int) -> Image.Image:
-    if isinstance(source, bytes):
-        length, file = len(source), cast("str | Path | BinaryIO", io.BytesIO(source))
-        start = source[:512]
-    else:
-        try:
-            with open(source, "rb") as opened:
-                length, start = Path(source).stat().st_size, opened.read(512)
-        except OSError as error:
-            raise DataError(f"{source} cannot be read ({error.strerror or error}).") from error
-        file = source
-    if length == 0:
+    content = source if isinstance(source, bytes) else _content(source, max_bytes)
+    if not content:
         raise DataError("The file is empty.")
-    if length > max_bytes:
-        raise DataError(
-            f"The file has {length / 2**20:.0f} MiB: at most {max_bytes / 2**20:.0f} MiB are read."
-        )
+    if len(content) > max_bytes:
+        raise DataError(f"The file has over {max_bytes / 2**20:.0f} MiB: shrink it first.")
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"The picture has more than {max_pixels / 1e6:.0f} million pixels: shrink it first."
+            f"The picture has over {max_pixels / 1e6:.0f} million pixels: shrink it first."
         ) from error
     except UnidentifiedImageError as error:
-        if b"<svg" in start.lower() or (b"<?xml" in start and b"svg" in start.lower()):
+        if b"<svg" in content[:1024].lower():
             raise DataError("SVG drawings are not supported: convert them to PNG first.") from error
         raise DataError("The file is no picture in a format that can be read.") from error
     if image.width * image.height > max_pixels:
-        image.close()
         raise DataError(_too_large(image.size, max_pixels))
     return image
+
+
+def _content(path: str | Path, max_bytes: int) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > max_bytes:
+                raise DataError(f"The file has over {max_bytes / 2**20:.0f} MiB: shrink it first.")
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
 def _too_large(size: tuple[int, int], max_pixels: int) -> str:

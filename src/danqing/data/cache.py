@@ -10,11 +10,8 @@ import hashlib
 import json
 import os
 import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,10 +21,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from danqing import atomic
+from danqing.data.decoding import Decoder
 from danqing.data.probe import resolve
-from danqing.data.records import DataReport, ImageSpec, Record, Skipped, Source, digest
+from danqing.data.records import DataReport, ImageSpec, Skipped, Source, digest
 from danqing.errors import DataError
-from danqing.images import Pixels
 
 VERSION = 2
 TOLERATED = 0.05
@@ -35,7 +32,6 @@ TOLERATED = 0.05
 HEADER = 4096
 """Bytes before the first image: a safetensors header padded to a page, written when the count is known."""
 
-_CHUNK = 32
 _COMMIT_IMAGES = 2048
 _COMMIT_BYTES = 32 * 2**20
 
@@ -171,40 +167,23 @@ class _Build:
 
     def _commits(self, start: int) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Journal entries with the pixels they stand for."""
-        entry, parts = _entry(), list[bytes]()
-        for record, outcome in self._decoded(self.source.records(self.spec, start)):
-            entry["records"] += 1
-            if isinstance(outcome, str):
-                entry["skipped"].append([record.name, outcome])
-            else:
-                parts.append(outcome.tobytes())
-                entry["labels"].append(record.label)
-                entry["texts"].append(record.text)
-                entry["digests"].append(hashlib.blake2b(parts[-1], digest_size=16).hexdigest())
-            if entry["records"] >= _COMMIT_IMAGES or len(parts) * self.image_bytes >= _COMMIT_BYTES:
-                yield entry, b"".join(parts)
-                entry, parts = _entry(), []
-        if entry["records"]:
-            yield entry, b"".join(parts)
-
-    def _decoded(self, records: Iterator[Record]) -> Iterator[tuple[Record, Pixels | str]]:
-        """Records with their pixels, or with the reason there are none, in order; decoded in threads.
-
-        Pillow lets go of the interpreter while it decodes and resizes, and a thread, unlike a process, needs
-        no copy of the records, no second import, and no `__main__` guard in the user's script.
-        """
-        threads = _cores()
-        with ThreadPoolExecutor(threads) as pool:
-            waiting: deque[tuple[list[Record], Future[list[Pixels | str]]]] = deque()
-            try:
-                while chunk := list(islice(records, _CHUNK)):
-                    waiting.append((chunk, pool.submit(_decode_all, chunk, self.spec)))
-                    if len(waiting) > 2 * threads:
-                        yield from _unpacked(waiting.popleft())
-                while waiting:
-                    yield from _unpacked(waiting.popleft())
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        entry, blocks = _entry(), list[bytes]()
+        with Decoder(self.spec, self.total - start) as decoder:
+            for records, decoded in decoder(self.source.records(self.spec, start)):
+                entry["records"] += len(records)
+                entry["digests"] += decoded.digests
+                blocks.append(decoded.pixels)
+                for record, reason in zip(records, decoded.reasons, strict=True):
+                    if reason is None:
+                        entry["labels"].append(record.label)
+                        entry["texts"].append(record.text)
+                    else:
+                        entry["skipped"].append([record.name, reason])
+                if entry["records"] >= _COMMIT_IMAGES or sum(map(len, blocks)) >= _COMMIT_BYTES:
+                    yield entry, b"".join(blocks)
+                    entry, blocks = _entry(), []
+            if entry["records"]:
+                yield entry, b"".join(blocks)
 
     def _check(self, tally: _Tally, *, final: bool) -> None:
         if tally.skipped <= TOLERATED * max(self.total, tally.records) and not (final and tally.images == 0):
@@ -312,26 +291,6 @@ def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
 
 def _entry() -> dict[str, Any]:
     return {"records": 0, "labels": [], "texts": [], "digests": [], "skipped": []}
-
-
-def _decode_all(records: Iterable[Record], spec: ImageSpec) -> list[Pixels | str]:
-    outcomes: list[Pixels | str] = []
-    for record in records:
-        try:
-            outcomes.append(spec.prepared(record.load()))
-        except DataError as error:
-            outcomes.append(str(error))
-    return outcomes
-
-
-def _unpacked(
-    waiting: tuple[list[Record], Future[list[Pixels | str]]],
-) -> Iterator[tuple[Record, Pixels | str]]:
-    return zip(waiting[0], waiting[1].result(), strict=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sync(file: BinaryIO) -> None:

@@ -1,0 +1,166 @@
+"""Decoding on all cores, in order: by threads where there is little to do, otherwise by processes of our own.
+
+Threads alone leave cores idle on small files, whose headers Pillow reads in Python. The processes are
+`python -m danqing.data.decode_worker`, not multiprocessing's: nothing is pickled, a user's script needs no
+`__main__` guard, and a decoder that crashes on a hostile file takes nothing else along.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from PIL import Image
+
+import danqing
+from danqing.data.decode_worker import Decoded, decoded_or_reason, packed, receive, send
+from danqing.data.records import ImageSpec, Record
+from danqing.errors import DataError
+from danqing.images import Pixels
+
+CHUNK = 64
+FEW = 2000
+"""Up to so many images, starting processes takes longer than it saves."""
+
+
+class Decoder:
+    """Brings records to a size and channels; used as a context manager, which ends its processes."""
+
+    def __init__(self, spec: ImageSpec, count: int) -> None:
+        self.spec = spec
+        self._options = asdict(spec)
+        self._cores = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+        self._workers: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
+        for _ in range(self._cores):
+            self._workers.put(None)
+        self._use_processes = count > FEW and bool(sys.executable)
+        self._started: list[_Worker] = []
+        self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="danqing-decode")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        for worker in self._started:
+            worker.end()
+
+    def __call__(self, records: Iterator[Record]) -> Iterator[tuple[list[Record], Decoded]]:
+        """Chunks of records with their pixels, in order."""
+        waiting: deque[tuple[list[Record], Future[Decoded]]] = deque()
+        while chunk := list(islice(records, CHUNK)):
+            waiting.append((chunk, self._pool.submit(self._decode, chunk)))
+            if len(waiting) > 2 * self._cores:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+    def _decode(self, chunk: list[Record]) -> Decoded:
+        loaded = [_load(record) for record in chunk]
+        encoded = [item for item in loaded if isinstance(item, bytes | Path)]
+        if self._use_processes and len(encoded) == len(loaded):
+            return self._by_process(encoded)
+        return packed(self._prepared(item) for item in loaded)
+
+    def _prepared(self, item: "bytes | Path | Pixels | Image.Image | DataError") -> Pixels | str:
+        if isinstance(item, DataError):
+            return str(item)
+        if isinstance(item, bytes | Path):
+            return decoded_or_reason(item, self._options)
+        try:
+            return self.spec.prepared(item)
+        except DataError as error:
+            return str(error)
+
+    def _by_process(self, items: list[bytes | Path]) -> Decoded:
+        worker = self._workers.get()
+        try:
+            worker = worker or self._start()
+            if worker is None:
+                return packed(decoded_or_reason(item, self._options) for item in items)
+            try:
+                return worker.decode(items)
+            except (EOFError, OSError):
+                worker.end()
+                worker = None
+        finally:
+            self._workers.put(worker)
+        if len(items) == 1:
+            return packed(["The decoder crashed on it."])
+        parts = [self._by_process([item]) for item in items]
+        return Decoded(
+            [reason for part in parts for reason in part.reasons],
+            [digest for part in parts for digest in part.digests],
+            b"".join(part.pixels for part in parts),
+        )
+
+    def _start(self) -> "_Worker | None":
+        """A new process, or None where this system gives none: threads do the work then."""
+        try:
+            worker = _Worker(self._options)
+        except (OSError, EOFError, ValueError):
+            self._use_processes = False
+            return None
+        self._started.append(worker)
+        return worker
+
+
+class _Worker:
+    """One process that decodes, owned by one thread at a time."""
+
+    def __init__(self, options: dict[str, object]) -> None:
+        package = str(Path(danqing.__file__).parents[1])
+        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-m", "danqing.data.decode_worker", json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        try:
+            receive(self._answers)
+        except BaseException:
+            self.end()
+            raise
+
+    def decode(self, items: list[bytes | Path]) -> Decoded:
+        """The pictures of some encoded files; raises EOFError or OSError where the process has died."""
+        header = [len(item) if isinstance(item, bytes) else str(item) for item in items]
+        send(self._requests, header, b"".join(item for item in items if isinstance(item, bytes)))
+        (reasons, digests), pixels = receive(self._answers)
+        return Decoded(reasons, digests, pixels)
+
+    def end(self) -> None:
+        """Stop the process and close its pipes."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._requests, self._answers):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _load(record: Record) -> "bytes | Path | Pixels | Image.Image | DataError":
+    try:
+        return record.load()
+    except DataError as error:
+        return error
