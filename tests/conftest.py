@@ -2,11 +2,15 @@
 
 import json
 import math
+import os
 import random
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; must be set before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HOSTILE = "<script>document.title='broken'</script>"
 

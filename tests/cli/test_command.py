@@ -112,7 +112,7 @@ def test_show_tells_what_a_run_and_a_model_are(place: Path, trained: dict[str, o
     assert told["model"]["labels"] == ["blue", "red"]
     assert told["run"]["status"] == "finished"
     text, _ = danqing(place, "show", "run/model")
-    assert re.search(r"^labels +blue, red$", text, re.MULTILINE)
+    assert re.search(r"^Labels +blue, red$", text, re.MULTILINE)
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(place: Path) -> None:

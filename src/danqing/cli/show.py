@@ -1,6 +1,6 @@
 """`danqing show`: what a model or a run is, how it came about, and what it can be asked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,44 +36,47 @@ def show(
         if not run:  # a run that has only begun has no model yet, and is shown without one
             raise
         info = {}
-    text = output.facts(dict(_rows(info)))
+    text = output.facts(_model_rows(info)) if info else ""
     if run:
-        text += f"\nRun {Path(model)}\n" + output.facts(dict(_rows(_main_facts(run))))
+        text += f"\nRun {Path(model)}\n" + output.facts(_run_rows(run))
     output.result({"model": info or None, "run": run or None}, text, as_json=as_json)
 
 
-def _main_facts(run: Mapping[str, Any]) -> Mapping[str, Any]:
-    progress = run.get("progress", {})
-    data = run.get("data", {})
+def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
+    trained = info.get("trained", {})
+    data = trained.get("data", {})
     return {
-        "status": run.get("status"),
-        "reason": run.get("reason"),
-        "images seen": progress.get("images"),
-        "time": duration(progress["seconds"]) if "seconds" in progress else None,
-        "images/s": progress.get("images_per_second"),
-        "data": data.get("source"),
-        "data images": data.get("images"),
-        "alarms": [f"{alarm['text']} (at {alarm['images']:,} images)" for alarm in run.get("alarms", [])],
-        "command": run.get("command"),
+        "Family": info["family"],
+        "Images": f"{info['width']} x {info['height']}, {info['channels']} channels",
+        "Labels": _some(info["labels"]),
+        "Parameters": f"{info['parameters']:,}",
+        "Options": ", ".join(f"{name}={value}" for name, value in info["sample_options"].items()),
+        "Seen": f"{trained['images']:,} images" if "images" in trained else None,
+        "Time": duration(trained["seconds"]) if "seconds" in trained else None,
+        "Precision": trained.get("precision"),
+        "Seed": trained.get("seed"),
+        "Data": f"{data['name']}, {data['images']:,} images" if data else None,
+        "Licence": data.get("licence"),
+        "Citation": data.get("citation"),
     }
 
 
-def _rows(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in info.items():
-        if value is not None and value != [] and value != {}:
-            yield name.replace("_", " "), _words(value)
+def _run_rows(run: Mapping[str, Any]) -> dict[str, Any]:
+    progress, plan = run.get("progress", {}), run.get("plan", {})
+    alarms = [f"{alarm['text']} (at {alarm['images']:,} images)" for alarm in run.get("alarms", [])]
+    speed = progress.get("images_per_second")
+    return {
+        "Status": run.get("status"),
+        "Reason": run.get("reason"),
+        "Seen": f"{progress.get('images', 0):,} of {plan['images']:,} images" if plan else None,
+        "Time": duration(progress["seconds"]) if progress else None,
+        "Speed": f"{speed:,.0f} images/s" if speed else None,
+        "Source": run.get("data", {}).get("source"),
+        "Warnings": "\n          ".join(alarms),
+        "Command": run.get("command"),
+    }
 
 
-def _words(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        more = f", and {len(value) - _LONGEST_LIST:,} more" if len(value) > _LONGEST_LIST else ""
-        return ", ".join(_words(item) for item in value[:_LONGEST_LIST]) + more
-    return str(value)
+def _some(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _LONGEST_LIST:,} more" if len(names) > _LONGEST_LIST else ""
+    return ", ".join(names[:_LONGEST_LIST]) + more
