@@ -41,12 +41,14 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folder and its parts; raises TrainingError when it cannot be written to."""
-        if self.path.is_dir() and any(self.path.iterdir()) and not self.config_file.exists():
+        atomic.remove_leftovers(self.path)
+        own = {".lock", ".writable", self.samples.name, self.checkpoints.name}  # what a kill at birth leaves
+        present = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        if present - own and not self.config_file.exists():
             raise TrainingError(f"{self.path} is not empty and holds no run: choose another --out.")
         try:
             for folder in (self.path, self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-            atomic.remove_leftovers(self.path)
             atomic.write_bytes(self.path / ".writable", b"")
             (self.path / ".writable").unlink()
         except OSError as error:

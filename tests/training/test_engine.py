@@ -1,0 +1,124 @@
+"""The training step: accumulation, resuming in memory, golden losses, what is frozen and when."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from danqing.data import Batches, open_dataset
+from danqing.training.config import resolve
+from danqing.training.engine import Engine, initialise
+from danqing.training.estimate import estimate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return open_dataset(folder, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def engine_of(dataset, preset, **settings):
+    values = {"batch_size": 8, "precision": "float32", **settings}
+    config = resolve(preset=preset, settings=values, size=dataset.size).for_data(dataset)
+    micro_batch = config.batch_size // config.training.accumulate
+    return Engine(config, Batches(dataset, micro_batch, config.seed), CPU, "float32")
+
+
+SMALL_VAE = {"net": "mlp", "features": 4, "latents": 4, "prior": "normal"}
+SMALL_GAN = {"net": "mlp", "generator_features": 4, "discriminator_features": 4}
+
+
+def run(engine, steps, start=0):
+    for step in range(start, start + steps):
+        engine.step(step * engine.images_per_step, step, total=10_000)
+
+
+@pytest.mark.parametrize(("preset", "small"), [("vae-32", SMALL_VAE), ("gan-32", SMALL_GAN)])
+def test_state_put_into_a_fresh_engine_continues_bit_for_bit(dataset, preset, small):
+    whole, first, second = (engine_of(dataset, preset, **small) for _ in range(3))
+    run(whole, 7)
+    run(first, 4)
+    tensors = {name: value.clone() for name, value in first.tensors().items()}
+    second.load_tensors(tensors, first.meter.counts)
+    run(second, 3, start=4)
+    assert all(torch.equal(value, second.tensors()[name]) for name, value in whole.tensors().items())
+    assert whole.meter.drain() == second.meter.drain()
+
+
+def test_accumulating_changes_only_the_order_of_sums(dataset):
+    # The same gradient in halves: noise is drawn per part, so compare what has none, the average of images.
+    whole, parts = (engine_of(dataset, "vae-32", **SMALL_VAE, accumulate=n) for n in (1, 2))
+    assert len(whole.batches.at(0)) == 8
+    joined = torch.cat([parts.batches.at(0).images, parts.batches.at(4).images])
+    assert torch.equal(whole.batches.at(0).images, joined)
+    run(whole, 3)
+    run(parts, 3)
+    first, second = (engine.meter.drain()["autoencoder/reconstruction"] for engine in (whole, parts))
+    assert first == pytest.approx(second, rel=0.05)
+
+
+def test_torch_s_global_generator_is_neither_read_nor_moved(dataset):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one = engine_of(dataset, "gan-32", **SMALL_GAN)
+    run(one, 2)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(2)
+    other = engine_of(dataset, "gan-32", **SMALL_GAN)
+    run(other, 2)
+    assert all(torch.equal(value, other.tensors()[name]) for name, value in one.tensors().items())
+
+
+def test_each_phase_trains_its_own_modules_alone(dataset):
+    engine = engine_of(dataset, "gan-32", **SMALL_GAN, discriminator_steps=3)
+    assert engine.images_per_step == 24
+    seen = {}
+    original = engine.family.loss
+
+    def loss(batch, phase, rng):
+        trained = {
+            name
+            for name, child in engine.family.named_children()
+            if any(p.requires_grad for p in child.parameters())
+        }
+        seen.setdefault(phase.name, []).append(trained)
+        return original(batch, phase, rng)
+
+    engine.family.loss = loss
+    run(engine, 1)
+    assert seen == {"discriminator": [{"discriminator"}] * 3, "generator": [{"generator"}]}
+
+
+def test_the_seed_alone_decides_the_weights(dataset):
+    config = resolve(preset="vae-32", settings=SMALL_VAE).for_data(dataset)
+    other = config.model_copy(update={"seed": 1})
+    one, again, different = (
+        parameters_to_vector(initialise(c).parameters()) for c in (config, config, other)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, different)
+
+
+def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, monkeypatch):
+    from danqing.errors import TrainingError
+    from danqing.training import estimate as module
+
+    def memory(batch_size):
+        config = resolve(
+            preset="vae-32", settings={"batch_size": batch_size, "measure_seconds": 0.001, "net": "conv"}
+        ).for_data(dataset)
+        return estimate(config, Batches(dataset, batch_size, 0), CPU, "float32").memory_bytes
+
+    monkeypatch.setattr(module, "_resident_memory", lambda: 0)
+    one, two, four = (memory(n) for n in (64, 128, 256))
+    assert (four - two) == pytest.approx(2 * (two - one), rel=0.1)
+    monkeypatch.setattr(module, "available_memory", lambda device: one // 2)
+    with pytest.raises(TrainingError, match=r"training\.accumulate"):
+        memory(64)

@@ -1,0 +1,244 @@
+"""A run folder defends itself: other settings, other images, other writers, full and read-only disks, broken
+losses.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import danqing as dq
+from danqing.errors import ConfigError, DanqingError, TrainingError
+from danqing.training import run as run_module
+from danqing.training.run_folder import RunFolder
+
+SMALL = {
+    "net": "mlp",
+    "features": "4",
+    "latents": "4",
+    "prior": "normal",
+    "batch_size": "16",
+    "measure_seconds": "0.001",
+    "sample_images": "4",
+    "sample_grids": "2",
+    "precision": "float32",
+}
+
+
+class Heard(dq.Listener):
+    """Remembers what a run said."""
+
+    def __init__(self):
+        self.messages, self.alarms, self.plans, self.progress = [], [], [], []
+
+    def on_message(self, text):
+        self.messages.append(text)
+
+    def on_alarm(self, text):
+        self.alarms.append(text)
+
+    def on_plan(self, plan):
+        self.plans.append(plan)
+
+    def on_progress(self, progress):
+        self.progress.append(progress)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (9, 6, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def train(pictures, out, *, images=640, listener=None, **settings):
+    return dq.train(
+        pictures,
+        preset="vae-32",
+        out=out,
+        images=images,
+        size=(6, 9),
+        settings=SMALL | settings,
+        listener=listener,
+    )
+
+
+def test_a_run_leaves_everything_that_is_promised(pictures, tmp_path):
+    heard = Heard()
+    run = train(pictures, tmp_path / "run", listener=heard)
+    assert (run.status, run.images) == ("finished", 640)
+    present = {path.name for path in run.folder.iterdir()}
+    assert {
+        "config.toml",
+        "log.jsonl",
+        "samples",
+        "checkpoints",
+        "tensorboard",
+        "report.html",
+        "model",
+    } <= present
+    grids = sorted(path.name for path in (run.folder / "samples").iterdir())
+    assert grids == ["000000000.png", "000000320.png", "000000640.png", "data.png"]
+    assert run.final["images"] == 640
+    assert heard.plans[0].images == 640
+    assert sum(heard.plans[0].parameters.values()) > 0
+    assert [p.images for p in heard.progress] == list(range(16, 641, 16))
+    samples = dq.load(run).sample(5, seed=1)
+    assert samples.array.shape == (5, 9, 6, 3)
+    assert samples.array.dtype == np.uint8
+
+
+def test_the_same_call_again_is_complete_and_a_larger_budget_goes_on(pictures, tmp_path):
+    first = train(pictures, tmp_path / "run")
+    heard = Heard()
+    again = train(pictures, tmp_path / "run", listener=heard)
+    assert again == first
+    assert "complete" in heard.messages[0]
+    longer = train(pictures, tmp_path / "run", images=960, listener=heard)
+    assert longer.images == 960
+    assert heard.plans[-1].resumed_from == 640
+
+
+def test_a_budget_in_minutes_is_kept(pictures, tmp_path):
+    run = dq.train(pictures, preset="vae-32", out=tmp_path / "run", minutes=0.05, size=(6, 9), settings=SMALL)
+    assert run.status == "finished"
+    assert 1.5 < run.seconds < 6
+
+
+def test_other_settings_are_refused_by_name_and_nothing_is_lost(pictures, tmp_path):
+    first = train(pictures, tmp_path / "run")
+    with pytest.raises(ConfigError, match="batch_size: 16 → 8"):
+        train(pictures, tmp_path / "run", batch_size="8", images=960)
+    assert train(pictures, tmp_path / "run") == first
+
+
+def test_other_images_are_refused(pictures, tmp_path):
+    train(pictures, tmp_path / "run")
+    (pictures / "0.png").unlink()
+    with pytest.raises(TrainingError, match="images have changed"):
+        train(pictures, tmp_path / "run", images=960)
+
+
+def test_a_second_process_is_refused(pictures, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    with folder.locked(), pytest.raises(TrainingError, match="Another process"):
+        train(pictures, tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(pictures, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.txt").write_text("years of work")
+    with pytest.raises(TrainingError, match="not empty"):
+        train(pictures, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("out", ["/proc/run", "/dev/null/run"])
+def test_a_place_that_cannot_be_written_to_is_refused(pictures, out):
+    with pytest.raises(DanqingError, match="cannot be written to"):
+        train(pictures, out)
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(pictures, tmp_path):
+    whole = train(pictures, tmp_path / "whole", images=960)
+    run = train(pictures, tmp_path / "run", checkpoint_seconds="0.0001", images=960)
+    newest = sorted((run.folder / "checkpoints").glob("images-*"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    facts = RunFolder(run.folder)
+    facts.update_facts(status="running")
+    heard = Heard()
+    again = train(pictures, run.folder, images=960, checkpoint_seconds="0.0001", listener=heard)
+    assert newest.name in heard.messages[0]
+    assert again.final == whole.final
+    paths = [path / "model/model.safetensors" for path in (again.folder, whole.folder)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_broken_loss_goes_back_once_with_a_smaller_step_then_stops_with_the_reason(
+    pictures, tmp_path, monkeypatch
+):
+    from danqing.families.vae import VAE
+
+    healthy, calls = VAE.loss, []
+
+    def loss(self, batch, phase, rng):
+        losses = healthy(self, batch, phase, rng)
+        calls.append(1)
+        broken = len(calls) in breaks
+        return type(losses)(losses.total * (torch.nan if broken else 1.0), losses.logged)
+
+    monkeypatch.setattr(VAE, "loss", loss)
+    breaks = {60}  # the estimate before the run takes some calls as well
+    heard = Heard()
+    run = train(pictures, tmp_path / "once", images=3200, listener=heard)
+    assert run.status == "finished"
+    assert run.images == 3200
+    assert "half of optimizer.learning_rate" in heard.alarms[0]
+    assert run.final["learning_rate"] < 1e-3
+
+    calls.clear()
+    breaks = set(range(60, 1000))
+    with pytest.raises(TrainingError, match="twice: lower"):
+        train(pictures, tmp_path / "twice", images=3200)
+    facts = json.loads((tmp_path / "twice/run.json").read_text())
+    assert facts["status"] == "failed"
+    assert "twice" in facts["reason"]
+    assert (tmp_path / "twice/report.html").exists()
+    assert np.isfinite(dq.load(tmp_path / "twice").sample(2).array).all()
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
+    return subprocess.run(probe, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="mounting a small disk needs user namespaces")
+def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(pictures, tmp_path):
+    """A real file system of a few megabytes fills up while the run writes; after making room, it goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    settings = SMALL | {"features": "8", "checkpoint_seconds": "0.001"}
+    words = [sys.executable, "-m", "danqing", "train", str(pictures), "--preset", "vae-32", "--size", "6x9"]
+    words += ["--out", str(disk / "run"), "--images", "3200"]
+    for key, value in settings.items():
+        words += ["--set", f"{key}={value}"]
+    script = f"""
+        mount -t tmpfs -o size=40m tmpfs {disk} || exit 99
+        dd if=/dev/zero of={disk}/ballast bs=1M count=38 2>/dev/null
+        "$@" 2> {tmp_path}/full.txt; echo $? > {tmp_path}/full.code
+        ls {disk}/run/checkpoints > {tmp_path}/kept.txt
+        rm {disk}/ballast
+        "$@" 2> {tmp_path}/after.txt; echo $? > {tmp_path}/after.code
+        cp {disk}/run/run.json {tmp_path}/run.json
+    """
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", script, "bash", *words], env=env, timeout=120)
+    assert done.returncode == 0
+    assert (tmp_path / "full.code").read_text().strip() == "2", (tmp_path / "full.txt").read_text()
+    errors = " ".join((tmp_path / "full.txt").read_text().split())
+    assert "No space left" in errors
+    assert "same command" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "after.code").read_text().strip() == "0", (tmp_path / "after.txt").read_text()
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_run_reads_back_from_its_folder(pictures, tmp_path):
+    run = train(pictures, tmp_path / "run")
+    assert run_module.read_run(tmp_path / "run") == run
+    with pytest.raises(TrainingError, match="not a run folder"):
+        run_module.read_run(Path(tmp_path))
