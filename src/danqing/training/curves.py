@@ -170,7 +170,7 @@ def _short(value: float) -> float:
 
 
 def _averaged(values: Sequence[float]) -> list[float]:
-    keep = 0.5 ** (1 / max(1.0, len(values) / 60))
+    keep = 0.5 ** (60 / len(values))
     total = weight = 0.0
     result = []
     for value in values:

@@ -166,8 +166,10 @@ def _curves_section(log: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[s
         charts = [chart("loss of each phase", overlay)]
     else:
         charts = []
+    only_phase = {name.rpartition("/")[0] for name in columns} if not charts else set()
     for name in sorted(columns, key=lambda name: name not in losses):
-        charts.append(chart(name.replace("/", " · ").replace("_", " "), [Series(name, *columns[name])]))
+        shown = name.rpartition("/")[2] if len(only_phase) == 1 else name.replace("/", " · ")
+        charts.append(chart(shown.replace("_", " "), [Series(name, *columns[name])]))
     speeds = _columns(timing).get("images_per_second")
     if speeds:
         charts.append(chart("images per second", [Series("speed", *speeds)], from_zero=True))
