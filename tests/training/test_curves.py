@@ -1,6 +1,7 @@
 import math
 import xml.etree.ElementTree as ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ def test_a_chart_of_any_numbers_is_well_formed_and_stays_within_its_frame(
 def test_smoothing_stays_between_the_extremes_and_keeps_a_constant(values: list[float]) -> None:
     slack = 1e-9 * max(1.0, *map(abs, values))
     assert all(min(values) - slack <= value <= max(values) + slack for value in smoothed(values))
-    assert smoothed([3.0] * len(values)) == [3.0] * len(values)
+    assert smoothed([3.0] * len(values)) == pytest.approx([3.0] * len(values))
 
 
 def test_smoothing_does_not_lag_behind_a_straight_line() -> None:
@@ -45,6 +46,12 @@ def test_thinning_keeps_the_mean_and_drops_what_is_not_finite() -> None:
     assert thinned.x[-1] == 2399
     assert all(math.isfinite(value) for value in thinned.y)
     assert chart("nothing", [Series("s", [1.0, 2.0], [math.nan, math.inf])]) == ""
+
+
+def test_a_constant_has_room_above_and_below_it() -> None:
+    figure = ElementTree.fromstring(chart("beta", [Series("beta", range(99), [0.1 + 0.2] * 99)]))
+    (curve,) = (line for line in figure.iter("polyline") if "raw" not in line.attrib["class"])
+    assert {spot.split(",")[1] for spot in curve.attrib["points"].split()} == {"87.0"}
 
 
 def test_the_axis_is_logarithmic_only_where_positive_values_span_decades() -> None:

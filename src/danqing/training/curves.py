@@ -118,7 +118,8 @@ class _Axis:
         log = may_be_log and low > 0 and high / low >= 30
         if log:
             return cls(low / 1.2, high * 1.2, start, end, True)
-        margin = (high - low) * padding or (abs(high) * 0.1 or 1.0) * (low == high)
+        flat = high - low <= 1e-9 * abs(high)  # rounding, or one value
+        margin = (abs(high) * 0.1 or 1.0) if flat else (high - low) * padding
         return cls(low - margin, high + margin, start, end, False)
 
     def at(self, value: float) -> float:
