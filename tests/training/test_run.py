@@ -130,6 +130,16 @@ def test_other_images_are_refused(pictures, tmp_path):
         train(pictures, tmp_path / "run", images=960)
 
 
+def test_images_without_a_label_among_labelled_ones_are_pointed_out(pictures, tmp_path):
+    for label in ("cat", "dog"):
+        (pictures / label).mkdir()
+        shutil.copy(pictures / "0.png", pictures / label / "a.png")
+        shutil.copy(pictures / "1.png", pictures / label / "b.png")
+    with pytest.raises(ConfigError, match="12 of 16 images have no label"):
+        train(pictures, tmp_path / "run")
+    assert train(pictures, tmp_path / "free", conditional="false", images=160).status == "finished"
+
+
 def test_a_second_process_is_refused(pictures, tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create()

@@ -102,9 +102,18 @@ class RunConfig(_Section):
         return self
 
     def for_data(self, dataset: Dataset) -> Self:
-        """The same configuration, with the model's image shape and labels taken from the data."""
+        """The same configuration, with the model's image shape and labels taken from the data.
+
+        Raises ConfigError where some of the images have labels and others have none.
+        """
         width, height = dataset.size
-        labels = dataset.label_names if self.model.conditional and dataset.labels is not None else ()
+        labels = dataset.label_names if self.model.conditional else ()
+        bare = 0 if dataset.labels is None else int((dataset.labels < 0).sum())
+        if labels and bare:
+            raise ConfigError(
+                f"{bare} of {len(dataset)} images have no label: label them too, or learn without labels by "
+                "--set conditional=false."
+            )
         shape = {
             "width": width,
             "height": height,

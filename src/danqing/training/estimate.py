@@ -86,7 +86,7 @@ def _memory(engine: Engine) -> int:
     else:
         two, four = _kept_for_backward(engine, 2), _kept_for_backward(engine, 4)
         kept = four + (four - two) // 2 * (len(batch) - 4)
-    return _resident_memory() + weights * (3 + state) + 2 * kept
+    return int(_resident_memory() + weights * (3 + state) + 2 * kept)
 
 
 def _resident_memory() -> int:

@@ -27,7 +27,7 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the processor. Raises ConfigError."""
+    """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the CPU. Raises ConfigError."""
     if name != "auto":
         return _checked(name)
     if torch.cuda.is_available():

@@ -63,9 +63,8 @@ def train(
     DanqingError.
     """
     listener = listener or Listener()
-    wanted = resolve(
-        preset=preset, config=config, settings=settings, size=size, minutes=minutes, images=images, seed=seed
-    )
+    budget = {"minutes": minutes, "images": images}
+    wanted = resolve(preset=preset, config=config, settings=settings, size=size, seed=seed, **budget)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
     chosen = choose_device(device)
@@ -87,9 +86,8 @@ def train(
             raise TrainingError(
                 f"The images have changed since the run in {folder.path} began: choose another --out."
             )
-        folder.update_facts(
-            command=_command(str(data), folder, preset, config, settings, size, minutes, images, seed)
-        )
+        options = {"preset": preset, "config": config, "size": size, "seed": seed, **budget}
+        folder.update_facts(command=_command(str(data), folder, options, settings or {}))
         if _is_complete(folder, wanted):
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
             return read_run(folder.path)
@@ -120,31 +118,13 @@ def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
     return facts.get("status") == "finished" and facts.get("budget") == budget and folder.report.exists()
 
 
-def _command(
-    data: str,
-    folder: RunFolder,
-    preset: str | None,
-    config: str | Path | None,
-    settings: Mapping[str, Any] | None,
-    size: tuple[int, int] | None,
-    minutes: float | None,
-    images: int | None,
-    seed: int | None,
-) -> str:
+def _command(data: str, folder: RunFolder, options: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The command line that asks for the same run, for its report."""
     words = ["danqing", "train", data, "--out", str(folder.path)]
-    options = {
-        "--preset": preset,
-        "--config": config,
-        "--minutes": minutes,
-        "--images": images,
-        "--seed": seed,
-    }
-    if size is not None:
-        options["--size"] = "x".join(map(str, size))
     for option, value in options.items():
-        words += [] if value is None else [option, str(value)]
-    for key, value in (settings or {}).items():
+        if value is not None:
+            words += [f"--{option}", "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)
 
