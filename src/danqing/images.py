@@ -1,5 +1,6 @@
 """Pixels: `uint8` at every edge, `float32` in [-1, 1] inside. This module is the only place that converts."""
 
+import functools
 import io
 import math
 import os
@@ -27,7 +28,7 @@ MAX_BYTES = 256 * 1024 * 1024
 """Larger files are refused unread."""
 
 FORMATS = (
-    *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA"),
+    *("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA"),
     *("ICO", "PCX", "QOI", "SGI"),
 )
 """Raster formats that Pillow decodes itself; those that start other programs (EPS, WMF) stay out."""
@@ -275,7 +276,7 @@ def _open(source: bytes | str | Path, max_pixels: int, max_bytes: int) -> Image.
     if len(content) > max_bytes:
         raise DataError(f"The file has over {max_bytes / 2**20:.0f} MiB: shrink it first.")
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=_formats())
     except Image.DecompressionBombError as error:
         raise DataError(
             f"The picture has over {max_pixels / 1e6:.0f} million pixels: shrink it first."
@@ -287,6 +288,13 @@ def _open(source: bytes | str | Path, max_pixels: int, max_bytes: int) -> Image.
     if image.width * image.height > max_pixels:
         raise DataError(_too_large(image.size, max_pixels))
     return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _content(path: str | Path, max_bytes: int) -> bytes:
