@@ -64,6 +64,14 @@ class MLPDiscriminator(nn.Module):
         return logits
 
 
+def start_small(module: nn.Module) -> None:
+    """Weights from N(0, 0.02²), as Radford et al. (2016, section 4) start theirs; biases at zero."""
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def stage_widths(stages: int, features: int) -> list[int]:
     """Channels after 1, 2, ... halvings: `features`, doubled each time up to eight-fold."""
     return [features * min(2**stage, 8) for stage in range(stages)]
@@ -90,6 +98,7 @@ class DCGANGenerator(nn.Module):
                 [base],
                 nn.ModuleList([nn.Conv2d(widths[0], shape.channels, 3, padding=1)]),
             )
+        self.apply(start_small)
 
     def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
         h = self.first(self.join(latents, label))
@@ -116,6 +125,7 @@ class DCGANDiscriminator(nn.Module):
             for stage, width in enumerate(widths)
         )
         self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels)
+        self.apply(start_small)
 
     def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
         h = images

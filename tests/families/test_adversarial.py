@@ -1,0 +1,108 @@
+"""Adversarial losses and penalties against closed forms."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from danqing.families.adversarial import LOSSES, gradient_penalty, squared_gradient
+
+logits = st.lists(st.floats(-20, 20), min_size=1, max_size=8).map(torch.tensor)
+
+
+@settings(deadline=None)
+@given(real=logits, fake=logits)
+def test_cross_entropy_is_binary_cross_entropy(real: Tensor, fake: Tensor) -> None:
+    bce = nn.functional.binary_cross_entropy_with_logits
+    loss = LOSSES["minimax"].discriminator(real, fake)
+    torch.testing.assert_close(loss, bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake)))
+    assert LOSSES["minimax"].generator(real, fake) <= 0
+    torch.testing.assert_close(
+        LOSSES["non_saturating"].generator(real, fake), bce(fake, torch.ones_like(fake))
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "discriminator", "generator"),
+    [
+        ("minimax", 2 * math.log(2), -math.log(2)),
+        ("non_saturating", 2 * math.log(2), math.log(2)),
+        ("least_squares", 0.5, 0.5),
+        ("hinge", 2.0, 0.0),
+        ("wasserstein", 0.0, 0.0),
+        ("relativistic", math.log(2), math.log(2)),
+    ],
+)
+def test_values_where_the_discriminator_knows_nothing(
+    loss: str, discriminator: float, generator: float
+) -> None:
+    zeros = torch.zeros(4)
+    assert LOSSES[loss].discriminator(zeros, zeros).item() == pytest.approx(discriminator)
+    assert LOSSES[loss].generator(zeros, zeros).item() == pytest.approx(generator)
+
+
+@pytest.mark.parametrize("loss", ["minimax", "non_saturating", "least_squares"])
+def test_optimal_discriminator(loss: str) -> None:
+    """Where p real and q generated images fall on one point, the best logit there is known."""
+    p, q = 3, 1
+    logit = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.SGD([logit], 0.2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        real, fake = logit.expand(1), logit.expand(1)
+        zero = torch.zeros(1)
+        both = LOSSES[loss].discriminator
+        # weigh the two terms apart: each loss is a sum of one term in the real and one in the fake logits
+        term_real = both(real, zero) - both(zero, zero)
+        term_fake = both(zero, fake) - both(zero, zero)
+        (p * term_real + q * term_fake).backward()
+        optimizer.step()
+    expected = p / (p + q) if loss == "least_squares" else math.log(p / q)
+    assert logit.item() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_pull_the_right_way(loss: str) -> None:
+    real, fake = torch.zeros(5, requires_grad=True), torch.zeros(5, requires_grad=True)
+    LOSSES[loss].discriminator(real, fake).backward()
+    assert (real.grad < 0).all()  # descending raises the logits of real images
+    assert (fake.grad >= 0).all()
+    fake.grad = None
+    LOSSES[loss].generator(real.detach(), fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_gradient_penalty_of_a_linear_critic() -> None:
+    critic = nn.Linear(12, 1)
+    real, fake = torch.randn(7, 3, 2, 2), torch.randn(7, 3, 2, 2)
+    penalty = gradient_penalty(lambda x: critic(x.flatten(1)).squeeze(1), real, fake, torch.Generator())
+    norm = critic.weight.norm()
+    torch.testing.assert_close(penalty, (norm - 1) ** 2)
+    penalty.backward()
+    torch.testing.assert_close(critic.weight.grad, 2 * (norm - 1) * critic.weight / norm)
+
+
+def test_r1_of_a_quadratic() -> None:
+    """D(x) = a/2 |x|² has the gradient a x, and ½ a² |x|² as its penalty."""
+    a = torch.tensor(1.5, requires_grad=True)
+    images = torch.randn(5, 1, 4, 3)
+    penalty = squared_gradient(lambda x: a / 2 * x.square().flatten(1).sum(1), images)
+    mean = images.flatten(1).square().sum(1).mean()
+    torch.testing.assert_close(penalty, a**2 / 2 * mean)
+    penalty.backward()
+    torch.testing.assert_close(a.grad, a * mean)
+
+
+def test_penalties_are_float32_within_autocast() -> None:
+    conv = nn.Conv2d(1, 8, 3)
+    images = torch.randn(4, 1, 8, 8).contiguous(memory_format=torch.channels_last)
+
+    def discriminate(x: Tensor) -> Tensor:
+        return nn.functional.softplus(conv(x)).sum((1, 2, 3))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        within = squared_gradient(discriminate, images)
+    torch.testing.assert_close(within, squared_gradient(discriminate, images))
