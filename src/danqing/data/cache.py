@@ -142,7 +142,7 @@ class _Build:
                 _sync(journal)
                 tally.add(entry)
                 self._check(tally, final=False)
-                self.on_progress(tally.records, self.total, "decoding")
+                self.on_progress(tally.records, self.total, "Reading images")
         self._check(tally, final=True)
         self._finish(tally)
 

@@ -64,7 +64,7 @@ class Published:
                     hasher.update(block)
                     done += len(block)
                     if on_progress:
-                        on_progress(done, max(done, total), f"fetching {file}")
+                        on_progress(done, max(done, total), f"Fetching {file}")
                 if hasher.hexdigest() != md5:
                     raise DataError(
                         f"{url} is not the file that was published (md5 {hasher.hexdigest()}, not {md5}): "

@@ -2,7 +2,9 @@
 
 import functools
 import gzip
+import math
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +28,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             start = file.read(4)
             if len(start) != 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= 4:
                 raise DataError(f"{path} is no IDX file of bytes: fetch it again.")
-            shape = tuple(int(side) for side in np.frombuffer(file.read(4 * start[3]), ">u4"))
-            length = int(np.prod(np.array(shape, dtype=object)))
+            sides = file.read(4 * start[3])
+            shape = struct.unpack(f">{len(sides) // 4}I", sides[: len(sides) // 4 * 4])
+            length = math.prod(shape)
             if len(shape) != start[3] or length > MAX_CONTENT:
                 raise DataError(f"{path} has a damaged header: fetch it again.")
             content = file.read(length + 1)

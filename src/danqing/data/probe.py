@@ -42,7 +42,7 @@ def _common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
     shrink = min(1.0, LARGEST / max(width, height))
     if len(set(sizes)) == 1:
         return max(4, round(width * shrink)), max(4, round(height * shrink))
-    return max(8, 8 * round(width * shrink / 8)), max(8, 8 * round(height * shrink / 8))
+    return max(8, 8 * int(width * shrink / 8 + 0.5)), max(8, 8 * int(height * shrink / 8 + 0.5))
 
 
 def _channels(found: list[Natural], spec: ImageSpec) -> int:
