@@ -3,8 +3,8 @@
     python benchmarks/gan_speed.py [--data DIR] [--seconds 60]
 
 Ours is the trainer's own step: reading the packed data, both phases, the optimisers and the moving average.
-The plain loop has its images in memory as float32 tensors and uses each generated batch for both players. Both
-run in this process by turns of a few seconds, so that whatever else the machine does hits both alike.
+The plain loop has its images in memory as float32 tensors and uses each generated batch for both players.
+Both run in this process by turns of a few seconds, so that whatever else the machine does hits both alike.
 """
 
 import argparse

@@ -42,12 +42,22 @@ class ToMap(nn.Module):
         return h.reshape(-1, *self.shape).permute(0, 3, 1, 2)
 
 
+class LabelVectors(nn.Embedding):
+    """Labels `[n]` to learned vectors `[n, size]`; -1, a label that is not known, has a vector of its own."""
+
+    def __init__(self, labels: int, size: int) -> None:
+        super().__init__(labels + 1, size)
+
+    def forward(self, label: Tensor) -> Tensor:
+        return super().forward(label % self.num_embeddings)
+
+
 class JoinLabel(nn.Module):
     """Appends a learned vector per label to `[n, d]`, if there are labels; `outputs` is the joined width."""
 
     def __init__(self, inputs: int, labels: int, size: int = 32) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(labels, size) if labels else None
+        self.embedding = LabelVectors(labels, size) if labels else None
         self.outputs = inputs + (size if labels else 0)
 
     def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
@@ -63,7 +73,7 @@ class ProjectionHead(nn.Module):
     def __init__(self, features: int, labels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 1)
-        self.embedding = nn.Embedding(labels, features) if labels else None
+        self.embedding = LabelVectors(labels, features) if labels else None
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=features**-0.5)
 
