@@ -90,6 +90,13 @@ def test_another_setting_in_the_same_folder_is_refused_by_name(
     assert "seed: 0 → 7" in stderr
 
 
+def test_a_first_try_that_failed_leaves_the_folder_free(place: Path) -> None:
+    rest = (*QUICK, "--size", "24x16", "--images", "64", "--out", "first")
+    _, stderr = danqing(place, "train", "photo", *rest, expect=2)
+    assert "There is no data at photo" in stderr
+    assert "Trained" in danqing(place, "train", "photos", *rest)[0]
+
+
 def test_sample_paints_grids_and_files(place: Path, trained: dict[str, object]) -> None:
     words = ("sample", "run", "-n", "6", "--label", "red", "--seed", "3")
     printed, _ = danqing(place, *words, "--out", "deep/grid.webp", "--each", "each", "--json")
@@ -104,6 +111,13 @@ def test_sample_paints_grids_and_files(place: Path, trained: dict[str, object]) 
     danqing(place, *words[:2], "-n", "5", *words[4:], "--each", "many", "--format", "png")
     few, many = sorted((place / "few").iterdir()), sorted((place / "many").iterdir())
     assert [file.read_bytes() for file in few] == [file.read_bytes() for file in many[:2]]
+
+
+def test_an_option_of_the_wrong_kind_is_refused(place: Path, trained: dict[str, object]) -> None:
+    for wrong in ("temperature=warm", "temperature=-1", "colour=red"):
+        _, stderr = danqing(place, "sample", "run", "--out", "x.png", "--set", wrong, expect=2)
+        assert stderr.startswith("Error: ")
+        assert wrong.partition("=")[0] in stderr
 
 
 def test_show_tells_what_a_run_and_a_model_are(place: Path, trained: dict[str, object]) -> None:

@@ -95,11 +95,18 @@ def test_presets_are_listed_and_printed_to_be_copied(capsys: pytest.CaptureFixtu
 
 
 def test_every_verb_has_help_with_examples_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("demo", "train", "sample", "show", "presets"):
-        code, out, _ = run(capsys, verb, "--help")
+    for verb in ("demo", "train", "sample", "show", "presets", "data check", "data fetch"):
+        code, out, _ = run(capsys, *verb.split(), "--help")
         assert code == 0
         assert "--json" in out
         assert f"danqing {verb}" in out.partition("Examples")[2]
+
+
+def test_a_bare_group_shows_its_help_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "data")
+    assert code == 2
+    assert "check" in out + err
+    assert "Error" not in out + err
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.error(str(error), as_json=as_json)
         sys.exit(_MISTAKE)
     except _UsageError as error:
-        output.error(_usage_sentence(error), as_json=as_json)
+        if type(error).__name__ != "NoArgsIsHelpError":  # a bare `danqing data`, whose help has been shown
+            output.error(_usage_sentence(error), as_json=as_json)
         sys.exit(_MISTAKE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)

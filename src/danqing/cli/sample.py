@@ -74,7 +74,9 @@ def sample(
         if out is not None:
             images.save(out, chosen)
     except OSError as error:
-        raise DanqingError(f"The images cannot be written ({error}): choose another place.") from error
+        raise DanqingError(
+            f"The images cannot be written ({error.strerror or error}): choose another --out or --each."
+        ) from error
     payload = {"images": n, "label": label, "seed": seed, "format": chosen, "grid": out, "files": names}
     rows = {"Grid": out, "Images": f"{n:,} in {each}" if each else None}
     output.result(payload, output.facts(rows), as_json=as_json)
