@@ -74,15 +74,17 @@ class RunFolder:
     def settle_config(self, wanted: RunConfig) -> None:
         """Write the configuration of a new run, or hold `wanted` against that of the run that is there.
 
-        The budget may change; anything else would make a different run, and raises ConfigError.
+        The budget may change; anything else would make a different run, and raises ConfigError. A folder
+        without a checkpoint holds nothing to protect: a first try that failed may be mended and repeated.
         """
-        if self.config_file.exists():
-            changed = configs.differences(configs.from_toml(self.config_file), wanted)
-            if changed:
-                raise ConfigError(
-                    f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
-                    "settings to go on with it, or choose another --out."
-                )
+        if not any(self.checkpoints.glob("*.safetensors")):
+            self.facts_file.unlink(missing_ok=True)
+            self.budget_file.unlink(missing_ok=True)
+        elif changed := configs.differences(configs.from_toml(self.config_file), wanted):
+            raise ConfigError(
+                f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
+                "settings to go on with it, or choose another --out."
+            )
         atomic.write_text(self.config_file, wanted.to_toml())
 
     def facts(self) -> dict[str, Any]:
