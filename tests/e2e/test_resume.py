@@ -75,7 +75,9 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 
 GAN = ["--preset", "gan-32", "--set", "generator_features=4", "--set", "discriminator_features=4"]
+GAN += ["--set", "precision=bfloat16"]  # "auto" measures, and may choose otherwise in another process
 VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16", "--set", "latents=8"]
+VAE += ["--set", "precision=float32"]
 
 
 @pytest.mark.parametrize(
