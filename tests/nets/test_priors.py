@@ -39,7 +39,9 @@ def test_log_determinant_is_that_of_the_jacobian(labels: int) -> None:
         return prior.to_noise(row[None], label)[0][0]
 
     jacobian = torch.autograd.functional.jacobian(noise, x[0])
-    assert prior.to_noise(x, label)[1].item() == pytest.approx(torch.linalg.slogdet(jacobian)[1].item(), abs=1e-9)
+    assert prior.to_noise(x, label)[1].item() == pytest.approx(
+        torch.linalg.slogdet(jacobian)[1].item(), abs=1e-9
+    )
 
 
 def test_density_of_a_flow_integrates_to_one() -> None:

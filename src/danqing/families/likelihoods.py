@@ -1,8 +1,8 @@
 """How probable an image is given the decoder's output: Gaussian, discretised logistic, Bernoulli.
 
-A pixel of the world is one of 256 levels; level k stands at 2k/255 - 1. Gaussian and logistic give each level the
-mass of the interval half a level to either side, and the two outermost levels the tails, so that the masses of the
-256 levels sum to one and bits per dimension are those of a code for the real file's pixels.
+A pixel of the world is one of 256 levels; level k stands at 2k/255 - 1. Gaussian and logistic give each level
+the mass of the interval half a level to either side, and the two outermost levels the tails, so that the
+masses of the 256 levels sum to one and bits per dimension are those of a code for the real file's pixels.
 """
 
 import math
@@ -48,8 +48,8 @@ class Likelihood(nn.Module):
 class LocationScale(Likelihood):
     """A symmetric density on the line, cut into 256 levels.
 
-    scale: a number fixes it, "learned" learns one for all pixels (sigma-VAE, Rybkin et al. 2021), "pixel" lets the
-    decoder say one for every pixel and channel.
+    scale: a number fixes it, "learned" learns one for all pixels (sigma-VAE, Rybkin et al. 2021), "pixel"
+    lets the decoder say one for every pixel and channel.
     """
 
     def __init__(self, scale: Scale) -> None:
@@ -83,7 +83,8 @@ class LocationScale(Likelihood):
     def log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
         """Log-probability of each value's interval `[x - half a level, x + half a level]`, open at the ends.
 
-        Both interior edges are reflected into the lower tail, where a logarithm of the cumulative keeps its digits.
+        Both interior edges are reflected into the lower tail, where a logarithm of the cumulative keeps its
+        digits.
         """
         inverse = torch.exp(-log_scale)
         distance = x - location
@@ -109,7 +110,8 @@ class Gaussian(LocationScale):
     """The normal distribution, discretised."""
 
     def log_cumulative(self, x: Tensor) -> Tensor:
-        return torch.special.log_ndtr(x)
+        log_cumulative: Tensor = torch.special.log_ndtr(x)
+        return log_cumulative
 
 
 class DiscretisedLogistic(LocationScale):
@@ -122,7 +124,8 @@ class DiscretisedLogistic(LocationScale):
 class Bernoulli(Likelihood):
     """Black or white, independently. Greys are taken as the probability of white, the usual relaxation.
 
-    The relaxed value is no log-probability of a grey image, so bits per dimension exist for black-and-white images only.
+    The relaxed value is no log-probability of a grey image, so bits per dimension exist for black-and-white
+    images only.
     """
 
     def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
@@ -136,8 +139,8 @@ class Bernoulli(Likelihood):
     def check_levels(self, images: Tensor) -> None:
         if bool((images.abs() < 1 - HALF_LEVEL).any()):
             raise ConfigError(
-                "Bits per dimension are defined for a Bernoulli likelihood on black-and-white images only, and these have "
-                "greys: train with --set likelihood=logistic or --set likelihood=gaussian to measure them."
+                "A Bernoulli likelihood has bits per dimension for black-and-white images only, and these have "
+                "greys: train with --set likelihood=gaussian or --set likelihood=logistic to measure them."
             )
 
 

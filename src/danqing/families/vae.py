@@ -1,13 +1,13 @@
-"""Variational autoencoders (Kingma and Welling 2014): a posterior over latents, a prior to paint from, a decoder.
+"""Variational autoencoders (Kingma and Welling 2014): encoder, prior over latents, decoder, likelihood.
 
-The bound is E[log p(x|z)] - beta KL(q(z|x) || p(z)), with beta as in the beta-VAE (Higgins et al. 2017). What makes
-samples good is a learned scale of the pixels' likelihood (Rybkin et al. 2021), which lets the latents carry detail, and
-a learned prior, which follows the posteriors wherever they gather.
+The bound is E[log p(x|z)] - beta KL(q(z|x) || p(z)), with beta as in the beta-VAE (Higgins et al. 2017). What
+makes samples good is a learned scale of the pixels' likelihood (Rybkin et al. 2021), which lets the latents
+carry detail, and a learned prior, which follows the posteriors wherever they gather.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from danqing.errors import ConfigError
 from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase, nats_to_bits_per_dim
 from danqing.families.likelihoods import LikelihoodName, build_likelihood
-from danqing.nets.autoencoders import Net, build_decoder, build_encoder
+from danqing.nets.autoencoders import Net, Shape, build_decoder, build_encoder
 from danqing.nets.priors import FlowPrior, NormalPrior
 from danqing.randomness import normal
 
@@ -30,15 +30,15 @@ _LOG_SCALE_LIMIT = 7.0
 class VAEConfig(FamilyConfig):
     """A variational autoencoder's settings.
 
-    features: channels of the first stage (a hidden layer of `mlp` has 16 times as many). blocks: residual blocks per
-    stage of `resnet`. scale: of the pixels' likelihood, "learned", "pixel" (one per pixel, from the decoder) or a number
-    in units of the pixel range [-1, 1]. beta reaches its value after `beta_warmup_images` images. couplings: of the flow
-    prior.
+    features: channels of the first stage (a hidden layer of `mlp` has 16 times as many). blocks: residual
+    blocks per stage of `resnet`. scale: of the pixels' likelihood, "learned", "pixel" (one per pixel, from
+    the decoder) or a number in units of the pixel range [-1, 1]. beta reaches its value after
+    `beta_warmup_images` images. couplings: of the flow prior.
     """
 
     family: Literal["vae"] = "vae"
     net: Net = "conv"
-    features: int = Field(32, ge=1, le=1024)
+    features: int = Field(64, ge=4, le=1024)
     blocks: int = Field(1, ge=1, le=16)
     latents: int = Field(64, ge=1, le=65536)
     likelihood: LikelihoodName = "gaussian"
@@ -69,23 +69,18 @@ class VAE(Family):
         labels = len(config.labels) if config.conditional else 0
         self.labels = labels
         self.likelihood = build_likelihood(config.likelihood, config.scale)
-        self.encoder = build_encoder(
-            config.net,
-            size=(config.height, config.width),
+        shape = Shape(
+            height=config.height,
+            width=config.width,
             channels=config.channels,
-            features=config.features,
-            outputs=2 * config.latents,
-            labels=labels,
-            blocks=config.blocks,
-        )
-        self.decoder = build_decoder(
-            config.net,
-            size=(config.height, config.width),
-            channels=config.channels * self.likelihood.parameters_per_channel,
-            features=config.features,
             latents=config.latents,
+            features=config.features,
+            blocks=config.blocks if config.net != "conv" else 0,
             labels=labels,
-            blocks=config.blocks,
+        )
+        self.encoder = build_encoder(config.net, shape)
+        self.decoder = build_decoder(
+            config.net, shape, config.channels * self.likelihood.parameters_per_channel
         )
         self.prior: FlowPrior | NormalPrior
         if config.prior == "flow":
@@ -109,7 +104,10 @@ class VAE(Family):
         return self.config.beta * (min(1.0, self._images / warmup) if warmup else 1.0)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """The negative bound with beta, in nats per dimension; what is logged as bits_per_dim has beta = 1."""
+        """The negative bound with beta, in nats per dimension.
+
+        What is logged as bits_per_dim has beta = 1.
+        """
         label = self._label(batch.condition)
         mean, log_scale = self.posterior(batch.images, label)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
@@ -137,7 +135,10 @@ class VAE(Family):
         return mean, log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
 
     def divergence(self, latents: Tensor, mean: Tensor, log_scale: Tensor, label: Tensor | None) -> Tensor:
-        """KL(q(z|x) || p(z)) in nats `[n]`: closed for the Gaussian prior, else estimated at `latents` drawn from q."""
+        """KL(q(z|x) || p(z)) in nats `[n]`.
+
+        Closed for the Gaussian prior, else estimated at `latents` drawn from q.
+        """
         if isinstance(self.prior, NormalPrior):
             return gaussian_divergence(mean, log_scale, *self.prior.statistics(mean, label))
         entropy = (log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
@@ -146,7 +147,10 @@ class VAE(Family):
     def sample(
         self, condition: Condition, *, seeds: Sequence[int], temperature: float = 1.0, **options: Any
     ) -> Tensor:
-        """Paint the decoder's mean image for noise times `temperature`: below 1 safer, above 1 more varied."""
+        """Paint the decoder's mean image for noise times `temperature`.
+
+        Below 1 safer, above 1 more varied.
+        """
         if options:
             raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
         if not 0 <= temperature < math.inf:
@@ -168,9 +172,10 @@ class VAE(Family):
         return self.decode(self.encode(images, condition), condition)
 
     def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
-        """Images `[n, steps, c, h, w]` on the way from `first` to `second` (`[n, c, h, w]` each), ends included.
+        """Images `[n, steps, c, h, w]` on the way from `first` to `second` `[n, c, h, w]`, ends included.
 
-        The way is spherical (slerp) in the prior's noise, where the typical set is a sphere, not straight in latents.
+        The way is spherical (slerp) in the prior's noise, where the typical set is a sphere, not straight in
+        latents.
         """
         label = self._label(condition)
         start, end = (self.prior.to_noise(self.encode(i, condition), label)[0] for i in (first, second))
@@ -183,9 +188,10 @@ class VAE(Family):
     def traverse(
         self, images: Tensor, condition: Condition, *, latent: int, values: Sequence[float]
     ) -> Tensor:
-        """Images `[n, len(values), c, h, w]` where one coordinate of the prior's noise takes each of `values`.
+        """Images `[n, len(values), c, h, w]` where one coordinate of the noise takes each of `values`.
 
-        `latent` counts from 0; values are in standard deviations. Raises ConfigError where there is no such latent.
+        `latent` counts from 0; values are in standard deviations. Raises ConfigError where there is no such
+        latent.
         """
         if not 0 <= latent < self.config.latents:
             raise ConfigError(f"There is no latent {latent}: choose one from 0 to {self.config.latents - 1}.")
@@ -200,9 +206,10 @@ class VAE(Family):
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension `[n]`, whatever beta is.
+        """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension `[n]`, with beta = 1.
 
-        One pass per sample, so memory does not grow with `samples`. Raises ConfigError for greys under Bernoulli.
+        One pass per sample, so memory does not grow with `samples`. Raises ConfigError for greys under
+        Bernoulli.
         """
         if samples < 1:
             raise ConfigError(f"samples must be at least 1 (got {samples}).")
@@ -226,9 +233,9 @@ class VAE(Family):
         if not settled or active * config.latents >= max(1.0, 0.1 * config.latents):
             return []
         return [
-            f"Only {active:.0%} of the {config.latents} latents carry anything about the images (posterior collapse): "
-            f"lower beta (now {config.beta:g}), raise beta_warmup_images (now {config.beta_warmup_images}), or use fewer "
-            "latents."
+            f"Only {active:.0%} of the {config.latents} latents carry anything about the images (posterior "
+            f"collapse): lower beta (now {config.beta:g}), raise beta_warmup_images (now "
+            f"{config.beta_warmup_images}), or use fewer latents."
         ]
 
     def _label(self, condition: Condition) -> Tensor | None:
@@ -239,20 +246,23 @@ class VAE(Family):
             raise ConfigError(
                 f"This model needs a label for every image: one of {', '.join(self.config.labels[:8])}."
             )
-        return cast(Tensor, condition.label)
+        return condition.label
 
 
 def gaussian_divergence(
     mean: Tensor, log_scale: Tensor, prior_mean: Tensor, prior_log_scale: Tensor
 ) -> Tensor:
-    """KL between diagonal Gaussians in nats `[n]`, summed over latents `[n, d]` (Kingma and Welling 2014, app. B)."""
+    """KL between diagonal Gaussians in nats `[n]`, from `[n, d]` each (Kingma and Welling 2014, app. B)."""
     difference = log_scale - prior_log_scale
     scaled = (mean - prior_mean) * torch.exp(-prior_log_scale)
     return 0.5 * ((2 * difference).exp() + scaled.square() - 1 - 2 * difference).sum(1)
 
 
 def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
-    """Spherical interpolation of `[n, d]` at t in [0, 1] (Shoemake 1985); straight where the two nearly align."""
+    """Spherical interpolation of `[n, d]` at t in [0, 1] (Shoemake 1985).
+
+    Straight where the two nearly align.
+    """
     cosine = F.cosine_similarity(start, end, dim=1).clamp(-1, 1)
     angle = torch.acos(cosine)[:, None]
     sine = torch.sin(angle)

@@ -1,7 +1,7 @@
 """Priors over latents: invertible maps, per label, between latents and standard normal noise.
 
-Each prior gives the exact log-density of latents, so that the bound on the likelihood stays exact, and maps the
-noise of a seed to latents when painting. `to_noise` and `from_noise` are inverse to each other.
+Each prior gives the exact log-density of latents, so that the bound on the likelihood stays exact, and maps
+the noise of a seed to latents when painting. `to_noise` and `from_noise` are inverse to each other.
 """
 
 import math
@@ -49,7 +49,10 @@ class NormalPrior(nn.Module):
 
 
 class Coupling(nn.Module):
-    """One affine coupling (Real NVP, Dinh et al. 2017, eq. 7): one half of the latents shifts and scales the other."""
+    """One affine coupling (Real NVP, Dinh et al.
+
+    2017, eq. 7): one half of the latents shifts and scales the other.
+    """
 
     def __init__(self, latents: int, labels: int, hidden: int) -> None:
         super().__init__()
@@ -82,7 +85,10 @@ class Coupling(nn.Module):
 
 
 class FlowPrior(nn.Module):
-    """A normalising flow of affine couplings over a Gaussian per label: follows whatever shape the posteriors have."""
+    """A normalising flow of affine couplings over a Gaussian per label.
+
+    Follows whatever shape the posteriors have.
+    """
 
     def __init__(self, latents: int, labels: int, *, couplings: int, hidden: int) -> None:
         super().__init__()
