@@ -114,7 +114,8 @@ class Bar:
             self._stage, self._started, self._last_line = stage, now, now
         if seconds_left is None and total and done > 0:
             seconds_left = (now - self._started) / done * max(total - done, 0)
-        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        complete = total is not None and done >= total
+        left = "" if seconds_left is None or complete else f"{duration(seconds_left)} left"
         if self._console.is_terminal:
             self._draw(done, total, stage, left, detail)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
@@ -132,6 +133,7 @@ class Bar:
                 TextColumn("{task.fields[left]}", style="green"),
                 console=self._console,
                 expand=True,
+                transient=total is None,
             )
             self._live.add_task(escape(stage), total=total, detail="", left="")
             self._live.start()
