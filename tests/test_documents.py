@@ -53,6 +53,19 @@ def test_there_are_commands_in_the_documents() -> None:
     assert len(typed_commands()) > 20
 
 
+def test_every_script_in_the_documents_is_there() -> None:
+    scripts = {
+        script
+        for page in [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+        for script in re.findall(
+            r"python ((?:benchmarks|examples)/\w+\.py)", page.read_text(encoding="utf-8")
+        )
+    }
+    assert scripts
+    for script in scripts:
+        assert (ROOT / script).is_file(), script
+
+
 def test_the_two_readmes_show_the_same_commands() -> None:
     english, chinese = ROOT / "README.md", ROOT / "README.zh-CN.md"
     strip = [
