@@ -1,8 +1,9 @@
 """How fast the cache is built and read.
 
-Reading: images per second that `Batches` gathers and converts, against twenty times what the quickest training step
-at 32x32 eats. Building: images per second of `open_dataset` on a folder, against plain loops over Pillow on the same
-files: one thread, as many threads as the build has, and as many processes.
+Reading: images per second that `Batches` gathers and converts, against twenty times what the quickest
+training step at 32x32 eats. Building: images per second of `open_dataset` on a folder, against plain loops
+over Pillow on the same files: in one thread, in a thread per core, and in a process per core. Processor time
+per image (of all processes) is told as well: unlike the rates, it means something on a machine that is busy.
 
     python benchmarks/data_cache.py [--data FOLDER_OR_ZIP_OF_JPEG] [--count 10000] [--rounds 3]
 """
@@ -66,10 +67,16 @@ def noise(folder: Path, count: int, size: tuple[int, int]) -> None:
         picture.save(folder / f"{number:06d}.jpg", quality=90)
 
 
-def rate(work: Callable[[], int]) -> float:
-    start = time.perf_counter()
+def rate(work: Callable[[], int]) -> tuple[float, float]:
+    """Images per second, and microseconds of processor time per image."""
+    start, busy = time.perf_counter(), processor_time()
     done = work()
-    return done / (time.perf_counter() - start)
+    return done / (time.perf_counter() - start), (processor_time() - busy) / done * 1e6
+
+
+def processor_time() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def pooled(make: Callable[[], Executor], work: Callable[[list[Path]], int], paths: list[Path]) -> int:
@@ -99,15 +106,20 @@ def measure_building(
         f"Pillow, {cores} processes": lambda: pooled(lambda: ProcessPoolExecutor(cores), work, paths),
         "danqing": lambda: built(folder, cache, size),
     }
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):  # in turn, so that other load falls on all alike
         for name, way in ways.items():
             rates[name].append(rate(way))
-    ours = statistics.median(rates["danqing"])
-    print(f"\n{title}: {len(paths):,} files, median of {rounds}")
-    for name, values in rates.items():
-        plain = statistics.median(values)
-        print(f"  {name:22} {plain:9,.0f} images/s   danqing / this = {ours / plain:.2f}")
+    medians = {
+        name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in rates.items()
+    }
+    ours = medians["danqing"]
+    print(f"\n{title}: {len(paths):,} files, median of {rounds}; danqing / this in brackets")
+    for name, (speed, busy) in medians.items():
+        print(
+            f"  {name:22} {speed:9,.0f} images/s ({ours[0] / speed:.2f}), "
+            f"{busy:6,.0f} us of processor time each ({ours[1] / busy:.2f})"
+        )
 
 
 def measure_reading(folder: Path, cache: Path) -> None:
@@ -123,7 +135,7 @@ def measure_reading(folder: Path, cache: Path) -> None:
     ):
         batches = Batches(dataset, 64, seed=0, augment=augment)
         batches.at(0)
-        images = rate(lambda batches=batches: sum(len(batches.at(64 * step)) for step in range(500)))
+        images, _ = rate(lambda batches=batches: sum(len(batches.at(64 * step)) for step in range(500)))
         print(f"  {name:22} {images:9,.0f} images/s = {images / EATEN:.0f} x {EATEN}")
 
 

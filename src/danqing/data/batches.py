@@ -82,7 +82,6 @@ class _Ahead:
         self._next: Future[tuple[torch.Tensor, torch.Tensor | None]] | None = None
 
     def __call__(self, position: int, following: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # All reads go through the one thread: the memory map's bookkeeping has a single owner.
         hit = self._next if self._position == position else None
         current = hit or self._pool.submit(self._read, position)
         self._position, self._next = following, self._pool.submit(self._read, following)

@@ -1,9 +1,9 @@
-"""The packed cache: every image of a source, decoded once, as uint8 in one file that training maps.
+"""The packed cache: every image of a source, decoded once, as uint8 in one file that training reads from.
 
 A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`), `records.safetensors` (`labels`
-`[n]`, and `text_ends` `[n]` into `texts`), `report.json`, and `manifest.json`, which is written last: a cache
-without one is still being built. The images are appended in the order of the source and a journal says how
-far they go, so that a build killed at any moment goes on where it was.
+`[n]`, and `text_ends` `[n + 1]` into `texts`), `report.json`, and `manifest.json`, which is written last: a
+cache without one is still being built. The images are appended in the order of the source and a journal says
+how far they go, so that a build killed at any moment goes on where it was.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from danqing.data.probe import resolve
 from danqing.data.records import DataReport, ImageSpec, Skipped, Source, digest
 from danqing.errors import DataError
 
-VERSION = 2
+VERSION = 3
 TOLERATED = 0.05
 """The share of unreadable images above which the data is refused."""
 HEADER = 4096
@@ -76,7 +76,7 @@ def ensure(
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / f"{key}.lock"):
             if not is_complete(cache):
-                _Build(source, resolve(source, spec), spec, cache, on_progress).run()
+                _Build(source, spec, cache, on_progress).run()
     except OSError as error:
         raise DataError(
             f"The cache {cache} cannot be written ({error.strerror or error}): make room there, or set "
@@ -119,13 +119,12 @@ class _Tally:
 
 
 class _Build:
-    def __init__(
-        self, source: Source, spec: ImageSpec, asked: ImageSpec, cache: Path, on_progress: Progress | None
-    ) -> None:
-        assert spec.size is not None
-        self.source, self.spec, self.asked, self.cache = source, spec, asked, cache
-        self.width, self.height = spec.size
-        self.image_bytes = self.width * self.height * spec.channels
+    def __init__(self, source: Source, asked: ImageSpec, cache: Path, on_progress: Progress | None) -> None:
+        self.source, self.asked, self.cache = source, asked, cache
+        self.spec, self.notes = resolve(source, asked)
+        assert self.spec.size is not None
+        self.width, self.height = self.spec.size
+        self.image_bytes = self.width * self.height * self.spec.channels
         self.images_path = cache / "building.images"
         self.journal_path = cache / "building.jsonl"
         self.total = source.count()
@@ -175,10 +174,10 @@ class _Build:
                 blocks.append(decoded.pixels)
                 for record, reason in zip(records, decoded.reasons, strict=True):
                     if reason is None:
-                        entry["labels"].append(record.label)
-                        entry["texts"].append(record.text)
+                        entry["labels"].append(_printable(record.label))
+                        entry["texts"].append(_printable(record.text))
                     else:
-                        entry["skipped"].append([record.name, reason])
+                        entry["skipped"].append([_printable(record.name), _printable(reason)])
                 if entry["records"] >= _COMMIT_IMAGES or sum(map(len, blocks)) >= _COMMIT_BYTES:
                     yield entry, b"".join(blocks)
                     entry, blocks = _entry(), []
@@ -206,7 +205,7 @@ class _Build:
             skipped=tally.skipped,
             skipped_files=tuple(tally.skipped_files),
             duplicates=duplicates,
-            notes=tuple(self.source.notes()),
+            notes=(*self.source.notes(), *self.notes),
         )
 
     def _finish(self, tally: _Tally) -> None:
@@ -241,7 +240,7 @@ class _Build:
         """Labels, their names, texts as UTF-8, the end of each text, and digests, read off the journal."""
         seen: dict[str, int] = {}
         labels, digests = np.full(count, -1, np.int32), np.zeros(count, "S32")
-        ends, texts, number = np.zeros(count, np.int64), bytearray(), 0
+        ends, texts, number = np.zeros(count + 1, np.int64), bytearray(), 0
         with open(self.journal_path, "rb") as journal:
             for line in journal:
                 entry = json.loads(line)
@@ -249,7 +248,7 @@ class _Build:
                     if label is not None:
                         labels[number] = seen.setdefault(label, len(seen))
                     texts += (text or "").encode("utf-8", "replace")
-                    ends[number], digests[number] = len(texts), code.encode()
+                    ends[number + 1], digests[number] = len(texts), code.encode()
                     number += 1
         known = self.source.label_names
         names = tuple(sorted(seen, key=known.index if known else natural_order))
@@ -291,6 +290,11 @@ def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
 
 def _entry() -> dict[str, Any]:
     return {"records": 0, "labels": [], "texts": [], "digests": [], "skipped": []}
+
+
+def _printable(text: str | None) -> str | None:
+    """Text that UTF-8 can hold: names of files need not be."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def _sync(file: BinaryIO) -> None:

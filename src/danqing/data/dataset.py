@@ -1,9 +1,9 @@
-"""A data set in its cache: images by vectorised gathers from a memory map whose pages are let go again."""
+"""A data set in its cache: any images by their indices, read from the file as they are needed."""
 
 import functools
 import json
-import mmap
 import struct
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +18,6 @@ from danqing.data.records import DatasetInfo, digest
 from danqing.errors import DataError
 
 Indices = NDArray[np.int64] | Tensor | Sequence[int]
-
-_PAGES_PER_IMAGE = 16
-"""The kernel maps this many pages around one that is touched."""
-_RESIDENT_BYTES = 8 * 2**20
-"""Mapped pages are handed back after about this many bytes have been touched."""
 
 
 class Dataset:
@@ -151,63 +146,79 @@ class Dataset:
 
 
 class _Store:
-    """The memory-mapped files of one cache."""
+    """The files of one cache, of which only the labels are held in memory."""
 
     def __init__(self, cache: Path, manifest: Manifest) -> None:
-        self._images_map = _Mapped(cache / "images.safetensors")
-        self._images = self._images_map.tensors()["images"]
-        if self._images.shape != manifest.shape:
+        self._images = _Tensors(cache / "images.safetensors")
+        self._records = _Tensors(cache / "records.safetensors")
+        if self._images.shape("images") != manifest.shape:
             raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built anew.")
-        self._records_map = _Mapped(cache / "records.safetensors")
-        tensors = self._records_map.tensors()
-        self.labels = np.array(tensors["labels"])
-        self._ends, self._texts = tensors["text_ends"], tensors["texts"]
-        self._touch = max(self._images[:1].nbytes, 4096 * _PAGES_PER_IMAGE)
+        labels = self._records.rows("labels", np.arange(manifest.shape[0]))
+        self.labels = labels.view(f"i{labels.shape[1]}")[:, 0]
+        self._shape = manifest.shape[1:]
 
     def images(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        chosen: NDArray[np.uint8] = self._images[places]
-        self._images_map.touched(len(places) * self._touch)
-        return chosen
+        return self._images.rows("images", places).reshape(len(places), *self._shape)
 
     def texts(self, places: NDArray[np.int64]) -> tuple[str, ...]:
-        ends = self._ends[places]
-        starts = np.where(places > 0, self._ends[places - 1], 0)
-        texts = tuple(
-            self._texts[start:end].tobytes().decode() for start, end in zip(starts, ends, strict=True)
-        )
-        self._records_map.touched(len(places) * 2 * 4096 * _PAGES_PER_IMAGE)
-        return texts
+        ends = self._records.rows("text_ends", np.stack([places, places + 1], axis=1).ravel())
+        spans = ends.view("<i8").reshape(-1, 2).tolist()
+        return tuple(self._records.part("texts", start, end).decode() for start, end in spans)
 
 
-class _Mapped:
-    """A safetensors file in memory only where it is being read.
+class _Tensors:
+    """A safetensors file that is read where it is asked for, and not mapped into memory.
 
-    Pages of a mapping count as this process's memory, and a shuffled epoch touches all of them; handing them
-    back costs a little (they stay in the system's file cache) and keeps memory flat however large the data
-    is.
+    A mapped page counts as this process's memory, a shuffled epoch touches them all, and a kernel may map 2
+    MiB around each; reading at an offset is as quick, and memory stays flat however large the data is.
     """
 
     def __init__(self, path: Path) -> None:
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._resident = 0
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
+        self._lock = threading.Lock()
+        (length,) = struct.unpack("<Q", self._read(0, 8))
+        self._start = 8 + length
+        self._layout: dict[str, dict[str, Any]] = json.loads(self._read(8, length))
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Views of the file's tensors, nothing copied."""
-        (length,) = struct.unpack_from("<Q", self._map)
-        types = {"U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
-        result: dict[str, NDArray[Any]] = {}
-        for name, entry in json.loads(self._map[8 : 8 + length]).items():
-            if name != "__metadata__":
-                start = entry["data_offsets"][0]
-                count = int(np.prod(entry["shape"]))
-                values = np.frombuffer(self._map, types[entry["dtype"]], count, 8 + length + start)
-                result[name] = values.reshape(entry["shape"])
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._layout[name]["shape"])
+
+    def rows(self, name: str, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The bytes of some rows of a tensor, `[len(places), bytes per row]`."""
+        start, end = self._layout[name]["data_offsets"]
+        length = (end - start) // max(1, self.shape(name)[0])
+        result = np.empty((len(places), length), np.uint8)
+        if len(places) > 1 and (np.diff(places) == 1).all():
+            self._read_into(self._start + start + int(places[0]) * length, result.data.cast("B"))
+            return result
+        offsets = (places * length + (self._start + start)).tolist()
+        with self._lock:
+            seek, read_into = self._file.seek, self._file.readinto
+            for row, offset in zip(result, offsets, strict=True):
+                seek(offset)
+                if read_into(row) != length:
+                    raise DataError(
+                        f"{self._file.name} ends too early: delete its folder, and it is built anew."
+                    )
         return result
 
-    def touched(self, count: int) -> None:
-        """Told of reads of about `count` bytes, hand pages back now and then."""
-        self._resident += count
-        if self._resident > _RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._resident = 0
+    def part(self, name: str, start: int, end: int) -> bytes:
+        """Bytes from `start` to `end` of a tensor."""
+        return self._read(self._start + self._layout[name]["data_offsets"][0] + start, end - start)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        result = bytearray(length)
+        self._read_into(offset, memoryview(result))
+        return bytes(result)
+
+    def _read_into(self, offset: int, target: memoryview) -> None:
+        with self._lock:
+            self._file.seek(offset)
+            done = 0
+            while done < len(target):  # one call reads 2 GiB at most
+                count = self._file.readinto(target[done:])
+                if not count:
+                    raise DataError(
+                        f"{self._file.name} ends too early: delete its folder, and it is built anew."
+                    )
+                done += count

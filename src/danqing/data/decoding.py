@@ -47,6 +47,7 @@ class Decoder:
             self._workers.put(None)
         self._use_processes = count > FEW and bool(sys.executable)
         self._started: list[_Worker] = []
+        self._is_over = False
         self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="danqing-decode")
 
     def __enter__(self) -> Self:
@@ -55,6 +56,7 @@ class Decoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_over = True  # after an interruption, threads must not start processes anew
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         for worker in self._started:
             worker.end()
@@ -101,8 +103,8 @@ class Decoder:
                 worker = None
         finally:
             self._workers.put(worker)
-        if len(items) == 1:
-            return packed(["The decoder crashed on it."])
+        if len(items) == 1 or self._is_over:
+            return packed(["The decoder crashed on it."] * len(items))
         parts = [self._by_process([item]) for item in items]
         return Decoded(
             [reason for part in parts for reason in part.reasons],
@@ -112,6 +114,8 @@ class Decoder:
 
     def _start(self) -> "_Worker | None":
         """A new process, or None where this system gives none: threads do the work then."""
+        if self._is_over:
+            return None
         try:
             worker = _Worker(self._options)
         except (OSError, EOFError, ValueError):

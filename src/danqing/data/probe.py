@@ -12,19 +12,18 @@ from danqing.errors import DataError
 from danqing.images import decode, inspect, parse_background
 
 SAMPLE = 1000
+FEW = 100
 LARGEST = 128
 """The longest side that is chosen unasked; larger ones cost much and are for the user to ask for."""
 
 
-def resolve(source: Source, spec: ImageSpec) -> ImageSpec:
-    """`spec` with what it leaves open decided from up to `SAMPLE` records, evenly spaced.
+def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
+    """`spec` with what it leaves open decided from up to `SAMPLE` records, and remarks on those.
 
     Size: that of the images if all agree, otherwise the median width and height in multiples of 8; shrunk
     until the longer side is at most `LARGEST`. Channels: grey if all are grey, otherwise colour; alpha if it
     is to be kept and any image is really transparent somewhere.
     """
-    if spec.size is not None and spec.channels:
-        return spec
     if source.natural is not None:
         found = [source.natural]
     else:
@@ -34,7 +33,29 @@ def resolve(source: Source, spec: ImageSpec) -> ImageSpec:
     if not found:
         raise DataError(f"No picture of {source.about.name} can be read: check that these are images.")
     size = spec.size or _common_size([seen.size for seen in found])
-    return replace(spec, size=size, channels=spec.channels or _channels(found, spec))
+    spec = replace(spec, size=size, channels=spec.channels or _channels(found, spec))
+    return spec, _remarks(found if source.natural is None else [], spec, source.count())
+
+
+def _remarks(found: list[Natural], spec: ImageSpec, count: int) -> list[str]:
+    assert spec.size is not None
+    width, height = spec.size
+    remarks = []
+    if count < FEW:
+        remarks.append(f"{count} pictures are few: a model will copy them rather than learn from them.")
+    sizes = sorted({seen.size for seen in found}, key=lambda size: size[0] * size[1])
+    if len(sizes) > 1:
+        (small_w, small_h), (large_w, large_h) = sizes[0], sizes[-1]
+        verb = {"crop": "cropped and resized", "pad": "resized and padded", "stretch": "stretched"}[spec.fit]
+        remarks.append(
+            f"Sizes differ, {small_w}x{small_h} to {large_w}x{large_h}: all are {verb} to {width}x{height}."
+        )
+    small = sum(seen.size[0] * 1.5 < width or seen.size[1] * 1.5 < height for seen in found)
+    if small > len(found) / 10:
+        remarks.append(
+            f"{small / len(found):.0%} are much smaller than {width}x{height}: choose a smaller size."
+        )
+    return remarks
 
 
 def _common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
