@@ -13,7 +13,7 @@ from danqing.families.base import Batch, Condition, Encodes, HasLikelihood
 from danqing.families.vae import VAE, gaussian_divergence, slerp
 from danqing.randomness import generator
 
-NETS = ("mlp", "conv", "resnet")
+NETS = ("mlp", "conv", "resnet", "hybrid")
 
 
 def build(seed: int = 0, **settings: Any) -> VAE:

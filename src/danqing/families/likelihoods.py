@@ -139,8 +139,8 @@ class Bernoulli(Likelihood):
     def check_levels(self, images: Tensor) -> None:
         if bool((images.abs() < 1 - HALF_LEVEL).any()):
             raise ConfigError(
-                "A Bernoulli likelihood has bits per dimension for black-and-white images only, and these have "
-                "greys: train with --set likelihood=gaussian or --set likelihood=logistic to measure them."
+                "A Bernoulli likelihood has bits per dimension for black-and-white images only, and these "
+                "have greys: train with --set likelihood=gaussian or --set likelihood=logistic for bits."
             )
 
 

@@ -30,14 +30,15 @@ _LOG_SCALE_LIMIT = 7.0
 class VAEConfig(FamilyConfig):
     """A variational autoencoder's settings.
 
-    features: channels of the first stage (a hidden layer of `mlp` has 16 times as many). blocks: residual
-    blocks per stage of `resnet`. scale: of the pixels' likelihood, "learned", "pixel" (one per pixel, from
-    the decoder) or a number in units of the pixel range [-1, 1]. beta reaches its value after
-    `beta_warmup_images` images. couplings: of the flow prior.
+    net: `hybrid` learns most per second where things stand in one place; `resnet` and `conv` expect no such
+    thing. features: the width of a convolution at the coarsest resolutions is twice that, of a dense layer 16
+    times. blocks: residual blocks per resolution, or of dense layers. scale: of the pixels' likelihood,
+    "learned", "pixel" (one per pixel, from the decoder) or a number in units of the pixel range [-1, 1]. beta
+    reaches its value after `beta_warmup_images` images. couplings: of the flow prior.
     """
 
     family: Literal["vae"] = "vae"
-    net: Net = "conv"
+    net: Net = "hybrid"
     features: int = Field(64, ge=4, le=1024)
     blocks: int = Field(1, ge=1, le=16)
     latents: int = Field(64, ge=1, le=65536)
@@ -206,7 +207,7 @@ class VAE(Family):
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension `[n]`, with beta = 1.
+        """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension, `[n]`; beta = 1.
 
         One pass per sample, so memory does not grow with `samples`. Raises ConfigError for greys under
         Bernoulli.

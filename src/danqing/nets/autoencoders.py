@@ -8,7 +8,7 @@ is added to the first layer, where all later layers can use it.
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from danqing.nets.layers import ToMap, crop, halvings, pad_to_even
 
-Net = Literal["mlp", "conv", "resnet"]
+Net = Literal["mlp", "conv", "resnet", "hybrid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,29 @@ class MLPDecoder(nn.Module):
         return out.reshape(-1, *self.shape)
 
 
+class HybridDecoder(nn.Module):
+    """Latents `[n, d]` and labels `[n]` to `[n, outputs, h, w]`: dense layers compose, convolutions finish.
+
+    Dense layers learn the most per second where the things in the images stand in one place; the
+    convolutions, at half the resolution, take away the dense layers' grain.
+    """
+
+    def __init__(self, shape: Shape, outputs: int) -> None:
+        super().__init__()
+        self.size = (shape.height, shape.width)
+        height, width = shape.sizes[1]
+        self.dense = MLPDecoder(replace(shape, height=height, width=width), 4 * outputs)
+        hidden = max(8, shape.features // 2)
+        self.widen = _conv(4 * outputs, hidden)
+        self.blocks = nn.Sequential(*(_conv_block(hidden) for _ in range(max(1, shape.blocks))))
+        self.narrow = nn.Conv2d(hidden, 4 * outputs, 3, padding=1)
+
+    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
+        draft = self.dense(latents, label).contiguous(memory_format=torch.channels_last)
+        finish = self.narrow(activate(self.blocks(self.widen(draft))))
+        return crop(F.pixel_shuffle(draft + finish, 2), self.size)
+
+
 class ConvEncoder(nn.Module):
     """Images `[n, c, h, w]` and labels `[n]` to `[n, 2 * latents]`.
 
@@ -172,12 +195,13 @@ class ConvDecoder(nn.Module):
 
 def build_encoder(net: Net, shape: Shape) -> nn.Module:
     """The encoder called `net`; its output is mean and log standard deviation, side by side."""
-    return MLPEncoder(shape) if net == "mlp" else ConvEncoder(shape)
+    return MLPEncoder(shape) if net in ("mlp", "hybrid") else ConvEncoder(shape)
 
 
 def build_decoder(net: Net, shape: Shape, outputs: int) -> nn.Module:
     """The decoder called `net`; `outputs` counts the likelihood's parameters per pixel."""
-    return MLPDecoder(shape, outputs) if net == "mlp" else ConvDecoder(shape, outputs)
+    decoder = {"mlp": MLPDecoder, "hybrid": HybridDecoder}.get(net, ConvDecoder)
+    return decoder(shape, outputs)
 
 
 def activate(x: Tensor) -> Tensor:

@@ -1,0 +1,138 @@
+"""Quality after equal time: the preset `vae-32` beside pythae's VAE, trained for minutes on this machine.
+
+    python benchmarks/quality_vae.py --data DIR [--minutes 5] [--preset vae-32] [--out FOLDER]
+
+DIR holds Fashion-MNIST IDX files. Prints one JSON object: Fréchet distance on EfficientNet-Lite0 features,
+precision and recall of 5,000 images against the test split, the same distance of reconstructed test images,
+images per second, our bits per dimension on the test split, and the ratio of the distances. pythae (`pip
+install pythae`) gets its convolutional MNIST networks at the 28×28 that they are made for, 16 latents as its
+examples have, its squared error and otherwise its trainer's defaults: Adam at 1e-4, batches of 64, float32.
+Its pictures are padded to 32×32.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scoring
+import torch
+from torch import Tensor
+
+import danqing as dq
+from danqing.data import Dataset, open_dataset
+from danqing.families.base import Batch, Condition
+from danqing.families.vae import VAE
+from danqing.images import Images
+from danqing.randomness import generator
+
+SIZE = (32, 32)
+COUNT = 5000
+
+
+def pythae(images: Tensor, minutes: float, learning_rate: float) -> tuple[np.ndarray, dict[str, Any]]:
+    """Train on uint8 images `[n, 28, 28, 1]`; 32×32 pictures, and what the training was."""
+    from pythae.data.datasets import DatasetOutput
+    from pythae import models
+    from pythae.models.nn.benchmarks.mnist import Decoder_Conv_AE_MNIST, Encoder_Conv_VAE_MNIST
+
+    torch.manual_seed(0)
+    config = models.VAEConfig(input_dim=(1, 28, 28), latent_dim=16)
+    model = models.VAE(config, Encoder_Conv_VAE_MNIST(config), Decoder_Conv_AE_MNIST(config)).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    seen, begun = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - begun) < 60 * minutes:
+        optimizer.zero_grad()
+        model(DatasetOutput(data=pixels[torch.randint(len(pixels), (64,))])).loss.backward()
+        optimizer.step()
+        seen += 64
+    model.eval()
+    with torch.no_grad():
+        rows = [model.decoder(torch.randn(100, 16)).reconstruction for _ in range(COUNT // 100)]
+    painted = (torch.cat(rows) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return padded(painted), {"images": seen, "images_per_second": round(seen / elapsed)}
+
+
+def danqing(
+    data: str, preset: str, minutes: float, settings: dict[str, str], out: Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Train by the public interface; the pictures, and what the training was."""
+    run = dq.train(data, preset=preset, minutes=minutes, settings=settings, out=out, size=SIZE)
+    model = dq.load(run)
+    facts = {"images": run.images, "images_per_second": round(run.images_per_second)}
+    test = open_dataset(data, size=SIZE, split="test")
+    assert isinstance(model.family, VAE)
+    assert test.labels is not None
+    bits, rebuilt = [], []
+    with torch.no_grad():
+        for start in range(0, 2000, 250):
+            rows = np.arange(start, start + 250)
+            images = test.images(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
+            batch = Batch(images, Condition(label=torch.as_tensor(test.labels[rows]).long()))
+            bits.append(model.family.bits_per_dim(batch, generator(0, "bits", start), samples=16))
+            rebuilt.append(model.family.reconstruct(batch.images, batch.condition))
+    pixels = ((torch.cat(rebuilt) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    reference = scoring.features(test.images(np.arange(len(test))).numpy(), cache=True)
+    facts["bits_per_dim"] = round(torch.cat(bits).mean().item(), 4)
+    facts["reconstruction_frechet_distance"] = round(
+        scoring.frechet_distance(scoring.features(pixels), reference), 2
+    )
+    return model.sample(COUNT, seed=1).array, facts
+
+
+def padded(images: np.ndarray) -> np.ndarray:
+    """28×28 pictures with two black pixels on each side."""
+    return np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+
+
+def pixels_of(dataset: Dataset) -> np.ndarray:
+    return dataset.images(np.arange(len(dataset))).numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--preset", default="vae-32")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
+    parser.add_argument("--pythae-learning-rate", type=float, default=1e-4)
+    parser.add_argument("--only", choices=["pythae", "danqing"], help="train one of the two")
+    parser.add_argument("--out", type=Path, help="keep the run, the pictures and two grids here")
+    arguments = parser.parse_args()
+    out = arguments.out or Path(tempfile.mkdtemp())
+    out.mkdir(parents=True, exist_ok=True)
+    settings = dict(setting.split("=", 1) for setting in arguments.set)
+
+    results: dict[str, Any] = {"threads": torch.get_num_threads()}
+    if arguments.only != "danqing":
+        small = torch.from_numpy(pixels_of(open_dataset(arguments.data, size=(28, 28))))
+        made = pythae(small, arguments.minutes, arguments.pythae_learning_rate)
+        reference = padded(pixels_of(open_dataset(arguments.data, size=(28, 28), split="test")))
+        results["pythae"] = scored("pythae", *made, reference, out)
+    if arguments.only != "pythae":
+        made = danqing(arguments.data, arguments.preset, arguments.minutes, settings, out / "run")
+        reference = pixels_of(open_dataset(arguments.data, size=SIZE, split="test"))
+        results[arguments.preset] = scored(arguments.preset, *made, reference, out)
+    if arguments.only is None:
+        distances = (results[name]["frechet_distance"] for name in (arguments.preset, "pythae"))
+        results["ratio"] = round(next(distances) / next(distances), 3)
+    print(json.dumps(results, indent=2))
+
+
+def scored(
+    name: str, pixels: np.ndarray, facts: dict[str, Any], reference: np.ndarray, out: Path
+) -> dict[str, Any]:
+    """The scores of pictures beside the facts of their training; the pictures are kept in `out`."""
+    np.save(out / f"{name}.npy", pixels)
+    Images(pixels[:100]).save(out / f"{name}.png")
+    return {**scoring.score(pixels, reference), **facts}
+
+
+if __name__ == "__main__":
+    main()
