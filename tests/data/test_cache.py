@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -174,17 +175,23 @@ def test_two_processes_that_ask_at_once_build_once(tmp_path: Path, cache_folder:
     assert sorted(len(lines) > 1 for lines in outputs) == [False, True]
 
 
-def test_progress_reaches_the_end_and_an_interruption_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("few", [0, 10_000])
+def test_progress_reaches_the_end_and_an_interruption_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
     write(tmp_path, names(200))
+    monkeypatch.setattr(decoding, "FEW", few)
+    monkeypatch.setattr(cache, "_COMMIT_IMAGES", 64)
     seen: list[tuple[int, int]] = []
 
     def stop(done: int, total: int, what: str) -> None:
         seen.append((done, total))
         raise KeyboardInterrupt
 
-    before = threading.active_count()
+    threads, processes = threading.active_count(), len(psutil.Process().children())
     with pytest.raises(KeyboardInterrupt):
         open_dataset(tmp_path, on_progress=stop)
     open_dataset(tmp_path, on_progress=lambda done, total, what: seen.append((done, total)))
     assert seen[-1] == (200, 200)
-    assert threading.active_count() == before
+    assert threading.active_count() == threads
+    assert len(psutil.Process().children()) == processes

@@ -173,14 +173,13 @@ class EmojiSource:
 def render(font: Path, text: str, size: tuple[int, int]) -> Image.Image:
     """One emoji as RGBA of `size` (width, height), centred by what is drawn, with a margin around it."""
     longer = max(size)
-    scale = 4 if longer <= 128 else 2
-    drawn = Image.new("RGBA", (2 * longer * scale, 2 * longer * scale))
-    # OpenMoji's canvas is as wide as a glyph's advance, 1.289 em, and most of its drawings fill two thirds of
-    # it.
+    scale = 4 if longer <= 64 else 2
+    side = 3 * longer * scale // 2
+    drawn = Image.new("RGBA", (side, side))
+    # OpenMoji's canvas is as wide as a glyph's advance, 1.289 em; most drawings fill two thirds of it.
     face = _font(str(font), round(longer * scale / 1.289))
-    ImageDraw.Draw(drawn).text(
-        (longer * scale, longer * scale), text, font=face, embedded_color=True, anchor="mm"
-    )
+    pen = ImageDraw.Draw(drawn)
+    pen.text((side / 2, side / 2), text, font=face, embedded_color=True, anchor="mm")
     box = drawn.getchannel("A").point(lambda level: 255 * (level > 8)).getbbox()
     if box is None:
         raise DataError("The font draws nothing for it.")

@@ -1,0 +1,74 @@
+"""`danqing data`: what it prints for people and for programs."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from danqing.cli import main
+from danqing.data import builtin
+
+from .pictures import write
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["data", *words])
+    return int(left.value.code or 0)
+
+
+def test_check_tells_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "pets", [f"{'cat' if n % 3 else 'dog'}/{n:02d}.png" for n in range(30)])
+    (tmp_path / "pets" / "cat" / "broken [1].png").write_bytes(b"damaged")
+    grid = tmp_path / "grid.png"
+    assert run("check", str(tmp_path / "pets"), "--size", "6x4", "--grid", str(grid)) == 0
+    text = capsys.readouterr().out
+    for part in ("30 of 6x4, colour", "cat 66.7%, dog 33.3%", "cat/broken [1].png", "flip True", "few"):
+        assert part in text
+    assert grid.stat().st_size > 100
+
+
+def test_check_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, ["a/0.png", "b/1.png"])
+    assert run("check", str(tmp_path), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["size"], found["channels"]) == (2, [8, 8], 3)
+    assert found["labels"] == {"a": 0.5, "b": 0.5}
+    assert len(found["fingerprint"]) == 64
+
+
+def test_a_mistake_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", "no/such/folder") == 2
+    assert "There is no data at no/such/folder" in capsys.readouterr().err
+    assert run("fetch", "imagenet") == 2
+    assert "choose one of emoji" in capsys.readouterr().err
+
+
+def test_list_names_every_set_with_its_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "--json") == 0
+    sets = json.loads(capsys.readouterr().out)["sets"]
+    assert set(sets) == set(builtin.names())
+    assert sets["emoji"]["licence"] == "CC BY-SA 4.0"
+    assert run("list") == 0
+    assert "CC BY-SA 4.0" in capsys.readouterr().out
+
+
+def test_fetch_says_that_a_package_brings_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fetch", "digits", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"name": "digits", "folder": None}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files that are no text exist on POSIX alone")
+def test_names_that_are_no_utf8_are_reported_not_fatal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = os.fsencode(tmp_path)
+    write(tmp_path, [f"a/{n}.png" for n in range(30)])
+    os.rename(os.path.join(folder, b"a", b"3.png"), os.path.join(folder, b"a", b"\xff.png"))
+    os.mkdir(os.path.join(folder, b"b\xfe"))
+    os.rename(os.path.join(folder, b"a", b"4.png"), os.path.join(folder, b"b\xfe", b"4.png"))
+    Path(os.fsdecode(os.path.join(folder, b"a", b"\xfd.png"))).write_bytes(b"damaged")
+    assert run("check", str(tmp_path), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], len(found["labels"]), found["report"]["skipped"]) == (30, 2, 1)
