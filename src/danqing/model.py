@@ -94,18 +94,11 @@ class Model:
 
         Raises ConfigError where the family has no encoder, or the images are not of the model's size.
         """
-        encoder, labels = self._encoder(), self._label_indices(label, range(len(images)))
-        config, pixels = self.family.config, torch.from_numpy(images.array)
-        if tuple(pixels.shape[1:]) != (config.height, config.width, config.channels):
-            raise ConfigError(
-                f"This model takes images of {config.width}x{config.height} with {config.channels} channels, "
-                f"and these {pixels.shape[2]}x{pixels.shape[1]} with {pixels.shape[3]}: resize them first."
-            )
-
-        def encode(rows: list[int]) -> Tensor:
-            return encoder.encode(to_float(pixels[rows]).to(self.device), self._condition(labels, rows))
-
-        return self._in_chunks(encode, len(images))
+        encoder, pixels = self._encoder(), self._pixels(images)
+        labels = self._label_indices(label, range(len(images)))
+        return self._in_chunks(
+            lambda rows: encoder.encode(pixels(rows), self._condition(labels, rows)), len(images)
+        )
 
     def decode(self, latents: Tensor, label: Label = None) -> Images:
         """Latents `[n, ...]` to images; raises ConfigError where the family has no decoder."""
@@ -121,12 +114,36 @@ class Model:
         return self.decode(self.encode(images, label), label)
 
     def interpolate(self, start: Images, end: Images, steps: int = 8, label: Label = None) -> Images:
-        """`steps` images from `start[0]` to `end[0]`, both included, on a straight line between their
-        latents.
+        """`steps` images from each of `start` to its partner in `end`, both ends included, one way after
+        another.
+
+        Raises ConfigError as `encode` does, and where there are not as many ends as starts.
         """
-        first, last = self.encode(start[:1], label), self.encode(end[:1], label)
-        positions = torch.linspace(0, 1, steps).reshape(-1, *[1] * (first.dim() - 1))
-        return self.decode(torch.lerp(first, last, positions), label)
+        if len(start) != len(end):
+            raise ConfigError(f"Give an end for each start: there are {len(end)} for {len(start)}.")
+        encoder, first, last = self._encoder(), self._pixels(start), self._pixels(end)
+        labels = self._label_indices(label, range(len(start)))
+
+        def interpolate(rows: list[int]) -> Tensor:
+            condition = self._condition(labels, rows)
+            return _frames_to_uint8(encoder.interpolate(first(rows), last(rows), condition, steps=steps))
+
+        return Images(self._in_chunks(interpolate, len(start)).flatten(0, 1))
+
+    def traverse(
+        self, images: Images, latent: int, values: Sequence[float] = (-2, -1, 0, 1, 2), label: Label = None
+    ) -> Images:
+        """Each image with one of its latents set to each of `values` (standard deviations), one after
+        another.
+        """
+        encoder, pixels = self._encoder(), self._pixels(images)
+        labels = self._label_indices(label, range(len(images)))
+
+        def traverse(rows: list[int]) -> Tensor:
+            condition = self._condition(labels, rows)
+            return _frames_to_uint8(encoder.traverse(pixels(rows), condition, latent=latent, values=values))
+
+        return Images(self._in_chunks(traverse, len(images)).flatten(0, 1))
 
     def info(self) -> dict[str, Any]:
         """What `danqing show` prints: the family, its image shape, labels, parameters and training."""
@@ -161,6 +178,18 @@ class Model:
                 rows = [row % n for row in range(start, start + CHUNK)]
                 results.append(compute(rows)[: n - start].cpu())
         return torch.cat(results)
+
+    def _pixels(self, images: Images) -> Callable[[list[int]], Tensor]:
+        """What gives some of the images as float, on the model's device; raises ConfigError for another
+        size.
+        """
+        config, pixels = self.family.config, torch.from_numpy(images.array)
+        if tuple(pixels.shape[1:]) != (config.height, config.width, config.channels):
+            raise ConfigError(
+                f"This model takes images of {config.width}x{config.height} with {config.channels} channels, "
+                f"and these {pixels.shape[2]}x{pixels.shape[1]} with {pixels.shape[3]}: resize them first."
+            )
+        return lambda rows: to_float(pixels[rows]).to(self.device)
 
     def _condition(self, labels: Tensor | None, rows: list[int]) -> Condition:
         return Condition(label=None if labels is None else labels[rows].to(self.device))
@@ -197,3 +226,9 @@ class Model:
             return self.labels.index(label)
         some = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
         raise ConfigError(f"This model does not know the label {label!r}: choose one of {some}.")
+
+
+def _frames_to_uint8(frames: Tensor) -> Tensor:
+    """Float `[n, steps, c, h, w]` to uint8 `[n, steps, h, w, c]`."""
+    n, steps, channels, height, width = frames.shape
+    return to_uint8(frames.flatten(0, 1)).reshape(n, steps, height, width, channels)

@@ -161,14 +161,26 @@ class Family(nn.Module):
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A family with a latent space that images can be mapped into and back."""
+    """A family with a latent space that images can be mapped into and back. Images are `[n, c, h, w]` in
+    [-1, 1].
+    """
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
-        """Images `[n, c, h, w]` in [-1, 1] to their most likely latents `[n, ...]`."""
+        """Images to their most likely latents `[n, ...]`."""
         ...
 
     def decode(self, latents: Tensor, condition: Condition) -> Tensor:
-        """Latents to images `[n, c, h, w]` in [-1, 1]."""
+        """Latents to images."""
+        ...
+
+    def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
+        """Images `[n, steps, c, h, w]` on the way from each of `first` to its partner, ends included."""
+        ...
+
+    def traverse(
+        self, images: Tensor, condition: Condition, *, latent: int, values: Sequence[float]
+    ) -> Tensor:
+        """Images `[n, len(values), c, h, w]` with one latent set to each value, in standard deviations."""
         ...
 
 
