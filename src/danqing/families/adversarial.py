@@ -86,12 +86,12 @@ LOSSES: dict[Loss, Adversarial] = {
 }
 
 
-def squared_gradient(discriminate: Discriminate, images: Tensor) -> Tensor:
-    """½ E |∇D(x)|²: R1 where `images` are real, R2 where they are generated.
+def squared_gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
+    """½ |∇D(x)|² at each image, `[n]`: their mean is R1 where images are real, R2 where they are generated.
 
     Mescheder et al. 2018, equations 9 and 10; the weight γ is the caller's.
     """
-    return _gradients(discriminate, images).square().sum(1).mean() / 2
+    return _gradients(discriminate, images).square().sum(1) / 2
 
 
 def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
@@ -102,9 +102,9 @@ def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor, rng
 
 
 def _gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
-    """∇D at each image, `[n, c·h·w]`, with a graph; float32, since second derivatives need it."""
-    with torch.autocast(images.device.type, enabled=False), torch.enable_grad():
-        images = images.detach().float().requires_grad_()
+    """∇D at each image, `[n, c·h·w]`, with a graph of its own: penalties are differentiated again."""
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
         (gradients,) = torch.autograd.grad(discriminate(images).sum(), images, create_graph=True)
     flat: Tensor = gradients.flatten(1)
     return flat

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from danqing.errors import ConfigError
-from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, squared_gradient
+from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, squared_gradients
 from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase
 from danqing.nets.diffaugment import Augmentation, augment
 from danqing.nets.gan_pairs import Net, Shape, build_discriminator, build_generator
@@ -46,6 +46,7 @@ class GAN(Family):
     """The generator and the discriminator take turns; painting needs the generator alone."""
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
+    advice_on_collapse: ClassVar[str] = "raise r1, choose loss=relativistic, or lower optimizer.learning_rate"
     config: GANConfig
 
     def __init__(self, config: GANConfig) -> None:
@@ -101,51 +102,36 @@ class GAN(Family):
         return images
 
     def alarms(self, logged: Mapping[str, float]) -> list[str]:
-        if self.config.loss == "wasserstein" or logged.get("discriminator_wins", 0) < 0.995:
+        if self.config.loss == "wasserstein" or logged.get("discriminator/wins", 0) < 0.995:
             return []
         mend = f"raise r1 (it is {self.config.r1:g})"
         if not self.config.diffaugment:
             mend += ' or set diffaugment=["colour","translation"]'
         return [
-            f"The discriminator has won: it tells {logged['discriminator_wins']:.1%} of the pairs apart, "
+            f"The discriminator has won: it tells {logged['discriminator/wins']:.1%} of the pairs apart, "
             f"so that the generator learns no more; {mend}, or lower discriminator_learning_rate_scale."
         ]
 
     def _discriminator_loss(
         self, real: Tensor, latents: Tensor, label: Tensor | None, rng: torch.Generator
     ) -> Losses:
-        config = self.config
         with torch.no_grad():
             fake = self.generator(latents, label)
         variety = fake.std(0).mean() / real.std(0).mean()
-        real, fake = augment(real, config.diffaugment, rng), augment(fake, config.diffaugment, rng)
-        real_logits, fake_logits = self.discriminator(real, label), self.discriminator(fake, label)
-        total = self.adversarial.discriminator(real_logits, fake_logits)
+        real, fake = (augment(images, self.config.diffaugment, rng) for images in (real, fake))
+        real_logits, fake_logits = self._logits(real, fake, label)
+        loss = self.adversarial.discriminator(real_logits, fake_logits)
+        penalties = self._penalties(real, fake, label, rng)
+        total = loss + sum(getattr(self.config, name) * value for name, value in penalties.items())
         logged = {
-            "discriminator_loss": total.detach(),
-            "discriminator_wins": (real_logits > fake_logits).float().mean(),
-            "real_logits": real_logits.detach().mean(),
-            "fake_logits": fake_logits.detach().mean(),
+            "loss": loss,
+            "wins": (real_logits > fake_logits).float().mean(),
+            "real_logits": real_logits.mean(),
+            "fake_logits": fake_logits.mean(),
             "variety": variety,
+            **penalties,
         }
-        few = slice(max(1, round(len(real) * config.penalty_fraction)))
-        few_labels = None if label is None else label[few]
-
-        def discriminate(images: Tensor) -> Tensor:
-            logits: Tensor = self.discriminator(images, few_labels)
-            return logits
-
-        penalties: dict[str, Callable[[], Tensor]] = {
-            "r1": lambda: squared_gradient(discriminate, real[few]),
-            "r2": lambda: squared_gradient(discriminate, fake[few]),
-            "gradient_penalty": lambda: gradient_penalty(discriminate, real[few], fake[few], rng),
-        }
-        for name, penalty in penalties.items():
-            if weight := getattr(config, name):
-                value = penalty()
-                logged[name] = value.detach()
-                total = total + weight * value
-        return Losses(total, logged)
+        return Losses(total, {name: value.detach() for name, value in logged.items()})
 
     def _generator_loss(
         self, real: Tensor, latents: Tensor, label: Tensor | None, rng: torch.Generator
@@ -157,7 +143,41 @@ class GAN(Family):
             with torch.no_grad():
                 real_logits = self.discriminator(augment(real, self.config.diffaugment, rng), label)
         total = self.adversarial.generator(real_logits, fake_logits)
-        return Losses(total, {"generator_loss": total.detach()})
+        return Losses(total, {"loss": total.detach()})
+
+    def _logits(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits of both; in one pass, which is faster, unless batch norm would mix their statistics."""
+        if self.config.net == "dcgan" and self.config.batch_norm:
+            return self.discriminator(real, label), self.discriminator(fake, label)
+        labels = None if label is None else torch.cat([label, label])
+        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), labels).chunk(2)
+        return real_logits, fake_logits
+
+    def _penalties(
+        self, real: Tensor, fake: Tensor, label: Tensor | None, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The penalties that the configuration asks for, not yet weighted, by its names for their weights."""
+        config, few = self.config, max(1, round(len(real) * self.config.penalty_fraction))
+        asked = {name: images[:few] for name, images in (("r1", real), ("r2", fake)) if getattr(config, name)}
+        penalties: dict[str, Tensor] = {}
+        if asked:
+            discriminate = self._with_label(label, few, len(asked))
+            values = squared_gradients(discriminate, torch.cat(list(asked.values()))).chunk(len(asked))
+            penalties |= {name: value.mean() for name, value in zip(asked, values, strict=True)}
+        if config.gradient_penalty:
+            discriminate = self._with_label(label, few, 1)
+            penalties["gradient_penalty"] = gradient_penalty(discriminate, real[:few], fake[:few], rng)
+        return penalties
+
+    def _with_label(self, label: Tensor | None, count: int, copies: int) -> Callable[[Tensor], Tensor]:
+        """The discriminator as a function of images alone, for the first `count` labels, several times."""
+        labels = None if label is None else label[:count].repeat(copies)
+
+        def discriminate(images: Tensor) -> Tensor:
+            logits: Tensor = self.discriminator(images, labels)
+            return logits
+
+        return discriminate
 
     def _label(self, condition: Condition) -> Tensor | None:
         return condition.label if self.config.conditional and self.config.labels else None

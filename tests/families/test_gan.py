@@ -1,0 +1,186 @@
+"""The GAN family: its contract, its randomness, its alarms, and that it learns."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from danqing import presets
+from danqing.errors import ConfigError
+from danqing.families import build, parse_config
+from danqing.families.base import Batch, Condition
+from danqing.families.gan import GAN
+
+
+def make(seed: int = 0, **settings: Any) -> GAN:
+    torch.manual_seed(seed)
+    values = {"family": "gan", "width": 8, "height": 8, "channels": 1, "latents": 8}
+    values |= {"generator_features": 8, "discriminator_features": 8} | settings
+    family = build(parse_config(values))
+    assert isinstance(family, GAN)
+    return family
+
+
+def train(family: GAN, batches: list[Batch], learning_rate: float = 2e-4) -> list[dict[str, float]]:
+    """A plain loop over the family's phases; what each step logged."""
+    optimizers = {}
+    for phase in family.phases():
+        parameters = [p for name in phase.modules for p in family.get_submodule(name).parameters()]
+        rate = learning_rate * phase.learning_rate_scale
+        optimizers[phase.name] = torch.optim.Adam(parameters, rate, betas=(0.5, 0.99))
+    log = []
+    for step, batch in enumerate(batches):
+        logged = {}
+        for phase in family.phases():
+            for name, child in family.named_children():
+                child.requires_grad_(name in phase.modules)
+            for repeat in range(phase.repeats):
+                optimizers[phase.name].zero_grad()
+                rng = torch.Generator().manual_seed(1000 * step + repeat)
+                losses = family.loss(batch, phase, rng)
+                losses.total.backward()
+                optimizers[phase.name].step()
+                logged |= {f"{phase.name}/{name}": value.item() for name, value in losses.logged.items()}
+        log.append(logged)
+    return log
+
+
+def pictures(n: int, seed: int, labels: int = 0, size: int = 8, channels: int = 1) -> Batch:
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.rand((n, channels, size, size), generator=rng) * 2 - 1
+    return Batch(images, Condition(torch.randint(labels, (n,), generator=rng) if labels else None))
+
+
+@pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet"])
+@pytest.mark.parametrize("conditional", [True, False])
+def test_an_image_depends_on_its_seed_and_label_alone(net: str, conditional: bool) -> None:
+    family = make(net=net, labels=("a", "b", "c") if conditional else ())
+    train(
+        family, [pictures(8, seed, labels=3) for seed in range(2)]
+    )  # running statistics away from their start
+    family.eval()
+    label = torch.tensor([2, 0, 1, 1, 0])
+    with torch.no_grad():
+        together = family.sample(Condition(label), seeds=[5, 6, 7, 8, 9])
+        alone = family.sample(Condition(label[1:2]), seeds=[6])
+        others = family.sample(Condition(torch.tensor([1, 0, 0, 2, 2])), seeds=[1, 6, 2, 3, 4])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-6)
+    assert torch.equal(together[1], others[1])  # in a batch of the same size, bit for bit
+    assert not torch.equal(together[0], together[1])
+
+
+def test_truncation_scales_the_latents() -> None:
+    family = make().eval()
+    with torch.no_grad():
+        mean = family.sample(Condition(), seeds=[1, 2], truncation=0.0)
+        half = family.sample(Condition(), seeds=[1, 2], truncation=0.5)
+        full = family.sample(Condition(), seeds=[1, 2])
+    assert torch.equal(mean[0], mean[1])
+    assert (half - mean).abs().mean() < (full - mean).abs().mean()
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        family.sample(Condition(), seeds=[1], truncation=1.5)
+    with pytest.raises(ConfigError, match="no sampling option steps"):
+        family.sample(Condition(), seeds=[1], steps=3)
+
+
+def test_loss_is_a_function_of_its_generator() -> None:
+    family = make(diffaugment=("colour", "translation", "cutout"), r1=1.0, gradient_penalty=1.0)
+    batch, before = pictures(6, 0), torch.get_rng_state()
+    for phase in family.phases():
+        values = [family.loss(batch, phase, torch.Generator().manual_seed(s)).total.item() for s in (3, 3, 4)]
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+        assert values[0] != pytest.approx(values[2], rel=1e-6)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_discriminators_phase_leaves_the_generator_alone() -> None:
+    family = make(r2=1.0)
+    discriminator, generator = family.phases()
+    family.loss(pictures(4, 0), discriminator, torch.Generator()).total.backward()
+    assert all(p.grad is None for p in family.generator.parameters())
+    assert all(p.grad is not None for p in family.discriminator.parameters())
+    family.zero_grad()
+    family.loss(pictures(4, 0), generator, torch.Generator()).total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in family.generator.parameters())
+
+
+def test_spectral_norm_bounds_every_layer() -> None:
+    family = make(spectral_norm=True, net="resnet", labels=("a", "b"), width=12)
+    train(family, [pictures_of(family, seed) for seed in range(20)], learning_rate=1e-4)
+    weights = [w for name, w in family.discriminator.named_modules() if hasattr(w, "parametrizations")]
+    assert len(weights) == 6
+    for module in weights:
+        largest = torch.linalg.matrix_norm(module.weight.detach().flatten(1), ord=2)
+        assert 0.9 < largest < 1.1
+
+
+def pictures_of(family: GAN, seed: int) -> Batch:
+    batch = pictures(6, seed, labels=len(family.config.labels))
+    shape = (6, family.config.channels, family.config.height, family.config.width)
+    return Batch(torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1, batch.condition)
+
+
+def test_painting_needs_the_generator_alone() -> None:
+    family = make().eval()
+    with torch.no_grad():
+        before = family.sample(Condition(), seeds=[1])
+        family.drop_training_only()
+        assert not any(name.startswith("discriminator") for name in family.state_dict())
+        assert torch.equal(before, family.sample(Condition(), seeds=[1]))
+
+
+def test_alarm_names_the_setting_to_change() -> None:
+    family = make()
+    assert family.alarms({"discriminator/wins": 0.9}) == []
+    (sentence,) = family.alarms({"discriminator/wins": 0.999})
+    assert "has won" in sentence
+    assert "r1" in sentence
+    assert make(loss="wasserstein").alarms({"discriminator/wins": 1.0}) == []
+
+
+GOLDEN = {
+    "minimax": (1.0188, -0.4745),
+    "non_saturating": (1.0244, 0.9622),
+    "least_squares": (0.0972, 0.3402),
+    "hinge": (1.2422, 0.3475),
+    "wasserstein": (-0.8099, 0.1638),
+    "relativistic": (0.3726, 1.3711),
+}
+
+
+@pytest.mark.parametrize("loss", GOLDEN)
+def test_golden_losses(loss: str) -> None:
+    """Twelve steps on fixed pictures: a changed number means changed behaviour, intended or not."""
+    family = make(loss=loss, r1=0.1, labels=("a", "b"), discriminator_steps=2)
+    log = train(family, [pictures(16, seed, labels=2) for seed in range(12)], learning_rate=5e-3)
+    last = log[-1]
+    assert (last["discriminator/loss"], last["generator/loss"]) == pytest.approx(
+        GOLDEN[loss], rel=0.02, abs=0.01
+    )
+
+
+@pytest.mark.parametrize("name", ["gan-32", "gan-64"])
+def test_presets_describe_a_gan(name: str) -> None:
+    values = presets.read(name)
+    config = parse_config({"family": values["family"], "width": 16, "height": 16, **values["model"]})
+    assert build(config).phases()[0].name == "discriminator"
+
+
+def test_learns_which_half_is_bright() -> None:
+    """Two classes, bright above and bright below: training must put the light there."""
+    family = make(net="mlp", labels=("above", "below"), r1=0.1, loss="relativistic", latents=4)
+    rng = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(300):
+        label = torch.randint(2, (32,), generator=rng)
+        images = torch.full((32, 1, 8, 8), -0.8)
+        images[label == 0, :, :4] = 0.8
+        images[label == 1, :, 4:] = 0.8
+        batches.append(Batch(images + 0.1 * torch.randn(images.shape, generator=rng), Condition(label)))
+    train(family, batches, learning_rate=1e-3)
+    family.eval()
+    with torch.no_grad():
+        painted = family.sample(Condition(torch.arange(40) % 2), seeds=range(40))
+    above, below = painted[:, :, :4].mean((1, 2, 3)), painted[:, :, 4:].mean((1, 2, 3))
+    is_above = torch.arange(40) % 2 == 0
+    assert (torch.where(is_above, above - below, below - above) > 0.4).float().mean() > 0.9
