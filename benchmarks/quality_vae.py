@@ -35,8 +35,8 @@ COUNT = 5000
 
 def pythae(images: Tensor, minutes: float, learning_rate: float) -> tuple[np.ndarray, dict[str, Any]]:
     """Train on uint8 images `[n, 28, 28, 1]`; 32×32 pictures, and what the training was."""
-    from pythae.data.datasets import DatasetOutput
     from pythae import models
+    from pythae.data.datasets import DatasetOutput
     from pythae.models.nn.benchmarks.mnist import Decoder_Conv_AE_MNIST, Encoder_Conv_VAE_MNIST
 
     torch.manual_seed(0)
