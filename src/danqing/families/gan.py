@@ -117,7 +117,7 @@ class GAN(Family):
     ) -> Losses:
         with torch.no_grad():
             fake = self.generator(latents, label)
-        variety = fake.std(0).mean() / real.std(0).mean()
+        variety = fake.std(0, correction=0).mean() / real.std(0, correction=0).mean().clamp_min(1e-6)
         real, fake = (augment(images, self.config.diffaugment, rng) for images in (real, fake))
         real_logits, fake_logits = self._logits(real, fake, label)
         loss = self.adversarial.discriminator(real_logits, fake_logits)
