@@ -10,7 +10,7 @@ from rich.console import Console
 import danqing
 from danqing import presets
 from danqing.cli import main, output
-from danqing.cli.train import parse_settings, parse_size
+from danqing.cli.arguments import parse_settings, parse_size, parse_value
 from danqing.errors import ConfigError
 
 
@@ -118,6 +118,17 @@ def test_sizes_are_width_by_height() -> None:
     for wrong in ("", "x", "3x4x5", "-3", "3.5", "²"):
         with pytest.raises(ConfigError, match="32 for a square"):
             parse_size(wrong)
+
+
+def test_values_become_what_they_look_like() -> None:
+    assert [parse_value(text) for text in ("7", "0.7", "1e-3", "true", "False", "warm")] == [
+        7,
+        0.7,
+        1e-3,
+        True,
+        False,
+        "warm",
+    ]
 
 
 def test_settings_are_split_at_the_first_equals_sign() -> None:

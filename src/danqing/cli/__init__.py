@@ -1,14 +1,12 @@
 """The command `danqing`: one module per verb, which parses, calls the public API and prints."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from danqing.cli import output
-from danqing.cli.train import INTERRUPTED
+from danqing.cli import data, demo, output, presets, sample, show, train
 from danqing.errors import DanqingError
 from danqing.version import __version__
 
@@ -43,6 +41,14 @@ def _options(
     pass
 
 
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.add_typer(data.app)
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
+app.command("show", epilog=show.EXAMPLES)(show.show)
+app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code: 0 done, 2 the user's mistake, 130 interrupted.
 
@@ -60,10 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             output.error(_usage_sentence(error), as_json=as_json)
         sys.exit(_MISTAKE)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(train.INTERRUPTED)
 
 
 def _usage_sentence(error: BaseException) -> str:
@@ -73,17 +76,3 @@ def _usage_sentence(error: BaseException) -> str:
     command = context.command_path if context else "danqing"
     ending = message if message.endswith("?") else message.rstrip(".") + ";"
     return f"{ending} '{command} --help' shows how."
-
-
-def _add_verbs() -> None:
-    from danqing.cli import data, demo, presets, sample, show, train
-
-    app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-    app.add_typer(data.app)
-    app.command("train", epilog=train.EXAMPLES)(train.train)
-    app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
-    app.command("show", epilog=show.EXAMPLES)(show.show)
-    app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
-
-
-_add_verbs()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from danqing.cli import output
-from danqing.cli.train import parse_size
+from danqing.cli.arguments import parse_size
 from danqing.quantities import memory
 
 if TYPE_CHECKING:

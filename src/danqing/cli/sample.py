@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from danqing.cli import output
-from danqing.cli.train import parse_settings
+from danqing.cli.arguments import parse_settings, parse_value
 from danqing.errors import ConfigError, DanqingError
 
 EXAMPLES = """Examples:
@@ -55,7 +55,7 @@ def sample(
             "Say where the images go: --out grid.png for one picture, or --each DIR for a file each."
         )
     chosen = image_format or (_format_of(out) if out is not None else "png")
-    options: dict[str, Any] = {key: _value(text) for key, text in parse_settings(settings or []).items()}
+    options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
 
     import danqing
 
@@ -88,14 +88,3 @@ def _format_of(out: Path) -> str:
             f"{out.name} does not say its format: end it in .png, .webp or .jpg, or add --format."
         )
     return _SUFFIXES[out.suffix.lower()]
-
-
-def _value(text: str) -> bool | int | float | str:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from danqing.cli import output
-from danqing.errors import ConfigError
+from danqing.cli.arguments import parse_settings, parse_size
 from danqing.quantities import duration, memory
 from danqing.training.listener import Listener, Plan, Progress
 
@@ -128,25 +128,6 @@ def train_with_bar(data: str, **arguments: Any) -> "Run":
     except KeyboardInterrupt:  # before the first step, or a second time
         output.say("Stopped; the same command goes on from what is saved.", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
-
-
-def parse_settings(pairs: list[str]) -> dict[str, str]:
-    """`["net=mlp"]` to `{"net": "mlp"}`; raises ConfigError for one without `=`."""
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {pair} is not of the form key=value: write for instance --set net=mlp.")
-        settings[key.strip()] = value.strip()
-    return settings
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`"48x32"` to `(48, 32)` and `"32"` to `(32, 32)`, width first; raises ConfigError."""
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ConfigError(f"--size {text} is not a size: write 32 for a square, or 48x32 for width x height.")
-    return int(parts[0]), int(parts[-1])
 
 
 def run_payload(run: "Run") -> Mapping[str, Any]:

@@ -1,0 +1,34 @@
+"""What users write after an option, as values."""
+
+from danqing.errors import ConfigError
+
+
+def parse_settings(pairs: list[str]) -> dict[str, str]:
+    """`["net=mlp"]` to `{"net": "mlp"}`; raises ConfigError for one without `=`."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {pair} is not of the form key=value: write for instance --set net=mlp.")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"48x32"` to `(48, 32)` and `"32"` to `(32, 32)`, width first; raises ConfigError."""
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"--size {text} is not a size: write 32 for a square, or 48x32 for width x height.")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_value(text: str) -> bool | int | float | str:
+    """`"0.7"` to 0.7, `"true"` to True; what is neither a number nor a truth value stays text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
