@@ -154,8 +154,8 @@ class Trainer:
         if found is None:
             self.folder.samples.joinpath("data.png").unlink(missing_ok=True)
             self.real.save(self.folder.samples / "data.png")
-            self._save_checkpoint()
             self._paint()
+            self._save_checkpoint()  # last: whoever resumes from it need not make up for the rest
         self.listener.on_plan(plan)
 
     def _take_up(
