@@ -230,13 +230,16 @@ def test_a_collapsed_posterior_is_counted_and_reported_once_training_has_settled
     with torch.no_grad():
         for parameter in vae.encoder.parameters():
             parameter.zero_()
-    logged = {k: float(v) for k, v in vae.loss(shapes(32), phase, generator(0, "loss")).logged.items()}
-    assert logged["active_latents"] == 0
+    logged = {
+        f"autoencoder/{k}": float(v)
+        for k, v in vae.loss(shapes(32), phase, generator(0, "loss")).logged.items()
+    }
+    assert logged["autoencoder/active_latents"] == 0
     assert vae.alarms(logged) == []
     vae.on_progress(50_000)
     (alarm,) = vae.alarms(logged)
     assert "beta (now 8)" in alarm
-    assert vae.alarms({"active_latents": 0.5}) == []
+    assert vae.alarms({"autoencoder/active_latents": 0.5}) == []
 
 
 def test_slerp_keeps_the_length_and_ends_where_it_should() -> None:

@@ -21,9 +21,8 @@ from danqing.nets.autoencoders import Net, Shape, build_decoder, build_encoder
 from danqing.nets.priors import FlowPrior, NormalPrior
 from danqing.randomness import normal
 
-ACTIVE_VARIANCE = (
-    0.01  # Burda et al. 2016, section 5.2: a latent is active where Var_x(E_q[z|x]) exceeds this
-)
+PHASE = "autoencoder"
+ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a latent is active where Var_x(E_q[z|x]) is more
 _LOG_SCALE_LIMIT = 7.0
 
 
@@ -93,7 +92,7 @@ class VAE(Family):
         self._images = 0
 
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("autoencoder", ("encoder", "decoder", "prior", "likelihood")),)
+        return (Phase(PHASE, ("encoder", "decoder", "prior", "likelihood")),)
 
     def on_progress(self, images: int) -> None:
         self._images = images
@@ -229,7 +228,7 @@ class VAE(Family):
 
     def alarms(self, logged: Mapping[str, float]) -> list[str]:
         config = self.config
-        active = logged.get("active_latents", 1.0)
+        active = logged.get(f"{PHASE}/active_latents", 1.0)
         settled = self._images >= max(20_000, 2 * config.beta_warmup_images)
         if not settled or active * config.latents >= max(1.0, 0.1 * config.latents):
             return []
