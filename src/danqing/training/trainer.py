@@ -96,8 +96,6 @@ class Trainer:
             if time.monotonic() - last_saved > self.config.training.checkpoint_seconds:
                 self._save_checkpoint()
                 last_saved = time.monotonic()
-        if self.engine.meter.sums:
-            self._log(self.budget.total(self.position.images))
         return "finished"
 
     def _step(self) -> None:
@@ -112,7 +110,7 @@ class Trainer:
         position.images += engine.images_per_step
         position.step += 1
         position.seconds = time.monotonic() - self._started
-        if position.step % self.config.training.log_every_steps == 0:
+        if position.step % self.config.training.log_every_steps == 0 or position.images >= total:
             self._log(total)
         self._replan()
         grids = self.config.training.sample_grids
