@@ -4,6 +4,7 @@ import functools
 import io
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -32,6 +33,9 @@ FORMATS = (
     *("ICO", "PCX", "QOI", "SGI"),
 )
 """Raster formats that Pillow decodes itself; those that start other programs (EPS, WMF) stay out."""
+
+# What is wrong with a file becomes a DataError or does not matter; Pillow would print it between progress bars.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _SAVED = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG", "jpg": "JPEG"}

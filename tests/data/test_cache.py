@@ -148,11 +148,11 @@ def test_a_build_killed_again_and_again_goes_on_where_it_was(
 ) -> None:
     write(tmp_path, names(1000))
     beginnings = []
-    for kills in range(3):
+    for kills in range(2):
         process = start_build(tmp_path)
         assert process.stdout is not None
         beginnings.append(int(process.stdout.readline()))
-        time.sleep(0.003 * kills)
+        time.sleep(0.005 * kills)
         process.send_signal(signal.SIGKILL)
         process.stdout.close()
         process.wait()

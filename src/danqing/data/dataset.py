@@ -4,6 +4,7 @@ import functools
 import json
 import struct
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -175,6 +176,7 @@ class _Tensors:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
         (length,) = struct.unpack("<Q", self._read(0, 8))
         self._start = 8 + length

@@ -29,7 +29,7 @@ from danqing.errors import DataError
 from danqing.images import Pixels
 
 CHUNK = 64
-FEW = 2000
+FEW = 4000
 """Up to so many images, starting processes takes longer than it saves."""
 
 
