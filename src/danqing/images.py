@@ -34,7 +34,7 @@ FORMATS = (
 )
 """Raster formats that Pillow decodes itself; those that start other programs (EPS, WMF) stay out."""
 
-# What is wrong with a file becomes a DataError or does not matter; Pillow would print it between progress bars.
+# What is wrong with a file becomes a DataError or does not matter; Pillow would print it into progress bars.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
