@@ -37,8 +37,8 @@ class Likelihood(nn.Module):
         """The expected image `[n, c, h, w]` in [-1, 1]."""
         raise NotImplementedError
 
-    def scale(self) -> float | None:
-        """The present scale in units of the pixel range [-1, 1], where the likelihood has a single one."""
+    def scale(self) -> Tensor | None:
+        """The present scale, in units of the pixel range [-1, 1], where there is one for all pixels."""
         return None
 
     def check_levels(self, images: Tensor) -> None:
@@ -100,10 +100,10 @@ class LocationScale(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         return self.location_and_log_scale(output)[0].clamp(-1, 1)
 
-    def scale(self) -> float | None:
+    def scale(self) -> Tensor | None:
         if self.log_scale is not None:
-            return math.exp(float(self.log_scale.detach()) * _SCALE_SPEED)
-        return self.fixed
+            return (self.log_scale.detach() * _SCALE_SPEED).exp()
+        return None if self.fixed is None else torch.tensor(self.fixed)
 
 
 class Gaussian(LocationScale):

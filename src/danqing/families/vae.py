@@ -126,7 +126,7 @@ class VAE(Family):
                 bound = (reconstruction + divergence).detach()
                 logged["bits_per_dim"] = nats_to_bits_per_dim(bound, self.config.dimensions)
             if (scale := self.likelihood.scale()) is not None:
-                logged["scale"] = torch.tensor(scale)
+                logged["scale"] = scale
         return Losses(total, logged)
 
     def posterior(self, images: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
