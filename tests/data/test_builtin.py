@@ -70,6 +70,19 @@ def test_emoji_sizes_need_not_be_square_and_groups_are_labels() -> None:
         open_dataset("emoji:fruit")
 
 
+def test_without_a_text_shaper_only_joined_emoji_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = emoji.EmojiSource(("faces",))
+    whole = every.count()
+    monkeypatch.setattr(emoji.features, "check", lambda name: False)
+    fewer = emoji.EmojiSource(("faces",))
+    assert 0.9 * whole < fewer.count() < whole
+    assert every.key() != fewer.key()
+    assert (
+        f"{whole - fewer.count()} emoji that join several characters are left out" in fewer.notes()[0]
+    )
+    assert "libfribidi0" in fewer.notes()[0]
+
+
 def test_nearly_all_named_emoji_have_a_drawing_and_a_group() -> None:
     source = emoji.EmojiSource(())
     groups = [record.label for record in source.records(emoji.ImageSpec())]

