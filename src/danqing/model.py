@@ -77,10 +77,7 @@ class Model:
         chosen = [derived_seed(seed, "image", i) for i in range(n)] if seeds is None else list(seeds)
         if len(chosen) != n:
             raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {n} images.")
-        unknown = sorted(options.keys() - self.sample_options.keys())
-        if unknown:
-            known = ", ".join(self.sample_options) or "none"
-            raise ConfigError(f"This model does not know the option {unknown[0]!r}; it has: {known}.")
+        self._check_options(options)
         labels = self._label_indices(label, chosen)
 
         def paint(rows: list[int]) -> Tensor:
@@ -190,6 +187,18 @@ class Model:
                 f"and these {pixels.shape[2]}x{pixels.shape[1]} with {pixels.shape[3]}: resize them first."
             )
         return lambda rows: to_float(pixels[rows]).to(self.device)
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        defaults = self.sample_options
+        for name, value in options.items():
+            if name not in defaults:
+                known = ", ".join(defaults) or "none"
+                raise ConfigError(f"This model does not know the option {name!r}; it has: {known}.")
+            kinds = (int, float) if isinstance(defaults[name], float) else (type(defaults[name]),)
+            if defaults[name] is not None and not isinstance(value, kinds):
+                raise ConfigError(
+                    f"The option {name} cannot be {value!r}: give a value such as {defaults[name]!r}."
+                )
 
     def _condition(self, labels: Tensor | None, rows: list[int]) -> Condition:
         return Condition(label=None if labels is None else labels[rows].to(self.device))
