@@ -68,7 +68,7 @@ def trained(place: Path) -> dict[str, object]:
 def test_train_prints_one_object_with_what_scripts_need(place: Path, trained: dict[str, object]) -> None:
     assert {"run", "model", "images", "seconds", "images_per_second", "final"} <= trained.keys()
     assert trained["status"] == "finished"
-    assert trained["images"] == 2048 - 48 or trained["images"] == 2048
+    assert 2000 <= int(str(trained["images"])) < 2256
     assert (place / str(trained["model"]) / "model.safetensors").exists()
     assert "Content-Security-Policy" in (place / str(trained["report"])).read_text(encoding="utf-8")
 
@@ -77,7 +77,7 @@ def test_the_same_command_with_more_images_goes_on(place: Path, trained: dict[st
     shutil.copytree(place / "run", place / "longer")
     words = ("train", "photos", *QUICK, "--size", "24x16", "--images", "2500", "--out", "longer")
     stdout, stderr = danqing(place, *words)
-    assert "2,000 images seen before" in stderr or "2,048 images seen before" in stderr
+    assert f"{trained['images']:,} images seen before" in stderr
     assert re.search(r"Trained +2,5\d\d images", stdout)
     assert "Next" in stdout
 
