@@ -3,8 +3,8 @@
     python benchmarks/quality_gan.py --data DIR [--minutes 5] [--preset gan-32] [--out FOLDER]
 
 DIR holds Fashion-MNIST IDX files (or any set with a test split). Prints one JSON object: Fréchet distance
-on EfficientNet-Lite0 features, precision and recall of 5,000 images against the test split, images per second,
-and the ratio of the distances. The plain DCGAN is the usual one: float32, transposed 4×4 convolutions
+on EfficientNet-Lite0 features, precision and recall of 5,000 images against the test split, images per
+second, and the ratio of the distances. The plain DCGAN is the usual one: float32, transposed 4×4 convolutions
 256-128-64 with batch norm, Adam at 2e-4, weights from N(0, 0.02²), batches of 64.
 """
 

@@ -46,7 +46,7 @@ def test_values_where_the_discriminator_knows_nothing(
 
 @pytest.mark.parametrize("loss", ["minimax", "non_saturating", "least_squares"])
 def test_optimal_discriminator(loss: str) -> None:
-    """Where p real and q generated images fall on one point, the best logit there is known (D* = p / (p + q))."""
+    """Where p real and q generated images fall on one point, D* = p / (p + q) there."""
     p, q, zero = 3, 1, torch.zeros(1)
     both = LOSSES[loss].discriminator
     best = p / (p + q) if loss == "least_squares" else math.log(p / q)

@@ -46,7 +46,7 @@ class GAN(Family):
     """The generator and the discriminator take turns; painting needs the generator alone."""
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
-    advice_on_collapse: ClassVar[str] = "raise r1, choose loss=relativistic, or lower optimizer.learning_rate"
+    advice_on_collapse: ClassVar[str] = "raise r1 and r2, or lower optimizer.learning_rate"
     config: GANConfig
 
     def __init__(self, config: GANConfig) -> None:
