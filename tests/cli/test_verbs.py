@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import danqing
-from danqing import presets
+from danqing import presets, progress
 from danqing.cli import main, output
 from danqing.cli.arguments import parse_settings, parse_size, parse_value
 from danqing.errors import ConfigError
@@ -141,15 +141,15 @@ def test_json_has_no_numbers_that_json_does_not_know() -> None:
 
 
 def test_brackets_in_file_names_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    output.say("[red]photos[/red]/[1].png")
+    progress.say("[red]photos[/red]/[1].png")
     output.error("no [bold]such[/] file", as_json=False)
     assert capsys.readouterr().err == "[red]photos[/red]/[1].png\nError: no [bold]such[/] file\n"
 
 
 def test_the_bar_shows_stages_in_turn_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(output, "console", lambda: Console(file=screen, force_terminal=True, width=100))
-    with output.Bar() as bar:
+    monkeypatch.setattr(progress, "console", lambda: Console(file=screen, force_terminal=True, width=100))
+    with progress.Bar() as bar:
         bar.update(5, 10, "Reading [1]")
         bar.update(10, 10, "Reading [1]")
         bar.update(3, 10, "Training", seconds_left=245, detail="3 images")
@@ -165,7 +165,7 @@ def test_without_a_terminal_lines_come_seldom(
 ) -> None:
     clock = iter(range(0, 4000, 1))
     monkeypatch.setattr(output.time, "monotonic", lambda: float(next(clock)))
-    with output.Bar() as bar:
+    with progress.Bar() as bar:
         for done in range(1, 31):
             bar.update(done, 30, "Training", detail=f"{done} images")
     lines = capsys.readouterr().err.splitlines()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import parse_size
 from danqing.quantities import memory
@@ -71,7 +72,7 @@ def check(
     from danqing.data import open_dataset
     from danqing.images import Images
 
-    with output.Bar() as bar:
+    with progress.Bar() as bar:
         dataset = open_dataset(
             data,
             size=None if size is None else parse_size(size),
@@ -111,7 +112,7 @@ def fetch(
     """Download a built-in set, or see that it is there."""
     from danqing.data import builtin
 
-    with output.Bar() as bar:
+    with progress.Bar() as bar:
         place = builtin.load(name).fetch(bar.update)
     text = output.facts(
         {"Data": name, "Folder": place, "Next": shlex.join(["danqing", "data", "check", name])}

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import parse_settings, parse_size
-from danqing.quantities import duration, memory
-from danqing.training.listener import Listener, Plan, Progress
+from danqing.quantities import duration
+from danqing.training.display import Display
 
 if TYPE_CHECKING:
     from danqing import Run
@@ -80,53 +81,16 @@ def train(
     output.result(run_payload(run), text, as_json=as_json)
 
 
-class Display(Listener):
-    """Shows a run on a bar: the data being read, the plan, the progress, and what is worth a line."""
-
-    def __init__(self, bar: output.Bar) -> None:
-        self._bar = bar
-
-    def on_data(self, done: int, total: int, text: str) -> None:
-        self._bar.update(done, total, text)
-
-    def on_plan(self, plan: Plan) -> None:
-        self._bar.close()
-        parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.items())
-        self._bar.say(f"Parameters: {parts}")
-        resumed = f"; {plan.resumed_from:,} images seen before" if plan.resumed_from else ""
-        self._bar.say(
-            f"Plan: {plan.images:,} images in about {duration(plan.seconds)} "
-            f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
-            f"{memory(plan.memory_bytes)} of memory){resumed}"
-        )
-
-    def on_progress(self, progress: Progress) -> None:
-        speed = progress.images / progress.seconds if progress.seconds > 0 else 0.0
-        self._bar.update(
-            progress.images,
-            progress.total_images,
-            "Training",
-            seconds_left=progress.seconds_left,
-            detail=f"{progress.images:,} images, {speed:,.0f}/s",
-        )
-
-    def on_message(self, text: str) -> None:
-        self._bar.say(text)
-
-    def on_alarm(self, text: str) -> None:
-        self._bar.say(text, style="yellow")
-
-
 def train_with_bar(data: str, **arguments: Any) -> "Run":
     """`danqing.train` with a progress bar on stderr; the arguments are those of `danqing.train`."""
     try:
-        with output.Bar() as bar:
+        with progress.Bar() as bar:
             bar.update(0, None, "Starting")  # torch alone takes seconds to import
             import danqing
 
             return danqing.train(data, listener=Display(bar), **arguments)
     except KeyboardInterrupt:  # before the first step, or a second time
-        output.say("Stopped; the same command goes on from what is saved.", style="yellow")
+        progress.say("Stopped; the same command goes on from what is saved.", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -159,7 +123,7 @@ def leave_if_interrupted(run: "Run", *, as_json: bool) -> None:
     if run.status != "interrupted":
         return
     output.result(run_payload(run), as_json=as_json)
-    output.say(
+    progress.say(
         f"Interrupted and saved at {run.images:,} images; the same command goes on: "
         f"{shlex.join(['danqing', *sys.argv[1:]])}",
         style="yellow",

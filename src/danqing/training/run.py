@@ -1,5 +1,6 @@
 """`train`: from images and a preset to a run folder, and the run that comes of it."""
 
+import contextlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -9,7 +10,9 @@ from typing import Any
 
 from danqing.data import open_dataset
 from danqing.errors import TrainingError
+from danqing.progress import Bar
 from danqing.training.config import RunConfig, resolve
+from danqing.training.display import Display
 from danqing.training.listener import Listener
 from danqing.training.precision import choose_device
 from danqing.training.run_folder import RunFolder
@@ -59,17 +62,18 @@ def train(
     data: a folder, a file (zip, tar, Parquet, IDX) or a built-in name such as "emoji". preset: "gan-32"
     unless a configuration file is given. out: the run folder, by default `runs/<data>-<preset>`. settings:
     further `key: value` pairs, as `--set` takes them. size: (width, height). The budget is `minutes` or
-    `images`, where the preset's own is not wanted. Ctrl-C ends the run after its step, saved. Raises
-    DanqingError.
+    `images`, where the preset's own is not wanted. listener: told of the run's progress, by default a bar on
+    stderr; `Listener()` is silent. Ctrl-C ends the run after its step, saved. Raises DanqingError.
     """
-    listener = listener or Listener()
     budget = {"minutes": minutes, "images": images}
     wanted = resolve(preset=preset, config=config, settings=settings, size=size, seed=seed, **budget)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
     chosen = choose_device(device)
     folder.create()
-    with folder.locked():
+    with contextlib.ExitStack() as stack:
+        listener = listener or Display(stack.enter_context(Bar()))
+        stack.enter_context(folder.locked())
         folder.settle_config(wanted)
         dataset = open_dataset(
             data,
@@ -80,8 +84,7 @@ def train(
             fit=wanted.data.fit,
             on_progress=listener.on_data,
         )
-        facts = folder.facts()
-        known = facts.get("data", {}).get("fingerprint", dataset.fingerprint)
+        known = folder.facts().get("data", {}).get("fingerprint", dataset.fingerprint)
         if known != dataset.fingerprint:
             raise TrainingError(
                 f"The images have changed since the run in {folder.path} began: choose another --out."
@@ -90,8 +93,8 @@ def train(
         folder.update_facts(command=_command(str(data), folder, options, settings or {}))
         if _is_complete(folder, wanted):
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
-            return read_run(folder.path)
-        Trainer(wanted.for_data(dataset), dataset, folder, chosen, listener).run()
+        else:
+            Trainer(wanted.for_data(dataset), dataset, folder, chosen, listener).run()
     return read_run(folder.path)
 
 

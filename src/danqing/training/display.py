@@ -1,0 +1,42 @@
+"""A run shown to whoever waits for it."""
+
+from danqing.progress import Bar
+from danqing.quantities import duration, memory
+from danqing.training.listener import Listener, Plan, Progress
+
+
+class Display(Listener):
+    """Shows a run on a bar: the data being read, the plan, the progress, and what is worth a line."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    def on_data(self, done: int, total: int, text: str) -> None:
+        self._bar.update(done, total, text)
+
+    def on_plan(self, plan: Plan) -> None:
+        self._bar.close()
+        parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.items())
+        self._bar.say(f"Parameters: {parts}")
+        resumed = f"; {plan.resumed_from:,} images seen before" if plan.resumed_from else ""
+        self._bar.say(
+            f"Plan: {plan.images:,} images in about {duration(plan.seconds)} "
+            f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
+            f"{memory(plan.memory_bytes)} of memory){resumed}"
+        )
+
+    def on_progress(self, progress: Progress) -> None:
+        speed = progress.images / progress.seconds if progress.seconds > 0 else 0.0
+        self._bar.update(
+            progress.images,
+            progress.total_images,
+            "Training",
+            seconds_left=progress.seconds_left,
+            detail=f"{progress.images:,} images, {speed:,.0f}/s",
+        )
+
+    def on_message(self, text: str) -> None:
+        self._bar.say(text)
+
+    def on_alarm(self, text: str) -> None:
+        self._bar.say(text, style="yellow")
