@@ -30,7 +30,7 @@ class Likelihood(nn.Module):
     parameters_per_channel = 1
 
     def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
-        """Log-probability in nats of `images` `[n, c, h, w]` in [-1, 1], per image `[n]`; raises nothing."""
+        """Log-probability in nats of `images` `[n, c, h, w]` in [-1, 1], per image `[n]`."""
         raise NotImplementedError
 
     def mean(self, output: Tensor) -> Tensor:
@@ -88,14 +88,13 @@ class LocationScale(Likelihood):
         """
         inverse = torch.exp(-log_scale)
         distance = x - location
-        below = (HALF_LEVEL - distance.abs()) * inverse
-        upper = self.log_cumulative(below)
-        lower = self.log_cumulative(below - 2 * HALF_LEVEL * inverse)
-        inside = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-1e-6)))
+        below = -distance.abs()
         lowest, highest = x < -1 + HALF_LEVEL, x > 1 - HALF_LEVEL
-        edge = torch.where(lowest, distance, -distance)
-        tail = self.log_cumulative((edge + HALF_LEVEL) * inverse)
-        return torch.where(lowest | highest, tail, inside)
+        nearest = torch.where(lowest, distance, torch.where(highest, -distance, below))
+        upper = self.log_cumulative((nearest + HALF_LEVEL) * inverse)
+        lower = self.log_cumulative((below - HALF_LEVEL) * inverse)
+        inside = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-1e-6)))
+        return torch.where(lowest | highest, upper, inside)
 
     def mean(self, output: Tensor) -> Tensor:
         return self.location_and_log_scale(output)[0].clamp(-1, 1)
