@@ -77,9 +77,7 @@ def test_without_a_text_shaper_only_joined_emoji_are_left_out(monkeypatch: pytes
     fewer = emoji.EmojiSource(("faces",))
     assert 0.9 * whole < fewer.count() < whole
     assert every.key() != fewer.key()
-    assert (
-        f"{whole - fewer.count()} emoji that join several characters are left out" in fewer.notes()[0]
-    )
+    assert f"{whole - fewer.count()} emoji that join several characters are left out" in fewer.notes()[0]
     assert "libfribidi0" in fewer.notes()[0]
 
 
