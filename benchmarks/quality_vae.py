@@ -7,7 +7,7 @@ precision and recall of 5,000 images against the test split, the same distance o
 images per second, our bits per dimension on the test split, and the ratio of the distances. pythae (`pip
 install pythae`) gets its convolutional MNIST networks at the 28×28 that they are made for, 16 latents as its
 examples have, its squared error and otherwise its trainer's defaults: Adam at 1e-4, batches of 64, float32.
-Its pictures are padded to 32×32.
+Its pictures are then resized to 32×32 as the real ones are.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import scoring
 import torch
+from PIL import Image
 from torch import Tensor
 
 import danqing as dq
@@ -54,7 +55,7 @@ def pythae(images: Tensor, minutes: float, learning_rate: float) -> tuple[np.nda
     with torch.no_grad():
         rows = [model.decoder(torch.randn(100, 16)).reconstruction for _ in range(COUNT // 100)]
     painted = (torch.cat(rows) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return padded(painted), {"images": seen, "images_per_second": round(seen / elapsed)}
+    return enlarged(painted), {"images": seen, "images_per_second": round(seen / elapsed)}
 
 
 def danqing(
@@ -84,9 +85,10 @@ def danqing(
     return model.sample(COUNT, seed=1).array, facts
 
 
-def padded(images: np.ndarray) -> np.ndarray:
-    """28×28 pictures with two black pixels on each side."""
-    return np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+def enlarged(images: np.ndarray) -> np.ndarray:
+    """28×28 pictures at 32×32, resized as the data room resizes the real ones."""
+    pictures = (Image.fromarray(image[..., 0]).resize(SIZE, Image.Resampling.BICUBIC) for image in images)
+    return np.stack([np.asarray(picture) for picture in pictures])[..., None]
 
 
 def pixels_of(dataset: Dataset) -> np.ndarray:
@@ -109,15 +111,14 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     settings = dict(setting.split("=", 1) for setting in arguments.set)
 
+    reference = pixels_of(open_dataset(arguments.data, size=SIZE, split="test"))
     results: dict[str, Any] = {"threads": torch.get_num_threads()}
     if arguments.only != "danqing":
         small = torch.from_numpy(pixels_of(open_dataset(arguments.data, size=(28, 28))))
         made = pythae(small, arguments.minutes, arguments.pythae_learning_rate)
-        reference = padded(pixels_of(open_dataset(arguments.data, size=(28, 28), split="test")))
         results["pythae"] = scored("pythae", *made, reference, out)
     if arguments.only != "pythae":
         made = danqing(arguments.data, arguments.preset, arguments.minutes, settings, out / "run")
-        reference = pixels_of(open_dataset(arguments.data, size=SIZE, split="test"))
         results[arguments.preset] = scored(arguments.preset, *made, reference, out)
     if arguments.only is None:
         distances = (results[name]["frechet_distance"] for name in (arguments.preset, "pythae"))
