@@ -7,7 +7,9 @@ import io
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +172,31 @@ def test_files_already_installed_are_used_unfetched(tmp_path: Path, monkeypatch:
     installed = Published(published.name, published.address, published.files, (tmp_path / "system",))
     monkeypatch.setattr(fashion_mnist, "PUBLISHED", installed)
     assert open_dataset("fashion-mnist").label_names[0] == "T-shirt/top"
+    for part in ("fashion-mnist:T-shirt/top", "fashion-mnist/T-shirt/top"):
+        assert len(open_dataset(part)) == 2
     assert fashion_mnist.fetch() == tmp_path / "system"
+
+
+def test_two_first_uses_at_once_fetch_each_file_once(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, files = small_mnist("mnist")
+    monkeypatch.setenv("DANQING_DATA", str(tmp_path / "data"))
+    publish(mirror, "mnist", files)
+    seen: list[str] = []
+    fetch = Published._fetch
+
+    def slow(self: Published, file: str, *rest: object) -> None:
+        seen.append(file)
+        time.sleep(0.05)
+        fetch(self, file, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Published, "_fetch", slow)
+    with ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(lambda _: published.folder(), range(3)))
+    assert folders == {tmp_path / "data" / "mnist"}
+    assert seen == list(files)
+    assert {path.name for path in folders.pop().iterdir()} == set(files)
 
 
 def test_a_file_that_is_not_the_published_one_is_refused_and_not_kept(
@@ -188,7 +214,9 @@ def test_a_file_that_is_not_the_published_one_is_refused_and_not_kept(
         open_dataset("mnist")
 
 
-def test_cifar10_is_read_from_the_binary_archive(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_is_read_from_the_binary_archive(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     buffer = io.BytesIO()
     pictures = {}
@@ -209,3 +237,7 @@ def test_cifar10_is_read_from_the_binary_archive(mirror: Path, monkeypatch: pyte
     assert np.array_equal(train.images(range(15)).numpy(), expected)
     assert test.label_names == ("dog", "frog", "horse")
     assert train.info.augment.flip
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "cifar-10-binary.tar").write_bytes(gzip.decompress(buffer.getvalue()))
+    monkeypatch.setenv("DANQING_DATA", str(tmp_path))
+    assert open_dataset("cifar10").fingerprint == train.fingerprint

@@ -7,13 +7,17 @@ import struct
 import tarfile
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from danqing.data import Dataset, open_dataset
+from danqing.data import Dataset, cache, open_dataset
+from danqing.data.idx import IdxSource
+from danqing.data.records import About, ImageSpec, file_key
+from danqing.data.tree import Folder
 from danqing.errors import ConfigError, DataError
 
 from .pictures import picture, png, write
@@ -88,6 +92,18 @@ def test_a_damaged_member_of_a_zip_is_skipped_and_named(tmp_path: Path) -> None:
     assert "damaged" in report.skipped_files[0].reason
 
 
+def test_a_member_that_the_metadata_of_a_zip_names_in_vain_is_skipped(tmp_path: Path) -> None:
+    files = [f"{number:02d}.png" for number in range(40)]
+    folder = write(tmp_path / "pictures", [*files, ".hidden.png"])
+    rows = [
+        {"file_name": name, "label": "ab"[n % 2]} for n, name in enumerate([*files, ".hidden.png", "41.png"])
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = open_dataset(zipped(folder, tmp_path / "a.zip")).info.report
+    assert (report.images, report.skipped) == (40, 2)
+    assert {file.reason for file in report.skipped_files} == {"It is not in the archive."}
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_metadata_gives_labels_and_captions(tmp_path: Path, kind: str) -> None:
     write(tmp_path, ["images/0.png", "images/1.png", "images/2.png", "images/unlisted.png"])
@@ -120,6 +136,35 @@ def test_broken_metadata_is_named_by_its_line(tmp_path: Path, content: str, sent
     (tmp_path / "metadata.jsonl").write_text(content)
     with pytest.raises(DataError, match=sentence):
         open_dataset(tmp_path)
+
+
+def test_a_caption_too_long_for_csv_is_one_sentence(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png"])
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n0.png,{'a' * 140_000}\n")
+    with pytest.raises(DataError, match=r"metadata.csv, line 2, is no CSV that can be read"):
+        open_dataset(tmp_path)
+
+
+def test_a_source_that_cannot_be_read_is_named_and_not_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "folder", ["a.png", "metadata.jsonl"])
+    tar_of(tmp_path / "a.tar", [("a.png", png(0))])
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        with pytest.raises(DataError, match=r"a\.tar cannot be read \(Permission denied\)"):
+            file_key(tmp_path / "a.tar")
+        with pytest.raises(DataError, match=r"a\.tar cannot be read \(Permission denied\)"):
+            open_dataset(tmp_path / "a.tar")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(DataError, match=r"metadata\.jsonl cannot be read"):
+            open_dataset(tmp_path / "folder")
+    entry = Mock(path="gone.png", stat=refuse)
+    monkeypatch.setattr(Folder, "_walk", lambda *_: iter([("gone.png", entry)]))
+    with pytest.raises(DataError, match=r"gone\.png cannot be read"):
+        open_dataset(tmp_path / "folder")
 
 
 def test_split_folders_are_splits_and_not_labels(tmp_path: Path) -> None:
@@ -161,6 +206,21 @@ def test_idx_files_with_labels_beside_them(tmp_path: Path, compressed: bool) -> 
         assert dataset.labels is not None
         assert dataset.labels.tolist() == list(range(12))
     assert len(open_dataset(tmp_path, split="test")) == 5
+
+
+def test_labels_without_a_name_follow_those_that_have_one(tmp_path: Path) -> None:
+    images, labels = tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
+    images.write_bytes(idx(np.stack([picture(number, channels=1)[:, :, 0] for number in range(4)])))
+    labels.write_bytes(idx(np.array([12, 1, 0, 9], np.uint8)))
+    folder = cache.ensure(IdxSource(images, labels, About("a"), ("z", "a")), ImageSpec())
+    assert cache.read_manifest(folder).label_names == ("z", "a", "9", "12")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 8, 8, 5), (2, 0, 8)])
+def test_idx_files_of_another_layout_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros(shape, np.uint8)))
+    with pytest.raises(DataError, match="store images as"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [2, 10, -1])
@@ -213,6 +273,29 @@ def test_parquet_with_the_hubs_class_names(tmp_path: Path, structured: bool) -> 
     assert labelled(dataset) == expected(["cat", "dog", "cat"])
     assert dataset.texts(range(3)) == ("a", "", "c")
     assert len(open_dataset(tmp_path / "data" / "test-00000-of-00001.parquet")) == 3
+
+
+def test_a_damaged_row_group_of_a_parquet_shard_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"image": [png(n) for n in range(100)], "label": [f"{n % 2}" for n in range(100)]})
+    pq.write_table(table, path, row_group_size=5, use_dictionary=False)
+
+    def damage(group: int) -> None:
+        content = bytearray(path.read_bytes())
+        start = pq.ParquetFile(path).metadata.row_group(group).column(0).data_page_offset
+        content[start : start + 64] = b"\xff" * 64
+        path.write_bytes(content)
+
+    damage(3)
+    dataset = open_dataset(path)
+    report = dataset.info.report
+    assert (report.records, report.images, report.skipped) == (100, 95, 5)
+    assert [file.name for file in report.skipped_files] == [f"a.parquet#{n}" for n in range(15, 20)]
+    assert "damaged here" in report.skipped_files[0].reason
+    assert labelled(dataset).items() <= expected([f"{n % 2}" for n in range(100)]).items()
+    damage(7)
+    with pytest.raises(DataError, match="10 of 100 pictures cannot be read"):
+        open_dataset(path)
 
 
 def test_without_pyarrow_the_sentence_names_the_extra(

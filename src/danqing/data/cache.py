@@ -250,8 +250,8 @@ class _Build:
                     texts += (text or "").encode("utf-8", "replace")
                     ends[number + 1], digests[number] = len(texts), code.encode()
                     number += 1
-        known = self.source.label_names
-        names = tuple(sorted(seen, key=known.index if known else natural_order))
+        known = {name: place for place, name in enumerate(self.source.label_names)}
+        names = tuple(sorted(seen, key=lambda name: (known.get(name, len(known)), natural_order(name))))
         if len(names) < 2:  # a single class tells nothing
             names = ()
         places = {name: place for place, name in enumerate(names)}

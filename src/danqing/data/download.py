@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
+
 from danqing import atomic
 from danqing.data.cache import default_folder
 from danqing.data.idx import IdxSource, find_idx
@@ -39,12 +41,20 @@ class Published:
         chosen = os.environ.get("DANQING_DATA")
         places = [Path(chosen) / self.name] if chosen else []
         for place in (*places, *self.installed):
-            if all(_present(place, file) for file in self.files):
+            if all(present(place, file) for file in self.files):
                 return place
         home = places[0] if places else default_folder() / "downloads" / self.name
-        for file, md5 in self.files.items():
-            if not _present(home, file):
-                self._fetch(file, md5, home, on_progress)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(home.with_name(f".{self.name}.lock")):  # two first uses fetch once
+                for file, md5 in self.files.items():
+                    if not present(home, file):
+                        self._fetch(file, md5, home, on_progress)
+        except OSError as error:
+            raise DataError(
+                f"{home} cannot be written ({error.strerror or error}): make room there, or set DANQING_DATA "
+                "to another folder."
+            ) from error
         return home
 
     def _fetch(self, file: str, md5: str, folder: Path, on_progress: Progress | None) -> None:
@@ -52,7 +62,6 @@ class Published:
         url = (f"{mirror.rstrip('/')}/{self.name}/" if mirror else self.address) + file
         hasher = hashlib.md5(usedforsecurity=False)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             atomic.remove_leftovers(folder)
             with (
                 urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
@@ -89,5 +98,7 @@ def idx_source(
     return IdxSource(found[0], found[1], about, label_names)
 
 
-def _present(folder: Path, file: str) -> bool:
-    return (folder / file).is_file() or (folder / file.removesuffix(".gz")).is_file()
+def present(folder: Path, file: str) -> Path | None:
+    """A published file in a folder, as it is or with its gzip taken off; None where it is missing."""
+    places = (folder / file, folder / file.removesuffix(".gz"))
+    return next((place for place in places if place.is_file()), None)

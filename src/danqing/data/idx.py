@@ -75,6 +75,11 @@ class IdxSource:
         images = read_idx(self.images)
         if images.ndim not in (3, 4):
             raise DataError(f"{self.images} holds labels, not images: name the file of images.")
+        if 0 in images.shape[1:] or (images.ndim == 4 and images.shape[3] > 4):
+            raise DataError(
+                f"{self.images} has the shape {list(images.shape)}: store images as [n, height, width], or "
+                "with 1 to 4 channels last."
+            )
         labels = read_idx(self.labels) if self.labels else None
         if labels is not None and labels.shape != images.shape[:1]:
             raise DataError(

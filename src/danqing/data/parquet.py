@@ -54,9 +54,10 @@ class ParquetSource:
             if number + file.metadata.num_rows <= start:
                 number += file.metadata.num_rows
                 continue
-            for row in self._rows(shard, file):
+            for row in self._rows(file):
                 if number >= start:
-                    yield self._record(f"{shard.name}#{number}", *row)
+                    name = f"{shard.name}#{number}"
+                    yield self._record(name, *row) if isinstance(row, list) else _unreadable(name, row)
                 number += 1
 
     def _open(self, shard: Path) -> Any:
@@ -65,14 +66,18 @@ class ParquetSource:
         except Exception as error:  # pyarrow's errors share no base of their own
             raise DataError(f"{shard} is no parquet file that can be read ({error}).") from error
 
-    def _rows(self, shard: Path, file: Any) -> Iterator[list[Any]]:
+    def _rows(self, file: Any) -> Iterator[list[Any] | str]:
+        """The image, label and text of each row; for those of a damaged row group that are lost, why."""
         columns = [name for name in self._columns if name]
-        try:
-            for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-                for row in batch.to_pylist():
-                    yield [row.get(name) if name else None for name in self._columns]
-        except Exception as error:
-            raise DataError(f"{shard} is damaged ({error}): fetch it again.") from error
+        for group in range(file.num_row_groups):
+            left = file.metadata.row_group(group).num_rows
+            try:
+                for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns):
+                    for row in batch.to_pylist():
+                        left -= 1
+                        yield [row.get(name) if name else None for name in self._columns]
+            except Exception as error:  # pyarrow's errors share no base of their own
+                yield from [f"The shard is damaged here ({error})."] * left
 
     def _record(self, name: str, image: Any, label: Any, text: Any) -> Record:
         content = image.get("bytes") if isinstance(image, dict) else image
@@ -80,6 +85,13 @@ class ParquetSource:
             label = self.label_names[label]
         label = None if label is None or label == -1 else str(label)
         return Record(name, functools.partial(_content, content), label, text and str(text))
+
+
+def _unreadable(name: str, reason: str) -> Record:
+    def load() -> bytes:
+        raise DataError(reason)
+
+    return Record(name, load)
 
 
 def _content(content: Any) -> bytes:

@@ -4,14 +4,14 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from danqing.data.augment import Augment
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, DataError
 from danqing.images import Alpha, Fit, Pixels, conform, decode, parse_background
 
 
@@ -146,16 +146,19 @@ def digest(*parts: str | bytes) -> str:
 
 
 def file_key(path: Path) -> str:
-    """Size, time and both ends of one file: constant time, and a rewritten archive changes its end."""
-    status = path.stat()
-    with open(path, "rb") as file:
-        head = file.read(65536)
-        file.seek(max(0, status.st_size - 65536))
-        tail = file.read()
+    """Size, time and both ends of one file: constant time, and a rewritten archive changes its end.
+
+    Raises DataError where the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        with open(path, "rb") as file:
+            head = file.read(65536)
+            file.seek(max(0, status.st_size - 65536))
+            tail = file.read()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
     return digest(str(status.st_size), str(status.st_mtime_ns), head, tail)
-
-
-Split = Literal["train", "test", "validation", "all"]
 
 
 def grey(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> Pixels:

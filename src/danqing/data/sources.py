@@ -65,10 +65,13 @@ def find_source(
     if isinstance(source, str) and (named := builtin.find(source, split, on_progress)) is not None:
         return named
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _in_folder(path, split), ()
-    if path.is_file():
-        return _in_file(path, split), ()
+    try:
+        if path.is_dir():
+            return _in_folder(path, split), ()
+        if path.is_file():
+            return _in_file(path, split), ()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
     raise DataError(f"There is no data at {source}: {_HOW} {', '.join(builtin.names())}.")
 
 

@@ -74,7 +74,10 @@ class Folder:
         """The sum of a hash per file of name, size and time: no sorting, constant memory for any number."""
         total = 0
         for name, entry in self._walk(self.path, ""):
-            status = entry.stat()
+            try:
+                status = entry.stat()
+            except OSError as error:
+                raise DataError(f"{entry.path} cannot be read ({error.strerror}).") from error
             text = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             total += int.from_bytes(hashlib.blake2b(text, digest_size=32).digest(), "big")
         return digest("folder", str(total))
@@ -86,7 +89,10 @@ class Folder:
         return functools.partial(Path, self.path, name)
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path / name} cannot be read ({error.strerror}).") from error
 
     def _walk(
         self, folder: Path, prefix: str, above: frozenset[str] = frozenset()
@@ -133,7 +139,9 @@ class Zip:
         return functools.partial(self.read, name)
 
     def read(self, name: str) -> bytes:
-        member = self._members[name]
+        member = self._members.get(name)
+        if member is None:
+            raise DataError("It is not in the archive.")
         if member.flag_bits & 1:
             raise DataError("It is encrypted: unpack the archive first.")
         if member.file_size > MAX_BYTES:
@@ -286,7 +294,13 @@ def _rows(content: bytes, file: str) -> Iterator[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8: save it as UTF-8.") from error
     if file.endswith(".csv"):
-        yield from csv.DictReader(io.StringIO(text, newline=""))
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            yield from table
+        except csv.Error as error:
+            raise DataError(
+                f"{file}, line {table.reader.line_num}, is no CSV that can be read: {error}."
+            ) from error
         return
     for number, line in enumerate(io.StringIO(text), start=1):
         if line.strip():

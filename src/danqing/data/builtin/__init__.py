@@ -6,6 +6,7 @@ missing and returns the folder, or None where a package brings the data), and
 """
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
@@ -49,10 +50,10 @@ def load(name: str) -> Builtin:
 
 def find(text: str, split: str, on_progress: Progress | None) -> tuple[Source, tuple[str, ...]] | None:
     """The set that `name`, `name:part,part` or `name/part,part` means; None where it is not built in."""
-    name, _, part = text.replace("/", ":", 1).partition(":")
+    name, *rest = re.split("[:/]", text, maxsplit=1)  # only the first: a label may hold a slash
     if name not in MODULES:
         return None
-    chosen = tuple(word.strip() for word in part.split(",") if word.strip())
+    chosen = tuple(word.strip() for word in "".join(rest).split(",") if word.strip())
     return load(name).open(split, chosen, on_progress)
 
 

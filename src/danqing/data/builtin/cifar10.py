@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.data.augment import Augment
-from danqing.data.download import Published
+from danqing.data.download import Published, present
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest, file_key
 from danqing.errors import DataError
 
@@ -50,7 +50,8 @@ def open(
     if split not in (*PARTS, "all"):
         raise DataError(f"cifar10 has no {split} split: it has train and test.")
     files = PARTS[split] if split in PARTS else PARTS["train"] + PARTS["test"]
-    return CifarSource(PUBLISHED.folder(on_progress) / ARCHIVE, files), part
+    folder = PUBLISHED.folder(on_progress)
+    return CifarSource(present(folder, ARCHIVE) or folder / ARCHIVE, files), part
 
 
 class CifarSource:
