@@ -27,6 +27,11 @@ def test_check_tells_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixtur
     for part in ("30 of 6x4, colour", "cat 66.7%, dog 33.3%", "cat/broken [1].png", "flip True", "few"):
         assert part in text
     assert grid.stat().st_size > 100
+    assert run("check", str(tmp_path / "pets"), "--grid", str(tmp_path / "missing" / "grid.png")) == 0
+    assert (tmp_path / "missing" / "grid.png").stat().st_size > 100
+    capsys.readouterr()
+    assert run("check", str(tmp_path / "pets"), "--grid", str(grid / "in a file.png")) == 2
+    assert "choose another --grid" in capsys.readouterr().err
 
 
 def test_check_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import parse_size
+from danqing.errors import DanqingError
 from danqing.quantities import memory
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ _CHECK = """Examples:
   danqing data check sprites.zip --size 48x32 --alpha keep --grid sprites.png
 
   danqing data check emoji:faces --size 32"""
+_LIST = """Examples:
+
+  danqing data list
+
+  danqing data list --json"""
 _FETCH = """Examples:
 
   danqing data fetch fashion-mnist
@@ -85,12 +91,18 @@ def check(
         )
     if grid is not None:
         shown = np.unique(np.linspace(0, len(dataset) - 1, 64).round().astype(np.int64))
-        Images(dataset.images(shown)).save(grid)
+        try:
+            grid.parent.mkdir(parents=True, exist_ok=True)
+            Images(dataset.images(shown)).save(grid)
+        except OSError as error:
+            raise DanqingError(
+                f"{grid} cannot be written ({error.strerror or error}): choose another --grid."
+            ) from error
     text = output.facts({**_facts(dataset), "Grid": grid})
     output.result({**_payload(dataset), "grid": grid}, text, as_json=as_json)
 
 
-@app.command("list")
+@app.command("list", epilog=_LIST)
 def list_builtin(as_json: output.JsonOption = False) -> None:
     """The built-in data sets, each with its licence."""
     from danqing.data import builtin
