@@ -275,7 +275,9 @@ def test_saving_writes_the_format_of_the_ending_and_nothing_else(tmp_path: Path)
     for name, format in (("a.png", "PNG"), ("b.webp", "WEBP"), ("c.jpg", "JPEG")):
         with Image.open(images.save(tmp_path / name)) as saved:
             assert saved.format == format
-    assert len(images.save_each(tmp_path / "each")) == 2
+    assert images.save_each(tmp_path / "each", ".JPG") == [
+        tmp_path / "each" / name for name in ("0.jpg", "1.jpg")
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.webp", "c.jpg", "each"]
     with pytest.raises(ConfigError):
         images.save(tmp_path / "d.tiff")

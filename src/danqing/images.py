@@ -261,10 +261,14 @@ class Images:
         return path
 
     def save_each(self, folder: str | Path, format: str = "png", *, quality: int = 90) -> list[Path]:
-        """Write each picture to a numbered file in `folder`, which is made where it is missing."""
+        """Write each picture to a file in `folder`, which is made where it is missing: `00.png` to `63.png`.
+
+        `format` is png, webp, jpeg or jpg, and ends the names. Raises ConfigError for another, and OSError.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{number:05d}.{format.lower().lstrip('.')}" for number in range(len(self))]
+        digits, ending = len(str(len(self) - 1)), format.lower().lstrip(".")
+        paths = [folder / f"{number:0{digits}d}.{ending}" for number in range(len(self))]
         for path, pixels in zip(paths, self.array, strict=True):
             atomic.write_bytes(path, encode(pixels, format, quality=quality))
         return paths

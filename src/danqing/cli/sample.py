@@ -61,16 +61,11 @@ def sample(
 
     trained = danqing.load(model)
     try:
-        for folder in (each, out.parent if out is not None else None):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+        for folder in filter(None, (each, out and out.parent)):  # before the work, not after it
+            folder.mkdir(parents=True, exist_ok=True)
         images = trained.sample(n, label=label, seed=seed, **options)
         suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
-        names = (
-            [] if each is None else [each / f"{number:0{len(str(n - 1))}d}{suffix}" for number in range(n)]
-        )
-        for number, name in enumerate(names):
-            images[number : number + 1].save(name, chosen)
+        names = images.save_each(each, suffix) if each is not None else []
         if out is not None:
             images.save(out, chosen)
     except OSError as error:
