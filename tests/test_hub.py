@@ -45,7 +45,7 @@ def model_folder(tmp_path):
     from danqing.model import Model
 
     config = parse_config(
-        {"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1, "features": 2}
+        {"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1, "features": 4}
     )
     return Model(build(config)).save(tmp_path / "model")
 

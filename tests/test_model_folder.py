@@ -71,7 +71,10 @@ def test_latents_go_there_and_back(folder):
         (lambda m: m.sample(0), "at least one"),
         (lambda m: m.sample(2, seeds=[1]), "one seed per image"),
         (lambda m: m.sample(2, sharpness=3), "option 'sharpness'"),
-        (lambda m: m.encode(dq.Images(np.zeros((1, 4, 4, 3), np.uint8))), "resize"),
+        (lambda m: m.reconstruct(m.sample(2)), "which each has by label"),
+        (lambda m: m.interpolate(m.sample(1), m.sample(1), steps=1, label=0), "at least 2 steps"),
+        (lambda m: m.encode(m.sample(2)[:0], label=[]), "at least one image"),
+        (lambda m: m.encode(dq.Images(np.zeros((1, 4, 4, 3), np.uint8)), label=0), "resize"),
     ],
 )
 def test_a_wrong_wish_is_answered_with_one_sentence(folder, call, sentence):
@@ -104,6 +107,11 @@ def tamper_shorter(folder):
 def tamper_no_json(folder):
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:8] + b"x" + content[9:])
+
+
+def tamper_header(folder):
+    header = b'{"a":' + b"[" * 100_000
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
 
 
 def tamper_tensors(change):
@@ -151,6 +159,8 @@ def first(tensors):
         (tamper_config(lambda c: c["model"].update(family="os")), "no family called"),
         (tamper_config(lambda c: c["model"].update(__class__="x")), "__class__"),
         (tamper_config(lambda c: c.pop("model")), "not the configuration"),
+        (tamper_config(lambda c: c["model"].update(label_frequencies=[-1, 2])), "label_frequencies"),
+        (tamper_header, "no JSON"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "cannot be read"),
         (lambda f: (f / "config.json").unlink(), "no model folder"),
     ],
@@ -159,6 +169,21 @@ def test_what_was_tampered_with_is_refused(folder, tamper, sentence):
     tamper(folder)
     with pytest.raises(ModelError, match=sentence):
         dq.load(folder)
+
+
+def test_bits_per_dim_is_asked_of_the_model(folder):
+    model = dq.load(folder)
+    images = model.sample(3, label="cat")
+    one, many = (model.bits_per_dim(images, "cat", samples=k) for k in (1, 64))
+    assert one.shape == (3,)
+    assert float(many.mean()) < float(one.mean())
+
+
+def test_odd_facts_of_a_stranger_are_left_out(folder):
+    tamper_config(lambda c: c.update(trained={"images": "x", "data": 3, "seed": 1, "note": [1]}))(folder)
+    model = dq.load(folder)
+    assert model.facts == {"seed": 1}
+    assert model.save(folder.parent / "again").exists()
 
 
 def test_names_that_are_no_model(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from danqing import model_folder
 from danqing.errors import ConfigError
-from danqing.families.base import Condition, Encodes, Family
+from danqing.families.base import Batch, Condition, Encodes, Family, HasLikelihood
 from danqing.images import Images, to_float, to_uint8
 from danqing.randomness import derived_seed, generator
 
@@ -92,14 +92,14 @@ class Model:
         Raises ConfigError where the family has no encoder, or the images are not of the model's size.
         """
         encoder, pixels = self._encoder(), self._pixels(images)
-        labels = self._label_indices(label, range(len(images)))
+        labels = self._true_labels(label, len(images))
         return self._in_chunks(
             lambda rows: encoder.encode(pixels(rows), self._condition(labels, rows)), len(images)
         )
 
     def decode(self, latents: Tensor, label: Label = None) -> Images:
         """Latents `[n, ...]` to images; raises ConfigError where the family has no decoder."""
-        encoder, labels = self._encoder(), self._label_indices(label, range(len(latents)))
+        encoder, labels = self._encoder(), self._true_labels(label, len(latents))
 
         def decode(rows: list[int]) -> Tensor:
             return to_uint8(encoder.decode(latents[rows].to(self.device), self._condition(labels, rows)))
@@ -116,10 +116,12 @@ class Model:
 
         Raises ConfigError as `encode` does, and where there are not as many ends as starts.
         """
+        if steps < 2:
+            raise ConfigError(f"An interpolation takes at least 2 steps, not {steps}.")
         if len(start) != len(end):
             raise ConfigError(f"Give an end for each start: there are {len(end)} for {len(start)}.")
         encoder, first, last = self._encoder(), self._pixels(start), self._pixels(end)
-        labels = self._label_indices(label, range(len(start)))
+        labels = self._true_labels(label, len(start))
 
         def interpolate(rows: list[int]) -> Tensor:
             condition = self._condition(labels, rows)
@@ -134,13 +136,31 @@ class Model:
         another.
         """
         encoder, pixels = self._encoder(), self._pixels(images)
-        labels = self._label_indices(label, range(len(images)))
+        labels = self._true_labels(label, len(images))
 
         def traverse(rows: list[int]) -> Tensor:
             condition = self._condition(labels, rows)
             return _frames_to_uint8(encoder.traverse(pixels(rows), condition, latent=latent, values=values))
 
         return Images(self._in_chunks(traverse, len(images)).flatten(0, 1))
+
+    def bits_per_dim(self, images: Images, label: Label = None, *, samples: int = 1, seed: int = 0) -> Tensor:
+        """How many bits per dimension each image costs, `[n]` float32: an upper bound, tighter with more
+        `samples`.
+
+        Raises ConfigError where the family has no likelihood, or as `encode` does.
+        """
+        family, pixels = self.family, self._pixels(images)
+        if not isinstance(family, HasLikelihood):
+            raise ConfigError(f"A {family.config.family} cannot say how likely an image is: use a vae.")
+        labels = self._true_labels(label, len(images))
+
+        def bits(rows: list[int]) -> Tensor:
+            rng = generator(seed, "bits per dim", rows[0], device=self.device)
+            batch = Batch(pixels(rows), self._condition(labels, rows))
+            return family.bits_per_dim(batch, rng, samples=samples)
+
+        return self._in_chunks(bits, len(images))
 
     def info(self) -> dict[str, Any]:
         """What `danqing show` prints: the family, its image shape, labels, parameters and training."""
@@ -169,6 +189,8 @@ class Model:
 
     def _in_chunks(self, compute: Callable[[list[int]], Tensor], n: int) -> Tensor:
         """`compute` on every row, always on CHUNK rows at once; the first rows fill up the last chunk."""
+        if n == 0:
+            raise ConfigError("Give at least one image.")
         results = []
         with torch.inference_mode():
             for start in range(0, n, CHUNK):
@@ -209,6 +231,14 @@ class Model:
                 f"A {self.family.config.family} has no latent space to encode images into: use a vae."
             )
         return self.family
+
+    def _true_labels(self, label: Label, n: int) -> Tensor | None:
+        """The labels of `n` images that are there already; raises ConfigError where they are needed and
+        missing.
+        """
+        if label is None and self.labels:
+            raise ConfigError("This model was trained with labels: say which each image has by label=...")
+        return self._label_indices(label, range(n))
 
     def _label_indices(self, label: Label, seeds: Sequence[int]) -> Tensor | None:
         """One class index per seed, int64; None where the model is unconditional."""

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from danqing import atomic, families, weights
 from danqing.errors import ConfigError, ModelError
-from danqing.families.base import Family, FamilyConfig
+from danqing.families.base import Family
 from danqing.images import Images, encode
 from danqing.model_card import card
 from danqing.version import __version__
@@ -71,13 +71,12 @@ def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str,
         raise ModelError(
             f"{config_file} does not describe a model that this version knows: {error}"
         ) from error
-    with torch.device("meta"):
-        weights.check(weights_file, _painting_part(parsed).state_dict())
-    with torch.random.fork_rng(devices=[]):
-        family = _painting_part(parsed)
-    family.load_state_dict(weights.read(weights_file, family.state_dict()))
-    facts = config.get("trained", {})
-    return family.to(memory_format=torch.channels_last), facts if isinstance(facts, dict) else {}  # type: ignore[call-overload]
+    with torch.device("meta"):  # nothing is allocated until the weights have been found to fit
+        family = families.build(parsed)
+    family.drop_training_only()
+    weights.check(weights_file, family.state_dict())
+    family.load_state_dict(weights.read(weights_file, family.state_dict()), assign=True)
+    return family.to(memory_format=torch.channels_last), _plain_facts(config.get("trained"))  # type: ignore[call-overload]
 
 
 def download(repo_id: str, revision: str | None = None) -> tuple[Family, dict[str, Any]]:
@@ -123,17 +122,26 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _plain_facts(trained: Any) -> dict[str, Any]:
+    """What a folder says of its training, as far as it has the form that others read: numbers, texts, a
+    table.
+    """
+    forms: dict[str, Any] = {
+        "images": int,
+        "seconds": (int, float),
+        "seed": int,
+        "precision": str,
+        "data": dict,
+    }
+    facts = trained if isinstance(trained, dict) else {}
+    return {key: value for key, value in facts.items() if isinstance(value, forms.get(key, str))}
+
+
 def _inside(folder: Path, name: str, within: Path) -> Path:
     path = folder / name
     if not path.resolve().is_relative_to(within.resolve()):
         raise ModelError(f"{path} is a link that leads out of its folder: copy the file itself there.")
     return path
-
-
-def _painting_part(config: FamilyConfig) -> Family:
-    family = families.build(config)
-    family.drop_training_only()
-    return family
 
 
 def _not_a_folder(folder: Path) -> str:

@@ -86,7 +86,7 @@ def _header(path: Path) -> dict[str, list[int]]:
         raise ModelError(f"There is no {path.name} in {path.parent}.") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} is not a safetensors file (its header is no JSON).") from error
     try:
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

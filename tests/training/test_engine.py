@@ -40,7 +40,17 @@ def run(engine, steps, start=0):
         engine.step(step * engine.images_per_step, step, total=10_000)
 
 
-@pytest.mark.parametrize(("preset", "small"), [("vae-32", SMALL_VAE), ("gan-32", SMALL_GAN)])
+@pytest.mark.parametrize(
+    ("preset", "small"),
+    [
+        ("vae-32", SMALL_VAE | {"optimizer": "sgd", "momentum": 0.9, "accumulate": 2, "clip_norm": 1.0}),
+        ("vae-32", SMALL_VAE | {"optimizer": "rmsprop", "momentum": 0.5, "prior": "flow"}),
+        ("gan-32", SMALL_GAN),
+        ("gan-32", SMALL_GAN | {"spectral_norm": True, "discriminator_steps": 2, "optimizer": "adamw"}),
+        ("demo", SMALL_GAN | {"net": "dcgan", "diffaugment": ["colour", "translation", "cutout"]}),
+        ("gan-32", SMALL_GAN | {"loss": "wasserstein", "gradient_penalty": 10, "r1": 0, "r2": 0}),
+    ],
+)
 def test_state_put_into_a_fresh_engine_continues_bit_for_bit(dataset, preset, small):
     whole, first, second = (engine_of(dataset, preset, **small) for _ in range(3))
     run(whole, 7)

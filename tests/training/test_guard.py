@@ -20,7 +20,9 @@ def test_a_family_alarm_is_given_once_and_needs_a_full_window():
     watch = Watch(Complaining(), [], [])
     given = [watch.on_log({"images": i, "d/loss": 0.05}) for i in range(WINDOW + 5)]
     assert [len(texts) for texts in given] == [0] * (WINDOW - 1) + [1] + [0] * 5
-    assert Watch(Complaining(), given[WINDOW - 1], []).on_log({"d/loss": 0.0}) == []
+    resumed = Watch(Complaining(), given[WINDOW - 1], [{"d/loss": 0.0}] * WINDOW)
+    assert resumed.on_log({"d/loss": 0.0}) == []
+    assert len(Watch(Complaining(), [], [{"d/loss": 0.0}] * WINDOW).on_log({"d/loss": 0.0})) == 1
 
 
 def test_diversity_is_the_mean_distance_of_pairs():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import danqing as dq
 from danqing.errors import ConfigError, DanqingError, TrainingError
@@ -245,6 +246,42 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(pictures, tmp_p
     assert "Traceback" not in errors
     assert (tmp_path / "after.code").read_text().strip() == "0", (tmp_path / "after.txt").read_text()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_run_whose_checkpoints_are_gone_keeps_its_model(pictures, tmp_path):
+    run = train(pictures, tmp_path / "run")
+    before = (run.model / "model.safetensors").read_bytes()
+    shutil.rmtree(run.folder / "checkpoints")
+    with pytest.raises(TrainingError, match="are gone"):
+        train(pictures, tmp_path / "run", images=960)
+    assert (run.model / "model.safetensors").read_bytes() == before
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_model_folder(pictures, tmp_path, monkeypatch):
+    from danqing.training.engine import Engine
+
+    healthy, steps = Engine.step, []
+
+    def step(self, images, number, total, scale=1.0):
+        result = healthy(self, images, number, total, scale)
+        if images == 624:  # the last step: no further loss would tell
+            steps.append(1)
+            if len(steps) == 1:
+                next(self.family.decoder.parameters()).data.fill_(torch.nan)
+        return result
+
+    monkeypatch.setattr(Engine, "step", step)
+    heard = Heard()
+    run = train(pictures, tmp_path / "run", listener=heard)
+    assert "half of optimizer.learning_rate" in heard.alarms[0]
+    assert run.images == 640
+    weights = load_file(run.model / "model.safetensors")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+
+
+def test_a_size_that_is_too_small_is_a_sentence(pictures, tmp_path):
+    with pytest.raises(DanqingError, match="greater than or equal to 4"):
+        dq.train(pictures, preset="vae-32", out=tmp_path / "run", images=64, size=(3, 3), settings=SMALL)
 
 
 def test_a_run_reads_back_from_its_folder(pictures, tmp_path):

@@ -48,7 +48,12 @@ def plain(value: Any) -> Any:
 
 def facts(rows: Mapping[str, Any]) -> str:
     """Names and values in two aligned columns, as text for stdout; rows without a value are left out."""
-    shown = {name: str(value) for name, value in rows.items() if value is not None and value != ""}
+    shown = {name: _printable(value) for name, value in rows.items() if value is not None and value != ""}
     width = max(map(len, shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
     return "".join(f"{bold}{name:<{width}}{normal}  {value}\n" for name, value in shown.items())
+
+
+def _printable(value: Any) -> str:
+    """Text in which names that are not ours cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))

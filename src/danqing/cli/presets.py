@@ -23,7 +23,9 @@ def presets(
     from danqing import presets as room
 
     if name is not None:
-        toml = room.path(name).read_text(encoding="utf-8")
+        from danqing.training import config as configs
+
+        toml = configs.resolve(preset=name).to_toml()  # whole: what the preset leaves to the defaults too
         output.result({**room.describe(name), "toml": toml}, toml, as_json=as_json)
         return
     known = [room.describe(each) for each in room.names()]

@@ -101,6 +101,8 @@ class FamilyConfig(BaseModel):
     def _labels_have_frequencies(self) -> Self:
         if self.label_frequencies and len(self.label_frequencies) != len(self.labels):
             raise ValueError("label_frequencies must have one value per label")
+        if self.label_frequencies and not (min(self.label_frequencies) >= 0 < sum(self.label_frequencies)):
+            raise ValueError("label_frequencies must not be negative, nor all be zero")
         return self
 
     @property

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from danqing import presets
 from danqing.data import Augment, Dataset
 from danqing.errors import ConfigError, explain
-from danqing.families import config_class
+from danqing.families import config_class, parse_config
 from danqing.families.base import FamilyConfig
 
 
@@ -77,7 +77,7 @@ class RunConfig(_Section):
     batch_size: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
     images: int | None = Field(None, ge=1)
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     model: SerializeAsAny[FamilyConfig]
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -92,7 +92,10 @@ class RunConfig(_Section):
         family = values.get("family")
         if not isinstance(family, str):
             raise ConfigError('A configuration needs a family, for instance: family = "gan".')
-        model = config_class(family).model_validate({"family": family, **values.get("model", {})})
+        chosen = values.get("model", {})
+        if not isinstance(chosen, dict):
+            raise ConfigError('`model` must be a table of settings, for instance: [model] and net = "mlp".')
+        model = config_class(family).model_validate({"family": family, **chosen})
         return {**values, "model": model}
 
     @model_validator(mode="after")
@@ -121,12 +124,15 @@ class RunConfig(_Section):
             "labels": labels,
             "label_frequencies": dataset.label_frequencies if labels else (),
         }
-        model = type(self.model).model_validate({**self.model.model_dump(), **shape})
+        model = parse_config({**self.model.model_dump(), **shape})
         return self.model_copy(update={"model": model, "size": dataset.size})
 
     def to_toml(self) -> str:
-        """The configuration as TOML that reads back as an equal object."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        """The configuration as TOML that reads back as an equal object; what the data decides is left out."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        from_data = FamilyConfig.model_fields.keys() - {"conditional"}
+        values["model"] = {key: value for key, value in values["model"].items() if key not in from_data}
+        return tomli_w.dumps(values)
 
 
 def from_toml(path: Path) -> RunConfig:

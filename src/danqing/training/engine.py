@@ -72,8 +72,9 @@ class Engine:
         return self.config.optimizer.learning_rate * learning_rate_scale * factor
 
     def weights_are_finite(self) -> bool:
-        """Whether every weight is a number."""
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.family.parameters())
+        """Whether every weight and every average is a number."""
+        tensors = [*self.family.state_dict().values(), *self.ema.family.state_dict().values()]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state, named for a checkpoint."""

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from danqing import families
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.families.base import Batch
@@ -43,14 +44,16 @@ def estimate(config: RunConfig, batches: Batches, device: torch.device, precisio
 
     Raises TrainingError when the machine has not enough memory.
     """
+    _refuse_what_cannot_fit(config, _state_bytes(config), available_memory(device))
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
     engine = Engine(config, batches, device, choices[0])
     parameters = {
         name: sum(parameter.numel() for parameter in child.parameters())
         for name, child in engine.family.named_children()
     }
-    memory = _memory(engine)
-    _refuse_what_cannot_fit(config, memory, available_memory(device))
+    needed = _state_bytes(config) + 2 * _kept_by_batch(engine)
+    _refuse_what_cannot_fit(config, needed, available_memory(device))
+    memory = needed + (_resident_memory() if device.type == "cpu" else 0)
     speeds: dict[Precision, float] = {}
     for choice in choices:
         engine.precision = choice
@@ -70,23 +73,26 @@ def available_memory(device: torch.device) -> int:
     return sys.maxsize
 
 
-def _memory(engine: Engine) -> int:
-    """Expected peak of the process in bytes: what it has, the run's state, and what backward keeps.
-
-    The state is weights, gradients, the optimiser's averages and the moving average.
-
-    What backward keeps is counted on two and on four images, and what a further image adds is scaled to the
-    batch. Twice of it is taken, since kernels need working memory of about the size of their inputs.
+def _state_bytes(config: RunConfig) -> int:
+    """Bytes of weights, gradients, the optimiser's averages and the moving average; nothing is allocated for
+    it.
     """
-    weights = sum(parameter.numel() * 4 for parameter in engine.family.parameters())
-    state = {"adam": 2, "adamw": 2, "sgd": 1, "rmsprop": 2}[engine.config.optimizer.name]
-    batch = engine.batches.at(0)
-    if len(batch) <= 4:
-        kept = _kept_for_backward(engine, len(batch))
-    else:
-        two, four = _kept_for_backward(engine, 2), _kept_for_backward(engine, 4)
-        kept = four + (four - two) // 2 * (len(batch) - 4)
-    return int(_resident_memory() + weights * (3 + state) + 2 * kept)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in families.build(config.model).parameters())
+    averages = {"adam": 2, "adamw": 2, "sgd": 1, "rmsprop": 2}[config.optimizer.name]
+    return 4 * parameters * (3 + averages)
+
+
+def _kept_by_batch(engine: Engine) -> int:
+    """Bytes that backward keeps of a batch; kernels need working memory of about as much again.
+
+    Counted on two and on four images; what a further image adds is scaled to the batch.
+    """
+    count = engine.config.batch_size // engine.config.training.accumulate
+    if count <= 4:
+        return _kept_for_backward(engine, count)
+    two, four = _kept_for_backward(engine, 2), _kept_for_backward(engine, 4)
+    return four + (four - two) // 2 * (count - 4)
 
 
 def _resident_memory() -> int:

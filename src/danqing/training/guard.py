@@ -2,6 +2,7 @@
 alarms.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 
@@ -19,7 +20,7 @@ class Watch:
 
     def __init__(self, family: Family, earlier: Iterable[str], log: Iterable[Mapping[str, float]]) -> None:
         self._family = family
-        self._given = set(earlier)
+        self._given = {_kind(text) for text in earlier}
         self._recent: deque[Mapping[str, float]] = deque(log, maxlen=WINDOW)
 
     def on_log(self, record: Mapping[str, float]) -> list[str]:
@@ -62,4 +63,5 @@ def diversity(images: NDArray[np.uint8]) -> float:
 
 
 def _kind(text: str) -> str:
-    return text[:24]  # the numbers within a sentence change, its beginning does not
+    """What an alarm is about: its beginning, without the numbers, which change."""
+    return re.sub(r"[\d.,%]+", "", text)[:40]

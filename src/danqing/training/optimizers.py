@@ -55,5 +55,6 @@ def load_state_tensors(
         name, _, key = path.rpartition("/")
         parameter = named[name]
         layout = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
-        device = parameter.device if value.dim() or key != "step" else layout.device
-        optimizer.state[parameter][key] = layout.to(device).copy_(value)
+        # Only the fused kernels keep their step counts beside the weights.
+        beside = key != "step" or optimizer.defaults.get("fused", False)
+        optimizer.state[parameter][key] = layout.to(parameter.device if beside else "cpu").copy_(value)

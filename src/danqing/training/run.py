@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def train(
     folder.create()
     with contextlib.ExitStack() as stack:
         listener = listener or Display(stack.enter_context(Bar()))
+        stack.enter_context(_disk_errors_explained(folder))
         stack.enter_context(folder.locked())
         folder.settle_config(wanted)
         dataset = open_dataset(
@@ -89,7 +90,7 @@ def train(
             raise TrainingError(
                 f"The images have changed since the run in {folder.path} began: choose another --out."
             )
-        options = {"preset": preset, "config": config, "size": size, "seed": seed, **budget}
+        options = {"preset": preset, "config": config, "size": size, "seed": seed, "device": device, **budget}
         folder.update_facts(command=_command(str(data), folder, options, settings or {}))
         if _is_complete(folder, wanted):
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
@@ -115,6 +116,17 @@ def read_run(path: str | Path) -> Run:
     )
 
 
+@contextlib.contextmanager
+def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{error.filename or folder.path} cannot be written or read ({error.strerror or error}): "
+            "make room or mend the folder, then run the same command again to go on."
+        ) from error
+
+
 def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
     facts = folder.facts()
     budget = {"images": wanted.images, "minutes": wanted.minutes}
@@ -125,10 +137,10 @@ def _command(data: str, folder: RunFolder, options: Mapping[str, Any], settings:
     """The command line that asks for the same run, for its report."""
     words = ["danqing", "train", data, "--out", str(folder.path)]
     for option, value in options.items():
-        if value is not None:
+        if value is not None and (option, value) != ("device", "auto"):
             words += [f"--{option}", "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     for key, value in settings.items():
-        words += ["--set", f"{key}={value}"]
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
 
 

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from danqing import atomic
 from danqing.errors import ConfigError, TrainingError
 from danqing.training import config as configs
 from danqing.training.config import RunConfig
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 class RunFolder:
@@ -41,12 +37,11 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folder and its parts; raises TrainingError when it cannot be written to."""
-        atomic.remove_leftovers(self.path)
         own = {".lock", ".writable", self.samples.name, self.checkpoints.name}  # what a kill at birth leaves
-        present = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        if present - own and not self.config_file.exists():
-            raise TrainingError(f"{self.path} is not empty and holds no run: choose another --out.")
         try:
+            present = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+            if present - own and not self.config_file.exists():
+                raise TrainingError(f"{self.path} is not empty and holds no run: choose another --out.")
             for folder in (self.path, self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             atomic.write_bytes(self.path / ".writable", b"")
@@ -61,15 +56,14 @@ class RunFolder:
         """Keep other processes from training in this folder; the lock goes with the process, however it
         ends.
         """
-        with open(self.path / ".lock", "w") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise TrainingError(
-                        f"Another process is training in {self.path}: wait for it, or choose another --out."
-                    ) from error
-            yield
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                atomic.remove_leftovers(self.path)
+                yield
+        except Timeout as error:
+            raise TrainingError(
+                f"Another process is training in {self.path}: wait for it, or choose another --out."
+            ) from error
 
     def settle_config(self, wanted: RunConfig) -> None:
         """Write the configuration of a new run, or hold `wanted` against that of the run that is there.
@@ -78,6 +72,11 @@ class RunFolder:
         without a checkpoint holds nothing to protect: a first try that failed may be mended and repeated.
         """
         if not any(self.checkpoints.glob("*.safetensors")):
+            if self.facts().get("progress", {}).get("images"):
+                raise TrainingError(
+                    f"The checkpoints of the run in {self.path} are gone: its model stays, and cannot be "
+                    "trained further; choose another --out."
+                )
             self.facts_file.unlink(missing_ok=True)
             self.budget_file.unlink(missing_ok=True)
         elif changed := configs.differences(configs.from_toml(self.config_file), wanted):

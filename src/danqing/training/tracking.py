@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from danqing.errors import TrainingError
+
 
 class Meter:
     """Averages of scalars between two lines of the log, kept as sums on the device so that no step waits for
@@ -54,6 +56,8 @@ class AppendedLines:
     def cut(self, length: int) -> None:
         """Forget everything behind the first `length` bytes."""
         self._file.flush()
+        if self.path.stat().st_size < length:
+            raise TrainingError(f"{self.path} has lost lines: restore it, or choose another --out.")
         os.truncate(self.path, length)
 
     def read(self) -> list[dict[str, Any]]:

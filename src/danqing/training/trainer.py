@@ -27,7 +27,7 @@ from danqing.training.schedule import Budget
 from danqing.training.tracking import AppendedLines, open_board
 from danqing.version import __version__
 
-REPLAN_AT = (0.1, 0.4, 0.8)
+REPLAN_AT = (0.03, 0.1, 0.3, 0.6, 0.85)
 """Shares of a budget in minutes at which the number of images it buys is measured again."""
 
 
@@ -62,6 +62,7 @@ class Trainer:
         self.batches = self._batches(config)
         self._started = 0.0
         self._logged: Mapping[str, float] = {}
+        self._painted_at = -1
 
     def run(self) -> str:
         """Train until the budget is spent or the user stops it: "finished" or "interrupted".
@@ -76,12 +77,15 @@ class Trainer:
             with self._signals_stop():
                 status = self._train()
         except BaseException as error:
-            reason = str(error) or type(error).__name__
+            at_once = isinstance(error, KeyboardInterrupt)  # the second Ctrl-C
+            reason = None if at_once else str(error) or type(error).__name__
             with contextlib.suppress(OSError):  # the disk may be what failed: the error itself matters more
-                self._close("failed", reason)
+                self._close("interrupted" if at_once else "failed", reason)
             raise
+        if status == "finished" and self.engine.meter.sums:  # a budget in minutes may end between two lines
+            self._log(self.position.images)
         self._save_checkpoint()
-        if status == "interrupted":  # a run that finishes has painted at its last step
+        if self._painted_at != self.position.images:
             self._paint()
         self._close(status)
         return status
@@ -115,6 +119,9 @@ class Trainer:
         self._replan()
         grids = self.config.training.sample_grids
         if before * grids // total < min(position.images, total) * grids // total:
+            if not engine.weights_are_finite():  # a broken gradient under a sound loss
+                self._roll_back()
+                return
             self._paint()
         self.listener.on_progress(self._progress(total))
 
@@ -226,7 +233,8 @@ class Trainer:
         minutes, position, entries = self.config.minutes, self.position, self.budget.entries
         if minutes is None or len(entries) > len(REPLAN_AT):
             return
-        if position.seconds < minutes * 60 * REPLAN_AT[len(entries) - 1]:
+        spent = max(position.seconds / (minutes * 60), position.images / entries[-1][1])
+        if spent < REPLAN_AT[len(entries) - 1]:
             return
         if entries[-1][0] > position.images:
             return  # a process that was killed has corrected it further on: this one will get there
@@ -259,6 +267,7 @@ class Trainer:
         samples = model.sample(count, label=shown if labels else None, seed=self.config.seed)
         path = self.folder.samples / f"{self.position.images:09d}.png"
         samples.save(path)
+        self._painted_at = self.position.images
         model.save(self.folder.model, samples)
         if self.board is not None:
             grid = np.asarray(samples.grid(scale=1).convert("RGB"))
