@@ -259,6 +259,21 @@ def test_webdataset_shards(tmp_path: Path, ending: str) -> None:
     assert dataset.texts([0, 1, 2]) == ("你好", "second", "")
 
 
+def test_a_tar_cut_short_is_refused_or_noted(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tar", [(f"{number}.png", png(number)) for number in range(3)])
+    assert not any("end mark" in note for note in open_dataset(path).info.report.notes)
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    content = path.read_bytes()
+    path.write_bytes(content[: last.offset_data + 20])
+    with pytest.raises(DataError, match="is damaged"):
+        open_dataset(path)
+    path.write_bytes(content[: last.offset])
+    report = open_dataset(path).info.report
+    assert report.images == 2
+    assert "a.tar has no end mark: it may be cut short." in report.notes
+
+
 @pytest.mark.parametrize("structured", [True, False])
 def test_parquet_with_the_hubs_class_names(tmp_path: Path, structured: bool) -> None:
     contents = [png(number) for number in range(3)]

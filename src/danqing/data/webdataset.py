@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -34,7 +35,11 @@ class TarSource:
         return sum(1 for _ in self._samples(read=False))
 
     def notes(self) -> list[str]:
-        return []
+        return [
+            f"{shard.name} has no end mark: it may be cut short."
+            for shard in self.shards
+            if shard.name.endswith(".tar") and not _is_ended(shard)
+        ]
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         for number, (name, parts) in enumerate(self._samples(read=True)):
@@ -69,6 +74,16 @@ class TarSource:
                 raise DataError(f"{shard} is damaged ({type(error).__name__}): fetch it again.") from error
             if any(map(_is_picture, parts)):
                 yield name, parts
+
+
+def _is_ended(shard: Path) -> bool:
+    """Whether a tar ends in zeros, as it should; tarfile takes one cut between two members for whole."""
+    try:
+        with open(shard, "rb") as file:
+            file.seek(-512, os.SEEK_END)
+            return not any(file.read())
+    except OSError as error:
+        raise DataError(f"{shard} cannot be read ({error.strerror or error}).") from error
 
 
 def _is_picture(ending: str) -> bool:
