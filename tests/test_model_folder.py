@@ -71,7 +71,7 @@ def test_latents_go_there_and_back(folder):
         (lambda m: m.sample(0), "at least one"),
         (lambda m: m.sample(2, seeds=[1]), "one seed per image"),
         (lambda m: m.sample(2, sharpness=3), "option 'sharpness'"),
-        (lambda m: m.reconstruct(m.sample(2)), "which each has by label"),
+        (lambda m: m.reconstruct(m.sample(2)), "say which each image has"),
         (lambda m: m.interpolate(m.sample(1), m.sample(1), steps=1, label=0), "at least 2 steps"),
         (lambda m: m.encode(m.sample(2)[:0], label=[]), "at least one image"),
         (lambda m: m.encode(dq.Images(np.zeros((1, 4, 4, 3), np.uint8)), label=0), "resize"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from danqing import presets, progress
 from danqing.cli import main, output
 from danqing.cli.arguments import parse_settings, parse_size, parse_value
 from danqing.errors import ConfigError
+from danqing.training import config as configs
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -89,13 +91,15 @@ def test_presets_are_listed_and_printed_to_be_copied(capsys: pytest.CaptureFixtu
     code, out, _ = run(capsys, "presets")
     assert code == 0
     assert {"gan-32", "gan-64", "vae-32", "vae-64"} <= {line.split()[0] for line in out.splitlines()}
-    assert run(capsys, "presets", "gan-32")[1] == presets.path("gan-32").read_text(encoding="utf-8")
+    printed = tomllib.loads(run(capsys, "presets", "gan-32")[1])
+    assert configs.parse(printed) == configs.resolve(preset="gan-32")
+    assert printed["model"]["spectral_norm"] is False  # what the preset leaves to the defaults is there too
     listed = json.loads(run(capsys, "presets", "--json")[1])["presets"]
     assert [preset["name"] for preset in listed] == presets.names()
 
 
 def test_every_verb_has_help_with_examples_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("demo", "train", "sample", "show", "presets", "data check", "data fetch"):
+    for verb in ("demo", "train", "sample", "show", "presets", "data check", "data list", "data fetch"):
         code, out, _ = run(capsys, *verb.split(), "--help")
         assert code == 0
         assert "--json" in out

@@ -126,9 +126,9 @@ def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, 
         ).for_data(dataset)
         return estimate(config, Batches(dataset, batch_size, 0), CPU, "float32").memory_bytes
 
-    monkeypatch.setattr(module, "_resident_memory", lambda: 0)
+    monkeypatch.setattr(module.machine, "resident_memory", lambda: 0)
     one, two, four = (memory(n) for n in (64, 128, 256))
     assert (four - two) == pytest.approx(2 * (two - one), rel=0.1)
-    monkeypatch.setattr(module, "available_memory", lambda device: one // 2)
+    monkeypatch.setattr(module.machine, "available_memory", lambda device: one // 2)
     with pytest.raises(TrainingError, match=r"training\.accumulate"):
         memory(64)

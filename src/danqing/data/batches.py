@@ -1,6 +1,5 @@
 """Batches as a pure function of how many images have been seen: nothing is stored to resume."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from danqing.data.augment import Augment
+from danqing.data.batch import Batch, Condition
 from danqing.data.dataset import Dataset
 from danqing.data.order import shuffled
 from danqing.errors import DataError
-from danqing.families.base import Batch, Condition
+from danqing.machine import total_memory
 
 
 class Batches:
@@ -42,7 +42,7 @@ class Batches:
         self.device = torch.device(device)
         self.use_labels = use_labels and bool(dataset.label_names)
         if prefetch is None:
-            prefetch = len(dataset) * dataset.image_bytes > _machine_memory() / 2
+            prefetch = len(dataset) * dataset.image_bytes > (total_memory() or 8e9) / 2
         self._ahead = _Ahead(self._read) if prefetch else None
 
     def at(self, images_seen: int) -> Batch:
@@ -86,10 +86,3 @@ class _Ahead:
         current = hit or self._pool.submit(self._read, position)
         self._position, self._next = following, self._pool.submit(self._read, following)
         return current.result()
-
-
-def _machine_memory() -> float:
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):  # Windows cannot be asked this way
-        return 8e9

@@ -1,10 +1,10 @@
 """Generative adversarial networks: a generator paints, a discriminator learns to tell its pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -40,6 +40,12 @@ class GANConfig(FamilyConfig):
     """The share of each batch on which the penalties are computed: less is faster and noisier."""
     diffaugment: tuple[Augmentation, ...] = ()
     """Random changes to all that the discriminator sees, which keep it from learning a small set by heart."""
+
+    @model_validator(mode="after")
+    def _penalty_is_per_image(self) -> Self:  # Gulrajani et al. 2017, section 4
+        if self.gradient_penalty and self.batch_norm and self.net == "dcgan":
+            raise ValueError("gradient_penalty is per image, which batch norm mixes: set batch_norm=false")
+        return self
 
 
 class GAN(Family):

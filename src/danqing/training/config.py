@@ -1,6 +1,7 @@
 """The configuration of a run: from presets, files and `key=value` settings to one checked, frozen object."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,7 +133,8 @@ class RunConfig(_Section):
         values = self.model_dump(mode="json", exclude_none=True)
         from_data = FamilyConfig.model_fields.keys() - {"conditional"}
         values["model"] = {key: value for key, value in values["model"].items() if key not in from_data}
-        return tomli_w.dumps(values)
+        text = tomli_w.dumps({key: value for key, value in values.items() if value != ""})
+        return re.sub(r"\[\n((?: {4}[^\n]*,\n)+)\]", _on_one_line, text)
 
 
 def from_toml(path: Path) -> RunConfig:
@@ -239,6 +241,10 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _on_one_line(array: re.Match[str]) -> str:
+    return f"[{', '.join(line.strip().rstrip(',') for line in array[1].splitlines())}]"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

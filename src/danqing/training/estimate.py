@@ -1,20 +1,14 @@
-"""What a run will need, found out before its first step: memory by counting, time by a few steps on a
-copy.
-"""
+"""What a run will need, before its first step: memory by counting, time by a few steps on a copy."""
 
-import contextlib
 import math
-import os
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from danqing import families
+from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.families.base import Batch
@@ -28,9 +22,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Parameters per module, expected peak memory in bytes, the faster precision and its images per
-    second.
-    """
+    """Parameters per module, expected peak in bytes, the faster precision and its images per second."""
 
     parameters: dict[str, int]
     memory_bytes: int
@@ -44,7 +36,7 @@ def estimate(config: RunConfig, batches: Batches, device: torch.device, precisio
 
     Raises TrainingError when the machine has not enough memory.
     """
-    _refuse_what_cannot_fit(config, _state_bytes(config), available_memory(device))
+    _refuse_what_cannot_fit(config, _state_bytes(config), machine.available_memory(device))
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
     engine = Engine(config, batches, device, choices[0])
     parameters = {
@@ -52,25 +44,14 @@ def estimate(config: RunConfig, batches: Batches, device: torch.device, precisio
         for name, child in engine.family.named_children()
     }
     needed = _state_bytes(config) + 2 * _kept_by_batch(engine)
-    _refuse_what_cannot_fit(config, needed, available_memory(device))
-    memory = needed + (_resident_memory() if device.type == "cpu" else 0)
+    _refuse_what_cannot_fit(config, needed, machine.available_memory(device))
+    memory = needed + (machine.resident_memory() if device.type == "cpu" else 0)
     speeds: dict[Precision, float] = {}
     for choice in choices:
         engine.precision = choice
         speeds[choice] = _images_per_second(engine, config.training.measure_seconds)
     best = max(speeds, key=lambda choice: speeds[choice])
     return Estimate(parameters, memory, best, speeds[best])
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that a run may take on `device`; a very large number where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return sys.maxsize
 
 
 def _state_bytes(config: RunConfig) -> int:
@@ -93,15 +74,6 @@ def _kept_by_batch(engine: Engine) -> int:
         return _kept_for_backward(engine, count)
     two, four = _kept_for_backward(engine, 2), _kept_for_backward(engine, 4)
     return four + (four - two) // 2 * (count - 4)
-
-
-def _resident_memory() -> int:
-    """Bytes of memory that the process takes now; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _kept_for_backward(engine: Engine, count: int) -> int:

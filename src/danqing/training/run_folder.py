@@ -2,13 +2,10 @@
 
 import contextlib
 import json
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from danqing import atomic
@@ -95,33 +92,3 @@ class RunFolder:
     def update_facts(self, **changes: Any) -> None:
         """Write `changes` into `run.json`."""
         atomic.write_json(self.facts_file, self.facts() | changes)
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What a run's speed depends on, for its report."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_bytes": total_memory(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def total_memory() -> int:
-    """The machine's memory in bytes; 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -14,6 +14,7 @@ import torch
 from danqing.data import Batches, Dataset
 from danqing.errors import TrainingError
 from danqing.images import Images
+from danqing.machine import hardware
 from danqing.model import Model
 from danqing.randomness import generator
 from danqing.training import checkpoint, report
@@ -22,7 +23,7 @@ from danqing.training.engine import Engine
 from danqing.training.estimate import estimate
 from danqing.training.guard import Watch
 from danqing.training.listener import Listener, Plan, Progress
-from danqing.training.run_folder import RunFolder, hardware
+from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
 from danqing.training.tracking import AppendedLines, open_board
 from danqing.version import __version__

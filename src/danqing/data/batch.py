@@ -1,0 +1,47 @@
+"""What a training step gets: images, and what is known of them."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the images should show; each field is batched along its first axis, or None where it is not given.
+
+    label: `[n]` int64 class indices. text: n captions. image: `[n, c, h, w]` in [-1, 1]. mask:
+    `[n, 1, h, w]` in {0, 1}, 1 where the model may paint.
+    """
+
+    label: Tensor | None = None
+    text: tuple[str, ...] | None = None
+    image: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same condition with its tensors on `device`."""
+        return self._map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
+
+    def __getitem__(self, rows: slice) -> Self:
+        """The condition of some of the images."""
+        return self._map(lambda value: value[rows])
+
+    def _map(self, function: Any) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: function(v) for name, v in values.items() if v is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images `[n, c, h, w]`, float32 in [-1, 1], channels-last in memory, and what is known of them."""
+
+    images: Tensor
+    condition: Condition = field(default_factory=Condition)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(self.images.to(device, non_blocking=True), self.condition.to(device))
