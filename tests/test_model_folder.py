@@ -180,9 +180,11 @@ def test_bits_per_dim_is_asked_of_the_model(folder):
 
 
 def test_odd_facts_of_a_stranger_are_left_out(folder):
-    tamper_config(lambda c: c.update(trained={"images": "x", "data": 3, "seed": 1, "note": [1]}))(folder)
+    tamper_config(
+        lambda c: c.update(trained={"images": "x", "data": {"images": "y"}, "seed": 1, "note": [1]})
+    )(folder)
     model = dq.load(folder)
-    assert model.facts == {"seed": 1}
+    assert model.facts == {"seed": 1, "data": {}}
     assert model.save(folder.parent / "again").exists()
 
 

@@ -123,18 +123,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _plain_facts(trained: Any) -> dict[str, Any]:
-    """What a folder says of its training, as far as it has the form that others read: numbers, texts, a
-    table.
-    """
-    forms: dict[str, Any] = {
-        "images": int,
-        "seconds": (int, float),
-        "seed": int,
-        "precision": str,
-        "data": dict,
-    }
+    """What a folder says of its training, as far as it has the form that others read."""
+    numbers = {"images": int, "seconds": int | float, "seed": int}
     facts = trained if isinstance(trained, dict) else {}
-    return {key: value for key, value in facts.items() if isinstance(value, forms.get(key, str))}
+    plain = {key: value for key, value in facts.items() if isinstance(value, numbers.get(key, str))}
+    if isinstance(data := facts.get("data"), dict):
+        plain["data"] = {
+            key: value for key, value in data.items() if isinstance(value, numbers.get(key, str))
+        }
+    return plain
 
 
 def _inside(folder: Path, name: str, within: Path) -> Path:

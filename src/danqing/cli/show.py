@@ -55,7 +55,7 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
         "Time": duration(trained["seconds"]) if "seconds" in trained else None,
         "Precision": trained.get("precision"),
         "Seed": trained.get("seed"),
-        "Data": f"{data['name']}, {data['images']:,} images" if data else None,
+        "Data": f"{data.get('name', 'unnamed')}, {data.get('images', 0):,} images" if data else None,
         "Licence": data.get("licence"),
         "Citation": data.get("citation"),
     }
