@@ -86,7 +86,7 @@ class Trainer:
         if status == "finished" and self.engine.meter.sums:  # a budget in minutes may end between two lines
             self._log(self.position.images)
         self._save_checkpoint()
-        if self._painted_at != self.position.images:
+        if self._painted_at != self.position.images and self.engine.weights_are_finite():
             self._paint()
         self._close(status)
         return status
