@@ -31,6 +31,8 @@ from danqing.images import Pixels
 CHUNK = 64
 FEW = 4000
 """Up to so many images, starting processes takes longer than it saves."""
+_AHEAD_BYTES = 64 * 2**20
+"""Pixels that may wait to be written: enough for decoding to go on while the disk confirms a commit."""
 
 
 class Decoder:
@@ -45,6 +47,9 @@ class Decoder:
         self._workers: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         for _ in range(self._cores):
             self._workers.put(None)
+        width, height = spec.size or (1, 1)
+        fit = _AHEAD_BYTES // (CHUNK * width * height * max(1, spec.channels))
+        self._ahead = max(2 * self._cores, min(fit, 64))
         self._use_processes = count > FEW and bool(sys.executable)
         self._started: list[_Worker] = []
         self._is_over = False
@@ -66,7 +71,7 @@ class Decoder:
         waiting: deque[tuple[list[Record], Future[Decoded]]] = deque()
         while chunk := list(islice(records, CHUNK)):
             waiting.append((chunk, self._pool.submit(self._decode, chunk)))
-            if len(waiting) > 2 * self._cores:
+            if len(waiting) > self._ahead:
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:

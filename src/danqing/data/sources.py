@@ -1,5 +1,6 @@
 """From what a user names to a data set: a built-in name, a folder, an archive, shards, or IDX files."""
 
+import os
 from pathlib import Path
 from typing import cast
 
@@ -81,7 +82,7 @@ def _in_folder(path: Path, split: str) -> Source:
     if find_idx(path, "train") is not None:
         raise DataError(f"{path} has no {split} split: its IDX files make train and test.")
     for endings, make in ((TAR_ENDINGS, TarSource), ((".parquet",), ParquetSource)):
-        if shards := [file for file in _shards(path) if file.name.endswith(endings)]:
+        if shards := _shards(path, endings):
             return cast(Source, make(path, _of_split(path, shards, split)))
     return TreeSource(Folder(path), split)
 
@@ -99,9 +100,10 @@ def _in_file(path: Path, split: str) -> Source:
     raise DataError(f"{path} is no data that can be read: {_HOW} {', '.join(builtin.names())}.")
 
 
-def _shards(path: Path) -> list[Path]:
+def _shards(path: Path, endings: tuple[str, ...]) -> list[Path]:
     """Files of the folder itself and of `data/` below it, where the hub keeps them."""
-    return sorted(file for place in (path, path / "data") if place.is_dir() for file in place.iterdir())
+    places = [place for place in (path, path / "data") if place.is_dir()]
+    return sorted(place / name for place in places for name in os.listdir(place) if name.endswith(endings))
 
 
 def _of_split(path: Path, shards: list[Path], split: str) -> list[Path]:

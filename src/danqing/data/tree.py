@@ -9,7 +9,7 @@ import os
 import posixpath
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
@@ -205,7 +205,7 @@ def _find(tree: Tree, split: str) -> _Found:
     metadata = [name for name in chosen if posixpath.basename(name) in METADATA]
     if not has_splits or split == "all":
         metadata += [root + name for name in METADATA if root + name in names and root + name not in metadata]
-    pictures = [name for name in chosen if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    pictures = [name for name in chosen if posixpath.splitext(name)[1].lower() in SUFFIXES]
     if metadata:
         _by_metadata(tree, metadata, set(pictures), split, found)
     else:
