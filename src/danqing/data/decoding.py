@@ -65,6 +65,8 @@ class Decoder:
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         for worker in self._started:
             worker.end()
+        # A thread that was just starting a process ends it itself, in a moment: wait for that.
+        self._pool.shutdown(wait=self._use_processes)
 
     def __call__(self, records: Iterator[Record]) -> Iterator[tuple[list[Record], Decoded]]:
         """Chunks of records with their pixels, in order."""
@@ -127,6 +129,9 @@ class Decoder:
             self._use_processes = False
             return None
         self._started.append(worker)
+        if self._is_over:  # while it was starting
+            worker.end()
+            return None
         return worker
 
 
