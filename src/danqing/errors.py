@@ -15,6 +15,14 @@ class DataError(DanqingError):
     """Images that cannot be found, read or used."""
 
 
+class MissingSplitError(DataError):
+    """Data that has no split of the name that was asked for."""
+
+
+class EvaluationError(DanqingError):
+    """A score that cannot be measured as it was asked for."""
+
+
 class ModelError(DanqingError):
     """A model folder that cannot be trusted or loaded."""
 

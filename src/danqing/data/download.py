@@ -15,7 +15,7 @@ from danqing import atomic
 from danqing.data.cache import default_folder
 from danqing.data.idx import IdxSource, find_idx
 from danqing.data.records import About
-from danqing.errors import DataError
+from danqing.errors import DataError, MissingSplitError
 
 Progress = Callable[[int, int, str], None]
 TIMEOUT = 60
@@ -91,7 +91,7 @@ def idx_source(
 ) -> IdxSource:
     """The IDX files of a published set's split; raises DataError."""
     if split not in ("train", "test"):
-        raise DataError(f"{published.name} has no split {split!r}: choose train or test.")
+        raise MissingSplitError(f"{published.name} has no split {split!r}: choose train or test.")
     found = find_idx(published.folder(on_progress), split)
     if found is None or found[1] is None:
         raise DataError(f"{published.name} lacks a file of its {split} split: fetch it again.")

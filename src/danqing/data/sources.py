@@ -13,7 +13,7 @@ from danqing.data.parquet import ParquetSource
 from danqing.data.records import About, DatasetInfo, ImageSpec, Source
 from danqing.data.tree import SPLITS, Folder, TreeSource, Zip
 from danqing.data.webdataset import TarSource
-from danqing.errors import DataError
+from danqing.errors import DataError, MissingSplitError
 from danqing.images import Alpha, Fit
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -80,7 +80,7 @@ def _in_folder(path: Path, split: str) -> Source:
     if (files := find_idx(path, split)) is not None:
         return IdxSource(*files, About(path.resolve().name, augment=Augment()))
     if find_idx(path, "train") is not None:
-        raise DataError(f"{path} has no {split} split: its IDX files make train and test.")
+        raise MissingSplitError(f"{path} has no {split} split: its IDX files make train and test.")
     for endings, make in ((TAR_ENDINGS, TarSource), ((".parquet",), ParquetSource)):
         if shards := _shards(path, endings):
             return cast(Source, make(path, _of_split(path, shards, split)))
@@ -91,6 +91,8 @@ def _in_file(path: Path, split: str) -> Source:
     name = path.name.lower()
     if name.endswith(".zip"):
         return TreeSource(Zip(path), split)
+    if split not in ("train", "all") and _split_in_name(name) != split:
+        raise MissingSplitError(f"{path} is one file without a {split} split: name a folder that has one.")
     if name.endswith(TAR_ENDINGS):
         return TarSource(path, [path])
     if name.endswith(".parquet"):
@@ -110,10 +112,16 @@ def _of_split(path: Path, shards: list[Path], split: str) -> list[Path]:
     """The shards whose names begin with a split's, as in `train-00000-of-00002`; all, where none does."""
     by_split: dict[str, list[Path]] = {}
     for shard in shards:
-        word = shard.name.lower().replace("_", "-").split(".")[0].split("-")[0]
-        by_split.setdefault(SPLITS.get(word, ""), []).append(shard)
+        by_split.setdefault(_split_in_name(shard.name), []).append(shard)
     if split == "all" or ("train" not in by_split and split == "train"):
         return shards
     if split not in by_split:
-        raise DataError(f"{path} has no {split} split: begin the names of its shards with '{split}-'.")
+        raise MissingSplitError(
+            f"{path} has no {split} split: begin the names of its shards with '{split}-'."
+        )
     return by_split[split]
+
+
+def _split_in_name(name: str) -> str:
+    """The split that a file's name begins with, "" for none."""
+    return SPLITS.get(name.lower().replace("_", "-").split(".")[0].split("-")[0], "")

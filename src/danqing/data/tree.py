@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
-from danqing.errors import DataError
+from danqing.errors import DataError, MissingSplitError
 from danqing.images import MAX_BYTES
 
 SUFFIXES = frozenset(
@@ -201,7 +201,7 @@ def _find(tree: Tree, split: str) -> _Found:
     names = [name for name in names if name.startswith(root)]
     chosen, has_splits = _of_split(names, root, split)
     if not chosen:
-        raise DataError(_no_split(tree.path, names, root, split))
+        raise MissingSplitError(_no_split(tree.path, names, root, split))
     metadata = [name for name in chosen if posixpath.basename(name) in METADATA]
     if not has_splits or split == "all":
         metadata += [root + name for name in METADATA if root + name in names and root + name not in metadata]
@@ -219,6 +219,8 @@ def _find(tree: Tree, split: str) -> _Found:
         drawings = sum(name.lower().endswith((".svg", ".svgz")) for name in chosen)
         advice = f" ({drawings} of them SVG drawings: convert them to PNG first)" if drawings else ""
         found.notes.append(f"{others} files are no pictures and were left out{advice}.")
+    if not found.rows and metadata and split not in ("train", "all"):
+        raise MissingSplitError(f"{tree.path} has no {split} split: its metadata gives it no pictures.")
     if not found.rows:
         raise DataError(
             f"{tree.path} holds no pictures: "

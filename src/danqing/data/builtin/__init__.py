@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from danqing.data.records import About, Source
-from danqing.errors import DataError
+from danqing.errors import DataError, MissingSplitError
 
 Progress = Callable[[int, int, str], None]
 MODULES = {
@@ -60,4 +60,4 @@ def find(text: str, split: str, on_progress: Progress | None) -> tuple[Source, t
 def only_train(name: str, split: str) -> None:
     """Refuse any split but the one that a set has; raises DataError."""
     if split not in ("train", "all"):
-        raise DataError(f"{name} has no {split} split: all of it is for training.")
+        raise MissingSplitError(f"{name} has no {split} split: all of it is for training.")

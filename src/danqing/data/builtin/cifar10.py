@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from danqing.data.augment import Augment
 from danqing.data.download import Published, present
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest, file_key
-from danqing.errors import DataError
+from danqing.errors import DataError, MissingSplitError
 
 SUMMARY = "60,000 photographs, 32x32 colour, 10 labels (downloads 170 MB)"
 ABOUT = About(
@@ -48,7 +48,7 @@ def open(
 ) -> tuple[Source, tuple[str, ...]]:
     """The training or test photographs; `part` names the kinds wanted."""
     if split not in (*PARTS, "all"):
-        raise DataError(f"cifar10 has no {split} split: it has train and test.")
+        raise MissingSplitError(f"cifar10 has no {split} split: it has train and test.")
     files = PARTS[split] if split in PARTS else PARTS["train"] + PARTS["test"]
     folder = PUBLISHED.folder(on_progress)
     return CifarSource(present(folder, ARCHIVE) or folder / ARCHIVE, files), part

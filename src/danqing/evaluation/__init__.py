@@ -1,0 +1,1 @@
+"""Scores that can be repeated and believed: feature networks, metrics, and `evaluate`."""

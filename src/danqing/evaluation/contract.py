@@ -1,0 +1,86 @@
+"""What the parts of an evaluation hand to one another: sets of images, rows of features, networks."""
+
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class ImageSet(Protocol):
+    """Images of one size, read as they are needed; a `Dataset` is one, and so is what a model has painted."""
+
+    fingerprint: str
+    """A sha256 in hexadecimal of everything that the images follow from."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What each label is called; empty where there are none."""
+        ...
+
+    def images(self, indices: NDArray[np.int64]) -> Tensor:
+        """The images at `indices`, uint8 `[n, h, w, c]`."""
+        ...
+
+    def labels_at(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Their labels as indices into `label_names`, -1 for none."""
+        ...
+
+
+class Rows(Protocol):
+    """Feature vectors `[n, d]`, float32, read slice by slice; a tensor is one, and so is a file of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+class FeatureNetwork(Protocol):
+    """A network that images are compared by.
+
+    name: what is said after "FD-". sha256: of its weights, in hexadecimal. resizer: how it brings pictures to
+    its size, in words. precision: the number format that it computes in.
+    """
+
+    name: str
+    sha256: str
+    resizer: str
+    dimensions: int
+    precision: Precision
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images uint8 `[n, h, w, c]` of 1 to 4 channels to feature vectors float32 `[n, dimensions]`."""
+        ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """A feature network that ends in a classifier."""
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Features `[n, dimensions]` to the probability of each of its classes `[n, classes]`."""
+        ...
+
+
+@runtime_checkable
+class HasStages(Protocol):
+    """A feature network whose inner layers can be compared place by place, as a perceptual distance does."""
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Images uint8 `[n, h, w, c]` to the activations float32 `[n, channels, height, width]` of some
+        layers.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Networks that images are compared by; `open_network` finds one by name."""

@@ -1,0 +1,119 @@
+"""A score that tells its own story: what was measured, on which images, against which, with what."""
+
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from danqing import atomic
+from danqing.errors import DataError
+from danqing.version import __version__
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReferenceInfo(_Record):
+    """The real images that a score compares with; `fingerprint` is the data set's."""
+
+    name: str
+    split: str
+    count: int
+    fingerprint: str
+
+
+class FeatureInfo(_Record):
+    """The network that images were compared by; `sha256` is that of its weights."""
+
+    name: str
+    sha256: str
+    resizer: str
+    precision: str
+
+
+def library_versions() -> dict[str, str]:
+    """The libraries that a score may depend on."""
+    return {
+        "danqing": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+class Score(_Record):
+    """One measured number. `str(score)` is one line that says how it was made.
+
+    metric: the name that `--metrics` takes, or a part of it (`frechet/cat` is the class cat's). name: what
+    people call it: "FID" for the FID Inception network alone, "FD-<network>" otherwise. interval: a bootstrap
+    interval at `level`, None where nothing was sampled. images: how many were generated, or read from a
+    folder. candidate: what was scored. headline: whether it is the one number to quote. note: a sentence on
+    what to beware of.
+    """
+
+    metric: str
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None
+    level: float = 0.95
+    unit: str = ""
+    higher_is_better: bool | None = None
+    images: int
+    candidate: str
+    reference: ReferenceInfo | None = None
+    features: FeatureInfo | None = None
+    seed: int = 0
+    settings: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=library_versions)
+    headline: bool = False
+    note: str = ""
+
+    def __str__(self) -> str:
+        value = f"{self.name} {number(self.value)}{self.unit and f' {self.unit}'}"
+        if self.interval is not None:
+            low, high = map(number, self.interval)
+            value += f" ({self.level:.0%} interval {low} to {high})"
+        parts = [f"{self.images:,} images of {self.candidate}, seed {self.seed}"]
+        if self.reference is not None:
+            r = self.reference
+            parts.append(f"against {r.count:,} of {r.name}, split {r.split}, {r.fingerprint[:12]}")
+        if self.features is not None:
+            f = self.features
+            parts.append(f"features {f.name} {f.sha256[:12]}, {f.resizer}, {f.precision}")
+        parts += [f"{key} {value}" for key, value in self.settings.items()]
+        parts.append(", ".join(f"{library} {version}" for library, version in self.versions.items()))
+        return f"{value}: {'; '.join(parts)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The score as plain values, with its line as `text`; numbers that are not finite become None."""
+        values: dict[str, Any] = json.loads(self.model_dump_json())
+        return values | {"text": str(self)}
+
+
+def number(value: float) -> str:
+    """A score's value with four significant digits: 138.0, 0.0312, 1,009."""
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def write(path: Path, scores: Iterable[Score]) -> None:
+    """Write `scores.json`: a list of objects, atomically."""
+    atomic.write_json(path, [score.to_json() for score in scores])
+
+
+def read(path: Path) -> list[Score]:
+    """The scores of a `scores.json`, none where it is missing; raises DataError where it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        found: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Score.model_validate({key: value for key, value in one.items() if key != "text"}) for one in found
+        ]
+    except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
+        raise DataError(f"{path} does not hold scores: delete it, and evaluate again.") from error

@@ -1,0 +1,1 @@
+"""Experiments over many runs: families side by side, and the search for settings."""
