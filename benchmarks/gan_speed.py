@@ -20,7 +20,7 @@ from danqing.data import Batches, open_dataset
 from danqing.families import build
 from danqing.training.config import parse
 from danqing.training.engine import Engine
-from danqing.training.precision import Precision
+from danqing.precision import Precision
 
 BATCH = 64
 CONFIG = {

@@ -20,7 +20,7 @@ from danqing.families import build
 from danqing.families.base import Batch
 from danqing.training.config import RunConfig, resolve
 from danqing.training.engine import Engine
-from danqing.training.precision import Precision
+from danqing.precision import Precision
 
 
 def plain_loop(engine: Engine, config: RunConfig) -> Callable[[], None]:

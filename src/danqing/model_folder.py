@@ -48,6 +48,12 @@ def write(
     return folder
 
 
+def find(folder: Path) -> Path:
+    """The model folder of a run folder, or the folder itself."""
+    is_run = (folder / "config.toml").exists()
+    return folder / "model" if is_run else folder
+
+
 def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
     """The family and the facts in a model folder; raises ModelError with the reason when it cannot be
     trusted.

@@ -1,12 +1,12 @@
 """What the parts of an evaluation hand to one another: sets of images, rows of features, networks."""
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-Precision = Literal["float32", "bfloat16"]
+from danqing.precision import Precision
 
 
 class ImageSet(Protocol):

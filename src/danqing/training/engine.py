@@ -8,11 +8,11 @@ from torch import Tensor
 from danqing import families
 from danqing.data import Batches
 from danqing.families.base import Batch, Family, Phase
+from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA
-from danqing.training.precision import Precision, autocast
 from danqing.training.schedule import learning_rate_factor
 from danqing.training.tracking import Meter
 

@@ -12,10 +12,10 @@ from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.families.base import Batch
+from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
-from danqing.training.precision import Precision, autocast, candidates
 
 _GIB = 2**30
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from danqing.data import open_dataset
 from danqing.errors import TrainingError
+from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.training.config import RunConfig, resolve
 from danqing.training.display import Display
 from danqing.training.listener import Listener
-from danqing.training.precision import choose_device
 from danqing.training.run_folder import RunFolder
 from danqing.training.trainer import Trainer
 
