@@ -1,9 +1,12 @@
-"""What the machine has: processor, memory, and how much of it is free."""
+"""What the machine has: processor, memory, how much of it is free, and how much energy it takes."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +61,93 @@ def resident_memory() -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that the process has taken: on the GPU where it trains on one, in all otherwise.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclass
+class _Counter:
+    """A count of joules that only grows, and begins at zero again when it reaches `limit`."""
+
+    read: Callable[[], float]
+    limit: float
+    before: float
+
+    def spent(self) -> float:
+        now = self.read()
+        grown = now - self.before
+        self.before = now
+        return grown if grown >= 0 else grown + self.limit
+
+
+class EnergyMeter:
+    """The joules that processors and the GPU take, as they count them: of the whole machine, whoever uses it.
+
+    Linux tells those of Intel's and AMD's processor packages (RAPL) where the user may read them, and the
+    driver those of NVIDIA GPUs. A RAPL counter comes round within an hour: ask more often.
+    """
+
+    def __init__(self, counters: Sequence[_Counter]) -> None:
+        self._counters = list(counters)
+
+    @classmethod
+    def open(cls, device: torch.device, folder: Path = Path("/sys/class/powercap")) -> "EnergyMeter | None":
+        """A meter of the processors, and of `device` where that is a GPU; None where nothing tells."""
+        counters = [counter for domain in sorted(folder.glob("intel-rapl:*")) if (counter := _rapl(domain))]
+        if device.type == "cuda" and (gpu := _nvidia(device)):
+            counters.append(gpu)
+        return cls(counters) if counters else None
+
+    def spent(self) -> float:
+        """Joules since the last call, or since the meter was opened."""
+        total = 0.0
+        for counter in self._counters:
+            with contextlib.suppress(OSError, ValueError):
+                total += counter.spent()
+        return total
+
+
+def _rapl(domain: Path) -> _Counter | None:
+    """A processor package; None for a part of one, and where the counter may not be read."""
+
+    def read() -> float:
+        return int((domain / "energy_uj").read_text()) / 1e6
+
+    try:
+        if not (domain / "name").read_text().startswith("package"):
+            return None
+        return _Counter(read, int((domain / "max_energy_range_uj").read_text()) / 1e6, read())
+    except (OSError, ValueError):
+        return None
+
+
+def _nvidia(device: torch.device) -> _Counter | None:
+    """A GPU's own count since its driver was loaded, through the driver's library (NVML)."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+        handle, total = ctypes.c_void_p(), ctypes.c_ulonglong()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
+
+        def read() -> float:
+            if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(total)):
+                raise OSError("this GPU does not count its energy")
+            return total.value / 1000
+
+        if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle)):
+            return None
+        return _Counter(read, 2.0**64 / 1000, read())
+    except (OSError, AttributeError, RuntimeError):
+        return None

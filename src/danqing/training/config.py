@@ -5,16 +5,20 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from danqing import presets
 from danqing.data import Augment, Dataset
+from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class, parse_config
 from danqing.families.base import FamilyConfig
+
+AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
+"""From which budget, and which number of images in the data, a run is evaluated unasked."""
 
 
 class _Section(BaseModel):
@@ -68,6 +72,30 @@ class TrainingConfig(_Section):
     sample_images: int = Field(64, ge=1, le=1024)
 
 
+class EvaluationConfig(_Section):
+    """How the moving average is scored on images that training never sees.
+
+    every_images: how often; 0 is never, "tenth" every tenth of the budget; "auto" is that for runs of 20
+    minutes or 2,000,000 images on 1,000 images or more, and never for others, and is settled when a run
+    begins. samples: how many images are painted for it. held_out: the share of the training images that is
+    kept aside where the data has no validation split. patience_images: end the run when the score has not
+    improved for so many images; 0 is never.
+    """
+
+    every_images: Annotated[int, Field(ge=0)] | Literal["auto", "tenth"] = "auto"
+    metric: Literal["kernel", "frechet"] = "kernel"
+    features: str = "auto"
+    samples: int = Field(1000, ge=10)
+    held_out: float = Field(HELD_OUT, gt=0, lt=1)
+    patience_images: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.patience_images and self.every_images == 0:
+            raise ValueError("patience_images needs evaluation.every_images")
+        return self
+
+
 class RunConfig(_Section):
     """Everything needed to repeat a run. `size` is (width, height); the budget is `images` or `minutes`."""
 
@@ -84,6 +112,7 @@ class RunConfig(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -127,6 +156,24 @@ class RunConfig(_Section):
         }
         model = parse_config({**self.model.model_dump(), **shape})
         return self.model_copy(update={"model": model, "size": dataset.size})
+
+    def evaluated(self, every_images: int | Literal["tenth"]) -> Self:
+        """The same configuration with "auto" settled; raises ConfigError where patience then has no sense."""
+        if self.evaluation.every_images != "auto":
+            return self
+        if not every_images and self.evaluation.patience_images:
+            raise ConfigError(
+                "This run holds no images out, and cannot be given patience: choose another --out."
+            )
+        evaluation = self.evaluation.model_copy(update={"every_images": every_images})
+        return self.model_copy(update={"evaluation": evaluation})
+
+    def is_worth_evaluating(self, images: int) -> bool:
+        """What "auto" comes to for a data set of so many images."""
+        if self.evaluation.patience_images:
+            return True
+        long = (self.minutes or 0) >= AUTO_MINUTES or (self.images or 0) >= AUTO_IMAGES
+        return long and images >= AUTO_DATA
 
     def to_toml(self) -> str:
         """The configuration as TOML that reads back as an equal object; what the data decides is left out."""
@@ -194,7 +241,8 @@ def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:
     keys = list(_keys(str(values.get("family", ""))))
     matches = [k for k in keys if key == k or key == k.rpartition(".")[2] or f"{key}.name" == k]
     exact = [k for k in matches if k in (key, f"{key}.name")]
-    matches = exact or matches
+    # Bare names mean what is learnt first: `features` is the model's, not the evaluation's.
+    matches = exact or [k for k in matches if not k.startswith("evaluation.")] or matches
     if not matches:
         nested = [k for k in keys if key.startswith(f"{k}.")]  # data.augment.flip
         matches = [key] if nested else []
@@ -209,11 +257,12 @@ def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
-    """What changed between two configurations, one `key: old → new` each; the budget may change and is left
-    out.
+    """What changed between two configurations, one `key: old → new` each; the budget and the patience may
+    change and are left out.
     """
     old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
     free = {"images", "minutes", "description", "training.checkpoint_seconds", "training.measure_seconds"}
+    free |= {"evaluation.patience_images"}
     return [
         f"{key}: {old.get(key)} → {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
@@ -228,6 +277,7 @@ def _keys(family: str) -> Iterator[str]:
         "schedule": ScheduleConfig,
         "data": DataConfig,
         "training": TrainingConfig,
+        "evaluation": EvaluationConfig,
     }
     for name in RunConfig.model_fields:
         if name not in sections:

@@ -75,7 +75,7 @@ def train(
         listener = listener or Display(stack.enter_context(Bar()))
         stack.enter_context(_disk_errors_explained(folder))
         stack.enter_context(folder.locked())
-        folder.settle_config(wanted)
+        wanted = folder.settle_config(wanted)
         dataset = open_dataset(
             data,
             size=wanted.size,

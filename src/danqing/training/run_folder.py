@@ -26,6 +26,7 @@ class RunFolder:
         self.budget_file = self.path / "budget.json"
         self.log_file = self.path / "log.jsonl"
         self.timing_file = self.path / "timing.jsonl"
+        self.scores_file = self.path / "scores.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -62,11 +63,12 @@ class RunFolder:
                 f"Another process is training in {self.path}: wait for it, or choose another --out."
             ) from error
 
-    def settle_config(self, wanted: RunConfig) -> None:
+    def settle_config(self, wanted: RunConfig) -> RunConfig:
         """Write the configuration of a new run, or hold `wanted` against that of the run that is there.
 
-        The budget may change; anything else would make a different run, and raises ConfigError. A folder
-        without a checkpoint holds nothing to protect: a first try that failed may be mended and repeated.
+        What comes back has what the run has settled in place of "auto". The budget may change; anything else
+        would make a different run, and raises ConfigError. A folder without a checkpoint holds nothing to
+        protect: a first try that failed may be mended and repeated.
         """
         if not any(self.checkpoints.glob("*.safetensors")):
             if self.facts().get("progress", {}).get("images"):
@@ -76,12 +78,23 @@ class RunFolder:
                 )
             self.facts_file.unlink(missing_ok=True)
             self.budget_file.unlink(missing_ok=True)
-        elif changed := configs.differences(configs.from_toml(self.config_file), wanted):
-            raise ConfigError(
-                f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
-                "settings to go on with it, or choose another --out."
-            )
-        atomic.write_text(self.config_file, wanted.to_toml())
+        else:
+            recorded = configs.from_toml(self.config_file).evaluated(
+                0
+            )  # "auto" from before there was a choice
+            assert recorded.evaluation.every_images != "auto"
+            wanted = wanted.evaluated(recorded.evaluation.every_images)
+            if changed := configs.differences(recorded, wanted):
+                raise ConfigError(
+                    f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
+                    "settings to go on with it, or choose another --out."
+                )
+        self.write_config(wanted)
+        return wanted
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write `config.toml`."""
+        atomic.write_text(self.config_file, config.to_toml())
 
     def facts(self) -> dict[str, Any]:
         """What `run.json` says; empty for a new run."""
