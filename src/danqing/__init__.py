@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from danqing.loading import load
     from danqing.model import Model
     from danqing.training.listener import Listener
+    from danqing.studies.tune import Tuning, tune
     from danqing.training.run import Run, train
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "Listener",
     "Model",
     "Run",
+    "Tuning",
     "__version__",
     "load",
     "open_dataset",
     "train",
+    "tune",
 ]
 
 _HOMES = {
@@ -37,9 +40,11 @@ _HOMES = {
     "Listener": "danqing.training.listener",
     "Model": "danqing.model",
     "Run": "danqing.training.run",
+    "Tuning": "danqing.studies.tune",
     "load": "danqing.loading",
     "open_dataset": "danqing.data",
     "train": "danqing.training.run",
+    "tune": "danqing.studies.tune",
 }
 
 

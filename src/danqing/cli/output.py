@@ -54,6 +54,19 @@ def facts(rows: Mapping[str, Any]) -> str:
     return "".join(f"{bold}{name:<{width}}{normal}  {value}\n" for name, value in shown.items())
 
 
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns, the first of them the heading, as text for stdout; empty columns are left
+    out.
+    """
+    shown = [[_printable(cell).replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    kept = [number for number, width in enumerate(widths) if width]
+    lines = ["  ".join(f"{row[n]:<{widths[n]}}" for n in kept).rstrip() for row in shown]
+    if Console().is_terminal:
+        lines[0] = f"\033[1m{lines[0]}\033[0m"
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _printable(value: Any) -> str:
     """Text in which names that are not ours cannot steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))

@@ -1,0 +1,73 @@
+"""The folder of a study: what was asked for, and who may write."""
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from danqing import atomic
+from danqing.errors import ConfigError
+
+_ASKED = "asked.json"
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Make a study's folder and keep other processes out; the lock goes with the process, however it ends.
+
+    what: "search" or "comparison", for the sentences. Raises ConfigError for a folder of something else, one
+    in use and one that cannot be written.
+    """
+    try:
+        present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        if present - {".lock"} and _ASKED not in present:
+            raise ConfigError(f"{folder} is not empty and holds no {what}: choose another --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            atomic.remove_leftovers(folder)
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"Another process works on the {what} in {folder}: wait for it, or choose another --out."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder} cannot be written or read ({error.strerror or error}): make room or "
+            "mend the folder, then run the same command again to go on."
+        ) from error
+
+
+def settle(folder: Path, what: str, asked: Mapping[str, Any], free: Collection[str] = ()) -> None:
+    """Write down what a new study was asked for, or hold it against what is written; `free` keys may change.
+
+    Raises ConfigError that names what differs.
+    """
+    path = folder / _ASKED
+    wanted = json.loads(json.dumps(asked))
+    if path.exists():
+        try:
+            before = _flat(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, AttributeError) as error:
+            raise ConfigError(f"{path} is damaged: choose another --out.") from error
+        now = _flat(wanted)
+        changed = [
+            f"{key}: {before.get(key)} → {now.get(key)}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key.partition(".")[0] not in free
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a {what} with other settings ({', '.join(changed[:4])}): use the same "
+                "settings to go on with it, or choose another --out."
+            )
+    atomic.write_json(path, wanted)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

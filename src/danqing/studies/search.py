@@ -1,0 +1,219 @@
+"""The trials of a search: which settings come next, which are stopped early, and how each has ended."""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from filelock import FileLock, Timeout
+from optuna.trial import TrialState
+
+from danqing import atomic
+from danqing.randomness import derived_seed
+from danqing.studies.space import Dimension
+from danqing.studies.trainee import Trainee
+
+Progress = Callable[[float, float, str], None]
+
+SCORINGS = 10
+"""How often a trial is scored: after every tenth of its budget."""
+_STARTUP_TRIALS = 4  # never pruned: the first median is made of them
+PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=1),
+    "hyperband": lambda: optuna.pruners.HyperbandPruner(1, SCORINGS, 3),
+    "none": optuna.pruners.NopPruner,
+}
+_POLL_SECONDS = 0.1
+_SAVING_SECONDS = 120.0
+_STATUS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One choice of settings that was tried.
+
+    status: "finished", "pruned" (stopped early, for it was worse than others), "failed" (`error` says why) or
+    "running". score: the best of its held-out scores, the lower the better; None where it has none.
+    """
+
+    number: int
+    folder: Path
+    status: str
+    settings: dict[str, Any]
+    score: float | None = None
+    error: str = ""
+
+
+class Search:
+    """A study on disk, and the processes of the trials that are running.
+
+    task: what each trial's `train` is called with besides its own folder and settings.
+    """
+
+    def __init__(
+        self, folder: Path, task: dict[str, Any], space: Sequence[Dimension], pruner: str, seed: int
+    ) -> None:
+        self.folder, self.task, self.space, self.seed = folder, task, space, seed
+        self.running: list[_Running] = []
+        self.study = optuna.create_study(
+            study_name="danqing",
+            storage=f"sqlite:///{(folder / 'study.db').resolve()}",
+            pruner=PRUNERS[pruner](),
+            load_if_exists=True,
+        )
+
+    def run(self, trials: int, jobs: int, on_progress: Progress) -> None:
+        """Go on until so many trials have ended in all, `jobs` at once; KeyboardInterrupt ends it, saved."""
+        threads = max(1, torch.get_num_threads() // jobs) if jobs > 1 else None
+        waiting = [trial.number for trial in self.study.trials if not trial.state.is_finished()]
+        try:
+            while True:
+                ended = sum(trial.state.is_finished() for trial in self.study.trials)
+                while len(self.running) < jobs and ended + len(self.running) < trials:
+                    self._start(waiting.pop(0) if waiting else None, threads)
+                on_progress(ended + sum(one.share for one in self.running), trials, self._text(ended, trials))
+                if not self.running:
+                    return
+                time.sleep(_POLL_SECONDS)
+                for one in list(self.running):
+                    self._look_after(one)
+        finally:
+            for one in self.running:
+                one.trainee.ask_to_stop()
+            for one in self.running:
+                one.trainee.stop()
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials so far, in the order of their numbers."""
+        return tuple(self._trial(trial) for trial in self.study.trials)
+
+    def importance(self) -> dict[str, float]:
+        """How much of the scores' variance each setting explains, summing to 1; empty with too few trials."""
+        try:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        except (ValueError, RuntimeError, ZeroDivisionError):
+            return {}
+        return {name: float(share) for name, share in found.items()}
+
+    def mark_best(self) -> None:
+        """Let `best` lead to the best run, and `best.toml` hold its configuration."""
+        finished = [trial for trial in self.trials() if trial.status == "finished"]
+        best = min(finished, key=lambda trial: trial.score or 0.0, default=None)
+        if best is None:
+            return
+        atomic.write_bytes(self.folder / "best.toml", (best.folder / "config.toml").read_bytes())
+        link, fresh = self.folder / "best", self.folder / ".best.tmp"
+        fresh.unlink(missing_ok=True)
+        try:
+            os.symlink(Path("trials") / best.folder.name, fresh, target_is_directory=True)
+            os.replace(fresh, link)
+        except OSError:  # a system without links: the model itself, to sample from
+            shutil.rmtree(link, ignore_errors=True)
+            shutil.copytree(best.folder / "model", link / "model")
+
+    def _start(self, number: int | None, threads: int | None) -> None:
+        """Start a new trial, or take up the one of this number where a killed search left it."""
+        # Each trial has a sampler of its own: what it proposes follows from the trials before it alone.
+        place = len(self.study.trials) if number is None else number
+        self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.seed, "trial", place) % 2**32)
+        if number is None:
+            trial = self.study.ask()
+            reported = 0
+        else:
+            frozen = self.study.trials[number]
+            trial = optuna.trial.Trial(self.study, frozen._trial_id)
+            reported = len(frozen.intermediate_values)
+        settings = {dimension.name: dimension.suggest(trial) for dimension in self.space}
+        folder = self._folder(trial.number)
+        if folder.exists():  # who was training in it when the search was killed may still be saving
+            with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=_SAVING_SECONDS):
+                pass
+        merged = {**self.task, "settings": {**self.task.get("settings", {}), **settings}}
+        trainee = Trainee({**merged, "out": str(folder.resolve())}, threads)
+        self.running.append(_Running(trial, folder, trainee, reported))
+
+    def _look_after(self, one: "_Running") -> None:
+        """Report a trial's new scores, stop it where it is worse than others, note down how it has ended."""
+        running = one.trainee.running  # before its scores are read: the last ones must not be missed
+        one.report()
+        if running:
+            if not one.pruned and one.trial.should_prune():
+                one.pruned = True
+                one.trainee.ask_to_stop()
+            return
+        self.running.remove(one)
+        one.trainee.stop()
+        error = one.trainee.error() or ("" if one.scores else "It ended before its first score.")
+        if one.trainee.interrupted and one.pruned:
+            self.study.tell(one.trial, state=TrialState.PRUNED)
+        elif one.trainee.interrupted:
+            raise KeyboardInterrupt  # somebody stopped this trial alone; it can go on
+        elif error:
+            one.trial.set_user_attr("error", error)
+            self.study.tell(one.trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(one.trial, min(one.scores))
+            self.mark_best()
+
+    def _trial(self, trial: optuna.trial.FrozenTrial) -> Trial:
+        settings = {
+            each.name: each.value(trial.params[each.name]) for each in self.space if each.name in trial.params
+        }
+        finished = trial.state is TrialState.COMPLETE
+        score = trial.value if finished else min(trial.intermediate_values.values(), default=None)
+        status = _STATUS.get(trial.state.name, "running")
+        error = str(trial.user_attrs.get("error", ""))
+        return Trial(trial.number + 1, self._folder(trial.number), status, settings, score, error)
+
+    def _text(self, ended: int, trials: int) -> str:
+        last = min(ended + max(1, len(self.running)), trials)
+        first = min(ended + 1, trials)
+        return f"Trial {first} of {trials}" if first == last else f"Trials {first} to {last} of {trials}"
+
+    def _folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number + 1:04d}"
+
+
+@dataclass
+class _Running:
+    trial: optuna.trial.Trial
+    folder: Path
+    trainee: Trainee
+    reported: int
+    scores: list[float] = field(default_factory=list)
+    pruned: bool = False
+
+    @property
+    def share(self) -> float:
+        """How much of it is done."""
+        return min(1.0, self.trainee.done / self.trainee.total) if self.trainee.total else 0.0
+
+    def report(self) -> None:
+        """Tell the study the scores that are new; a step is a tenth of the budget, however many images."""
+        self.scores = held_out_scores(self.folder)
+        for step in range(self.reported + 1, len(self.scores) + 1):
+            self.trial.report(self.scores[step - 1], step)
+            self.reported = step
+
+
+def held_out_scores(run_folder: Path) -> list[float]:
+    """A run's scores on held-out images so far; a line that is still being written is left out."""
+    try:
+        lines = (run_folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    values = []
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            values.append(float(json.loads(line)["value"]))
+    return values

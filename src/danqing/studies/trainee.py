@@ -1,0 +1,163 @@
+"""A run in a process of its own: its memory, its energy and its crashes are nobody else's.
+
+The process is leashed: it reads its task from a pipe that stays open, and when the pipe is closed, be it to
+stop it or because whoever started it was killed, it saves and ends.
+"""
+
+import _thread
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from danqing.errors import DanqingError
+from danqing.training.listener import Listener, Progress
+from danqing.training.run import train
+
+_BETWEEN_TELLINGS = 0.2  # seconds
+_SAVING_TIME = 120.0  # seconds that a process may take to save before it is killed
+
+
+class Trainee:
+    """A process that trains. done and total: images seen and planned. `arguments` are those of `train`."""
+
+    def __init__(self, arguments: Mapping[str, Any], threads: int | None = None) -> None:
+        environment = dict(os.environ)
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        self.done, self.total = 0, 0
+        self.seconds_left: float | None = None
+        self._said: dict[str, Any] = {}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "danqing.studies.trainee"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C reaches the one who started it, and him alone
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended already: its exit code will tell
+            self._process.stdin.write(json.dumps(dict(arguments)).encode() + b"\n")
+            self._process.stdin.flush()
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it ended because it was stopped."""
+        return self._said.get("status") == "interrupted"
+
+    def stop(self) -> None:
+        """Let it save and end, and wait for that; safe to call again."""
+        self.ask_to_stop()
+        try:
+            self._process.wait(_SAVING_TIME)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # or a second Ctrl-C
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            self._listening.join(5)
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+
+    def ask_to_stop(self) -> None:
+        """Let it save and end, without waiting."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def error(self) -> str:
+        """Why it failed, in one sentence; "" where it did not."""
+        if self.running:
+            return ""
+        self._listening.join(5)
+        if "error" in self._said:
+            return str(self._said["error"])
+        if "status" in self._said:
+            return ""
+        code = self._process.returncode
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = ", perhaps for want of memory: lower batch_size" if name == "SIGKILL" else ""
+            return f"The process was ended by {name}{hint}."
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"The process ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):
+                said = json.loads(line)
+                if isinstance(said, dict):
+                    self._said |= said
+                    self.done, self.total = self._said.get("done", 0), self._said.get("total", 0)
+                    self.seconds_left = self._said.get("seconds_left")
+
+
+class _Teller(Listener):
+    """Tells whoever started this process how far it is."""
+
+    def __init__(self) -> None:
+        self._told = 0.0
+
+    def on_progress(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told > _BETWEEN_TELLINGS:
+            self._told = now
+            _tell(done=progress.images, total=progress.total_images, seconds_left=progress.seconds_left)
+
+
+def _tell(**said: Any) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more: the leash will tell
+        os.write(1, json.dumps(said).encode() + b"\n")
+
+
+def _stop_when_alone() -> None:
+    # Not by sys.stdin: its lock, held by a thread that waits, would break the interpreter's end.
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    _thread.interrupt_main(signal.SIGINT)
+
+
+def main() -> None:
+    """Read a task from standard input, train, and say on standard output what came of it."""
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as unbuffered:
+        arguments = json.loads(unbuffered.readline() or "null")
+    if arguments is None:
+        return
+    try:
+        threading.Thread(target=_stop_when_alone, daemon=True).start()
+        size = arguments.pop("size", None)
+        run = train(**arguments, size=None if size is None else tuple(size), listener=_Teller())
+        _tell(status=run.status)
+    except DanqingError as error:
+        _tell(error=str(error))
+    except KeyboardInterrupt:
+        _tell(status="interrupted")
+
+
+if __name__ == "__main__":
+    main()

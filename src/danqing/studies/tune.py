@@ -1,0 +1,131 @@
+"""`tune`: a search for better settings by Optuna, whose every trial is an ordinary run."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danqing import atomic
+from danqing.data.splits import open_held
+from danqing.errors import ConfigError, TrainingError
+from danqing.studies import folder as study_folder
+from danqing.studies import space as spaces
+from danqing.training import config as configs
+from danqing.training.config import RunConfig
+
+if TYPE_CHECKING:  # Optuna is an extra, and takes its time
+    from danqing.studies.search import Progress, Trial
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What came of a search.
+
+    status: "finished" or "interrupted". metric: what the trials' scores measure. importance: how much of the
+    scores' variance each setting explains, adding up to 1; empty with too few trials.
+    """
+
+    folder: Path
+    status: str
+    metric: str
+    trials: "tuple[Trial, ...]"
+    importance: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best_trial(self) -> "Trial | None":
+        """The finished trial with the lowest score."""
+        finished = [trial for trial in self.trials if trial.status == "finished"]
+        return min(finished, key=lambda trial: trial.score or 0.0, default=None)
+
+    @property
+    def best(self) -> Path | None:
+        """The best trial's run folder, to sample from or to train further; None where none has finished."""
+        return None if self.best_trial is None else self.folder / "best"
+
+    @property
+    def best_config(self) -> Path | None:
+        """Its configuration, for a longer run with `config=`."""
+        return None if self.best_trial is None else self.folder / "best.toml"
+
+
+def tune(
+    data: str | Path,
+    *,
+    space: str | Path,
+    trials: int,
+    out: str | Path,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+    minutes: float | None = None,
+    images: int | None = None,
+    seed: int | None = None,
+    pruner: str = "median",
+    jobs: int = 1,
+    device: str = "auto",
+    on_progress: "Progress | None" = None,
+) -> Tuning:
+    """Search for the settings whose model comes closest to held-out images; the same call again goes on.
+
+    space: a TOML file with a table for each setting, with `low` and `high`, perhaps `log` or `step`, or with
+    `choices`. trials: how many in all. minutes or images: each trial's budget, by default the preset's own.
+    pruner: what stops a trial that is worse than others: "median", "hyperband" or "none". jobs: how many
+    trials run at once, each in a process of its own; with one, the same seed proposes the same settings. What
+    the trials are scored by is set by `evaluation.metric` and the like. Ctrl-C ends the search, saved. A
+    trial that fails is listed with its reason, and the search goes on. Raises DanqingError.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError("A search needs Optuna: pip install 'danqing[tune]'.")
+    from danqing.studies.search import PRUNERS, Search
+
+    if trials < 1 or jobs < 1:
+        raise ConfigError(f"{trials} trials, {jobs} at once, are no search: both must be at least 1.")
+    if pruner not in PRUNERS:
+        raise ConfigError(f"There is no pruner called {pruner!r}: choose one of {', '.join(PRUNERS)}.")
+    overrides = {"size": size, "minutes": minutes, "images": images, "seed": seed}
+    wanted = configs.resolve(preset=preset, config=config, settings=settings, **overrides)
+    wanted = _scored(wanted)
+    dimensions = spaces.read(space, wanted)
+    # What is wrong with the data is said once, before any trial, and the images are decoded once.
+    reading = wanted.data.model_dump(exclude={"augment"})
+    open_held(data, wanted.evaluation.held_out, size=wanted.size, **reading)
+    folder, source = Path(out), str(Path(data).resolve()) if Path(data).exists() else str(data)
+    asked = {
+        "format": FORMAT,
+        "data": source,
+        "pruner": pruner,
+        "config": wanted.model_dump(mode="json"),
+        "space": configs.read_toml(Path(space)),
+    }
+    with study_folder.locked(folder, "search"):
+        study_folder.settle(folder, "search", asked)
+        (folder / "trials").mkdir(exist_ok=True)
+        atomic.write_text(folder / "base.toml", wanted.to_toml())
+        task = {"data": source, "config": str((folder / "base.toml").resolve()), "device": device}
+        search = Search(folder, task, dimensions, pruner, wanted.seed)
+        status = "finished"
+        try:
+            search.run(trials, jobs, on_progress or (lambda done, total, text: None))
+        except KeyboardInterrupt:
+            status = "interrupted"
+        search.mark_best()
+        found = Tuning(folder, status, wanted.evaluation.metric, search.trials(), search.importance())
+    if status == "finished" and found.best_trial is None:
+        raise TrainingError(f"No trial has finished; the first ended so: {_first_error(found)}")
+    return found
+
+
+def _scored(config: RunConfig) -> RunConfig:
+    """The configuration with scores on held-out images, as many as a search takes."""
+    if config.evaluation.every_images not in ("auto", 0):
+        return config
+    evaluation = config.evaluation.model_copy(update={"every_images": "tenth"})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
+def _first_error(tuning: Tuning) -> str:
+    return next((trial.error for trial in tuning.trials if trial.error), "it was stopped early.")
