@@ -1,0 +1,153 @@
+"""Features of any number of images: computed once, kept on disk, and read back slice by slice."""
+
+import io
+import json
+import struct
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, cast
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from danqing import atomic
+from danqing.data.cache import default_folder
+from danqing.data.records import digest
+from danqing.errors import EvaluationError
+from danqing.evaluation.contract import FeatureNetwork, ImageSet
+from danqing.evaluation.resize import images_at_once
+from danqing.evaluation.scores import FeatureInfo
+
+VERSION = 1
+"""Part of a cached file's name; raised when the same network would give other features than before."""
+_AT_ONCE = 256
+
+Progress = Callable[[int, int, str], None]
+
+
+class Features:
+    """Feature vectors float32 `[n, d]` in a file; `features[start:stop]` reads some of them as a tensor.
+
+    Nothing is mapped or held, so that memory stays flat in n. The file is closed with the object; one that
+    was not to be kept has no name and goes with it.
+    """
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, int], info: FeatureInfo) -> None:
+        self.shape, self.info = shape, info
+        self._file, self._start = cast(io.BufferedReader, file), len(_header(shape))
+        weakref.finalize(self, file.close)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        first, last, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError("features are read in their order, without gaps")
+        found = np.empty((max(0, last - first), self.shape[1]), "<f4")
+        place = self._start + first * self.shape[1] * found.itemsize
+        unread = memoryview(found.reshape(-1).view(np.uint8))
+        with self._lock:
+            self._file.seek(place)
+            while unread:  # one call reads 2 GiB at most
+                count = self._file.readinto(unread)
+                if not count:
+                    raise EvaluationError("A file of features ends too early: delete it, and evaluate again.")
+                unread = unread[count:]
+        return torch.from_numpy(found)
+
+    def __repr__(self) -> str:
+        return f"Features({self.shape[0]}x{self.shape[1]} of {self.info.name})"
+
+
+def extract(
+    images: ImageSet, network: FeatureNetwork, *, keep: bool, on_progress: Progress | None = None
+) -> Features:
+    """The features of all images, in their order.
+
+    `keep=True` keeps them in the folder for caches, under all that they follow from, and finds them there the
+    next time: meant for reference sets. Two processes that ask at once compute them once, and one that is
+    killed leaves nothing that passes for a result. `keep=False` needs room on the same disk for a while.
+    Raises EvaluationError.
+    """
+    info = FeatureInfo(
+        name=network.name, sha256=network.sha256, resizer=network.resizer, precision=network.precision
+    )
+    folder = default_folder() / "features"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not keep:
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object
+            return Features(file, _write(file, images, network, on_progress), info)
+        key = digest(f"features {VERSION}", images.fingerprint, info.model_dump_json())[:32]
+        path = folder / f"{key}.safetensors"
+        with filelock.FileLock(folder / f"{key}.lock"):
+            found = _open(path, len(images), info)
+            if found is None:
+                for leftover in folder.glob(f".{path.name}.*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                with atomic.replacing(path) as target:
+                    _write(target, images, network, on_progress)
+                found = _open(path, len(images), info)
+        assert found is not None
+        return found
+    except OSError as error:
+        raise EvaluationError(
+            f"Features cannot be written to {folder} ({error.strerror or error}): make room there, or set "
+            "DANQING_CACHE to another folder."
+        ) from error
+
+
+def _write(
+    file: IO[bytes], images: ImageSet, network: FeatureNetwork, on_progress: Progress | None
+) -> tuple[int, int]:
+    """Append the header and all rows of a safetensors file; returns the shape of the features."""
+    total, message = len(images), f"Features of {network.name}"
+    at_once = min(_AT_ONCE, images_at_once(images.size))
+    shape = (total, network.dimensions)
+    for start in range(0, total, at_once):
+        end = min(start + at_once, total)
+        rows = network.features(images.images(np.arange(start, end)))
+        if start == 0:
+            shape = (total, rows.shape[1])
+            file.write(_header(shape))
+        file.write(memoryview(rows.contiguous().numpy().astype("<f4", copy=False)).cast("B"))
+        if on_progress:
+            on_progress(end, total, message)
+    if not total:
+        file.write(_header(shape))
+    return shape
+
+
+def _open(path: Path, count: int, info: FeatureInfo) -> Features | None:
+    """The features that an earlier extraction left; None where there are none, or the file is damaged."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    length = path.stat().st_size
+    try:
+        (header,) = struct.unpack("<Q", file.read(8))
+        rows, dimensions = json.loads(file.read(min(header, length)))["features"]["shape"]
+        shape = (int(rows), int(dimensions))
+        whole = shape[0] == count and length == len(_header(shape)) + count * shape[1] * 4
+    except (struct.error, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        file.close()
+        return None
+    return Features(file, shape, info)
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    """The beginning of a safetensors file with one tensor, padded to a multiple of 64 bytes."""
+    layout = {"features": {"dtype": "F32", "shape": shape, "data_offsets": [0, shape[0] * shape[1] * 4]}}
+    text = json.dumps(layout).encode()
+    text = text.ljust(-(-(len(text) + 8) // 64) * 64 - 8)
+    return struct.pack("<Q", len(text)) + text

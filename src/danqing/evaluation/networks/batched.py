@@ -1,0 +1,58 @@
+"""What feature networks made of PyTorch modules share: batches of their own size, one number format."""
+
+import torch
+from torch import Tensor, nn
+
+from danqing.evaluation.contract import Precision
+from danqing.evaluation.resize import images_at_once
+
+
+class TorchNetwork:
+    """A feature network around a module; a child class prepares its images.
+
+    Pictures pass through the network `batch_size` at a time, whatever comes in at once, and the last batch is
+    filled up: libraries choose their algorithms by the shape, and a picture's features must not depend on how
+    many others came with it. The size is what the processor's caches like best.
+    """
+
+    batch_size = 32
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        sha256: str,
+        resizer: str,
+        dimensions: int,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
+        self.name, self.sha256, self.resizer, self.dimensions = name, sha256, resizer, dimensions
+        self.device, self.precision = torch.device(device), precision
+        self.module = module.to(self.device)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images uint8 `[n, h, w, c]` to feature vectors float32 `[n, dimensions]`, on the CPU."""
+        _, height, width, _ = images.shape
+        size = min(self.batch_size, images_at_once((width, height)))
+        with torch.inference_mode(), self._number_format():
+            parts = [self._batch(part, size) for part in images.split(size) if len(part)]
+        return torch.cat(parts) if parts else torch.empty(0, self.dimensions)
+
+    def _batch(self, images: Tensor, size: int) -> Tensor:
+        lacking = size - len(images)
+        full = torch.cat([images, images[:1].expand(lacking, -1, -1, -1)]) if lacking else images
+        return self._vectors(self._inputs(full.to(self.device)))[: len(images)].float().cpu()
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """Images uint8 `[n, h, w, c]` to what the module takes."""
+        raise NotImplementedError
+
+    def _vectors(self, inputs: Tensor) -> Tensor:
+        """What the module takes to feature vectors `[n, dimensions]`."""
+        found: Tensor = self.module(inputs)
+        return found
+
+    def _number_format(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")

