@@ -34,10 +34,10 @@ def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zer
     if not thinned:
         return ""
     curves = [list(each.y) if exact else smoothed(each.y) for each in thinned]
-    across = _Axis.over([value for each in thinned for value in each.x], _LEFT, _RIGHT, padding=0.0)
+    across = Axis.over([value for each in thinned for value in each.x], _LEFT, _RIGHT, padding=0.0)
     heights = [value for curve in curves for value in curve] + [0.0] * from_zero
-    up = _Axis.over(heights, _BOTTOM, _TOP, may_be_log=not exact)
-    body = [_grid(across, up)]
+    up = Axis.over(heights, _BOTTOM, _TOP, may_be_log=not exact)
+    body = [grid(across, up)]
     points = []
     for number, (each, curve) in enumerate(zip(thinned, curves, strict=True)):
         colour = f"c{number % _COLOURS + 1}"
@@ -95,7 +95,7 @@ def number_text(value: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """From values to positions on the page: `start` is where `low` lies, `end` where `high` does."""
 
     low: float
@@ -113,7 +113,7 @@ class _Axis:
         *,
         padding: float = 0.06,
         may_be_log: bool = False,
-    ) -> "_Axis":
+    ) -> "Axis":
         low, high = min(values), max(values)
         log = may_be_log and low > 0 and high / low >= 30
         if log:
@@ -143,7 +143,7 @@ class _Axis:
         return [number * step for number in range(first, math.floor(self.high / step) + 1)]
 
 
-def _grid(across: _Axis, up: _Axis) -> str:
+def grid(across: Axis, up: Axis) -> str:
     parts = []
     for tick in up.ticks(5):
         y = up.at(tick)
@@ -158,7 +158,7 @@ def _grid(across: _Axis, up: _Axis) -> str:
     return "".join(parts)
 
 
-def _line(across: _Axis, up: _Axis, x: Sequence[float], y: Sequence[float], style: str) -> str:
+def _line(across: Axis, up: Axis, x: Sequence[float], y: Sequence[float], style: str) -> str:
     low, high = sorted((up.start, up.end))
     spots = [(across.at(a), min(max(up.at(b), low), high)) for a, b in zip(x, y, strict=True)]
     if len(spots) == 1:
