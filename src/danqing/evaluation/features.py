@@ -52,7 +52,7 @@ class Features:
             raise ValueError("features are read in their order, without gaps")
         found = np.empty((max(0, last - first), self.shape[1]), "<f4")
         place = self._start + first * self.shape[1] * found.itemsize
-        unread = memoryview(found.reshape(-1).view(np.uint8))
+        unread = found.reshape(-1).view(np.uint8).data
         with self._lock:
             self._file.seek(place)
             while unread:  # one call reads 2 GiB at most
@@ -117,7 +117,7 @@ def _write(
         if start == 0:
             shape = (total, rows.shape[1])
             file.write(_header(shape))
-        file.write(memoryview(rows.contiguous().numpy().astype("<f4", copy=False)).cast("B"))
+        file.write(rows.contiguous().numpy().astype("<f4", copy=False).data.cast("B"))
         if on_progress:
             on_progress(end, total, message)
     if not total:

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import FeatureNetwork, Precision
+from danqing.evaluation.contract import FeatureNetwork
 from danqing.evaluation.networks import efficientnet, pixels
 from danqing.evaluation.networks.module import UserModule
+from danqing.precision import Precision
 
 NAMES = ("efficientnet-lite0", "pixels")
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from danqing.evaluation.contract import Precision
 from danqing.evaluation.resize import images_at_once
+from danqing.precision import Precision
 
 
 class TorchNetwork:
@@ -37,7 +37,7 @@ class TorchNetwork:
         _, height, width, _ = images.shape
         size = min(self.batch_size, images_at_once((width, height)))
         with torch.inference_mode(), self._number_format():
-            parts = [self._batch(part, size) for part in images.split(size) if len(part)]
+            parts = [self._batch(part, size) for part in torch.split(images, size) if len(part)]
         return torch.cat(parts) if parts else torch.empty(0, self.dimensions)
 
     def _batch(self, images: Tensor, size: int) -> Tensor:

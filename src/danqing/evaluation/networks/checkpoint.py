@@ -152,6 +152,7 @@ def _interpret(file: BinaryIO) -> Any:
         del stack[place:]
         return items
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         match opcode.name:
             case "STOP":

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import Precision
 from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.resize import IN_WORDS, prepared
+from danqing.precision import Precision
 
 NAME = "efficientnet-lite0"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -69,7 +69,8 @@ class EfficientNetLite0(TorchNetwork):
     def probabilities(self, features: Tensor) -> Tensor:
         """Features `[n, 1280]` to the probability of each kind of ImageNet `[n, 1000]`, float32."""
         with torch.inference_mode():
-            return self.net.classifier(features.to(self.device)).softmax(1).cpu()
+            logits: Tensor = self.net.classifier(features.to(self.device))
+            return logits.softmax(1).cpu()
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Images uint8 `[n, h, w, c]` to the activations at each of five resolutions, float32."""
@@ -109,10 +110,10 @@ class Lite0(nn.Module):
                 kernel = kernel * scale[:, None, None, None]
                 if convolution.stride == (2, 2):
                     kernel = F.pad(kernel, (1, 0, 1, 0))
-                convolution.weight.copy_(kernel)
-                convolution.bias.copy_(bias - mean * scale)
+                convolution.weight = nn.Parameter(kernel.contiguous(memory_format=torch.channels_last))
+                convolution.bias = nn.Parameter(bias - mean * scale)
         self.classifier.load_state_dict({part: published[f"_fc.{part}"] for part in ("weight", "bias")})
-        return self.eval().to(memory_format=torch.channels_last)
+        return self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised RGB `[n, 3, h, w]`, sides in multiples of 32, to pooled features `[n, 1280]`."""

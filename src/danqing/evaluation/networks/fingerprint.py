@@ -27,5 +27,5 @@ def of_tensors(tensors: Mapping[str, Tensor], description: str = "") -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         hasher.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        hasher.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()

@@ -5,8 +5,8 @@ import hashlib
 import torch
 from torch import Tensor
 
-from danqing.evaluation.contract import Precision
 from danqing.evaluation.resize import IN_WORDS, images_at_once, prepared
+from danqing.precision import Precision
 
 NAME = "pixels"
 SIDE = 16
