@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 350, 10, 164
+LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 164
 _POINTS = 240
-_COLOURS = 5
+COLOURS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zer
     if not thinned:
         return ""
     curves = [list(each.y) if exact else smoothed(each.y) for each in thinned]
-    across = Axis.over([value for each in thinned for value in each.x], _LEFT, _RIGHT, padding=0.0)
+    across = Axis.over([value for each in thinned for value in each.x], LEFT, RIGHT, padding=0.0)
     heights = [value for curve in curves for value in curve] + [0.0] * from_zero
-    up = Axis.over(heights, _BOTTOM, _TOP, may_be_log=not exact)
+    up = Axis.over(heights, BOTTOM, TOP, may_be_log=not exact)
     body = [grid(across, up)]
     points = []
     for number, (each, curve) in enumerate(zip(thinned, curves, strict=True)):
-        colour = f"c{number % _COLOURS + 1}"
+        colour = f"c{number % COLOURS + 1}"
         if not exact:
             body.append(_line(across, up, each.x, each.y, f"raw {colour}"))
         body.append(_line(across, up, each.x, curve, colour))
@@ -51,7 +51,7 @@ def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zer
     )
     data = escape(json.dumps({"left": across.low, "right": across.high, "series": points}), quote=True)
     keys = "".join(
-        f'<span class="key"><i class="c{number % _COLOURS + 1}"></i>'
+        f'<span class="key"><i class="c{number % COLOURS + 1}"></i>'
         f"{escape(each.name) if len(thinned) > 1 else ''} <b>{number_text(curve[-1])}</b></span>"
         for number, (each, curve) in enumerate(zip(thinned, curves, strict=True))
     )
@@ -61,7 +61,7 @@ def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zer
         f'<span class="keys">{keys}</span></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}, '
         f'{escape(spoken)}; axis from {number_text(low)} to {number_text(high)}">'
-        f'{"".join(body)}<line class="cursor" y1="{_TOP}" y2="{_BOTTOM}"/></svg></figure>'
+        f'{"".join(body)}<line class="cursor" y1="{TOP}" y2="{BOTTOM}"/></svg></figure>'
     )
 
 
@@ -147,13 +147,13 @@ def grid(across: Axis, up: Axis) -> str:
     parts = []
     for tick in up.ticks(5):
         y = up.at(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number_text(tick)}</text>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number_text(tick)}</text>')
     for tick in across.ticks(4):
         x = across.at(tick)
-        anchor = "end" if x > _RIGHT - 12 else "middle"
+        anchor = "end" if x > RIGHT - 12 else "middle"
         parts.append(
-            f'<text x="{x:.1f}" y="{_BOTTOM + 16}" text-anchor="{anchor}">{number_text(tick)}</text>'
+            f'<text x="{x:.1f}" y="{BOTTOM + 16}" text-anchor="{anchor}">{number_text(tick)}</text>'
         )
     return "".join(parts)
 
