@@ -13,6 +13,8 @@ from danqing.version import __version__
 if TYPE_CHECKING:
     from danqing.data import open_dataset
     from danqing.errors import DanqingError
+    from danqing.evaluation.evaluate import Evaluation, evaluate
+    from danqing.evaluation.scores import Score
     from danqing.images import Images
     from danqing.loading import load
     from danqing.model import Model
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DanqingError",
+    "Evaluation",
     "Images",
     "Listener",
     "Model",
     "Run",
+    "Score",
     "Tuning",
     "__version__",
+    "evaluate",
     "load",
     "open_dataset",
     "train",
@@ -36,11 +41,14 @@ __all__ = [
 
 _HOMES = {
     "DanqingError": "danqing.errors",
+    "Evaluation": "danqing.evaluation.evaluate",
     "Images": "danqing.images",
     "Listener": "danqing.training.listener",
     "Model": "danqing.model",
     "Run": "danqing.training.run",
+    "Score": "danqing.evaluation.scores",
     "Tuning": "danqing.studies.tune",
+    "evaluate": "danqing.evaluation.evaluate",
     "load": "danqing.loading",
     "open_dataset": "danqing.data",
     "train": "danqing.training.run",

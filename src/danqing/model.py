@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing import model_folder
@@ -85,6 +87,11 @@ class Model:
             return to_uint8(self.family.sample(self._condition(labels, rows), seeds=seeds_of_rows, **options))
 
         return Images(self._in_chunks(paint, n))
+
+    def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
+        """The label that each seed draws where none is asked for, `[n]`: -1 where the model knows none."""
+        labels = self._label_indices(None, seeds)
+        return np.full(len(seeds), -1, np.int64) if labels is None else labels.numpy()
 
     def encode(self, images: Images, label: Label = None) -> Tensor:
         """Images to their most likely latents `[n, ...]`, float32 on the CPU.

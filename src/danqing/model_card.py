@@ -7,8 +7,13 @@ from typing import Any
 _MAX_LABELS = 40
 
 
-def card(info: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> str:
-    """The model card in Markdown, with the metadata block that the hub reads."""
+def card(
+    info: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], *, neighbours: str | None = None
+) -> str:
+    """The model card in Markdown, with the metadata block that the hub reads.
+
+    scores: those of `scores.json`. neighbours: the name of a picture of samples beside training images.
+    """
     trained = info.get("trained", {})
     data = trained.get("data", {})
     size = f"{info['width']}×{info['height']}"
@@ -51,18 +56,39 @@ def card(info: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> str:
     }
     lines += [f"- {name}: {_plain(value)}" for name, value in rows.items() if value not in (None, "")]
     lines += ["", "## Scores", ""]
-    if scores:
+    lines += _scores(scores) if scores else ["None measured yet."]
+    if neighbours is not None:
         lines += [
-            f"- {_plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores
+            "",
+            "## Samples beside the training images nearest to them",
+            "",
+            f"![Samples, each with the training images nearest to it]({neighbours})",
         ]
-    else:
-        lines.append("None measured yet.")
     lines += ["", "## Limits", ""]
     lines.append(
         "The model knows only what its training images show, may repeat some of them, and carries the "
         "terms of their licence."
     )
     return "\n".join(lines) + "\n"
+
+
+def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table with a line per score, the headline in bold, then how each of them was made."""
+    lines = ["| score | value | interval | better |", "| --- | --- | --- | --- |"]
+    for score in scores:
+        if "name" in score and isinstance(score.get("value"), int | float):
+            mark = "**" if score.get("headline") else ""
+            interval = " to ".join(_number(end) for end in score.get("interval") or ())
+            better = {True: "higher", False: "lower"}.get(score.get("higher_is_better"), "")  # type: ignore[arg-type]
+            value = f"{_number(score['value'])} {_plain(score.get('unit') or '')}".strip()
+            lines.append(f"| {mark}{_plain(score['name'])}{mark} | {value} | {interval} | {better} |")
+    lines = lines if len(lines) > 2 else []
+    how = [f"- {_plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores]
+    return [*lines, *(["", "How each was made:", ""] if lines else []), *how]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4g}"
 
 
 def _label_example(labels: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ from danqing.model_card import card
 from danqing.version import __version__
 
 FILES = ("config.json", "model.safetensors", "README.md", "samples.png", "scores.json")
+NEIGHBOURS = "neighbours.png"
+"""Samples beside the training images nearest to them, once the model has been evaluated."""
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MAX_CONFIG_BYTES = 10_000_000
@@ -28,16 +30,14 @@ _HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSErr
 def write(
     folder: Path, family: Family, facts: Mapping[str, Any], info: Mapping[str, Any], grid: Images
 ) -> Path:
-    """Write a family with its facts as a model folder. Scores that lie there already are kept."""
+    """Write a family with its facts as a model folder. Scores of these weights that lie there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
     atomic.write_bytes(folder / "samples.png", encode(grid.grid(), "png"))
     content = weights.to_bytes(family.state_dict(), {"format": "pt"})
     atomic.write_bytes(folder / "model.safetensors", content)
-    scores_file = folder / "scores.json"
-    if not scores_file.exists():
-        atomic.write_json(scores_file, [])
-    atomic.write_text(folder / "README.md", card(info, json.loads(scores_file.read_text(encoding="utf-8"))))
+    _drop_stale_scores(folder, weights.digest(family.state_dict()))
+    write_card(folder, info)
     config = {
         "library_name": "danqing",
         "danqing_version": __version__,
@@ -46,6 +46,25 @@ def write(
     }
     atomic.write_json(folder / "config.json", config)  # last: a folder without it is no model
     return folder
+
+
+def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
+    """Write the model card of a folder with the scores that lie there; returns its path."""
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    shown = NEIGHBOURS if (folder / NEIGHBOURS).exists() else None
+    atomic.write_text(folder / "README.md", card(info, scores, neighbours=shown))
+    return folder / "README.md"
+
+
+def _drop_stale_scores(folder: Path, digest: str) -> None:
+    """Keep the scores of a folder that say of no other weights that they are theirs."""
+    path = folder / "scores.json"
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    kept = [score for score in there if digest.startswith(score.get("settings", {}).get("weights", ""))]
+    if len(kept) < len(there):
+        (folder / NEIGHBOURS).unlink(missing_ok=True)
+    if kept != there or not path.exists():
+        atomic.write_json(path, kept)
 
 
 def find(folder: Path) -> Path:
@@ -88,7 +107,7 @@ def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str,
 def download(repo_id: str, revision: str | None = None) -> tuple[Family, dict[str, Any]]:
     """The family and the facts of a model on the hub, fetched into the hub's own cache; raises ModelError."""
     try:
-        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(FILES)))
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, NEIGHBOURS]))
     except _HUB_ERRORS as error:
         raise ModelError(
             f"{repo_id} is no folder here, and the hub did not give it: {_first_line(error)}"
@@ -130,7 +149,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _plain_facts(trained: Any) -> dict[str, Any]:
     """What a folder says of its training, as far as it has the form that others read."""
-    numbers = {"images": int, "seconds": int | float, "seed": int}
+    numbers = {"images": int, "seconds": int | float, "seed": int, "held_out": float}
     facts = trained if isinstance(trained, dict) else {}
     plain = {key: value for key, value in facts.items() if isinstance(value, numbers.get(key, str))}
     if isinstance(data := facts.get("data"), dict):

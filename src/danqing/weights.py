@@ -2,6 +2,7 @@
 believed.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,16 @@ def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """The content of a safetensors file. Tensors that share memory are written once each."""
     return save({name: on_its_own(tensor) for name, tensor in tensors.items()}, dict(metadata))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256, in hexadecimal, of the names, formats and values of some tensors."""
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = on_its_own(tensors[name])
+        hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        hasher.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def on_its_own(tensor: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def plain(value: Any) -> Any:
 
 def facts(rows: Mapping[str, Any]) -> str:
     """Names and values in two aligned columns, as text for stdout; rows without a value are left out."""
-    shown = {name: _printable(value) for name, value in rows.items() if value is not None and value != ""}
+    shown = {name: printable(value) for name, value in rows.items() if value is not None and value != ""}
     width = max(map(len, shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
     return "".join(f"{bold}{name:<{width}}{normal}  {value}\n" for name, value in shown.items())
@@ -58,7 +58,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows in aligned columns, the first of them the heading, as text for stdout; empty columns are left
     out.
     """
-    shown = [[_printable(cell).replace("\n", " ") for cell in row] for row in rows]
+    shown = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     kept = [number for number, width in enumerate(widths) if width]
     lines = ["  ".join(f"{row[n]:<{widths[n]}}" for n in kept).rstrip() for row in shown]
@@ -67,6 +67,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _printable(value: Any) -> str:
+def printable(value: Any) -> str:
     """Text in which names that are not ours cannot steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))

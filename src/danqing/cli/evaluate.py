@@ -1,0 +1,154 @@
+"""`danqing evaluate`: score a model, or a folder of pictures, against a data set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from danqing import progress
+from danqing.cli import output
+from danqing.cli.arguments import parse_size
+
+if TYPE_CHECKING:
+    from danqing.evaluation.evaluate import Evaluation
+    from danqing.evaluation.scores import Score
+
+EXAMPLES = """Examples:
+
+  danqing evaluate runs/photos --data photos/
+
+  danqing evaluate runs/digits --data digits --metrics kernel,precision,recall -n 2000 --json
+
+  danqing evaluate generated/ --data photos/ --features pixels --out scores/"""
+
+_ARROWS = {True: "↑", False: "↓", None: ""}
+_BETTER = {True: "higher is better", False: "lower is better", None: ""}
+
+
+def evaluate(
+    candidate: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|FOLDER",
+            help="A run folder, a model folder, a model on the hub, or a folder or file of pictures.",
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="The real images: a folder, file or built-in name, as danqing train takes it.")
+    ],
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Which scores, with commas between: frechet,kernel,precision,...",
+            show_default="all that apply",
+        ),
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="The network that images are compared by: auto, inception, efficientnet-lite0, dinov2, "
+            "clip, pixels, or an ONNX file.",
+            metavar="NAME|PATH",
+        ),
+    ] = "auto",
+    n: Annotated[
+        int, typer.Option("-n", min=2, help="How many images to paint, or to read at most.")
+    ] = 10_000,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Which part of the data: test, validation, held-out, train or all.",
+            show_default="the first that is not learnt from",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
+    size: Annotated[
+        str | None, typer.Option(help="Width x height at which folders are compared.", metavar="W[xH]")
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="The number format of the feature network.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="A folder that gets scores.json and neighbours.png.", metavar="DIR")
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Score a model, or a folder of pictures, against real images."""
+    with progress.Bar() as bar:
+        bar.update(0, None, "Starting")  # torch alone takes seconds to import
+        import danqing
+
+        found = danqing.evaluate(
+            candidate,
+            data,
+            metrics=None if metrics is None else metrics.split(","),
+            features=features,
+            n=n,
+            split=split,
+            seed=seed,
+            size=None if size is None else parse_size(size),
+            precision=precision,
+            device=device,
+            out=out,
+            on_progress=lambda done, total, stage: bar.update(done, total or None, stage),
+        )
+    payload = {
+        "scores": [score.to_json() for score in found.scores],
+        "headline": found.headline.to_json(),
+        "reason": found.reason,
+        "left_out": found.left_out,
+        "notes": found.notes,
+        "neighbours": found.neighbours,
+        "files": found.files,
+    }
+    output.result(payload, _text(found), as_json=as_json)
+
+
+def _text(found: "Evaluation") -> str:
+    """The scores for people: the one to quote and why, all of them, and what else there is to know."""
+    head = found.headline
+    value = f"{output.printable(head.name)} {_value(head)}, {_BETTER[head.higher_is_better]}"
+    rows = [("score", "value", "95% interval", "")]
+    rows += [
+        (
+            output.printable(one.name),
+            _value(one, interval=False),
+            _interval(one),
+            _ARROWS[one.higher_is_better],
+        )
+        for one in found.scores
+    ]
+    table = output.table(rows)
+    notes = {score.name: score.note for score in found.scores if score.note}
+    facts = {
+        "Beware": "\n".join(note[:1].upper() + note[1:] + "." for note in found.notes),
+        "Left out": "\n".join(f"{name}: {why}" for name, why in found.left_out.items()),
+        "Pictures": found.neighbours,
+        "Written": "\n".join(map(str, found.files)),
+    }
+    remarks = "".join(f"{name}: {note}.\n" for name, note in notes.items() if note not in found.notes)
+    parts = [f"{value}\n{found.reason}\n", table, output.printable(remarks), _facts(facts), f"{head}\n"]
+    return "\n".join(part for part in parts if part)
+
+
+def _facts(rows: Mapping[str, object]) -> str:
+    """As `output.facts`, with what takes several lines indented."""
+    width = max(map(len, rows)) + 2
+    return output.facts(
+        {name: str(value).replace("\n", "\n" + " " * width) for name, value in rows.items() if value}
+    )
+
+
+def _value(score: "Score", *, interval: bool = True) -> str:
+    from danqing.evaluation.scores import number
+
+    shown = f"{number(score.value)}{score.unit and f' {score.unit}'}"
+    return f"{shown} ({_interval(score)})" if interval and score.interval is not None else shown
+
+
+def _interval(score: "Score") -> str:
+    from danqing.evaluation.scores import number
+
+    return "" if score.interval is None else " to ".join(map(number, score.interval))

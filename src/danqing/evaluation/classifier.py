@@ -1,0 +1,156 @@
+"""A small classifier of a data set's labels: what generated images teach it says what they hold."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.errors import EvaluationError
+from danqing.evaluation.contract import ImageSet
+from danqing.evaluation.painted import chunks, labels_of
+from danqing.images import to_float
+from danqing.precision import Precision, autocast, candidates
+from danqing.randomness import generator
+
+Progress = Callable[[int, int, str], None]
+
+SIDE = 32
+"""Larger images are averaged down to this longer side."""
+_WIDTHS = (32, 64, 128)
+_BATCH = 128
+_SHOWN = 40_000
+"""Images shown in training in all, in epochs from `_EPOCHS[0]` to `_EPOCHS[1]`."""
+_EPOCHS = (4, 40)
+_PEAK = 4e-3
+
+
+class Classifier:
+    """A trained classifier; `label_names` is what its answers index into."""
+
+    def __init__(self, network: nn.Module, label_names: Sequence[str], precision: Precision) -> None:
+        self._network, self._precision = network.eval(), precision
+        self.label_names = tuple(label_names)
+
+    def predict(self, images: ImageSet, indices: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """The label that each image, or each at `indices`, seems to have: int64 `[n]`."""
+        chosen = np.arange(len(images)) if indices is None else indices
+        found = []
+        with torch.inference_mode(), autocast(self._precision, torch.device("cpu")):
+            for rows in chunks(len(chosen)):
+                logits = self._network(_prepared(images.images(chosen[rows])))
+                found.append(logits.argmax(1).numpy())
+        return np.concatenate(found)
+
+
+def fit(
+    images: ImageSet,
+    *,
+    label_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    flip: bool = False,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> Classifier:
+    """Learn the labels of `images` with a convolutional network of 300,000 weights, the same way each time.
+
+    label_names: the labels to tell apart, by default the images' own; images with others are left out.
+    limit: learn from so many images at most, drawn by the seed. flip: whether mirror images keep their label.
+    Nothing but the seed decides what is learnt; torch's global randomness is not touched. Raises
+    EvaluationError where there are not at least two labels.
+    """
+    names = tuple(images.label_names if label_names is None else label_names)
+    labels = relabelled(images, names)
+    rows = np.flatnonzero(labels >= 0)
+    rng = generator(seed, "classifier")
+    if limit is not None and limit < len(rows):
+        rows = np.sort(rows[torch.randperm(len(rows), generator=rng)[:limit].numpy()])
+    if len(np.unique(labels[rows])) < 2:
+        raise EvaluationError("A classifier needs images of at least two labels: leave its metrics out.")
+    network = _network(images.channels, len(names), rng)
+    precision = candidates(torch.device("cpu"))[0]
+    epochs = max(_EPOCHS[0], min(_EPOCHS[1], round(_SHOWN / len(rows))))
+    steps = epochs * math.ceil(len(rows) / _BATCH)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK, weight_decay=0.05)
+    step = 0
+    for _ in range(epochs):
+        order = rows[torch.randperm(len(rows), generator=rng).numpy()]
+        for part in chunks(len(order), _BATCH):
+            if len(part) < 2:  # batch statistics of one image are none
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = _PEAK * min(1.0, 5 * step / steps) * (1 - step / steps)
+            shown = order[part]
+            pictures = images.images(shown)
+            if flip:
+                mirrored = torch.rand(len(part), generator=rng) < 0.5
+                pictures = torch.where(mirrored[:, None, None, None], pictures.flip(2), pictures)
+            with autocast(precision, torch.device("cpu")):
+                logits = network(_prepared(pictures))
+            loss = F.cross_entropy(logits.float(), torch.from_numpy(labels[shown]), label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step += 1
+            if on_progress:
+                on_progress(min(step, steps), steps, "Training a classifier")
+    return Classifier(network, names, precision)
+
+
+def relabelled(images: ImageSet, names: Sequence[str]) -> NDArray[np.int64]:
+    """Every image's label as an index into other `names`, -1 where it is none of them: `[n]`."""
+    places = {name: place for place, name in enumerate(names)}
+    table = np.array([*(places.get(name, -1) for name in images.label_names), -1], np.int64)
+    renamed: NDArray[np.int64] = table[labels_of(images)]
+    return renamed
+
+
+def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> float:
+    """The mean over the labels that occur of the harmonic mean of precision and recall, in [0, 1]."""
+    scores = []
+    for label in np.unique(true):
+        hits = float(((true == label) & (said == label)).sum())
+        scores.append(2 * hits / float((true == label).sum() + (said == label).sum()))
+    return float(np.mean(scores))
+
+
+def _prepared(images: Tensor) -> Tensor:
+    """Images uint8 `[n, h, w, c]` to float `[n, c, h, w]` in [-1, 1] of at most `SIDE` a side."""
+    values = to_float(images)
+    shrink = SIDE / max(values.shape[2:])
+    if shrink < 1:
+        size = [max(1, round(side * shrink)) for side in values.shape[2:]]
+        values = F.interpolate(values, size, mode="area")
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def _network(channels: int, labels: int, rng: torch.Generator) -> nn.Module:
+    """Strided convolutions with batch normalisation, then the mean over places, then one matrix."""
+    layers: list[nn.Module] = []
+    with torch.device("meta"):  # on meta, constructors draw nothing from torch's global randomness
+        width_in = channels
+        for width in _WIDTHS:
+            layers += [nn.Conv2d(width_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [
+                nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+            width_in = width
+        network: nn.Module = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width_in, labels)
+        )
+    network = network.to_empty(device="cpu")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, generator=rng)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+            module.reset_running_stats()
+    return network

@@ -1,0 +1,227 @@
+"""A candidate beside a reference: what the metrics are measured on, each part made once when it is needed."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from danqing.evaluation.candidates import Candidate, Reference
+from danqing.evaluation.classifier import Classifier, fit, relabelled
+from danqing.evaluation.contract import FeatureNetwork, ImageSet
+from danqing.evaluation.estimate import Estimate
+from danqing.evaluation.features import Features, extract
+from danqing.evaluation.memorisation import Neighbourhood, crowding
+from danqing.evaluation.neighbours import manifold_scores
+from danqing.evaluation.painted import paint
+from danqing.evaluation.pixels import PixelRows, hashes
+from danqing.evaluation.rows import Selected
+from danqing.evaluation.scores import Score
+from danqing.randomness import generator
+
+Progress = Callable[[int, int, str], None]
+
+MOST_NEIGHBOURHOODS = 2000
+"""So many generated and so many real images are held against the training images."""
+MOST_CLASSIFIED = 20_000
+"""A classifier learns from so many images at most."""
+
+
+class Comparison:
+    """What is compared, and by what network; `n` images are painted where a model is the candidate."""
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        reference: Reference,
+        network: FeatureNetwork,
+        *,
+        n: int,
+        seed: int,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self.candidate, self.reference, self.network = candidate, reference, network
+        self.n = n if candidate.pictures is None else len(candidate.pictures)
+        self.seed, self.on_progress = seed, on_progress
+
+    def score(
+        self,
+        metric: str,
+        name: str,
+        measured: Estimate | float,
+        *,
+        better: bool | None = None,
+        unit: str = "",
+        features: Features | None = None,
+        settings: dict[str, Any] | None = None,
+        note: str = "",
+        images: int | None = None,
+    ) -> Score:
+        """A score with all that there is to say of this comparison. better: whether higher is better."""
+        estimate = measured if isinstance(measured, Estimate) else Estimate(measured)
+        return Score(
+            metric=metric,
+            name=name,
+            value=estimate.value,
+            interval=estimate.interval(self.seed),
+            unit=unit,
+            higher_is_better=better,
+            images=self.n if images is None else images,
+            candidate=self.candidate.name,
+            reference=self.reference.info,
+            features=None if features is None else features.info,
+            seed=self.seed,
+            settings={**self.candidate.facts, **(settings or {})},
+            note="; ".join(part for part in (note, self.reference.caution) if part),
+        )
+
+    @functools.cached_property
+    def generated(self) -> ImageSet:
+        """The images that are scored: painted now, or read from their folder."""
+        if self.candidate.model is not None:
+            return paint(self.candidate.model, self.n, seed=self.seed, on_progress=self.on_progress)
+        assert self.candidate.pictures is not None
+        return self.candidate.pictures
+
+    @functools.cached_property
+    def training(self) -> ImageSet:
+        """The images that a model may have learnt from."""
+        return self.reference.images if self.reference.training is None else self.reference.training
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the reference images are others than those that may have been learnt from."""
+        return self.reference.training is not None
+
+    @functools.cached_property
+    def generated_features(self) -> Features:
+        """The candidate's features, which are not kept."""
+        return self._features(self.generated, "the candidate", keep=False)
+
+    @functools.cached_property
+    def reference_features(self) -> Features:
+        """The reference's features, kept under its fingerprint."""
+        return self._features(self.reference.images, f"the {self.reference.info.split} split", keep=True)
+
+    @functools.cached_property
+    def training_features(self) -> Features:
+        """The training images' features, kept under their fingerprint."""
+        if not self.is_held_out:
+            return self.reference_features
+        return self._features(self.training, "the train split", keep=True)
+
+    @functools.cached_property
+    def manifold(self) -> dict[str, Estimate]:
+        """Precision, recall, density and coverage."""
+        self.tell("Comparing neighbours")
+        return manifold_scores(self.generated_features, self.reference_features)
+
+    @functools.cached_property
+    def taught_images(self) -> int:
+        """From how many images either classifier learns, so that they can be compared."""
+        return min(len(self.generated), len(self.training), MOST_CLASSIFIED)
+
+    @functools.cached_property
+    def classifier_of_generated(self) -> Classifier:
+        """A classifier that has seen generated images alone."""
+        return self._classifier(self.generated)
+
+    @functools.cached_property
+    def classifier_of_real(self) -> Classifier:
+        """A classifier that has seen as many training images."""
+        return self._classifier(self.training)
+
+    @functools.cached_property
+    def judged(self) -> NDArray[np.int64]:
+        """Which generated images are held against the training images, drawn by the seed."""
+        return self._drawn(len(self.generated))
+
+    @functools.cached_property
+    def judged_reference(self) -> NDArray[np.int64]:
+        """Which real images are."""
+        return self._drawn(len(self.reference.images))
+
+    @functools.cached_property
+    def near_generated(self) -> dict[str, Neighbourhood]:
+        """The training images nearest to generated ones, by features and by pixels."""
+        return self._neighbourhoods(self.generated_features, self.generated, self.judged)
+
+    @functools.cached_property
+    def near_reference(self) -> dict[str, Neighbourhood]:
+        """The training images nearest to real ones that were not learnt from."""
+        return self._neighbourhoods(self.reference_features, self.reference.images, self.judged_reference)
+
+    @functools.cached_property
+    def crowds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The distances from generated to other generated images, and from as many real ones to real ones."""
+        count = min(len(self.judged), len(self.judged_reference))
+        chosen = (
+            (self.generated_features, self.judged[:count]),
+            (self.reference_features, self.judged_reference[:count]),
+        )
+        first, second = (crowding(_read(Selected(features, rows))) for features, rows in chosen)
+        return first, second
+
+    @functools.cached_property
+    def generated_keys(self) -> NDArray[np.uint64]:
+        """A number per generated image that tells equal ones."""
+        return hashes(self.generated)
+
+    @functools.cached_property
+    def training_keys(self) -> NDArray[np.uint64]:
+        """A number per training image that tells equal ones."""
+        return hashes(self.training)
+
+    def tell(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Pass on what is being done."""
+        if self.on_progress is not None:
+            self.on_progress(done, total, stage)
+
+    def drawn(self, count: int, most: int, purpose: str) -> NDArray[np.int64]:
+        """At most so many of `count` images, drawn by the seed, in their order."""
+        rng = generator(self.seed, purpose)
+        return np.sort(torch.randperm(count, generator=rng)[:most].numpy())
+
+    def _drawn(self, count: int) -> NDArray[np.int64]:
+        return self.drawn(count, MOST_NEIGHBOURHOODS, "neighbours")
+
+    def _features(self, images: ImageSet, whose: str, *, keep: bool) -> Features:
+        def tell(done: int, total: int, stage: str) -> None:
+            self.tell(f"Features of {whose}", done, total)
+
+        return extract(images, self.network, keep=keep, on_progress=tell)
+
+    def _classifier(self, images: ImageSet) -> Classifier:
+        return fit(
+            images,
+            label_names=self.shared_labels,
+            limit=self.taught_images,
+            flip=bool(self.reference.images.info.augment.flip),
+            seed=self.seed,
+            on_progress=self.on_progress,
+        )
+
+    @functools.cached_property
+    def shared_labels(self) -> tuple[str, ...]:
+        """The labels that both sides have, by name."""
+        theirs = self.reference.images.label_names
+        return tuple(name for name in self.candidate.label_names if name in theirs)
+
+    def labels(self, images: ImageSet) -> NDArray[np.int64]:
+        """Every image's label as an index into `shared_labels`, -1 for others."""
+        return relabelled(images, self.shared_labels)
+
+    def _neighbourhoods(
+        self, features: Features, images: ImageSet, rows: NDArray[np.int64]
+    ) -> dict[str, Neighbourhood]:
+        self.tell("Looking for the nearest training images")
+        return {
+            "features": Neighbourhood.of(_read(Selected(features, rows)), self.training_features),
+            "pixels": Neighbourhood.of(_read(Selected(PixelRows(images), rows)), PixelRows(self.training)),
+        }
+
+
+def _read(rows: Selected) -> torch.Tensor:
+    return rows[0 : rows.shape[0]]

@@ -1,0 +1,241 @@
+"""`evaluate`: a model, or a folder of pictures, against a data set."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from danqing import atomic, model_folder
+from danqing.errors import EvaluationError
+from danqing.evaluation import scores as score_files
+from danqing.evaluation.candidates import Candidate, open_candidate, open_reference
+from danqing.evaluation.comparison import Comparison
+from danqing.evaluation.contract import FeatureNetwork
+from danqing.evaluation.features import Features, extract
+from danqing.evaluation.frechet import frechet_distance
+from danqing.evaluation.kernel import kernel_distance
+from danqing.evaluation.lookalikes import sheet
+from danqing.evaluation.metrics import ALIASES, METRICS, distance_name
+from danqing.evaluation.networks import open_network
+from danqing.evaluation.painted import paint
+from danqing.evaluation.scores import ReferenceInfo, Score
+from danqing.images import encode
+from danqing.loading import HasModel
+from danqing.model import Model
+from danqing.precision import Precision, choose_device
+
+Progress = Callable[[int, int, str], None]
+
+SMALL = 10_000
+"""With fewer images than this on either side, the kernel distance is the number to quote."""
+SCORES_FILE = "scores.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. headline: the one score to quote, and reason: why that one.
+
+    left_out: metrics that were not measured, each with the reason. notes: what to beware of. neighbours: the
+    picture of samples beside the training images nearest to them. files: what was written.
+    """
+
+    scores: list[Score]
+    headline: Score
+    reason: str
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    neighbours: Path | None = None
+    files: list[Path] = field(default_factory=list)
+
+
+def evaluate(
+    candidate: Model | HasModel | str | Path,
+    data: str | Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    features: str | Path | nn.Module = "auto",
+    n: int = 10_000,
+    split: str | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    precision: Precision = "float32",
+    device: str = "auto",
+    out: str | Path | None = None,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Score a model, or pictures that are there already, against the images of a data set.
+
+    candidate: a `Model`, a run, a model folder, a hub id, or any source of pictures that `open_dataset`
+    takes; at most `n` images of it are scored. metrics: names out of `METRICS`, by default all that apply at
+    sensible cost. features: the network that images are compared by, see `open_network`. split: what to
+    compare with, by default test, else validation, else what the run held out, else the training images.
+    size: (width, height) for pictures of mixed sizes. out: a folder that gets `scores.json` and
+    `neighbours.png`; those of a model folder are written in any case, with its card. on_progress: told (done,
+    total, what). The same seed gives the same scores. Raises DanqingError.
+    """
+    wanted = _known(metrics)
+    if n < 2:
+        raise EvaluationError("A score takes at least two images: ask for more by -n.")
+    _make_folder(out)
+    chosen = choose_device(device)
+    network = open_network(features, device=chosen, precision=precision)
+    opened = open_candidate(candidate, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress)
+    reference = open_reference(data, opened, split=split, on_progress=on_progress)
+    comparison = Comparison(opened, reference, network, n=n, seed=seed, on_progress=on_progress)
+    measured, left_out = _plan(comparison, wanted)
+    found = [score for name in measured for score in METRICS[name].measure(comparison)]
+    scores, headline, reason = _with_headline(found, comparison)
+    notes = list(dict.fromkeys(filter(None, [reference.caution, *_remarks(comparison)])))
+    pictured = "memorised" in measured or (wanted is None and "duplicates" in measured)
+    picture = encode(sheet(comparison), "png") if pictured else None
+    files = _save(scores, picture, opened, out)
+    neighbours = next((file for file in files if file.name == model_folder.NEIGHBOURS), None)
+    return Evaluation(scores, headline, reason, left_out, notes, neighbours, files)
+
+
+def score_samples(
+    model: Model,
+    reference_features: Features,
+    network: FeatureNetwork,
+    *,
+    metric: Literal["kernel", "frechet"] = "kernel",
+    n: int = 1000,
+    seed: int = 0,
+    reference: ReferenceInfo | None = None,
+) -> Score:
+    """One distance between `n` samples of a model and features that are there already: a cheap score.
+
+    Follows from the arguments alone, and touches no global randomness. Raises EvaluationError.
+    """
+    generated = extract(paint(model, n, seed=seed), network, keep=False)
+    distance = kernel_distance if metric == "kernel" else frechet_distance
+    estimate = distance(generated, reference_features)
+    return Score(
+        metric=metric,
+        name=distance_name("KD" if metric == "kernel" else "FD", network.name),
+        value=estimate.value,
+        interval=estimate.interval(seed),
+        higher_is_better=False,
+        images=n,
+        candidate=f"a model ({model.family.config.family})",
+        reference=reference,
+        features=generated.info,
+        seed=seed,
+    )
+
+
+def _known(metrics: Sequence[str] | None) -> list[str] | None:
+    if metrics is None:
+        return None
+    names = [name.strip() for name in metrics if name.strip()]
+    for name in names:
+        if name not in METRICS and name not in ALIASES:
+            raise EvaluationError(f"There is no metric {name!r}: choose from {', '.join(METRICS)}.")
+    if not names:
+        raise EvaluationError(f"Name at least one metric: {', '.join(METRICS)}.")
+    return list(dict.fromkeys(ALIASES.get(name, name) for name in names))
+
+
+def _plan(c: Comparison, wanted: list[str] | None) -> tuple[list[str], dict[str, str]]:
+    """What will be measured, and why the rest will not; raises EvaluationError for what was asked by name."""
+    measured, left_out = [], {}
+    for name in METRICS if wanted is None else wanted:
+        metric = METRICS[name]
+        checks = metric.lacks if wanted is not None else (*metric.lacks, *metric.unwise)
+        reason = next(filter(None, (check(c) for check in checks)), None)
+        if reason is None:
+            measured.append(name)
+        elif wanted is not None:
+            raise EvaluationError(f"{name} cannot be measured: {reason}.")
+        else:
+            left_out[name] = reason
+    if not measured:
+        raise EvaluationError(f"Nothing can be measured: {next(iter(left_out.values()))}.")
+    return measured, left_out
+
+
+def _with_headline(scores: list[Score], c: Comparison) -> tuple[list[Score], Score, str]:
+    """The scores, of which one is the headline, and a sentence that says why."""
+    few = min(c.n, c.reference.info.count)
+    small = few < SMALL
+    preferred = ("kernel", "frechet") if small else ("frechet", "kernel")
+    places = {score.metric: place for place, score in reversed(list(enumerate(scores)))}
+    place = next((places[name] for name in preferred if name in places), 0)
+    metric = scores[place].metric
+    if metric == preferred[0] and small:
+        reason = (
+            f"The kernel distance is the number to quote: with {few:,} images (fewer than {SMALL:,}) the "
+            "Fréchet distance is biased by how many there are, and the kernel distance is not."
+        )
+    elif metric == preferred[0]:
+        reason = f"With {few:,} images or more on either side, the Fréchet distance is the number to quote."
+    elif metric in preferred:
+        reason = f"The {preferred[0]} distance would be the number to quote, and was not asked for."
+    else:
+        reason = "No distance was asked for: this is the first score that was."
+    scores = [score.model_copy(update={"headline": number == place}) for number, score in enumerate(scores)]
+    return scores, scores[place], reason
+
+
+def _remarks(c: Comparison) -> Iterable[str]:
+    if skipped := c.candidate.facts.get("unreadable"):
+        yield f"{skipped:,} files of {c.candidate.name} could not be read, and were left out"
+    if skipped := c.reference.images.info.report.skipped:
+        yield f"{skipped:,} files of {c.reference.info.name} could not be read, and were left out"
+    if c.reference.info.count < 100:
+        yield f"{c.reference.info.count} reference images are few: trust no score further than its interval"
+
+
+def _make_folder(out: str | Path | None) -> None:
+    """Before the work, not after it."""
+    try:
+        if out is not None:
+            Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"{out} cannot be made ({error.strerror}): choose another --out.") from error
+
+
+def _save(
+    scores: list[Score], picture: bytes | None, candidate: Candidate, out: str | Path | None
+) -> list[Path]:
+    """Write scores and picture into the model folder and into `out`; raises EvaluationError."""
+    files = []
+    for folder in dict.fromkeys(folder for folder in (candidate.folder, out and Path(out)) if folder):
+        try:
+            if picture is not None:
+                atomic.write_bytes(folder / model_folder.NEIGHBOURS, picture)
+                files.append(folder / model_folder.NEIGHBOURS)
+            score_files.write(folder / SCORES_FILE, _merged(folder, scores))
+            files.append(folder / SCORES_FILE)
+            if candidate.model is not None and folder == candidate.folder:
+                files.append(model_folder.write_card(folder, candidate.model.info()))
+        except OSError as error:
+            raise EvaluationError(
+                f"{folder} cannot be written ({error.strerror or error}): make room there, or choose --out."
+            ) from error
+    return files
+
+
+def _merged(folder: Path, scores: list[Score]) -> list[Score]:
+    """What a folder's `scores.json` is to say: the new scores, and the old ones that they do not replace.
+
+    Scores of other weights than the new ones' go: the model has been trained since.
+    """
+    weights = {score.settings.get("weights") for score in scores}
+    replaced = {_identity(score) for score in scores}
+    kept = [
+        score.model_copy(update={"headline": False})
+        for score in score_files.read(folder / SCORES_FILE)
+        if score.settings.get("weights") in weights and _identity(score) not in replaced
+    ]
+    return [*scores, *kept]
+
+
+def _identity(score: Score) -> tuple[object, ...]:
+    reference = None if score.reference is None else (score.reference.fingerprint, score.reference.split)
+    return score.metric, reference, score.features, score.images, score.seed
+
+
+__all__ = ["METRICS", "Evaluation", "Progress", "evaluate", "score_samples"]

@@ -1,0 +1,106 @@
+"""Whether a model repeats what it learnt from: distances to training images, duplicates, membership."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from danqing.evaluation.contract import Rows
+from danqing.evaluation.estimate import Estimate, mean_of
+from danqing.evaluation.neighbours import nearest
+
+NEIGHBOURS = 10
+"""How many training images an image's neighbourhood is made of."""
+RARE = 0.01
+"""What only this share of real images does is called suspicious."""
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """For each image its nearest training images, closest first: distances and indices `[n, k]`."""
+
+    distances: Tensor
+    indices: Tensor
+
+    @staticmethod
+    def of(points: Rows, training: Rows) -> "Neighbourhood":
+        return Neighbourhood(*nearest(points, training, min(NEIGHBOURS, training.shape[0])))
+
+    @property
+    def closest(self) -> Tensor:
+        """The distance to the nearest training image, `[n]`."""
+        return self.distances[:, 0].double()
+
+    @property
+    def isolation(self) -> Tensor:
+        """The distance to the nearest training image over the mean one to the next nearest, `[n]` in [0, 1].
+
+        A copy has 0. An image that is close to all of them, as blurred ones are, has nearly 1: the plain
+        distance would take it for a copy. (After Carlini et al. 2023, "Extracting training data from
+        diffusion models", section 4.)
+        """
+        others = self.distances[:, 1:].double().mean(1) if self.distances.shape[1] > 1 else self.closest
+        return torch.where(self.closest > 0, self.closest / others.clamp_min(1e-30), 0.0)
+
+
+def closer(generated: Tensor, real: Tensor) -> Estimate:
+    """How often a generated image is closer to the training images than a real one is that was not learnt
+    from: 0.5 where it is no closer, 1 where all are copies.
+
+    generated, real: distances to the nearest training image, `[n]` and `[m]`. The Mann-Whitney statistic of
+    the two samples, ties by half: the data-copying test of Meehan, Chaudhuri and Dasgupta 2020, section 3.
+    """
+    return roc_area(-generated.double(), -real.double())
+
+
+def roc_area(positives: Tensor, negatives: Tensor) -> Estimate:
+    """The chance that a positive scores higher than a negative, ties by half: the area below the ROC curve.
+
+    The influences are DeLong's placements (DeLong et al. 1988, equation 5).
+    """
+    placements = _share_below(positives, negatives)
+    return Estimate(float(placements.mean()), (placements, 1 - _share_below(negatives, positives)))
+
+
+def rate_at(positives: Tensor, negatives: Tensor, share: float = RARE) -> Estimate:
+    """The share of positives that score as high as only the highest `share` of negatives do.
+
+    The true positive rate at that false positive rate. Where all are drawn alike, `share` is expected. The
+    influence of the negatives is that of the threshold that they set, by the slope of the ROC curve.
+    """
+    positives, negatives = positives.double(), negatives.double()
+    threshold = torch.quantile(negatives, 1 - share, interpolation="higher")
+    hits, alarms = (positives >= threshold).double(), (negatives >= threshold).double()
+    wide, narrow = (
+        torch.quantile(negatives, 1 - min(0.5, factor * share), interpolation="higher") for factor in (2, 0.5)
+    )
+    run = float((negatives >= wide).double().mean() - (negatives >= narrow).double().mean())
+    rise = float((positives >= wide).double().mean() - (positives >= narrow).double().mean())
+    return Estimate(float(hits.mean()), (hits, -(rise / run if run > 0 else 0.0) * alarms))
+
+
+def repeats(keys: NDArray[np.uint64]) -> Estimate:
+    """The share of images that are equal to an earlier one, from a number per image that tells them apart."""
+    first = np.zeros(len(keys), bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    return mean_of(torch.from_numpy(~first))
+
+
+def contained(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> Estimate:
+    """The share of images that are equal, in every pixel, to one of the known."""
+    return mean_of(torch.from_numpy(np.isin(keys, known)))
+
+
+def crowding(points: Rows) -> Tensor:
+    """Each image's distance to the nearest other one of the same set, `[n]`."""
+    return nearest(points, points, 1, skip_self=True)[0][:, 0].double()
+
+
+def _share_below(values: Tensor, others: Tensor) -> Tensor:
+    """For each value the share of others that lie below it, equal ones by half: float64 `[n]` in [0, 1]."""
+    ordered, values = others.double().sort().values, values.double()
+    below = torch.searchsorted(ordered, values, right=False)
+    not_above = torch.searchsorted(ordered, values, right=True)
+    return (below + not_above).double() / (2 * len(ordered))

@@ -1,0 +1,157 @@
+"""What only a model can be asked: how well it reconstructs real images, and how likely it finds them."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from danqing.evaluation import memorisation
+from danqing.evaluation.classifier import relabelled
+from danqing.evaluation.comparison import Comparison
+from danqing.evaluation.contract import HasStages, ImageSet
+from danqing.evaluation.estimate import mean_of
+from danqing.evaluation.painted import chunks
+from danqing.evaluation.reconstruction import (
+    WINDOW,
+    ms_ssim,
+    perceptual,
+    psnr,
+    squared_error,
+    ssim,
+)
+from danqing.evaluation.scores import Score
+from danqing.images import Images
+from danqing.model import Model
+from danqing.randomness import derived_seed
+
+MOST_MEASURED = 2000
+"""Likelihoods and reconstructions are measured on so many real images at most."""
+_LEAST_FOR_MEMBERSHIP = 100
+
+_Pairs = Callable[[Tensor, Tensor], Tensor]
+RECONSTRUCTIONS: dict[str, tuple[str, _Pairs | None, str, bool]] = {
+    "reconstruction-error": ("mean squared reconstruction error", squared_error, "", False),
+    "psnr": ("PSNR of reconstructions", psnr, "dB", True),
+    "ssim": ("SSIM of reconstructions", ssim, "", True),
+    "ms-ssim": ("MS-SSIM of reconstructions", ms_ssim, "", True),
+    "perceptual": ("perceptual distance of reconstructions", None, "", False),
+}
+"""A name, how pairs are compared (None: by the feature network), the unit, and whether higher is better."""
+
+
+def reconstruction(c: Comparison, metric: str) -> Score:
+    """One number of how real images come out of the latent space again."""
+    name, compare, unit, better = RECONSTRUCTIONS[metric]
+    images, rows = c.reference.images, _rows(c, c.reference.images)
+    model = _model(c)
+    found = []
+    for part in chunks(len(rows)):
+        c.tell("Reconstructing", int(part[0]), len(rows))
+        real = images.images(rows[part])
+        label = _labels(model, images, rows[part])
+        again = torch.from_numpy(model.reconstruct(Images(real), label).array)
+        if compare is not None:
+            found.append(compare(again, real))
+        else:
+            assert isinstance(c.network, HasStages)
+            found.append(perceptual(again, real, c.network))
+    by_network = c.reference_features if compare is None else None
+    return c.score(
+        metric,
+        name,
+        mean_of(torch.cat(found)),
+        better=better,
+        unit=unit,
+        features=by_network,
+        images=len(rows),
+    )
+
+
+def bits_per_dim(c: Comparison) -> Iterable[Score]:
+    """How many bits each value of a real image costs."""
+    found = _bits(c, c.reference.images)
+    settings = {"samples": 1}
+    yield c.score(
+        "bits-per-dim",
+        "bits per dimension",
+        mean_of(found),
+        better=False,
+        settings=settings,
+        images=len(found),
+    )
+
+
+def membership(c: Comparison) -> Iterable[Score]:
+    """Whether training images can be told from others by their likelihood (Yeom et al. 2018; Carlini et al.
+    2022 for the rate at few false positives).
+    """
+    learnt, fresh = _bits(c, c.training), _bits(c, c.reference.images)
+    settings = {"training_judged": len(learnt), "reference_judged": len(fresh)}
+    yield c.score(
+        "membership",
+        "membership told by likelihood (ROC area)",
+        memorisation.roc_area(-learnt, -fresh),
+        better=False,
+        settings=settings,
+        images=len(learnt),
+        note="0.5 is expected where nothing is memorised",
+    )
+    if len(fresh) >= _LEAST_FOR_MEMBERSHIP:
+        yield c.score(
+            "membership/tpr",
+            f"training images told at {memorisation.RARE:.0%} false alarms",
+            memorisation.rate_at(-learnt, -fresh),
+            better=False,
+            settings=settings,
+            images=len(learnt),
+            note=f"{memorisation.RARE} is expected where nothing is memorised",
+        )
+
+
+def unlabelled(c: Comparison) -> str | None:
+    """Why a conditional model cannot be shown these real images; None where it can."""
+    model, known = _model(c), c.reference.images.label_names
+    if model.labels and not set(model.labels) & set(known):
+        return "the model wants to know each real image's label, and the data has none that it knows"
+    return None
+
+
+def cannot_compare(c: Comparison, metric: str) -> str | None:
+    """Why pairs of images cannot be compared so; None where they can."""
+    if metric == "perceptual" and not isinstance(c.network, HasStages):
+        return f"the layers of {c.network.name} cannot be compared place by place"
+    if metric in ("ssim", "ms-ssim") and min(c.reference.images.size) < WINDOW:
+        return f"it takes images of at least {WINDOW} pixels a side"
+    return None
+
+
+def _bits(c: Comparison, images: ImageSet) -> Tensor:
+    model, rows = _model(c), _rows(c, images)
+    found = []
+    for part in chunks(len(rows)):
+        c.tell("Measuring likelihoods", int(part[0]), len(rows))
+        label = _labels(model, images, rows[part])
+        seed = derived_seed(c.seed, "bits per dim", int(part[0]))
+        found.append(model.bits_per_dim(Images(images.images(rows[part])), label, seed=seed))
+    return torch.cat(found)
+
+
+def _rows(c: Comparison, images: ImageSet) -> NDArray[np.int64]:
+    """Which images a model is shown: some of those whose label it knows, drawn by the seed."""
+    model = _model(c)
+    if not model.labels:
+        return c.drawn(len(images), MOST_MEASURED, "measured")
+    known = np.flatnonzero(relabelled(images, model.labels) >= 0)
+    chosen: NDArray[np.int64] = known[c.drawn(len(known), MOST_MEASURED, "measured")]
+    return chosen
+
+
+def _labels(model: Model, images: ImageSet, rows: NDArray[np.int64]) -> list[int] | None:
+    return relabelled(images, model.labels)[rows].tolist() if model.labels else None
+
+
+def _model(c: Comparison) -> Model:
+    assert c.candidate.model is not None
+    return c.candidate.model

@@ -1,0 +1,118 @@
+"""What a model has painted, in a file on disk: as many images as are asked for take no more memory."""
+
+import hashlib
+import itertools
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from danqing.data.cache import default_folder
+from danqing.errors import EvaluationError
+from danqing.evaluation.contract import ImageSet
+from danqing.model import Model
+from danqing.randomness import derived_seed
+
+Progress = Callable[[int, int, str], None]
+_CHUNK = 256
+
+
+class Painted:
+    """Images of one size in a temporary file that goes with this object: an `ImageSet`.
+
+    labels: for each image the index of its label, or -1. fingerprint: follows from all pixels and labels.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        shape: tuple[int, int, int, int],
+        labels: NDArray[np.int64],
+        names: Sequence[str],
+    ) -> None:
+        self._file, self._shape, self._labels = file, shape, labels
+        self._names = tuple(names)
+        self._lock = threading.Lock()
+        self.fingerprint = self._digest()
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self._shape[2], self._shape[1]
+
+    @property
+    def channels(self) -> int:
+        """1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+        return self._shape[3]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What each label is called; empty where the model knows none."""
+        return self._names
+
+    def images(self, indices: NDArray[np.int64]) -> Tensor:
+        """The images at `indices`, uint8 `[n, h, w, c]`."""
+        result = np.empty((len(indices), *self._shape[1:]), np.uint8)
+        ends = [*(np.flatnonzero(np.diff(indices) != 1) + 1), len(indices)]  # neighbours are read at once
+        with self._lock:
+            for start, end in itertools.pairwise([0, *ends] if len(indices) else []):
+                self._file.seek(int(indices[start]) * int(np.prod(self._shape[1:])))
+                if self._file.readinto(result[start:end].data.cast("B")) != result[start:end].nbytes:  # type: ignore[attr-defined]
+                    raise EvaluationError("The painted images were cut short on disk: evaluate again.")
+        return torch.from_numpy(result)
+
+    def labels_at(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Their labels as indices into `label_names`, -1 for none."""
+        return self._labels[indices]
+
+    def _digest(self) -> str:
+        hasher = hashlib.sha256(f"{self._shape} {self._names}".encode() + self._labels.tobytes())
+        for rows in chunks(len(self)):
+            hasher.update(self.images(rows).numpy().data)
+        return hasher.hexdigest()
+
+
+def paint(model: Model, n: int, *, seed: int = 0, on_progress: Progress | None = None) -> Painted:
+    """The images of `model.sample(n, seed=seed)`, painted chunk by chunk onto the disk.
+
+    Raises EvaluationError where there is no room for them.
+    """
+    config = model.family.config
+    seeds = [derived_seed(seed, "image", number) for number in range(n)]
+    labels = model.drawn_labels(seeds)
+    folder = default_folder()  # not the system's, which may lie in memory
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object that reads it
+        for rows in chunks(n):
+            start, end = int(rows[0]), int(rows[-1]) + 1
+            label = labels[start:end].tolist() if model.labels else None
+            file.write(model.sample(end - start, seeds=seeds[start:end], label=label).array.data)
+            if on_progress:
+                on_progress(end, n, "Painting")
+        file.flush()
+    except OSError as error:
+        raise EvaluationError(
+            f"{n:,} images cannot be kept in {folder} ({error.strerror or error}): make room there, "
+            "or set DANQING_CACHE to another folder."
+        ) from error
+    return Painted(file, (n, config.height, config.width, config.channels), labels, model.labels)
+
+
+def chunks(n: int, size: int = _CHUNK) -> Iterator[NDArray[np.int64]]:
+    """The numbers from 0 to n - 1, `size` at a time."""
+    for start in range(0, n, size):
+        yield np.arange(start, min(start + size, n))
+
+
+def labels_of(images: ImageSet) -> NDArray[np.int64]:
+    """Every image's label, `[n]`."""
+    return images.labels_at(np.arange(len(images)))
