@@ -23,7 +23,8 @@ TIMEOUT = 60
 
 @dataclass(frozen=True)
 class Published:
-    """Files with their md5 at a publisher's address, and folders where a system package may have put them.
+    """Files with their md5 or sha256 at a publisher's address, and folders where another program may have
+    put them.
 
     `$DANQING_MIRROR` replaces the address: the files of each set lie in a folder of its name there.
     """
@@ -47,9 +48,9 @@ class Published:
         try:
             home.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(home.with_name(f".{self.name}.lock")):  # two first uses fetch once
-                for file, md5 in self.files.items():
+                for file, checksum in self.files.items():
                     if not present(home, file):
-                        self._fetch(file, md5, home, on_progress)
+                        self._fetch(file, checksum, home, on_progress)
         except OSError as error:
             raise DataError(
                 f"{home} cannot be written ({error.strerror or error}): make room there, or set DANQING_DATA "
@@ -57,10 +58,11 @@ class Published:
             ) from error
         return home
 
-    def _fetch(self, file: str, md5: str, folder: Path, on_progress: Progress | None) -> None:
+    def _fetch(self, file: str, checksum: str, folder: Path, on_progress: Progress | None) -> None:
         mirror = os.environ.get("DANQING_MIRROR")
         url = (f"{mirror.rstrip('/')}/{self.name}/" if mirror else self.address) + file
-        hasher = hashlib.md5(usedforsecurity=False)
+        algorithm = "md5" if len(checksum) == 32 else "sha256"
+        hasher = hashlib.new(algorithm, usedforsecurity=False)
         try:
             atomic.remove_leftovers(folder)
             with (
@@ -74,10 +76,10 @@ class Published:
                     done += len(block)
                     if on_progress:
                         on_progress(done, max(done, total), f"Fetching {file}")
-                if hasher.hexdigest() != md5:
+                if hasher.hexdigest() != checksum:
                     raise DataError(
-                        f"{url} is not the file that was published (md5 {hasher.hexdigest()}, not {md5}): "
-                        f"try again, or put the right one into {folder}."
+                        f"{url} is not the file that was published ({algorithm} {hasher.hexdigest()}, not "
+                        f"{checksum}): try again, or put the right one into {folder}."
                     )
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error

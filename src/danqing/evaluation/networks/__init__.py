@@ -1,17 +1,25 @@
 """Networks that pictures are compared by, behind one small interface: `open_network`."""
 
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from torch import nn
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import FeatureNetwork
-from danqing.evaluation.networks import efficientnet, pixels
+from danqing.evaluation.networks import efficientnet, inception, pixels
+from danqing.evaluation.networks.hub import HubNetwork, Kind
 from danqing.evaluation.networks.module import UserModule
+from danqing.evaluation.networks.onnx_file import OnnxFile
+from danqing.evaluation.resize import Resizer
 from danqing.precision import Precision
 
-NAMES = ("efficientnet-lite0", "pixels")
+NAMES = (
+    *(efficientnet.NAME, inception.NAME, f"{inception.NAME}-antialiased", pixels.NAME),
+    *("dinov2", "dinov2:MODEL", "clip", "clip:MODEL", "FILE.onnx"),
+)
+"""What `open_network` takes beside "auto"; MODEL is a folder, or a name on the Hugging Face hub."""
 
 
 def open_network(
@@ -22,13 +30,42 @@ def open_network(
     precision: Precision = "float32",
     resizer: str | None = None,
 ) -> FeatureNetwork:
-    """A feature network by name."""
+    """The feature network of a name, or around a module or an ONNX file of the user's.
+
+    "auto" is EfficientNet-Lite0 where its package is installed, else the pixels themselves. `weights` names a
+    file (for `inception` and `efficientnet-lite0`) or a folder (`dinov2`, `clip`) instead of the usual one.
+    `resizer`, "legacy" or "antialiased", is a choice that `inception` alone has; legacy is what published FID
+    values use. Raises EvaluationError for what cannot be had, with what to install or to fetch.
+    """
     if isinstance(name, nn.Module):
+        _refuse(weights, resizer, "A module")
         return UserModule(name, device=device, precision=precision)
     if name == "auto":
-        name = efficientnet.NAME if efficientnet.is_installed() else pixels.NAME
+        name = efficientnet.NAME if weights or efficientnet.is_installed() else pixels.NAME
+    if isinstance(name, Path) or name.lower().endswith(".onnx"):
+        _refuse(weights, resizer, "An ONNX file")
+        return OnnxFile(Path(name))
+    kind, _, model = name.partition(":")
+    if name in (inception.NAME, f"{inception.NAME}-antialiased"):
+        chosen = resizer or ("legacy" if name == inception.NAME else "antialiased")
+        if chosen not in get_args(Resizer):
+            raise EvaluationError(f"There is no resizer {chosen!r}: choose legacy or antialiased.")
+        return inception.Inception(weights, resizer=cast(Resizer, chosen), device=device, precision=precision)
+    if kind in get_args(Kind):
+        _refuse(None, resizer, kind)
+        source = model or str(weights or "")
+        return HubNetwork(cast(Kind, kind), source, device=device, precision=precision)
     if name == efficientnet.NAME:
+        _refuse(None, resizer, name)
         return efficientnet.EfficientNetLite0(weights, device=device, precision=precision)
     if name == pixels.NAME:
+        _refuse(weights, resizer, "pixels")
         return pixels.Pixels()
     raise EvaluationError(f"There is no feature network {name!r}: choose one of {', '.join(NAMES)}.")
+
+
+def _refuse(weights: Path | None, resizer: str | None, what: str) -> None:
+    if weights is not None:
+        raise EvaluationError(f"{what} brings its own weights: leave --weights out.")
+    if resizer not in (None, "antialiased"):
+        raise EvaluationError(f"{what} has one way to resize: the legacy one belongs to inception.")

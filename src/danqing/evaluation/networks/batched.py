@@ -41,9 +41,8 @@ class TorchNetwork:
         return torch.cat(parts) if parts else torch.empty(0, self.dimensions)
 
     def _batch(self, images: Tensor, size: int) -> Tensor:
-        lacking = size - len(images)
-        full = torch.cat([images, images[:1].expand(lacking, -1, -1, -1)]) if lacking else images
-        return self._vectors(self._inputs(full.to(self.device)))[: len(images)].float().cpu()
+        full = filled(images, size).to(self.device)
+        return self._vectors(self._inputs(full))[: len(images)].float().cpu()
 
     def _inputs(self, images: Tensor) -> Tensor:
         """Images uint8 `[n, h, w, c]` to what the module takes."""
@@ -56,3 +55,9 @@ class TorchNetwork:
 
     def _number_format(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def filled(images: Tensor, count: int) -> Tensor:
+    """A batch of `count` images that begins with these; the first is repeated."""
+    lacking = count - len(images)
+    return torch.cat([images, images[:1].expand(lacking, -1, -1, -1)]) if lacking else images

@@ -1,0 +1,89 @@
+"""DINOv2 and CLIP through `transformers`: from a folder, or from what the hub's cache already holds."""
+
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from danqing.errors import EvaluationError
+from danqing.evaluation.networks import fingerprint
+from danqing.evaluation.networks.batched import TorchNetwork
+from danqing.evaluation.resize import IN_WORDS, prepared
+from danqing.precision import Precision
+
+Kind = Literal["dinov2", "clip"]
+
+DEFAULTS: dict[Kind, str] = {
+    "dinov2": "facebook/dinov2-large",
+    "clip": "openai/clip-vit-large-patch14",
+}
+"""What published scores use: Stein et al. 2023 for DINOv2, Jayasumana et al. 2024 for CLIP."""
+
+_CLASSES = {"dinov2": "Dinov2Model", "clip": "CLIPVisionModelWithProjection"}
+_SIDE = 224
+_COLOURS = {
+    "dinov2": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+class HubNetwork(TorchNetwork):
+    """The vector that a vision transformer makes of a whole picture, resized to 224 pixels a side.
+
+    DINOv2: its class token after the last normalisation; CLIP: its image embedding, not normalised. A model
+    trained on smaller pictures than 224 takes its own size. Nothing is fetched, and only safetensors are
+    read. Raises EvaluationError where the model is not there.
+    """
+
+    batch_size = 16
+
+    def __init__(
+        self,
+        kind: Kind,
+        source: str = "",
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
+        net = _load(kind, source or DEFAULTS[kind])
+        config: Any = net.config
+        self.side = min(_SIDE, int(config.image_size))
+        super().__init__(
+            net,
+            name=kind,
+            sha256=fingerprint.of_tensors(net.state_dict()),
+            resizer=f"{IN_WORDS['antialiased']} to {self.side}x{self.side}",
+            dimensions=int(config.hidden_size if kind == "dinov2" else config.projection_dim),
+            device=device,
+            precision=precision,
+        )
+        self._kind = kind
+        self._mean, self._std = (
+            (torch.tensor(values) * 255)[:, None, None].to(self.device) for values in _COLOURS[kind]
+        )
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        return (prepared(images, (self.side, self.side)) - self._mean) / self._std
+
+    def _vectors(self, inputs: Tensor) -> Tensor:
+        found = self.module(pixel_values=inputs)
+        vectors: Tensor = found.pooler_output if self._kind == "dinov2" else found.image_embeds
+        return vectors
+
+
+def _load(kind: Kind, source: str) -> nn.Module:
+    if find_spec("transformers") is None:
+        raise EvaluationError(f"{kind} needs transformers: run pip install 'danqing[transformers]'.")
+    import transformers
+
+    try:
+        net: nn.Module = getattr(transformers, _CLASSES[kind]).from_pretrained(
+            source, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EvaluationError(
+            f"There is no {kind} model at {source}, neither as a folder nor in the hub's cache: run "
+            f"hf download {source}, or name a folder with {kind}:FOLDER."
+        ) from error
+    return net.eval()
