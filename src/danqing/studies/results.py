@@ -1,0 +1,246 @@
+"""What a comparison has found: everything that its page, its table and its sentences are made from."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from danqing import atomic
+from danqing.errors import DataError
+from danqing.evaluation.scores import ReferenceInfo, Score, number
+from danqing.quantities import count, memory
+from danqing.version import __version__
+
+_NOISE = 0.05
+"""Speeds that lie closer than this are called equal: another try may turn them round."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Point(_Record):
+    """A score on held-out images during training; seconds: of training alone."""
+
+    images: int
+    seconds: float
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+class Contestant(_Record):
+    """One of those compared, and all that was measured of it.
+
+    run: its run folder, below the comparison's. status: "finished", "failed" (`error` says why) or "waiting".
+    measured: `training_speed` and `sampling_speed` (images per second), `peak_memory_bytes` (of the process
+    that trained), `parameters` (of the model that paints), `trained_parameters` (with what only training
+    needs), `model_bytes`, `energy_wh`, `core_hours`, `images`, `seconds`; a figure is missing where the
+    machine does not tell it. curve: its held-out scores during training. neighbours: whether there is a
+    picture of its samples' nearest training images.
+    """
+
+    name: str
+    family: str
+    preset: str
+    run: str
+    status: Literal["finished", "failed", "waiting"] = "waiting"
+    error: str = ""
+    scores: tuple[Score, ...] = ()
+    curve: tuple[Point, ...] = ()
+    curve_name: str = ""
+    measured: dict[str, float] = Field(default_factory=dict)
+    precision: str = ""
+    config: str = ""
+    pictures: dict[str, str] = Field(default_factory=dict)
+
+    def score(self, metric: str) -> Score | None:
+        """Its score by a metric; None where it has none."""
+        return next((score for score in self.scores if score.metric == metric), None)
+
+    @property
+    def headline(self) -> Score | None:
+        """The one number to quote."""
+        return next((score for score in self.scores if score.headline), None)
+
+
+class Comparison(_Record):
+    """Families compared under one budget. data: facts of the images; machine: of what it ran on.
+    verdict: sentences that say which to choose for what; cautions: what to read them with.
+    """
+
+    format: Literal[1] = 1
+    danqing: str = __version__
+    command: str
+    written: str
+    name: str
+    data: dict[str, Any]
+    reference: ReferenceInfo | None = None
+    budget: dict[str, float]
+    seed: int
+    samples: int
+    machine: dict[str, Any] = Field(default_factory=dict)
+    verdict: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+    contestants: tuple[Contestant, ...]
+
+    @property
+    def finished(self) -> tuple[Contestant, ...]:
+        """Those that can be compared."""
+        return tuple(one for one in self.contestants if one.status == "finished")
+
+    @property
+    def budget_text(self) -> str:
+        """What each was given, in words."""
+        if "minutes" in self.budget:
+            minutes = self.budget["minutes"]
+            return "1 minute" if minutes == 1 else f"{minutes:g} minutes"
+        return f"{self.budget.get('images', 0):,.0f} images"
+
+    def write(self, path: Path) -> None:
+        """Write `compare.json`, atomically; scores carry their line as `text`."""
+        values = json.loads(self.model_dump_json())
+        for one, shown in zip(self.contestants, values["contestants"], strict=True):
+            shown["scores"] = [score.to_json() for score in one.scores]
+        atomic.write_json(path, values)
+
+
+def read(path: Path) -> Comparison:
+    """The comparison in a `compare.json`; raises DataError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for one in values["contestants"]:
+            for score in one["scores"]:
+                score.pop("text", None)
+        return Comparison.model_validate(values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise DataError(
+            f"{path} does not hold a comparison that this version can read: compare again."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One figure of one contestant; interval: None where it is not a sample's."""
+
+    value: float
+    interval: tuple[float, float] | None
+    text: str
+    interval_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing measured of all. better: "higher", "lower", or "" where neither is. marks: for each
+    contestant "best", "tie" (with the best: the intervals overlap) or "".
+    """
+
+    key: str
+    group: str
+    title: str
+    detail: str
+    better: Literal["higher", "lower", ""]
+    cells: tuple[Cell | None, ...]
+    marks: tuple[str, ...]
+
+
+_SCORES = (
+    ("frechet", "Quality", "Fréchet distance"),
+    ("kernel", "Quality", "Kernel distance"),
+    ("precision", "Quality", "Precision"),
+    ("density", "Quality", "Density"),
+    ("recall", "Diversity", "Recall"),
+    ("coverage", "Diversity", "Coverage"),
+    ("diversity", "Diversity", "Diversity within a class"),
+    ("memorised", "Memorisation", "Memorised"),
+    ("duplicates", "Memorisation", "Duplicates"),
+)
+_FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower"]], ...] = (
+    ("training_speed", "Speed", "Training", "images per second", "higher"),
+    ("sampling_speed", "Speed", "Sampling", "images per second", "higher"),
+    ("peak_memory_bytes", "Cost", "Peak memory", "of the process that trains", "lower"),
+    ("parameters", "Cost", "Parameters", "of the model that paints", "lower"),
+    ("model_bytes", "Cost", "Size on disk", "of the weights", "lower"),
+    ("energy_wh", "Cost", "Energy", "of the processor, while training", "lower"),
+    ("core_hours", "Cost", "Core-hours", "of training", "lower"),
+)
+GROUPS = ("Quality", "Diversity", "Memorisation", "Speed", "Cost")
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """The table: a row for each thing that was measured of at least one contestant, the headline first."""
+    table = [_score_row(comparison.contestants, *each) for each in _SCORES]
+    headlines = [one.headline.metric for one in comparison.finished if one.headline is not None]
+    table.sort(key=lambda row: (GROUPS.index(row.group), row.key not in headlines[:1]))
+    table += [_figure_row(comparison.contestants, *each) for each in _FIGURES]
+    return [row for row in table if any(row.cells)]
+
+
+def row(comparison: Comparison, key: str) -> Row | None:
+    """One row of the table by its key."""
+    return next((row for row in rows(comparison) if row.key == key), None)
+
+
+def _score_row(contestants: Sequence[Contestant], metric: str, group: str, title: str) -> Row:
+    found = [one.score(metric) for one in contestants]
+    first = next((score for score in found if score is not None), None)
+    better: Literal["higher", "lower", ""] = ""
+    if first is not None and first.higher_is_better is not None:
+        better = "higher" if first.higher_is_better else "lower"
+    cells = tuple(None if score is None else _score_cell(score) for score in found)
+    name = "" if first is None or first.name.lower() == title.lower() else first.name
+    return Row(metric, group, title, name, better, cells, _marks(cells, better, 0.0))
+
+
+def _score_cell(score: Score) -> Cell:
+    between = ""
+    if score.interval is not None:
+        between = " to ".join(number(bound) for bound in score.interval)
+    unit = f" {score.unit}" if score.unit else ""
+    return Cell(score.value, score.interval, number(score.value) + unit, between)
+
+
+def _figure_row(
+    contestants: Sequence[Contestant],
+    key: str,
+    group: str,
+    title: str,
+    detail: str,
+    better: Literal["higher", "lower"],
+) -> Row:
+    cells = tuple(
+        Cell(value, None, _figure_text(key, value)) if (value := one.measured.get(key)) is not None else None
+        for one in contestants
+    )
+    noise = 0.0 if key in ("parameters", "model_bytes") else _NOISE
+    return Row(key, group, title, detail, better, cells, _marks(cells, better, noise))
+
+
+def _figure_text(key: str, value: float) -> str:
+    if key.endswith("_bytes"):
+        return memory(value)
+    if key == "parameters":
+        return count(value)
+    if key == "energy_wh":
+        return f"{value:,.3g} Wh"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _marks(cells: Sequence[Cell | None], better: str, noise: float) -> tuple[str, ...]:
+    """Who is best, and who cannot be told from the best; nobody, where there is nobody to compare with."""
+    shown = [cell for cell in cells if cell is not None]
+    if not better or len(shown) < 2:
+        return ("",) * len(cells)
+    best = (max if better == "higher" else min)(shown, key=lambda cell: cell.value)
+    level = [cell is not None and _overlap(cell, best, noise) for cell in cells]
+    mark = "tie" if sum(level) > 1 else "best"
+    return tuple(mark if one else "" for one in level)
+
+
+def _overlap(one: Cell, other: Cell, noise: float) -> bool:
+    if one.interval is None or other.interval is None:
+        largest = max(abs(one.value), abs(other.value))
+        return abs(one.value - other.value) <= noise * largest
+    return one.interval[0] <= other.interval[1] and other.interval[0] <= one.interval[1]

@@ -1,0 +1,198 @@
+"""Which to choose for what, in plain words: only what the intervals allow."""
+
+from collections.abc import Iterator, Sequence
+
+from danqing.quantities import memory
+from danqing.studies.results import Cell, Comparison, Contestant, Row, row
+
+_FEW = 500
+"""With fewer reference images than this, a reader is told that only large differences can show."""
+
+
+def verdict(comparison: Comparison) -> tuple[str, ...]:
+    """Sentences made from the measured numbers; overlapping intervals are called a tie."""
+    finished = comparison.finished
+    if not finished:
+        return ("No family finished, so that there is nothing to compare.",)
+    sentences = [_opening(comparison)]
+    if len(finished) == 1:
+        sentences += _alone(comparison, finished[0])
+    else:
+        sentences += _compared(comparison)
+    failed = [one.name for one in comparison.contestants if one.status == "failed"]
+    if failed:
+        sentences.append(f"{_listed(failed)} did not finish and {_is(failed)} left out.")
+    return tuple(sentences)
+
+
+def picks(comparison: Comparison) -> Iterator[tuple[str, Row]]:
+    """The purposes that a family is chosen for, each with the row that decides; its marks tell who leads."""
+    headline = next((one.headline for one in comparison.finished if one.headline is not None), None)
+    purposes = (
+        ("Most like the real images", "" if headline is None else headline.metric),
+        ("Single pictures", "precision"),
+        ("Variety", "recall"),
+        ("Repeats least", "memorised"),
+        ("Speed", "sampling_speed"),
+        ("Memory", "peak_memory_bytes"),
+    )
+    for purpose, key in purposes:
+        if (found := row(comparison, key)) is not None and any(found.marks):
+            yield purpose, found
+
+
+def cautions(comparison: Comparison) -> tuple[str, ...]:
+    """What the verdict must be read with."""
+    return tuple(_cautions(comparison))
+
+
+def _opening(comparison: Comparison) -> str:
+    names = [one.name for one in comparison.finished]
+    shown = comparison.data.get("images")
+    of_data = f" on {shown:,} images of {comparison.name}" if isinstance(shown, int) else ""
+    each = "each trained" if len(names) > 1 else "trained"
+    return f"{_listed(names)} {each} for {comparison.budget_text}{of_data}."
+
+
+def _alone(comparison: Comparison, one: Contestant) -> Iterator[str]:
+    headline = one.headline
+    if headline is not None and (found := row(comparison, headline.metric)) is not None:
+        cell = next(cell for cell in found.cells if cell is not None)
+        yield f"Its {_lower(found.title)} ({headline.name}) is {_value(cell)}; it has no rival."
+
+
+def _compared(comparison: Comparison) -> Iterator[str]:
+    headline = next((one.headline for one in comparison.finished if one.headline is not None), None)
+    if headline is not None and (found := row(comparison, headline.metric)) is not None:
+        measure = f"{_lower(found.title)} ({headline.name}, {found.better} is better)"
+        yield _choice(comparison, found, "For pictures that are as a whole most like the real ones", measure)
+    for key, purpose, measure in (
+        ("precision", "For single pictures that look real", "precision"),
+        ("recall", "For variety", "recall"),
+    ):
+        if (found := row(comparison, key)) is not None:
+            yield _choice(comparison, found, purpose, measure)
+    if (found := row(comparison, "coverage")) is not None and (
+        named := _leader(comparison, found)
+    ) is not None:
+        recall = row(comparison, "recall")
+        if recall is None or _leader(comparison, recall) != named:
+            yield f"By coverage, {_against(comparison, found)}."
+    yield from _memorised(comparison)
+    yield from _faster(comparison)
+    yield from _smaller(comparison)
+
+
+def _choice(comparison: Comparison, found: Row, purpose: str, measure: str) -> str:
+    """One sentence: whom to choose, or who cannot be told apart."""
+    if _leader(comparison, found) is not None:
+        return f"{purpose}, choose {_leader(comparison, found)}: by {measure}, {_against(comparison, found)}."
+    tied = [n for n, mark in enumerate(found.marks) if mark == "tie"]
+    if len(tied) < 2:
+        return f"{purpose}, there is no telling: {measure} was measured of too few."
+    names = _listed([comparison.contestants[n].name for n in tied])
+    values = _listed([_value(cell) for n in tied if (cell := found.cells[n]) is not None])
+    others = len([cell for cell in found.cells if cell is not None]) - len(tied)
+    ahead = ", ahead of the rest" if others else ""
+    return f"{purpose}, {names} are a tie{ahead}: by {measure}, {values} overlap."
+
+
+def _against(comparison: Comparison, found: Row) -> str:
+    """The leader's value against those of the others."""
+    leader = found.marks.index("best")
+    others = [
+        f"{comparison.contestants[n].name}'s {_value(cell)}"
+        for n, cell in enumerate(found.cells)
+        if n != leader and cell is not None
+    ]
+    best = found.cells[leader]
+    assert best is not None
+    return f"{comparison.contestants[leader].name}'s {_value(best)} against {_listed(others)}"
+
+
+def _memorised(comparison: Comparison) -> Iterator[str]:
+    found = row(comparison, "memorised")
+    if found is None or sum(cell is not None for cell in found.cells) < 2:
+        return
+    leader = _leader(comparison, found)
+    if leader is None:
+        tied = [comparison.contestants[n].name for n, mark in enumerate(found.marks) if mark == "tie"]
+        if len(tied) == sum(cell is not None for cell in found.cells):
+            yield (
+                "Neither can be said to repeat its training images more than the other."
+                if len(tied) == 2
+                else "None can be said to repeat its training images more than another."
+            )
+        else:
+            yield f"{_listed(tied)} repeat their training images least, and are a tie in that."
+    else:
+        values = _against(comparison, found)
+        yield f"{leader} repeats its training images least: by the share memorised, {values}."
+
+
+def _faster(comparison: Comparison) -> Iterator[str]:
+    found = row(comparison, "sampling_speed")
+    if found is None:
+        return
+    shown = sorted(((c.value, n) for n, c in enumerate(found.cells) if c is not None), reverse=True)
+    if len(shown) < 2:
+        return
+    (first, leader), (second, runner) = shown[:2]
+    names = [one.name for one in comparison.contestants]
+    if found.marks[leader] != "best":
+        tied = [names[n] for n, mark in enumerate(found.marks) if mark == "tie"]
+        yield f"{_listed(tied)} paint about equally fast, {first:,.0f} images per second."
+    else:
+        times = f"{first / second:.1f} times" if first / second < 10 else f"{first / second:.0f} times"
+        yield (
+            f"For speed, choose {names[leader]}: it paints {first:,.0f} images per second, {times} as many "
+            f"as {names[runner]}."
+        )
+
+
+def _smaller(comparison: Comparison) -> Iterator[str]:
+    found = row(comparison, "peak_memory_bytes")
+    if found is None or "best" not in found.marks:
+        return
+    leader = found.marks.index("best")
+    values = [cell.value for cell in found.cells if cell is not None]
+    if max(values) >= 1.25 * min(values):
+        name = comparison.contestants[leader].name
+        yield (
+            f"{name} needs the least memory to train, {memory(min(values))} against up to "
+            f"{memory(max(values))}."
+        )
+
+
+def _cautions(comparison: Comparison) -> Iterator[str]:
+    reference = comparison.reference
+    if reference is not None and reference.count < _FEW:
+        yield (
+            f"There are only {reference.count:,} real images to judge by, so that only large differences can "
+            "show."
+        )
+    if len(comparison.finished) > 1:
+        yield (
+            "Each was trained once: the intervals say how far a score of these very models may be off, not "
+            "how another seed, or a longer training, would turn out."
+        )
+
+
+def _leader(comparison: Comparison, found: Row) -> str | None:
+    return comparison.contestants[found.marks.index("best")].name if "best" in found.marks else None
+
+
+def _value(cell: Cell) -> str:
+    return f"{cell.text} ({cell.interval_text})" if cell.interval_text else cell.text
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def _is(words: Sequence[str]) -> str:
+    return "is" if len(words) == 1 else "are"
+
+
+def _lower(title: str) -> str:
+    return title if title.startswith("Fréchet") else title[:1].lower() + title[1:]
