@@ -12,16 +12,18 @@ import torch
 from danqing import model_folder, weights
 from danqing.data import builtin
 from danqing.data.dataset import Dataset
-from danqing.data.sources import open_dataset
+from danqing.data.probe import resolve
+from danqing.data.records import ImageSpec
+from danqing.data.sources import find_source, open_dataset
 from danqing.data.splits import hold_out, open_if_there
-from danqing.errors import EvaluationError
+from danqing.errors import EvaluationError, MissingSplitError
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.loading import HasModel, load
 from danqing.model import Model
 from danqing.randomness import generator
 
 Progress = Callable[[int, int, str], None]
-_PREPARATION = ("alpha", "background", "fit")
+_PREPARATION = ("channels", "alpha", "background", "fit")
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Candidate:
     """What is scored: a model that has yet to paint, or pictures that are there already.
 
     name: what a score calls it. folder: the model folder, where there is one. preparation: how the data that
-    it is held against must be read: `size`, `channels`, `alpha`, `background`, `fit`. facts: settings that
-    every score of it carries.
+    it is held against must be read (`size`, `channels`, `alpha`, `background`, `fit`), and as_trained: how a
+    model's run read it, which the fingerprint of its images follows from too. facts: settings that every
+    score of it carries.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Candidate:
     pictures: Dataset | None = None
     folder: Path | None = None
     preparation: Mapping[str, Any] = field(default_factory=dict)
+    as_trained: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,6 +69,7 @@ class Reference:
 
 def open_candidate(
     source: Model | HasModel | str | Path,
+    data: str | Path,
     *,
     n: int,
     seed: int,
@@ -74,7 +79,8 @@ def open_candidate(
 ) -> Candidate:
     """A model (itself, a run, its folder, or a hub id), or else the pictures that a source names.
 
-    Of more than `n` pictures, `n` are drawn by the seed. Raises ModelError, DataError or EvaluationError.
+    `data` is what it will be held against. Of more than `n` pictures, `n` are drawn by the seed.
+    Raises ModelError, DataError or EvaluationError.
     """
     if isinstance(source, Model):
         return _of_model(source, "a model", None, size)
@@ -83,8 +89,10 @@ def open_candidate(
         is_on_hub = model_folder.is_hub_id(str(path))
         folder = None if is_on_hub else model_folder.find(path)
         return _of_model(load(str(path) if is_on_hub else path, device=device), str(source), folder, size)
-    options: dict[str, Any] = {"size": size, "alpha": "keep", "on_progress": on_progress}
-    pictures = open_if_there(str(source), "all", **options) or open_dataset(str(source), **options)
+    pictures = _open_pictures(str(source), size=size, on_progress=on_progress)
+    if pictures.channels < 3 and _is_coloured(data):
+        channels = pictures.channels + 2  # a grey picture of a coloured thing must not be judged in grey
+        pictures = _open_pictures(str(source), size=size, channels=channels, on_progress=on_progress)
     if n < len(pictures):
         drawn = torch.randperm(len(pictures), generator=generator(seed, "candidate"))[:n]
         pictures = pictures.subset(np.sort(drawn.numpy()))
@@ -95,6 +103,20 @@ def open_candidate(
         preparation={"size": pictures.size, "channels": pictures.channels, "alpha": "keep"},
         facts={"pictures": pictures.fingerprint[:12]} | ({"unreadable": skipped} if skipped else {}),
     )
+
+
+def _open_pictures(source: str, **options: Any) -> Dataset:
+    """All pictures of a source, whatever splits it has, with their transparency."""
+    everything = open_if_there(source, "all", alpha="keep", **options)
+    return everything if everything is not None else open_dataset(source, alpha="keep", **options)
+
+
+def _is_coloured(data: str | Path) -> bool:
+    try:
+        source, _ = find_source(data, "train")
+    except MissingSplitError:
+        source, _ = find_source(data, "all")
+    return resolve(source, ImageSpec())[0].channels > 2
 
 
 def is_model(path: Path) -> bool:
@@ -119,7 +141,7 @@ def open_reference(
     DataError and EvaluationError.
     """
     options = {**candidate.preparation, "on_progress": on_progress}
-    training = open_if_there(data, "train", **options)
+    training = _open_training(data, candidate, on_progress)
     parts = _parts(candidate, training)
     learnt = training if parts is None else parts[0]
     if split == "held-out" and parts is None:
@@ -148,29 +170,44 @@ def _of_model(model: Model, name: str, folder: Path | None, size: tuple[int, int
         raise EvaluationError(
             f"This model paints {config.width}x{config.height}: leave --size out, which is for folders."
         )
-    preparation = {"size": (config.width, config.height), "channels": config.channels}
+    shape = {"size": (config.width, config.height), "channels": config.channels}
+    usual = {"alpha": "flatten" if config.channels in (1, 3) else "keep"}
+    run = _run_preparation(folder)
     seen = model.facts.get("images")
     return Candidate(
         f"{name} ({config.family}{'' if seen is None else f', {seen:,} images seen'})",
         model=model,
         folder=folder,
-        preparation=preparation | _run_preparation(folder),
+        preparation={**usual, **run, **shape},
+        as_trained={**shape, "channels": 0, **usual, **run},
         facts={"weights": weights.digest(model.family.state_dict())[:12]},
     )
 
 
 def _run_preparation(folder: Path | None) -> dict[str, Any]:
     """How the run around a model folder prepared its data; raises EvaluationError where it is damaged."""
-    config = folder.parent / "config.toml" if folder is not None else None
-    if config is None or not config.exists():
+    file = folder.parent / "config.toml" if folder is not None else None
+    if file is None or not file.exists():
         return {}
     try:
-        section = tomllib.loads(config.read_text(encoding="utf-8")).get("data", {})
-        return {name: section[name] for name in _PREPARATION if name in section}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
+        config = tomllib.loads(file.read_text(encoding="utf-8"))
+        section, size = config.get("data", {}), config.get("size")
+        chosen = {name: section[name] for name in _PREPARATION if name in section}
+        return chosen | {"size": None if size is None else (int(size[0]), int(size[1]))}
+    except (OSError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise EvaluationError(
-            f"{config} cannot be read ({error}): evaluate the model folder alone."
+            f"{file} cannot be read ({error}): evaluate a copy of its model folder."
         ) from error
+
+
+def _open_training(data: str | Path, candidate: Candidate, on_progress: Progress | None) -> Dataset | None:
+    """The training split as the candidate's run read it, where that gives images of the candidate's shape."""
+    if candidate.as_trained is not None:
+        images = open_if_there(data, "train", **candidate.as_trained, on_progress=on_progress)
+        wanted = (candidate.preparation["size"], candidate.preparation["channels"])
+        if images is None or (images.size, images.channels) == wanted:
+            return images
+    return open_if_there(data, "train", **candidate.preparation, on_progress=on_progress)
 
 
 def _parts(candidate: Candidate, training: Dataset | None) -> tuple[Dataset, Dataset] | None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
+from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.painted import chunks, labels_of
 from danqing.images import to_float
 from danqing.precision import Precision, autocast, candidates
@@ -108,13 +109,20 @@ def relabelled(images: ImageSet, names: Sequence[str]) -> NDArray[np.int64]:
     return renamed
 
 
-def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> float:
-    """The mean over the labels that occur of the harmonic mean of precision and recall, in [0, 1]."""
-    scores = []
-    for label in np.unique(true):
-        hits = float(((true == label) & (said == label)).sum())
-        scores.append(2 * hits / float((true == label).sum() + (said == label).sum()))
-    return float(np.mean(scores))
+def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> Estimate:
+    """The mean over the labels that occur of the harmonic mean of precision and recall, in [0, 1].
+
+    F1 = 2 h / (t + s), with h hits among t images of a label and s answers of it; its influences are the
+    derivative of that by each image's weight.
+    """
+    labels = np.unique(true)
+    total, influence = 0.0, np.zeros(len(true))
+    for label in labels:
+        of_label, answered = true == label, said == label
+        hits, size = float((of_label & answered).sum()), float(of_label.sum() + answered.sum())
+        total += 2 * hits / size
+        influence += 2 * (of_label & answered) / size - 2 * hits * (1.0 * of_label + answered) / size**2
+    return Estimate(total / len(labels), (torch.from_numpy(influence * len(true) / len(labels)),))
 
 
 def _prepared(images: Tensor) -> Tensor:

@@ -81,13 +81,19 @@ def evaluate(
     _make_folder(out)
     chosen = choose_device(device)
     network = open_network(features, device=chosen, precision=precision)
-    opened = open_candidate(candidate, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress)
+    opened = open_candidate(
+        candidate, data, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress
+    )
     reference = open_reference(data, opened, split=split, on_progress=on_progress)
     comparison = Comparison(opened, reference, network, n=n, seed=seed, on_progress=on_progress)
     measured, left_out = _plan(comparison, wanted)
     found = [score for name in measured for score in METRICS[name].measure(comparison)]
     scores, headline, reason = _with_headline(found, comparison)
-    notes = list(dict.fromkeys(filter(None, [reference.caution, *_remarks(comparison)])))
+    notes = list(filter(None, [reference.caution, *_remarks(comparison)]))
+    if features == "auto" and network.name == "pixels":
+        notes.append(
+            "no feature network is installed, so pixels are compared: pip install 'danqing[features]'"
+        )
     pictured = "memorised" in measured or (wanted is None and "duplicates" in measured)
     picture = encode(sheet(comparison), "png") if pictured else None
     files = _save(scores, picture, opened, out)
@@ -180,6 +186,10 @@ def _with_headline(scores: list[Score], c: Comparison) -> tuple[list[Score], Sco
 
 
 def _remarks(c: Comparison) -> Iterable[str]:
+    """What to beware of with these images."""
+    if c.candidate.pictures is not None:
+        remarks = c.candidate.pictures.info.report.notes
+        yield from (remark.rstrip(".") for remark in remarks if remark.startswith("Sizes differ"))
     if skipped := c.candidate.facts.get("unreadable"):
         yield f"{skipped:,} files of {c.candidate.name} could not be read, and were left out"
     if skipped := c.reference.images.info.report.skipped:

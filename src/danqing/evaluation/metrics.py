@@ -99,10 +99,11 @@ def diversity(c: Comparison) -> Iterable[Score]:
     estimate = relative_diversity(c.generated_features, ours, c.reference_features, real)
     yield c.score(
         "diversity",
-        "diversity within a label, that of real images being 1",
+        "diversity within labels",
         estimate,
         features=c.generated_features,
         settings={"labels": len(c.shared_labels)},
+        note="1 is as diverse as real images of the same label",
     )
 
 
@@ -112,7 +113,7 @@ def classification(c: Comparison) -> Iterable[Score]:
     true = c.labels(c.reference.images)[rows]
     taught = c.classifier_of_generated.predict(c.reference.images, rows)
     real = c.classifier_of_real.predict(c.reference.images, rows)
-    accuracy, f1 = float((real == true).mean()), macro_f1(true, real)
+    accuracy, f1 = float((real == true).mean()), macro_f1(true, real).value
     settings = {"taught_by": c.taught_images, "tested_on": len(rows)}
     yield c.score(
         "classification-accuracy",
@@ -162,7 +163,7 @@ def memorised(c: Comparison) -> Iterable[Score]:
         features = c.generated_features if space == "features" else None
         yield c.score(
             f"memorised{suffix}",
-            f"closer to training images than real ones, by {space}",
+            f"closer to training than real, by {space}",
             memorisation.closer(ours.closest, real.closest),
             better=False,
             features=features,
@@ -171,7 +172,7 @@ def memorised(c: Comparison) -> Iterable[Score]:
         )
         yield c.score(
             f"memorised/copies{suffix}",
-            f"copies of training images, by {space}",
+            f"copies of training, by {space}",
             memorisation.rate_at(-ours.isolation, -real.isolation),
             better=False,
             features=features,
@@ -183,12 +184,12 @@ def memorised(c: Comparison) -> Iterable[Score]:
 def duplicates(c: Comparison) -> Iterable[Score]:
     c.tell("Looking for duplicates")
     yield c.score(
-        "duplicates", "equal to an earlier one", memorisation.repeats(c.generated_keys), better=False
+        "duplicates", "duplicates among samples", memorisation.repeats(c.generated_keys), better=False
     )
     ours, real = c.crowds
     yield c.score(
         "duplicates/near",
-        "nearly equal to another one",
+        "near duplicates",
         memorisation.rate_at(-ours, -real),
         better=False,
         features=c.generated_features,
@@ -197,7 +198,7 @@ def duplicates(c: Comparison) -> Iterable[Score]:
     )
     yield c.score(
         "duplicates/training",
-        "equal to a training image",
+        "duplicates of training",
         memorisation.contained(c.generated_keys, c.training_keys),
         better=False,
         settings={"training_images": len(c.training)},

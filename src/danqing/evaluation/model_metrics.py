@@ -32,11 +32,11 @@ _LEAST_FOR_MEMBERSHIP = 100
 
 _Pairs = Callable[[Tensor, Tensor], Tensor]
 RECONSTRUCTIONS: dict[str, tuple[str, _Pairs | None, str, bool]] = {
-    "reconstruction-error": ("mean squared reconstruction error", squared_error, "", False),
+    "reconstruction-error": ("reconstruction error", squared_error, "", False),
     "psnr": ("PSNR of reconstructions", psnr, "dB", True),
     "ssim": ("SSIM of reconstructions", ssim, "", True),
     "ms-ssim": ("MS-SSIM of reconstructions", ms_ssim, "", True),
-    "perceptual": ("perceptual distance of reconstructions", None, "", False),
+    "perceptual": ("perceptual reconstruction error", None, "", False),
 }
 """A name, how pairs are compared (None: by the feature network), the unit, and whether higher is better."""
 
@@ -91,17 +91,17 @@ def membership(c: Comparison) -> Iterable[Score]:
     settings = {"training_judged": len(learnt), "reference_judged": len(fresh)}
     yield c.score(
         "membership",
-        "membership told by likelihood (ROC area)",
+        "membership by likelihood",
         memorisation.roc_area(-learnt, -fresh),
         better=False,
         settings=settings,
         images=len(learnt),
-        note="0.5 is expected where nothing is memorised",
+        note="the area below the ROC curve, 0.5 where nothing is memorised",
     )
     if len(fresh) >= _LEAST_FOR_MEMBERSHIP:
         yield c.score(
             "membership/tpr",
-            f"training images told at {memorisation.RARE:.0%} false alarms",
+            f"membership at {memorisation.RARE:.0%} false alarms",
             memorisation.rate_at(-learnt, -fresh),
             better=False,
             settings=settings,
