@@ -70,6 +70,10 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert {"family", "ema", "optimizer"} <= kinds
     assert (one / "log.jsonl").read_bytes() == (other / "log.jsonl").read_bytes()
     assert (one / "model/model.safetensors").read_bytes() == (other / "model/model.safetensors").read_bytes()
+    for name in ("scores.jsonl", "model/scores.json"):
+        assert [(run / name).exists() for run in (one, other)] in ([True] * 2, [False] * 2)
+        if (one / name).exists():
+            assert (one / name).read_bytes() == (other / name).read_bytes()
     grids = [{p.name: p.read_bytes() for p in (run / "samples").iterdir()} for run in (one, other)]
     assert grids[0] == grids[1]
 
@@ -78,11 +82,13 @@ GAN = ["--preset", "gan-32", "--set", "generator_features=4", "--set", "discrimi
 GAN += ["--set", "precision=bfloat16"]  # "auto" measures, and may choose otherwise in another process
 VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16", "--set", "latents=8"]
 VAE += ["--set", "precision=float32"]
+EVALUATED = ["--evaluate-every", "1504", "--set", "evaluation.samples=16"]
+EVALUATED += ["--set", "evaluation.features=pixels", "--set", "evaluation.held_out=0.2"]
 
 
 @pytest.mark.parametrize(
     ("family", "kills", "settings"),
-    [("gan", KILLS, [*GAN, "--images", "40000"]), ("vae", 4, [*VAE, "--images", "10000"])],
+    [("gan", KILLS, [*GAN, "--images", "40000"]), ("vae", 6, [*VAE, *EVALUATED, "--images", "10000"])],
 )
 def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, settings):
     env = environment(tmp_path)

@@ -58,6 +58,24 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
     images: Annotated[int | None, typer.Option(help="How many images to see, instead of --minutes.")] = None,
     seed: Annotated[int | None, typer.Option(help="The run's seed: the same seed repeats a run.")] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Score on held-out images after every so many, and keep the best; 0 is never.",
+            metavar="IMAGES",
+            show_default="ten times in long runs",
+            min=0,
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="End when the held-out score has not improved for so many images.", metavar="IMAGES", min=0
+        ),
+    ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Tell wandb or mlflow of the run too.", metavar="SERVICE")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
@@ -72,6 +90,9 @@ def train(
         minutes=minutes,
         images=images,
         seed=seed,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        track=track,
         device=device,
     )
     leave_if_interrupted(run, as_json=as_json)
@@ -105,6 +126,11 @@ def run_payload(run: "Run") -> Mapping[str, Any]:
         "seconds": run.seconds,
         "images_per_second": run.images_per_second,
         "final": run.final,
+        "reason": run.reason,
+        "best": run.best,
+        "cost": run.cost,
+        "evaluation_seconds": run.evaluation_seconds,
+        "evaluation_share": run.evaluation_share,
     }
 
 
@@ -113,6 +139,10 @@ def run_text(run: "Run") -> dict[str, Any]:
     speed = f"{run.images_per_second:,.0f} images/s"
     return {
         "Trained": f"{run.images:,} images in {duration(run.seconds)} ({speed})",
+        "Ended early": run.reason,
+        "Evaluation": run.best
+        and f"{duration(run.evaluation_seconds)}, {run.evaluation_share:.0%} of the time",
+        "Best": run.best and f"{run.best['name']} {run.best['value']:.4g} at {run.best['images']:,} images",
         "Model": run.model,
         "Report": run.report,
     }

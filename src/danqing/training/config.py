@@ -260,7 +260,7 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
     """What changed between two configurations, one `key: old → new` each; the budget and the patience may
     change and are left out.
     """
-    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
     free = {"images", "minutes", "description", "training.checkpoint_seconds", "training.measure_seconds"}
     free |= {"evaluation.patience_images"}
     return [
@@ -297,8 +297,9 @@ def _on_one_line(array: re.Match[str]) -> str:
     return f"[{', '.join(line.strip().rstrip(',') for line in array[1].splitlines())}]"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one table with dotted keys."""
+    table: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        table |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return table

@@ -152,9 +152,7 @@ def grid(across: Axis, up: Axis) -> str:
     for tick in across.ticks(4):
         x = across.at(tick)
         anchor = "end" if x > RIGHT - 12 else "middle"
-        parts.append(
-            f'<text x="{x:.1f}" y="{BOTTOM + 16}" text-anchor="{anchor}">{number_text(tick)}</text>'
-        )
+        parts.append(f'<text x="{x:.1f}" y="{BOTTOM + 16}" text-anchor="{anchor}">{number_text(tick)}</text>')
     return "".join(parts)
 
 

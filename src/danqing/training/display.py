@@ -2,7 +2,7 @@
 
 from danqing.progress import Bar
 from danqing.quantities import duration, memory
-from danqing.training.listener import Listener, Plan, Progress
+from danqing.training.listener import Listener, Plan, Progress, Scored
 
 
 class Display(Listener):
@@ -34,6 +34,11 @@ class Display(Listener):
             seconds_left=progress.seconds_left,
             detail=f"{progress.images:,} images, {speed:,.0f}/s",
         )
+
+    def on_score(self, scored: Scored) -> None:
+        standing = "the best so far" if scored.is_best else f"the best was at {scored.best_images:,}"
+        score = scored.score
+        self._bar.say(f"{score.name} {score.value:.4g} at {scored.images:,} images: {standing}")
 
     def on_message(self, text: str) -> None:
         self._bar.say(text)

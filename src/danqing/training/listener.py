@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from danqing.evaluation.scores import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,19 @@ class Progress:
     logged: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The score of the moving average on held-out images after `images` have been seen.
+
+    best_images: how many had been seen at the best score so far, which is this one where `is_best`.
+    """
+
+    images: int
+    score: "Score"
+    is_best: bool
+    best_images: int
+
+
 class Listener:
     """Told what happens in a run. Override what you care for; every method may be called often and must be
     quick.
@@ -56,3 +73,6 @@ class Listener:
 
     def on_samples(self, path: Path) -> None:
         """A grid of samples has been painted."""
+
+    def on_score(self, scored: Scored) -> None:
+        """The model has been scored on images that it does not learn from."""

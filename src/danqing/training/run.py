@@ -4,11 +4,12 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danqing.data import open_dataset
+from danqing.data import Dataset, open_dataset
+from danqing.data.splits import Held, open_held
 from danqing.errors import TrainingError
 from danqing.precision import choose_device
 from danqing.progress import Bar
@@ -16,13 +17,20 @@ from danqing.training.config import RunConfig, resolve
 from danqing.training.display import Display
 from danqing.training.listener import Listener
 from danqing.training.run_folder import RunFolder
+from danqing.training.trackers import check_service
 from danqing.training.trainer import Trainer
+from danqing.training.validation import FEWEST
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What came of a run. final: the averages in the last line of its log; status: "finished" or
     "interrupted".
+
+    reason: a sentence where the run ended before its budget did. best: images, value and text of the best
+    held-out score, which is that of the model; None where the run is not evaluated. cost: core_hours,
+    energy_wh and peak_memory_bytes, each None where the machine does not tell. `seconds` are of training
+    alone.
     """
 
     folder: Path
@@ -31,6 +39,16 @@ class Run:
     seconds: float
     images_per_second: float
     final: dict[str, float]
+    reason: str | None = None
+    best: dict[str, Any] | None = None
+    cost: dict[str, float | None] = field(default_factory=dict)
+    evaluation_seconds: float = 0.0
+
+    @property
+    def evaluation_share(self) -> float:
+        """The part of the run's time that evaluation took, in [0, 1]."""
+        spent = self.seconds + self.evaluation_seconds
+        return self.evaluation_seconds / spent if spent else 0.0
 
     @property
     def model(self) -> Path:
@@ -54,6 +72,9 @@ def train(
     minutes: float | None = None,
     images: int | None = None,
     seed: int | None = None,
+    evaluate_every: int | None = None,
+    patience: int | None = None,
+    track: str | None = None,
     device: str = "auto",
     listener: Listener | None = None,
 ) -> Run:
@@ -62,11 +83,18 @@ def train(
     data: a folder, a file (zip, tar, Parquet, IDX) or a built-in name such as "emoji". preset: "gan-32"
     unless a configuration file is given. out: the run folder, by default `runs/<data>-<preset>`. settings:
     further `key: value` pairs, as `--set` takes them. size: (width, height). The budget is `minutes` or
-    `images`, where the preset's own is not wanted. listener: told of the run's progress, by default a bar on
-    stderr; `Listener()` is silent. Ctrl-C ends the run after its step, saved. Raises DanqingError.
+    `images`, where the preset's own is not wanted. evaluate_every: score the model after every so many images
+    on some that it does not learn from, and keep the best; 0 is never, and by default long runs are scored at
+    every tenth of their budget. patience: end the run when the score has not improved for so many images.
+    track: "wandb" or "mlflow", to be told of the run besides TensorBoard. listener: told of the run's
+    progress, by default a bar on stderr; `Listener()` is silent. Ctrl-C ends the run after its step, saved.
+    Raises DanqingError.
     """
+    check_service(track)
     budget = {"minutes": minutes, "images": images}
-    wanted = resolve(preset=preset, config=config, settings=settings, size=size, seed=seed, **budget)
+    evaluation = {"evaluation.every_images": evaluate_every, "evaluation.patience_images": patience}
+    asked = {**(settings or {}), **{key: value for key, value in evaluation.items() if value is not None}}
+    wanted = resolve(preset=preset, config=config, settings=asked, size=size, seed=seed, **budget)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
     chosen = choose_device(device)
@@ -76,26 +104,16 @@ def train(
         stack.enter_context(_disk_errors_explained(folder))
         stack.enter_context(folder.locked())
         wanted = folder.settle_config(wanted)
-        dataset = open_dataset(
-            data,
-            size=wanted.size,
-            channels=wanted.data.channels,
-            alpha=wanted.data.alpha,
-            background=wanted.data.background,
-            fit=wanted.data.fit,
-            on_progress=listener.on_data,
-        )
-        known = folder.facts().get("data", {}).get("fingerprint", dataset.fingerprint)
-        if known != dataset.fingerprint:
-            raise TrainingError(
-                f"The images have changed since the run in {folder.path} began: choose another --out."
-            )
+        wanted, dataset, held = _open_data(data, wanted, folder, listener)
+        _refuse_other_images(folder, dataset, held)
         options = {"preset": preset, "config": config, "size": size, "seed": seed, "device": device, **budget}
+        options |= {"evaluate-every": evaluate_every, "patience": patience, "track": track}
         folder.update_facts(command=_command(str(data), folder, options, settings or {}))
         if _is_complete(folder, wanted):
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
         else:
-            Trainer(wanted.for_data(dataset), dataset, folder, chosen, listener).run()
+            completed = wanted.for_data(dataset)
+            Trainer(completed, dataset, folder, chosen, listener, held=held, track=track).run()
     return read_run(folder.path)
 
 
@@ -113,7 +131,52 @@ def read_run(path: str | Path) -> Run:
         seconds=facts["progress"]["seconds"],
         images_per_second=facts["progress"]["images_per_second"],
         final=json.loads(lines[-1]) if lines else {},
+        reason=facts.get("reason"),
+        best=facts.get("best"),
+        cost=facts.get("cost") or {},
+        evaluation_seconds=facts["progress"].get("evaluation_seconds", 0.0),
     )
+
+
+def _open_data(
+    source: str | Path, config: RunConfig, folder: RunFolder, listener: Listener
+) -> tuple[RunConfig, Dataset, Held | None]:
+    """The images to learn from and, where the run is evaluated, those to judge by; the configuration says
+    from then on whether it is. Raises DataError, TrainingError.
+    """
+    options: dict[str, Any] = {
+        "size": config.size,
+        "channels": config.data.channels,
+        "alpha": config.data.alpha,
+        "background": config.data.background,
+        "fit": config.data.fit,
+        "on_progress": listener.on_data,
+    }
+    if config.evaluation.every_images == "auto":
+        whole = open_dataset(source, **options)
+        config = config.evaluated("tenth" if config.is_worth_evaluating(len(whole)) else 0)
+        folder.write_config(config)
+    if not config.evaluation.every_images:
+        return config, open_dataset(source, **options), None
+    held = open_held(source, config.evaluation.held_out, **options)
+    if len(held.judged) < FEWEST:
+        raise TrainingError(
+            f"{len(held.judged)} images are too few to score by: add images, raise evaluation.held_out, or "
+            "train with --evaluate-every 0."
+        )
+    return config, held.training, held
+
+
+def _refuse_other_images(folder: RunFolder, dataset: Dataset, held: Held | None) -> None:
+    """Raise TrainingError where the images are not those that the run began with."""
+    known = folder.facts().get("data", {})
+    pairs = [(known.get("fingerprint"), dataset.fingerprint)]
+    if held is not None:
+        pairs.append((known.get("judged", {}).get("fingerprint"), held.judged.fingerprint))
+    if any(before not in (None, now) for before, now in pairs):
+        raise TrainingError(
+            f"The images have changed since the run in {folder.path} began: choose another --out."
+        )
 
 
 @contextlib.contextmanager
@@ -130,6 +193,8 @@ def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
 def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
     facts = folder.facts()
     budget = {"images": wanted.images, "minutes": wanted.minutes}
+    if facts.get("reason") and facts.get("patience_images") != wanted.evaluation.patience_images:
+        return False  # it ended early, and is now given more patience
     return facts.get("status") == "finished" and facts.get("budget") == budget and folder.report.exists()
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from danqing import atomic
 from danqing.training.config import ScheduleConfig
 
+REPLAN_AT = (0.03, 0.1, 0.3, 0.6, 0.85)
+"""Shares of a budget in minutes at which the number of images it buys is measured again."""
+
 
 def learning_rate_factor(config: ScheduleConfig, images: int, total: int) -> float:
     """What the configured learning rate is multiplied with after `images` of `total`: in [0, 1].
@@ -47,6 +50,24 @@ class Budget:
         """The total that holds after `images`."""
         reached = [total for start, total in self.entries if start <= images]
         return reached[-1] if reached else self.entries[0][1]
+
+    def begin(self, images: int, total: int, step: int) -> None:
+        """Let `total`, in whole steps of so many images, be all that holds from `images` on."""
+        self.entries.clear()
+        self.set(images, max(images, -(-total // step) * step))
+
+    def replan(self, seconds: float, spent: float, images: int, step: int) -> None:
+        """For a budget of so many seconds, of which `images` have taken `spent`: correct the total by the
+        speed so far, at a few fixed points.
+        """
+        if len(self.entries) > len(REPLAN_AT):
+            return
+        if max(spent / seconds, images / self.entries[-1][1]) < REPLAN_AT[len(self.entries) - 1]:
+            return
+        if self.entries[-1][0] > images:
+            return  # a process that was killed has corrected it further on: this one will get there
+        left = max(seconds - spent, 0) * images / spent
+        self.set(images, images + round(left / step) * step)
 
     def set(self, images: int, total: int) -> None:
         """Let `total` hold from `images` on, and write it down."""

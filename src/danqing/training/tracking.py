@@ -1,10 +1,10 @@
-"""What a run writes down while it goes: exact averages, timings, and TensorBoard where it is installed."""
+"""What a run writes down while it goes: exact averages, and lines that a resumed run repeats exactly."""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,28 +65,3 @@ class AppendedLines:
 
     def close(self) -> None:
         self._file.close()
-
-
-class Board(Protocol):
-    """The few calls of a TensorBoard writer that are used here."""
-
-    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
-
-    def add_image(self, tag: str, image: Any, step: int, *, dataformats: str) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def open_board(folder: Path, images: int) -> Board | None:
-    """A TensorBoard writer that hides what an earlier process wrote beyond `images`.
-
-    None where the extra [track] is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    board: Board = SummaryWriter(str(folder), purge_step=images or None)
-    return board

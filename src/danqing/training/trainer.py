@@ -1,42 +1,40 @@
 """The run: from its first step, or from where a killed one stopped, to the model folder and the report."""
 
 import contextlib
-import signal
-import threading
+import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from danqing import machine
 from danqing.data import Batches, Dataset
+from danqing.data.splits import Held
 from danqing.errors import TrainingError
-from danqing.images import Images
-from danqing.machine import hardware
 from danqing.model import Model
-from danqing.randomness import generator
-from danqing.training import checkpoint, report
+from danqing.training import checkpoint, facts, publication, report
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 from danqing.training.estimate import estimate
 from danqing.training.guard import Watch
+from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan, Progress
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
-from danqing.training.tracking import AppendedLines, open_board
+from danqing.training.trackers import open_trackers
+from danqing.training.tracking import AppendedLines
+from danqing.training.validation import Best, Validation
 from danqing.version import __version__
-
-REPLAN_AT = (0.03, 0.1, 0.3, 0.6, 0.85)
-"""Shares of a budget in minutes at which the number of images it buys is measured again."""
 
 
 @dataclass
 class Position:
     """Where a run stands; with the engine's tensors, all that a checkpoint holds.
 
-    learning_rate_scale: 1, or less after a rollback.
+    learning_rate_scale: 1, or less after a rollback. evaluation_seconds: spent on scoring, which `seconds`
+    leave out. peak_memory_bytes: 0 where the system does not tell.
     """
 
     images: int = 0
@@ -44,22 +42,37 @@ class Position:
     seconds: float = 0.0
     learning_rate_scale: float = 1.0
     rollbacks: int = 0
+    evaluation_seconds: float = 0.0
+    energy_joules: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 class Trainer:
     """Runs the training steps of one run folder, and owns everything that is written into it.
 
-    The folder must exist and be locked; `config` must have been completed with `for_data`.
+    The folder must exist and be locked; `config` must have been completed with `for_data`. held: the images
+    to score by, and those to learn from, which `dataset` then is; None where the run is not evaluated. track:
+    the service to tell of the run, besides TensorBoard.
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, folder: RunFolder, device: torch.device, listener: Listener
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        folder: RunFolder,
+        device: torch.device,
+        listener: Listener,
+        *,
+        held: Held | None = None,
+        track: str | None = None,
     ) -> None:
         self.config, self.dataset, self.folder, self.listener = config, dataset, folder, listener
-        self.device = device
+        self.device, self.held, self.track = device, held, track
         self.position = Position()
         self.budget = Budget.read(folder.budget_file)
-        self.stopped_by_user = False
+        self.interruption = Interruption()
+        self.validation: Validation | None = None
+        self.energy = machine.EnergyMeter.open(device)
         self.batches = self._batches(config)
         self._started = 0.0
         self._logged: Mapping[str, float] = {}
@@ -72,11 +85,13 @@ class Trainer:
         """
         self._prepare()
         if self.position.images >= self.budget.total(self.position.images):
-            self._close("finished")
+            self._close("finished", self._stall())
             return "finished"
         try:
-            with self._signals_stop():
+            with self.interruption.heard():
                 status = self._train()
+                if status == "finished":
+                    self._evaluate_at_the_end()
         except BaseException as error:
             at_once = isinstance(error, KeyboardInterrupt)  # the second Ctrl-C
             reason = None if at_once else str(error) or type(error).__name__
@@ -88,14 +103,14 @@ class Trainer:
         self._save_checkpoint()
         if self._painted_at != self.position.images and self.engine.weights_are_finite():
             self._paint()
-        self._close(status)
+        self._close(status, self._stall() if status == "finished" else None)
         return status
 
     def _train(self) -> str:
         self._started = time.monotonic() - self.position.seconds
         last_saved = time.monotonic()
-        while self.position.images < self.budget.total(self.position.images):
-            if self.stopped_by_user:
+        while self.position.images < self.budget.total(self.position.images) and not self._stall():
+            if self.interruption.wanted:
                 return "interrupted"
             self._step()
             if time.monotonic() - last_saved > self.config.training.checkpoint_seconds:
@@ -117,33 +132,48 @@ class Trainer:
         position.seconds = time.monotonic() - self._started
         if position.step % self.config.training.log_every_steps == 0 or position.images >= total:
             self._log(total)
-        self._replan()
+        minutes, step_images = self.config.minutes, engine.images_per_step
+        if minutes is not None:
+            self.budget.replan(minutes * 60, position.seconds, position.images, step_images)
         grids = self.config.training.sample_grids
         if before * grids // total < min(position.images, total) * grids // total:
             if not engine.weights_are_finite():  # a broken gradient under a sound loss
                 self._roll_back()
                 return
             self._paint()
+        if self.validation and self.validation.is_due(before, position.images, total):
+            self._evaluate()
         self.listener.on_progress(self._progress(total))
 
     def _prepare(self) -> None:
         """Take up the last checkpoint or start anew, and find out what the run will need."""
-        facts = self.folder.facts()
+        earlier = self.folder.facts()
         found = checkpoint.read_latest(self.folder.checkpoints)
         # A run keeps the number format that it began with, whatever would be faster today.
-        precision = facts.get("plan", {}).get("precision", self.config.training.precision)
+        precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
         measured = estimate(self.config, self.batches, self.device, precision)
         self.engine = Engine(self.config, self.batches, self.device, measured.precision)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
+        started = time.monotonic()
+        if self.held is not None:
+            lines = AppendedLines(self.folder.scores_file)
+            self.validation = Validation(self.config, self.held, lines, self.device, self.listener.on_data)
+        opening = time.monotonic() - started
         if found is None:
-            self.log.cut(0)
-            self.timing.cut(0)
+            for lines in self._lines():
+                lines.cut(0)
         else:
             self._take_up(*found)
-        self._set_budget(measured.images_per_second)
-        self.watch = Watch(self.engine.family, [a["text"] for a in facts.get("alarms", [])], self.log.read())
-        self.board = open_board(self.folder.tensorboard, self.position.images)
-        self.real = self._real_images()
+        self.position.evaluation_seconds += opening
+        self._settle_budget(measured.images_per_second)
+        self.watch = Watch(
+            self.engine.family, [a["text"] for a in earlier.get("alarms", [])], self.log.read()
+        )
+        values = self.config.model_dump(mode="json")
+        self.trackers = open_trackers(
+            self.track, self.folder, values, self.position.images, self.listener.on_message
+        )
+        self.real = publication.real_images(self.dataset, self.config)
         total = self.budget.total(self.position.images)
         left = max(total - self.position.images, 0)
         plan = Plan(
@@ -156,7 +186,7 @@ class Trainer:
             device=str(self.device),
             resumed_from=self.position.images,
         )
-        self._write_facts(plan, facts)
+        self._write_facts(plan, earlier)
         if found is None:
             self.folder.samples.joinpath("data.png").unlink(missing_ok=True)
             self.real.save(self.folder.samples / "data.png")
@@ -173,17 +203,26 @@ class Trainer:
         self.engine.load_tensors(tensors, state["meter_counts"])
         self.log.cut(state["log_bytes"])
         self.timing.cut(state["timing_bytes"])
+        if self.validation:
+            self.validation.take_up(tensors, state["validation"])
+            if self.validation.best is not None:
+                self._publish(self.validation.best)
 
     def _save_checkpoint(self) -> None:
         if not self.engine.weights_are_finite():
             return  # the next step's loss will tell; the last good checkpoint must stay
+        self._count_costs()
+        tensors = self.engine.tensors()
         state = {
             "position": vars(self.position),
             "meter_counts": self.engine.meter.counts,
             "log_bytes": self.log.sync(),
             "timing_bytes": self.timing.sync(),
         }
-        checkpoint.write(self.folder.checkpoints, self.position.images, self.engine.tensors(), state)
+        if self.validation:
+            tensors |= self.validation.tensors()
+            state["validation"] = self.validation.state()
+        checkpoint.write(self.folder.checkpoints, self.position.images, tensors, state)
         self.folder.update_facts(progress=self._progress_facts())
 
     def _roll_back(self) -> None:
@@ -198,50 +237,35 @@ class Trainer:
             raise TrainingError(
                 "The loss stopped being a number before anything was saved: lower optimizer.learning_rate."
             )
-        seconds, broken_at = self.position.seconds, self.position.images
+        broken = self.position
         self._take_up(*found)
-        self.position.seconds, self.position.rollbacks = seconds, 1
+        for spent in ("seconds", "evaluation_seconds", "energy_joules", "peak_memory_bytes"):
+            setattr(self.position, spent, getattr(broken, spent))
+        self.position.rollbacks = 1
         self.position.learning_rate_scale *= 0.5
         self._save_checkpoint()
         self._alarm(
-            f"The loss stopped being a number after {broken_at} images: training went back to "
+            f"The loss stopped being a number after {broken.images} images: training went back to "
             f"{self.position.images} and goes on with half of optimizer.learning_rate."
         )
 
-    def _set_budget(self, images_per_second: float) -> None:
+    def _settle_budget(self, images_per_second: float) -> None:
         """Give a new run its budget, and an old one the part that the same command with a larger budget
         adds.
         """
-        config, images = self.config, self.position.images
+        config, position = self.config, self.position
         asked = {"images": config.images, "minutes": config.minutes}
         if self.budget.entries and self.folder.facts().get("budget") == asked:
             return
         if config.images is not None:
             total = config.images
         elif config.minutes is not None:
-            total = images + int(max(config.minutes * 60 - self.position.seconds, 0) * images_per_second)
+            left = max(config.minutes * 60 - position.seconds, 0)
+            total = position.images + int(left * images_per_second)
         else:
             raise TrainingError("Say how long to train: --minutes 5, or --images 200000.")
-        step = self.engine.images_per_step
-        self.budget.entries.clear()
-        self.budget.set(images, max(images, -(-total // step) * step))
+        self.budget.begin(position.images, total, self.engine.images_per_step)
         self.folder.update_facts(budget=asked)
-
-    def _replan(self) -> None:
-        """For a budget in minutes: correct the number of images by the speed so far, at a few fixed
-        points.
-        """
-        minutes, position, entries = self.config.minutes, self.position, self.budget.entries
-        if minutes is None or len(entries) > len(REPLAN_AT):
-            return
-        spent = max(position.seconds / (minutes * 60), position.images / entries[-1][1])
-        if spent < REPLAN_AT[len(entries) - 1]:
-            return
-        if entries[-1][0] > position.images:
-            return  # a process that was killed has corrected it further on: this one will get there
-        left = max(minutes * 60 - position.seconds, 0) * position.images / position.seconds
-        step = self.engine.images_per_step
-        self.budget.set(position.images, position.images + round(left / step) * step)
 
     def _log(self, total: int) -> None:
         position = self.position
@@ -253,48 +277,82 @@ class Trainer:
         self.log.append(record)
         self.timing.append(self._progress_facts())
         self._logged = record
-        if self.board is not None:
-            for name, value in record.items():
-                if name not in ("images", "step"):
-                    self.board.add_scalar(name, value, position.images)
+        shown = {name: value for name, value in record.items() if name not in ("images", "step")}
+        self.trackers.log(shown, position.images)
+        self._count_costs()  # a counter of energy comes round within the hour
         for text in self.watch.on_log(record):
             self._alarm(text)
 
     def _paint(self) -> None:
-        """Paint the grid of fixed seeds, and bring the model folder up to date."""
+        """Paint the grid of fixed seeds, and bring the model folder up to date: until there is a score, the
+        latest model is the best.
+        """
         model = self._model()
-        count, labels = self.config.training.sample_images, self.config.model.labels
-        shown = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
-        samples = model.sample(count, label=shown if labels else None, seed=self.config.seed)
+        samples = publication.grid(model, self.config)
         path = self.folder.samples / f"{self.position.images:09d}.png"
         samples.save(path)
         self._painted_at = self.position.images
-        model.save(self.folder.model, samples)
-        if self.board is not None:
-            grid = np.asarray(samples.grid(scale=1).convert("RGB"))
-            self.board.add_image("samples", grid, self.position.images, dataformats="HWC")
-            self.board.flush()
+        if self.validation is None or self.validation.best is None:
+            publication.publish(self.folder.model, model, samples)
+        self.trackers.picture(path, self.position.images)
         self.listener.on_samples(path)
         if self.position.images * 3 > self.budget.total(self.position.images):
             for text in self.watch.on_samples(samples.array, self.real.array):
                 self._alarm(text)
 
+    def _evaluate(self) -> None:
+        """Score the moving average on the held-out images; the best goes into the model folder. The time that
+        it takes is not the budget's.
+        """
+        assert self.validation is not None
+        if not self.engine.weights_are_finite():
+            self._roll_back()
+            return
+        started = time.monotonic()
+        scored = self.validation.score(self._model(), self.position.images)
+        if scored.is_best and (best := self.validation.best):
+            self._publish(best)
+            self.folder.update_facts(best=facts.of_best(best))
+        spent = time.monotonic() - started
+        self._started += spent
+        self.position.evaluation_seconds += spent
+        self.trackers.log({f"held-out/{scored.score.metric}": scored.score.value}, self.position.images)
+        self.listener.on_score(scored)
+
+    def _evaluate_at_the_end(self) -> None:
+        scored = self.validation is None or self.validation.has_scored(self.position.images)
+        if not scored and self.engine.weights_are_finite():
+            self._evaluate()
+
+    def _publish(self, best: Best) -> None:
+        """Let the model folder hold the best model; it may hold one from a future that a kill has undone."""
+        family = copy.deepcopy(self.engine.ema.family)
+        family.load_state_dict(best.weights)
+        model = Model(family, best.facts)
+        if not publication.holds(self.folder.model, model):
+            publication.publish(self.folder.model, model, publication.grid(model, self.config), [best.score])
+
+    def _lines(self) -> list[AppendedLines]:
+        return [self.log, self.timing, *([self.validation.lines] if self.validation else [])]
+
+    def _stall(self) -> str | None:
+        return self.validation.stall() if self.validation else None
+
     def _model(self) -> Model:
-        info = self.dataset.info
-        facts = {
+        trained = {
             "images": self.position.images,
             "seconds": round(self.position.seconds, 1),
             "precision": self.engine.precision,
             "seed": self.config.seed,
-            "data": {
-                "name": info.name,
-                "images": len(self.dataset),
-                "fingerprint": self.dataset.fingerprint,
-                "licence": info.licence,
-                "citation": info.citation,
-            },
+            "data": facts.of_training(self.dataset, self.config, self.held),
         }
-        return Model(self.engine.ema.family, facts)
+        return Model(self.engine.ema.family, trained)
+
+    def _count_costs(self) -> None:
+        if self.energy is not None:
+            self.position.energy_joules += self.energy.spent()
+        peak = machine.peak_memory(self.device) or 0
+        self.position.peak_memory_bytes = max(self.position.peak_memory_bytes, peak)
 
     def _alarm(self, text: str) -> None:
         alarms = self.folder.facts().get("alarms", [])
@@ -302,13 +360,18 @@ class Trainer:
         self.listener.on_alarm(text)
 
     def _close(self, status: str, reason: str | None = None) -> None:
-        for lines in (self.log, self.timing):
+        for lines in self._lines():
             lines.close()
-        if self.board is not None:
-            self.board.close()
+        self._count_costs()
         cores = torch.get_num_threads() if self.device.type == "cpu" else 1
-        cost = {"core_hours": self.position.seconds * cores / 3600, "energy_wh": None}
-        self.folder.update_facts(status=status, reason=reason, progress=self._progress_facts(), cost=cost)
+        cost = facts.of_cost(vars(self.position), cores, self.energy is not None)
+        progress = self._progress_facts()
+        self.folder.update_facts(status=status, reason=reason, progress=progress, cost=cost)
+        best = self.validation.best if self.validation else None
+        summary = {"images": progress["images"], "seconds": progress["seconds"]}
+        summary |= {name: value for name, value in cost.items() if value is not None}
+        summary |= {f"best/{best.score.metric}": best.score.value, "best/images": best.images} if best else {}
+        self.trackers.finish(status, summary, self.folder.model)
         report.write(self.folder.path)
 
     def _write_facts(self, plan: Plan, earlier: Mapping[str, Any]) -> None:
@@ -316,17 +379,12 @@ class Trainer:
             version=__version__,
             status="running",
             reason=None,
-            data=_data_facts(self.dataset, self.config),
-            hardware=hardware(self.device),
-            plan={
-                "parameters": plan.parameters,
-                "memory_bytes": plan.memory_bytes,
-                "images": plan.images,
-                "seconds": plan.seconds,
-                "images_per_second": plan.images_per_second,
-                "precision": plan.precision,
-            },
+            patience_images=self.config.evaluation.patience_images,
+            data=facts.of_data(self.dataset, self.config, self.held),
+            hardware=machine.hardware(self.device),
+            plan=facts.of_plan(plan),
             progress=self._progress_facts(),
+            best=facts.of_best(best) if (best := self.validation and self.validation.best) else None,
             alarms=earlier.get("alarms", []),
         )
 
@@ -338,7 +396,12 @@ class Trainer:
     def _progress_facts(self) -> dict[str, float]:
         position = self.position
         speed = position.images / position.seconds if position.seconds else 0.0
-        return {"images": position.images, "seconds": position.seconds, "images_per_second": speed}
+        return {
+            "images": position.images,
+            "seconds": position.seconds,
+            "images_per_second": speed,
+            "evaluation_seconds": position.evaluation_seconds,
+        }
 
     def _batches(self, config: RunConfig) -> Batches:
         return Batches(
@@ -349,52 +412,3 @@ class Trainer:
             device=self.device,
             use_labels=bool(config.model.labels),
         )
-
-    def _real_images(self) -> Images:
-        """As many real images as a grid has, drawn evenly from the data."""
-        count = min(self.config.training.sample_images, len(self.dataset))
-        rng = generator(self.config.seed, "real images")
-        chosen = torch.randperm(len(self.dataset), generator=rng)[:count].numpy()
-        return Images(self.dataset.images(np.sort(chosen)))
-
-    @contextlib.contextmanager
-    def _signals_stop(self) -> Iterator[None]:
-        """Let Ctrl-C and a polite kill end the run after its current step; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in numbers}
-
-        def stop(number: int, frame: Any) -> None:
-            self.stopped_by_user = True
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in numbers:
-            signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _data_facts(dataset: Dataset, config: RunConfig) -> dict[str, Any]:
-    info, labels = dataset.info, dataset.labels
-    counts = {}
-    if labels is not None:
-        found = np.bincount(labels[labels >= 0], minlength=len(dataset.label_names))
-        counts = dict(zip(dataset.label_names, map(int, found), strict=True))
-    return {
-        "name": info.name,
-        "source": str(info.source),
-        "images": len(dataset),
-        "width": dataset.size[0],
-        "height": dataset.size[1],
-        "channels": dataset.channels,
-        "labels": counts,
-        "fingerprint": dataset.fingerprint,
-        "licence": info.licence,
-        "citation": info.citation,
-        "skipped": [[file.name, file.reason] for file in info.report.skipped_files],
-    }

@@ -1,0 +1,50 @@
+"""What a run shows of its model: the model folder, and grids of painted and real images."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from danqing import weights
+from danqing.data import Dataset
+from danqing.evaluation import scores
+from danqing.images import Images
+from danqing.model import Model
+from danqing.randomness import generator
+from danqing.training.config import RunConfig
+
+
+def grid(model: Model, config: RunConfig) -> Images:
+    """As many images as the run's grids have, always of the same seeds and evenly of all labels."""
+    count, labels = config.training.sample_images, model.labels
+    shown = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
+    return model.sample(count, label=shown if labels else None, seed=config.seed)
+
+
+def real_images(dataset: Dataset, config: RunConfig) -> Images:
+    """As many real images as a grid has, drawn evenly from the data."""
+    count = min(config.training.sample_images, len(dataset))
+    rng = generator(config.seed, "real images")
+    chosen = torch.randperm(len(dataset), generator=rng)[:count].numpy()
+    return Images(dataset.images(np.sort(chosen)))
+
+
+def publish(folder: Path, model: Model, samples: Images, measured: Sequence[scores.Score] = ()) -> None:
+    """Let the model folder hold this model with its scores; what was measured on others leaves it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "neighbours.png").unlink(missing_ok=True)
+    scores.write(folder / "scores.json", measured)
+    model.save(folder, samples)
+
+
+def holds(folder: Path, model: Model) -> bool:
+    """Whether a model folder holds the very weights of `model`, and whatever has been measured on them."""
+    try:
+        trained = json.loads((folder / "config.json").read_text(encoding="utf-8"))["trained"]
+        content = (folder / "model.safetensors").read_bytes()
+    except (OSError, ValueError, KeyError):
+        return False
+    same = bool(trained["images"] == model.facts["images"])
+    return same and content == weights.to_bytes(model.family.state_dict(), {"format": "pt"})

@@ -1,0 +1,156 @@
+"""Scoring during training: the moving average, against images that it does not learn from."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from danqing import weights
+from danqing.data.splits import Held
+from danqing.errors import TrainingError
+from danqing.evaluation.scores import ReferenceInfo, Score
+from danqing.model import Model
+from danqing.training.config import RunConfig
+from danqing.training.listener import Scored
+from danqing.training.tracking import AppendedLines
+
+TENTHS = 10
+FEWEST = 10
+"""Held-out images below which no score says anything."""
+_JUDGED_PER_SAMPLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best-scored model so far: its weights on the CPU, what it knows of its training, and its score."""
+
+    images: int
+    score: Score
+    facts: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+
+
+class Validation:
+    """Scores a model now and then, remembers the best, and tells when it improves no more.
+
+    `lines` is the run's `scores.jsonl`. Nothing here draws from the random streams of training. Raises
+    EvaluationError where the feature network cannot be had, TrainingError where it is not that of earlier
+    scores.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        held: Held,
+        lines: AppendedLines,
+        device: torch.device,
+        on_progress: Callable[[int, int, str], None],
+    ) -> None:
+        # Only where a run is evaluated do feature networks cost the time of their import.
+        from danqing.evaluation.features import extract
+        from danqing.evaluation.networks import open_network
+
+        self.config, self.lines, self.seed = config.evaluation, lines, config.seed
+        self.best: Best | None = None
+        self._told: list[dict[str, Any]] = []
+        judged = held.judged
+        most = _JUDGED_PER_SAMPLE * self.config.samples
+        if len(judged) > most:  # evenly, since data often lies sorted by class
+            judged = judged.subset(np.linspace(0, len(judged) - 1, most).astype(np.int64))
+        self._judged = ReferenceInfo(
+            name=judged.info.name, split=held.split, count=len(judged), fingerprint=judged.fingerprint
+        )
+        with torch.random.fork_rng(devices=[]):
+            self._network = open_network(self.config.features, device=device)
+            self._reference = extract(judged, self._network, keep=True, on_progress=on_progress)
+
+    def is_due(self, before: int, images: int, total: int) -> bool:
+        """Whether the step from `before` to `images` of `total` images crossed a point of evaluation."""
+        every = self.config.every_images
+        if every == "tenth":
+            return before * TENTHS // total < min(images, total) * TENTHS // total
+        assert isinstance(every, int)
+        return before // every < images // every
+
+    def has_scored(self, images: int) -> bool:
+        """Whether the last score is that of the model at `images`."""
+        return bool(self._told) and self._told[-1]["images"] == images
+
+    def stall(self) -> str | None:
+        """The sentence that ends a run whose score has not improved for `patience_images`, or None."""
+        if not self.config.patience_images or self.best is None:
+            return None
+        waited = self._told[-1]["images"] - self.best.images
+        if waited < self.config.patience_images:
+            return None
+        return (
+            f"Training ended early: {self.best.score.name} has not improved for {waited:,} images; the model "
+            f"is that of {self.best.images:,} images."
+        )
+
+    def score(self, model: Model, images: int) -> Scored:
+        """Score a model that has seen `images`, and write it down."""
+        from danqing.evaluation.evaluate import score_samples
+
+        c = self.config
+        with torch.random.fork_rng(devices=[]):
+            score = score_samples(
+                model,
+                self._reference,
+                self._network,
+                metric=c.metric,
+                n=c.samples,
+                seed=self.seed,
+                reference=self._judged,
+            )
+        state = model.family.state_dict()
+        settings = score.settings | {"weights": weights.digest(state)[:12]}
+        score = score.model_copy(update={"settings": settings})
+        is_best = math.isfinite(score.value) and (self.best is None or _is_better(score, self.best.score))
+        if is_best:
+            kept = {name: weights.on_its_own(value) for name, value in state.items()}
+            self.best = Best(images, score, model.facts, kept)
+        line = {"images": images, "is_best": is_best, "score": score.to_json()}
+        self.lines.append(line)
+        self._told.append(line)
+        return Scored(images, score, is_best, self.best.images if self.best else images)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The best weights, named for a checkpoint."""
+        return {f"best/{name}": value for name, value in self.best.weights.items()} if self.best else {}
+
+    def state(self) -> dict[str, Any]:
+        """What else a checkpoint must hold."""
+        return {"bytes": self.lines.sync(), "facts": dict(self.best.facts) if self.best else None}
+
+    def take_up(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from what `tensors` and `state` gave; raises TrainingError where scores would not compare."""
+        self.lines.cut(state["bytes"])
+        self._told = self.lines.read()
+        found = [line for line in self._told if line["is_best"]]
+        self.best = None
+        if found:
+            kept = {name[5:]: value for name, value in tensors.items() if name.startswith("best/")}
+            self.best = Best(found[-1]["images"], _score(found[-1]), state["facts"], kept)
+        self._check_network()
+
+    def _check_network(self) -> None:
+        scored = [found for line in self._told if (found := _score(line).features) is not None]
+        if scored and scored[-1].sha256 != self._network.sha256:
+            raise TrainingError(
+                f"The scores of this run were made with the features of {scored[-1].name}, which is not what "
+                f"is here now ({self._network.name}): install it again, or choose another --out."
+            )
+
+
+def _score(line: Mapping[str, Any]) -> Score:
+    values = {key: value for key, value in line["score"].items() if key != "text"}
+    return Score.model_validate(values | {"value": math.nan if values["value"] is None else values["value"]})
+
+
+def _is_better(score: Score, than: Score) -> bool:
+    return score.value > than.value if score.higher_is_better else score.value < than.value
