@@ -21,7 +21,8 @@ Progress = Callable[[int, int, str], None]
 
 SIDE = 32
 """Larger images are averaged down to this longer side."""
-_WIDTHS = (32, 64, 128)
+_LAYERS = ((32, 4, 2), (64, 3, 2), (64, 3, 1), (128, 3, 2), (128, 3, 1))
+"""Convolutions: width, kernel, stride."""
 _BATCH = 128
 _SHOWN = 40_000
 """Images shown in training in all, in epochs from `_EPOCHS[0]` to `_EPOCHS[1]`."""
@@ -140,10 +141,9 @@ def _network(channels: int, labels: int, rng: torch.Generator) -> nn.Module:
     layers: list[nn.Module] = []
     with torch.device("meta"):  # on meta, constructors draw nothing from torch's global randomness
         width_in = channels
-        for width in _WIDTHS:
-            layers += [nn.Conv2d(width_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        for width, kernel, stride in _LAYERS:
             layers += [
-                nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+                nn.Conv2d(width_in, width, kernel, stride, padding=1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             ]

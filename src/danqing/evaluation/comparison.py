@@ -25,7 +25,7 @@ Progress = Callable[[int, int, str], None]
 
 MOST_NEIGHBOURHOODS = 2000
 """So many generated and so many real images are held against the training images."""
-MOST_CLASSIFIED = 20_000
+MOST_CLASSIFIED = 10_000
 """A classifier learns from so many images at most."""
 
 

@@ -1,0 +1,101 @@
+"""What a model has painted is what `sample` gives, on disk, and takes no memory."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from danqing.errors import EvaluationError
+from danqing.evaluation.painted import paint
+from danqing.evaluation.pixels import PixelRows, hashes
+from tests.evaluation.models import small_model
+
+
+def test_painted_images_are_those_of_sample() -> None:
+    model = small_model(labels=["cat", "dog", "hen"], label_frequencies=[0.5, 0.3, 0.2])
+    painted, sampled = paint(model, 300, seed=3), model.sample(300, seed=3)
+    assert (len(painted), painted.size, painted.channels) == (300, (9, 7), 3)
+    assert np.array_equal(painted.images(np.arange(300)).numpy(), sampled.array)
+    mixed = np.array([7, 8, 9, 2, 299, 2])
+    assert np.array_equal(painted.images(mixed).numpy(), sampled.array[mixed])
+    assert painted.images(np.arange(0)).shape == (0, 7, 9, 3)
+    labels = painted.labels_at(np.arange(300))
+    assert np.array_equal(model.sample(300, seed=3, label=labels.tolist()).array, sampled.array)
+    assert painted.label_names == ("cat", "dog", "hen")
+    assert 100 < (labels == 0).sum() < 200
+
+
+def test_the_fingerprint_follows_from_seed_and_count_and_nothing_global_is_touched() -> None:
+    model = small_model()
+    before = torch.get_rng_state()
+    first = paint(model, 40, seed=1).fingerprint
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert paint(model, 40, seed=1).fingerprint == first
+    assert len({first, paint(model, 40, seed=2).fingerprint, paint(model, 41, seed=1).fingerprint}) == 3
+    assert len(first) == hashlib.sha256().digest_size * 2
+    assert set(paint(model, 3).labels_at(np.arange(3))) == {-1}
+
+
+def test_no_room_on_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(EvaluationError, match="make room there"):
+        paint(small_model(), 2)
+
+
+def test_pixels_are_weighted_by_alpha_and_large_images_averaged() -> None:
+    class Two:
+        fingerprint, channels, size, label_names = "", 4, (64, 128), ()
+
+        def __len__(self) -> int:
+            return 2
+
+        def images(self, indices: np.ndarray) -> torch.Tensor:
+            both = torch.full((2, 128, 64, 4), 255, dtype=torch.uint8)
+            both[1, :, :, 3] = 0
+            both[1, :64, :, :3] = 7  # behind full transparency: not seen
+            return both[torch.from_numpy(indices)]
+
+        def labels_at(self, indices: np.ndarray) -> np.ndarray:
+            return np.full(len(indices), -1)
+
+    rows = PixelRows(Two())
+    assert rows.shape == (2, 16 * 32 * 4)
+    assert torch.equal(rows[0:2][0], torch.ones(rows.shape[1]))
+    assert torch.equal(rows[1:2][0], torch.zeros(rows.shape[1]))
+    assert len(np.unique(hashes(Two()))) == 2
+
+
+MEMORY = """
+import resource, sys
+import torch
+torch.set_num_threads(1)
+from tests.evaluation.models import small_model
+from danqing.evaluation.features import extract
+from danqing.evaluation.frechet import frechet_distance
+from danqing.evaluation.kernel import kernel_distance
+from danqing.evaluation.networks import open_network
+from danqing.evaluation.painted import paint
+
+def score(n):
+    painted = paint(small_model(width=32, height=32), n)
+    features = extract(painted, open_network("pixels"), keep=False)
+    kernel_distance(features, features), frechet_distance(features, features)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+print(score(500), score(5000))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory")
+def test_ten_times_the_images_take_no_more_memory() -> None:
+    """5,000 images of 3 kB and their features would be 29 MB more than 500, and a matrix of all pairs 200."""
+    root = Path(__file__).parents[2]
+    printed = subprocess.run([sys.executable, "-c", MEMORY], cwd=root, capture_output=True, text=True)
+    few, many = map(float, printed.stdout.split())
+    assert many - few < 12, printed.stdout
