@@ -36,7 +36,7 @@ class TorchNetwork:
         """Images uint8 `[n, h, w, c]` to feature vectors float32 `[n, dimensions]`, on the CPU."""
         _, height, width, _ = images.shape
         size = min(self.batch_size, images_at_once((width, height)))
-        with torch.inference_mode(), self._number_format():
+        with torch.no_grad(), self._number_format():
             parts = [self._batch(part, size) for part in torch.split(images, size) if len(part)]
         return torch.cat(parts) if parts else torch.empty(0, self.dimensions)
 

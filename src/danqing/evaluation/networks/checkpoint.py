@@ -5,13 +5,14 @@ language is read by an interpreter that knows only what a dictionary of tensors 
 """
 
 import io
+import math
 import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -76,22 +77,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with path.open("rb") as file:
-            return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+        file = io.BytesIO(path.read_bytes())
+        return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be read ({error.strerror or error}): name a file of weights."
         ) from error
-    except (_RefusedError, SafetensorError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
+    except (_RefusedError, SafetensorError, zipfile.BadZipFile) as error:
         raise EvaluationError(
             f"{path} is not a file of weights that can be read safely ({error}): save its state dictionary "
             "as safetensors."
         ) from error
-    except (IndexError, TypeError, AttributeError, struct.error, EOFError) as error:
-        raise EvaluationError(f"{path} is damaged: get a whole copy.") from error
+    except (
+        *(ValueError, LookupError, TypeError, AttributeError, EOFError, struct.error),
+        *(RuntimeError, ArithmeticError, MemoryError),
+    ) as error:
+        raise EvaluationError(f"{path} is damaged, or no file of weights: get a whole copy.") from error
 
 
-def _read_zip(file: BinaryIO) -> dict[str, Tensor]:
+def _read_zip(file: io.BytesIO) -> dict[str, Tensor]:
     with zipfile.ZipFile(file) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -104,7 +108,7 @@ def _read_zip(file: BinaryIO) -> dict[str, Tensor]:
     return _tensors(views, contents.__getitem__)
 
 
-def _read_legacy(file: BinaryIO) -> dict[str, Tensor]:
+def _read_legacy(file: io.BytesIO) -> dict[str, Tensor]:
     """Five pickles (magic, version, system, tensors, keys of storages), then each storage: length, values."""
     file.seek(0)
     if _interpret(file) != _MAGIC or _interpret(file) != 1001:
@@ -132,16 +136,22 @@ def _views(found: Any) -> dict[str, _View]:
 
 def _tensors(views: dict[str, _View], content: Callable[[str], bytes]) -> dict[str, Tensor]:
     storages = {
-        view.storage: torch.frombuffer(bytearray(content(view.storage.key)), dtype=view.storage.numbers)
-        for view in views.values()
+        view.storage: _values(content(view.storage.key), view.storage.numbers) for view in views.values()
     }
+    for name, view in views.items():  # a few bytes may describe a tensor larger than any memory
+        if math.prod(view.size) > len(storages[view.storage]):
+            raise _RefusedError(f"{name} is larger than its values")
     return {
         name: storages[view.storage].as_strided(view.size, view.stride, view.offset).contiguous()
         for name, view in views.items()
     }
 
 
-def _interpret(file: BinaryIO) -> Any:
+def _values(content: bytes, numbers: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=numbers) if content else torch.empty(0, dtype=numbers)
+
+
+def _interpret(file: io.BytesIO) -> Any:
     """The value of the pickle that `file` stands at: plain values, dictionaries, and `_View` for tensors."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}

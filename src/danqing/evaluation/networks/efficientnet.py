@@ -68,13 +68,13 @@ class EfficientNetLite0(TorchNetwork):
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features `[n, 1280]` to the probability of each kind of ImageNet `[n, 1000]`, float32."""
-        with torch.inference_mode():
+        with torch.no_grad():
             logits: Tensor = self.net.classifier(features.to(self.device))
             return logits.softmax(1).cpu()
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Images uint8 `[n, h, w, c]` to the activations at each of five resolutions, float32."""
-        with torch.inference_mode(), self._number_format():
+        with torch.no_grad(), self._number_format():
             return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
 
     def _inputs(self, images: Tensor) -> Tensor:

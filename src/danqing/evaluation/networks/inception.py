@@ -72,12 +72,12 @@ class Inception(TorchNetwork):
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features `[n, 2048]` to the probability of each class `[n, 1008]`, without the bias of `fc`."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return F.linear(features.to(self.device), self.net.fc.weight).softmax(1).cpu()
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Images uint8 `[n, h, w, c]` to the activations at five depths, float32 `[n, channels, h, w]`."""
-        with torch.inference_mode(), self._number_format():
+        with torch.no_grad(), self._number_format():
             return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
 
     def _inputs(self, images: Tensor) -> Tensor:

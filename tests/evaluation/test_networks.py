@@ -1,0 +1,244 @@
+"""Every feature network gives the vectors that it should, and says what it is."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import transformers
+from efficientnet_lite_pytorch import EfficientNet
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.errors import EvaluationError
+from danqing.evaluation.contract import Classifies, HasStages
+from danqing.evaluation.networks import efficientnet, open_network
+from danqing.evaluation.networks.checkpoint import read_tensors
+
+
+def _drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_efficientnet_lite0_is_that_of_its_package() -> None:
+    """At 96 pixels nothing is resized; the package's own definition, batch normalisation and all, judges."""
+    theirs = EfficientNet.from_name(efficientnet.NAME).eval()
+    theirs.load_state_dict(read_tensors(efficientnet.published_weights()))
+    images, ours = _drawn(3, 96, 96, 3), open_network("efficientnet-lite0")
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        inputs = (images.permute(0, 3, 1, 2) / 255 - mean) / std
+        maps = theirs.extract_features(inputs)
+        logits = theirs._fc(maps.mean((2, 3)))
+    found = ours.features(images)
+    assert found.shape == (3, ours.dimensions)
+    torch.testing.assert_close(found, maps.mean((2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.probabilities(found), logits.softmax(1), atol=1e-5, rtol=1e-4)
+    assert isinstance(ours, Classifies)
+    assert isinstance(ours, HasStages)
+    stages = ours.stages(images)
+    assert [tuple(stage.shape[1:]) for stage in stages] == [
+        *((16, 48, 48), (24, 24, 24), (40, 12, 12), (112, 6, 6), (320, 3, 3)),
+    ]
+    head = F.hardtanh(ours.net.head(stages[-1]), 0, 6).detach().mean((2, 3))
+    torch.testing.assert_close(head, found, atol=1e-4, rtol=1e-4)
+
+
+def test_efficientnet_lite0_resizes_as_published_scores_do() -> None:
+    """The figures of docs/results.md were made with `interpolate(antialias=True)` to 96 pixels."""
+    images, network = _drawn(2, 32, 28, 3), open_network("efficientnet-lite0")
+    larger = F.interpolate(images.permute(0, 3, 1, 2) / 255, (96, 96), mode="bicubic", antialias=True).clamp(
+        0, 1
+    )
+    found = network._inputs(images) * network._std + network._mean
+    torch.testing.assert_close(found, larger * 255, atol=2e-3, rtol=0)
+
+
+def test_other_weights_are_not_efficientnet_lite0(tmp_path: Path) -> None:
+    (tmp_path / "other.pth").write_bytes(b"something else")
+    with pytest.raises(EvaluationError, match="not the published"):
+        open_network("efficientnet-lite0", weights=tmp_path / "other.pth")
+
+
+def test_bfloat16_is_close_and_says_so() -> None:
+    images, network = _drawn(4, 32, 32, 3), open_network("efficientnet-lite0", precision="bfloat16")
+    exact = open_network("efficientnet-lite0").features(images)
+    found = network.features(images)
+    assert network.precision == "bfloat16"
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.parametrize("name", ["pixels", "efficientnet-lite0"])
+def test_grey_and_alpha_are_compared_as_they_look(name: str) -> None:
+    network, colours = open_network(name), _drawn(2, 20, 24, 3)
+    opaque = torch.cat([colours, torch.full((2, 20, 24, 1), 255, dtype=torch.uint8)], 3)
+    hidden = torch.cat([colours, torch.zeros(2, 20, 24, 1, dtype=torch.uint8)], 3)
+    white = torch.full_like(colours, 255)
+    grey = colours[..., :1]
+    for same, expected in (
+        (opaque, colours),
+        (hidden, white),
+        (grey, grey.expand(-1, -1, -1, 3)),
+        (torch.cat([grey, opaque[..., 3:]], 3), grey.expand(-1, -1, -1, 3)),
+    ):
+        torch.testing.assert_close(network.features(same), network.features(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_pixels_have_as_many_dimensions_at_any_size() -> None:
+    network = open_network("pixels")
+    for shape in ((1, 1, 1, 1), (2, 16, 16, 3), (1, 7, 300, 4), (0, 5, 5, 3)):
+        assert network.features(_drawn(*shape)).shape == (shape[0], network.dimensions)
+    own = _drawn(1, 16, 16, 3)
+    assert torch.equal(network.features(own), own.permute(0, 3, 1, 2).reshape(1, -1) / 255)
+
+
+def test_a_users_module_gets_pixels_between_minus_one_and_one() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert not self.training
+            return x.flatten(1)
+
+    module = Flat()
+    images, network = _drawn(40, 4, 5, 3), open_network(module)
+    expected = images.permute(0, 3, 1, 2).reshape(40, -1) / 127.5 - 1
+    torch.testing.assert_close(network.features(images), expected)
+    assert network.dimensions == 60
+    assert module.training
+    assert network.name.startswith("Flat-")
+
+
+def test_a_users_module_is_told_by_its_weights() -> None:
+    def module(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
+
+    first, same, other = (open_network(module(seed)) for seed in (0, 0, 1))
+    assert first.sha256 == same.sha256 != other.sha256
+    activations = module(0)(_drawn(3, 6, 6, 3).permute(0, 3, 1, 2) / 127.5 - 1)
+    torch.testing.assert_close(first.features(_drawn(3, 6, 6, 3)), activations.mean((2, 3)))
+
+
+def test_a_module_that_gives_no_vectors_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="must give a tensor of 32 vectors"):
+        open_network(nn.Flatten(0)).features(_drawn(2, 4, 4, 3))
+
+
+def _onnx(path: Path, size: tuple[object, object], batch: object = "n") -> np.ndarray:
+    """The mean colour, times a matrix."""
+    weight = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["y"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, *size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 4])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path)
+    return weight
+
+
+@pytest.mark.parametrize(("size", "batch"), [(("h", "w"), "n"), ((8, 8), "n"), (("h", "w"), 3)])
+def test_an_onnx_file_is_a_network(tmp_path: Path, size: tuple[object, object], batch: object) -> None:
+    weight = _onnx(tmp_path / "net.onnx", size, batch)
+    network, images = open_network(tmp_path / "net.onnx"), _drawn(5, 16, 16, 3)
+    means = (images.permute(0, 3, 1, 2) / 127.5 - 1).mean((2, 3)).numpy()
+    atol = 1e-5 if size == ("h", "w") else 0.02  # what a resizing does to the mean colour at the borders
+    found = network.features(images)
+    np.testing.assert_allclose(found.numpy(), means @ weight, atol=atol)
+    np.testing.assert_allclose(network.features(images[3:]), found[3:], atol=1e-6)
+    assert network.dimensions == 4
+    assert network.sha256 == open_network(str(tmp_path / "net.onnx")).sha256
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"no network")
+    with pytest.raises(EvaluationError, match="not an ONNX network"):
+        open_network(tmp_path / "net.onnx")
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        open_network(tmp_path / "none.onnx")
+
+
+def test_an_onnx_file_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    """They would be part of the network, and not of its sha256."""
+    _onnx(tmp_path / "net.onnx", ("h", "w"))
+    onnx.save(
+        onnx.load(tmp_path / "net.onnx"),
+        tmp_path / "net.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    assert (tmp_path / "weights.bin").exists()
+    with pytest.raises(EvaluationError, match="all its weights"):
+        open_network(tmp_path / "net.onnx")
+
+
+def _tiny(kind: str) -> nn.Module:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
+    torch.manual_seed(0)
+    if kind == "dinov2":
+        return transformers.Dinov2Model(transformers.Dinov2Config(**sizes, patch_size=14))
+    config = transformers.CLIPVisionConfig(**sizes, intermediate_size=32, patch_size=14, projection_dim=8)
+    return transformers.CLIPVisionModelWithProjection(config)
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "clip"])
+def test_transformers_are_read_from_a_folder(tmp_path: Path, kind: str) -> None:
+    theirs = _tiny(kind).eval()
+    theirs.save_pretrained(tmp_path)
+    images = _drawn(3, 28, 28, 3)
+    means = {"dinov2": (0.485, 0.456, 0.406), "clip": (0.48145466, 0.4578275, 0.40821073)}[kind]
+    stds = {"dinov2": (0.229, 0.224, 0.225), "clip": (0.26862954, 0.26130258, 0.27577711)}[kind]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (means, stds))
+    with torch.inference_mode():
+        output = theirs(pixel_values=(images.permute(0, 3, 1, 2) / 255 - mean) / std)
+    expected = output.pooler_output if kind == "dinov2" else output.image_embeds
+    for network in (open_network(f"{kind}:{tmp_path}"), open_network(kind, weights=tmp_path)):
+        assert network.name == kind
+        assert network.features(images).shape == (3, network.dimensions)
+        torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_pickled_transformers_are_refused(tmp_path: Path) -> None:
+    net = _tiny("dinov2")
+    net.config.save_pretrained(tmp_path)
+    torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(EvaluationError, match="dinov2:FOLDER"):
+        open_network(f"dinov2:{tmp_path}")
+
+
+def test_a_model_that_was_not_fetched_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EvaluationError, match="hf download someone/nothing-here"):
+        open_network("clip:someone/nothing-here")
+
+
+def test_the_default_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_network().name == "efficientnet-lite0"
+    monkeypatch.setattr(efficientnet, "find_spec", lambda name: None)
+    assert open_network().name == "pixels"
+    with pytest.raises(EvaluationError, match=r"danqing\[features\]"):
+        open_network("efficientnet-lite0")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet", {}, "choose one of efficientnet-lite0, inception"),
+        ("pixels", {"resizer": "legacy"}, "belongs to inception"),
+        ("efficientnet-lite0", {"resizer": "legacy"}, "belongs to inception"),
+        ("pixels", {"weights": Path("w")}, "leave --weights out"),
+        ("inception", {"resizer": "nearest"}, "choose legacy or antialiased"),
+    ],
+)
+def test_what_cannot_be_had_is_said(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        open_network(name, **options)
