@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from danqing.images import Images
     from danqing.loading import load
     from danqing.model import Model
-    from danqing.training.listener import Listener
+    from danqing.studies.compare import compare
+    from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
+    from danqing.training.listener import Listener
     from danqing.training.run import Run, train
 
 __all__ = [
+    "Comparison",
     "DanqingError",
     "Evaluation",
     "Images",
@@ -32,6 +35,7 @@ __all__ = [
     "Score",
     "Tuning",
     "__version__",
+    "compare",
     "evaluate",
     "load",
     "open_dataset",
@@ -40,6 +44,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": "danqing.studies.results",
+    "compare": "danqing.studies.compare",
     "DanqingError": "danqing.errors",
     "Evaluation": "danqing.evaluation.evaluate",
     "Images": "danqing.images",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from danqing.cli import data, demo, evaluate, output, presets, sample, show, train, tune
+from danqing.cli import compare, data, demo, evaluate, output, presets, sample, show, train, tune
 from danqing.errors import DanqingError
 from danqing.version import __version__
 
@@ -44,6 +44,7 @@ def _options(
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.add_typer(data.app)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)

@@ -92,6 +92,11 @@ class Comparison(_Record):
         return tuple(one for one in self.contestants if one.status == "finished")
 
     @property
+    def interrupted(self) -> bool:
+        """Whether some are yet to be trained or measured."""
+        return any(one.status == "waiting" for one in self.contestants)
+
+    @property
     def budget_text(self) -> str:
         """What each was given, in words."""
         if "minutes" in self.budget:
@@ -100,11 +105,15 @@ class Comparison(_Record):
         return f"{self.budget.get('images', 0):,.0f} images"
 
     def write(self, path: Path) -> None:
-        """Write `compare.json`, atomically; scores carry their line as `text`."""
-        values = json.loads(self.model_dump_json())
+        """Write `compare.json`, atomically."""
+        atomic.write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values; scores carry their line as `text`."""
+        values: dict[str, Any] = json.loads(self.model_dump_json())
         for one, shown in zip(self.contestants, values["contestants"], strict=True):
             shown["scores"] = [score.to_json() for score in one.scores]
-        atomic.write_json(path, values)
+        return values
 
 
 def read(path: Path) -> Comparison:

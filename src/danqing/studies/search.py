@@ -12,13 +12,12 @@ from typing import Any
 
 import optuna
 import torch
-from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from danqing import atomic
 from danqing.randomness import derived_seed
 from danqing.studies.space import Dimension
-from danqing.studies.trainee import Trainee
+from danqing.studies.trainee import Trainee, wait_until_free
 
 Progress = Callable[[float, float, str], None]
 
@@ -31,7 +30,6 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,
 }
 _POLL_SECONDS = 0.1
-_SAVING_SECONDS = 120.0
 _STATUS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -135,9 +133,7 @@ class Search:
             reported = len(frozen.intermediate_values)
         settings = {dimension.name: dimension.suggest(trial) for dimension in self.space}
         folder = self._folder(trial.number)
-        if folder.exists():  # who was training in it when the search was killed may still be saving
-            with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=_SAVING_SECONDS):
-                pass
+        wait_until_free(folder)
         merged = {**self.task, "settings": {**self.task.get("settings", {}), **settings}}
         trainee = Trainee({**merged, "out": str(folder.resolve())}, threads)
         self.running.append(_Running(trial, folder, trainee, reported))
@@ -215,5 +211,5 @@ def held_out_scores(run_folder: Path) -> list[float]:
     values = []
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            values.append(float(json.loads(line)["value"]))
+            values.append(float(json.loads(line)["score"]["value"]))
     return values

@@ -15,7 +15,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from danqing.errors import DanqingError
 from danqing.training.listener import Listener, Progress
@@ -114,6 +117,13 @@ class Trainee:
                     self._said |= said
                     self.done, self.total = self._said.get("done", 0), self._said.get("total", 0)
                     self.seconds_left = self._said.get("seconds_left")
+
+
+def wait_until_free(run_folder: Path) -> None:
+    """Wait for a process that a killed study has left behind, and that is still saving its run."""
+    if run_folder.exists():
+        with contextlib.suppress(Timeout), FileLock(run_folder / ".lock", timeout=_SAVING_TIME):
+            pass
 
 
 class _Teller(Listener):

@@ -1,0 +1,106 @@
+"""`danqing compare`: families under one budget on your images; the same command again goes on."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from danqing import progress
+from danqing.cli import output
+from danqing.cli.arguments import parse_size
+from danqing.cli.train import INTERRUPTED
+
+if TYPE_CHECKING:
+    from danqing.studies.results import Comparison
+
+EXAMPLES = """Examples:
+
+  danqing compare photos/ --families gan,vae --minutes 10 --out runs/compared
+
+  danqing compare fashion-mnist --presets gan-32,vae-32 --images 500000 --out runs/fashion
+
+Ctrl-C saves; the same command again goes on where it stopped."""
+
+_MARKS = {"best": "*", "tie": "="}
+
+
+def compare(
+    data: Annotated[str, typer.Argument(help="The images, as for danqing train.")],
+    out: Annotated[Path, typer.Option(help="The folder of the comparison; the same folder again goes on.")],
+    families: Annotated[
+        str, typer.Option(help="Which families, each by its preset for about this size.", metavar="gan,vae")
+    ] = "",
+    presets: Annotated[
+        str, typer.Option(help="Which presets, instead of families.", metavar="gan-32,vae-32")
+    ] = "",
+    minutes: Annotated[float | None, typer.Option(help="How long to train each.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="How many images each sees, instead of --minutes.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of all runs and of what they paint.")] = 0,
+    features: Annotated[
+        str, typer.Option(help="The network that images are compared by, as for danqing evaluate.")
+    ] = "auto",
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n", help="How many images each paints to be judged.", min=2, show_default="1000 to 10000"
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: output.JsonOption = False,
+) -> None:
+    """Compare families on your images: the same budget, split and seed, measured alike."""
+    with progress.Bar() as bar:
+        bar.update(0, None, "Starting")
+        import danqing
+
+        found = danqing.compare(
+            data,
+            families=_names(families),
+            presets=_names(presets),
+            minutes=minutes,
+            images=images,
+            size=None if size is None else parse_size(size),
+            seed=seed,
+            features=features,
+            n=n,
+            out=out,
+            device=device,
+            on_progress=bar.update,
+        )
+    output.result(_payload(found, out), _text(found, out), as_json=as_json)
+    if found.interrupted:
+        command = shlex.join(["danqing", *sys.argv[1:]])
+        progress.say(f"Interrupted and saved; the same command goes on: {command}", style="yellow")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _payload(found: "Comparison", out: Path) -> Mapping[str, Any]:
+    return {**found.to_json(), "folder": out, "page": out / "compare.html"}
+
+
+def _text(found: "Comparison", out: Path) -> str:
+    from danqing.studies.results import rows
+
+    table = [["", *(one.name for one in found.contestants)]]
+    for row in rows(found):
+        cells = [
+            "–" if cell is None else " ".join(filter(None, (cell.text, _MARKS.get(mark, ""))))
+            for cell, mark in zip(row.cells, row.marks, strict=True)
+        ]
+        table.append([row.title, *cells])
+    failures = "".join(f"{one.name} failed: {one.error}\n" for one in found.contestants if one.error)
+    text = f"{output.table(table)}* the best; = cannot be told from the best\n" if len(table) > 1 else ""
+    words = " ".join((*found.verdict, *found.cautions))
+    return f"{text}\n{failures}{words}\n\n" + output.facts({"Page": out / "compare.html"})

@@ -1,0 +1,262 @@
+"""`compare`: families trained under one budget on the same images, measured alike, on one page."""
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from danqing.errors import DanqingError
+from danqing.evaluation.evaluate import SMALL
+from danqing.evaluation.networks import open_network
+from danqing.images import Images
+from danqing.machine import hardware
+from danqing.precision import choose_device
+from danqing.studies import compare_page, contest
+from danqing.studies import folder as study_folder
+from danqing.studies import measure as measuring
+from danqing.studies.contest import Judged
+from danqing.studies.results import Comparison, Contestant
+from danqing.studies.trainee import Trainee, wait_until_free
+from danqing.studies.verdict import cautions, verdict
+from danqing.training.config import RunConfig
+from danqing.training.run import read_run
+from danqing.training.run_folder import RunFolder
+
+Progress = Callable[[float, float | None, str], None]
+
+FORMAT = 1
+FEWEST_SAMPLES = 1000
+_POLL_SECONDS = 0.1
+
+
+def compare(
+    data: str | Path,
+    *,
+    families: Sequence[str] = (),
+    presets: Sequence[str] = (),
+    minutes: float | None = None,
+    images: int | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    features: str = "auto",
+    n: int | None = None,
+    out: str | Path,
+    device: str = "auto",
+    on_progress: Progress | None = None,
+) -> Comparison:
+    """Train families under the same budget on the same images, measure all alike, and write a page of it.
+
+    families: each by its preset for about the data's size; presets: by name, instead or besides. The budget
+    of each is `minutes` or `images`. n: how many images each paints to be judged, by default as many as
+    there are real ones to judge by, within 1,000 and 10,000. Each trains in a process of its own; one that
+    fails is listed with its reason. `out` gets `compare.json`, `compare.html` and the runs; the same call
+    again goes on where it was interrupted, and trains and measures nothing twice. Ctrl-C ends it, saved.
+    Raises DanqingError.
+    """
+    names = contest.choose_presets(families, presets, size, data)
+    scoring: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
+    budget = {"minutes": minutes, "images": images}
+    chosen = contest.configure(names, size=size, minutes=minutes, images=images, seed=seed, settings=scoring)
+    first = chosen[names[0]]
+    judged = contest.open_judged(data, first)
+    scoring["evaluation.held_out"] = judged.held_out
+    network = open_network(features, device=choose_device(device))
+    samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
+    folder = Path(out)
+    asked = {
+        "format": FORMAT,
+        "data": judged.training.fingerprint,
+        "reference": judged.reference.fingerprint,
+        "size": first.size,
+        "seed": seed,
+        "features": features,
+        **budget,
+    }
+    task = {
+        "data": str(data),
+        "size": first.size,
+        "seed": seed,
+        "device": device,
+        "settings": scoring,
+        **budget,
+    }
+    options: dict[str, Any] = {"size": size, "seed": seed or None, "n": n, "out": folder, **budget}
+    options |= {"features": features if features != "auto" else None}
+    study = Comparison(
+        command=_command(data, families, presets, options),
+        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        name=judged.training.info.name,
+        data=_data_facts(judged),
+        reference=judged.info,
+        budget={name: value for name, value in budget.items() if value is not None},
+        seed=seed,
+        samples=samples,
+        machine=hardware(choose_device(device)),
+        contestants=tuple(
+            Contestant(name=name, family=chosen[name].family, preset=name, run=f"runs/{name}")
+            for name in names
+        ),
+    )
+    with study_folder.locked(folder, "comparison"):
+        study_folder.settle(folder, "comparison", asked)
+        (folder / "runs").mkdir(exist_ok=True)
+        (folder / "pictures").mkdir(exist_ok=True)
+        _real_images(judged).save(folder / "pictures" / "real.png")
+        room = _Room(folder, task, chosen, samples, f"{network.name} {network.sha256}", on_progress)
+        return room.run(study)
+
+
+class _Room:
+    """Where a comparison takes place: its folder, and what all contestants share."""
+
+    def __init__(
+        self,
+        folder: Path,
+        task: dict[str, Any],
+        configs: dict[str, RunConfig],
+        samples: int,
+        network: str,
+        on_progress: Progress | None,
+    ) -> None:
+        self.folder, self.task, self.configs = folder, task, configs
+        self.samples, self.network = samples, network
+        self.tell = on_progress or (lambda done, total, text: None)
+
+    def run(self, study: Comparison) -> Comparison:
+        """Train all, then measure all: what one needs of the machine must not disturb another."""
+        try:
+            for place, one in enumerate(study.contestants):
+                study = self._replace(study, place, self._train(one, place, len(study.contestants)))
+            for place, one in enumerate(study.contestants):
+                if one.status != "failed":
+                    study = self._replace(study, place, self._measure(one, study, place))
+        except KeyboardInterrupt:
+            pass
+        return self._write(study)
+
+    def _train(self, one: Contestant, place: int, of: int) -> Contestant:
+        """Train one, or go on with it; a run that is complete is not touched."""
+        run = self.folder / one.run
+        if not _is_complete(RunFolder(run), self.configs[one.name]):
+            wait_until_free(run)
+            arguments = {**self.task, "preset": one.preset, "out": str(run)}
+            text = f"Training {one.name} ({place + 1} of {of})"
+            with Trainee(arguments) as trainee:
+                while trainee.running:
+                    self.tell(trainee.done, trainee.total or None, text)
+                    time.sleep(_POLL_SECONDS)
+            if error := trainee.error():
+                return one.model_copy(update={"status": "failed", "error": error})
+            if trainee.interrupted:
+                raise KeyboardInterrupt
+        return one.model_copy(update=_of_run(run))
+
+    def _measure(self, one: Contestant, study: Comparison, place: int) -> Contestant:
+        assert study.reference is not None
+        out = self.folder / "pictures" / f"{one.name}.json"
+        text = f"Measuring {one.name} ({place + 1} of {len(study.contestants)})"
+        try:
+            found = measuring.measure(
+                self.folder / one.run,
+                self.task["data"],
+                study.reference,
+                out,
+                n=self.samples,
+                seed=study.seed,
+                features=self.task["settings"]["evaluation.features"],
+                network=self.network,
+                device=self.task["device"],
+                on_progress=lambda done, total, stage: self.tell(done, total or None, f"{text}: {stage}"),
+            )
+        except DanqingError as error:
+            return one.model_copy(update={"status": "failed", "error": str(error)})
+        figures = {name: found[name] for name in ("sampling_speed", "parameters", "model_bytes")}
+        pictures = {"grid": f"pictures/{one.name}.png"}
+        if found["neighbours"]:
+            pictures["neighbours"] = f"pictures/{one.name}-neighbours.png"
+        return one.model_copy(
+            update={
+                "status": "finished",
+                "scores": measuring.scores(found),
+                "measured": one.measured | figures,
+                "pictures": pictures,
+            }
+        )
+
+    def _replace(self, study: Comparison, place: int, one: Contestant) -> Comparison:
+        """The study with one contestant's news, written down."""
+        contestants = (*study.contestants[:place], one, *study.contestants[place + 1 :])
+        return self._write(study.model_copy(update={"contestants": contestants}))
+
+    def _write(self, study: Comparison) -> Comparison:
+        told = study.model_copy(update={"verdict": verdict(study), "cautions": cautions(study)})
+        told.write(self.folder / "compare.json")
+        compare_page.write(told, self.folder)
+        return told
+
+
+def _is_complete(run: RunFolder, wanted: RunConfig) -> bool:
+    facts = run.facts()
+    budget = {"images": wanted.images, "minutes": wanted.minutes}
+    return facts.get("status") == "finished" and facts.get("budget") == budget and run.report.exists()
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    """What a run tells of itself."""
+    run, folder = read_run(path), RunFolder(path)
+    plan = folder.facts().get("plan", {})
+    name, points = measuring.curve(path)
+    figures = {
+        "training_speed": run.images_per_second,
+        "images": run.images,
+        "seconds": run.seconds,
+        "trained_parameters": sum(plan.get("parameters", {}).values()),
+        **{key: value for key, value in run.cost.items() if value is not None},
+    }
+    return {
+        "measured": figures,
+        "curve": points,
+        "curve_name": name,
+        "precision": plan.get("precision", ""),
+        "config": folder.config_file.read_text(encoding="utf-8"),
+    }
+
+
+def _real_images(judged: Judged) -> Images:
+    """As many real images as a grid has, evenly from those that all learn from."""
+    count = min(measuring.PICTURES, len(judged.training))
+    return Images(judged.training.images(np.linspace(0, len(judged.training) - 1, count).astype(np.int64)))
+
+
+def _data_facts(judged: Judged) -> dict[str, Any]:
+    dataset = judged.training
+    return {
+        "name": dataset.info.name,
+        "source": dataset.info.source,
+        "images": len(dataset),
+        "width": dataset.size[0],
+        "height": dataset.size[1],
+        "channels": dataset.channels,
+        "labels": len(dataset.label_names),
+        "fingerprint": dataset.fingerprint,
+        "licence": dataset.info.licence,
+        "citation": dataset.info.citation,
+    }
+
+
+def _command(
+    data: str | Path, families: Sequence[str], presets: Sequence[str], options: dict[str, Any]
+) -> str:
+    """The command line that asks for the same comparison."""
+    words = ["danqing", "compare", str(data)]
+    for option, names in (("families", families), ("presets", presets)):
+        words += [f"--{option}", ",".join(names)] if names else []
+    for option, value in options.items():
+        if value is not None:
+            flag = "-n" if option == "n" else f"--{option}"
+            words += [flag, "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)

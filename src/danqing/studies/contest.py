@@ -1,0 +1,114 @@
+"""Who takes part in a comparison, and what each is given: the same images, size, seed and budget."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from danqing import presets
+from danqing.data import Dataset
+from danqing.data.sources import open_dataset
+from danqing.data.splits import HELD_OUT, open_held, open_if_there
+from danqing.errors import ConfigError, DataError
+from danqing.evaluation.scores import ReferenceInfo
+from danqing.families import REGISTRY
+from danqing.training import config as configs
+from danqing.training.config import RunConfig
+from danqing.training.validation import FEWEST
+
+_JUDGES = 200
+_LARGEST_SHARE = 0.25
+
+
+class Judged(NamedTuple):
+    """What all learn from, and what judges them; held_out: the share of the training images that is kept
+    aside where the data has no validation split.
+    """
+
+    training: Dataset
+    reference: Dataset
+    info: ReferenceInfo
+    held_out: float
+
+
+def choose_presets(
+    families: Sequence[str], wanted: Sequence[str], size: tuple[int, int] | None, data: str | Path
+) -> list[str]:
+    """The presets to compare: those named, and for each family the one made for about this size.
+
+    The size is that of the data where none is given. Raises ConfigError.
+    """
+    for family in families:
+        if family not in REGISTRY:
+            raise ConfigError(f"There is no family called {family!r}: choose from {', '.join(REGISTRY)}.")
+    chosen = [presets.path(name).stem for name in wanted]
+    if families:
+        side = math.prod(size if size is not None else open_dataset(data).size)
+        chosen += [_nearest(family, side) for family in families]
+    chosen = list(dict.fromkeys(chosen))
+    if not chosen:
+        raise ConfigError("Say what to compare, for instance: --families gan,vae.")
+    return chosen
+
+
+def configure(
+    names: Sequence[str],
+    *,
+    size: tuple[int, int] | None,
+    minutes: float | None,
+    images: int | None,
+    seed: int,
+    settings: dict[str, Any],
+) -> dict[str, RunConfig]:
+    """The configuration of each preset under the same budget; raises ConfigError where sizes differ."""
+    if (minutes is None) == (images is None):
+        raise ConfigError("Say how long each may train: --minutes 10, or --images 200000.")
+    chosen = {
+        name: configs.resolve(
+            preset=name, size=size, minutes=minutes, images=images, seed=seed, settings=settings
+        )
+        for name in names
+    }
+    sizes = {config.size for config in chosen.values()}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{name} {'x'.join(map(str, c.size or ()))}" for name, c in chosen.items())
+        raise ConfigError(f"These presets are for different sizes ({listed}): choose one by --size.")
+    return chosen
+
+
+def open_judged(data: str | Path, config: RunConfig) -> Judged:
+    """The same images for everyone: the test split judges, else the validation split, else what is held out.
+
+    Where there is no validation split, a part of the training images is held out for the scores during
+    training; it is larger where it must judge in the end too and the data is small. Raises DataError.
+    """
+    reading: dict[str, Any] = {"size": config.size, **config.data.model_dump(exclude={"augment"})}
+    whole = open_dataset(data, split="train", **reading)
+    share = min(max(HELD_OUT, round(_JUDGES / len(whole), 2)), _LARGEST_SHARE)
+    test = open_if_there(data, "test", **reading)
+    held = open_held(data, HELD_OUT if test is not None else share, **reading)
+    if len(held.judged) < FEWEST:
+        raise DataError(
+            f"{len(whole):,} images leave only {len(held.judged)} to judge by: add images, or a test split."
+        )
+    if test is not None:
+        return Judged(held.training, test, _info(test, "test"), HELD_OUT)
+    return Judged(held.training, held.judged, _info(held.judged, held.split), share)
+
+
+def _nearest(family: str, pixels: int) -> str:
+    """The family's preset whose size is nearest, by area; `demo` and the like are for other purposes."""
+    known = [
+        preset
+        for preset in map(presets.describe, presets.names())
+        if preset["family"] == family and preset["size"] and preset["name"].startswith(f"{family}-")
+    ]
+    if not known:
+        raise ConfigError(f"No preset is made for the family {family}: name one by --presets.")
+    return str(min(known, key=lambda preset: abs(math.log(math.prod(preset["size"]) / pixels)))["name"])
+
+
+def _info(dataset: Dataset, split: str) -> ReferenceInfo:
+    return ReferenceInfo(
+        name=dataset.info.name, split=split, count=len(dataset), fingerprint=dataset.fingerprint
+    )

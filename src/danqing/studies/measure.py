@@ -1,0 +1,170 @@
+"""What is measured of one contestant: its scores, its speed, its size, and pictures of what it paints."""
+
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from danqing import atomic
+from danqing.evaluation.evaluate import evaluate
+from danqing.evaluation.scores import ReferenceInfo, Score
+from danqing.images import Images
+from danqing.loading import load
+from danqing.model import CHUNK, Model
+from danqing.studies.results import Point
+from danqing.training.run_folder import RunFolder
+
+Progress = Callable[[int, int, str], None]
+
+FORMAT = 1
+PICTURES = 36
+"""Images in each grid."""
+_LEAST_FOR_MANIFOLDS = 10
+_ROUNDS, _ROUND_SECONDS = 5, 0.4
+
+
+def measure(
+    run: Path,
+    data: str,
+    reference: ReferenceInfo,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    features: str,
+    network: str,
+    device: str,
+    on_progress: Progress,
+) -> dict[str, Any]:
+    """The measurements of a finished run, made once: `out` keeps them with what they follow from.
+
+    network: what identifies the feature network. Besides `out` itself, a JSON file, its grid and its nearest
+    neighbours are written beside it. Raises DanqingError.
+    """
+    weights = RunFolder(run).model / "model.safetensors"
+    asked = {
+        "format": FORMAT,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "reference": [reference.split, reference.fingerprint],
+        "samples": n,
+        "seed": seed,
+        "network": network,
+    }
+    if (known := _read(out)).get("asked") == asked:
+        return known
+    model = load(run, device=device)
+    metrics = ["kernel", "frechet", "duplicates", "memorised"]
+    if min(reference.count, n) >= _LEAST_FOR_MANIFOLDS:
+        metrics += ["precision", "recall", "density", "coverage"]
+    split = reference.split
+    found = evaluate(
+        run,
+        data,
+        metrics=metrics,
+        features=features,
+        n=n,
+        split=split,
+        seed=seed,
+        device=device,
+        on_progress=on_progress,
+    )
+    picture = out.with_name(f"{out.stem}-neighbours.png")
+    if found.neighbours is not None:
+        atomic.write_bytes(picture, found.neighbours.read_bytes())
+    on_progress(0, 1, "Measuring the speed of sampling")
+    speed = sampling_speed(model)
+    grid(model, seed).save(out.with_suffix(".png"))
+    content = {
+        "asked": asked,
+        "scores": [score.to_json() for score in found.scores],
+        "parameters": model.info()["parameters"],
+        "model_bytes": weights.stat().st_size,
+        "sampling_speed": speed,
+        "neighbours": found.neighbours is not None,
+    }
+    atomic.write_json(out, content)  # last: the pictures are there where it is
+    return content
+
+
+def scores(measured: dict[str, Any]) -> tuple[Score, ...]:
+    """The scores in what `measure` has given."""
+    return tuple(
+        Score.model_validate({key: value for key, value in one.items() if key != "text"})
+        for one in measured["scores"]
+        if one["value"] is not None
+    )
+
+
+def sampling_speed(model: Model) -> float:
+    """Images per second that a model paints, in its own chunks: the median of a few rounds, once warm."""
+    model.sample(CHUNK)
+    rates = []
+    for _ in range(_ROUNDS):
+        started, painted = time.perf_counter(), 0
+        while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not painted:
+            model.sample(CHUNK, seed=painted)
+            painted += CHUNK
+        rates.append(painted / spent)
+    return statistics.median(rates)
+
+
+def grid(model: Model, seed: int) -> Images:
+    """As many images as all grids have, of the same seeds, and evenly of all labels."""
+    labels = len(model.labels)
+    shown = [i * labels // PICTURES if labels <= PICTURES else i % labels for i in range(PICTURES)]
+    return model.sample(PICTURES, label=shown if labels else None, seed=seed)
+
+
+def curve(run: Path) -> tuple[str, tuple[Point, ...]]:
+    """What a run's held-out score is called, and the score after every tenth of its budget."""
+    folder = RunFolder(run)
+    clock = [(line["images"], line["seconds"]) for line in _lines(folder.timing_file)]
+    name, points = "", []
+    for line in _lines(folder.path / "scores.jsonl"):
+        score = line["score"]
+        name = score["name"]
+        if score["value"] is not None and math.isfinite(score["value"]):
+            seconds = _seconds_at(line["images"], clock)
+            points.append(
+                Point(
+                    images=line["images"], seconds=seconds, value=score["value"], interval=score["interval"]
+                )
+            )
+    return name, tuple(points)
+
+
+def _seconds_at(images: int, clock: Sequence[tuple[int, float]]) -> float:
+    """How long training had taken when so many images had been seen, between the log's lines."""
+    before, after = (0, 0.0), None
+    for seen, seconds in clock:
+        if seen >= images:
+            after = (seen, seconds)
+            break
+        before = (seen, seconds)
+    if after is None:
+        return before[1] * images / before[0] if before[0] else 0.0
+    share = (images - before[0]) / (after[0] - before[0])
+    return before[1] + share * (after[1] - before[1])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line that a kill cut short is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
