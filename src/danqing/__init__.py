@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
     from danqing.training.listener import Listener
+    from danqing.training.report import report
     from danqing.training.run import Run, train
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "load",
     "open_dataset",
+    "report",
     "train",
     "tune",
 ]
@@ -57,6 +59,7 @@ _HOMES = {
     "evaluate": "danqing.evaluation.evaluate",
     "load": "danqing.loading",
     "open_dataset": "danqing.data",
+    "report": "danqing.training.report",
     "train": "danqing.training.run",
     "tune": "danqing.studies.tune",
 }

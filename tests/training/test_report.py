@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from danqing.cli import main
 from danqing.training import report
 
 HOSTILE = "<script>document.title='broken'</script>"
@@ -67,6 +68,84 @@ def test_hostile_names_stay_text(written_run: Path) -> None:
     assert page.text.count(HOSTILE) == 2
 
 
+def write_scores(folder: Path) -> None:
+    """Held-out scores of which the second is the best, measured scores with hostile names, and neighbours."""
+    lines = []
+    for number, (value, is_best) in enumerate([(0.08, True), (0.0234, True), (0.031, False), (None, False)]):
+        score = {"name": "KD-pixels", "value": value, "reference": {"count": 512, "split": "held-out"}}
+        lines.append({"images": 40_000 * (number + 1), "is_best": is_best, "score": score})
+    (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"images": 1')
+    measured = [
+        {
+            "metric": "kernel",
+            "name": "KD-pixels",
+            "value": 0.0219,
+            "interval": [0.0181, 0.0263],
+            "higher_is_better": False,
+            "headline": True,
+            "text": f"KD-pixels 0.0219: 10,000 images of {HOSTILE}",
+            "note": "Small data.",
+        },
+        {"metric": "precision", "name": f"precision {HOSTILE}", "value": 0.71, "higher_is_better": True},
+        {"name": "nothing", "value": None},
+        "no score",
+    ]
+    (folder / "model").mkdir()
+    (folder / "model/scores.json").write_text(json.dumps(measured))
+    Image.radial_gradient("L").save(folder / "model/neighbours.png")
+    facts = json.loads((folder / "run.json").read_text())
+    facts["progress"]["evaluation_seconds"] = 30.1
+    facts["cost"] = {
+        "core_hours": 0.2,
+        "energy_wh": 12.5,
+        "peak_memory_bytes": 1_300_000_000,
+        "evaluation_seconds": 30.1,
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+
+
+def test_scores_are_shown_with_their_stories(written_run: Path) -> None:
+    write_scores(written_run)
+    page = read(written_run)
+    for words in (
+        "The best is 0.0234, after 80,000 images: that model is kept.",
+        "(512, held-out)",
+        "Evaluation took 30 s, 10% of the run’s time.",
+        "0.0181 to 0.0263",
+        "KD-pixels ↓",
+        f"precision {HOSTILE} ↑",
+        f"10,000 images of {HOSTILE} Small data.",
+        "Spent on evaluation",
+        "1.3 GB",
+        "12.5 Wh",
+    ):
+        assert words in page.text, words
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert sum(attributes.get("class") == "chart" for _, attributes in page.tags) == 7
+    assert "Samples, each beside its nearest training images" in [
+        attributes.get("alt") for tag, attributes in page.tags if tag == "img"
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, {}, null]", '{"a": 1}'])
+def test_scores_that_cannot_be_read_are_left_out(written_run: Path, content: str) -> None:
+    (written_run / "model").mkdir()
+    (written_run / "model/scores.json").write_text(content)
+    (written_run / "scores.jsonl").write_text(content)
+    assert "Scores" not in read(written_run).text
+
+
+def test_the_report_verb_writes_it_anew(written_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in ((["report", str(written_run), "--json"], 0), (["report", "/no/run"], 2)):
+        with pytest.raises(SystemExit) as leaving:
+            main(words)
+        assert leaving.value.code == expected
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"report": str(written_run / "report.html")}
+    assert (written_run / "report.html").stat().st_size > 10_000
+    assert "/no/run is not a run folder" in " ".join(said.err.split())
+
+
 @pytest.mark.parametrize("status", ["running", "failed", "finished", "interrupted"])
 def test_every_status_is_told(written_run: Path, status: str) -> None:
     facts = json.loads((written_run / "run.json").read_text(encoding="utf-8"))
@@ -74,7 +153,7 @@ def test_every_status_is_told(written_run: Path, status: str) -> None:
     (written_run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
     page = read(written_run)
     assert ("span", {"class": f"status {status}"}) in page.tags
-    assert ("lower optimizer.learning_rate" in page.text) == (status != "finished")
+    assert "lower optimizer.learning_rate" in page.text  # a run may also finish early, for a reason
 
 
 def test_a_run_that_was_killed_anywhere_still_has_a_report(written_run: Path) -> None:

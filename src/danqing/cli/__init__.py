@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from danqing.cli import compare, data, demo, evaluate, output, presets, sample, show, train, tune
+from danqing.cli import compare, data, demo, evaluate, output, presets, report, sample, show, train, tune
 from danqing.errors import DanqingError
 from danqing.version import __version__
 
@@ -47,6 +47,7 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("presets", epilog=presets.EXAMPLES)(presets.presets)

@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-import io
-import json
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,24 +10,40 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from danqing import atomic
+from danqing.errors import TrainingError
 from danqing.quantities import count, duration, memory
 from danqing.training.curves import Series, chart
+from danqing.training.report_parts import embed, fact_list, read_json, read_lines, read_text
+from danqing.training.report_scores import evaluation_share, scores_section
 from danqing.version import __version__
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _MOST_FRAMES = 16
 _FIRST_LABELS = 12
 _MOST_LABELS = 200
-_LARGEST_PNG = 120_000  # bytes; a larger grid goes in as WebP, so that the report can still be mailed
 _SENTENCES = {
     "finished": "The run is finished.",
     "interrupted": "The run was interrupted and is saved: the same command goes on where it stopped.",
     "failed": "The run stopped with an error; the last good state is saved.",
     "running": "The run was still going on when this page was written.",
 }
+
+
+def report(run: Any) -> Path:
+    """Write the report of a run, or of a run folder, anew and return its path.
+
+    The run may still be going on. Raises TrainingError where there is no run, or the folder refuses.
+    """
+    folder = Path(getattr(run, "folder", run))
+    if not (folder / "run.json").exists() or not (folder / "config.toml").exists():
+        raise TrainingError(f"{folder} is not a run folder: give one that danqing train has written.")
+    try:
+        return write(folder)
+    except OSError as error:
+        raise TrainingError(
+            f"The report cannot be written to {folder} ({error.strerror}): make room or mend the folder."
+        ) from error
 
 
 def write(run_folder: str | Path) -> Path:
@@ -39,13 +53,14 @@ def write(run_folder: str | Path) -> Path:
     is escaped, and the page's policy lets no script but its own run, whatever a label or a file name holds.
     """
     folder = Path(run_folder)
-    facts = _read_json(folder / "run.json")
-    log = _read_lines(folder / "log.jsonl")
-    timing = _read_lines(folder / "timing.jsonl")
-    config = _read_text(folder / "config.toml")
+    facts = read_json(folder / "run.json")
+    log = read_lines(folder / "log.jsonl")
+    timing = read_lines(folder / "timing.jsonl")
+    config = read_text(folder / "config.toml")
     status = facts.get("status") if facts.get("status") in _SENTENCES else "running"
     sections = [
         _samples_section(folder / "samples"),
+        scores_section(folder, facts),
         _curves_section(log, timing),
         _data_section(facts.get("data") or {}),
         _settings_section(facts, config),
@@ -96,6 +111,8 @@ def _notes(facts: Mapping[str, Any], status: str) -> str:
         notes.append(
             f'<div class="note {status}" role="status"><p>{escape(_SENTENCES[status] + reason)}</p></div>'
         )
+    elif facts.get("reason"):
+        notes.append(f'<div class="note" role="status"><p>{escape(str(facts["reason"]))}</p></div>')
     alarms = facts.get("alarms") or []
     if alarms:
         items = "".join(
@@ -118,6 +135,10 @@ def _tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Images per second", f"{progress['images_per_second']:,.0f}"
     if plan.get("parameters"):
         yield "Parameters", count(sum(plan["parameters"].values()))
+    if share := evaluation_share(facts):
+        yield "Spent on evaluation", f"{share:.0%}"
+    if cost.get("peak_memory_bytes"):
+        yield "Peak memory", memory(cost["peak_memory_bytes"])
     if cost.get("core_hours") is not None:
         yield "Core-hours", f"{cost['core_hours']:.2g}"
     if cost.get("energy_wh") is not None:
@@ -128,8 +149,8 @@ def _samples_section(folder: Path) -> str:
     paths = sorted(
         (path for path in folder.glob("*.png") if path.stem.isdigit()), key=lambda path: int(path.stem)
     )
-    frames = [(int(path.stem), picture) for path in _spread(paths, _MOST_FRAMES) if (picture := _embed(path))]
-    real = _embed(folder / "data.png")
+    frames = [(int(path.stem), picture) for path in _spread(paths, _MOST_FRAMES) if (picture := embed(path))]
+    real = embed(folder / "data.png")
     if not frames and not real:
         return ""
     figures = []
@@ -200,17 +221,21 @@ def _columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[float],
 def _data_section(data: Mapping[str, Any]) -> str:
     if not data:
         return ""
+    judged = data.get("judged") or {}
     rows = {
         "Name": data.get("name"),
         "Source": data.get("source"),
         "Images": f"{data['images']:,}" if isinstance(data.get("images"), int) else None,
         "Size": f"{data['width']} × {data['height']} pixels" if data.get("width") else None,
         "Channels": data.get("channels"),
+        "Scored on": f"{judged['images']:,} other images ({judged.get('split')})"
+        if isinstance(judged.get("images"), int)
+        else None,
         "Licence": data.get("licence"),
         "Citation": data.get("citation"),
         "Fingerprint": data.get("fingerprint"),
     }
-    parts = [f'<div class="card">{_facts(rows)}{_skipped(data.get("skipped") or [])}</div>']
+    parts = [f'<div class="card">{fact_list(rows)}{_skipped(data.get("skipped") or [])}</div>']
     labels = data.get("labels") or {}
     if labels:
         parts.append(f'<div class="card"><h3>{len(labels):,} labels</h3>{_histogram(labels)}</div>')
@@ -271,6 +296,8 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
         if plan.get("images_per_second")
         else None,
         "Memory foreseen": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
+        "Most memory used": memory(cost["peak_memory_bytes"]) if cost.get("peak_memory_bytes") else None,
+        "Evaluation": duration(cost["evaluation_seconds"]) if cost.get("evaluation_seconds") else None,
         "Core-hours": f"{cost['core_hours']:.2g}" if cost.get("core_hours") is not None else None,
         "Energy": (
             f"{cost['energy_wh']:,.3g} Wh"
@@ -287,8 +314,8 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
         )
     if hardware or plan:
         parts.append(
-            f'<h3>Machine and cost</h3><div class="columns"><div class="card">{_facts(machine)}</div>'
-            f'<div class="card">{_facts(estimate)}</div></div>'
+            f'<h3>Machine and cost</h3><div class="columns"><div class="card">{fact_list(machine)}</div>'
+            f'<div class="card">{fact_list(estimate)}</div></div>'
         )
     if config:
         parts.append(
@@ -298,61 +325,8 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
     return f"<section><h2>How it was made</h2>{''.join(parts)}</section>" if parts else ""
 
 
-def _facts(rows: Mapping[str, Any]) -> str:
-    shown = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
-        for name, value in rows.items()
-        if value is not None and value != ""
-    )
-    return f'<dl class="facts">{shown}</dl>'
-
-
-def _embed(path: Path) -> str:
-    """A picture as a data URL; "" where there is none, or only part of one after a kill."""
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-            kind = "png"
-            if len(content) > _LARGEST_PNG:
-                packed = io.BytesIO()
-                picture.save(packed, "WEBP", quality=90, method=2)
-                content, kind = packed.getvalue(), "webp"
-    except (OSError, ValueError, SyntaxError):
-        return ""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def _spread(items: Sequence[Path], most: int) -> list[Path]:
     """At most `most` of the items, evenly over the sequence, first and last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_text(path) or "{}")
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line that a kill cut short is left out."""
-    lines = []
-    for text in _read_text(path).splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
