@@ -3,6 +3,7 @@
 FD = |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)    (Heusel et al. 2017, equation 6; Dowson and Landau 1982)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from danqing.evaluation.rows import Selected, check_comparable, tiles
 from danqing.randomness import generator
 
 _BLOCKS = 4
+_STRIP = 512
+_EPSILON = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +42,10 @@ class Moments:
 
 
 class _Sums:
-    """A running mean and scatter, numerically stable (Chan, Golub and LeVeque 1983, equation 2.1)."""
+    """A running mean and scatter, numerically stable (Chan, Golub and LeVeque 1983, equation 2.1).
+
+    Only the upper triangle of the scatter is kept up.
+    """
 
     def __init__(self, dimensions: int) -> None:
         self.count = 0
@@ -50,7 +56,9 @@ class _Sums:
         rows = rows.double()
         mean = rows.mean(0)
         rows = rows - mean
-        self.scatter.addmm_(rows.T, rows)
+        for first in range(0, len(mean), _STRIP):
+            strip = slice(first, first + _STRIP)
+            self.scatter[strip, first:].addmm_(rows[:, strip].T, rows[:, first:])
         self._shift(len(rows), mean)
 
     def join(self, other: "_Sums") -> None:
@@ -65,26 +73,27 @@ class _Sums:
         self.count = total
 
     def moments(self) -> Moments:
-        return Moments(self.count, self.mean, self.scatter / (self.count - 1))
+        scatter = self.scatter.triu() + self.scatter.triu(1).T
+        return Moments(self.count, self.mean, scatter / (self.count - 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Response:
-    """How the distance answers to the weight of each row x: |x-μ|² + 2 (x-μ)·step - (x-μ)ᵀ T (x-μ).
+    """How the distance answers to the weight of each row x: |x-μ|² + 2 (x-μ)·step - |(x-μ) W|².
 
-    T = W diag(weights) Wᵀ is the optimal transport map between the Gaussians, which is the derivative of
-    tr (Σ₁ Σ₂)^½ by either covariance, doubled; where a covariance is singular, within its range.
+    W Wᵀ is the optimal transport map between the Gaussians, which is twice the derivative of tr (Σ₁ Σ₂)^½ by
+    either covariance; where that is singular, within its range. In the precision of the features themselves:
+    an interval asks for no more.
     """
 
     centre: Tensor
     step: Tensor
-    directions: Tensor
-    weights: Tensor
+    transport: Tensor
 
     def of(self, rows: Tensor) -> Tensor:
-        rows = rows.double() - self.centre
-        transported = (rows @ self.directions).square_() @ self.weights
-        return rows.square().sum(1) + 2 * (rows @ self.step) - transported
+        rows = rows.float() - self.centre.float()
+        kept = rows.square().sum(1) + 2 * (rows @ self.step.float())
+        return (kept - (rows @ self.transport.float()).square_().sum(1)).double()
 
     def of_all(self, rows: Rows) -> Tensor:
         return torch.cat([self.of(tile) for _, tile in tiles(rows)])
@@ -104,7 +113,8 @@ def frechet_distance(generated: Rows, reference: Rows) -> Estimate:
 def frechet_distance_of_moments(generated: Moments, reference: Moments) -> float:
     """The Fréchet distance from moments alone."""
     first, second = sorted((generated, reference), key=lambda moments: moments.count)
-    return _value(first, second, torch.linalg.eigvalsh(_cross(first, second)[1]))
+    root, _ = _root(first.covariance)
+    return _value(first, second, torch.linalg.eigvalsh(root.T @ second.covariance @ root))
 
 
 def frechet_distance_per_class(
@@ -180,30 +190,30 @@ def _compare(first: Moments, second: Moments) -> tuple[float, _Response, _Respon
     if first.count > second.count:
         value, of_second, of_first = _compare(second, first)
         return value, of_first, of_second
-    (vectors, spreads), cross = _cross(first, second)
-    squares, rotation = torch.linalg.eigh(cross)
-    roots = squares.clamp_min(0).sqrt()
-    sure = squares > squares.max() * len(squares) * torch.finfo(torch.float64).eps
+    root, undo = _root(first.covariance)
+    squares, rotation = torch.linalg.eigh(root.T @ second.covariance @ root)
+    fourth = squares.clamp_min(0).sqrt().sqrt()
     step = first.mean - second.mean
-    of_first = _Response(first.mean, step, vectors / spreads @ rotation, roots)
-    of_second = _Response(
-        second.mean, -step, vectors * spreads @ rotation[:, sure], 1 / roots[sure].clamp_min(1e-300)
-    )
+    of_first = _Response(first.mean, step, undo(rotation * fourth))
+    sure = squares > squares.norm() * len(squares) * _EPSILON
+    of_second = _Response(second.mean, -step, root @ (rotation[:, sure] / fourth[sure]))
     return _value(first, second, squares), of_first, of_second
 
 
-def _cross(first: Moments, second: Moments) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Σ₁ = V S² Vᵀ of rank r as V `[d, r]` and S `[r]`; and S Vᵀ Σ₂ V S, which has the eigenvalues of Σ₁ Σ₂.
+def _root(covariance: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """R `[d, r]` with Σ = R Rᵀ of rank r, and the product of a matrix `[r, k]` with the pseudo-inverse of Rᵀ.
 
-    Cut to its rank, so that the noise of vanishing eigenvalues does not enter the sum of their roots.
+    Rᵀ Σ₂ R has the eigenvalues of Σ Σ₂; cut to its rank, so that the rounding of eigenvalues that are 0 does
+    not enter the sum of their roots.
     """
-    values, vectors = torch.linalg.eigh(first.covariance)
-    kept = values > values.max() * len(values) * torch.finfo(torch.float64).eps
-    if not bool(kept.any()):
-        kept[-1] = True
-    spreads = values[kept].clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-    root = vectors[:, kept] * spreads
-    return (vectors[:, kept], spreads), root.T @ second.covariance @ root
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    pivots = lower.diagonal().square()
+    if not failed and bool(pivots.min() > 1e-9 * pivots.max()):
+        return lower, lambda matrix: torch.linalg.solve_triangular(lower.T, matrix, upper=True)
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values.norm() * len(values) * _EPSILON
+    directions, spreads = vectors[:, kept], values[kept].sqrt()
+    return directions * spreads, lambda matrix: directions / spreads @ matrix
 
 
 def _value(first: Moments, second: Moments, squares: Tensor) -> float:
