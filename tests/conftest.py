@@ -95,5 +95,44 @@ def written_run(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def scored_run(written_run: Path) -> Path:
+    """The same with held-out scores of which the second is the best, measured scores, and neighbours."""
+    folder = written_run
+    lines = []
+    for number, (value, is_best) in enumerate([(0.08, True), (0.0234, True), (0.031, False), (None, False)]):
+        score = {"name": "KD-pixels", "value": value, "reference": {"count": 512, "split": "held-out"}}
+        lines.append({"images": 40_000 * (number + 1), "is_best": is_best, "score": score})
+    (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"images": 1')
+    measured = [
+        {
+            "metric": "kernel",
+            "name": "KD-pixels",
+            "value": 0.0219,
+            "interval": [0.0181, 0.0263],
+            "higher_is_better": False,
+            "headline": True,
+            "text": f"KD-pixels 0.0219: 10,000 images of {HOSTILE}",
+            "note": "Small data.",
+        },
+        {"metric": "precision", "name": f"precision {HOSTILE}", "value": 0.71, "higher_is_better": True},
+        {"name": "nothing", "value": None},
+        "no score",
+    ]
+    (folder / "model").mkdir()
+    (folder / "model/scores.json").write_text(json.dumps(measured))
+    Image.radial_gradient("L").save(folder / "model/neighbours.png")
+    facts = json.loads((folder / "run.json").read_text())
+    facts["progress"]["evaluation_seconds"] = 30.1
+    facts["cost"] = {
+        "core_hours": 0.2,
+        "energy_wh": 12.5,
+        "peak_memory_bytes": 1_300_000_000,
+        "evaluation_seconds": 30.1,
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+    return folder
+
+
 def write_lines(path: Path, lines: list[dict[str, float]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -58,9 +58,10 @@ def test_nothing_is_fetched_and_nothing_hostile_runs(browser: Browser, written_r
 @pytest.mark.parametrize("width", [360, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_width_needs_sideways_scrolling_and_text_stands_out(
-    browser: Browser, written_run: Path, width: int, scheme: str
+    browser: Browser, scored_run: Path, width: int, scheme: str
 ) -> None:
-    page, _ = visit(browser, report.write(written_run), width, scheme)
+    page, _ = visit(browser, report.write(scored_run), width, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ratios = page.evaluate(CONTRASTS)
     assert len(ratios) > 50

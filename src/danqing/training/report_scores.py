@@ -58,7 +58,7 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
         spent = facts["progress"]["evaluation_seconds"]
         text += f" Evaluation took {duration(spent)}, {share:.0%} of the run\u2019s time."
     figure = chart(f"{name} held out, over images seen", [curve], exact=True)
-    return f'<p class="lead">{escape(text)}</p><div class="charts">{figure}</div>'
+    return f'<p class="said">{escape(text)}</p><div class="charts">{figure}</div>'
 
 
 def _scores(path: Path) -> list[dict[str, Any]]:
@@ -112,7 +112,8 @@ def _neighbours(path: Path) -> str:
     if not picture:
         return ""
     return (
-        '<h3>Samples beside the training images nearest to them</h3><div class="card pair"><figure>'
+        "<h3>Samples beside the training images nearest to them</h3>"
+        '<div class="card"><figure class="natural">'
         '<img alt="Samples, each beside its nearest training images" '
         f'src="{picture}"></figure></div>'
     )
