@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -168,6 +169,31 @@ def test_a_run_that_dies_between_a_score_and_a_checkpoint_forgets_the_score(pict
     for name in ("scores.jsonl", "model/model.safetensors", "model/scores.json", "log.jsonl"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert run.best == whole.best
+
+
+def test_a_rollback_forgets_the_scores_of_what_it_undoes(pictures, tmp_path, monkeypatch):
+    from danqing.families.vae import VAE
+
+    healthy, steps = VAE.loss, []
+
+    def loss(self, batch, phase, rng):
+        losses = healthy(self, batch, phase, rng)
+        steps.append(1)
+        return type(losses)(losses.total * (torch.nan if len(steps) == broken else 1.0), losses.logged)
+
+    monkeypatch.setattr(VAE, "loss", loss)
+    broken = 0
+    train(pictures, tmp_path / "whole")
+    broken = len(steps) - 5
+    steps.clear()
+    run = train(pictures, tmp_path / "run")
+    assert run.status == "finished"
+    assert json.loads((run.folder / "run.json").read_text())["alarms"]
+    told = lines(run)
+    assert [line["images"] for line in told] == [128, 256, 384, 512, 640]
+    best = min(told, key=lambda line: line["score"]["value"])
+    assert run.best["images"] == best["images"]
+    assert scores.read(run.model / "scores.json")[0].value == best["score"]["value"]
 
 
 def test_tenths_of_the_budget_and_a_last_score(pictures, tmp_path):

@@ -26,6 +26,8 @@ EXAMPLES = """Examples:
 
   danqing train sprites.zip --preset vae-32 --size 48x32 --out runs/sprites
 
+  danqing train photos/ --minutes 120 --evaluate-every 200000 --patience 1000000
+
   danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits
 
 Ctrl-C saves; the same command again goes on where it stopped."""

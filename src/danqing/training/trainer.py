@@ -85,7 +85,7 @@ class Trainer:
         """
         self._prepare()
         if self.position.images >= self.budget.total(self.position.images):
-            self._close("finished", self._stall())
+            self._close("finished")
             return "finished"
         try:
             with self.interruption.heard():
@@ -99,11 +99,12 @@ class Trainer:
                 self._close("interrupted" if at_once else "failed", reason)
             raise
         if status == "finished" and self.engine.meter.sums:  # a budget in minutes may end between two lines
-            self._log(self.position.images)
+            self._log(self.budget.total(self.position.images))
         self._save_checkpoint()
         if self._painted_at != self.position.images and self.engine.weights_are_finite():
             self._paint()
-        self._close(status, self._stall() if status == "finished" else None)
+        spent = self.position.images >= self.budget.total(self.position.images)
+        self._close(status, self._stall() if status == "finished" and not spent else None)
         return status
 
     def _train(self) -> str:
