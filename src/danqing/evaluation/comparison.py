@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from danqing.evaluation.candidates import Candidate, Reference
+from danqing.evaluation.candidates import Candidate, Reference, learnt_from
 from danqing.evaluation.classifier import Classifier, fit, relabelled
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.estimate import Estimate
@@ -94,6 +94,14 @@ class Comparison:
     def is_held_out(self) -> bool:
         """Whether the reference images are others than those that may have been learnt from."""
         return self.reference.training is not None
+
+    @functools.cached_property
+    def doubt(self) -> str:
+        """What makes it doubtful that the training images were learnt from; empty for nothing."""
+        training = self.reference.training
+        if training is None or learnt_from(self.candidate, training) is not False:
+            return ""
+        return "the model says that it learnt from other images than this training split"
 
     @functools.cached_property
     def generated_features(self) -> Features:

@@ -190,6 +190,8 @@ def _remarks(c: Comparison) -> Iterable[str]:
     if c.candidate.pictures is not None:
         remarks = c.candidate.pictures.info.report.notes
         yield from (remark.rstrip(".") for remark in remarks if remark.startswith("Sizes differ"))
+    if c.doubt:
+        yield c.doubt
     if skipped := c.candidate.facts.get("unreadable"):
         yield f"{skipped:,} files of {c.candidate.name} could not be read, and were left out"
     if skipped := c.reference.images.info.report.skipped:

@@ -168,7 +168,7 @@ def memorised(c: Comparison) -> Iterable[Score]:
             better=False,
             features=features,
             settings=taught,
-            note="0.5 is expected where nothing is memorised",
+            note=_expected("0.5", c),
         )
         yield c.score(
             f"memorised/copies{suffix}",
@@ -177,7 +177,7 @@ def memorised(c: Comparison) -> Iterable[Score]:
             better=False,
             features=features,
             settings=taught,
-            note=f"{memorisation.RARE} is expected where nothing is memorised",
+            note=_expected(str(memorisation.RARE), c),
         )
 
 
@@ -217,6 +217,11 @@ def _distance(
 ) -> Score:
     name = distance_name(kind, c.network.name) + suffix
     return c.score(metric, name, estimate, better=better, features=c.generated_features, settings=settings)
+
+
+def _expected(value: str, c: Comparison) -> str:
+    expected = f"{value} is expected where nothing is memorised"
+    return f"{expected}; {c.doubt}" if c.doubt else expected
 
 
 def _counts(c: Comparison) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
