@@ -110,6 +110,7 @@ class _Convolution(nn.Module):
         """Fold the normalisation into the convolution, for inference."""
         if isinstance(self.bn, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv, self.bn)
+            self.conv.weight = nn.Parameter(self.conv.weight.contiguous(memory_format=torch.channels_last))
             self.bn = nn.Identity()
 
 
