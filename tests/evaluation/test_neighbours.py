@@ -60,6 +60,17 @@ def test_near_duplicates_far_from_0_are_told_apart() -> None:
     assert (distances[25:, 0] > 0).all()
 
 
+def test_one_image_far_from_all_changes_nothing_for_the_others() -> None:
+    support = gaussian(300, 16, 20)
+    support[17] *= 1e5
+    distances, _ = nearest(support, support, 4, skip_self=True)
+    expected = all_distances(support, support).fill_diagonal_(torch.inf).sort(1).values[:, :4]
+    torch.testing.assert_close(distances.double(), expected, rtol=1e-6, atol=0)
+    generated = gaussian(200, 16, 21)
+    plain, odd = (manifold_scores(generated, rows) for rows in (gaussian(300, 16, 20), support))
+    assert abs(plain["density"].value - odd["density"].value) < 0.1
+
+
 def test_many_duplicates_are_all_at_0() -> None:
     support = torch.cat([gaussian(1, 8, 2, 5.0).expand(200, -1), gaussian(100, 8, 3, 5.0)])
     distances, numbers = nearest(support[:3], support, 20, skip_self=True)

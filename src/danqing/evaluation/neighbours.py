@@ -9,6 +9,7 @@ from danqing.evaluation.rows import check_comparable, tile_rows, tiles
 
 _SPARE = 5
 _PAIR_NUMBERS = 1 << 16  # what a core's cache holds
+_ROWS = 512
 _TIE = 1e-12
 
 
@@ -74,17 +75,29 @@ class _Comparison:
         self.squares = torch.addmm(norms_a[:, None] + norms_b, a, b.T, alpha=-2)
         # a sum of d products is off by less than a few √d ε |a||b| (Higham and Mary 2019, theorem 2.4)
         share = 8 * points.shape[1] ** 0.5 * torch.finfo(dtype).eps
-        self.slack = float(share * (norms_a.max() + norms_b.max()))
+        self.slack_points, self.slack_support = share * norms_a, share * norms_b
 
     def within(self, limits: Tensor) -> Tensor:
         """Whether each distance is at most its limit: squared, float64, of shape `[1, s]` or `[p, 1]`."""
-        narrow, wide = (limits + sign * self.slack for sign in (-1, 1))
-        inside = self.squares <= narrow.to(self.squares.dtype)
-        perhaps = self.squares <= wide.to(self.squares.dtype)
+        parts = torch.split(self.squares, _ROWS)
+        inside = [self._within(number * _ROWS, part, limits) for number, part in enumerate(parts)]
+        return torch.cat(inside)
+
+    def _within(self, first: int, squares: Tensor, limits: Tensor) -> Tensor:
+        limits = limits if len(limits) == 1 else limits[first : first + len(squares)]
+        slack = self.slack_points[first : first + len(squares)]
+        most = float(slack.max() + self.slack_support.max())
+        inside = squares <= (limits - most).to(squares.dtype)
+        perhaps = squares <= (limits + most).to(squares.dtype)
         rows, columns = perhaps.logical_xor_(inside).nonzero(as_tuple=True)
         if len(rows):
-            exact = _squares(self.points, rows, self.support, columns)
-            inside[rows, columns] = exact <= limits.expand(inside.shape)[rows, columns] * (1 + _TIE)
+            limits = limits.expand(squares.shape)
+            margin = squares[rows, columns] - limits[rows, columns]
+            inside[rows, columns] = margin <= 0
+            close = margin.abs() <= slack[rows] + self.slack_support[columns]
+            rows, columns = rows[close], columns[close]
+            exact = _squares(self.points, rows + first, self.support, columns)
+            inside[rows, columns] = exact <= limits[rows, columns] * (1 + _TIE)
         return inside
 
 
@@ -118,10 +131,9 @@ def _search(
     count = min(k + _SPARE, others)
     best = torch.empty(len(points), 0, dtype=dtype)
     numbers = torch.empty(len(points), 0, dtype=torch.int64)
-    slack = 0.0
     for start, tile in tiles(support):
         compare = _Comparison(points, tile, centre, dtype)
-        slack = max(slack, compare.slack)
+        compare.squares -= compare.slack_support
         if own is not None:
             inside = ((own >= start) & (own < start + len(tile))).nonzero()[:, 0]
             compare.squares[inside, own[inside] - start] = torch.inf
@@ -136,7 +148,7 @@ def _search(
         rows, columns = ((numbers >= start) & (numbers < start + len(tile))).nonzero(as_tuple=True)
         squares[rows, columns] = _squares(points, rows, tile, numbers[rows, columns] - start)
     squares, order = squares.sort(dim=1, stable=True)
-    sure = squares[:, k - 1] < best.max(1).values.double() - slack
+    sure = squares[:, k - 1] < best.max(1).values.double() - compare.slack_points
     if count == others:
         sure.fill_(True)
     return squares[:, :k].contiguous(), numbers.gather(1, order[:, :k]), sure
