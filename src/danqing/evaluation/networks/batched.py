@@ -1,5 +1,8 @@
 """What feature networks made of PyTorch modules share: batches of their own size, one number format."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +39,7 @@ class TorchNetwork:
         """Images uint8 `[n, h, w, c]` to feature vectors float32 `[n, dimensions]`, on the CPU."""
         _, height, width, _ = images.shape
         size = min(self.batch_size, images_at_once((width, height)))
-        with torch.no_grad(), self._number_format():
+        with self._computing():
             parts = [self._batch(part, size) for part in torch.split(images, size) if len(part)]
         return torch.cat(parts) if parts else torch.empty(0, self.dimensions)
 
@@ -53,8 +56,16 @@ class TorchNetwork:
         found: Tensor = self.module(inputs)
         return found
 
-    def _number_format(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No gradients, and the number format that the network says: a GPU takes float32 for less."""
+        bfloat16 = self.precision == "bfloat16"
+        with (
+            torch.no_grad(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            yield
 
 
 def filled(images: Tensor, count: int) -> Tensor:

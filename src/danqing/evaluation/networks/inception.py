@@ -77,7 +77,7 @@ class Inception(TorchNetwork):
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Images uint8 `[n, h, w, c]` to the activations at five depths, float32 `[n, channels, h, w]`."""
-        with torch.no_grad(), self._number_format():
+        with self._computing():
             return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
 
     def _inputs(self, images: Tensor) -> Tensor:
