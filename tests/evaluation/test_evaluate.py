@@ -22,6 +22,10 @@ from danqing.images import Images
 from danqing.model import Model
 from tests.evaluation.models import small_model
 
+SMALL = {
+    **{"net": "mlp", "features": 16, "prior_features": 16, "couplings": 2, "latents": 8, "batch_size": 64},
+    **{"measure_seconds": 0.01, "sample_grids": 1, "sample_images": 4},
+}
 DISTANCES = ["kernel", "frechet", "precision", "recall"]
 
 
@@ -58,8 +62,7 @@ def split_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vae_run(split_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A conditional VAE that has seen a few digits."""
     out = tmp_path_factory.mktemp("runs") / "vae"
-    settings = {"net": "mlp", "measure_seconds": 0.01, "batch_size": 64}
-    dq.train(split_digits, preset="vae-32", size=(8, 8), images=1280, out=out, settings=settings)
+    dq.train(split_digits, preset="vae-32", size=(8, 8), images=1280, out=out, settings=SMALL)
     return out
 
 
@@ -251,7 +254,7 @@ def test_splits_are_chosen_and_said(split_digits: Path, tmp_path: Path) -> None:
 
 def test_the_data_is_read_as_the_run_read_it(tmp_path: Path) -> None:
     pictures = write(tmp_path / "wide", np.random.default_rng(0).integers(0, 256, (40, 8, 16, 3), np.uint8))
-    settings = {"net": "mlp", "measure_seconds": 0.01, "fit": "pad", "background": "#204060", "batch_size": 8}
+    settings = SMALL | {"fit": "pad", "background": "#204060", "batch_size": 8}
     run = dq.train(pictures, preset="vae-32", size=(8, 8), images=16, out=tmp_path / "run", settings=settings)
     candidate = open_candidate(run, pictures, n=10, seed=0)
     reference = open_reference(pictures, candidate)

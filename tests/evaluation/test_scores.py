@@ -1,6 +1,7 @@
 """A score tells its own story, and reads back from its file as it was."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,10 @@ def test_scores_read_back_as_they_were(tmp_path: Path) -> None:
     } <= told.keys()
     assert endless.to_json()["value"] is None
     assert read(tmp_path / "nothing.json") == []
+    broken = endless.model_copy(update={"interval": (float("nan"), 3.0)})
+    write(tmp_path / "scores.json", [endless, broken])
+    values = read(tmp_path / "scores.json")
+    assert all(math.isnan(score.value) and score.interval is None for score in values)
 
 
 @pytest.mark.parametrize("content", ["[", "{}3", '[{"metric": 1}]', "[3]", '"text"', "null", "\xff"])

@@ -87,7 +87,7 @@ def evaluate(
     reference = open_reference(data, opened, split=split, on_progress=on_progress)
     comparison = Comparison(opened, reference, network, n=n, seed=seed, on_progress=on_progress)
     measured, left_out = _plan(comparison, wanted)
-    found = [score for name in measured for score in METRICS[name].measure(comparison)]
+    found = _measure(comparison, measured, None if wanted is not None else left_out)
     scores, headline, reason = _with_headline(found, comparison)
     notes = list(filter(None, [reference.caution, *_remarks(comparison)]))
     if features == "auto" and network.name == "pixels":
@@ -160,6 +160,21 @@ def _plan(c: Comparison, wanted: list[str] | None) -> tuple[list[str], dict[str,
     if not measured:
         raise EvaluationError(f"Nothing can be measured: {next(iter(left_out.values()))}.")
     return measured, left_out
+
+
+def _measure(c: Comparison, names: list[str], left_out: dict[str, str] | None) -> list[Score]:
+    """The scores of some metrics. What turns out not to be measurable is told to `left_out`, or raised."""
+    found: list[Score] = []
+    for name in names:
+        try:
+            found += METRICS[name].measure(c)
+        except EvaluationError as error:
+            if left_out is None:
+                raise
+            left_out[name] = str(error).rstrip(".")
+    if not found:
+        raise EvaluationError("Nothing could be measured: name the metrics that you need by --metrics.")
+    return found
 
 
 def _with_headline(scores: list[Score], c: Comparison) -> tuple[list[Score], Score, str]:

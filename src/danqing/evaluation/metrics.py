@@ -46,7 +46,7 @@ class Metric:
 
 def distance_name(kind: str, network: str) -> str:
     """What a distance is called: FID and KID are said of the Inception network alone."""
-    inception = {"FD": "FID", "KD": "KID", "CS": "IS"}
+    inception = {"FD": "FID", "FD∞": "FID∞", "KD": "KID", "CS": "IS"}
     return inception[kind] if network == "inception" else f"{kind}-{network}"
 
 
@@ -58,7 +58,7 @@ def frechet(c: Comparison) -> Iterable[Score]:
 def frechet_infinity(c: Comparison) -> Iterable[Score]:
     c.tell("Extrapolating the Fréchet distance")
     estimate = extrapolated_frechet_distance(c.generated_features, c.reference_features, seed=c.seed)
-    yield _distance(c, "frechet-infinity", "FD", estimate, suffix="∞")
+    yield _distance(c, "frechet-infinity", "FD∞", estimate)
 
 
 def frechet_per_class(c: Comparison) -> Iterable[Score]:
@@ -94,16 +94,16 @@ def of_manifold(name: str) -> Metric:
 
 
 def diversity(c: Comparison) -> Iterable[Score]:
-    """How unlike the generated images of one label are, beside the real ones."""
-    ours, real = c.labels(c.generated), c.labels(c.reference.images)
-    estimate = relative_diversity(c.generated_features, ours, c.reference_features, real)
+    """How unlike one another the generated images of a label are, beside the real ones."""
+    conditional = len(c.shared_labels) > 1
+    ours, real = (c.labels(c.generated), c.labels(c.reference.images)) if conditional else (None, None)
     yield c.score(
         "diversity",
-        "diversity within labels",
-        estimate,
+        "diversity within labels" if conditional else "diversity",
+        relative_diversity(c.generated_features, ours, c.reference_features, real),
         features=c.generated_features,
-        settings={"labels": len(c.shared_labels)},
-        note="1 is as diverse as real images of the same label",
+        settings={"labels": len(c.shared_labels)} if conditional else None,
+        note=f"1 is as diverse as real images{' of the same label' if conditional else ''}",
     )
 
 
@@ -211,11 +211,10 @@ def _distance(
     kind: str,
     estimate: Estimate,
     *,
-    suffix: str = "",
     better: bool = False,
     settings: dict[str, int] | None = None,
 ) -> Score:
-    name = distance_name(kind, c.network.name) + suffix
+    name = distance_name(kind, c.network.name)
     return c.score(metric, name, estimate, better=better, features=c.generated_features, settings=settings)
 
 
@@ -324,7 +323,7 @@ METRICS: Mapping[str, Metric] = {
     "frechet-per-class": Metric(frechet_per_class, _LABELS, (_few_per_class,)),
     "classifier-score": Metric(classifier, (_classifies_nothing,)),
     **{name: of_manifold(name) for name in ("precision", "recall", "density", "coverage")},
-    "diversity": Metric(diversity, _LABELS),
+    "diversity": Metric(diversity, (_too_few,)),
     "classification-accuracy": Metric(classification, _TAUGHT, (_few_to_teach,)),
     "label-agreement": Metric(label_agreement, _TAUGHT, (_few_to_teach,)),
     **{name: _reconstruction(name) for name in model_metrics.RECONSTRUCTIONS},

@@ -58,6 +58,7 @@ def reconstruction(c: Comparison, metric: str) -> Score:
             assert isinstance(c.network, HasStages)
             found.append(perceptual(again, real, c.network))
     by_network = c.reference_features if compare is None else None
+    name = name if by_network is None else f"PD-{c.network.name} of reconstructions"
     return c.score(
         metric,
         name,

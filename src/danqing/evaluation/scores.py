@@ -1,6 +1,7 @@
 """A score that tells its own story: what was measured, on which images, against which, with what."""
 
 import json
+import math
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -112,8 +113,16 @@ def read(path: Path) -> list[Score]:
         return []
     try:
         found: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            Score.model_validate({key: value for key, value in one.items() if key != "text"}) for one in found
-        ]
+        return [Score.model_validate(_finite_or_nan(one)) for one in found]
     except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
         raise DataError(f"{path} does not hold scores: delete it, and evaluate again.") from error
+
+
+def _finite_or_nan(score: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a score, where null stands for a number that was not finite."""
+    fields = {key: value for key, value in score.items() if key != "text"}
+    if fields.get("value", 0) is None:
+        fields["value"] = math.nan
+    if None in (fields.get("interval") or ()):
+        fields["interval"] = None
+    return fields
