@@ -121,14 +121,16 @@ def _text(found: "Evaluation") -> str:
         for one in found.scores
     ]
     table = output.table(rows)
-    notes = {score.name: score.note for score in found.scores if score.note}
+    remarks = ""
+    for score in found.scores:
+        own = [part for part in score.note.split("; ") if part and part not in found.notes]
+        remarks += f"{score.name}: {'; '.join(own)}.\n" if own else ""
     facts = {
         "Beware": "\n".join(note[:1].upper() + note[1:] + "." for note in found.notes),
         "Left out": "\n".join(f"{name}: {why}" for name, why in found.left_out.items()),
         "Pictures": found.neighbours,
         "Written": "\n".join(map(str, found.files)),
     }
-    remarks = "".join(f"{name}: {note}.\n" for name, note in notes.items() if note not in found.notes)
     parts = [f"{value}\n{found.reason}\n", table, output.printable(remarks), _facts(facts), f"{head}\n"]
     return "\n".join(part for part in parts if part)
 

@@ -222,8 +222,13 @@ def _parts(candidate: Candidate, training: Dataset | None) -> tuple[Dataset, Dat
 
 
 def _reference(images: Dataset, split: str, training: Dataset | None, candidate: Candidate) -> Reference:
+    source = images.info.source
+    is_builtin = source.replace("/", ":").split(":")[0] in builtin.names()
     info = ReferenceInfo(
-        name=images.info.name, split=split, count=len(images), fingerprint=images.fingerprint
+        name=source if is_builtin else images.info.name,
+        split=split,
+        count=len(images),
+        fingerprint=images.fingerprint,
     )
     if training is None or split not in ("train", "all"):
         return Reference(images, info, training)
