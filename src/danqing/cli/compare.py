@@ -10,7 +10,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_size
+from danqing.cli.arguments import parse_settings, parse_size
 from danqing.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ def compare(
         str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
     ] = None,
     seed: Annotated[int, typer.Option(help="The seed of all runs and of what they paint.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one setting for all; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
     features: Annotated[
         str, typer.Option(help="The network that images are compared by, as for danqing evaluate.")
     ] = "auto",
@@ -69,6 +73,7 @@ def compare(
             images=images,
             size=None if size is None else parse_size(size),
             seed=seed,
+            settings=parse_settings(settings or []),
             features=features,
             n=n,
             out=out,

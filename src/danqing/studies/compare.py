@@ -1,8 +1,9 @@
 """`compare`: families trained under one budget on the same images, measured alike, on one page."""
 
+import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def compare(
     images: int | None = None,
     size: tuple[int, int] | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
     features: str = "auto",
     n: int | None = None,
     out: str | Path,
@@ -51,14 +53,15 @@ def compare(
     """Train families under the same budget on the same images, measure all alike, and write a page of it.
 
     families: each by its preset for about the data's size; presets: by name, instead or besides. The budget
-    of each is `minutes` or `images`. n: how many images each paints to be judged, by default as many as
-    there are real ones to judge by, within 1,000 and 10,000. Each trains in a process of its own; one that
-    fails is listed with its reason. `out` gets `compare.json`, `compare.html` and the runs; the same call
-    again goes on where it was interrupted, and trains and measures nothing twice. Ctrl-C ends it, saved.
-    Raises DanqingError.
+    of each is `minutes` or `images`; `settings` are for all, as `--set` takes them. n: how many images each
+    paints to be judged, by default as many as there are real ones to judge by, within 1,000 and 10,000. Each
+    trains in a process of its own; one that fails is listed with its reason. `out` gets `compare.json`,
+    `compare.html` and the runs; the same call again goes on where it was interrupted, and trains and measures
+    nothing twice. Ctrl-C ends it, saved. Raises DanqingError.
     """
     names = contest.choose_presets(families, presets, size, data)
-    scoring: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
+    scoring: dict[str, Any] = dict(settings or {})
+    scoring |= {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
     budget = {"minutes": minutes, "images": images}
     chosen = contest.configure(names, size=size, minutes=minutes, images=images, seed=seed, settings=scoring)
     first = chosen[names[0]]
@@ -74,6 +77,7 @@ def compare(
         "size": first.size,
         "seed": seed,
         "features": features,
+        "settings": dict(settings or {}),
         **budget,
     }
     task = {
@@ -85,11 +89,12 @@ def compare(
         **budget,
     }
     options: dict[str, Any] = {"size": size, "seed": seed or None, "n": n, "out": folder, **budget}
+    options |= {"set": settings}
     options |= {"features": features if features != "auto" else None}
     study = Comparison(
         command=_command(data, families, presets, options),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        name=judged.training.info.name,
+        name=judged.training.info.name if Path(data).exists() else str(data),
         data=_data_facts(judged),
         reference=judged.info,
         budget={name: value for name, value in budget.items() if value is not None},
@@ -255,6 +260,8 @@ def _command(
     words = ["danqing", "compare", str(data)]
     for option, names in (("families", families), ("presets", presets)):
         words += [f"--{option}", ",".join(names)] if names else []
+    for key, value in (options.pop("set") or {}).items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     for option, value in options.items():
         if value is not None:
             flag = "-n" if option == "n" else f"--{option}"

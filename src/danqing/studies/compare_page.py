@@ -8,10 +8,11 @@ from danqing import atomic, page
 from danqing.quantities import duration, memory
 from danqing.studies import plots
 from danqing.studies.plots import Line, Measured, Spot
-from danqing.studies.results import GROUPS, Cell, Comparison, Contestant, Row, rows
+from danqing.studies.results import GROUPS, Cell, Comparison, Contestant, Row, row, rows
 from danqing.studies.verdict import picks
 
 _STYLE = Path(__file__).with_name("compare.css")
+_ARROWS = {"higher": "↑", "lower": "↓"}
 _MARKS = {
     "best": "the best, and its interval overlaps no other's",
     "tie": "cannot be told from the best: the intervals overlap",
@@ -107,17 +108,19 @@ def _table(comparison: Comparison) -> str:
     legend = "; ".join(f"<b>{mark}</b>: {escape(meaning)}" for mark, meaning in _MARKS.items())
     return (
         '<section><h2>Measured</h2><div class="card scroll" tabindex="0" role="region" aria-label="Measured">'
-        f'<table class="compared"><caption>Small: the 95% interval. {legend}.</caption>'
+        f'<table class="compared"><caption>↑ higher is better, ↓ lower; small: the 95% interval. {legend}.'
+        "</caption>"
         f'<thead><tr><th scope="col"></th>{heads}</tr></thead>{"".join(body)}</table></div>'
         f"{_how(comparison)}</section>"
     )
 
 
 def _row(row: Row) -> str:
-    direction = f"{row.better} is better" if row.better else ""
-    detail = " · ".join(filter(None, (row.detail, direction)))
+    arrow = _ARROWS[row.better] if row.better else ""
+    direction = f' <span role="img" aria-label="{row.better} is better">{arrow}</span>' if arrow else ""
     cells = "".join(_cell(cell, mark) for cell, mark in zip(row.cells, row.marks, strict=True))
-    return f'<tr><th scope="row">{escape(row.title)}<small>{escape(detail)}</small></th>{cells}</tr>'
+    head = f'<th scope="row">{escape(row.title)}{direction}<small>{escape(row.detail)}</small></th>'
+    return f"<tr>{head}{cells}</tr>"
 
 
 def _cell(cell: Cell | None, mark: str) -> str:
@@ -152,15 +155,16 @@ def _note(note: str) -> str:
 
 def _plots(comparison: Comparison) -> str:
     lines, spots, name = [], [], ""
+    precisions, recalls = row(comparison, "precision"), row(comparison, "recall")
     for place, one in enumerate(comparison.contestants):
         scores = [Measured(point.value, point.interval) for point in one.curve]
         lines.append(Line(one.name, place, [point.seconds for point in one.curve], scores))
         name = name or one.curve_name
-        precision, recall = one.score("precision"), one.score("recall")
+        precision, recall = (found.cells[place] if found else None for found in (precisions, recalls))
         if precision is not None and recall is not None:
             across = Measured(recall.value, recall.interval)
             spots.append(Spot(one.name, place, across, Measured(precision.value, precision.interval)))
-    body = plots.over_time(escape(name or "Held-out score"), lines)
+    body = plots.over_time(name or "Held-out score", lines)
     body += plots.against("precision", "recall", spots)
     return f'<section><h2>Plots</h2><div class="charts">{body}</div></section>' if body else ""
 

@@ -24,7 +24,7 @@ FORMAT = 1
 PICTURES = 36
 """Images in each grid."""
 _LEAST_FOR_MANIFOLDS = 10
-_ROUNDS, _ROUND_SECONDS = 5, 0.4
+_ROUNDS, _ROUND_SECONDS = 5, 0.25
 
 
 def measure(

@@ -62,7 +62,9 @@ def key(name: str, place: int) -> str:
 
 
 def over_time(title: str, lines: Sequence[Line]) -> str:
-    """A `<figure>` of scores over minutes of training, with their intervals; "" where there are none."""
+    """A `<figure>` of scores over minutes of training, with their intervals, the lower the better; "" where
+    there are none.
+    """
     lines = [line for line in lines if line.scores]
     if not lines:
         return ""
@@ -80,16 +82,21 @@ def over_time(title: str, lines: Sequence[Line]) -> str:
             for (x, _), s in zip(spots, line.scores, strict=True)
         )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        marks = "".join(_mark(line.place, x, y, _SIZE * 0.7) for x, y in spots)
+        kept = min(range(len(spots)), key=lambda n: line.scores[n].value)
+        marks = "".join(
+            _mark(line.place, x, y, _SIZE if n == kept else _SIZE * 0.6) for n, (x, y) in enumerate(spots)
+        )
         body.append(f'<g class="{style(line.place)}">{whiskers}<polyline points="{path}"/>{marks}</g>')
         minutes = [float(f"{t / 60:.4g}") for t in line.seconds]
         points.append({"name": line.name, "x": minutes, "y": [float(f"{s.value:.4g}") for s in line.scores]})
-    spoken = "; ".join(f"{line.name} ends at {number(line.scores[-1].value)}" for line in lines)
-    keys = "".join(f"{key(line.name, line.place)}<b>{number(line.scores[-1].value)}</b>" for line in lines)
+    best = [min(score.value for score in line.scores) for line in lines]
+    told = list(zip(lines, map(number, best), strict=True))
+    spoken = "; ".join(f"the best of {line.name} is {value}" for line, value in told)
+    keys = "".join(f"{key(line.name, line.place)}<b>{value}</b>" for line, value in told)
     data = escape(json.dumps({"left": across.low, "right": across.high, "series": points}), quote=True)
-    note = "log" if up.log else ""
+    note = "log, " if up.log else ""
     return _figure(
-        f"{title} <small>{note} over minutes of training</small>",
+        f"{escape(title)} <small>{note}over minutes of training; the largest mark is the model kept</small>",
         keys,
         f"{title} over minutes of training: {spoken}",
         "".join(body),
@@ -102,8 +109,8 @@ def against(up_title: str, across_title: str, spots: Sequence[Spot]) -> str:
     """A `<figure>` of two scores, each with its interval as a whisker; "" where there are none."""
     if not spots:
         return ""
-    across = Axis.over([bound for spot in spots for bound in spot.across.bounds], LEFT, RIGHT, padding=0.15)
-    up = Axis.over([bound for spot in spots for bound in spot.up.bounds], BOTTOM, TOP, padding=0.15)
+    across = _share_axis([bound for spot in spots for bound in spot.across.bounds], LEFT, RIGHT)
+    up = _share_axis([bound for spot in spots for bound in spot.up.bounds], BOTTOM, TOP)
     body = [grid(across, up)]
     for spot in spots:
         x, y = across.at(spot.across.value), up.at(spot.up.value)
@@ -123,6 +130,13 @@ def against(up_title: str, across_title: str, spots: Sequence[Spot]) -> str:
     title = f"{up_title} against {across_title}"
     shown = f"{escape(title.capitalize())} <small>up and to the right is better</small>"
     return _figure(shown, "".join(key(s.name, s.place) for s in spots), f"{title}: {spoken}", "".join(body))
+
+
+def _share_axis(values: Sequence[float], start: float, end: float) -> Axis:
+    """An axis for shares: at least a tenth wide, so that noise does not look like a difference."""
+    low, high = min(values), max(values)
+    short = max(0.0, 0.1 - (high - low)) / 2
+    return Axis.over([low - short if low - short > 0 else 0.0, high + short], start, end, padding=0.12)
 
 
 def _figure(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danqing import atomic
 from danqing.errors import DataError
+from danqing.evaluation.memorisation import RARE
 from danqing.evaluation.scores import ReferenceInfo, Score, number
 from danqing.quantities import count, memory
 from danqing.version import __version__
@@ -156,16 +157,19 @@ class Row:
 
 
 _SCORES = (
-    ("frechet", "Quality", "Fréchet distance"),
-    ("kernel", "Quality", "Kernel distance"),
-    ("precision", "Quality", "Precision"),
-    ("density", "Quality", "Density"),
-    ("recall", "Diversity", "Recall"),
-    ("coverage", "Diversity", "Coverage"),
-    ("diversity", "Diversity", "Diversity within a class"),
-    ("memorised", "Memorisation", "Memorised"),
-    ("duplicates", "Memorisation", "Duplicates"),
+    ("frechet", "Quality", "Fréchet distance", ""),
+    ("kernel", "Quality", "Kernel distance", ""),
+    ("precision", "Quality", "Precision", "how many samples look real"),
+    ("density", "Quality", "Density", "how near they are to real images"),
+    ("recall", "Diversity", "Recall", "how many real images could be samples"),
+    ("coverage", "Diversity", "Coverage", "how many real images have a sample near"),
+    ("diversity", "Diversity", "Diversity within a label", "that of real images is 1"),
+    ("memorised/copies", "Memorisation", "Copies", f"nearer a training image than {RARE:.0%} of real ones"),
+    ("memorised", "Memorisation", "Closeness", "to training images; that of real images is 0.5"),
+    ("duplicates", "Memorisation", "Duplicates", "equal to an earlier sample"),
 )
+_NEITHER = ("memorised",)  # far away is no merit either
+_SHARES = ("precision", "recall", "coverage", "memorised/copies", "duplicates")
 _FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower"]], ...] = (
     ("training_speed", "Speed", "Training", "images per second", "higher"),
     ("sampling_speed", "Speed", "Sampling", "images per second", "higher"),
@@ -192,23 +196,42 @@ def row(comparison: Comparison, key: str) -> Row | None:
     return next((row for row in rows(comparison) if row.key == key), None)
 
 
-def _score_row(contestants: Sequence[Contestant], metric: str, group: str, title: str) -> Row:
+def _score_row(contestants: Sequence[Contestant], metric: str, group: str, title: str, detail: str) -> Row:
     found = [one.score(metric) for one in contestants]
     first = next((score for score in found if score is not None), None)
     better: Literal["higher", "lower", ""] = ""
-    if first is not None and first.higher_is_better is not None:
+    if first is not None and first.higher_is_better is not None and metric not in _NEITHER:
         better = "higher" if first.higher_is_better else "lower"
     cells = tuple(None if score is None else _score_cell(score) for score in found)
-    name = "" if first is None or first.name.lower() == title.lower() else first.name
-    return Row(metric, group, title, name, better, cells, _marks(cells, better, 0.0))
+    told = detail or ("" if first is None else first.name)
+    return Row(metric, group, title, told, better, cells, _marks(cells, better, 0.0))
 
 
 def _score_cell(score: Score) -> Cell:
-    between = ""
-    if score.interval is not None:
-        between = " to ".join(number(bound) for bound in score.interval)
+    interval = score.interval
+    if interval is not None and score.metric in _SHARES:
+        interval = _of_share(interval, score)
+    between = " to ".join(_plain(bound) for bound in interval) if interval is not None else ""
     unit = f" {score.unit}" if score.unit else ""
-    return Cell(score.value, score.interval, number(score.value) + unit, between)
+    return Cell(score.value, interval, _plain(score.value) + unit, between)
+
+
+def _of_share(interval: tuple[float, float], score: Score) -> tuple[float, float]:
+    """The interval of a share; where none or all of n were counted, no resampling finds another, and the
+    other end is 3/n from there. (The rule of three: Hanley and Lippman-Hand 1983.)
+    """
+    low, high = (min(max(bound, 0.0), 1.0) for bound in interval)
+    counted = score.images if score.reference is None else min(score.images, score.reference.count)
+    margin = min(1.0, 3 / max(1, counted))
+    if score.value <= 0:
+        high = max(high, margin)
+    if score.value >= 1:
+        low = min(low, 1 - margin)
+    return low, high
+
+
+def _plain(value: float) -> str:
+    return number(0.0 if abs(value) < 1e-9 else value)
 
 
 def _figure_row(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,9 +98,11 @@ class Search:
     def importance(self) -> dict[str, float]:
         """How much of the scores' variance each setting explains, summing to 1; empty with too few trials."""
         try:
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
-        except (ValueError, RuntimeError, ZeroDivisionError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # "too few": then all would be called equal
+                evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+                found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        except (ValueError, RuntimeError, ZeroDivisionError, UserWarning):
             return {}
         return {name: float(share) for name, share in found.items()}
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from danqing.evaluation.memorisation import RARE
 from danqing.quantities import memory
 from danqing.studies.results import Cell, Comparison, Contestant, Row, row
 
+_UNREAL = 0.05
 _FEW = 500
 """With fewer reference images than this, a reader is told that only large differences can show."""
 
@@ -32,7 +34,7 @@ def picks(comparison: Comparison) -> Iterator[tuple[str, Row]]:
         ("Most like the real images", "" if headline is None else headline.metric),
         ("Single pictures", "precision"),
         ("Variety", "recall"),
-        ("Repeats least", "memorised"),
+        ("Fewest copies", "memorised/copies"),
         ("Speed", "sampling_speed"),
         ("Memory", "peak_memory_bytes"),
     )
@@ -111,23 +113,26 @@ def _against(comparison: Comparison, found: Row) -> str:
 
 
 def _memorised(comparison: Comparison) -> Iterator[str]:
-    found = row(comparison, "memorised")
-    if found is None or sum(cell is not None for cell in found.cells) < 2:
+    """Who repeats training images more often than chance would have it."""
+    found = row(comparison, "memorised/copies")
+    if found is None:
         return
-    leader = _leader(comparison, found)
-    if leader is None:
-        tied = [comparison.contestants[n].name for n, mark in enumerate(found.marks) if mark == "tie"]
-        if len(tied) == sum(cell is not None for cell in found.cells):
+    told = [(comparison.contestants[n].name, cell) for n, cell in enumerate(found.cells) if cell is not None]
+    for name, cell in told:
+        if cell.interval is not None and cell.interval[0] > RARE:
             yield (
-                "Neither can be said to repeat its training images more than the other."
-                if len(tied) == 2
-                else "None can be said to repeat its training images more than another."
+                f"{name} repeats training images: {_percent(cell)} of its pictures are nearer to one than "
+                f"{RARE:.0%} of real ones are."
             )
-        else:
-            yield f"{_listed(tied)} repeat their training images least, and are a tie in that."
-    else:
-        values = _against(comparison, found)
-        yield f"{leader} repeats its training images least: by the share memorised, {values}."
+    if not any(cell.interval is None or cell.interval[0] > RARE for _, cell in told):
+        whom = "Neither" if len(told) == 2 else "None"
+        yield f"{whom} can be said to repeat training images more often than chance would have it."
+
+
+def _percent(cell: Cell) -> str:
+    assert cell.interval is not None
+    low, high = cell.interval
+    return f"{cell.value:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _faster(comparison: Comparison) -> Iterator[str]:
@@ -165,7 +170,9 @@ def _smaller(comparison: Comparison) -> Iterator[str]:
 
 
 def _cautions(comparison: Comparison) -> Iterator[str]:
-    reference = comparison.reference
+    found, reference = row(comparison, "precision"), comparison.reference
+    if found is not None and all(cell is None or cell.value < _UNREAL for cell in found.cells):
+        yield "Hardly any of their pictures look real yet: give them more time before you choose."
     if reference is not None and reference.count < _FEW:
         yield (
             f"There are only {reference.count:,} real images to judge by, so that only large differences can "

@@ -1,0 +1,156 @@
+"""A comparison: what is killed goes on, what is done is not done again, what fails does not end the rest."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import danqing
+from danqing.data.splits import hold_out
+from danqing.errors import ConfigError
+from danqing.studies import contest, results
+from danqing.studies.results import Comparison
+
+SETTINGS = {
+    "net": "mlp",
+    "batch_size": 32,
+    "evaluation.samples": 20,
+    "sample_images": 4,
+    "sample_grids": 1,
+    "log_every_steps": 5,
+    "measure_seconds": 0.01,
+    "checkpoint_seconds": 0.1,
+    "precision": "float32",
+}
+WORDS = [
+    sys.executable,
+    "-m",
+    "danqing",
+    "compare",
+    "digits:0,1,2",
+    "--presets",
+    "gan-32,vae-32,gan-64",
+    "--size",
+    "8",
+]
+WORDS += ["--features", "pixels", "-n", "64", "--images", "1000", "--json"]
+WORDS += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    """When each file that costs time to make was last written."""
+    kept = [*folder.glob("runs/*/model/model.safetensors"), *folder.glob("pictures/*-32.*")]
+    return {str(path): path.stat().st_mtime_ns for path in kept}
+
+
+def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "compared"
+    words = [*WORDS, "--out", str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first, second = folder / "runs/gan-32", folder / "runs/vae-32"
+    deadline = time.monotonic() + 120
+    while not any(second.glob("checkpoints/*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    trained = (first / "model/model.safetensors").stat().st_mtime_ns
+    assert json.loads((first / "run.json").read_text())["status"] == "finished"
+    (folder / "runs/gan-64").mkdir()
+    (folder / "runs/gan-64/holiday.txt").write_text("sea")
+
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [one["status"] for one in told["contestants"]] == ["finished", "finished", "failed"]
+    assert "gan-64 is not empty and holds no run" in told["contestants"][2]["error"]
+    assert "gan-64 did not finish" in " ".join(told["verdict"])
+    assert (first / "model/model.safetensors").stat().st_mtime_ns == trained
+    before = snapshot(folder)
+    assert len(before) == 6
+
+    shown: list[str] = []
+    arguments = {
+        "presets": ["gan-32", "vae-32", "gan-64"],
+        "size": (8, 8),
+        "features": "pixels",
+        "images": 1000,
+    }
+    found = danqing.compare(
+        "digits:0,1,2",
+        **arguments,
+        n=64,
+        settings={key: str(value) for key, value in SETTINGS.items()},
+        out=folder,
+        on_progress=lambda done, total, text: shown.append(text),
+    )
+    assert snapshot(folder) == before
+    assert not any(text.startswith(("Training gan-32", "Training vae-32")) or ":" in text for text in shown)
+    check(found, folder)
+    with pytest.raises(ConfigError, match="holds a comparison with other settings"):
+        danqing.compare("digits:0,1,2", **{**arguments, "seed": 1}, out=folder)  # type: ignore[arg-type]
+
+
+def check(found: Comparison, folder: Path) -> None:
+    """Both learnt from the same images and were judged by the same others."""
+    assert results.read(folder / "compare.json") == found
+    data = danqing.open_dataset("digits:0,1,2", size=(8, 8))
+    share = json.loads((folder / "runs/gan-32/run.json").read_text())["data"]["held_out"]
+    learnt, judged = hold_out(data, share)
+    assert found.reference is not None
+    assert found.reference.fingerprint == judged.fingerprint
+    assert found.reference.split == "held-out"
+    for one in found.finished:
+        facts = json.loads((folder / one.run / "run.json").read_text())
+        assert facts["data"]["fingerprint"] == learnt.fingerprint
+        assert {score.images for score in one.scores} == {64}
+        assert {score.seed for score in one.scores} == {0}
+        assert {score.reference for score in one.scores} == {found.reference}
+        assert one.headline is not None
+        assert one.headline.metric == "kernel"
+        assert len(one.curve) == 10
+        assert [point.seconds for point in one.curve] == sorted(point.seconds for point in one.curve)
+        assert one.measured.keys() >= {"training_speed", "sampling_speed", "peak_memory_bytes", "model_bytes"}
+        assert one.measured["sampling_speed"] > 0
+        weights = folder / one.run / "model/model.safetensors"
+        assert one.measured["model_bytes"] == weights.stat().st_size
+    page = (folder / "compare.html").read_text(encoding="utf-8")
+    assert all(sentence.split(" (")[0].replace("'", "&#x27;") in page for sentence in found.verdict)
+    assert page.count("data:image/") >= 5
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.txt").write_text("sea")
+    with pytest.raises(ConfigError, match="is not empty and holds no comparison"):
+        danqing.compare("digits:0,1,2", presets=["gan-32"], images=64, size=(8, 8), out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["holiday.txt"]
+
+
+def test_families_become_the_presets_for_about_the_size() -> None:
+    assert contest.choose_presets(["gan", "vae"], [], (28, 28), "digits") == ["gan-32", "vae-32"]
+    assert contest.choose_presets(["gan", "vae"], ["gan-32"], (72, 48), "digits") == [
+        "gan-32",
+        "gan-64",
+        "vae-64",
+    ]
+    assert contest.choose_presets(["vae"], [], None, "digits") == ["vae-32"]
+    with pytest.raises(ConfigError, match="There is no family called 'gam': choose from gan"):
+        contest.choose_presets(["gam"], [], None, "digits")
+    with pytest.raises(ConfigError, match="Say what to compare"):
+        contest.choose_presets([], [], None, "digits")
+
+
+def test_all_get_one_size_and_one_budget() -> None:
+    with pytest.raises(ConfigError, match="choose one by --size"):
+        contest.configure(["gan-32", "vae-64"], size=None, minutes=1, images=None, seed=0, settings={})
+    with pytest.raises(ConfigError, match="Say how long each may train"):
+        contest.configure(["gan-32"], size=None, minutes=None, images=None, seed=0, settings={})
+    chosen = contest.configure(
+        ["gan-32", "vae-64"], size=(40, 40), minutes=1, images=None, seed=3, settings={}
+    )
+    assert {(c.size, c.minutes, c.images, c.seed) for c in chosen.values()} == {((40, 40), 1, None, 3)}

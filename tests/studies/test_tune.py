@@ -1,0 +1,161 @@
+"""A search that is killed goes on; what is worse is stopped early; what fails says why."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+import danqing
+from danqing.errors import ConfigError, TrainingError
+from danqing.randomness import derived_seed
+from danqing.studies.search import Search
+from danqing.studies.space import Dimension
+
+SPACE = "[optimizer.learning_rate]\nlow = 1e-4\nhigh = 1e-2\nlog = true\n"
+SETTINGS = {
+    "net": "mlp",
+    "evaluation.features": "pixels",
+    "evaluation.samples": 20,
+    "sample_images": 4,
+    "sample_grids": 1,
+    "log_every_steps": 5,
+    "measure_seconds": 0.01,
+    "checkpoint_seconds": 0.1,
+    "precision": "float32",
+}
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> dict[str, object]:
+    (tmp_path / "space.toml").write_text(SPACE, encoding="utf-8")
+    return {
+        "data": "digits:0,1",
+        "preset": "gan-32",
+        "settings": SETTINGS,
+        "space": tmp_path / "space.toml",
+        "size": (8, 8),
+        "images": 2000,
+        "out": tmp_path / "search",
+    }
+
+
+def command(arguments: dict[str, object], trials: int) -> list[str]:
+    words = [sys.executable, "-m", "danqing", "tune", str(arguments["data"]), "--preset", "gan-32"]
+    words += ["--size", "8", "--images", str(arguments["images"]), "--trials", str(trials)]
+    words += ["--space", str(arguments["space"]), "--out", str(arguments["out"]), "--json"]
+    for key, value in SETTINGS.items():
+        words += ["--set", f"{key}={value}"]
+    return words
+
+
+def test_a_search_that_was_killed_goes_on_with_the_trial_that_it_was_at(
+    arguments: dict[str, object], tmp_path: Path
+) -> None:
+    arguments["images"] = 4000
+    process = subprocess.Popen(command(arguments, 1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = tmp_path / "search/trials/0001"
+    deadline = time.monotonic() + 120
+    while not (run / "scores.jsonl").exists() or (run / "scores.jsonl").read_text().count("\n") < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    study = optuna.load_study(study_name="danqing", storage=f"sqlite:///{tmp_path}/search/study.db")
+    (killed,) = study.trials
+    assert killed.state is optuna.trial.TrialState.RUNNING
+    log_before = (run / "log.jsonl").read_text(encoding="utf-8")
+
+    found = danqing.tune(**arguments, trials=1)  # type: ignore[arg-type]
+
+    (trial,) = found.trials
+    assert (trial.status, trial.number, trial.settings) == ("finished", 1, killed.params)
+    scores = [json.loads(line)["score"]["value"] for line in (run / "scores.jsonl").read_text().splitlines()]
+    assert len(scores) == 10
+    assert trial.score == min(scores)
+    kept = log_before.rpartition("\n")[0].splitlines()
+    assert (run / "log.jsonl").read_text(encoding="utf-8").splitlines()[: len(kept)] == kept
+    assert json.loads((run / "run.json").read_text())["progress"]["images"] >= 4000
+    assert found.best is not None
+    assert danqing.load(found.best).sample(2).array.shape == (2, 8, 8, 1)
+    assert found.best_config is not None
+    assert f"learning_rate = {trial.settings['optimizer.learning_rate']}" in found.best_config.read_text()
+    assert danqing.tune(**arguments, trials=1) == found, "what is there is not done again"  # type: ignore[arg-type]
+
+
+def test_a_trial_that_is_worse_than_the_others_is_stopped_and_stays_a_run(tmp_path: Path) -> None:
+    task = {
+        "data": "digits:0,1",
+        "preset": "gan-32",
+        "settings": {**SETTINGS, "evaluation.every_images": "tenth"},
+        "size": (8, 8),
+        "images": 12_000,
+    }
+    space = [Dimension("optimizer.learning_rate", "float", 1e-4, 1e-2, log=True)]
+    search = Search(tmp_path, task, space, "median", seed=0)
+    for _ in range(4):  # four that nothing can match
+        search.study.add_trial(
+            optuna.create_trial(
+                params={"optimizer.learning_rate": 1e-3},
+                distributions={
+                    "optimizer.learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
+                },
+                value=-1.0,
+                intermediate_values=dict.fromkeys(range(1, 11), -1.0),
+            )
+        )
+    search.run(5, 1, lambda done, total, text: None)
+    last = search.trials()[-1]
+    assert (last.number, last.status) == (5, "pruned")
+    assert last.score is not None
+    facts = json.loads((last.folder / "run.json").read_text())
+    assert facts["status"] == "interrupted"
+    assert facts["progress"]["images"] < 12_000
+    assert danqing.load(last.folder).sample(1).array.shape == (1, 8, 8, 1)
+
+
+def test_settings_that_fail_say_why(arguments: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text('[optimizer.name]\nchoices = ["adam", "abacus"]\n')
+    with pytest.raises(TrainingError, match=r"No trial has finished; .*optimizer.name"):
+        danqing.tune(**arguments, trials=1, seed=next_seed("abacus"))  # type: ignore[arg-type]
+
+
+def next_seed(wanted: str) -> int:
+    """A seed whose first trial takes the choice that is wanted."""
+    for seed in range(20):
+        sampler = optuna.samplers.TPESampler(seed=derived_seed(seed, "trial", 0) % 2**32)
+        if optuna.create_study(sampler=sampler).ask().suggest_categorical("o", ["adam", "abacus"]) == wanted:
+            return seed
+    raise AssertionError
+
+
+def test_a_pruner_that_is_not_there_is_named(arguments: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="choose one of median, hyperband, none"):
+        danqing.tune(**arguments, trials=1, pruner="mean")  # type: ignore[arg-type]
+
+
+def test_other_settings_are_another_search(arguments: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/holiday.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match="is not empty and holds no search"):
+        danqing.tune(**arguments, trials=1)  # type: ignore[arg-type]
+    (tmp_path / "search/asked.json").write_text(json.dumps({"pruner": "hyperband"}))
+    with pytest.raises(ConfigError, match="holds a search with other settings"):
+        danqing.tune(**arguments, trials=1)  # type: ignore[arg-type]
+
+
+def test_importance_needs_trials_and_adds_up(tmp_path: Path) -> None:
+    search = Search(tmp_path, {}, [Dimension("a", "float", 0, 1), Dimension("b", "float", 0, 1)], "none", 0)
+    assert search.importance() == {}
+    for _ in range(12):
+        trial = search.study.ask()
+        a, b = (each.suggest(trial) for each in search.space)
+        search.study.tell(trial, 10 * a + 0.1 * b)
+    found = search.importance()
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["a"] > 0.8
