@@ -1,8 +1,7 @@
 """Time of a Fréchet distance from features, against the usual way: NumPy's covariance and scipy.linalg.sqrtm.
 
-All in one process, alternating, from the same features; medians. `ratio` is the
-distance alone over the usual way; `interval_ratio` is `frechet_distance` and its interval, which the usual way
-does not give.
+All in one process, alternating, from the same features; medians. `ratio` is the distance alone over the usual
+way; `interval_ratio` is `frechet_distance` and its interval, which the usual way does not give.
 
     python benchmarks/frechet_speed.py [--dimensions 2048] [--images 10000] [--rounds 3]
 """
