@@ -6,7 +6,7 @@ const text = (value) => {
   return size < 1000 ? String(+value.toPrecision(3)) : value.toFixed(0);
 };
 for (const chart of document.querySelectorAll(".chart[data-points]")) {
-  const data = JSON.parse(chart.dataset.points), svg = chart.querySelector("svg"), cursor = chart.querySelector(".cursor");
+  const data = JSON.parse(chart.dataset.points), svg = chart.querySelector(":scope > svg"), cursor = chart.querySelector(".cursor");
   const keys = [...chart.querySelectorAll(".keys b")], last = keys.map((key) => key.textContent);
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect(), spot = (event.clientX - box.left) / box.width * 360;

@@ -94,7 +94,7 @@ def compare(
     study = Comparison(
         command=_command(data, families, presets, options),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        name=judged.training.info.name if Path(data).exists() else str(data),
+        name=judged.info.name,
         data=_data_facts(judged),
         reference=judged.info,
         budget={name: value for name, value in budget.items() if value is not None},

@@ -204,8 +204,9 @@ def _neighbours(comparison: Comparison, folder: Path) -> str:
     if not figures:
         return ""
     return (
-        '<section><div class="card"><details><summary>Samples beside the training images nearest to them'
-        f'</summary><div class="near">{"".join(figures)}</div></details></div></section>'
+        '<section class="after"><div class="card"><details>'
+        "<summary>Samples beside the training images nearest to them</summary>"
+        f'<div class="near">{"".join(figures)}</div></details></div></section>'
     )
 
 

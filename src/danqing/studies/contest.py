@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from danqing import presets
-from danqing.data import Dataset
+from danqing.data import Dataset, builtin
 from danqing.data.sources import open_dataset
 from danqing.data.splits import HELD_OUT, open_held, open_if_there
 from danqing.errors import ConfigError, DataError
@@ -109,6 +109,7 @@ def _nearest(family: str, pixels: int) -> str:
 
 
 def _info(dataset: Dataset, split: str) -> ReferenceInfo:
-    return ReferenceInfo(
-        name=dataset.info.name, split=split, count=len(dataset), fingerprint=dataset.fingerprint
-    )
+    source = dataset.info.source
+    is_builtin = source.replace("/", ":").split(":")[0] in builtin.names()
+    name = source if is_builtin else dataset.info.name  # as scores call it: "emoji:faces"
+    return ReferenceInfo(name=name, split=split, count=len(dataset), fingerprint=dataset.fingerprint)

@@ -1,0 +1,132 @@
+"""The page, the table and the sentences of a comparison: all that was measured, and no more than that."""
+
+import html.parser
+import re
+from pathlib import Path
+
+import pytest
+
+from danqing.errors import DataError
+from danqing.studies import compare_page, results
+from danqing.studies.results import Cell, Comparison
+from danqing.studies.verdict import cautions, verdict
+from tests.studies.written import HOSTILE, score, write_comparison
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Comparison, Page]:
+    told = write_comparison(tmp_path)
+    return told, Page(compare_page.write(told, tmp_path).read_text(encoding="utf-8"))
+
+
+def with_scores(told: Comparison, *changed: tuple[float, float]) -> Comparison:
+    """The same comparison with other kernel distances: (value, half of its interval) of each."""
+    contestants = list(told.contestants)
+    for place, (value, half) in enumerate(changed):
+        new = score("kernel", value, half, higher=False, name="KD-x", headline=True)
+        kept = [one for one in contestants[place].scores if one.metric != "kernel"]
+        contestants[place] = contestants[place].model_copy(update={"scores": (new, *kept)})
+    return told.model_copy(update={"contestants": tuple(contestants)})
+
+
+def test_the_page_is_one_file_that_escapes_what_it_is_given(written: tuple[Comparison, Page]) -> None:
+    told, page = written
+    sources = [
+        value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")
+    ]
+    assert len(sources) == 5  # real, two grids, two sheets of neighbours
+    assert all(source is not None and source.startswith("data:image/") for source in sources)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert page.text.count(HOSTILE) > 10
+    for words in (
+        *told.verdict,
+        *told.cautions,
+        "CC BY-SA 4.0",
+        "danqing compare 'pets & more/'",
+        "flow-32 failed.",
+    ):
+        assert words in page.text
+
+
+def test_a_comparison_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+    told.write(tmp_path / "compare.json")
+    assert results.read(tmp_path / "compare.json") == told
+    assert '"text": "KD-efficientnet-lite0 0.0214 (95% interval' in (tmp_path / "compare.json").read_text()
+    (tmp_path / "compare.json").write_text('{"contestants": 3}')
+    with pytest.raises(DataError, match="compare again"):
+        results.read(tmp_path / "compare.json")
+
+
+def test_the_best_is_marked_only_where_its_interval_overlaps_no_other(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+
+    def marks(*changed: tuple[float, float]) -> tuple[str, ...]:
+        found = results.row(with_scores(told, *changed), "kernel")
+        assert found is not None
+        return found.marks
+
+    assert marks((0.02, 0.004), (0.03, 0.004)) == ("best", "", "")
+    assert marks((0.03, 0.004), (0.02, 0.004)) == ("", "best", "")
+    assert marks((0.02, 0.006), (0.03, 0.006)) == ("tie", "tie", "")
+
+
+def test_sentences_choose_only_what_the_intervals_allow(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+    clear = " ".join(verdict(with_scores(told, (0.02, 0.004), (0.03, 0.004))))
+    assert "most like the real ones, choose gan-32: by kernel distance" in clear
+    assert "0.02 (0.016 to 0.024)" in clear
+    level = " ".join(verdict(with_scores(told, (0.02, 0.006), (0.03, 0.006))))
+    assert re.search(r"most like the real ones, gan-32 and vae-32 .* are a tie", level)
+    assert "flow-32 did not finish and is left out." in level
+    assert "only 412 real images" in " ".join(cautions(told))
+    alone = told.model_copy(update={"contestants": told.contestants[:1]})
+    assert "choose" not in " ".join(verdict(alone))
+    nobody = told.model_copy(update={"contestants": told.contestants[2:]})
+    assert verdict(nobody) == ("No family finished, so that there is nothing to compare.",)
+
+
+def test_copies_are_told_where_they_are_more_than_chance(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+    assert "Neither can be said to repeat training images" in " ".join(told.verdict)
+    copying = score("memorised/copies", 0.12, 0.02, higher=False)
+    kept = [one for one in told.contestants[0].scores if one.metric != copying.metric]
+    first = told.contestants[0].model_copy(update={"scores": (*kept, copying)})
+    changed = told.model_copy(update={"contestants": (first, *told.contestants[1:])})
+    assert "gan-32 repeats training images: 12.0% (10.0% to 14.0%)" in " ".join(verdict(changed))
+
+
+def test_none_of_many_leaves_room_for_three(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+    first = told.contestants[0].model_copy(update={"scores": (score("recall", 0.0, 0.0, higher=True),)})
+    found = results.row(told.model_copy(update={"contestants": (first, *told.contestants[1:])}), "recall")
+    assert found is not None
+    assert found.cells[0] == Cell(0.0, (0.0, pytest.approx(3 / 412)), "0", "0 to 0.007282")  # type: ignore[arg-type]
+
+
+def test_a_picture_or_a_figure_that_is_missing_is_left_out(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+    (tmp_path / "pictures/real.png").unlink()
+    (tmp_path / "pictures/gan.png").write_bytes((tmp_path / "pictures/gan.png").read_bytes()[:300])
+    bare = told.contestants[1].model_copy(update={"measured": {}, "scores": (), "curve": ()})
+    told = told.model_copy(
+        update={"contestants": (told.contestants[0], bare), "machine": {}, "reference": None}
+    )
+    page = compare_page.write(told, tmp_path).read_text(encoding="utf-8")
+    assert page.count("data:image/") == 3
+    assert "not measured" in page
