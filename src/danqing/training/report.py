@@ -1,24 +1,20 @@
 """`report.html`: one file that tells a run's whole story, made from what lies in the run folder alone."""
 
-import base64
-import hashlib
 import re
-import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from danqing import atomic
+from danqing import atomic, page
 from danqing.errors import TrainingError
 from danqing.quantities import count, duration, memory
 from danqing.training.curves import Series, chart
-from danqing.training.report_parts import embed, fact_list, read_json, read_lines, read_text
 from danqing.training.report_scores import evaluation_share, scores_section
+from danqing.training.run_files import read_json, read_lines, read_text
 from danqing.version import __version__
 
-_TEMPLATE = Path(__file__).with_name("report.html")
+_HERE = Path(__file__).parent
 _MOST_FRAMES = 16
 _FIRST_LABELS = 12
 _MOST_LABELS = 200
@@ -65,28 +61,20 @@ def write(run_folder: str | Path) -> Path:
         _data_section(facts.get("data") or {}),
         _settings_section(facts, config),
     ]
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    page = string.Template(template).substitute(
-        script_hash=_script_hash(template),
-        title=escape(f"{folder.resolve().name} · Danqing"),
-        name=escape(folder.resolve().name),
-        status=status,
-        lead=escape(_lead(facts, config)),
-        notes=_notes(facts, str(status)),
-        tiles="".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in _tiles(facts)),
-        sections="\n".join(section for section in sections if section),
-        version=escape(str(facts.get("version", __version__))),
-        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+    content = page.render(
+        kind="a training run",
+        name=folder.resolve().name,
+        status=str(status),
+        lead=_lead(facts, config),
+        head=_notes(facts, str(status)) + page.tiles(_tiles(facts)),
+        sections=sections,
+        style=(_HERE / "report.css").read_text(encoding="utf-8"),
+        script=(_HERE / "report.js").read_text(encoding="utf-8"),
+        version=str(facts.get("version", __version__)),
     )
     path = folder / "report.html"
-    atomic.write_text(path, page)
+    atomic.write_text(path, content)
     return path
-
-
-def _script_hash(template: str) -> str:
-    found = re.search(r"<script>(.*)</script>", template, re.DOTALL)
-    assert found, "the template has one script"
-    return "sha256-" + base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
 
 
 def _lead(facts: Mapping[str, Any], config: str) -> str:
@@ -149,8 +137,10 @@ def _samples_section(folder: Path) -> str:
     paths = sorted(
         (path for path in folder.glob("*.png") if path.stem.isdigit()), key=lambda path: int(path.stem)
     )
-    frames = [(int(path.stem), picture) for path in _spread(paths, _MOST_FRAMES) if (picture := embed(path))]
-    real = embed(folder / "data.png")
+    frames = [
+        (int(path.stem), picture) for path in _spread(paths, _MOST_FRAMES) if (picture := page.embed(path))
+    ]
+    real = page.embed(folder / "data.png")
     if not frames and not real:
         return ""
     figures = []
@@ -235,7 +225,7 @@ def _data_section(data: Mapping[str, Any]) -> str:
         "Citation": data.get("citation"),
         "Fingerprint": data.get("fingerprint"),
     }
-    parts = [f'<div class="card">{fact_list(rows)}{_skipped(data.get("skipped") or [])}</div>']
+    parts = [f'<div class="card">{page.facts(rows)}{_skipped(data.get("skipped") or [])}</div>']
     labels = data.get("labels") or {}
     if labels:
         parts.append(f'<div class="card"><h3>{len(labels):,} labels</h3>{_histogram(labels)}</div>')
@@ -307,15 +297,11 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
     }
     parts = []
     if facts.get("command"):
-        parts.append(
-            '<h3>To repeat it</h3><div class="card command">'
-            f'<pre id="command">{escape(str(facts["command"]))}</pre>'
-            '<button type="button" data-copy="command">Copy</button></div>'
-        )
+        parts.append(f"<h3>To repeat it</h3>{page.command(str(facts['command']))}")
     if hardware or plan:
         parts.append(
-            f'<h3>Machine and cost</h3><div class="columns"><div class="card">{fact_list(machine)}</div>'
-            f'<div class="card">{fact_list(estimate)}</div></div>'
+            f'<h3>Machine and cost</h3><div class="columns"><div class="card">{page.facts(machine)}</div>'
+            f'<div class="card">{page.facts(estimate)}</div></div>'
         )
     if config:
         parts.append(

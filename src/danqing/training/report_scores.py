@@ -6,9 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from danqing.page import embed
 from danqing.quantities import duration
 from danqing.training.curves import Series, chart, number_text
-from danqing.training.report_parts import embed, read_lines, read_text
+from danqing.training.run_files import read_lines, read_text
 
 _ARROWS: dict[Any, str] = {True: " ↑", False: " ↓"}
 

@@ -206,8 +206,10 @@ class Trainer:
         self.timing.cut(state["timing_bytes"])
         if self.validation:
             self.validation.take_up(tensors, state["validation"])
-            if self.validation.best is not None:
-                self._publish(self.validation.best)
+            best = self.validation.best
+            if best is not None:
+                self._publish(best)
+            self.folder.update_facts(best=facts.of_best(best) if best else None)
 
     def _save_checkpoint(self) -> None:
         if not self.engine.weights_are_finite():
@@ -385,7 +387,6 @@ class Trainer:
             hardware=machine.hardware(self.device),
             plan=facts.of_plan(plan),
             progress=self._progress_facts(),
-            best=facts.of_best(best) if (best := self.validation and self.validation.best) else None,
             alarms=earlier.get("alarms", []),
         )
 
