@@ -94,7 +94,7 @@ def test_a_model_is_scored_by_all_that_applies(evaluated: Evaluation) -> None:
         assert score.interval is not None
         assert score.interval[0] <= score.value + 1e-9
         assert score.value <= score.interval[1] + 1e-9
-        assert "vae, 1,280 images seen" in score.candidate
+        assert score.candidate == "vae (vae, 1,280 images seen)"
         assert set(score.versions) >= {"danqing", "torch", "numpy"}
     assert found["kernel"].features is not None
     assert found["psnr"].features is None
@@ -191,7 +191,10 @@ def test_a_collapsed_folder_is_full_of_duplicates(split_digits: Path, tmp_path: 
     assert found["recall"].value < 0.05
 
 
-def test_labelled_images_are_judged_by_a_classifier(split_digits: Path, tmp_path: Path) -> None:
+def test_labelled_images_are_judged_by_a_classifier(
+    split_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danqing.evaluation.classifier._EPOCHS", (15, 15))
     rows = np.arange(600, 800)
     labels = digit_labels(rows)
     names = [f"digit {label}" for label in labels]
@@ -213,12 +216,12 @@ def test_labelled_images_are_judged_by_a_classifier(split_digits: Path, tmp_path
             features="pixels",
         )
     )
-    assert right["classification-accuracy"].value > 0.75
-    assert right["classification-f1"].value > 0.75
+    assert right["classification-accuracy"].value > 0.6
+    assert right["classification-f1"].value > 0.6
     agreement = right["label-agreement"]
-    assert agreement.value > 0.75 > 0.1 > swapped["label-agreement"].value
+    assert agreement.value > 0.6 > 0.1 > swapped["label-agreement"].value
     assert agreement.settings["per_class"].keys() == set(names)
-    assert agreement.settings["on_real_images"] > 0.75
+    assert agreement.settings["on_real_images"] > 0.6
     assert right["frechet/digit 3"].value < swapped["frechet/digit 3"].value
     assert right["frechet/digit 3"].images == names.count("digit 3")
     assert abs(right["diversity"].value - 1) < 0.15

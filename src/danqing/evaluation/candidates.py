@@ -88,7 +88,10 @@ def open_candidate(
     if is_model(path):
         is_on_hub = model_folder.is_hub_id(str(path))
         folder = None if is_on_hub else model_folder.find(path)
-        return _of_model(load(str(path) if is_on_hub else path, device=device), str(source), folder, size)
+        # A card may be published: it names the run, and not where on this machine it lies.
+        name = path.resolve().parent.name if path.name == "model" else path.resolve().name
+        model = load(str(path) if is_on_hub else path, device=device)
+        return _of_model(model, str(path) if is_on_hub else name, folder, size)
     pictures = _open_pictures(str(source), size=size, on_progress=on_progress)
     if pictures.channels < 3 and _is_coloured(data):
         channels = pictures.channels + 2  # a grey picture of a coloured thing must not be judged in grey

@@ -1,7 +1,7 @@
 """A candidate beside a reference: what the metrics are measured on, each part made once when it is needed."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,20 @@ from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.memorisation import Neighbourhood, crowding
 from danqing.evaluation.neighbours import manifold_scores
-from danqing.evaluation.painted import paint
+from danqing.evaluation.painted import chunks, paint, store
 from danqing.evaluation.pixels import PixelRows, hashes
 from danqing.evaluation.rows import Selected
 from danqing.evaluation.scores import Score
+from danqing.images import Images, Pixels
+from danqing.model import Model
 from danqing.randomness import generator
 
 Progress = Callable[[int, int, str], None]
 
 MOST_NEIGHBOURHOODS = 2000
 """So many generated and so many real images are held against the training images."""
+MOST_SHOWN = 2000
+"""Likelihoods and reconstructions are measured on so many real images at most."""
 MOST_CLASSIFIED = 10_000
 """A classifier learns from so many images at most."""
 
@@ -171,6 +175,38 @@ class Comparison:
         )
         first, second = (crowding(_read(Selected(features, rows))) for features, rows in chosen)
         return first, second
+
+    @property
+    def model(self) -> Model:
+        """The model that is scored; only where there is one."""
+        assert self.candidate.model is not None
+        return self.candidate.model
+
+    @functools.cached_property
+    def reconstructed(self) -> ImageSet:
+        """What the model makes of the real images `shown(reference.images)`: through its latents and back."""
+        images, model = self.reference.images, self.model
+        rows = self.shown(images)
+
+        def parts() -> Iterator[Pixels]:
+            for part in chunks(len(rows)):
+                self.tell("Reconstructing", int(part[0]), len(rows))
+                label = self.model_labels(images, rows[part])
+                yield model.reconstruct(Images(images.images(rows[part])), label).array
+
+        (width, height), none = images.size, np.full(len(rows), -1, np.int64)
+        return store(parts(), (len(rows), height, width, images.channels), none, ())
+
+    def shown(self, images: ImageSet) -> NDArray[np.int64]:
+        """Which real images the model is shown: some of those whose label it knows, drawn by the seed."""
+        known = np.arange(len(images))
+        if self.model.labels:
+            known = np.flatnonzero(relabelled(images, self.model.labels) >= 0)
+        return known[self.drawn(len(known), MOST_SHOWN, "shown")]
+
+    def model_labels(self, images: ImageSet, rows: NDArray[np.int64]) -> list[int] | None:
+        """The labels of real images as the model knows them; None where it knows none."""
+        return relabelled(images, self.model.labels)[rows].tolist() if self.model.labels else None
 
     @functools.cached_property
     def generated_keys(self) -> NDArray[np.uint64]:

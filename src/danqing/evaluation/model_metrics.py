@@ -2,13 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing.evaluation import memorisation
-from danqing.evaluation.classifier import relabelled
 from danqing.evaluation.comparison import Comparison
 from danqing.evaluation.contract import HasStages, ImageSet
 from danqing.evaluation.estimate import mean_of
@@ -23,11 +20,8 @@ from danqing.evaluation.reconstruction import (
 )
 from danqing.evaluation.scores import Score
 from danqing.images import Images
-from danqing.model import Model
 from danqing.randomness import derived_seed
 
-MOST_MEASURED = 2000
-"""Likelihoods and reconstructions are measured on so many real images at most."""
 _LEAST_FOR_MEMBERSHIP = 100
 
 _Pairs = Callable[[Tensor, Tensor], Tensor]
@@ -44,14 +38,10 @@ RECONSTRUCTIONS: dict[str, tuple[str, _Pairs | None, str, bool]] = {
 def reconstruction(c: Comparison, metric: str) -> Score:
     """One number of how real images come out of the latent space again."""
     name, compare, unit, better = RECONSTRUCTIONS[metric]
-    images, rows = c.reference.images, _rows(c, c.reference.images)
-    model = _model(c)
+    images, rows = c.reference.images, c.shown(c.reference.images)
     found = []
     for part in chunks(len(rows)):
-        c.tell("Reconstructing", int(part[0]), len(rows))
-        real = images.images(rows[part])
-        label = _labels(model, images, rows[part])
-        again = torch.from_numpy(model.reconstruct(Images(real), label).array)
+        again, real = c.reconstructed.images(part), images.images(rows[part])
         if compare is not None:
             found.append(compare(again, real))
         else:
@@ -113,7 +103,7 @@ def membership(c: Comparison) -> Iterable[Score]:
 
 def unlabelled(c: Comparison) -> str | None:
     """Why a conditional model cannot be shown these real images; None where it can."""
-    model, known = _model(c), c.reference.images.label_names
+    model, known = c.model, c.reference.images.label_names
     if model.labels and not set(model.labels) & set(known):
         return "the model wants to know each real image's label, and the data has none that it knows"
     return None
@@ -129,30 +119,11 @@ def cannot_compare(c: Comparison, metric: str) -> str | None:
 
 
 def _bits(c: Comparison, images: ImageSet) -> Tensor:
-    model, rows = _model(c), _rows(c, images)
+    rows = c.shown(images)
     found = []
     for part in chunks(len(rows)):
         c.tell("Measuring likelihoods", int(part[0]), len(rows))
-        label = _labels(model, images, rows[part])
+        label = c.model_labels(images, rows[part])
         seed = derived_seed(c.seed, "bits per dim", int(part[0]))
-        found.append(model.bits_per_dim(Images(images.images(rows[part])), label, seed=seed))
+        found.append(c.model.bits_per_dim(Images(images.images(rows[part])), label, seed=seed))
     return torch.cat(found)
-
-
-def _rows(c: Comparison, images: ImageSet) -> NDArray[np.int64]:
-    """Which images a model is shown: some of those whose label it knows, drawn by the seed."""
-    model = _model(c)
-    if not model.labels:
-        return c.drawn(len(images), MOST_MEASURED, "measured")
-    known = np.flatnonzero(relabelled(images, model.labels) >= 0)
-    chosen: NDArray[np.int64] = known[c.drawn(len(known), MOST_MEASURED, "measured")]
-    return chosen
-
-
-def _labels(model: Model, images: ImageSet, rows: NDArray[np.int64]) -> list[int] | None:
-    return relabelled(images, model.labels)[rows].tolist() if model.labels else None
-
-
-def _model(c: Comparison) -> Model:
-    assert c.candidate.model is not None
-    return c.candidate.model

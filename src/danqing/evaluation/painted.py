@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from danqing.data.cache import default_folder
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
+from danqing.images import Pixels
 from danqing.model import Model
 from danqing.randomness import derived_seed
 
@@ -88,23 +89,35 @@ def paint(model: Model, n: int, *, seed: int = 0, on_progress: Progress | None =
     config = model.family.config
     seeds = [derived_seed(seed, "image", number) for number in range(n)]
     labels = model.drawn_labels(seeds)
+
+    def parts() -> Iterator[Pixels]:
+        for rows in chunks(n):
+            start, end = int(rows[0]), int(rows[-1]) + 1
+            label = labels[start:end].tolist() if model.labels else None
+            yield model.sample(end - start, seeds=seeds[start:end], label=label).array
+            if on_progress:
+                on_progress(end, n, "Painting")
+
+    return store(parts(), (n, config.height, config.width, config.channels), labels, model.labels)
+
+
+def store(
+    parts: Iterable[Pixels], shape: tuple[int, int, int, int], labels: NDArray[np.int64], names: Sequence[str]
+) -> Painted:
+    """Images of the `shape` `[n, h, w, c]`, given some at a time, on the disk; raises EvaluationError."""
     folder = default_folder()  # not the system's, which may lie in memory
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object that reads it
-        for rows in chunks(n):
-            start, end = int(rows[0]), int(rows[-1]) + 1
-            label = labels[start:end].tolist() if model.labels else None
-            file.write(model.sample(end - start, seeds=seeds[start:end], label=label).array.data)
-            if on_progress:
-                on_progress(end, n, "Painting")
+        for part in parts:
+            file.write(part.data)
         file.flush()
     except OSError as error:
         raise EvaluationError(
-            f"{n:,} images cannot be kept in {folder} ({error.strerror or error}): make room there, "
+            f"{shape[0]:,} images cannot be kept in {folder} ({error.strerror or error}): make room there, "
             "or set DANQING_CACHE to another folder."
         ) from error
-    return Painted(file, (n, config.height, config.width, config.channels), labels, model.labels)
+    return Painted(file, shape, labels, names)
 
 
 def chunks(n: int, size: int = _CHUNK) -> Iterator[NDArray[np.int64]]:
