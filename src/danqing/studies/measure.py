@@ -1,7 +1,6 @@
 """What is measured of one contestant: its scores, its speed, its size, and pictures of what it paints."""
 
 import hashlib
-import json
 import math
 import statistics
 import time
@@ -16,6 +15,7 @@ from danqing.images import Images
 from danqing.loading import load
 from danqing.model import CHUNK, Model
 from danqing.studies.results import Point
+from danqing.training.run_files import read_json, read_lines
 from danqing.training.run_folder import RunFolder
 
 Progress = Callable[[int, int, str], None]
@@ -54,7 +54,7 @@ def measure(
         "seed": seed,
         "network": network,
     }
-    if (known := _read(out)).get("asked") == asked:
+    if (known := read_json(out)).get("asked") == asked:
         return known
     model = load(run, device=device)
     metrics = ["kernel", "frechet", "duplicates", "memorised"]
@@ -122,9 +122,9 @@ def grid(model: Model, seed: int) -> Images:
 def curve(run: Path) -> tuple[str, tuple[Point, ...]]:
     """What a run's held-out score is called, and the score after every tenth of its budget."""
     folder = RunFolder(run)
-    clock = [(line["images"], line["seconds"]) for line in _lines(folder.timing_file)]
+    clock = [(line["images"], line["seconds"]) for line in read_lines(folder.timing_file)]
     name, points = "", []
-    for line in _lines(folder.path / "scores.jsonl"):
+    for line in read_lines(folder.path / "scores.jsonl"):
         score = line["score"]
         name = score["name"]
         if score["value"] is not None and math.isfinite(score["value"]):
@@ -149,22 +149,3 @@ def _seconds_at(images: int, clock: Sequence[tuple[int, float]]) -> float:
         return before[1] * images / before[0] if before[0] else 0.0
     share = (images - before[0]) / (after[0] - before[0])
     return before[1] + share * (after[1] - before[1])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line that a kill cut short is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
