@@ -9,6 +9,7 @@ import torch
 import transformers
 from efficientnet_lite_pytorch import EfficientNet
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -205,6 +206,39 @@ def test_transformers_are_read_from_a_folder(tmp_path: Path, kind: str) -> None:
         assert network.name == kind
         assert network.features(images).shape == (3, network.dimensions)
         torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_clip_of_pictures_and_texts_gives_its_pictures(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    tokens = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = transformers.CLIPConfig(
+        text_config={**sizes, **tokens},
+        vision_config={**sizes, "image_size": 28, "patch_size": 14},
+        projection_dim=8,
+    )
+    theirs = transformers.CLIPModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    capfd.readouterr()
+    network, images = open_network(f"clip:{tmp_path}"), _drawn(2, 28, 28, 3)
+    assert capfd.readouterr().err == ""
+    with torch.inference_mode():
+        seen = theirs.vision_model(pixel_values=network._inputs(images)).pooler_output
+        expected = theirs.visual_projection(seen)
+    torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_of_another_kind_or_in_part_is_refused(tmp_path: Path) -> None:
+    """What a folder lacks, `transformers` fills with random numbers."""
+    _tiny("dinov2").save_pretrained(tmp_path)
+    with pytest.raises(EvaluationError, match="type dinov2, not clip"):
+        open_network(f"clip:{tmp_path}")
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EvaluationError, match=r"lacks weights \(layernorm.weight"):
+        open_network(f"dinov2:{tmp_path}")
 
 
 def test_pickled_transformers_are_refused(tmp_path: Path) -> None:

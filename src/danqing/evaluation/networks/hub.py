@@ -1,5 +1,7 @@
 """DINOv2 and CLIP through `transformers`: from a folder, or from what the hub's cache already holds."""
 
+import contextlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ DEFAULTS: dict[Kind, str] = {
 }
 """What published scores use: Stein et al. 2023 for DINOv2, Jayasumana et al. 2024 for CLIP."""
 
-_CLASSES = {"dinov2": "Dinov2Model", "clip": "CLIPVisionModelWithProjection"}
+_MODEL_TYPES = {"dinov2": ("dinov2", "dinov2_with_registers"), "clip": ("clip", "clip_vision_model")}
 _SIDE = 224
 _COLOURS = {
     "dinov2": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -77,13 +79,46 @@ def _load(kind: Kind, source: str) -> nn.Module:
         raise EvaluationError(f"{kind} needs transformers: run pip install 'danqing[transformers]'.")
     import transformers
 
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        net: nn.Module = getattr(transformers, _CLASSES[kind]).from_pretrained(
-            source, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        config: Any = transformers.AutoConfig.from_pretrained(source, **options)
+        if config.model_type not in _MODEL_TYPES[kind]:
+            raise EvaluationError(f"{source} holds a model of type {config.model_type}, not {kind}.")
+        if config.model_type == "clip":  # pictures and texts: only what sees the pictures is read
+            config.vision_config.projection_dim = config.projection_dim
+            config = config.vision_config
+        family: Any = (
+            transformers.AutoModel if kind == "dinov2" else transformers.CLIPVisionModelWithProjection
         )
+        with _quiet(transformers.utils.logging):
+            net, report = family.from_pretrained(
+                source,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **options,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise EvaluationError(
             f"There is no {kind} model at {source}, neither as a folder nor in the hub's cache: run "
             f"hf download {source}, or name a folder with {kind}:FOLDER."
         ) from error
-    return net.eval()
+    if lacking := sorted(report["missing_keys"]):  # these would be random numbers
+        raise EvaluationError(f"{source} lacks weights ({lacking[0]}, ...): get a whole copy.")
+    found: nn.Module = net.eval()
+    return found
+
+
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without the bars and reports of `transformers`, which lists every weight that it leaves out."""
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
