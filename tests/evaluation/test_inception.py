@@ -102,7 +102,7 @@ def test_folding_changes_nothing(ours: Inception, weights: Path) -> None:
 
 
 def test_the_resizer_is_said_and_matters(ours: Inception, weights: Path) -> None:
-    antialiased = open_network("inception-antialiased", weights=weights)
+    antialiased = open_network(f"inception-antialiased:{weights}")
     antialiased.batch_size = 1
     assert antialiased.resizer == "antialiased bicubic to 299x299"
     assert ours.resizer == "legacy bilinear (TensorFlow 1) to 299x299"
@@ -177,5 +177,5 @@ def test_without_a_network_the_message_says_what_to_do(
     mirror: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DANQING_MIRROR", "http://127.0.0.1:9")
-    with pytest.raises(EvaluationError, match="--features efficientnet-lite0"):
+    with pytest.raises(EvaluationError, match="inception:FILE, or choose efficientnet-lite0"):
         open_network("inception")

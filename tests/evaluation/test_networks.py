@@ -269,7 +269,7 @@ def test_the_default_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPat
         ("resnet", {}, "choose one of efficientnet-lite0, inception"),
         ("pixels", {"resizer": "legacy"}, "belongs to inception"),
         ("efficientnet-lite0", {"resizer": "legacy"}, "belongs to inception"),
-        ("pixels", {"weights": Path("w")}, "leave --weights out"),
+        ("pixels", {"weights": Path("w")}, "name none"),
         ("inception", {"resizer": "nearest"}, "choose legacy or antialiased"),
     ],
 )

@@ -17,9 +17,9 @@ from danqing.precision import Precision
 
 NAMES = (
     *(efficientnet.NAME, inception.NAME, f"{inception.NAME}-antialiased", pixels.NAME),
-    *("dinov2", "dinov2:MODEL", "clip", "clip:MODEL", "FILE.onnx"),
+    *("inception:WEIGHTS", "dinov2", "dinov2:MODEL", "clip", "clip:MODEL", "FILE.onnx"),
 )
-"""What `open_network` takes beside "auto"; MODEL is a folder, or a name on the Hugging Face hub."""
+"""What `open_network` takes beside "auto": WEIGHTS is a file, MODEL a folder or a name on the hub."""
 
 
 def open_network(
@@ -46,8 +46,9 @@ def open_network(
         _refuse(weights, resizer, "An ONNX file")
         return OnnxFile(Path(name))
     kind, _, model = name.partition(":")
-    if name in (inception.NAME, f"{inception.NAME}-antialiased"):
-        chosen = resizer or ("legacy" if name == inception.NAME else "antialiased")
+    if kind in (inception.NAME, f"{inception.NAME}-antialiased"):
+        chosen = resizer or ("legacy" if kind == inception.NAME else "antialiased")
+        weights = Path(model) if model else weights
         if chosen not in get_args(Resizer):
             raise EvaluationError(f"There is no resizer {chosen!r}: choose legacy or antialiased.")
         return inception.Inception(weights, resizer=cast(Resizer, chosen), device=device, precision=precision)
@@ -66,6 +67,6 @@ def open_network(
 
 def _refuse(weights: Path | None, resizer: str | None, what: str) -> None:
     if weights is not None:
-        raise EvaluationError(f"{what} brings its own weights: leave --weights out.")
+        raise EvaluationError(f"{what} brings its own weights: name none.")
     if resizer not in (None, "antialiased"):
         raise EvaluationError(f"{what} has one way to resize: the legacy one belongs to inception.")

@@ -291,7 +291,8 @@ def published_weights() -> Path:
         path = PUBLISHED.folder() / FILE
     except DataError as error:
         raise EvaluationError(
-            f"The weights of the FID Inception are missing: {error} Or choose --features efficientnet-lite0."
+            f"The weights of the FID Inception are missing: {error} Or name the file with inception:FILE, or "
+            "choose efficientnet-lite0."
         ) from error
     if fingerprint.of_file(path) != WEIGHTS_SHA256:
         raise EvaluationError(
