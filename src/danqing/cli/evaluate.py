@@ -52,6 +52,10 @@ def evaluate(
             metavar="NAME|PATH",
         ),
     ] = "auto",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="The network's weights, where they cannot be fetched.", metavar="FILE"),
+    ] = None,
     n: Annotated[
         int, typer.Option("-n", min=2, help="How many images to paint, or to read at most.")
     ] = 10_000,
@@ -85,6 +89,7 @@ def evaluate(
             data,
             metrics=None if metrics is None else metrics.split(","),
             features=features,
+            weights=weights,
             n=n,
             split=split,
             seed=seed,

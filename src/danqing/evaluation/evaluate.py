@@ -56,6 +56,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     features: str | Path | nn.Module = "auto",
+    weights: str | Path | None = None,
     n: int = 10_000,
     split: str | None = None,
     seed: int = 0,
@@ -69,18 +70,21 @@ def evaluate(
 
     candidate: a `Model`, a run, a model folder, a hub id, or any source of pictures that `open_dataset`
     takes; at most `n` images of it are scored. metrics: names out of `METRICS`, by default all that apply at
-    sensible cost. features: the network that images are compared by, see `open_network`. split: what to
-    compare with, by default test, else validation, else what the run held out, else the training images.
-    size: (width, height) for pictures of mixed sizes. out: a folder that gets `scores.json` and
-    `neighbours.png`; those of a model folder are written in any case, with its card. on_progress: told (done,
-    total, what). The same seed gives the same scores. Raises DanqingError.
+    sensible cost. features: the network that images are compared by, weights: a file of its weights where
+    they are not fetched, see `open_network`. split: what to compare with, by default test, else validation,
+    else what the run held out, else the training images. size: (width, height) for pictures of mixed sizes.
+    out: a folder that gets `scores.json` and `neighbours.png`; those of a model folder are written in any
+    case, with its card. on_progress: told (done, total, what). The same seed gives the same scores. Raises
+    DanqingError.
     """
     wanted = _known(metrics)
     if n < 2:
         raise EvaluationError("A score takes at least two images: ask for more by -n.")
     _make_folder(out)
     chosen = choose_device(device)
-    network = open_network(features, device=chosen, precision=precision)
+    network = open_network(
+        features, weights=None if weights is None else Path(weights), device=chosen, precision=precision
+    )
     opened = open_candidate(
         candidate, data, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress
     )
