@@ -67,7 +67,8 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert [one["status"] for one in told["contestants"]] == ["finished", "finished", "failed"]
+    errors = [one["error"] for one in told["contestants"]]
+    assert [one["status"] for one in told["contestants"]] == ["finished", "finished", "failed"], errors
     assert "gan-64 is not empty and holds no run" in told["contestants"][2]["error"]
     assert "gan-64 did not finish" in " ".join(told["verdict"])
     assert (first / "model/model.safetensors").stat().st_mtime_ns == trained
@@ -76,7 +77,7 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
 
     shown: list[str] = []
     arguments = {
-        "presets": ["gan-32", "vae-32", "gan-64"],
+        "presets": ["gan-32", "vae-32"],
         "size": (8, 8),
         "features": "pixels",
         "images": 1000,
@@ -90,7 +91,7 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
         on_progress=lambda done, total, text: shown.append(text),
     )
     assert snapshot(folder) == before
-    assert not any(text.startswith(("Training gan-32", "Training vae-32")) or ":" in text for text in shown)
+    assert shown == [], "nothing is trained or measured again"
     check(found, folder)
     with pytest.raises(ConfigError, match="holds a comparison with other settings"):
         danqing.compare("digits:0,1,2", **{**arguments, "seed": 1}, out=folder)  # type: ignore[arg-type]

@@ -88,11 +88,10 @@ def compare(
         "settings": scoring,
         **budget,
     }
-    options: dict[str, Any] = {"size": size, "seed": seed or None, "n": n, "out": folder, **budget}
-    options |= {"set": settings}
-    options |= {"features": features if features != "auto" else None}
+    named = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
+    options = {"size": size, "seed": seed or None, "features": None if features == "auto" else features}
     study = Comparison(
-        command=_command(data, families, presets, options),
+        command=_command(data, {**named, **budget, **options, "n": n, "out": folder}, settings or {}),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         name=judged.info.name,
         data=_data_facts(judged),
@@ -253,17 +252,14 @@ def _data_facts(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _command(
-    data: str | Path, families: Sequence[str], presets: Sequence[str], options: dict[str, Any]
-) -> str:
+def _command(data: str | Path, options: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The command line that asks for the same comparison."""
     words = ["danqing", "compare", str(data)]
-    for option, names in (("families", families), ("presets", presets)):
-        words += [f"--{option}", ",".join(names)] if names else []
-    for key, value in (options.pop("set") or {}).items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     for option, value in options.items():
         if value is not None:
-            flag = "-n" if option == "n" else f"--{option}"
-            words += [flag, "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            text = "x".join(map(str, value)) if isinstance(value, tuple) else text
+            words += ["-n" if option == "n" else f"--{option}", text]
+    for key, value in settings.items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
