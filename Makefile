@@ -6,12 +6,15 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# The tests hold our Inception against an independent one; in a folder of its own, since it asks for torchvision.
+PARITY := .venv/parity
+
 .PHONY: demo test lint docs build clean
 
 demo: .venv/.demo
 	$(BIN)/danqing demo
 
-test: .venv/.test
+test: .venv/.test $(PARITY)
 	$(BIN)/python -m pytest -n auto
 
 lint: .venv/.test
@@ -27,6 +30,9 @@ build: .venv/.test
 
 clean:
 	rm -rf .venv build dist site
+
+$(PARITY): .venv/bin/python
+	$(PIP) --no-deps --target $@ torch-fidelity==0.4.0
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Danqing needs Python 3.11 or later: install it, or name it with 'make PYTHON=/path/to/python'."; exit 2; }

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from danqing.data import Batches, open_dataset
 from danqing.families import build
+from danqing.precision import Precision
 from danqing.training.config import parse
 from danqing.training.engine import Engine
-from danqing.precision import Precision
 
 BATCH = 64
 CONFIG = {

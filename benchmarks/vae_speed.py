@@ -18,9 +18,9 @@ import torch
 from danqing.data import Batches, open_dataset
 from danqing.families import build
 from danqing.families.base import Batch
+from danqing.precision import Precision
 from danqing.training.config import RunConfig, resolve
 from danqing.training.engine import Engine
-from danqing.precision import Precision
 
 
 def plain_loop(engine: Engine, config: RunConfig) -> Callable[[], None]:
