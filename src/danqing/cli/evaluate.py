@@ -126,10 +126,11 @@ def _text(found: "Evaluation") -> str:
         for one in found.scores
     ]
     table = output.table(rows)
-    remarks = ""
+    said: dict[str, list[str]] = {}  # what is said of several is said once
     for score in found.scores:
-        own = [part for part in score.note.split("; ") if part and part not in found.notes]
-        remarks += f"{score.name}: {'; '.join(own)}.\n" if own else ""
+        own = "; ".join(part for part in score.note.split("; ") if part not in found.notes)
+        said.setdefault(own, []).append(score.name)
+    remarks = "".join(f"{', '.join(names)}: {note}.\n" for note, names in said.items() if note)
     facts = {
         "Beware": "\n".join(note[:1].upper() + note[1:] + "." for note in found.notes),
         "Left out": "\n".join(f"{name}: {why}" for name, why in found.left_out.items()),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from danqing.evaluation.candidates import Candidate, Reference, learnt_from
 from danqing.evaluation.classifier import Classifier, fit, relabelled
@@ -21,7 +22,7 @@ from danqing.evaluation.rows import Selected
 from danqing.evaluation.scores import Score
 from danqing.images import Images, Pixels
 from danqing.model import Model
-from danqing.randomness import generator
+from danqing.randomness import derived_seed, generator
 
 Progress = Callable[[int, int, str], None]
 
@@ -49,6 +50,7 @@ class Comparison:
         self.candidate, self.reference, self.network = candidate, reference, network
         self.n = n if candidate.pictures is None else len(candidate.pictures)
         self.seed, self.on_progress = seed, on_progress
+        self._bits: dict[str, Tensor] = {}
 
     def score(
         self,
@@ -62,14 +64,22 @@ class Comparison:
         settings: dict[str, Any] | None = None,
         note: str = "",
         images: int | None = None,
+        share: bool = False,
     ) -> Score:
-        """A score with all that there is to say of this comparison. better: whether higher is better."""
+        """A score with all that there is to say of this comparison.
+
+        better: whether higher is better. share: whether it lies between 0 and 1, and so must its interval,
+        which is symmetric where it is that of a linearisation.
+        """
         estimate = measured if isinstance(measured, Estimate) else Estimate(measured)
+        interval = estimate.interval(self.seed)
+        if share and interval is not None:
+            interval = max(0.0, interval[0]), min(1.0, interval[1])
         return Score(
             metric=metric,
             name=name,
             value=estimate.value,
-            interval=estimate.interval(self.seed),
+            interval=interval,
             unit=unit,
             higher_is_better=better,
             images=self.n if images is None else images,
@@ -166,7 +176,7 @@ class Comparison:
         return self._neighbourhoods(self.reference_features, self.reference.images, self.judged_reference)
 
     @functools.cached_property
-    def crowds(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def crowds(self) -> tuple[Tensor, Tensor]:
         """The distances from generated to other generated images, and from as many real ones to real ones."""
         count = min(len(self.judged), len(self.judged_reference))
         chosen = (
@@ -196,6 +206,19 @@ class Comparison:
 
         (width, height), none = images.size, np.full(len(rows), -1, np.int64)
         return store(parts(), (len(rows), height, width, images.channels), none, ())
+
+    def bits_per_dim(self, images: ImageSet) -> Tensor:
+        """What the real images `shown(images)` cost the model, measured once for each set."""
+        if images.fingerprint not in self._bits:
+            rows, found = self.shown(images), []
+            for part in chunks(len(rows)):
+                self.tell("Measuring likelihoods", int(part[0]), len(rows))
+                label = self.model_labels(images, rows[part])
+                seed = derived_seed(self.seed, "bits per dim", int(part[0]))
+                pictures = Images(images.images(rows[part]))
+                found.append(self.model.bits_per_dim(pictures, label, seed=seed))
+            self._bits[images.fingerprint] = torch.cat(found)
+        return self._bits[images.fingerprint]
 
     def shown(self, images: ImageSet) -> NDArray[np.int64]:
         """Which real images the model is shown: some of those whose label it knows, drawn by the seed."""
@@ -267,5 +290,5 @@ class Comparison:
         }
 
 
-def _read(rows: Selected) -> torch.Tensor:
+def _read(rows: Selected) -> Tensor:
     return rows[0 : rows.shape[0]]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from danqing.evaluation import memorisation
 from danqing.evaluation.comparison import Comparison
-from danqing.evaluation.contract import HasStages, ImageSet
+from danqing.evaluation.contract import HasStages
 from danqing.evaluation.estimate import mean_of
 from danqing.evaluation.painted import chunks
 from danqing.evaluation.reconstruction import (
@@ -19,8 +19,6 @@ from danqing.evaluation.reconstruction import (
     ssim,
 )
 from danqing.evaluation.scores import Score
-from danqing.images import Images
-from danqing.randomness import derived_seed
 
 _LEAST_FOR_MEMBERSHIP = 100
 
@@ -62,7 +60,7 @@ def reconstruction(c: Comparison, metric: str) -> Score:
 
 def bits_per_dim(c: Comparison) -> Iterable[Score]:
     """How many bits each value of a real image costs."""
-    found = _bits(c, c.reference.images)
+    found = c.bits_per_dim(c.reference.images)
     settings = {"samples": 1}
     yield c.score(
         "bits-per-dim",
@@ -78,13 +76,14 @@ def membership(c: Comparison) -> Iterable[Score]:
     """Whether training images can be told from others by their likelihood (Yeom et al. 2018; Carlini et al.
     2022 for the rate at few false positives).
     """
-    learnt, fresh = _bits(c, c.training), _bits(c, c.reference.images)
+    learnt, fresh = c.bits_per_dim(c.training), c.bits_per_dim(c.reference.images)
     settings = {"training_judged": len(learnt), "reference_judged": len(fresh)}
     yield c.score(
         "membership",
         "membership by likelihood",
         memorisation.roc_area(-learnt, -fresh),
         better=False,
+        share=True,
         settings=settings,
         images=len(learnt),
         note="the area below the ROC curve, 0.5 where nothing is memorised",
@@ -95,6 +94,7 @@ def membership(c: Comparison) -> Iterable[Score]:
             f"membership at {memorisation.RARE:.0%} false alarms",
             memorisation.rate_at(-learnt, -fresh),
             better=False,
+            share=True,
             settings=settings,
             images=len(learnt),
             note=f"{memorisation.RARE} is expected where nothing is memorised",
@@ -116,14 +116,3 @@ def cannot_compare(c: Comparison, metric: str) -> str | None:
     if metric in ("ssim", "ms-ssim") and min(c.reference.images.size) < WINDOW:
         return f"it takes images of at least {WINDOW} pixels a side"
     return None
-
-
-def _bits(c: Comparison, images: ImageSet) -> Tensor:
-    rows = c.shown(images)
-    found = []
-    for part in chunks(len(rows)):
-        c.tell("Measuring likelihoods", int(part[0]), len(rows))
-        label = c.model_labels(images, rows[part])
-        seed = derived_seed(c.seed, "bits per dim", int(part[0]))
-        found.append(c.model.bits_per_dim(Images(images.images(rows[part])), label, seed=seed))
-    return torch.cat(found)
