@@ -89,13 +89,13 @@ def score(n):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 model = small_model(width=16, height=16)
-print(score(500), score(5000), score(12000))
+print(score(500), score(4500), score(8500))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory")
-def test_ten_times_the_images_take_no_more_memory() -> None:
-    """Beyond what one tile takes: 7,000 more images have 5 MB of pixels and 21 MB of features."""
+def test_more_images_take_no_more_memory() -> None:
+    """Beyond what one tile takes: 4,000 more images have 3 MB of pixels and 12 MB of features."""
     root = Path(__file__).parents[2]
     # what is freed goes back at once, so that the peak does not hang on where the allocator had room
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -105,4 +105,4 @@ def test_ten_times_the_images_take_no_more_memory() -> None:
     few, some, many = map(float, printed.stdout.split())
     one_tile = 4096 * 768 * (4 + 3 * 8) / 2**20
     assert some - few < one_tile, printed.stdout
-    assert many - some < 10, printed.stdout
+    assert many - some < 7, printed.stdout
