@@ -35,6 +35,7 @@ def write(comparison: Comparison, folder: Path) -> Path:
     content = page.render(
         kind="a comparison",
         name=comparison.name,
+        status="unfinished" if comparison.interrupted else "",
         lead=_lead(comparison),
         head=page.tiles(_tiles(comparison)),
         sections=sections,

@@ -154,6 +154,7 @@ def _stop_when_alone() -> None:
 
 def main() -> None:
     """Read a task from standard input, train, and say on standard output what came of it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     with os.fdopen(0, "rb", buffering=0, closefd=False) as unbuffered:
         arguments = json.loads(unbuffered.readline() or "null")
     if arguments is None:

@@ -14,6 +14,9 @@ _FEW = 500
 def verdict(comparison: Comparison) -> tuple[str, ...]:
     """Sentences made from the measured numbers; overlapping intervals are called a tie."""
     finished = comparison.finished
+    waiting = [one.name for one in comparison.contestants if one.status == "waiting"]
+    if not finished and waiting:
+        return ("Nothing has been measured yet: the same command goes on.",)
     if not finished:
         return ("No family finished, so that there is nothing to compare.",)
     sentences = [_opening(comparison)]
@@ -24,6 +27,8 @@ def verdict(comparison: Comparison) -> tuple[str, ...]:
     failed = [one.name for one in comparison.contestants if one.status == "failed"]
     if failed:
         sentences.append(f"{_listed(failed)} did not finish and {_is(failed)} left out.")
+    if waiting:
+        sentences.append(f"{_listed(waiting)} {_is(waiting)} yet to be measured.")
     return tuple(sentences)
 
 
