@@ -105,4 +105,4 @@ def test_more_images_take_no_more_memory() -> None:
     few, some, many = map(float, printed.stdout.split())
     one_tile = 4096 * 768 * (4 + 3 * 8) / 2**20
     assert some - few < one_tile, printed.stdout
-    assert many - some < 7, printed.stdout
+    assert many - some < 11, printed.stdout
