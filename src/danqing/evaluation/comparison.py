@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from danqing.data.dataset import Dataset
 from danqing.evaluation.candidates import Candidate, Reference, learnt_from
 from danqing.evaluation.classifier import Classifier, fit, relabelled
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
@@ -28,6 +29,8 @@ Progress = Callable[[int, int, str], None]
 
 MOST_NEIGHBOURHOODS = 2000
 """So many generated and so many real images are held against the training images."""
+MOST_SEARCHED = 20_000
+"""The features of so many training images at most are searched, unless memorisation was asked for by name."""
 MOST_SHOWN = 2000
 """Likelihoods and reconstructions are measured on so many real images at most."""
 MOST_CLASSIFIED = 10_000
@@ -35,7 +38,10 @@ MOST_CLASSIFIED = 10_000
 
 
 class Comparison:
-    """What is compared, and by what network; `n` images are painted where a model is the candidate."""
+    """What is compared, and by what network; `n` images are painted where a model is the candidate.
+
+    thorough: whether all training images are searched by features, however many there are.
+    """
 
     def __init__(
         self,
@@ -45,9 +51,10 @@ class Comparison:
         *,
         n: int,
         seed: int,
+        thorough: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
-        self.candidate, self.reference, self.network = candidate, reference, network
+        self.candidate, self.reference, self.network, self.thorough = candidate, reference, network, thorough
         self.n = n if candidate.pictures is None else len(candidate.pictures)
         self.seed, self.on_progress = seed, on_progress
         self._bits: dict[str, Tensor] = {}
@@ -100,7 +107,7 @@ class Comparison:
         return self.candidate.pictures
 
     @functools.cached_property
-    def training(self) -> ImageSet:
+    def training(self) -> Dataset:
         """The images that a model may have learnt from."""
         return self.reference.images if self.reference.training is None else self.reference.training
 
@@ -128,11 +135,22 @@ class Comparison:
         return self._features(self.reference.images, f"the {self.reference.info.split} split", keep=True)
 
     @functools.cached_property
+    def searched(self) -> NDArray[np.int64]:
+        """Which training images are searched by features: the same for every seed, so that they are kept."""
+        count = len(self.training)
+        if self.thorough or not self.is_held_out or count <= MOST_SEARCHED:
+            return np.arange(count)
+        rng = generator(0, "searched by features")
+        return np.sort(torch.randperm(count, generator=rng)[:MOST_SEARCHED].numpy())
+
+    @functools.cached_property
     def training_features(self) -> Features:
-        """The training images' features, kept under their fingerprint."""
+        """The features of the training images that are searched, kept under their fingerprint."""
         if not self.is_held_out:
             return self.reference_features
-        return self._features(self.training, "the train split", keep=True)
+        whole = len(self.searched) == len(self.training)
+        images = self.training if whole else self.training.subset(self.searched)
+        return self._features(images, "the train split", keep=True)
 
     @functools.cached_property
     def manifold(self) -> dict[str, Estimate]:
@@ -284,10 +302,10 @@ class Comparison:
         self, features: Features, images: ImageSet, rows: NDArray[np.int64]
     ) -> dict[str, Neighbourhood]:
         self.tell("Looking for the nearest training images")
-        return {
-            "features": Neighbourhood.of(_read(Selected(features, rows)), self.training_features),
-            "pixels": Neighbourhood.of(_read(Selected(PixelRows(images), rows)), PixelRows(self.training)),
-        }
+        by_features = Neighbourhood.of(_read(Selected(features, rows)), self.training_features)
+        by_pixels = Neighbourhood.of(_read(Selected(PixelRows(images), rows)), PixelRows(self.training))
+        indices = torch.from_numpy(self.searched)[by_features.indices]
+        return {"features": Neighbourhood(by_features.distances, indices), "pixels": by_pixels}
 
 
 def _read(rows: Selected) -> Tensor:

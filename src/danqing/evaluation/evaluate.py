@@ -89,7 +89,10 @@ def evaluate(
         candidate, data, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress
     )
     reference = open_reference(data, opened, split=split, on_progress=on_progress)
-    comparison = Comparison(opened, reference, network, n=n, seed=seed, on_progress=on_progress)
+    thorough = wanted is not None and "memorised" in wanted
+    comparison = Comparison(
+        opened, reference, network, n=n, seed=seed, thorough=thorough, on_progress=on_progress
+    )
     measured, left_out = _plan(comparison, wanted)
     found = _measure(comparison, measured, None if wanted is not None else left_out)
     scores, headline, reason = _with_headline(found, comparison)

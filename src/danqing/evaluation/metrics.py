@@ -158,8 +158,9 @@ def label_agreement(c: Comparison) -> Iterable[Score]:
 
 def memorised(c: Comparison) -> Iterable[Score]:
     judged = {"generated_judged": len(c.judged), "reference_judged": len(c.judged_reference)}
-    taught = {"training_images": len(c.training), **judged}
     for space, ours in c.near_generated.items():
+        searched = len(c.searched) if space == "features" else len(c.training)
+        taught = {"training_images": len(c.training), "searched": searched, **judged}
         real, suffix = c.near_reference[space], "" if space == "features" else "/pixels"
         features = c.generated_features if space == "features" else None
         yield c.score(
