@@ -101,6 +101,17 @@ def test_the_model_folder_holds_the_best_scored_model(pictures, tmp_path):
     assert run.cost["evaluation_seconds"] == run.evaluation_seconds
 
 
+def test_the_last_model_is_kept_where_that_is_asked(pictures, tmp_path):
+    heard = Heard()
+    run = train(pictures, tmp_path / "run", listener=heard, **{"evaluation.keep": "last", **UNSTEADY})
+    assert run.best is None
+    assert dq.load(run).facts["images"] == run.images == 640
+    assert len(lines(run)) == 5
+    assert [(scored.is_best, scored.best_images) for scored in heard.scored] == [(False, None)] * 5
+    with pytest.raises(ConfigError, match="keep"):
+        train(pictures, tmp_path / "other", **{"evaluation.keep": "last", "patience_images": 100})
+
+
 def test_held_out_images_are_never_learnt_from(pictures, tmp_path):
     run = train(pictures, tmp_path / "run")
     learnt, judged = hold_out(open_dataset(pictures, size=(6, 9)))

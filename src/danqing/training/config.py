@@ -79,7 +79,8 @@ class EvaluationConfig(_Section):
     minutes or 2,000,000 images on 1,000 images or more, and never for others, and is settled when a run
     begins. samples: how many images are painted for it. held_out: the share of the training images that is
     kept aside where the data has no validation split. patience_images: end the run when the score has not
-    improved for so many images; 0 is never.
+    improved for so many images; 0 is never. keep: whether the model folder gets the best-scored weights or
+    the last: only the last can be judged by the same images without flattery.
     """
 
     every_images: Annotated[int, Field(ge=0)] | Literal["auto", "tenth"] = "auto"
@@ -88,11 +89,14 @@ class EvaluationConfig(_Section):
     samples: int = Field(1000, ge=10)
     held_out: float = Field(HELD_OUT, gt=0, lt=1)
     patience_images: int = Field(0, ge=0)
+    keep: Literal["best", "last"] = "best"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.patience_images and self.every_images == 0:
             raise ValueError("patience_images needs evaluation.every_images")
+        if self.patience_images and self.keep == "last":
+            raise ValueError('patience_images needs evaluation.keep="best"')
         return self
 
 

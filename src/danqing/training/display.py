@@ -36,9 +36,12 @@ class Display(Listener):
         )
 
     def on_score(self, scored: Scored) -> None:
-        standing = "the best so far" if scored.is_best else f"the best was at {scored.best_images:,}"
+        if scored.best_images is None:
+            standing = ""
+        else:
+            standing = ": the best so far" if scored.is_best else f": the best was at {scored.best_images:,}"
         score = scored.score
-        self._bar.say(f"{score.name} {score.value:.4g} at {scored.images:,} images: {standing}")
+        self._bar.say(f"{score.name} {score.value:.4g} at {scored.images:,} images{standing}")
 
     def on_message(self, text: str) -> None:
         self._bar.say(text)

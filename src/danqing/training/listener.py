@@ -42,13 +42,14 @@ class Progress:
 class Scored:
     """The score of the moving average on held-out images after `images` have been seen.
 
-    best_images: how many had been seen at the best score so far, which is this one where `is_best`.
+    best_images: how many had been seen at the best score so far, which is this one where `is_best`; None
+    where the last model is kept, whatever its score.
     """
 
     images: int
     score: "Score"
     is_best: bool
-    best_images: int
+    best_images: int | None
 
 
 class Listener:

@@ -110,14 +110,14 @@ class Validation:
         state = model.family.state_dict()
         settings = score.settings | {"weights": weights.digest(state)[:12]}
         score = score.model_copy(update={"settings": settings})
-        is_best = math.isfinite(score.value) and (self.best is None or _is_better(score, self.best.score))
+        is_best = self._is_best(score)
         if is_best:
             kept = {name: weights.on_its_own(value) for name, value in state.items()}
             self.best = Best(images, score, model.facts, kept)
         line = {"images": images, "is_best": is_best, "score": score.to_json()}
         self.lines.append(line)
         self._told.append(line)
-        return Scored(images, score, is_best, self.best.images if self.best else images)
+        return Scored(images, score, is_best, self.best.images if self.best else None)
 
     def tensors(self) -> dict[str, Tensor]:
         """The best weights, named for a checkpoint."""
@@ -137,6 +137,11 @@ class Validation:
             kept = {name[5:]: value for name, value in tensors.items() if name.startswith("best/")}
             self.best = Best(found[-1]["images"], _score(found[-1]), state["facts"], kept)
         self._check_network()
+
+    def _is_best(self, score: Score) -> bool:
+        if self.config.keep == "last" or not math.isfinite(score.value):
+            return False
+        return self.best is None or _is_better(score, self.best.score)
 
     def _check_network(self) -> None:
         scored = [found for line in self._told if (found := _score(line).features) is not None]
