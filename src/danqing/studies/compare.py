@@ -110,7 +110,7 @@ def compare(
         (folder / "runs").mkdir(exist_ok=True)
         (folder / "pictures").mkdir(exist_ok=True)
         _real_images(judged).save(folder / "pictures" / "real.png")
-        room = _Room(folder, task, chosen, samples, f"{network.name} {network.sha256}", on_progress)
+        room = _Room(folder, task, chosen, judged, f"{network.name} {network.sha256}", on_progress)
         return room.run(study)
 
 
@@ -122,12 +122,12 @@ class _Room:
         folder: Path,
         task: dict[str, Any],
         configs: dict[str, RunConfig],
-        samples: int,
+        judged: Judged,
         network: str,
         on_progress: Progress | None,
     ) -> None:
         self.folder, self.task, self.configs = folder, task, configs
-        self.samples, self.network = samples, network
+        self.judged, self.network = judged, network
         self.tell = on_progress or (lambda done, total, text: None)
 
     def run(self, study: Comparison) -> Comparison:
@@ -160,16 +160,15 @@ class _Room:
         return one.model_copy(update=_of_run(run))
 
     def _measure(self, one: Contestant, study: Comparison, place: int) -> Contestant:
-        assert study.reference is not None
         out = self.folder / "pictures" / f"{one.name}.json"
         text = f"Measuring {one.name} ({place + 1} of {len(study.contestants)})"
         try:
             found = measuring.measure(
                 self.folder / one.run,
                 self.task["data"],
-                study.reference,
+                self.judged,
                 out,
-                n=self.samples,
+                n=study.samples,
                 seed=study.seed,
                 features=self.task["settings"]["evaluation.features"],
                 network=self.network,

@@ -10,10 +10,11 @@ from typing import Any
 
 from danqing import atomic
 from danqing.evaluation.evaluate import evaluate
-from danqing.evaluation.scores import ReferenceInfo, Score
+from danqing.evaluation.scores import Score
 from danqing.images import Images
 from danqing.loading import load
 from danqing.model import CHUNK, Model
+from danqing.studies.contest import Judged
 from danqing.studies.results import Point
 from danqing.training.run_files import read_json, read_lines
 from danqing.training.run_folder import RunFolder
@@ -24,13 +25,14 @@ FORMAT = 1
 PICTURES = 36
 """Images in each grid."""
 _LEAST_FOR_MANIFOLDS = 10
+_LEAST_PER_LABEL = 4
 _ROUNDS, _ROUND_SECONDS = 5, 0.25
 
 
 def measure(
     run: Path,
     data: str,
-    reference: ReferenceInfo,
+    judged: Judged,
     out: Path,
     *,
     n: int,
@@ -45,6 +47,7 @@ def measure(
     network: what identifies the feature network. Besides `out` itself, a JSON file, its grid and its nearest
     neighbours are written beside it. Raises DanqingError.
     """
+    reference = judged.info
     weights = RunFolder(run).model / "model.safetensors"
     asked = {
         "format": FORMAT,
@@ -60,6 +63,9 @@ def measure(
     metrics = ["kernel", "frechet", "duplicates", "memorised"]
     if min(reference.count, n) >= _LEAST_FOR_MANIFOLDS:
         metrics += ["precision", "recall", "density", "coverage"]
+    shared = set(model.labels) & set(judged.reference.label_names)
+    if len(shared) > 1 and reference.count >= _LEAST_PER_LABEL * len(judged.reference.label_names):
+        metrics.append("diversity")
     split = reference.split
     found = evaluate(
         run,

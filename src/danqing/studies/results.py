@@ -164,7 +164,12 @@ _SCORES = (
     ("recall", "Diversity", "Recall", "how many real images could be samples"),
     ("coverage", "Diversity", "Coverage", "how many real images have a sample near"),
     ("diversity", "Diversity", "Diversity within a label", "that of real images is 1"),
-    ("memorised/copies", "Memorisation", "Copies", f"nearer a training image than {RARE:.0%} of real ones"),
+    (
+        "memorised/copies",
+        "Memorisation",
+        "Copies",
+        f"nearer a training image than only {RARE:.0%} of real ones",
+    ),
     ("memorised", "Memorisation", "Closeness", "to training images; that of real images is 0.5"),
     ("duplicates", "Memorisation", "Duplicates", "equal to an earlier sample"),
 )
