@@ -39,8 +39,8 @@ class Contestant(_Record):
     measured: `training_speed` and `sampling_speed` (images per second), `peak_memory_bytes` (of the process
     that trained), `parameters` (of the model that paints), `trained_parameters` (with what only training
     needs), `model_bytes`, `energy_wh`, `core_hours`, `images`, `seconds`; a figure is missing where the
-    machine does not tell it. curve: its held-out scores during training. neighbours: whether there is a
-    picture of its samples' nearest training images.
+    machine does not tell it. curve: its held-out scores during training. pictures: files below the
+    comparison's folder, `grid` and, where there is one, `neighbours`.
     """
 
     name: str
