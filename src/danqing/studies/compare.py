@@ -62,6 +62,7 @@ def compare(
     names = contest.choose_presets(families, presets, size, data)
     scoring: dict[str, Any] = dict(settings or {})
     scoring |= {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
+    scoring["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
     budget = {"minutes": minutes, "images": images}
     chosen = contest.configure(names, size=size, minutes=minutes, images=images, seed=seed, settings=scoring)
     first = chosen[names[0]]

@@ -82,21 +82,18 @@ def over_time(title: str, lines: Sequence[Line]) -> str:
             for (x, _), s in zip(spots, line.scores, strict=True)
         )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        kept = min(range(len(spots)), key=lambda n: line.scores[n].value)
-        marks = "".join(
-            _mark(line.place, x, y, _SIZE if n == kept else _SIZE * 0.6) for n, (x, y) in enumerate(spots)
-        )
+        marks = "".join(_mark(line.place, x, y, _SIZE * 0.6) for x, y in spots[:-1])
+        marks += _mark(line.place, *spots[-1])
         body.append(f'<g class="{style(line.place)}">{whiskers}<polyline points="{path}"/>{marks}</g>')
         minutes = [float(f"{t / 60:.4g}") for t in line.seconds]
         points.append({"name": line.name, "x": minutes, "y": [float(f"{s.value:.4g}") for s in line.scores]})
-    best = [min(score.value for score in line.scores) for line in lines]
-    told = list(zip(lines, map(number, best), strict=True))
-    spoken = "; ".join(f"the best of {line.name} is {value}" for line, value in told)
+    told = [(line, number(line.scores[-1].value)) for line in lines]
+    spoken = "; ".join(f"{line.name} ends at {value}" for line, value in told)
     keys = "".join(f"{key(line.name, line.place)}<b>{value}</b>" for line, value in told)
     data = escape(json.dumps({"left": across.low, "right": across.high, "series": points}), quote=True)
     note = "log, " if up.log else ""
     return _figure(
-        f"{escape(title)} <small>{note}over minutes of training; the largest mark is the model kept</small>",
+        f"{escape(title)} <small>{note}over minutes of training</small>",
         keys,
         f"{title} over minutes of training: {spoken}",
         "".join(body),

@@ -183,11 +183,6 @@ def _cautions(comparison: Comparison) -> Iterator[str]:
             f"There are only {reference.count:,} real images to judge by, so that only large differences can "
             "show."
         )
-    if reference is not None and reference.split != "test":
-        yield (
-            "Without a test split, the images that judge also chose the best moment of each training, which "
-            "flatters all alike."
-        )
     if len(comparison.finished) > 1:
         yield (
             "Each was trained once: the intervals say how far a score of these very models may be off, not "
