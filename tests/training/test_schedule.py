@@ -33,6 +33,15 @@ def test_budget_follows_corrections_and_reads_back_what_it_wrote(tmp_path):
     assert Budget.read(tmp_path / "budget.json").entries == budget.entries
 
 
+def test_tenths_follow_the_corrected_budget_and_a_larger_one_begins_anew(tmp_path):
+    budget = Budget(tmp_path / "budget.json", [(0, 100)])
+    assert [budget.tenth(images) for images in (0, 9, 10, 99, 100, 120)] == [0, 0, 1, 9, 10, 10]
+    budget.set(30, 200)
+    assert [budget.tenth(images) for images in (29, 30, 200)] == [2, 1, 10]
+    budget.begin(100, 400, 10)
+    assert (budget.begun, budget.tenth(100)) == (100, 2)
+
+
 def test_ema_halves_the_distance_in_its_half_life():
     family = build(parse_config({"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1}))
     ema = EMA(family, half_life_images=100)

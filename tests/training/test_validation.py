@@ -16,6 +16,7 @@ from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.evaluation import scores
 from danqing.training import config as configs
 from danqing.training import trainer
+from danqing.training.schedule import Budget
 
 SMALL = {
     "net": "mlp",
@@ -212,6 +213,59 @@ def test_tenths_of_the_budget_and_a_last_score(pictures, tmp_path):
     assert [line["images"] for line in lines(run)] == list(range(64, 641, 64))
     odd = train(pictures, tmp_path / "odd", every=500)
     assert [line["images"] for line in lines(odd)] == [512, 640]
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.75, 1.3, 2.5])
+def test_each_tenth_of_a_budget_that_is_corrected_is_scored_once(pictures, tmp_path, monkeypatch, factor):
+    """A budget in minutes moves as it goes: here its total is multiplied after a quarter of it."""
+
+    def replan(self, seconds, spent, images, step):
+        if images == 160:
+            self.set(images, round(640 * factor / 16) * 16)
+
+    monkeypatch.setattr(Budget, "replan", replan)
+    monkeypatch.setattr(Budget, "begin", lambda self, images, total, step: self.set(images, 640))
+    settings = SMALL | {"evaluation.every_images": "tenth"}
+    options = {"preset": "vae-32", "minutes": 1, "size": (6, 9), "settings": settings, "listener": Heard()}
+    run = dq.train(pictures, out=tmp_path / "run", **options)
+    told = [line["tenth"] for line in lines(run)]
+    assert run.images == round(640 * factor / 16) * 16
+    assert told == sorted(set(told))
+    assert told[-1] == 10
+    assert lines(run)[-1]["images"] == run.images
+    assert len(told) >= 9 or factor < 0.5, "only a budget that shrinks passes over a tenth"
+
+
+def test_a_larger_budget_has_tenths_of_its_own(pictures, tmp_path):
+    settings = {"evaluation.every_images": "tenth"}
+    train(pictures, tmp_path / "run", every=None, **settings)
+    longer = train(pictures, tmp_path / "run", images=1280, every=None, **settings)
+    seen = [line["images"] for line in lines(longer)]
+    assert seen == [*range(64, 641, 64), *range(768, 1281, 128)]
+
+
+@pytest.mark.parametrize("every", [500, 0])
+def test_a_run_that_dies_after_its_last_step_is_made_up_for(pictures, tmp_path, monkeypatch, every):
+    whole = train(pictures, tmp_path / "whole", every=every)
+
+    def die(self):
+        self._save_checkpoint()  # as the clock may have it
+        raise MemoryError("killed")
+
+    monkeypatch.setattr(trainer.Trainer, "_evaluate_at_the_end", die)
+    with pytest.raises(MemoryError):
+        train(pictures, tmp_path / "run", every=every)
+    monkeypatch.undo()
+    monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "cache"))
+    shutil.rmtree(tmp_path / "run/model")
+    run = train(pictures, tmp_path / "run", every=every)
+    assert (run.status, run.best) == ("finished", whole.best)
+    for name in ("model/model.safetensors", "log.jsonl", *(["scores.jsonl"] if every else [])):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    measured = run.model / "neighbours.png"
+    measured.write_bytes(b"measured on this model")
+    assert train(pictures, tmp_path / "run", every=every, images=320).images == 640
+    assert measured.exists()
 
 
 def test_short_runs_are_not_evaluated_and_extending_them_changes_nothing(pictures, tmp_path):

@@ -1,7 +1,5 @@
 """The trials of a search: which settings come next, which are stopped early, and how each has ended."""
 
-import contextlib
-import json
 import os
 import shutil
 import time
@@ -19,15 +17,15 @@ from danqing import atomic
 from danqing.randomness import derived_seed
 from danqing.studies.space import Dimension
 from danqing.studies.trainee import Trainee, wait_until_free
+from danqing.training.run_files import read_lines
+from danqing.training.schedule import TENTHS
 
 Progress = Callable[[float, float, str], None]
 
-SCORINGS = 10
-"""How often a trial is scored: after every tenth of its budget."""
 _STARTUP_TRIALS = 4  # never pruned: the first median is made of them
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=1),
-    "hyperband": lambda: optuna.pruners.HyperbandPruner(1, SCORINGS, 3),
+    "hyperband": lambda: optuna.pruners.HyperbandPruner(1, TENTHS, 3),
     "none": optuna.pruners.NopPruner,
 }
 _POLL_SECONDS = 0.1
@@ -133,7 +131,7 @@ class Search:
         else:
             frozen = self.study.trials[number]
             trial = optuna.trial.Trial(self.study, frozen._trial_id)
-            reported = len(frozen.intermediate_values)
+            reported = max(frozen.intermediate_values, default=0)
         settings = {dimension.name: dimension.suggest(trial) for dimension in self.space}
         folder = self._folder(trial.number)
         wait_until_free(folder)
@@ -161,7 +159,7 @@ class Search:
             one.trial.set_user_attr("error", error)
             self.study.tell(one.trial, state=TrialState.FAIL)
         else:
-            self.study.tell(one.trial, min(one.scores))
+            self.study.tell(one.trial, min(one.scores.values()))
             self.mark_best()
 
     def _trial(self, trial: optuna.trial.FrozenTrial) -> Trial:
@@ -189,7 +187,7 @@ class _Running:
     folder: Path
     trainee: Trainee
     reported: int
-    scores: list[float] = field(default_factory=list)
+    scores: dict[int, float] = field(default_factory=dict)
     pruned: bool = False
 
     @property
@@ -200,19 +198,17 @@ class _Running:
     def report(self) -> None:
         """Tell the study the scores that are new; a step is a tenth of the budget, however many images."""
         self.scores = held_out_scores(self.folder)
-        for step in range(self.reported + 1, len(self.scores) + 1):
-            self.trial.report(self.scores[step - 1], step)
+        for step in sorted(step for step in self.scores if step > self.reported):
+            self.trial.report(self.scores[step], step)
             self.reported = step
 
 
-def held_out_scores(run_folder: Path) -> list[float]:
-    """A run's scores on held-out images so far; a line that is still being written is left out."""
-    try:
-        lines = (run_folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    values = []
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            values.append(float(json.loads(line)["score"]["value"]))
-    return values
+def held_out_scores(run_folder: Path) -> dict[int, float]:
+    """A run's scores on held-out images so far, each by the tenth of its budget, or by its number where the
+    run is scored after so many images; a line that is still being written is left out.
+    """
+    return {
+        line.get("tenth", number): line["score"]["value"]
+        for number, line in enumerate(read_lines(run_folder / "scores.jsonl"), 1)
+        if line["score"]["value"] is not None
+    }

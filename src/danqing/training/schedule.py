@@ -10,6 +10,7 @@ from danqing.training.config import ScheduleConfig
 
 REPLAN_AT = (0.03, 0.1, 0.3, 0.6, 0.85)
 """Shares of a budget in minutes at which the number of images it buys is measured again."""
+TENTHS = 10
 
 
 def learning_rate_factor(config: ScheduleConfig, images: int, total: int) -> float:
@@ -50,6 +51,16 @@ class Budget:
         """The total that holds after `images`."""
         reached = [total for start, total in self.entries if start <= images]
         return reached[-1] if reached else self.entries[0][1]
+
+    @property
+    def begun(self) -> int:
+        """How many images had been seen when this budget was given: 0 for a run's first."""
+        return self.entries[0][0]
+
+    def tenth(self, images: int) -> int:
+        """How many tenths of the budget, as it is known by then, are over after `images`: 0 to 10."""
+        total = self.total(images)
+        return TENTHS if images >= total else images * TENTHS // total
 
     def begin(self, images: int, total: int, step: int) -> None:
         """Let `total`, in whole steps of so many images, be all that holds from `images` on."""

@@ -84,9 +84,6 @@ class Trainer:
         Raises TrainingError when the loss stops being a number again after a rollback, or the disk refuses.
         """
         self._prepare()
-        if self.position.images >= self.budget.total(self.position.images):
-            self._close("finished")
-            return "finished"
         try:
             with self.interruption.heard():
                 status = self._train()
@@ -142,7 +139,7 @@ class Trainer:
                 self._roll_back()
                 return
             self._paint()
-        if self.validation and self.validation.is_due(before, position.images, total):
+        if self.validation and self.validation.is_due(before, position.images, self.budget):
             self._evaluate()
         self.listener.on_progress(self._progress(total))
 
@@ -295,7 +292,8 @@ class Trainer:
         path = self.folder.samples / f"{self.position.images:09d}.png"
         samples.save(path)
         self._painted_at = self.position.images
-        if self.validation is None or self.validation.best is None:
+        is_latest = self.validation is None or self.validation.best is None
+        if is_latest and not publication.holds(self.folder.model, model):
             publication.publish(self.folder.model, model, samples)
         self.trackers.picture(path, self.position.images)
         self.listener.on_samples(path)
@@ -312,14 +310,15 @@ class Trainer:
             self._roll_back()
             return
         started = time.monotonic()
-        scored = self.validation.score(self._model(), self.position.images)
+        images = self.position.images
+        scored = self.validation.score(self._model(), images, self.budget)
         if scored.is_best and (best := self.validation.best):
             self._publish(best)
             self.folder.update_facts(best=facts.of_best(best))
         spent = time.monotonic() - started
         self._started += spent
         self.position.evaluation_seconds += spent
-        self.trackers.log({f"held-out/{scored.score.metric}": scored.score.value}, self.position.images)
+        self.trackers.log({f"held-out/{scored.score.metric}": scored.score.value}, images)
         self.listener.on_score(scored)
 
     def _evaluate_at_the_end(self) -> None:

@@ -16,9 +16,9 @@ from danqing.evaluation.scores import ReferenceInfo, Score
 from danqing.model import Model
 from danqing.training.config import RunConfig
 from danqing.training.listener import Scored
+from danqing.training.schedule import Budget
 from danqing.training.tracking import AppendedLines
 
-TENTHS = 10
 FEWEST = 10
 """Held-out images below which no score says anything."""
 _JUDGED_PER_SAMPLE = 2
@@ -68,11 +68,15 @@ class Validation:
             self._network = open_network(self.config.features, device=device)
             self._reference = extract(judged, self._network, keep=True, on_progress=on_progress)
 
-    def is_due(self, before: int, images: int, total: int) -> bool:
-        """Whether the step from `before` to `images` of `total` images crossed a point of evaluation."""
+    def is_due(self, before: int, images: int, budget: Budget) -> bool:
+        """Whether the step from `before` to `images` crossed a point of evaluation.
+
+        A budget in minutes is corrected as it goes, and its tenths move: each is scored once at the most.
+        """
         every = self.config.every_images
         if every == "tenth":
-            return before * TENTHS // total < min(images, total) * TENTHS // total
+            told = [line.get("tenth", 0) for line in self._told if line["images"] > budget.begun]
+            return budget.tenth(images) > max(told, default=budget.tenth(budget.begun))
         assert isinstance(every, int)
         return before // every < images // every
 
@@ -92,8 +96,8 @@ class Validation:
             f"is that of {self.best.images:,} images."
         )
 
-    def score(self, model: Model, images: int) -> Scored:
-        """Score a model that has seen `images`, and write it down."""
+    def score(self, model: Model, images: int, budget: Budget) -> Scored:
+        """Score a model that has seen `images` of its budget, and write it down."""
         from danqing.evaluation.evaluate import score_samples
 
         c = self.config
@@ -115,6 +119,8 @@ class Validation:
             kept = {name: weights.on_its_own(value) for name, value in state.items()}
             self.best = Best(images, score, model.facts, kept)
         line = {"images": images, "is_best": is_best, "score": score.to_json()}
+        if c.every_images == "tenth":
+            line["tenth"] = budget.tenth(images)
         self.lines.append(line)
         self._told.append(line)
         return Scored(images, score, is_best, self.best.images if self.best else None)
