@@ -1,5 +1,8 @@
 """Energy and memory, as the machine tells them."""
 
+import subprocess
+import sys
+
 import torch
 
 from danqing import machine
@@ -61,3 +64,10 @@ def test_peak_memory_covers_what_was_taken_and_given_back():
     taken = torch.ones(max(before - machine.resident_memory(), 0) // 4 + 25_000_000)  # 100 MB beyond the peak
     del taken
     assert machine.peak_memory(CPU) > before + 50_000_000
+
+
+def test_peak_memory_is_not_that_of_the_process_that_started_it():
+    held = b"x" * 1_200_000_000
+    code = "import torch; from danqing import machine; print(machine.peak_memory(torch.device('cpu')))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50_000_000 < int(said.stdout) < len(held)

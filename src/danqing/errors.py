@@ -1,6 +1,8 @@
 """What Danqing raises. Every message is one sentence that says what happened and what to do next."""
 
-from pydantic import ValidationError
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ValidationError
 
 
 class DanqingError(Exception):
@@ -33,9 +35,11 @@ class TrainingError(DanqingError):
 
 def explain(error: ValidationError) -> str:
     """The first few mistakes that pydantic found, as one sentence with the names that the user wrote."""
-    mistakes = [
-        f"{'.'.join(str(part) for part in mistake['loc']) or 'the configuration'}: "
-        f"{mistake['msg'].removeprefix('Value error, ')} (got {mistake['input']!r})"
-        for mistake in error.errors()[:4]
-    ]
+    mistakes = []
+    for mistake in error.errors()[:4]:
+        where = ".".join(str(part) for part in mistake["loc"]) or "the configuration"
+        given = mistake["input"]
+        # A whole table is given where settings do not fit each other: the message names them.
+        got = "" if isinstance(given, Mapping | BaseModel) else f" (got {given!r})"
+        mistakes.append(f"{where}: {mistake['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(mistakes) + "."

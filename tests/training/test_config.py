@@ -50,7 +50,24 @@ def test_a_mistaken_setting_is_named(settings, sentence):
 def test_a_budget_is_given_once():
     with pytest.raises(ConfigError, match="not both"):
         configs.resolve(preset="vae-32", images=10, minutes=1.0)
+    with pytest.raises(ConfigError, match="not both"):
+        configs.resolve(preset="vae-32", minutes=1.0, settings={"images": "10"})
+    with pytest.raises(ConfigError, match="not both"):
+        configs.parse({**presets.read("vae-32"), "images": 10, "minutes": 1.0})
     assert configs.resolve(preset="vae-32", minutes=1.0).images is None
+    for budget in ({"images": "10"}, {"minutes": "0.5"}):
+        config = configs.resolve(preset="vae-32", settings=budget)
+        assert {"images": config.images, "minutes": config.minutes} == {
+            "images": None,
+            "minutes": None,
+            **{key: float(value) for key, value in budget.items()},
+        }
+
+
+def test_what_does_not_fit_together_is_named_without_the_whole_table():
+    with pytest.raises(ConfigError) as refused:
+        configs.resolve(preset="vae-32", settings={"every_images": 0, "patience_images": 10})
+    assert str(refused.value) == "evaluation: patience_images needs evaluation.every_images."
 
 
 def test_an_unknown_preset_names_the_known_ones():

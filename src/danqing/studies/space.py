@@ -150,15 +150,8 @@ def _check_values(dimension: Dimension, values: Mapping[str, Any]) -> None:
 
 def _full_name(name: str, values: Mapping[str, Any]) -> str:
     """The dotted path of the setting that `name` means; raises ConfigError for one that is not there."""
-    probe: dict[str, Any] = {"family": values.get("family", "")}
-    configs.apply_setting(probe, name, 0)
-    probe.pop("family") if len(probe) > 1 else None
-    path = []
-    while isinstance(probe, dict):
-        ((key, probe),) = probe.items()
-        path.append(key)
-    full = ".".join(path)
-    if path[0] in _NOT_SEARCHED:
+    full = configs.full_name(name, str(values.get("family", "")))
+    if full.partition(".")[0] in _NOT_SEARCHED:
         raise ConfigError(f"[{name}] cannot be searched: {full} must be the same for all trials.")
     return full
 

@@ -136,6 +136,8 @@ class RunConfig(_Section):
     def _fits_together(self) -> Self:
         if self.batch_size % self.training.accumulate:
             raise ValueError("batch_size must be a multiple of training.accumulate")
+        if self.images is not None and self.minutes is not None:
+            raise ValueError("give images or minutes, not both")
         return self
 
     def for_data(self, dataset: Dataset) -> Self:
@@ -228,9 +230,7 @@ def resolve(
         raise ConfigError("Give a preset or a configuration file, not both.")
     values = read_toml(Path(config)) if config is not None else presets.read(preset or "gan-32")
     given = {key: value for key, value in overrides.items() if value is not None}
-    if "images" in given and "minutes" in given:
-        raise ConfigError("Give --images or --minutes, not both.")
-    if "images" in given or "minutes" in given:
+    if {"images", "minutes"} & {*given, *(settings or {})}:
         values.pop("images", None)
         values.pop("minutes", None)
     for key, text in (settings or {}).items():
@@ -242,7 +242,15 @@ def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:
     """Put one `key=value` setting into plain values, in place; raises ConfigError for a key that is not
     there.
     """
-    keys = list(_keys(str(values.get("family", ""))))
+    *sections, name = full_name(key, str(values.get("family", ""))).split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[name] = _parse_value(value) if isinstance(value, str) else value
+
+
+def full_name(key: str, family: str) -> str:
+    """The dotted path of the setting that `key` means for a family; raises ConfigError if there is none."""
+    keys = list(_keys(family))
     matches = [k for k in keys if key == k or key == k.rpartition(".")[2] or f"{key}.name" == k]
     exact = [k for k in matches if k in (key, f"{key}.name")]
     # Bare names mean what is learnt first: `features` is the model's, not the evaluation's.
@@ -252,12 +260,9 @@ def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:
         matches = [key] if nested else []
     if len(matches) != 1:
         near = matches or difflib.get_close_matches(key, keys + [k.rpartition(".")[2] for k in keys], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else " `danqing presets gan-32` shows them all."
+        hint = f" Did you mean {' or '.join(near)}?" if near else " `danqing presets NAME` shows them all."
         raise ConfigError(f"There is no setting called {key!r}.{hint}")
-    *sections, name = matches[0].split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-    values[name] = _parse_value(value) if isinstance(value, str) else value
+    return matches[0]
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
