@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import danqing
 from danqing.data.splits import hold_out
 from danqing.errors import ConfigError
+from danqing.studies import compare as compare_module
 from danqing.studies import contest, results
 from danqing.studies.results import Comparison
 
@@ -47,7 +49,9 @@ def snapshot(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in kept}
 
 
-def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_failure(tmp_path: Path) -> None:
+def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "compared"
     words = [*WORDS, "--out", str(folder)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -76,25 +80,35 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
     assert len(before) == 6
 
     shown: list[str] = []
-    arguments = {
+    arguments: dict[str, Any] = {
         "presets": ["gan-32", "vae-32"],
         "size": (8, 8),
         "features": "pixels",
         "images": 1000,
+        "n": 64,
+        "settings": {key: str(value) for key, value in SETTINGS.items()},
+        "out": folder,
     }
     found = danqing.compare(
-        "digits:0,1,2",
-        **arguments,
-        n=64,
-        settings={key: str(value) for key, value in SETTINGS.items()},
-        out=folder,
-        on_progress=lambda done, total, text: shown.append(text),
+        "digits:0,1,2", **arguments, on_progress=lambda done, total, text: shown.append(text)
     )
     assert snapshot(folder) == before
     assert shown == [], "nothing is trained or measured again"
     check(found, folder)
     with pytest.raises(ConfigError, match="holds a comparison with other settings"):
-        danqing.compare("digits:0,1,2", **{**arguments, "seed": 1}, out=folder)  # type: ignore[arg-type]
+        danqing.compare("digits:0,1,2", **{**arguments, "seed": 1})
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_module, "Trainee", interrupted)
+    more = danqing.compare("digits:0,1,2", **{**arguments, "presets": ["gan-64", "gan-32", "vae-32"]})
+    assert more.contestants[0].status == "waiting"
+    assert more.contestants[1:] == found.contestants, "what is measured outlives an interruption"
+    config = first / "config.toml"
+    config.write_text(config.read_text().replace("batch_size = 32", "batch_size = 16"))
+    (other,) = danqing.compare("digits:0,1,2", **{**arguments, "presets": ["gan-32"]}).contestants
+    assert other.status == "waiting", "a run of another configuration is not taken for this one's"
 
 
 def check(found: Comparison, folder: Path) -> None:
@@ -123,6 +137,33 @@ def check(found: Comparison, folder: Path) -> None:
     page = (folder / "compare.html").read_text(encoding="utf-8")
     assert all(sentence.split(" (")[0].replace("'", "&#x27;") in page for sentence in found.verdict)
     assert page.count("data:image/") >= 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"seed": "7"}, "gan-32: seed is the comparison's own, the same for all: use --seed"),
+        ({"images": "500"}, "images is .*: use --images"),
+        ({"held_out": "0.3"}, "evaluation.held_out is .*: leave it out"),
+        ({"evaluation.features": "inception"}, "use --features"),
+        ({"every_images": "tenth"}, "leave it out"),
+        ({"evaluation.keep": "best"}, "leave it out"),
+        ({"patience_images": "100"}, "leave it out"),
+        ({"r1": "0.2"}, "vae-32: There is no setting called 'r1'"),
+    ],
+)
+def test_a_setting_that_is_not_all_of_theirs_is_refused(settings: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        danqing.compare(
+            "digits:0,1", presets=["gan-32", "vae-32"], minutes=1, settings=settings, out="never-made"
+        )
+    assert not Path("never-made").exists()
+
+
+def test_the_command_names_the_device() -> None:
+    options = {"presets": "gan-32", "device": compare_module._unless_auto("cpu"), "n": None}
+    assert compare_module._command("x", options, {}) == "danqing compare x --presets gan-32 --device cpu"
+    assert compare_module._unless_auto("auto") is None
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

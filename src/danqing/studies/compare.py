@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from danqing.errors import DanqingError
+from danqing.errors import ConfigError, DanqingError
 from danqing.evaluation.evaluate import SMALL
 from danqing.evaluation.networks import open_network
 from danqing.images import Images
@@ -23,13 +23,15 @@ from danqing.studies.contest import Judged
 from danqing.studies.results import Comparison, Contestant
 from danqing.studies.trainee import Trainee, wait_until_free
 from danqing.studies.verdict import cautions, verdict
+from danqing.training import config as configs
 from danqing.training.config import RunConfig
 from danqing.training.run import read_run
 from danqing.training.run_folder import RunFolder
+from danqing.version import __version__
 
 Progress = Callable[[float, float | None, str], None]
 
-FORMAT = 1
+FORMAT = 2
 FEWEST_SAMPLES = 1000
 _POLL_SECONDS = 0.1
 
@@ -60,14 +62,15 @@ def compare(
     nothing twice. Ctrl-C ends it, saved. Raises DanqingError.
     """
     names = contest.choose_presets(families, presets, size, data)
-    scoring: dict[str, Any] = dict(settings or {})
-    scoring |= {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
-    scoring["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
+    own: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
+    own["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
     budget = {"minutes": minutes, "images": images}
-    chosen = contest.configure(names, size=size, minutes=minutes, images=images, seed=seed, settings=scoring)
-    first = chosen[names[0]]
+    given = {"size": size, "seed": seed, "settings": settings or {}, **budget}
+    first = contest.configure(names, own=own, **given)[names[0]]
     judged = contest.open_judged(data, first)
-    scoring["evaluation.held_out"] = judged.held_out
+    own["evaluation.held_out"] = judged.held_out
+    chosen = contest.configure(names, own=own, **given)
+    machine = hardware(choose_device(device))
     network = open_network(features, device=choose_device(device))
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
     folder = Path(out)
@@ -79,6 +82,9 @@ def compare(
         "seed": seed,
         "features": features,
         "settings": dict(settings or {}),
+        "device": machine["device"],  # speed and memory are of one machine, and scores of one version
+        "threads": machine["threads"],
+        "danqing": __version__,
         **budget,
     }
     task = {
@@ -86,13 +92,14 @@ def compare(
         "size": first.size,
         "seed": seed,
         "device": device,
-        "settings": scoring,
+        "settings": {**(settings or {}), **own},
         **budget,
     }
     named = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
-    options = {"size": size, "seed": seed or None, "features": None if features == "auto" else features}
+    options = {"size": size, "seed": seed or None, "features": _unless_auto(features)}
+    options |= {"n": n, "device": _unless_auto(device), "out": folder}
     study = Comparison(
-        command=_command(data, {**named, **budget, **options, "n": n, "out": folder}, settings or {}),
+        command=_command(data, {**named, **budget, **options}, settings or {}),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         name=judged.info.name,
         data=_data_facts(judged),
@@ -100,7 +107,7 @@ def compare(
         budget={name: value for name, value in budget.items() if value is not None},
         seed=seed,
         samples=samples,
-        machine=hardware(choose_device(device)),
+        machine=machine,
         contestants=tuple(
             Contestant(name=name, family=chosen[name].family, preset=name, run=f"runs/{name}")
             for name in names
@@ -135,13 +142,28 @@ class _Room:
         """Train all, then measure all: what one needs of the machine must not disturb another."""
         try:
             for place, one in enumerate(study.contestants):
-                study = self._replace(study, place, self._train(one, place, len(study.contestants)))
+                study = self._put(study, place, self._take_up(one, study))
+            self._write(study)
             for place, one in enumerate(study.contestants):
-                if one.status != "failed":
+                if one.status == "waiting":
+                    study = self._replace(study, place, self._train(one, place, len(study.contestants)))
+            for place, one in enumerate(study.contestants):
+                if one.status == "waiting":
                     study = self._replace(study, place, self._measure(one, study, place))
         except KeyboardInterrupt:
             pass
         return self._write(study)
+
+    def _take_up(self, one: Contestant, study: Comparison) -> Contestant:
+        """One as an earlier call has left it, with its measurements where they are of the very same run."""
+        run = self.folder / one.run
+        if not _is_complete(RunFolder(run), self.configs[one.name]):
+            return one
+        found = measuring.known(
+            run, self.judged, self._measurements(one), n=study.samples, seed=study.seed, network=self.network
+        )
+        one = one.model_copy(update=_of_run(run))
+        return one if found is None else _with(one, found)
 
     def _train(self, one: Contestant, place: int, of: int) -> Contestant:
         """Train one, or go on with it; a run that is complete is not touched."""
@@ -161,14 +183,13 @@ class _Room:
         return one.model_copy(update=_of_run(run))
 
     def _measure(self, one: Contestant, study: Comparison, place: int) -> Contestant:
-        out = self.folder / "pictures" / f"{one.name}.json"
         text = f"Measuring {one.name} ({place + 1} of {len(study.contestants)})"
         try:
             found = measuring.measure(
                 self.folder / one.run,
                 self.task["data"],
                 self.judged,
-                out,
+                self._measurements(one),
                 n=study.samples,
                 seed=study.seed,
                 features=self.task["settings"]["evaluation.features"],
@@ -178,23 +199,18 @@ class _Room:
             )
         except DanqingError as error:
             return one.model_copy(update={"status": "failed", "error": str(error)})
-        figures = {name: found[name] for name in ("sampling_speed", "parameters", "model_bytes")}
-        pictures = {"grid": f"pictures/{one.name}.png"}
-        if found["neighbours"]:
-            pictures["neighbours"] = f"pictures/{one.name}-neighbours.png"
-        return one.model_copy(
-            update={
-                "status": "finished",
-                "scores": measuring.scores(found),
-                "measured": one.measured | figures,
-                "pictures": pictures,
-            }
-        )
+        return _with(one, found)
+
+    def _measurements(self, one: Contestant) -> Path:
+        return self.folder / "pictures" / f"{one.name}.json"
+
+    def _put(self, study: Comparison, place: int, one: Contestant) -> Comparison:
+        contestants = (*study.contestants[:place], one, *study.contestants[place + 1 :])
+        return study.model_copy(update={"contestants": contestants})
 
     def _replace(self, study: Comparison, place: int, one: Contestant) -> Comparison:
         """The study with one contestant's news, written down."""
-        contestants = (*study.contestants[:place], one, *study.contestants[place + 1 :])
-        return self._write(study.model_copy(update={"contestants": contestants}))
+        return self._write(self._put(study, place, one))
 
     def _write(self, study: Comparison) -> Comparison:
         told = study.model_copy(update={"verdict": verdict(study), "cautions": cautions(study)})
@@ -206,7 +222,33 @@ class _Room:
 def _is_complete(run: RunFolder, wanted: RunConfig) -> bool:
     facts = run.facts()
     budget = {"images": wanted.images, "minutes": wanted.minutes}
-    return facts.get("status") == "finished" and facts.get("budget") == budget and run.report.exists()
+    if facts.get("status") != "finished" or facts.get("budget") != budget or not run.report.exists():
+        return False
+    try:
+        recorded = configs.from_toml(run.config_file)
+    except ConfigError:
+        return False  # training will say what is wrong with it
+    return not configs.differences(recorded, wanted.model_copy(update={"source": recorded.source}))
+
+
+def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
+    """A contestant with its measurements."""
+    figures = {name: found[name] for name in ("sampling_speed", "parameters", "model_bytes")}
+    pictures = {"grid": f"pictures/{one.name}.png"}
+    if found["neighbours"]:
+        pictures["neighbours"] = f"pictures/{one.name}-neighbours.png"
+    return one.model_copy(
+        update={
+            "status": "finished",
+            "scores": measuring.scores(found),
+            "measured": one.measured | figures,
+            "pictures": pictures,
+        }
+    )
+
+
+def _unless_auto(choice: str) -> str | None:
+    return None if choice == "auto" else choice
 
 
 def _of_run(path: Path) -> dict[str, Any]:

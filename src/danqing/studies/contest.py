@@ -1,7 +1,7 @@
 """Who takes part in a comparison, and what each is given: the same images, size, seed and budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,16 @@ from danqing.training.validation import FEWEST
 
 _JUDGES = 200
 _LARGEST_SHARE = 0.25
+_OWN = {
+    "seed": "use --seed",
+    "size": "use --size",
+    "minutes": "use --minutes",
+    "images": "use --images",
+    "evaluation.features": "use --features",
+} | dict.fromkeys(
+    [f"evaluation.{name}" for name in ("every_images", "held_out", "keep", "patience_images")], "leave it out"
+)
+"""What a comparison settles itself, alike for all, and what to do instead of setting it."""
 
 
 class Judged(NamedTuple):
@@ -58,17 +68,24 @@ def configure(
     minutes: float | None,
     images: int | None,
     seed: int,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, RunConfig]:
-    """The configuration of each preset under the same budget; raises ConfigError where sizes differ."""
+    """The configuration of each preset under the same budget, with the user's settings and the comparison's
+    own.
+
+    Raises ConfigError where sizes differ, and where a setting fits one of them not or is not the user's.
+    """
     if (minutes is None) == (images is None):
         raise ConfigError("Say how long each may train: --minutes 10, or --images 200000.")
-    chosen = {
-        name: configs.resolve(
-            preset=name, size=size, minutes=minutes, images=images, seed=seed, settings=settings
-        )
-        for name in names
-    }
+    chosen = {}
+    every: dict[str, Any] = {"size": size, "minutes": minutes, "images": images, "seed": seed}
+    for name in names:
+        try:
+            _refuse_own(settings, presets.read(name)["family"])
+            chosen[name] = configs.resolve(preset=name, settings={**settings, **(own or {})}, **every)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
     sizes = {config.size for config in chosen.values()}
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, c.size or ()))}" for name, c in chosen.items())
@@ -94,6 +111,13 @@ def open_judged(data: str | Path, config: RunConfig) -> Judged:
     if test is not None:
         return Judged(held.training, test, _info(test, "test"), HELD_OUT)
     return Judged(held.training, held.judged, _info(held.judged, held.split), share)
+
+
+def _refuse_own(settings: Mapping[str, Any], family: str) -> None:
+    for key in settings:
+        full = configs.full_name(key, family)
+        if full in _OWN:
+            raise ConfigError(f"{full} is the comparison's own, the same for all: {_OWN[full]}.")
 
 
 def _nearest(family: str, pixels: int) -> str:

@@ -1,5 +1,6 @@
 """What is measured of one contestant: its scores, its speed, its size, and pictures of what it paints."""
 
+import contextlib
 import hashlib
 import math
 import statistics
@@ -24,6 +25,7 @@ Progress = Callable[[int, int, str], None]
 FORMAT = 1
 PICTURES = 36
 """Images in each grid."""
+_WEIGHTS = "model.safetensors"
 _LEAST_FOR_MANIFOLDS = 10
 _LEAST_PER_LABEL = 4
 _ROUNDS, _ROUND_SECONDS = 5, 0.25
@@ -47,18 +49,11 @@ def measure(
     network: what identifies the feature network. Besides `out` itself, a JSON file, its grid and its nearest
     neighbours are written beside it. Raises DanqingError.
     """
+    asked = _asked(run, judged, n=n, seed=seed, network=network)
+    if (made := read_json(out)).get("asked") == asked:
+        return made
     reference = judged.info
-    weights = RunFolder(run).model / "model.safetensors"
-    asked = {
-        "format": FORMAT,
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "reference": [reference.split, reference.fingerprint],
-        "samples": n,
-        "seed": seed,
-        "network": network,
-    }
-    if (known := read_json(out)).get("asked") == asked:
-        return known
+    weights = RunFolder(run).model / _WEIGHTS
     model = load(run, device=device)
     metrics = ["kernel", "frechet", "duplicates", "memorised"]
     if min(reference.count, n) >= _LEAST_FOR_MANIFOLDS:
@@ -94,6 +89,27 @@ def measure(
     }
     atomic.write_json(out, content)  # last: the pictures are there where it is
     return content
+
+
+def known(run: Path, judged: Judged, out: Path, *, n: int, seed: int, network: str) -> dict[str, Any] | None:
+    """What `measure` has made of the very same run; None where it has not, or not so."""
+    with contextlib.suppress(OSError):
+        made = read_json(out)
+        return made if made.get("asked") == _asked(run, judged, n=n, seed=seed, network=network) else None
+    return None
+
+
+def _asked(run: Path, judged: Judged, *, n: int, seed: int, network: str) -> dict[str, Any]:
+    """All that the measurements of a run follow from."""
+    weights = RunFolder(run).model / _WEIGHTS
+    return {
+        "format": FORMAT,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "reference": [judged.info.split, judged.info.fingerprint],
+        "samples": n,
+        "seed": seed,
+        "network": network,
+    }
 
 
 def scores(measured: dict[str, Any]) -> tuple[Score, ...]:
