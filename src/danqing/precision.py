@@ -26,6 +26,14 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def exact() -> contextlib.AbstractContextManager[Any]:
+    """A context in which a GPU's convolutions take float32 for float32, and come out the same each time."""
+    flags: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, allow_tf32=False
+    )
+    return flags
+
+
 def choose_device(name: str) -> torch.device:
     """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the CPU. Raises ConfigError."""
     if name != "auto":

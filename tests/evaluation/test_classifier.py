@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import EvaluationError
+from danqing.evaluation import classifier
 from danqing.evaluation.classifier import fit, macro_f1, relabelled
 
 
@@ -26,15 +27,30 @@ def test_it_learns_digits_and_repeats_itself() -> None:
     assert np.array_equal(first.predict(fresh, np.array([5, 2])), said[[5, 2]])
 
 
+def test_it_computes_in_float32_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    formats, prepared = set(), classifier._prepared
+
+    def told(images: torch.Tensor) -> torch.Tensor:
+        formats.add((torch.ones(1, 1) @ prepared(images).flatten(1)[:1, :1]).dtype)
+        return prepared(images)
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(classifier, "_prepared", told)
+    monkeypatch.setattr(classifier, "_EPOCHS", (1, 1))
+    digits = dq.open_dataset("digits")
+    fit(digits, limit=64).predict(digits, np.arange(9))
+    assert formats == {torch.float32}
+
+
 def test_only_the_labels_that_are_asked_for_are_learnt() -> None:
     digits = dq.open_dataset("digits")
     names = ("7", "1", "cow")
     labels = relabelled(digits, names)
     assert set(labels) == {-1, 0, 1}
     assert np.array_equal(labels == 0, digits.labels == 7)
-    classifier = fit(digits, label_names=names, limit=200)
+    learnt = fit(digits, label_names=names, limit=200)
     rows = np.flatnonzero(labels >= 0)
-    assert (classifier.predict(digits, rows) == labels[rows]).mean() > 0.95
+    assert (learnt.predict(digits, rows) == labels[rows]).mean() > 0.95
 
 
 def test_one_label_teaches_nothing() -> None:

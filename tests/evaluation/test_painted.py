@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.painted import paint
+from danqing.evaluation.painted import at_once, paint
 from danqing.evaluation.pixels import PixelRows, hashes
 from tests.evaluation.models import small_model
 
@@ -70,6 +70,30 @@ def test_pixels_are_weighted_by_alpha_and_large_images_averaged() -> None:
     assert torch.equal(rows[0:2][0], torch.ones(rows.shape[1]))
     assert torch.equal(rows[1:2][0], torch.zeros(rows.shape[1]))
     assert len(np.unique(hashes(Two()))) == 2
+
+
+def test_large_images_are_held_a_few_at_a_time() -> None:
+    class Large:
+        fingerprint, channels, size, label_names = "", 1, (512, 1024), ()
+        asked = 0
+
+        def __len__(self) -> int:
+            return 40
+
+        def images(self, indices: np.ndarray) -> torch.Tensor:
+            self.asked = max(self.asked, len(indices))
+            return torch.from_numpy(indices).byte()[:, None, None, None].expand(-1, 1024, 512, 1)
+
+        def labels_at(self, indices: np.ndarray) -> np.ndarray:
+            return np.full(len(indices), -1)
+
+    images = Large()
+    assert [at_once(size) for size in ((8, 8), (256, 256), (512, 1024), (5000, 5000))] == [256, 64, 8, 1]
+    rows = PixelRows(images)[10:40]
+    assert torch.allclose(rows, torch.arange(10, 40)[:, None] / 255, rtol=1e-4)
+    assert rows.shape == (30, 32 * 16)
+    assert len(np.unique(hashes(images))) == 40
+    assert images.asked == 8
 
 
 MEMORY = """

@@ -19,6 +19,8 @@ def noise(n: int, height: int, width: int, channels: int, seed: int = 0) -> Tens
 class Layers:
     """Two stages: the pixels, and each side by side with its right neighbour, halved."""
 
+    batch_size = 32
+
     def stages(self, images: Tensor) -> list[Tensor]:
         x = images.permute(0, 3, 1, 2).float()
         return [x, F.avg_pool2d(torch.cat([x, x.roll(1, 3)], 1), 2)]
@@ -70,6 +72,8 @@ def test_perceptual_distance_by_hand() -> None:
     """One place: activations (3, 4) and (4, 3) have unit vectors 0.2 apart in each of two channels."""
 
     class Two:
+        batch_size = 1
+
         def stages(self, images: Tensor) -> list[Tensor]:
             return [images.permute(0, 3, 1, 2).float(), images.permute(0, 3, 1, 2).float() * 7]
 
@@ -80,9 +84,28 @@ def test_perceptual_distance_by_hand() -> None:
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images, targets = noise(5, 30, 25, 3), noise(5, 30, 25, 3, seed=1)
-    whole = ssim(images, targets), ms_ssim(images, targets)
+    measures, seen = (squared_error, ssim, ms_ssim), []
+    whole = [measure(images, targets) for measure in measures]
+    planes = reconstruction._planes
+    monkeypatch.setattr(reconstruction, "_planes", lambda part: seen.append(len(part)) or planes(part))
     monkeypatch.setattr(reconstruction, "_NUMBERS", 2 * 30 * 25 * 3)
-    torch.testing.assert_close((ssim(images, targets), ms_ssim(images, targets)), whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close([each(images, targets) for each in measures], whole, rtol=1e-12, atol=0)
+    assert seen == [2, 2, 2, 2, 1, 1] * 3
+
+
+def test_a_network_is_shown_as_many_images_as_it_takes_at_once() -> None:
+    class Few(Layers):
+        batch_size = 4
+
+        def stages(self, images: Tensor) -> list[Tensor]:
+            assert len(images) == 4
+            return super().stages(images)
+
+    images, targets = noise(6, 12, 12, 3), noise(6, 12, 12, 3, seed=1)
+    found = perceptual(images, targets, Few())
+    torch.testing.assert_close(
+        found, torch.cat([perceptual(images[i:][:1], targets[i:][:1], Few()) for i in range(6)])
+    )
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.painted import chunks, labels_of
+from danqing.evaluation.painted import at_once, chunks, labels_of
 from danqing.images import to_float
-from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
 
 Progress = Callable[[int, int, str], None]
@@ -33,16 +32,16 @@ _PEAK = 4e-3
 class Classifier:
     """A trained classifier; `label_names` is what its answers index into."""
 
-    def __init__(self, network: nn.Module, label_names: Sequence[str], precision: Precision) -> None:
-        self._network, self._precision = network.eval(), precision
+    def __init__(self, network: nn.Module, label_names: Sequence[str]) -> None:
+        self._network = network.eval()
         self.label_names = tuple(label_names)
 
     def predict(self, images: ImageSet, indices: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """The label that each image, or each at `indices`, seems to have: int64 `[n]`."""
         chosen = np.arange(len(images)) if indices is None else indices
         found = []
-        with torch.inference_mode(), autocast(self._precision, torch.device("cpu")):
-            for rows in chunks(len(chosen)):
+        with torch.inference_mode():
+            for rows in chunks(len(chosen), at_once(images.size)):
                 logits = self._network(_prepared(images.images(chosen[rows])))
                 found.append(logits.argmax(1).numpy())
         return np.concatenate(found)
@@ -57,12 +56,13 @@ def fit(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> Classifier:
-    """Learn the labels of `images` with a convolutional network of 300,000 weights, the same way each time.
+    """Learn the labels of `images` with a convolutional network of 280,000 weights, the same way each time.
 
     label_names: the labels to tell apart, by default the images' own; images with others are left out.
     limit: learn from so many images at most, drawn by the seed. flip: whether mirror images keep their label.
-    Nothing but the seed decides what is learnt; torch's global randomness is not touched. Raises
-    EvaluationError where there are not at least two labels.
+    Nothing but the seed decides what is learnt; torch's global randomness is not touched. It computes in
+    float32 whatever the processor has, so that scores of two machines compare. Raises EvaluationError where
+    there are not at least two labels.
     """
     names = tuple(images.label_names if label_names is None else label_names)
     labels = relabelled(images, names)
@@ -73,7 +73,6 @@ def fit(
     if len(np.unique(labels[rows])) < 2:
         raise EvaluationError("A classifier needs images of at least two labels: leave its metrics out.")
     network = _network(images.channels, len(names), rng)
-    precision = candidates(torch.device("cpu"))[0]
     epochs = max(_EPOCHS[0], min(_EPOCHS[1], round(_SHOWN / len(rows))))
     steps = epochs * math.ceil(len(rows) / _BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK, weight_decay=0.05)
@@ -90,16 +89,15 @@ def fit(
             if flip:
                 mirrored = torch.rand(len(part), generator=rng) < 0.5
                 pictures = torch.where(mirrored[:, None, None, None], pictures.flip(2), pictures)
-            with autocast(precision, torch.device("cpu")):
-                logits = network(_prepared(pictures))
-            loss = F.cross_entropy(logits.float(), torch.from_numpy(labels[shown]), label_smoothing=0.1)
+            logits = network(_prepared(pictures))
+            loss = F.cross_entropy(logits, torch.from_numpy(labels[shown]), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1
             if on_progress:
                 on_progress(min(step, steps), steps, "Training a classifier")
-    return Classifier(network, names, precision)
+    return Classifier(network, names)
 
 
 def relabelled(images: ImageSet, names: Sequence[str]) -> NDArray[np.int64]:
@@ -123,7 +121,8 @@ def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> Estimate:
         hits, size = float((of_label & answered).sum()), float(of_label.sum() + answered.sum())
         total += 2 * hits / size
         influence += 2 * (of_label & answered) / size - 2 * hits * (1.0 * of_label + answered) / size**2
-    return Estimate(total / len(labels), (torch.from_numpy(influence * len(true) / len(labels)),))
+    influences = (torch.from_numpy(influence * len(true) / len(labels)),)
+    return Estimate(total / len(labels), influences, least=0.0, most=1.0)
 
 
 def _prepared(images: Tensor) -> Tensor:

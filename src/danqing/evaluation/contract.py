@@ -77,7 +77,12 @@ class Classifies(Protocol):
 
 @runtime_checkable
 class HasStages(Protocol):
-    """A feature network whose inner layers can be compared place by place, as a perceptual distance does."""
+    """A feature network whose inner layers can be compared place by place, as a perceptual distance does.
+
+    batch_size: how many images it takes at once.
+    """
+
+    batch_size: int
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Images uint8 `[n, h, w, c]` to the activations float32 `[n, channels, height, width]` of some

@@ -15,12 +15,14 @@ from torch import Tensor
 from danqing.data.cache import default_folder
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
+from danqing.evaluation.resize import images_at_once
 from danqing.images import Pixels
-from danqing.model import Model
+from danqing.model import CHUNK, Model
+from danqing.precision import exact
 from danqing.randomness import derived_seed
 
 Progress = Callable[[int, int, str], None]
-_CHUNK = 256
+_MOST_AT_ONCE = 256
 
 
 class Painted:
@@ -76,7 +78,7 @@ class Painted:
 
     def _digest(self) -> str:
         hasher = hashlib.sha256(f"{self._shape} {self._names}".encode() + self._labels.tobytes())
-        for rows in chunks(len(self)):
+        for rows in chunks(len(self), at_once(self.size)):
             hasher.update(self.images(rows).numpy().data)
         return hasher.hexdigest()
 
@@ -91,10 +93,12 @@ def paint(model: Model, n: int, *, seed: int = 0, on_progress: Progress | None =
     labels = model.drawn_labels(seeds)
 
     def parts() -> Iterator[Pixels]:
-        for rows in chunks(n):
+        for rows in chunks(n, at_once((config.width, config.height), CHUNK)):
             start, end = int(rows[0]), int(rows[-1]) + 1
             label = labels[start:end].tolist() if model.labels else None
-            yield model.sample(end - start, seeds=seeds[start:end], label=label).array
+            with exact():
+                painted = model.sample(end - start, seeds=seeds[start:end], label=label)
+            yield painted.array
             if on_progress:
                 on_progress(end, n, "Painting")
 
@@ -120,7 +124,14 @@ def store(
     return Painted(file, shape, labels, names)
 
 
-def chunks(n: int, size: int = _CHUNK) -> Iterator[NDArray[np.int64]]:
+def at_once(size: tuple[int, int], least: int = 1) -> int:
+    """How many images of a size (width, height) to hold at once, fewer of large ones; least: how many a model
+    treats at once in any case.
+    """
+    return max(least, min(_MOST_AT_ONCE, images_at_once(size)))
+
+
+def chunks(n: int, size: int = _MOST_AT_ONCE) -> Iterator[NDArray[np.int64]]:
     """The numbers from 0 to n - 1, `size` at a time."""
     for start in range(0, n, size):
         yield np.arange(start, min(start + size, n))

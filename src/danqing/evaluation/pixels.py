@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.evaluation.contract import ImageSet
-from danqing.evaluation.painted import chunks
+from danqing.evaluation.painted import at_once, chunks
 
 SIDE = 32
 """Larger images are averaged down to this longer side before their pixels are compared."""
@@ -33,7 +33,13 @@ class PixelRows:
 
     def __getitem__(self, rows: slice, /) -> Tensor:
         indices = np.arange(*rows.indices(self._shape[0]))
-        values = self._images.images(indices).permute(0, 3, 1, 2).float().div_(255)
+        found = torch.empty(len(indices), self._shape[1])
+        for part in chunks(len(indices), at_once(self._images.size)):
+            found[part[0] : part[-1] + 1] = self._shrunk(self._images.images(indices[part]))
+        return found
+
+    def _shrunk(self, images: Tensor) -> Tensor:
+        values = images.permute(0, 3, 1, 2).float().div_(255)
         if values.shape[1] in (2, 4):
             values = torch.cat([values[:, :-1] * values[:, -1:], values[:, -1:]], 1)
         if list(values.shape[2:]) != self._size:
@@ -44,7 +50,7 @@ class PixelRows:
 def hashes(images: ImageSet) -> NDArray[np.uint64]:
     """A number for each image that follows from its pixels, `[n]`: equal images have equal ones."""
     result = np.empty(len(images), np.uint64)
-    for rows in chunks(len(images)):
+    for rows in chunks(len(images), at_once(images.size)):
         for row, pixels in zip(rows, images.images(rows).numpy(), strict=True):
             result[row] = int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "big")
     return result

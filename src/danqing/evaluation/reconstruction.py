@@ -4,6 +4,7 @@ Images are uint8 `[n, h, w, c]` of 1 to 4 channels, alpha counting like a colour
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import HasStages
+from danqing.evaluation.networks.batched import filled
+from danqing.evaluation.resize import images_at_once
 
 WINDOW = 11
 """Structural similarity looks through windows of this side."""
@@ -23,7 +26,8 @@ _NUMBERS = 1 << 22
 def squared_error(images: Tensor, targets: Tensor) -> Tensor:
     """The mean squared difference of values in [0, 1]; 0 is best."""
     _check(images, targets)
-    return _mean_square(images, targets) / 255**2
+    parts = [(a - b).square_().flatten(1).mean(1) for a, b in _batches(images, targets)]
+    return torch.cat(parts) / 255**2
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
@@ -87,6 +91,13 @@ def perceptual(images: Tensor, targets: Tensor, network: HasStages) -> Tensor:
     channels weighing the same: LPIPS has weights learnt from people's judgements, so this is not LPIPS).
     """
     _check(images, targets)
+    size = min(network.batch_size, images_at_once((images.shape[2], images.shape[1])))
+    pairs = zip(torch.split(images, size), torch.split(targets, size), strict=True)
+    return torch.cat([_distance(filled(a, size), filled(b, size), network)[: len(a)] for a, b in pairs])
+
+
+def _distance(images: Tensor, targets: Tensor, network: HasStages) -> Tensor:
+    """The perceptual distance of as many pairs as pass through the network at once."""
     total = torch.zeros(len(images), dtype=torch.float64)
     stages = list(zip(network.stages(images), network.stages(targets), strict=True))
     for a, b in stages:
@@ -105,14 +116,10 @@ def _check(images: Tensor, targets: Tensor) -> None:
         )
 
 
-def _mean_square(images: Tensor, targets: Tensor) -> Tensor:
-    return (images.double() - targets.double()).square_().flatten(1).mean(1)
-
-
-def _batches(images: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _batches(images: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     at_once = max(1, _NUMBERS // images[0].numel()) if len(images) else 1
-    pairs = zip(torch.split(images, at_once), torch.split(targets, at_once), strict=True)
-    return [(_planes(a), _planes(b)) for a, b in pairs]
+    for a, b in zip(torch.split(images, at_once), torch.split(targets, at_once), strict=True):
+        yield _planes(a), _planes(b)
 
 
 def _planes(images: Tensor) -> Tensor:

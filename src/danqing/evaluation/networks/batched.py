@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.evaluation.resize import images_at_once
-from danqing.precision import Precision
+from danqing.precision import Precision, exact
 
 
 class TorchNetwork:
@@ -63,7 +63,7 @@ class TorchNetwork:
         with (
             torch.no_grad(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+            exact(),
         ):
             yield
 
