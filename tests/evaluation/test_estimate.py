@@ -1,8 +1,10 @@
 """A bootstrap interval brackets what the value would be on other images."""
 
+import pytest
 import torch
+from scipy.stats import binom, binomtest
 
-from danqing.evaluation.estimate import Estimate, mean_of
+from danqing.evaluation.estimate import Estimate, mean_of, share_of
 from danqing.randomness import generator
 
 
@@ -29,12 +31,34 @@ def test_the_interval_is_the_same_each_time_and_absent_without_samples() -> None
     assert Estimate(1.0).interval() is None
 
 
-def test_a_share_keeps_within_0_and_1() -> None:
-    rare = torch.zeros(100)
-    rare[0] = 1
-    low, high = mean_of(rare).interval() or (-1.0, -1.0)
-    assert low >= -1e-12
-    assert 0.02 <= high <= 0.04
+@pytest.mark.parametrize("hits", [0, 1, 37, 99, 100])
+def test_a_share_has_wilsons_interval_which_has_a_width_at_0_and_1(hits: int) -> None:
+    found = mean_of(torch.arange(100) < hits).interval()
+    assert found == pytest.approx(tuple(binomtest(hits, 100).proportion_ci(method="wilson")), abs=1e-12)
+    assert found[1] - found[0] > 0.03  # type: ignore[index]
+
+
+@pytest.mark.parametrize("share", [0.005, 0.05, 0.5, 0.99])
+def test_the_interval_of_a_share_covers_it(share: float) -> None:
+    """By the chance of each count of 300, exactly; resampling covers 0.005 in 8 tries out of 10."""
+    covered = 0.0
+    for hits in range(301):
+        low, high = mean_of(torch.arange(300) < hits).interval() or (1.0, 0.0)
+        covered += binom.pmf(hits, 300, share) * (low <= share <= high)
+    assert 0.93 < covered < 0.99
+
+
+def test_what_else_a_share_depends_on_widens_its_interval() -> None:
+    hits, other = torch.arange(100) < 20, torch.randn(400, generator=generator(0, "t"), dtype=torch.float64)
+    alone, both = share_of(hits).interval() or (0, 0), share_of(hits, other).interval() or (0, 0)
+    assert both[1] - 0.2 == pytest.approx(((alone[1] - 0.2) ** 2 + (1.96 / 20) ** 2) ** 0.5, rel=0.1)
+    assert share_of(hits, 100 * other).interval() == (0, 1)
+
+
+def test_an_interval_ends_where_no_value_can_be_and_is_none_of_infinity() -> None:
+    assert Estimate(0.1, (torch.arange(9.0),), least=0.0).interval()[0] == 0.0  # type: ignore[index]
+    assert mean_of(torch.tensor([1.0, torch.inf])).interval() is None
+    assert mean_of(torch.tensor([1.0, torch.nan])).interval() is None
 
 
 def test_the_interval_of_a_mean_covers_it() -> None:

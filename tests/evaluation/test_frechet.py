@@ -206,6 +206,20 @@ def test_selected_rows_are_those_in_order(monkeypatch: pytest.MonkeyPatch) -> No
     assert selected[3:3].shape == (0, 3)
 
 
+def test_what_is_no_number_is_not_taken_for_0() -> None:
+    usual = Moments(9, torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64))
+    for value in (torch.nan, torch.inf):
+        broken = Moments(9, torch.full((3,), value, dtype=torch.float64), usual.covariance)
+        with pytest.raises(EvaluationError, match="not finite"):
+            frechet_distance_of_moments(broken, usual)
+
+
+def test_no_interval_goes_below_0() -> None:
+    rows = gaussian(60, 2, 20)
+    low, high = frechet_distance(rows, rows + 1e-4).interval() or (-1.0, -1.0)
+    assert low == 0 < high
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     rows = gaussian(10, 4, 19)
     with pytest.raises(EvaluationError, match="dimensions"):

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from danqing.evaluation.memorisation import (
     closer,
     contained,
     crowding,
+    expected_rate,
     rate_at,
     repeats,
     roc_area,
@@ -71,6 +73,20 @@ def test_the_interval_of_the_rate_covers_it() -> None:
         low, high = rate_at(normal(2000, 3 * trial, 1.0), normal(2000, 3 * trial + 1)).interval() or (1, 0)
         covered += low < 0.0924 < high
     assert covered > 48
+
+
+@pytest.mark.parametrize("few", [20, 50, 100, 150, 400])
+def test_what_is_expected_of_few_negatives_is_said(few: int) -> None:
+    """Of 20 the highest stands for the highest hundredth, and one in 21 lies above it."""
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.randn(2000, 50 + few, generator=rng, dtype=torch.float64)
+    found = [rate_at(trial[:50], trial[50:]).value for trial in drawn]
+    expected = expected_rate(few)
+    assert expected == {20: 1 / 21, 50: 1 / 51}.get(few, expected)
+    assert few < 99 or 0.005 <= expected <= 0.01
+    assert abs(sum(found) / 2000 - expected) < 0.12 * expected + 0.0005
+    misled = sum((rate_at(t[:50], t[50:]).interval() or (1, 0))[0] > expected for t in drawn[:100])
+    assert misled <= 6
 
 
 def test_isolation_is_zero_for_a_copy_and_near_one_for_what_is_close_to_all() -> None:

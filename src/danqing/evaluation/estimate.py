@@ -1,6 +1,8 @@
 """A number measured on samples, and how far it may be off."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -21,27 +23,60 @@ class Estimate:
     Resampling the value itself would mislead where it is biased by the number of images: a bootstrap sample
     of n images holds only 0.63 n different ones, and its Fréchet distance lies above what it should bracket.
     (Efron and Tibshirani 1993, chapters 13 and 21.)
+
+    least, most: no value of the kind lies beyond them, and so no end of the interval does. is_share: whether
+    the value is the mean of the first sample's influences, each of them 0 or 1.
     """
 
     value: float
     influences: tuple[Tensor, ...] = ()
+    least: float = -math.inf
+    most: float = math.inf
+    is_share: bool = False
 
     def interval(self, seed: int = 0, level: float = LEVEL) -> tuple[float, float] | None:
-        """The percentile bootstrap interval around the value; None where nothing was sampled."""
-        if not self.influences:
+        """The percentile bootstrap interval around the value; None where nothing was sampled, or where the
+        value is not finite.
+
+        The items of a share have Wilson's interval instead, since resampling items that are all alike finds
+        no spread; the two are joined by their squares (Zou and Donner 2008, equation 7).
+        """
+        if not self.influences or not math.isfinite(self.value):
             return None
+        low = high = self.value
+        if self.is_share:
+            low, high = _wilson(self.value, len(self.influences[0]), level)
         shifts = torch.zeros(_RESAMPLES, dtype=torch.float64)
         for number, influence in enumerate(self.influences):
-            shifts += _resampled_means(influence.double() - influence.double().mean(), seed, number)
+            if number or not self.is_share:
+                shifts += _resampled_means(influence.double() - influence.double().mean(), seed, number)
         tail = (1 - level) / 2
-        low, high = torch.quantile(shifts, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-        return self.value + low, self.value + high
+        below, above = torch.quantile(shifts, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+        low = self.value - math.hypot(self.value - low, below)
+        high = self.value + math.hypot(high - self.value, above)
+        return max(low, self.least), min(high, self.most)
 
 
 def mean_of(values: Tensor) -> Estimate:
-    """The mean of one number per item, `[n]`."""
+    """The mean of one number per item, `[n]`; of booleans, the share of those that are true."""
+    if values.dtype == torch.bool:
+        return share_of(values)
     values = values.double()
     return Estimate(float(values.mean()), (values,))
+
+
+def share_of(hits: Tensor, *others: Tensor) -> Estimate:
+    """The share of items that are true, `[n]`; others: influences of samples that it depends on beside."""
+    hits = hits.double()
+    return Estimate(float(hits.mean()), (hits, *others), least=0.0, most=1.0, is_share=True)
+
+
+def _wilson(share: float, count: int, level: float) -> tuple[float, float]:
+    """The interval of a share of `count` items (Wilson 1927; Brown, Cai and DasGupta 2001, equation 4)."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return middle - half, middle + half
 
 
 def _resampled_means(values: Tensor, seed: int, number: int) -> Tensor:

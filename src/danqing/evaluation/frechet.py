@@ -3,6 +3,7 @@
 FD = |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)    (Heusel et al. 2017, equation 6; Dowson and Landau 1982)
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,7 +108,8 @@ def frechet_distance(generated: Rows, reference: Rows) -> Estimate:
     """
     check_comparable(generated, reference)
     value, of_generated, of_reference = _compare(Moments.of(generated), Moments.of(reference))
-    return Estimate(value, (of_generated.of_all(generated), of_reference.of_all(reference)))
+    influences = of_generated.of_all(generated), of_reference.of_all(reference)
+    return Estimate(value, influences, least=0.0)
 
 
 def frechet_distance_of_moments(generated: Moments, reference: Moments) -> float:
@@ -219,4 +221,9 @@ def _root(covariance: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 def _value(first: Moments, second: Moments, squares: Tensor) -> float:
     overlap = squares.clamp_min(0).sqrt().sum()
     spread = first.covariance.trace() + second.covariance.trace() - 2 * overlap
-    return max(0.0, float((first.mean - second.mean).square().sum() + spread))
+    value = float((first.mean - second.mean).square().sum() + spread)
+    if not math.isfinite(value):
+        raise EvaluationError(
+            "The Fréchet distance is not finite: check the images, the feature network and its precision."
+        )
+    return max(0.0, value)  # rounding may take it below

@@ -1,5 +1,6 @@
 """Whether a model repeats what it learnt from: distances to training images, duplicates, membership."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing.evaluation.contract import Rows
-from danqing.evaluation.estimate import Estimate, mean_of
+from danqing.evaluation.estimate import Estimate, share_of
 from danqing.evaluation.neighbours import nearest
 
 NEIGHBOURS = 10
@@ -61,36 +62,56 @@ def roc_area(positives: Tensor, negatives: Tensor) -> Estimate:
     The influences are DeLong's placements (DeLong et al. 1988, equation 5).
     """
     placements = _share_below(positives, negatives)
-    return Estimate(float(placements.mean()), (placements, 1 - _share_below(negatives, positives)))
+    influences = placements, 1 - _share_below(negatives, positives)
+    return Estimate(float(placements.mean()), influences, least=0.0, most=1.0)
 
 
 def rate_at(positives: Tensor, negatives: Tensor, share: float = RARE) -> Estimate:
     """The share of positives that score as high as only the highest `share` of negatives do.
 
-    The true positive rate at that false positive rate. Where all are drawn alike, `share` is expected. The
-    influence of the negatives is that of the threshold that they set, by the slope of the ROC curve.
+    The true positive rate at that false positive rate; `expected_rate` says what it is where all are drawn
+    alike. The influence of the negatives is that of the threshold that they set, by the slope of the ROC
+    curve between half and twice as many alarms.
     """
-    positives, negatives = positives.double(), negatives.double()
-    threshold = torch.quantile(negatives, 1 - share, interpolation="higher")
-    hits, alarms = (positives >= threshold).double(), (negatives >= threshold).double()
-    wide, narrow = (
-        torch.quantile(negatives, 1 - min(0.5, factor * share), interpolation="higher") for factor in (2, 0.5)
-    )
-    run = float((negatives >= wide).double().mean() - (negatives >= narrow).double().mean())
-    rise = float((positives >= wide).double().mean() - (positives >= narrow).double().mean())
-    return Estimate(float(hits.mean()), (hits, -(rise / run if run > 0 else 0.0) * alarms))
+    positives, highest = positives.double(), negatives.double().sort(descending=True).values
+    alarms = _alarms(len(negatives), share)
+    hits = positives >= highest[alarms - 1]
+
+    def above(count: int) -> tuple[float, float]:
+        if not count:
+            return 0.0, 0.0
+        threshold = highest[min(count, len(highest)) - 1]
+        found = ((positives >= threshold).double(), (highest >= threshold).double())
+        return float(found[0].mean()), float(found[1].mean())
+
+    wide, narrow = above(2 * alarms), above(alarms // 2)
+    run, rise = wide[1] - narrow[1], wide[0] - narrow[0]
+    slope = rise / run if run > 0 else 0.0
+    return share_of(hits, -slope * (highest >= highest[alarms - 1]).double())
+
+
+def expected_rate(negatives: int, share: float = RARE) -> float:
+    """What `rate_at` is on average where positives and so many negatives are drawn alike: at most `share`,
+    but not below the rank that is left of it by few negatives, 1/(m + 1).
+    """
+    return _alarms(negatives, share) / (negatives + 1)
+
+
+def _alarms(negatives: int, share: float) -> int:
+    """How many of the negatives lie above the threshold: a whole number, and at least one."""
+    return max(1, math.floor(share * (negatives + 1) + 1e-9))
 
 
 def repeats(keys: NDArray[np.uint64]) -> Estimate:
     """The share of images that are equal to an earlier one, from a number per image that tells them apart."""
     first = np.zeros(len(keys), bool)
     first[np.unique(keys, return_index=True)[1]] = True
-    return mean_of(torch.from_numpy(~first))
+    return share_of(torch.from_numpy(~first))
 
 
 def contained(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> Estimate:
     """The share of images that are equal, in every pixel, to one of the known."""
-    return mean_of(torch.from_numpy(np.isin(keys, known)))
+    return share_of(torch.from_numpy(np.isin(keys, known)))
 
 
 def crowding(points: Rows) -> Tensor:
