@@ -94,16 +94,27 @@ def test_a_damaged_cache_is_computed_anew(cache: Path, damage: bytes | None) -> 
 
 
 def test_features_are_cached_by_all_that_they_follow_from(cache: Path) -> None:
-    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     for images in (Drawn(3), Drawn(4)):
-        for network in (
-            open_network("pixels"),
-            open_network(net),
-            open_network(net, precision="bfloat16"),
-            open_network(nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten())),
-        ):
+        for change in ({}, {"sha256": "0"}, {"resizer": "another"}, {"precision": "bfloat16"}):
+            network = open_network("pixels")
+            for name, value in change.items():
+                setattr(network, name, value)
             extract(images, network, keep=True)
     assert len(list(cache.glob("*.safetensors"))) == 8
+
+
+def test_features_of_a_users_module_are_not_kept_since_its_code_may_change(cache: Path) -> None:
+    class Mine(nn.Module):
+        def __init__(self, factor: int) -> None:
+            super().__init__()
+            self.factor = factor  # neither a weight nor a part of its name
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.factor * x.mean((2, 3))
+
+    first, second = (extract(Drawn(3), open_network(Mine(factor)), keep=True)[:] for factor in (1, 2))
+    assert torch.equal(second, 2 * first)
+    assert list(cache.iterdir()) == []
 
 
 def test_what_is_not_kept_has_no_name_and_leaves_nothing(cache: Path) -> None:

@@ -271,6 +271,15 @@ def test_the_default_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPat
         ("efficientnet-lite0", {"resizer": "legacy"}, "belongs to inception"),
         ("pixels", {"weights": Path("w")}, "name none"),
         ("inception", {"resizer": "nearest"}, "choose legacy or antialiased"),
+        *(
+            (name, {"weights": Path("w")}, f"^{name} and w both name weights: leave one of them out.$")
+            for name in ("inception:file", "inception-antialiased:file", "dinov2:some/model", "clip:folder")
+        ),
+        (
+            "pixels",
+            {"precision": "float16"},
+            "no precision 'float16' for features: choose float32 or bfloat16",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_said(name: str, options: dict[str, object], message: str) -> None:

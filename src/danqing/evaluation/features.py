@@ -20,6 +20,7 @@ from danqing.data.cache import default_folder
 from danqing.data.records import digest
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
+from danqing.evaluation.networks.module import UserModule
 from danqing.evaluation.resize import images_at_once
 from danqing.evaluation.scores import FeatureInfo
 
@@ -73,8 +74,9 @@ def extract(
 
     `keep=True` keeps them in the folder for caches, under all that they follow from, and finds them there the
     next time: meant for reference sets. Two processes that ask at once compute them once, and one that is
-    killed leaves nothing that passes for a result. `keep=False` needs room on the same disk for a while.
-    Raises EvaluationError.
+    killed leaves nothing that passes for a result. Those of a user's own module are never kept, as no
+    fingerprint tells what its code does. What is not kept needs room on the same disk for a while. Raises
+    EvaluationError.
     """
     info = FeatureInfo(
         name=network.name, sha256=network.sha256, resizer=network.resizer, precision=network.precision
@@ -82,7 +84,7 @@ def extract(
     folder = default_folder() / "features"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not keep:
+        if not keep or isinstance(network, UserModule):
             file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object
             return Features(file, _write(file, images, network, on_progress), info)
         key = digest(f"features {VERSION}", images.fingerprint, info.model_dump_json())[:32]

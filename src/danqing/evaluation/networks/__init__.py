@@ -37,6 +37,9 @@ def open_network(
     `resizer`, "legacy" or "antialiased", is a choice that `inception` alone has; legacy is what published FID
     values use. Raises EvaluationError for what cannot be had, with what to install or to fetch.
     """
+    if precision not in get_args(Precision):
+        known = " or ".join(get_args(Precision))
+        raise EvaluationError(f"There is no precision {precision!r} for features: choose {known}.")
     if isinstance(name, nn.Module):
         _refuse(weights, resizer, "A module")
         return UserModule(name, device=device, precision=precision)
@@ -48,14 +51,15 @@ def open_network(
     kind, _, model = name.partition(":")
     if kind in (inception.NAME, f"{inception.NAME}-antialiased"):
         chosen = resizer or ("legacy" if kind == inception.NAME else "antialiased")
-        weights = Path(model) if model else weights
+        source = _one(model, weights, kind)
         if chosen not in get_args(Resizer):
             raise EvaluationError(f"There is no resizer {chosen!r}: choose legacy or antialiased.")
-        return inception.Inception(weights, resizer=cast(Resizer, chosen), device=device, precision=precision)
+        file = Path(source) if source else None
+        return inception.Inception(file, resizer=cast(Resizer, chosen), device=device, precision=precision)
     if kind in get_args(Kind):
         _refuse(None, resizer, kind)
-        source = model or str(weights or "")
-        return HubNetwork(cast(Kind, kind), source, device=device, precision=precision)
+        source = _one(model, weights, kind)
+        return HubNetwork(cast(Kind, kind), str(source or ""), device=device, precision=precision)
     if name == efficientnet.NAME:
         _refuse(None, resizer, name)
         return efficientnet.EfficientNetLite0(weights, device=device, precision=precision)
@@ -63,6 +67,13 @@ def open_network(
         _refuse(weights, resizer, "pixels")
         return pixels.Pixels()
     raise EvaluationError(f"There is no feature network {name!r}: choose one of {', '.join(NAMES)}.")
+
+
+def _one(named: str, weights: Path | None, kind: str) -> str | Path | None:
+    """The weights after the colon of a network's name, or else those that are given beside it."""
+    if named and weights is not None:
+        raise EvaluationError(f"{kind}:{named} and {weights} both name weights: leave one of them out.")
+    return named or weights
 
 
 def _refuse(weights: Path | None, resizer: str | None, what: str) -> None:
