@@ -111,12 +111,24 @@ def test_copies_are_told_where_they_are_more_than_chance(tmp_path: Path) -> None
     assert "gan-32 repeats training images: 12.0% (10.0% to 14.0%)" in " ".join(verdict(changed))
 
 
-def test_none_of_many_leaves_room_for_three(tmp_path: Path) -> None:
+def test_copies_are_told_by_what_few_real_images_make_of_chance(tmp_path: Path) -> None:
     told = write_comparison(tmp_path)
-    first = told.contestants[0].model_copy(update={"scores": (score("recall", 0.0, 0.0, higher=True),)})
+    some = score("memorised/copies", 0.06, 0.02, higher=False)
+    for chance, said in ((0.01, True), (1 / 21, False)):
+        copying = some.model_copy(update={"settings": {"expected": chance}})
+        kept = [one for one in told.contestants[0].scores if one.metric != some.metric]
+        first = told.contestants[0].model_copy(update={"scores": (*kept, copying)})
+        changed = told.model_copy(update={"contestants": (first, *told.contestants[1:])})
+        assert ("gan-32 repeats training images" in " ".join(verdict(changed))) is said
+
+
+def test_a_share_is_shown_with_its_own_interval(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+    none = score("recall", 0.0, 0.0, higher=True).model_copy(update={"interval": (0.0, 0.0093)})
+    first = told.contestants[0].model_copy(update={"scores": (none,)})
     found = results.row(told.model_copy(update={"contestants": (first, *told.contestants[1:])}), "recall")
     assert found is not None
-    assert found.cells[0] == Cell(0.0, (0.0, pytest.approx(3 / 412)), "0", "0 to 0.007282")  # type: ignore[arg-type]
+    assert found.cells[0] == Cell(0.0, (0.0, 0.0093), "0", "0 to 0.0093")
 
 
 def test_a_picture_or_a_figure_that_is_missing_is_left_out(tmp_path: Path) -> None:

@@ -174,7 +174,6 @@ _SCORES = (
     ("duplicates", "Memorisation", "Duplicates", "equal to an earlier sample"),
 )
 _NEITHER = ("memorised",)  # far away is no merit either
-_SHARES = ("precision", "recall", "coverage", "memorised/copies", "duplicates")
 _FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower"]], ...] = (
     ("training_speed", "Speed", "Training", "images per second", "higher"),
     ("sampling_speed", "Speed", "Sampling", "images per second", "higher"),
@@ -214,25 +213,9 @@ def _score_row(contestants: Sequence[Contestant], metric: str, group: str, title
 
 def _score_cell(score: Score) -> Cell:
     interval = score.interval
-    if interval is not None and score.metric in _SHARES:
-        interval = _of_share(interval, score)
     between = " to ".join(_plain(bound) for bound in interval) if interval is not None else ""
     unit = f" {score.unit}" if score.unit else ""
     return Cell(score.value, interval, _plain(score.value) + unit, between)
-
-
-def _of_share(interval: tuple[float, float], score: Score) -> tuple[float, float]:
-    """The interval of a share; where none or all of n were counted, no resampling finds another, and the
-    other end is 3/n from there. (The rule of three: Hanley and Lippman-Hand 1983.)
-    """
-    low, high = (min(max(bound, 0.0), 1.0) for bound in interval)
-    counted = score.images if score.reference is None else min(score.images, score.reference.count)
-    margin = min(1.0, 3 / max(1, counted))
-    if score.value <= 0:
-        high = max(high, margin)
-    if score.value >= 1:
-        low = min(low, 1 - margin)
-    return low, high
 
 
 def _plain(value: float) -> str:

@@ -122,14 +122,18 @@ def _memorised(comparison: Comparison) -> Iterator[str]:
     found = row(comparison, "memorised/copies")
     if found is None:
         return
-    told = [(comparison.contestants[n].name, cell) for n, cell in enumerate(found.cells) if cell is not None]
-    for name, cell in told:
-        if cell.interval is not None and cell.interval[0] > RARE:
+    told = [(one, cell) for one, cell in zip(comparison.contestants, found.cells, strict=True) if cell]
+    repeating = False
+    for one, cell in told:
+        score = one.score(found.key)
+        chance = RARE if score is None else score.settings.get("expected", RARE)
+        repeating |= cell.interval is None or cell.interval[0] > chance
+        if cell.interval is not None and cell.interval[0] > chance:
             yield (
-                f"{name} repeats training images: {_percent(cell)} of its pictures are nearer to one than "
-                f"{RARE:.0%} of real ones are."
+                f"{one.name} repeats training images: {_percent(cell)} of its pictures are nearer to one "
+                f"than {chance:.0%} of real ones are."
             )
-    if not any(cell.interval is None or cell.interval[0] > RARE for _, cell in told):
+    if not repeating:
         whom = "Neither" if len(told) == 2 else "None"
         yield f"{whom} can be said to repeat training images more often than chance would have it."
 
