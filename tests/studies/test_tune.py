@@ -11,10 +11,12 @@ import optuna
 import pytest
 
 import danqing
-from danqing.errors import ConfigError, TrainingError
+from danqing.errors import ConfigError, DataError, TrainingError
 from danqing.randomness import derived_seed
-from danqing.studies.search import Search
+from danqing.studies import trainee as trainee_module
+from danqing.studies.search import Search, held_out_scores
 from danqing.studies.space import Dimension
+from danqing.studies.trainee import Trainee
 
 SPACE = "[optimizer.learning_rate]\nlow = 1e-4\nhigh = 1e-2\nlog = true\n"
 SETTINGS = {
@@ -147,6 +149,42 @@ def test_other_settings_are_another_search(arguments: dict[str, object], tmp_pat
     (tmp_path / "search/asked.json").write_text(json.dumps({"pruner": "hyperband"}))
     with pytest.raises(ConfigError, match="holds a search with other settings"):
         danqing.tune(**arguments, trials=1)  # type: ignore[arg-type]
+
+
+def test_changed_or_too_few_images_are_told_before_any_trial(
+    arguments: dict[str, object], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    for number in range(120):
+        path = tmp_path / f"pictures/{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 2 * number).save(path)
+    arguments["data"] = tmp_path / "pictures"
+    few = {**SETTINGS, "held_out": 0.05}
+    with pytest.raises(DataError, match="too few to score trials by"):
+        danqing.tune(**{**arguments, "settings": few}, trials=1)  # type: ignore[arg-type]
+    assert not (tmp_path / "search").exists()
+    with pytest.raises(TrainingError, match="No trial has finished"):
+        danqing.tune(**arguments, trials=1, device="abacus")  # type: ignore[arg-type]
+    Image.new("L", (8, 8), 251).save(tmp_path / "pictures/more.png")
+    with pytest.raises(ConfigError, match=r"images: .* → "):
+        danqing.tune(**arguments, trials=1)  # type: ignore[arg-type]
+
+
+def test_a_trial_is_compared_at_the_same_tenth(tmp_path: Path) -> None:
+    lines = [(1, 0.5), (3, 0.4), (4, None), (10, 0.3)]
+    text = "".join(json.dumps({"tenth": t, "score": {"value": v}}) + "\n" for t, v in lines)
+    (tmp_path / "scores.jsonl").write_text(text + '{"tenth": 1', encoding="utf-8")
+    assert held_out_scores(tmp_path) == {1: 0.5, 3: 0.4, 10: 0.3}
+
+
+def test_a_process_that_does_not_end_is_ended_without_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainee_module, "_SAVING_TIME", 0.0)
+    monkeypatch.setattr(Trainee, "ask_to_stop", lambda self: None)
+    with pytest.raises(KeyboardInterrupt), Trainee({"data": "digits"}) as trainee:
+        raise KeyboardInterrupt
+    assert not trainee.running
 
 
 def test_importance_needs_trials_and_adds_up(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def compare(
     own: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
     own["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
     budget = {"minutes": minutes, "images": images}
-    given = {"size": size, "seed": seed, "settings": settings or {}, **budget}
+    given: dict[str, Any] = {"size": size, "seed": seed, "settings": settings or {}, **budget}
     first = contest.configure(names, own=own, **given)[names[0]]
     judged = contest.open_judged(data, first)
     own["evaluation.held_out"] = judged.held_out
@@ -96,7 +96,7 @@ def compare(
         **budget,
     }
     named = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
-    options = {"size": size, "seed": seed or None, "features": _unless_auto(features)}
+    options: dict[str, Any] = {"size": size, "seed": seed or None, "features": _unless_auto(features)}
     options |= {"n": n, "device": _unless_auto(device), "out": folder}
     study = Comparison(
         command=_command(data, {**named, **budget, **options}, settings or {}),

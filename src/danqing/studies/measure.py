@@ -5,7 +5,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def _asked(run: Path, judged: Judged, *, n: int, seed: int, network: str) -> dic
     }
 
 
-def scores(measured: dict[str, Any]) -> tuple[Score, ...]:
+def scores(measured: Mapping[str, Any]) -> tuple[Score, ...]:
     """The scores in what `measure` has given."""
     return tuple(
         Score.model_validate({key: value for key, value in one.items() if key != "text"})

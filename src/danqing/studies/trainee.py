@@ -75,14 +75,19 @@ class Trainee:
         self.ask_to_stop()
         try:
             self._process.wait(_SAVING_TIME)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # or a second Ctrl-C
-            self._process.kill()
-            self._process.wait()
+        except subprocess.TimeoutExpired:  # what it has saved before stays
+            self._kill()
+        except KeyboardInterrupt:  # a second Ctrl-C
+            self._kill()
             raise
         finally:
             self._listening.join(5)
             assert self._process.stdout is not None
             self._process.stdout.close()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def ask_to_stop(self) -> None:
         """Let it save and end, without waiting."""

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from danqing import atomic
 from danqing.data.splits import open_held
-from danqing.errors import ConfigError, TrainingError
+from danqing.errors import ConfigError, DataError, TrainingError
 from danqing.studies import folder as study_folder
 from danqing.studies import space as spaces
 from danqing.training import config as configs
 from danqing.training.config import RunConfig
+from danqing.training.validation import FEWEST
 
 if TYPE_CHECKING:  # Optuna is an extra, and takes its time
     from danqing.studies.search import Progress, Trial
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ def tune(
     pruner: what stops a trial that is worse than others: "median", "hyperband" or "none". jobs: how many
     trials run at once, each in a process of its own; with one, the same seed proposes the same settings. What
     the trials are scored by is set by `evaluation.metric` and the like. Ctrl-C ends the search, saved. A
-    trial that fails is listed with its reason, and the search goes on. Raises DanqingError.
+    trial that fails is listed with its reason and not tried again, and the search goes on. Raises
+    DanqingError.
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("A search needs Optuna: pip install 'danqing[tune]'.")
@@ -92,11 +94,18 @@ def tune(
     dimensions = spaces.read(space, wanted)
     # What is wrong with the data is said once, before any trial, and the images are decoded once.
     reading = wanted.data.model_dump(exclude={"augment"})
-    open_held(data, wanted.evaluation.held_out, size=wanted.size, **reading)
+    held = open_held(data, wanted.evaluation.held_out, size=wanted.size, **reading)
+    if len(held.judged) < FEWEST:
+        raise DataError(
+            f"{len(held.judged)} held-out images are too few to score trials by: add images, or raise "
+            "evaluation.held_out."
+        )
     folder, source = Path(out), str(Path(data).resolve()) if Path(data).exists() else str(data)
     asked = {
         "format": FORMAT,
         "data": source,
+        "images": held.training.fingerprint,
+        "judged": held.judged.fingerprint,
         "pruner": pruner,
         "config": wanted.model_dump(mode="json"),
         "space": configs.read_toml(Path(space)),
