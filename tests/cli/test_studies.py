@@ -77,6 +77,19 @@ def test_a_comparison_is_a_table_sentences_and_a_page(
     assert "the same command goes on" in err
 
 
+def test_a_comparison_in_which_all_failed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = write_comparison(tmp_path)
+    failed = told.model_copy(update={"contestants": told.contestants[2:]})
+    monkeypatch.setattr(danqing, "compare", lambda data, **asked: failed, raising=False)
+    words = ("compare", "pets", "--families", "flow", "--minutes", "10", "--out", str(tmp_path), "--json")
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert "the first failed so: The loss stopped being a number" in err
+    assert json.loads(out).keys() == {"error"}
+
+
 def test_a_search_is_a_ranking_with_the_best_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

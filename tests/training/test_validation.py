@@ -155,6 +155,7 @@ def test_a_run_without_improvement_ends_early_and_goes_on_with_more_patience(pic
     assert run.status == "finished"
     assert run.images == run.best["images"] + 256 < 6400
     assert "has not improved for 256 images" in run.reason
+    assert "more --patience" in run.reason
     assert again(256) == run
     longer = again(512)
     assert longer.images == longer.best["images"] + 512
@@ -266,6 +267,23 @@ def test_a_run_that_dies_after_its_last_step_is_made_up_for(pictures, tmp_path, 
     measured.write_bytes(b"measured on this model")
     assert train(pictures, tmp_path / "run", every=every, images=320).images == 640
     assert measured.exists()
+
+
+def test_a_label_that_is_wholly_held_out_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "cache"))
+    for label in ("cat", "dog"):
+        draw(tmp_path / "pets" / label, 60, seed=len(list(tmp_path.glob("pets/*"))))
+    _, judged = hold_out(open_dataset(tmp_path / "pets", size=(6, 9)))
+    (tmp_path / "pets/newt").mkdir()
+    rare = tmp_path / "pets/newt/rare.png"
+    Image.fromarray(judged.images(np.array([0])).numpy()[0]).save(rare)
+    heard = Heard()
+    run = train(tmp_path / "pets", tmp_path / "run", images=64, every=64, listener=heard)
+    assert dq.load(run).labels == ("cat", "dog")
+    assert [text for text in heard.messages if "newt" in text and "cat" not in text]
+    heard = Heard()
+    train(tmp_path / "pets", tmp_path / "all", images=64, every=0, listener=heard)
+    assert heard.messages == []
 
 
 def test_short_runs_are_not_evaluated_and_extending_them_changes_nothing(pictures, tmp_path):

@@ -12,6 +12,7 @@ from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import parse_settings, parse_size
 from danqing.cli.train import INTERRUPTED
+from danqing.errors import TrainingError
 
 if TYPE_CHECKING:
     from danqing.studies.results import Comparison
@@ -80,6 +81,8 @@ def compare(
             device=device,
             on_progress=bar.update,
         )
+    if all(one.status == "failed" for one in found.contestants):
+        raise TrainingError(f"None could be compared; the first failed so: {found.contestants[0].error}")
     output.result(_payload(found, out), _text(found, out), as_json=as_json)
     if found.interrupted:
         command = shlex.join(["danqing", *sys.argv[1:]])

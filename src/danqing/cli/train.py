@@ -142,8 +142,9 @@ def run_text(run: "Run") -> dict[str, Any]:
     return {
         "Trained": f"{run.images:,} images in {duration(run.seconds)} ({speed})",
         "Ended early": run.reason,
-        "Evaluation": run.best
-        and f"{duration(run.evaluation_seconds)}, {run.evaluation_share:.0%} of the time",
+        "Evaluation": f"{duration(run.evaluation_seconds)}, {run.evaluation_share:.0%} of the time"
+        if run.evaluation_seconds
+        else None,
         "Best": run.best and f"{run.best['name']} {run.best['value']:.4g} at {run.best['images']:,} images",
         "Model": run.model,
         "Report": run.report,

@@ -164,7 +164,19 @@ def _open_data(
             f"{len(held.judged)} images are too few to score by: add images, raise evaluation.held_out, or "
             "train with --evaluate-every 0."
         )
+    if config.model.conditional:
+        _tell_lost_labels(open_dataset(source, split="train", **options), held, listener)
     return config, held.training, held
+
+
+def _tell_lost_labels(whole: Dataset, held: Held, listener: Listener) -> None:
+    """Say which labels the model will not know, for want of images once some are held out."""
+    lost = [label for label in whole.label_names if label not in held.training.label_names]
+    if lost:
+        listener.on_message(
+            f"The model will not know {', '.join(lost)}: too few images of them are left to learn from, for "
+            "some are held out to score by; add images, or train with --evaluate-every 0."
+        )
 
 
 def _refuse_other_images(folder: RunFolder, dataset: Dataset, held: Held | None) -> None:

@@ -93,7 +93,7 @@ class Validation:
             return None
         return (
             f"Training ended early: {self.best.score.name} has not improved for {waited:,} images; the model "
-            f"is that of {self.best.images:,} images."
+            f"is that of {self.best.images:,} images; give more --patience to go on."
         )
 
     def score(self, model: Model, images: int, budget: Budget) -> Scored:
