@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import danqing as dq
+from danqing import weights
 from danqing.errors import ConfigError, ModelError
 from danqing.families import build, parse_config
 from danqing.model import Model
@@ -179,12 +180,56 @@ def test_bits_per_dim_is_asked_of_the_model(folder):
     assert float(many.mean()) < float(one.mean())
 
 
+SCORE = {"name": "KD-pixels", "value": 12345.6, "interval": [1.0, 2.0], "higher_is_better": False}
+
+
+def scored(folder):
+    digest = weights.digest(dq.load(folder).family.state_dict())
+    score = {**SCORE, "settings": {"weights": digest[:12]}}
+    (folder / "scores.json").write_text(json.dumps([score]))
+    (folder / "neighbours.png").write_bytes(b"a picture")
+    return score
+
+
+def test_scores_go_with_a_model_that_is_saved_elsewhere(folder, tmp_path):
+    score = scored(folder)
+    model = dq.load(folder)
+    copy = model.save(tmp_path / "copy")
+    assert json.loads((copy / "scores.json").read_text()) == [score]
+    assert (copy / "neighbours.png").read_bytes() == b"a picture"
+    assert "| KD-pixels | 12,346 | 1 to 2 | lower |" in (copy / "README.md").read_text()
+    next(model.family.parameters()).data += 1
+    changed = model.save(tmp_path / "changed")  # what was measured is not true of other weights
+    assert json.loads((changed / "scores.json").read_text()) == []
+    assert not (changed / "neighbours.png").exists()
+    (folder / "neighbours.png").unlink()
+    (folder / "neighbours.png").symlink_to("/etc/hostname")
+    assert not (dq.load(folder).save(tmp_path / "again") / "neighbours.png").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[", '{"a": 1}', "[3]", "[NaN]", '[{"settings": [1]}]', '[{"name": 1, "value": 2, "interval": 3}]'],
+)
+def test_damaged_scores_do_not_keep_a_model_from_being_saved(folder, content):
+    model = dq.load(folder)
+    (folder / "scores.json").write_text(content)
+    model.save(folder)
+    assert isinstance(json.loads((folder / "scores.json").read_text()), list)
+    assert np.array_equal(dq.load(folder).sample(2).array, model.sample(2).array)
+
+
 def test_odd_facts_of_a_stranger_are_left_out(folder):
     tamper_config(
-        lambda c: c.update(trained={"images": "x", "data": {"images": "y"}, "seed": 1, "note": [1]})
+        lambda c: c.update(
+            trained={
+                **{"images": "x", "seed": 1, "note": [1]},
+                "data": {"images": "y", "prepared": {"channels": "z", "fit": "pad", "alpha": {}}},
+            }
+        )
     )(folder)
     model = dq.load(folder)
-    assert model.facts == {"seed": 1, "data": {}}
+    assert model.facts == {"seed": 1, "data": {"prepared": {"fit": "pad"}}}
     assert model.save(folder.parent / "again").exists()
 
 

@@ -25,7 +25,8 @@ def load(source: str | Path | HasModel, *, device: str = "cpu", revision: str | 
     if not isinstance(source, str | Path):
         source = source.model
     if model_folder.is_hub_id(str(source)):
-        family, facts = model_folder.download(str(source), revision)
-    else:
-        family, facts = model_folder.read(model_folder.find(Path(source)))
-    return Model(family, facts).to(choose_device(device))
+        return Model(*model_folder.download(str(source), revision)).to(choose_device(device))
+    folder = model_folder.find(Path(source))
+    model = Model(*model_folder.read(folder)).to(choose_device(device))
+    model.origin = folder.resolve()
+    return model

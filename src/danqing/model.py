@@ -32,6 +32,8 @@ class Model:
     def __init__(self, family: Family, facts: Mapping[str, Any] | None = None) -> None:
         self.family = family.eval().requires_grad_(False)
         self.facts = dict(facts or {})
+        self.origin: Path | None = None
+        """The folder that it was read from, whose scores go with it while its weights are the same."""
 
     def __repr__(self) -> str:
         c = self.family.config
@@ -186,7 +188,9 @@ class Model:
     def save(self, folder: str | Path, samples: Images | None = None) -> Path:
         """Write the model folder: weights, configuration, model card, scores and a grid of samples."""
         grid = samples if samples is not None else self.sample(64)
-        return model_folder.write(Path(folder), self.family, self.facts, self.info(), grid)
+        return model_folder.write(
+            Path(folder), self.family, self.facts, self.info(), grid, origin=self.origin
+        )
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the model folder to a hub repository, made if need be; returns its address. Raises

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from danqing.quantities import number
+
 _MAX_LABELS = 40
 
 
@@ -78,17 +80,15 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     for score in scores:
         if "name" in score and isinstance(score.get("value"), int | float):
             mark = "**" if score.get("headline") else ""
-            interval = " to ".join(_number(end) for end in score.get("interval") or ())
-            better = {True: "higher", False: "lower"}.get(score.get("higher_is_better"), "")  # type: ignore[arg-type]
-            value = f"{_number(score['value'])} {_plain(score.get('unit') or '')}".strip()
+            ends = score.get("interval") if isinstance(score.get("interval"), list) else []
+            interval = " to ".join(number(end) for end in ends or () if isinstance(end, int | float))
+            higher = score.get("higher_is_better")
+            better = "" if not isinstance(higher, bool) else "higher" if higher else "lower"
+            value = f"{number(score['value'])} {_plain(score.get('unit') or '')}".strip()
             lines.append(f"| {mark}{_plain(score['name'])}{mark} | {value} | {interval} | {better} |")
     lines = lines if len(lines) > 2 else []
     how = [f"- {_plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores]
     return [*lines, *(["", "How each was made:", ""] if lines else []), *how]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.4g}"
 
 
 def _label_example(labels: Sequence[str]) -> str:

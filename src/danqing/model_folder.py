@@ -28,15 +28,26 @@ _HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSErr
 
 
 def write(
-    folder: Path, family: Family, facts: Mapping[str, Any], info: Mapping[str, Any], grid: Images
+    folder: Path,
+    family: Family,
+    facts: Mapping[str, Any],
+    info: Mapping[str, Any],
+    grid: Images,
+    *,
+    origin: Path | None = None,
 ) -> Path:
-    """Write a family with its facts as a model folder. Scores of these weights that lie there are kept."""
+    """Write a family with its facts as a model folder.
+
+    Scores of these weights that lie there are kept, or else those in `origin`, where the family comes from.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
     atomic.write_bytes(folder / "samples.png", encode(grid.grid(), "png"))
     content = weights.to_bytes(family.state_dict(), {"format": "pt"})
     atomic.write_bytes(folder / "model.safetensors", content)
-    _drop_stale_scores(folder, weights.digest(family.state_dict()))
+    digest = weights.digest(family.state_dict())
+    if not _keep_scores(folder, folder, digest) and origin is not None:
+        _keep_scores(origin, folder, digest)
     write_card(folder, info)
     config = {
         "library_name": "danqing",
@@ -50,21 +61,41 @@ def write(
 
 def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
     """Write the model card of a folder with the scores that lie there; returns its path."""
-    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    scores = _read_scores(folder)
     shown = NEIGHBOURS if (folder / NEIGHBOURS).exists() else None
     atomic.write_text(folder / "README.md", card(info, scores, neighbours=shown))
     return folder / "README.md"
 
 
-def _drop_stale_scores(folder: Path, digest: str) -> None:
-    """Keep the scores of a folder that say of no other weights that they are theirs."""
-    path = folder / "scores.json"
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    kept = [score for score in there if digest.startswith(score.get("settings", {}).get("weights", ""))]
-    if len(kept) < len(there):
+def _keep_scores(origin: Path, folder: Path, digest: str) -> bool:
+    """Let a folder hold the scores in another that say of no other weights that they are theirs, and their
+    picture; returns whether there are any.
+    """
+    there = _read_scores(origin)
+    kept = [score for score in there if digest.startswith(str(_settings(score).get("weights", "")))]
+    atomic.write_json(folder / "scores.json", kept)
+    picture = origin / NEIGHBOURS
+    if not kept or len(kept) < len(there):
         (folder / NEIGHBOURS).unlink(missing_ok=True)
-    if kept != there or not path.exists():
-        atomic.write_json(path, kept)
+    elif origin != folder and picture.is_file() and not picture.is_symlink():
+        atomic.write_bytes(folder / NEIGHBOURS, picture.read_bytes())
+    return bool(kept)
+
+
+def _read_scores(folder: Path) -> list[dict[str, Any]]:
+    """The scores in a folder as plain values: none where they cannot be read, and a model must be saved."""
+    path = folder / "scores.json"
+    try:
+        found = [] if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(found, allow_nan=False)  # what cannot be written again is no score
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [score for score in found if isinstance(score, dict)] if isinstance(found, list) else []
+
+
+def _settings(score: Mapping[str, Any]) -> Mapping[str, Any]:
+    settings = score.get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def find(folder: Path) -> Path:
@@ -149,14 +180,18 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _plain_facts(trained: Any) -> dict[str, Any]:
     """What a folder says of its training, as far as it has the form that others read."""
-    numbers = {"images": int, "seconds": int | float, "seed": int, "held_out": float}
     facts = trained if isinstance(trained, dict) else {}
-    plain = {key: value for key, value in facts.items() if isinstance(value, numbers.get(key, str))}
+    plain = _plain(facts)
     if isinstance(data := facts.get("data"), dict):
-        plain["data"] = {
-            key: value for key, value in data.items() if isinstance(value, numbers.get(key, str))
-        }
+        plain["data"] = _plain(data)
+        if isinstance(prepared := data.get("prepared"), dict):
+            plain["data"]["prepared"] = _plain(prepared)
     return plain
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    numbers = {"images": int, "seconds": int | float, "seed": int, "held_out": float, "channels": int}
+    return {key: value for key, value in facts.items() if isinstance(value, numbers.get(key, str))}
 
 
 def _inside(folder: Path, name: str, within: Path) -> Path:

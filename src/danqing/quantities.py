@@ -26,6 +26,11 @@ def memory(size: float) -> str:
     return f"{size:,.3g} TB"
 
 
+def number(value: float) -> str:
+    """A measured value with four significant digits: 138.0, 0.0312, 1,009."""
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def count(number: float) -> str:
     """A large number with three digits: 950, 12.4 k, 3.57 M."""
     for unit in ("", " k", " M", " G"):

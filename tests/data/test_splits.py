@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from danqing.data.sources import open_dataset
-from danqing.data.splits import hold_out, open_held, open_if_there
+from danqing.data.splits import has_split, hold_out, open_held, open_if_there
 from danqing.errors import DataError
 
 
@@ -46,6 +46,9 @@ def test_the_data_s_own_validation_split_is_taken(tmp_path: Path) -> None:
     training, judged, name = open_held(tmp_path / "plain")
     assert (len(training), len(judged), name) == (27, 3, "held-out")
     assert open_if_there(tmp_path / "plain", "test") is None
+    there = [has_split(tmp_path / "d", split) for split in ("train", "validation", "test", "all")]
+    assert there == [True, True, True, True]
+    assert [has_split(tmp_path / "plain", split) for split in ("train", "test")] == [True, False]
     with pytest.raises(DataError, match="no data at"):
         open_if_there(tmp_path / "nothing", "test")
 

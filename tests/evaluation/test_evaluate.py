@@ -1,6 +1,9 @@
 """`evaluate` from end to end on real digits: models, folders, splits, files, mistakes."""
 
 import json
+import shutil
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import DanqingError, DataError, EvaluationError
 from danqing.evaluation.candidates import is_model, open_candidate, open_reference
-from danqing.evaluation.evaluate import METRICS, Evaluation, evaluate, score_samples
+from danqing.evaluation.evaluate import METRICS, Evaluation, _save, evaluate, score_samples
 from danqing.evaluation.features import extract
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import Score, read
@@ -34,6 +37,15 @@ def write(folder: Path, pixels: np.ndarray, labels: list[str] | None = None) -> 
         path = folder / (labels[number] if labels else "") / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.squeeze()).save(path)
+    return folder
+
+
+def only_tested(folder: Path, count: int) -> Path:
+    """Data with a test split of some digits and no other."""
+    pictures = write(folder / "pictures", digit_pixels(np.arange(count)))
+    with tarfile.open(folder / "test-000.tar", "w") as shard:
+        for path in sorted(pictures.iterdir()):
+            shard.add(path, path.name)
     return folder
 
 
@@ -227,27 +239,42 @@ def test_labelled_images_are_judged_by_a_classifier(
 
 
 def test_splits_are_chosen_and_said(split_digits: Path, tmp_path: Path) -> None:
-    def reference(model: Model, data: str | Path, split: str | None = None) -> tuple[str, str, int]:
+    def reference(
+        model: Model, data: str | Path, split: str | None = None
+    ) -> tuple[str, tuple[str, ...], int, bool]:
         opened = open_reference(data, open_candidate(model, data, n=10, seed=0), split=split)
-        return opened.info.split, opened.caution, -1 if opened.training is None else len(opened.training)
+        training = -1 if opened.open_training is None else len(opened.open_training())
+        return opened.info.split, opened.cautions, training, opened.is_held_out
 
+    caution = "measured on images that may have been learnt from"
     model = small_model(width=8, height=8, channels=1)
-    assert reference(model, split_digits) == ("test", "", 300)
-    assert reference(model, split_digits, "train")[::2] == ("train", -1)
-    assert reference(model, "digits")[:2] == ("train", "measured on images that may have been learnt from")
+    assert reference(model, split_digits) == ("test", (), 300, True)
+    assert reference(model, split_digits, "train") == ("train", (caution,), 300, False)
+    assert reference(model, split_digits, "all") == ("all", (caution,), 500, False)
+    assert reference(model, "digits") == ("train", (caution,), 1797, False)
     validation = write(tmp_path / "validation", digit_pixels(np.arange(20)))
     write(tmp_path / "train", digit_pixels(np.arange(20, 60)))
-    assert reference(model, validation.parent) == ("validation", "", 40)
+    assert reference(model, validation.parent) == ("validation", (), 40, True)
+    assert reference(model, only_tested(tmp_path / "alone", 30)) == ("test", (), -1, False)
     whole = dq.open_dataset("digits", size=(8, 8))
     learnt, _ = hold_out(whole, 0.1)
     kept = Model(model.family, {"data": {"fingerprint": learnt.fingerprint, "held_out": 0.1}})
-    assert reference(kept, "digits") == ("held-out", "", len(learnt))
-    assert reference(kept, "digits", "held-out") == ("held-out", "", len(learnt))
+    assert reference(kept, "digits") == ("held-out", (), len(learnt), True)
+    assert reference(kept, "digits", "held-out") == ("held-out", (), len(learnt), True)
+    assert reference(kept, "digits", "train") == ("train", (caution,), 1797, False)
     assert reference(kept, split_digits)[::2] == ("test", 300)
     stranger = Model(model.family, {"data": {"fingerprint": "0" * 64}})
-    assert reference(stranger, "digits") == ("train", "", -1)
+    (told,) = reference(stranger, "digits")[1]
+    assert told.startswith(caution)
+    assert "learnt from others, and these may be among them" in told
+    grown = Model(model.family, {"data": {"fingerprint": "0" * 64, "held_out": 0.1}})
+    learnt_others, lost = reference(grown, "digits")[1]
+    assert learnt_others == told
+    assert "held out cannot be told from the others any more" in lost
     with pytest.raises(EvaluationError, match="did not keep a part"):
         reference(model, "digits", "held-out")
+    with pytest.raises(EvaluationError, match="cannot be told from the others any more"):
+        reference(grown, "digits", "held-out")
     with pytest.raises(DataError, match="no validation split"):
         reference(model, split_digits, "validation")
     with pytest.raises(DataError, match="There is no split 'some'"):
@@ -264,6 +291,58 @@ def test_the_data_is_read_as_the_run_read_it(tmp_path: Path) -> None:
     assert reference.info.fingerprint == facts["fingerprint"]
     corner = reference.images.images(np.arange(1))[0, 0, 0].tolist()
     assert corner == [0x20, 0x40, 0x60]
+    alone = shutil.copytree(run.model, tmp_path / "alone")
+    for elsewhere in (alone, dq.load(run)):  # without the run's configuration beside it
+        again = open_reference(pictures, open_candidate(elsewhere, pictures, n=10, seed=0))
+        assert (again.info, again.cautions) == (reference.info, reference.cautions)
+    config = json.loads((alone / "config.json").read_text())
+    config["trained"]["data"]["prepared"]["fit"] = "to be tied"
+    (alone / "config.json").write_text(json.dumps(config))
+    told = open_reference(pictures, open_candidate(alone, pictures, n=10, seed=0))
+    assert told.info.count == 40
+    assert "learnt from others" in told.cautions[0]
+
+
+def test_training_images_are_read_where_a_score_needs_them(split_digits: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(split_digits / "test", data / "test")
+    (data / "train").mkdir()
+    (data / "train" / "broken.png").write_bytes(b"no picture")
+    model = small_model(width=8, height=8, channels=1)
+    assert evaluate(model, data, metrics="kernel", features="pixels", n=50).headline.metric == "kernel"
+    with pytest.raises(DataError, match="can be read"):
+        evaluate(model, data, metrics="duplicates", features="pixels", n=50)
+
+
+def test_test_images_are_not_taken_for_training_images(split_digits: Path, tmp_path: Path) -> None:
+    data, out = only_tested(tmp_path / "data", 60), tmp_path / "scores"
+    found = evaluate(split_digits, data, metrics="duplicates", features="pixels", out=out)
+    assert by_metric(found).keys() == {"duplicates", "duplicates/near"}
+    assert found.neighbours is None
+
+
+def test_a_picture_that_nobody_gets_is_not_drawn(split_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("danqing.evaluation.evaluate.sheet")
+    evaluate("digits", split_digits, metrics="duplicates,memorised", features="pixels", n=50)
+
+
+def test_of_many_real_images_some_are_drawn_by_the_seed(
+    split_digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danqing.evaluation.candidates.MOST_REFERENCE", 150)
+    first, again, other = (
+        evaluate("digits", split_digits, metrics="kernel", features="pixels", n=50, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    drawn = first.headline.reference
+    assert drawn is not None
+    assert drawn.count == 150
+    assert first.headline == again.headline
+    assert other.headline.reference is not None
+    assert other.headline.reference.fingerprint != drawn.fingerprint
+    assert "150 of 200 images were drawn from the test split" in first.notes
+    copied = evaluate("digits", "digits", metrics="duplicates", features="pixels", n=300)
+    assert by_metric(copied)["duplicates/training"].value == 1  # all were searched, not 150
 
 
 def test_pictures_are_told_from_models(vae_run: Path, split_digits: Path, tmp_path: Path) -> None:
@@ -344,7 +423,10 @@ MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"metrics": ["psnr"]}, "psnr cannot be measured: only a model can reconstruct images"),
     ({"metrics": ["classifier-score"]}, "pixels ends in no classifier"),
     ({"data": "digits", "metrics": ["memorised"]}, "no real images that were not learnt from"),
+    ({"data": "digits", "metrics": ["label-agreement"]}, "no real images that were not learnt from"),
+    ({"data": "digits", "metrics": ["classification-f1"]}, "no real images that were not learnt from"),
     ({"metrics": ["label-agreement"]}, "do not share two labels by name"),
+    ({"precision": "float16"}, "There is no precision 'float16'"),
     ({"device": "abacus"}, "There is no device 'abacus'"),
     ({"out": "/dev/null/scores"}, "/dev/null/scores cannot be made"),
     ({"size": (0, 3)}, "out of range"),
@@ -383,6 +465,67 @@ def test_a_hopeless_folder_is_one_sentence(
         evaluate(folder, split_digits, features="pixels")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_written_costs_no_scores(vae_run: Path, split_digits: Path, tmp_path: Path) -> None:
+    def score(out: Path | None = None) -> Evaluation:
+        return evaluate(folder, split_digits, metrics="kernel", features="pixels", n=50, out=out)
+
+    folder = shutil.copytree(vae_run / "model", tmp_path / "model")
+    scores = folder / "scores.json"
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()  # where nothing can be written, even by an administrator
+    late = score()
+    assert late.headline.metric == "kernel"
+    assert late.files == [scores]
+    assert any("not all could be written" in note for note in late.notes)
+    (folder / "README.md").rmdir()
+    (folder / ".writable").mkdir()
+    scores.unlink()
+    early = score(out=tmp_path / "out")
+    assert early.files == [tmp_path / "out" / "scores.json"]
+    assert any("not kept" in note for note in early.notes)
+    assert not scores.exists()
+    (tmp_path / "out" / ".writable").mkdir()
+    with pytest.raises(EvaluationError, match="choose another --out"):
+        score(out=tmp_path / "out")
+    scores.write_text("[")
+    with pytest.raises(DataError, match="move it away"):
+        score()
+
+
+def test_evaluations_at_once_keep_each_others_scores(
+    split_digits: Path, tmp_path: Path, evaluated: Evaluation
+) -> None:
+    candidate = open_candidate("digits", split_digits, n=10, seed=0)
+    several = [evaluated.headline.model_copy(update={"seed": seed}) for seed in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        done = [pool.submit(_save, [score], None, candidate, [tmp_path]) for score in several]
+    assert all(future.result() == ([tmp_path / "scores.json"], []) for future in done)
+    assert {score.seed for score in read(tmp_path / "scores.json")} == set(range(12))
+
+
+def test_scores_of_other_pictures_leave_their_folder(split_digits: Path, tmp_path: Path) -> None:
+    first, second = (
+        write(tmp_path / name, digit_pixels(np.arange(start, start + 60)))
+        for name, start in (("first", 600), ("second", 800))
+    )
+
+    def told(pictures: Path, seed: int) -> list[tuple[str, int]]:
+        evaluate(pictures, split_digits, metrics="kernel", features="pixels", n=50, seed=seed, out=tmp_path)
+        return [(score.candidate, score.seed) for score in read(tmp_path / "scores.json")]
+
+    assert told(first, 0) == [(str(first), 0)]
+    assert told(first, 1) == [(str(first), 1), (str(first), 0)]
+    assert told(second, 0) == [(str(second), 0)]
+
+
+def test_nothing_measured_says_why(split_digits: Path, tmp_path: Path) -> None:
+    two = write(tmp_path / "two", digit_pixels(np.arange(2)), ["digit 1", "digit 2"])
+    with pytest.raises(EvaluationError, match="Nothing could be measured: there are too few images"):
+        evaluate(two, split_digits, metrics="frechet-per-class", features="pixels")
+    with pytest.raises(EvaluationError, match="is no model, and only a model's run holds images out"):
+        evaluate(two, split_digits, split="held-out", features="pixels")
 
 
 def test_one_picture_is_too_few(split_digits: Path, tmp_path: Path) -> None:

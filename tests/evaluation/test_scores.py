@@ -29,10 +29,12 @@ def test_one_line_says_everything() -> None:
     for part in (
         *("FD-pixels 12.35", "95% interval 11 to 14", "1,000 images of runs/cats (gan), seed 7"),
         *("500 of cats, split test, abababababab", "features pixels cdcdcdcdcdcd, bicubic to 16x16, float32"),
-        *("weights 123", "danqing ", "torch ", "numpy ", "python "),
+        *("weights 123", "danqing ", "torch ", "numpy ", "pillow ", "python "),
     ):
         assert part in line
     assert "\n" not in line
+    by_label = SCORE.model_copy(update={"settings": {"weights": "123", "per_class": {"cat": 0.5}}})
+    assert str(by_label) == line
 
 
 def test_scores_read_back_as_they_were(tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_scores_read_back_as_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[", "{}3", '[{"metric": 1}]', "[3]", '"text"', "null", "\xff"])
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "scores.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match="does not hold scores: delete it"):
+    with pytest.raises(DataError, match="does not hold scores that this version can read: move it away"):
         read(tmp_path / "scores.json")
 
 

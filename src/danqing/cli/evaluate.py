@@ -87,7 +87,7 @@ def evaluate(
         found = danqing.evaluate(
             candidate,
             data,
-            metrics=None if metrics is None else metrics.split(","),
+            metrics=metrics,
             features=features,
             weights=weights,
             n=n,

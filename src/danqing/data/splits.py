@@ -1,6 +1,7 @@
 """What a model may learn from and what it must never see: the data's own splits, or one made here."""
 
 import hashlib
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.data.dataset import Dataset
-from danqing.data.sources import open_dataset
+from danqing.data.records import ImageSpec
+from danqing.data.sources import find_source, open_dataset
 from danqing.errors import DataError, MissingSplitError
 
 HELD_OUT = 0.1
@@ -27,9 +29,8 @@ class Held(NamedTuple):
 def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dataset]:
     """A data set in two: what may be learnt from, and the given fraction of it, held out.
 
-    Which images are held out follows from their pixels alone: not from their order or number, so that a
-    growing folder keeps its two sides, and equal images, whatever they are called, lie on the same side.
-    Raises DataError where either side would be empty.
+    Which images are held out follows from the pixels of all of them, and not from their order or names: equal
+    images, whatever they are called, lie on the same side. Raises DataError where either side would be empty.
     """
     keys = _pixel_keys(dataset)
     count = round(len(dataset) * fraction)
@@ -49,6 +50,24 @@ def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | N
         return open_dataset(source, split=split, **options)
     except MissingSplitError:
         return None
+
+
+def has_split(source: str | Path, split: str) -> bool:
+    """Whether a source has a split, without reading its pictures; raises DataError where there is no data."""
+    try:
+        found, _ = find_source(source, split)
+        return any(True for _ in islice(found.records(ImageSpec()), 1))  # a folder looks when it is asked
+    except MissingSplitError:
+        return False
+
+
+def has_two(source: str | Path, one: str, other: str) -> bool:
+    """Whether a source has two splits that are not the same files: one file is all for training, and may be
+    called a test split besides.
+    """
+    if not (has_split(source, one) and has_split(source, other)):
+        return False
+    return find_source(source, one)[0].key() != find_source(source, other)[0].key()
 
 
 def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) -> Held:

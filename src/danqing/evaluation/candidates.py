@@ -1,5 +1,6 @@
 """What is scored, a model or a folder of pictures, and the parts of a data set that it is held against."""
 
+import functools
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,15 +16,23 @@ from danqing.data.dataset import Dataset
 from danqing.data.probe import resolve
 from danqing.data.records import ImageSpec
 from danqing.data.sources import find_source, open_dataset
-from danqing.data.splits import hold_out, open_if_there
-from danqing.errors import EvaluationError, MissingSplitError
+from danqing.data.splits import has_split, has_two, hold_out, open_if_there
+from danqing.errors import ConfigError, DataError, EvaluationError
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.loading import HasModel, load
 from danqing.model import Model
 from danqing.randomness import generator
 
 Progress = Callable[[int, int, str], None]
+MOST_REFERENCE = 50_000
+"""Scores compare with so many real images at most: the time that some take grows with their square."""
 _PREPARATION = ("channels", "alpha", "background", "fit")
+_LEARNT = "measured on images that may have been learnt from"
+_LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and these may be among them)"
+_LOST = (
+    "the images that the run held out cannot be told from the others any more: the data, or how it is read, "
+    "has changed since"
+)
 
 
 @dataclass(frozen=True)
@@ -57,14 +66,15 @@ class Candidate:
 class Reference:
     """The real images that a candidate is held against.
 
-    training: what a model may have learnt from; None where that is `images` itself or not known. caution: a
-    sentence on what every score against them must be read with.
+    is_held_out: whether they are others than those that may have been learnt from. open_training: what opens
+    the latter, None where they are not known. cautions: what every score against them must be read with.
     """
 
     images: Dataset
     info: ReferenceInfo
-    training: Dataset | None = None
-    caution: str = ""
+    open_training: Callable[[], Dataset] | None = None
+    is_held_out: bool = False
+    cautions: tuple[str, ...] = ()
 
 
 def open_candidate(
@@ -96,16 +106,21 @@ def open_candidate(
     if pictures.channels < 3 and _is_coloured(data):
         channels = pictures.channels + 2  # a grey picture of a coloured thing must not be judged in grey
         pictures = _open_pictures(str(source), size=size, channels=channels, on_progress=on_progress)
-    if n < len(pictures):
-        drawn = torch.randperm(len(pictures), generator=generator(seed, "candidate"))[:n]
-        pictures = pictures.subset(np.sort(drawn.numpy()))
     skipped = pictures.info.report.skipped
     return Candidate(
         str(source),
-        pictures=pictures,
+        pictures=_drawn(pictures, n, seed, "candidate"),
         preparation={"size": pictures.size, "channels": pictures.channels, "alpha": "keep"},
         facts={"pictures": pictures.fingerprint[:12]} | ({"unreadable": skipped} if skipped else {}),
     )
+
+
+def _drawn(images: Dataset, most: int, seed: int, purpose: str) -> Dataset:
+    """The images, or as many as are wanted at most, drawn by the seed, in their order."""
+    if len(images) <= most:
+        return images
+    drawn = torch.randperm(len(images), generator=generator(seed, purpose))[:most]
+    return images.subset(np.sort(drawn.numpy()))
 
 
 def _open_pictures(source: str, **options: Any) -> Dataset:
@@ -115,10 +130,7 @@ def _open_pictures(source: str, **options: Any) -> Dataset:
 
 
 def _is_coloured(data: str | Path) -> bool:
-    try:
-        source, _ = find_source(data, "train")
-    except MissingSplitError:
-        source, _ = find_source(data, "all")
+    source, _ = find_source(data, "train" if has_split(data, "train") else "all")
     return resolve(source, ImageSpec())[0].channels > 2
 
 
@@ -135,30 +147,99 @@ def open_reference(
     candidate: Candidate,
     *,
     split: str | None = None,
+    seed: int = 0,
     on_progress: Progress | None = None,
 ) -> Reference:
     """The split of the data that scores compare with, and the training images beside it.
 
     split: "train", "test", "validation", "held-out" (what a run kept from training) or "all"; None takes the
-    first of test, validation and held-out that there is, and the training images where there is none. Raises
-    DataError and EvaluationError.
+    first of test, validation and held-out that there is, and the training images where there is none. Of more
+    than `MOST_REFERENCE` images, as many are drawn by the seed. Raises DataError and EvaluationError.
     """
-    options = {**candidate.preparation, "on_progress": on_progress}
-    training = _open_training(data, candidate, on_progress)
-    parts = _parts(candidate, training)
-    learnt = training if parts is None else parts[0]
-    if split == "held-out" and parts is None:
-        raise EvaluationError(
-            f"{candidate.name} did not keep a part of this data from training: name another --split."
-        )
-    if split not in (None, "held-out"):
-        return _reference(open_dataset(data, split=split, **options), split, learnt, candidate)
-    for name in ("test", "validation") if split is None else ():
-        if (images := open_if_there(data, name, **options)) is not None:
-            return _reference(images, name, learnt, candidate)
-    if parts is not None:
-        return _reference(parts[1], "held-out", learnt, candidate)
-    return _reference(training or open_dataset(data, split="train", **options), "train", learnt, candidate)
+    seen = _Seen(data, candidate, on_progress)
+    chosen = _usual_split(data, seen) if split is None else split
+    cautions = []
+    if chosen == "held-out":
+        if seen.parts is None:
+            raise EvaluationError(_why_none_held_out(candidate))
+        images = seen.parts[1]
+    elif chosen == "train" and seen.whole is not None:
+        images = seen.whole
+        others = learnt_from(candidate, images) is False and seen.parts is None
+        cautions.append(_LEARNT_OTHERS if others else _LEARNT)
+        if split is None and _share_held_out(candidate):
+            cautions.append(_LOST)
+    else:
+        images = open_dataset(data, split=chosen, **candidate.preparation, on_progress=on_progress)
+        cautions += [_LEARNT] if chosen in ("train", "all") else []
+    is_held_out = chosen == "held-out" or (chosen not in ("train", "all") and has_two(data, "train", chosen))
+    whole = images
+    if len(whole) > MOST_REFERENCE:
+        cautions.append(f"{MOST_REFERENCE:,} of {len(whole):,} images were drawn from the {chosen} split")
+        images = _drawn(whole, MOST_REFERENCE, seed, "reference")
+    return Reference(
+        images=images,
+        info=_info(images, chosen),
+        open_training=seen.learnt if is_held_out else (lambda: whole) if chosen in ("train", "all") else None,
+        is_held_out=is_held_out,
+        cautions=tuple(cautions),
+    )
+
+
+class _Seen:
+    """The training images of some data as a candidate's run saw them, opened when they are first needed."""
+
+    def __init__(self, data: str | Path, candidate: Candidate, on_progress: Progress | None) -> None:
+        self._data, self._candidate, self._on_progress = data, candidate, on_progress
+
+    @functools.cached_property
+    def whole(self) -> Dataset | None:
+        """The training split as the run read it, where that gives images of the candidate's shape."""
+        candidate = self._candidate
+        if candidate.as_trained is not None:
+            images = open_if_there(self._data, "train", **candidate.as_trained, on_progress=self._on_progress)
+            wanted = (candidate.preparation["size"], candidate.preparation["channels"])
+            if images is None or (images.size, images.channels) == wanted:
+                return images
+        return open_if_there(self._data, "train", **candidate.preparation, on_progress=self._on_progress)
+
+    @functools.cached_property
+    def parts(self) -> tuple[Dataset, Dataset] | None:
+        """What a model learnt from and what was held out, where it was trained so on these very images."""
+        share = _share_held_out(self._candidate)
+        if share is None or self.whole is None:
+            return None
+        try:
+            parts = hold_out(self.whole, share)
+        except DataError:  # fewer images than any run could have held some out of
+            return None
+        return parts if any(learnt_from(self._candidate, one) for one in (self.whole, parts[0])) else None
+
+    def learnt(self) -> Dataset:
+        """What may have been learnt from; only where there is a training split."""
+        assert self.whole is not None
+        return self.whole if self.parts is None else self.parts[0]
+
+
+def _usual_split(data: str | Path, seen: _Seen) -> str:
+    for name in ("test", "validation"):
+        if has_split(data, name):
+            return name
+    return "train" if seen.parts is None else "held-out"
+
+
+def _share_held_out(candidate: Candidate) -> float | None:
+    """The share of its data that a model says was held out; None where none was."""
+    told = candidate.model.facts.get("data", {}).get("held_out") if candidate.model else None
+    return told if isinstance(told, float) and 0 < told < 1 else None
+
+
+def _why_none_held_out(candidate: Candidate) -> str:
+    if candidate.model is None:
+        return f"{candidate.name} is no model, and only a model's run holds images out: name another --split."
+    if _share_held_out(candidate) is not None:
+        return f"For {candidate.name}, {_LOST}: name another --split."
+    return f"{candidate.name} did not keep a part of this data from training: name another --split."
 
 
 def learnt_from(candidate: Candidate, images: Dataset) -> bool | None:
@@ -175,7 +256,7 @@ def _of_model(model: Model, name: str, folder: Path | None, size: tuple[int, int
         )
     shape = {"size": (config.width, config.height), "channels": config.channels}
     usual = {"alpha": "flatten" if config.channels in (1, 3) else "keep"}
-    run = _run_preparation(folder)
+    run = _run_preparation(folder) or _told_preparation(model)
     seen = model.facts.get("images")
     return Candidate(
         f"{name} ({config.family}{'' if seen is None else f', {seen:,} images seen'})",
@@ -203,38 +284,25 @@ def _run_preparation(folder: Path | None) -> dict[str, Any]:
         ) from error
 
 
-def _open_training(data: str | Path, candidate: Candidate, on_progress: Progress | None) -> Dataset | None:
-    """The training split as the candidate's run read it, where that gives images of the candidate's shape."""
-    if candidate.as_trained is not None:
-        images = open_if_there(data, "train", **candidate.as_trained, on_progress=on_progress)
-        wanted = (candidate.preparation["size"], candidate.preparation["channels"])
-        if images is None or (images.size, images.channels) == wanted:
-            return images
-    return open_if_there(data, "train", **candidate.preparation, on_progress=on_progress)
+def _told_preparation(model: Model) -> dict[str, Any]:
+    """How a model says that its data was prepared; empty where it does not, or says what cannot be."""
+    told = model.facts.get("data", {}).get("prepared")
+    if not isinstance(told, Mapping):
+        return {}
+    chosen = {name: told[name] for name in _PREPARATION if name in told}
+    try:
+        ImageSpec(**chosen)
+    except ConfigError:
+        return {}
+    return chosen
 
 
-def _parts(candidate: Candidate, training: Dataset | None) -> tuple[Dataset, Dataset] | None:
-    """What a model learnt from and what was held out, where it was trained so on these very images."""
-    facts = candidate.model.facts.get("data", {}) if candidate.model else {}
-    fraction = facts.get("held_out")
-    if training is None or not isinstance(fraction, float) or not 0 < fraction < 1:
-        return None
-    parts = hold_out(training, fraction)
-    same = {training.fingerprint, parts[0].fingerprint}
-    return parts if facts.get("fingerprint") in same else None
-
-
-def _reference(images: Dataset, split: str, training: Dataset | None, candidate: Candidate) -> Reference:
+def _info(images: Dataset, split: str) -> ReferenceInfo:
     source = images.info.source
     is_builtin = source.replace("/", ":").split(":")[0] in builtin.names()
-    info = ReferenceInfo(
+    return ReferenceInfo(
         name=source if is_builtin else images.info.name,
         split=split,
         count=len(images),
         fingerprint=images.fingerprint,
     )
-    if training is None or split not in ("train", "all"):
-        return Reference(images, info, training)
-    if learnt_from(candidate, training) is False:
-        return Reference(images, info, None)
-    return Reference(images, info, None, "measured on images that may have been learnt from")

@@ -95,7 +95,7 @@ class Comparison:
             features=None if features is None else features.info,
             seed=self.seed,
             settings={**self.candidate.facts, **(settings or {})},
-            note="; ".join(part for part in (note, self.reference.caution) if part),
+            note="; ".join(part for part in (note, *self.reference.cautions) if part),
         )
 
     @functools.cached_property
@@ -108,19 +108,29 @@ class Comparison:
 
     @functools.cached_property
     def training(self) -> Dataset:
-        """The images that a model may have learnt from."""
-        return self.reference.images if self.reference.training is None else self.reference.training
+        """The images that a model may have learnt from; the reference images where they are not known."""
+        opens = self.reference.open_training
+        return self.reference.images if opens is None else opens()
+
+    @property
+    def knows_training(self) -> bool:
+        """Whether there are images that a model may have learnt from."""
+        return self.reference.open_training is not None
+
+    @property
+    def uses_training(self) -> bool:
+        """Whether the training images have been needed so far."""
+        return "training" in vars(self)
 
     @property
     def is_held_out(self) -> bool:
         """Whether the reference images are others than those that may have been learnt from."""
-        return self.reference.training is not None
+        return self.reference.is_held_out
 
     @functools.cached_property
     def doubt(self) -> str:
         """What makes it doubtful that the training images were learnt from; empty for nothing."""
-        training = self.reference.training
-        if training is None or learnt_from(self.candidate, training) is not False:
+        if not self.is_held_out or learnt_from(self.candidate, self.training) is not False:
             return ""
         return "the model says that it learnt from other images than this training split"
 
@@ -138,7 +148,7 @@ class Comparison:
     def searched(self) -> NDArray[np.int64]:
         """Which training images are searched by features: the same for every seed, so that they are kept."""
         count = len(self.training)
-        if self.thorough or not self.is_held_out or count <= MOST_SEARCHED:
+        if self.thorough or self._training_is_reference or count <= MOST_SEARCHED:
             return np.arange(count)
         rng = generator(0, "searched by features")
         return np.sort(torch.randperm(count, generator=rng)[:MOST_SEARCHED].numpy())
@@ -146,11 +156,15 @@ class Comparison:
     @functools.cached_property
     def training_features(self) -> Features:
         """The features of the training images that are searched, kept under their fingerprint."""
-        if not self.is_held_out:
+        if self._training_is_reference:
             return self.reference_features
         whole = len(self.searched) == len(self.training)
         images = self.training if whole else self.training.subset(self.searched)
         return self._features(images, "the train split", keep=True)
+
+    @property
+    def _training_is_reference(self) -> bool:
+        return self.training.fingerprint == self.reference.images.fingerprint
 
     @functools.cached_property
     def manifold(self) -> dict[str, Estimate]:

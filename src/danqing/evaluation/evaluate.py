@@ -1,14 +1,17 @@
 """`evaluate`: a model, or a folder of pictures, against a data set."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
 from torch import nn
 
 from danqing import atomic, model_folder
-from danqing.errors import EvaluationError
+from danqing.data.cache import default_folder
+from danqing.errors import DataError, EvaluationError
 from danqing.evaluation import scores as score_files
 from danqing.evaluation.candidates import Candidate, open_candidate, open_reference
 from danqing.evaluation.comparison import Comparison
@@ -54,7 +57,7 @@ def evaluate(
     candidate: Model | HasModel | str | Path,
     data: str | Path,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     features: str | Path | nn.Module = "auto",
     weights: str | Path | None = None,
     n: int = 10_000,
@@ -69,10 +72,11 @@ def evaluate(
     """Score a model, or pictures that are there already, against the images of a data set.
 
     candidate: a `Model`, a run, a model folder, a hub id, or any source of pictures that `open_dataset`
-    takes; at most `n` images of it are scored. metrics: names out of `METRICS`, by default all that apply at
-    sensible cost. features: the network that images are compared by, weights: a file of its weights where
-    they are not fetched, see `open_network`. split: what to compare with, by default test, else validation,
-    else what the run held out, else the training images. size: (width, height) for pictures of mixed sizes.
+    takes; at most `n` images of it are scored. metrics: names out of `METRICS`, also as one text with commas
+    between, by default all that apply at sensible cost. features: the network that images are compared by,
+    weights: a file of its weights where they are not fetched, see `open_network`. split: what to compare
+    with, by default test, else validation, else what the run held out, else the training images. size:
+    (width, height) for pictures of mixed sizes.
     out: a folder that gets `scores.json` and `neighbours.png`; those of a model folder are written in any
     case, with its card. on_progress: told (done, total, what). The same seed gives the same scores. Raises
     DanqingError.
@@ -88,7 +92,8 @@ def evaluate(
     opened = open_candidate(
         candidate, data, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress
     )
-    reference = open_reference(data, opened, split=split, on_progress=on_progress)
+    folders, notes = _writable(opened, out)
+    reference = open_reference(data, opened, split=split, seed=seed, on_progress=on_progress)
     thorough = wanted is not None and "memorised" in wanted
     comparison = Comparison(
         opened, reference, network, n=n, seed=seed, thorough=thorough, on_progress=on_progress
@@ -96,14 +101,16 @@ def evaluate(
     measured, left_out = _plan(comparison, wanted)
     found = _measure(comparison, measured, None if wanted is not None else left_out)
     scores, headline, reason = _with_headline(found, comparison)
-    notes = list(filter(None, [reference.caution, *_remarks(comparison)]))
+    notes += [*reference.cautions, *_remarks(comparison)]
     if features == "auto" and network.name == "pixels":
         notes.append(
             "no feature network is installed, so pixels are compared: pip install 'danqing[features]'"
         )
     pictured = "memorised" in measured or (wanted is None and "duplicates" in measured)
-    picture = encode(sheet(comparison), "png") if pictured else None
-    files = _save(scores, picture, opened, out)
+    drawn = pictured and folders and comparison.knows_training
+    picture = encode(sheet(comparison), "png") if drawn else None
+    files, failures = _save(scores, picture, opened, folders)
+    notes += failures
     neighbours = next((file for file in files if file.name == model_folder.NEIGHBOURS), None)
     return Evaluation(scores, headline, reason, left_out, notes, neighbours, files)
 
@@ -139,9 +146,10 @@ def score_samples(
     )
 
 
-def _known(metrics: Sequence[str] | None) -> list[str] | None:
+def _known(metrics: str | Sequence[str] | None) -> list[str] | None:
     if metrics is None:
         return None
+    metrics = metrics.split(",") if isinstance(metrics, str) else metrics
     names = [name.strip() for name in metrics if name.strip()]
     for name in names:
         if name not in METRICS and name not in ALIASES:
@@ -180,7 +188,8 @@ def _measure(c: Comparison, names: list[str], left_out: dict[str, str] | None) -
                 raise
             left_out[name] = str(error).rstrip(".")
     if not found:
-        raise EvaluationError("Nothing could be measured: name the metrics that you need by --metrics.")
+        reason = next(iter((left_out or {}).values()), "there are too few images for what was asked")
+        raise EvaluationError(f"Nothing could be measured: {reason}.")
     return found
 
 
@@ -212,7 +221,7 @@ def _remarks(c: Comparison) -> Iterable[str]:
     if c.candidate.pictures is not None:
         remarks = c.candidate.pictures.info.report.notes
         yield from (remark.rstrip(".") for remark in remarks if remark.startswith("Sizes differ"))
-    if c.doubt:
+    if c.uses_training and c.doubt:
         yield c.doubt
     if skipped := c.candidate.facts.get("unreadable"):
         yield f"{skipped:,} files of {c.candidate.name} could not be read, and were left out"
@@ -231,40 +240,79 @@ def _make_folder(out: str | Path | None) -> None:
         raise EvaluationError(f"{out} cannot be made ({error.strerror}): choose another --out.") from error
 
 
-def _save(
-    scores: list[Score], picture: bytes | None, candidate: Candidate, out: str | Path | None
-) -> list[Path]:
-    """Write scores and picture into the model folder and into `out`; raises EvaluationError."""
-    files = []
+def _writable(candidate: Candidate, out: str | Path | None) -> tuple[list[Path], list[str]]:
+    """The folders that will get the scores, and what is to be said of others: found out before the work.
+
+    Raises EvaluationError where `out` cannot be written, and DataError where old scores cannot be read.
+    """
+    folders, notes = [], []
     for folder in dict.fromkeys(folder for folder in (candidate.folder, out and Path(out)) if folder):
+        score_files.read(folder / SCORES_FILE)
         try:
-            if picture is not None:
-                atomic.write_bytes(folder / model_folder.NEIGHBOURS, picture)
-                files.append(folder / model_folder.NEIGHBOURS)
-            score_files.write(folder / SCORES_FILE, _merged(folder, scores))
-            files.append(folder / SCORES_FILE)
-            if candidate.model is not None and folder == candidate.folder:
-                files.append(model_folder.write_card(folder, candidate.model.info()))
+            atomic.write_bytes(folder / ".writable", b"")
+            (folder / ".writable").unlink()
+            folders.append(folder)
         except OSError as error:
-            raise EvaluationError(
-                f"{folder} cannot be written ({error.strerror or error}): make room there, or choose --out."
-            ) from error
-    return files
+            reason = error.strerror or error
+            if folder != candidate.folder:
+                raise EvaluationError(
+                    f"{folder} cannot be written ({reason}): make room there, or choose another --out."
+                ) from error
+            notes.append(f"the scores are not kept in {folder}, which cannot be written ({reason})")
+    return folders, notes
+
+
+def _save(
+    scores: list[Score], picture: bytes | None, candidate: Candidate, folders: list[Path]
+) -> tuple[list[Path], list[str]]:
+    """Write scores and picture into folders; returns the files, and what could not be written.
+
+    Nothing is raised: the scores took long to measure, and are told in any case.
+    """
+    files, failures = [], []
+    for folder in folders:
+        try:
+            with _locked(folder):
+                score_files.write(folder / SCORES_FILE, _merged(folder, scores))
+                files.append(folder / SCORES_FILE)
+                if picture is not None:
+                    atomic.write_bytes(folder / model_folder.NEIGHBOURS, picture)
+                    files.append(folder / model_folder.NEIGHBOURS)
+                if candidate.model is not None and folder == candidate.folder:
+                    files.append(model_folder.write_card(folder, candidate.model.info()))
+        except (OSError, DataError) as error:
+            failures.append(f"not all could be written into {folder} ({str(error).rstrip('.')})")
+    return files, failures
+
+
+def _locked(folder: Path) -> FileLock:
+    """Let evaluations add their scores to a folder one after the other.
+
+    The lock lies elsewhere, since a model folder is given away whole.
+    """
+    locks = default_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    return FileLock(locks / f"{name}.lock")
 
 
 def _merged(folder: Path, scores: list[Score]) -> list[Score]:
     """What a folder's `scores.json` is to say: the new scores, and the old ones that they do not replace.
 
-    Scores of other weights than the new ones' go: the model has been trained since.
+    Scores of other weights or other pictures go: the model has been trained since, or is not the same.
     """
-    weights = {score.settings.get("weights") for score in scores}
+    measured = {_whose(score) for score in scores}
     replaced = {_identity(score) for score in scores}
     kept = [
         score.model_copy(update={"headline": False})
         for score in score_files.read(folder / SCORES_FILE)
-        if score.settings.get("weights") in weights and _identity(score) not in replaced
+        if _whose(score) in measured and _identity(score) not in replaced
     ]
     return [*scores, *kept]
+
+
+def _whose(score: Score) -> tuple[object, ...]:
+    return score.settings.get("weights"), score.settings.get("pictures")
 
 
 def _identity(score: Score) -> tuple[object, ...]:

@@ -201,13 +201,14 @@ def duplicates(c: Comparison) -> Iterable[Score]:
         settings={"judged": len(ours)},
         note=f"closer by features than all but {memorisation.RARE:.0%} of real images are to one another",
     )
-    yield c.score(
-        "duplicates/training",
-        "duplicates of training",
-        memorisation.contained(c.generated_keys, c.training_keys),
-        better=False,
-        settings={"training_images": len(c.training)},
-    )
+    if c.knows_training:
+        yield c.score(
+            "duplicates/training",
+            "duplicates of training",
+            memorisation.contained(c.generated_keys, c.training_keys),
+            better=False,
+            settings={"training_images": len(c.training)},
+        )
 
 
 def _distance(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danqing import atomic
 from danqing.errors import DataError
+from danqing.quantities import number as number
 from danqing.version import __version__
 
 
@@ -44,6 +46,7 @@ def library_versions() -> dict[str, str]:
         "danqing": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "pillow": PIL.__version__,
         "python": platform.python_version(),
     }
 
@@ -87,7 +90,8 @@ class Score(_Record):
         if self.features is not None:
             f = self.features
             parts.append(f"features {f.name} {f.sha256[:12]}, {f.resizer}, {f.precision}")
-        parts += [f"{key} {value}" for key, value in self.settings.items()]
+        plain = {key: value for key, value in self.settings.items() if not isinstance(value, dict | list)}
+        parts += [f"{key} {value}" for key, value in plain.items()]
         parts.append(", ".join(f"{library} {version}" for library, version in self.versions.items()))
         return f"{value}: {'; '.join(parts)}"
 
@@ -95,11 +99,6 @@ class Score(_Record):
         """The score as plain values, with its line as `text`; numbers that are not finite become None."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values | {"text": str(self)}
-
-
-def number(value: float) -> str:
-    """A score's value with four significant digits: 138.0, 0.0312, 1,009."""
-    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def write(path: Path, scores: Iterable[Score]) -> None:
@@ -115,7 +114,9 @@ def read(path: Path) -> list[Score]:
         found: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return [Score.model_validate(_finite_or_nan(one)) for one in found]
     except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
-        raise DataError(f"{path} does not hold scores: delete it, and evaluate again.") from error
+        raise DataError(
+            f"{path} does not hold scores that this version can read: move it away, and evaluate again."
+        ) from error
 
 
 def _finite_or_nan(score: dict[str, Any]) -> dict[str, Any]:

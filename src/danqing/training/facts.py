@@ -56,6 +56,7 @@ def of_training(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
         "citation": info.citation,
+        "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"}),
         **held_out(config, held),
     }
 
