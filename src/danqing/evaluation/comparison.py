@@ -17,12 +17,13 @@ from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.memorisation import Neighbourhood, crowding
 from danqing.evaluation.neighbours import manifold_scores
-from danqing.evaluation.painted import chunks, paint, store
+from danqing.evaluation.painted import at_once, chunks, paint, store
 from danqing.evaluation.pixels import PixelRows, hashes
 from danqing.evaluation.rows import Selected
 from danqing.evaluation.scores import Score
 from danqing.images import Images, Pixels
-from danqing.model import Model
+from danqing.model import CHUNK, Model
+from danqing.precision import exact
 from danqing.randomness import derived_seed, generator
 
 Progress = Callable[[int, int, str], None]
@@ -71,22 +72,14 @@ class Comparison:
         settings: dict[str, Any] | None = None,
         note: str = "",
         images: int | None = None,
-        share: bool = False,
     ) -> Score:
-        """A score with all that there is to say of this comparison.
-
-        better: whether higher is better. share: whether it lies between 0 and 1, and so must its interval,
-        which is symmetric where it is that of a linearisation.
-        """
+        """A score with all that there is to say of this comparison; better: whether higher is better."""
         estimate = measured if isinstance(measured, Estimate) else Estimate(measured)
-        interval = estimate.interval(self.seed)
-        if share and interval is not None:
-            interval = max(0.0, interval[0]), min(1.0, interval[1])
         return Score(
             metric=metric,
             name=name,
             value=estimate.value,
-            interval=interval,
+            interval=estimate.interval(self.seed),
             unit=unit,
             higher_is_better=better,
             images=self.n if images is None else images,
@@ -94,9 +87,16 @@ class Comparison:
             reference=self.reference.info,
             features=None if features is None else features.info,
             seed=self.seed,
-            settings={**self.candidate.facts, **(settings or {})},
+            settings={**self.candidate.facts, **self._device, **(settings or {})},
             note="; ".join(part for part in (note, *self.reference.cautions) if part),
         )
+
+    @functools.cached_property
+    def _device(self) -> dict[str, str]:
+        """What painted and looked, where that was no CPU: others round otherwise."""
+        users = (self.candidate.model, self.network)
+        found = {torch.device(getattr(user, "device", "cpu")).type for user in users} - {"cpu"}
+        return {"device": found.pop()} if found else {}
 
     @functools.cached_property
     def generated(self) -> ImageSet:
@@ -175,7 +175,8 @@ class Comparison:
     @functools.cached_property
     def taught_images(self) -> int:
         """From how many images either classifier learns, so that they can be compared."""
-        return min(len(self.generated), len(self.training), MOST_CLASSIFIED)
+        sides = (self.labels(images) for images in (self.generated, self.training))
+        return min(*(int((labels >= 0).sum()) for labels in sides), MOST_CLASSIFIED)
 
     @functools.cached_property
     def classifier_of_generated(self) -> Classifier:
@@ -231,10 +232,12 @@ class Comparison:
         rows = self.shown(images)
 
         def parts() -> Iterator[Pixels]:
-            for part in chunks(len(rows)):
+            for part in chunks(len(rows), at_once(images.size, CHUNK)):
                 self.tell("Reconstructing", int(part[0]), len(rows))
                 label = self.model_labels(images, rows[part])
-                yield model.reconstruct(Images(images.images(rows[part])), label).array
+                with exact():
+                    again = model.reconstruct(Images(images.images(rows[part])), label)
+                yield again.array
 
         (width, height), none = images.size, np.full(len(rows), -1, np.int64)
         return store(parts(), (len(rows), height, width, images.channels), none, ())
@@ -243,12 +246,13 @@ class Comparison:
         """What the real images `shown(images)` cost the model, measured once for each set."""
         if images.fingerprint not in self._bits:
             rows, found = self.shown(images), []
-            for part in chunks(len(rows)):
+            for part in chunks(len(rows), at_once(images.size, CHUNK)):
                 self.tell("Measuring likelihoods", int(part[0]), len(rows))
                 label = self.model_labels(images, rows[part])
                 seed = derived_seed(self.seed, "bits per dim", int(part[0]))
                 pictures = Images(images.images(rows[part]))
-                found.append(self.model.bits_per_dim(pictures, label, seed=seed))
+                with exact():
+                    found.append(self.model.bits_per_dim(pictures, label, seed=seed))
             self._bits[images.fingerprint] = torch.cat(found)
         return self._bits[images.fingerprint]
 

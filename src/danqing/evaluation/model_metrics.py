@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from danqing.errors import EvaluationError
 from danqing.evaluation import memorisation
 from danqing.evaluation.comparison import Comparison
 from danqing.evaluation.contract import HasStages
 from danqing.evaluation.estimate import mean_of
-from danqing.evaluation.painted import chunks
+from danqing.evaluation.painted import at_once, chunks
 from danqing.evaluation.reconstruction import (
     WINDOW,
     ms_ssim,
@@ -38,7 +39,7 @@ def reconstruction(c: Comparison, metric: str) -> Score:
     name, compare, unit, better = RECONSTRUCTIONS[metric]
     images, rows = c.reference.images, c.shown(c.reference.images)
     found = []
-    for part in chunks(len(rows)):
+    for part in chunks(len(rows), at_once(images.size)):
         again, real = c.reconstructed.images(part), images.images(rows[part])
         if compare is not None:
             found.append(compare(again, real))
@@ -47,14 +48,21 @@ def reconstruction(c: Comparison, metric: str) -> Score:
             found.append(perceptual(again, real, c.network))
     by_network = c.reference_features if compare is None else None
     name = name if by_network is None else f"PD-{c.network.name} of reconstructions"
+    values = torch.cat(found)
+    finite = values[~values.isinf()]
+    if not len(finite):
+        raise EvaluationError(f"The {name} is infinite: every image comes out as it was.")
+    exact = len(values) - len(finite)
     return c.score(
         metric,
         name,
-        mean_of(torch.cat(found)),
+        mean_of(finite),
         better=better,
         unit=unit,
         features=by_network,
-        images=len(rows),
+        settings={"exact": exact} if exact else None,
+        images=len(finite),
+        note=f"{exact:,} images that come out as they were are left out: theirs is infinite" if exact else "",
     )
 
 
@@ -83,7 +91,6 @@ def membership(c: Comparison) -> Iterable[Score]:
         "membership by likelihood",
         memorisation.roc_area(-learnt, -fresh),
         better=False,
-        share=True,
         settings=settings,
         images=len(learnt),
         note="the area below the ROC curve, 0.5 where nothing is memorised",
@@ -94,10 +101,9 @@ def membership(c: Comparison) -> Iterable[Score]:
             f"membership at {memorisation.RARE:.0%} false alarms",
             memorisation.rate_at(-learnt, -fresh),
             better=False,
-            share=True,
             settings=settings,
             images=len(learnt),
-            note=f"{memorisation.RARE} is expected where nothing is memorised",
+            note=f"{memorisation.expected_rate(len(fresh)):.2g} is expected where nothing is memorised",
         )
 
 
