@@ -111,6 +111,34 @@ def test_copies_are_told_where_they_are_more_than_chance(tmp_path: Path) -> None
     assert "gan-32 repeats training images: 12.0% (10.0% to 14.0%)" in " ".join(verdict(changed))
 
 
+@pytest.mark.parametrize(
+    ("shares", "marks"),
+    [
+        (((0.001, 0.0005), (0.009, 0.001)), ("", "", "")),  # neither more than real images would have
+        (((0.01, 0.005), (0.08, 0.02)), ("best", "", "")),
+        (((0.05, 0.02), (0.06, 0.02)), ("tie", "tie", "")),
+    ],
+)
+def test_fewer_copies_than_chance_has_are_no_merit(
+    tmp_path: Path, shares: tuple[tuple[float, float], ...], marks: tuple[str, ...]
+) -> None:
+    told = write_comparison(tmp_path)
+    contestants = list(told.contestants)
+    for place, (value, half) in enumerate(shares):
+        new = score("memorised/copies", value, half, higher=False)
+        contestants[place] = contestants[place].model_copy(update={"scores": (new,)})
+    found = results.row(told.model_copy(update={"contestants": tuple(contestants)}), "memorised/copies")
+    assert found is not None
+    assert found.marks == marks
+
+
+def test_what_scoring_has_part_in_is_told_but_not_judged(tmp_path: Path) -> None:
+    found = results.row(write_comparison(tmp_path), "core_hours")
+    assert found is not None
+    assert "scoring" in found.detail
+    assert set(found.marks) == {""}
+
+
 def test_copies_are_told_by_what_few_real_images_make_of_chance(tmp_path: Path) -> None:
     told = write_comparison(tmp_path)
     some = score("memorised/copies", 0.06, 0.02, higher=False)

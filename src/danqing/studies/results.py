@@ -37,10 +37,10 @@ class Contestant(_Record):
 
     run: its run folder, below the comparison's. status: "finished", "failed" (`error` says why) or "waiting".
     measured: `training_speed` and `sampling_speed` (images per second), `peak_memory_bytes` (of the process
-    that trained), `parameters` (of the model that paints), `trained_parameters` (with what only training
-    needs), `model_bytes`, `energy_wh`, `core_hours`, `images`, `seconds`; a figure is missing where the
-    machine does not tell it. curve: its held-out scores during training. pictures: files below the
-    comparison's folder, `grid` and, where there is one, `neighbours`.
+    that trained and scored), `parameters` (of the model that paints), `trained_parameters` (with what only
+    training needs), `model_bytes`, `energy_wh` and `core_hours` (scoring included), `images`, `seconds` (of
+    training alone); a figure is missing where the machine does not tell it. curve: its held-out scores during
+    training. pictures: files below the comparison's folder, `grid` and, where there is one, `neighbours`.
     """
 
     name: str
@@ -156,6 +156,7 @@ class Row:
     marks: tuple[str, ...]
 
 
+_COPIES = "memorised/copies"
 _SCORES = (
     ("frechet", "Quality", "Fréchet distance", ""),
     ("kernel", "Quality", "Kernel distance", ""),
@@ -165,7 +166,7 @@ _SCORES = (
     ("coverage", "Diversity", "Coverage", "how many real images have a sample near"),
     ("diversity", "Diversity", "Diversity within a label", "that of real images is 1"),
     (
-        "memorised/copies",
+        _COPIES,
         "Memorisation",
         "Copies",
         f"nearer a training image than only {RARE:.0%} of real ones",
@@ -174,14 +175,14 @@ _SCORES = (
     ("duplicates", "Memorisation", "Duplicates", "equal to an earlier sample"),
 )
 _NEITHER = ("memorised",)  # far away is no merit either
-_FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower"]], ...] = (
+_FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower", ""]], ...] = (
     ("training_speed", "Speed", "Training", "images per second", "higher"),
     ("sampling_speed", "Speed", "Sampling", "images per second", "higher"),
-    ("peak_memory_bytes", "Cost", "Peak memory", "of the process that trains", "lower"),
+    ("peak_memory_bytes", "Cost", "Peak memory", "of the process that trains and scores", "lower"),
     ("parameters", "Cost", "Parameters", "of the model that paints", "lower"),
     ("model_bytes", "Cost", "Size on disk", "of the weights", "lower"),
-    ("energy_wh", "Cost", "Energy", "of the processor, while training", "lower"),
-    ("core_hours", "Cost", "Core-hours", "of training", "lower"),
+    ("energy_wh", "Cost", "Energy", "of the processor, training and scoring", ""),
+    ("core_hours", "Cost", "Core-hours", "of training and its scoring", ""),
 )
 GROUPS = ("Quality", "Diversity", "Memorisation", "Speed", "Cost")
 
@@ -208,7 +209,13 @@ def _score_row(contestants: Sequence[Contestant], metric: str, group: str, title
         better = "higher" if first.higher_is_better else "lower"
     cells = tuple(None if score is None else _score_cell(score) for score in found)
     told = detail or ("" if first is None else first.name)
-    return Row(metric, group, title, told, better, cells, _marks(cells, better, 0.0))
+    marks = _marks_beyond_chance(cells, found) if metric == _COPIES else _marks(cells, better, 0.0)
+    return Row(metric, group, title, told, better, cells, marks)
+
+
+def chance(score: Score | None) -> float:
+    """The share of copies that real images would have."""
+    return float(score.settings.get("expected", RARE)) if score is not None else RARE
 
 
 def _score_cell(score: Score) -> Cell:
@@ -228,7 +235,7 @@ def _figure_row(
     group: str,
     title: str,
     detail: str,
-    better: Literal["higher", "lower"],
+    better: Literal["higher", "lower", ""],
 ) -> Row:
     cells = tuple(
         Cell(value, None, _figure_text(key, value)) if (value := one.measured.get(key)) is not None else None
@@ -257,6 +264,20 @@ def _marks(cells: Sequence[Cell | None], better: str, noise: float) -> tuple[str
     level = [cell is not None and _overlap(cell, best, noise) for cell in cells]
     mark = "tie" if sum(level) > 1 else "best"
     return tuple(mark if one else "" for one in level)
+
+
+def _marks_beyond_chance(cells: Sequence[Cell | None], found: Sequence[Score | None]) -> tuple[str, ...]:
+    """The marks of copies: fewer than chance has are no merit, and where none has more, none is marked."""
+    by_chance = [
+        cell is not None and cell.interval is not None and cell.interval[0] <= chance(score)
+        for cell, score in zip(cells, found, strict=True)
+    ]
+    if all(cell is None or alike for cell, alike in zip(cells, by_chance, strict=True)):
+        return ("",) * len(cells)
+    none_more = Cell(0.0, (0.0, 0.0), "")
+    return _marks(
+        [none_more if alike else cell for cell, alike in zip(cells, by_chance, strict=True)], "lower", 0.0
+    )
 
 
 def _overlap(one: Cell, other: Cell, noise: float) -> bool:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from danqing.evaluation.memorisation import RARE
 from danqing.quantities import memory
-from danqing.studies.results import Cell, Comparison, Contestant, Row, row
+from danqing.studies.results import Cell, Comparison, Contestant, Row, chance, row
 
 _UNREAL = 0.05
 _FEW = 500
@@ -125,13 +124,12 @@ def _memorised(comparison: Comparison) -> Iterator[str]:
     told = [(one, cell) for one, cell in zip(comparison.contestants, found.cells, strict=True) if cell]
     repeating = False
     for one, cell in told:
-        score = one.score(found.key)
-        chance = RARE if score is None else score.settings.get("expected", RARE)
-        repeating |= cell.interval is None or cell.interval[0] > chance
-        if cell.interval is not None and cell.interval[0] > chance:
+        expected = chance(one.score(found.key))
+        repeating |= cell.interval is None or cell.interval[0] > expected
+        if cell.interval is not None and cell.interval[0] > expected:
             yield (
                 f"{one.name} repeats training images: {_percent(cell)} of its pictures are nearer to one "
-                f"than {chance:.0%} of real ones are."
+                f"than {expected:.0%} of real ones are."
             )
     if not repeating:
         whom = "Neither" if len(told) == 2 else "None"
