@@ -1,6 +1,9 @@
 """Trackers are told what the log is told, through their own libraries and without a network."""
 
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -167,6 +170,38 @@ def test_a_service_that_is_unknown_or_not_installed_is_refused(pictures, tmp_pat
     monkeypatch.setitem(trackers._KINDS, "wandb", lambda beginning: __import__("no_such_module"))
     with pytest.raises(TrainingError, match=r"pip install 'danqing\[wandb\]'"):
         train(pictures, tmp_path / "run", "wandb", 320)
+
+
+@pytest.mark.parametrize(
+    ("known", "refused"),
+    [
+        ({}, True),
+        ({"WANDB_MODE": "offline"}, False),
+        ({"NETRC": "machine api.wandb.ai login user password " + "0" * 40}, False),
+    ],
+    ids=["nothing", "offline", "netrc"],
+)
+def test_wandb_without_a_login_is_refused_and_never_asks(tmp_path, known, refused):
+    pytest.importorskip("wandb")
+    names = ("WANDB_", "NETRC", "HOME")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}
+    if "NETRC" in known:
+        file = tmp_path / "netrc"
+        file.write_text(known["NETRC"])
+        file.chmod(0o600)
+        known = {"NETRC": str(file)}
+    code = "from danqing.training.trackers import check_service; check_service('wandb')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "HOME": str(tmp_path), **known},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode != 0) == refused, done.stderr
+    assert ("TrainingError: W&B knows no key: log in by `wandb login`" in done.stderr) == refused
 
 
 def read_wandb(path):

@@ -1,5 +1,8 @@
 """Where else a run is written down: TensorBoard always, Weights & Biases or MLflow where asked for."""
 
+import contextlib
+import importlib.util
+import netrc
 import os
 import secrets
 import time
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -106,9 +110,11 @@ def open_trackers(
 
 
 def check_service(service: str | None) -> None:
-    """Raise TrainingError where the service is not known."""
+    """Raise TrainingError where the service is not known, or would ask for a login in the midst of a run."""
     if service is not None and service not in get_args(Service):
         raise TrainingError(f"There is no tracker {service!r}: choose {' or '.join(get_args(Service))}.")
+    if service == "wandb" and importlib.util.find_spec("wandb") is not None:
+        _refuse_wandb_without_login()
 
 
 class TensorBoard:
@@ -233,6 +239,22 @@ _KINDS: Mapping[str, Callable[[Beginning], Tracker]] = {
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
 }
+
+
+def _refuse_wandb_without_login() -> None:
+    """W&B asks at the terminal where it knows no key, and waits: behind the bar, nobody would see it."""
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.mode in ("offline", "dryrun", "disabled") or settings.api_key or settings.identity_token_file:
+        return
+    hosts = (urlsplit(str(settings.base_url)).hostname or "", "api.wandb.ai")  # where W&B once was: keys stay
+    standard = [Path.home() / name for name in (".netrc", "_netrc")]
+    for file in [Path(os.environ["NETRC"]).expanduser()] if os.environ.get("NETRC") else standard:
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            if any(map(netrc.netrc(file).authenticators, hosts)):
+                return
+    raise TrainingError("W&B knows no key: log in by `wandb login`, or set WANDB_MODE=offline.")
 
 
 def _missing(name: str) -> str:
