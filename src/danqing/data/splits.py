@@ -1,7 +1,6 @@
 """What a model may learn from and what it must never see: the data's own splits, or one made here."""
 
 import hashlib
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.data.dataset import Dataset
-from danqing.data.records import ImageSpec
+from danqing.data.records import ImageSpec, Source
 from danqing.data.sources import find_source, open_dataset
 from danqing.errors import DataError, MissingSplitError
 
@@ -54,20 +53,15 @@ def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | N
 
 def has_split(source: str | Path, split: str) -> bool:
     """Whether a source has a split, without reading its pictures; raises DataError where there is no data."""
-    try:
-        found, _ = find_source(source, split)
-        return any(True for _ in islice(found.records(ImageSpec()), 1))  # a folder looks when it is asked
-    except MissingSplitError:
-        return False
+    return _find(source, split) is not None
 
 
 def has_two(source: str | Path, one: str, other: str) -> bool:
     """Whether a source has two splits that are not the same files: one file is all for training, and may be
     called a test split besides.
     """
-    if not (has_split(source, one) and has_split(source, other)):
-        return False
-    return find_source(source, one)[0].key() != find_source(source, other)[0].key()
+    first, second = _find(source, one), _find(source, other)
+    return first is not None and second is not None and first.key() != second.key()
 
 
 def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) -> Held:
@@ -80,6 +74,14 @@ def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) ->
     if validation is not None:
         return Held(training, validation, "validation")
     return Held(*hold_out(training, fraction), "held-out")
+
+
+def _find(source: str | Path, split: str) -> Source | None:
+    try:
+        found, _ = find_source(source, split)
+        return next((found for _ in found.records(ImageSpec())), None)  # a folder looks when it is asked
+    except MissingSplitError:
+        return None
 
 
 def _pixel_keys(dataset: Dataset) -> NDArray[np.uint64]:

@@ -250,7 +250,7 @@ def _writable(candidate: Candidate, out: str | Path | None) -> tuple[list[Path],
         score_files.read(folder / SCORES_FILE)
         try:
             atomic.write_bytes(folder / ".writable", b"")
-            (folder / ".writable").unlink()
+            (folder / ".writable").unlink(missing_ok=True)
             folders.append(folder)
         except OSError as error:
             reason = error.strerror or error
