@@ -160,12 +160,6 @@ def test_a_setting_that_is_not_all_of_theirs_is_refused(settings: dict[str, str]
     assert not Path("never-made").exists()
 
 
-def test_the_command_names_the_device() -> None:
-    options = {"presets": "gan-32", "device": compare_module._unless_auto("cpu"), "n": None}
-    assert compare_module._command("x", options, {}) == "danqing compare x --presets gan-32 --device cpu"
-    assert compare_module._unless_auto("auto") is None
-
-
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").write_text("sea")
     with pytest.raises(ConfigError, match="is not empty and holds no comparison"):

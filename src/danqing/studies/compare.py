@@ -1,7 +1,5 @@
 """`compare`: families trained under one budget on the same images, measured alike, on one page."""
 
-import json
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -24,6 +22,7 @@ from danqing.studies.results import Comparison, Contestant
 from danqing.studies.trainee import Trainee, wait_until_free
 from danqing.studies.verdict import cautions, verdict
 from danqing.training import config as configs
+from danqing.training.command import command_line
 from danqing.training.config import RunConfig
 from danqing.training.run import read_run
 from danqing.training.run_folder import RunFolder
@@ -95,11 +94,11 @@ def compare(
         "settings": {**(settings or {}), **own},
         **budget,
     }
-    named = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
-    options: dict[str, Any] = {"size": size, "seed": seed or None, "features": _unless_auto(features)}
-    options |= {"n": n, "device": _unless_auto(device), "out": folder}
+    options: dict[str, Any] = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
+    options |= {**budget, "size": size, "seed": seed or None, "features": features, "n": n, "device": device}
+    options["out"] = folder
     study = Comparison(
-        command=_command(data, {**named, **budget, **options}, settings or {}),
+        command=command_line("compare", str(data), options, settings),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
         name=judged.info.name,
         data=_data_facts(judged),
@@ -247,10 +246,6 @@ def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
     )
 
 
-def _unless_auto(choice: str) -> str | None:
-    return None if choice == "auto" else choice
-
-
 def _of_run(path: Path) -> dict[str, Any]:
     """What a run tells of itself."""
     run, folder = read_run(path), RunFolder(path)
@@ -292,16 +287,3 @@ def _data_facts(judged: Judged) -> dict[str, Any]:
         "licence": dataset.info.licence,
         "citation": dataset.info.citation,
     }
-
-
-def _command(data: str | Path, options: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """The command line that asks for the same comparison."""
-    words = ["danqing", "compare", str(data)]
-    for option, value in options.items():
-        if value is not None:
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            text = "x".join(map(str, value)) if isinstance(value, tuple) else text
-            words += ["-n" if option == "n" else f"--{option}", text]
-    for key, value in settings.items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join(words)

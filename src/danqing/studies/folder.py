@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from danqing import atomic
 from danqing.errors import ConfigError
+from danqing.training.config import flat
 
 _ASKED = "asked.json"
 
@@ -49,10 +50,10 @@ def settle(folder: Path, what: str, asked: Mapping[str, Any], free: Collection[s
     wanted = json.loads(json.dumps(asked))
     if path.exists():
         try:
-            before = _flat(json.loads(path.read_text(encoding="utf-8")))
+            before = flat(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged: choose another --out.") from error
-        now = _flat(wanted)
+        now = flat(wanted)
         changed = [
             f"{key}: {before.get(key)} → {now.get(key)}"
             for key in sorted(before.keys() | now.keys())
@@ -64,10 +65,3 @@ def settle(folder: Path, what: str, asked: Mapping[str, Any], free: Collection[s
                 "settings to go on with it, or choose another --out."
             )
     atomic.write_json(path, wanted)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from danqing.data.splits import Held, open_held
 from danqing.errors import TrainingError
 from danqing.precision import choose_device
 from danqing.progress import Bar
+from danqing.training.command import command_line
 from danqing.training.config import RunConfig, resolve
 from danqing.training.display import Display
 from danqing.training.listener import Listener
@@ -106,9 +106,16 @@ def train(
         wanted = folder.settle_config(wanted)
         wanted, dataset, held = _open_data(data, wanted, folder, listener)
         _refuse_other_images(folder, dataset, held)
-        options = {"preset": preset, "config": config, "size": size, "seed": seed, "device": device, **budget}
-        options |= {"evaluate-every": evaluate_every, "patience": patience, "track": track}
-        folder.update_facts(command=_command(str(data), folder, options, settings or {}))
+        options = {
+            "out": folder.path,
+            "preset": preset,
+            "config": config,
+            "size": size,
+            "seed": seed,
+            **budget,
+        }
+        options |= {"evaluate-every": evaluate_every, "patience": patience, "track": track, "device": device}
+        folder.update_facts(command=command_line("train", str(data), options, settings))
         if _is_complete(folder, wanted):
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
         else:
@@ -208,17 +215,6 @@ def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
     if facts.get("reason") and facts.get("patience_images") != wanted.evaluation.patience_images:
         return False  # it ended early, and is now given more patience
     return facts.get("status") == "finished" and facts.get("budget") == budget and folder.report.exists()
-
-
-def _command(data: str, folder: RunFolder, options: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """The command line that asks for the same run, for its report."""
-    words = ["danqing", "train", data, "--out", str(folder.path)]
-    for option, value in options.items():
-        if value is not None and (option, value) != ("device", "auto"):
-            words += [f"--{option}", "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    for key, value in settings.items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join(words)
 
 
 def _default_folder(data: str | Path, preset: str | None, config: str | Path | None) -> Path:

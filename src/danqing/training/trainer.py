@@ -4,7 +4,6 @@ import contextlib
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,30 +20,13 @@ from danqing.training.estimate import estimate
 from danqing.training.guard import Watch
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan, Progress
+from danqing.training.position import Position
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
 from danqing.training.trackers import open_trackers
 from danqing.training.tracking import AppendedLines
 from danqing.training.validation import Best, Validation
 from danqing.version import __version__
-
-
-@dataclass
-class Position:
-    """Where a run stands; with the engine's tensors, all that a checkpoint holds.
-
-    learning_rate_scale: 1, or less after a rollback. evaluation_seconds: spent on scoring, which `seconds`
-    leave out. peak_memory_bytes: 0 where the system does not tell.
-    """
-
-    images: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    learning_rate_scale: float = 1.0
-    rollbacks: int = 0
-    evaluation_seconds: float = 0.0
-    energy_joules: float = 0.0
-    peak_memory_bytes: int = 0
 
 
 class Trainer:
@@ -223,7 +205,7 @@ class Trainer:
             tensors |= self.validation.tensors()
             state["validation"] = self.validation.state()
         checkpoint.write(self.folder.checkpoints, self.position.images, tensors, state)
-        self.folder.update_facts(progress=self._progress_facts())
+        self.folder.update_facts(progress=self.position.facts())
 
     def _roll_back(self) -> None:
         """Go back to the last good checkpoint with half the learning rate; the second time, give up."""
@@ -275,7 +257,7 @@ class Trainer:
         )
         record |= self.engine.meter.drain()
         self.log.append(record)
-        self.timing.append(self._progress_facts())
+        self.timing.append(self.position.facts())
         self._logged = record
         shown = {name: value for name, value in record.items() if name not in ("images", "step")}
         self.trackers.log(shown, position.images)
@@ -367,7 +349,7 @@ class Trainer:
         self._count_costs()
         cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         cost = facts.of_cost(vars(self.position), cores, self.energy is not None)
-        progress = self._progress_facts()
+        progress = self.position.facts()
         self.folder.update_facts(status=status, reason=reason, progress=progress, cost=cost)
         best = self.validation.best if self.validation else None
         summary = {"images": progress["images"], "seconds": progress["seconds"]}
@@ -385,7 +367,7 @@ class Trainer:
             data=facts.of_data(self.dataset, self.config, self.held),
             hardware=machine.hardware(self.device),
             plan=facts.of_plan(plan),
-            progress=self._progress_facts(),
+            progress=self.position.facts(),
             alarms=earlier.get("alarms", []),
         )
 
@@ -393,16 +375,6 @@ class Trainer:
         position = self.position
         left = (total - position.images) * position.seconds / max(position.images, 1)
         return Progress(position.images, total, position.seconds, max(left, 0.0), self._logged)
-
-    def _progress_facts(self) -> dict[str, float]:
-        position = self.position
-        speed = position.images / position.seconds if position.seconds else 0.0
-        return {
-            "images": position.images,
-            "seconds": position.seconds,
-            "images_per_second": speed,
-            "evaluation_seconds": position.evaluation_seconds,
-        }
 
     def _batches(self, config: RunConfig) -> Batches:
         return Batches(

@@ -1,0 +1,28 @@
+"""The command line that asks for the same thing again, as pages and facts quote it."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+
+def command_line(
+    verb: str, data: str, options: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> str:
+    """`danqing VERB DATA` with its options and settings; what was not asked for, None or "auto", is left out.
+
+    A size is a tuple, (width, height); an option of one letter takes one dash.
+    """
+    words = ["danqing", verb, data]
+    for option, value in options.items():
+        if value is not None and value != "auto":
+            words += [f"-{option}" if len(option) == 1 else f"--{option}", _text(value)]
+    for key, value in (settings or {}).items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
