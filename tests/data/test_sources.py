@@ -290,6 +290,15 @@ def test_parquet_with_the_hubs_class_names(tmp_path: Path, structured: bool) -> 
     assert len(open_dataset(tmp_path / "data" / "test-00000-of-00001.parquet")) == 3
 
 
+def test_shards_without_a_training_name_never_teach_the_test(tmp_path: Path) -> None:
+    for number, name in enumerate(("a-0", "b-0", "test-0")):
+        rows = [{"bytes": png(number), "path": None}]
+        pq.write_table(pa.table({"image": rows}), tmp_path / f"{name}.parquet")
+    learnt, judged = open_dataset(tmp_path), open_dataset(tmp_path, split="test")
+    assert (len(learnt), len(judged)) == (2, 1)
+    assert not (learnt.images([0, 1]) == judged.images([0])).flatten(1).all(1).any()
+
+
 def test_a_damaged_row_group_of_a_parquet_shard_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     table = pa.table({"image": [png(n) for n in range(100)], "label": [f"{n % 2}" for n in range(100)]})

@@ -109,12 +109,17 @@ def _shards(path: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def _of_split(path: Path, shards: list[Path], split: str) -> list[Path]:
-    """The shards whose names begin with a split's, as in `train-00000-of-00002`; all, where none does."""
+    """The shards whose names begin with a split's, as in `train-00000-of-00002`.
+
+    Where none is for training, those are that are for no split, or else all.
+    """
     by_split: dict[str, list[Path]] = {}
     for shard in shards:
         by_split.setdefault(_split_in_name(shard.name), []).append(shard)
-    if split == "all" or ("train" not in by_split and split == "train"):
+    if split == "all":
         return shards
+    if split == "train" and "train" not in by_split:
+        return by_split.get("") or shards
     if split not in by_split:
         raise MissingSplitError(
             f"{path} has no {split} split: begin the names of its shards with '{split}-'."
