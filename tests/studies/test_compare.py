@@ -152,12 +152,13 @@ def check(found: Comparison, folder: Path) -> None:
         ({"r1": "0.2"}, "vae-32: There is no setting called 'r1'"),
     ],
 )
-def test_a_setting_that_is_not_all_of_theirs_is_refused(settings: dict[str, str], sentence: str) -> None:
+def test_a_setting_that_is_not_all_of_theirs_is_refused(
+    settings: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "compared"
     with pytest.raises(ConfigError, match=sentence):
-        danqing.compare(
-            "digits:0,1", presets=["gan-32", "vae-32"], minutes=1, settings=settings, out="never-made"
-        )
-    assert not Path("never-made").exists()
+        danqing.compare("digits:0,1", presets=["gan-32", "vae-32"], minutes=1, settings=settings, out=out)
+    assert not out.exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
