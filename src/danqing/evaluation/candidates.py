@@ -179,7 +179,7 @@ def open_reference(
         images = _drawn(whole, MOST_REFERENCE, seed, "reference")
     return Reference(
         images=images,
-        info=_info(images, chosen),
+        info=reference_info(images, chosen),
         open_training=seen.learnt if is_held_out else (lambda: whole) if chosen in ("train", "all") else None,
         is_held_out=is_held_out,
         cautions=tuple(cautions),
@@ -297,7 +297,8 @@ def _told_preparation(model: Model) -> dict[str, Any]:
     return chosen
 
 
-def _info(images: Dataset, split: str) -> ReferenceInfo:
+def reference_info(images: Dataset, split: str) -> ReferenceInfo:
+    """What a score says of the images that it compares with."""
     source = images.info.source
     is_builtin = source.replace("/", ":").split(":")[0] in builtin.names()
     return ReferenceInfo(

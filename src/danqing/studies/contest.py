@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from danqing import presets
-from danqing.data import Dataset, builtin
+from danqing.data import Dataset
 from danqing.data.sources import open_dataset
 from danqing.data.splits import HELD_OUT, open_held, open_if_there
 from danqing.errors import ConfigError, DataError
+from danqing.evaluation.candidates import reference_info
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.families import REGISTRY
 from danqing.training import config as configs
@@ -109,8 +110,8 @@ def open_judged(data: str | Path, config: RunConfig) -> Judged:
             f"{len(whole):,} images leave only {len(held.judged)} to judge by: add images, or a test split."
         )
     if test is not None:
-        return Judged(held.training, test, _info(test, "test"), HELD_OUT)
-    return Judged(held.training, held.judged, _info(held.judged, held.split), share)
+        return Judged(held.training, test, reference_info(test, "test"), HELD_OUT)
+    return Judged(held.training, held.judged, reference_info(held.judged, held.split), share)
 
 
 def _refuse_own(settings: Mapping[str, Any], family: str) -> None:
@@ -130,10 +131,3 @@ def _nearest(family: str, pixels: int) -> str:
     if not known:
         raise ConfigError(f"No preset is made for the family {family}: name one by --presets.")
     return str(min(known, key=lambda preset: abs(math.log(math.prod(preset["size"]) / pixels)))["name"])
-
-
-def _info(dataset: Dataset, split: str) -> ReferenceInfo:
-    source = dataset.info.source
-    is_builtin = source.replace("/", ":").split(":")[0] in builtin.names()
-    name = source if is_builtin else dataset.info.name  # as scores call it: "emoji:faces"
-    return ReferenceInfo(name=name, split=split, count=len(dataset), fingerprint=dataset.fingerprint)
