@@ -230,7 +230,10 @@ def resolve(
         raise ConfigError("Give a preset or a configuration file, not both.")
     values = read_toml(Path(config)) if config is not None else presets.read(preset or "gan-32")
     given = {key: value for key, value in overrides.items() if value is not None}
-    if {"images", "minutes"} & {*given, *(settings or {})}:
+    budget = {"images", "minutes"} & {*given, *(settings or {})}
+    if len(budget) == 2:
+        raise ConfigError("Give --images or --minutes, not both.")
+    if budget:
         values.pop("images", None)
         values.pop("minutes", None)
     for key, text in (settings or {}).items():
