@@ -121,6 +121,20 @@ def test_a_trial_that_is_worse_than_the_others_is_stopped_and_stays_a_run(tmp_pa
     assert danqing.load(last.folder).sample(1).array.shape == (1, 8, 8, 1)
 
 
+def test_hyperband_lets_the_promising_finish(arguments: dict[str, object], tmp_path: Path) -> None:
+    found = danqing.tune(**arguments, trials=4, pruner="hyperband")  # type: ignore[arg-type]
+    statuses = [trial.status for trial in found.trials]
+    assert set(statuses) <= {"finished", "pruned"}
+    assert "finished" in statuses
+    assert found.best_trial is not None
+    assert found.best_trial.score == min(
+        trial.score or 9 for trial in found.trials if trial.status == "finished"
+    )
+    study = optuna.load_study(study_name="danqing", storage=f"sqlite:///{tmp_path}/search/study.db")
+    rungs = [key for trial in study.trials for key in trial.system_attrs if "completed_rung" in key]
+    assert rungs, "every trial that went far enough is held against others of its bracket"
+
+
 def test_settings_that_fail_say_why(arguments: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text('[optimizer.name]\nchoices = ["adam", "abacus"]\n')
     with pytest.raises(TrainingError, match=r"No trial has finished; .*optimizer.name"):
