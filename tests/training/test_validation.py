@@ -113,6 +113,14 @@ def test_the_last_model_is_kept_where_that_is_asked(pictures, tmp_path):
         train(pictures, tmp_path / "other", **{"evaluation.keep": "last", "patience_images": 100})
 
 
+def test_a_score_on_the_images_that_chose_a_model_says_so(pictures, tmp_path):
+    for keep, wanted in (("best", True), ("last", False)):
+        run = train(pictures, tmp_path / keep, images=256, **{"evaluation.keep": keep})
+        found = dq.evaluate(run, pictures, features="pixels", n=16, metrics=["kernel"])
+        assert found.headline.reference.split == "held-out"
+        assert ("was chosen by its scores on these images" in found.headline.note) == wanted
+
+
 def test_held_out_images_are_never_learnt_from(pictures, tmp_path):
     run = train(pictures, tmp_path / "run")
     learnt, judged = hold_out(open_dataset(pictures, size=(6, 9)))

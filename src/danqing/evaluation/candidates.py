@@ -29,6 +29,7 @@ MOST_REFERENCE = 50_000
 _PREPARATION = ("channels", "alpha", "background", "fit")
 _LEARNT = "measured on images that may have been learnt from"
 _LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and these may be among them)"
+_CHOSEN = "the model was chosen by its scores on these images, which flatters it a little"
 _LOST = (
     "the images that the run held out cannot be told from the others any more: the data, or how it is read, "
     "has changed since"
@@ -172,6 +173,8 @@ def open_reference(
     else:
         images = open_dataset(data, split=chosen, **candidate.preparation, on_progress=on_progress)
         cautions += [_LEARNT] if chosen in ("train", "all") else []
+    if candidate.model is not None and candidate.model.facts.get("data", {}).get("chosen_by") == chosen:
+        cautions.append(_CHOSEN)
     is_held_out = chosen == "held-out" or (chosen not in ("train", "all") and has_two(data, "train", chosen))
     whole = images
     if len(whole) > MOST_REFERENCE:

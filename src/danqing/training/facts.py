@@ -58,6 +58,7 @@ def of_training(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[
         "citation": info.citation,
         "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"}),
         **held_out(config, held),
+        **({"chosen_by": held.split} if held is not None and config.evaluation.keep == "best" else {}),
     }
 
 
