@@ -323,7 +323,8 @@ def test_test_images_are_not_taken_for_training_images(split_digits: Path, tmp_p
 
 def test_a_picture_that_nobody_gets_is_not_drawn(split_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("danqing.evaluation.evaluate.sheet")
-    evaluate("digits", split_digits, metrics="duplicates,memorised", features="pixels", n=50)
+    found = evaluate("digits", split_digits, metrics="duplicates,memorised", features="pixels", n=50)
+    assert (found.neighbours, found.files) == (None, [])
 
 
 def test_of_many_real_images_some_are_drawn_by_the_seed(

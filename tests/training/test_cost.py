@@ -10,20 +10,7 @@ from PIL import Image
 import danqing as dq
 from danqing import machine
 from danqing.cli import main
-
-SMALL = {
-    "net": "mlp",
-    "features": "4",
-    "latents": "4",
-    "prior": "normal",
-    "batch_size": "16",
-    "measure_seconds": "0.001",
-    "sample_images": "4",
-    "sample_grids": "2",
-    "precision": "float32",
-    "evaluation.samples": "16",
-    "evaluation.features": "pixels",
-}
+from tests.small_run import SCORED as SMALL
 
 
 @pytest.fixture

@@ -19,18 +19,7 @@ import danqing as dq
 from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.training import run as run_module
 from danqing.training.run_folder import RunFolder
-
-SMALL = {
-    "net": "mlp",
-    "features": "4",
-    "latents": "4",
-    "prior": "normal",
-    "batch_size": "16",
-    "measure_seconds": "0.001",
-    "sample_images": "4",
-    "sample_grids": "2",
-    "precision": "float32",
-}
+from tests.small_run import SMALL
 
 
 class Heard(dq.Listener):

@@ -13,21 +13,9 @@ import danqing as dq
 from danqing.errors import TrainingError
 from danqing.training import trackers
 from danqing.training.run_folder import RunFolder
+from tests.small_run import SCORED
 
-SMALL = {
-    "net": "mlp",
-    "features": "4",
-    "latents": "4",
-    "prior": "normal",
-    "batch_size": "16",
-    "measure_seconds": "0.001",
-    "sample_images": "4",
-    "sample_grids": "2",
-    "precision": "float32",
-    "log_every_steps": "10",
-    "evaluation.samples": "16",
-    "evaluation.features": "pixels",
-}
+SMALL = {**SCORED, "log_every_steps": "10"}
 
 
 class Heard(dq.Listener):

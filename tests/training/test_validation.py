@@ -17,20 +17,8 @@ from danqing.evaluation import scores
 from danqing.training import config as configs
 from danqing.training import trainer
 from danqing.training.schedule import Budget
+from tests.small_run import SCORED as SMALL
 
-SMALL = {
-    "net": "mlp",
-    "features": "4",
-    "latents": "4",
-    "prior": "normal",
-    "batch_size": "16",
-    "measure_seconds": "0.001",
-    "sample_images": "4",
-    "sample_grids": "2",
-    "precision": "float32",
-    "evaluation.samples": "16",
-    "evaluation.features": "pixels",
-}
 UNSTEADY = {"learning_rate": "0.05", "clip_norm": "0", "ema_half_life_images": "0", "warmup_images": "0"}
 
 
