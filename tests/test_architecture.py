@@ -13,6 +13,7 @@ ROOMS = [
     {"atomic", "randomness", "machine", "quantities", "precision", "progress", "page"},
     {"images", "weights"},
     {"data"},
+    {"text"},
     {"nets"},
     {"families", "presets"},
     {"model", "model_card", "model_folder", "loading"},

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from danqing import model_folder
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Encodes, Family, HasLikelihood
+from danqing.families.base import Batch, Condition, Encodes, Family, HasLikelihood, Interpolates, Traverses
 from danqing.images import Images, to_float, to_uint8
 from danqing.randomness import derived_seed, generator
 
@@ -129,12 +129,14 @@ class Model:
             raise ConfigError(f"An interpolation takes at least 2 steps, not {steps}.")
         if len(start) != len(end):
             raise ConfigError(f"Give an end for each start: there are {len(end)} for {len(start)}.")
-        encoder, first, last = self._encoder(), self._pixels(start), self._pixels(end)
+        family, first, last = self.family, self._pixels(start), self._pixels(end)
+        if not isinstance(family, Interpolates):
+            raise ConfigError(f"A {family.config.family} knows no way from one image to another: use a vae.")
         labels = self._true_labels(label, len(start))
 
         def interpolate(rows: list[int]) -> Tensor:
             condition = self._condition(labels, rows)
-            return _frames_to_uint8(encoder.interpolate(first(rows), last(rows), condition, steps=steps))
+            return _frames_to_uint8(family.interpolate(first(rows), last(rows), condition, steps=steps))
 
         return Images(self._in_chunks(interpolate, len(start)).flatten(0, 1))
 
@@ -144,12 +146,14 @@ class Model:
         """Each image with one of its latents set to each of `values` (standard deviations), one after
         another.
         """
-        encoder, pixels = self._encoder(), self._pixels(images)
+        family, pixels = self.family, self._pixels(images)
+        if not isinstance(family, Traverses):
+            raise ConfigError(f"A {family.config.family} has no latents to move one by one: use a vae.")
         labels = self._true_labels(label, len(images))
 
         def traverse(rows: list[int]) -> Tensor:
             condition = self._condition(labels, rows)
-            return _frames_to_uint8(encoder.traverse(pixels(rows), condition, latent=latent, values=values))
+            return _frames_to_uint8(family.traverse(pixels(rows), condition, latent=latent, values=values))
 
         return Images(self._in_chunks(traverse, len(images)).flatten(0, 1))
 

@@ -35,13 +35,24 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images `[n, c, h, w]`, float32 in [-1, 1], channels-last in memory, and what is known of them."""
+    """Images `[n, c, h, w]`, float32 in [-1, 1], channels-last in memory, and what is known of them.
+
+    codes: what a tokenizer made of the images beforehand, int64 `[n, rows, columns, depth]`; the images are
+    then left out, as `[n, 0, 0, 0]`.
+    """
 
     images: Tensor
     condition: Condition = field(default_factory=Condition)
+    codes: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Some of the images."""
+        codes = None if self.codes is None else self.codes[rows]
+        return Batch(self.images[rows], self.condition[rows], codes)
+
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.images.to(device, non_blocking=True), self.condition.to(device))
+        codes = None if self.codes is None else self.codes.to(device, non_blocking=True)
+        return Batch(self.images.to(device, non_blocking=True), self.condition.to(device), codes)

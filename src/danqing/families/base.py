@@ -6,7 +6,7 @@ What a family can do beyond painting is a `Protocol` below that it implements or
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -46,9 +46,14 @@ class Phase:
 class FamilyConfig(BaseModel):
     """What every family needs to know of its images; `labels` are the class names, empty when unconditional.
 
-    A preset leaves width, height, channels and labels out: they are filled in from the data.
-    `conditional=False` ignores labels that the data has.
+    A preset leaves out what `from_data` names: it is filled in from the data. `conditional=False` ignores
+    labels and captions that the data has. captions: some of those learnt from, evenly drawn, where the model
+    reads text: they are painted where no prompt is given.
     """
+
+    from_data: ClassVar[frozenset[str]] = frozenset(
+        {"family", "width", "height", "channels", "labels", "label_frequencies", "captions"}
+    )
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +64,7 @@ class FamilyConfig(BaseModel):
     conditional: bool = True
     labels: tuple[str, ...] = ()
     label_frequencies: tuple[float, ...] = ()
+    captions: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _labels_have_frequencies(self) -> Self:
@@ -73,6 +79,22 @@ class FamilyConfig(BaseModel):
         """Values in one image: the d of bits per dimension."""
         return self.width * self.height * self.channels
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the model is told the label of an image, where the data has labels."""
+        return self.conditional
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model is told the caption of an image: it then cannot learn without captions."""
+        return False
+
+    def complete(self, captions: Sequence[str]) -> Self:
+        """The configuration with what a family itself takes from the captions of the training images, such as
+        the vocabulary of its text; called once, after the shape has been filled in.
+        """
+        return self
+
 
 class Family(nn.Module):
     """A generative model: how it learns, and how it paints.
@@ -84,6 +106,11 @@ class Family(nn.Module):
     training_only: ClassVar[tuple[str, ...]] = ()
     """Direct children that painting does not need (a discriminator): kept out of the EMA and the model
     folder.
+    """
+
+    has_prior: ClassVar[bool] = True
+    """False where `sample` paints from codes drawn at random, because the family is a first stage: it is then
+    shown and scored by its reconstructions.
     """
 
     advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
@@ -124,6 +151,22 @@ class Family(nn.Module):
             setattr(self, name, None)
 
 
+Preview = Callable[[], Tensor]
+OnStep = Callable[[int, int, Preview], None]
+"""Told while a family paints step by step: steps done, steps in all, and what gives the images as they are by
+then, `[n, c, h, w]` in [-1, 1]. Whoever wants to stop the painting raises an exception of their own.
+"""
+
+
+@runtime_checkable
+class PaintsInSteps(Protocol):
+    """A family whose `sample` takes many steps, and takes `on_step: OnStep | None` among its options."""
+
+    def painting_steps(self, **options: Any) -> int:
+        """How many steps `sample` takes with these options."""
+        ...
+
+
 @runtime_checkable
 class Encodes(Protocol):
     """A family with a latent space that images can be mapped into and back. Images are `[n, c, h, w]` in
@@ -138,15 +181,90 @@ class Encodes(Protocol):
         """Latents to images."""
         ...
 
+
+@runtime_checkable
+class Interpolates(Protocol):
+    """A family whose latent space has a way from one image to another."""
+
     def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
         """Images `[n, steps, c, h, w]` on the way from each of `first` to its partner, ends included."""
         ...
+
+
+@runtime_checkable
+class Traverses(Protocol):
+    """A family whose latents can be moved one by one."""
 
     def traverse(
         self, images: Tensor, condition: Condition, *, latent: int, values: Sequence[float]
     ) -> Tensor:
         """Images `[n, len(values), c, h, w]` with one latent set to each value, in standard deviations."""
         ...
+
+
+@runtime_checkable
+class Tokenizes(Protocol):
+    """What turns images into whole numbers and back: the first stage of a family that writes tokens.
+
+    Codes are int64 `[n, rows, columns, depth]` in [0, vocabulary); `depth` numbers stand at each place, in
+    the order in which they are to be written (the stages of a residual quantizer, the channels of a pixel).
+    Images are `[n, c, h, w]` in [-1, 1].
+    """
+
+    @property
+    def vocabulary(self) -> int:
+        """How many different codes there are."""
+        ...
+
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """(rows, columns, depth)."""
+        ...
+
+    def tokenize(self, images: Tensor) -> Tensor:
+        """Images to codes, without gradients."""
+        ...
+
+    def detokenize(self, codes: Tensor) -> Tensor:
+        """Codes to images."""
+        ...
+
+
+@runtime_checkable
+class HasTokenizer(Protocol):
+    """A family of two stages: its child `tokenizer` was trained before it and never changes.
+
+    It learns from `Batch.codes` where the batch has them, else from what the tokenizer makes of the images.
+    """
+
+    tokenizer: nn.Module
+
+
+@runtime_checkable
+class Fills(Protocol):
+    """A family that can paint a part of an image so that it suits the rest."""
+
+    def fill(
+        self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
+    ) -> Tensor:
+        """Images `[n, c, h, w]`, painted anew where `mask` `[n, 1, h, w]` is 1 and exactly as they were
+        elsewhere; image i depends on row i and `seeds[i]` alone.
+        """
+        ...
+
+
+@runtime_checkable
+class Perceives(Protocol):
+    """A family with a loss in the features of a network that it does not own.
+
+    perceptual_network: its name, as `evaluation.networks.open_network` takes it; "" where there is none.
+    `perceive` is given what turns images into that network's feature maps, with gradients, once before training;
+    it must not become a child, which would be saved and averaged.
+    """
+
+    perceptual_network: str
+
+    def perceive(self, stages: Callable[[Tensor], Sequence[Tensor]]) -> None: ...
 
 
 @runtime_checkable
@@ -157,6 +275,17 @@ class HasLikelihood(Protocol):
         """Bits per dimension of each image `[n]`, an upper bound that tightens with `samples` where it is a
         bound.
         """
+        ...
+
+
+@runtime_checkable
+class HasTokenLikelihood(Protocol):
+    """A family that computes the probability of an image's codes, which says nothing of what its tokenizer
+    lost.
+    """
+
+    def token_nll(self, batch: Batch) -> Tensor:
+        """-log p(codes | condition) in nats per image, `[n]` float32."""
         ...
 
 

@@ -146,7 +146,7 @@ class RunConfig(_Section):
         Raises ConfigError where some of the images have labels and others have none.
         """
         width, height = dataset.size
-        labels = dataset.label_names if self.model.conditional else ()
+        labels = dataset.label_names if self.model.reads_labels else ()
         bare = 0 if dataset.labels is None else int((dataset.labels < 0).sum())
         if labels and bare:
             raise ConfigError(
@@ -184,7 +184,7 @@ class RunConfig(_Section):
     def to_toml(self) -> str:
         """The configuration as TOML that reads back as an equal object; what the data decides is left out."""
         values = self.model_dump(mode="json", exclude_none=True)
-        from_data = FamilyConfig.model_fields.keys() - {"conditional"}
+        from_data = self.model.from_data
         values["model"] = {key: value for key, value in values["model"].items() if key not in from_data}
         text = tomli_w.dumps({key: value for key, value in values.items() if value != ""})
         return re.sub(r"\[\n((?: {4}[^\n]*,\n)+)\]", _on_one_line, text)

@@ -11,7 +11,6 @@ from torch import Tensor
 from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
-from danqing.families.base import Batch
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
@@ -82,8 +81,7 @@ def _kept_by_batch(engine: Engine) -> int:
 
 def _kept_for_backward(engine: Engine, count: int) -> int:
     """Bytes that the greediest phase keeps for its backward pass on `count` images."""
-    batch = engine.batches.at(0)
-    batch = Batch(batch.images[:count], batch.condition[slice(0, count)])
+    batch = engine.batches.at(0)[:count]
     kept: dict[int, int] = {}  # by address: a tensor that several operations keep takes its memory once
 
     def note(tensor: Tensor) -> Tensor:

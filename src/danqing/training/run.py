@@ -171,7 +171,7 @@ def _open_data(
             f"{len(held.judged)} images are too few to score by: add images, raise evaluation.held_out, or "
             "train with --evaluate-every 0."
         )
-    if config.model.conditional:
+    if config.model.reads_labels:
         _tell_lost_labels(open_dataset(source, split="train", **options), held, listener)
     return config, held.training, held
 
