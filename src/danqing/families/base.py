@@ -258,8 +258,8 @@ class Perceives(Protocol):
     """A family with a loss in the features of a network that it does not own.
 
     perceptual_network: its name, as `evaluation.networks.open_network` takes it; "" where there is none.
-    `perceive` is given what turns images into that network's feature maps, with gradients, once before training;
-    it must not become a child, which would be saved and averaged.
+    `perceive` is given what turns images into that network's feature maps, with gradients, once before
+    training; it must not become a child, which would be saved and averaged.
     """
 
     perceptual_network: str
