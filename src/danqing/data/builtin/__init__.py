@@ -16,6 +16,7 @@ from danqing.errors import DataError, MissingSplitError
 
 Progress = Callable[[int, int, str], None]
 MODULES = {
+    "shapes": "shapes",
     "emoji": "emoji",
     "digits": "digits",
     "mnist": "mnist",
