@@ -47,14 +47,13 @@ class Batches:
 
     def at(self, images_seen: int) -> Batch:
         """The batch that follows after `images_seen` images, on the device."""
-        pixels, labels = (
+        pixels, condition = (
             self._ahead(images_seen, images_seen + self.batch_size)
             if self._ahead
             else self._read(images_seen)
         )
         images = self.augment.apply(pixels.to(self.device, non_blocking=True), self.seed, images_seen)
-        label = None if labels is None else labels.to(self.device, non_blocking=True)
-        return Batch(images, Condition(label=label))
+        return Batch(images, condition.to(self.device))
 
     def indices(self, images_seen: int) -> NDArray[np.int64]:
         """Which images that batch shows, int64 `[batch_size]`."""
@@ -66,22 +65,26 @@ class Batches:
         ]
         return np.concatenate(parts)
 
-    def _read(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def condition(self, images_seen: int) -> Condition:
+        """What is known of the images of that batch, on the CPU."""
         indices = self.indices(images_seen)
-        labels = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
-        return self.dataset.images(indices), labels
+        label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
+        return Condition(label=label)
+
+    def _read(self, images_seen: int) -> tuple[Tensor, Condition]:
+        return self.dataset.images(self.indices(images_seen)), self.condition(images_seen)
 
 
 class _Ahead:
     """Reads the batch that is expected next in a thread; any other position is read when asked for."""
 
-    def __init__(self, read: Callable[[int], tuple[torch.Tensor, torch.Tensor | None]]) -> None:
+    def __init__(self, read: Callable[[int], tuple[Tensor, Condition]]) -> None:
         self._read = read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="danqing-prefetch")
         self._position = -1
-        self._next: Future[tuple[torch.Tensor, torch.Tensor | None]] | None = None
+        self._next: Future[tuple[Tensor, Condition]] | None = None
 
-    def __call__(self, position: int, following: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def __call__(self, position: int, following: int) -> tuple[Tensor, Condition]:
         hit = self._next if self._position == position else None
         current = hit or self._pool.submit(self._read, position)
         self._position, self._next = following, self._pool.submit(self._read, following)
