@@ -3,10 +3,11 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
@@ -19,6 +20,8 @@ from danqing.families.base import FamilyConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """From which budget, and which number of images in the data, a run is evaluated unasked."""
+CAPTIONS = 256
+"""How many of the captions learnt from a model keeps as examples."""
 
 
 class _Section(BaseModel):
@@ -100,8 +103,28 @@ class EvaluationConfig(_Section):
         return self
 
 
+class TokenizerConfig(_Section):
+    """The first stage of a family that writes codes: a tokenizer, trained before it or brought along.
+
+    preset, settings: what it is trained with, `settings` as the preset's own file has them; images and how
+    they are prepared are the run's. share: of the run's budget that it gets. model: a run folder, a model
+    folder or a hub id whose tokenizer is taken instead; nothing is trained then, and the three are not read.
+    views: how many times each image is turned into codes, changed by the augmentation otherwise each time;
+    once where nothing is changed.
+    """
+
+    preset: str = "vqvae-32"
+    settings: dict[str, Any] = {}
+    share: float = Field(0.35, gt=0, lt=1)
+    model: str = ""
+    views: int = Field(4, ge=1, le=256)
+
+
 class RunConfig(_Section):
-    """Everything needed to repeat a run. `size` is (width, height); the budget is `images` or `minutes`."""
+    """Everything needed to repeat a run. `size` is (width, height); the budget is `images` or `minutes`, for
+    both stages together where there is a `tokenizer`. A family that writes codes and is given none writes
+    pixels.
+    """
 
     description: str = ""
     family: str
@@ -117,6 +140,7 @@ class RunConfig(_Section):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tokenizer: TokenizerConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -138,12 +162,16 @@ class RunConfig(_Section):
             raise ValueError("batch_size must be a multiple of training.accumulate")
         if self.images is not None and self.minutes is not None:
             raise ValueError("give images or minutes, not both")
+        if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
+            raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as text2image-32")
         return self
 
-    def for_data(self, dataset: Dataset) -> Self:
-        """The same configuration, with the model's image shape and labels taken from the data.
+    def for_data(self, dataset: Dataset, tokenizer: FamilyConfig | None = None) -> Self:
+        """The same configuration, with the model's image shape, labels, captions and whatever else it takes
+        from the data, and with the tokenizer that was trained on it.
 
-        Raises ConfigError where some of the images have labels and others have none.
+        Raises ConfigError where some of the images have labels and others have none, and where the model
+        reads text and no image has a caption.
         """
         width, height = dataset.size
         labels = dataset.label_names if self.model.reads_labels else ()
@@ -160,8 +188,28 @@ class RunConfig(_Section):
             "labels": labels,
             "label_frequencies": dataset.label_frequencies if labels else (),
         }
+        if tokenizer is not None:
+            shape["tokenizer"] = tokenizer.model_dump()
+        captions = self._captions(dataset)
+        shape["captions"] = _evenly(captions, CAPTIONS)
         model = parse_config({**self.model.model_dump(), **shape})
+        model = model.complete([line for lines in captions for line in lines])
         return self.model_copy(update={"model": model, "size": dataset.size})
+
+    def _captions(self, dataset: Dataset) -> list[list[str]]:
+        """The captions of each image that has some, where the model reads text."""
+        if not self.model.reads_text:
+            return []
+        texts = dataset.texts(np.arange(len(dataset))) or ()
+        captions = [
+            lines for text in texts if (lines := [line for line in text.splitlines() if line.strip()])
+        ]
+        if not captions:
+            raise ConfigError(
+                f"The model reads text, and no image of {dataset.info.name} has a caption: write captions "
+                "into a metadata.jsonl beside the images, or choose a preset that reads none."
+            )
+        return captions
 
     def evaluated(self, every_images: int | Literal["tenth"]) -> Self:
         """The same configuration with "auto" settled; raises ConfigError where patience then has no sense."""
@@ -290,6 +338,7 @@ def _keys(family: str) -> Iterator[str]:
         "data": DataConfig,
         "training": TrainingConfig,
         "evaluation": EvaluationConfig,
+        "tokenizer": TokenizerConfig,
     }
     for name in RunConfig.model_fields:
         if name not in sections:
@@ -303,6 +352,13 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _evenly(captions: Sequence[Sequence[str]], most: int) -> tuple[str, ...]:
+    """At most so many captions, from all over the data; of an image with several, now one and now another."""
+    places = np.unique(np.linspace(0, len(captions) - 1, most).round().astype(int)) if captions else []
+    chosen = (captions[place][number % len(captions[place])] for number, place in enumerate(places))
+    return tuple(dict.fromkeys(chosen))
 
 
 def _on_one_line(array: re.Match[str]) -> str:
