@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from danqing.data.augment import Augment
 from danqing.data.batch import Batch, Condition

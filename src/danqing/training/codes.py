@@ -1,0 +1,172 @@
+"""Images as a tokenizer's codes: written once into the cache, and drawn from there batch by batch."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from danqing import atomic, weights
+from danqing.data import Augment, Batches, Dataset
+from danqing.data.batch import Batch
+from danqing.data.cache import default_folder
+from danqing.data.records import digest
+from danqing.errors import TrainingError
+from danqing.families.base import Family, Tokenizes
+from danqing.randomness import derived_seed
+
+VERSION = 1
+_PIXELS_AT_ONCE = 2**18
+
+Progress = Callable[[int, int, str], None]
+_FORMATS = {"I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
+
+
+class Codes:
+    """A file of codes: every view of every image, view after view, `[views * images, rows, columns, depth]`.
+
+    It is read where it is needed, so that memory stays flat however many images there are.
+    """
+
+    def __init__(self, path: Path, images: int) -> None:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            layout = json.loads(file.read(length))["codes"]
+        shape = tuple(layout["shape"])
+        self._values = np.memmap(path, _FORMATS[layout["dtype"]], "r", 8 + length, shape)
+        self.path, self.images, self.views = path, images, shape[0] // images
+        self.shape: tuple[int, int, int] = shape[1:]
+
+    def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
+        """The codes of some images, each in one of its views: int64 `[n, rows, columns, depth]`."""
+        return torch.from_numpy(self._values[views * self.images + indices].astype(np.int64))
+
+
+class CodedBatches(Batches):
+    """The same images in the same order as `Batches`, as codes: in epoch e, each in view e modulo views."""
+
+    codes: Codes
+
+    def at(self, images_seen: int) -> Batch:
+        """The batch that follows after `images_seen` images, on the device; its images are `[n, 0, 0, 0]`."""
+        indices = self.indices(images_seen)
+        epochs = np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset)
+        codes = self.codes.at(indices, epochs % self.codes.views)
+        images = torch.empty(len(indices), 0, 0, 0, device=self.device)
+        condition = self.condition(images_seen).to(self.device)
+        return Batch(images, condition, codes.to(self.device, non_blocking=True))
+
+
+class Views(NamedTuple):
+    """The changes under which each image is encoded: what a view changes follows from the seed, the image and
+    the view alone.
+    """
+
+    augment: Augment
+    seed: int
+    count: int
+
+    def of(self, dataset: Dataset, view: int, rows: NDArray[np.int64]) -> torch.Tensor:
+        """One view of the images that follow `rows[0]`, float32 `[n, c, h, w]` in [-1, 1]."""
+        return self.augment.apply(
+            dataset.images(rows), derived_seed(self.seed, "view", view), images_seen=int(rows[0])
+        )
+
+    def key(self) -> str:
+        """What tells these views from others: the seed means nothing where nothing is changed."""
+        return "" if self.augment.is_off else f"{self.augment.model_dump_json()} {self.seed} {self.count}"
+
+
+def views_of(augment: Augment, seed: int, count: int) -> Views:
+    """So many views, or one where `augment` changes nothing."""
+    return Views(augment, seed, 1 if augment.is_off else count)
+
+
+def ensure(
+    tokenizer: Family,
+    dataset: Dataset,
+    views: Views,
+    *,
+    device: torch.device,
+    on_progress: Progress,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Codes | None:
+    """The codes of a data set, from the cache, or made now; None where `stopped` said so before they were.
+
+    They are found again as long as the tokenizer's weights, the images and the views are the same. Raises
+    TrainingError where the cache cannot be written.
+    """
+    key = digest(
+        f"codes {VERSION}", weights.digest(tokenizer.state_dict()), dataset.fingerprint, views.key()
+    )[:32]
+    folder = default_folder() / "codes"
+    path = folder / f"{key}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{key}.lock"):
+            for leftover in folder.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
+            atomic.remove_leftovers(folder, f".{path.name}.*")
+            if not path.exists():
+                _write(path, _encoded(tokenizer.to(device), dataset, views, device), on_progress, stopped)
+    except _StoppedError:
+        return None
+    except OSError as error:
+        raise TrainingError(
+            f"The codes cannot be written to {folder} ({error.strerror or error}): make room there, or set "
+            "DANQING_CACHE to another folder."
+        ) from error
+    return Codes(path, len(dataset))
+
+
+class _Encoded(NamedTuple):
+    """What a tokenizer makes of some images: the format and the shape of all, and the parts one by one."""
+
+    format: str
+    shape: tuple[int, int, int, int]
+    parts: Iterator[torch.Tensor]
+
+
+def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.device) -> _Encoded:
+    assert isinstance(tokenizer, Tokenizes)
+    count, (width, height) = len(dataset), dataset.size
+    # Always as many at once: a product of another size may round otherwise.
+    at_once = max(1, min(256, _PIXELS_AT_ONCE // (width * height)))
+
+    @torch.inference_mode()
+    def parts() -> Iterator[torch.Tensor]:
+        for view in range(views.count):
+            for start in range(0, count, at_once):
+                images = views.of(dataset, view, np.arange(start, min(start + at_once, count)))
+                whole = images[torch.arange(at_once) % len(images)]
+                yield tokenizer.tokenize(whole.to(device))[: len(images)].cpu()
+
+    tokenizer.eval()
+    format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
+    return _Encoded(format, (views.count * count, *tokenizer.code_shape), parts())
+
+
+def _write(path: Path, encoded: _Encoded, on_progress: Progress, stopped: Callable[[], bool]) -> None:
+    format = _FORMATS[encoded.format]
+    size = int(np.prod(encoded.shape)) * format.itemsize
+    layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, size]}}
+    header = json.dumps(layout).encode()
+    header += b" " * (-len(header) % 8)
+    with atomic.replacing(path) as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        done = 0
+        for part in encoded.parts:
+            if stopped():
+                raise _StoppedError
+            file.write(part.numpy().astype(format).tobytes())
+            done += len(part)
+            on_progress(done, encoded.shape[0], "Writing codes")
+
+
+class _StoppedError(Exception):
+    """The user wants no more codes."""
