@@ -12,6 +12,7 @@ from danqing.families.base import Family, FamilyConfig
 REGISTRY = {
     "gan": ("danqing.families.gan", "GAN", "GANConfig"),
     "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
+    "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
 }
 
 

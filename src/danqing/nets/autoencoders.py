@@ -130,8 +130,8 @@ class HybridDecoder(nn.Module):
         height, width = shape.sizes[1]
         self.dense = MLPDecoder(replace(shape, height=height, width=width), 4 * outputs)
         hidden = max(8, shape.features // 2)
-        self.widen = _conv(4 * outputs, hidden)
-        self.blocks = nn.Sequential(*(_conv_block(hidden) for _ in range(max(1, shape.blocks))))
+        self.widen = convolution(4 * outputs, hidden)
+        self.blocks = nn.Sequential(*(convolution_block(hidden) for _ in range(max(1, shape.blocks))))
         self.narrow = nn.Conv2d(hidden, 4 * outputs, 3, padding=1)
 
     def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
@@ -151,9 +151,11 @@ class ConvEncoder(nn.Module):
         widths, coarsest = shape.widths, shape.sizes[-1]
         self.stem = nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1)
         self.label = LabelBias(shape.labels, widths[0])
-        self.first = nn.Sequential(*(_conv_block(widths[0]) for _ in range(shape.blocks)))
+        self.first = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(
-            nn.Sequential(_conv(before, after, stride=2), *(_conv_block(after) for _ in range(shape.blocks)))
+            nn.Sequential(
+                convolution(before, after, stride=2), *(convolution_block(after) for _ in range(shape.blocks))
+            )
             for before, after in itertools.pairwise(widths)
         )
         self.last = nn.Linear(widths[-1] * math.prod(coarsest), 2 * shape.latents)
@@ -179,9 +181,11 @@ class ConvDecoder(nn.Module):
         widths = shape.widths[::-1]
         self.first = ToMap(shape.latents, widths[0], shape.sizes[-1])
         self.label = LabelBias(shape.labels, widths[0])
-        self.blocks = nn.Sequential(*(_conv_block(widths[0]) for _ in range(shape.blocks)))
+        self.blocks = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(
-            nn.Sequential(_conv(before, after), *(_conv_block(after) for _ in range(shape.blocks)))
+            nn.Sequential(
+                convolution(before, after), *(convolution_block(after) for _ in range(shape.blocks))
+            )
             for before, after in itertools.pairwise(widths)
         )
         self.last = nn.Conv2d(widths[-1], 4 * outputs, 3, padding=1)
@@ -212,14 +216,16 @@ def activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.1)
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
-    nn.init.kaiming_normal_(convolution.weight, a=0.1)
-    return convolution
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3×3 convolution whose weights suit `activate`."""
+    made = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+    nn.init.kaiming_normal_(made.weight, a=0.1)
+    return made
 
 
-def _conv_block(channels: int) -> ResidualBlock:
-    return ResidualBlock(_conv(channels, channels), _conv(channels, channels))
+def convolution_block(channels: int) -> ResidualBlock:
+    """A residual block of two 3×3 convolutions."""
+    return ResidualBlock(convolution(channels, channels), convolution(channels, channels))
 
 
 def _linear_block(features: int) -> ResidualBlock:

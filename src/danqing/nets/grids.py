@@ -1,0 +1,92 @@
+"""Encoders and decoders between images and a grid of vectors, coarser by a power of two.
+
+Any height and width will do: an image is padded by repeating its last row and column, and the decoder's is
+cropped. No layer works at the full resolution, where a processor spends most of its time moving memory: the
+first convolution strides, the last one paints four pixels per place.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.nets.autoencoders import activate, convolution, convolution_block
+from danqing.nets.layers import crop
+
+
+@dataclass(frozen=True, slots=True)
+class GridShape:
+    """What encoder and decoder agree on.
+
+    latents: numbers at each place of the grid. features: the grid has twice as many channels within the nets,
+    each finer map half of the one before, and none fewer than 16. blocks: residual blocks on the grid.
+    downsamplings: how often the sides are halved.
+    """
+
+    height: int
+    width: int
+    channels: int
+    latents: int
+    features: int
+    blocks: int
+    downsamplings: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        factor = 2**self.downsamplings
+        return -(-self.height // factor), -(-self.width // factor)
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """What an image lacks to be a whole number of places: left, right, above, below."""
+        rows, columns = self.grid
+        factor = 2**self.downsamplings
+        return 0, columns * factor - self.width, 0, rows * factor - self.height
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each map below the full resolution, from fine to coarse."""
+        return [max(16, 2 * self.features >> i) for i in reversed(range(self.downsamplings))]
+
+
+class GridEncoder(nn.Module):
+    """Images `[n, c, h, w]` to `[n, latents, rows, columns]`."""
+
+    def __init__(self, shape: GridShape) -> None:
+        super().__init__()
+        self.padding, widths = shape.padding, shape.widths
+        self.stem = nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1)
+        self.stages = nn.ModuleList(convolution(*pair, stride=2) for pair in itertools.pairwise(widths))
+        self.blocks = nn.Sequential(*(convolution_block(widths[-1]) for _ in range(shape.blocks)))
+        self.last = nn.Conv2d(widths[-1], shape.latents, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.stem(F.pad(images, self.padding, mode="replicate") if any(self.padding) else images)
+        for stage in self.stages:
+            h = stage(activate(h))
+        latents: Tensor = self.last(activate(self.blocks(h)))
+        return latents
+
+
+class GridDecoder(nn.Module):
+    """Latents `[n, latents, rows, columns]` to images `[n, c, h, w]`: the encoder backwards.
+
+    A place doubles by repetition and a convolution, which leaves no grid as strided transposes do (Odena et
+    al. 2016); the last doubling is a pixel shuffle (Shi et al. 2016).
+    """
+
+    def __init__(self, shape: GridShape) -> None:
+        super().__init__()
+        self.size, widths = (shape.height, shape.width), shape.widths[::-1]
+        self.first = convolution(shape.latents, widths[0])
+        self.blocks = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
+        self.stages = nn.ModuleList(convolution(*pair) for pair in itertools.pairwise(widths))
+        self.last = nn.Conv2d(widths[-1], 4 * shape.channels, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        h = self.blocks(self.first(latents))
+        for stage in self.stages:
+            h = stage(F.interpolate(activate(h), scale_factor=2.0))
+        return crop(F.pixel_shuffle(self.last(activate(h)), 2), self.size)

@@ -1,0 +1,320 @@
+"""Quantizers: a map of vectors to a map of whole numbers, and back.
+
+`Codebook` learns its vectors as moving averages (van den Oord et al. 2017, appendix A.1); `FiniteScalar`
+(Mentzer et al. 2024) and `Binary` (Yu et al. 2024) round each number by itself, and have nothing to learn.
+Gradients pass what has none by an estimator. Maps are `[n, d, h, w]`; all arithmetic is in float32.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+Gradient = Literal["straight_through", "rotation"]
+IN_USE = 0.01
+"""A code is in use while it is written at least so many times as often as all codes are on average."""
+DEAD = 0.05
+"""A code of a codebook that is written less than so many times the average moves to where vectors are."""
+KMEANS_ROUNDS = 10
+_GROUP_BITS = 8
+
+
+class Quantized(NamedTuple):
+    """What becomes of a map of latents `[n, d, h, w]`.
+
+    latents: the quantized ones, `[n, d, h, w]` float32, through which gradients pass by the estimator. codes:
+    int64 `[n, h, w, depth]`. loss: to be minimised with the others. logged: detached scalars.
+    """
+
+    latents: Tensor
+    codes: Tensor
+    loss: Tensor
+    logged: dict[str, Tensor]
+
+
+class Quantizer(nn.Module):
+    """What all quantizers share: how often each code was written of late.
+
+    width: d of the maps. vocabulary, depth: there are `depth` codes at each place, each below `vocabulary`.
+    frequencies: `[depth, vocabulary]`, a moving average of shares, equal on all ranks.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, *, width: int, vocabulary: int, depth: int = 1, decay: float = 0.99) -> None:
+        super().__init__()
+        self.width, self.vocabulary, self.depth, self.decay = width, vocabulary, depth, decay
+        self.register_buffer("frequencies", torch.full((depth, vocabulary), 1 / vocabulary))
+
+    def forward(self, latents: Tensor, rng: torch.Generator | None) -> Quantized:
+        """Quantize `[n, width, h, w]`; in training mode and given `rng`, learn from it too."""
+        n, _, height, width = latents.shape
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors = latents.float().permute(0, 2, 3, 1).reshape(-1, self.width)
+            learning = rng if self.training else None
+            quantized, codes, loss = self._quantize(vectors, learning)
+            if learning is not None:
+                self._count(codes)
+        found = quantized.reshape(n, height, width, self.width).permute(0, 3, 1, 2)
+        return Quantized(found, codes.reshape(n, height, width, self.depth), loss, self.usage())
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """The latents `[n, width, h, w]` of codes `[n, h, w, depth]`."""
+        return self._vectors(codes).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def usage(self) -> dict[str, Tensor]:
+        """codebook_use: the share of the codes that are in use. perplexity: how many codes, evenly written,
+        would be as varied: exp of the entropy. Both are averages over the depth.
+        """
+        shares = self.frequencies / self.frequencies.sum(1, keepdim=True)
+        perplexity = torch.special.entr(shares).sum(1).exp().mean()
+        return {
+            "codebook_use": (shares > IN_USE / self.vocabulary).float().mean(),
+            "perplexity": perplexity,
+        }
+
+    def _quantize(self, vectors: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors `[m, width]` to the quantized ones, their codes `[m, depth]` and a loss; `rng` where it
+        learns.
+        """
+        raise NotImplementedError
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        """Codes `[..., depth]` to vectors `[..., width]`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _count(self, codes: Tensor) -> None:
+        counts = torch.stack([torch.bincount(c, minlength=self.vocabulary) for c in codes.T]).float()
+        counts = _summed(counts)
+        self.frequencies.lerp_(counts / counts.sum(1, keepdim=True), 1 - self.decay)
+
+
+class Codebook(Quantizer):
+    """Each vector becomes the nearest of `vocabulary` vectors, which are averages of those that chose them.
+
+    With a `depth` of more, each further codebook quantizes what those before it left over, and their sum is
+    the quantized vector (Lee et al. 2022, section 3.1). A codebook starts as the k-means of the first batch;
+    later, a code that hardly any vector chooses is moved onto one of the batch's vectors. normalised: vectors
+    and codes lie on the unit sphere (Yu et al. 2022, section 3.2). The loss is `commitment` E (z - q)², the
+    mean over the partial sums q (Lee et al. 2022, equation 8), and leaves the codes alone.
+    """
+
+    codes: Tensor
+    sums: Tensor
+    weights: Tensor
+    started: Tensor
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        vocabulary: int,
+        depth: int = 1,
+        normalised: bool = False,
+        commitment: float = 0.25,
+        gradient: Gradient = "straight_through",
+        decay: float = 0.99,
+    ) -> None:
+        super().__init__(width=width, vocabulary=vocabulary, depth=depth, decay=decay)
+        self.normalised, self.commitment, self.gradient = normalised, commitment, gradient
+        self.register_buffer("codes", self._placed(torch.randn(depth, vocabulary, width)))
+        self.register_buffer("weights", torch.full((depth, vocabulary), 1 / vocabulary))
+        self.register_buffer("sums", self.codes / vocabulary)
+        self.register_buffer("started", torch.zeros((), dtype=torch.int64))
+
+    def nearest(self, vectors: Tensor, stage: int = 0) -> Tensor:
+        """The index `[m]` of the code nearest to each of `[m, width]`, by Euclidean distance."""
+        codes = self.codes[stage]
+        distances = torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2)
+        return distances.min(1).indices  # twice as fast as argmin on a processor
+
+    def _quantize(self, vectors: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        vectors = self._placed(vectors)
+        rest, total = vectors.detach(), torch.zeros_like(vectors)
+        loss, chosen = vectors.new_zeros(()), []
+        for stage in range(self.depth):
+            if rng is not None and not self.started:
+                self._start(stage, rest, rng)
+            indices = self.nearest(rest, stage)
+            quantized = self.codes[stage, indices]
+            if rng is not None:
+                self._learn(stage, rest, indices, rng)
+            total, rest = total + quantized, rest - quantized
+            loss = loss + F.mse_loss(vectors, total)
+            chosen.append(indices)
+        if rng is not None:
+            self.started.fill_(1)
+        loss = self.commitment * loss / self.depth
+        return estimated(vectors, total, self.gradient), torch.stack(chosen, dim=1), loss
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        return torch.stack([self.codes[stage, codes[..., stage]] for stage in range(self.depth)]).sum(0)
+
+    def _placed(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.normalised else vectors
+
+    @torch.no_grad()
+    def _start(self, stage: int, vectors: Tensor, rng: torch.Generator) -> None:
+        """Lloyd's k-means from random vectors; a cluster that runs empty starts again at a random vector."""
+        self.codes[stage] = self._drawn(vectors, rng)
+        for _ in range(KMEANS_ROUNDS):
+            shares, sums = self._shares(vectors, self.nearest(vectors, stage))
+            means = self._placed(sums / shares.clamp_min(1e-12)[:, None])
+            self.codes[stage] = torch.where(shares[:, None] > 0, means, self._drawn(vectors, rng))
+        # The weights say that every code has been chosen alike: none is dead before it had its chance.
+        self.sums[stage] = self.codes[stage] / self.vocabulary
+
+    @torch.no_grad()
+    def _learn(self, stage: int, vectors: Tensor, indices: Tensor, rng: torch.Generator) -> None:
+        """Move the codes towards the averages of those that chose them, and the dead to new places."""
+        codes, weights, all_sums = self.codes[stage], self.weights[stage], self.sums[stage]
+        shares, sums = self._shares(vectors, indices)
+        weights.lerp_(shares, 1 - self.decay)
+        all_sums.lerp_(sums, 1 - self.decay)
+        dead = weights < DEAD / self.vocabulary
+        if dead.any():  # on all ranks or on none: they have counted the same
+            weights[dead] = 1 / self.vocabulary
+            all_sums[dead] = self._drawn(vectors, rng)[dead] / self.vocabulary
+        codes.copy_(self._placed(all_sums / weights[:, None]))
+
+    def _shares(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of all ranks' vectors that chose each code `[k]`, and the sum of these divided by the
+        count of all `[k, width]`.
+        """
+        counts = torch.bincount(indices, minlength=self.vocabulary).float()
+        if vectors.device.type == "cpu":
+            sums = vectors.new_zeros(self.vocabulary, self.width).index_add_(0, indices, vectors)
+        else:  # where an index_add adds up in another order each time
+            sums = F.one_hot(indices, self.vocabulary).to(vectors.dtype).T @ vectors
+        both = _summed(torch.cat([counts[:, None], sums], dim=1))
+        both /= both[:, 0].sum()
+        return both[:, 0], both[:, 1:]
+
+    def _drawn(self, vectors: Tensor, rng: torch.Generator) -> Tensor:
+        """As many of the first rank's vectors as there are codes, drawn at random."""
+        order = torch.randperm(len(vectors), generator=rng, device=vectors.device)
+        drawn = vectors[order[torch.arange(self.vocabulary, device=vectors.device) % len(vectors)]]
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.broadcast(drawn, src=0)
+        return drawn
+
+
+class FiniteScalar(Quantizer):
+    """Each number is bounded and rounded to one of a few levels (Mentzer et al. 2024).
+
+    levels: how many for each of the d numbers; the vocabulary is their product, and the first number is the
+    least significant digit of the code. Quantized numbers lie in [-1, 1]. There is no loss.
+    """
+
+    levels: Tensor
+    places: Tensor
+
+    def __init__(self, levels: Sequence[int], *, decay: float = 0.99) -> None:
+        super().__init__(width=len(levels), vocabulary=math.prod(levels), decay=decay)
+        counts = torch.tensor(levels)
+        self.register_buffer("levels", counts, persistent=False)
+        self.register_buffer("places", torch.cumprod(counts, 0) // counts, persistent=False)
+
+    def _quantize(self, vectors: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        # Even counts of levels lie half a step off the middle (the paper's listing, appendix A.1).
+        half = (self.levels - 1) * (1 + 1e-3) / 2
+        offset = 0.5 * (self.levels % 2 == 0)
+        bounded = torch.tanh(vectors + torch.atanh(offset / half)) * half - offset
+        digits = bounded.detach().round()
+        lowest = self.levels // 2
+        codes = ((digits.long() + lowest) * self.places).sum(-1, keepdim=True)
+        quantized = estimated(bounded, digits, "straight_through") / lowest
+        return quantized, codes, vectors.new_zeros(())
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        digits = codes // self.places % self.levels
+        lowest = self.levels // 2
+        return (digits - lowest) / lowest
+
+
+class Binary(Quantizer):
+    """Each number becomes its sign: a code has one bit per number, the first the least significant.
+
+    Lookup-free quantization (Yu et al. 2024, section 3.1). The loss is `commitment` E (z - q)² plus `entropy`
+    times that of its equation 4: the entropy of a vector's choice, which should be sure, less the entropy of
+    the average choice, which should be varied. A choice of code c has p ∝ exp(2 z·c / temperature), in which
+    bits are independent; the average choice's entropy is that of groups of eight bits, summed.
+    """
+
+    powers: Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        commitment: float = 0.25,
+        entropy: float = 0.1,
+        temperature: float = 1.0,
+        decay: float = 0.99,
+    ) -> None:
+        super().__init__(width=bits, vocabulary=2**bits, decay=decay)
+        self.commitment, self.entropy, self.temperature = commitment, entropy, temperature
+        self.register_buffer("powers", 2 ** torch.arange(bits), persistent=False)
+
+    def _quantize(self, vectors: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        positive = vectors.detach() > 0
+        signs = 2.0 * positive - 1
+        loss = self.commitment * F.mse_loss(vectors, signs)
+        if self.training:
+            loss = loss + self.entropy * self.entropies(vectors)
+        codes = (positive * self.powers).sum(-1, keepdim=True)
+        return estimated(vectors, signs, "straight_through"), codes, loss
+
+    def entropies(self, vectors: Tensor) -> Tensor:
+        """E H(p(c | z)) - H(E p(c | z)) of vectors `[m, bits]`, in nats."""
+        logits = 4 * vectors / self.temperature
+        sure = torch.stack([logits.sigmoid(), (-logits).sigmoid()], dim=-1)  # [m, bits, 2]
+        own = torch.special.entr(sure).sum((1, 2)).mean()
+        average = vectors.new_zeros(())
+        for group in sure.split(_GROUP_BITS, dim=1):
+            joint = group[:, 0]
+            for bit in group.unbind(1)[1:]:  # [m, 2], [m, 4], ... [m, 256]
+                joint = (joint[:, :, None] * bit[:, None, :]).flatten(1)
+            average = average + torch.special.entr(_averaged(joint.mean(0))).sum()
+        return own - average
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        return 2.0 * (codes // self.powers % 2) - 1
+
+
+def estimated(vectors: Tensor, quantized: Tensor, gradient: Gradient) -> Tensor:
+    """`quantized` `[m, d]`, with gradients for `vectors` `[m, d]`.
+
+    straight_through: as if they were the same (Bengio et al. 2013). rotation: as if the turn and the stretch
+    that take one to the other were constants (Fifty et al. 2025, section 4).
+    """
+    if gradient == "straight_through" or not vectors.requires_grad:
+        return vectors + (quantized - vectors).detach() if vectors.requires_grad else quantized
+    fixed = vectors.detach()
+    length = fixed.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    stretch = quantized.norm(dim=1, keepdim=True) / length
+    start, end = fixed / length, F.normalize(quantized, dim=1)
+    middle = F.normalize(start + end, dim=1)
+    turned = vectors - 2 * middle * (middle * vectors).sum(1, keepdim=True)
+    turned = turned + 2 * end * (start * vectors).sum(1, keepdim=True)
+    return stretch * turned
+
+
+def _summed(values: Tensor) -> Tensor:
+    """The sum over all ranks, in place."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(values)
+    return values
+
+
+def _averaged(values: Tensor) -> Tensor:
+    """The mean over all ranks, with the gradient of the own share."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    others = _summed(values.detach().clone()) - values.detach()
+    return (values + others) / distributed.get_world_size()
