@@ -29,6 +29,10 @@ class ModelError(DanqingError):
     """A model folder that cannot be trusted or loaded."""
 
 
+class TextError(DanqingError):
+    """A text encoder that is not there, or not the one that is needed."""
+
+
 class TrainingError(DanqingError):
     """A run that cannot start, go on or be saved."""
 

@@ -18,7 +18,7 @@ class TextConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str = "bpe"
-    vocabulary: int = Field(2048, ge=257, le=65536)
+    vocabulary: int = Field(2048, ge=258, le=65536)
     length: int = Field(32, ge=1, le=512)
 
 

