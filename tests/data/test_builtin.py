@@ -61,7 +61,7 @@ def test_faces_are_drawn_whole_centred_and_named_in_two_languages() -> None:
         assert abs(columns.min() + columns.max() - 39) <= 2
     texts = dataset.texts(range(len(dataset)))
     assert texts is not None
-    assert any(text == "grinning face; 嘿嘿" for text in texts), texts[:5]
+    assert any(text == "grinning face\n嘿嘿" for text in texts), texts[:5]
 
 
 def test_emoji_sizes_need_not_be_square_and_groups_are_labels() -> None:

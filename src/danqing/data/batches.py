@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from danqing.data import captions
 from danqing.data.augment import Augment
 from danqing.data.batch import Batch, Condition
 from danqing.data.dataset import Dataset
@@ -20,9 +21,10 @@ class Batches:
     """A data set shuffled anew each epoch and cut into batches that run across the ends of epochs.
 
     augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition
-    holds labels, where the data has any. prefetch: whether a thread reads the next batch while this one is
-    learned from, by default where the data exceeds half of the machine's memory; the batches are the same
-    either way.
+    holds labels, where the data has any. use_texts: whether it holds captions, where the data has any: where
+    an image has several, the seed and the images seen decide on one. prefetch: whether a thread reads the
+    next batch while this one is learned from, by default where the data exceeds half of the machine's memory;
+    the batches are the same either way.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Batches:
         augment: Augment | None = None,
         device: torch.device | str = "cpu",
         use_labels: bool = True,
+        use_texts: bool = False,
         prefetch: bool | None = None,
     ) -> None:
         if len(dataset) == 0:
@@ -42,6 +45,7 @@ class Batches:
         self.augment = augment or Augment()
         self.device = torch.device(device)
         self.use_labels = use_labels and bool(dataset.label_names)
+        self.use_texts = use_texts and dataset.has_texts
         if prefetch is None:
             prefetch = len(dataset) * dataset.image_bytes > (total_memory() or 8e9) / 2
         self._ahead = _Ahead(self._read) if prefetch else None
@@ -70,7 +74,9 @@ class Batches:
         """What is known of the images of that batch, on the CPU."""
         indices = self.indices(images_seen)
         label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
-        return Condition(label=label)
+        texts = self.dataset.texts(indices) if self.use_texts else None
+        text = None if texts is None else captions.chosen(texts, self.seed, images_seen)
+        return Condition(label=label, text=text)
 
     def _read(self, images_seen: int) -> tuple[Tensor, Condition]:
         return self.dataset.images(self.indices(images_seen)), self.condition(images_seen)

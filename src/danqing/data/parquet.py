@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
+from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key, text_of
 from danqing.errors import DataError
 
 IMAGE = ("image", "img", "picture", "jpg", "png")
 LABEL = ("label", "labels", "class", "fine_label")
-TEXT = ("text", "caption", "prompt", "description")
+TEXT = ("text", "caption", "captions", "prompt", "description")
 _ROWS = 256
 
 
@@ -84,7 +84,7 @@ class ParquetSource:
         if isinstance(label, int) and 0 <= label < len(self.label_names):
             label = self.label_names[label]
         label = None if label is None or label == -1 else str(label)
-        return Record(name, functools.partial(_content, content), label, text and str(text))
+        return Record(name, functools.partial(_content, content), label, text_of(text))
 
 
 def _unreadable(name: str, reason: str) -> Record:

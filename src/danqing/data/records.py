@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -134,6 +134,15 @@ class DatasetInfo(BaseModel):
     citation: str = ""
     augment: Augment = Augment()
     report: DataReport = DataReport()
+
+
+def text_of(value: Any) -> str | None:
+    """The text of an image from what its metadata gives: a string, or a list of strings, one caption to a
+    line; None where there is none.
+    """
+    if isinstance(value, list | tuple):
+        value = "\n".join(" ".join(str(one).split()) for one in value if one is not None)
+    return None if value is None or value == "" else str(value)
 
 
 def digest(*parts: str | bytes) -> str:

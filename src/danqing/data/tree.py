@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
+from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key, text_of
 from danqing.errors import DataError, MissingSplitError
 from danqing.images import MAX_BYTES
 
@@ -280,8 +280,8 @@ def _by_metadata(tree: Tree, files: list[str], pictures: set[str], split: str, f
             if name.startswith(("/", "..")) or ":" in name.split("/")[0]:
                 refused += 1
                 continue
-            label, text = row.get("label"), row.get("text")
-            found.rows.append((name, None if label in (None, "") else str(label), text and str(text)))
+            label = row.get("label")
+            found.rows.append((name, None if label in (None, "") else str(label), text_of(row.get("text"))))
             seen.add(name)
     if refused:
         found.notes.append(f"{refused} entries of the metadata lead out of the data and were refused.")

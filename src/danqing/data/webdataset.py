@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
+from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key, text_of
 from danqing.data.tree import SUFFIXES
 from danqing.errors import DataError
 from danqing.images import MAX_BYTES
@@ -107,7 +107,8 @@ def _words(parts: dict[str, bytes | None]) -> tuple[str | None, str | None]:
             label = next(
                 (str(values[k]) for k in ("label", "cls", "class") if values.get(k) is not None), None
             )
-            text = next((str(values[k]) for k in ("text", "caption") if values.get(k) is not None), None)
+            found = (text_of(values.get(key)) for key in ("text", "caption", "captions"))
+            text = next(filter(None, found), None)
     for ending in ("cls", "cls.txt"):
         if content := parts.get(ending):
             label = content.decode("utf-8", "replace").strip()

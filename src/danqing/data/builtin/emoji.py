@@ -112,7 +112,7 @@ def open(
 
 
 class EmojiSource:
-    """Emoji sequences as records; a group's name is the label, `English name; 中文名` the caption."""
+    """Emoji sequences as records; a group's name is the label, English and Chinese names the captions."""
 
     about = ABOUT
     natural: Natural | None = Natural((64, 64), True, True)
@@ -146,7 +146,8 @@ class EmojiSource:
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         size = spec.size or (64, 64)
         for text, label, caption in self._emoji[start:]:
-            yield Record(caption, functools.partial(render, self._font, text, size), label, caption)
+            name = caption.partition("\n")[0]
+            yield Record(name, functools.partial(render, self._font, text, size), label, caption)
 
     @functools.cached_property
     def _emoji(self) -> list[tuple[str, str, str]]:
@@ -179,7 +180,7 @@ class EmojiSource:
             group = group_of(text)
             if not self.parts or group in self.parts or any(_lies_in(text, part) for part in self.parts):
                 english = _words(data["en"])
-                found.append((text, group, f"{english}; {_words(data['zh'])}" if "zh" in data else english))
+                found.append((text, group, f"{english}\n{_words(data['zh'])}" if "zh" in data else english))
         return found
 
 

@@ -1,0 +1,24 @@
+"""Captions: an image may have several, one to a line of its text."""
+
+from collections.abc import Sequence
+
+from danqing.randomness import derived_seed
+
+
+def captions_of(text: str) -> list[str]:
+    """The captions in the text of one image, without what is blank."""
+    return [line for line in map(str.strip, text.splitlines()) if line]
+
+
+def chosen(texts: Sequence[str], seed: int, images_seen: int) -> tuple[str, ...]:
+    """One caption for each of the images that follow after `images_seen`, "" where an image has none.
+
+    Which one follows from the seed and the image's place in the run alone, not from the size of batches.
+    """
+    return tuple(_one(captions_of(text), seed, images_seen + row) for row, text in enumerate(texts))
+
+
+def _one(lines: Sequence[str], seed: int, place: int) -> str:
+    if len(lines) < 2:
+        return lines[0] if lines else ""
+    return lines[derived_seed(seed, "caption", place) % len(lines)]
