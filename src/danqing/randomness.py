@@ -32,3 +32,11 @@ def normal(
     """
     rows = [torch.randn(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
+
+
+def uniform(
+    seeds: Sequence[int], shape: Sequence[int], *, purpose: str, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Values uniform in [0, 1), `[len(seeds), *shape]`, float32; drawn as those of `normal` are."""
+    rows = [torch.rand(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
+    return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)

@@ -1,0 +1,406 @@
+"""A transformer that writes an image code after code, as a language model writes words (Esser et al. 2021).
+
+The codes are a trained tokenizer's, or the pixels themselves. What the image should show goes before them as
+a prefix: a label, or the tokens of a text. Order `raster` writes them one by one, each from all before it,
+and so knows how likely an image is; order `masked` writes many at once, the surest first (Chang et al. 2022).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing import families
+from danqing.errors import ConfigError
+from danqing.families.base import (
+    Batch,
+    Condition,
+    Family,
+    FamilyConfig,
+    Losses,
+    OnStep,
+    Phase,
+    Tokenizes,
+    nats_to_bits_per_dim,
+)
+from danqing.families.decoding import OnCodes, Sampling, Schedule, guide, write, write_in_parallel
+from danqing.families.pixel_codes import PixelCodes
+from danqing.families.prefix import Prefix
+from danqing.nets.transformer import Shape, Transformer
+from danqing.precision import Precision, autocast, candidates
+from danqing.randomness import uniform
+from danqing.text.contract import TextConfig, TextFacts
+from danqing.text.encoders import settle
+
+PHASE = "transformer"
+MOST_PIXELS = 8192
+NUM_STEPS = 12
+_OPTIONS = "temperature, top_k, top_p, guidance_scale, guidance_schedule and precision"
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+
+
+def _parsed(value: Any) -> Any:
+    return families.parse_config(value) if isinstance(value, dict) else value
+
+
+class TransformerConfig(FamilyConfig):
+    """A transformer's settings.
+
+    features: the width of its residual stream. key_value_heads: how many of its heads have keys and values of
+    their own; 0 is all. condition_dropout: the share of images that it learns without their condition, which
+    guidance needs. label_smoothing: of the targets. noise: the share of codes that are replaced by random
+    ones where they are read, in raster order, so that a wrong code does not lead the rest astray. text: how
+    captions are read. tokenizer: that of the codes, from the first stage; None where they are the pixels.
+    """
+
+    from_data: ClassVar[frozenset[str]] = FamilyConfig.from_data | {"text_facts", "tokenizer"}
+
+    family: Literal["transformer"] = "transformer"
+    order: Literal["raster", "masked"] = "raster"
+    layers: int = Field(6, ge=1, le=128)
+    features: int = Field(256, ge=8, le=16384)
+    heads: int = Field(8, ge=1, le=256)
+    key_value_heads: int = Field(0, ge=0, le=256)
+    condition: Literal["label", "text", "none"] = "label"
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    noise: float = Field(0.0, ge=0, lt=1)
+    text: TextConfig = TextConfig()
+    text_facts: TextFacts | None = None
+    tokenizer: Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(_parsed)] | None = None
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Self:
+        if self.features % (4 * self.heads):
+            raise ValueError("features must be a multiple of four times heads")
+        if self.key_value_heads and self.heads % self.key_value_heads:
+            raise ValueError("heads must be a multiple of key_value_heads")
+        if self.tokenizer is None:
+            if self.dimensions > MOST_PIXELS:
+                raise ValueError(
+                    f"an image of {self.dimensions} pixel values is too long to write one by one: give it a "
+                    "tokenizer, as the preset text2image-32 does, or a smaller size"
+                )
+            return self
+        sides = ("width", "height", "channels")
+        if any(getattr(self.tokenizer, side) != getattr(self, side) for side in sides):
+            raise ValueError("the tokenizer must be of images of the same width, height and channels")
+        return self
+
+    @property
+    def reads_labels(self) -> bool:
+        return self.conditional and self.condition == "label"
+
+    @property
+    def reads_text(self) -> bool:
+        return self.conditional and self.condition == "text"
+
+    def complete(self, captions: Sequence[str]) -> Self:
+        """The configuration with the vocabulary of its text; raises what `text.encoders.settle` raises."""
+        if not self.reads_text:
+            return self
+        return self.model_copy(update={"text_facts": settle(self.text, captions)})
+
+
+class TransformerFamily(Family):
+    """What both orders share: a tokenizer that was trained before, the prefix, the network."""
+
+    config: TransformerConfig
+    tokenizer: nn.Module
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = (
+            PixelCodes(config.height, config.width, config.channels)
+            if config.tokenizer is None
+            else _first_stage(config.tokenizer)
+        )
+        self.prefix = Prefix(
+            config.features,
+            labels=config.labels if config.reads_labels else (),
+            text=config.text if config.reads_text else None,
+            facts=config.text_facts,
+        )
+        rows, columns, depth = self._codec.code_shape
+        self.net = Transformer(
+            Shape(
+                vocabulary=self._codec.vocabulary,
+                rows=rows,
+                columns=columns,
+                depth=depth,
+                width=config.features,
+                layers=config.layers,
+                heads=config.heads,
+                key_value_heads=config.key_value_heads or config.heads,
+                prefix=self.prefix.length,
+            )
+        )
+
+    @property
+    def _codec(self) -> Tokenizes:
+        """The tokenizer as what it does."""
+        assert isinstance(self.tokenizer, Tokenizes)
+        return self.tokenizer
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase(PHASE, ("prefix", "net")),)
+
+    def fill(
+        self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
+    ) -> Tensor:
+        """Paint anew what `mask` covers: the codes of each place that it touches. The options are those of
+        `sample`.
+        """
+        return self.sample(replace(condition, image=images, mask=mask), seeds=seeds, **options)
+
+    def codes_of(self, batch: Batch) -> Tensor:
+        """The codes of a batch, int64 `[n, N]`, in the order in which they are written."""
+        codes = self._codec.tokenize(batch.images) if batch.codes is None else batch.codes
+        return codes.long().flatten(1)
+
+    def _prefix_for_training(self, batch: Batch, rng: torch.Generator) -> Tensor:
+        absent = torch.rand(len(batch), generator=rng, device=rng.device) < self.config.condition_dropout
+        prefix: Tensor = self.prefix(batch.condition, absent)
+        return prefix
+
+    def _prefix(self, condition: Condition, count: int, *, guided: bool) -> Tensor:
+        """Of `count` images, `[n, p, features]`; guided, the same once more without their condition."""
+        absent = torch.zeros(count, dtype=torch.bool, device=self.prefix.absent.device)
+        given: Tensor = self.prefix(condition, absent)
+        return torch.cat([given, self.prefix.nothing(count)]) if guided else given
+
+    def _begin(self, condition: Condition, count: int) -> Tensor:
+        """Codes `[n, N]` to start from: those to write have the id `vocabulary`.
+
+        A place is painted anew where the mask touches any of the pixels that it stands for.
+        """
+        rows, columns, depth = self._codec.code_shape
+        blank = self._codec.vocabulary
+        if condition.image is None or condition.mask is None:
+            shape = (count, rows * columns * depth)
+            return torch.full(shape, blank, dtype=torch.int64, device=self.prefix.absent.device)
+        codes = self._codec.tokenize(condition.image)
+        touched = F.adaptive_max_pool2d(condition.mask, (rows, columns)) > 0  # [n, 1, rows, columns]
+        return codes.masked_fill(touched.permute(0, 2, 3, 1), blank).flatten(1)
+
+    def _paint(self, codes: Tensor, condition: Condition) -> Tensor:
+        """Images of codes `[n, N]`, grey where they are not yet written; given pixels stay as they are."""
+        rows, columns, depth = self._codec.code_shape
+        grid = codes.reshape(-1, rows, columns, depth)
+        unknown = grid == self._codec.vocabulary
+        images = self._codec.detokenize(grid.masked_fill(unknown, 0))
+        if bool(unknown.any()):
+            size = (self.config.height, self.config.width)
+            hidden = F.interpolate(unknown.any(3)[:, None].float(), size, mode="nearest") > 0
+            images = images.masked_fill(hidden, 0)
+        if condition.image is not None and condition.mask is not None:
+            images = torch.where(condition.mask > 0, images, condition.image)
+        return images
+
+    def _teller(self, condition: Condition, on_step: OnStep | None) -> OnCodes:
+        """What tells `on_step` of codes in terms of images."""
+
+        def told(done: int, steps: int, codes: Tensor) -> None:
+            if on_step is not None:
+                on_step(done, steps, lambda: self._paint(codes, condition))
+
+        return told
+
+    def _checked(self, sampling: Sampling, unknown_options: Mapping[str, Any], known: str) -> Sampling:
+        if unknown_options:
+            names = ", ".join(unknown_options)
+            raise ConfigError(
+                f"A {self.config.order} transformer has no sampling option {names}: it has {known}."
+            )
+        if sampling.is_guided and self.prefix.embed is None:
+            raise ConfigError("This model was trained without labels or captions: leave guidance_scale at 1.")
+        if sampling.is_guided and not self.config.condition_dropout:
+            raise ConfigError(
+                "This model never learnt to paint without a condition, which guidance needs: leave "
+                "guidance_scale at 1, or train it with condition_dropout=0.1."
+            )
+        return sampling
+
+
+class RasterTransformer(TransformerFamily):
+    """Writes codes one by one, and knows how likely they are."""
+
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        """Cross-entropy of every code given those before it, in nats per code."""
+        codes = self.codes_of(batch)
+        read = codes
+        if self.config.noise:
+            wrong = torch.rand(codes.shape, generator=rng, device=rng.device) < self.config.noise
+            others = torch.randint(self._codec.vocabulary, codes.shape, generator=rng, device=rng.device)
+            read = torch.where(wrong, others, codes)
+        logits = self.net(self._prefix_for_training(batch, rng), read)
+        return _cross_entropy(logits, codes, self.config, None)
+
+    def token_nll(self, batch: Batch) -> Tensor:
+        """-log p(codes | condition) in nats per image, `[n]` float32."""
+        codes = self.codes_of(batch)
+        logits = self.net(self._prefix(batch.condition, len(batch), guided=False), codes)
+        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
+
+    def painting_steps(self, **options: Any) -> int:
+        return math.prod(self._codec.code_shape)
+
+    def sample(
+        self,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance_scale: float = 1.0,
+        guidance_schedule: Schedule = "constant",
+        precision: PrecisionName = "auto",
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Write an image per seed, code after code; `decoding.Sampling` says what the options mean.
+
+        precision: of the matrix products, by default what the machine is fast at. Where the condition has an
+        image and a mask, only what the mask covers is written, each code knowing what comes before it alone.
+        """
+        sampling = self._checked(
+            Sampling(temperature, top_k, top_p, guidance_scale, guidance_schedule), options, _OPTIONS
+        )
+        count = len(seeds)
+        codes = self._begin(condition, count)
+        prefix = self._prefix(condition, count, guided=sampling.is_guided)
+        uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=codes.device)
+        decoder = self.net.decoder(prefix, precision=_chosen(precision, codes.device))
+        unknown = codes == self._codec.vocabulary
+        told = self._teller(condition, on_step)
+        return self._paint(write(decoder, codes, unknown, uniforms, sampling, told), condition)
+
+
+class PixelTransformer(RasterTransformer):
+    """Writes pixels one by one: it knows exactly how likely an image is."""
+
+    @torch.no_grad()
+    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
+        """-log2 p(image | condition) per dimension, `[n]`: exact, whatever `samples`."""
+        return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
+
+
+class MaskedTransformer(TransformerFamily):
+    """Writes many codes at once, in a few steps."""
+
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        """Cross-entropy of hidden codes given the others, in nats per code (Chang et al. 2022, equation 1):
+        the share that is hidden is the cosine of an angle drawn evenly from a quarter turn.
+        """
+        codes = self.codes_of(batch)
+        shares = torch.rand(len(codes), generator=rng, device=rng.device)
+        hidden_count = (torch.cos(0.5 * math.pi * shares) * codes.shape[1]).ceil().clamp_min(1)
+        order = torch.rand(codes.shape, generator=rng, device=rng.device).argsort(1).argsort(1)
+        hidden = order < hidden_count[:, None]
+        read = codes.masked_fill(hidden, self._codec.vocabulary)
+        logits = self.net.parallel(self._prefix_for_training(batch, rng), read)
+        return _cross_entropy(logits, codes, self.config, hidden)
+
+    def painting_steps(self, **options: Any) -> int:
+        return int(options.get("num_steps", NUM_STEPS))
+
+    def sample(
+        self,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        num_steps: int = NUM_STEPS,
+        temperature: float = 1.0,
+        choice_temperature: float = 4.5,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance_scale: float = 1.0,
+        guidance_schedule: Schedule = "constant",
+        precision: PrecisionName = "auto",
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Write an image per seed in `num_steps`; `decoding.Sampling` says what the other options mean.
+
+        choice_temperature: how much chance there is in which codes are kept at a step; with 0 they are the
+        surest. Where the condition has an image and a mask, only what the mask covers is written.
+        """
+        if num_steps < 1:
+            raise ConfigError(f"num_steps must be at least 1 (got {num_steps}).")
+        if not 0 <= choice_temperature < math.inf:
+            raise ConfigError(
+                f"choice_temperature must be 0 or a positive number (got {choice_temperature})."
+            )
+        sampling = self._checked(
+            Sampling(temperature, top_k, top_p, guidance_scale, guidance_schedule),
+            options,
+            f"num_steps, choice_temperature, {_OPTIONS}",
+        )
+        count = len(seeds)
+        codes = self._begin(condition, count)
+        prefix = self._prefix(condition, count, guided=sampling.is_guided)
+        uniforms = uniform(seeds, (num_steps, 2, codes.shape[1]), purpose="codes", device=codes.device)
+        chosen = _chosen(precision, codes.device)
+
+        def logits_of(codes: Tensor, scale: float) -> Tensor:
+            with autocast(chosen, codes.device):
+                if scale == 1:
+                    return self.net.parallel(prefix[:count], codes)
+                return guide(self.net.parallel(prefix, codes.repeat(2, 1)), scale)
+
+        unknown = codes == self._codec.vocabulary
+        told = self._teller(condition, on_step)
+        written = write_in_parallel(logits_of, codes, unknown, uniforms, sampling, choice_temperature, told)
+        return self._paint(written, condition)
+
+
+def build(config: TransformerConfig) -> TransformerFamily:
+    """The class that has what this configuration allows: a likelihood of codes, or of images."""
+    if config.order == "masked":
+        return MaskedTransformer(config)
+    return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
+
+
+def _first_stage(config: FamilyConfig) -> Family:
+    """A tokenizer as painting needs it, to be given its trained weights, which never change."""
+    tokenizer = families.build(config)
+    if not isinstance(tokenizer, Tokenizes):
+        raise ConfigError(f"A {config.family} makes no codes of images: use a vqvae as the tokenizer.")
+    tokenizer.drop_training_only()
+    return tokenizer.eval().requires_grad_(False)
+
+
+def _cross_entropy(logits: Tensor, codes: Tensor, config: TransformerConfig, where: Tensor | None) -> Losses:
+    """Of codes `[n, N]` under logits `[n, N, vocabulary]`, averaged over those in `where`, bool `[n, N]`."""
+    if where is not None:
+        logits, codes = logits[where], codes[where]
+    logs = F.log_softmax(logits.float().flatten(0, -2), -1)
+    nll = F.nll_loss(logs, codes.flatten())
+    smooth = config.label_smoothing
+    total = nll if not smooth else (1 - smooth) * nll - smooth * logs.mean()
+    with torch.no_grad():
+        logged = {"nll": nll.detach(), "accuracy": (logs.argmax(-1) == codes.flatten()).float().mean()}
+        if config.tokenizer is None and config.order == "raster":
+            logged["bits_per_dim"] = nll.detach() / math.log(2)
+    return Losses(total, logged)
+
+
+def _chosen(name: PrecisionName, device: torch.device) -> Precision:
+    """The number format to paint in; "auto" is what the device is known to be fast at."""
+    if name == "auto":
+        return candidates(device)[0]
+    if name not in ("float32", "bfloat16"):
+        raise ConfigError(f"precision must be auto, float32 or bfloat16 (got {name!r}).")
+    return name
