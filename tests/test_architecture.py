@@ -16,7 +16,7 @@ ROOMS = [
     {"text"},
     {"nets"},
     {"families", "presets"},
-    {"model", "model_card", "model_folder", "loading"},
+    {"conditions", "model", "model_card", "model_folder", "loading"},
     {"evaluation"},
     {"training"},
     {"studies"},

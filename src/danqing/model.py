@@ -1,5 +1,6 @@
 """A trained model: paint with it, look into its latent space, save it, share it."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing import model_folder
+from danqing import conditions, model_folder
+from danqing.conditions import Label, Prompt, asked, how_many, known
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Encodes, Family, HasLikelihood, Interpolates, Traverses
+from danqing.families.base import (
+    Batch,
+    Condition,
+    Encodes,
+    Family,
+    HasLikelihood,
+    Interpolates,
+    PaintsInSteps,
+    Traverses,
+)
 from danqing.images import Images, to_float, to_uint8
 from danqing.randomness import derived_seed, generator
 
@@ -20,7 +31,9 @@ CHUNK = 16
 """Images computed at once. Always as many, the last chunk padded: a matrix product of another size may round
 otherwise, and a picture must not depend on how many others were asked for."""
 
-Label = str | int | Sequence[str | int] | None
+OnPainting = Callable[[int, int, Callable[[], Images]], None]
+"""Told while `sample` paints: steps done, steps in all, and what gives the images as they are by then, those
+that are not begun left out. Whoever wants to stop the painting raises an exception of their own."""
 
 
 class Model:
@@ -53,7 +66,7 @@ class Model:
     def sample_options(self) -> dict[str, Any]:
         """The options that this family's sampling takes beyond a label and seeds, with their defaults."""
         parameters = inspect.signature(self.family.sample).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty}
+        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "on_step"}
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights; returns self."""
@@ -62,38 +75,60 @@ class Model:
 
     def sample(
         self,
-        n: int = 1,
+        n: int | None = None,
         *,
         label: Label = None,
+        prompt: Prompt = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
+        on_step: OnPainting | None = None,
         **options: Any,
     ) -> Images:
-        """Paint `n` images, uint8; image i follows from (seed, i), its label and the options, and from
-        nothing else.
+        """Paint `n` images, uint8; image i follows from (seed, i), its label or prompt and the options, and
+        from nothing else. n: by default as many as there are prompts, labels or seeds, or one.
 
         label: a class name or index for all, or one per image; None draws them as often as the data had them.
-        seeds: one per image, instead of `seed`. Raises ConfigError for a label or an option that is not
-        there.
+        prompt: a text for all, or one per image; None draws captions that were learnt from, "" asks for
+        nothing in particular. seeds: one per image, instead of `seed`. on_step: told as the painting goes on.
+        Raises ConfigError for a label or an option that is not there, and for what the model does not read.
         """
+        n = how_many(label, prompt, seeds) if n is None else n
         if n < 1:
             raise ConfigError("Ask for at least one image.")
         chosen = [derived_seed(seed, "image", i) for i in range(n)] if seeds is None else list(seeds)
         if len(chosen) != n:
             raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {n} images.")
         self._check_options(options)
-        labels = self._label_indices(label, chosen)
+        condition = asked(self.family.config, chosen, label, prompt)
+        painted: list[Tensor] = []
+        chunks = -(-n // CHUNK)
+        steps = isinstance(self.family, PaintsInSteps)
+
+        def tell(done: int, total: int, preview: Callable[[], Tensor]) -> None:
+            assert on_step is not None
+            finished = painted.copy()
+            shown = functools.partial(_preview, finished, preview, n)
+            on_step(len(finished) * total + done, chunks * total, shown)
 
         def paint(rows: list[int]) -> Tensor:
-            seeds_of_rows = [chosen[row] for row in rows]
-            return to_uint8(self.family.sample(self._condition(labels, rows), seeds=seeds_of_rows, **options))
+            told = {"on_step": tell} if steps and on_step is not None else {}
+            wanted = self._rows(condition, rows)
+            images = self.family.sample(wanted, seeds=[chosen[row] for row in rows], **options, **told)
+            if on_step is not None and not steps:
+                tell(1, 1, lambda: images)
+            painted.append(to_uint8(images).cpu())
+            return painted[-1]
 
         return Images(self._in_chunks(paint, n))
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """The label that each seed draws where none is asked for, `[n]`: -1 where the model knows none."""
-        labels = self._label_indices(None, seeds)
+        labels = asked(self.family.config, seeds).label
         return np.full(len(seeds), -1, np.int64) if labels is None else labels.numpy()
+
+    def drawn_prompts(self, seeds: Sequence[int]) -> tuple[str, ...] | None:
+        """The prompt that each seed draws where none is given; None where the model reads no text."""
+        return asked(self.family.config, seeds).text
 
     def encode(self, images: Images, label: Label = None) -> Tensor:
         """Images to their most likely latents `[n, ...]`, float32 on the CPU.
@@ -101,17 +136,17 @@ class Model:
         Raises ConfigError where the family has no encoder, or the images are not of the model's size.
         """
         encoder, pixels = self._encoder(), self._pixels(images)
-        labels = self._true_labels(label, len(images))
+        condition = known(self.family.config, len(images), label)
         return self._in_chunks(
-            lambda rows: encoder.encode(pixels(rows), self._condition(labels, rows)), len(images)
+            lambda rows: encoder.encode(pixels(rows), self._rows(condition, rows)), len(images)
         )
 
     def decode(self, latents: Tensor, label: Label = None) -> Images:
         """Latents `[n, ...]` to images; raises ConfigError where the family has no decoder."""
-        encoder, labels = self._encoder(), self._true_labels(label, len(latents))
+        encoder, condition = self._encoder(), known(self.family.config, len(latents), label)
 
         def decode(rows: list[int]) -> Tensor:
-            return to_uint8(encoder.decode(latents[rows].to(self.device), self._condition(labels, rows)))
+            return to_uint8(encoder.decode(latents[rows].to(self.device), self._rows(condition, rows)))
 
         return Images(self._in_chunks(decode, len(latents)))
 
@@ -132,11 +167,11 @@ class Model:
         family, first, last = self.family, self._pixels(start), self._pixels(end)
         if not isinstance(family, Interpolates):
             raise ConfigError(f"A {family.config.family} knows no way from one image to another: use a vae.")
-        labels = self._true_labels(label, len(start))
+        condition = known(self.family.config, len(start), label)
 
         def interpolate(rows: list[int]) -> Tensor:
-            condition = self._condition(labels, rows)
-            return _frames_to_uint8(family.interpolate(first(rows), last(rows), condition, steps=steps))
+            wanted = self._rows(condition, rows)
+            return _frames_to_uint8(family.interpolate(first(rows), last(rows), wanted, steps=steps))
 
         return Images(self._in_chunks(interpolate, len(start)).flatten(0, 1))
 
@@ -149,28 +184,36 @@ class Model:
         family, pixels = self.family, self._pixels(images)
         if not isinstance(family, Traverses):
             raise ConfigError(f"A {family.config.family} has no latents to move one by one: use a vae.")
-        labels = self._true_labels(label, len(images))
+        condition = known(self.family.config, len(images), label)
 
         def traverse(rows: list[int]) -> Tensor:
-            condition = self._condition(labels, rows)
-            return _frames_to_uint8(family.traverse(pixels(rows), condition, latent=latent, values=values))
+            wanted = self._rows(condition, rows)
+            return _frames_to_uint8(family.traverse(pixels(rows), wanted, latent=latent, values=values))
 
         return Images(self._in_chunks(traverse, len(images)).flatten(0, 1))
 
-    def bits_per_dim(self, images: Images, label: Label = None, *, samples: int = 1, seed: int = 0) -> Tensor:
+    def bits_per_dim(
+        self,
+        images: Images,
+        label: Label = None,
+        *,
+        prompt: Prompt = None,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> Tensor:
         """How many bits per dimension each image costs, `[n]` float32: an upper bound, tighter with more
-        `samples`.
+        `samples`. prompt: what a model that reads text is told of them; None tells it nothing.
 
         Raises ConfigError where the family has no likelihood, or as `encode` does.
         """
         family, pixels = self.family, self._pixels(images)
         if not isinstance(family, HasLikelihood):
             raise ConfigError(f"A {family.config.family} cannot say how likely an image is: use a vae.")
-        labels = self._true_labels(label, len(images))
+        condition = known(self.family.config, len(images), label, prompt)
 
         def bits(rows: list[int]) -> Tensor:
             rng = generator(seed, "bits per dim", rows[0], device=self.device)
-            batch = Batch(pixels(rows), self._condition(labels, rows))
+            batch = Batch(pixels(rows), self._rows(condition, rows))
             return family.bits_per_dim(batch, rng, samples=samples)
 
         return self._in_chunks(bits, len(images))
@@ -237,8 +280,8 @@ class Model:
                     f"The option {name} cannot be {value!r}: give a value such as {defaults[name]!r}."
                 )
 
-    def _condition(self, labels: Tensor | None, rows: list[int]) -> Condition:
-        return Condition(label=None if labels is None else labels[rows].to(self.device))
+    def _rows(self, condition: Condition, rows: list[int]) -> Condition:
+        return conditions.rows(condition, rows).to(self.device)
 
     def _encoder(self) -> Encodes:
         if not isinstance(self.family, Encodes):
@@ -247,39 +290,10 @@ class Model:
             )
         return self.family
 
-    def _true_labels(self, label: Label, n: int) -> Tensor | None:
-        """The labels of `n` images that are there already; raises ConfigError where they are needed and
-        missing.
-        """
-        if label is None and self.labels:
-            raise ConfigError("This model was trained with labels: say which each image has by label=...")
-        return self._label_indices(label, range(n))
 
-    def _label_indices(self, label: Label, seeds: Sequence[int]) -> Tensor | None:
-        """One class index per seed, int64; None where the model is unconditional."""
-        if not self.labels:
-            if label is not None:
-                raise ConfigError("This model was trained without labels: leave the label out.")
-            return None
-        if label is None:
-            frequencies = self.family.config.label_frequencies or (1.0,) * len(self.labels)
-            weights = torch.tensor(frequencies, dtype=torch.float64)
-            drawn = [torch.multinomial(weights, 1, generator=generator(seed, "label")) for seed in seeds]
-            return torch.cat(drawn)
-        wanted = [label] * len(seeds) if isinstance(label, str | int) else list(label)
-        if len(wanted) != len(seeds):
-            raise ConfigError(
-                f"Give one label, or one per image: there are {len(wanted)} for {len(seeds)} images."
-            )
-        return torch.tensor([self._label_index(one) for one in wanted], dtype=torch.int64)
-
-    def _label_index(self, label: str | int) -> int:
-        if isinstance(label, int) and 0 <= label < len(self.labels):
-            return label
-        if isinstance(label, str) and label in self.labels:
-            return self.labels.index(label)
-        some = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
-        raise ConfigError(f"This model does not know the label {label!r}: choose one of {some}.")
+def _preview(finished: Sequence[Tensor], preview: Callable[[], Tensor], n: int) -> Images:
+    """The images that are finished, and the next ones as they are by now."""
+    return Images(torch.cat([*finished, to_uint8(preview()).cpu()])[:n])
 
 
 def _frames_to_uint8(frames: Tensor) -> Tensor:

@@ -1,0 +1,115 @@
+"""What is asked of a model: labels and prompts, checked, drawn where none is given, one row per image."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from danqing.data.captions import captions_of
+from danqing.errors import ConfigError
+from danqing.families.base import Condition, FamilyConfig
+from danqing.randomness import derived_seed, generator
+
+Label = str | int | Sequence[str | int] | None
+Prompt = str | Sequence[str] | None
+
+_SOME = 12
+
+
+def asked(
+    config: FamilyConfig, seeds: Sequence[int], label: Label = None, prompt: Prompt = None
+) -> Condition:
+    """The condition of one image per seed; what is not given, each seed draws.
+
+    Raises ConfigError for a label that is not there, and for what the model does not read.
+    """
+    return Condition(label=_labels(config, label, seeds), text=_texts(config, prompt, seeds))
+
+
+def known(config: FamilyConfig, count: int, label: Label = None, prompt: Prompt = None) -> Condition:
+    """The condition of images that are there already: nothing is drawn.
+
+    Raises ConfigError as `asked` does, and where the model needs labels and none are given.
+    """
+    if label is None and config.labels:
+        raise ConfigError("This model was trained with labels: say which each image has by label=...")
+    prompt = "" if prompt is None and config.reads_text else prompt
+    return asked(config, range(count), label, prompt)
+
+
+def rows(condition: Condition, chosen: Sequence[int]) -> Condition:
+    """The condition of some of the images, in another order."""
+    label, text = condition.label, condition.text
+    return Condition(
+        label=None if label is None else label[list(chosen)],
+        text=None if text is None else tuple(text[row] for row in chosen),
+    )
+
+
+def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None) -> int:
+    """As many images as there are seeds, prompts or labels; one where none is in a list."""
+    lists = [given for given in (seeds, prompt, label) if given is not None]
+    return next((len(given) for given in lists if not isinstance(given, str | int)), 1)
+
+
+def _labels(config: FamilyConfig, label: Label, seeds: Sequence[int]) -> Tensor | None:
+    """One class index per seed, int64; None where the model knows no labels."""
+    if not config.labels:
+        if label is not None:
+            advice = "say by prompt=... what to paint" if config.reads_text else "leave the label out"
+            raise ConfigError(f"This model was trained without labels: {advice}.")
+        return None
+    if label is None:
+        frequencies = config.label_frequencies or (1.0,) * len(config.labels)
+        weights = torch.tensor(frequencies, dtype=torch.float64)
+        return torch.cat([torch.multinomial(weights, 1, generator=generator(s, "label")) for s in seeds])
+    wanted = [label] * len(seeds) if isinstance(label, str | int) else list(label)
+    if len(wanted) != len(seeds):
+        raise ConfigError(
+            f"Give one label, or one per image: there are {len(wanted)} for {len(seeds)} images."
+        )
+    return torch.tensor([_label_index(config.labels, one) for one in wanted], dtype=torch.int64)
+
+
+def _label_index(names: Sequence[str], label: str | int) -> int:
+    if isinstance(label, int) and 0 <= label < len(names):
+        return label
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    raise ConfigError(f"This model does not know the label {label!r}: choose one of {_some(names)}.")
+
+
+def _texts(config: FamilyConfig, prompt: Prompt, seeds: Sequence[int]) -> tuple[str, ...] | None:
+    """One text per seed; None where the model reads none. Not asked for anything, it paints its captions."""
+    if not config.reads_text:
+        if prompt is not None:
+            reads = (
+                f"reads labels, no text: choose one by label=... ({_some(config.labels)})"
+                if config.labels
+                else "reads neither text nor labels: leave the prompt out"
+            )
+            raise ConfigError(f"This {config.family} {reads}.")
+        return None
+    if prompt is None:
+        return tuple(_drawn(config.captions, seed) for seed in seeds)
+    wanted = [prompt] * len(seeds) if isinstance(prompt, str) else list(prompt)
+    if len(wanted) != len(seeds):
+        raise ConfigError(
+            f"Give one prompt, or one per image: there are {len(wanted)} for {len(seeds)} images."
+        )
+    for one in wanted:
+        if not isinstance(one, str):
+            raise ConfigError(f"A prompt is a text, and {one!r} is none: write what to paint.")
+    return tuple(wanted)
+
+
+def _drawn(captions: Sequence[str], seed: int) -> str:
+    if not captions:
+        return ""
+    number = derived_seed(seed, "prompt")
+    lines = captions_of(captions[number % len(captions)])
+    return lines[number // len(captions) % len(lines)] if lines else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SOME]) + (", ..." if len(names) > _SOME else "")
