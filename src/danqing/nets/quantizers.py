@@ -107,7 +107,7 @@ class Codebook(Quantizer):
     codes: Tensor
     sums: Tensor
     weights: Tensor
-    started: Tensor
+    steps: Tensor
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Codebook(Quantizer):
         self.register_buffer("codes", self._placed(torch.randn(depth, vocabulary, width)))
         self.register_buffer("weights", torch.full((depth, vocabulary), 1 / vocabulary))
         self.register_buffer("sums", self.codes / vocabulary)
-        self.register_buffer("started", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def nearest(self, vectors: Tensor, stage: int = 0) -> Tensor:
         """The index `[m]` of the code nearest to each of `[m, width]`, by Euclidean distance."""
@@ -138,7 +138,7 @@ class Codebook(Quantizer):
         rest, total = vectors.detach(), torch.zeros_like(vectors)
         loss, chosen = vectors.new_zeros(()), []
         for stage in range(self.depth):
-            if rng is not None and not self.started:
+            if rng is not None and self.steps == 0:
                 self._start(stage, rest, rng)
             indices = self.nearest(rest, stage)
             quantized = self.codes[stage, indices]
@@ -148,7 +148,7 @@ class Codebook(Quantizer):
             loss = loss + F.mse_loss(vectors, total)
             chosen.append(indices)
         if rng is not None:
-            self.started.fill_(1)
+            self.steps += 1
         loss = self.commitment * loss / self.depth
         return estimated(vectors, total, self.gradient), torch.stack(chosen, dim=1), loss
 
@@ -174,8 +174,10 @@ class Codebook(Quantizer):
         """Move the codes towards the averages of those that chose them, and the dead to new places."""
         codes, weights, all_sums = self.codes[stage], self.weights[stage], self.sums[stage]
         shares, sums = self._shares(vectors, indices)
-        weights.lerp_(shares, 1 - self.decay)
-        all_sums.lerp_(sums, 1 - self.decay)
+        # The averages are short at first, while the encoder moves fast.
+        rate = (9 / (10 + self.steps)).clamp_min(1 - self.decay)
+        weights.lerp_(shares, rate)
+        all_sums.lerp_(sums, rate)
         dead = weights < DEAD / self.vocabulary
         if dead.any():  # on all ranks or on none: they have counted the same
             weights[dead] = 1 / self.vocabulary
@@ -276,12 +278,13 @@ class Binary(Quantizer):
         sure = torch.stack([logits.sigmoid(), (-logits).sigmoid()], dim=-1)  # [m, bits, 2]
         own = torch.special.entr(sure).sum((1, 2)).mean()
         average = vectors.new_zeros(())
-        for group in sure.split(_GROUP_BITS, dim=1):
+        for group in torch.split(sure, _GROUP_BITS, dim=1):
             joint = group[:, 0]
             for bit in group.unbind(1)[1:]:  # [m, 2], [m, 4], ... [m, 256]
                 joint = (joint[:, :, None] * bit[:, None, :]).flatten(1)
             average = average + torch.special.entr(_averaged(joint.mean(0))).sum()
-        return own - average
+        entropies: Tensor = own - average
+        return entropies
 
     def _vectors(self, codes: Tensor) -> Tensor:
         return 2.0 * (codes // self.powers % 2) - 1
@@ -293,8 +296,10 @@ def estimated(vectors: Tensor, quantized: Tensor, gradient: Gradient) -> Tensor:
     straight_through: as if they were the same (Bengio et al. 2013). rotation: as if the turn and the stretch
     that take one to the other were constants (Fifty et al. 2025, section 4).
     """
-    if gradient == "straight_through" or not vectors.requires_grad:
-        return vectors + (quantized - vectors).detach() if vectors.requires_grad else quantized
+    if not vectors.requires_grad:
+        return quantized
+    if gradient == "straight_through":
+        return vectors + (quantized - vectors).detach()
     fixed = vectors.detach()
     length = fixed.norm(dim=1, keepdim=True).clamp_min(1e-6)
     stretch = quantized.norm(dim=1, keepdim=True) / length
@@ -302,7 +307,8 @@ def estimated(vectors: Tensor, quantized: Tensor, gradient: Gradient) -> Tensor:
     middle = F.normalize(start + end, dim=1)
     turned = vectors - 2 * middle * (middle * vectors).sum(1, keepdim=True)
     turned = turned + 2 * end * (start * vectors).sum(1, keepdim=True)
-    return stretch * turned
+    rotated: Tensor = stretch * turned
+    return rotated
 
 
 def _summed(values: Tensor) -> Tensor:
@@ -313,8 +319,12 @@ def _summed(values: Tensor) -> Tensor:
 
 
 def _averaged(values: Tensor) -> Tensor:
-    """The mean over all ranks, with the gradient of the own share."""
+    """The mean over all ranks.
+
+    Its gradient is that of the own share as if it were the whole: ranks average their gradients afterwards.
+    """
     if not (distributed.is_available() and distributed.is_initialized()):
         return values
-    others = _summed(values.detach().clone()) - values.detach()
-    return (values + others) / distributed.get_world_size()
+    mean = _summed(values.detach().clone()) / distributed.get_world_size()
+    shifted: Tensor = values + (mean - values.detach())
+    return shifted
