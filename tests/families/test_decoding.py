@@ -1,0 +1,273 @@
+"""How codes are drawn: exact distributions, and what is given stays."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from danqing.errors import ConfigError
+from danqing.families.decoding import Sampling, guide, invert, write, write_in_parallel
+from danqing.nets.transformer import Shape, Transformer
+from danqing.randomness import uniform
+
+LARGEST = 1 - 2**-24
+"""The largest number that `uniform` gives."""
+
+
+def evenly(count: int) -> Tensor:
+    return (torch.arange(count) + 0.5) / count
+
+
+def shares(sampling: Sampling, logits: Tensor, count: int = 4096) -> Tensor:
+    """How often each code is chosen by evenly spaced numbers: probabilities, but for 1 / count."""
+    chosen = sampling.choose(logits.expand(count, -1), evenly(count))
+    return torch.bincount(chosen, minlength=len(logits)) / count
+
+
+def silent(done: int, steps: int, codes: Tensor) -> None:
+    pass
+
+
+distributions = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12).map(torch.tensor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(distributions, st.floats(0.2, 3))
+def test_codes_come_as_often_as_the_softmax_says(logits: Tensor, temperature: float) -> None:
+    found = shares(Sampling(temperature=temperature), logits)
+    assert (found - (logits / temperature).softmax(0)).abs().max() <= 1.01 / 4096 + 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(distributions, st.integers(1, 15), st.floats(0.05, 1))
+def test_top_k_and_top_p_renormalise_the_fewest_likeliest_codes(
+    logits: Tensor, top_k: int, top_p: float
+) -> None:
+    order = logits.softmax(0).sort(descending=True, stable=True)
+    kept = torch.zeros(len(logits))
+    total = order.values[:top_k].sum()
+    mass = 0.0
+    for probability in order.values[:top_k] / total:
+        if mass >= top_p - 1e-6:
+            break
+        kept[int((kept > 0).sum())] = probability
+        mass += float(probability)
+    found = shares(Sampling(top_k=top_k, top_p=top_p), logits).sort(descending=True).values
+    expected = kept / kept.sum()
+    # An edge that rounding decides may fall on either side: then one code more, or one less.
+    if (found > 0).sum() == (expected > 0).sum():
+        assert (found - expected).abs().max() <= 2 / 4096 + 1e-4
+    else:
+        assert abs(float((order.values[:top_k] / total).cumsum(0).sub(top_p).abs().min())) < 1e-5
+
+
+def test_top_p_holds_the_probability_that_it_names() -> None:
+    logits = torch.tensor([0.05, 0.5, 0.15, 0.3]).log()
+    for top_p, expected in (
+        (0.01, [0, 1, 0, 0]),
+        (0.5, [0, 1, 0, 0]),
+        (0.6, [0, 0.625, 0, 0.375]),
+        (0.9, [0, 0.5 / 0.95, 0.15 / 0.95, 0.3 / 0.95]),
+        (1.0, [0.05, 0.5, 0.15, 0.3]),
+    ):
+        assert shares(Sampling(top_p=top_p), logits).tolist() == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_ends_of_the_unit_interval_never_choose_what_is_impossible() -> None:
+    weights = torch.tensor([0.0, 0.0, 0.2, 0.0, 0.7, 0.0, 0.0])
+    uniforms = torch.tensor([0.0, 0.2 / 0.9 - 1e-4, 0.2 / 0.9 + 1e-4, LARGEST])
+    assert invert(weights.expand(4, -1), uniforms).tolist() == [2, 2, 4, 4]
+    wide = torch.randn(200, 4096, generator=torch.Generator().manual_seed(0))
+    for sampling in (Sampling(top_k=3), Sampling(top_p=0.1), Sampling(temperature=0.01)):
+        for number in (0.0, LARGEST):
+            chosen = sampling.choose(wide, torch.full((200,), number))
+            ranks = (wide > wide.gather(1, chosen[:, None])).sum(1)
+            assert ranks.max() < {3: 3}.get(sampling.top_k, 4096)
+            assert chosen.max() < 4096
+
+
+def test_no_temperature_at_all_takes_the_likeliest_and_a_tiny_one_does_not_overflow() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [300.0, -300.0, 299.0]])
+    for temperature in (0.0, 1e-30):
+        chosen = Sampling(temperature=temperature).choose(logits, torch.tensor([0.99, 0.01]))
+        assert chosen.tolist() == [1, 0]
+
+
+def test_guidance_leads_from_what_is_likely_at_all_past_what_the_condition_says() -> None:
+    logits = torch.randn(6, 5)
+    conditional, unconditional = logits[:3], logits[3:]
+    assert torch.equal(guide(logits, 1.0), conditional)
+    assert torch.equal(guide(logits, 0.0), unconditional)
+    assert torch.allclose(guide(logits, 3.0), unconditional + 3 * (conditional - unconditional), atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_of_guidance_rises_from_one_to_the_scale(schedule: str) -> None:
+    sampling = Sampling(guidance_scale=4.0, guidance_schedule=schedule)
+    course = [sampling.guidance(share) for share in (0, 0.25, 0.5, 0.75, 1)]
+    assert course == sorted(course)
+    assert course[::2] == pytest.approx([1, 2.5, 4])
+    assert Sampling(guidance_scale=4.0).guidance(0) == 4
+
+
+def test_wrong_options_are_refused_with_their_bounds() -> None:
+    for options, message in (
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 0.0}, "above 0"),
+        ({"top_p": 1.5}, "at most 1"),
+        ({"guidance_scale": math.nan}, "guidance_scale"),
+        ({"guidance_schedule": "steep"}, "constant, linear, cosine"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Sampling(**options)
+
+
+def small_net(vocabulary: int, rows: int, columns: int) -> Transformer:
+    torch.manual_seed(3)
+    shape = Shape(vocabulary, rows, columns, 1, width=16, layers=2, heads=2, key_value_heads=1, prefix=2)
+    net = Transformer(shape).eval().requires_grad_(False)
+    net.head.weight.mul_(6)  # far from uniform
+    return net
+
+
+class Uncached:
+    """A decoder that remembers codes alone, and reads all of them again each time."""
+
+    def __init__(self, net: Transformer, prefix: Tensor) -> None:
+        self.net, self.prefix = net, prefix
+        self.codes = torch.empty(len(prefix), 0, dtype=torch.int64)
+        self.logits = self._next()
+
+    def extend(self, codes: Tensor) -> Tensor:
+        self.codes = torch.cat([self.codes, codes], 1)
+        self.logits = self._next()
+        return self.logits
+
+    def _next(self) -> Tensor:
+        missing = self.net.shape.codes - self.codes.shape[1]
+        whole = torch.cat([self.codes, torch.zeros(len(self.codes), missing, dtype=torch.int64)], 1)
+        return self.net(self.prefix, whole)[:, self.codes.shape[1]]
+
+
+def test_writing_follows_the_joint_distribution_of_the_network() -> None:
+    net, count = small_net(3, 1, 3), 6000
+    prefix = torch.randn(1, 2, 16, generator=torch.Generator().manual_seed(0))
+    every = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    logs = net(prefix.expand(27, -1, -1), every).log_softmax(-1).gather(2, every[..., None])
+    expected = logs.sum((1, 2)).exp()
+    assert expected.sum().item() == pytest.approx(1, abs=1e-5)
+    rows = prefix.expand(count, -1, -1)
+    blank = torch.full((count, 3), 3)
+    uniforms = uniform(range(count), (3,), purpose="codes")
+    decoder = net.decoder(rows, precision="float32")
+    codes = write(decoder, blank, blank == 3, uniforms, Sampling(), silent)
+    found = torch.bincount((codes * torch.tensor([9, 3, 1])).sum(1), minlength=27) / count
+    squares = (count * (found - expected).square() / expected).sum().item()
+    assert squares < 55  # chi-squared with 26 degrees of freedom: p = 0.0007
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
+def test_the_cache_changes_nothing_and_given_codes_stay(guidance_scale: float) -> None:
+    net = small_net(7, 3, 4)
+    rng = torch.Generator().manual_seed(1)
+    count = 5
+    prefix = torch.randn(2 * count if guidance_scale != 1 else count, 2, 16, generator=rng)
+    sampling = Sampling(guidance_scale=guidance_scale, guidance_schedule="linear", top_p=0.95)
+    unknown = torch.rand(count, 12, generator=rng) < 0.6
+    unknown[:, :2] = False  # given to all at the beginning, in the middle, and at the end
+    unknown[:, 6:8] = False
+    unknown[:, 11] = False
+    given = torch.randint(7, (count, 12), generator=rng)
+    begun = given.masked_fill(unknown, 7)
+    uniforms = torch.rand(count, 12, generator=rng)
+    told = []
+    both = []
+    for decoder in (net.decoder(prefix, precision="float32"), Uncached(net, prefix)):
+        codes = write(
+            decoder, begun, unknown, uniforms, sampling, lambda done, steps, codes: told.append((done, steps))
+        )
+        both.append(codes)
+        assert torch.equal(codes[~unknown], given[~unknown])
+        assert codes.max() < 7
+    assert torch.equal(*both)
+    places = int(unknown.any(0).sum())
+    assert told == 2 * [(done, places) for done in range(1, places + 1)]
+    assert torch.equal(begun, given.masked_fill(unknown, 7))  # what the caller holds is left alone
+
+
+def test_nothing_to_write_is_nothing_done() -> None:
+    net = small_net(3, 1, 3)
+    codes = torch.tensor([[0, 1, 2]])
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    written = write(
+        net.decoder(torch.zeros(1, 2, 16), precision="float32"),
+        codes,
+        none,
+        torch.rand(1, 3),
+        Sampling(),
+        silent,
+    )
+    assert torch.equal(written, codes)
+    blank = write_in_parallel(
+        lambda codes, scale: torch.zeros(1, 3, 3),
+        codes,
+        none,
+        torch.rand(1, 4, 2, 3),
+        Sampling(),
+        1.0,
+        silent,
+    )
+    assert torch.equal(blank, codes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 30), st.floats(0, 1), st.integers(0, 99))
+def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
+    steps: int, places: int, share: float, seed: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    unknown = torch.rand(3, places, generator=rng) < share
+    given = torch.randint(5, (3, places), generator=rng)
+    begun = given.masked_fill(unknown, 5)
+    logits = torch.randn(3, places, 5, generator=rng)
+    course: list[Tensor] = []
+
+    def logits_of(codes: Tensor, scale: float) -> Tensor:
+        course.append(codes)
+        return logits
+
+    uniforms = torch.rand(3, steps, 2, places, generator=rng)
+    codes = write_in_parallel(logits_of, begun, unknown, uniforms, Sampling(), 4.5, silent)
+    assert torch.equal(codes[~unknown], given[~unknown])
+    assert codes.max() < 5
+    course.append(codes)
+    wanted = unknown.sum(1)
+    for step, (before, after) in enumerate(itertools.pairwise(course), 1):
+        known = before < 5
+        assert torch.equal(before[known], after[known])  # what is written stays
+        left, were = (after == 5).sum(1), (before == 5).sum(1)
+        cosine = (wanted * math.cos(math.pi / 2 * step / steps) + 1e-6).floor().long()
+        assert torch.equal(left, torch.minimum(cosine, (were - 1).clamp_min(0)))
+
+
+def test_without_chance_the_surest_codes_are_written_first() -> None:
+    sure = torch.tensor([[0.1, 3.0, 1.0, 2.0]])
+    logits = torch.stack([sure, torch.zeros_like(sure)], -1)  # code 0 ever likelier than code 1
+    after_first: list[Tensor] = []
+    write_in_parallel(
+        lambda codes, scale: logits,
+        torch.full((1, 4), 2),
+        torch.ones(1, 4, dtype=torch.bool),
+        torch.rand(1, 2, 2, 4),
+        Sampling(temperature=0),
+        0.0,
+        lambda done, steps, codes: after_first.append(codes),
+    )
+    assert after_first[0].tolist() == [[2, 0, 2, 0]]  # floor(4 cos 45°) = 2 are left
+    assert after_first[1].tolist() == [[0, 0, 0, 0]]
