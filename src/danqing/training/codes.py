@@ -4,7 +4,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,28 +19,30 @@ from danqing.data.records import digest
 from danqing.errors import TrainingError
 from danqing.families.base import Family, Tokenizes
 from danqing.randomness import derived_seed
+from danqing.training.config import RunConfig
 
 VERSION = 1
 _PIXELS_AT_ONCE = 2**18
 
 Progress = Callable[[int, int, str], None]
-_FORMATS = {"I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
+_FORMATS: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
 
 
 class Codes:
-    """A file of codes: every view of every image, view after view, `[views * images, rows, columns, depth]`.
+    """The codes of every view of every image, view after view: `[views * images, rows, columns, depth]`."""
 
-    It is read where it is needed, so that memory stays flat however many images there are.
-    """
+    def __init__(self, values: NDArray[np.integer[Any]], images: int) -> None:
+        self._values = values
+        self.images, self.views = images, len(values) // images
 
-    def __init__(self, path: Path, images: int) -> None:
+    @classmethod
+    def open(cls, path: Path, images: int) -> Self:
+        """Those in a file; they are read where they are needed, so that memory stays flat however many."""
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             layout = json.loads(file.read(length))["codes"]
         shape = tuple(layout["shape"])
-        self._values = np.memmap(path, _FORMATS[layout["dtype"]], "r", 8 + length, shape)
-        self.path, self.images, self.views = path, images, shape[0] // images
-        self.shape: tuple[int, int, int] = shape[1:]
+        return cls(np.memmap(path, _FORMATS[layout["dtype"]], "r", 8 + length, shape), images)
 
     def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
         """The codes of some images, each in one of its views: int64 `[n, rows, columns, depth]`."""
@@ -50,7 +52,9 @@ class Codes:
 class CodedBatches(Batches):
     """The same images in the same order as `Batches`, as codes: in epoch e, each in view e modulo views."""
 
-    codes: Codes
+    def __init__(self, dataset: Dataset, codes: Codes, **options: Any) -> None:
+        super().__init__(dataset, **options, prefetch=False)
+        self.codes = codes
 
     def at(self, images_seen: int) -> Batch:
         """The batch that follows after `images_seen` images, on the device; its images are `[n, 0, 0, 0]`."""
@@ -62,6 +66,22 @@ class CodedBatches(Batches):
         return Batch(images, condition, codes.to(self.device, non_blocking=True))
 
 
+def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
+    """How images are changed while they are learnt from: as asked, or as the data advises."""
+    return config.data.augment if config.data.augment is not None else dataset.info.augment
+
+
+def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
+    """What the batches of a run are like, of images and of codes alike."""
+    return {
+        "batch_size": config.batch_size // config.training.accumulate,
+        "seed": config.seed,
+        "device": device,
+        "use_labels": bool(config.model.labels),
+        "use_texts": config.model.reads_text,
+    }
+
+
 class Views(NamedTuple):
     """The changes under which each image is encoded: what a view changes follows from the seed, the image and
     the view alone.
@@ -69,7 +89,7 @@ class Views(NamedTuple):
 
     augment: Augment
     seed: int
-    count: int
+    number: int
 
     def of(self, dataset: Dataset, view: int, rows: NDArray[np.int64]) -> torch.Tensor:
         """One view of the images that follow `rows[0]`, float32 `[n, c, h, w]` in [-1, 1]."""
@@ -79,7 +99,7 @@ class Views(NamedTuple):
 
     def key(self) -> str:
         """What tells these views from others: the seed means nothing where nothing is changed."""
-        return "" if self.augment.is_off else f"{self.augment.model_dump_json()} {self.seed} {self.count}"
+        return "" if self.augment.is_off else f"{self.augment.model_dump_json()} {self.seed} {self.number}"
 
 
 def views_of(augment: Augment, seed: int, count: int) -> Views:
@@ -111,7 +131,6 @@ def ensure(
         with FileLock(folder / f"{key}.lock"):
             for leftover in folder.glob(f".{path.name}.*.tmp"):  # of a process that was killed
                 leftover.unlink(missing_ok=True)
-            atomic.remove_leftovers(folder, f".{path.name}.*")
             if not path.exists():
                 _write(path, _encoded(tokenizer.to(device), dataset, views, device), on_progress, stopped)
     except _StoppedError:
@@ -121,7 +140,7 @@ def ensure(
             f"The codes cannot be written to {folder} ({error.strerror or error}): make room there, or set "
             "DANQING_CACHE to another folder."
         ) from error
-    return Codes(path, len(dataset))
+    return Codes.open(path, len(dataset))
 
 
 class _Encoded(NamedTuple):
@@ -140,7 +159,7 @@ def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.de
 
     @torch.inference_mode()
     def parts() -> Iterator[torch.Tensor]:
-        for view in range(views.count):
+        for view in range(views.number):
             for start in range(0, count, at_once):
                 images = views.of(dataset, view, np.arange(start, min(start + at_once, count)))
                 whole = images[torch.arange(at_once) % len(images)]
@@ -148,11 +167,11 @@ def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.de
 
     tokenizer.eval()
     format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
-    return _Encoded(format, (views.count * count, *tokenizer.code_shape), parts())
+    return _Encoded(format, (views.number * count, *tokenizer.code_shape), parts())
 
 
 def _write(path: Path, encoded: _Encoded, on_progress: Progress, stopped: Callable[[], bool]) -> None:
-    format = _FORMATS[encoded.format]
+    format: np.dtype[Any] = _FORMATS[encoded.format]
     size = int(np.prod(encoded.shape)) * format.itemsize
     layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, size]}}
     header = json.dumps(layout).encode()

@@ -356,7 +356,8 @@ def _parse_value(text: str) -> Any:
 
 def _evenly(captions: Sequence[Sequence[str]], most: int) -> tuple[str, ...]:
     """At most so many captions, from all over the data; of an image with several, now one and now another."""
-    places = np.unique(np.linspace(0, len(captions) - 1, most).round().astype(int)) if captions else []
+    count = min(most, len(captions))
+    places = [number * len(captions) // count for number in range(count)]
     chosen = (captions[place][number % len(captions[place])] for number, place in enumerate(places))
     return tuple(dict.fromkeys(chosen))
 

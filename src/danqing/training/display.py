@@ -16,21 +16,19 @@ class Display(Listener):
 
     def on_plan(self, plan: Plan) -> None:
         self._bar.close()
-        parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.items())
+        parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.items() if count)
         self._bar.say(f"Parameters: {parts}")
         resumed = f"; {plan.resumed_from:,} images seen before" if plan.resumed_from else ""
-        self._bar.say(
-            f"Plan: {plan.images:,} images in about {duration(plan.seconds)} "
-            f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
-            f"{memory(plan.memory_bytes)} of memory){resumed}"
-        )
+        self._bar.say(f"{_titled('Plan', plan.stage)}: {_told(plan)}{resumed}")
+        if plan.then is not None:
+            self._bar.say(f"{_titled('Then', plan.then.stage)}: {_told(plan.then)}")
 
     def on_progress(self, progress: Progress) -> None:
         speed = progress.images / progress.seconds if progress.seconds > 0 else 0.0
         self._bar.update(
             progress.images,
             progress.total_images,
-            "Training",
+            _titled("Training", progress.stage),
             seconds_left=progress.seconds_left,
             detail=f"{progress.images:,} images, {speed:,.0f}/s",
         )
@@ -48,3 +46,15 @@ class Display(Listener):
 
     def on_alarm(self, text: str) -> None:
         self._bar.say(text, style="yellow")
+
+
+def _titled(title: str, stage: str) -> str:
+    return f"{title}, {stage}" if stage else title
+
+
+def _told(plan: Plan) -> str:
+    return (
+        f"{plan.images:,} images in about {duration(plan.seconds)} "
+        f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
+        f"{memory(plan.memory_bytes)} of memory)"
+    )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from danqing import families
 from danqing.data import Batches
-from danqing.families.base import Batch, Family, Phase
+from danqing.families.base import Batch, Family, HasTokenizer, Phase
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
@@ -25,10 +25,16 @@ class Engine:
     """
 
     def __init__(
-        self, config: RunConfig, batches: Batches, device: torch.device, precision: Precision
+        self,
+        config: RunConfig,
+        batches: Batches,
+        device: torch.device,
+        precision: Precision,
+        tokenizer: Family | None = None,
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
-        self.family = initialise(config).to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        family = initialise(config, tokenizer)
+        self.family = family.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.family.phases()
         self.ema = EMA(self.family, config.training.ema_half_life_images)
         self.meter = Meter()
@@ -119,11 +125,18 @@ class Engine:
             module.requires_grad_(name in phase.modules)
 
 
-def initialise(config: RunConfig) -> Family:
-    """The family with weights that follow from the run's seed; torch's global generator is left as it was."""
+def initialise(config: RunConfig, tokenizer: Family | None = None) -> Family:
+    """The family with weights that follow from the run's seed, and with those of its trained tokenizer, which
+    nothing trains any more; torch's global generator is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
-        return families.build(config.model)
+        family = families.build(config.model)
+    if isinstance(family, HasTokenizer):
+        if tokenizer is not None:
+            family.tokenizer.load_state_dict(tokenizer.state_dict())
+        family.tokenizer.requires_grad_(False)
+    return family
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

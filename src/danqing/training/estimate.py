@@ -11,6 +11,7 @@ from torch import Tensor
 from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
+from danqing.families.base import Family
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
@@ -30,7 +31,13 @@ class Estimate:
     images_per_second: float
 
 
-def estimate(config: RunConfig, batches: Batches, device: torch.device, precision: str) -> Estimate:
+def estimate(
+    config: RunConfig,
+    batches: Batches,
+    device: torch.device,
+    precision: str,
+    tokenizer: Family | None = None,
+) -> Estimate:
     """Count memory, refuse what cannot fit, then time a few steps; "auto" times each precision and takes the
     faster.
 
@@ -38,7 +45,7 @@ def estimate(config: RunConfig, batches: Batches, device: torch.device, precisio
     """
     _refuse_what_cannot_fit(config, _state_bytes(config), machine.available_memory(device))
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
-    engine = Engine(config, batches, device, choices[0])
+    engine = Engine(config, batches, device, choices[0], tokenizer)
     parameters = {
         name: sum(parameter.numel() for parameter in child.parameters())
         for name, child in engine.family.named_children()

@@ -71,7 +71,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "seconds": plan.seconds,
         "images_per_second": plan.images_per_second,
         "precision": plan.precision,
-    }
+    } | ({"then": of_plan(plan.then)} if plan.then else {})
 
 
 def of_best(best: Best) -> dict[str, Any]:
@@ -84,6 +84,22 @@ def of_best(best: Best) -> dict[str, Any]:
         "value": score.value,
         "text": str(score),
     }
+
+
+def of_first_stage(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model knows of the tokenizer that it was given: images seen and seconds, where they are known,
+    and the digest of its weights.
+    """
+    return {name: tokenizer[name] for name in ("images", "seconds", "weights") if tokenizer.get(name)}
+
+
+def of_both(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The cost of two stages: sums, and the larger of the two peaks; None where neither is known."""
+    sums = {}
+    for name in second:
+        known = [value for cost in (first, second) if (value := cost.get(name)) is not None]
+        sums[name] = (max if name == "peak_memory_bytes" else sum)(known) if known else None
+    return sums
 
 
 def of_cost(position: Mapping[str, Any], cores: int, measures_energy: bool) -> dict[str, float | None]:

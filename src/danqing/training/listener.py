@@ -15,6 +15,7 @@ class Plan:
 
     parameters: count per module. memory_bytes: expected peak of the process. seconds: expected for `images`
     that remain; images_per_second as measured; resumed_from: images that an earlier process has seen already.
+    stage: what is learnt, where a run has two stages. then: the plan of the stage that follows.
     """
 
     parameters: dict[str, int]
@@ -25,17 +26,23 @@ class Plan:
     precision: str
     device: str
     resumed_from: int
+    stage: str = ""
+    then: "Plan | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands: images seen and in all, seconds spent and left, and the log's latest averages."""
+    """Where a run stands: images seen and in all, seconds spent and left, and the log's latest averages.
+
+    Where a run has two stages, all this is of the one that is called `stage`.
+    """
 
     images: int
     total_images: int
     seconds: float
     seconds_left: float
     logged: Mapping[str, float]
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,25 @@ from danqing.randomness import generator
 from danqing.training.config import RunConfig
 
 
-def grid(model: Model, config: RunConfig) -> Images:
-    """As many images as the run's grids have, always of the same seeds and evenly of all labels."""
+def grid(model: Model, config: RunConfig, real: Images) -> Images:
+    """As many images as the run's grids have, always of the same seeds, evenly of all labels or captions.
+
+    A first stage has nothing of its own to paint: it shows `real` images, each beside its reconstruction.
+    """
     count, labels = config.training.sample_images, model.labels
+    if not model.family.has_prior:
+        originals = real[: max(1, count // 2)]
+        return Images(np.concatenate([originals.array, model.reconstruct(originals).array], axis=2))
+    if asked := prompts(config):
+        return model.sample(count, prompt=asked, seed=config.seed)
     shown = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
     return model.sample(count, label=shown if labels else None, seed=config.seed)
+
+
+def prompts(config: RunConfig) -> list[str]:
+    """What the images of a grid are to show, where the model reads text: captions from all over the data."""
+    count, captions = config.training.sample_images, config.model.captions
+    return [captions[number * len(captions) // count] for number in range(count)] if captions else []
 
 
 def real_images(dataset: Dataset, config: RunConfig) -> Images:

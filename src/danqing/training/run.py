@@ -10,11 +10,13 @@ from typing import Any
 from danqing.data import Dataset, open_dataset
 from danqing.data.splits import Held, open_held
 from danqing.errors import TrainingError
+from danqing.loading import HasModel
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig, resolve
 from danqing.training.display import Display
+from danqing.training.first_stage import FirstStage, left_for_the_second
 from danqing.training.listener import Listener
 from danqing.training.run_folder import RunFolder
 from danqing.training.trackers import check_service
@@ -30,7 +32,8 @@ class Run:
     reason: a sentence where the run ended before its budget did. best: images, value and text of the best
     held-out score, which is that of the model; None where the run is not evaluated. cost: core_hours,
     energy_wh and peak_memory_bytes, each None where the machine does not tell. `seconds` are of training
-    alone.
+    alone. tokenizer: what is known of the first of two stages, where there are two; `seconds` and `cost` are
+    of both, all else is of the second.
     """
 
     folder: Path
@@ -43,6 +46,7 @@ class Run:
     best: dict[str, Any] | None = None
     cost: dict[str, float | None] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
+    tokenizer: dict[str, Any] | None = None
 
     @property
     def evaluation_share(self) -> float:
@@ -74,6 +78,7 @@ def train(
     seed: int | None = None,
     evaluate_every: int | None = None,
     patience: int | None = None,
+    tokenizer: str | Path | HasModel | None = None,
     track: str | None = None,
     device: str = "auto",
     listener: Listener | None = None,
@@ -86,14 +91,20 @@ def train(
     `images`, where the preset's own is not wanted. evaluate_every: score the model after every so many images
     on some that it does not learn from, and keep the best; 0 is never, and by default long runs are scored at
     every tenth of their budget. patience: end the run when the score has not improved for so many images.
-    track: "wandb" or "mlflow", to be told of the run besides TensorBoard. listener: told of the run's
-    progress, by default a bar on stderr; `Listener()` is silent. Ctrl-C ends the run after its step, saved.
-    Raises DanqingError.
+    tokenizer: a model, run or hub id whose tokenizer is taken, where the family needs one, instead of
+    training it first. track: "wandb" or "mlflow", to be told of the run besides TensorBoard. listener: told
+    of the run's progress, by default a bar on stderr; `Listener()` is silent. Ctrl-C ends the run after its
+    step, saved. Raises DanqingError.
     """
     check_service(track)
     budget = {"minutes": minutes, "images": images}
-    evaluation = {"evaluation.every_images": evaluate_every, "evaluation.patience_images": patience}
-    asked = {**(settings or {}), **{key: value for key, value in evaluation.items() if value is not None}}
+    dotted: dict[str, Any] = {
+        "evaluation.every_images": evaluate_every,
+        "evaluation.patience_images": patience,
+    }
+    if tokenizer is not None:
+        dotted["tokenizer.model"] = _named(tokenizer)
+    asked = {**(settings or {}), **{key: value for key, value in dotted.items() if value is not None}}
     wanted = resolve(preset=preset, config=config, settings=asked, size=size, seed=seed, **budget)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
@@ -105,8 +116,8 @@ def train(
         stack.enter_context(folder.locked())
         wanted = folder.settle_config(wanted)
         wanted, dataset, held = _open_data(data, wanted, folder, listener)
-        _refuse_other_images(folder, dataset, held)
-        options = {
+        folder.check_images(dataset, held)
+        options: dict[str, Any] = {
             "out": folder.path,
             "preset": preset,
             "config": config,
@@ -114,13 +125,17 @@ def train(
             "seed": seed,
             **budget,
         }
-        options |= {"evaluate-every": evaluate_every, "patience": patience, "track": track, "device": device}
+        options |= {"evaluate-every": evaluate_every, "patience": patience}
+        options |= {"tokenizer": tokenizer and _model_path(tokenizer), "track": track, "device": device}
         folder.update_facts(command=command_line("train", str(data), options, settings))
         if _is_complete(folder, wanted):
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
-        else:
+        elif wanted.tokenizer is None:
             completed = wanted.for_data(dataset)
             Trainer(completed, dataset, folder, chosen, listener, held=held, track=track).run()
+        elif second := FirstStage(wanted, dataset, held, folder, chosen, listener).run():
+            completed, stage = second
+            Trainer(completed, dataset, folder, chosen, listener, held=held, track=track, stage=stage).run()
     return read_run(folder.path)
 
 
@@ -135,13 +150,15 @@ def read_run(path: str | Path) -> Run:
         folder=folder.path,
         status=facts["status"],
         images=int(facts["progress"]["images"]),
-        seconds=facts["progress"]["seconds"],
+        seconds=facts["progress"]["seconds"]
+        + sum((facts.get("tokenizer") or {}).get(name, 0.0) for name in ("seconds", "codes_seconds")),
         images_per_second=facts["progress"]["images_per_second"],
         final=json.loads(lines[-1]) if lines else {},
         reason=facts.get("reason"),
         best=facts.get("best"),
         cost=facts.get("cost") or {},
         evaluation_seconds=facts["progress"].get("evaluation_seconds", 0.0),
+        tokenizer=facts.get("tokenizer"),
     )
 
 
@@ -186,18 +203,6 @@ def _tell_lost_labels(whole: Dataset, held: Held, listener: Listener) -> None:
         )
 
 
-def _refuse_other_images(folder: RunFolder, dataset: Dataset, held: Held | None) -> None:
-    """Raise TrainingError where the images are not those that the run began with."""
-    known = folder.facts().get("data", {})
-    pairs = [(known.get("fingerprint"), dataset.fingerprint)]
-    if held is not None:
-        pairs.append((known.get("judged", {}).get("fingerprint"), held.judged.fingerprint))
-    if any(before not in (None, now) for before, now in pairs):
-        raise TrainingError(
-            f"The images have changed since the run in {folder.path} began: choose another --out."
-        )
-
-
 @contextlib.contextmanager
 def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
     try:
@@ -211,6 +216,8 @@ def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
 
 def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
     facts = folder.facts()
+    if "tokenizer" in facts:
+        wanted = left_for_the_second(wanted, facts["tokenizer"])
     budget = {"images": wanted.images, "minutes": wanted.minutes}
     if facts.get("reason") and facts.get("patience_images") != wanted.evaluation.patience_images:
         return False  # it ended early, and is now given more patience
@@ -220,6 +227,15 @@ def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
 def _default_folder(data: str | Path, preset: str | None, config: str | Path | None) -> Path:
     name = Path(str(data).replace(":", "-")).stem or "images"
     return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
+
+
+def _model_path(model: str | Path | HasModel) -> str:
+    return str(model) if isinstance(model, str | Path) else str(model.model)
+
+
+def _named(model: str | Path | HasModel) -> str:
+    """A model as a setting, which is TOML: its absolute path, or its id on the hub."""
+    return json.dumps(_absolute(_model_path(model)), ensure_ascii=False)
 
 
 def _absolute(data: str | Path) -> str:

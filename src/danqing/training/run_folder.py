@@ -9,6 +9,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from danqing import atomic
+from danqing.data import Dataset
+from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
 from danqing.training import config as configs
 from danqing.training.config import RunConfig
@@ -32,6 +34,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.model = self.path / "model"
         self.report = self.path / "report.html"
+        self.tokenizer = self.path / "tokenizer"
 
     def create(self) -> None:
         """Make the folder and its parts; raises TrainingError when it cannot be written to."""
@@ -63,19 +66,35 @@ class RunFolder:
                 f"Another process is training in {self.path}: wait for it, or choose another --out."
             ) from error
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether training has begun here, and can go on."""
+        return any(self.checkpoints.glob("*.safetensors"))
+
+    def check_images(self, dataset: Dataset, held: Held | None) -> None:
+        """Raise TrainingError where the images are not those that the run began with."""
+        known = self.facts().get("data", {})
+        pairs = [(known.get("fingerprint"), dataset.fingerprint)]
+        if held is not None:
+            pairs.append((known.get("judged", {}).get("fingerprint"), held.judged.fingerprint))
+        if any(before not in (None, now) for before, now in pairs):
+            raise TrainingError(
+                f"The images have changed since the run in {self.path} began: choose another --out."
+            )
+
     def settle_config(self, wanted: RunConfig) -> RunConfig:
         """Write the configuration of a new run, or hold `wanted` against that of the run that is there.
 
         What comes back has what the run has settled in place of "auto". The budget may change; anything else
-        would make a different run, and raises ConfigError. A folder without a checkpoint holds nothing to
-        protect: a first try that failed may be mended and repeated.
+        would make a different run, and raises ConfigError. A folder without a checkpoint, be it of a first
+        stage, holds nothing to protect: a first try that failed may be mended and repeated.
         """
-        if not any(self.checkpoints.glob("*.safetensors")):
-            if self.facts().get("progress", {}).get("images"):
-                raise TrainingError(
-                    f"The checkpoints of the run in {self.path} are gone: its model stays, and cannot be "
-                    "trained further; choose another --out."
-                )
+        if not self.has_checkpoints and self.facts().get("progress", {}).get("images"):
+            raise TrainingError(
+                f"The checkpoints of the run in {self.path} are gone: its model stays, and cannot be "
+                "trained further; choose another --out."
+            )
+        if not self.has_checkpoints and not any((self.tokenizer / "checkpoints").glob("*.safetensors")):
             self.facts_file.unlink(missing_ok=True)
             self.budget_file.unlink(missing_ok=True)
         else:

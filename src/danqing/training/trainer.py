@@ -14,6 +14,7 @@ from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.model import Model
 from danqing.training import checkpoint, facts, publication, report
+from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 from danqing.training.estimate import estimate
@@ -23,6 +24,7 @@ from danqing.training.listener import Listener, Plan, Progress
 from danqing.training.position import Position
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
+from danqing.training.stage import Stage
 from danqing.training.trackers import open_trackers
 from danqing.training.tracking import AppendedLines
 from danqing.training.validation import Best, Validation
@@ -33,8 +35,8 @@ class Trainer:
     """Runs the training steps of one run folder, and owns everything that is written into it.
 
     The folder must exist and be locked; `config` must have been completed with `for_data`. held: the images
-    to score by, and those to learn from, which `dataset` then is; None where the run is not evaluated. track:
-    the service to tell of the run, besides TensorBoard.
+    to score by, and those to learn from, which `dataset` then is; None where nothing is held out. track: the
+    service to tell of the run, besides TensorBoard. stage: where a run has two, which of them this is.
     """
 
     def __init__(
@@ -47,15 +49,17 @@ class Trainer:
         *,
         held: Held | None = None,
         track: str | None = None,
+        stage: Stage = Stage(),  # noqa: B008 (immutable)
     ) -> None:
         self.config, self.dataset, self.folder, self.listener = config, dataset, folder, listener
-        self.device, self.held, self.track = device, held, track
+        self.device, self.held, self.track, self.stage = device, held, track, stage
+        self.tokenizer = stage.tokenized.tokenizer if stage.tokenized else None
         self.position = Position()
         self.budget = Budget.read(folder.budget_file)
         self.interruption = Interruption()
         self.validation: Validation | None = None
         self.energy = machine.EnergyMeter.open(device)
-        self.batches = self._batches(config)
+        self.batches = self._batches()
         self._started = 0.0
         self._logged: Mapping[str, float] = {}
         self._painted_at = -1
@@ -131,11 +135,11 @@ class Trainer:
         found = checkpoint.read_latest(self.folder.checkpoints)
         # A run keeps the number format that it began with, whatever would be faster today.
         precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
-        measured = estimate(self.config, self.batches, self.device, precision)
-        self.engine = Engine(self.config, self.batches, self.device, measured.precision)
+        measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
+        self.engine = Engine(self.config, self.batches, self.device, measured.precision, self.tokenizer)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
         started = time.monotonic()
-        if self.held is not None:
+        if self.held is not None and self.config.evaluation.every_images:
             lines = AppendedLines(self.folder.scores_file)
             self.validation = Validation(self.config, self.held, lines, self.device, self.listener.on_data)
         opening = time.monotonic() - started
@@ -154,6 +158,7 @@ class Trainer:
             self.track, self.folder, values, self.position.images, self.listener.on_message
         )
         self.real = publication.real_images(self.dataset, self.config)
+        self.shown = publication.real_images(self.held.judged, self.config) if self.held else self.real
         total = self.budget.total(self.position.images)
         left = max(total - self.position.images, 0)
         plan = Plan(
@@ -165,6 +170,8 @@ class Trainer:
             precision=measured.precision,
             device=str(self.device),
             resumed_from=self.position.images,
+            stage=self.stage.name,
+            then=self.stage.then,
         )
         self._write_facts(plan, earlier)
         if found is None:
@@ -270,7 +277,7 @@ class Trainer:
         latest model is the best.
         """
         model = self._model()
-        samples = publication.grid(model, self.config)
+        samples = publication.grid(model, self.config, self.shown)
         path = self.folder.samples / f"{self.position.images:09d}.png"
         samples.save(path)
         self._painted_at = self.position.images
@@ -280,7 +287,8 @@ class Trainer:
         self.trackers.picture(path, self.position.images)
         self.listener.on_samples(path)
         if self.position.images * 3 > self.budget.total(self.position.images):
-            for text in self.watch.on_samples(samples.array, self.real.array):
+            painted = samples.array[:, :, -self.dataset.size[0] :]  # beside the originals, in a first stage
+            for text in self.watch.on_samples(painted, self.real.array):
                 self._alarm(text)
 
     def _evaluate(self) -> None:
@@ -314,7 +322,8 @@ class Trainer:
         family.load_state_dict(best.weights)
         model = Model(family, best.facts)
         if not publication.holds(self.folder.model, model):
-            publication.publish(self.folder.model, model, publication.grid(model, self.config), [best.score])
+            samples = publication.grid(model, self.config, self.shown)
+            publication.publish(self.folder.model, model, samples, [best.score])
 
     def _lines(self) -> list[AppendedLines]:
         return [self.log, self.timing, *([self.validation.lines] if self.validation else [])]
@@ -330,6 +339,8 @@ class Trainer:
             "seed": self.config.seed,
             "data": facts.of_training(self.dataset, self.config, self.held),
         }
+        if self.stage.tokenized:
+            trained["tokenizer"] = facts.of_first_stage(self.stage.tokenized.facts)
         return Model(self.engine.ema.family, trained)
 
     def _count_costs(self) -> None:
@@ -349,6 +360,8 @@ class Trainer:
         self._count_costs()
         cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         cost = facts.of_cost(vars(self.position), cores, self.energy is not None)
+        if self.stage.tokenized:
+            cost = facts.of_both(self.stage.tokenized.facts["cost"], cost)
         progress = self.position.facts()
         self.folder.update_facts(status=status, reason=reason, progress=progress, cost=cost)
         best = self.validation.best if self.validation else None
@@ -367,6 +380,8 @@ class Trainer:
             data=facts.of_data(self.dataset, self.config, self.held),
             hardware=machine.hardware(self.device),
             plan=facts.of_plan(plan),
+            **({"tokenizer": self.stage.tokenized.facts} if self.stage.tokenized else {}),
+            **({"prompts": shown} if (shown := publication.prompts(self.config)) else {}),
             progress=self.position.facts(),
             alarms=earlier.get("alarms", []),
         )
@@ -374,14 +389,12 @@ class Trainer:
     def _progress(self, total: int) -> Progress:
         position = self.position
         left = (total - position.images) * position.seconds / max(position.images, 1)
-        return Progress(position.images, total, position.seconds, max(left, 0.0), self._logged)
-
-    def _batches(self, config: RunConfig) -> Batches:
-        return Batches(
-            self.dataset,
-            config.batch_size // config.training.accumulate,
-            config.seed,
-            augment=config.data.augment if config.data.augment is not None else self.dataset.info.augment,
-            device=self.device,
-            use_labels=bool(config.model.labels),
+        return Progress(
+            position.images, total, position.seconds, max(left, 0.0), self._logged, self.stage.name
         )
+
+    def _batches(self) -> Batches:
+        options = batch_options(self.config, self.device)
+        if self.stage.tokenized:
+            return CodedBatches(self.dataset, self.stage.tokenized.codes, **options)
+        return Batches(self.dataset, augment=augmentation(self.config, self.dataset), **options)

@@ -1,0 +1,34 @@
+"""A stage of a run, and what the second takes over from the first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from danqing.families.base import Family
+from danqing.training.codes import Codes
+from danqing.training.listener import Plan
+
+TOKENIZER, PRIOR = "tokenizer (stage 1 of 2)", "prior (stage 2 of 2)"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A trained tokenizer and the codes that it made of the images.
+
+    facts: what `run.json` says of them under `tokenizer`; `cost` among them.
+    """
+
+    tokenizer: Family
+    codes: Codes
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Which part of a run is trained. name: what is learnt, "" where there is one stage alone; then: the plan
+    of the stage that follows; tokenized: what the stage before has left.
+    """
+
+    name: str = ""
+    then: Plan | None = None
+    tokenized: Tokenized | None = field(default=None, repr=False)
