@@ -1,6 +1,7 @@
 """What is asked of a model: labels and prompts, checked, drawn where none is given, one row per image."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,11 +10,12 @@ from danqing.data.captions import captions_of
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig
 from danqing.randomness import derived_seed, generator
+from danqing.text.contract import TextConfig, TextFacts
 
 Label = str | int | Sequence[str | int] | None
 Prompt = str | Sequence[str] | None
 
-_SOME = 12
+_SOME, _EXAMPLES = 12, 8
 
 
 def asked(
@@ -50,6 +52,22 @@ def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None) -> int:
     """As many images as there are seeds, prompts or labels; one where none is in a list."""
     lists = [given for given in (seeds, prompt, label) if given is not None]
     return next((len(given) for given in lists if not isinstance(given, str | int)), 1)
+
+
+def reading(config: FamilyConfig) -> dict[str, Any] | None:
+    """How a model reads text, for people: the encoder, its vocabulary (0 where it has hidden states), the
+    tokens it reads at most, and some captions that were learnt from; None where it reads none.
+    """
+    if not config.reads_text:
+        return None
+    text, facts = getattr(config, "text", None), getattr(config, "text_facts", None)
+    captions = [line for caption in config.captions for line in captions_of(caption)]
+    return {
+        "encoder": text.encoder if isinstance(text, TextConfig) else "unknown",
+        "vocabulary": facts.vocabulary if isinstance(facts, TextFacts) else 0,
+        "length": text.length if isinstance(text, TextConfig) else 0,
+        "captions": list(dict.fromkeys(captions))[:_EXAMPLES],
+    }
 
 
 def _labels(config: FamilyConfig, label: Label, seeds: Sequence[int]) -> Tensor | None:

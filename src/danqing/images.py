@@ -252,23 +252,28 @@ class Images:
         picture = to_pil(sheet)
         return _over_checker(picture) if transparent and checker else picture
 
-    def save(self, path: str | Path, format: str | None = None, *, quality: int = 90) -> Path:
+    def save(
+        self, path: str | Path, format: str | None = None, *, quality: int = 90, columns: int | None = None
+    ) -> Path:
         """Write the grid (one picture: itself, unscaled) to `path`, atomically; the ending is the format."""
         path = Path(path)
-        picture = to_pil(self.array[0]) if len(self) == 1 else self.grid()
+        picture = to_pil(self.array[0]) if len(self) == 1 else self.grid(columns)
         content = encode(picture, format or path.suffix.lstrip(".") or "png", quality=quality)
         atomic.write_bytes(path, content)
         return path
 
-    def save_each(self, folder: str | Path, format: str = "png", *, quality: int = 90) -> list[Path]:
+    def save_each(
+        self, folder: str | Path, format: str = "png", *, quality: int = 90, name: str = ""
+    ) -> list[Path]:
         """Write each picture to a file in `folder`, which is made where it is missing: `00.png` to `63.png`.
 
-        `format` is png, webp, jpeg or jpg, and ends the names. Raises ConfigError for another, and OSError.
+        `format` is png, webp, jpeg or jpg, and ends the names, which `name` begins. Raises ConfigError for
+        another format, and OSError.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         digits, ending = len(str(len(self) - 1)), format.lower().lstrip(".")
-        paths = [folder / f"{number:0{digits}d}.{ending}" for number in range(len(self))]
+        paths = [folder / f"{name}{number:0{digits}d}.{ending}" for number in range(len(self))]
         for path, pixels in zip(paths, self.array, strict=True):
             atomic.write_bytes(path, encode(pixels, format, quality=quality))
         return paths

@@ -20,6 +20,7 @@ from danqing.families.base import (
     Encodes,
     Family,
     HasLikelihood,
+    HasTokenLikelihood,
     Interpolates,
     PaintsInSteps,
     Traverses,
@@ -98,7 +99,7 @@ class Model:
         chosen = [derived_seed(seed, "image", i) for i in range(n)] if seeds is None else list(seeds)
         if len(chosen) != n:
             raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {n} images.")
-        self._check_options(options)
+        self.check_options(options)
         condition = asked(self.family.config, chosen, label, prompt)
         painted: list[Tensor] = []
         chunks = -(-n // CHUNK)
@@ -218,8 +219,24 @@ class Model:
 
         return self._in_chunks(bits, len(images))
 
+    def token_nll(self, images: Images, label: Label = None, *, prompt: Prompt = None) -> Tensor:
+        """-log p of each image's codes in nats, `[n]` float32; prompt: as of `bits_per_dim`.
+
+        Raises ConfigError where the family cannot tell, or as `encode` does.
+        """
+        family, pixels = self.family, self._pixels(images)
+        if not isinstance(family, HasTokenLikelihood):
+            kind = family.config.family
+            raise ConfigError(f"This {kind} cannot say how likely codes are: use a raster transformer.")
+        condition = known(self.family.config, len(images), label, prompt)
+
+        def nll(rows: list[int]) -> Tensor:
+            return family.token_nll(Batch(pixels(rows), self._rows(condition, rows)))
+
+        return self._in_chunks(nll, len(images))
+
     def info(self) -> dict[str, Any]:
-        """What `danqing show` prints: the family, its image shape, labels, parameters and training."""
+        """What `danqing show` prints: the family, its image shape, what it reads, parameters and training."""
         config = self.family.config
         return {
             "family": config.family,
@@ -227,6 +244,7 @@ class Model:
             "height": config.height,
             "channels": config.channels,
             "labels": list(config.labels),
+            "text": conditions.reading(config),
             "parameters": sum(parameter.numel() for parameter in self.family.parameters()),
             "sample_options": self.sample_options,
             "trained": self.facts,
@@ -268,7 +286,8 @@ class Model:
             )
         return lambda rows: to_float(pixels[rows]).to(self.device)
 
-    def _check_options(self, options: Mapping[str, Any]) -> None:
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise ConfigError for an option that `sample` does not have, or whose value is of another kind."""
         defaults = self.sample_options
         for name, value in options.items():
             if name not in defaults:

@@ -19,10 +19,12 @@ def card(
     trained = info.get("trained", {})
     data = trained.get("data", {})
     size = f"{info['width']}×{info['height']}"
+    text = info.get("text") or {}
+    prompts = text.get("captions", [])
     lines = [
         "---",
         "library_name: danqing",
-        "pipeline_tag: unconditional-image-generation",
+        f"pipeline_tag: {'text-to-image' if text else 'unconditional-image-generation'}",
         f"tags: [danqing, {info['family']}, image-generation]",
         "---",
         "",
@@ -34,7 +36,7 @@ def card(
         "import danqing as dq",
         "",
         'model = dq.load("path/of/this/folder")',
-        f"model.sample(16{_label_example(info['labels'])}, seed=1)",
+        f"model.sample(16{_example(info['labels'], prompts)}, seed=1)",
         "```",
         "",
         "## Model",
@@ -44,6 +46,11 @@ def card(
     if info["labels"]:
         shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])
         lines.append(f"- Labels: {shown}{', …' if len(info['labels']) > _MAX_LABELS else ''}")
+    if text:
+        lines.append(f"- Reads: text through {_plain(text['encoder'])}, {text['length']} tokens at most")
+    if prompts:
+        lines += ["", "## Prompts", "", "Captions that it learnt from, and others in their manner:", ""]
+        lines += [f"- {_plain(prompt)}" for prompt in prompts]
     lines += ["", "## Training"]
     rows = {
         "Data": data.get("name"),
@@ -91,7 +98,9 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, *(["", "How each was made:", ""] if lines else []), *how]
 
 
-def _label_example(labels: Sequence[str]) -> str:
+def _example(labels: Sequence[str], prompts: Sequence[str]) -> str:
+    if prompts:
+        return f", prompt={json.dumps(prompts[0], ensure_ascii=False)}"
     return f", label={labels[0]!r}" if labels else ""
 
 

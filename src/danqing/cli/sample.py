@@ -1,13 +1,20 @@
 """`danqing sample`: paint images with a trained model, as one grid or one file each."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from danqing.cli import output
+from danqing import progress
+from danqing.cli import output, prompts
 from danqing.cli.arguments import parse_settings, parse_value
 from danqing.errors import ConfigError, DanqingError
+
+if TYPE_CHECKING:
+    from danqing.images import Images
+    from danqing.model import Model
+    from danqing.text.prompt_writer import PromptWriter
 
 EXAMPLES = """Examples:
 
@@ -15,9 +22,12 @@ EXAMPLES = """Examples:
 
   danqing sample runs/digits --label 7 -n 16 --seed 3 --out sevens.webp
 
-  danqing sample runs/photos -n 1000 --each samples/ --format webp --set truncation=0.7"""
+  danqing sample runs/emoji --prompt "a red heart" --guidance 3 -n 16 --out hearts.png
+
+  danqing sample runs/emoji --prompts prompts.csv --each samples/ --format webp"""
 
 _SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+_IMAGES, _IMAGES_OF_A_PROMPT = 64, 8
 
 
 def sample(
@@ -30,10 +40,37 @@ def sample(
     each: Annotated[
         Path | None, typer.Option(help="A folder that gets one file per image.", metavar="DIR")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 64,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", min=1, help="How many images.", show_default="64, or 8 of each of --prompts"),
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="Only of this label, where the model knows labels.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What to paint, where the model reads text.", metavar="TEXT")
+    ] = None,
+    prompt_table: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            help="A prompt to a line, or a .csv or .jsonl with columns prompt, n, seed, guidance, ...",
+            metavar="FILE",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to keep to what is asked; 1 is as learnt.")
+    ] = None,
+    expand: Annotated[
+        str | None,
+        typer.Option(
+            help="Let a language model write the prompt out: the address of an OpenAI-compatible endpoint.",
+            metavar="URL",
+        ),
+    ] = None,
+    expand_model: Annotated[
+        str, typer.Option(help="Its name there.", metavar="NAME", show_default="the only one there is")
+    ] = "",
     seed: Annotated[int, typer.Option(help="The same seed paints the same images.")] = 0,
     image_format: Annotated[
         Literal["png", "webp", "jpeg"] | None,
@@ -54,27 +91,114 @@ def sample(
         raise ConfigError(
             "Say where the images go: --out grid.png for one picture, or --each DIR for a file each."
         )
+    if prompt is not None and prompt_table is not None:
+        raise ConfigError("Give --prompt or --prompts, not both.")
     chosen = image_format or (_format_of(out) if out is not None else "png")
     options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
+    if guidance is not None:
+        options["guidance_scale"] = guidance
+    wanted = prompts.Row(prompt, n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES), seed, options)
+    rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
 
     import danqing
+    from danqing.text.prompt_writer import PromptWriter
 
     trained = danqing.load(model)
+    suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
+    painted: list[Images] = []
+    files: list[list[Path]] = []
     try:
         for folder in filter(None, (each, out and out.parent)):  # before the work, not after it
             folder.mkdir(parents=True, exist_ok=True)
-        images = trained.sample(n, label=label, seed=seed, **options)
-        suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
-        names = images.save_each(each, suffix) if each is not None else []
+        for row in rows:
+            trained.check_options(row.options)
+        if expand is not None:
+            rows = _written_out(rows, trained, PromptWriter(expand, expand_model))
+        for number, (row, images) in enumerate(zip(rows, _paint(trained, rows, label), strict=True)):
+            painted.append(images)
+            if each is not None:
+                files.append(images.save_each(each, suffix, name=row.file_name(number, len(rows))))
+        if each is not None and rows[0].prompt is not None:
+            texts = [
+                (path.name, row.prompt) for row, paths in zip(rows, files, strict=True) for path in paths
+            ]
+            prompts.record(each, {name: text for name, text in texts if text is not None})
         if out is not None:
-            images.save(out, chosen)
+            _save_grid(painted, out, chosen)
     except OSError as error:
         raise DanqingError(
             f"The images cannot be written ({error.strerror or error}): choose another --out or --each."
         ) from error
-    payload = {"images": n, "label": label, "seed": seed, "format": chosen, "grid": out, "files": names}
-    rows = {"Grid": out, "Images": f"{n:,} in {each}" if each else None}
-    output.result(payload, output.facts(rows), as_json=as_json)
+    count = sum(map(len, painted))
+    payload = {
+        "images": count,
+        "label": label,
+        "seed": seed,
+        "format": chosen,
+        "grid": out,
+        "files": [path for paths in files for path in paths],
+        "prompts": [
+            {"prompt": row.prompt, "asked": row.asked or row.prompt, "n": row.n, "seed": row.seed}
+            for row in rows
+            if row.prompt is not None
+        ],
+    }
+    facts = {"Grid": out, "Images": f"{count:,} in {each}" if each else None}
+    output.result(payload, output.facts(facts), as_json=as_json)
+
+
+def _written_out(rows: Sequence[prompts.Row], model: "Model", writer: "PromptWriter") -> list[prompts.Row]:
+    """The rows with their prompts written out by a language model, each different one once; from the first
+    failure on they stay as they are, and why is said.
+    """
+    if rows[0].prompt is None:
+        raise ConfigError("There is nothing to write out: give --prompt or --prompts with --expand.")
+    asked = dict.fromkeys(row.prompt for row in rows if row.prompt)
+    written: dict[str | None, str] = {}
+    with progress.Bar() as bar:
+        for prompt in asked:
+            bar.update(len(written), len(asked), "Writing prompts")
+            answer = writer.expand(prompt, model.family.config.captions)
+            if answer.problem:
+                kept = "prompts are used as they are" if written else "prompt is used as it is"
+                bar.say(f"{answer.problem.rstrip('.')}: the {kept}.", style="yellow")
+                break
+            written[prompt] = answer.prompt
+            bar.say(output.printable(f"{prompt}: {answer.prompt}"))
+    return [row._replace(prompt=written.get(row.prompt, row.prompt), asked=row.prompt) for row in rows]
+
+
+def _paint(model: "Model", rows: Sequence[prompts.Row], label: str | None) -> Iterator["Images"]:
+    """The images of each row, with a bar that moves with every step of the painting."""
+    total, before = sum(row.n for row in rows), 0
+    with progress.Bar() as bar:
+
+        def show(done: int, steps: int, preview: object) -> None:
+            bar.update(before + row.n * done / steps, total, "Painting", detail=f"step {done} of {steps}")
+
+        for row in rows:
+            yield model.sample(
+                row.n, label=label, prompt=row.prompt, seed=row.seed, on_step=show, **row.options
+            )
+            before += row.n
+
+
+def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> None:
+    """One picture of all images: those of several prompts with a row for each."""
+    import numpy as np
+
+    from danqing.images import Images
+
+    if len(painted) == 1:
+        painted[0].save(out, image_format)
+        return
+    widest = max(map(len, painted))
+    blank = 0 if painted[0].array.shape[3] in (2, 4) else 255
+    rows = [
+        np.pad(images.array, ((0, widest - len(images)), (0, 0), (0, 0), (0, 0)), constant_values=blank)
+        for images in painted
+    ]
+    Images(np.concatenate(rows)).save(out, image_format, columns=widest)
 
 
 def _format_of(out: Path) -> str:

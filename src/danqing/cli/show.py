@@ -49,6 +49,8 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
         "Family": info["family"],
         "Images": f"{info['width']} x {info['height']}, {info['channels']} channels",
         "Labels": _some(info["labels"]),
+        "Reads": _reads(info),
+        "Prompts": _some(info["text"]["captions"]) if info["text"] else None,
         "Parameters": f"{info['parameters']:,}",
         "Options": ", ".join(f"{name}={value}" for name, value in info["sample_options"].items()),
         "Seen": f"{trained['images']:,} images" if "images" in trained else None,
@@ -59,6 +61,16 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
         "Licence": data.get("licence"),
         "Citation": data.get("citation"),
     }
+
+
+def _reads(info: Mapping[str, Any]) -> str:
+    text = info["text"]
+    if text is None:
+        return "labels" if info["labels"] else "nothing"
+    tokens = f"{text['length']} tokens at most"
+    if text["encoder"] == "bpe":
+        return f"text, in {text['vocabulary']:,} pieces of words learnt from its captions, {tokens}"
+    return f"text, through {text['encoder']}, {tokens}"
 
 
 def _run_rows(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""What is to be painted, as users write it: one prompt, or a table of prompts, one row for each."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from danqing import atomic
+from danqing.cli.arguments import parse_value
+from danqing.errors import ConfigError
+
+MOST_ROWS = 10_000
+_LONGEST_NAME = 40
+
+
+class Row(NamedTuple):
+    """Pictures of one prompt; asked: the prompt before it was written out. None draws from the captions."""
+
+    prompt: str | None
+    n: int
+    seed: int
+    options: Mapping[str, Any]
+    asked: str | None = None
+
+    def file_name(self, number: int, rows: int) -> str:
+        """How the names of this row's files begin: its number, and of its prompt what a name may hold."""
+        if self.prompt is None:
+            return ""
+        words = "".join(c if c.isalnum() else " " for c in self.asked or self.prompt).split()
+        name = "-".join(words).lower()[:_LONGEST_NAME].strip("-")
+        before = f"{number:0{len(str(rows - 1))}d}-" if rows > 1 else ""
+        return f"{before}{name}-" if name else before
+
+
+def read(path: Path, default: Row) -> list[Row]:
+    """The rows of a table: `.csv` and `.jsonl` with a column `prompt` and, where wanted, `n`, `seed`,
+    `guidance` and options of the model; any other file has one prompt to a line.
+
+    What a row leaves out is as in `default`. Raises ConfigError.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error}).") from error
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        rows = [_row(values, default, where) for where, values in _csv(path, content)]
+    elif kind in (".jsonl", ".ndjson"):
+        rows = [_row(values, default, where) for where, values in _jsonl(path, content)]
+    else:
+        rows = [default._replace(prompt=line.strip()) for line in content.splitlines() if line.strip()]
+    if not rows:
+        raise ConfigError(f"{path} holds no prompts: write one to a line.")
+    if len(rows) > MOST_ROWS:
+        raise ConfigError(f"{path} holds {len(rows):,} prompts: give at most {MOST_ROWS:,} at once.")
+    return rows
+
+
+def record(folder: Path, texts: Mapping[str, str]) -> None:
+    """Note in the folder's `metadata.jsonl` what each file was to show, by its name: the folder is then data
+    with captions. What the notes say of other files stays.
+    """
+    path = folder / "metadata.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if _file_name(line) not in texts]
+    new = [json.dumps({"file_name": n, "text": text}, ensure_ascii=False) for n, text in texts.items()]
+    atomic.write_text(path, "".join(f"{line}\n" for line in [*kept, *new]))
+
+
+def _file_name(line: str) -> str:
+    try:
+        return str(json.loads(line)["file_name"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+
+
+def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
+    given = {key: value for key, value in values.items() if value not in (None, "")}
+    prompt = given.pop("prompt", None)
+    if not isinstance(prompt, str):
+        raise ConfigError(f"{where}, has no prompt: give each row one in the column 'prompt'.")
+    numbers = {"n": default.n, "seed": default.seed}
+    for name in numbers:
+        value = given.pop(name, numbers[name])
+        if not isinstance(value, int) or isinstance(value, bool) or value < (name == "n"):
+            raise ConfigError(f"{where}, has {name} {value!r}: give a whole number.")
+        numbers[name] = value
+    if "guidance" in given:
+        given["guidance_scale"] = given.pop("guidance")
+    return Row(prompt.strip(), numbers["n"], numbers["seed"], {**default.options, **given})
+
+
+def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    table = csv.DictReader(io.StringIO(content, newline=""), restkey="")
+    try:
+        for row in table:
+            where = f"{path}, line {table.line_num}"
+            if row.pop("", None):
+                raise ConfigError(f"{where}, has more cells than columns: put its prompt between quotes.")
+            yield (
+                where,
+                {
+                    key: value if key == "prompt" or value is None else parse_value(value.strip())
+                    for key, value in row.items()
+                },
+            )
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {table.line_num}, is no CSV that can be read: {error}.") from error
+
+
+def _jsonl(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{where}, is no JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f'{where}, is no JSON object: write {{"prompt": ...}}.')
+        yield where, row
