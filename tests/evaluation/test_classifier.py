@@ -11,7 +11,8 @@ import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import EvaluationError
 from danqing.evaluation import classifier
-from danqing.evaluation.classifier import fit, macro_f1, relabelled
+from danqing.evaluation.classifier import fit, macro_f1
+from danqing.evaluation.painted import relabelled
 
 
 def test_it_learns_digits_and_repeats_itself() -> None:

@@ -94,7 +94,7 @@ def test_a_model_is_scored_by_all_that_applies(evaluated: Evaluation) -> None:
     assert wanted <= found.keys()
     assert evaluated.left_out.keys() == {
         *("frechet-infinity", "frechet-per-class", "classifier-score", "perceptual", "ssim", "ms-ssim"),
-        *("classification-accuracy", "label-agreement"),
+        *("classification-accuracy", "label-agreement", "token-nll", "composition", "prompt-agreement"),
     }
     for score in evaluated.scores:
         assert score.reference is not None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.painted import at_once, chunks, labels_of
+from danqing.evaluation.painted import at_once, chunks, relabelled
 from danqing.images import to_float
 from danqing.randomness import generator
 
@@ -98,14 +98,6 @@ def fit(
             if on_progress:
                 on_progress(min(step, steps), steps, "Training a classifier")
     return Classifier(network, names)
-
-
-def relabelled(images: ImageSet, names: Sequence[str]) -> NDArray[np.int64]:
-    """Every image's label as an index into other `names`, -1 where it is none of them: `[n]`."""
-    places = {name: place for place, name in enumerate(names)}
-    table = np.array([*(places.get(name, -1) for name in images.label_names), -1], np.int64)
-    renamed: NDArray[np.int64] = table[labels_of(images)]
-    return renamed
 
 
 def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> Estimate:

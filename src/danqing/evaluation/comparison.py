@@ -1,7 +1,8 @@
 """A candidate beside a reference: what the metrics are measured on, each part made once when it is needed."""
 
 import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from danqing.data import captions
 from danqing.data.dataset import Dataset
+from danqing.evaluation.agreement import Agreement
+from danqing.evaluation.agreement import fit as fit_agreement
 from danqing.evaluation.candidates import Candidate, Reference, learnt_from
-from danqing.evaluation.classifier import Classifier, fit, relabelled
+from danqing.evaluation.classifier import Classifier, fit
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.memorisation import Neighbourhood, crowding
 from danqing.evaluation.neighbours import manifold_scores
-from danqing.evaluation.painted import at_once, chunks, paint, store
+from danqing.evaluation.painted import at_once, chunks, paint, reconstruct, relabelled, spread
 from danqing.evaluation.pixels import PixelRows, hashes
 from danqing.evaluation.rows import Selected
 from danqing.evaluation.scores import Score
-from danqing.images import Images, Pixels
+from danqing.families.base import Tokenizes
+from danqing.images import Images
 from danqing.model import CHUNK, Model
 from danqing.precision import exact
 from danqing.randomness import derived_seed, generator
@@ -36,11 +41,17 @@ MOST_SHOWN = 2000
 """Likelihoods and reconstructions are measured on so many real images at most."""
 MOST_CLASSIFIED = 10_000
 """A classifier learns from so many images at most."""
+MOST_READ = 2000
+"""Whether images show what was asked for is judged by so many at most."""
+FROM_REFERENCE, CAPTIONS = "reconstructions of the reference", "captions of the reference"
+RECONSTRUCTED = "of reconstructions, since a first stage has no prior to paint with"
 
 
 class Comparison:
     """What is compared, and by what network; `n` images are painted where a model is the candidate.
 
+    A model that reads text paints the captions of the reference. A first stage, whose samples show nothing
+    whole, is scored by what it makes of reference images, of which there are no more than there are.
     thorough: whether all training images are searched by features, however many there are.
     """
 
@@ -56,9 +67,11 @@ class Comparison:
         on_progress: Progress | None = None,
     ) -> None:
         self.candidate, self.reference, self.network, self.thorough = candidate, reference, network, thorough
-        self.n = n if candidate.pictures is None else len(candidate.pictures)
         self.seed, self.on_progress = seed, on_progress
-        self._bits: dict[str, Tensor] = {}
+        self.n = n if candidate.pictures is None else len(candidate.pictures)
+        if self.is_first_stage:
+            self.n = min(n, len(self._known(reference.images)))
+        self._likelihoods: dict[tuple[str, str], Tensor] = {}
 
     def score(
         self,
@@ -73,7 +86,10 @@ class Comparison:
         note: str = "",
         images: int | None = None,
     ) -> Score:
-        """A score with all that there is to say of this comparison; better: whether higher is better."""
+        """A score with all that there is to say of this comparison; better: whether higher is better.
+
+        images: how many were looked at, where they are not the generated ones.
+        """
         estimate = measured if isinstance(measured, Estimate) else Estimate(measured)
         return Score(
             metric=metric,
@@ -87,9 +103,24 @@ class Comparison:
             reference=self.reference.info,
             features=None if features is None else features.info,
             seed=self.seed,
-            settings={**self.candidate.facts, **self._device, **(settings or {})},
-            note="; ".join(part for part in (note, *self.reference.cautions) if part),
+            settings={
+                **self.candidate.facts,
+                **self._device,
+                **(self._made if images is None else {}),
+                **(settings or {}),
+            },
+            note="; ".join(part for part in (note, *self._said(images), *self.reference.cautions) if part),
         )
+
+    @property
+    def _made(self) -> dict[str, str]:
+        """How a model came by its images, where it did not paint them out of nothing or from labels."""
+        if self.is_first_stage:
+            return {"images": FROM_REFERENCE}
+        return {"prompts": CAPTIONS} if self._reads_reference else {}
+
+    def _said(self, images: int | None) -> list[str]:
+        return [RECONSTRUCTED] if self.is_first_stage and images is None else []
 
     @functools.cached_property
     def _device(self) -> dict[str, str]:
@@ -98,13 +129,52 @@ class Comparison:
         found = {torch.device(getattr(user, "device", "cpu")).type for user in users} - {"cpu"}
         return {"device": found.pop()} if found else {}
 
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether a model is scored that has no prior: its images are reconstructions of the reference."""
+        return self.candidate.model is not None and not self.candidate.model.family.has_prior
+
+    @property
+    def _reads_reference(self) -> bool:
+        """Whether a model is scored that paints captions, and the reference has some."""
+        model = self.candidate.model
+        return model is not None and model.family.config.reads_text and self.reference.images.has_texts
+
     @functools.cached_property
     def generated(self) -> ImageSet:
-        """The images that are scored: painted now, or read from their folder."""
-        if self.candidate.model is not None:
-            return paint(self.candidate.model, self.n, seed=self.seed, on_progress=self.on_progress)
-        assert self.candidate.pictures is not None
-        return self.candidate.pictures
+        """The images that are scored: painted or reconstructed now, or read from their folder."""
+        model = self.candidate.model
+        if model is None:
+            assert self.candidate.pictures is not None
+            return self.candidate.pictures
+        if self.is_first_stage:
+            return reconstruct(model, self.reference.images, self._sources, on_progress=self.on_progress)
+        prompts = self.prompts if self._reads_reference else None
+        return paint(model, self.n, seed=self.seed, prompts=prompts, on_progress=self.on_progress)
+
+    @functools.cached_property
+    def _sources(self) -> NDArray[np.int64]:
+        """Which reference image each generated one was made from, or has its prompt from."""
+        rows = self._known(self.reference.images) if self.is_first_stage else None
+        places = spread(len(self.reference.images if rows is None else rows), self.n)
+        return places if rows is None else rows[places]
+
+    @functools.cached_property
+    def prompts(self) -> tuple[str, ...] | None:
+        """What each generated image should show; None where that is not known.
+
+        Pictures that bring captions should show those. One line of several is drawn by the seed.
+        """
+        if self.candidate.pictures is not None:
+            return self.captions(self.candidate.pictures, np.arange(self.n))
+        if self.is_first_stage or self._reads_reference:
+            return self.captions(self.reference.images, self._sources)
+        return None
+
+    def captions(self, images: Dataset, rows: NDArray[np.int64]) -> tuple[str, ...] | None:
+        """One caption for each of the images at `rows`, drawn by the seed; None where there are none."""
+        texts = images.texts(rows)
+        return None if texts is None else captions.chosen(texts, self.seed, 0)
 
     @functools.cached_property
     def training(self) -> Dataset:
@@ -189,6 +259,11 @@ class Comparison:
         return self._classifier(self.training)
 
     @functools.cached_property
+    def agreement(self) -> Agreement:
+        """What has learnt from the training images alone which captions suit them."""
+        return fit_agreement(self.training, seed=self.seed, on_progress=self.on_progress)
+
+    @functools.cached_property
     def judged(self) -> NDArray[np.int64]:
         """Which generated images are held against the training images, drawn by the seed."""
         return self._drawn(len(self.generated))
@@ -228,44 +303,66 @@ class Comparison:
     @functools.cached_property
     def reconstructed(self) -> ImageSet:
         """What the model makes of the real images `shown(reference.images)`: through its latents and back."""
-        images, model = self.reference.images, self.model
-        rows = self.shown(images)
+        images = self.reference.images
+        return reconstruct(self.model, images, self.shown(images), on_progress=self.on_progress)
 
-        def parts() -> Iterator[Pixels]:
-            for part in chunks(len(rows), at_once(images.size, CHUNK)):
-                self.tell("Reconstructing", int(part[0]), len(rows))
-                label = self.model_labels(images, rows[part])
-                with exact():
-                    again = model.reconstruct(Images(images.images(rows[part])), label)
-                yield again.array
-
-        (width, height), none = images.size, np.full(len(rows), -1, np.int64)
-        return store(parts(), (len(rows), height, width, images.channels), none, ())
-
-    def bits_per_dim(self, images: ImageSet) -> Tensor:
+    def bits_per_dim(self, images: Dataset) -> Tensor:
         """What the real images `shown(images)` cost the model, measured once for each set."""
-        if images.fingerprint not in self._bits:
+        return self._likelihood("bits per dim", images)
+
+    def token_nll(self, images: Dataset) -> Tensor:
+        """What their codes cost it, in nats per image."""
+        return self._likelihood("token nll", images)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """How many codes a model of two stages writes for an image."""
+        tokenizer = self.tokenizer
+        assert tokenizer is not None
+        return math.prod(tokenizer.code_shape)
+
+    @property
+    def tokenizer(self) -> Tokenizes | None:
+        """What turns images into the codes that the model writes; None where it writes none."""
+        child = getattr(self.candidate.model and self.candidate.model.family, "tokenizer", None)
+        return child if isinstance(child, Tokenizes) else None
+
+    def _likelihood(self, kind: str, images: Dataset) -> Tensor:
+        key = (kind, images.fingerprint)
+        if key not in self._likelihoods:
             rows, found = self.shown(images), []
             for part in chunks(len(rows), at_once(images.size, CHUNK)):
                 self.tell("Measuring likelihoods", int(part[0]), len(rows))
-                label = self.model_labels(images, rows[part])
-                seed = derived_seed(self.seed, "bits per dim", int(part[0]))
-                pictures = Images(images.images(rows[part]))
+                pictures, label = Images(images.images(rows[part])), self._model_labels(images, rows[part])
+                prompt = self._model_prompts(images, rows[part])
+                seed = derived_seed(self.seed, kind, int(part[0]))
                 with exact():
-                    found.append(self.model.bits_per_dim(pictures, label, seed=seed))
-            self._bits[images.fingerprint] = torch.cat(found)
-        return self._bits[images.fingerprint]
+                    found.append(
+                        self.model.bits_per_dim(pictures, label, prompt=prompt, seed=seed)
+                        if kind == "bits per dim"
+                        else self.model.token_nll(pictures, label, prompt=prompt)
+                    )
+            self._likelihoods[key] = torch.cat(found)
+        return self._likelihoods[key]
 
-    def shown(self, images: ImageSet) -> NDArray[np.int64]:
+    def shown(self, images: Dataset) -> NDArray[np.int64]:
         """Which real images the model is shown: some of those whose label it knows, drawn by the seed."""
-        known = np.arange(len(images))
-        if self.model.labels:
-            known = np.flatnonzero(relabelled(images, self.model.labels) >= 0)
+        known = self._known(images)
         return known[self.drawn(len(known), MOST_SHOWN, "shown")]
 
-    def model_labels(self, images: ImageSet, rows: NDArray[np.int64]) -> list[int] | None:
+    def _known(self, images: Dataset) -> NDArray[np.int64]:
+        """The real images whose label the model knows, or all where it knows no labels."""
+        if not self.model.labels:
+            return np.arange(len(images))
+        return np.flatnonzero(relabelled(images, self.model.labels) >= 0)
+
+    def _model_labels(self, images: Dataset, rows: NDArray[np.int64]) -> list[int] | None:
         """The labels of real images as the model knows them; None where it knows none."""
         return relabelled(images, self.model.labels)[rows].tolist() if self.model.labels else None
+
+    def _model_prompts(self, images: Dataset, rows: NDArray[np.int64]) -> Sequence[str] | None:
+        """The captions of real images; None where the model reads none, or they have none."""
+        return self.captions(images, rows) if self.model.family.config.reads_text else None
 
     @functools.cached_property
     def generated_keys(self) -> NDArray[np.uint64]:

@@ -10,19 +10,21 @@ from filelock import FileLock
 from torch import nn
 
 from danqing import atomic, model_folder
+from danqing.data import captions
 from danqing.data.cache import default_folder
+from danqing.data.dataset import Dataset
 from danqing.errors import DataError, EvaluationError
 from danqing.evaluation import scores as score_files
 from danqing.evaluation.candidates import Candidate, open_candidate, open_reference
-from danqing.evaluation.comparison import Comparison
-from danqing.evaluation.contract import FeatureNetwork
+from danqing.evaluation.comparison import CAPTIONS, FROM_REFERENCE, RECONSTRUCTED, Comparison
+from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.lookalikes import sheet
 from danqing.evaluation.metrics import ALIASES, METRICS, distance_name
 from danqing.evaluation.networks import open_network
-from danqing.evaluation.painted import paint
+from danqing.evaluation.painted import paint, reconstruct, spread
 from danqing.evaluation.scores import ReferenceInfo, Score
 from danqing.images import encode
 from danqing.loading import HasModel
@@ -124,12 +126,16 @@ def score_samples(
     n: int = 1000,
     seed: int = 0,
     reference: ReferenceInfo | None = None,
+    judged: Dataset | None = None,
 ) -> Score:
     """One distance between `n` samples of a model and features that are there already: a cheap score.
 
-    Follows from the arguments alone, and touches no global randomness. Raises EvaluationError.
+    judged: the images that the features are of. A model that reads text paints their captions, and a first
+    stage is scored by what it makes of them. Follows from the arguments alone, and touches no global
+    randomness. Raises EvaluationError.
     """
-    generated = extract(paint(model, n, seed=seed), network, keep=False)
+    images, settings, note = _samples(model, n, seed, judged)
+    generated = extract(images, network, keep=False)
     distance = kernel_distance if metric == "kernel" else frechet_distance
     estimate = distance(generated, reference_features)
     return Score(
@@ -138,12 +144,26 @@ def score_samples(
         value=estimate.value,
         interval=estimate.interval(seed),
         higher_is_better=False,
-        images=n,
+        images=len(images),
         candidate=f"a model ({model.family.config.family})",
         reference=reference,
         features=generated.info,
         seed=seed,
+        settings=settings,
+        note=note,
     )
+
+
+def _samples(model: Model, n: int, seed: int, judged: Dataset | None) -> tuple[ImageSet, dict[str, str], str]:
+    """What a model paints, or makes of the judged images, with what is to be said of it."""
+    if judged is not None and not model.family.has_prior:
+        rows = spread(len(judged), min(n, len(judged)))
+        return reconstruct(model, judged, rows), {"images": FROM_REFERENCE}, RECONSTRUCTED
+    if judged is not None and model.family.config.reads_text and judged.has_texts:
+        texts = judged.texts(spread(len(judged), n))
+        prompts = captions.chosen(texts or (), seed, 0)
+        return paint(model, n, seed=seed, prompts=prompts), {"prompts": CAPTIONS}, ""
+    return paint(model, n, seed=seed), {}, ""
 
 
 def _known(metrics: str | Sequence[str] | None) -> list[str] | None:

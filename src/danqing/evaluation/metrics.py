@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from danqing.evaluation import memorisation, model_metrics
+from danqing.evaluation import memorisation, model_metrics, text_metrics
 from danqing.evaluation.classifier import macro_f1
 from danqing.evaluation.classifier_score import classifier_score
 from danqing.evaluation.comparison import Comparison
@@ -22,7 +22,7 @@ from danqing.evaluation.frechet import (
 from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.rows import Mapped
 from danqing.evaluation.scores import Score
-from danqing.families.base import Encodes, HasLikelihood
+from danqing.families.base import Encodes, HasLikelihood, HasTokenLikelihood
 
 Check = Callable[[Comparison], str | None]
 _FEW_PER_CLASS = 500
@@ -274,6 +274,11 @@ def _few_to_teach(c: Comparison) -> str | None:
     return f"{few} images teach a classifier little" if few < _FEW_TO_TEACH else None
 
 
+def _few_to_learn_from(c: Comparison) -> str | None:
+    few = len(c.training)
+    return f"{few} images teach little of captions" if few < _FEW_TO_TEACH else None
+
+
 def _few_to_extrapolate(c: Comparison) -> str | None:
     needed = 4 * c.network.dimensions
     return f"it takes {needed:,} images of features this wide" if c.n < needed else None
@@ -300,6 +305,19 @@ def _no_likelihood(c: Comparison) -> str | None:
     if not isinstance(family, HasLikelihood):
         return f"a {family.config.family} cannot say how likely an image is"
     return model_metrics.unlabelled(c)
+
+
+def _no_token_likelihood(c: Comparison) -> str | None:
+    if c.candidate.model is None:
+        return "only a model writes tokens"
+    family = c.candidate.model.family
+    if not isinstance(family, HasTokenLikelihood) or c.tokenizer is None:
+        return f"this {family.config.family} cannot say how likely tokens are"
+    return model_metrics.unlabelled(c)
+
+
+def _paints_nothing(c: Comparison) -> str | None:
+    return "a first stage paints nothing of its own" if c.is_first_stage else None
 
 
 def _no_encoder(c: Comparison) -> str | None:
@@ -336,8 +354,19 @@ METRICS: Mapping[str, Metric] = {
     "label-agreement": Metric(label_agreement, _TAUGHT, (_few_to_teach,)),
     **{name: _reconstruction(name) for name in model_metrics.RECONSTRUCTIONS},
     "bits-per-dim": Metric(model_metrics.bits_per_dim, (_no_likelihood,)),
-    "memorised": Metric(memorised, (_too_few, _nothing_held_out), (_much_to_search,)),
-    "duplicates": Metric(duplicates, (_too_few,), (_much_to_search,)),
+    "token-nll": Metric(model_metrics.token_nll, (_no_token_likelihood,)),
+    "composition": Metric(text_metrics.composition, (text_metrics.no_shapes, text_metrics.no_prompts)),
+    "prompt-agreement": Metric(
+        text_metrics.prompt_agreement,
+        (text_metrics.no_prompts, text_metrics.nothing_to_tell_apart, _nothing_held_out),
+        (_few_to_learn_from,),
+    ),
+    "memorised": Metric(memorised, (_paints_nothing, _too_few, _nothing_held_out), (_much_to_search,)),
+    "duplicates": Metric(duplicates, (_paints_nothing, _too_few), (_much_to_search,)),
     "membership": Metric(model_metrics.membership, (_no_likelihood, _nothing_held_out)),
 }
-ALIASES = {"classification-f1": "classification-accuracy"}
+ALIASES = {
+    "classification-f1": "classification-accuracy",
+    "composition-all": "composition",
+    "prompt-agreement-top5": "prompt-agreement",
+}

@@ -1,5 +1,6 @@
 """What only a model can be asked: how well it reconstructs real images, and how likely it finds them."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -77,6 +78,21 @@ def bits_per_dim(c: Comparison) -> Iterable[Score]:
         better=False,
         settings=settings,
         images=len(found),
+    )
+
+
+def token_nll(c: Comparison) -> Iterable[Score]:
+    """How many bits each code of a real image costs, given its caption or label."""
+    codes = c.tokens_per_image
+    found = c.token_nll(c.reference.images) / (codes * math.log(2))
+    yield c.score(
+        "token-nll",
+        "bits per token",
+        mean_of(found),
+        better=False,
+        settings={"tokens_per_image": codes},
+        images=len(found),
+        note="compares models of one tokenizer alone, and says nothing of what that lost",
     )
 
 

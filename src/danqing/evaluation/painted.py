@@ -16,7 +16,7 @@ from danqing.data.cache import default_folder
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.resize import images_at_once
-from danqing.images import Pixels
+from danqing.images import Images, Pixels
 from danqing.model import CHUNK, Model
 from danqing.precision import exact
 from danqing.randomness import derived_seed
@@ -83,10 +83,17 @@ class Painted:
         return hasher.hexdigest()
 
 
-def paint(model: Model, n: int, *, seed: int = 0, on_progress: Progress | None = None) -> Painted:
-    """The images of `model.sample(n, seed=seed)`, painted chunk by chunk onto the disk.
+def paint(
+    model: Model,
+    n: int,
+    *,
+    seed: int = 0,
+    prompts: Sequence[str] | None = None,
+    on_progress: Progress | None = None,
+) -> Painted:
+    """The images of `model.sample(n, seed=seed, prompt=prompts)`, painted chunk by chunk onto the disk.
 
-    Raises EvaluationError where there is no room for them.
+    prompts: one per image, for a model that reads text. Raises EvaluationError where there is no room.
     """
     config = model.family.config
     seeds = [derived_seed(seed, "image", number) for number in range(n)]
@@ -97,12 +104,40 @@ def paint(model: Model, n: int, *, seed: int = 0, on_progress: Progress | None =
             start, end = int(rows[0]), int(rows[-1]) + 1
             label = labels[start:end].tolist() if model.labels else None
             with exact():
-                painted = model.sample(end - start, seeds=seeds[start:end], label=label)
+                painted = model.sample(
+                    end - start,
+                    seeds=seeds[start:end],
+                    label=label,
+                    prompt=None if prompts is None else prompts[start:end],
+                )
             yield painted.array
             if on_progress:
                 on_progress(end, n, "Painting")
 
     return store(parts(), (n, config.height, config.width, config.channels), labels, model.labels)
+
+
+def reconstruct(
+    model: Model,
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    *,
+    on_progress: Progress | None = None,
+) -> Painted:
+    """What a model makes of the images at `rows`: through its latents and back, onto the disk."""
+    labels = relabelled(images, model.labels)[rows].tolist() if model.labels else None
+
+    def parts() -> Iterator[Pixels]:
+        for part in chunks(len(rows), at_once(images.size, CHUNK)):
+            if on_progress:
+                on_progress(int(part[0]), len(rows), "Reconstructing")
+            label = None if labels is None else labels[part[0] : part[-1] + 1]
+            with exact():
+                again = model.reconstruct(Images(images.images(rows[part])), label)
+            yield again.array
+
+    (width, height), none = images.size, np.full(len(rows), -1, np.int64)
+    return store(parts(), (len(rows), height, width, images.channels), none, ())
 
 
 def store(
@@ -140,3 +175,16 @@ def chunks(n: int, size: int = _MOST_AT_ONCE) -> Iterator[NDArray[np.int64]]:
 def labels_of(images: ImageSet) -> NDArray[np.int64]:
     """Every image's label, `[n]`."""
     return images.labels_at(np.arange(len(images)))
+
+
+def relabelled(images: ImageSet, names: Sequence[str]) -> NDArray[np.int64]:
+    """Every image's label as an index into other `names`, -1 where it is none of them: `[n]`."""
+    places = {name: place for place, name in enumerate(names)}
+    table = np.array([*(places.get(name, -1) for name in images.label_names), -1], np.int64)
+    renamed: NDArray[np.int64] = table[labels_of(images)]
+    return renamed
+
+
+def spread(count: int, n: int) -> NDArray[np.int64]:
+    """Which of `count` things `n` images stand for: each as often as the others, or evenly chosen of many."""
+    return np.arange(n) * count // n if n < count else np.arange(n) % count

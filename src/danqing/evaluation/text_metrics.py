@@ -1,0 +1,147 @@
+"""Whether images show what was asked for in words: read back by a program, or judged by what learnt it."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from danqing.data.builtin import shapes
+from danqing.errors import EvaluationError
+from danqing.evaluation import agreement
+from danqing.evaluation.comparison import MOST_READ, Comparison
+from danqing.evaluation.contract import ImageSet
+from danqing.evaluation.estimate import Estimate, share_of
+from danqing.evaluation.scores import Score
+from danqing.evaluation.shape_reader import read
+
+_ATTRIBUTES = ("colour", "shape", "size", "place", "count")
+_FEW_PIXELS = 16
+
+
+def composition(c: Comparison) -> Iterable[Score]:
+    """Every attribute of drawn shapes, read back from the images and held against their captions."""
+    assert c.prompts is not None
+    known = shapes.by_caption()
+    rows = c.drawn(c.n, MOST_READ, "read")
+    rows = rows[[c.prompts[row] in known for row in rows]]
+    if not len(rows):
+        raise EvaluationError("No image has a caption of the data shapes: leave composition out.")
+    found, unread = _right(c, c.generated, rows, [c.prompts[row] for row in rows])
+    real_rows = c.drawn(c.reference.info.count, MOST_READ // 4, "read real")
+    real_texts = c.captions(c.reference.images, real_rows)
+    assert real_texts is not None
+    real, _ = _right(c, c.reference.images, real_rows, real_texts)
+    settings = {
+        "read": len(rows),
+        "per_attribute": _per_attribute(found),
+        "unread": _per_attribute(unread),
+        "on_real_images": round(float(real.mean()), 4),
+    }
+    note = f"read by a program, which is right on {real.mean():.3f} of the attributes of real images"
+    if c.reference.info.split != "test":
+        note += "; these combinations were learnt from"
+    shares = torch.from_numpy(found.mean(1))
+    yield c.score(
+        "composition",
+        "attributes painted as asked",
+        Estimate(float(shares.mean()), (shares,), least=0.0, most=1.0),
+        better=True,
+        settings=settings,
+        note=note,
+    )
+    yield c.score(
+        "composition-all",
+        "images with all attributes as asked",
+        share_of(torch.from_numpy(found.all(1))),
+        better=True,
+        settings={"read": len(rows), "on_real_images": round(float(real.all(1).mean()), 4)},
+        note=note,
+    )
+
+
+def prompt_agreement(c: Comparison) -> Iterable[Score]:
+    """How often an image's caption is found again among a hundred (R-precision, Xu et al. 2018)."""
+    assert c.prompts is not None
+    captions = agreement.captions_in(c.reference.images)
+    rows = c.drawn(c.n, MOST_READ, "read")
+    rows = rows[[bool(c.prompts[row]) for row in rows]]
+    ranks, among = _ranks(c, c.generated, rows, [c.prompts[row] for row in rows], captions)
+    real_rows = c.drawn(c.reference.info.count, MOST_READ, "read real")
+    texts = c.captions(c.reference.images, real_rows)
+    assert texts is not None
+    chosen = np.flatnonzero([bool(text) for text in texts])
+    real, _ = _ranks(c, c.reference.images, real_rows[chosen], [texts[row] for row in chosen], captions)
+    for metric, name, most in (
+        ("prompt-agreement", "prompt agreement", 1),
+        ("prompt-agreement-top5", "prompt agreement, top 5", 5),
+    ):
+        ceiling = float((real < most).mean())
+        settings = {"judged": len(rows), "among": among, "taught_by": c.agreement.taught}
+        yield c.score(
+            metric,
+            name,
+            share_of(torch.from_numpy(ranks < most)),
+            better=True,
+            settings=settings | {"on_real_images": round(ceiling, 4)},
+            note=f"real images reach {ceiling:.3f}, by chance it is {most / among:.2g}",
+        )
+
+
+def _right(
+    c: Comparison, images: ImageSet, rows: NDArray[np.int64], texts: Iterable[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which attributes of each image are as its text says, and which cannot be read, both `[n, 5]`."""
+    known, right, unread = shapes.by_caption(), [], []
+    for number, (row, text) in enumerate(zip(rows.tolist(), texts, strict=True)):
+        if not number % 64:
+            c.tell("Reading images back", number, len(rows))
+        reading = read(images.images(np.array([row]))[0].numpy())
+        right.append([getattr(reading, name) == getattr(known[text], name) for name in _ATTRIBUTES])
+        unread.append([getattr(reading, name) is None for name in _ATTRIBUTES])
+    return np.array(right).reshape(-1, 5), np.array(unread).reshape(-1, 5)
+
+
+def _per_attribute(flags: NDArray[np.bool_]) -> dict[str, float]:
+    shares = flags.mean(0).tolist()
+    return {name: round(share, 4) for name, share in zip(_ATTRIBUTES, shares, strict=True)}
+
+
+def _ranks(
+    c: Comparison,
+    images: ImageSet,
+    rows: NDArray[np.int64],
+    texts: list[str],
+    captions: list[list[str]],
+) -> tuple[NDArray[np.int64], int]:
+    """The rank of the right caption for each image, `[n]`, and among how many it was, at the least."""
+    others = agreement.other_captions(texts, captions, seed=c.seed)
+    ranks = c.agreement.ranks(images, rows, texts, others)
+    return ranks, 1 + min(map(len, others))
+
+
+def no_prompts(c: Comparison) -> str | None:
+    """Why it is not known what the images should show; None where it is."""
+    if c.candidate.model is None and not c.prompts:
+        return "the images that are scored have no captions"
+    if not c.reference.images.has_texts:
+        return "the data has no captions"
+    return None if c.prompts else "the model reads no text"
+
+
+def nothing_to_tell_apart(c: Comparison) -> str | None:
+    """Why no caption can be looked for among others; None where it can."""
+    if not c.training.has_texts:
+        return "the training images have no captions"
+    few = len({text for lines in agreement.captions_in(c.reference.images) for text in lines})
+    return "there are not ten different captions" if few < 10 else None
+
+
+def no_shapes(c: Comparison) -> str | None:
+    """Why attributes cannot be read back; None where they can."""
+    if c.reference.images.info.name != shapes.ABOUT.name:
+        return "it is known of the built-in data shapes alone what its images show"
+    if c.reference.images.channels < 3:
+        return "grey images do not show colours"
+    few = min(c.reference.images.size)
+    return f"images of {few} pixels are too small to read" if few < _FEW_PIXELS else None
