@@ -1,0 +1,363 @@
+"""The transformer family: causal, exact where it says so, and able to paint what it is asked for."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import danqing as dq
+from danqing import families
+from danqing.errors import ConfigError
+from danqing.families.base import (
+    Batch,
+    Condition,
+    Fills,
+    HasLikelihood,
+    HasTokenizer,
+    HasTokenLikelihood,
+    PaintsInSteps,
+)
+from danqing.families.transformer import TransformerConfig, TransformerFamily
+from danqing.images import to_float
+from danqing.model import Model
+from danqing.randomness import generator
+
+GOLDEN = {  # losses at steps 0, 6, 12 and 18 of `train` below
+    "raster": [5.54308, 3.38233, 2.61383, 1.94260],
+    "masked": [5.56817, 3.32596, 2.59197, 1.92041],
+}
+ORDERS = tuple(GOLDEN)
+CAPTIONS = ("a bright square", "an upright bar")
+SIDE = 6
+TOKENIZER = {"family": "vqvae", "width": SIDE, "height": SIDE, "channels": 1}
+TOKENIZER |= {"features": 4, "blocks": 0, "downsamplings": 1, "vocabulary": 16, "code_width": 4}
+
+
+def build(seed: int = 0, **settings: Any) -> TransformerFamily:
+    plain = {"family": "transformer", "width": SIDE, "height": SIDE, "channels": 1}
+    small = {"layers": 2, "features": 32, "heads": 4, "key_value_heads": 2}
+    config = families.parse_config(plain | small | settings)
+    assert isinstance(config, TransformerConfig)
+    config = config.complete(CAPTIONS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        family = families.build(config)
+    assert isinstance(family, TransformerFamily)
+    return family
+
+
+def lively(family: TransformerFamily) -> TransformerFamily:
+    """With logits far from uniform, and conditions far apart: fresh weights say almost nothing."""
+    with torch.no_grad():
+        family.net.head.weight.mul_(8)
+        for name, parameter in family.prefix.named_parameters():
+            parameter.mul_(50 if "bias" not in name else 1)
+    return family.eval().requires_grad_(False)
+
+
+def shapes(count: int, seed: int = 0) -> Batch:
+    """Bright squares (label 0) and upright bars (label 1) of random place."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    places = torch.randint(0, SIDE - 2, (count, 1, 1), generator=rng)
+    row, column = torch.arange(SIDE)[None, :, None], torch.arange(SIDE)[None, None, :]
+    square = (row >= places) & (row < places + 3) & (column >= places) & (column < places + 3)
+    bar = (column == places) & (row >= 0)
+    inside = torch.where(labels[:, None, None] == 0, square, bar)
+    images = torch.where(inside, 1.0, -1.0)[:, None]
+    texts = tuple(CAPTIONS[label] for label in labels.tolist())
+    return Batch(images.contiguous(memory_format=torch.channels_last), Condition(label=labels, text=texts))
+
+
+def pictures(count: int, channels: int = 1, seed: int = 0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return to_float(torch.randint(256, (count, SIDE, SIDE, channels), dtype=torch.uint8, generator=rng))
+
+
+def logits(family: TransformerFamily, images: Tensor, condition: Condition) -> Tensor:
+    absent = torch.zeros(len(images), dtype=torch.bool)
+    return family.net(family.prefix(condition, absent), family.codes_of(Batch(images)))
+
+
+def test_a_code_is_foretold_by_those_before_it_and_by_no_other() -> None:
+    family = lively(build(labels=("a", "b"), channels=2, height=4, width=4))
+    images = to_float(torch.randint(256, (1, 4, 4, 2), dtype=torch.uint8))
+    condition = Condition(label=torch.tensor([0]))
+    before = logits(family, images, condition)
+    codes = family.codes_of(Batch(images))
+    for place in range(codes.shape[1]):
+        other = codes.clone()
+        other[0, place] = (other[0, place] + 100) % 256
+        after = logits(family, family.tokenizer.detokenize(other.reshape(1, 4, 4, 2)), condition)
+        changed = (after != before).any(-1)[0]
+        assert not changed[: place + 1].any()
+        assert changed[place + 1 :].all()
+    relabelled = logits(family, images, Condition(label=torch.tensor([1])))
+    assert (relabelled != before).any(-1).all()
+
+
+def test_in_masked_order_every_code_is_foretold_by_all_others() -> None:
+    family = lively(build(order="masked", height=4, width=4))
+    codes = torch.randint(256, (1, 16))
+    prefix = family.prefix.nothing(1)
+    before = family.net.parallel(prefix, codes)
+    for place in range(16):
+        other = codes.clone()
+        other[0, place] = (other[0, place] + 100) % 256
+        assert (family.net.parallel(prefix, other) != before).any(-1).all()
+
+
+def test_the_likelihood_of_a_uniform_model_is_the_logarithm_of_the_vocabulary() -> None:
+    batch = shapes(5)
+    for settings, places, vocabulary in (({}, 36, 256), ({"tokenizer": TOKENIZER}, 9, 16)):
+        family = build(labels=("square", "bar"), **settings).eval()
+        with torch.no_grad():
+            family.net.head.weight.zero_()
+        assert isinstance(family, HasTokenLikelihood)
+        nll = family.token_nll(batch)
+        assert nll.tolist() == pytest.approx([places * math.log(vocabulary)] * 5, rel=1e-6)
+    (phase,) = family.phases()
+    loss = family.loss(batch, phase, generator(0, "loss")).total.item()
+    assert loss == pytest.approx(math.log(16), rel=1e-6)
+
+
+def test_probabilities_of_all_images_of_a_tiny_space_sum_to_one() -> None:
+    config = TransformerConfig.model_construct(
+        **TransformerConfig(features=16, heads=2, layers=1).model_dump()
+        | {"width": 1, "height": 1, "channels": 2}
+    )
+    torch.manual_seed(0)
+    family = lively(families.build(config))
+    assert isinstance(family, HasLikelihood)
+    first, second = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
+    values = torch.stack([first, second], -1).reshape(-1, 1, 1, 2).byte()
+    every = values.float().div(127.5).sub(1).permute(0, 3, 1, 2)
+    total = torch.zeros((), dtype=torch.float64)
+    for images in every.split(8192):
+        bits = 2 * family.bits_per_dim(Batch(images), generator(0, "unused"))
+        total += (0.5 ** bits.double()).sum()
+    assert float(total) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_a_family_can_do_follows_from_its_codes_and_its_order() -> None:
+    for settings, kinds in (
+        ({}, (True, True)),
+        ({"tokenizer": TOKENIZER}, (True, False)),
+        ({"order": "masked"}, (False, False)),
+        ({"order": "masked", "tokenizer": TOKENIZER}, (False, False)),
+    ):
+        family = build(**settings)
+        assert (isinstance(family, HasTokenLikelihood), isinstance(family, HasLikelihood)) == kinds
+        assert isinstance(family, Fills)
+        assert isinstance(family, PaintsInSteps)
+        assert isinstance(family, HasTokenizer)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("condition", ["label", "text", "none"])
+def test_every_condition_keeps_the_contract(order: str, condition: str) -> None:
+    size = {"width": 7, "height": 5, "channels": 3}
+    family = build(order=order, condition=condition, labels=("square", "bar"), **size, text={"length": 6})
+    batch = Batch(torch.rand(4, 3, 5, 7) * 2 - 1, shapes(4).condition)
+    (phase,) = family.phases()
+    losses = family.loss(batch, phase, generator(0, "loss"))
+    losses.total.backward()
+    assert {name for name, _ in family.named_children()} == {*phase.modules, "tokenizer"}
+    assert losses.total.item() == pytest.approx(math.log(256), abs=0.3)
+    assert all(not value.requires_grad and value.numel() == 1 for value in losses.logged.values())
+    assert family.config.reads_labels == (condition == "label")
+    assert family.config.reads_text == (condition == "text")
+    steps: list[tuple[int, int]] = []
+
+    def on_step(done: int, total: int, preview: Any) -> None:
+        if done % 50 == 1:
+            assert preview().shape == (4, 3, 5, 7)
+        steps.append((done, total))
+
+    family.eval()
+    with torch.inference_mode():
+        painted = family.sample(batch.condition, seeds=range(4), on_step=on_step)
+    assert painted.shape == (4, 3, 5, 7)
+    assert painted.abs().max() <= 1
+    total = family.painting_steps()
+    assert steps == [(done, total) for done in range(1, total + 1)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("condition", ["label", "text"])
+def test_guidance_of_one_is_none_bit_for_bit_and_more_changes_the_picture(order: str, condition: str) -> None:
+    family = lively(build(order=order, condition=condition, labels=("square", "bar")))
+    asked, seeds = shapes(4).condition, range(4)
+    calls: list[int] = []
+    family.net.blocks[0].register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
+    plain = family.sample(asked, seeds=seeds, precision="float32")
+    assert set(calls) <= {4}  # no row is computed without the condition where it would not count
+    assert torch.equal(plain, family.sample(asked, seeds=seeds, precision="float32", guidance_scale=1.0))
+    guided = family.sample(asked, seeds=seeds, precision="float32", guidance_scale=3.0)
+    assert not torch.equal(plain, guided)
+    none = family.sample(asked, seeds=seeds, precision="float32", guidance_scale=0.0)
+    nothing = Condition(text=("",) * 4)
+    if condition == "text":  # no prompt at all is what guidance leads away from
+        assert torch.equal(none, family.sample(nothing, seeds=seeds, precision="float32"))
+        assert not torch.equal(none, plain)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_an_image_does_not_depend_on_its_neighbours(order: str, guidance_scale: float) -> None:
+    model = Model(lively(build(order=order, labels=("square", "bar"))))
+    options = {"guidance_scale": guidance_scale}
+    whole = model.sample(21, seed=5, **options).array
+    for n in (1, 3, 17):
+        assert np.array_equal(model.sample(n, seed=5, **options).array, whole[:n])
+    seeds, labels = [4, 8, 15, 16, 23], ["bar", "square", "bar", "bar", "square"]
+    together = model.sample(5, seeds=seeds, label=labels, **options).array
+    backwards = model.sample(5, seeds=seeds[::-1], label=labels[::-1], **options).array
+    assert np.array_equal(together, backwards[::-1])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("tokenizer", [None, TOKENIZER])
+def test_filling_keeps_every_other_pixel_and_paints_the_rest_by_its_own_seed(
+    order: str, tokenizer: dict[str, Any] | None
+) -> None:
+    family = lively(build(order=order, tokenizer=tokenizer, labels=("square", "bar")))
+    images, asked = pictures(4), shapes(4).condition
+    mask = torch.zeros(4, 1, SIDE, SIDE)
+    mask[0, :, 2:5, 3:6] = 1
+    mask[1] = 1
+    mask[3, :, 5, 5] = 1  # nothing at all of image 2
+    with torch.inference_mode():
+        filled = family.fill(images, mask, asked, seeds=range(4), precision="float32")
+        again = family.fill(images, mask, asked, seeds=range(10, 14), precision="float32")
+        painted = family.sample(asked, seeds=range(4), precision="float32")
+    outside = mask.expand_as(images) == 0
+    assert torch.equal(filled[outside], images[outside])
+    assert torch.equal(filled[2], images[2])
+    assert not torch.equal(filled[0], images[0])
+    assert not torch.equal(filled[0], again[0])
+    assert torch.equal(filled[1], painted[1])  # a whole image is painted as if there had been none
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_first_stage_never_changes_and_codes_may_come_ready_made(order: str) -> None:
+    family = build(order=order, tokenizer=TOKENIZER, condition="none").train()
+    assert not family.tokenizer.training
+    assert not any(parameter.requires_grad for parameter in family.tokenizer.parameters())
+    (phase,) = family.phases()
+    assert "tokenizer" not in phase.modules
+    before = {name: value.clone() for name, value in family.tokenizer.state_dict().items()}
+    batch = shapes(8)
+    codes = family.tokenizer.tokenize(batch.images)
+    coded = Batch(torch.empty(8, 0, 0, 0), batch.condition, codes)
+    losses = [family.loss(one, phase, generator(0, "loss")).total for one in (batch, coded)]
+    assert torch.equal(*losses)
+    losses[0].backward()
+    after = family.tokenizer.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_wrong_requests_are_refused_with_what_to_do() -> None:
+    labelled = build(labels=("square", "bar")).eval()
+    asked = Condition(label=torch.tensor([0]))
+    for order in ORDERS:
+        family = build(order=order, labels=("square", "bar")).eval()
+        with pytest.raises(ConfigError, match="no sampling option truncation"):
+            family.sample(asked, seeds=[0], truncation=0.5)
+        with pytest.raises(ConfigError, match="square, bar"):
+            family.sample(Condition(), seeds=[0])
+        with pytest.raises(ConfigError, match="bfloat16"):
+            family.sample(asked, seeds=[0], precision="int8")
+    with pytest.raises(ConfigError, match="num_steps"):
+        labelled.sample(asked, seeds=[0], num_steps=4)
+    with pytest.raises(ConfigError, match="at least 1"):
+        build(order="masked").sample(Condition(), seeds=[0], num_steps=0)
+    with pytest.raises(ConfigError, match="prompt"):
+        build(condition="text").sample(asked, seeds=[0])
+    with pytest.raises(ConfigError, match="without labels or captions"):
+        build(condition="none").sample(asked, seeds=[0], guidance_scale=2.0)
+    with pytest.raises(ConfigError, match="condition_dropout"):
+        build(labels=("a",), condition_dropout=0.0).sample(asked, seeds=[0], guidance_scale=2.0)
+    for settings, message in (
+        ({"features": 20}, "four times heads"),
+        ({"key_value_heads": 3}, "key_value_heads"),
+        ({"width": 128, "height": 128}, "tokenizer"),
+        ({"tokenizer": TOKENIZER | {"width": 16}}, "same width"),
+        ({"tokenizer": {"family": "vae", "width": SIDE, "height": SIDE, "channels": 1}}, "vqvae"),
+        ({"order": "spiral"}, "raster"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build(**settings)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_saved_model_paints_the_same_pictures(order: str, tmp_path: Path) -> None:
+    family = lively(build(order=order, condition="text", tokenizer=TOKENIZER, text={"length": 6}))
+    prompts = CAPTIONS
+    model = Model(family)
+    with torch.inference_mode():
+        before = family.sample(Condition(text=prompts), seeds=[1, 2], guidance_scale=2.0)
+    images = dq.images.Images(np.zeros((4, SIDE, SIDE, 1), np.uint8))
+    loaded = dq.load(model.save(tmp_path / "model", images)).family
+    assert isinstance(loaded, TransformerFamily)
+    assert loaded.config == family.config
+    with torch.inference_mode():
+        after = loaded.sample(Condition(text=prompts), seeds=[1, 2], guidance_scale=2.0)
+    assert torch.equal(before, after)
+
+
+def train(family: TransformerFamily, steps: int, rate: float = 3e-3) -> list[float]:
+    optimizer = torch.optim.Adam([p for p in family.parameters() if p.requires_grad], lr=rate)
+    (phase,) = family.phases()
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        total = family.loss(shapes(32, seed=step), phase, generator(0, "loss", step)).total
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    return losses
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_losses_follow_the_golden_curve(order: str) -> None:
+    losses = train(build(order=order, labels=("square", "bar"), noise=0.1, label_smoothing=0.1), 20)
+    assert losses[::6] == pytest.approx(GOLDEN[order], rel=2e-3)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_training_is_a_function_of_its_seeds(order: str) -> None:
+    runs = []
+    for ambient in (1, 2):
+        torch.manual_seed(ambient)
+        runs.append(train(build(order=order, labels=("square", "bar"), noise=0.1), 3))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(("order", "condition"), [("raster", "label"), ("masked", "text")])
+def test_it_learns_to_paint_what_it_is_asked_for_and_to_fill_in(order: str, condition: str) -> None:
+    family = build(order=order, condition=condition, labels=("square", "bar"), text={"length": 4})
+    train(family, 160 if order == "raster" else 240)
+    family.eval()
+    asked = shapes(64).condition
+    with torch.inference_mode():
+        painted = family.sample(asked, seeds=range(64), guidance_scale=1.5, precision="float32") > 0
+        columns = painted[:, 0].sum(1).amax(1)  # of the fullest column: 6 of a bar, 3 of a square
+        bars = columns >= 5
+        assert (bars == (asked.label == 1)).float().mean() > 0.85
+        test = shapes(64, seed=1)
+        mask = torch.zeros(64, 1, SIDE, SIDE)
+        mask[:, :, 4:] = 1
+        filled = family.fill(test.images, mask, test.condition, seeds=range(64), precision="float32")
+        wrong = ((filled > 0) != (test.images > 0)).float().mean()
+    assert wrong < 0.03
+    if isinstance(family, HasLikelihood):
+        with torch.inference_mode():
+            right = family.bits_per_dim(test, generator(0, "bits")).mean()
+            mistaken = Condition(label=1 - test.condition.label, text=test.condition.text[::-1])
+            assert right < 0.25  # 36 pixels, 4 images of a label: 2 / 36 = 0.06 at best
+            assert family.bits_per_dim(Batch(test.images, mistaken), generator(0, "bits")).mean() > 2 * right
