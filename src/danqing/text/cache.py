@@ -54,13 +54,11 @@ class RememberedRows:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Ids `[n, length]` or hidden states `[n, length, width]`, zeros beyond the end of each text."""
         with torch.inference_mode(False), torch.no_grad():  # a row may later be a part of a training step
-            rows = [self._row(text[:MAX_CHARACTERS]) for text in texts]
-            if not rows:
-                return self._row("")[None][:0]
+            rows = [self._row(text[:MAX_CHARACTERS]) for text in texts or ("",)]
             result = torch.zeros(len(rows), self._length, *rows[0].shape[1:], dtype=rows[0].dtype)
             for place, row in zip(result, rows, strict=True):
                 place[: len(row)] = row
-        return result
+        return result[: len(texts)]
 
     def _row(self, text: str) -> Tensor:
         row = self._rows.get(text)
