@@ -19,6 +19,7 @@ from danqing.families.base import (
     Condition,
     Encodes,
     Family,
+    Fills,
     HasLikelihood,
     HasTokenLikelihood,
     Interpolates,
@@ -121,6 +122,45 @@ class Model:
             return painted[-1]
 
         return Images(self._in_chunks(paint, n))
+
+    def fill(
+        self,
+        images: Images,
+        mask: NDArray[np.bool_],
+        *,
+        label: Label = None,
+        prompt: Prompt = None,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Images:
+        """Images painted anew where `mask` is true, so that it suits the rest, which stays exactly as it is.
+
+        mask: bool `[h, w]` for all, or `[n, h, w]`. label, prompt: what each image shows; without a prompt,
+        whatever suits it. Others as of `sample`. Raises ConfigError where the family cannot, or as `sample`.
+        """
+        family, pixels, count = self.family, self._pixels(images), len(images)
+        if not isinstance(family, Fills):
+            raise ConfigError(f"A {family.config.family} cannot paint a part of an image: use a transformer.")
+        chosen = [derived_seed(seed, "image", i) for i in range(count)] if seeds is None else list(seeds)
+        if len(chosen) != count:
+            raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {count} images.")
+        shape = images.array.shape[:3]
+        if mask.dtype != np.bool_ or mask.shape not in (shape, shape[1:]):
+            raise ConfigError(
+                f"The mask must be true or false for each of {shape[2]}x{shape[1]} pixels, and is "
+                f"{mask.dtype} of shape {list(mask.shape)}."
+            )
+        self.check_options(options)
+        condition = known(family.config, count, label, prompt)
+        covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
+
+        def fill(rows: list[int]) -> Tensor:
+            wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
+            where = covered[rows].to(self.device)
+            return to_uint8(family.fill(pixels(rows), where, wanted, seeds=seeds_of_rows, **options))
+
+        return Images(self._in_chunks(fill, count))
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """The label that each seed draws where none is asked for, `[n]`: -1 where the model knows none."""

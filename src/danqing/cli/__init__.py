@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from danqing.cli import compare, data, demo, evaluate, output, presets, report, sample, show, train, tune
+from danqing.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    fill,
+    output,
+    presets,
+    report,
+    sample,
+    show,
+    train,
+    tune,
+)
 from danqing.errors import DanqingError
 from danqing.version import __version__
 
@@ -49,6 +62,7 @@ app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
+app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
 

@@ -1,0 +1,103 @@
+"""`danqing fill`: paint a part of images anew, so that it suits the rest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from danqing.cli import output
+from danqing.cli.arguments import parse_settings, parse_value
+from danqing.errors import ConfigError, DanqingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EXAMPLES = """Examples:
+
+  danqing fill runs/faces photo.png --box 8,4,12,6 --out filled.png
+
+  danqing fill runs/faces photo.png --mask mask.png -n 8 --prompt "a hat" --guidance 3 --out hats.png"""
+
+
+def fill(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+    ],
+    image: Annotated[Path, typer.Argument(help="The picture; it is resized to what the model paints.")],
+    out: Annotated[
+        Path, typer.Option(help="The picture painted anew; of several, a grid.", metavar="FILE.png")
+    ],
+    mask: Annotated[
+        Path | None, typer.Option(help="A picture that is white where to paint.", metavar="MASK.png")
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to paint: left, top, width and height, in pixels of the model.", metavar="X,Y,W,H"
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many ways to paint it.")] = 1,
+    label: Annotated[str | None, typer.Option(help="What it shows, where the model knows labels.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What it shows, where the model reads text.", metavar="TEXT")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to keep to what is asked; 1 is as learnt.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed paints the same picture.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="An option of the model (danqing show lists them); may be repeated.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Paint a part of a picture anew; every pixel outside of it stays as it is."""
+    if (mask is None) == (box is None):
+        raise ConfigError("Say where to paint: by --mask MASK.png, white there, or by --box X,Y,W,H.")
+    options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
+    if guidance is not None:
+        options["guidance_scale"] = guidance
+
+    import numpy as np
+
+    import danqing
+    from danqing.images import Images, decode
+
+    trained = danqing.load(model)
+    config = trained.family.config
+    size = (config.width, config.height)
+    pixels = decode(image, size=size, channels=config.channels)
+    where = _box(box or "", size) if mask is None else decode(mask, size=size, channels=1)[:, :, 0] >= 128
+    several = Images(np.repeat(pixels[None], n, axis=0))
+    painted = trained.fill(several, where, label=label, prompt=prompt, seed=seed, **options)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        painted.save(out)
+    except OSError as error:
+        raise DanqingError(
+            f"The picture cannot be written ({error.strerror or error}): choose another --out."
+        ) from error
+    payload = {"image": image, "pixels": int(where.sum()), "images": n, "seed": seed, "out": out}
+    shown = {"Painted": f"{int(where.sum()):,} of {where.size:,} pixels", "Picture": out}
+    output.result(payload, output.facts(shown), as_json=as_json)
+
+
+def _box(text: str, size: Sequence[int]) -> "NDArray[np.bool_]":
+    """`"8,4,12,6"` to a mask bool `[h, w]`; raises ConfigError for a box that is none or lies outside."""
+    import numpy as np
+
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"--box {text} is no box: write left,top,width,height, for instance 8,4,12,6.")
+    left, top, width, height = map(int, parts)
+    mask = np.zeros((size[1], size[0]), dtype=np.bool_)
+    mask[top : top + height, left : left + width] = True
+    if not mask.any():
+        raise ConfigError(f"--box {text} lies outside of the model's {size[0]}x{size[1]} pixels.")
+    return mask
