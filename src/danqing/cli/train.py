@@ -28,6 +28,8 @@ EXAMPLES = """Examples:
 
   danqing train photos/ --minutes 120 --evaluate-every 200000 --patience 1000000
 
+  danqing train emoji --preset text2image-32 --minutes 30 --out runs/words
+
   danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits
 
 Ctrl-C saves; the same command again goes on where it stopped."""
@@ -75,6 +77,14 @@ def train(
             help="End when the held-out score has not improved for so many images.", metavar="IMAGES", min=0
         ),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Take this model's tokenizer (a run, a model folder, a hub id) instead of training one.",
+            metavar="MODEL",
+            show_default="trained first, where the preset wants one",
+        ),
+    ] = None,
     track: Annotated[
         str | None, typer.Option(help="Tell wandb or mlflow of the run too.", metavar="SERVICE")
     ] = None,
@@ -94,6 +104,7 @@ def train(
         seed=seed,
         evaluate_every=evaluate_every,
         patience=patience,
+        tokenizer=tokenizer,
         track=track,
         device=device,
     )
@@ -133,14 +144,20 @@ def run_payload(run: "Run") -> Mapping[str, Any]:
         "cost": run.cost,
         "evaluation_seconds": run.evaluation_seconds,
         "evaluation_share": run.evaluation_share,
+        "tokenizer": run.tokenizer,
     }
 
 
 def run_text(run: "Run") -> dict[str, Any]:
     """What people read of a run."""
     speed = f"{run.images_per_second:,.0f} images/s"
+    first = run.tokenizer or {}
+    before = sum(first.get(name, 0.0) for name in ("seconds", "codes_seconds"))
     return {
-        "Trained": f"{run.images:,} images in {duration(run.seconds)} ({speed})",
+        "Tokenizer": first.get("model") or f"{first['images']:,} images in {duration(before)}"
+        if first
+        else None,
+        "Trained": f"{run.images:,} images in {duration(run.seconds - before)} ({speed})",
         "Ended early": run.reason,
         "Evaluation": f"{duration(run.evaluation_seconds)}, {run.evaluation_share:.0%} of the time"
         if run.evaluation_seconds
@@ -156,8 +173,11 @@ def leave_if_interrupted(run: "Run", *, as_json: bool) -> None:
     if run.status != "interrupted":
         return
     output.result(run_payload(run), as_json=as_json)
+    stage, images = "", run.images
+    if run.tokenizer is not None and not images:
+        stage, images = " while its tokenizer was trained", run.tokenizer["images"]
     progress.say(
-        f"Interrupted and saved at {run.images:,} images; the same command goes on: "
+        f"Interrupted{stage} and saved at {images:,} images; the same command goes on: "
         f"{shlex.join(['danqing', *sys.argv[1:]])}",
         style="yellow",
     )

@@ -138,6 +138,8 @@ class Trainer:
         measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
         self.engine = Engine(self.config, self.batches, self.device, measured.precision, self.tokenizer)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
+        self.real = publication.real_images(self.dataset, self.config)
+        self.shown = publication.real_images(self.held.judged, self.config) if self.held else self.real
         started = time.monotonic()
         if self.held is not None and self.config.evaluation.every_images:
             lines = AppendedLines(self.folder.scores_file)
@@ -157,8 +159,6 @@ class Trainer:
         self.trackers = open_trackers(
             self.track, self.folder, values, self.position.images, self.listener.on_message
         )
-        self.real = publication.real_images(self.dataset, self.config)
-        self.shown = publication.real_images(self.held.judged, self.config) if self.held else self.real
         total = self.budget.total(self.position.images)
         left = max(total - self.position.images, 0)
         plan = Plan(
