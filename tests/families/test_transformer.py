@@ -11,6 +11,7 @@ from torch import Tensor
 
 import danqing as dq
 from danqing import families
+from danqing.data import Batches
 from danqing.errors import ConfigError
 from danqing.families.base import (
     Batch,
@@ -25,6 +26,8 @@ from danqing.families.transformer import TransformerConfig, TransformerFamily
 from danqing.images import to_float
 from danqing.model import Model
 from danqing.randomness import generator
+from danqing.training.config import resolve
+from danqing.training.engine import Engine
 
 GOLDEN = {  # losses at steps 0, 6, 12 and 18 of `train` below
     "raster": [5.54308, 3.38233, 2.61383, 1.94260],
@@ -327,6 +330,26 @@ def train(family: TransformerFamily, steps: int, rate: float = 3e-3) -> list[flo
 def test_losses_follow_the_golden_curve(order: str) -> None:
     losses = train(build(order=order, labels=("square", "bar"), noise=0.1, label_smoothing=0.1), 20)
     assert losses[::6] == pytest.approx(GOLDEN[order], rel=2e-3)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_state_put_into_a_fresh_engine_continues_bit_for_bit(order: str, tmp_path: Path) -> None:
+    dataset = dq.open_dataset("digits", size=(8, 8), cache_dir=tmp_path)
+    small = {"order": order, "layers": 1, "features": 16, "heads": 2, "batch_size": 8, "noise": 0.1}
+    config = resolve(preset="transformer-16", settings=small, size=(8, 8)).for_data(dataset)
+    whole, first, second = (
+        Engine(config, Batches(dataset, 8, config.seed), torch.device("cpu"), "bfloat16") for _ in range(3)
+    )
+    for engine, steps in ((whole, range(5)), (first, range(3))):
+        for step in steps:
+            engine.step(8 * step, step, 1000)
+    tensors = {name: value.clone() for name, value in first.tensors().items()}
+    second.load_tensors(tensors, first.meter.counts)
+    for step in range(3, 5):
+        second.step(8 * step, step, 1000)
+    expected = whole.tensors()
+    assert expected.keys() == second.tensors().keys()
+    assert all(torch.equal(value, expected[name]) for name, value in second.tensors().items())
 
 
 @pytest.mark.parametrize("order", ORDERS)
