@@ -47,7 +47,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture
     assert run("check", "no/such/folder") == 2
     assert "There is no data at no/such/folder" in capsys.readouterr().err
     assert run("fetch", "imagenet") == 2
-    assert "choose one of emoji" in capsys.readouterr().err
+    assert "choose one of shapes, emoji" in capsys.readouterr().err
 
 
 def test_list_names_every_set_with_its_licence(capsys: pytest.CaptureFixture[str]) -> None:

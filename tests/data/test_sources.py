@@ -247,8 +247,8 @@ def test_webdataset_shards(tmp_path: Path, ending: str) -> None:
         [
             ("a/0.png", png(0)),
             ("a/0.cls", b"7"),
-            ("a/0.txt", "你好".encode()),
-            ("a/1.json", json.dumps({"label": "9", "caption": "second"}).encode()),
+            ("a/0.txt", "你好\nhello\n".encode()),
+            ("a/1.json", json.dumps({"label": "9", "caption": ["second", "第二"]}).encode()),
             ("a/1.png", png(1)),
             ("a/only.txt", b"no picture"),
         ],
@@ -256,7 +256,7 @@ def test_webdataset_shards(tmp_path: Path, ending: str) -> None:
     tar_of(tmp_path / f"train-001{ending}", [("2.png", png(2)), ("2.cls", b"7")])
     dataset = open_dataset(tmp_path)
     assert labelled(dataset) == expected(["7", "9", "7"])
-    assert dataset.texts([0, 1, 2]) == ("你好", "second", "")
+    assert dataset.texts([0, 1, 2]) == ("你好\nhello", "second\n第二", "")
 
 
 def test_a_tar_cut_short_is_refused_or_noted(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_tar_cut_short_is_refused_or_noted(tmp_path: Path) -> None:
 def test_parquet_with_the_hubs_class_names(tmp_path: Path, structured: bool) -> None:
     contents = [png(number) for number in range(3)]
     images = [{"bytes": content, "path": None} for content in contents] if structured else contents
-    table = pa.table({"image": images, "label": [0, 1, 0], "text": ["a", None, "c"]})
+    table = pa.table({"image": images, "label": [0, 1, 0], "text": [["a", "b"], None, ["c"]]})
     features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     (tmp_path / "data").mkdir()
     for split in ("train", "test"):
@@ -286,7 +286,7 @@ def test_parquet_with_the_hubs_class_names(tmp_path: Path, structured: bool) -> 
         pq.write_table(described, tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     dataset = open_dataset(tmp_path)
     assert labelled(dataset) == expected(["cat", "dog", "cat"])
-    assert dataset.texts(range(3)) == ("a", "", "c")
+    assert dataset.texts(range(3)) == ("a\nb", "", "c")
     assert len(open_dataset(tmp_path / "data" / "test-00000-of-00001.parquet")) == 3
 
 

@@ -34,6 +34,7 @@ _FETCH = """Examples:
   DANQING_DATA=/srv/images danqing data fetch cifar10"""
 _LABELS_SHOWN = 20
 _SKIPPED_SHOWN = 5
+_CAPTIONS_READ, _LONGEST = 1000, 60
 
 app = typer.Typer(
     name="data",
@@ -143,7 +144,7 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Data": info.name,
         "Images": f"{len(dataset):,} of {width}x{height}, {kinds[dataset.channels]}",
         "Labels": _labels(dataset),
-        "Captions": "yes" if dataset.has_texts else "none",
+        "Captions": _captions(dataset),
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
         "Skipped": "\n  ".join([f"{report.skipped:,}", *skipped, *more]) if report.skipped else "none",
         "Notes": " ".join(report.notes),
@@ -160,6 +161,19 @@ def _labels(dataset: "Dataset") -> str:
     shown = [f"{name} {share:.1%}" for name, share in zip(names[:_LABELS_SHOWN], shares, strict=False)]
     more = f", and {len(names) - _LABELS_SHOWN:,} more" if len(names) > _LABELS_SHOWN else ""
     return f"{len(names):,}: {', '.join(shown)}{more}" if names else "none"
+
+
+def _captions(dataset: "Dataset") -> str:
+    """Whether there are captions, and those of the first image that has some."""
+    from danqing.data.captions import captions_of
+
+    for text in dataset.texts(range(min(len(dataset), _CAPTIONS_READ))) or ():
+        if lines := captions_of(text):
+            shown = " / ".join(
+                line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..." for line in lines[:4]
+            )
+            return f"yes, the first {'is' if len(lines) == 1 else 'image has'} {shown}"
+    return "yes" if dataset.has_texts else "none"
 
 
 def _payload(dataset: "Dataset") -> dict[str, Any]:
