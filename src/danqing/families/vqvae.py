@@ -1,24 +1,29 @@
 """Vector-quantized autoencoders (van den Oord et al. 2017): images to a grid of whole numbers, and back.
 
 They are a first stage: a transformer writes the numbers, and the decoder here paints what it wrote. Their own
-samples are drawn place by place and show nothing whole.
+samples are drawn place by place and show nothing whole. A perceptual and an adversarial term make of it a
+VQGAN (Esser et al. 2021).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from danqing.errors import ConfigError
+from danqing.families.adversarial import LOSSES, Loss, squared_gradients
 from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase
 from danqing.nets.grids import GridDecoder, GridEncoder, GridShape
+from danqing.nets.patchgan import PatchDiscriminator
 from danqing.nets.quantizers import Binary, Codebook, FiniteScalar, Gradient, Quantizer
 from danqing.randomness import generator
 
-PHASE = "autoencoder"
+PHASE, DISCRIMINATOR = "autoencoder", "discriminator"
 SETTLED_IMAGES = 20_000
+_LARGEST_RATIO = 1e4
 
 
 class VQVAEConfig(FamilyConfig):
@@ -29,6 +34,11 @@ class VQVAEConfig(FamilyConfig):
     `binary` have `vocabulary` codes, `fsq` the product of `levels`. depth: codes per place, where each
     codebook after the first quantizes what was left over. code_width: numbers per code of a codebook.
     normalised: codes on the unit sphere. entropy: the weight of a binary code's entropies.
+
+    perceptual: the weight of the distance in the features of `perceptual_network`. adversarial: the weight of
+    the discriminator's verdict, 0 for none; where `adversarial_adaptive`, relative to the other terms'
+    gradient. The discriminator starts to learn after `adversarial_start_images`, and its weight rises to the
+    full over `adversarial_warmup_images` more, so that it has learnt something before it is listened to.
     """
 
     family: Literal["vqvae"] = "vqvae"
@@ -45,6 +55,17 @@ class VQVAEConfig(FamilyConfig):
     commitment: float = Field(0.25, ge=0)
     codebook_decay: float = Field(0.99, gt=0, lt=1)
     entropy: float = Field(0.1, ge=0)
+    perceptual: float = Field(0.0, ge=0)
+    perceptual_network: str = "efficientnet-lite0"
+    adversarial: float = Field(0.0, ge=0)
+    adversarial_loss: Loss = "hinge"
+    adversarial_adaptive: bool = True
+    adversarial_start_images: int = Field(50_000, ge=0)
+    adversarial_warmup_images: int = Field(25_000, ge=0)
+    discriminator_features: int = Field(64, ge=4, le=1024)
+    discriminator_layers: int = Field(2, ge=1, le=6)
+    discriminator_learning_rate_scale: float = Field(1.0, gt=0)
+    r1: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
@@ -63,8 +84,9 @@ class VQVAEConfig(FamilyConfig):
 
 
 class VQVAE(Family):
-    """Encoder, quantizer and decoder, each a direct child."""
+    """Encoder, quantizer and decoder, each a direct child, and the discriminator where there is one."""
 
+    training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
     has_prior: ClassVar[bool] = False
 
     config: VQVAEConfig
@@ -85,7 +107,17 @@ class VQVAE(Family):
         self._grid = shape.grid
         self.encoder = GridEncoder(shape)
         self.decoder = GridDecoder(shape)
+        self.discriminator = (
+            PatchDiscriminator(
+                config.channels,
+                features=config.discriminator_features,
+                layers=config.discriminator_layers,
+            )
+            if config.adversarial
+            else None
+        )
         self._images = 0
+        self._stages: Callable[[Tensor], Sequence[Tensor]] | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -97,22 +129,54 @@ class VQVAE(Family):
         """Rows, columns and codes per place."""
         return (*self._grid, self.quantizer.depth)
 
+    @property
+    def perceptual_network(self) -> str:
+        """The network whose features are compared, "" for none."""
+        return self.config.perceptual_network if self.config.perceptual else ""
+
+    def perceive(self, stages: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        """Take what turns images into that network's feature maps."""
+        self._stages = stages
+
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase(PHASE, ("encoder", "quantizer", "decoder")),)
+        scale = self.config.discriminator_learning_rate_scale
+        learning = (Phase(PHASE, ("encoder", "quantizer", "decoder")),)
+        judging = (Phase(DISCRIMINATOR, ("discriminator",), learning_rate_scale=scale),)
+        return learning + judging if self.config.adversarial else learning
 
     def on_progress(self, images: int) -> None:
         self._images = images
 
-    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """The squared error as a share of the images' variance, and the quantizer's loss.
+    @property
+    def adversarial_weight(self) -> float:
+        """The weight of the discriminator's verdict by now."""
+        config, since = self.config, self._images - self.config.adversarial_start_images
+        if since < 0:
+            return 0.0
+        warmup = config.adversarial_warmup_images
+        return config.adversarial * (min(1.0, since / warmup) if warmup else 1.0)
 
-        What is logged as squared_error is of values in [0, 1].
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        """The squared error as a share of the images' variance, the quantizer's loss, and what else is
+        configured. What is logged as squared_error is of values in [0, 1].
         """
+        if phase.name == DISCRIMINATOR:
+            return self._discriminator_loss(batch.images)
         quantized = self.quantizer(self.encoder(batch.images), rng)
         painted = self.decoder(quantized.latents).float()
         error = (painted - batch.images).square().mean()
-        total = error / batch.images.var().clamp_min(1e-4) + quantized.loss
+        likeness = error / batch.images.var().clamp_min(1e-4)
         logged = {"squared_error": error / 4, "quantization": quantized.loss, **quantized.logged}
+        if self.config.perceptual:
+            logged["perceptual"] = self._perceptual(painted, batch.images)
+            likeness = likeness + self.config.perceptual * logged["perceptual"]
+        total = likeness + quantized.loss
+        if self.adversarial_weight:
+            verdict = self._verdict(painted, batch.images)
+            ratio = self._gradient_ratio(likeness, verdict) if self.config.adversarial_adaptive else 1.0
+            weight = self.adversarial_weight * ratio
+            total = total + weight * verdict
+            logged |= {"adversarial": verdict, "adversarial_weight": torch.as_tensor(weight)}
         return Losses(total, {name: value.detach() for name, value in logged.items()})
 
     @torch.no_grad()
@@ -149,6 +213,51 @@ class VQVAE(Family):
         ]
         codes = torch.stack(drawn).reshape(-1, *self.code_shape)
         return self.detokenize(codes.to(self.quantizer.frequencies.device))
+
+    def _perceptual(self, painted: Tensor, images: Tensor) -> Tensor:
+        """The mean squared distance of feature maps, each place's scaled to length 1 (Zhang et al. 2018,
+        equation 1, with all channels weighing the same).
+        """
+        assert self._stages is not None, "perceive() has not been called"
+        with torch.no_grad():
+            wanted = [F.normalize(stage.float(), dim=1) for stage in self._stages(images)]
+        found = [F.normalize(stage.float(), dim=1) for stage in self._stages(painted)]
+        parts = [(a - b).square().sum(1).mean() for a, b in zip(found, wanted, strict=True)]
+        return torch.stack(parts).mean()
+
+    def _verdict(self, painted: Tensor, images: Tensor) -> Tensor:
+        """The generator's side of the adversarial loss."""
+        assert self.discriminator is not None
+        kind = LOSSES[self.config.adversarial_loss]
+        fake = self.discriminator(painted)
+        real = self.discriminator(images).detach() if kind.pairs else fake
+        return kind.generator(real, fake)
+
+    def _gradient_ratio(self, likeness: Tensor, verdict: Tensor) -> Tensor:
+        """How many times as long the likeness' gradient is as the verdict's, at the decoder's last layer
+        (Esser et al. 2021, equation 7).
+        """
+        weight = self.decoder.last.weight
+        lengths = [
+            torch.autograd.grad(term, weight, retain_graph=True)[0].float().norm()
+            for term in (likeness, verdict)
+        ]
+        ratio: Tensor = lengths[0] / (lengths[1] + 1e-6)
+        return ratio.clamp(0, _LARGEST_RATIO).detach()
+
+    def _discriminator_loss(self, images: Tensor) -> Losses:
+        assert self.discriminator is not None
+        if self._images < self.config.adversarial_start_images:  # no gradient: it stays as it is
+            return Losses(0.0 * self.discriminator.last.bias.sum())  # type: ignore[union-attr]
+        with torch.no_grad():
+            painted = self.decoder(self.quantizer(self.encoder(images), None).latents).float()
+        real, fake = self.discriminator(torch.cat([images, painted])).chunk(2)
+        loss = LOSSES[self.config.adversarial_loss].discriminator(real, fake)
+        logged = {"verdict": loss, "wins": (real > fake).float().mean()}
+        if self.config.r1:
+            logged["r1"] = squared_gradients(self.discriminator, images).mean()
+            loss = loss + self.config.r1 * logged["r1"]
+        return Losses(loss, {name: value.detach() for name, value in logged.items()})
 
     def alarms(self, logged: Mapping[str, float]) -> list[str]:
         use = logged.get(f"{PHASE}/codebook_use", 1.0)

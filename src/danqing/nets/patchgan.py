@@ -1,0 +1,40 @@
+"""A discriminator that judges an image patch by patch (Isola et al. 2017, section 3.2.2).
+
+Each of its logits sees a part of the image, so that it teaches texture and leaves what the image shows alone.
+"""
+
+import itertools
+
+from torch import Tensor, nn
+
+from danqing.nets.autoencoders import activate, convolution
+from danqing.nets.layers import pad_to_even
+
+
+class PatchDiscriminator(nn.Module):
+    """Images `[n, c, h, w]` of any height and width to logits float32 `[n, rows, columns]`, high where the
+    patch is taken for a real one's.
+
+    layers: strided 4×4 convolutions, each of which halves the sides and doubles the `features` (up to eight
+    times). There is no normalisation: a patch's logit depends on that patch alone.
+    """
+
+    def __init__(self, channels: int, *, features: int, layers: int) -> None:
+        super().__init__()
+        widths = [channels, *(features * min(2**i, 8) for i in range(layers))]
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(*pair, 4, stride=2, padding=1) for pair in itertools.pairwise(widths)
+        )
+        for layer in self.shrink.parameters():
+            if layer.dim() > 1:
+                nn.init.kaiming_normal_(layer, a=0.1)
+        self.mix = convolution(widths[-1], widths[-1])
+        self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = images
+        for layer in self.shrink:
+            h = activate(layer(pad_to_even(h)))
+        logits: Tensor = self.last(activate(self.mix(h)))
+        return logits.squeeze(1).float()
