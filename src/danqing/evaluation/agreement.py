@@ -33,7 +33,7 @@ _PLACES = 4
 """It ends in so many places a side, since captions tell left from right."""
 _TEXT = TextConfig(vocabulary=4096, length=32)
 _BATCH = 256
-_SHOWN = 160_000
+_SHOWN = 80_000
 """Images shown in training in all, in epochs from `_EPOCHS[0]` to `_EPOCHS[1]`."""
 _EPOCHS = (2, 40)
 _MOST_TAUGHT = 50_000

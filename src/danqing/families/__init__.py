@@ -37,6 +37,12 @@ def build(config: FamilyConfig) -> Family:
     return cast(Family, getattr(importlib.import_module(module), name)(config))
 
 
+def has_prior(family: str) -> bool:
+    """Whether a family paints out of nothing, and is not a first stage alone."""
+    module, name, _ = _entry(family)
+    return bool(getattr(getattr(importlib.import_module(module), name), "has_prior", True))
+
+
 def _entry(family: str) -> tuple[str, str, str]:
     if family not in REGISTRY:
         raise ConfigError(f"There is no family called {family!r}: choose one of {', '.join(REGISTRY)}.")

@@ -188,7 +188,7 @@ def _grids(comparison: Comparison, folder: Path) -> str:
     if not figures:
         return ""
     return (
-        "<section><h2>Pictures <small>the same seeds and labels for all, none picked</small></h2>"
+        "<section><h2>Pictures <small>the same seeds, labels and captions for all, none picked</small></h2>"
         f'<div class="card grids">{"".join(figures)}</div></section>'
     )
 

@@ -12,7 +12,7 @@ from danqing.data.splits import HELD_OUT, open_held, open_if_there
 from danqing.errors import ConfigError, DataError
 from danqing.evaluation.candidates import reference_info
 from danqing.evaluation.scores import ReferenceInfo
-from danqing.families import REGISTRY
+from danqing.families import REGISTRY, has_prior
 from danqing.training import config as configs
 from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
@@ -91,6 +91,12 @@ def configure(
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, c.size or ()))}" for name, c in chosen.items())
         raise ConfigError(f"These presets are for different sizes ({listed}): choose one by --size.")
+    first = [name for name, config in chosen.items() if not has_prior(config.model.family)]
+    if first and len(first) < len(chosen):
+        raise ConfigError(
+            f"{first[0]} is a first stage, which is scored by its reconstructions and not by what it paints: "
+            "compare first stages with one another alone."
+        )
     return chosen
 
 

@@ -9,8 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from danqing import atomic
+from danqing.data import Dataset, captions
+from danqing.data.builtin import shapes
 from danqing.evaluation.evaluate import evaluate
+from danqing.evaluation.painted import reconstruct, spread
 from danqing.evaluation.scores import Score
 from danqing.images import Images
 from danqing.loading import load
@@ -55,7 +60,11 @@ def measure(
     reference = judged.info
     weights = RunFolder(run).model / _WEIGHTS
     model = load(run, device=device)
-    metrics = ["kernel", "frechet", "duplicates", "memorised"]
+    metrics = ["kernel", "frechet"]
+    if model.family.has_prior:
+        metrics += ["duplicates", "memorised"]
+    if model.family.config.reads_text and judged.reference.info.name == shapes.ABOUT.name:
+        metrics.append("composition")
     if min(reference.count, n) >= _LEAST_FOR_MANIFOLDS:
         metrics += ["precision", "recall", "density", "coverage"]
     shared = set(model.labels) & set(judged.reference.label_names)
@@ -78,7 +87,7 @@ def measure(
         atomic.write_bytes(picture, found.neighbours.read_bytes())
     on_progress(0, 1, "Measuring the speed of sampling")
     speed = sampling_speed(model)
-    grid(model, seed).save(out.with_suffix(".png"))
+    grid(model, judged.reference, seed).save(out.with_suffix(".png"))
     content = {
         "asked": asked,
         "scores": [score.to_json() for score in found.scores],
@@ -134,8 +143,15 @@ def sampling_speed(model: Model) -> float:
     return statistics.median(rates)
 
 
-def grid(model: Model, seed: int) -> Images:
-    """As many images as all grids have, of the same seeds, and evenly of all labels."""
+def grid(model: Model, reference: Dataset, seed: int) -> Images:
+    """As many images as all grids have, of the same seeds, and evenly of all labels or of the captions of the
+    reference images; of a first stage, what it makes of those.
+    """
+    rows = spread(len(reference), PICTURES)
+    if not model.family.has_prior:
+        return Images(reconstruct(model, reference, rows).images(np.arange(PICTURES)))
+    if model.family.config.reads_text and (texts := reference.texts(rows)) is not None:
+        return model.sample(PICTURES, prompt=captions.chosen(texts, seed, 0), seed=seed)
     labels = len(model.labels)
     shown = [i * labels // PICTURES if labels <= PICTURES else i % labels for i in range(PICTURES)]
     return model.sample(PICTURES, label=shown if labels else None, seed=seed)

@@ -162,6 +162,7 @@ _SCORES = (
     ("kernel", "Quality", "Kernel distance", ""),
     ("precision", "Quality", "Precision", "how many samples look real"),
     ("density", "Quality", "Density", "how near they are to real images"),
+    ("composition", "Quality", "Composition", "attributes painted as the captions ask"),
     ("recall", "Diversity", "Recall", "how many real images could be samples"),
     ("coverage", "Diversity", "Coverage", "how many real images have a sample near"),
     ("diversity", "Diversity", "Diversity within a label", "that of real images is 1"),

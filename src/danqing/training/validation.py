@@ -61,6 +61,7 @@ class Validation:
         most = _JUDGED_PER_SAMPLE * self.config.samples
         if len(judged) > most:  # evenly, since data often lies sorted by class
             judged = judged.subset(np.linspace(0, len(judged) - 1, most).astype(np.int64))
+        self._images = judged
         self._judged = ReferenceInfo(
             name=judged.info.name, split=held.split, count=len(judged), fingerprint=judged.fingerprint
         )
@@ -110,6 +111,7 @@ class Validation:
                 n=c.samples,
                 seed=self.seed,
                 reference=self._judged,
+                judged=self._images,
             )
         state = model.family.state_dict()
         settings = score.settings | {"weights": weights.digest(state)[:12]}
