@@ -1,0 +1,188 @@
+"""What is asked of a model becomes a row per image; what it does not read is refused in a sentence."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from danqing import conditions, families
+from danqing.conditions import asked, how_many, known
+from danqing.errors import ConfigError
+from danqing.families.base import Condition, Family, FamilyConfig
+from danqing.images import Images
+from danqing.model import CHUNK, Model
+
+CAPTIONS = ("a red heart\n红心", "a blue star", "two circles")
+
+
+class TextConfig(FamilyConfig):
+    family: str = "stub"
+
+    @property
+    def reads_text(self) -> bool:
+        return True
+
+
+TEXT = TextConfig(width=4, height=4, channels=1, captions=CAPTIONS)
+LABELS = FamilyConfig(family="gan", labels=("cat", "dog"), label_frequencies=(0.25, 0.75))
+NEITHER = FamilyConfig(family="gan")
+
+
+class Painter(Family):
+    """Paints the length of a text in the first pixel and the low byte of the seed in the second, in four
+    steps.
+    """
+
+    def __init__(self, config: FamilyConfig, steps: int = 4) -> None:
+        super().__init__()
+        self.config, self.steps = config, steps
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def painting_steps(self, **options: Any) -> int:
+        return self.steps
+
+    def sample(
+        self,
+        condition: Condition,
+        *,
+        seeds: Any,
+        guidance_scale: float = 1.0,
+        on_step: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        images = torch.full((len(seeds), 1, 4, 4), -1.0)
+        for step in range(self.steps):
+            images[:, :, step] = 1.0
+            if on_step is not None:
+                on_step(step + 1, self.steps, images.clone)
+        assert condition.text is not None
+        images[:, 0, 0, 0] = torch.tensor([len(text) for text in condition.text]) / 127.5 - 1
+        images[:, 0, 0, 1] = torch.tensor([seed % 256 for seed in seeds]) / 127.5 - 1
+        return images
+
+
+def lengths(images: Images) -> list[int]:
+    return images.array[:, 0, 0, 0].tolist()
+
+
+def test_prompts_reach_their_images() -> None:
+    model = Model(Painter(TEXT))
+    assert lengths(model.sample(3, prompt="abc")) == [3, 3, 3]
+    assert lengths(model.sample(prompt=["", "a", "abcd"])) == [0, 1, 4]
+    assert len(model.sample(prompt="abc")) == len(model.sample()) == 1
+    many = [("x" * (n % 7)) for n in range(CHUNK * 2 + 3)]
+    assert lengths(model.sample(prompt=many)) == [n % 7 for n in range(CHUNK * 2 + 3)]
+
+
+def test_without_a_prompt_each_seed_draws_a_caption_of_its_own() -> None:
+    model = Model(Painter(TEXT))
+    images = model.sample(20, seed=5)
+    alone = model.sample(seeds=[7, 8])
+    assert lengths(model.sample(seeds=[8])) == lengths(alone)[1:]
+    drawn = model.drawn_prompts(range(3000))
+    assert drawn is not None
+    counts = Counter(drawn)
+    assert set(counts) == {"a red heart", "红心", "a blue star", "two circles"}
+    assert np.isclose(counts["a blue star"], 1000, atol=110)
+    assert np.isclose(counts["红心"], 500, atol=90)
+    assert set(lengths(images)) <= {len(text) for text in counts}
+    assert asked(TEXT.model_copy(update={"captions": ()}), [1, 2]).text == ("", "")
+    assert Model(Painter(TEXT)).drawn_labels([1]).tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("config", "wish", "sentence"),
+    [
+        (
+            LABELS,
+            {"prompt": "a cat"},
+            r"This gan reads labels, no text: choose one by label=... \(cat, dog\)",
+        ),
+        (NEITHER, {"prompt": "a cat"}, "reads neither text nor labels: leave the prompt out"),
+        (NEITHER, {"prompt": ""}, "reads neither text nor labels"),
+        (TEXT, {"label": "cat"}, "trained without labels: say by prompt=... what to paint"),
+        (NEITHER, {"label": "cat"}, "trained without labels: leave the label out"),
+        (TEXT, {"prompt": ["a", "b", "c"]}, "Give one prompt, or one per image: there are 3 for 2 images"),
+        (TEXT, {"prompt": ["a", 7]}, "A prompt is a text, and 7 is none"),
+        (LABELS, {"label": "cow"}, "does not know the label 'cow': choose one of cat, dog"),
+    ],
+)
+def test_what_a_model_does_not_read_is_refused(
+    config: FamilyConfig, wish: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        asked(config, [1, 2], **wish)
+
+
+def test_of_images_that_are_there_nothing_is_drawn() -> None:
+    assert known(TEXT, 2).text == ("", "")
+    assert known(TEXT, 2, prompt=["a", "b"]).text == ("a", "b")
+    assert known(NEITHER, 2) == Condition()
+    with pytest.raises(ConfigError, match="say which each image has"):
+        known(LABELS, 2)
+    label = known(LABELS, 2, label=["dog", 0]).label
+    assert label is not None
+    assert label.tolist() == [1, 0]
+
+
+def test_rows_are_taken_in_any_order() -> None:
+    condition = Condition(label=torch.tensor([3, 4, 5]), text=("c", "d", "e"))
+    taken = conditions.rows(condition, [2, 0, 2])
+    assert taken.label is not None
+    assert (taken.label.tolist(), taken.text) == ([5, 3, 5], ("e", "c", "e"))
+
+
+def test_how_many_images_follow_from_what_is_in_lists() -> None:
+    assert how_many(None, None, None) == how_many("cat", "a cat", None) == how_many(3, None, None) == 1
+    assert how_many(None, ["a", "b"], None) == how_many(["cat", "dog"], None, None) == 2
+    assert how_many(None, "a", [1, 2, 3]) == 3
+
+
+@pytest.mark.parametrize("n", [1, CHUNK, CHUNK + 3])
+def test_painting_is_told_step_by_step_with_previews(n: int) -> None:
+    told: list[tuple[int, int]] = []
+    shown: list[Images] = []
+
+    def on_step(done: int, total: int, preview: Any) -> None:
+        told.append((done, total))
+        shown.append(preview())
+
+    model = Model(Painter(TEXT))
+    images = model.sample(n, prompt="abc", on_step=on_step)
+    chunks = -(-n // CHUNK)
+    assert told == [(step + 1, 4 * chunks) for step in range(4 * chunks)]
+    assert [len(preview) for preview in shown] == [
+        min(n, CHUNK * (chunk + 1)) for chunk in range(chunks) for _ in range(4)
+    ]
+    assert shown[1].array[-1, :, 3, 0].tolist() == [255, 255, 0, 0]
+    assert (shown[-1].array[: CHUNK * (chunks - 1)] == images.array[: CHUNK * (chunks - 1)]).all()
+    assert (images.array == model.sample(n, prompt="abc").array).all()
+    assert list(model.sample_options) == ["guidance_scale"]
+
+
+def test_a_painting_may_be_stopped_by_whoever_watches() -> None:
+    def stop(done: int, total: int, preview: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Model(Painter(TEXT)).sample(2, prompt="a", on_step=stop)
+
+
+def test_a_family_without_steps_is_told_of_by_the_chunk() -> None:
+    from danqing.families.vae import VAEConfig
+
+    config = VAEConfig(width=8, height=8, channels=1, net="mlp", features=4, latents=4)
+    told: list[tuple[int, int, int]] = []
+    model = Model(families.build(config))
+    model.sample(CHUNK + 1, on_step=lambda done, total, preview: told.append((done, total, len(preview()))))
+    assert told == [(1, 2, CHUNK), (2, 2, CHUNK + 1)]
+
+
+def test_options_that_are_not_there_are_refused() -> None:
+    model = Model(Painter(TEXT))
+    model.check_options({"guidance_scale": 3})
+    with pytest.raises(ConfigError, match="does not know the option 'guidance'; it has: guidance_scale"):
+        model.sample(prompt="a", guidance=3)
