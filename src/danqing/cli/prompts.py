@@ -65,13 +65,13 @@ def record(folder: Path, texts: Mapping[str, str]) -> None:
     with captions. What the notes say of other files stays.
     """
     path = folder / "metadata.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     kept = [line for line in lines if _file_name(line) not in texts]
-    new = [json.dumps({"file_name": n, "text": text}, ensure_ascii=False) for n, text in texts.items()]
-    atomic.write_text(path, "".join(f"{line}\n" for line in [*kept, *new]))
+    new = [json.dumps({"file_name": n, "text": t}, ensure_ascii=False).encode() for n, t in texts.items()]
+    atomic.write_bytes(path, b"".join(line + b"\n" for line in [*kept, *new]))
 
 
-def _file_name(line: str) -> str:
+def _file_name(line: bytes) -> str:
     try:
         return str(json.loads(line)["file_name"])
     except (ValueError, LookupError, TypeError, RecursionError):
