@@ -68,7 +68,8 @@ class Model:
     def sample_options(self) -> dict[str, Any]:
         """The options that this family's sampling takes beyond a label and seeds, with their defaults."""
         parameters = inspect.signature(self.family.sample).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "on_step"}
+        written = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "on_step"}
+        return {**written, **self.family.sample_defaults()}
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights; returns self."""

@@ -209,6 +209,19 @@ def test_guidance_of_one_is_none_bit_for_bit_and_more_changes_the_picture(order:
         assert not torch.equal(none, plain)
 
 
+def test_the_configuration_says_how_much_samples_are_guided_unless_asked_otherwise() -> None:
+    labels, asked = ("square", "bar"), shapes(4).condition
+    family = lively(build(guidance_scale=3.0, labels=labels))
+    assert Model(family).sample_options["guidance_scale"] == 3.0
+    both = [family.sample(asked, seeds=range(4), **options) for options in ({}, {"guidance_scale": 3.0})]
+    assert torch.equal(*both)
+    assert not torch.equal(both[0], family.sample(asked, seeds=range(4), guidance_scale=1.0))
+    for settings in ({"condition": "none"}, {"condition_dropout": 0.0, "labels": labels}):
+        plain = build(guidance_scale=3.0, **settings).eval()  # there is nothing to lead away from
+        assert Model(plain).sample_options["guidance_scale"] == 1.0
+        assert plain.sample(asked, seeds=range(4)).shape == (4, 1, SIDE, SIDE)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
 def test_an_image_does_not_depend_on_its_neighbours(order: str, guidance_scale: float) -> None:

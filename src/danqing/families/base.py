@@ -134,6 +134,12 @@ class Family(nn.Module):
         """
         raise NotImplementedError
 
+    def sample_defaults(self) -> Mapping[str, Any]:
+        """Those options of `sample` whose default is not in its signature, for it follows from the
+        configuration.
+        """
+        return {}
+
     def alarms(self, logged: Mapping[str, float]) -> list[str]:
         """Sentences on what goes wrong, each naming the setting to change; `logged` is the log's latest
         averages.

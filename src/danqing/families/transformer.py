@@ -40,7 +40,6 @@ from danqing.text.encoders import settle
 PHASE = "transformer"
 MOST_PIXELS = 8192
 NUM_STEPS = 12
-_OPTIONS = "temperature, top_k, top_p, guidance_scale, guidance_schedule and precision"
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -53,9 +52,10 @@ class TransformerConfig(FamilyConfig):
 
     features: the width of its residual stream. key_value_heads: how many of its heads have keys and values of
     their own; 0 is all. condition_dropout: the share of images that it learns without their condition, which
-    guidance needs. label_smoothing: of the targets. noise: the share of codes that are replaced by random
-    ones where they are read, in raster order, so that a wrong code does not lead the rest astray. text: how
-    captions are read. tokenizer: that of the codes, from the first stage; None where they are the pixels.
+    guidance needs; guidance_scale: of samples, unless asked otherwise. label_smoothing: of the targets.
+    noise: the share of codes that are replaced by random ones where they are read, in raster order, so that a
+    wrong code does not lead the rest astray. text: how captions are read. tokenizer: that of the codes, from
+    the first stage; None where they are the pixels.
     """
 
     from_data: ClassVar[frozenset[str]] = FamilyConfig.from_data | {"text_facts", "tokenizer"}
@@ -70,6 +70,7 @@ class TransformerConfig(FamilyConfig):
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     noise: float = Field(0.0, ge=0, lt=1)
+    guidance_scale: float = Field(1.0, ge=0, le=100)
     text: TextConfig = TextConfig()
     text_facts: TextFacts | None = None
     tokenizer: Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(_parsed)] | None = None
@@ -112,6 +113,7 @@ class TransformerFamily(Family):
 
     config: TransformerConfig
     tokenizer: nn.Module
+    _further_options: ClassVar[tuple[str, ...]] = ("precision",)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -217,12 +219,20 @@ class TransformerFamily(Family):
 
         return told
 
-    def _checked(self, sampling: Sampling, unknown_options: Mapping[str, Any], known: str) -> Sampling:
-        if unknown_options:
-            names = ", ".join(unknown_options)
+    def sample_defaults(self) -> Mapping[str, Any]:
+        has_two = self.prefix.embed is not None and self.config.condition_dropout > 0
+        return {"guidance_scale": self.config.guidance_scale if has_two else 1.0}
+
+    def _sampling(self, others: Mapping[str, Any], **chosen: Any) -> Sampling:
+        """The options of `Sampling`, checked; `others` are those that there are not."""
+        if others:
+            names, known = ", ".join(others), ", ".join([*chosen, *self._further_options])
             raise ConfigError(
                 f"A {self.config.order} transformer has no sampling option {names}: it has {known}."
             )
+        if chosen["guidance_scale"] is None:
+            chosen["guidance_scale"] = self.sample_defaults()["guidance_scale"]
+        sampling = Sampling(**chosen)
         if sampling.is_guided and self.prefix.embed is None:
             raise ConfigError("This model was trained without labels or captions: leave guidance_scale at 1.")
         if sampling.is_guided and not self.config.condition_dropout:
@@ -264,7 +274,7 @@ class RasterTransformer(TransformerFamily):
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_schedule: Schedule = "constant",
         precision: PrecisionName = "auto",
         on_step: OnStep | None = None,
@@ -275,8 +285,13 @@ class RasterTransformer(TransformerFamily):
         precision: of the matrix products, by default what the machine is fast at. Where the condition has an
         image and a mask, only what the mask covers is written, each code knowing what comes before it alone.
         """
-        sampling = self._checked(
-            Sampling(temperature, top_k, top_p, guidance_scale, guidance_schedule), options, _OPTIONS
+        sampling = self._sampling(
+            options,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
         )
         count = len(seeds)
         codes = self._begin(condition, count)
@@ -299,6 +314,8 @@ class PixelTransformer(RasterTransformer):
 
 class MaskedTransformer(TransformerFamily):
     """Writes many codes at once, in a few steps."""
+
+    _further_options: ClassVar[tuple[str, ...]] = ("num_steps", "choice_temperature", "precision")
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         """Cross-entropy of hidden codes given the others, in nats per code (Chang et al. 2022, equation 1):
@@ -326,7 +343,7 @@ class MaskedTransformer(TransformerFamily):
         choice_temperature: float = 4.5,
         top_k: int = 0,
         top_p: float = 1.0,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_schedule: Schedule = "constant",
         precision: PrecisionName = "auto",
         on_step: OnStep | None = None,
@@ -343,10 +360,13 @@ class MaskedTransformer(TransformerFamily):
             raise ConfigError(
                 f"choice_temperature must be 0 or a positive number (got {choice_temperature})."
             )
-        sampling = self._checked(
-            Sampling(temperature, top_k, top_p, guidance_scale, guidance_schedule),
+        sampling = self._sampling(
             options,
-            f"num_steps, choice_temperature, {_OPTIONS}",
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
         )
         count = len(seeds)
         codes = self._begin(condition, count)
