@@ -275,11 +275,11 @@ def test_files_are_named_by_what_a_name_may_hold() -> None:
 
 
 def test_notes_of_other_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "metadata.jsonl").write_text(X)
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "a.png", "text": "old"}\nodd \xff\n')
     record(tmp_path, {"b.png": "红心"})
     record(tmp_path, {"a.png": "new"})
-    assert (tmp_path / "metadata.jsonl").read_text(encoding="utf-8").splitlines() == [
-        "odd",
-        '{"file_name": "b.png", "text": "红心"}',
-        '{"file_name": "a.png", "text": "new"}',
+    assert (tmp_path / "metadata.jsonl").read_bytes().splitlines() == [
+        b"odd \xff",
+        '{"file_name": "b.png", "text": "红心"}'.encode(),
+        b'{"file_name": "a.png", "text": "new"}',
     ]
