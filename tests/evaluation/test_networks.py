@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Classifies, HasStages
-from danqing.evaluation.networks import efficientnet, open_network
+from danqing.evaluation.networks import efficientnet, open_network, open_teacher
 from danqing.evaluation.networks.checkpoint import read_tensors
 
 
@@ -285,3 +285,23 @@ def test_the_default_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_had_is_said(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         open_network(name, **options)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_network_teaches_by_the_activations_that_it_compares_by(channels: int) -> None:
+    network, images = open_teacher("efficientnet-lite0"), _drawn(2, 16, 20, channels)
+    wanted = _drawn(2, 16, 20, channels, seed=1).permute(0, 3, 1, 2) / 127.5 - 1
+    given = (images.permute(0, 3, 1, 2) / 127.5 - 1).requires_grad_()
+    found = network.perceive(given)
+    if channels < 4:  # of alpha, levels are rounded where no gradient is needed
+        for mine, theirs in zip(found, network.stages(images), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-3)
+    loss = sum((a - b).square().mean() for a, b in zip(found, network.perceive(wanted), strict=True))
+    loss.backward()
+    assert (given.grad.abs().amax((0, 2, 3)) > 0).all()
+    assert all(parameter.grad is None for parameter in network.net.parameters())
+
+
+def test_a_network_without_gradients_cannot_teach() -> None:
+    with pytest.raises(EvaluationError, match="choose efficientnet-lite0"):
+        open_teacher("pixels")

@@ -32,6 +32,7 @@ def engine_of(dataset, preset, **settings):
 
 
 SMALL_VAE = {"net": "mlp", "features": 4, "latents": 4, "prior": "normal"}
+SMALL_VQGAN = {"features": 4, "blocks": 1, "vocabulary": 16, "adversarial": 1.0, "discriminator_features": 4}
 SMALL_GAN = {"net": "mlp", "generator_features": 4, "discriminator_features": 4}
 
 
@@ -46,6 +47,8 @@ def run(engine, steps, start=0):
         ("vae-32", SMALL_VAE | {"optimizer": "sgd", "momentum": 0.9, "accumulate": 2, "clip_norm": 1.0}),
         ("vae-32", SMALL_VAE | {"optimizer": "rmsprop", "momentum": 0.5, "prior": "flow"}),
         ("gan-32", SMALL_GAN),
+        ("vqvae-32", SMALL_VQGAN | {"depth": 2, "adversarial_start_images": 24, "accumulate": 2}),
+        ("vqvae-32", SMALL_VQGAN | {"perceptual": 0.5, "normalised": True, "gradient": "rotation"}),
         ("gan-32", SMALL_GAN | {"spectral_norm": True, "discriminator_steps": 2, "optimizer": "adamw"}),
         ("demo", SMALL_GAN | {"net": "dcgan", "diffaugment": ["colour", "translation", "cutout"]}),
         ("gan-32", SMALL_GAN | {"loss": "wasserstein", "gradient_penalty": 10, "r1": 0, "r2": 0}),

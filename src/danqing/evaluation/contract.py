@@ -76,6 +76,17 @@ class Classifies(Protocol):
 
 
 @runtime_checkable
+class Teaches(Protocol):
+    """A feature network whose inner layers can be part of a loss."""
+
+    def perceive(self, images: Tensor) -> list[Tensor]:
+        """Images `[n, c, h, w]` in [-1, 1] to the activations `[n, channels, height, width]` of some layers,
+        with gradients for the images.
+        """
+        ...
+
+
+@runtime_checkable
 class HasStages(Protocol):
     """A feature network whose inner layers can be compared place by place, as a perceptual distance does.
 

@@ -17,7 +17,7 @@ _SHARPNESS = -0.5
 
 
 def prepared(images: Tensor, size: tuple[int, int], resizer: Resizer = "antialiased") -> Tensor:
-    """Images uint8 `[n, h, w, c]` as RGB at another size (width, height), float32 `[n, 3, h, w]` in [0, 255].
+    """Levels `[n, h, w, c]` in [0, 255] as RGB of another size (width, height), float32 `[n, 3, h, w]`.
 
     Grey becomes RGB, and what is transparent shows white. `antialiased` is Pillow's bicubic filter without
     its rounding to whole levels (Parmar et al. 2022, "On Aliased Resizing"); `legacy` is TensorFlow 1's
@@ -33,12 +33,13 @@ def prepared(images: Tensor, size: tuple[int, int], resizer: Resizer = "antialia
 
 
 def flattened(images: Tensor) -> Tensor:
-    """Images uint8 `[n, h, w, c]` without their alpha, float32 `[n, 1 or 3, h, w]` in [0, 255], on white."""
+    """Levels `[n, h, w, c]` without their alpha, float32 `[n, 1 or 3, h, w]` in [0, 255], on white."""
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     if pixels.shape[1] in (1, 3):
         return pixels
     colours, alpha = pixels[:, :-1], pixels[:, -1:] / 255
-    return (255 + alpha * (colours - 255)).round()
+    flat = 255 + alpha * (colours - 255)
+    return flat if images.is_floating_point() else flat.round()  # rounded levels would pass no gradient
 
 
 @functools.lru_cache(maxsize=64)

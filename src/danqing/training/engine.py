@@ -7,7 +7,8 @@ from torch import Tensor
 
 from danqing import families
 from danqing.data import Batches
-from danqing.families.base import Batch, Family, HasTokenizer, Phase
+from danqing.evaluation.networks import open_teacher
+from danqing.families.base import Batch, Family, HasTokenizer, Perceives, Phase
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
@@ -37,6 +38,8 @@ class Engine:
         self.family = family.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.family.phases()
         self.ema = EMA(self.family, config.training.ema_half_life_images)
+        if isinstance(self.family, Perceives) and self.family.perceptual_network:
+            self.family.perceive(open_teacher(self.family.perceptual_network, device=device).perceive)
         self.meter = Meter()
         self.optimizers = {
             phase.name: optimizers.build(config.optimizer, self._parameters(phase)) for phase in self.phases

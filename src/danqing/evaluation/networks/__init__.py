@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import FeatureNetwork
+from danqing.evaluation.contract import FeatureNetwork, Teaches
 from danqing.evaluation.networks import efficientnet, inception, pixels
 from danqing.evaluation.networks.hub import HubNetwork, Kind
 from danqing.evaluation.networks.module import UserModule
@@ -67,6 +67,16 @@ def open_network(
         _refuse(weights, resizer, "pixels")
         return pixels.Pixels()
     raise EvaluationError(f"There is no feature network {name!r}: choose one of {', '.join(NAMES)}.")
+
+
+def open_teacher(name: str, *, device: torch.device | str = "cpu") -> Teaches:
+    """The network of a name as a part of a loss; raises EvaluationError for one that cannot be it."""
+    network = open_network(name, device=device)
+    if not isinstance(network, Teaches):
+        raise EvaluationError(
+            f"{name} passes no gradients to images: choose {efficientnet.NAME} or {inception.NAME}."
+        )
+    return network
 
 
 def _one(named: str, weights: Path | None, kind: str) -> str | Path | None:

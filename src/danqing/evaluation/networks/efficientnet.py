@@ -51,7 +51,7 @@ class EfficientNetLite0(TorchNetwork):
             raise EvaluationError(
                 f"{weights} is not the published EfficientNet-Lite0: install 'danqing[features]' anew."
             )
-        net = Lite0().load_published(read_tensors(weights))
+        net = Lite0().load_published(read_tensors(weights)).requires_grad_(False)
         super().__init__(
             net,
             name=NAME,
@@ -76,6 +76,10 @@ class EfficientNetLite0(TorchNetwork):
         """Images uint8 `[n, h, w, c]` to the activations at each of five resolutions, float32."""
         with self._computing():
             return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
+
+    def perceive(self, images: Tensor) -> list[Tensor]:
+        """The same activations of images `[n, c, h, w]` in [-1, 1], with gradients for the images."""
+        return self.net.stages(self._inputs((images.permute(0, 2, 3, 1) + 1) * 127.5))
 
     def _inputs(self, images: Tensor) -> Tensor:
         pixels = prepared(images, (SIDE, SIDE))

@@ -58,7 +58,7 @@ class Inception(TorchNetwork):
             raise EvaluationError(
                 f"{weights} does not hold the weights of the FID Inception: name a copy of {FILE}."
             ) from error
-        self.net = net.eval().fold()
+        self.net = net.eval().fold().requires_grad_(False)
         super().__init__(
             self.net,
             name=NAME if sha256 == WEIGHTS_SHA256 else f"{NAME}-{sha256[:8]}",
@@ -79,6 +79,10 @@ class Inception(TorchNetwork):
         """Images uint8 `[n, h, w, c]` to the activations at five depths, float32 `[n, channels, h, w]`."""
         with self._computing():
             return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
+
+    def perceive(self, images: Tensor) -> list[Tensor]:
+        """The same activations of images `[n, c, h, w]` in [-1, 1], with gradients for the images."""
+        return self.net.stages(self._inputs((images.permute(0, 2, 3, 1) + 1) * 127.5))
 
     def _inputs(self, images: Tensor) -> Tensor:
         pixels = prepared(images, (SIDE, SIDE), self._resizer)
