@@ -73,7 +73,7 @@ def test_nothing_is_cut_off_and_colours_are_what_they_are_called() -> None:
     for number, combination in enumerate(shapes.combinations()[::37]):
         image = shapes.drawn(combination, f"#{number}", (32, 32)).astype(int)
         edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-        assert abs(edge - np.median(edge, 0)).max() < 120  # a tip may touch the edge
+        assert abs(edge - np.median(edge, 0)).max() < 120  # what is near the edge may share its pixels
         nearest = abs(image - np.array(shapes.COLOURS[combination.colour])).sum(-1).min()
         assert nearest < 60  # thin shapes cover no pixel wholly
 

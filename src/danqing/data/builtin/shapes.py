@@ -45,7 +45,7 @@ RADII = {"small": 0.095, "large": 0.155}
 """Half the width of a figure, as a share of the shorter side of the image."""
 PITCH = 0.36
 """From the middle of a figure to that of its neighbour, as a share of the same."""
-MARGIN = 0.04
+MARGIN = 0.05
 OUTWARD = 0.25
 """Where the middle of a group lies that would fit nearer to the edge, as a share of that side."""
 JITTER = 0.025
@@ -175,7 +175,7 @@ class ShapesSource:
     def key(self) -> str:
         rules = f"{COLOURS} {RADII} {PITCH} {MARGIN} {OUTWARD} {JITTER} {_TINT} {GROUPS}"
         captions = "\n".join(by_caption())
-        return digest("shapes, version 1", str(self._counts), rules, captions)
+        return digest("shapes, version 2", str(self._counts), rules, captions)
 
     def count(self) -> int:
         return sum(self._counts.values())
@@ -288,7 +288,7 @@ _INSIDE: dict[str, _Inside] = {
     "circle": lambda x, y: x**2 + y**2 <= 0.92**2,
     "square": lambda x, y: np.maximum(abs(x), abs(y)) <= 0.8,
     "triangle": lambda x, y: (y >= -0.85) & (abs(x) <= 0.6 * (1.0 - y)),
-    "diamond": lambda x, y: abs(x) + abs(y) <= 1.1,
+    "diamond": lambda x, y: abs(x) + abs(y) <= 1.06,
     "star": _star,
     "heart": _heart,
     "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.34) & (np.maximum(abs(x), abs(y)) <= 1.0),
