@@ -141,3 +141,78 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(pictures, tmp_path):
         if not (tmp_path / "whole/samples" / extra.name).exists():
             extra.unlink()
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+
+
+WORDS = ["--preset", "text2image-32", "--images", "6000", "--set", "precision=float32"]
+WORDS += ["--set", "layers=1", "--set", "heads=2", "--set", "model.features=16", "--set", "model.text.length=8"]
+WORDS += ["--set", "model.text.vocabulary=300", "--set", "data.augment.flip=true", "--set", "tokenizer.views=256"]
+WORDS += ["--set", "tokenizer.settings.features=4", "--set", "tokenizer.settings.blocks=1"]
+WORDS += ["--set", "tokenizer.settings.vocabulary=16", "--set", "tokenizer.settings.batch_size=16"]
+
+
+@pytest.fixture
+def captioned(pictures, tmp_path):
+    """The same pictures in one folder, each with a caption in two languages."""
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    lines = []
+    for side, chinese in (("left", "左边"), ("right", "右边")):
+        for picture in sorted((pictures / side).iterdir()):
+            name = f"{side}{picture.name}"
+            (folder / name).write_bytes(picture.read_bytes())
+            lines.append(json.dumps({"file_name": name, "text": f"light on the {side}\n{chinese}亮"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_two_stages_killed_in_each_and_in_between_are_bit_identical(captioned, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = command(captioned, killed, *WORDS)
+    train(command(captioned, whole, *WORDS, checkpoint_seconds="60"), environment(tmp_path / "whole's"))
+    env, rng = environment(tmp_path), random.Random(4)
+
+    def newest_codes():
+        return max((path.name for path in (tmp_path / "cache/codes").glob(".*.tmp")), default="")
+
+    def of_tokenizer():
+        return newest_checkpoint(killed / "tokenizer")
+
+    def of_prior():
+        return newest_checkpoint(killed)
+
+    for watched in (of_tokenizer, of_tokenizer, newest_codes, of_prior, of_prior):
+        before, deadline = watched(), time.monotonic() + 60
+        process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while watched() in (before, "") and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.01 if watched == newest_codes else 0.1))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run was over before it had been killed often enough"
+        assert of_tokenizer()
+        assert bool(of_prior()) == (watched == of_prior)
+    train(words, env)
+    assert_equal_runs(whole, killed)
+    assert_equal_runs(whole / "tokenizer", killed / "tokenizer")
+
+
+def test_ctrl_c_in_the_first_stage_leaves_honest_facts_and_the_same_command_goes_on(captioned, tmp_path):
+    env, run = environment(tmp_path), tmp_path / "run"
+    words = command(captioned, run, *WORDS, "--json")
+    process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while newest_checkpoint(run / "tokenizer") < "images-000000000100":
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "while its tokenizer was trained" in errors
+    facts = json.loads((run / "run.json").read_text())
+    assert (facts["status"], facts["progress"]["images"]) == ("interrupted", 0)
+    assert facts["tokenizer"]["status"] == "interrupted"
+    assert 100 <= facts["tokenizer"]["images"] == json.loads(said)["tokenizer"]["images"] < 2100
+    assert facts["cost"]["core_hours"] > 0
+    assert (run / "report.html").exists()
+    result = json.loads(train(words, env).stdout)
+    assert result["status"] == "finished"
+    assert result["tokenizer"]["images"] + result["images"] >= 6000
+    assert result["cost"]["core_hours"] > result["tokenizer"]["cost"]["core_hours"] > 0
