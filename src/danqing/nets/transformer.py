@@ -11,7 +11,7 @@ the edges too.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from danqing.precision import Precision
 
 ROTARY_BASE = 100.0
-"""The quickest pair of a head turns about a hundred times as fast as the slowest: grids are tens of places."""
+"""How many times as fast the quickest pair of a head turns as the slowest: grids are tens of places wide."""
 
 
 class Shape(NamedTuple):
@@ -55,6 +55,14 @@ class Shape(NamedTuple):
         return 32 * math.ceil(self.width / 12)
 
 
+EPSILON = 1e-6
+"""Added to mean squares before they divide."""
+
+SMALL_PRODUCT = 2**22
+"""Multiplications below which a product on a processor takes longer to start in bfloat16 than it takes in
+float32."""
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), times a learned gain."""
 
@@ -63,32 +71,45 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.gain.shape, self.gain, 1e-6)
+        return F.rms_norm(x, self.gain.shape, self.gain, EPSILON)
 
 
 class Attention(nn.Module):
-    """The projections of self-attention; the attending itself is the caller's, with or without a cache."""
+    """Self-attention whose queries and keys are unit vectors, turned by their places.
+
+    gain: `[heads, head width / 2]`, how much each pair of a query weighs. One for queries and keys both would
+    say the same twice, and one for each number of a pair would not commute with its turning.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.heads, self.key_value_heads = shape.heads, shape.key_value_heads
-        self.head_width = shape.head_width
+        self.heads, self.key_value_heads, self.head_width = (
+            shape.heads,
+            shape.key_value_heads,
+            shape.head_width,
+        )
         self.qkv = nn.Linear(
             shape.width, (self.heads + 2 * self.key_value_heads) * self.head_width, bias=False
         )
-        self.query_norm, self.key_norm = RMSNorm(self.head_width), RMSNorm(self.head_width)
-        self.out = nn.Linear(shape.width, shape.width, bias=False)
+        self.gain = nn.Parameter(torch.ones(self.heads, self.head_width // 2))
+        self.out = nn.Linear(self.heads * self.head_width, shape.width, bias=False)
 
-    def project(self, x: Tensor, query_turn: Tensor, key_turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`[n, t, width]` to queries, keys and values `[n, heads, t, head width]`, normalised and turned."""
+    def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[n, t, width]` and turns `[2, t, head width / 2]` (of queries and of keys) to queries, keys and
+        values `[n, heads, t, head width]`, to be attended to with scale 1.
+        """
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
         q, k, v = qkv.split([self.heads, self.key_value_heads, self.key_value_heads], dim=1)
-        q, k = turn(self.query_norm(q), query_turn), turn(self.key_norm(k), key_turn)
-        return q.to(v.dtype), k.to(v.dtype), v
+        q = turn(unit(q), self.query_gain()[:, None] * turns[0])
+        return q.to(v.dtype), turn(unit(k), turns[1]).to(v.dtype), v
 
-    def forward(self, x: Tensor, query_turn: Tensor, key_turn: Tensor, causal: bool) -> Tensor:
-        q, k, v = self.project(x, query_turn, key_turn)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+    def query_gain(self) -> Tensor:
+        """The gain, times what makes products of random unit vectors about standard normal."""
+        return self.gain * math.sqrt(self.head_width)
+
+    def forward(self, x: Tensor, turns: Tensor, causal: bool) -> Tensor:
+        q, k, v = self.project(x, turns)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=1.0, enable_gqa=True)
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
@@ -102,13 +123,13 @@ class Block(nn.Module):
         self.feed_norm = RMSNorm(shape.width)
         self.gate_up = nn.Linear(shape.width, 2 * shape.hidden, bias=False)
         self.down = nn.Linear(shape.hidden, shape.width, bias=False)
-        for into_stream in (self.attention.out, self.down):
-            nn.init.normal_(into_stream.weight, std=(2 * shape.layers * into_stream.in_features) ** -0.5)
         for inner in (self.attention.qkv, self.gate_up):
             nn.init.normal_(inner.weight, std=inner.in_features**-0.5)
+        for into_stream in (self.attention.out, self.down):
+            nn.init.normal_(into_stream.weight, std=(2 * shape.layers * into_stream.in_features) ** -0.5)
 
-    def forward(self, x: Tensor, query_turn: Tensor, key_turn: Tensor, causal: bool) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), query_turn, key_turn, causal)
+    def forward(self, x: Tensor, turns: Tensor, causal: bool) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turns, causal)
         return self.feed(x)
 
     def feed(self, x: Tensor) -> Tensor:
@@ -125,8 +146,7 @@ class Transformer(nn.Module):
     The N codes are those of the grid, row by row, place by place, `depth` at each.
     """
 
-    query_turns: Tensor
-    key_turns: Tensor
+    turns: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -143,33 +163,33 @@ class Transformer(nn.Module):
         for table in (self.embedding.weight, self.row, self.column, self.index, self.prefix):
             nn.init.normal_(table, std=0.02)
         nn.init.normal_(self.head.weight, std=0.5 * shape.width**-0.5)
-        still, turns = (
-            torch.ones(shape.prefix, shape.head_width // 2, dtype=torch.complex64),
-            rotations(shape),
-        )
-        keys = torch.cat([still, turns])
-        queries = torch.cat([still[1:], turns, turns[-1:]])  # the last of the prefix writes the first code
-        self.register_buffer("query_turns", torch.view_as_real(queries), persistent=False)
-        self.register_buffer("key_turns", torch.view_as_real(keys), persistent=False)
+        with torch.device("cpu"):  # whatever the weights are built on: no file will bring these
+            self.register_buffer("turns", rotations(shape), persistent=False)
 
     def forward(self, prefix: Tensor, codes: Tensor) -> Tensor:
         """Raster order: the logits of code i follow from the prefix and from codes before i alone."""
         x = torch.cat([prefix + self.prefix, self.embed(codes[:, :-1], 0, 1)], dim=1)
-        length = x.shape[1]
+        turns = self.raster_turns()[:, : x.shape[1]]
         for block in self.blocks:
-            x = block(x, self.query_turns[:length], self.key_turns[:length], causal=True)
+            x = block(x, turns, causal=True)
         return self.read(x[:, self.shape.prefix - 1 :])
 
     def parallel(self, prefix: Tensor, codes: Tensor) -> Tensor:
         """Any order: every place sees all others; a code that is not yet known is the id `vocabulary`."""
         x = torch.cat([prefix + self.prefix, self.embed(codes, 0, 0)], dim=1)
+        turns = torch.view_as_complex(self.turns).expand(2, -1, -1)
         for block in self.blocks:
-            x = block(x, self.key_turns, self.key_turns, causal=False)
+            x = block(x, turns, causal=False)
         return self.read(x[:, self.shape.prefix :])
 
     def decoder(self, prefix: Tensor, *, precision: Precision = "float32") -> "Decoder":
         """What writes codes in raster order after `prefix`, one call per code."""
         return Decoder(self, prefix, precision)
+
+    def raster_turns(self) -> Tensor:
+        """How queries and keys turn in raster order, complex `[2, p + N, head width / 2]`."""
+        held = torch.view_as_complex(self.turns)
+        return torch.stack([torch.cat([held[1:], held[-1:]]), held])
 
     def embed(self, codes: Tensor, first: int, ahead: int) -> Tensor:
         """Codes `[n, m]`, the first of which is number `first`, to vectors `[n, m, width]` of what they are
@@ -190,54 +210,164 @@ class Transformer(nn.Module):
 class Decoder:
     """Writes codes in raster order, remembering the keys and values of all that came before.
 
-    logits: `[n, vocabulary]` float32, of the next code. One allocation holds the cache.
+    logits: `[n, vocabulary]` float32, of the next code. The cache is one allocation, and float32 whatever
+    the precision, in which one query attends faster. Weights are read once, when the decoder is made.
     """
 
+    @torch.no_grad()
     def __init__(self, transformer: Transformer, prefix: Tensor, precision: Precision) -> None:
         shape = transformer.shape
-        self.transformer = transformer
-        size = (shape.layers, len(prefix), shape.key_value_heads)
-        length = shape.prefix + shape.codes - 1
-        self._keys = prefix.new_empty(*size, length, shape.head_width)
-        self._values = torch.empty_like(self._keys)
-        self._filled = 0
-        self.logits = self._feed(prefix + transformer.prefix)
+        n, heads, groups, width = len(prefix), shape.heads, shape.key_value_heads, shape.head_width
+        self._transformer, self._written = transformer, -shape.prefix
+        length = shape.prefix + shape.codes
+        # Keys stand with places last: the products of a query with all of them then read along rows.
+        cache = prefix.new_empty(2, shape.layers, n * groups, length, width)
+        self._keys, self._values = cache[0].reshape(shape.layers, n * groups, width, length), cache[1]
+        self._table = transformer.embedding.weight
+        self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
+        turns = transformer.raster_turns()
+        self._turns = torch.cat(
+            [turns[:1].expand(heads, -1, -1), turns[1:].expand(groups, -1, -1)]
+        ).transpose(0, 1)
+        blocks = [cast(Block, block) for block in transformer.blocks]
+        self._layers = [_Layer(block, n, precision) for block in blocks]
+        self._gains = torch.stack(
+            [
+                torch.cat([b.attention.query_gain(), b.attention.gain.new_ones(groups, width // 2)])
+                for b in blocks
+            ]
+        )
+        self._head = _Product(transformer.head.weight, n, precision, transformer.norm.gain)
+        self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
+        self.logits = self._prefill(prefix + transformer.prefix)
 
+    @torch.no_grad()
     def extend(self, codes: Tensor) -> Tensor:
         """Take the next codes `[n, m]`; returns the logits of the one after them."""
-        first = self._filled - self.transformer.shape.prefix
-        self.logits = self._feed(self.transformer.embed(codes, first, 1))
+        if codes.shape[1] == 1:
+            self.logits = self._step(codes[:, 0])
+        else:
+            self.logits = self._prefill(self._transformer.embed(codes, self._written, 1))
         return self.logits
 
-    def _feed(self, x: Tensor) -> Tensor:
-        net, start, stop = self.transformer, self._filled, self._filled + x.shape[1]
+    def _step(self, codes: Tensor) -> Tensor:
+        shape, number = self._transformer.shape, self._written
+        x = F.embedding(codes + number % shape.depth * (shape.vocabulary + 1), self._table)
+        x += self._places[number + 1]
+        position = number + shape.prefix
+        turns = (self._gains * self._turns[position]).unbind()
+        keys, values = self._keys[..., : position + 1], self._values[:, :, : position + 1]
+        for layer, turn, k, v in zip(self._layers, turns, keys.unbind(), values.unbind(), strict=True):
+            layer.step(x, turn, k, v)
+        self._written += 1
+        return self._head(_unit(x, self._epsilon)).float()
+
+    def _prefill(self, x: Tensor) -> Tensor:
+        """Feed positions `[n, m, width]` at once, in float32."""
+        net, groups = self._transformer, self._transformer.shape.key_value_heads
+        start = self._written + net.shape.prefix
+        stop = start + x.shape[1]
+        turns = net.raster_turns()[:, start:stop]
         seen = torch.ones(stop - start, stop, dtype=torch.bool, device=x.device).tril(start)
-        for block, keys, values in zip(net.blocks, self._keys, self._values, strict=True):
-            assert isinstance(block, Block)
-            q, k, v = block.attention.project(
-                block.attention_norm(x), net.query_turns[start:stop], net.key_turns[start:stop]
-            )
-            keys[:, :, start:stop], values[:, :, start:stop] = k, v
-            attended = F.scaled_dot_product_attention(
-                q, keys[:, :, :stop], values[:, :, :stop], attn_mask=seen, enable_gqa=True
-            )
+        for module, keys, values in zip(net.blocks, self._keys, self._values, strict=True):
+            block = cast(Block, module)
+            q, k, v = block.attention.project(block.attention_norm(x), turns)
+            keys[..., start:stop] = k.flatten(0, 1).transpose(1, 2)
+            values[:, start:stop] = v.flatten(0, 1)
+            k, v = keys[..., :stop].transpose(1, 2), values[:, :stop]
+            k, v = k.unflatten(0, (-1, groups)), v.unflatten(0, (-1, groups))
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0, enable_gqa=True)
             x = block.feed(x + block.attention.out(attended.transpose(1, 2).flatten(2)))
-        self._filled = stop
+        self._written += x.shape[1]
         return net.read(x[:, -1])
 
 
+class _Layer:
+    """A block that takes one position, in as few calls as can be: most of their time is the calling."""
+
+    def __init__(self, block: Block, n: int, precision: Precision) -> None:
+        attention = block.attention
+        self.qkv = _Product(attention.qkv.weight, n, precision, block.attention_norm.gain)
+        self.out = _Product(attention.out.weight, n, precision)
+        self.gate_up = _Product(block.gate_up.weight, n, precision, block.feed_norm.gain)
+        self.down = _Product(block.down.weight, n, precision)
+        self.heads, self.groups, self.width = attention.heads, attention.key_value_heads, attention.head_width
+        weight = attention.qkv.weight
+        self.epsilons = (
+            weight.new_tensor(math.sqrt(weight.shape[1] * EPSILON)),
+            weight.new_tensor(math.sqrt(self.width * EPSILON)),
+        )
+
+    def step(self, x: Tensor, turn: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Change the stream `[n, width]` in place; the last of keys `[n·groups, head width, t]` and values
+        `[n·groups, t, head width]` are those of this position, to be written.
+        """
+        n, (epsilon, head_epsilon) = len(x), self.epsilons
+        qkv = self.qkv(_unit(x, epsilon)).view(n, -1, self.width)
+        qk, v = torch.split(qkv, [self.heads + self.groups, self.groups], dim=1)
+        pairs = torch.view_as_complex(_unit(qk, head_epsilon).view(n, -1, self.width // 2, 2))
+        turned = torch.view_as_real(pairs.mul_(turn)).flatten(2)
+        q, k = torch.split(turned, [self.heads, self.groups], dim=1)
+        keys[:, :, -1].view(k.shape).copy_(k)
+        values[:, -1].view(v.shape).copy_(v)
+        scores = torch.bmm(q.reshape(len(keys), -1, self.width), keys)
+        attended = torch.bmm(torch.softmax(scores, dim=-1), values)
+        self.out.add_to(x, attended.view(n, -1))
+        gate, up = self.gate_up(_unit(x, epsilon)).chunk(2, dim=-1)
+        self.down.add_to(x, F.silu(gate).mul_(up))
+
+
+class _Product:
+    """x · Wᵀ for weights `[outputs, inputs]`, kept as the processor multiplies them fastest.
+
+    gain: of the norm before it, whose √width goes with it: x then is the unit vector.
+    """
+
+    def __init__(self, weight: Tensor, n: int, precision: Precision, gain: Tensor | None = None) -> None:
+        small = weight.device.type == "cpu" and n * weight.numel() < SMALL_PRODUCT
+        matrix = weight.t() if gain is None else weight.t() * (gain * math.sqrt(len(gain)))[:, None]
+        self.reduced = precision == "bfloat16" and not small
+        self.matrix = matrix.to(torch.bfloat16 if self.reduced else weight.dtype).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.reduced:
+            return torch.mm(x.bfloat16(), self.matrix).to(x.dtype)
+        return torch.mm(x, self.matrix)
+
+    def add_to(self, stream: Tensor, x: Tensor) -> None:
+        """stream += x · Wᵀ."""
+        if self.reduced:
+            stream += torch.mm(x.bfloat16(), self.matrix)
+        else:
+            stream.addmm_(x, self.matrix)
+
+
+def _unit(x: Tensor, epsilon: Tensor) -> Tensor:
+    """x / √(‖x‖² + ε²) along the last axis."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.hypot_(epsilon)
+
+
 def rotations(shape: Shape) -> Tensor:
-    """How each code's place turns a head: unit complex numbers `[N, head width / 2]`, rows then columns."""
+    """How each position turns a head: unit complex numbers as real pairs, `[p + N, head width / 2, 2]`.
+
+    Half of the pairs turn with the row, half with the column; the prefix stands at the first place.
+    """
     quarter = shape.head_width // 4
     speeds = ROTARY_BASE ** (-torch.arange(quarter) / quarter)
-    grid = torch.cartesian_prod(
-        torch.arange(shape.rows), torch.arange(shape.columns), torch.arange(shape.depth)
-    ).reshape(-1, 3)
-    angles = torch.cat([grid[:, :1] * speeds, grid[:, 1:2] * speeds], dim=1)
-    return torch.polar(torch.ones_like(angles), angles)
+    number = torch.arange(-shape.prefix, shape.codes).clamp(min=0) // shape.depth
+    angles = torch.cat(
+        [(number // shape.columns)[:, None] * speeds, (number % shape.columns)[:, None] * speeds], dim=1
+    )
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors along the last axis, float32, at length 1."""
+    return F.rms_norm(x.float(), x.shape[-1:], None, EPSILON) / math.sqrt(x.shape[-1])
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotate pairs of neighbouring values of `x` `[..., t, d]` float32 by `turns` `[t, d/2, 2]`."""
+    """Multiply pairs of neighbouring values of `x` `[..., t, d]` by complex numbers `[..., t, d/2]`."""
     pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2)
+    return torch.view_as_real(pairs * turns).flatten(-2)
