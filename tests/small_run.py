@@ -12,3 +12,18 @@ SMALL = {
     "precision": "float32",
 }
 SCORED = {**SMALL, "evaluation.samples": "16", "evaluation.features": "pixels"}
+TWO_STAGES = {
+    **{
+        key: SMALL[key]
+        for key in ("batch_size", "measure_seconds", "sample_images", "sample_grids", "precision")
+    },
+    "layers": "1",
+    "heads": "2",
+    "model.features": "16",
+    "model.text.length": "8",
+    "model.text.vocabulary": "300",
+    "tokenizer.settings.features": "4",
+    "tokenizer.settings.blocks": "0",
+    "tokenizer.settings.vocabulary": "16",
+    "tokenizer.settings.batch_size": "16",
+}

@@ -186,6 +186,11 @@ def encode(
     return buffer.getvalue()
 
 
+def grid_columns(count: int, width: int, height: int) -> int:
+    """How many of so many pictures of one size a row of their grid has, which is then about square."""
+    return min(count, max(1, round(math.sqrt(count * height / width))))
+
+
 class Images:
     """Pictures of one size, uint8 `[n, h, w, c]`, that index, save and show themselves."""
 
@@ -235,7 +240,7 @@ class Images:
         n, height, width, channels = self.array.shape
         if n == 0:
             raise DataError("There are no pictures to show: ask for at least one.")
-        columns = min(n, columns or max(1, round(math.sqrt(n * height / width))))
+        columns = min(n, columns or grid_columns(n, width, height))
         rows = -(-n // columns)
         if scale is None:
             scale = max(1, min(96 // max(width, height), 2000 // max(columns * width, rows * height)))

@@ -123,8 +123,8 @@ class FirstStage:
         is for its second stage.
         """
         config, shared = self.config, self.config.training.model_dump(include=_SHARED)
-        settings = {f"training.{name}": value for name, value in shared.items()} | flat(self.wanted.settings)
-        own = resolve(preset=self.wanted.preset, settings=settings, seed=config.seed)
+        settings = {"seed": config.seed} | {f"training.{name}": value for name, value in shared.items()}
+        own = resolve(preset=self.wanted.preset, settings=settings | flat(self.wanted.settings))
         budget = {"images": config.images, "minutes": config.minutes}
         if self.own.has_checkpoints:
             begun = from_toml(self.own.config_file)

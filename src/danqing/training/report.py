@@ -11,6 +11,7 @@ from danqing.errors import TrainingError
 from danqing.quantities import count, duration, memory
 from danqing.training.curves import Series, chart
 from danqing.training.report_scores import evaluation_share, scores_section
+from danqing.training.report_stages import prompts_table, tokenizer_section
 from danqing.training.run_files import read_json, read_lines, read_text
 from danqing.version import __version__
 
@@ -55,7 +56,8 @@ def write(run_folder: str | Path) -> Path:
     config = read_text(folder / "config.toml")
     status = facts.get("status") if facts.get("status") in _SENTENCES else "running"
     sections = [
-        _samples_section(folder / "samples"),
+        _samples_section(folder / "samples", facts),
+        tokenizer_section(folder, facts),
         scores_section(folder, facts),
         _curves_section(log, timing),
         _data_section(facts.get("data") or {}),
@@ -133,7 +135,7 @@ def _tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Energy", f"{cost['energy_wh']:,.3g} Wh"
 
 
-def _samples_section(folder: Path) -> str:
+def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
     paths = sorted(
         (path for path in folder.glob("*.png") if path.stem.isdigit()), key=lambda path: int(path.stem)
     )
@@ -145,7 +147,8 @@ def _samples_section(folder: Path) -> str:
         return ""
     figures = []
     if frames:
-        captions = [f"Painted after {seen:,} images" for seen, _ in frames]
+        done = "Originals beside their reconstructions" if facts.get("reconstructs") else "Painted"
+        captions = [f"{done} after {seen:,} images" for seen, _ in frames]
         last = len(frames) - 1
         images = "".join(
             f'<img {"class=shown " if number == last else ""}alt="{caption}" src="{picture}">'
@@ -165,7 +168,8 @@ def _samples_section(folder: Path) -> str:
             "<figure><figcaption>Real images, as the model saw them</figcaption>"
             f'<img alt="A grid of real images from the data" src="{real}"></figure>'
         )
-    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div></section>'
+    asked = prompts_table(facts)
+    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{asked}</section>'
 
 
 def _curves_section(log: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]) -> str:

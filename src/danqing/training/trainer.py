@@ -381,6 +381,7 @@ class Trainer:
             hardware=machine.hardware(self.device),
             plan=facts.of_plan(plan),
             **({"tokenizer": self.stage.tokenized.facts} if self.stage.tokenized else {}),
+            **({} if self.engine.family.has_prior else {"reconstructs": True}),
             **({"prompts": shown} if (shown := publication.prompts(self.config)) else {}),
             progress=self.position.facts(),
             alarms=earlier.get("alarms", []),
