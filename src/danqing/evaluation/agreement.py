@@ -39,6 +39,8 @@ _EPOCHS = (2, 40)
 _MOST_TAUGHT = 50_000
 _PEAK = 2e-3
 _SHARPEST = math.log(100.0)
+_ROUNDING = 1e-6
+"""Products of equal vectors may differ by so much."""
 
 
 class Agreement:
@@ -86,7 +88,8 @@ class Agreement:
         found = np.empty(len(rows), np.int64)
         for row, (prompt, others) in enumerate(zip(prompts, choices, strict=True)):
             alike = texts[[places[text] for text in (prompt, *others)]] @ seen[row]
-            better, equal = int((alike[1:] > alike[0]).sum()), int((alike[1:] == alike[0]).sum())
+            ahead = alike[1:] - alike[0]
+            better, equal = int((ahead > _ROUNDING).sum()), int((ahead.abs() <= _ROUNDING).sum())
             found[row] = better + (equal + 1) // 2
         return found
 
