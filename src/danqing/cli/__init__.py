@@ -14,6 +14,7 @@ from danqing.cli import (
     fill,
     output,
     presets,
+    reconstruct,
     report,
     sample,
     show,
@@ -63,6 +64,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
+app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
 

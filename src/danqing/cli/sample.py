@@ -93,7 +93,7 @@ def sample(
         )
     if prompt is not None and prompt_table is not None:
         raise ConfigError("Give --prompt or --prompts, not both.")
-    chosen = image_format or (_format_of(out) if out is not None else "png")
+    chosen = image_format or (format_of(out) if out is not None else "png")
     options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
     if guidance is not None:
         options["guidance_scale"] = guidance
@@ -201,9 +201,8 @@ def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> Non
     Images(np.concatenate(rows)).save(out, image_format, columns=widest)
 
 
-def _format_of(out: Path) -> str:
+def format_of(out: Path) -> str:
+    """The format that a file's name says; raises ConfigError where it says none."""
     if out.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(
-            f"{out.name} does not say its format: end it in .png, .webp or .jpg, or add --format."
-        )
+        raise ConfigError(f"{out.name} does not say its format: end it in .png, .webp or .jpg.")
     return _SUFFIXES[out.suffix.lower()]

@@ -1,0 +1,88 @@
+"""`danqing reconstruct`: what a model that encodes makes of real images, each above its reconstruction."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from danqing import progress
+from danqing.cli import output
+from danqing.cli.sample import format_of
+from danqing.errors import ConfigError, DanqingError
+
+EXAMPLES = """Examples:
+
+  danqing reconstruct runs/tokens photos/ --out grid.png
+
+  danqing reconstruct runs/tokens fashion-mnist --split train -n 100 --seed 3 --out grid.webp"""
+
+
+def reconstruct(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+    ],
+    data: Annotated[
+        str, typer.Argument(help="The images: a folder, file or built-in name, as danqing train takes it.")
+    ],
+    out: Annotated[Path, typer.Option(help="The picture of them all.", metavar="GRID.png")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 32,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Which part of the data: test, validation, held-out, train or all.",
+            show_default="one that the model has not learnt from, where there is one",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Send real images through a model's latents or codes and back, and show both."""
+    chosen = format_of(out)
+
+    import numpy as np
+    import torch
+
+    from danqing.evaluation import candidates, painted
+    from danqing.evaluation.reconstruction import squared_error
+    from danqing.families.base import Tokenizes
+    from danqing.images import Images
+    from danqing.randomness import generator
+
+    with progress.Bar() as bar:
+        candidate = candidates.open_candidate(model, data, n=n, seed=seed, on_progress=bar.update)
+        if candidate.model is None:
+            raise ConfigError(
+                f"{model} is no model: name a run folder, a model folder or a model on the hub."
+            )
+        reference = candidates.open_reference(data, candidate, split=split, seed=seed, on_progress=bar.update)
+        drawn = torch.randperm(len(reference.images), generator=generator(seed, "reconstruct"))[:n].numpy()
+        rows = np.sort(drawn)
+        again = painted.reconstruct(candidate.model, reference.images, rows, on_progress=bar.update)
+    originals, rebuilt = reference.images.images(rows), again.images(np.arange(len(rows)))
+    error = float(squared_error(rebuilt, originals).mean())
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Images(torch.cat([originals, rebuilt], dim=1)).save(out, chosen)
+    except OSError as problem:
+        raise DanqingError(
+            f"The picture cannot be written ({problem.strerror or problem}): choose another --out."
+        ) from problem
+    family = candidate.model.family
+    written = None
+    if isinstance(family, Tokenizes):
+        written = f"{'×'.join(map(str, family.code_shape))} codes out of {family.vocabulary:,}"
+    payload = {
+        "images": len(rows),
+        "split": reference.info.split,
+        "squared_error": error,
+        "codes": list(family.code_shape) if isinstance(family, Tokenizes) else None,
+        "vocabulary": family.vocabulary if isinstance(family, Tokenizes) else None,
+        "grid": out,
+    }
+    facts = {
+        "Grid": f"{out}, each image above its reconstruction",
+        "Images": f"{len(rows):,} of the {reference.info.split} split",
+        "Squared error": f"{error:.5f}, of values from 0 to 1",
+        "Written in": written,
+    }
+    output.result(payload, output.facts(facts), as_json=as_json)
