@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import danqing as dq
+from danqing import families
 from danqing.data.builtin import shapes
 from danqing.data.captions import captions_of
 from danqing.errors import EvaluationError
@@ -17,6 +18,7 @@ from danqing.evaluation.evaluate import METRICS, Evaluation, _plan, evaluate, sc
 from danqing.evaluation.features import extract
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import Score
+from danqing.families.transformer import TransformerFamily
 from danqing.images import Images
 from danqing.model import Model
 from tests.evaluation.models import small_model
@@ -167,6 +169,32 @@ def test_scores_in_training_know_what_was_asked() -> None:
     copied = score_samples(copier(), features, network, n=200, judged=judged)
     assert copied.settings == {"images": "reconstructions of the reference"}
     assert copied.value < other.value
+
+
+def writer(**settings: object) -> Model:
+    """A transformer that has learnt nothing: it finds every code as likely as the others."""
+    side = {"width": 24, "height": 24, "channels": 3}
+    tokenizer = {"family": "vqvae", "features": 4, "blocks": 0, "downsamplings": 3, "vocabulary": 16} | side
+    plain = {"family": "transformer", "tokenizer": tokenizer, "condition": "text", "layers": 1, **side}
+    config = families.parse_config({**plain, "features": 16, "heads": 2, **settings})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        family = families.build(config.complete([one.english for one in shapes.combinations()[:50]]))
+    assert isinstance(family, TransformerFamily)
+    family.net.head.weight.data.zero_()
+    return Model(family)
+
+
+def test_tokens_cost_log_v_where_nothing_has_been_learnt() -> None:
+    score = evaluate(writer(), DATA, metrics="token-nll", features="pixels", n=2).headline
+    assert score.value == pytest.approx(4, abs=1e-5)
+    assert (score.name, score.settings["tokens_per_image"]) == ("bits per token", 9)
+    assert score.images == 2000
+    assert "prompts" not in score.settings
+    with pytest.raises(EvaluationError, match="cannot say how likely tokens are"):
+        evaluate(writer(order="masked"), DATA, metrics="token-nll", features="pixels", n=2)
+    told = comparison(writer(), 20)
+    assert measured(told, "composition")["composition"].value < 0.5
 
 
 def test_seeds_and_prompts_paint_the_same_alone() -> None:
