@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from danqing.data.batch import Condition
 from danqing.errors import ConfigError
+from danqing.text.cache import RememberedRows
 from danqing.text.contract import TextConfig, TextEncoder, TextFacts
 from danqing.text.encoders import open_encoder
 
@@ -71,6 +72,6 @@ class Prefix(nn.Module):
 
 
 @functools.lru_cache(maxsize=4)
-def reader(config: TextConfig, facts: TextFacts) -> TextEncoder:
+def reader(config: TextConfig, facts: TextFacts) -> RememberedRows:
     """What reads texts: one for all models that read alike, and no part of any, for models are copied."""
     return open_encoder(config, facts)

@@ -9,7 +9,6 @@ from typing import Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from danqing import atomic, weights
@@ -87,16 +86,20 @@ class _Shards:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._places: dict[str, Path] = {}
-        self._read: tuple[Path, dict[str, Tensor]] | None = None
         self._new: dict[str, Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
             with contextlib.suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
                 self._places |= dict.fromkeys(file.keys(), path)
 
     def get(self, key: str) -> Tensor | None:
-        if key in self._new:
-            return self._new[key]
-        return self._tensors(self._places[key]).get(key) if key in self._places else None
+        if key in self._new or key not in self._places:
+            return self._new.get(key)
+        try:
+            with safe_open(self._places[key], "pt") as file:
+                row: Tensor = file.get_tensor(key)
+        except (SafetensorError, OSError):
+            return None
+        return row.clone()  # no part of a file that may be replaced
 
     def put(self, key: str, row: Tensor) -> None:
         self._new[key] = row
@@ -116,12 +119,3 @@ class _Shards:
         finally:
             rows, self._new = self._new, {}
         self._places |= dict.fromkeys(rows, path)
-
-    def _tensors(self, path: Path) -> dict[str, Tensor]:
-        """A file's rows; the last file read stays, since texts that came together often come again."""
-        if self._read is None or self._read[0] != path:
-            try:
-                self._read = (path, load_file(path))
-            except (SafetensorError, OSError, ValueError):
-                self._read = (path, {})
-        return self._read[1]

@@ -13,7 +13,7 @@ from danqing.data import Batches, Dataset
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.model import Model
-from danqing.training import checkpoint, facts, publication, report
+from danqing.training import captions, checkpoint, facts, publication, report
 from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
@@ -135,6 +135,7 @@ class Trainer:
         found = checkpoint.read_latest(self.folder.checkpoints)
         # A run keeps the number format that it began with, whatever would be faster today.
         precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
+        captions.read(self.config.model, self.dataset, self.listener.on_data)
         measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
         self.engine = Engine(self.config, self.batches, self.device, measured.precision, self.tokenizer)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)

@@ -1,0 +1,98 @@
+"""A run whose captions a pretrained encoder reads: once each, kept for the next run, and needed to paint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import danqing as dq
+from danqing.data import open_dataset
+from danqing.errors import TextError
+from danqing.families import prefix
+from danqing.text import pretrained
+from danqing.training.config import resolve
+from danqing.training.listener import Listener
+from tests.tiny_encoders import written
+
+SETTINGS = {
+    "model.layers": "1",
+    "model.features": "16",
+    "model.heads": "2",
+    "model.condition": "text",
+    "model.text.length": "6",
+    "batch_size": "4",
+    "measure_seconds": "0.001",
+    "sample_images": "4",
+    "sample_grids": "1",
+    "precision": "float32",
+}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten pictures of 5x4, two captions each, of which some are alike."""
+    monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "cache"))
+    folder, rng = tmp_path / "pictures", np.random.default_rng(0)
+    folder.mkdir()
+    lines = []
+    for number in range(10):
+        Image.fromarray(rng.integers(0, 256, (4, 5), dtype=np.uint8)).save(folder / f"{number}.png")
+        lines.append({"file_name": f"{number}.png", "text": ["a red heart", f"top {'abc'[number % 3]}"]})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def forgotten() -> None:
+    """As in a new process: nothing that was read is known any more."""
+    prefix.reader.cache_clear()
+    pretrained._load.cache_clear()
+
+
+def test_captions_are_read_once_and_the_encoder_is_needed_afterwards(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, _ = written("t5", tmp_path / "t5")
+    settings = {**SETTINGS, "model.text.encoder": str(encoder)}
+    asked: list[str] = []
+    row = pretrained.Pretrained.row
+
+    def counted(self: pretrained.Pretrained, text: str) -> object:
+        asked.append(text)
+        return row(self, text)
+
+    monkeypatch.setattr(pretrained.Pretrained, "row", counted)
+    options = {"preset": "transformer-16", "images": 16, "listener": Listener()}
+    forgotten()
+    first = dq.train(pictures, size=(5, 4), out=tmp_path / "one", settings=settings, **options)
+    captions = {"a red heart", "top a", "top b", "top c"}
+    assert set(asked) - {""} == captions
+    assert len([text for text in asked if text]) == 4
+    asked.clear()
+    forgotten()
+    second = dq.train(pictures, size=(5, 4), out=tmp_path / "two", settings=settings, **options)
+    assert not set(asked) - {""}
+    weights = [(run.model / "model.safetensors").read_bytes() for run in (first, second)]
+    assert weights[0] == weights[1]
+
+    forgotten()
+    model = dq.load(first)
+    info = model.info()["text"]
+    assert (info["encoder"], info["vocabulary"], info["length"]) == (str(encoder), 0, 6)
+    assert set(info["captions"]) <= captions
+    heart, star = model.sample(2, prompt="a red heart"), model.sample(2, prompt="two blue stars")
+    assert heart.array.shape == star.array.shape == (2, 4, 5, 1)
+    forgotten()
+    shutil.rmtree(encoder)
+    assert len(dq.load(first).labels) == 0  # it can be opened and looked at without its encoder
+    with pytest.raises(TextError, match="There is no text encoder at"):
+        dq.load(first).sample(prompt="a red heart")
+
+
+def test_byte_pairs_are_learnt_from_the_captions_and_nothing_is_kept(pictures: Path, tmp_path: Path) -> None:
+    config = resolve(preset="transformer-16", settings=SETTINGS).for_data(open_dataset(pictures))
+    facts = config.model.text_facts  # type: ignore[attr-defined]
+    assert "Ġheart" in json.loads(facts.bpe)["model"]["vocab"]
+    assert not (tmp_path / "cache" / "text").exists()
