@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from danqing import presets
 from danqing.data import Augment, Dataset
+from danqing.data.captions import captions_of
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class, parse_config
@@ -201,9 +202,7 @@ class RunConfig(_Section):
         if not self.model.reads_text:
             return []
         texts = dataset.texts(np.arange(len(dataset))) or ()
-        captions = [
-            lines for text in texts if (lines := [line for line in text.splitlines() if line.strip()])
-        ]
+        captions = [lines for text in texts if (lines := captions_of(text))]
         if not captions:
             raise ConfigError(
                 f"The model reads text, and no image of {dataset.info.name} has a caption: write captions "
