@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "danqing"
 ROOMS = [
     {"errors", "version"},
     {"atomic", "randomness", "machine", "quantities", "precision", "progress", "page"},
-    {"images", "weights"},
+    {"images", "sheet", "weights"},
     {"data"},
     {"text"},
     {"nets"},

