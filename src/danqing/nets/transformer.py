@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from danqing.nets.fused import EPSILON, attend, rms_normalised, swiglu, unit_turned
 from danqing.precision import Precision
 
 ROTARY_BASE = 100.0
@@ -55,27 +56,26 @@ class Shape(NamedTuple):
         return 32 * math.ceil(self.width / 12)
 
 
-EPSILON = 1e-6
-"""Added to mean squares before they divide."""
-
 SMALL_PRODUCT = 2**22
 """Multiplications below which a product on a processor takes longer to start in bfloat16 than it takes in
 float32."""
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x), times a learned gain."""
+class NormedLinear(nn.Module):
+    """A matrix product of RMSNorm(x); the norm's gain goes with the weights, `[outputs, inputs]`."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
+        self.gain = nn.Parameter(torch.ones(inputs))
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        nn.init.normal_(self.weight, std=inputs**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.gain.shape, self.gain, EPSILON)
+        return F.linear(rms_normalised(x), self.weight * self.gain)
 
 
 class Attention(nn.Module):
-    """Self-attention whose queries and keys are unit vectors, turned by their places.
+    """Self-attention, after an RMSNorm, whose queries and keys are unit vectors, turned by their places.
 
     gain: `[heads, head width / 2]`, how much each pair of a query weighs. One for queries and keys both would
     say the same twice, and one for each number of a pair would not commute with its turning.
@@ -83,33 +83,32 @@ class Attention(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.heads, self.key_value_heads, self.head_width = (
-            shape.heads,
-            shape.key_value_heads,
-            shape.head_width,
-        )
-        self.qkv = nn.Linear(
-            shape.width, (self.heads + 2 * self.key_value_heads) * self.head_width, bias=False
-        )
+        self.heads, self.key_value_heads = shape.heads, shape.key_value_heads
+        self.head_width = shape.head_width
+        self.qkv = NormedLinear(shape.width, (self.heads + 2 * self.key_value_heads) * self.head_width)
         self.gain = nn.Parameter(torch.ones(self.heads, self.head_width // 2))
-        self.out = nn.Linear(self.heads * self.head_width, shape.width, bias=False)
+        self.out = into_stream(shape, self.heads * self.head_width)
+
+    def turns(self, turns: Tensor) -> Tensor:
+        """`[2, t, head width / 2]`, of queries and of keys, to what each head's pairs are multiplied by,
+        complex `[t, heads + key heads, head width / 2]`.
+
+        The factor makes the products of random unit vectors about standard normal.
+        """
+        queries = turns[0][:, None] * (self.gain * math.sqrt(self.head_width))
+        return torch.cat([queries, turns[1][:, None].expand(-1, self.key_value_heads, -1)], dim=1)
 
     def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`[n, t, width]` and turns `[2, t, head width / 2]` (of queries and of keys) to queries, keys and
-        values `[n, heads, t, head width]`, to be attended to with scale 1.
+        """`[n, t, width]` to queries, keys and values `[n, heads, t, head width]`, to be attended to with
+        scale 1.
         """
-        qkv = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-        q, k, v = qkv.split([self.heads, self.key_value_heads, self.key_value_heads], dim=1)
-        q = turn(unit(q), self.query_gain()[:, None] * turns[0])
-        return q.to(v.dtype), turn(unit(k), turns[1]).to(v.dtype), v
-
-    def query_gain(self) -> Tensor:
-        """The gain, times what makes products of random unit vectors about standard normal."""
-        return self.gain * math.sqrt(self.head_width)
+        qkv = self.qkv(x).view(*x.shape[:2], -1, self.head_width)
+        qk, v = torch.split(qkv, [self.heads + self.key_value_heads, self.key_value_heads], dim=2)
+        q, k = torch.split(unit_turned(qk, self.turns(turns)), [self.heads, self.key_value_heads], dim=1)
+        return q, k, v.transpose(1, 2)
 
     def forward(self, x: Tensor, turns: Tensor, causal: bool) -> Tensor:
-        q, k, v = self.project(x, turns)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=1.0, enable_gqa=True)
+        attended = attend(*self.project(x, turns), causal=causal)
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
@@ -119,24 +118,26 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.attention_norm, self.attention = RMSNorm(shape.width), Attention(shape)
-        self.feed_norm = RMSNorm(shape.width)
-        self.gate_up = nn.Linear(shape.width, 2 * shape.hidden, bias=False)
-        self.down = nn.Linear(shape.hidden, shape.width, bias=False)
-        for inner in (self.attention.qkv, self.gate_up):
-            nn.init.normal_(inner.weight, std=inner.in_features**-0.5)
-        for into_stream in (self.attention.out, self.down):
-            nn.init.normal_(into_stream.weight, std=(2 * shape.layers * into_stream.in_features) ** -0.5)
+        self.attention = Attention(shape)
+        self.gate_up = NormedLinear(shape.width, 2 * shape.hidden)
+        self.down = into_stream(shape, shape.hidden)
 
     def forward(self, x: Tensor, turns: Tensor, causal: bool) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), turns, causal)
-        return self.feed(x)
+        return self.feed(x + self.attention(x, turns, causal))
 
     def feed(self, x: Tensor) -> Tensor:
         """x + feed-forward(norm(x))."""
-        gate, up = self.gate_up(self.feed_norm(x)).chunk(2, dim=-1)
-        out: Tensor = x + self.down(F.silu(gate) * up)
+        out: Tensor = x + self.down(swiglu(self.gate_up(x)))
         return out
+
+
+def into_stream(shape: Shape, inputs: int) -> nn.Linear:
+    """A product that is added to the stream, so small at first that the stream stays as wide as it was
+    (Radford et al. 2019, section 2.3).
+    """
+    linear = nn.Linear(inputs, shape.width, bias=False)
+    nn.init.normal_(linear.weight, std=(2 * shape.layers * inputs) ** -0.5)
+    return linear
 
 
 class Transformer(nn.Module):
@@ -158,11 +159,11 @@ class Transformer(nn.Module):
         self.index = nn.Parameter(torch.empty(1, 1, shape.depth, shape.width))
         self.prefix = nn.Parameter(torch.empty(shape.prefix, shape.width))
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = RMSNorm(shape.width)
-        self.head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self.head = NormedLinear(shape.width, shape.vocabulary)
         for table in (self.embedding.weight, self.row, self.column, self.index, self.prefix):
             nn.init.normal_(table, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.5 * shape.width**-0.5)
+        with torch.no_grad():
+            self.head.weight.mul_(0.5)  # starts near the uniform distribution
         with torch.device("cpu"):  # whatever the weights are built on: no file will bring these
             self.register_buffer("turns", rotations(shape), persistent=False)
 
@@ -203,7 +204,7 @@ class Transformer(nn.Module):
 
     def read(self, x: Tensor) -> Tensor:
         """The residual stream to logits."""
-        logits: Tensor = self.head(self.norm(x)).float()
+        logits: Tensor = self.head(x).float()
         return logits
 
 
@@ -217,7 +218,7 @@ class Decoder:
     @torch.no_grad()
     def __init__(self, transformer: Transformer, prefix: Tensor, precision: Precision) -> None:
         shape = transformer.shape
-        n, heads, groups, width = len(prefix), shape.heads, shape.key_value_heads, shape.head_width
+        n, groups, width = len(prefix), shape.key_value_heads, shape.head_width
         self._transformer, self._written = transformer, -shape.prefix
         length = shape.prefix + shape.codes
         # Keys stand with places last: the products of a query with all of them then read along rows.
@@ -225,19 +226,11 @@ class Decoder:
         self._keys, self._values = cache[0].reshape(shape.layers, n * groups, width, length), cache[1]
         self._table = transformer.embedding.weight
         self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
-        turns = transformer.raster_turns()
-        self._turns = torch.cat(
-            [turns[:1].expand(heads, -1, -1), turns[1:].expand(groups, -1, -1)]
-        ).transpose(0, 1)
         blocks = [cast(Block, block) for block in transformer.blocks]
         self._layers = [_Layer(block, n, precision) for block in blocks]
-        self._gains = torch.stack(
-            [
-                torch.cat([b.attention.query_gain(), b.attention.gain.new_ones(groups, width // 2)])
-                for b in blocks
-            ]
-        )
-        self._head = _Product(transformer.head.weight, n, precision, transformer.norm.gain)
+        turns = transformer.raster_turns()
+        self._turns = torch.stack([block.attention.turns(turns) for block in blocks], dim=1)
+        self._head = _Product(transformer.head.weight, n, precision, transformer.head.gain)
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
         self.logits = self._prefill(prefix + transformer.prefix)
 
@@ -255,7 +248,7 @@ class Decoder:
         x = F.embedding(codes + number % shape.depth * (shape.vocabulary + 1), self._table)
         x += self._places[number + 1]
         position = number + shape.prefix
-        turns = (self._gains * self._turns[position]).unbind()
+        turns = self._turns[position].unbind()
         keys, values = self._keys[..., : position + 1], self._values[:, :, : position + 1]
         for layer, turn, k, v in zip(self._layers, turns, keys.unbind(), values.unbind(), strict=True):
             layer.step(x, turn, k, v)
@@ -271,7 +264,7 @@ class Decoder:
         seen = torch.ones(stop - start, stop, dtype=torch.bool, device=x.device).tril(start)
         for module, keys, values in zip(net.blocks, self._keys, self._values, strict=True):
             block = cast(Block, module)
-            q, k, v = block.attention.project(block.attention_norm(x), turns)
+            q, k, v = block.attention.project(x, turns)
             keys[..., start:stop] = k.flatten(0, 1).transpose(1, 2)
             values[:, start:stop] = v.flatten(0, 1)
             k, v = keys[..., :stop].transpose(1, 2), values[:, :stop]
@@ -287,9 +280,9 @@ class _Layer:
 
     def __init__(self, block: Block, n: int, precision: Precision) -> None:
         attention = block.attention
-        self.qkv = _Product(attention.qkv.weight, n, precision, block.attention_norm.gain)
+        self.qkv = _Product(attention.qkv.weight, n, precision, attention.qkv.gain)
         self.out = _Product(attention.out.weight, n, precision)
-        self.gate_up = _Product(block.gate_up.weight, n, precision, block.feed_norm.gain)
+        self.gate_up = _Product(block.gate_up.weight, n, precision, block.gate_up.gain)
         self.down = _Product(block.down.weight, n, precision)
         self.heads, self.groups, self.width = attention.heads, attention.key_value_heads, attention.head_width
         weight = attention.qkv.weight
@@ -360,14 +353,3 @@ def rotations(shape: Shape) -> Tensor:
         [(number // shape.columns)[:, None] * speeds, (number % shape.columns)[:, None] * speeds], dim=1
     )
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
-
-
-def unit(x: Tensor) -> Tensor:
-    """Vectors along the last axis, float32, at length 1."""
-    return F.rms_norm(x.float(), x.shape[-1:], None, EPSILON) / math.sqrt(x.shape[-1])
-
-
-def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Multiply pairs of neighbouring values of `x` `[..., t, d]` by complex numbers `[..., t, d/2]`."""
-    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).flatten(-2)

@@ -1,0 +1,253 @@
+"""The transformer: parity with a small implementation, masks by perturbation, the cache, the gradients."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+from danqing.nets import fused
+from danqing.nets.transformer import ROTARY_BASE, Shape, Transformer
+from danqing.precision import Precision
+
+SMALL = Shape(
+    vocabulary=11, rows=3, columns=2, depth=2, width=32, layers=2, heads=4, key_value_heads=2, prefix=3
+)
+
+
+def shaken(shape: Shape = SMALL, *, double: bool = True) -> Transformer:
+    """A transformer whose every parameter, gains too, is away from where it starts."""
+    net = Transformer(shape)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return net.double() if double else net
+
+
+def inputs(shape: Shape, n: int = 2, *, double: bool = True) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    prefix = torch.randn(n, shape.prefix, shape.width, generator=generator)
+    codes = torch.randint(shape.vocabulary, (n, shape.codes), generator=generator)
+    return (prefix.double() if double else prefix), codes
+
+
+def logits_by_the_book(net: Transformer, prefix: Tensor, codes: Tensor, causal: bool) -> Tensor:
+    """The same network for one image, written with loops over positions, heads and pairs."""
+    s, weights = net.shape, dict(net.named_parameters())
+    half = s.head_width // 2
+
+    def place(i: int) -> tuple[int, int, int]:
+        return i // s.depth // s.columns, i // s.depth % s.columns, i % s.depth
+
+    def vector(code: int, held: int, written: int) -> Tensor:
+        row, column, index = place(written)
+        position = weights["row"][row, 0, 0] + weights["column"][0, column, 0] + weights["index"][0, 0, index]
+        return weights["embedding.weight"][held % s.depth * (s.vocabulary + 1) + code] + position
+
+    def rms(x: Tensor) -> Tensor:
+        return x / torch.sqrt(x.square().mean() + 1e-6)
+
+    def rotate(x: Tensor, i: int) -> Tensor:
+        row, column, _ = place(max(i, 0))
+        out = []
+        for pair in range(half):
+            speed = ROTARY_BASE ** (-(pair % (half // 2)) / (half // 2))
+            angle = (row if pair < half // 2 else column) * speed
+            a, b = x[2 * pair], x[2 * pair + 1]
+            out += [a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)]
+        return torch.stack(out)
+
+    ahead = int(causal)
+    held = list(range(-s.prefix, s.codes - ahead))
+    stream = [prefix[i] + weights["prefix"][i] for i in range(s.prefix)]
+    stream += [vector(int(codes[i]), i, i + ahead) for i in held if i >= 0]
+    for layer in range(s.layers):
+        w = {
+            name.removeprefix(f"blocks.{layer}."): p
+            for name, p in weights.items()
+            if f"blocks.{layer}." in name
+        }
+        queries, keys, values = [], [], []
+        for i, x in zip(held, stream, strict=True):
+            y = w["attention.qkv.weight"] @ (w["attention.qkv.gain"] * rms(x))
+            heads = y.reshape(-1, s.head_width)
+            q, k, v = torch.split(heads, [s.heads, s.key_value_heads, s.key_value_heads])
+            gains = w["attention.gain"].repeat_interleave(2, 1)
+            # Queries and keys by RMSNorm with scale 1/√d are unit vectors with scale √d.
+            queries.append([rotate(gains[h] * rms(q[h]), i + ahead) for h in range(s.heads)])
+            keys.append([rotate(rms(k[h]), i) for h in range(s.key_value_heads)])
+            values.append(v)
+        attended = []
+        for i in range(len(held)):
+            of_heads = []
+            for h in range(s.heads):
+                group = h // (s.heads // s.key_value_heads)
+                seen = range(i + 1) if causal else range(len(held))
+                scores = [queries[i][h] @ keys[j][group] / math.sqrt(s.head_width) for j in seen]
+                shares = torch.stack(scores).softmax(0)
+                of_heads.append(sum(share * values[j][group] for share, j in zip(shares, seen, strict=True)))
+            attended.append(torch.cat(of_heads))
+        for i, x in enumerate(stream):
+            x = x + w["attention.out.weight"] @ attended[i]
+            gate, up = (w["gate_up.weight"] @ (w["gate_up.gain"] * rms(x))).chunk(2)
+            stream[i] = x + w["down.weight"] @ (gate * torch.sigmoid(gate) * up)
+    logits = [weights["head.weight"] @ (weights["head.gain"] * rms(x)) for x in stream]
+    return torch.stack(logits[s.prefix - ahead :])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_an_independent_implementation_gives_the_same_logits(causal: bool) -> None:
+    net, (prefix, codes) = shaken(), inputs(SMALL, n=1)
+    with torch.no_grad():
+        got = net(prefix, codes) if causal else net.parallel(prefix, codes)
+        expected = logits_by_the_book(net, prefix[0], codes[0], causal)
+    assert got.dtype == torch.float32
+    assert torch.allclose(got[0], expected.float(), atol=1e-5)
+
+
+def test_raster_logits_follow_from_earlier_codes_alone() -> None:
+    net, (prefix, codes) = shaken(), inputs(SMALL, n=1)
+    for i in range(SMALL.codes):
+        changed = codes.clone()
+        changed[0, i] = (changed[0, i] + 1) % SMALL.vocabulary
+        moved = (net(prefix, changed) - net(prefix, codes))[0].abs().amax(-1)
+        assert (moved[: i + 1] == 0).all()
+        assert (moved[i + 1 :] > 0).all()
+
+
+def test_parallel_logits_follow_from_every_code_and_all_of_the_prefix() -> None:
+    net, (prefix, codes) = shaken(), inputs(SMALL, n=1)
+    before = net.parallel(prefix, codes)
+    for i in range(SMALL.codes):
+        unknown = codes.clone()
+        unknown[0, i] = SMALL.vocabulary
+        assert ((net.parallel(prefix, unknown) - before).abs().amax(-1) > 0).all()
+    for i in range(SMALL.prefix):
+        changed = prefix.clone()
+        changed[:, i] += 1
+        assert ((net.parallel(changed, codes) - before).abs().amax(-1) > 0).all()
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.sampled_from([1, 2, 4]),
+    st.integers(1, 3),
+    st.data(),
+)
+def test_the_cache_changes_nothing(
+    rows: int, columns: int, depth: int, groups: int, prefix_tokens: int, data: st.DataObject
+) -> None:
+    shape = SMALL._replace(
+        rows=rows, columns=columns, depth=depth, key_value_heads=groups, prefix=prefix_tokens
+    )
+    net, (prefix, codes) = shaken(shape), inputs(shape)
+    with torch.no_grad():
+        expected = net(prefix, codes)
+    decoder, written = net.decoder(prefix, precision="float32"), 0
+    assert torch.allclose(decoder.logits, expected[:, 0], atol=1e-5)
+    while written < shape.codes - 1:
+        count = data.draw(st.integers(1, shape.codes - 1 - written))
+        logits = decoder.extend(codes[:, written : written + count])
+        written += count
+        assert logits.dtype == torch.float32
+        assert torch.allclose(logits, expected[:, written], atol=1e-5)
+        assert logits is decoder.logits
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_decoding_in_bfloat16_is_close_to_float32(groups: int) -> None:
+    torch.manual_seed(0)
+    shape = Shape(512, 5, 4, 1, width=256, layers=6, heads=8, key_value_heads=groups, prefix=1)
+    net, (prefix, codes) = Transformer(shape), inputs(shape, n=32, double=False)
+    decoders = [net.decoder(prefix, precision=precision) for precision in ("float32", "bfloat16")]
+    for i in range(shape.codes - 1):
+        exact, close = (decoder.extend(codes[:, i : i + 1]) for decoder in decoders)
+        shares, other = exact.log_softmax(-1), close.log_softmax(-1)
+        assert (shares - other).abs().max() < 0.05
+        assert F.kl_div(other, shares, log_target=True, reduction="none").sum(-1).max() < 1e-4
+    assert not torch.equal(exact, close)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_row_does_not_depend_on_its_neighbours(precision: Precision) -> None:
+    shape = SMALL._replace(vocabulary=600, width=256)
+    net, (prefix, codes) = shaken(shape, double=False), inputs(shape, n=16, double=False)
+    others_prefix, others = torch.randn_like(prefix), torch.randint_like(codes, shape.vocabulary)
+    others_prefix[5], others[5] = prefix[5], codes[5]
+    first, second = net.decoder(prefix, precision=precision), net.decoder(others_prefix, precision=precision)
+    for i in range(shape.codes - 1):
+        assert torch.equal(first.logits[5], second.logits[5])
+        first.extend(codes[:, i : i + 1])
+        second.extend(others[:, i : i + 1])
+
+
+def test_the_code_above_is_one_offset_everywhere() -> None:
+    shape = SMALL._replace(depth=1, rows=4, columns=5, prefix=2)
+    queries, keys = Transformer(shape).raster_turns()[:, shape.prefix :].unbind()
+    writes = {
+        i + 1: queries[i] for i in range(shape.codes - 1)
+    }  # position i holds code i and writes the next
+    offsets = [writes[i] * keys[i - shape.columns].conj() for i in range(shape.columns, shape.codes)]
+    assert all(torch.allclose(offset, offsets[0], atol=1e-6) for offset in offsets)
+    assert torch.allclose(Transformer(shape).raster_turns()[0, 0], torch.ones(1, dtype=torch.complex64))
+
+
+def test_parameters_are_those_counted_by_hand_and_all_learn() -> None:
+    s, net = SMALL, shaken()
+    kv = s.key_value_heads * s.head_width
+    block = s.width * (s.width + 2 * kv) + s.width * s.width + 3 * s.width * s.hidden
+    block += 2 * s.width + s.heads * s.head_width // 2
+    tables = s.depth * (s.vocabulary + 1) + s.rows + s.columns + s.depth + s.prefix
+    expected = s.layers * block + s.width * (tables + s.vocabulary + 1)
+    assert sum(parameter.numel() for parameter in net.parameters()) == expected
+    prefix, codes = inputs(s)
+    prefix.requires_grad_()
+    logits = net(prefix, codes)
+    torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), codes.flatten()))
+    for name, parameter in [("given prefix", prefix), *net.named_parameters()]:
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_training_in_bfloat16_has_nearly_the_gradients_of_float32() -> None:
+    shape = SMALL._replace(width=64)
+    net, (prefix, codes) = shaken(shape, double=False), inputs(shape, n=8, double=False)
+
+    def gradient(enabled: bool) -> Tensor:
+        net.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = F.cross_entropy(net(prefix, codes).flatten(0, 1), codes.flatten())
+        torch.autograd.backward(loss)
+        return torch.cat(
+            [parameter.grad.flatten() for parameter in net.parameters() if parameter.grad is not None]
+        )
+
+    exact, close = gradient(False), gradient(True)
+    assert F.cosine_similarity(exact, close, dim=0) > 0.999
+    assert (close.norm() / exact.norm()).item() == pytest.approx(1, abs=0.01)
+
+
+def test_gradients_written_by_hand_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "QUERIES", 3)  # several blocks of queries, and of images
+    monkeypatch.setattr(fused, "SCORES", 40)
+    torch.manual_seed(0)
+
+    def drawn(*size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.randn(*size, dtype=dtype, requires_grad=True)
+
+    assert gradcheck(fused.rms_normalised, (drawn(3, 8),))
+    assert gradcheck(fused.swiglu, (drawn(3, 8),))
+    assert gradcheck(fused.unit_turned, (drawn(2, 5, 3, 8), drawn(5, 3, 4, dtype=torch.complex128)))
+    for causal in (True, False):
+        q, k, v = drawn(3, 4, 7, 4), drawn(3, 2, 7, 4), drawn(3, 2, 7, 4)
+        assert gradcheck(lambda q, k, v, c=causal: fused.attend(q, k, v, causal=c), (q, k, v))
+        expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=1.0, enable_gqa=True)
+        assert torch.allclose(fused.attend(q, k, v, causal=causal), expected, atol=1e-12)
