@@ -147,6 +147,8 @@ class FirstStage:
         assert isinstance(blank, Tokenizes)
         seen = Position(images=first.images or 0, seconds=60 * (first.minutes or 0)).facts()
         config = left_for_the_second(self._completed(first.model), seen)
+        brief = config.training.model_copy(update={"measure_seconds": config.training.measure_seconds / 3})
+        config = config.model_copy(update={"training": brief})  # it is measured again when it begins
         numbers = np.random.default_rng(0).integers(0, blank.vocabulary, (1, *blank.code_shape))
         same = np.broadcast_to(numbers, (len(self.dataset), *blank.code_shape))
         batches = CodedBatches(
