@@ -32,13 +32,15 @@ def composition(c: Comparison) -> Iterable[Score]:
     real_texts = c.captions(c.reference.images, real_rows)
     assert real_texts is not None
     real, _ = _right(c, c.reference.images, real_rows, real_texts)
+    per_attribute = _per_attribute(found)
+    told = ", ".join(f"{name} {share:.3f}" for name, share in per_attribute.items())
     settings = {
         "read": len(rows),
-        "per_attribute": _per_attribute(found),
+        "per_attribute": per_attribute,
         "unread": _per_attribute(unread),
         "on_real_images": round(float(real.mean()), 4),
     }
-    note = f"read by a program, which is right on {real.mean():.3f} of the attributes of real images"
+    note = f"read by a program that is right on {real.mean():.3f} of the attributes of real images"
     if c.reference.info.split != "test":
         note += "; these combinations were learnt from"
     shares = torch.from_numpy(found.mean(1))
@@ -48,7 +50,7 @@ def composition(c: Comparison) -> Iterable[Score]:
         Estimate(float(shares.mean()), (shares,), least=0.0, most=1.0),
         better=True,
         settings=settings,
-        note=note,
+        note=f"{told}; {note}",
     )
     yield c.score(
         "composition-all",
