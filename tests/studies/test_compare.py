@@ -191,3 +191,48 @@ def test_all_get_one_size_and_one_budget() -> None:
         ["gan-32", "vae-64"], size=(40, 40), minutes=1, images=None, seed=3, settings={}
     )
     assert {(c.size, c.minutes, c.images, c.seed) for c in chosen.values()} == {((40, 40), 1, None, 3)}
+
+
+def test_a_model_that_reads_text_is_compared_by_what_it_makes_of_captions(tmp_path: Path) -> None:
+    settings = {"batch_size": 16, "layers": 1, "features": 16, "heads": 2, "sample_images": 4}
+    settings |= {"evaluation.samples": 16, "sample_grids": 1, "measure_seconds": 0.01, "precision": "float32"}
+    small = {"tokenizer.settings.features": 4, "tokenizer.settings.downsamplings": 3}
+    small |= {"tokenizer.views": 1, "tokenizer.settings.blocks": 0}
+    found = danqing.compare(
+        "shapes:300",
+        presets=["text2image-32"],
+        size=(16, 16),
+        images=200,
+        n=12,
+        features="pixels",
+        settings={key: str(value) for key, value in (settings | small).items()},
+        out=tmp_path / "words",
+    )
+    (one,) = found.contestants
+    assert (one.status, one.error) == ("finished", "")
+    assert results.row(found, "composition") is not None
+    assert one.headline is not None
+    assert one.headline.settings["prompts"] == "captions of the reference"
+    assert "Composition" in (tmp_path / "words/compare.html").read_text(encoding="utf-8")
+
+
+def test_first_stages_are_compared_with_one_another_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="vqvae-32 is a first stage, which is scored by its reconst"):
+        danqing.compare("shapes:300", presets=["vae-32", "vqvae-32"], images=100, out=tmp_path)
+    settings = {"features": "4", "blocks": "0", "batch_size": "16", "sample_images": "4"}
+    settings |= {"evaluation.samples": "16", "sample_grids": "1", "measure_seconds": "0.01"}
+    found = danqing.compare(
+        "shapes:300",
+        presets=["vqvae-32"],
+        size=(16, 16),
+        images=200,
+        n=12,
+        features="pixels",
+        settings=settings,
+        out=tmp_path / "first",
+    )
+    (one,) = found.contestants
+    assert (one.status, one.error) == ("finished", "")
+    assert one.headline is not None
+    assert "of reconstructions" in one.headline.note
+    assert results.row(found, "memorised") is None
