@@ -17,7 +17,7 @@ def card(
     scores: those of `scores.json`. neighbours: the name of a picture of samples beside training images.
     """
     trained = info.get("trained", {})
-    data = trained.get("data", {})
+    data, tokenizer = trained.get("data", {}), trained.get("tokenizer", {})
     size = f"{info['width']}×{info['height']}"
     text = info.get("text") or {}
     prompts = text.get("captions", [])
@@ -60,6 +60,8 @@ def card(
         "Source of the data": data.get("citation"),
         "Images seen": trained.get("images"),
         "Seconds": trained.get("seconds"),
+        "Images seen by its tokenizer before": tokenizer.get("images"),
+        "Seconds of that": tokenizer.get("seconds"),
         "Precision": trained.get("precision"),
         "Seed": trained.get("seed"),
     }

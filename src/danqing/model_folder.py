@@ -186,6 +186,8 @@ def _plain_facts(trained: Any) -> dict[str, Any]:
         plain["data"] = _plain(data)
         if isinstance(prepared := data.get("prepared"), dict):
             plain["data"]["prepared"] = _plain(prepared)
+    if isinstance(tokenizer := facts.get("tokenizer"), dict):
+        plain["tokenizer"] = _plain(tokenizer)
     return plain
 
 

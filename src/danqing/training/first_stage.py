@@ -69,8 +69,9 @@ class FirstStage:
             family = self._brought() if self.wanted.model else self._trained()
             tokenized = self._tokenized(family) if family is not None else None
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            self._close("interrupted" if stopped else "failed", None if stopped else str(error))
+            if not self._begun:  # else nothing has been lost, and the run is what it was
+                stopped = isinstance(error, KeyboardInterrupt)
+                self._close("interrupted" if stopped else "failed", None if stopped else str(error))
             raise
         if tokenized is None:
             self._close("interrupted")
@@ -101,7 +102,7 @@ class FirstStage:
                 "folder, or choose another --out."
             )
         self.own.create()
-        with self.own.locked():
+        with self.own.locked(), self.own.honest():
             config = self.own.settle_config(self._own_config())
             self.own.check_images(self.dataset, self.held)
             if self.own.facts().get("status") != "finished" or not self.own.report.exists():

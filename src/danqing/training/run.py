@@ -114,6 +114,7 @@ def train(
         listener = listener or Display(stack.enter_context(Bar()))
         stack.enter_context(_disk_errors_explained(folder))
         stack.enter_context(folder.locked())
+        stack.enter_context(folder.honest())
         wanted = folder.settle_config(wanted)
         wanted, dataset, held = _open_data(data, wanted, folder, listener)
         folder.check_images(dataset, held)

@@ -121,6 +121,19 @@ class RunFolder:
             return {}
         return dict(json.loads(self.facts_file.read_text(encoding="utf-8")))
 
+    @contextlib.contextmanager
+    def honest(self) -> Iterator[None]:
+        """Let `run.json` never say that a run is going on which an exception has ended."""
+        try:
+            yield
+        except BaseException as error:
+            if self.facts().get("status") == "running":
+                stopped = isinstance(error, KeyboardInterrupt)
+                self.update_facts(
+                    status="interrupted" if stopped else "failed", reason=None if stopped else str(error)
+                )
+            raise
+
     def update_facts(self, **changes: Any) -> None:
         """Write `changes` into `run.json`."""
         atomic.write_json(self.facts_file, self.facts() | changes)

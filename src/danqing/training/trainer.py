@@ -145,7 +145,7 @@ class Trainer:
         if self.held is not None and self.config.evaluation.every_images:
             lines = AppendedLines(self.folder.scores_file)
             self.validation = Validation(self.config, self.held, lines, self.device, self.listener.on_data)
-        opening = time.monotonic() - started
+        opening = time.monotonic() - started if self.validation else 0.0
         if found is None:
             for lines in self._lines():
                 lines.cut(0)
