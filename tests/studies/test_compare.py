@@ -194,7 +194,7 @@ def test_all_get_one_size_and_one_budget() -> None:
 
 
 def test_a_model_that_reads_text_is_compared_by_what_it_makes_of_captions(tmp_path: Path) -> None:
-    settings = {"batch_size": 16, "layers": 1, "features": 16, "heads": 2, "sample_images": 4}
+    settings: dict[str, Any] = {"batch_size": 16, "layers": 1, "features": 16, "heads": 2, "sample_images": 4}
     settings |= {"evaluation.samples": 16, "sample_grids": 1, "measure_seconds": 0.01, "precision": "float32"}
     small = {"tokenizer.settings.features": 4, "tokenizer.settings.downsamplings": 3}
     small |= {"tokenizer.views": 1, "tokenizer.settings.blocks": 0}
