@@ -13,6 +13,7 @@ from danqing.data import open_dataset
 from danqing.errors import TextError
 from danqing.families import prefix
 from danqing.text import pretrained
+from danqing.training import captions
 from danqing.training.config import resolve
 from danqing.training.listener import Listener
 from tests.tiny_encoders import written
@@ -67,8 +68,8 @@ def test_captions_are_read_once_and_the_encoder_is_needed_afterwards(
     options = {"preset": "transformer-16", "images": 16, "listener": Listener()}
     forgotten()
     first = dq.train(pictures, size=(5, 4), out=tmp_path / "one", settings=settings, **options)
-    captions = {"a red heart", "top a", "top b", "top c"}
-    assert set(asked) - {""} == captions
+    texts = {"a red heart", "top a", "top b", "top c"}
+    assert set(asked) - {""} == texts
     assert len([text for text in asked if text]) == 4
     asked.clear()
     forgotten()
@@ -81,7 +82,7 @@ def test_captions_are_read_once_and_the_encoder_is_needed_afterwards(
     model = dq.load(first)
     info = model.info()["text"]
     assert (info["encoder"], info["vocabulary"], info["length"]) == (str(encoder), 0, 6)
-    assert set(info["captions"]) <= captions
+    assert set(info["captions"]) <= texts
     heart, star = model.sample(2, prompt="a red heart"), model.sample(2, prompt="two blue stars")
     assert heart.array.shape == star.array.shape == (2, 4, 5, 1)
     forgotten()
@@ -89,6 +90,28 @@ def test_captions_are_read_once_and_the_encoder_is_needed_afterwards(
     assert len(dq.load(first).labels) == 0  # it can be opened and looked at without its encoder
     with pytest.raises(TextError, match="There is no text encoder at"):
         dq.load(first).sample(prompt="a red heart")
+
+
+class Heard(Listener):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@pytest.mark.parametrize(("length", "share"), [("4", ""), ("3", "25%"), ("2", "100%")])
+def test_captions_that_are_cut_are_said_before_the_first_step(
+    pictures: Path, length: str, share: str
+) -> None:
+    dataset = open_dataset(pictures)
+    settings = {**SETTINGS, "model.text.length": length, "model.text.vocabulary": "400"}
+    heard = Heard()
+    captions.read(resolve(preset="transformer-16", settings=settings).for_data(dataset).model, dataset, heard)
+    said = [f"{share} of the captions are longer than the {length} tokens that are read of each"]
+    assert [message.split(":")[0] for message in heard.messages] == (said if share else [])
 
 
 def test_byte_pairs_are_learnt_from_the_captions_and_nothing_is_kept(pictures: Path, tmp_path: Path) -> None:

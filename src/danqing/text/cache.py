@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ class RememberedRows:
         self._maker, self._length, self._name, self._memory = maker, length, name, memory
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
         self._held = 0
+        self._lock = threading.Lock()
         self._disk: _Shards | None = None
 
     def __deepcopy__(self, memo: object) -> Self:
@@ -52,7 +54,8 @@ class RememberedRows:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Ids `[n, length]` or hidden states `[n, length, width]`, zeros beyond the end of each text."""
-        with torch.inference_mode(False), torch.no_grad():  # a row may later be a part of a training step
+        # A row that is made while painting may later be a part of a training step.
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             rows = [self._row(text[:MAX_CHARACTERS]) for text in texts or ("",)]
             result = torch.zeros(len(rows), self._length, *rows[0].shape[1:], dtype=rows[0].dtype)
             for place, row in zip(result, rows, strict=True):

@@ -1,6 +1,4 @@
-"""Captions read before the first step, where reading one takes as long as a step may."""
-
-from collections.abc import Callable
+"""Captions read before the first step: to see whether they fit, and where reading one takes its time."""
 
 import numpy as np
 
@@ -9,32 +7,51 @@ from danqing.data.cache import default_folder
 from danqing.data.captions import captions_of
 from danqing.families.base import FamilyConfig
 from danqing.families.prefix import reader
+from danqing.text.bpe import END
 from danqing.text.contract import TextConfig, TextFacts
+from danqing.training.listener import Listener
 
 _AT_ONCE = 64
 _IMAGES = 4096
+_TRIED = 2048
+_TOLERATED = 0.05
+"""The share of captions that may be cut without a word."""
 
 
-def read(model: FamilyConfig, dataset: Dataset, on_progress: Callable[[int, int, str], None]) -> None:
-    """Let a pretrained encoder read every caption once, and keep what it makes of them in the cache.
+def read(model: FamilyConfig, dataset: Dataset, listener: Listener) -> None:
+    """Let a pretrained encoder read every caption once, and keep what it makes of them in the cache; say so
+    where many captions are longer than what is read of them. Raises TextError.
 
-    Byte pairs are read as quickly as looked up: nothing is kept of them. Raises TextError.
+    Byte pairs are read as quickly as looked up: some captions are tried, and nothing is kept of them.
     """
     text, facts = getattr(model, "text", None), getattr(model, "text_facts", None)
     if not model.reads_text or not isinstance(text, TextConfig) or not isinstance(facts, TextFacts):
         return
-    if not facts.width:
-        return
-    encoder = reader(text, facts)
-    encoder.keep_in(default_folder() / "text")
-    captions: dict[str, None] = {}
-    for start in range(0, len(dataset), _IMAGES):
-        for lines in dataset.texts(np.arange(start, min(start + _IMAGES, len(dataset)))) or ():
-            captions |= dict.fromkeys(captions_of(lines))
-    known = list(captions)
+    encoder, captions = reader(text, facts), _different(dataset)
+    if facts.width:
+        encoder.keep_in(default_folder() / "text")
+    else:
+        captions = captions[:: -(-len(captions) // _TRIED)]
+    cut = 0
     try:
-        for start in range(0, len(known), _AT_ONCE):
-            encoder.encode(known[start : start + _AT_ONCE])
-            on_progress(min(start + _AT_ONCE, len(known)), len(known), "Reading captions")
+        for start in range(0, len(captions), _AT_ONCE):
+            last = encoder.encode(captions[start : start + _AT_ONCE])[:, -1].reshape(-1, max(1, facts.width))
+            cut += int(((last != 0) & (last != END)).any(1).sum())
+            if facts.width:
+                listener.on_data(min(start + _AT_ONCE, len(captions)), len(captions), "Reading captions")
     finally:
         encoder.flush()
+    if cut > _TOLERATED * len(captions):
+        listener.on_message(
+            f"{cut / len(captions):.0%} of the captions are longer than the {text.length} tokens that are "
+            "read of each: raise model.text.length, or the model never reads how they end."
+        )
+
+
+def _different(dataset: Dataset) -> list[str]:
+    """Every caption, once."""
+    found: dict[str, None] = {}
+    for start in range(0, len(dataset), _IMAGES):
+        for lines in dataset.texts(np.arange(start, min(start + _IMAGES, len(dataset)))) or ():
+            found |= dict.fromkeys(captions_of(lines))
+    return list(found)

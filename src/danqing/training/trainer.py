@@ -135,7 +135,7 @@ class Trainer:
         found = checkpoint.read_latest(self.folder.checkpoints)
         # A run keeps the number format that it began with, whatever would be faster today.
         precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
-        captions.read(self.config.model, self.dataset, self.listener.on_data)
+        captions.read(self.config.model, self.dataset, self.listener)
         measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
         self.engine = Engine(self.config, self.batches, self.device, measured.precision, self.tokenizer)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
