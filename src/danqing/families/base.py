@@ -236,9 +236,9 @@ class Tokenizes(Protocol):
         ...
 
 
-@runtime_checkable
-class HasTokenizer(Protocol):
-    """A family of two stages: its child `tokenizer` was trained before it and never changes.
+class HasTokenizer:
+    """A family of two stages says so by inheriting this: its child `tokenizer` was trained before it and
+    never changes. (From Python 3.12 on, no Protocol finds the children of an nn.Module.)
 
     It learns from `Batch.codes` where the batch has them, else from what the tokenizer makes of the images.
     """

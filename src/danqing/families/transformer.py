@@ -22,6 +22,7 @@ from danqing.families.base import (
     Condition,
     Family,
     FamilyConfig,
+    HasTokenizer,
     Losses,
     OnStep,
     Phase,
@@ -108,7 +109,7 @@ class TransformerConfig(FamilyConfig):
         return self.model_copy(update={"text_facts": settle(self.text, captions)})
 
 
-class TransformerFamily(Family):
+class TransformerFamily(Family, HasTokenizer):
     """What both orders share: a tokenizer that was trained before, the prefix, the network."""
 
     config: TransformerConfig
