@@ -150,8 +150,8 @@ class _Store:
     """The files of one cache, of which only the labels are held in memory."""
 
     def __init__(self, cache: Path, manifest: Manifest) -> None:
-        self._images = _Tensors(cache / "images.safetensors")
-        self._records = _Tensors(cache / "records.safetensors")
+        self._images = TensorFile(cache / "images.safetensors")
+        self._records = TensorFile(cache / "records.safetensors")
         if self._images.shape("images") != manifest.shape:
             raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built anew.")
         labels = self._records.rows("labels", np.arange(manifest.shape[0]))
@@ -167,7 +167,7 @@ class _Store:
         return tuple(self._records.part("texts", start, end).decode() for start, end in spans)
 
 
-class _Tensors:
+class TensorFile:
     """A safetensors file that is read where it is asked for, and not mapped into memory.
 
     A mapped page counts as this process's memory, a shuffled epoch touches them all, and a kernel may map 2
@@ -184,6 +184,10 @@ class _Tensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._layout[name]["shape"])
+
+    def dtype(self, name: str) -> str:
+        """The number format of a tensor, as safetensors calls it."""
+        return str(self._layout[name]["dtype"])
 
     def rows(self, name: str, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The bytes of some rows of a tensor, `[len(places), bytes per row]`."""

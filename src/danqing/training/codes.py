@@ -15,6 +15,7 @@ from danqing import atomic, weights
 from danqing.data import Augment, Batches, Dataset
 from danqing.data.batch import Batch
 from danqing.data.cache import default_folder
+from danqing.data.dataset import TensorFile
 from danqing.data.records import digest
 from danqing.errors import TrainingError
 from danqing.families.base import Family, Tokenizes
@@ -29,24 +30,30 @@ _FORMATS: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "I32": np.dtype("<
 
 
 class Codes:
-    """The codes of every view of every image, view after view: `[views * images, rows, columns, depth]`."""
+    """The codes of every view of every image, view after view: `read` gives those at some of these places,
+    `[n, rows, columns, depth]`.
+    """
 
-    def __init__(self, values: NDArray[np.integer[Any]], images: int) -> None:
-        self._values = values
-        self.images, self.views = images, len(values) // images
+    def __init__(
+        self, read: Callable[[NDArray[np.int64]], NDArray[np.integer[Any]]], images: int, views: int = 1
+    ) -> None:
+        self._read, self.images, self.views = read, images, views
 
     @classmethod
     def open(cls, path: Path, images: int) -> Self:
         """Those in a file; they are read where they are needed, so that memory stays flat however many."""
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            layout = json.loads(file.read(length))["codes"]
-        shape = tuple(layout["shape"])
-        return cls(np.memmap(path, _FORMATS[layout["dtype"]], "r", 8 + length, shape), images)
+        file = TensorFile(path)
+        count, *shape = file.shape("codes")
+        format = _FORMATS[file.dtype("codes")]
+        return cls(
+            lambda places: file.rows("codes", places).view(format).reshape(-1, *shape),
+            images,
+            count // images,
+        )
 
     def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
         """The codes of some images, each in one of its views: int64 `[n, rows, columns, depth]`."""
-        return torch.from_numpy(self._values[views * self.images + indices].astype(np.int64))
+        return torch.from_numpy(self._read(views * self.images + indices).astype(np.int64))
 
 
 class CodedBatches(Batches):

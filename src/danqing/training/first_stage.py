@@ -151,10 +151,8 @@ class FirstStage:
         brief = config.training.model_copy(update={"measure_seconds": config.training.measure_seconds / 3})
         config = config.model_copy(update={"training": brief})  # it is measured again when it begins
         numbers = np.random.default_rng(0).integers(0, blank.vocabulary, (1, *blank.code_shape))
-        same = np.broadcast_to(numbers, (len(self.dataset), *blank.code_shape))
-        batches = CodedBatches(
-            self.dataset, Codes(same, len(self.dataset)), **batch_options(config, self.device)
-        )
+        same = Codes(lambda places: np.repeat(numbers, len(places), axis=0), len(self.dataset))
+        batches = CodedBatches(self.dataset, same, **batch_options(config, self.device))
         measured = estimate(config, batches, self.device, config.training.precision)
         speed = measured.images_per_second
         images = config.images if config.images is not None else int(60 * (config.minutes or 0) * speed)
