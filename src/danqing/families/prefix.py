@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from danqing.data.batch import Condition
 from danqing.errors import ConfigError
+from danqing.nets.transformer import EMBEDDING_SCALE
 from danqing.text.cache import RememberedRows
 from danqing.text.contract import TextConfig, TextEncoder, TextFacts
 from danqing.text.encoders import open_encoder
@@ -36,9 +37,9 @@ class Prefix(nn.Module):
         elif labels:
             self.embed = nn.Embedding(len(labels), features)
         if isinstance(self.embed, nn.Embedding):
-            nn.init.normal_(self.embed.weight, std=0.02)
+            nn.init.normal_(self.embed.weight, std=EMBEDDING_SCALE)
         self.absent = nn.Parameter(torch.empty(self.length, features))
-        nn.init.normal_(self.absent, std=0.02)
+        nn.init.normal_(self.absent, std=EMBEDDING_SCALE)
 
     def forward(self, condition: Condition, absent: Tensor) -> Tensor:
         """Vectors of a condition; as without one where `absent`, bool `[n]`, or where a text is empty.

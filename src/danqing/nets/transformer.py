@@ -23,6 +23,11 @@ from danqing.precision import Precision
 ROTARY_BASE = 100.0
 """How many times as fast the quickest pair of a head turns as the slowest: grids are tens of places wide."""
 
+EMBEDDING_SCALE = 0.3
+"""Standard deviation of fresh embeddings: about what a block adds to them, which then does not drown what
+they say. With 0.02, as language models start, the first thousands of images teach less.
+"""
+
 
 class Shape(NamedTuple):
     """What a transformer has to know: the codes' grid, its own size, and how long the prefix is.
@@ -161,7 +166,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.head = NormedLinear(shape.width, shape.vocabulary)
         for table in (self.embedding.weight, self.row, self.column, self.index, self.prefix):
-            nn.init.normal_(table, std=0.02)
+            nn.init.normal_(table, std=EMBEDDING_SCALE)
         with torch.no_grad():
             self.head.weight.mul_(0.5)  # starts near the uniform distribution
         with torch.device("cpu"):  # whatever the weights are built on: no file will bring these
