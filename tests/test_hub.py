@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.hub_standin import serving
+from tests.tiny_encoders import written
 
 PUSH_AND_PULL = """
 import sys, json
@@ -68,3 +69,38 @@ def test_what_the_hub_gives_is_checked(model_folder, tmp_path):
         assert "pickle" in run(PULL, "someone/evil", address, tmp_path / "home")
         assert "larger than its header says" in run(PULL, "someone/long", address, tmp_path / "home")
         assert "did not give it" in run(PULL, "someone/absent", address, tmp_path / "home")
+
+
+ENCODER = """
+from danqing.errors import TextError
+from danqing.text.contract import TextConfig, TextFacts
+from danqing.text.encoders import open_encoder, settle
+for name in ("someone/bert", "someone/pickled"):
+    config = TextConfig(encoder=name, length=6)
+    try:
+        open_encoder(config, TextFacts(width=16, sha256="0" * 64)).encode(["red"])
+    except TextError as error:
+        print("opened:", error)
+    try:
+        facts = settle(config, [])
+        print("settled:", facts.width, open_encoder(config, facts).encode(["red heart"]).any(2).sum().item())
+    except TextError as error:
+        print("settled:", error)
+"""
+
+
+def test_a_text_encoder_is_fetched_when_a_run_asks_for_it_and_never_by_opening_a_model(tmp_path):
+    with serving() as (address, repositories):
+        folder, _ = written("bert", tmp_path / "bert")
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        pickled = {"evil.py": b"1 / 0", "pytorch_model.bin": b"\x80\x04N."}
+        repositories["someone/bert"] = files | pickled
+        plain = {name: content for name, content in files.items() if not name.endswith(".safetensors")}
+        repositories["someone/pickled"] = plain | pickled
+        said = run(ENCODER, "", address, tmp_path / "home").splitlines()
+    assert "run hf download someone/bert" in said[0]
+    assert said[1] == "settled: 16 3"
+    assert "run hf download someone/pickled" in said[2]
+    assert "settled: There is no text encoder" in said[3]
+    fetched = (tmp_path / "home" / "hub").rglob("snapshots/*/*")
+    assert {path.name for path in fetched} == set(files)
