@@ -309,7 +309,7 @@ class _Layer:
         # The queries of one key head stand as if they were places: none is hidden from any.
         q = q.reshape(n, self.groups, -1, self.width).to(cache.dtype)
         if cache.dtype == torch.bfloat16:
-            attended = F.scaled_dot_product_attention(q, keys, values, scale=1.0).to(x.dtype)
+            attended = F.scaled_dot_product_attention(q, keys, values, scale=1.0)
         else:
             attended = torch.softmax(q @ keys.transpose(2, 3), dim=-1) @ values
         self.out.add_to(x, attended.reshape(n, -1))
@@ -330,7 +330,7 @@ class _Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.reduced:
-            return torch.mm(x.bfloat16(), self.matrix).to(x.dtype)
+            return torch.mm(x.bfloat16(), self.matrix)
         return torch.mm(x, self.matrix)
 
     def add_to(self, stream: Tensor, x: Tensor) -> None:
@@ -350,8 +350,8 @@ def _cache_dtype(prefix: Tensor, precision: Precision) -> torch.dtype:
 
 
 def _unit(x: Tensor, epsilon: Tensor) -> Tensor:
-    """x / √(‖x‖² + ε²) along the last axis."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    """x / √(‖x‖² + ε²) along the last axis, in the precision of ε."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=epsilon.dtype)
     return x / length.hypot_(epsilon)
 
 

@@ -1,0 +1,248 @@
+"""Speed of the transformer beside a GPT-2 of the same size from Hugging Face's `transformers`.
+
+    python benchmarks/transformer_speed.py [sampling] [masked] [training] [--rounds 5] [--threads 2]
+
+256 codes of a vocabulary of 512 for 16 images, 6 layers, width 256, 8 heads. Both have random weights; what
+they write is drawn, not the likeliest. Theirs is `generate` with its cache, in the precision that is quicker
+here. Ours and theirs run by turns in one process, so that whatever else the machine does hits both alike.
+
+sampling: codes per second in raster order, with as many key heads as theirs, then with a quarter of them.
+masked: images per second in parallel order, by the family's default steps, against theirs.
+training: codes per second of a training step of the same batch with AdamW, theirs in float32 without dropout,
+and the share of this machine's matrix product that ours makes of its own. The last line is the ratio.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from danqing.families.decoding import Sampling, write, write_in_parallel
+from danqing.families.transformer import NUM_STEPS
+from danqing.nets.transformer import Shape, Transformer
+from danqing.precision import Precision, autocast, candidates
+from danqing.randomness import uniform
+
+IMAGES, SIDE, VOCABULARY, LAYERS, WIDTH, HEADS = 16, 16, 512, 6, 256, 8
+CODES = SIDE * SIDE
+CPU = torch.device("cpu")
+
+
+def ours(key_value_heads: int = HEADS) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(
+        Shape(VOCABULARY, SIDE, SIDE, 1, WIDTH, LAYERS, HEADS, key_value_heads, prefix=1)
+    ).eval()
+
+
+def theirs() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=CODES + 1,
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model = GPT2LMHeadModel(config)
+    model.train(False)
+    return model
+
+
+def their_sampling(precision: Precision) -> Callable[[], None]:
+    """One call writes 256 codes for 16 images, drawn from the whole vocabulary."""
+    model = theirs().bfloat16() if precision == "bfloat16" else theirs()
+    start = torch.zeros(IMAGES, 1, dtype=torch.int64)
+    mask = torch.ones_like(start)
+
+    def call() -> None:
+        torch.manual_seed(0)
+        written = model.generate(  # type: ignore[misc]
+            start,
+            attention_mask=mask,
+            do_sample=True,
+            top_k=0,
+            use_cache=True,
+            min_new_tokens=CODES,
+            max_new_tokens=CODES,
+        )
+        assert isinstance(written, Tensor)
+        assert written.shape == (IMAGES, CODES + 1)
+
+    return call
+
+
+def our_sampling(key_value_heads: int, precision: Precision) -> Callable[[], None]:
+    """The same by the transformer family's own way of writing, which gives each image a stream of its own."""
+    net, unknown = ours(key_value_heads), torch.ones(IMAGES, CODES, dtype=torch.bool)
+
+    def call() -> None:
+        blank = torch.full((IMAGES, CODES), VOCABULARY)
+        uniforms = uniform(range(IMAGES), (CODES,), purpose="codes")
+        decoder = net.decoder(torch.zeros(IMAGES, 1, WIDTH), precision=precision)
+        codes = write(decoder, blank, unknown, uniforms, Sampling(), _tells_nobody)
+        assert int(codes.max()) < VOCABULARY
+
+    return call
+
+
+def our_masked_sampling(key_value_heads: int, precision: Precision) -> Callable[[], None]:
+    """All places at once, in the family's default number of steps."""
+    net, unknown = ours(key_value_heads), torch.ones(IMAGES, CODES, dtype=torch.bool)
+    prefix = torch.zeros(IMAGES, 1, WIDTH)
+
+    def logits(codes: Tensor, _scale: float) -> Tensor:
+        with autocast(precision, CPU):
+            return net.parallel(prefix, codes)
+
+    def call() -> None:
+        blank = torch.full((IMAGES, CODES), VOCABULARY)
+        uniforms = uniform(range(IMAGES), (NUM_STEPS, 2, CODES), purpose="codes")
+        codes = write_in_parallel(logits, blank, unknown, uniforms, Sampling(), 4.5, _tells_nobody)
+        assert int(codes.max()) < VOCABULARY
+
+    return call
+
+
+def our_training(key_value_heads: int, precision: Precision, batch: int, together: int) -> Callable[[], None]:
+    """A step as the trainer takes it: `together` images at a time, clipped, with the fused AdamW."""
+    net = ours(key_value_heads).train()
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.05, fused=True)
+    codes = torch.randint(VOCABULARY, (batch, CODES), generator=torch.Generator().manual_seed(0))
+
+    def call() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        for part in torch.split(codes, together):
+            with autocast(precision, CPU):
+                logits = net(torch.zeros(len(part), 1, WIDTH), part)
+                loss = F.cross_entropy(logits.flatten(0, 1), part.flatten())
+            torch.autograd.backward(loss * len(part) / batch)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+
+    return call
+
+
+def their_training(batch: int) -> Callable[[], None]:
+    """A step of the usual loop, in float32 and without dropout."""
+    model = theirs().train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05, fused=True)
+    codes = torch.randint(VOCABULARY, (batch, CODES + 1), generator=torch.Generator().manual_seed(0))
+
+    def call() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(model(input_ids=codes[:, :-1], labels=codes[:, :-1]).loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return call
+
+
+def compare(calls: Mapping[str, Callable[[], None]], rounds: int, inference: bool) -> dict[str, list[float]]:
+    """Seconds of each call, by turns, after a first one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.inference_mode(inference):
+        for turn in range(rounds + 1):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                if turn:
+                    seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], name: str, other: str) -> float:
+    """How many times as fast `name` is as `other`: the median of the rounds."""
+    return statistics.median(b / a for a, b in zip(seconds[name], seconds[other], strict=True))
+
+
+def flops_per_code(key_value_heads: int) -> float:
+    """Of training: six for each weight of a product, and those of causal attention (Hoffmann et al. 2022)."""
+    net = ours(key_value_heads)
+    weights = sum(p.numel() for name, p in net.named_parameters() if p.dim() == 2 and "embed" not in name)
+    return 6 * weights + 6 * LAYERS * WIDTH * CODES
+
+
+def peak_flops(precision: Precision) -> float:
+    """The best of a few square matrix products on this machine, per second."""
+    a = torch.randn(2048, 2048).to(getattr(torch, precision))
+    best = math.inf
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best
+
+
+def sampling(rounds: int, precision: Precision) -> float:
+    calls = {"gpt2-float32": their_sampling("float32"), "gpt2-bfloat16": their_sampling("bfloat16")}
+    calls |= {"danqing": our_sampling(HEADS, precision), "danqing-grouped": our_sampling(2, precision)}
+    seconds = compare(calls, rounds, inference=True)
+    report("codes_per_second", seconds, IMAGES * CODES)
+    best = min(("gpt2-float32", "gpt2-bfloat16"), key=lambda name: statistics.median(seconds[name]))
+    print(json.dumps({"ratio_with_as_many_key_heads": round(ratio(seconds, "danqing", best), 2), "to": best}))
+    return ratio(seconds, "danqing-grouped", best)
+
+
+def masked(rounds: int, precision: Precision) -> float:
+    calls = {"gpt2-float32": their_sampling("float32"), "danqing": our_masked_sampling(2, precision)}
+    seconds = compare(calls, rounds, inference=True)
+    report("images_per_second", seconds, IMAGES)
+    return ratio(seconds, "danqing", "gpt2-float32")
+
+
+def training(rounds: int, precision: Precision, batch: int = 32, together: int = 8) -> float:
+    calls = {"gpt2-float32": their_training(batch)}
+    calls |= {f"danqing-{heads}": our_training(heads, precision, batch, together) for heads in (HEADS, 2)}
+    seconds = compare(calls, rounds, inference=False)
+    report("codes_per_second", seconds, batch * CODES)
+    peak = peak_flops(precision)
+    share = flops_per_code(2) * batch * CODES / statistics.median(seconds["danqing-2"]) / peak
+    print(json.dumps({"model_flops_utilisation": round(share, 3), "peak_teraflops": round(peak / 1e12, 2)}))
+    print(json.dumps({"ratio_with_as_many_key_heads": round(ratio(seconds, "danqing-8", "gpt2-float32"), 2)}))
+    return ratio(seconds, "danqing-2", "gpt2-float32")
+
+
+def report(unit: str, seconds: Mapping[str, list[float]], count: int) -> None:
+    medians = {name: round(count / statistics.median(values), 1) for name, values in seconds.items()}
+    best = {name: round(count / min(values), 1) for name, values in seconds.items()}
+    print(json.dumps({unit: medians, "best": best, "threads": torch.get_num_threads()}), flush=True)
+
+
+def _tells_nobody(_done: int, _steps: int, _codes: Tensor) -> None:
+    pass
+
+
+PARTS = {"sampling": sampling, "masked": masked, "training": training}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    precision = candidates(CPU)[0]
+    for part in arguments.parts:
+        result = PARTS[part](arguments.rounds, precision)
+        print(json.dumps({"part": part, "precision": precision, "ratio": round(result, 2)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
