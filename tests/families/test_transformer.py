@@ -259,6 +259,29 @@ def test_filling_keeps_every_other_pixel_and_paints_the_rest_by_its_own_seed(
     assert torch.equal(filled[1], painted[1])  # a whole image is painted as if there had been none
 
 
+@pytest.mark.parametrize(("height", "width"), [(9, 6), (14, 15), (8, 8)])
+def test_every_code_that_stands_for_a_covered_pixel_is_written_anew(height: int, width: int) -> None:
+    shape = {"height": height, "width": width}
+    tokenizer = TOKENIZER | shape | {"downsamplings": 2}
+    family = build(**shape, tokenizer=tokenizer, condition="none").eval()
+    rows, columns, _ = family.tokenizer.code_shape
+    image = torch.zeros(1, 1, height, width)
+    for place in range(height * width):
+        mask = torch.zeros(1, 1, height, width)
+        mask.view(-1)[place] = 1
+        begun = family._begin(Condition(image=image, mask=mask), 1).reshape(rows, columns)
+        unknown = (begun == 16).nonzero().tolist()
+        assert unknown == [[place // width // 4, place % width // 4]]
+
+
+def test_a_label_that_is_not_known_is_no_condition() -> None:
+    family = lively(build(labels=("a", "b")))
+    absent = torch.zeros(2, dtype=torch.bool)
+    prefix = family.prefix(Condition(label=torch.tensor([1, -1])), absent)
+    assert torch.equal(prefix[1], family.prefix.nothing(1)[0])
+    assert not torch.equal(prefix[0], prefix[1])
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_first_stage_never_changes_and_codes_may_come_ready_made(order: str) -> None:
     family = build(order=order, tokenizer=TOKENIZER, condition="none").train()

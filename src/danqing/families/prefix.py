@@ -42,7 +42,8 @@ class Prefix(nn.Module):
         nn.init.normal_(self.absent, std=EMBEDDING_SCALE)
 
     def forward(self, condition: Condition, absent: Tensor) -> Tensor:
-        """Vectors of a condition; as without one where `absent`, bool `[n]`, or where a text is empty.
+        """Vectors of a condition; as without one where `absent`, bool `[n]`, and where a text is empty or a
+        label -1.
 
         Raises ConfigError where the condition lacks what this model reads.
         """
@@ -59,7 +60,8 @@ class Prefix(nn.Module):
             if condition.label is None:
                 some = ", ".join(self.labels[:8])
                 raise ConfigError(f"This model needs a label for every image: one of {some}.")
-            given = self.embed(condition.label)[:, None]
+            absent = absent | (condition.label < 0)
+            given = self.embed(condition.label.clamp_min(0))[:, None]
         return torch.where(absent[:, None, None], nothing, given)
 
     def nothing(self, count: int) -> Tensor:

@@ -32,6 +32,7 @@ from danqing.families.base import (
 from danqing.families.decoding import OnCodes, Sampling, Schedule, guide, write, write_in_parallel
 from danqing.families.pixel_codes import PixelCodes
 from danqing.families.prefix import Prefix
+from danqing.nets.layers import crop
 from danqing.nets.transformer import Shape, Transformer
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import uniform
@@ -194,8 +195,18 @@ class TransformerFamily(Family, HasTokenizer):
             shape = (count, rows * columns * depth)
             return torch.full(shape, blank, dtype=torch.int64, device=self.prefix.absent.device)
         codes = self._codec.tokenize(condition.image)
-        touched = F.adaptive_max_pool2d(condition.mask, (rows, columns)) > 0  # [n, 1, rows, columns]
-        return codes.masked_fill(touched.permute(0, 2, 3, 1), blank).flatten(1)
+        cell = self._cell
+        missing = (columns * cell[1] - self.config.width, rows * cell[0] - self.config.height)
+        touched = F.max_pool2d(F.pad(condition.mask, (0, missing[0], 0, missing[1])), cell) > 0
+        return codes.masked_fill(touched.permute(0, 2, 3, 1), blank).flatten(1)  # from [n, 1, rows, columns]
+
+    @property
+    def _cell(self) -> tuple[int, int]:
+        """Height and width in pixels of what a place stands for: halved sides, rounded up, begin at the top
+        left.
+        """
+        rows, columns, _ = self._codec.code_shape
+        return _halved(self.config.height, rows), _halved(self.config.width, columns)
 
     def _paint(self, codes: Tensor, condition: Condition) -> Tensor:
         """Images of codes `[n, N]`, grey where they are not yet written; given pixels stay as they are."""
@@ -204,9 +215,10 @@ class TransformerFamily(Family, HasTokenizer):
         unknown = grid == self._codec.vocabulary
         images = self._codec.detokenize(grid.masked_fill(unknown, 0))
         if bool(unknown.any()):
-            size = (self.config.height, self.config.width)
-            hidden = F.interpolate(unknown.any(3)[:, None].float(), size, mode="nearest") > 0
-            images = images.masked_fill(hidden, 0)
+            hidden = unknown.any(3)[:, None]
+            for axis, side in zip((2, 3), self._cell, strict=True):
+                hidden = hidden.repeat_interleave(side, axis)
+            images = images.masked_fill(crop(hidden, (self.config.height, self.config.width)), 0)
         if condition.image is not None and condition.mask is not None:
             images = torch.where(condition.mask > 0, images, condition.image)
         return images
@@ -392,6 +404,12 @@ def build(config: TransformerConfig) -> TransformerFamily:
     if config.order == "masked":
         return MaskedTransformer(config)
     return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
+
+
+def _halved(side: int, places: int) -> int:
+    """The power of two that cuts `side` pixels into so many places; where there is none, what suffices."""
+    fitting = (2**k for k in range(side.bit_length() + 1) if math.ceil(side / 2**k) == places)
+    return next(fitting, math.ceil(side / places))
 
 
 def _first_stage(config: FamilyConfig) -> Family:
