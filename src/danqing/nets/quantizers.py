@@ -218,7 +218,7 @@ class FiniteScalar(Quantizer):
 
     def __init__(self, levels: Sequence[int], *, decay: float = 0.99) -> None:
         super().__init__(width=len(levels), vocabulary=math.prod(levels), decay=decay)
-        counts = torch.tensor(levels)
+        counts = torch.tensor(levels, device="cpu")  # whatever weights are built on: no file holds these
         self.register_buffer("levels", counts, persistent=False)
         self.register_buffer("places", torch.cumprod(counts, 0) // counts, persistent=False)
 
@@ -261,7 +261,7 @@ class Binary(Quantizer):
     ) -> None:
         super().__init__(width=bits, vocabulary=2**bits, decay=decay)
         self.commitment, self.entropy, self.temperature = commitment, entropy, temperature
-        self.register_buffer("powers", 2 ** torch.arange(bits), persistent=False)
+        self.register_buffer("powers", 2 ** torch.arange(bits, device="cpu"), persistent=False)
 
     def _quantize(self, vectors: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         positive = vectors.detach() > 0
