@@ -1,5 +1,6 @@
 """Models that read text paint the captions they are judged by; first stages are judged by reconstructions."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,9 @@ def test_whoever_paints_what_was_asked_has_all_attributes_right() -> None:
     assert score.settings["prompts"] == "captions of the reference"
     assert score.reference is not None
     assert (score.reference.split, score.images) == ("test", 400)
-    low, high = found["composition-all"].interval or (0, 0)
-    assert 0.98 < low < high == 1
+    for one in found.values():
+        low, high = one.interval or (0, 0)
+        assert 0.98 < low < high == 1
 
 
 def test_each_attribute_is_judged_by_itself() -> None:
@@ -126,6 +128,34 @@ def test_pictures_with_captions_are_judged_by_those(tmp_path: Path) -> None:
     found = by_metric(evaluate(tmp_path, DATA, metrics="composition", features="pixels"))
     assert found["composition-all"].value == 1
     assert "prompts" not in found["composition"].settings
+
+
+def captioned(folder: Path, texts: list[str]) -> str:
+    """A folder of drawn shapes with these captions, whatever they show."""
+    folder.mkdir()
+    painter().sample(len(texts)).save_each(folder)
+    names = sorted(path.name for path in folder.glob("*.png"))
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in zip(names, texts, strict=True)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return str(folder)
+
+
+def test_a_folder_that_is_called_shapes_is_data_like_any_other(tmp_path: Path) -> None:
+    texts = [one.english for one in shapes.combinations()[:20]] + ["something else"] * 20
+    folder = captioned(tmp_path / "shapes", texts)
+    found = evaluate(painter(), folder, metrics="kernel", features="pixels", n=20)
+    assert found.headline.metric == "kernel"
+    with pytest.raises(EvaluationError, match="built-in data shapes alone"):
+        evaluate(painter(), folder, metrics="composition", features="pixels", n=20)
+
+
+def test_where_no_drawn_image_has_a_caption_nothing_can_agree(tmp_path: Path) -> None:
+    lines = "\n".join(one.english for one in shapes.combinations()[:12])
+    c = comparison(painter(), 5, captioned(tmp_path / "few", [""] * 39 + [lines]))
+    with pytest.raises(EvaluationError, match="leave prompt-agreement out"):
+        measured(c, "prompt-agreement")
+    with pytest.raises(EvaluationError, match="leave composition out"):
+        measured(c, "composition")
 
 
 def test_a_first_stage_is_scored_by_what_it_makes_of_the_reference() -> None:

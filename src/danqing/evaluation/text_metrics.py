@@ -1,6 +1,6 @@
 """Whether images show what was asked for in words: read back by a program, or judged by what learnt it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -21,16 +21,12 @@ _FEW_PIXELS = 16
 
 def composition(c: Comparison) -> Iterable[Score]:
     """Every attribute of drawn shapes, read back from the images and held against their captions."""
-    assert c.prompts is not None
     known = shapes.by_caption()
-    rows = c.drawn(c.n, MOST_READ, "read")
-    rows = rows[[c.prompts[row] in known for row in rows]]
-    if not len(rows):
+    rows, texts = _prompted(c, known.__contains__)
+    real_rows, real_texts = _captioned(c, MOST_READ // 4, known.__contains__)
+    if not texts or not real_texts:
         raise EvaluationError("No image has a caption of the data shapes: leave composition out.")
-    found, unread = _right(c, c.generated, rows, [c.prompts[row] for row in rows])
-    real_rows = c.drawn(c.reference.info.count, MOST_READ // 4, "read real")
-    real_texts = c.captions(c.reference.images, real_rows)
-    assert real_texts is not None
+    found, unread = _right(c, c.generated, rows, texts)
     real, _ = _right(c, c.reference.images, real_rows, real_texts)
     per_attribute = _per_attribute(found)
     told = ", ".join(f"{name} {share:.3f}" for name, share in per_attribute.items())
@@ -64,16 +60,15 @@ def composition(c: Comparison) -> Iterable[Score]:
 
 def prompt_agreement(c: Comparison) -> Iterable[Score]:
     """How often an image's caption is found again among a hundred (R-precision, Xu et al. 2018)."""
-    assert c.prompts is not None
     captions = agreement.captions_in(c.reference.images)
-    rows = c.drawn(c.n, MOST_READ, "read")
-    rows = rows[[bool(c.prompts[row]) for row in rows]]
-    ranks, among = _ranks(c, c.generated, rows, [c.prompts[row] for row in rows], captions)
-    real_rows = c.drawn(c.reference.info.count, MOST_READ, "read real")
-    texts = c.captions(c.reference.images, real_rows)
-    assert texts is not None
-    chosen = np.flatnonzero([bool(text) for text in texts])
-    real, _ = _ranks(c, c.reference.images, real_rows[chosen], [texts[row] for row in chosen], captions)
+    rows, texts = _prompted(c, bool)
+    real_rows, real_texts = _captioned(c, MOST_READ, bool)
+    if not texts or not real_texts:
+        raise EvaluationError(
+            "None of the images that were drawn has a caption: leave prompt-agreement out, or raise -n."
+        )
+    ranks, among = _ranks(c, c.generated, rows, texts, captions)
+    real, _ = _ranks(c, c.reference.images, real_rows, real_texts, captions)
     for metric, name, most in (
         ("prompt-agreement", "prompt agreement", 1),
         ("prompt-agreement-top5", "prompt agreement, top 5", 5),
@@ -88,6 +83,26 @@ def prompt_agreement(c: Comparison) -> Iterable[Score]:
             settings=settings | {"on_real_images": round(ceiling, 4)},
             note=f"real images reach {ceiling:.3f}, by chance it is {most / among:.2g}",
         )
+
+
+def _prompted(c: Comparison, suits: Callable[[str], bool]) -> tuple[NDArray[np.int64], list[str]]:
+    """Some generated images, drawn by the seed, whose prompts suit, and these."""
+    assert c.prompts is not None
+    rows = c.drawn(c.n, MOST_READ, "read")
+    return _suiting(rows, [c.prompts[row] for row in rows], suits)
+
+
+def _captioned(c: Comparison, most: int, suits: Callable[[str], bool]) -> tuple[NDArray[np.int64], list[str]]:
+    """Some of at most so many real images, drawn by the seed, whose captions suit, and these."""
+    rows = c.drawn(c.reference.info.count, most, "read real")
+    return _suiting(rows, c.captions(c.reference.images, rows) or [""] * len(rows), suits)
+
+
+def _suiting(
+    rows: NDArray[np.int64], texts: Sequence[str], suits: Callable[[str], bool]
+) -> tuple[NDArray[np.int64], list[str]]:
+    chosen = [place for place, text in enumerate(texts) if suits(text)]
+    return rows[chosen], [texts[place] for place in chosen]
 
 
 def _right(
@@ -141,7 +156,7 @@ def nothing_to_tell_apart(c: Comparison) -> str | None:
 
 def no_shapes(c: Comparison) -> str | None:
     """Why attributes cannot be read back; None where they can."""
-    if c.reference.images.info.name != shapes.ABOUT.name:
+    if c.reference.images.info.source.partition(":")[0] != shapes.ABOUT.name:  # a folder may have the name
         return "it is known of the built-in data shapes alone what its images show"
     if c.reference.images.channels < 3:
         return "grey images do not show colours"
