@@ -38,6 +38,15 @@ def test_a_share_has_wilsons_interval_which_has_a_width_at_0_and_1(hits: int) ->
     assert found[1] - found[0] > 0.03  # type: ignore[index]
 
 
+def test_a_mean_of_shares_has_a_width_at_0_and_1_too() -> None:
+    for value in (0.0, 1.0):
+        shares = torch.full((100,), value, dtype=torch.float64)
+        found = Estimate(value, (shares,), least=0.0, most=1.0).interval()
+        assert found == mean_of(shares > 0.5).interval()
+    spread = Estimate(0.5, (torch.linspace(0, 1, 100),), least=0.0, most=1.0).interval() or (0.0, 0.0)
+    assert spread[1] - spread[0] < 0.13  # Wilson's would be 0.19
+
+
 @pytest.mark.parametrize("share", [0.005, 0.05, 0.5, 0.99])
 def test_the_interval_of_a_share_covers_it(share: float) -> None:
     """By the chance of each count of 300, exactly; resampling covers 0.005 in 8 tries out of 10."""

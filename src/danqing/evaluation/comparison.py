@@ -171,10 +171,13 @@ class Comparison:
             return self.captions(self.reference.images, self._sources)
         return None
 
-    def captions(self, images: Dataset, rows: NDArray[np.int64]) -> tuple[str, ...] | None:
-        """One caption for each of the images at `rows`, drawn by the seed; None where there are none."""
+    def captions(self, images: Dataset, rows: NDArray[np.int64], first: int = 0) -> tuple[str, ...] | None:
+        """One caption for each of the images at `rows`, drawn by the seed; None where there are none.
+
+        first: the place of the first of them, where they are a part of more.
+        """
         texts = images.texts(rows)
-        return None if texts is None else captions.chosen(texts, self.seed, 0)
+        return None if texts is None else captions.chosen(texts, self.seed, first)
 
     @functools.cached_property
     def training(self) -> Dataset:
@@ -334,7 +337,7 @@ class Comparison:
             for part in chunks(len(rows), at_once(images.size, CHUNK)):
                 self.tell("Measuring likelihoods", int(part[0]), len(rows))
                 pictures, label = Images(images.images(rows[part])), self._model_labels(images, rows[part])
-                prompt = self._model_prompts(images, rows[part])
+                prompt = self._model_prompts(images, rows[part], int(part[0]))
                 seed = derived_seed(self.seed, kind, int(part[0]))
                 with exact():
                     found.append(
@@ -360,9 +363,9 @@ class Comparison:
         """The labels of real images as the model knows them; None where it knows none."""
         return relabelled(images, self.model.labels)[rows].tolist() if self.model.labels else None
 
-    def _model_prompts(self, images: Dataset, rows: NDArray[np.int64]) -> Sequence[str] | None:
+    def _model_prompts(self, images: Dataset, rows: NDArray[np.int64], first: int) -> Sequence[str] | None:
         """The captions of real images; None where the model reads none, or they have none."""
-        return self.captions(images, rows) if self.model.family.config.reads_text else None
+        return self.captions(images, rows, first) if self.model.family.config.reads_text else None
 
     @functools.cached_property
     def generated_keys(self) -> NDArray[np.uint64]:

@@ -25,7 +25,8 @@ class Estimate:
     (Efron and Tibshirani 1993, chapters 13 and 21.)
 
     least, most: no value of the kind lies beyond them, and so no end of the interval does. is_share: whether
-    the value is the mean of the first sample's influences, each of them 0 or 1.
+    the value is the mean of the first sample's influences, each of them 0 or 1. Any value from 0 to 1 has a
+    share's interval at 0 and at 1, where all its items are alike.
     """
 
     value: float
@@ -44,7 +45,8 @@ class Estimate:
         if not self.influences or not math.isfinite(self.value):
             return None
         low = high = self.value
-        if self.is_share:
+        at_an_end = (self.least, self.most) == (0, 1) and self.value in (0, 1)
+        if self.is_share or at_an_end:
             low, high = _wilson(self.value, len(self.influences[0]), level)
         shifts = torch.zeros(_RESAMPLES, dtype=torch.float64)
         for number, influence in enumerate(self.influences):
