@@ -63,6 +63,18 @@ def test_only_what_is_covered_is_painted(
     assert np.array_equal(np.asarray(Image.open(out)), after)
 
 
+def test_white_on_nothing_is_a_mask_as_paint_programs_write_it(
+    folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = Image.new("RGBA", (6, 5), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (1, 2, 4, 5))
+    mask.save(tmp_path / "mask.png")
+    asked = ("fill", str(folder), str(picture), "--label", "dog", "--mask", str(tmp_path / "mask.png"))
+    code, told, _ = run(capsys, *asked, "--out", str(tmp_path / "filled.webp"), "--json")
+    assert (code, json.loads(told)["pixels"]) == (0, 9)
+    assert Image.open(tmp_path / "filled.webp").format == "WEBP"
+
+
 def test_several_ways_differ_and_a_seed_repeats_its_own(folder: Path, picture: Path) -> None:
     trained = danqing.load(folder)
     images = Images(np.repeat(np.asarray(Image.open(picture))[None], 3, axis=0))
@@ -88,6 +100,7 @@ def test_mistakes_are_told_with_what_to_do(
         (("--box", "9,9,2,2"), "lies outside of the model's 6x5 pixels"),
         (("--box", "0,0,2,2", "--set", "truncation=1"), "'truncation'"),
         (("--mask", str(tmp_path / "none.png")), "none.png"),
+        (("--box", "0,0,2,2", "--out", str(tmp_path / "filled")), "filled does not say its format"),
     ):
         code, out, err = run(capsys, *asked, *words)
         assert (code, out) == (2, "")

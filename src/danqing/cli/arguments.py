@@ -1,6 +1,28 @@
-"""What users write after an option, as values."""
+"""Options that several verbs take, and what users write after an option, as values."""
+
+from typing import Annotated, Any
+
+import typer
 
 from danqing.errors import ConfigError
+
+GuidanceOption = Annotated[
+    float | None, typer.Option(help="How closely to keep to what is asked; 1 is as learnt.")
+]
+SampleSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An option of the model (danqing show lists them); may be repeated.",
+        metavar="KEY=VALUE",
+    ),
+]
+
+
+def sample_options(settings: list[str] | None, guidance: float | None) -> dict[str, Any]:
+    """What `--set` and `--guidance` ask of a model's sampling; raises ConfigError."""
+    options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
+    return options if guidance is None else {**options, "guidance_scale": guidance}
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from danqing.cli import output
-from danqing.cli.arguments import parse_settings, parse_value
+from danqing.cli.arguments import GuidanceOption, SampleSettings, sample_options
+from danqing.cli.sample import format_of
 from danqing.errors import ConfigError, DanqingError
 
 if TYPE_CHECKING:
@@ -43,26 +44,16 @@ def fill(
     prompt: Annotated[
         str | None, typer.Option(help="What it shows, where the model reads text.", metavar="TEXT")
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="How closely to keep to what is asked; 1 is as learnt.")
-    ] = None,
+    guidance: GuidanceOption = None,
     seed: Annotated[int, typer.Option(help="The same seed paints the same picture.")] = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="An option of the model (danqing show lists them); may be repeated.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Paint a part of a picture anew; every pixel outside of it stays as it is."""
     if (mask is None) == (box is None):
         raise ConfigError("Say where to paint: by --mask MASK.png, white there, or by --box X,Y,W,H.")
-    options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
-    if guidance is not None:
-        options["guidance_scale"] = guidance
+    chosen = format_of(out)
+    options = sample_options(settings, guidance)
 
     import numpy as np
 
@@ -73,12 +64,15 @@ def fill(
     config = trained.family.config
     size = (config.width, config.height)
     pixels = decode(image, size=size, channels=config.channels)
-    where = _box(box or "", size) if mask is None else decode(mask, size=size, channels=1)[:, :, 0] >= 128
+    if mask is None:
+        where = _box(box or "", size)
+    else:  # what is transparent is not white, so it stays as it is
+        where = decode(mask, size=size, channels=1, background="#000000")[:, :, 0] >= 128
     several = Images(np.repeat(pixels[None], n, axis=0))
     painted = trained.fill(several, where, label=label, prompt=prompt, seed=seed, **options)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        painted.save(out)
+        painted.save(out, chosen)
     except OSError as error:
         raise DanqingError(
             f"The picture cannot be written ({error.strerror or error}): choose another --out."

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from danqing import progress
 from danqing.cli import output, prompts
-from danqing.cli.arguments import parse_settings, parse_value
+from danqing.cli.arguments import GuidanceOption, SampleSettings, sample_options
 from danqing.errors import ConfigError, DanqingError
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def sample(
             metavar="FILE",
         ),
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="How closely to keep to what is asked; 1 is as learnt.")
-    ] = None,
+    guidance: GuidanceOption = None,
     expand: Annotated[
         str | None,
         typer.Option(
@@ -76,14 +74,7 @@ def sample(
         Literal["png", "webp", "jpeg"] | None,
         typer.Option("--format", help="The file format.", show_default="by --out's name, else png"),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="An option of the model (danqing show lists them); may be repeated.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Paint images with a trained model."""
@@ -94,9 +85,7 @@ def sample(
     if prompt is not None and prompt_table is not None:
         raise ConfigError("Give --prompt or --prompts, not both.")
     chosen = image_format or (format_of(out) if out is not None else "png")
-    options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
-    if guidance is not None:
-        options["guidance_scale"] = guidance
+    options = sample_options(settings, guidance)
     wanted = prompts.Row(prompt, n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES), seed, options)
     rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
 
