@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from danqing import machine
 from danqing.data import Batches, open_dataset
 from danqing.training.config import resolve
 from danqing.training.engine import Engine, initialise
@@ -117,6 +118,19 @@ def test_the_seed_alone_decides_the_weights(dataset):
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, different)
+
+
+def test_the_estimate_counts_what_starts_later_than_the_run(dataset):
+    def memory(**budget):
+        settings = SMALL_VQGAN | {"batch_size": 8, "measure_seconds": 0.001, "adversarial_start_images": 1000}
+        config = resolve(preset="vqvae-32", settings=settings, **budget).for_data(dataset)
+        return (
+            estimate(config, Batches(dataset, 8, 0), CPU, "float32").memory_bytes - machine.resident_memory()
+        )
+
+    never, later = memory(images=1000), memory(images=2000)
+    assert later > never + 100_000  # the discriminator's own activations, while it judges
+    assert memory(minutes=1.0) == pytest.approx(later, rel=0.1)
 
 
 def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, monkeypatch):

@@ -19,6 +19,8 @@ from danqing.training.engine import Engine
 
 _GIB = 2**30
 _ROUNDS = 3
+_LATE = 10**9
+"""So many images are taken for the end of a run whose budget is in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,15 @@ def estimate(
     """Count memory, refuse what cannot fit, then time a few steps; "auto" times each precision and takes the
     faster.
 
+    Both are as they will be at the run's end, when all that starts later than the run, such as a
+    discriminator, has started.
+
     Raises TrainingError when the machine has not enough memory.
     """
     _refuse_what_cannot_fit(config, _state_bytes(config), machine.available_memory(device))
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
-    engine = Engine(config, batches, device, choices[0], tokenizer)
+    engine, end = Engine(config, batches, device, choices[0], tokenizer), config.images or _LATE
+    engine.family.on_progress(end)
     parameters = {
         name: sum(parameter.numel() for parameter in child.parameters())
         for name, child in engine.family.named_children()
@@ -58,7 +64,7 @@ def estimate(
     speeds = dict.fromkeys(choices, 0.0)
     for choice in choices * rounds:
         engine.precision = choice
-        speed = _images_per_second(engine, config.training.measure_seconds / rounds)
+        speed = _images_per_second(engine, end, config.training.measure_seconds / rounds)
         speeds[choice] = max(speeds[choice], speed)
     best = max(speeds, key=lambda choice: speeds[choice])
     return Estimate(parameters, memory, best, speeds[best])
@@ -119,18 +125,20 @@ def _refuse_what_cannot_fit(config: RunConfig, needed: int, available: int) -> N
     )
 
 
-def _images_per_second(engine: Engine, seconds: float) -> float:
-    """Speed over a few steps, the first of which (allocations, kernels being chosen) is not counted."""
+def _images_per_second(engine: Engine, begin: int, seconds: float) -> float:
+    """Speed over a few steps from `begin` images on, the first of which (allocations, kernels being chosen)
+    is not counted.
+    """
     images = engine.images_per_step
-    total = 1000 * images
-    _run(engine, 0, total)
+    _run(engine, begin, 0)
     start, steps, spent = time.perf_counter(), 0, 0.0
     while (spent < seconds and steps < 200) or (steps < 3 and spent < 4 * seconds):
         steps += 1
-        _run(engine, steps, total)
+        _run(engine, begin, steps)
         spent = time.perf_counter() - start
     return float(steps * images / spent)
 
 
-def _run(engine: Engine, step: int, total: int) -> None:
-    float(engine.step(step * engine.images_per_step, step, total))
+def _run(engine: Engine, begin: int, step: int) -> None:
+    images = engine.images_per_step
+    float(engine.step(begin + step * images, step, total=begin + 1000 * images))
