@@ -102,6 +102,18 @@ def test_codes_are_moving_averages_of_the_vectors_that_chose_them() -> None:
     assert quantizer.weights.sum().item() == pytest.approx(1.0)
 
 
+def test_codes_stay_on_the_sphere_where_they_have_been_averaged() -> None:
+    torch.manual_seed(0)
+    quantizer = QUANTIZERS["normalised"]().eval()
+    quantizer.codes.lerp_(quantizer.codes.roll(1, 1), 0.3)  # as a moving average of two states
+    codes = torch.arange(16).reshape(1, 4, 4, 1)
+    vectors = quantizer.lookup(codes)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(1, 4, 4))
+    found = quantizer(2 * vectors, None)
+    assert torch.equal(found.codes, codes)
+    assert torch.allclose(found.latents.norm(dim=1), torch.ones(1, 4, 4))
+
+
 @pytest.mark.parametrize("gradient", ["straight_through", "rotation"])
 @given(seed=st.integers(0, 10_000))
 def test_the_estimators_turn_gradients_as_they_say(gradient: Gradient, seed: int) -> None:

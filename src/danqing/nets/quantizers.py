@@ -129,7 +129,7 @@ class Codebook(Quantizer):
 
     def nearest(self, vectors: Tensor, stage: int = 0) -> Tensor:
         """The index `[m]` of the code nearest to each of `[m, width]`, by Euclidean distance."""
-        codes = self.codes[stage]
+        codes = self._table(stage)
         distances = torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2)
         return distances.min(1).indices  # twice as fast as argmin on a processor
 
@@ -141,7 +141,7 @@ class Codebook(Quantizer):
             if rng is not None and self.steps == 0:
                 self._start(stage, rest, rng)
             indices = self.nearest(rest, stage)
-            quantized = self.codes[stage, indices]
+            quantized = self._table(stage)[indices]
             if rng is not None:
                 self._learn(stage, rest, indices, rng)
             total, rest = total + quantized, rest - quantized
@@ -153,7 +153,11 @@ class Codebook(Quantizer):
         return estimated(vectors, total, self.gradient), torch.stack(chosen, dim=1), loss
 
     def _vectors(self, codes: Tensor) -> Tensor:
-        return torch.stack([self.codes[stage, codes[..., stage]] for stage in range(self.depth)]).sum(0)
+        return torch.stack([self._table(stage)[codes[..., stage]] for stage in range(self.depth)]).sum(0)
+
+    def _table(self, stage: int) -> Tensor:
+        """The codes `[vocabulary, width]`, on the sphere where they belong, which an average of them has left."""
+        return self._placed(self.codes[stage])
 
     def _placed(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.normalised else vectors
@@ -192,7 +196,8 @@ class Codebook(Quantizer):
         if vectors.device.type == "cpu":
             sums = vectors.new_zeros(self.vocabulary, self.width).index_add_(0, indices, vectors)
         else:  # where an index_add adds up in another order each time
-            sums = F.one_hot(indices, self.vocabulary).to(vectors.dtype).T @ vectors
+            chosen = vectors.new_zeros(len(vectors), self.vocabulary).scatter_(1, indices[:, None], 1)
+            sums = chosen.T @ vectors
         both = _summed(torch.cat([counts[:, None], sums], dim=1))
         both /= both[:, 0].sum()
         return both[:, 0], both[:, 1:]
