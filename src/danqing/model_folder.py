@@ -132,6 +132,8 @@ def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str,
     family.drop_training_only()
     weights.check(weights_file, family.state_dict())
     family.load_state_dict(weights.read(weights_file, family.state_dict()), assign=True)
+    tensors = [*family.parameters(), *family.buffers()]
+    assert not any(tensor.is_meta for tensor in tensors)  # a buffer that no file holds is made on the CPU
     return family.to(memory_format=torch.channels_last), _plain_facts(config.get("trained"))  # type: ignore[call-overload]
 
 

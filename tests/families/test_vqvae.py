@@ -1,18 +1,23 @@
 """The tokenizer's contract, its golden losses, and the discriminator that must not break what was learnt."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import danqing as dq
 from danqing import families
 from danqing.errors import ConfigError
 from danqing.families.base import Batch, Condition, Encodes, HasLikelihood, Perceives, Phase, Tokenizes
 from danqing.families.vqvae import VQVAE
+from danqing.images import Images, to_uint8
+from danqing.model import Model
 from danqing.randomness import generator
 
 SMALL = {"family": "vqvae", "width": 16, "height": 16, "channels": 3, "features": 16, "blocks": 1}
@@ -157,6 +162,19 @@ def test_an_image_depends_on_its_own_seed_alone() -> None:
         vqvae.sample(Condition(), seeds=[1], temperature=0.5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_tokenizer_comes_back_alone_and_within_a_transformer(kind: str, tmp_path: Path) -> None:
+    images = Images(to_uint8(discs(3).images).numpy())
+    alone = Model(build(**KINDS[kind]).eval())
+    loaded = dq.load(alone.save(tmp_path / "alone", images))
+    assert np.array_equal(loaded.reconstruct(images).array, alone.reconstruct(images).array)
+    both = {"family": "transformer", "tokenizer": {**SMALL, **KINDS[kind]}, "layers": 1, "heads": 2}
+    sides = {side: SMALL[side] for side in ("width", "height", "channels")}
+    writer = Model(families.build(families.parse_config({**both, **sides, "features": 16})).eval())
+    loaded = dq.load(writer.save(tmp_path / "both", images))
+    assert np.array_equal(loaded.sample(2, seed=3).array, writer.sample(2, seed=3).array)
+
+
 def test_samples_are_written_as_often_as_training_wrote_each_code() -> None:
     vqvae = build(vocabulary=4, width=64, height=64).eval()
     shares = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
@@ -177,6 +195,8 @@ def test_samples_are_written_as_often_as_training_wrote_each_code() -> None:
         ({"depth": 2, "quantizer": "fsq"}, "depth above 1"),
         ({"quantizer": "binary", "vocabulary": 100}, "power of two"),
         ({"quantizer": "fsq", "levels": (8, 1)}, "from 2 on"),
+        ({"quantizer": "fsq", "levels": (257,)}, "256 at most"),
+        ({"quantizer": "fsq", "levels": (8,) * 10}, "product 262,144 at most"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ samples are drawn place by place and show nothing whole. A perceptual and an adv
 VQGAN (Esser et al. 2021).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -23,6 +24,7 @@ from danqing.randomness import generator
 
 PHASE, DISCRIMINATOR = "autoencoder", "discriminator"
 SETTLED_IMAGES = 20_000
+MOST_CODES, MOST_LEVELS = 1 << 18, 256
 _LARGEST_RATIO = 1e4
 
 
@@ -46,7 +48,7 @@ class VQVAEConfig(FamilyConfig):
     blocks: int = Field(2, ge=0, le=32)
     downsamplings: int = Field(2, ge=1, le=6)
     quantizer: Literal["codebook", "fsq", "binary"] = "codebook"
-    vocabulary: int = Field(512, ge=2, le=1 << 18)
+    vocabulary: int = Field(512, ge=2, le=MOST_CODES)
     depth: int = Field(1, ge=1, le=16)
     code_width: int = Field(16, ge=1, le=1024)
     normalised: bool = False
@@ -75,6 +77,12 @@ class VQVAEConfig(FamilyConfig):
             raise ValueError(f"a binary vocabulary is a power of two, not {self.vocabulary}")
         if self.quantizer == "fsq" and (not self.levels or min(self.levels) < 2):
             raise ValueError("levels must be whole numbers from 2 on, such as [8, 8, 8]")
+        if self.quantizer == "fsq" and (
+            max(self.levels) > MOST_LEVELS or math.prod(self.levels) > MOST_CODES
+        ):
+            raise ValueError(
+                f"levels must be {MOST_LEVELS} at most, and their product {MOST_CODES:,} at most"
+            )
         return self
 
     @property
