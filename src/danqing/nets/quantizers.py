@@ -156,7 +156,7 @@ class Codebook(Quantizer):
         return torch.stack([self._table(stage)[codes[..., stage]] for stage in range(self.depth)]).sum(0)
 
     def _table(self, stage: int) -> Tensor:
-        """The codes `[vocabulary, width]`, on the sphere where they belong, which an average of them has left."""
+        """The codes `[vocabulary, width]`, back on the sphere that an average of them has left."""
         return self._placed(self.codes[stage])
 
     def _placed(self, vectors: Tensor) -> Tensor:
