@@ -1,5 +1,6 @@
 """Prompts on the command line, one and many, down to the files."""
 
+import functools
 import json
 import threading
 from collections.abc import Iterator
@@ -121,6 +122,38 @@ def test_lines_of_text_are_prompts_and_eight_pictures_each(
     assert (code, err) == (0, "")
     assert out == f"Images  16 in {tmp_path / 'e'}\n"
     assert len(list((tmp_path / "e").glob("*.png"))) == 16
+
+
+def test_rows_that_ask_for_few_are_painted_together(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen images are computed at once, however few are asked for."""
+    rows = [
+        {"prompt": CAPTIONS[number % 4], "n": 1 + number % 3, "seed": number // 5} for number in range(17)
+    ]
+    rows[9] |= {"n": 2, "guidance": 2}
+    table = tmp_path / "prompts.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    painted: list[int] = []
+    family = type(danqing.load(model).family)
+    plain = family.sample
+
+    @functools.wraps(plain)
+    def counted(self: Any, condition: Any, *, seeds: Any, **options: Any) -> Any:
+        painted.append(len(seeds))
+        return plain(self, condition, seeds=seeds, **options)
+
+    monkeypatch.setattr(family, "sample", counted)
+    code, out, _ = run(capsys, "sample", model, "--prompts", table, "--each", tmp_path / "each", "--json")
+    assert code == 0
+    assert painted == [16, 16, 16, 16]  # 18 and 14 images of rows alike, and 2 between them
+    files = iter(json.loads(out)["files"])
+    trained = danqing.load(model)
+    for row in rows:
+        options = {"guidance_scale": 2} if "guidance" in row else {}
+        alone = trained.sample(row["n"], prompt=row["prompt"], seed=row["seed"], **options)
+        for pixels in alone:
+            assert (np.asarray(Image.open(next(files))) == pixels[:, :, 0]).all()
 
 
 MISTAKES = [

@@ -1,5 +1,6 @@
 """`danqing sample`: paint images with a trained model, as one grid or one file each."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,7 +13,7 @@ from danqing.cli.arguments import GuidanceOption, SampleSettings, sample_options
 from danqing.errors import ConfigError, DanqingError
 
 if TYPE_CHECKING:
-    from danqing.images import Images
+    from danqing.images import Images, Pixels
     from danqing.model import Model
     from danqing.text.prompt_writer import PromptWriter
 
@@ -159,17 +160,44 @@ def _written_out(rows: Sequence[prompts.Row], model: "Model", writer: "PromptWri
 
 def _paint(model: "Model", rows: Sequence[prompts.Row], label: str | None) -> Iterator["Images"]:
     """The images of each row, with a bar that moves with every step of the painting."""
-    total, before = sum(row.n for row in rows), 0
+    import numpy as np
+
+    from danqing.images import Images
+
     with progress.Bar() as bar:
-
-        def show(done: int, steps: int, preview: object) -> None:
-            bar.update(before + row.n * done / steps, total, "Painting", detail=f"step {done} of {steps}")
-
+        images = _one_by_one(model, rows, label, bar)
         for row in rows:
-            yield model.sample(
-                row.n, label=label, prompt=row.prompt, seed=row.seed, on_step=show, **row.options
+            yield Images(np.stack(list(itertools.islice(images, row.n))))
+
+
+def _one_by_one(
+    model: "Model", rows: Sequence[prompts.Row], label: str | None, bar: progress.Bar
+) -> Iterator["Pixels"]:
+    """The images of all rows, one after another; neighbouring rows with equal options are painted together.
+
+    A model always computes `CHUNK` images at once, most rows ask for fewer, and an image follows from its
+    seed, prompt and options alone.
+    """
+    from danqing.model import CHUNK
+    from danqing.randomness import derived_seed
+
+    total, done = sum(row.n for row in rows), 0
+    for _, alike in itertools.groupby(rows, key=lambda row: row.options):
+        wanted = ((row, derived_seed(row.seed, "image", number)) for row in alike for number in range(row.n))
+        while chunk := list(itertools.islice(wanted, CHUNK)):
+
+            def show(step: int, steps: int, preview: object, done: int = done, n: int = len(chunk)) -> None:
+                bar.update(done + n * step / steps, total, "Painting", detail=f"step {step} of {steps}")
+
+            texts = [row.prompt for row, _ in chunk if row.prompt is not None]
+            yield from model.sample(
+                label=label,
+                prompt=texts or None,
+                seeds=[seed for _, seed in chunk],
+                on_step=show,
+                **chunk[0][0].options,
             )
-            before += row.n
+            done += len(chunk)
 
 
 def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> None:
