@@ -1,6 +1,8 @@
 """Every encoder gives the rows that its library gives, each text alone, and is known by its weights."""
 
 import copy
+import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from danqing.errors import ModelError, TextError
+from danqing.text import pretrained
 from danqing.text.cache import RememberedRows
 from danqing.text.contract import TextConfig, TextFacts
 from danqing.text.encoders import open_encoder, settle
@@ -69,10 +72,41 @@ def test_weights_that_changed_since_training_are_refused(tmp_path: Path) -> None
         changed.encode(["red"])
 
 
+def test_another_vocabulary_is_another_encoder(tmp_path: Path) -> None:
+    """With the same weights: rows that are kept and models that learnt with them would mean other words."""
+    folder, _ = written("bert", tmp_path / "one")
+    shutil.copytree(folder, tmp_path / "two")
+    path = tmp_path / "two" / "tokenizer.json"
+    told = json.loads(path.read_text())
+    words = told["model"]["vocab"]
+    words["red"], words["blue"] = words["blue"], words["red"]
+    path.write_text(json.dumps(told))
+    facts, other = (settle(TextConfig(encoder=str(tmp_path / name)), []) for name in ("one", "two"))
+    assert facts.sha256 != other.sha256
+    with pytest.raises(TextError, match="is not the one that the model learnt with"):
+        open_encoder(TextConfig(encoder=str(tmp_path / "two")), facts).encode(["red"])
+
+
+def test_training_and_painting_hold_one_encoder(tmp_path: Path) -> None:
+    config = TextConfig(encoder=str(written("bert", tmp_path)[0]))
+    before = pretrained._load.cache_info().misses
+    open_encoder(config, settle(config, [])).encode(["red"])
+    assert pretrained._load.cache_info().misses == before + 1
+
+
+@pytest.mark.parametrize("encoder", [r"\\host\share", "//host/share", r"/\host\share"])
+def test_a_model_cannot_make_us_call_another_machine(encoder: str) -> None:
+    facts = TextFacts(width=16, sha256="0" * 64)
+    with pytest.raises(TextError, match="lies on another machine"):
+        open_encoder(TextConfig(encoder=encoder), facts).encode(["red"])
+
+
 def test_an_encoder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    for encoder in (str(tmp_path), "nobody/nothing-of-this-name", str(tmp_path / "missing")):
+    advice = {"nobody/nothing-of-this-name": "run hf download nobody/nothing-of-this-name"}
+    advice |= dict.fromkeys((str(tmp_path), str(tmp_path / "missing"), "./missing"), "name a folder with its")
+    for encoder, sentence in advice.items():
         facts = TextFacts(width=16, sha256="0" * 64)
-        with pytest.raises(TextError, match=r"There is no text encoder at .* run hf download"):
+        with pytest.raises(TextError, match=f"There is no text encoder at .* {sentence}"):
             open_encoder(TextConfig(encoder=encoder), facts).encode(["red"])
     folder, _ = written("bert", tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

