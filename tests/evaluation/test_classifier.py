@@ -29,14 +29,14 @@ def test_it_learns_digits_and_repeats_itself() -> None:
 
 
 def test_it_computes_in_float32_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    formats, prepared = set(), classifier._prepared
+    formats, prepared = set(), classifier.prepared
 
     def told(images: torch.Tensor) -> torch.Tensor:
         formats.add((torch.ones(1, 1) @ prepared(images).flatten(1)[:1, :1]).dtype)
         return prepared(images)
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(classifier, "_prepared", told)
+    monkeypatch.setattr(classifier, "prepared", told)
     monkeypatch.setattr(classifier, "_EPOCHS", (1, 1))
     digits = dq.open_dataset("digits")
     fit(digits, limit=64).predict(digits, np.arange(9))

@@ -15,7 +15,7 @@ from danqing.data.dataset import Dataset
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.painted import at_once, chunks
-from danqing.images import to_float
+from danqing.evaluation.towers import begun, image_tower, prepared, set_rate
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextEncoder
 from danqing.text.encoders import open_encoder, settle
@@ -24,13 +24,9 @@ Progress = Callable[[int, int, str], None]
 
 AMONG = 100
 """The right caption is looked for among so many."""
-SIDE = 32
-"""Larger images are averaged down to this longer side."""
 WIDTH = 128
-_LAYERS = ((32, 4, 2), (64, 3, 2), (64, 3, 1), (128, 3, 2), (128, 3, 1))
-"""Convolutions of the image tower: width, kernel, stride."""
 _PLACES = 4
-"""It ends in so many places a side, since captions tell left from right."""
+"""The image tower ends in so many places a side, since captions tell left from right."""
 _TEXT = TextConfig(vocabulary=4096, length=32)
 _BATCH = 256
 _SHOWN = 80_000
@@ -57,7 +53,7 @@ class Agreement:
         """Unit vectors `[n, WIDTH]` of the images at `rows`."""
         with torch.inference_mode():
             parts = [
-                self._images(_prepared(images.images(rows[part])))
+                self._images(prepared(images.images(rows[part])))
                 for part in chunks(len(rows), at_once(images.size))
             ]
         return F.normalize(torch.cat(parts), dim=1)
@@ -142,7 +138,8 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: Progress | None = None) 
         rows = np.sort(rows[torch.randperm(len(rows), generator=rng)[:_MOST_TAUGHT].numpy()])
     facts = settle(_TEXT, [text for row in rows for text in lines[row]])
     encoder = open_encoder(_TEXT, facts)
-    of_images, of_texts = _image_tower(images.channels, rng), _text_tower(facts.vocabulary, rng)
+    of_images = image_tower(images.channels, WIDTH, rng, places=_PLACES)
+    of_texts = begun(lambda: _Texts(facts.vocabulary), rng)
     sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
     weights = [*of_images.parameters(), *of_texts.parameters()]
     groups = [{"params": weights, "weight_decay": 0.05}, {"params": [sharpness], "weight_decay": 0.0}]
@@ -155,11 +152,10 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: Progress | None = None) 
         for part in chunks(len(order), _BATCH):
             if len(part) < 2:  # of one pair nothing can be told apart
                 continue
-            for group in optimizer.param_groups:
-                group["lr"] = _PEAK * min(1.0, 10 * step / steps) * (1 - step / steps)
+            set_rate(optimizer, _PEAK, step, steps, rise=10)
             shown = order[part]
             texts = [_line(lines[row], derived_seed(seed, "line", epoch, row)) for row in shown.tolist()]
-            seen = F.normalize(of_images(_prepared(images.images(shown))), dim=1)
+            seen = F.normalize(of_images(prepared(images.images(shown))), dim=1)
             read = F.normalize(of_texts(encoder.encode(texts)), dim=1)
             loss = _contrast(sharpness.clamp(max=_SHARPEST).exp() * seen @ read.T, texts)
             optimizer.zero_grad()
@@ -184,16 +180,6 @@ def _contrast(logits: Tensor, texts: Sequence[str]) -> Tensor:
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
 
 
-def _prepared(images: Tensor) -> Tensor:
-    """Images uint8 `[n, h, w, c]` to float `[n, c, h, w]` in [-1, 1] of at most `SIDE` a side."""
-    values = to_float(images)
-    shrink = SIDE / max(values.shape[2:])
-    if shrink < 1:
-        size = [max(1, round(side * shrink)) for side in values.shape[2:]]
-        values = F.interpolate(values, size, mode="area")
-    return values.contiguous(memory_format=torch.channels_last)
-
-
 class _Texts(nn.Module):
     """Ids `[n, length]` to vectors `[n, WIDTH]`: each token sees its neighbours twice, then all are one."""
 
@@ -210,44 +196,3 @@ class _Texts(nn.Module):
             hidden = (hidden + F.gelu(mix(hidden))) * known
         pooled: Tensor = self.out(hidden.sum(2) / known.sum(2).clamp_min(1))
         return pooled
-
-
-def _image_tower(channels: int, rng: torch.Generator) -> nn.Module:
-    """Strided convolutions with batch normalisation, then one matrix over all places."""
-    layers: list[nn.Module] = []
-    with torch.device("meta"):  # on meta, constructors draw nothing from torch's global randomness
-        width_in = channels
-        for width, kernel, stride in _LAYERS:
-            layers += [
-                nn.Conv2d(width_in, width, kernel, stride, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
-            width_in = width
-        places = [nn.AdaptiveAvgPool2d(_PLACES), nn.Flatten()]
-        layers += [*places, nn.Linear(width_in * _PLACES**2, WIDTH)]
-    tower = _begun(nn.Sequential(*layers), rng)
-    tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return tower
-
-
-def _text_tower(vocabulary: int, rng: torch.Generator) -> nn.Module:
-    with torch.device("meta"):
-        tower = _Texts(vocabulary)
-    return _begun(tower, rng)
-
-
-def _begun(tower: nn.Module, rng: torch.Generator) -> nn.Module:
-    """A tower with fresh weights that follow from the generator."""
-    tower = tower.to_empty(device="cpu")
-    for module in tower.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, generator=rng)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, generator=rng)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-            module.reset_running_stats()
-    return tower

@@ -6,22 +6,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.painted import at_once, chunks, relabelled
-from danqing.images import to_float
+from danqing.evaluation.towers import image_tower, prepared, set_rate
 from danqing.randomness import generator
 
 Progress = Callable[[int, int, str], None]
 
-SIDE = 32
-"""Larger images are averaged down to this longer side."""
-_LAYERS = ((32, 4, 2), (64, 3, 2), (64, 3, 1), (128, 3, 2), (128, 3, 1))
-"""Convolutions: width, kernel, stride."""
 _BATCH = 128
 _SHOWN = 40_000
 """Images shown in training in all, in epochs from `_EPOCHS[0]` to `_EPOCHS[1]`."""
@@ -42,7 +38,7 @@ class Classifier:
         found = []
         with torch.inference_mode():
             for rows in chunks(len(chosen), at_once(images.size)):
-                logits = self._network(_prepared(images.images(chosen[rows])))
+                logits = self._network(prepared(images.images(chosen[rows])))
                 found.append(logits.argmax(1).numpy())
         return np.concatenate(found)
 
@@ -72,7 +68,7 @@ def fit(
         rows = np.sort(rows[torch.randperm(len(rows), generator=rng)[:limit].numpy()])
     if len(np.unique(labels[rows])) < 2:
         raise EvaluationError("A classifier needs images of at least two labels: leave its metrics out.")
-    network = _network(images.channels, len(names), rng)
+    network = image_tower(images.channels, len(names), rng, places=1)
     epochs = max(_EPOCHS[0], min(_EPOCHS[1], round(_SHOWN / len(rows))))
     steps = epochs * math.ceil(len(rows) / _BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_PEAK, weight_decay=0.05)
@@ -82,14 +78,13 @@ def fit(
         for part in chunks(len(order), _BATCH):
             if len(part) < 2:  # batch statistics of one image are none
                 continue
-            for group in optimizer.param_groups:
-                group["lr"] = _PEAK * min(1.0, 5 * step / steps) * (1 - step / steps)
+            set_rate(optimizer, _PEAK, step, steps, rise=5)
             shown = order[part]
             pictures = images.images(shown)
             if flip:
                 mirrored = torch.rand(len(part), generator=rng) < 0.5
                 pictures = torch.where(mirrored[:, None, None, None], pictures.flip(2), pictures)
-            logits = network(_prepared(pictures))
+            logits = network(prepared(pictures))
             loss = F.cross_entropy(logits, torch.from_numpy(labels[shown]), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -115,41 +110,3 @@ def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> Estimate:
         influence += 2 * (of_label & answered) / size - 2 * hits * (1.0 * of_label + answered) / size**2
     influences = (torch.from_numpy(influence * len(true) / len(labels)),)
     return Estimate(total / len(labels), influences, least=0.0, most=1.0)
-
-
-def _prepared(images: Tensor) -> Tensor:
-    """Images uint8 `[n, h, w, c]` to float `[n, c, h, w]` in [-1, 1] of at most `SIDE` a side."""
-    values = to_float(images)
-    shrink = SIDE / max(values.shape[2:])
-    if shrink < 1:
-        size = [max(1, round(side * shrink)) for side in values.shape[2:]]
-        values = F.interpolate(values, size, mode="area")
-    return values.contiguous(memory_format=torch.channels_last)
-
-
-def _network(channels: int, labels: int, rng: torch.Generator) -> nn.Module:
-    """Strided convolutions with batch normalisation, then the mean over places, then one matrix."""
-    layers: list[nn.Module] = []
-    with torch.device("meta"):  # on meta, constructors draw nothing from torch's global randomness
-        width_in = channels
-        for width, kernel, stride in _LAYERS:
-            layers += [
-                nn.Conv2d(width_in, width, kernel, stride, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
-            width_in = width
-        network: nn.Module = nn.Sequential(
-            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width_in, labels)
-        )
-    network = network.to_empty(device="cpu")
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, generator=rng)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-            module.reset_running_stats()
-    return network

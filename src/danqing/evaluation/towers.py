@@ -1,0 +1,65 @@
+"""What judges of labels and judges of captions share: convolutions, and a start that a seed alone decides."""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.images import to_float
+
+SIDE = 32
+"""Larger images are averaged down to this longer side."""
+LAYERS = ((32, 4, 2), (64, 3, 2), (64, 3, 1), (128, 3, 2), (128, 3, 1))
+"""Convolutions: width, kernel, stride."""
+
+
+def prepared(images: Tensor) -> Tensor:
+    """Images uint8 `[n, h, w, c]` to float `[n, c, h, w]` in [-1, 1] of at most `SIDE` a side."""
+    values = to_float(images)
+    shrink = SIDE / max(values.shape[2:])
+    if shrink < 1:
+        size = [max(1, round(side * shrink)) for side in values.shape[2:]]
+        values = F.interpolate(values, size, mode="area")
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def image_tower(channels: int, outputs: int, rng: torch.Generator, *, places: int) -> nn.Module:
+    """Strided convolutions with batch normalisation, then the means over `places` a side, then one matrix."""
+
+    def build() -> nn.Module:
+        layers: list[nn.Module] = []
+        before = channels
+        for width, kernel, stride in LAYERS:
+            convolution = nn.Conv2d(before, width, kernel, stride, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        last = [nn.AdaptiveAvgPool2d(places), nn.Flatten(), nn.Linear(before * places**2, outputs)]
+        return nn.Sequential(*layers, *last)
+
+    return cast(nn.Module, begun(build, rng).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
+def begun(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
+    """A network whose fresh weights follow from the generator alone."""
+    with torch.device("meta"):  # on meta, constructors draw nothing from torch's global randomness
+        network = build()
+    network = network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, generator=rng)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=rng)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+            module.reset_running_stats()
+    return network
+
+
+def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, *, rise: int) -> None:
+    """The learning rate at a step: up to `peak` within a `rise`-th of the steps, meanwhile down to 0."""
+    for group in optimizer.param_groups:
+        group["lr"] = peak * min(1.0, rise * step / steps) * (1 - step / steps)
