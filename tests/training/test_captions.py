@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import danqing as dq
 from danqing.data import open_dataset
-from danqing.errors import TextError
+from danqing.errors import TextError, TrainingError
 from danqing.families import prefix
-from danqing.text import pretrained
+from danqing.text import bpe, pretrained
 from danqing.training import captions
 from danqing.training.config import resolve
 from danqing.training.listener import Listener
@@ -29,6 +30,7 @@ SETTINGS = {
     "sample_images": "4",
     "sample_grids": "1",
     "precision": "float32",
+    "schedule": "constant",  # so that a longer run begins as a shorter one
 }
 
 
@@ -90,6 +92,53 @@ def test_captions_are_read_once_and_the_encoder_is_needed_afterwards(
     assert len(dq.load(first).labels) == 0  # it can be opened and looked at without its encoder
     with pytest.raises(TextError, match="There is no text encoder at"):
         dq.load(first).sample(prompt="a red heart")
+
+
+def facts_of(run: dq.Run) -> dict[str, object]:
+    """What the model of a run says of its text."""
+    found = json.loads((run.model / "config.json").read_text())["model"]["text_facts"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_an_encoder_that_changed_under_a_run_changes_nothing_or_stops_it(
+    pictures: Path, tmp_path: Path
+) -> None:
+    encoder, _ = written("t5", tmp_path / "t5")
+    settings = {**SETTINGS, "model.text.encoder": str(encoder)}
+    options = {"preset": "transformer-16", "size": (5, 4), "settings": settings, "listener": Listener()}
+    forgotten()
+    whole = dq.train(pictures, images=48, out=tmp_path / "whole", **options)
+    dq.train(pictures, images=16, out=tmp_path / "run", **options)
+    for file in encoder.glob("*.safetensors"):
+        tensors = {name: value + 0.3 for name, value in load_file(file).items()}
+        save_file(tensors, file, {"format": "pt"})
+    forgotten()
+    run = dq.train(pictures, images=48, out=tmp_path / "run", **options)
+    assert facts_of(run) == facts_of(whole)
+    weights = [(each.model / "model.safetensors").read_bytes() for each in (run, whole)]
+    assert weights[0] == weights[1]
+    shutil.rmtree(tmp_path / "cache/text")
+    forgotten()
+    with pytest.raises(TextError, match="is not the one that the model learnt with"):
+        dq.train(pictures, images=64, out=tmp_path / "run", **options)
+
+
+def test_a_begun_run_keeps_its_words_whatever_would_be_learnt_today(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"preset": "transformer-16", "size": (5, 4), "settings": SETTINGS, "listener": Listener()}
+    whole = dq.train(pictures, images=48, out=tmp_path / "whole", **options)
+    dq.train(pictures, images=16, out=tmp_path / "run", **options)
+    learn = bpe.learn
+    monkeypatch.setattr(bpe, "learn", lambda captions, size: learn(["other words"], size))
+    run = dq.train(pictures, images=48, out=tmp_path / "run", **options)
+    assert facts_of(run) == facts_of(whole)
+    weights = [(each.model / "model.safetensors").read_bytes() for each in (run, whole)]
+    assert weights[0] == weights[1]
+    (run.folder / "from_data.json").write_text('{"captions": 3}')
+    with pytest.raises(TrainingError, match="is damaged"):
+        dq.train(pictures, images=64, out=tmp_path / "run", **options)
 
 
 class Heard(Listener):

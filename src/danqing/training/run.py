@@ -132,7 +132,7 @@ def train(
         if _is_complete(folder, wanted):
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
         elif wanted.tokenizer is None:
-            completed = wanted.for_data(dataset)
+            completed = folder.complete(wanted, dataset)
             Trainer(completed, dataset, folder, chosen, listener, held=held, track=track).run()
         elif second := FirstStage(wanted, dataset, held, folder, chosen, listener).run():
             completed, stage = second

@@ -12,6 +12,8 @@ from danqing import atomic
 from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
+from danqing.families import parse_config
+from danqing.families.base import FamilyConfig
 from danqing.training import config as configs
 from danqing.training.config import RunConfig
 
@@ -24,6 +26,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.toml"
+        self.from_data_file = self.path / "from_data.json"
         self.facts_file = self.path / "run.json"
         self.budget_file = self.path / "budget.json"
         self.log_file = self.path / "log.jsonl"
@@ -71,6 +74,11 @@ class RunFolder:
         """Whether training has begun here, and can go on."""
         return any(self.checkpoints.glob("*.safetensors"))
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether training has come to its end here, and the model is there."""
+        return self.facts().get("status") == "finished" and (self.model / "config.json").exists()
+
     def check_images(self, dataset: Dataset, held: Held | None) -> None:
         """Raise TrainingError where the images are not those that the run began with."""
         known = self.facts().get("data", {})
@@ -86,17 +94,19 @@ class RunFolder:
         """Write the configuration of a new run, or hold `wanted` against that of the run that is there.
 
         What comes back has what the run has settled in place of "auto". The budget may change; anything else
-        would make a different run, and raises ConfigError. A folder without a checkpoint, be it of a first
-        stage, holds nothing to protect: a first try that failed may be mended and repeated.
+        would make a different run, and raises ConfigError. A folder without a checkpoint, and without one or
+        a finished model of a first stage, holds nothing to protect: a first try that failed may be mended and
+        repeated.
         """
         if not self.has_checkpoints and self.facts().get("progress", {}).get("images"):
             raise TrainingError(
                 f"The checkpoints of the run in {self.path} are gone: its model stays, and cannot be "
                 "trained further; choose another --out."
             )
-        if not self.has_checkpoints and not any((self.tokenizer / "checkpoints").glob("*.safetensors")):
-            self.facts_file.unlink(missing_ok=True)
-            self.budget_file.unlink(missing_ok=True)
+        first = RunFolder(self.tokenizer)
+        if not (self.has_checkpoints or first.has_checkpoints or first.has_finished):
+            for file in (self.facts_file, self.budget_file, self.from_data_file):
+                file.unlink(missing_ok=True)
         else:
             recorded = configs.from_toml(self.config_file).evaluated(
                 0
@@ -106,7 +116,8 @@ class RunFolder:
             if changed := configs.differences(recorded, wanted):
                 raise ConfigError(
                     f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
-                    "settings to go on with it, or choose another --out."
+                    f"settings to go on with it (--config {self.config_file} has them all), or choose "
+                    "another --out."
                 )
         self.write_config(wanted)
         return wanted
@@ -114,6 +125,28 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Write `config.toml`."""
         atomic.write_text(self.config_file, config.to_toml())
+
+    def complete(
+        self, config: RunConfig, dataset: Dataset, tokenizer: FamilyConfig | None = None
+    ) -> RunConfig:
+        """The configuration for its data, as `RunConfig.for_data` makes it when training begins.
+
+        It is kept: whatever a library makes of the captions later, or a hub gives as the encoder of the same
+        name, a run that has begun goes on with the words that it has learnt with.
+        """
+        if self.has_checkpoints and self.from_data_file.exists():
+            try:
+                kept = json.loads(self.from_data_file.read_text(encoding="utf-8"))
+                model = parse_config({**config.model.model_dump(), **kept})
+            except (ValueError, TypeError, ConfigError) as error:
+                raise TrainingError(
+                    f"{self.from_data_file} is damaged: restore it, or choose another --out."
+                ) from error
+            return config.model_copy(update={"model": model, "size": dataset.size})
+        completed = config.for_data(dataset, tokenizer)
+        kept = completed.model.model_dump(mode="json", include=set(completed.model.from_data))
+        atomic.write_json(self.from_data_file, kept)
+        return completed
 
     def facts(self) -> dict[str, Any]:
         """What `run.json` says; empty for a new run."""
