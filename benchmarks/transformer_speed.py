@@ -26,6 +26,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from danqing.families.decoding import Sampling, write, write_in_parallel
 from danqing.families.transformer import NUM_STEPS
+from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import uniform
@@ -92,7 +93,7 @@ def our_sampling(key_value_heads: int, precision: Precision) -> Callable[[], Non
     def call() -> None:
         blank = torch.full((IMAGES, CODES), VOCABULARY)
         uniforms = uniform(range(IMAGES), (CODES,), purpose="codes")
-        decoder = net.decoder(torch.zeros(IMAGES, 1, WIDTH), precision=precision)
+        decoder = RasterDecoder(net, torch.zeros(IMAGES, 1, WIDTH), precision)
         codes = write(decoder, blank, unknown, uniforms, Sampling(), _tells_nobody)
         assert int(codes.max()) < VOCABULARY
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from danqing.errors import ConfigError
 from danqing.families.decoding import Sampling, guide, invert, write, write_in_parallel
+from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
 from danqing.randomness import uniform
 
@@ -145,7 +146,7 @@ class Uncached:
         self.logits = self._next()
 
     def extend(self, codes: Tensor) -> Tensor:
-        self.codes = torch.cat([self.codes, codes], 1)
+        self.codes = torch.cat([self.codes, codes[:, None]], 1)
         self.logits = self._next()
         return self.logits
 
@@ -165,7 +166,7 @@ def test_writing_follows_the_joint_distribution_of_the_network() -> None:
     rows = prefix.expand(count, -1, -1)
     blank = torch.full((count, 3), 3)
     uniforms = uniform(range(count), (3,), purpose="codes")
-    decoder = net.decoder(rows, precision="float32")
+    decoder = RasterDecoder(net, rows, "float32")
     codes = write(decoder, blank, blank == 3, uniforms, Sampling(), silent)
     found = torch.bincount((codes * torch.tensor([9, 3, 1])).sum(1), minlength=27) / count
     squares = (count * (found - expected).square() / expected).sum().item()
@@ -188,7 +189,7 @@ def test_the_cache_changes_nothing_and_given_codes_stay(guidance_scale: float) -
     uniforms = torch.rand(count, 12, generator=rng)
     told = []
     both = []
-    for decoder in (net.decoder(prefix, precision="float32"), Uncached(net, prefix)):
+    for decoder in (RasterDecoder(net, prefix, "float32"), Uncached(net, prefix)):
         codes = write(
             decoder, begun, unknown, uniforms, sampling, lambda done, steps, codes: told.append((done, steps))
         )
@@ -196,9 +197,30 @@ def test_the_cache_changes_nothing_and_given_codes_stay(guidance_scale: float) -
         assert torch.equal(codes[~unknown], given[~unknown])
         assert codes.max() < 7
     assert torch.equal(*both)
-    places = int(unknown.any(0).sum())
-    assert told == 2 * [(done, places) for done in range(1, places + 1)]
+    assert told == 2 * [(done, 11) for done in range(1, 12)]
     assert torch.equal(begun, given.masked_fill(unknown, 7))  # what the caller holds is left alone
+
+
+def test_what_is_filled_in_does_not_depend_on_what_is_covered_elsewhere() -> None:
+    torch.manual_seed(0)
+    net = Transformer(Shape(32, 4, 4, 1, width=256, layers=2, heads=8, key_value_heads=2, prefix=1))
+    prefix, given = torch.randn(16, 1, 256), torch.randint(32, (16, 16))
+    alone = torch.zeros(16, 16, dtype=torch.bool)
+    alone[5, 6:9] = True
+    others = torch.rand(16, 16) < 0.3
+    others[5] = alone[5]
+    whole = torch.ones(16, 16, dtype=torch.bool)
+    whole[5] = alone[5]
+
+    def course(unknown: Tensor) -> Tensor:
+        """What the network said at each place of image 5."""
+        decoder, said = RasterDecoder(net, prefix, "bfloat16"), []
+        uniforms = evenly(16).expand(16, -1)
+        write(decoder, given, unknown, uniforms, Sampling(), lambda *_: said.append(decoder.logits[5]))
+        return torch.stack(said[:9])
+
+    assert torch.equal(course(alone), course(whole))
+    assert torch.equal(course(alone), course(others))
 
 
 def test_nothing_to_write_is_nothing_done() -> None:
@@ -206,7 +228,7 @@ def test_nothing_to_write_is_nothing_done() -> None:
     codes = torch.tensor([[0, 1, 2]])
     none = torch.zeros(1, 3, dtype=torch.bool)
     written = write(
-        net.decoder(torch.zeros(1, 2, 16), precision="float32"),
+        RasterDecoder(net, torch.zeros(1, 2, 16), "float32"),
         codes,
         none,
         torch.rand(1, 3),

@@ -102,7 +102,7 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 
 class Decodes(Protocol):
-    """What writes codes in raster order: `nets.transformer.Decoder`, or a stand-in without a cache."""
+    """What writes codes in raster order: `nets.raster.RasterDecoder`, or a stand-in without a cache."""
 
     logits: Tensor
 
@@ -115,22 +115,20 @@ def write(
     """Write the codes `[n, N]` that are `unknown` (bool `[n, N]`) in raster order, and leave the others.
 
     uniforms: `[n, N]`. The decoder has 2n rows where the sampling is guided: with the condition, then
-    without.
+    without. Given codes too go through it one by one, up to the last unknown one: to feed those together that
+    are given in all rows would round them otherwise than beside a row in which one of them is unknown.
     """
-    codes, steps = codes.clone(), codes.shape[1]
-    copies = 2 if sampling.is_guided else 1
-    places = unknown.any(0).nonzero().flatten().tolist()
-    written = 0
-    for done, place in enumerate(places, 1):
-        if written < place:  # whatever is given between two unknown codes goes in at once
-            decoder.extend(codes[:, written:place].repeat(copies, 1))
-            written = place
+    codes, copies = codes.clone(), 2 if sampling.is_guided else 1
+    steps = int((unknown.any(0).nonzero() + 1).amax()) if bool(unknown.any()) else 0
+    for place in range(steps):
+        if place:
+            decoder.extend(codes[:, place - 1].repeat(copies))
         logits = decoder.logits
         if sampling.is_guided:
-            logits = guide(logits, sampling.guidance(place / max(steps - 1, 1)))
+            logits = guide(logits, sampling.guidance(place / max(codes.shape[1] - 1, 1)))
         chosen = sampling.choose(logits, uniforms[:, place])
         codes[:, place] = torch.where(unknown[:, place], chosen, codes[:, place])
-        told(done, len(places), codes)
+        told(place + 1, steps, codes)
     return codes
 
 

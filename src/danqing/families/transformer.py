@@ -33,6 +33,7 @@ from danqing.families.decoding import OnCodes, Sampling, Schedule, guide, write,
 from danqing.families.pixel_codes import PixelCodes
 from danqing.families.prefix import Prefix
 from danqing.nets.layers import crop
+from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import uniform
@@ -310,7 +311,7 @@ class RasterTransformer(TransformerFamily):
         codes = self._begin(condition, count)
         prefix = self._prefix(condition, count, guided=sampling.is_guided)
         uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=codes.device)
-        decoder = self.net.decoder(prefix, precision=_chosen(precision, codes.device))
+        decoder = RasterDecoder(self.net, prefix, _chosen(precision, codes.device))
         unknown = codes == self._codec.vocabulary
         told = self._teller(condition, on_step)
         return self._paint(write(decoder, codes, unknown, uniforms, sampling, told), condition)

@@ -11,14 +11,13 @@ the edges too.
 """
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.nets.fused import EPSILON, attend, rms_normalised, swiglu, unit_turned
-from danqing.precision import Precision
+from danqing.nets.fused import attend, rms_normalised, swiglu, unit_turned
 
 ROTARY_BASE = 100.0
 """How many times as fast the quickest pair of a head turns as the slowest: grids are tens of places wide."""
@@ -183,10 +182,6 @@ class Transformer(nn.Module):
             x = block(x, turns, causal=False)
         return self.read(x[:, self.shape.prefix :])
 
-    def decoder(self, prefix: Tensor, *, precision: Precision = "float32") -> "Decoder":
-        """What writes codes in raster order after `prefix`, one call per code."""
-        return Decoder(self, prefix, precision)
-
     def raster_turns(self) -> Tensor:
         """How queries and keys turn in raster order, complex `[2, p + N, head width / 2]`."""
         held = torch.view_as_complex(self.turns)
@@ -206,153 +201,6 @@ class Transformer(nn.Module):
         """The residual stream to logits."""
         logits: Tensor = self.head(x).float()
         return logits
-
-
-class Decoder:
-    """Writes codes in raster order, remembering the keys and values of all that came before.
-
-    logits: `[n, vocabulary]` float32, of the next code. The cache is one allocation. Weights are read once,
-    when the decoder is made. Most of a step's time is the reading of weights and cache, so that half the
-    bytes, bfloat16, are worth the rounding.
-    """
-
-    @torch.no_grad()
-    def __init__(self, transformer: Transformer, prefix: Tensor, precision: Precision) -> None:
-        shape = transformer.shape
-        n, groups, width = len(prefix), shape.key_value_heads, shape.head_width
-        self._transformer, self._written = transformer, -shape.prefix
-        length = shape.prefix + shape.codes
-        # A position's key stands together: written apart, each number would move a line of memory.
-        self._cache = torch.empty(
-            (shape.layers, 2, n, groups, length, width),
-            device=prefix.device,
-            dtype=_cache_dtype(prefix, precision),
-        )
-        self._table = transformer.embedding.weight
-        self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
-        blocks = [cast(Block, block) for block in transformer.blocks]
-        self._layers = [_Layer(block, precision) for block in blocks]
-        turns = transformer.raster_turns()
-        self._turns = torch.stack([block.attention.turns(turns) for block in blocks], dim=1)
-        self._head = _Product(transformer.head.weight, precision, transformer.head.gain)
-        self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
-        self.logits = self._prefill(prefix + transformer.prefix)
-
-    @torch.no_grad()
-    def extend(self, codes: Tensor) -> Tensor:
-        """Take the next codes `[n, m]`; returns the logits of the one after them."""
-        if codes.shape[1] == 1:
-            self.logits = self._step(codes[:, 0])
-        else:
-            self.logits = self._prefill(self._transformer.embed(codes, self._written, 1))
-        return self.logits
-
-    def _step(self, codes: Tensor) -> Tensor:
-        shape, number = self._transformer.shape, self._written
-        x = F.embedding(codes + number % shape.depth * (shape.vocabulary + 1), self._table)
-        x += self._places[number + 1]
-        position = number + shape.prefix
-        turns = self._turns[position].unbind()
-        caches = self._cache[..., : position + 1, :].unbind()
-        for layer, turn, cache in zip(self._layers, turns, caches, strict=True):
-            layer.step(x, turn, cache)
-        self._written += 1
-        return self._head(_unit(x, self._epsilon)).float()
-
-    def _prefill(self, x: Tensor) -> Tensor:
-        """Feed positions `[n, m, width]` at once, in float32."""
-        net = self._transformer
-        start = self._written + net.shape.prefix
-        stop = start + x.shape[1]
-        turns = net.raster_turns()[:, start:stop]
-        seen = torch.ones(stop - start, stop, dtype=torch.bool, device=x.device).tril(start)
-        for module, cache in zip(net.blocks, self._cache, strict=True):
-            block = cast(Block, module)
-            q, k, v = block.attention.project(x, turns)
-            cache[0, :, :, start:stop], cache[1, :, :, start:stop] = k, v
-            k, v = cache[..., :stop, :].to(x.dtype).unbind()
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0, enable_gqa=True)
-            x = block.feed(x + block.attention.out(attended.transpose(1, 2).flatten(2)))
-        self._written += x.shape[1]
-        return net.read(x[:, -1])
-
-
-class _Layer:
-    """A block that takes one position, in as few calls as can be: most of their time is the calling."""
-
-    def __init__(self, block: Block, precision: Precision) -> None:
-        attention = block.attention
-        self.qkv = _Product(attention.qkv.weight, precision, attention.qkv.gain)
-        self.out = _Product(attention.out.weight, precision)
-        self.gate_up = _Product(block.gate_up.weight, precision, block.gate_up.gain)
-        self.down = _Product(block.down.weight, precision)
-        self.heads, self.groups, self.width = attention.heads, attention.key_value_heads, attention.head_width
-        weight = attention.qkv.weight
-        self.epsilons = (
-            weight.new_tensor(math.sqrt(weight.shape[1] * EPSILON)),
-            weight.new_tensor(math.sqrt(self.width * EPSILON)),
-        )
-
-    def step(self, x: Tensor, turn: Tensor, cache: Tensor) -> None:
-        """Change the stream `[n, width]` in place; the last of the cache's keys and values
-        `[2, n, groups, t, head width]` are those of this position, to be written.
-        """
-        n, (epsilon, head_epsilon) = len(x), self.epsilons
-        qkv = self.qkv(_unit(x, epsilon)).view(n, -1, self.width)
-        qk, v = torch.split(qkv, [self.heads + self.groups, self.groups], dim=1)
-        pairs = torch.view_as_complex(_unit(qk, head_epsilon).view(n, -1, self.width // 2, 2))
-        turned = torch.view_as_real(pairs.mul_(turn)).flatten(2)
-        q, k = torch.split(turned, [self.heads, self.groups], dim=1)
-        keys, values = cache.unbind()
-        keys[:, :, -1] = k
-        values[:, :, -1] = v
-        # The queries of one key head stand as if they were places: none is hidden from any.
-        q = q.reshape(n, self.groups, -1, self.width).to(cache.dtype)
-        if cache.dtype == torch.bfloat16:
-            attended = F.scaled_dot_product_attention(q, keys, values, scale=1.0)
-        else:
-            attended = torch.softmax(q @ keys.transpose(2, 3), dim=-1) @ values
-        self.out.add_to(x, attended.reshape(n, -1))
-        gate, up = self.gate_up(_unit(x, epsilon)).chunk(2, dim=-1)
-        self.down.add_to(x, F.silu(gate).mul_(up))
-
-
-class _Product:
-    """x · Wᵀ for weights `[outputs, inputs]`, kept as the processor multiplies them fastest.
-
-    gain: of the norm before it, whose √width goes with it: x then is the unit vector.
-    """
-
-    def __init__(self, weight: Tensor, precision: Precision, gain: Tensor | None = None) -> None:
-        matrix = weight.t() if gain is None else weight.t() * (gain * math.sqrt(len(gain)))[:, None]
-        self.reduced = precision == "bfloat16"
-        self.matrix = matrix.to(torch.bfloat16 if self.reduced else weight.dtype).contiguous()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.reduced:
-            return torch.mm(x.bfloat16(), self.matrix)
-        return torch.mm(x, self.matrix)
-
-    def add_to(self, stream: Tensor, x: Tensor) -> None:
-        """stream += x · Wᵀ."""
-        if self.reduced:
-            stream += torch.mm(x.bfloat16(), self.matrix)
-        else:
-            stream.addmm_(x, self.matrix)
-
-
-def _cache_dtype(prefix: Tensor, precision: Precision) -> torch.dtype:
-    """What keys and values are kept in: half as many bytes to read where bfloat16 attends as fast. Without
-    tiles (AMX), one query takes a processor four times as long in bfloat16 as in float32.
-    """
-    quick = prefix.device.type != "cpu" or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if precision == "bfloat16" and quick else prefix.dtype
-
-
-def _unit(x: Tensor, epsilon: Tensor) -> Tensor:
-    """x / √(‖x‖² + ε²) along the last axis, in the precision of ε."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=epsilon.dtype)
-    return x / length.hypot_(epsilon)
 
 
 def rotations(shape: Shape) -> Tensor:
