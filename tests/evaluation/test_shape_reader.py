@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from danqing.data.builtin import shapes
 from danqing.data.builtin.shapes import Combination, drawn
-from danqing.evaluation.shape_reader import Reading, read
+from danqing.evaluation.shape_reader import Reading, _connected, read
 
 ANY = st.sampled_from(shapes.combinations())
 SIDES = st.integers(24, 64)
@@ -64,3 +65,12 @@ def test_what_is_no_figure_is_not_read() -> None:
         five[y - 4 : y + 4, x - 4 : x + 4] = shapes.COLOURS["green"]
     assert read(five).count is None
     assert read(five).colour == "green"
+
+
+@pytest.mark.parametrize("share", [0.2, 0.45, 0.6])
+def test_connected_parts_are_those_of_an_independent_implementation(share: float) -> None:
+    mask = np.random.default_rng(0).random((37, 53)) < share
+    ours, (theirs, count) = _connected(mask), ndimage.label(mask, np.ones((3, 3)))
+    pairs = set(zip(ours.ravel().tolist(), theirs.ravel().tolist(), strict=True))
+    assert len(pairs) == count + 1 == len(np.unique(ours))
+    assert (ours == 0).tolist() == (~mask).tolist()

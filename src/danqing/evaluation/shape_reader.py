@@ -120,13 +120,16 @@ def _parts(covered: NDArray[np.float64], mask: NDArray[np.bool_], widest: float)
     A part wider than any figure is several that touch: it falls apart where less is covered.
     """
     found: list[NDArray[np.float64]] = []
-    labels = _connected(mask)
-    for label in np.unique(labels[mask]):
-        part = labels == label
-        ys, xs = np.nonzero(part)
-        level = covered[part].min() + 0.05
+    rows, columns = np.nonzero(mask)
+    labels = _connected(mask)[rows, columns]
+    order = labels.argsort(kind="stable")  # noise has thousands of parts: each looks at its own pixels alone
+    for own in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else []:
+        ys, xs = rows[own], columns[own]
+        level = covered[ys, xs].min() + 0.05
         if max(np.ptp(xs), np.ptp(ys)) >= widest and level < 0.95:
-            found.append(_parts(covered, part & (covered >= level), widest))
+            part = np.zeros_like(mask)
+            part[ys, xs] = covered[ys, xs] >= level
+            found.append(_parts(covered, part, widest))
         else:
             found.append(np.array([[xs.mean() + 0.5, ys.mean() + 0.5, len(xs)]]))
     return np.concatenate([np.empty((0, 3)), *found])
@@ -140,6 +143,7 @@ def _connected(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         padded = np.pad(labels, 1)
         beside = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
         spread = np.where(mask, np.maximum.reduce(beside), 0)
+        spread = np.where(mask, spread.ravel()[spread - 1], 0)  # and what the pixel of that number has by now
         if np.array_equal(spread, labels):
             return labels
         labels = spread
