@@ -133,6 +133,19 @@ def tamper_config(change):
     return tamper
 
 
+def tamper_tokenizer(side, depth):
+    """Transformers that have transformers for tokenizers, `depth` of them, and a codebook at the end."""
+
+    def change(config):
+        shape = {"width": side, "height": side, "channels": 1}
+        model = {"family": "vqvae", **shape, "features": 8, "vocabulary": 16, "downsamplings": 1}
+        for _ in range(depth):
+            model = {"family": "transformer", **shape, "condition": "none", "tokenizer": model}
+        config["model"] = model
+
+    return tamper_config(change)
+
+
 def tamper_link(folder):
     outside = folder.parent / "outside.safetensors"
     (folder / "model.safetensors").rename(outside)
@@ -161,6 +174,9 @@ def first(tensors):
         (tamper_config(lambda c: c["model"].update(__class__="x")), "__class__"),
         (tamper_config(lambda c: c.pop("model")), "not the configuration"),
         (tamper_config(lambda c: c["model"].update(label_frequencies=[-1, 2])), "label_frequencies"),
+        (tamper_tokenizer(8, depth=2), "that this version knows"),
+        (tamper_tokenizer(8, depth=200), "that this version knows"),
+        (tamper_tokenizer(4096, depth=1), "4,194,304 codes, too many"),
         (tamper_header, "no JSON"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "cannot be read"),
         (lambda f: (f / "config.json").unlink(), "no model folder"),

@@ -123,12 +123,12 @@ def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str,
             )
     try:
         parsed = families.parse_config(config["model"])
-    except ConfigError as error:
+        with torch.device("meta"):  # nothing is allocated until the weights have been found to fit
+            family = families.build(parsed)
+    except (ConfigError, RecursionError) as error:
         raise ModelError(
             f"{config_file} does not describe a model that this version knows: {error}"
         ) from error
-    with torch.device("meta"):  # nothing is allocated until the weights have been found to fit
-        family = families.build(parsed)
     family.drop_training_only()
     weights.check(weights_file, family.state_dict())
     family.load_state_dict(weights.read(weights_file, family.state_dict()), assign=True)

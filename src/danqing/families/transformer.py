@@ -42,6 +42,8 @@ from danqing.text.encoders import settle
 
 PHASE = "transformer"
 MOST_PIXELS = 8192
+MOST_CODES = 65_536
+"""Of one image: more would take hours and all memory to write, whatever a small file asks for."""
 NUM_STEPS = 12
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
@@ -133,6 +135,11 @@ class TransformerFamily(Family, HasTokenizer):
             facts=config.text_facts,
         )
         rows, columns, depth = self._codec.code_shape
+        if rows * columns * depth > MOST_CODES:
+            raise ConfigError(
+                f"An image would be {rows * columns * depth:,} codes, too many to write: use a tokenizer with "
+                "more downsamplings, or smaller images."
+            )
         self.net = Transformer(
             Shape(
                 vocabulary=self._codec.vocabulary,
