@@ -1,6 +1,7 @@
 """Optimisers from their configuration, and their state as named tensors."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,16 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
 def build(config: OptimizerConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
-    """The configured optimiser over `parameters`, with the fused kernel where torch has one."""
-    tensors = [parameter for _, parameter in parameters]
+    """The configured optimiser over `parameters`, with the fused kernel where torch has one.
+
+    Weights decay, and nothing else: a gain, a bias or a position that is drawn to zero says less, and is no
+    simpler for it.
+    """
+    named = list(parameters)
+    tensors: list[dict[str, Any]] = [
+        {"params": [p for name, p in named if _decays(name, p)]},
+        {"params": [p for name, p in named if not _decays(name, p)], "weight_decay": 0.0},
+    ]
     rate, decay = config.learning_rate, config.weight_decay
     match config.name:
         case "adamw":
@@ -29,6 +38,11 @@ def build(config: OptimizerConfig, parameters: NamedParameters) -> torch.optim.O
             return torch.optim.RMSprop(
                 tensors, rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
             )
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix or a kernel, as a norm's own `weight` is not."""
+    return parameter.dim() > 1 and "weight" in name
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> dict[str, Tensor]:
