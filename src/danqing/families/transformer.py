@@ -137,8 +137,8 @@ class TransformerFamily(Family, HasTokenizer):
         rows, columns, depth = self._codec.code_shape
         if rows * columns * depth > MOST_CODES:
             raise ConfigError(
-                f"An image would be {rows * columns * depth:,} codes, too many to write: use a tokenizer with "
-                "more downsamplings, or smaller images."
+                f"An image would be {rows * columns * depth:,} codes, too many to write: use a tokenizer "
+                "with more downsamplings, or smaller images."
             )
         self.net = Transformer(
             Shape(
