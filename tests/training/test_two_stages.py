@@ -259,3 +259,17 @@ def test_codes_are_kept_until_the_tokenizer_changes(tokenizer, tmp_path):
     )
     assert stopped is None
     assert len(list(folder.glob("*"))) == 2 + 3  # and their locks: nothing half-written stays
+
+
+def test_images_are_not_mirrored_under_captions_that_are_read(pictures):
+    dataset = open_dataset(pictures)
+    assert dataset.info.augment.flip
+    asked = {"data.augment.flip": True}
+    for preset, settings, flip in (
+        ("text2image-32", {}, False),
+        ("text2image-32", asked, True),
+        ("vqvae-32", {}, True),
+        ("vae-32", {}, True),
+    ):
+        config = resolve(preset=preset, settings=settings)
+        assert codes.augmentation(config, dataset) == Augment(flip=flip)

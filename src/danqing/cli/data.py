@@ -148,7 +148,8 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
         "Skipped": "\n  ".join([f"{report.skipped:,}", *skipped, *more]) if report.skipped else "none",
         "Notes": " ".join(report.notes),
-        "Augmentation": ", ".join(f"{name} {value}" for name, value in advice.items()) or "none",
+        "Augmentation": (", ".join(f"{name} {value}" for name, value in advice.items()) or "none")
+        + (" (no flip where captions are read)" if dataset.has_texts and info.augment.flip else ""),
         "Licence": info.licence,
         "Citation": info.citation,
         "Cache": f"{dataset.cache} ({memory(len(dataset) * dataset.image_bytes)})",

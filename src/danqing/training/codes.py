@@ -74,8 +74,13 @@ class CodedBatches(Batches):
 
 
 def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
-    """How images are changed while they are learnt from: as asked, or as the data advises."""
-    return config.data.augment if config.data.augment is not None else dataset.info.augment
+    """How images are changed while they are learnt from: as asked, or as the data advises, but not mirrored
+    where their captions are read, which may say "on the left".
+    """
+    if config.data.augment is not None:
+        return config.data.augment
+    advice = dataset.info.augment
+    return advice.model_copy(update={"flip": False}) if config.model.reads_text else advice
 
 
 def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
