@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from danqing.families.decoding import Sampling, write, write_in_parallel
+from danqing.families.decoding import Sampling, spread, write, write_in_parallel
 from danqing.families.transformer import NUM_STEPS
+from danqing.nets.parallel import ParallelDecoder
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
 from danqing.precision import Precision, autocast, candidates
@@ -101,18 +102,17 @@ def our_sampling(key_value_heads: int, precision: Precision) -> Callable[[], Non
 
 
 def our_masked_sampling(key_value_heads: int, precision: Precision) -> Callable[[], None]:
-    """All places at once, in the family's default number of steps."""
+    """Many places at once, in the family's default number of steps."""
     net, unknown = ours(key_value_heads), torch.ones(IMAGES, CODES, dtype=torch.bool)
-    prefix = torch.zeros(IMAGES, 1, WIDTH)
-
-    def logits(codes: Tensor, _scale: float) -> Tensor:
-        with autocast(precision, CPU):
-            return net.parallel(prefix, codes)
 
     def call() -> None:
         blank = torch.full((IMAGES, CODES), VOCABULARY)
-        uniforms = uniform(range(IMAGES), (NUM_STEPS, 2, CODES), purpose="codes")
-        codes = write_in_parallel(logits, blank, unknown, uniforms, Sampling(), 4.5, _tells_nobody)
+        uniforms = uniform(range(IMAGES), (CODES,), purpose="codes")
+        moments = spread(SIDE, SIDE, 1, uniform(range(IMAGES), (), purpose="order"))
+        decoder = ParallelDecoder(net, torch.zeros(IMAGES, 1, WIDTH), precision)
+        codes = write_in_parallel(
+            decoder, blank, unknown, moments, uniforms, NUM_STEPS, Sampling(), _tells_nobody
+        )
         assert int(codes.max()) < VOCABULARY
 
     return call

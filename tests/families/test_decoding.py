@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families.decoding import Sampling, guide, invert, write, write_in_parallel
+from danqing.families.decoding import Sampling, guide, invert, spread, write, write_in_parallel
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
 from danqing.randomness import uniform
@@ -236,16 +236,28 @@ def test_nothing_to_write_is_nothing_done() -> None:
         silent,
     )
     assert torch.equal(written, codes)
-    blank = write_in_parallel(
-        lambda codes, scale: torch.zeros(1, 3, 3),
-        codes,
-        none,
-        torch.rand(1, 4, 2, 3),
-        Sampling(),
-        1.0,
-        silent,
-    )
-    assert torch.equal(blank, codes)
+    parallel = Recorded(torch.zeros(1, 3, 3))
+    moments, uniforms = torch.rand(1, 3), torch.rand(1, 3)
+    written = write_in_parallel(parallel, codes, none, moments, uniforms, 4, Sampling(), silent)
+    assert torch.equal(written, codes)
+    assert not parallel.asked
+
+
+class Recorded:
+    """Says the same of a place whatever is known; remembers what it was given, and what was asked of it."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        self.known: list[dict[int, int]] = [{} for _ in logits]
+        self.asked: list[list[list[int]]] = []
+
+    def extend(self, codes: Tensor, places: Tensor, asked: Tensor) -> Tensor:
+        for known, of_image, there in zip(self.known, codes.tolist(), places.tolist(), strict=True):
+            new = {place: code for place, code in zip(there, of_image, strict=True) if code >= 0}
+            assert not new.keys() & known.keys()  # nothing is given twice
+            known.update(new)
+        self.asked.append(asked.tolist())
+        return self.logits.gather(1, asked[..., None].expand(-1, -1, self.logits.shape[2]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -257,39 +269,42 @@ def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
     unknown = torch.rand(3, places, generator=rng) < share
     given = torch.randint(5, (3, places), generator=rng)
     begun = given.masked_fill(unknown, 5)
-    logits = torch.randn(3, places, 5, generator=rng)
-    course: list[Tensor] = []
+    decoder = Recorded(torch.randn(3, places, 5, generator=rng))
+    moments, uniforms = torch.rand(2, 3, places, generator=rng)
+    course, known = [begun], []
 
-    def logits_of(codes: Tensor, scale: float) -> Tensor:
-        course.append(codes)
-        return logits
+    def told(done: int, total: int, codes: Tensor) -> None:
+        assert (done, total) == (len(course), steps)
+        course.append(codes.clone())
+        known.append([dict(each) for each in decoder.known])
 
-    uniforms = torch.rand(3, steps, 2, places, generator=rng)
-    codes = write_in_parallel(logits_of, begun, unknown, uniforms, Sampling(), 4.5, silent)
+    codes = write_in_parallel(decoder, begun, unknown, moments, uniforms, steps, Sampling(), told)
     assert torch.equal(codes[~unknown], given[~unknown])
-    assert codes.max() < 5
-    course.append(codes)
+    assert torch.equal(codes[unknown], Sampling().choose(decoder.logits, uniforms)[unknown])
+    assert torch.equal(codes, course[-1])
+    assert torch.equal(begun, given.masked_fill(unknown, 5))  # what the caller holds is left alone
     wanted = unknown.sum(1)
     for step, (before, after) in enumerate(itertools.pairwise(course), 1):
-        known = before < 5
-        assert torch.equal(before[known], after[known])  # what is written stays
         left, were = (after == 5).sum(1), (before == 5).sum(1)
         cosine = (wanted * math.cos(math.pi / 2 * step / steps) + 1e-6).floor().long()
         assert torch.equal(left, torch.minimum(cosine, (were - 1).clamp_min(0)))
+        for i in range(3):
+            was, new = before[i] < 5, (before[i] == 5) & (after[i] < 5)
+            assert torch.equal(before[i][was], after[i][was])  # what is written stays
+            if new.any():  # the step knew all that was written before, and wrote what comes next in order
+                assert known[step - 1][i] == {j: int(before[i, j]) for j in was.nonzero().flatten().tolist()}
+                assert not (moments[i][after[i] == 5] < moments[i][new].max()).any()
 
 
-def test_without_chance_the_surest_codes_are_written_first() -> None:
-    sure = torch.tensor([[0.1, 3.0, 1.0, 2.0]])
-    logits = torch.stack([sure, torch.zeros_like(sure)], -1)  # code 0 ever likelier than code 1
-    after_first: list[Tensor] = []
-    write_in_parallel(
-        lambda codes, scale: logits,
-        torch.full((1, 4), 2),
-        torch.ones(1, 4, dtype=torch.bool),
-        torch.rand(1, 2, 2, 4),
-        Sampling(temperature=0),
-        0.0,
-        lambda done, steps, codes: after_first.append(codes),
-    )
-    assert after_first[0].tolist() == [[2, 0, 2, 0]]  # floor(4 cos 45°) = 2 are left
-    assert after_first[1].tolist() == [[0, 0, 0, 0]]
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(16, 16, 1), (8, 8, 3), (7, 5, 1)])
+def test_what_is_written_at_once_lies_evenly_over_the_grid(rows: int, columns: int, depth: int) -> None:
+    moments = spread(rows, columns, depth, torch.tensor([0.0, 0.3, 0.9])).reshape(3, rows, columns, depth)
+    assert ((moments >= 0) & (moments < 1)).all()
+    assert all(len(of_image.unique()) == of_image.numel() for of_image in moments)
+    ranks = moments.flatten(1).argsort(1).argsort(1).reshape(moments.shape)
+    count, batch = rows * columns * depth, rows * columns // 5
+    for start in range(0, count - batch, batch):
+        together = (ranks >= start) & (ranks < start + batch)
+        beside = (together[:, 1:] & together[:, :-1]).sum() + (together[:, :, 1:] & together[:, :, :-1]).sum()
+        assert beside == 0, start  # no code is drawn beside another that does not know of it
+        assert (together.sum(3) <= 1).all()

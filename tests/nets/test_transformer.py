@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from danqing.nets import fused
+from danqing.nets.parallel import ParallelDecoder
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import ROTARY_BASE, Shape, Transformer
 from danqing.precision import Precision
@@ -37,8 +38,20 @@ def inputs(shape: Shape, n: int = 2, *, double: bool = True) -> tuple[Tensor, Te
     return (prefix.double() if double else prefix), codes
 
 
-def logits_by_the_book(net: Transformer, prefix: Tensor, codes: Tensor, causal: bool) -> Tensor:
-    """The same network for one image, written with loops over positions, heads and pairs."""
+def begun(shape: Shape, n: int) -> tuple[Tensor, Tensor]:
+    """Codes of which more and more are not yet known, from image to image, and when they become known."""
+    codes = inputs(shape, n)[1]
+    order = torch.rand(codes.shape, generator=torch.Generator().manual_seed(3)).argsort(1)
+    ranks = order.argsort(1)
+    unknown = ranks >= torch.linspace(shape.codes, 0, n)[:, None]
+    return codes.masked_fill(unknown, shape.vocabulary), ranks
+
+
+def logits_by_the_book(net: Transformer, prefix: Tensor, codes: Tensor, ranks: Tensor | None) -> Tensor:
+    """The same network for one image, written with loops over positions, heads and pairs; in raster order
+    where no ranks are given.
+    """
+    causal = ranks is None
     s, weights = net.shape, dict(net.named_parameters())
     half = s.head_width // 2
 
@@ -63,6 +76,17 @@ def logits_by_the_book(net: Transformer, prefix: Tensor, codes: Tensor, causal: 
             out += [a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)]
         return torch.stack(out)
 
+    def seen(i: int) -> list[int]:
+        """Of a position (prefix from -p, codes from 0), the positions that it sees."""
+        if ranks is None:
+            return list(range(-s.prefix, i + 1))
+        known = [j for j in range(s.codes) if codes[j] < s.vocabulary]
+        if i < 0:
+            known = []
+        elif codes[i] < s.vocabulary:
+            known = [j for j in known if ranks[j] <= ranks[i]]
+        return [*range(-s.prefix, 0), *known]
+
     ahead = int(causal)
     held = list(range(-s.prefix, s.codes - ahead))
     stream = [prefix[i] + weights["prefix"][i] for i in range(s.prefix)]
@@ -84,14 +108,16 @@ def logits_by_the_book(net: Transformer, prefix: Tensor, codes: Tensor, causal: 
             keys.append([rotate(rms(k[h]), i) for h in range(s.key_value_heads)])
             values.append(v)
         attended = []
-        for i in range(len(held)):
+        for i, number in enumerate(held):
             of_heads = []
             for h in range(s.heads):
                 group = h // (s.heads // s.key_value_heads)
-                seen = range(i + 1) if causal else range(len(held))
-                scores = [queries[i][h] @ keys[j][group] / math.sqrt(s.head_width) for j in seen]
+                others = [j + s.prefix for j in seen(number)]
+                scores = [queries[i][h] @ keys[j][group] / math.sqrt(s.head_width) for j in others]
                 shares = torch.stack(scores).softmax(0)
-                of_heads.append(sum(share * values[j][group] for share, j in zip(shares, seen, strict=True)))
+                of_heads.append(
+                    sum(share * values[j][group] for share, j in zip(shares, others, strict=True))
+                )
             attended.append(torch.cat(of_heads))
         for i, x in enumerate(stream):
             x = x + w["attention.out.weight"] @ attended[i]
@@ -101,14 +127,19 @@ def logits_by_the_book(net: Transformer, prefix: Tensor, codes: Tensor, causal: 
     return torch.stack(logits[s.prefix - ahead :])
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_an_independent_implementation_gives_the_same_logits(causal: bool) -> None:
+def test_an_independent_implementation_gives_the_same_logits() -> None:
     net, (prefix, codes) = shaken(), inputs(SMALL, n=1)
     with torch.no_grad():
-        got = net(prefix, codes) if causal else net.parallel(prefix, codes)
-        expected = logits_by_the_book(net, prefix[0], codes[0], causal)
+        got = net(prefix, codes)
+        expected = logits_by_the_book(net, prefix[0], codes[0], None)
     assert got.dtype == torch.float32
     assert torch.allclose(got[0], expected.float(), atol=1e-5)
+    prefix, (codes, ranks) = inputs(SMALL, n=4)[0], begun(SMALL, n=4)
+    with torch.no_grad():
+        got = net.parallel(prefix, codes, ranks)
+        for i in range(4):
+            expected = logits_by_the_book(net, prefix[i], codes[i], ranks[i])
+            assert torch.allclose(got[i], expected.float(), atol=1e-5)
 
 
 def test_raster_logits_follow_from_earlier_codes_alone() -> None:
@@ -121,17 +152,75 @@ def test_raster_logits_follow_from_earlier_codes_alone() -> None:
         assert (moved[i + 1 :] > 0).all()
 
 
-def test_parallel_logits_follow_from_every_code_and_all_of_the_prefix() -> None:
-    net, (prefix, codes) = shaken(), inputs(SMALL, n=1)
-    before = net.parallel(prefix, codes)
-    for i in range(SMALL.codes):
-        unknown = codes.clone()
-        unknown[0, i] = SMALL.vocabulary
-        assert ((net.parallel(prefix, unknown) - before).abs().amax(-1) > 0).all()
+def test_parallel_logits_follow_from_every_known_code_and_all_of_the_prefix() -> None:
+    net, prefix, (codes, ranks) = shaken(), inputs(SMALL, n=3)[0][1:2], begun(SMALL, n=3)
+    codes, ranks = codes[1:2], ranks[1:2]
+    unknown = codes[0] == SMALL.vocabulary
+    assert 3 < unknown.sum() < 9
+    before = net.parallel(prefix, codes, ranks)[:, unknown]
+    for i in (~unknown).nonzero().flatten().tolist():
+        other = codes.clone()
+        other[0, i] = (other[0, i] + 1) % SMALL.vocabulary
+        assert ((net.parallel(prefix, other, ranks)[:, unknown] - before).abs().amax(-1) > 0).all()
     for i in range(SMALL.prefix):
         changed = prefix.clone()
         changed[:, i] += 1
-        assert ((net.parallel(changed, codes) - before).abs().amax(-1) > 0).all()
+        assert ((net.parallel(changed, codes, ranks)[:, unknown] - before).abs().amax(-1) > 0).all()
+    shuffled = torch.where(unknown, ranks.flip(1) + SMALL.codes, ranks)
+    assert torch.equal(net.parallel(prefix, codes, shuffled)[:, unknown], before)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.sampled_from([1, 2, 4]),
+    st.integers(1, 3),
+    st.integers(0, 99),
+)
+def test_what_is_asked_for_step_by_step_is_what_all_at_once_would_say(
+    rows: int, columns: int, depth: int, groups: int, prefix_tokens: int, seed: int
+) -> None:
+    shape = SMALL._replace(
+        rows=rows, columns=columns, depth=depth, key_value_heads=groups, prefix=prefix_tokens
+    )
+    net, (prefix, codes) = shaken(shape), inputs(shape, n=3)
+    ranks = begun(shape, n=3)[1]
+    order = ranks.argsort(1)
+    decoder, rng = ParallelDecoder(net, prefix, "float32"), torch.Generator().manual_seed(seed)
+    known = torch.zeros(3, 1, dtype=torch.int64)
+    while int(known.min()) < shape.codes:
+        # Images learn different numbers of codes at a step, some of them none.
+        more = (torch.rand(3, 1, generator=rng) * (shape.codes - known + 1)).long()
+        numbers = known + torch.arange(int(more.max()))
+        real = numbers < known + more
+        places = order.gather(1, numbers.clamp_max(shape.codes - 1))
+        asked = torch.randint(shape.codes, (3, 4), generator=rng)
+        logits = decoder.extend(codes.gather(1, places).masked_fill(~real, -1), places, asked)
+        known = known + more
+        unknown = ranks >= known
+        with torch.no_grad():
+            whole = net.parallel(prefix, codes.masked_fill(unknown, shape.vocabulary), ranks)
+        expected = whole.gather(1, asked[..., None].expand(-1, -1, shape.vocabulary))
+        new = unknown.gather(1, asked)
+        assert logits.dtype == torch.float32
+        assert torch.allclose(logits[new], expected[new], atol=1e-5)
+
+
+def test_asking_in_bfloat16_is_close_to_float32() -> None:
+    torch.manual_seed(0)
+    shape = Shape(512, 8, 8, 1, width=256, layers=6, heads=8, key_value_heads=2, prefix=1)
+    net, (prefix, codes) = Transformer(shape), inputs(shape, n=8, double=False)
+    order = torch.rand(codes.shape).argsort(1)
+    decoders = [ParallelDecoder(net, prefix, precision) for precision in ("float32", "bfloat16")]
+    for start, stop in ((0, 0), (0, 1), (1, 8), (8, 32), (32, 60)):
+        given, asked = order[:, start:stop], order[:, stop : stop + 9]
+        exact, close = (each.extend(codes.gather(1, given), given, asked) for each in decoders)
+        shares, other = exact.log_softmax(-1), close.log_softmax(-1)
+        assert (shares - other).abs().max() < 0.05
+        assert F.kl_div(other, shares, log_target=True, reduction="none").sum(-1).max() < 1e-4
+    assert not torch.equal(exact, close)
 
 
 @settings(max_examples=12, deadline=None)
@@ -243,8 +332,19 @@ def test_gradients_written_by_hand_are_those_of_finite_differences(monkeypatch: 
     assert gradcheck(fused.rms_normalised, (drawn(3, 8),))
     assert gradcheck(fused.swiglu, (drawn(3, 8),))
     assert gradcheck(fused.unit_turned, (drawn(2, 5, 3, 8), drawn(5, 3, 4, dtype=torch.complex128)))
-    for causal in (True, False):
+    some = (torch.rand(3, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool)
+    for seen in (None, some):
         q, k, v = drawn(3, 4, 7, 4), drawn(3, 2, 7, 4), drawn(3, 2, 7, 4)
-        assert gradcheck(lambda q, k, v, c=causal: fused.attend(q, k, v, causal=c), (q, k, v))
-        expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=1.0, enable_gqa=True)
-        assert torch.allclose(fused.attend(q, k, v, causal=causal), expected, atol=1e-12)
+        assert gradcheck(lambda q, k, v, s=seen: fused.attend(q, k, v, s), (q, k, v))
+        with torch.no_grad():
+            expected = fused.attend(q, k, v, seen)
+        assert torch.allclose(fused.attend(q, k, v, seen), expected, atol=1e-12)
+        by_torch = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            (torch.ones(7, 7).tril().bool() if seen is None else seen[:, None]),
+            scale=1.0,
+            enable_gqa=True,
+        )
+        assert torch.allclose(expected, by_torch, atol=1e-12)

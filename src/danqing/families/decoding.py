@@ -11,7 +11,6 @@ from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from danqing.errors import ConfigError
 
@@ -132,36 +131,69 @@ def write(
     return codes
 
 
+class DecodesInParallel(Protocol):
+    """What says which codes are likely at some places: `nets.parallel.ParallelDecoder`."""
+
+    def extend(self, codes: Tensor, places: Tensor, asked: Tensor) -> Tensor: ...
+
+
 def write_in_parallel(
-    logits_of: Callable[[Tensor, float], Tensor],
+    decoder: DecodesInParallel,
     codes: Tensor,
     unknown: Tensor,
+    moments: Tensor,
     uniforms: Tensor,
+    num_steps: int,
     sampling: Sampling,
-    choice_temperature: float,
     told: OnCodes,
 ) -> Tensor:
-    """Write the codes `[n, N]` that are `unknown`, the surest first, and leave the others (Chang et al. 2022,
-    section 3.2).
+    """Write the codes `[n, N]` that are `unknown` (bool `[n, N]`) in `num_steps`, and leave the others.
 
-    logits_of: codes and a guidance scale to logits `[n, N, vocabulary]`; codes not yet known have the id that
-    they come with. uniforms: `[n, steps, 2, N]`, to draw codes by and to shuffle their order, the more the
-    higher `choice_temperature`, less from step to step. How many stay unknown falls as a cosine, image by
-    image.
+    moments: `[n, N]` in [0, 1), the order in which they are written; how many stay unknown falls as a cosine
+    (Chang et al. 2022, section 3.2), image by image. uniforms: `[n, N]`. The decoder has 2n rows where the
+    sampling is guided: with the condition, then without.
     """
-    wanted, blank, steps = unknown.sum(1), codes, uniforms.shape[1]
-    for step in range(steps):
-        done = (step + 1) / steps
-        logits = logits_of(codes, sampling.guidance(step / max(steps - 1, 1)))
-        chosen = sampling.choose(logits, uniforms[:, step, 0])
-        left = torch.floor(wanted * math.cos(0.5 * math.pi * done) + 1e-6).long()
-        left = torch.minimum(left, (unknown.sum(1) - 1).clamp_min(0))
-        gumbel = -(-uniforms[:, step, 1].clamp_min(1e-20).log()).clamp_min(1e-20).log()
-        sureness = F.log_softmax(logits, -1).gather(-1, chosen[..., None])[..., 0]
-        sureness = (sureness + choice_temperature * (1 - done) * gumbel).masked_fill(~unknown, math.inf)
-        rank = sureness.argsort(dim=1, stable=True).argsort(dim=1)  # 0 is the least sure
-        again = unknown & (rank < left[:, None])
-        filled = torch.where(unknown, chosen, codes)
-        codes, unknown = torch.where(again, blank, filled), again
-        told(step + 1, steps, codes)
+    codes, copies = codes.clone(), 2 if sampling.is_guided else 1
+    order = (moments + unknown).argsort(dim=1)  # what is given comes first
+    images = torch.arange(len(codes), device=codes.device)[:, None].expand_as(codes)
+    wanted, left = unknown.sum(1), unknown.sum(1)
+    entering, real = _between(order, torch.zeros_like(left), codes.shape[1] - left)
+    for step in range(num_steps):
+        before, share = left, math.cos(0.5 * math.pi * (step + 1) / num_steps)
+        left = torch.floor(wanted * share + 1e-6).long().minimum(before - 1).clamp_min(0)
+        if bool((left < before).any()):
+            asked, written = _between(order, codes.shape[1] - before, codes.shape[1] - left)
+            known = codes.gather(1, entering).masked_fill(~real, -1)
+            given = (known, entering, asked)
+            logits = decoder.extend(*(each.repeat(copies, 1) for each in given))
+            if sampling.is_guided:
+                logits = guide(logits, sampling.guidance(step / max(num_steps - 1, 1)))
+            chosen = sampling.choose(logits, uniforms.gather(1, asked))
+            codes[images[:, : asked.shape[1]][written], asked[written]] = chosen[written]
+            entering, real = asked, written
+        told(step + 1, num_steps, codes)
     return codes
+
+
+def _between(order: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """Elements `start` to `stop` (int64 `[n]`) of each row of `[n, N]`, and which of them are not filling:
+    as many stand in each row as in the longest.
+    """
+    numbers = start[:, None] + torch.arange(int((stop - start).max()), device=order.device)
+    return order.gather(1, numbers.clamp_max(order.shape[1] - 1)), numbers < stop[:, None]
+
+
+def spread(rows: int, columns: int, depth: int, shifts: Tensor) -> Tensor:
+    """When each code of a grid is written, `[n, rows · columns · depth]` in [0, 1): at any time those written
+    lie evenly over the grid, and a place's own codes far apart in time.
+
+    Codes that are written at once are drawn independently of each other: neighbours should not be (Besnier
+    et al. 2025). The moments are those of a Kronecker sequence by the plastic number (Roberts 2018), from
+    `shifts` on, `[n]` in [0, 1).
+    """
+    plastic = 1.324717957244746  # x³ = x + 1
+    down = torch.arange(rows, dtype=torch.float64)[:, None, None] / plastic
+    across = torch.arange(columns, dtype=torch.float64)[:, None] / plastic**2
+    within = torch.arange(depth, dtype=torch.float64) / depth
+    moments = (down + across + within).flatten() + shifts[:, None]
+    return moments.remainder(1)

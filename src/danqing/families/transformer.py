@@ -2,7 +2,8 @@
 
 The codes are a trained tokenizer's, or the pixels themselves. What the image should show goes before them as
 a prefix: a label, or the tokens of a text. Order `raster` writes them one by one, each from all before it,
-and so knows how likely an image is; order `masked` writes many at once, the surest first (Chang et al. 2022).
+and so knows how likely an image is; order `masked` writes many at once, far apart (Chang et al. 2022; Besnier
+et al. 2025).
 """
 
 import math
@@ -29,13 +30,14 @@ from danqing.families.base import (
     Tokenizes,
     nats_to_bits_per_dim,
 )
-from danqing.families.decoding import OnCodes, Sampling, Schedule, guide, write, write_in_parallel
+from danqing.families.decoding import OnCodes, Sampling, Schedule, spread, write, write_in_parallel
 from danqing.families.pixel_codes import PixelCodes
 from danqing.families.prefix import Prefix
 from danqing.nets.layers import crop
+from danqing.nets.parallel import ParallelDecoder
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
-from danqing.precision import Precision, autocast, candidates
+from danqing.precision import Precision, candidates
 from danqing.randomness import uniform
 from danqing.text.contract import TextConfig, TextFacts
 from danqing.text.encoders import settle
@@ -336,7 +338,7 @@ class PixelTransformer(RasterTransformer):
 class MaskedTransformer(TransformerFamily):
     """Writes many codes at once, in a few steps."""
 
-    _further_options: ClassVar[tuple[str, ...]] = ("num_steps", "choice_temperature", "precision")
+    _further_options: ClassVar[tuple[str, ...]] = ("num_steps", "precision")
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         """Cross-entropy of hidden codes given the others, in nats per code (Chang et al. 2022, equation 1):
@@ -346,9 +348,9 @@ class MaskedTransformer(TransformerFamily):
         shares = torch.rand(len(codes), generator=rng, device=rng.device)
         hidden_count = (torch.cos(0.5 * math.pi * shares) * codes.shape[1]).ceil().clamp_min(1)
         order = torch.rand(codes.shape, generator=rng, device=rng.device).argsort(1).argsort(1)
-        hidden = order < hidden_count[:, None]
+        hidden = order >= codes.shape[1] - hidden_count[:, None]
         read = codes.masked_fill(hidden, self._codec.vocabulary)
-        logits = self.net.parallel(self._prefix_for_training(batch, rng), read)
+        logits = self.net.parallel(self._prefix_for_training(batch, rng), read, order)
         return _cross_entropy(logits, codes, self.config, hidden)
 
     def painting_steps(self, **options: Any) -> int:
@@ -361,7 +363,6 @@ class MaskedTransformer(TransformerFamily):
         seeds: Sequence[int],
         num_steps: int = NUM_STEPS,
         temperature: float = 1.0,
-        choice_temperature: float = 4.5,
         top_k: int = 0,
         top_p: float = 1.0,
         guidance_scale: float | None = None,
@@ -372,15 +373,11 @@ class MaskedTransformer(TransformerFamily):
     ) -> Tensor:
         """Write an image per seed in `num_steps`; `decoding.Sampling` says what the other options mean.
 
-        choice_temperature: how much chance there is in which codes are kept at a step; with 0 they are the
-        surest. Where the condition has an image and a mask, only what the mask covers is written.
+        The codes of a step lie far apart, in an order that is each image's own. Where the condition has an
+        image and a mask, only what the mask covers is written, and suits all that surrounds it.
         """
         if num_steps < 1:
             raise ConfigError(f"num_steps must be at least 1 (got {num_steps}).")
-        if not 0 <= choice_temperature < math.inf:
-            raise ConfigError(
-                f"choice_temperature must be 0 or a positive number (got {choice_temperature})."
-            )
         sampling = self._sampling(
             options,
             temperature=temperature,
@@ -392,18 +389,13 @@ class MaskedTransformer(TransformerFamily):
         count = len(seeds)
         codes = self._begin(condition, count)
         prefix = self._prefix(condition, count, guided=sampling.is_guided)
-        uniforms = uniform(seeds, (num_steps, 2, codes.shape[1]), purpose="codes", device=codes.device)
-        chosen = _chosen(precision, codes.device)
-
-        def logits_of(codes: Tensor, scale: float) -> Tensor:
-            with autocast(chosen, codes.device):
-                if scale == 1:
-                    return self.net.parallel(prefix[:count], codes)
-                return guide(self.net.parallel(prefix, codes.repeat(2, 1)), scale)
-
+        uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=codes.device)
+        shifts = uniform(seeds, (), purpose="order")
+        moments = spread(*self._codec.code_shape, shifts).float().to(codes.device)
+        decoder = ParallelDecoder(self.net, prefix, _chosen(precision, codes.device))
         unknown = codes == self._codec.vocabulary
         told = self._teller(condition, on_step)
-        written = write_in_parallel(logits_of, codes, unknown, uniforms, sampling, choice_temperature, told)
+        written = write_in_parallel(decoder, codes, unknown, moments, uniforms, num_steps, sampling, told)
         return self._paint(written, condition)
 
 

@@ -47,16 +47,20 @@ def swiglu(x: Tensor) -> Tensor:
     return product
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ) v for queries `[n, heads, t, d]`, keys and values `[n, heads / g, t, d]`.
 
-    The scale is 1. Where a processor has to find gradients, they are found block by block, in a third of the
-    time that torch takes; elsewhere torch's own kernel attends.
+    seen: bool `[n, t, t]`, which keys each query sees, one at least; causal where it is None. The scale is 1.
+    Where a processor has to find gradients, they are found block by block, in a third of the time that torch
+    takes; elsewhere torch's own kernel attends.
     """
     if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or v.requires_grad):
-        attended: Tensor = _Attend.apply(q, k, v, causal)  # type: ignore[no-untyped-call]
+        attended: Tensor = _Attend.apply(q, k, v, seen)  # type: ignore[no-untyped-call]
         return attended
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=1.0, enable_gqa=True)
+    mask = None if seen is None else seen[:, None]
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0, enable_gqa=True
+    )
 
 
 def lengths(x: Tensor, epsilon: float) -> Tensor:
@@ -128,62 +132,64 @@ class _Attend(torch.autograd.Function):
     """Queries of one key head stand in one matrix, `[n · key heads, g · t, d]`."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        for images, rows, seen, queries in _blocks(q, k, causal):
-            keys, values = k[images, :, :seen].flatten(0, 1), v[images, :, :seen].flatten(0, 1)
-            weights = _weights(queries, keys, rows, causal)
+        for images, rows, last, queries in _blocks(q, k, seen):
+            keys, values = k[images, :, :last].flatten(0, 1), v[images, :, :last].flatten(0, 1)
+            weights = _weights(queries, keys, rows, None if seen is None else seen[images, rows])
             out[images, :, rows] = torch.bmm(weights, values).view(out[images, :, rows].shape)
         ctx.save_for_backward(q, k, v, out)
-        ctx.causal = causal
+        ctx.seen = seen
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, out = ctx.saved_tensors
+        (q, k, v, out), seen = ctx.saved_tensors, ctx.seen
         along = (grad * out).sum(-1, keepdim=True)  # Σ weights · their gradients, per query
         q_grad = torch.empty_like(q, memory_format=torch.contiguous_format)
         k_grad, v_grad = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-        for images, rows, seen, queries in _blocks(q, k, ctx.causal):
-            keys, values = k[images, :, :seen].flatten(0, 1), v[images, :, :seen].flatten(0, 1)
-            weights = _weights(queries, keys, rows, ctx.causal)
+        for images, rows, last, queries in _blocks(q, k, seen):
+            keys, values = k[images, :, :last].flatten(0, 1), v[images, :, :last].flatten(0, 1)
+            weights = _weights(queries, keys, rows, None if seen is None else seen[images, rows])
             above = grad[images, :, rows].reshape(queries.shape)
-            v_grad[images, :, :seen] += torch.bmm(weights.transpose(1, 2), above).view_as(
-                v_grad[images, :, :seen]
+            v_grad[images, :, :last] += torch.bmm(weights.transpose(1, 2), above).view_as(
+                v_grad[images, :, :last]
             )
             scores = torch.bmm(above, values.transpose(1, 2))
             scores.sub_(along[images, :, rows].reshape(*queries.shape[:2], 1)).mul_(weights)
             q_grad[images, :, rows] = torch.bmm(scores, keys).view(q_grad[images, :, rows].shape)
-            k_grad[images, :, :seen] += torch.bmm(scores.transpose(1, 2), queries).view_as(
-                k_grad[images, :, :seen]
+            k_grad[images, :, :last] += torch.bmm(scores.transpose(1, 2), queries).view_as(
+                k_grad[images, :, :last]
             )
         return q_grad, k_grad.to(k.dtype), v_grad.to(v.dtype), None
 
 
-def _blocks(q: Tensor, k: Tensor, causal: bool) -> list[tuple[slice, slice, int, Tensor]]:
+def _blocks(q: Tensor, k: Tensor, seen: Tensor | None) -> list[tuple[slice, slice, int, Tensor]]:
     """(images, query rows, how many keys these may see, their queries) of which the attention is made."""
     n, heads, t, d = q.shape
-    step = math.ceil(t / max(1, round(t / QUERIES))) if causal else t
+    step = math.ceil(t / max(1, round(t / QUERIES)))
     together = max(1, SCORES // (heads * step * t))
     blocks = []
     for first in range(0, n, together):
         for start in range(0, t, step):
             images, rows = slice(first, first + together), slice(start, min(start + step, t))
-            seen = rows.stop if causal else t
+            last = rows.stop if seen is None else t
             queries = q[images, :, rows].reshape(-1, heads // k.shape[1] * (rows.stop - rows.start), d)
-            blocks.append((images, rows, seen, queries))
+            blocks.append((images, rows, last, queries))
     return blocks
 
 
-def _weights(queries: Tensor, keys: Tensor, rows: slice, causal: bool) -> Tensor:
-    """How much each query minds each key, `[n · key heads, g · rows, keys]`."""
-    if causal:
+def _weights(queries: Tensor, keys: Tensor, rows: slice, seen: Tensor | None) -> Tensor:
+    """How much each query minds each key, `[n · key heads, g · rows, keys]`; `seen` is `[n, rows, keys]`."""
+    if seen is None:
         hidden = torch.full((rows.stop - rows.start, keys.shape[1]), -torch.inf, dtype=queries.dtype)
         hidden = hidden.triu(rows.start + 1).repeat(queries.shape[1] // len(hidden), 1)
         scores = torch.baddbmm(hidden, queries, keys.transpose(1, 2))
     else:
         scores = torch.bmm(queries, keys.transpose(1, 2))
+        n, count = seen.shape[:2]
+        scores.view(n, -1, count, keys.shape[1]).masked_fill_(~seen[:, None], -torch.inf)
     return torch.softmax(scores, dim=-1)
 
 

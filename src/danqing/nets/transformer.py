@@ -106,8 +106,8 @@ class Attention(nn.Module):
         q, k = torch.split(unit_turned(qk, self.turns(turns)), [self.heads, self.key_value_heads], dim=1)
         return q, k, v.transpose(1, 2)
 
-    def forward(self, x: Tensor, turns: Tensor, causal: bool) -> Tensor:
-        attended = attend(*self.project(x, turns), causal=causal)
+    def forward(self, x: Tensor, turns: Tensor, seen: Tensor | None = None) -> Tensor:
+        attended = attend(*self.project(x, turns), seen)
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
@@ -121,8 +121,8 @@ class Block(nn.Module):
         self.gate_up = NormedLinear(shape.width, 2 * shape.hidden)
         self.down = into_stream(shape, shape.hidden)
 
-    def forward(self, x: Tensor, turns: Tensor, causal: bool) -> Tensor:
-        return self.feed(x + self.attention(x, turns, causal))
+    def forward(self, x: Tensor, turns: Tensor, seen: Tensor | None = None) -> Tensor:
+        return self.feed(x + self.attention(x, turns, seen))
 
     def feed(self, x: Tensor) -> Tensor:
         """x + feed-forward(norm(x))."""
@@ -171,15 +171,26 @@ class Transformer(nn.Module):
         x = torch.cat([prefix + self.prefix, self.embed(codes[:, :-1], 0, 1)], dim=1)
         turns = self.raster_turns()[:, : x.shape[1]]
         for block in self.blocks:
-            x = block(x, turns, causal=True)
+            x = block(x, turns)
         return self.read(x[:, self.shape.prefix - 1 :])
 
-    def parallel(self, prefix: Tensor, codes: Tensor) -> Tensor:
-        """Any order: every place sees all others; a code that is not yet known is the id `vocabulary`."""
+    def parallel(self, prefix: Tensor, codes: Tensor, ranks: Tensor) -> Tensor:
+        """Any order: the logits of every code that is not yet known, which has the id `vocabulary`, follow
+        from the prefix and from all codes that are known.
+
+        ranks: `[n, N]`, when each became known. A known code sees itself and those before it, so that a
+        `ParallelDecoder` can remember it; its own logits mean nothing. The prefix sees itself.
+        """
+        known = codes < self.shape.vocabulary
+        last = ranks.masked_fill(~known, int(ranks.max()))
+        seen = known[:, None] & (ranks[:, None] <= last[:, :, None])
+        seen = F.pad(seen, (self.shape.prefix, 0), value=True)
+        seen = torch.cat([seen.new_zeros(len(codes), self.shape.prefix, seen.shape[2]), seen], dim=1)
+        seen[:, : self.shape.prefix, : self.shape.prefix] = True
         x = torch.cat([prefix + self.prefix, self.embed(codes, 0, 0)], dim=1)
         turns = torch.view_as_complex(self.turns).expand(2, -1, -1)
         for block in self.blocks:
-            x = block(x, turns, causal=False)
+            x = block(x, turns, seen)
         return self.read(x[:, self.shape.prefix :])
 
     def raster_turns(self) -> Tensor:
