@@ -168,3 +168,17 @@ def test_byte_pairs_are_learnt_from_the_captions_and_nothing_is_kept(pictures: P
     facts = config.model.text_facts  # type: ignore[attr-defined]
     assert "Ġheart" in json.loads(facts.bpe)["model"]["vocab"]
     assert not (tmp_path / "cache" / "text").exists()
+
+
+def test_a_model_folder_shows_no_caption_of_the_data_where_it_should_not(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """But the pieces of words that `bpe` learnt from them."""
+    settings = {**SETTINGS, "model.text.examples": "0"}
+    options = {"preset": "transformer-16", "size": (5, 4), "images": 8, "listener": Listener()}
+    run = dq.train(pictures, out=tmp_path / "run", settings=settings, **options)
+    told = "".join((run.model / name).read_text() for name in ("config.json", "README.md"))
+    assert "a red heart" not in told
+    assert "top a" not in told
+    model = dq.load(run)
+    assert (model.sample(2).array == model.sample(2, prompt="").array).all()

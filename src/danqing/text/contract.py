@@ -13,6 +13,8 @@ class TextConfig(BaseModel):
     `transformers`.
 
     vocabulary: of `bpe`, at most. length: tokens that are read of a text, of which the rest is cut off.
+    examples: how many captions that were learnt from the model's folder shows at most; with none of them,
+    whoever asks for no prompt gets nothing in particular.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -20,6 +22,7 @@ class TextConfig(BaseModel):
     encoder: str = "bpe"
     vocabulary: int = Field(2048, ge=258, le=65536)
     length: int = Field(32, ge=1, le=512)
+    examples: int = Field(256, ge=0, le=65536)
 
 
 class TextFacts(BaseModel):

@@ -18,11 +18,10 @@ from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class, parse_config
 from danqing.families.base import FamilyConfig
+from danqing.text.contract import TextConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """From which budget, and which number of images in the data, a run is evaluated unasked."""
-CAPTIONS = 256
-"""How many of the captions learnt from a model keeps as examples."""
 
 
 class _Section(BaseModel):
@@ -192,7 +191,8 @@ class RunConfig(_Section):
         if tokenizer is not None:
             shape["tokenizer"] = tokenizer.model_dump()
         captions = self._captions(dataset)
-        shape["captions"] = _evenly(captions, CAPTIONS)
+        text = getattr(self.model, "text", TextConfig())
+        shape["captions"] = _evenly(captions, text.examples)
         model = parse_config({**self.model.model_dump(), **shape})
         model = model.complete([line for lines in captions for line in lines])
         return self.model_copy(update={"model": model, "size": dataset.size})
