@@ -42,7 +42,7 @@ class Prefix(nn.Module):
         nn.init.normal_(self.absent, std=EMBEDDING_SCALE)
 
     def forward(self, condition: Condition, absent: Tensor) -> Tensor:
-        """Vectors of a condition; as without one where `absent`, bool `[n]`, and where a text is empty or a
+        """Vectors of a condition; as without one where `absent`, bool `[n]`, and where a text is blank or a
         label -1.
 
         Raises ConfigError where the condition lacks what this model reads.
@@ -53,7 +53,7 @@ class Prefix(nn.Module):
         if self._text is not None:
             if condition.text is None:
                 raise ConfigError('This model paints what a text says: give it a prompt ("" for anything).')
-            empty = [not text for text in condition.text]
+            empty = [not text.strip() for text in condition.text]
             absent = absent | torch.tensor(empty, device=absent.device)
             given: Tensor = self.embed(self._reader().encode(condition.text).to(absent.device))
         else:
