@@ -1,5 +1,6 @@
 """Images as a tokenizer's codes: written once into the cache, and drawn from there batch by batch."""
 
+import contextlib
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from danqing import atomic, weights
@@ -24,6 +25,8 @@ from danqing.training.config import RunConfig
 
 VERSION = 1
 _PIXELS_AT_ONCE = 2**18
+_PATIENCE_SECONDS = 0.5
+_OTHERS = "Waiting for the same codes, which another process writes"
 
 Progress = Callable[[int, int, str], None]
 _FORMATS: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
@@ -140,7 +143,7 @@ def ensure(
     path = folder / f"{key}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):
+        with _alone(folder / f"{key}.lock", lambda: on_progress(0, len(dataset), _OTHERS), stopped):
             for leftover in folder.glob(f".{path.name}.*.tmp"):  # of a process that was killed
                 leftover.unlink(missing_ok=True)
             if not path.exists():
@@ -153,6 +156,23 @@ def ensure(
             "DANQING_CACHE to another folder."
         ) from error
     return Codes.open(path, len(dataset))
+
+
+@contextlib.contextmanager
+def _alone(path: Path, on_wait: Callable[[], None], stopped: Callable[[], bool]) -> Iterator[None]:
+    """Hold a lock, once no other process does; whoever waits is told so, and may stop."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_PATIENCE_SECONDS)
+        except Timeout:
+            on_wait()
+            if stopped():
+                raise _StoppedError from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Encoded(NamedTuple):
