@@ -82,6 +82,11 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def cores_used(device: torch.device) -> int:
+    """How many cores work on a device's behalf: all that torch was given, or the one that feeds a GPU."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 @dataclass
 class _Counter:
     """A count of joules that only grows, and begins at zero again when it reaches `limit`."""

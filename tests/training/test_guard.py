@@ -16,6 +16,10 @@ class Complaining(Family):
         )
 
 
+class FirstStage(Family):
+    has_prior = False
+
+
 def test_a_family_alarm_is_given_once_and_needs_a_full_window():
     watch = Watch(Complaining(), [], [])
     given = [watch.on_log({"images": i, "d/loss": 0.05}) for i in range(WINDOW + 5)]
@@ -39,5 +43,9 @@ def test_samples_all_alike_raise_the_alarm_and_varied_ones_do_not():
     watch = Watch(Complaining(), [], [])
     assert watch.on_samples(real[::-1], real) == []
     collapsed = np.clip(real[:1].astype(int) + rng.integers(-3, 4, real.shape), 0, 255).astype(np.uint8)
-    assert "optimizer.learning_rate" in watch.on_samples(collapsed, real)[0]
+    (text,) = watch.on_samples(collapsed, real)
+    assert text.startswith("The samples are nearly all alike")
+    assert "optimizer.learning_rate" in text
     assert watch.on_samples(collapsed, real) == []
+    (text,) = Watch(FirstStage(), [], []).on_samples(collapsed, real)
+    assert text.startswith("The reconstructions are nearly all alike")

@@ -90,6 +90,12 @@ def test_the_model_folder_holds_the_best_scored_model(pictures, tmp_path):
     assert run.cost["evaluation_seconds"] == run.evaluation_seconds
 
 
+def test_a_best_score_reaches_the_model_folder_where_it_falls_on_a_grid(pictures, tmp_path):
+    run = train(pictures, tmp_path / "run", images=320, every=320)
+    assert run.best["images"] == run.images == 320
+    assert [score.value for score in scores.read(run.model / "scores.json")] == [run.best["value"]]
+
+
 def test_the_last_model_is_kept_where_that_is_asked(pictures, tmp_path):
     heard = Heard()
     run = train(pictures, tmp_path / "run", listener=heard, **{"evaluation.keep": "last", **UNSTEADY})

@@ -37,9 +37,10 @@ class Watch:
         ratio = diversity(samples) / max(diversity(real), 1e-9)
         if ratio >= COLLAPSED:
             return []
+        shown = "samples" if self._family.has_prior else "reconstructions"
         return self._new(
             [
-                f"The samples are nearly all alike (they differ {ratio:.0%} as much as the data does): "
+                f"The {shown} are nearly all alike (they differ {ratio:.0%} as much as the data does): "
                 f"{self._family.advice_on_collapse}."
             ]
         )

@@ -9,6 +9,7 @@ import torch
 
 from danqing import weights
 from danqing.data import Dataset
+from danqing.errors import DataError
 from danqing.evaluation import scores
 from danqing.images import Images
 from danqing.model import Model
@@ -62,3 +63,11 @@ def holds(folder: Path, model: Model) -> bool:
         return False
     same = bool(trained["images"] == model.facts["images"])
     return same and content == weights.to_bytes(model.family.state_dict(), {"format": "pt"})
+
+
+def is_scored(folder: Path) -> bool:
+    """Whether a model folder says of any score of its model."""
+    try:
+        return bool(scores.read(folder / "scores.json"))
+    except DataError:
+        return False

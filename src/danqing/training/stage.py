@@ -8,6 +8,7 @@ from danqing.families.base import Family
 from danqing.training.codes import Codes
 from danqing.training.listener import Plan
 
+OF_TOKENIZER = "These are the tokenizer's settings: --set tokenizer.settings.KEY=VALUE."
 TOKENIZER, PRIOR = "tokenizer (stage 1 of 2)", "prior (stage 2 of 2)"
 
 
@@ -26,9 +27,11 @@ class Tokenized:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Which part of a run is trained. name: what is learnt, "" where there is one stage alone; then: the plan
-    of the stage that follows; tokenized: what the stage before has left.
+    of the stage that follows; tokenized: what the stage before has left; settings: where its settings are
+    found, a sentence that follows what names them.
     """
 
     name: str = ""
+    settings: str = ""
     then: Plan | None = None
     tokenized: Tokenized | None = field(default=None, repr=False)

@@ -135,8 +135,12 @@ class Trainer:
         found = checkpoint.read_latest(self.folder.checkpoints)
         # A run keeps the number format that it began with, whatever would be faster today.
         precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
-        captions.read(self.config.model, self.dataset, self.listener)
-        measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
+        if not self.stage.tokenized:  # else they were read before the first stage, or instead of it
+            captions.read(self.config.model, self.dataset, self.listener)
+        try:
+            measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
+        except TrainingError as error:
+            raise TrainingError(self._told(str(error))) from error
         self.engine = Engine(self.config, self.batches, self.device, measured.precision, self.tokenizer)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
         self.real = publication.real_images(self.dataset, self.config)
@@ -218,15 +222,15 @@ class Trainer:
     def _roll_back(self) -> None:
         """Go back to the last good checkpoint with half the learning rate; the second time, give up."""
         if self.position.rollbacks:
-            raise TrainingError(
+            text = (
                 f"The loss stopped being a number after {self.position.images} images, twice: lower "
                 "optimizer.learning_rate, set training.clip_norm=1, or set training.precision=float32."
             )
+            raise TrainingError(self._told(text))
         found = checkpoint.read_latest(self.folder.checkpoints)
         if found is None:
-            raise TrainingError(
-                "The loss stopped being a number before anything was saved: lower optimizer.learning_rate."
-            )
+            text = "The loss stopped being a number before anything was saved: lower optimizer.learning_rate."
+            raise TrainingError(self._told(text))
         broken = self.position
         self._take_up(*found)
         for spent in ("seconds", "evaluation_seconds", "energy_joules", "peak_memory_bytes"):
@@ -322,7 +326,7 @@ class Trainer:
         family = copy.deepcopy(self.engine.ema.family)
         family.load_state_dict(best.weights)
         model = Model(family, best.facts)
-        if not publication.holds(self.folder.model, model):
+        if not (publication.holds(self.folder.model, model) and publication.is_scored(self.folder.model)):
             samples = publication.grid(model, self.config, self.shown)
             publication.publish(self.folder.model, model, samples, [best.score])
 
@@ -351,15 +355,20 @@ class Trainer:
         self.position.peak_memory_bytes = max(self.position.peak_memory_bytes, peak)
 
     def _alarm(self, text: str) -> None:
+        text = self._told(text)
         alarms = self.folder.facts().get("alarms", [])
         self.folder.update_facts(alarms=[*alarms, {"images": self.position.images, "text": text}])
         self.listener.on_alarm(text)
+
+    def _told(self, text: str) -> str:
+        """A sentence that names settings, with where they are found."""
+        return f"{text} {self.stage.settings}".rstrip()
 
     def _close(self, status: str, reason: str | None = None) -> None:
         for lines in self._lines():
             lines.close()
         self._count_costs()
-        cores = torch.get_num_threads() if self.device.type == "cpu" else 1
+        cores = machine.cores_used(self.device)
         cost = facts.of_cost(vars(self.position), cores, self.energy is not None)
         if self.stage.tokenized:
             cost = facts.of_both(self.stage.tokenized.facts["cost"], cost)
