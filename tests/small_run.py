@@ -22,6 +22,7 @@ TWO_STAGES = {
     "model.features": "16",
     "model.text.length": "8",
     "model.text.vocabulary": "300",
+    "tokenizer.share": "0.35",
     "tokenizer.settings.features": "4",
     "tokenizer.settings.blocks": "0",
     "tokenizer.settings.vocabulary": "16",

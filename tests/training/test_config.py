@@ -47,6 +47,45 @@ def test_a_mistaken_setting_is_named(settings, sentence):
         configs.resolve(preset="vae-32", settings=settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"tokenizer.settings.images": "3"}, "tokenizer.share of the run's budget"),
+        ({"tokenizer.settings.minutes": "3"}, "tokenizer.share of the run's budget"),
+        ({"tokenizer.settings.size": "[8, 8]"}, "set size of the run"),
+        ({"tokenizer.settings.data.augment.flip": "false"}, r"set data\.augment\.flip of the run"),
+        ({"tokenizer.settings.samples": "20"}, r"set evaluation\.samples of the run"),
+        ({"tokenizer.settings.vocabulari": "20"}, "Did you mean vocabulary"),
+        ({"tokenizer.settings.net": "mlp"}, "no setting called 'net'"),
+        ({"tokenizer.settings": "3"}, r"tokenizer\.settings: .*dictionary"),
+        ({"tokenizer.preset": "3"}, r"tokenizer\.preset: .*string"),
+        ({"tokenizer.preset": "vae-33"}, "no preset called 'vae-33'"),
+        ({"share": "0.5"}, r"Did you mean tokenizer\.share"),
+    ],
+)
+def test_what_a_tokenizer_cannot_be_told_is_named_before_the_data_is_read(settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        configs.resolve(preset="text2image-32", settings=settings)
+
+
+def test_a_tokenizer_is_written_down_whole_and_its_settings_can_be_changed_there(tmp_path):
+    file = tmp_path / "config.toml"
+    given = {"tokenizer.settings.features": "8", "tokenizer.settings.learning_rate": "1e-4"}
+    first = configs.resolve(preset="demo", settings=given)
+    whole = first.tokenizer.settings
+    assert (whole["family"], whole["model"]["features"], whole["model"]["vocabulary"]) == ("vqvae", 8, 256)
+    assert (whole["optimizer"]["learning_rate"], whole["optimizer"]["name"]) == (1e-4, "adamw")
+    assert whole["batch_size"] == presets.read("vqvae-32")["batch_size"]
+    file.write_text(first.to_toml(), encoding="utf-8")
+    assert configs.from_toml(file) == first
+    for key in ("tokenizer.settings.features", "tokenizer.settings.model.features"):
+        changed = configs.resolve(config=file, settings={key: "16"})
+        assert changed.tokenizer.preset == ""
+        assert configs.differences(first, changed) == ["tokenizer.settings.model.features: 8 → 16"]
+    with pytest.raises(ConfigError, match=r"remove \[tokenizer\.settings\] to take the preset vqvae-64"):
+        configs.resolve(config=file, settings={"tokenizer.preset": "vqvae-64"})
+
+
 def test_a_budget_is_given_once():
     with pytest.raises(ConfigError, match="not both"):
         configs.resolve(preset="vae-32", images=10, minutes=1.0)

@@ -22,6 +22,11 @@ from danqing.text.contract import TextConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """From which budget, and which number of images in the data, a run is evaluated unasked."""
+SHARED = {
+    *("precision", "log_every_steps", "checkpoint_seconds"),
+    *("measure_seconds", "sample_grids", "sample_images"),
+}
+"""Settings of the engine that both stages of a run have in common, since none changes what is learnt."""
 
 
 class _Section(BaseModel):
@@ -106,18 +111,32 @@ class EvaluationConfig(_Section):
 class TokenizerConfig(_Section):
     """The first stage of a family that writes codes: a tokenizer, trained before it or brought along.
 
-    preset, settings: what it is trained with, `settings` as the preset's own file has them; images and how
-    they are prepared are the run's. share: of the run's budget that it gets. model: a run folder, a model
-    folder or a hub id whose tokenizer is taken instead; nothing is trained then, and the three are not read.
-    views: how many times each image is turned into codes, changed by the augmentation otherwise each time;
-    once where nothing is changed.
+    preset, settings: what it is trained with, `settings` as the preset's own file has them. Once read they
+    are `settings` alone, all of them and the family too, and `preset` is "": a run stays what it is when a
+    preset changes. Images and how they are prepared are the run's. share: of the run's budget that it gets.
+    model: a run folder, a model folder or a hub id whose tokenizer is taken instead; nothing is trained then,
+    and the three are not read. views: how many times each image is turned into codes, changed by the
+    augmentation otherwise each time; once where nothing is changed.
     """
 
     preset: str = "vqvae-32"
+    model: str = ""
     settings: dict[str, Any] = {}
     share: float = Field(0.35, gt=0, lt=1)
-    model: str = ""
     views: int = Field(4, ge=1, le=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("model"):
+            return values
+        settings = values.get("settings", {})
+        if not isinstance(settings, dict):
+            return values  # what is wrong is named afterwards
+        preset = values.get("preset", "" if "family" in settings else cls.model_fields["preset"].default)
+        if not isinstance(preset, str):
+            return values
+        return {**values, "preset": "", "settings": _whole(preset, settings)}
 
 
 class RunConfig(_Section):
@@ -230,11 +249,15 @@ class RunConfig(_Section):
 
     def to_toml(self) -> str:
         """The configuration as TOML that reads back as an equal object; what the data decides is left out."""
+        text = tomli_w.dumps({key: value for key, value in self.plain().items() if value != ""})
+        return re.sub(r"\[\n((?: {4}[^\n]*,\n)+)\]", _on_one_line, text)
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain values, without what the data decides."""
         values = self.model_dump(mode="json", exclude_none=True)
         from_data = self.model.from_data
         values["model"] = {key: value for key, value in values["model"].items() if key not in from_data}
-        text = tomli_w.dumps({key: value for key, value in values.items() if value != ""})
-        return re.sub(r"\[\n((?: {4}[^\n]*,\n)+)\]", _on_one_line, text)
+        return values
 
 
 def from_toml(path: Path) -> RunConfig:
@@ -303,16 +326,55 @@ def full_name(key: str, family: str) -> str:
     keys = list(_keys(family))
     matches = [k for k in keys if key == k or key == k.rpartition(".")[2] or f"{key}.name" == k]
     exact = [k for k in matches if k in (key, f"{key}.name")]
-    # Bare names mean what is learnt first: `features` is the model's, not the evaluation's.
-    matches = exact or [k for k in matches if not k.startswith("evaluation.")] or matches
+    # Bare names mean what is learnt first: `features` is the model's, not the evaluation's. Those of the
+    # tokenizer (`model`, `share`) are too general to stand alone.
+    meant = [k for k in matches if k.startswith("tokenizer.")]
+    matches = exact or [k for k in matches if k not in meant]
+    matches = [k for k in matches if not k.startswith("evaluation.")] or matches
     if not matches:
         nested = [k for k in keys if key.startswith(f"{k}.")]  # data.augment.flip
         matches = [key] if nested else []
     if len(matches) != 1:
-        near = matches or difflib.get_close_matches(key, keys + [k.rpartition(".")[2] for k in keys], n=3)
+        names = keys + [k.rpartition(".")[2] for k in keys]
+        near = matches or meant or difflib.get_close_matches(key, names, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else " `danqing presets NAME` shows them all."
         raise ConfigError(f"There is no setting called {key!r}.{hint}")
     return matches[0]
+
+
+_OF_A_TOKENIZER = ("family", "batch_size", "seed", "model", "optimizer", "schedule", "training")
+
+
+def _whole(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a tokenizer is trained with: a preset changed by `settings`, or these alone, where the preset
+    is "". Raises ConfigError for what only the run can say.
+    """
+    if preset and "family" in settings:
+        raise ConfigError(
+            "tokenizer.settings has everything, the family too: change it there, or remove "
+            f"[tokenizer.settings] to take the preset {preset}."
+        )
+    values = presets.read(preset) if preset else {"family": settings.get("family", "")}
+    values.pop("tokenizer", None)
+    named = {full_name(key, str(values["family"])): value for key, value in flat(settings).items()}
+    for name, value in named.items():
+        if name in ("images", "minutes"):
+            raise ConfigError(
+                f"tokenizer.settings has no {name}: the tokenizer gets tokenizer.share of the run's budget."
+            )
+        if name.split(".")[0] not in _OF_A_TOKENIZER:
+            raise ConfigError(f"tokenizer.settings has no {name}: set {name} of the run, for both stages.")
+        apply_setting(values, name, value)
+    whole = {key: value for key, value in parse(values).plain().items() if key in _OF_A_TOKENIZER}
+    if "seed" not in named:
+        del whole["seed"]
+    for name in SHARED - {name.removeprefix("training.") for name in named}:
+        del whole["training"][name]
+    return whole
+
+
+FREE = ("checkpoint_seconds", "measure_seconds")
+"""Settings of the engine that may change when a run goes on: no result depends on them."""
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
@@ -320,8 +382,8 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
     change and are left out.
     """
     old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
-    free = {"images", "minutes", "description", "training.checkpoint_seconds", "training.measure_seconds"}
-    free |= {"evaluation.patience_images"}
+    free = {"images", "minutes", "description", "evaluation.patience_images"}
+    free |= {f"{section}.{name}" for section in ("training", "tokenizer.settings.training") for name in FREE}
     return [
         f"{key}: {old.get(key)} → {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
