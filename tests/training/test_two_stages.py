@@ -3,17 +3,26 @@ what the tokenizer makes of the images.
 """
 
 import json
+import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
+import typer
+from filelock import FileLock
 from PIL import Image
 
 import danqing as dq
+from danqing import presets
+from danqing.cli.show import show
+from danqing.cli.train import leave_if_interrupted
 from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError, TrainingError
+from danqing.evaluation.candidates import open_candidate, open_reference
 from danqing.families.base import HasTokenizer
+from danqing.families.vqvae import VQVAE
 from danqing.training import codes
 from danqing.training.config import resolve
 from danqing.training.engine import initialise
@@ -28,7 +37,7 @@ class Heard(Listener):
     """Remembers the plans and the stages of a run."""
 
     def __init__(self):
-        self.plans, self.stages, self.messages = [], [], []
+        self.plans, self.stages, self.messages, self.alarms = [], [], [], []
 
     def on_plan(self, plan):
         self.plans.append(plan)
@@ -38,6 +47,26 @@ class Heard(Listener):
 
     def on_message(self, text):
         self.messages.append(text)
+
+    def on_alarm(self, text):
+        self.alarms.append(text)
+
+
+class Stops(Heard):
+    """Presses Ctrl-C after so many images of a stage, or once codes are written."""
+
+    def __init__(self, stage, images=48):
+        super().__init__()
+        self.stage, self.images = stage, images
+
+    def on_progress(self, progress):
+        super().on_progress(progress)
+        if progress.stage.startswith(self.stage) and progress.images == self.images:
+            signal.raise_signal(signal.SIGINT)
+
+    def on_data(self, done, total, text):
+        if self.stage == "codes" and text == "Writing codes" and done == total:
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +157,24 @@ def test_a_tokenizer_is_brought_along_or_refused(pictures, tmp_path):
     assert json.loads((tmp_path / "third/run.json").read_text())["status"] == "failed"
     with pytest.raises(ConfigError, match="a vae has no tokenizer"):
         dq.train(pictures, preset="vae-32", images=64, tokenizer=plain, **options)
-    with pytest.raises(ConfigError, match="size 8x12"):
-        dq.train(
-            pictures,
-            preset="text2image-32",
-            out=tmp_path / "fourth",
-            images=64,
-            tokenizer=run,
-            settings=TWO_STAGES,
-            size=(8, 8),
-            listener=Heard(),
-        )
+    options = {"preset": "text2image-32", "images": 64, "tokenizer": dq.load(run), "listener": Heard()}
+    for number, (size, settings, mend) in enumerate(
+        [
+            ((8, 8), {}, "these are 8x8 with 3: choose --size 8x12\\."),
+            ((8, 12), {"data.channels": "1"}, "these are 8x12 with 1: choose --set data.channels=3\\."),
+            ((8, 8), {"data.channels": "1"}, "choose --size 8x12 --set data.channels=3\\."),
+        ]
+    ):
+        with pytest.raises(ConfigError, match=mend):
+            dq.train(
+                pictures,
+                size=size,
+                settings=TWO_STAGES | settings,
+                out=tmp_path / f"shape{number}",
+                **options,
+            )
+    with pytest.raises(ConfigError, match="lies in no folder here"):
+        train(pictures, tmp_path / "third", tokenizer=dq.Model(dq.load(run).family))
 
 
 def test_a_begun_second_stage_keeps_its_tokenizer_or_goes_no_further(pictures, tmp_path):
@@ -156,8 +192,142 @@ def test_a_begun_second_stage_keeps_its_tokenizer_or_goes_no_further(pictures, t
         train(pictures, tmp_path / "run", images=1600, **{"tokenizer.share": "0.5"})
 
 
-def test_both_stages_hold_out_the_same_images(pictures, tmp_path):
+def test_a_preset_that_changes_changes_no_begun_run(pictures, tmp_path, monkeypatch):
+    whole = train(pictures, tmp_path / "whole", images=960)
+    for name, stops in (("first", "tokenizer"), ("second", "prior")):
+        begun = train(pictures, tmp_path / name, images=960, listener=Stops(stops))
+        assert begun.status == "interrupted"
+    read = presets.read
+
+    def changed(name):
+        values = read(name)
+        values["optimizer"]["learning_rate"] *= 2
+        return values
+
+    monkeypatch.setattr(presets, "read", changed)
+    for name in ("first", "second"):
+        with pytest.raises(
+            ConfigError, match=rf"learning_rate: .* \(--config {tmp_path}/{name}/config\.toml"
+        ):
+            train(pictures, tmp_path / name)
+        file = tmp_path / name / "config.toml"
+        ended = dq.train(pictures, config=file, out=file.parent, listener=Heard())
+        again = dq.train(pictures, config=file, out=tmp_path / f"{name}-again", listener=Heard())
+        for run in (ended, again):
+            assert (run.status, run.tokenizer["weights"]) == ("finished", whole.tokenizer["weights"])
+            weights = [(each.model / "model.safetensors").read_bytes() for each in (run, whole)]
+            assert weights[0] == weights[1]
+
+
+def test_a_finished_tokenizer_needs_no_checkpoints(pictures, tmp_path):
+    run = train(pictures, tmp_path / "run")
+    shutil.rmtree(run.folder / "tokenizer/checkpoints")
+    longer = train(pictures, tmp_path / "run", images=1600)
+    assert (longer.images, longer.tokenizer["weights"]) == (1600 - 336, run.tokenizer["weights"])
+    stopped = train(pictures, tmp_path / "stopped", listener=Stops("prior"))
+    for folder in ("tokenizer/checkpoints", "checkpoints"):
+        shutil.rmtree(stopped.folder / folder)
+    (stopped.folder / "run.json").unlink()  # as if it had been killed before its first step
+    with pytest.raises(ConfigError, match=r"tokenizer\.settings\.model\.features: 4 → 8"):
+        train(pictures, tmp_path / "stopped", **{"tokenizer.settings.features": "8"})
+    ended = train(pictures, tmp_path / "stopped")
+    weights = [
+        (each.model / "model.safetensors").read_bytes() for each in (ended, train(pictures, tmp_path / "w"))
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_what_goes_wrong_in_the_first_stage_names_settings_that_are_its_own(pictures, tmp_path, monkeypatch):
+    healthy, calls = VQVAE.loss, []
+
+    def loss(self, batch, phase, rng):
+        losses = healthy(self, batch, phase, rng)
+        calls.append(1)
+        return type(losses)(losses.total * (torch.nan if len(calls) > 15 else 1.0), losses.logged)
+
+    monkeypatch.setattr(VQVAE, "loss", loss)
+    heard, own = Heard(), r"optimizer\.learning_rate.*: --set tokenizer\.settings\.KEY=VALUE\.$"
+    with pytest.raises(TrainingError, match=f"twice: .*{own}"):
+        train(pictures, tmp_path / "run", listener=heard)
+    assert re.search(own, heard.alarms[0])
+    for folder in ("run", "run/tokenizer"):
+        facts = json.loads((tmp_path / folder / "run.json").read_text())
+        assert facts["status"] == "failed"
+        assert re.search(own, facts["reason"])
+
+
+def test_ctrl_c_is_heard_between_the_stages_and_the_same_command_goes_on(pictures, tmp_path, capsys):
+    whole = train(pictures, tmp_path / "whole")
+    for name, heard in (("last", Stops("tokenizer", 336)), ("codes", Stops("codes"))):
+        shutil.rmtree(tmp_path / "cache/codes")
+        run = train(pictures, tmp_path / name, listener=heard)
+        assert (run.status, run.images, run.tokenizer["images"]) == ("interrupted", 0, 336)
+        with pytest.raises(typer.Exit):
+            leave_if_interrupted(run, as_json=True)
+        assert "Interrupted before the first step of its second stage;" in " ".join(
+            capsys.readouterr().err.split()
+        )
+        ended = train(pictures, tmp_path / name)
+        weights = [(each.model / "model.safetensors").read_bytes() for each in (ended, whole)]
+        assert weights[0] == weights[1]
+    stopped = train(pictures, tmp_path / "early", listener=Stops("tokenizer"))
+    with pytest.raises(typer.Exit):
+        leave_if_interrupted(stopped, as_json=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Interrupted while its tokenizer was trained, and saved at 48 images;" in said
+    show(str(whole.folder), as_json=False)
+    assert "336 images in" in capsys.readouterr().out
+
+
+def test_a_budget_in_minutes_is_for_both_stages(pictures, tmp_path):
+    def begun():
+        return dq.train(
+            pictures,
+            preset="text2image-32",
+            out=tmp_path / "run",
+            minutes=0.05,
+            size=(8, 12),
+            settings=TWO_STAGES | {"tokenizer.share": "0.5"},
+            listener=Heard(),
+        )
+
+    run = begun()
+    assert run.status == "finished"
+    assert 1.5 < run.seconds < 6
+    assert 0.5 < run.tokenizer["seconds"] < 3
+    assert begun() == run
+
+
+def test_scores_say_so_where_a_tokenizer_may_have_seen_what_is_held_out(pictures, tmp_path):
+    def cautions(run):
+        return open_reference(pictures, open_candidate(run, pictures, n=10, seed=0)).cautions
+
     scored = {"evaluation.samples": "16", "evaluation.features": "pixels"}
+    whole = train(pictures, tmp_path / "whole")
+    knows = Heard()
+    run = train(
+        pictures, tmp_path / "run", tokenizer=whole, evaluate_every=320, images=320, listener=knows, **scored
+    )
+    assert "held out may be among them" in knows.messages[0]
+    assert any("its tokenizer learnt from other images" in caution for caution in cautions(run))
+    fair = train(pictures, tmp_path / "fair", evaluate_every=320, **scored)
+    heard = Heard()
+    again = train(
+        pictures, tmp_path / "again", tokenizer=fair, evaluate_every=320, images=320, listener=heard, **scored
+    )
+    assert heard.messages == []
+    for run in (fair, again):
+        assert not any("tokenizer" in caution for caution in cautions(run))
+
+
+def test_both_stages_hold_out_the_same_images(pictures, tmp_path, monkeypatch):
+    scored, coded, ensure = {"evaluation.samples": "16", "evaluation.features": "pixels"}, [], codes.ensure
+
+    def counted(tokenizer, dataset, *arguments, **options):
+        coded.append(len(dataset))
+        return ensure(tokenizer, dataset, *arguments, **options)
+
+    monkeypatch.setattr(codes, "ensure", counted)
     run = train(pictures, tmp_path / "run", evaluate_every=320, **scored)
     facts = [json.loads((run.folder / part / "run.json").read_text())["data"] for part in (".", "tokenizer")]
     assert facts[0]["fingerprint"] == facts[1]["fingerprint"]
@@ -165,6 +335,8 @@ def test_both_stages_hold_out_the_same_images(pictures, tmp_path):
     assert facts[0]["images"] == 90
     assert not (run.folder / "tokenizer/scores.jsonl").exists()
     assert run.best is not None
+    train(pictures, tmp_path / "brought", tokenizer=run, images=320, evaluate_every=320, **scored)
+    assert coded == [90, 90]
 
 
 def test_pixels_are_written_where_there_is_no_tokenizer(pictures, tmp_path):
@@ -259,6 +431,25 @@ def test_codes_are_kept_until_the_tokenizer_changes(tokenizer, tmp_path):
     )
     assert stopped is None
     assert len(list(folder.glob("*"))) == 2 + 3  # and their locks: nothing half-written stays
+
+
+def test_whoever_waits_for_codes_is_told_and_may_stop(tokenizer, tmp_path):
+    dataset, family = tokenizer
+    views, told = codes.views_of(Augment(), 0, 1), []
+    written(family, dataset, views)
+    (lock,) = (tmp_path / "cache/codes").glob("*.lock")
+    with FileLock(lock):
+        found = codes.ensure(
+            family,
+            dataset,
+            views,
+            device=CPU,
+            on_progress=lambda *heard: told.append(heard),
+            stopped=lambda: len(told) == 2,
+        )
+    assert found is None
+    assert told == [(0, 100, "Waiting for the same codes, which another process writes")] * 2
+    assert written(family, dataset, views).images == 100
 
 
 def test_images_are_not_mirrored_under_captions_that_are_read(pictures):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from danqing.cli import output
+from danqing.cli.train import tokenizer_text
 from danqing.errors import ModelError
 from danqing.quantities import duration
 
@@ -78,6 +79,7 @@ def _run_rows(run: Mapping[str, Any]) -> dict[str, Any]:
     alarms = [f"{alarm['text']} (at {alarm['images']:,} images)" for alarm in run.get("alarms", [])]
     speed = progress.get("images_per_second")
     return {
+        "Tokenizer": tokenizer_text(run.get("tokenizer")),
         "Status": run.get("status"),
         "Reason": run.get("reason"),
         "Seen": f"{progress.get('images', 0):,} of {plan['images']:,} images" if plan else None,

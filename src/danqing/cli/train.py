@@ -154,9 +154,7 @@ def run_text(run: "Run") -> dict[str, Any]:
     first = run.tokenizer or {}
     before = sum(first.get(name, 0.0) for name in ("seconds", "codes_seconds"))
     return {
-        "Tokenizer": first.get("model") or f"{first['images']:,} images in {duration(before)}"
-        if first
-        else None,
+        "Tokenizer": tokenizer_text(run.tokenizer),
         "Trained": f"{run.images:,} images in {duration(run.seconds - before)} ({speed})",
         "Ended early": run.reason,
         "Evaluation": f"{duration(run.evaluation_seconds)}, {run.evaluation_share:.0%} of the time"
@@ -168,17 +166,26 @@ def run_text(run: "Run") -> dict[str, Any]:
     }
 
 
+def tokenizer_text(first: Mapping[str, Any] | None) -> str | None:
+    """What people read of the first of two stages; None where there is one stage alone."""
+    if first is None:
+        return None
+    seconds = sum(first.get(name) or 0.0 for name in ("seconds", "codes_seconds"))
+    return first.get("model") or f"{first['images']:,} images in {duration(seconds)}"
+
+
 def leave_if_interrupted(run: "Run", *, as_json: bool) -> None:
     """Say how to go on with a run that Ctrl-C stopped, and leave with exit code 130."""
     if run.status != "interrupted":
         return
     output.result(run_payload(run), as_json=as_json)
-    stage, images = "", run.images
-    if run.tokenizer is not None and not images:
-        stage, images = " while its tokenizer was trained", run.tokenizer["images"]
+    where, first = f" and saved at {run.images:,} images", run.tokenizer
+    if first is not None and not run.images:
+        where = f" while its tokenizer was trained, and saved at {first['images']:,} images"
+        if first.get("model") or first["status"] == "finished":
+            where = " before the first step of its second stage"
     progress.say(
-        f"Interrupted{stage} and saved at {images:,} images; the same command goes on: "
-        f"{shlex.join(['danqing', *sys.argv[1:]])}",
+        f"Interrupted{where}; the same command goes on: {shlex.join(['danqing', *sys.argv[1:]])}",
         style="yellow",
     )
     raise typer.Exit(INTERRUPTED)

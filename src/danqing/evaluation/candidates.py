@@ -29,6 +29,7 @@ MOST_REFERENCE = 50_000
 _PREPARATION = ("channels", "alpha", "background", "fit")
 _LEARNT = "measured on images that may have been learnt from"
 _LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and these may be among them)"
+_TOKENIZER = "its tokenizer learnt from other images than the model did, and these may be among them"
 _CHOSEN = "the model was chosen by its scores on these images, which flatters it a little"
 _LOST = (
     "the images that the run held out cannot be told from the others any more: the data, or how it is read, "
@@ -176,6 +177,8 @@ def open_reference(
     if candidate.model is not None and candidate.model.facts.get("data", {}).get("chosen_by") == chosen:
         cautions.append(_CHOSEN)
     is_held_out = chosen == "held-out" or (chosen not in ("train", "all") and has_two(data, "train", chosen))
+    if is_held_out and _has_foreign_tokenizer(candidate, seen, chosen):
+        cautions.append(_TOKENIZER)
     whole = images
     if len(whole) > MOST_REFERENCE:
         cautions.append(f"{MOST_REFERENCE:,} of {len(whole):,} images were drawn from the {chosen} split")
@@ -229,6 +232,17 @@ def _usual_split(data: str | Path, seen: _Seen) -> str:
         if has_split(data, name):
             return name
     return "train" if seen.parts is None else "held-out"
+
+
+def _has_foreign_tokenizer(candidate: Candidate, seen: _Seen, split: str) -> bool:
+    """Whether a model says that its tokenizer learnt from images among which those of a split may be."""
+    facts = candidate.model.facts if candidate.model is not None else {}
+    told = facts.get("tokenizer", {}).get("fingerprint")
+    if told in (None, facts.get("data", {}).get("fingerprint")):
+        return False
+    harmless = [seen.parts[0]] if seen.parts is not None else []
+    harmless += [seen.whole] if seen.whole is not None and split != "held-out" else []
+    return told not in [images.fingerprint for images in harmless]
 
 
 def _share_held_out(candidate: Candidate) -> float | None:

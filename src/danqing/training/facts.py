@@ -88,9 +88,10 @@ def of_best(best: Best) -> dict[str, Any]:
 
 def of_first_stage(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     """What a model knows of the tokenizer that it was given: images seen and seconds, where they are known,
-    and the digest of its weights.
+    the digest of its weights, and the fingerprint of the images that it learnt from.
     """
-    return {name: tokenizer[name] for name in ("images", "seconds", "weights") if tokenizer.get(name)}
+    names = ("images", "seconds", "weights", "fingerprint")
+    return {name: tokenizer[name] for name in names if tokenizer.get(name)}
 
 
 def of_both(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -16,23 +16,17 @@ from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
 from danqing.families.base import Family, FamilyConfig, HasTokenizer, Tokenizes
-from danqing.training import codes, facts, report
+from danqing.training import captions, codes, facts, report
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
-from danqing.training.config import EvaluationConfig, RunConfig, flat, from_toml, resolve
+from danqing.training.config import FREE, SHARED, EvaluationConfig, RunConfig, from_toml, parse
 from danqing.training.estimate import estimate
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan
 from danqing.training.position import Position
 from danqing.training.run_folder import RunFolder
-from danqing.training.stage import PRIOR, TOKENIZER, Stage, Tokenized
+from danqing.training.stage import OF_TOKENIZER, PRIOR, TOKENIZER, Stage, Tokenized
 from danqing.training.trainer import Trainer
 from danqing.version import __version__
-
-_SHARED = {
-    *("precision", "log_every_steps", "checkpoint_seconds"),
-    *("measure_seconds", "sample_grids", "sample_images"),
-}
-"""Settings of the engine that both stages have in common, since none changes what is learnt."""
 
 
 class FirstStage:
@@ -57,6 +51,8 @@ class FirstStage:
         self.wanted = config.tokenizer
         self._begun = folder.has_checkpoints
         """Whether the second stage has begun: its tokenizer is then what it is."""
+        self._learnt_from = dataset.fingerprint
+        self._known: tuple[FamilyConfig, RunConfig] | None = None
 
     def run(self) -> tuple[RunConfig, Stage] | None:
         """The second stage with its configuration, completed and with what is left of the budget; None where
@@ -81,16 +77,29 @@ class FirstStage:
 
     def _brought(self) -> Family:
         """The tokenizer of a model that is there already."""
-        family = loading.load(self.wanted.model).family
+        model = loading.load(self.wanted.model)
+        family = model.family
+        told = [model.facts.get(name, {}).get("fingerprint") for name in ("tokenizer", "data")]
+        self._learnt_from = told[0] or told[1] or "unknown"
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
         if not isinstance(family, Tokenizes):
             raise ConfigError(f"{self.wanted.model} is no tokenizer: give a vqvae, or a model that has one.")
-        shape = (family.config.width, family.config.height, family.config.channels)
-        if shape != (*self.dataset.size, self.dataset.channels):
+        size, channels = (family.config.width, family.config.height), family.config.channels
+        if (size, channels) != (self.dataset.size, self.dataset.channels):
+            here, there = "{}x{}".format(*self.dataset.size), "{}x{}".format(*size)
+            mend = [f"--size {there}"] if size != self.dataset.size else []
+            if channels != self.dataset.channels:
+                mend.append(f"--set data.channels={channels}")
+                mend += ["--set data.alpha=keep"] if channels in (2, 4) else []
             raise ConfigError(
-                f"The tokenizer {self.wanted.model} knows images of {shape[0]}x{shape[1]} with {shape[2]} "
-                f"channels, and these have {self.dataset.channels}: choose --size {shape[0]}x{shape[1]}."
+                f"The tokenizer {self.wanted.model} knows images of {there} with {channels} channels, and "
+                f"these are {here} with {self.dataset.channels}: choose {' '.join(mend)}."
+            )
+        if self.held is not None and self._learnt_from != self.dataset.fingerprint and not self._begun:
+            self.listener.on_message(
+                f"The tokenizer {self.wanted.model} learnt from other images than this run does, and those "
+                "that are held out may be among them: scores may flatter; to be sure, leave --tokenizer out."
             )
         return family
 
@@ -101,36 +110,39 @@ class FirstStage:
                 f"The tokenizer in {self.own.path} is gone, and the run was built on it: restore that "
                 "folder, or choose another --out."
             )
+        if self._begun or self.own.has_finished:  # its model is all that is needed
+            return model_folder.read(self.own.model)[0]
         self.own.create()
         with self.own.locked(), self.own.honest():
             config = self.own.settle_config(self._own_config())
             self.own.check_images(self.dataset, self.held)
-            if self.own.facts().get("status") != "finished" or not self.own.report.exists():
-                completed = config.for_data(self.dataset)
-                if not isinstance(_blank(completed.model), Tokenizes):
-                    raise ConfigError(f"A {config.family} is no tokenizer: choose another tokenizer.preset.")
-                stage = Stage(TOKENIZER, then=self._foreseen(completed))
-                trainer = Trainer(
-                    completed, self.dataset, self.own, self.device, self.listener, held=self.held, stage=stage
-                )
-                status = trainer.run()
-                self._write_facts()
-                if status != "finished":
-                    return None
+            completed = self.own.complete(config, self.dataset)
+            if not isinstance(_blank(completed.model), Tokenizes):
+                raise ConfigError(f"A {config.family} is no tokenizer: choose another tokenizer.preset.")
+            stage = Stage(TOKENIZER, OF_TOKENIZER, then=self._foreseen(completed))
+            trainer = Trainer(
+                completed, self.dataset, self.own, self.device, self.listener, held=self.held, stage=stage
+            )
+            status = trainer.run()
+            self._write_facts()
+            if status != "finished" or trainer.interruption.wanted:  # be it at its last step
+                return None
         return model_folder.read(self.own.model)[0]
 
     def _own_config(self) -> RunConfig:
-        """What the tokenizer is trained with. Its budget is settled when it begins: what a run is given later
-        is for its second stage.
+        """What the tokenizer is trained with. All of it is settled when it begins, its budget too: what a run
+        is given later is for its second stage.
         """
-        config, shared = self.config, self.config.training.model_dump(include=_SHARED)
-        settings = {"seed": config.seed} | {f"training.{name}": value for name, value in shared.items()}
-        own = resolve(preset=self.wanted.preset, settings=settings | flat(self.wanted.settings))
-        budget = {"images": config.images, "minutes": config.minutes}
-        if self.own.has_checkpoints:
+        config, settings = self.config, self.wanted.settings
+        if self.own.has_checkpoints:  # whatever a preset may say by now
             begun = from_toml(self.own.config_file)
-            budget = {"images": begun.images, "minutes": begun.minutes}
-        elif config.images is not None:
+            free = {name: getattr(config.training, name) for name in FREE}
+            return begun.model_copy(update={"training": begun.training.model_copy(update=free)})
+        shared = config.training.model_dump(include=SHARED)
+        training = {**shared, **settings["training"]}
+        own = parse({"seed": config.seed, **settings, "training": training})
+        budget = {"images": config.images, "minutes": config.minutes}
+        if config.images is not None:
             budget["images"] = max(1, round(config.images * self.wanted.share))
         elif config.minutes is not None:
             budget["minutes"] = config.minutes * self.wanted.share
@@ -146,7 +158,9 @@ class FirstStage:
         """
         blank = _blank(first.model)
         assert isinstance(blank, Tokenizes)
-        seen = Position(images=first.images or 0, seconds=60 * (first.minutes or 0)).facts()
+        seen = {"images": 0, "seconds": 60 * (first.minutes or 0)}
+        if first.images is not None:
+            seen["images"] = -(-first.images // first.batch_size) * first.batch_size  # in whole steps
         config = left_for_the_second(self._completed(first.model), seen)
         brief = config.training.model_copy(update={"measure_seconds": config.training.measure_seconds / 3})
         config = config.model_copy(update={"training": brief})  # it is measured again when it begins
@@ -171,10 +185,9 @@ class FirstStage:
     def _completed(self, tokenizer: FamilyConfig) -> RunConfig:
         """The run's configuration for its data and this tokenizer; reading the captions may take its time."""
         if self._known is None or self._known[0] != tokenizer:
-            self._known = (tokenizer, self.config.for_data(self.dataset, tokenizer))
+            self._known = (tokenizer, self.folder.complete(self.config, self.dataset, tokenizer))
+            captions.read(self._known[1].model, self.dataset, self.listener)
         return self._known[1]
-
-    _known: tuple[FamilyConfig, RunConfig] | None = None
 
     def _tokenized(self, tokenizer: Family) -> Tokenized | None:
         """The tokenizer with its codes; None where the user stopped before they were written."""
@@ -200,7 +213,7 @@ class FirstStage:
                 on_progress=self.listener.on_data,
                 stopped=lambda: interruption.wanted,
             )
-        if written is None:
+        if written is None or interruption.wanted:
             return None
         if self._begun:  # what it took then is what the budget was reckoned with
             return Tokenized(tokenizer, written, earlier)
@@ -210,7 +223,7 @@ class FirstStage:
             energy_joules=energy.spent() if energy else 0.0,
             peak_memory_bytes=machine.peak_memory(self.device) or 0,
         )
-        cost = facts.of_cost(vars(spent), _cores(self.device), energy is not None)
+        cost = facts.of_cost(vars(spent), machine.cores_used(self.device), energy is not None)
         known = self._facts() | {"weights": digest, "codes_seconds": spent.seconds, "views": views.number}
         if known["cost"]:
             cost = facts.of_both(known["cost"], cost)
@@ -222,6 +235,7 @@ class FirstStage:
         progress = own.get("progress", {})
         return {
             "model": self.wanted.model or None,
+            "fingerprint": self._learnt_from,
             "status": own.get("status", "running"),
             "images": progress.get("images", 0),
             "seconds": progress.get("seconds", 0.0),
@@ -267,7 +281,3 @@ def _blank(config: FamilyConfig) -> Family:
     """A family without weights, to ask what it is like."""
     with torch.device("meta"):
         return families.build(config)
-
-
-def _cores(device: torch.device) -> int:
-    return torch.get_num_threads() if device.type == "cpu" else 1

@@ -9,8 +9,9 @@ from typing import Any
 
 from danqing.data import Dataset, open_dataset
 from danqing.data.splits import Held, open_held
-from danqing.errors import TrainingError
+from danqing.errors import ConfigError, TrainingError
 from danqing.loading import HasModel
+from danqing.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.training.command import command_line
@@ -78,7 +79,7 @@ def train(
     seed: int | None = None,
     evaluate_every: int | None = None,
     patience: int | None = None,
-    tokenizer: str | Path | HasModel | None = None,
+    tokenizer: str | Path | HasModel | Model | None = None,
     track: str | None = None,
     device: str = "auto",
     listener: Listener | None = None,
@@ -91,10 +92,10 @@ def train(
     `images`, where the preset's own is not wanted. evaluate_every: score the model after every so many images
     on some that it does not learn from, and keep the best; 0 is never, and by default long runs are scored at
     every tenth of their budget. patience: end the run when the score has not improved for so many images.
-    tokenizer: a model, run or hub id whose tokenizer is taken, where the family needs one, instead of
-    training it first. track: "wandb" or "mlflow", to be told of the run besides TensorBoard. listener: told
-    of the run's progress, by default a bar on stderr; `Listener()` is silent. Ctrl-C ends the run after its
-    step, saved. Raises DanqingError.
+    tokenizer: a model, its folder, a run or a hub id whose tokenizer is taken, where the family needs one,
+    instead of training it first. track: "wandb" or "mlflow", to be told of the run besides TensorBoard.
+    listener: told of the run's progress, by default a bar on stderr; `Listener()` is silent. Ctrl-C ends the
+    run after its step, saved. Raises DanqingError.
     """
     check_service(track)
     budget = {"minutes": minutes, "images": images}
@@ -230,11 +231,15 @@ def _default_folder(data: str | Path, preset: str | None, config: str | Path | N
     return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
 
 
-def _model_path(model: str | Path | HasModel) -> str:
+def _model_path(model: str | Path | HasModel | Model) -> str:
+    if isinstance(model, Model):
+        if model.origin is None:
+            raise ConfigError("This model lies in no folder here: give its hub id, or save it and give that.")
+        return str(model.origin)
     return str(model) if isinstance(model, str | Path) else str(model.model)
 
 
-def _named(model: str | Path | HasModel) -> str:
+def _named(model: str | Path | HasModel | Model) -> str:
     """A model as a setting, which is TOML: its absolute path, or its id on the hub."""
     return json.dumps(_absolute(_model_path(model)), ensure_ascii=False)
 
