@@ -112,7 +112,7 @@ def _load(folder: str) -> tuple[Any, nn.Module, str]:
     import transformers
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with _quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         config: Any = transformers.AutoConfig.from_pretrained(folder, **options)
         config = getattr(config, "text_config", None) or config  # CLIP: only what reads texts
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
@@ -157,7 +157,7 @@ def _folder(place: str, fetch: bool) -> str:
 
 
 @contextlib.contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
+def quiet(logging: Any) -> Iterator[None]:
     """Without the bars and reports of `transformers`, which lists every weight that it leaves out."""
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,7 +1,5 @@
 """DINOv2 and CLIP through `transformers`: from a folder, or from what the hub's cache already holds."""
 
-import contextlib
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.resize import IN_WORDS, prepared
 from danqing.precision import Precision
+from danqing.text.pretrained import quiet
 
 Kind = Literal["dinov2", "clip"]
 
@@ -90,7 +89,7 @@ def _load(kind: Kind, source: str) -> nn.Module:
         family: Any = (
             transformers.AutoModel if kind == "dinov2" else transformers.CLIPVisionModelWithProjection
         )
-        with _quiet(transformers.utils.logging):
+        with quiet(transformers.utils.logging):
             net, report = family.from_pretrained(
                 source,
                 config=config,
@@ -108,17 +107,3 @@ def _load(kind: Kind, source: str) -> nn.Module:
         raise EvaluationError(f"{source} lacks weights ({lacking[0]}, ...): get a whole copy.")
     found: nn.Module = net.eval()
     return found
-
-
-@contextlib.contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Without the bars and reports of `transformers`, which lists every weight that it leaves out."""
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
