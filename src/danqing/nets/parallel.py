@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from danqing.nets.fused import EPSILON, lengths
+from danqing.nets.fused import EPSILON
+from danqing.nets.raster import product, unit
 from danqing.nets.transformer import Block, Transformer
 from danqing.precision import Precision
+
+ROWS = 1024
+"""About how many positions are multiplied at once, for which weights are laid out."""
+
+TILE = 32
+"""Keys are attended to by so many."""
 
 
 class ParallelDecoder:
@@ -29,16 +36,18 @@ class ParallelDecoder:
         self._shape = shape = transformer.shape
         dtype = torch.bfloat16 if precision == "bfloat16" else prefix.dtype
         # The last column takes what an image with fewer codes than its neighbours fills up with.
-        size = (len(prefix), shape.prefix + shape.codes + 1, shape.key_value_heads, shape.head_width)
+        columns = _rounded(shape.prefix + shape.codes + 1)
+        size = (len(prefix), columns, shape.key_value_heads, shape.head_width)
         cache = torch.zeros((shape.layers, 2, *size), dtype=dtype, device=prefix.device)
         turns = torch.view_as_complex(transformer.turns).expand(2, -1, -1)
         self._layers = [
-            _Layer(cast(Block, block), turns, *of_layer)
+            _Layer(cast(Block, block), turns, precision, *of_layer)
             for block, of_layer in zip(transformer.blocks, cache, strict=True)
         ]
         self._table = transformer.embedding.weight
         self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
-        self._head = _matrix(transformer.head.weight, dtype, transformer.head.gain)
+        self._head = product(transformer.head.weight, ROWS, precision, transformer.head.gain)
+        self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
         positions = torch.arange(shape.prefix, device=prefix.device).expand(len(prefix), -1)
         self._known = torch.full_like(positions[:, :1], shape.prefix)
         sees = self._known.expand(-1, shape.prefix)
@@ -51,76 +60,84 @@ class ParallelDecoder:
 
         An image that has fewer codes to give than others fills up with -1.
         """
-        shape, given = self._shape, codes.shape[1]
-        real = codes >= 0
+        shape, real = self._shape, codes >= 0
         sees = torch.cat([self._known, self._known + real.cumsum(1)], dim=1)  # how much is known by then
         self._known = sees[:, -1:]
-        columns = torch.where(real, sees[:, :-1], shape.prefix + shape.codes)
+        columns = torch.where(real, sees[:, :-1], -1)
         sees = torch.cat([sees[:, 1:], self._known.expand_as(asked)], dim=1)
         places = torch.cat([places, asked], dim=1)
         codes = torch.cat([codes.clamp_min(0), torch.full_like(asked, shape.vocabulary)], dim=1)
         x = F.embedding(codes + places % shape.depth * (shape.vocabulary + 1), self._table)
         x = self._feed(x + self._places[places], places + shape.prefix, sees, columns)
-        return torch.matmul(_unit(x[:, given:], self._head), self._head).float()
+        logits: Tensor = self._head(unit(x, self._epsilon).flatten(0, 1)).float().view(*asked.shape, -1)
+        return logits
 
     def _feed(self, x: Tensor, positions: Tensor, sees: Tensor, columns: Tensor) -> Tensor:
-        """The stream `[n, t, width]` after the last layer. sees: `[n, t]`, how many columns of the cache each
-        position sees, after the first of them have entered it at `columns` `[n, a]`.
+        """The stream `[n, t, width]` of what is asked for after the last layer: of all but the first, which
+        enter the cache at `columns` `[n, a]`. sees: `[n, t]`, how many columns each position then sees.
         """
-        most, seen = int(sees.max()), None
-        if bool((sees < most).any()):
-            if bool((sees == sees[:1]).all()):
-                sees = sees[:1]
-            seen = (torch.arange(most, device=x.device) < sees[..., None])[:, None]
-        for layer in self._layers:
-            x = layer(x, positions, most, seen, columns)
-        return x
+        if bool((sees == sees[:1]).all()):
+            sees = sees[:1]
+        most = _rounded(int(sees.max()))
+        seen = (torch.arange(most, device=x.device) < sees[..., None])[:, None]
+        mask = torch.zeros(seen.shape, dtype=self._layers[0].keys.dtype, device=x.device)
+        mask.masked_fill_(~seen, -math.inf)
+        for layer in self._layers[:-1]:
+            x = layer(x, positions, mask, columns)
+        given = columns.shape[1]
+        return self._layers[-1](x, positions, mask[:, :, given:], columns, given)
 
 
 class _Layer:
     """A block, the keys and values `[n, columns, groups, head width]` that it remembers, and how it turns."""
 
-    def __init__(self, block: Block, turns: Tensor, keys: Tensor, values: Tensor) -> None:
-        attention, dtype = block.attention, keys.dtype
+    def __init__(
+        self, block: Block, turns: Tensor, precision: Precision, keys: Tensor, values: Tensor
+    ) -> None:
+        attention = block.attention
         self.keys, self.values = keys, values
         self.turns = attention.turns(turns)
-        self.qkv = _matrix(attention.qkv.weight, dtype, attention.qkv.gain)
-        self.out = _matrix(attention.out.weight, dtype)
-        self.gate_up = _matrix(block.gate_up.weight, dtype, block.gate_up.gain)
-        self.down = _matrix(block.down.weight, dtype)
-        self.split = [attention.heads, attention.key_value_heads, attention.key_value_heads]
-        self.width = attention.head_width
+        self.qkv = product(attention.qkv.weight, ROWS, precision, attention.qkv.gain)
+        self.out = product(attention.out.weight, ROWS, precision)
+        self.gate_up = product(block.gate_up.weight, ROWS, precision, block.gate_up.gain)
+        self.down = product(block.down.weight, ROWS, precision)
+        self.heads, self.groups, self.width = attention.heads, attention.key_value_heads, attention.head_width
+        weight = attention.qkv.weight
+        self.epsilon = weight.new_tensor(math.sqrt(weight.shape[1] * EPSILON))
+        self.head_epsilon = weight.new_tensor(math.sqrt(self.width * EPSILON))
 
-    def __call__(
-        self, x: Tensor, positions: Tensor, most: int, seen: Tensor | None, columns: Tensor
-    ) -> Tensor:
-        qkv = torch.matmul(_unit(x, self.qkv), self.qkv).view(*x.shape[:2], -1, self.width)
-        qk, v = torch.split(qkv, [sum(self.split[:2]), self.split[2]], dim=2)
-        qk = qk.float() if qk.dtype == torch.bfloat16 else qk
-        unit = qk / lengths(qk, math.sqrt(self.width * EPSILON))
-        pairs = torch.view_as_complex(unit.view(*unit.shape[:3], -1, 2))
-        turned = torch.view_as_real(pairs.mul_(self.turns[positions])).flatten(3).to(v.dtype)
-        q, k = torch.split(turned, self.split[:2], dim=2)
-        images, given = torch.arange(len(x), device=x.device)[:, None], columns.shape[1]
+    def __call__(self, x: Tensor, positions: Tensor, mask: Tensor, columns: Tensor, start: int = 0) -> Tensor:
+        """The stream `[n, t, width]`, from position `start` on; the first of them leave keys and values at
+        `columns` `[n, a]`. mask: added to the scores of queries from `start` on.
+        """
+        n, t, _ = x.shape
+        heads = self.qkv(unit(x, self.epsilon).flatten(0, 1)).view(n, t, -1, self.width)
+        qk, v = torch.split(heads, [self.heads + self.groups, self.groups], dim=2)
+        pairs = torch.view_as_complex(unit(qk, self.head_epsilon).view(n, t, self.heads + self.groups, -1, 2))
+        turned = torch.view_as_real(pairs.mul_(self.turns[positions])).flatten(3)
+        q, k = torch.split(turned.to(self.keys.dtype), [self.heads, self.groups], dim=2)
+        images, given = torch.arange(n, device=x.device)[:, None], columns.shape[1]
         self.keys[images, columns] = k[:, :given]
-        self.values[images, columns] = v[:, :given]
-        keys, values = self.keys[:, :most].transpose(1, 2), self.values[:, :most].transpose(1, 2)
-        attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2), keys, values, attn_mask=seen, scale=1.0, enable_gqa=True
-        )
-        x = x + torch.matmul(attended.transpose(1, 2).flatten(2), self.out)
-        gate, up = torch.matmul(_unit(x, self.gate_up), self.gate_up).chunk(2, dim=-1)
-        return x.add_(torch.matmul(F.silu(gate).mul_(up), self.down))
+        self.values[images, columns] = v[:, :given].to(self.values.dtype)
+        if start == t:
+            return x[:, start:]
+        x = x[:, start:].flatten(0, 1)
+        x = x + self.out(self.attend(q[:, start:], mask).flatten(0, 1))
+        gate, up = self.gate_up(unit(x, self.epsilon)).chunk(2, dim=-1)
+        x += self.down(F.silu(gate).mul_(up))
+        return x.view(n, t - start, -1)
+
+    def attend(self, q: Tensor, mask: Tensor) -> Tensor:
+        """What queries `[n, t, heads, head width]` read from the cache, `[n, t, width]`."""
+        n, t, _, width = q.shape
+        keys, values = (cache[:, : mask.shape[3]].transpose(1, 2) for cache in (self.keys, self.values))
+        # The queries of one key head stand as if they were positions: fewer, larger products.
+        q = q.view(n, t, self.groups, -1, width).transpose(1, 2).flatten(2, 3)
+        mask = mask.repeat_interleave(self.heads // self.groups, dim=2)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
+        return attended.view(n, self.groups, t, -1).transpose(1, 2).flatten(2)
 
 
-def _matrix(weight: Tensor, dtype: torch.dtype, gain: Tensor | None = None) -> Tensor:
-    """Weights `[outputs, inputs]` as `[inputs, outputs]`, with the gain of the norm before them, whose
-    √inputs goes with it: what they multiply is a unit vector.
-    """
-    matrix = weight.t() if gain is None else weight.t() * (gain * math.sqrt(len(gain)))[:, None]
-    return matrix.to(dtype).contiguous()
-
-
-def _unit(x: Tensor, matrix: Tensor) -> Tensor:
-    """x / √(‖x‖² + ε²) along the last axis, to be multiplied by `matrix`."""
-    return (x / lengths(x, math.sqrt(x.shape[-1] * EPSILON))).to(matrix.dtype)
+def _rounded(columns: int) -> int:
+    """Tiles of products have so many columns: a part of one would cost more than all of it."""
+    return math.ceil(columns / TILE) * TILE

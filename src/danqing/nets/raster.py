@@ -21,7 +21,7 @@ class RasterDecoder:
     """What a transformer says of the next code; it remembers the keys and values of all that came before.
 
     logits: `[n, vocabulary]` float32, of the next code. The cache is one allocation. Weights are read once,
-    when the decoder is made. precision: of the products with weights; attention stays in float32.
+    when the decoder is made. precision: of the products with weights, and of attention where that is quicker.
     """
 
     @torch.no_grad()
@@ -29,15 +29,19 @@ class RasterDecoder:
         self._shape = shape = transformer.shape
         self._written = 0
         length, width = shape.prefix + shape.codes, shape.head_width
-        cache = prefix.new_empty(2, shape.layers, len(prefix) * shape.key_value_heads, length * width)
-        # Keys stand in columns, so that queries meet them in a product of plain matrices.
-        self._keys = cache[0].view(*cache.shape[1:3], width, length)
-        self._values = cache[1].view(*cache.shape[1:3], length, width)
+        cache = torch.empty(
+            (2, shape.layers, len(prefix) * shape.key_value_heads, length * width),
+            device=prefix.device,
+            dtype=_cache_dtype(prefix, precision, shape.heads // shape.key_value_heads),
+        )
+        self._keys, self._values = cache.view(*cache.shape[:3], length, width)
+        if cache.dtype != torch.bfloat16:  # keys lie in columns, as queries are multiplied by them fastest
+            self._keys = cache[0].view(*cache.shape[1:3], width, length).mT
         self._table = transformer.embedding.weight
         self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
         blocks, turns = [cast(Block, block) for block in transformer.blocks], transformer.raster_turns()
         self._layers = [_Layer(block, len(prefix), precision, turns) for block in blocks]
-        self._head = _product(transformer.head.weight, len(prefix), precision, transformer.head.gain)
+        self._head = product(transformer.head.weight, len(prefix), precision, transformer.head.gain)
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
         self.logits = self._begin(transformer, prefix + transformer.prefix)
 
@@ -48,11 +52,11 @@ class RasterDecoder:
         x = F.embedding(codes + number % shape.depth * (shape.vocabulary + 1), self._table)
         x += self._places[number + 1]
         seen = shape.prefix + number + 1
-        keys, values = self._keys[..., :seen].unbind(), self._values[:, :, :seen].unbind()
+        keys, values = self._keys[:, :, :seen].unbind(), self._values[:, :, :seen].unbind()
         for layer, *cache in zip(self._layers, keys, values, strict=True):
             layer.step(x, *cache)
         self._written += 1
-        self.logits = self._head(_unit(x, self._epsilon)).float()
+        self.logits = self._head(unit(x, self._epsilon)).float()
         return self.logits
 
     def _begin(self, transformer: Transformer, x: Tensor) -> Tensor:
@@ -62,7 +66,7 @@ class RasterDecoder:
         for module, keys, values in zip(transformer.blocks, self._keys, self._values, strict=True):
             block = cast(Block, module)
             q, k, v = block.attention.project(x, turns)
-            keys[..., :positions], values[:, :positions] = k.flatten(0, 1).mT, v.flatten(0, 1)
+            keys[:, :positions], values[:, :positions] = k.flatten(0, 1), v.flatten(0, 1)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=True)
             x = block.feed(x + block.attention.out(attended.transpose(1, 2).flatten(2)))
         return transformer.read(x[:, -1])
@@ -79,30 +83,34 @@ class _Layer:
         numbers = torch.arange(heads + 2 * self.groups)
         order = torch.cat([numbers[:heads].view(self.groups, -1), numbers[heads:].view(2, -1).t()], dim=1)
         weight = attention.qkv.weight.view(-1, self.width, attention.qkv.weight.shape[1])[order].flatten(0, 2)
-        self.qkv = _product(weight, n, precision, attention.qkv.gain)
-        self.out = _product(attention.out.weight, n, precision)
-        self.gate_up = _product(block.gate_up.weight, n, precision, block.gate_up.gain)
-        self.down = _product(block.down.weight, n, precision)
+        self.qkv = product(weight, n, precision, attention.qkv.gain)
+        self.out = product(attention.out.weight, n, precision)
+        self.gate_up = product(block.gate_up.weight, n, precision, block.gate_up.gain)
+        self.down = product(block.down.weight, n, precision)
         self.turns = attention.turns(turns)[:, order[:, :-1]]  # [t, key heads, queries and key, width / 2]
         self.epsilon = weight.new_tensor(math.sqrt(weight.shape[1] * EPSILON))
         self.head_epsilon = weight.new_tensor(math.sqrt(self.width * EPSILON))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Change the stream `[n, width]` in place; the last of the keys `[n · groups, head width, t]` and
-        values `[n · groups, t, head width]` are those of this position, to be written.
+        """Change the stream `[n, width]` in place; the last of the keys and values
+        `[n · groups, t, head width]` are those of this position, to be written.
         """
-        n, turn = len(x), self.turns[keys.shape[2] - 1]
-        heads = self.qkv(_unit(x, self.epsilon)).view(n, self.groups, -1, self.width)
-        pairs = torch.view_as_complex(_unit(heads[:, :, :-1], self.head_epsilon).view(n, *turn.shape, 2))
+        n, turn = len(x), self.turns[keys.shape[1] - 1]
+        heads = self.qkv(unit(x, self.epsilon)).view(n, self.groups, -1, self.width)
+        pairs = torch.view_as_complex(unit(heads[:, :, :-1], self.head_epsilon).view(n, *turn.shape, 2))
         turned = torch.view_as_real(pairs.mul_(turn)).view(len(keys), -1, self.width)
-        keys[..., -1], values[:, -1] = turned[:, -1], heads[:, :, -1].flatten(0, 1)
-        attended = torch.bmm(torch.softmax(torch.bmm(turned[:, :-1], keys), dim=-1), values)
-        x += self.out(attended.view(n, -1))
-        gate, up = self.gate_up(_unit(x, self.epsilon)).chunk(2, dim=-1)
+        queries, keys[:, -1] = turned[:, :-1].to(keys.dtype), turned[:, -1]
+        values[:, -1] = heads[:, :, -1].flatten(0, 1)
+        if keys.dtype == torch.bfloat16:
+            attended = F.scaled_dot_product_attention(queries[None], keys[None], values[None], scale=1.0)
+        else:
+            attended = torch.bmm(torch.softmax(torch.bmm(queries, keys.mT), dim=-1), values)
+        x += self.out(attended.reshape(n, -1))
+        gate, up = self.gate_up(unit(x, self.epsilon)).chunk(2, dim=-1)
         x += self.down(F.silu(gate).mul_(up))
 
 
-def _product(
+def product(
     weight: Tensor, n: int, precision: Precision, gain: Tensor | None = None
 ) -> Callable[[Tensor], Tensor]:
     """What multiplies `[n, inputs]` by weights `[outputs, inputs]`: to `[n, outputs]`, in `precision`.
@@ -123,7 +131,17 @@ def _product(
     return lambda x: cast(Tensor, multiply(x.bfloat16(), packed, None, "none", [], ""))
 
 
-def _unit(x: Tensor, epsilon: Tensor) -> Tensor:
+def _cache_dtype(prefix: Tensor, precision: Precision, sharing: int) -> torch.dtype:
+    """What keys and values are kept in, where `sharing` queries meet each. Half the bytes are quicker to read,
+    but float32 is quicker to multiply: for a processor that counts where a key is used more than once, and
+    everywhere if it has no tiles (AMX).
+    """
+    if prefix.device.type == "cpu" and (sharing > 1 or not torch.cpu._is_amx_tile_supported()):
+        return prefix.dtype
+    return torch.bfloat16 if precision == "bfloat16" else prefix.dtype
+
+
+def unit(x: Tensor, epsilon: Tensor) -> Tensor:
     """x / √(‖x‖² + ε²) along the last axis, in the precision of ε."""
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=epsilon.dtype)
     return x / length.hypot_(epsilon)
