@@ -132,7 +132,7 @@ def product(
 
 
 def _cache_dtype(prefix: Tensor, precision: Precision, sharing: int) -> torch.dtype:
-    """What keys and values are kept in, where `sharing` queries meet each. Half the bytes are quicker to read,
+    """What keys and values are kept in, where `sharing` queries meet each. Half the bytes are read quicker,
     but float32 is quicker to multiply: for a processor that counts where a key is used more than once, and
     everywhere if it has no tiles (AMX).
     """
