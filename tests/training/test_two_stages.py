@@ -15,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 
 import danqing as dq
-from danqing import presets
+from danqing import machine, presets
 from danqing.cli.show import show
 from danqing.cli.train import leave_if_interrupted
 from danqing.data import Augment, Batches, open_dataset
@@ -23,7 +23,7 @@ from danqing.errors import ConfigError, TrainingError
 from danqing.evaluation.candidates import open_candidate, open_reference
 from danqing.families.base import HasTokenizer
 from danqing.families.vqvae import VQVAE
-from danqing.training import codes
+from danqing.training import codes, trainer
 from danqing.training.config import resolve
 from danqing.training.engine import initialise
 from danqing.training.listener import Listener
@@ -254,6 +254,18 @@ def test_what_goes_wrong_in_the_first_stage_names_settings_that_are_its_own(pict
         facts = json.loads((tmp_path / folder / "run.json").read_text())
         assert facts["status"] == "failed"
         assert re.search(own, facts["reason"])
+
+
+def test_a_first_stage_that_does_not_fit_names_its_own_settings(pictures, tmp_path, monkeypatch):
+    counted = trainer.estimate
+
+    def estimate(*arguments):
+        monkeypatch.setattr(machine, "available_memory", lambda device: 1000)
+        return counted(*arguments)
+
+    monkeypatch.setattr(trainer, "estimate", estimate)
+    with pytest.raises(TrainingError, match=r"accumulate=.*: --set tokenizer\.settings\.KEY=VALUE\.$"):
+        train(pictures, tmp_path / "run")
 
 
 def test_ctrl_c_is_heard_between_the_stages_and_the_same_command_goes_on(pictures, tmp_path, capsys):
