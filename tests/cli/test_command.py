@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -204,8 +205,19 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_the_demo_leads_from_nothing_to_pictures_and_onwards(place: Path) -> None:
-    stdout, said = danqing(place, "demo", "--minutes", "0.02", "--out", "demo", "--data", "shapes:300")
+DEMO = ["demo", "--minutes", "0.02", "--out", "demo", "--data", "shapes:300"]
+
+
+@pytest.fixture(scope="module")
+def demonstrated(place: Path) -> tuple[str, str]:
+    """What a demo in `place/demo` prints where there is no terminal."""
+    return danqing(place, *DEMO)
+
+
+def test_the_demo_leads_from_nothing_to_pictures_and_onwards(
+    place: Path, demonstrated: tuple[str, str]
+) -> None:
+    stdout, said = demonstrated
     assert "a large red diamond in the centre" in said
     assert "Prompt" not in said + stdout, "nobody is asked where there is no terminal"
     for line in (
@@ -219,3 +231,35 @@ def test_the_demo_leads_from_nothing_to_pictures_and_onwards(place: Path) -> Non
         assert re.search(line, stdout, re.MULTILINE), stdout
     with Image.open(place / "demo" / "grid.png") as grid:
         assert grid.width > 200
+
+
+@pytest.mark.usefixtures("demonstrated")
+def test_the_demo_paints_what_is_typed(place: Path) -> None:
+    (place / "demo" / "prompt-1.png").write_bytes(b"of another day")
+    said = typed(place, DEMO, ["左边有两个粉色的大菱形", "a red heart", ""])
+    for number in (2, 3):
+        assert f"demo/prompt-{number}.png" in said
+        with Image.open(place / "demo" / f"prompt-{number}.png") as painted:
+            assert painted.width > 100
+    assert (place / "demo" / "prompt-1.png").read_bytes() == b"of another day"
+
+
+def typed(place: Path, words: list[str], answers: list[str]) -> str:
+    """What a terminal shows of a command that asks for prompts and is given these."""
+    screen, inside = pty.openpty()
+    process = subprocess.Popen(
+        [*DANQING, *words], cwd=place, env=surroundings(place), stdin=inside, stdout=inside, stderr=inside
+    )
+    os.close(inside)
+    seen, left = b"", list(answers)
+    try:
+        while select.select([screen], [], [], 120)[0] and (piece := os.read(screen, 65536)):
+            seen += piece
+            if left and seen.count(b"Prompt: ") > len(answers) - len(left):
+                os.write(screen, f"{left.pop(0)}\n".encode())
+    except OSError:  # Linux tells the end of a terminal so
+        pass
+    os.close(screen)
+    assert not left, seen.decode()[-1000:]
+    assert process.wait(timeout=60) == 0
+    return seen.decode()

@@ -102,7 +102,7 @@ def converse(model: "Model", out: Path) -> None:
         "\nYour turn: a number, a size, a colour, a shape, a place (in English or Chinese), such as "
         f'"{NEW_PROMPTS[3]}" or "左边有两个粉色的大菱形"; an empty line ends it.'
     )
-    for number in itertools.count(1):
+    for number in itertools.count(1 + len(list(out.glob("prompt-*.png")))):
         try:
             prompt = typer.prompt("Prompt", default="", show_default=False).strip()
         except typer.Abort:  # Ctrl-C, or the end of the input
