@@ -262,9 +262,9 @@ def test_decoding_in_bfloat16_is_close_to_float32(groups: int) -> None:
     assert not torch.equal(exact, close)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_row_does_not_depend_on_its_neighbours(precision: Precision) -> None:
-    shape = SMALL._replace(vocabulary=600, width=256)
+@pytest.mark.parametrize(("precision", "groups"), [("float32", 2), ("bfloat16", 2), ("bfloat16", 4)])
+def test_a_row_does_not_depend_on_its_neighbours(precision: Precision, groups: int) -> None:
+    shape = SMALL._replace(vocabulary=600, width=256, key_value_heads=groups)
     net, (prefix, codes) = shaken(shape, double=False), inputs(shape, n=16, double=False)
     others_prefix, others = torch.randn_like(prefix), torch.randint_like(codes, shape.vocabulary)
     others_prefix[5], others[5] = prefix[5], codes[5]
