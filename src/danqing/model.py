@@ -299,8 +299,10 @@ class Model:
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-        """Upload the model folder to a hub repository, made if need be; returns its address. Raises
-        ModelError.
+        """Upload the model folder to a hub repository, made if need be; returns its address.
+
+        Whoever may read it sees the captions that the folder shows as examples (`text.examples` of its
+        configuration). Raises ModelError.
         """
         return model_folder.push(self.save, repo_id, private=private, token=token)
 

@@ -31,7 +31,10 @@ def fill(
         Path, typer.Option(help="The picture painted anew; of several, a grid.", metavar="FILE.png")
     ],
     mask: Annotated[
-        Path | None, typer.Option(help="A picture that is white where to paint.", metavar="MASK.png")
+        Path | None,
+        typer.Option(
+            help="A picture that is white where to paint, black or transparent elsewhere.", metavar="MASK.png"
+        ),
     ] = None,
     box: Annotated[
         str | None,
