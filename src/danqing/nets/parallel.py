@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from danqing.nets.fused import EPSILON
 from danqing.nets.raster import product, unit
-from danqing.nets.transformer import Block, Transformer
+from danqing.nets.transformer import EPSILON, Block, Transformer
 from danqing.precision import Precision
 
 ROWS = 1024
