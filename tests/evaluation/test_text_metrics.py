@@ -22,6 +22,7 @@ from danqing.evaluation.scores import Score
 from danqing.families.transformer import TransformerFamily
 from danqing.images import Images
 from danqing.model import Model
+from danqing.precision import candidates
 from tests.evaluation.models import small_model
 from tests.evaluation.painters import always, copier, painter
 
@@ -224,7 +225,9 @@ def test_tokens_cost_log_v_where_nothing_has_been_learnt() -> None:
     with pytest.raises(EvaluationError, match="cannot say how likely tokens are"):
         evaluate(writer(order="masked"), DATA, metrics="token-nll", features="pixels", n=2)
     told = comparison(writer(), 20)
-    assert measured(told, "composition")["composition"].value < 0.5
+    score = measured(told, "composition")["composition"]
+    assert score.value < 0.5
+    assert score.settings["painted_in"] == candidates(torch.device("cpu"))[0]
 
 
 def test_seeds_and_prompts_paint_the_same_alone() -> None:

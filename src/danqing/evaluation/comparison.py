@@ -28,7 +28,7 @@ from danqing.evaluation.scores import Score
 from danqing.families.base import Tokenizes
 from danqing.images import Images
 from danqing.model import CHUNK, Model
-from danqing.precision import exact
+from danqing.precision import candidates, exact
 from danqing.randomness import derived_seed, generator
 
 Progress = Callable[[int, int, str], None]
@@ -117,7 +117,11 @@ class Comparison:
         """How a model came by its images, where it did not paint them out of nothing or from labels."""
         if self.is_first_stage:
             return {"images": FROM_REFERENCE}
-        return {"prompts": CAPTIONS} if self._reads_reference else {}
+        made = {"prompts": CAPTIONS} if self._reads_reference else {}
+        model = self.candidate.model
+        if model is not None and "precision" in model.sample_options:  # it paints as is quick on this machine
+            made["painted_in"] = candidates(model.device)[0]
+        return made
 
     def _said(self, images: int | None) -> list[str]:
         return [RECONSTRUCTED] if self.is_first_stage and images is None else []
