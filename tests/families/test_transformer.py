@@ -266,6 +266,22 @@ def test_filling_keeps_every_other_pixel_and_paints_the_rest_by_its_own_seed(
     assert torch.equal(filled[1], painted[1])  # a whole image is painted as if there had been none
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_filled_does_not_depend_on_the_masks_of_its_neighbours(order: str) -> None:
+    family = lively(build(order=order, tokenizer=TOKENIZER, features=64, labels=("square", "bar")))
+    images, labels = pictures(5), shapes(5).condition.label
+    rng = torch.Generator().manual_seed(1)
+    mask = (
+        torch.rand(5, 1, SIDE, SIDE, generator=rng) < torch.linspace(0, 1, 5)[:, None, None, None]
+    ).float()
+    with torch.inference_mode():
+        together = family.fill(images, mask, Condition(label=labels), seeds=range(5))
+        for i in range(5):
+            one = slice(i, i + 1)
+            alone = family.fill(images[one], mask[one], Condition(label=labels[one]), seeds=[i])
+            assert torch.equal(alone, together[one])
+
+
 @pytest.mark.parametrize(("height", "width"), [(9, 6), (14, 15), (8, 8)])
 def test_every_code_that_stands_for_a_covered_pixel_is_written_anew(height: int, width: int) -> None:
     shape = {"height": height, "width": width}
