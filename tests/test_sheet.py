@@ -36,3 +36,9 @@ def test_the_demo_says_truly_which_prompts_are_new():
     known = by_caption()
     assert not any(known[prompt].is_held_out for prompt in PROMPTS)
     assert all(known[prompt].is_held_out for prompt in NEW_PROMPTS)
+
+
+def test_a_no_break_space_is_drawn_as_any_space():
+    images = Images(np.zeros((1, 8, 8, 3), np.uint8))
+    drawn = [np.asarray(Sheet(images, [f"new{space}*"]).draw()) for space in "\u00a0 "]
+    assert np.array_equal(*drawn)

@@ -39,12 +39,12 @@ class Sheet:
         line = _TEXT + 4
         cell = max(width * scale, 104)
         letters = max(8, int(cell / font.getlength("abcdefghijklmnopqrstuvwxyz ") * 27))
-        texts = [textwrap.wrap(caption, letters) or [""] for caption in self.captions]
+        texts = [_wrapped(caption, letters) or [""] for caption in self.captions]
         rows = -(-n // self.columns)
         lines = [max(map(len, texts[r * self.columns : (r + 1) * self.columns])) for r in range(rows)]
         tops = np.cumsum([_GAP, *(height * scale + line * count + 2 * _GAP for count in lines)]).tolist()
         side = self.columns * (cell + _GAP) + _GAP
-        notes = textwrap.wrap(self.note, max(20, int(side / cell * letters * 0.9))) if self.note else []
+        notes = _wrapped(self.note, max(20, int(side / cell * letters * 0.9)))
         sheet = Image.new("RGB", (side, tops[-1] + line * len(notes) + (_GAP if notes else 0)), _PAPER)
         pen = ImageDraw.Draw(sheet)
         for number, (pixels, text) in enumerate(zip(self.images, texts, strict=True)):
@@ -66,3 +66,8 @@ class Sheet:
         path = Path(path)
         atomic.write_bytes(path, encode(self.draw(), path.suffix.lstrip(".") or "png"))
         return path
+
+
+def _wrapped(text: str, letters: int) -> list[str]:
+    """Lines of at most so many letters; a no-break space keeps words together, and is drawn as any space."""
+    return [line.replace("\u00a0", " ") for line in textwrap.wrap(text, letters)]

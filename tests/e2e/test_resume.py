@@ -144,8 +144,24 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(pictures, tmp_path):
 
 
 WORDS = ["--preset", "text2image-32", "--images", "6000", "--set", "precision=float32"]
-WORDS += ["--set", "layers=1", "--set", "heads=2", "--set", "model.features=16", "--set", "model.text.length=8"]
-WORDS += ["--set", "model.text.vocabulary=300", "--set", "data.augment.flip=true", "--set", "tokenizer.views=256"]
+WORDS += [
+    "--set",
+    "layers=1",
+    "--set",
+    "heads=2",
+    "--set",
+    "model.features=16",
+    "--set",
+    "model.text.length=8",
+]
+WORDS += [
+    "--set",
+    "model.text.vocabulary=300",
+    "--set",
+    "data.augment.flip=true",
+    "--set",
+    "tokenizer.views=256",
+]
 WORDS += ["--set", "tokenizer.settings.features=4", "--set", "tokenizer.settings.blocks=1"]
 WORDS += ["--set", "tokenizer.settings.vocabulary=16", "--set", "tokenizer.settings.batch_size=16"]
 

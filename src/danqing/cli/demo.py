@@ -91,7 +91,7 @@ def paint_prompts(model: "Model", path: Path) -> Path:
     progress.say(f'  "{PROMPTS[0]}", "{PROMPTS[1]}", ... and never seen together: "{NEW_PROMPTS[0]}", ...')
     images = model.sample(prompt=[*PROMPTS, *NEW_PROMPTS], seed=0, guidance_scale=GUIDANCE)
     captions = [*PROMPTS, *(f"{prompt}\u00a0*" for prompt in NEW_PROMPTS)]
-    return Sheet(images, captions, columns=4, note=NOTE).save(path)
+    return Sheet(images, captions, columns=8, note=NOTE).save(path)
 
 
 def converse(model: "Model", out: Path) -> None:
