@@ -124,13 +124,13 @@ def test_the_estimate_counts_what_starts_later_than_the_run(dataset, monkeypatch
     monkeypatch.setattr(machine, "resident_memory", lambda: 0)  # the interpreter's own comes and goes
 
     def memory(**budget):
-        settings = SMALL_VQGAN | {"batch_size": 8, "measure_seconds": 0.001}
+        settings = SMALL_VQGAN | {"batch_size": 8, "measure_seconds": 0.001, "discriminator_features": 64}
         settings["adversarial_start_images"] = 1000
         config = resolve(preset="vqvae-32", settings=settings, **budget).for_data(dataset)
         return estimate(config, Batches(dataset, 8, 0), CPU, "float32").memory_bytes
 
     never, later = memory(images=500), memory(images=2000)
-    assert later > never + 20_000  # the discriminator's own activations, while it judges
+    assert later > never + 1_000_000  # the discriminator's own activations, while it judges
     assert memory(minutes=1.0) == pytest.approx(later, rel=0.1)
 
 
