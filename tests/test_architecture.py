@@ -20,6 +20,7 @@ ROOMS = [
     {"evaluation"},
     {"training"},
     {"studies"},
+    {"service"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}

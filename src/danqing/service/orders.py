@@ -1,0 +1,140 @@
+"""What passes between those who ask for pictures and the engine that has them painted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danqing.errors import DanqingError
+
+Verb = Literal["sample", "fill", "vary"]
+Pixels = NDArray[np.uint8]
+"""`[n, h, w, c]`, c from 1 to 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a served model is and can do, as the worker found it in the model's folder.
+
+    reads: what its prompt is; for "label", `label_texts` are captions of the labels, where the data had them.
+    options: of sampling, with their defaults. steps: whether it has intermediate pictures. tokens: codes that
+    one picture is written in, 0 for families that write none. resamples: whether other sizes than its own may
+    be made of its pictures, as its card says. fault: why it cannot be used, None where it can.
+    """
+
+    name: str
+    path: str
+    family: str = ""
+    width: int = 0
+    height: int = 0
+    channels: int = 0
+    reads: Literal["text", "label", "none"] = "none"
+    labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    verbs: tuple[Verb, ...] = ("sample",)
+    steps: bool = False
+    tokens: int = 0
+    resamples: bool = True
+    parameters: int = 0
+    created: int = 0
+    card: str = ""
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture to paint: all that its pixels follow from, beside the options of its order."""
+
+    seed: int
+    label: str | int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+
+
+class Priority(IntEnum):
+    """Who is served first: somebody who waits, or a job."""
+
+    INTERACTIVE = 0
+    JOB = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Pictures that somebody asks for together.
+
+    images, masks: of `fill` and `vary`, one per row, at the model's size; masks bool `[n, h, w]`. previews:
+    how many intermediate pictures are wanted. owner: who asks, for fairness. seconds: from now until nobody
+    waits for it any more.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+    verb: Verb = "sample"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    images: Pixels | None = None
+    masks: NDArray[np.bool_] | None = None
+    previews: int = 0
+    owner: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Steps done of all steps, of the whole order."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Intermediate pictures of all rows, number `index` of those that were wanted."""
+
+    index: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """The pictures of all rows, and the seconds that they waited and were computed."""
+
+    pixels: Pixels
+    queue_seconds: float
+    compute_seconds: float
+
+
+Event = Progress | Preview | Painted
+
+
+class OverloadedError(DanqingError):
+    """There is no room in the queue; `retry_after`: seconds until there should be."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelUnavailableError(DanqingError):
+    """The model is served here and cannot be loaded at present."""
+
+
+class DeadlinePassedError(DanqingError):
+    """The time of an order was over before it was painted."""
+
+
+class PaintingFailedError(DanqingError):
+    """The worker could not paint the order, or died of it twice; nothing that the order says was at fault."""
+
+
+class OrderCancelledError(DanqingError):
+    """The order was cancelled, or the engine stops."""
+
+
+def rows_of(seeds: Sequence[int], **of_all: Any) -> tuple[Row, ...]:
+    """A row per seed, alike in all else."""
+    return tuple(Row(seed=seed, **of_all) for seed in seeds)

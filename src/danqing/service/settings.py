@@ -1,0 +1,88 @@
+"""How a service is configured: a TOML file, then the command line."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MEGABYTE = 1024**2
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(_Section):
+    """What a request may be at most. Bytes of the body and of one file in it; fields of a form; pixels and
+    side of a picture that is sent or asked for; characters of a prompt; nesting of JSON; pictures of a
+    request; seconds until it is given up; requests that are answered at the same time.
+    """
+
+    body_bytes: int = Field(64 * MEGABYTE, ge=1024)
+    file_bytes: int = Field(50 * MEGABYTE, ge=1024)
+    fields: int = Field(64, ge=1)
+    images: int = Field(16, ge=1)
+    pixels: int = Field(16_777_216, ge=16)
+    side: int = Field(8192, ge=4)
+    prompt: int = Field(32_000, ge=1)
+    depth: int = Field(32, ge=2)
+    n: int = Field(10, ge=1)
+    seconds: float = Field(120.0, gt=0)
+    requests: int = Field(1024, ge=1)
+
+
+class EngineSettings(_Section):
+    """How pictures are computed. threads: of the worker, 0 for all cores. window: seconds to wait for company
+    when nothing is computed. queue: pictures that may wait. queue_seconds: how long they may take together.
+    memory: bytes that loaded models may take, 0 for what the machine can spare. batch: pictures at once.
+    """
+
+    device: str = "auto"
+    threads: int = Field(0, ge=0)
+    window: float = Field(0.002, ge=0, le=0.05)
+    batch: int = Field(64, ge=1)
+    queue: int = Field(2048, ge=1)
+    queue_seconds: float = Field(60.0, gt=0)
+    memory: int = Field(0, ge=0)
+
+
+class Outbound(_Section):
+    """Whom the service itself calls: no host that is not named here. pictures: where `image_url` may lead;
+    webhooks: where jobs may report to. `*.example.org` names all hosts below a domain.
+    """
+
+    pictures: tuple[str, ...] = ()
+    webhooks: tuple[str, ...] = ()
+    seconds: float = Field(10.0, gt=0)
+
+
+class Settings(_Section):
+    """A service: its models by the names that clients use, where it listens and keeps its things.
+
+    aliases: further names of models, such as "dall-e-2". database: an SQLAlchemy URL; "" is a file in `data`.
+    hosts: names that the `Host` of a request may have beside those of the loopback, while there are no keys.
+    """
+
+    models: dict[str, str] = Field(min_length=1)
+    aliases: dict[str, str] = {}
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    data: Path = Path("danqing-service")
+    database: str = ""
+    hosts: tuple[str, ...] = ()
+    drain: float = Field(30.0, ge=0)
+    limits: Limits = Limits()
+    engine: EngineSettings = EngineSettings()
+    outbound: Outbound = Outbound()
+
+    @model_validator(mode="after")
+    def _aliases_lead_somewhere(self) -> Self:
+        for alias, name in self.aliases.items():
+            if name not in self.models:
+                raise ValueError(f"the alias {alias} leads to {name}, which is no model of this service")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """Where jobs, keys and the audit log are."""
+        return self.database or f"sqlite:///{self.data / 'service.db'}"
