@@ -1,0 +1,80 @@
+"""The application: its routes, what stands before them, and how its parts start and stop."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+from danqing.service import (
+    edits_api,
+    errors,
+    images_api,
+    jobs_api,
+    models_api,
+    operations_api,
+)
+from danqing.service.database import Database
+from danqing.service.engine import Engine
+from danqing.service.guard import Gate
+from danqing.service.jobs import Jobs
+from danqing.service.keys import Keys
+from danqing.service.metrics import Metrics
+from danqing.service.pictures import Pictures
+from danqing.service.settings import Settings
+from danqing.service.state import Service
+from danqing.version import __version__
+
+_DESCRIPTION = "Paints with the models of this service. Any client of the OpenAI images API can call it."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application of a service. Its parts start and stop with its lifespan: `app.state.service`."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings) as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(
+        title="Danqing",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    errors.install(app)
+    app.add_middleware(Gate, settings=settings)
+    for api in (images_api, edits_api, models_api, jobs_api, operations_api):
+        app.include_router(api.router)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """The parts of a service, started in the order in which they need one another, stopped in the reverse."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics()
+    database = Database(settings.database_url)
+    service = Service(
+        settings=settings,
+        engine=Engine(settings, metrics),
+        metrics=metrics,
+        database=database,
+        keys=Keys(database),
+        jobs=Jobs(settings, database),
+        pictures=Pictures(settings.data / "pictures"),
+    )
+    await database.start()
+    try:
+        await service.keys.start()
+        await service.engine.start()
+        await service.jobs.start(service)
+        try:
+            yield service
+        finally:
+            await service.jobs.stop()
+            await service.engine.stop(settings.drain)
+            await service.keys.stop()
+    finally:
+        await database.stop()
