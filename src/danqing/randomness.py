@@ -4,8 +4,10 @@ stream.
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # torch is imported where it is used: the process that answers HTTP needs seeds alone
+    import torch
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
@@ -14,8 +16,12 @@ def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def generator(seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(
+    seed: int, purpose: str, *numbers: int, device: "torch.device | str" = "cpu"
+) -> "torch.Generator":
     """A torch generator for one use; `device` is where its numbers are drawn."""
+    import torch
+
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose, *numbers))
 
 
@@ -24,19 +30,23 @@ def normal(
     shape: Sequence[int],
     *,
     purpose: str = "latents",
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
+    device: "torch.device | str" = "cpu",
+) -> "torch.Tensor":
     """Standard normal values `[len(seeds), *shape]`, float32; row i depends on `seeds[i]` alone.
 
     Drawn on the CPU, so that a seed paints the same picture on every device.
     """
+    import torch
+
     rows = [torch.randn(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
 
 
 def uniform(
-    seeds: Sequence[int], shape: Sequence[int], *, purpose: str, device: torch.device | str = "cpu"
-) -> torch.Tensor:
+    seeds: Sequence[int], shape: Sequence[int], *, purpose: str, device: "torch.device | str" = "cpu"
+) -> "torch.Tensor":
     """Values uniform in [0, 1), `[len(seeds), *shape]`, float32; drawn as those of `normal` are."""
+    import torch
+
     rows = [torch.rand(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
