@@ -19,16 +19,32 @@ _SOME, _EXAMPLES = 12, 8
 
 
 def asked(
-    config: FamilyConfig, seeds: Sequence[int], label: Label = None, prompt: Prompt = None
+    config: FamilyConfig,
+    seeds: Sequence[int],
+    label: Label = None,
+    prompt: Prompt = None,
+    negative_prompt: Prompt = None,
 ) -> Condition:
     """The condition of one image per seed; what is not given, each seed draws.
 
     Raises ConfigError for a label that is not there, and for what the model does not read.
     """
-    return Condition(label=_labels(config, label, seeds), text=_texts(config, prompt, seeds))
+    if negative_prompt is not None and not config.reads_text:
+        raise ConfigError(f"This {config.family} reads no text: leave the negative prompt out.")
+    return Condition(
+        label=_labels(config, label, seeds),
+        text=_texts(config, prompt, seeds),
+        negative_text=None if negative_prompt is None else _texts(config, negative_prompt, seeds),
+    )
 
 
-def known(config: FamilyConfig, count: int, label: Label = None, prompt: Prompt = None) -> Condition:
+def known(
+    config: FamilyConfig,
+    count: int,
+    label: Label = None,
+    prompt: Prompt = None,
+    negative_prompt: Prompt = None,
+) -> Condition:
     """The condition of images that are there already: nothing is drawn.
 
     Raises ConfigError as `asked` does, and where the model needs labels and none are given.
@@ -36,15 +52,16 @@ def known(config: FamilyConfig, count: int, label: Label = None, prompt: Prompt 
     if label is None and config.labels:
         raise ConfigError("This model was trained with labels: say which each image has by label=...")
     prompt = "" if prompt is None and config.reads_text else prompt
-    return asked(config, range(count), label, prompt)
+    return asked(config, range(count), label, prompt, negative_prompt)
 
 
 def rows(condition: Condition, chosen: Sequence[int]) -> Condition:
     """The condition of some of the images, in another order."""
-    label, text = condition.label, condition.text
+    label, text, negative = condition.label, condition.text, condition.negative_text
     return Condition(
         label=None if label is None else label[list(chosen)],
         text=None if text is None else tuple(text[row] for row in chosen),
+        negative_text=None if negative is None else tuple(negative[row] for row in chosen),
     )
 
 

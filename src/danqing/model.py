@@ -25,6 +25,7 @@ from danqing.families.base import (
     Interpolates,
     PaintsInSteps,
     Traverses,
+    Varies,
 )
 from danqing.images import Images, to_float, to_uint8
 from danqing.randomness import derived_seed, generator
@@ -82,6 +83,7 @@ class Model:
         *,
         label: Label = None,
         prompt: Prompt = None,
+        negative_prompt: Prompt = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
@@ -92,17 +94,16 @@ class Model:
 
         label: a class name or index for all, or one per image; None draws them as often as the data had them.
         prompt: a text for all, or one per image; None draws captions that were learnt from, "" asks for
-        nothing in particular. seeds: one per image, instead of `seed`. on_step: told as the painting goes on.
+        nothing in particular. negative_prompt: what guidance is to lead away from, likewise. seeds: one per
+        image, instead of `seed`. on_step: told as the painting goes on.
         Raises ConfigError for a label or an option that is not there, and for what the model does not read.
         """
         n = how_many(label, prompt, seeds) if n is None else n
         if n < 1:
             raise ConfigError("Ask for at least one image.")
-        chosen = [derived_seed(seed, "image", i) for i in range(n)] if seeds is None else list(seeds)
-        if len(chosen) != n:
-            raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {n} images.")
+        chosen = _one_seed_each(n, seed, seeds)
         self.check_options(options)
-        condition = asked(self.family.config, chosen, label, prompt)
+        condition = asked(self.family.config, chosen, label, prompt, negative_prompt)
         painted: list[Tensor] = []
         chunks = -(-n // CHUNK)
         steps = isinstance(self.family, PaintsInSteps)
@@ -131,6 +132,7 @@ class Model:
         *,
         label: Label = None,
         prompt: Prompt = None,
+        negative_prompt: Prompt = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         **options: Any,
@@ -143,9 +145,7 @@ class Model:
         family, pixels, count = self.family, self._pixels(images), len(images)
         if not isinstance(family, Fills):
             raise ConfigError(f"A {family.config.family} cannot paint a part of an image: use a transformer.")
-        chosen = [derived_seed(seed, "image", i) for i in range(count)] if seeds is None else list(seeds)
-        if len(chosen) != count:
-            raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {count} images.")
+        chosen = _one_seed_each(count, seed, seeds)
         shape = images.array.shape[:3]
         if mask.dtype != np.bool_ or mask.shape not in (shape, shape[1:]):
             raise ConfigError(
@@ -153,7 +153,7 @@ class Model:
                 f"{mask.dtype} of shape {list(mask.shape)}."
             )
         self.check_options(options)
-        condition = known(family.config, count, label, prompt)
+        condition = known(family.config, count, label, prompt, negative_prompt)
         covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
 
         def fill(rows: list[int]) -> Tensor:
@@ -162,6 +162,41 @@ class Model:
             return to_uint8(family.fill(pixels(rows), where, wanted, seeds=seeds_of_rows, **options))
 
         return Images(self._in_chunks(fill, count))
+
+    def vary(
+        self,
+        images: Images,
+        *,
+        strength: float = 0.5,
+        label: Label = None,
+        prompt: Prompt = None,
+        negative_prompt: Prompt = None,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Images:
+        """Images like those given: one for each of them.
+
+        strength: from 0, where they come back as the model encodes them, to 1, where nothing of them is left.
+        label, prompt: what each image shows; without a prompt, whatever suits it. Others as of `sample`.
+        Raises ConfigError where the family cannot, or as `sample`.
+        """
+        family, pixels, count = self.family, self._pixels(images), len(images)
+        if not isinstance(family, Varies):
+            raise ConfigError(f"A {family.config.family} cannot vary an image: use a vae or a transformer.")
+        if not 0 <= strength <= 1:
+            raise ConfigError(f"strength must be from 0 to 1 (got {strength}).")
+        chosen = _one_seed_each(count, seed, seeds)
+        self.check_options(options)
+        condition = known(family.config, count, label, prompt, negative_prompt)
+
+        def vary(rows: list[int]) -> Tensor:
+            wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
+            return to_uint8(
+                family.vary(pixels(rows), wanted, seeds=seeds_of_rows, strength=strength, **options)
+            )
+
+        return Images(self._in_chunks(vary, count))
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """The label that each seed draws where none is asked for, `[n]`: -1 where the model knows none."""
@@ -351,6 +386,16 @@ class Model:
                 f"A {self.family.config.family} has no latent space to encode images into: use a vae."
             )
         return self.family
+
+
+def _one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
+    """The seeds of so many images: those given, or those that follow from one."""
+    chosen = (
+        [derived_seed(seed, "image", number) for number in range(count)] if seeds is None else list(seeds)
+    )
+    if len(chosen) != count:
+        raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {count} images.")
+    return chosen
 
 
 def _preview(finished: Sequence[Tensor], preview: Callable[[], Tensor], n: int) -> Images:

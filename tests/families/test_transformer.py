@@ -22,6 +22,7 @@ from danqing.families.base import (
     HasTokenizer,
     HasTokenLikelihood,
     PaintsInSteps,
+    Varies,
 )
 from danqing.families.transformer import TransformerConfig, TransformerFamily
 from danqing.images import to_float
@@ -158,6 +159,7 @@ def test_what_a_family_can_do_follows_from_its_codes_and_its_order() -> None:
         family = build(**settings)
         assert (isinstance(family, HasTokenLikelihood), isinstance(family, HasLikelihood)) == kinds
         assert isinstance(family, Fills)
+        assert isinstance(family, Varies)
         assert isinstance(family, PaintsInSteps)
         assert isinstance(family, HasTokenizer)
 
@@ -280,6 +282,49 @@ def test_what_is_filled_does_not_depend_on_the_masks_of_its_neighbours(order: st
             one = slice(i, i + 1)
             alone = family.fill(images[one], mask[one], Condition(label=labels[one]), seeds=[i])
             assert torch.equal(alone, together[one])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("tokenizer", [None, TOKENIZER])
+def test_variations_go_from_what_the_codes_say_to_a_picture_of_the_seed_alone(
+    order: str, tokenizer: dict[str, Any] | None
+) -> None:
+    family = lively(build(order=order, tokenizer=tokenizer, labels=("square", "bar")))
+    images, asked, seeds = pictures(40), shapes(40).condition, range(40)
+    assert isinstance(family, Varies)
+    with torch.inference_mode():
+        same, near, far, other = (
+            family.vary(images, asked, seeds=seeds, strength=strength) for strength in (0, 0.3, 0.7, 1)
+        )
+        again = family.vary(images[7:8], asked[7:8], seeds=[7], strength=0.3)
+        painted = family.sample(asked, seeds=seeds)
+    decoded = family.tokenizer.detokenize(family.tokenizer.tokenize(images))
+    assert torch.equal(same, decoded)
+    assert torch.equal(other, painted)
+    assert torch.equal(again, near[7:8])
+    if tokenizer is None:  # each place is a pixel: as many as `strength` says are written anew
+        for varied, share in ((near, 0.3), (far, 0.7)):
+            assert (varied != images).float().mean().item() == pytest.approx(share, abs=0.05)
+    assert ((near - decoded).abs().mean() < (far - decoded).abs().mean()).item()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_guidance_leads_away_from_a_negative_text(order: str) -> None:
+    family = lively(build(order=order, condition="text"))
+    first, second = CAPTIONS
+
+    def paint(text: str, negative: tuple[str, ...] | None, **options: Any) -> Tensor:
+        condition = Condition(text=(text,) * 3, negative_text=negative)
+        return family.sample(condition, seeds=range(3), precision="float32", **options)
+
+    plain = paint(first, None, guidance_scale=2.0)
+    assert torch.equal(paint(first, ("", " ", ""), guidance_scale=2.0), plain)
+    one = paint(first, ("", second, ""), guidance_scale=2.0)
+    assert [torch.equal(one[i], plain[i]) for i in range(3)] == [True, False, True]
+    alone = paint(second, None, guidance_scale=1.0)  # a scale of 0 is where guidance sets out from
+    assert torch.equal(paint(first, (second,) * 3, guidance_scale=0.0), alone)
+    with pytest.raises(ConfigError, match="guidance_scale above 1"):
+        paint(first, ("", second, ""), guidance_scale=1.0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(9, 6), (14, 15), (8, 8)])

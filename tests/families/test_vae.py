@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Encodes, HasLikelihood
+from danqing.families.base import Batch, Condition, Encodes, HasLikelihood, Varies
 from danqing.families.vae import VAE, gaussian_divergence, slerp
 from danqing.randomness import generator
 
@@ -197,6 +197,26 @@ def test_an_image_depends_on_its_own_seed_and_label_alone() -> None:
     assert torch.allclose(
         cold[0], vae.sample(Condition(label=label[:1]), seeds=[9], temperature=0)[0], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow"])
+def test_variations_go_from_the_reconstruction_to_a_picture_of_the_seed_alone(prior: str) -> None:
+    vae, batch, seeds = build(prior=prior, labels=("square", "bar")).eval(), shapes(6), range(6)
+    assert isinstance(vae, Varies)
+    with torch.inference_mode():
+        same, near, far, other = (
+            vae.vary(batch.images, batch.condition, seeds=seeds, strength=strength)
+            for strength in (0.0, 0.2, 0.8, 1.0)
+        )
+        back, painted = (
+            vae.reconstruct(batch.images, batch.condition),
+            vae.sample(batch.condition, seeds=seeds),
+        )
+        moved = vae.vary(batch.images[3:], batch.condition[slice(3, 6)], seeds=seeds[3:], strength=0.2)
+    assert torch.allclose(same, back, atol=1e-5)
+    assert torch.equal(other, painted)
+    assert torch.allclose(moved, near[3:], atol=1e-6)
+    assert 0 < (near - back).abs().mean() < (far - back).abs().mean()
 
 
 def test_wrong_requests_are_refused_with_what_to_do() -> None:

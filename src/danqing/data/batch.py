@@ -11,14 +11,17 @@ from torch import Tensor
 class Condition:
     """What the images should show; each field is batched along its first axis, or None where it is not given.
 
-    label: `[n]` int64 class indices. text: n captions. image: `[n, c, h, w]` in [-1, 1]. mask:
-    `[n, 1, h, w]` in {0, 1}, 1 where the model may paint.
+    label: `[n]` int64 class indices. text: n captions. negative_text: n texts to lead away from, "" from
+    nothing in particular. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in {0, 1}, 1 where the model
+    may paint. begun: codes `[n, N]` to go on from, those to write having the id `vocabulary`.
     """
 
     label: Tensor | None = None
     text: tuple[str, ...] | None = None
+    negative_text: tuple[str, ...] | None = None
     image: Tensor | None = None
     mask: Tensor | None = None
+    begun: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The same condition with its tensors on `device`."""

@@ -260,6 +260,21 @@ class Fills(Protocol):
 
 
 @runtime_checkable
+class Varies(Protocol):
+    """A family that can paint images like a given one."""
+
+    def vary(
+        self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float, **options: Any
+    ) -> Tensor:
+        """Images like `images` `[n, c, h, w]`; image i depends on row i and `seeds[i]` alone.
+
+        strength: from 0, where each comes back as the family encodes it, to 1, where nothing is left of it
+        and the images are those that `sample` paints from these seeds.
+        """
+        ...
+
+
+@runtime_checkable
 class Perceives(Protocol):
     """A family with a loss in the features of a network that it does not own.
 

@@ -178,6 +178,17 @@ class TransformerFamily(Family, HasTokenizer):
         """
         return self.sample(replace(condition, image=images, mask=mask), seeds=seeds, **options)
 
+    def vary(
+        self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float, **options: Any
+    ) -> Tensor:
+        """Write a share `strength` of the places anew, chosen at random, and paint all codes. The options are
+        those of `sample`.
+        """
+        codes = self._codec.tokenize(images)
+        anew = uniform(seeds, codes.shape[1:3], purpose="places", device=codes.device) < strength
+        begun = codes.masked_fill(anew[..., None], self._codec.vocabulary).flatten(1)
+        return self.sample(replace(condition, begun=begun), seeds=seeds, **options)
+
     def codes_of(self, batch: Batch) -> Tensor:
         """The codes of a batch, int64 `[n, N]`, in the order in which they are written."""
         codes = self._codec.tokenize(batch.images) if batch.codes is None else batch.codes
@@ -189,16 +200,29 @@ class TransformerFamily(Family, HasTokenizer):
         return prefix
 
     def _prefix(self, condition: Condition, count: int, *, guided: bool) -> Tensor:
-        """Of `count` images, `[n, p, features]`; guided, the same once more without their condition."""
+        """Of `count` images, `[n, p, features]`; guided, then what to lead away from: the negative text, or
+        no condition. Raises ConfigError for a negative text without guidance.
+        """
         absent = torch.zeros(count, dtype=torch.bool, device=self.prefix.absent.device)
         given: Tensor = self.prefix(condition, absent)
-        return torch.cat([given, self.prefix.nothing(count)]) if guided else given
+        negative = condition.negative_text or ()
+        if not guided:
+            if any(text.strip() for text in negative):
+                raise ConfigError(
+                    "A negative prompt is what guidance leads away from: set guidance_scale above 1, or "
+                    "leave the negative prompt out."
+                )
+            return given
+        away = self.prefix(Condition(text=negative), absent) if negative else self.prefix.nothing(count)
+        return torch.cat([given, away])
 
     def _begin(self, condition: Condition, count: int) -> Tensor:
         """Codes `[n, N]` to start from: those to write have the id `vocabulary`.
 
         A place is painted anew where the mask touches any of the pixels that it stands for.
         """
+        if condition.begun is not None:
+            return condition.begun
         rows, columns, depth = self._codec.code_shape
         blank = self._codec.vocabulary
         if condition.image is None or condition.mask is None:

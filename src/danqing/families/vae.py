@@ -204,6 +204,22 @@ class VAE(Family):
             frames.append(self.decode(self.prior.from_noise(moved, label), condition))
         return torch.stack(frames, 1)
 
+    def vary(
+        self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float, **options: Any
+    ) -> Tensor:
+        """Paint from the images' own noise moved towards fresh noise, by a step that keeps it normal: that of
+        the preconditioned Crank-Nicolson proposal (Cotter et al. 2013).
+        """
+        if options:
+            raise ConfigError(
+                f"A VAE varies images by strength alone, and has no {', '.join(options)} there."
+            )
+        label = self._label(condition)
+        noise = self.prior.to_noise(self.encode(images, condition), label)[0]
+        fresh = normal(seeds, (self.config.latents,), device=noise.device)
+        moved = math.sqrt(1 - strength**2) * noise + strength * fresh
+        return self.decode(self.prior.from_noise(moved, label), condition)
+
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
         """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension, `[n]`; beta = 1.
