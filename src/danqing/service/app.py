@@ -12,10 +12,12 @@ from danqing.service import (
     jobs_api,
     models_api,
     operations_api,
+    start_page,
+    tracing,
 )
 from danqing.service.database import Database
 from danqing.service.engine import Engine
-from danqing.service.guard import Gate
+from danqing.service.guard import Gate, check_address
 from danqing.service.jobs import Jobs
 from danqing.service.keys import Keys
 from danqing.service.metrics import Metrics
@@ -45,17 +47,20 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(Gate, settings=settings)
-    for api in (images_api, edits_api, models_api, jobs_api, operations_api):
+    app.add_middleware(tracing.Traces)  # outermost: what the gate refuses is traced as well
+    for api in (images_api, edits_api, models_api, jobs_api, operations_api, start_page):
         app.include_router(api.router)
     return app
 
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
-    """The parts of a service, started in the order in which they need one another, stopped in the reverse."""
-    settings.data.mkdir(parents=True, exist_ok=True)
-    metrics = Metrics()
-    database = Database(settings.database_url)
+    """The parts of a service, started in the order in which they need one another, stopped in the reverse.
+
+    Raises ConfigError where it would listen at a public address without keys.
+    """
+    settings.data.mkdir(0o700, parents=True, exist_ok=True)
+    metrics, database = Metrics(), Database(settings.database_url)
     service = Service(
         settings=settings,
         engine=Engine(settings, metrics),
@@ -65,16 +70,17 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         jobs=Jobs(settings, database),
         pictures=Pictures(settings.data / "pictures"),
     )
-    await database.start()
-    try:
+    async with contextlib.AsyncExitStack() as started:
+        started.push_async_callback(database.stop)
+        await database.start()
+        started.push_async_callback(service.keys.stop)
         await service.keys.start()
+        check_address(settings.host, service.keys.exist)
+        started.push_async_callback(service.pictures.stop)
+        await service.pictures.start()
+        started.push_async_callback(service.engine.stop, settings.drain)
         await service.engine.start()
+        started.push_async_callback(service.jobs.stop)
         await service.jobs.start(service)
-        try:
-            yield service
-        finally:
-            await service.jobs.stop()
-            await service.engine.stop(settings.drain)
-            await service.keys.stop()
-    finally:
-        await database.stop()
+        operations_api.watch(service)
+        yield service

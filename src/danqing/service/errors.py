@@ -1,6 +1,7 @@
 """What is answered when something is wrong: always the shape of the OpenAI API, whatever raised it."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from danqing.service.orders import (
     OverloadedError,
     PaintingFailedError,
 )
+
+_log = logging.getLogger("danqing.service")
 
 FINAL = {"x-should-retry": "false"}
 """The header that keeps the official client from asking again for what will fail again."""
@@ -82,17 +85,22 @@ def from_danqing(error: DanqingError) -> ApiError:
             wait = {"retry-after": str(max(1, math.ceil(error.retry_after)))}
             return ApiError(429, str(error), code="overloaded", headers=wait)
         case ModelUnavailableError():
-            return ApiError(503, str(error), code="model_unavailable")
+            _log.warning("%s", error)
+            message = "The model cannot be used now: the log of the service says why."
+            return ApiError(503, message, code="model_unavailable")
         case OrderCancelledError():
             return ApiError(503, str(error), code="cancelled", headers={"retry-after": "1"})
         case DeadlinePassedError():
             return ApiError(504, str(error), code="deadline_passed", headers=FINAL)
         case PaintingFailedError():
-            return ApiError(500, str(error), code="painting_failed", headers=FINAL)
+            _log.error("%s", error)
+            message = "The pictures could not be painted: the log of the service says why."
+            return ApiError(500, message, code="painting_failed", headers=FINAL)
         case ConfigError():
             return invalid(str(error))
         case DataError():
             return ApiError(400, str(error), code="invalid_image")
+    _log.error("%s: %s", type(error).__name__, error)
     return internal()
 
 
@@ -143,7 +151,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     message, code = str(error.detail), None
     if error.status_code == 404:
-        message, code = f"There is nothing at {request.url.path}: /docs names what there is.", "not_found"
+        message, code = (
+            f"There is nothing at {request.url.path}: /openapi.json names what there is.",
+            "not_found",
+        )
     elif error.status_code == 405:
         possible = headers.get("Allow") or headers.get("allow") or "another method"
         message = f"{request.method} is not possible at {request.url.path}: use {possible}."

@@ -1,6 +1,7 @@
 """What a running service consists of: made when it starts, found by every request."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts of a running service. Each has one owner of its state: itself."""
+    """The parts of a running service. Each has one owner of its state: itself.
+
+    draining: set once the service stops: what would never end by itself, such as a stream of events, ends.
+    """
 
     settings: "Settings"
     engine: "Engine"
@@ -26,6 +30,8 @@ class Service:
     keys: "Keys"
     jobs: "Jobs"
     pictures: "Pictures"
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def service_of(request: Request) -> Service:

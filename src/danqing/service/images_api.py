@@ -1,0 +1,57 @@
+"""POST /v1/images/generations, and the pictures that answers point to."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from danqing.service import pictures, uploads, wire
+from danqing.service.errors import ApiError
+from danqing.service.guard import Caller, needs
+from danqing.service.painting import plan
+from danqing.service.responses import respond
+from danqing.service.state import service_of
+
+router = APIRouter(prefix="/v1", tags=["images"])
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": wire.ImagesResponse,
+        "description": "The pictures; with `stream`, the events `image_generation.partial_image` and "
+        "`image_generation.completed`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    "4XX": {"model": wire.ErrorResponse, "description": "The request is refused."},
+    "5XX": {"model": wire.ErrorResponse, "description": "The service failed."},
+}
+"""How the routes that paint are documented."""
+
+
+def body_of(fields: type[wire.Fields]) -> dict[str, Any]:
+    """The OpenAPI of a body in JSON, which the route reads itself: it is checked once."""
+    schema = fields.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+@router.post("/images/generations", responses=ANSWERS, openapi_extra=body_of(wire.Generation))
+async def generate(request: Request, caller: Annotated[Caller, Depends(needs("generate"))]) -> Response:
+    """Paint pictures.
+
+    What a prompt means is the model's affair: a text for a model that reads text, the name of a class (or its
+    caption) for a labelled model, and nothing for a model without a condition.
+    """
+    service = service_of(request)
+    body = await uploads.json_body(request, service.settings.limits)
+    return await respond(request, caller, await plan(service, "generations", body, caller))
+
+
+@router.get(
+    "/pictures/{name}",
+    response_class=Response,
+    responses={200: {"content": {kind: {} for kind in pictures.MEDIA_TYPES.values()}}, "4XX": ANSWERS["4XX"]},
+)
+async def picture(request: Request, name: str) -> Response:
+    """A picture that an answer pointed to, for an hour. Whoever knows the address may see it."""
+    content = await service_of(request).pictures.read(name)
+    if content is None:
+        raise ApiError(404, "There is no such picture: addresses are valid for an hour.", code="not_found")
+    return Response(content, 200, pictures.PICTURE_HEADERS, pictures.MEDIA_TYPES[name.rpartition(".")[2]])

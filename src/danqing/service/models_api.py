@@ -1,0 +1,57 @@
+"""GET /v1/models: what is served here, and what each model can do."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from danqing.service import wire
+from danqing.service.guard import Caller, needs
+from danqing.service.orders import Offer
+from danqing.service.painting import VERBS, find
+from danqing.service.state import service_of
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": wire.ErrorResponse, "description": "The request is refused."}
+}
+_Anyone = Annotated[Caller, Depends(needs("generate"))]
+
+
+@router.get("", responses={200: {"model": wire.ModelList}, **_REFUSED})
+async def models(request: Request, caller: _Anyone) -> JSONResponse:
+    """The models that the caller may use, in the order in which they are served."""
+    offers = service_of(request).engine.offers.values()
+    data = [_told(offer) for offer in offers if caller.may_use(offer.name)]
+    return JSONResponse({"object": "list", "data": data})
+
+
+@router.get("/{name:path}", responses={200: {"model": wire.ModelCard}, **_REFUSED})
+async def model(request: Request, name: str, caller: _Anyone) -> JSONResponse:
+    """One model by its name or an alias, with its card."""
+    offer = find(service_of(request), name, caller)
+    return JSONResponse({**_told(offer), "card": offer.card})
+
+
+def _told(offer: Offer) -> dict[str, Any]:
+    """A model as clients see it; why one cannot be used stays in the log, for it may name files."""
+    return {
+        "id": offer.name,
+        "object": "model",
+        "created": offer.created,
+        "owned_by": "danqing",
+        "shutdown_date": None,
+        "family": offer.family,
+        "size": f"{offer.width}x{offer.height}",
+        "channels": offer.channels,
+        "parameters": offer.parameters,
+        "reads": offer.reads,
+        "labels": list(offer.labels),
+        "captions": list(offer.captions),
+        "options": dict(offer.options),
+        "endpoints": [endpoint for endpoint, verb in VERBS.items() if verb in offer.verbs],
+        "partial_images": offer.steps,
+        "other_sizes": offer.resamples,
+        "available": offer.fault is None,
+    }

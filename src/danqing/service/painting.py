@@ -1,0 +1,387 @@
+"""The way from a request's fields to pictures: everything is checked here, once, for HTTP and for jobs."""
+
+import base64
+import math
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from danqing.randomness import derived_seed
+from danqing.service import prompts, sources, wire
+from danqing.service.errors import FINAL, ApiError, from_validation, invalid
+from danqing.service.orders import Offer, Order, Painted, Pixels, Verb, rows_of
+from danqing.service.pictures import Look, Pictures
+from danqing.service.wire import Endpoint
+
+if TYPE_CHECKING:
+    from danqing.service.guard import Caller
+    from danqing.service.settings import Limits
+    from danqing.service.state import Service
+
+VERBS: dict[Endpoint, Verb] = {"generations": "sample", "edits": "fill", "variations": "vary"}
+_DOES = {"generations": "paint", "edits": "edit a picture", "variations": "vary a picture"}
+
+_QUALITY = {"low": 0.5, "medium": 1.0, "high": 2.0}
+"""Of the model's own num_steps."""
+_MOST_STEPS = 1000
+_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+_DRAWN_SEEDS = 2**53  # those that a client in any language can read as a number and send again
+_MOST_WORD = 512
+_INTEGERS = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request that has been checked: what to order, and what to make of what is painted.
+
+    seed: that which all pictures follow from, given or drawn. tokens: of the text and of the pictures that
+    were sent. compose: what makes the pictures to hand out of those painted; None where they are the same.
+    """
+
+    endpoint: Endpoint
+    fields: wire.Generation | wire.Edit | wire.Variation
+    offer: Offer
+    order: Order
+    look: Look
+    seed: int
+    revised: str | None
+    tokens: tuple[int, int]
+    pictures: Pictures
+    compose: Callable[[Pixels], Sequence[Pixels]] | None = None
+
+    @property
+    def n(self) -> int:
+        """How many pictures."""
+        return len(self.order.rows)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is to come as events."""
+        return bool(isinstance(self.fields, wire.Guided) and self.fields.stream)
+
+    @property
+    def format(self) -> str:
+        """Of the files: png, jpeg or webp."""
+        return self.look.format
+
+    async def encode(self, pixels: Pixels) -> list[bytes]:
+        """Painted pictures `[n, h, w, c]`, finished or not, as files in the size and format asked for."""
+        return await self.pictures.render(pixels, self.look, self.compose)
+
+    async def finish(self, painted: Painted, base_url: str = "") -> dict[str, Any]:
+        """The body of the answer. base_url: what the addresses of pictures begin with, where the client wants
+        addresses.
+        """
+        files = await self.encode(painted.pixels)
+        if self.fields.response_format == "url":
+            names = await self.pictures.keep(files, self.look.format)
+            data: list[dict[str, Any]] = [{"url": f"{base_url}/v1/pictures/{name}"} for name in names]
+        else:
+            data = [{"b64_json": base64.b64encode(file).decode("ascii")} for file in files]
+        if self.revised is not None:
+            data = [{**picture, "revised_prompt": self.revised} for picture in data]
+        return self.describe(data)
+
+    def describe(self, data: list[dict[str, Any]]) -> dict[str, Any]:
+        """The body of the answer around its pictures, however these are given."""
+        body = {"created": int(time.time()), "data": data, **self.facts(), "usage": self.usage()}
+        if body["quality"] == "auto":
+            del body["quality"]
+        return body | self.origin()
+
+    def origin(self) -> dict[str, Any]:
+        """Where pictures come from: the seed, and for whom they were painted, where that was said."""
+        identifier = self.fields.identifier
+        told = {} if identifier is None else {"safety_identifier": identifier}
+        return {"seed": self.seed, **told}
+
+    def facts(self) -> dict[str, Any]:
+        """What is told of each picture, in a whole answer and in the events of a stream."""
+        quality = getattr(self.fields, "quality", None)
+        transparent = self.offer.channels in (2, 4) and not self.look.opaque and self.look.format != "jpeg"
+        return {
+            "background": "transparent" if transparent else "opaque",
+            "output_format": self.look.format,
+            "size": f"{self.look.size[0]}x{self.look.size[1]}",
+            "quality": quality if quality in _QUALITY else "auto",
+        }
+
+    def usage(self, index: int | None = None) -> dict[str, Any]:
+        """The tokens of the request; of one picture's event, where only the first counts what was sent."""
+        text, sent = (0, 0) if index else self.tokens
+        painted = _tokens(self.offer) * (self.n if index is None else 1)
+        return {
+            "total_tokens": text + sent + painted,
+            "input_tokens": text + sent,
+            "output_tokens": painted,
+            "input_tokens_details": {"text_tokens": text, "image_tokens": sent},
+            "output_tokens_details": {"text_tokens": 0, "image_tokens": painted},
+        }
+
+
+async def plan(
+    service: "Service",
+    endpoint: Endpoint,
+    body: Mapping[str, Any],
+    caller: "Caller",
+    uploads: "sources.Uploads | None" = None,
+) -> Plan:
+    """Check a request, and say what is to be painted for it.
+
+    body: the fields, parsed from JSON, or as the words of a form, whose files are `uploads`. Raises ApiError
+    for whatever is wrong, with the name of the field.
+    """
+    limits = service.settings.limits
+    fields = _fields(endpoint, body, limits, words=uploads is not None)
+    offer = _offer(service, fields.model, caller)
+    verb = VERBS[endpoint]
+    if verb not in offer.verbs:
+        raise _unable(service, endpoint, offer, caller)
+    prompt = fields.prompt if isinstance(fields, wire.Guided) else None
+    reading = prompts.read(offer, prompt, fields.label)
+    options = _options(offer, endpoint, fields, words=uploads is not None)
+    n = fields.n or 1
+    seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
+    _check_background(fields, offer)
+    own, given = (offer.width, offer.height), None
+    if not isinstance(fields, wire.Generation):
+        given = await sources.given(service, endpoint, fields, offer, n, uploads)
+        own = given.size or own
+    size = _size(fields.size, own, offer, n, limits)
+    negative = fields.negative_prompt if isinstance(fields, wire.Guided) else None
+    order = Order(
+        model=offer.name,
+        rows=rows_of(
+            [derived_seed(seed, "image", number) for number in range(n)],
+            label=reading.label,
+            prompt=reading.prompt,
+            negative_prompt=negative,
+        ),
+        verb=verb,
+        options=options,
+        images=None if given is None else given.images,
+        masks=None if given is None else given.masks,
+        previews=(fields.partial_images or 0) if isinstance(fields, wire.Guided) and offer.steps else 0,
+        owner=caller.key_id or "",
+        seconds=limits.seconds,
+    )
+    compression = 100 if fields.output_compression is None else fields.output_compression
+    return Plan(
+        endpoint=endpoint,
+        fields=fields,
+        offer=offer,
+        order=order,
+        look=Look(size, fields.output_format or "png", fields.background == "opaque", compression),
+        seed=seed,
+        revised=reading.revised,
+        tokens=(_text_tokens(prompt, negative), 0 if given is None else given.pictures * _tokens(offer)),
+        pictures=service.pictures,
+        compose=None if given is None else given.compose,
+    )
+
+
+def find(service: "Service", name: str, caller: "Caller") -> Offer:
+    """The model of a name or an alias; raises ApiError 404, and 403 where the key may not use it."""
+    offers = service.engine.offers
+    offer = offers.get(service.settings.aliases.get(name, name))
+    if offer is None:
+        known = [one for one in offers if caller.may_use(one)]
+        near = prompts.nearest(name, known) or known
+        raise ApiError(
+            404,
+            f"There is no model {name[:100]!r} here: choose {prompts.some(near)}.",
+            param="model",
+            code="model_not_found",
+        )
+    caller.permit(offer.name)
+    return offer
+
+
+def _fields(
+    endpoint: Endpoint, body: Mapping[str, Any], limits: "Limits", *, words: bool
+) -> wire.Generation | wire.Edit | wire.Variation:
+    """The fields as they should be, as far as that can be said without the model."""
+    kind = wire.FIELDS[endpoint]
+    for name in kind.refused.keys() & body.keys():
+        if body[name] is not None:
+            raise invalid(
+                f"{name} is not possible here: {kind.refused[name]}.", name, "unsupported_parameter"
+            )
+    try:
+        fields = kind.model_validate(body, strict=not words)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    if fields.n is not None and fields.n > limits.n:
+        raise invalid(f"n may be at most {limits.n} (got {fields.n}).", "n")
+    if fields.output_compression not in (None, 100) and fields.output_format in (None, "png"):
+        message = "output_compression is for jpeg and webp: a png loses nothing."
+        raise invalid(message, "output_compression")
+    if isinstance(fields, wire.Guided):
+        _check_words(fields, limits)
+    return fields
+
+
+def _check_words(fields: wire.Guided, limits: "Limits") -> None:
+    prompts.check_length(fields.prompt, "prompt", limits.prompt)
+    prompts.check_length(fields.negative_prompt, "negative_prompt", limits.prompt)
+    if fields.style is not None:
+        message = "style is not possible here: no model of this service has styles, say it in the prompt."
+        raise invalid(message, "style", "unsupported_parameter")
+    if fields.partial_images and not fields.stream:
+        raise invalid("partial_images need a stream: set stream to true.", "partial_images")
+    if fields.stream and fields.response_format == "url":
+        message = "A stream carries its pictures itself: leave response_format out."
+        raise invalid(message, "response_format")
+
+
+def _offer(service: "Service", name: str | None, caller: "Caller") -> Offer:
+    """The model that is asked for; where none is, the first that the caller may use."""
+    if name is None:
+        allowed = [model for model in service.settings.models if caller.may_use(model)]
+        name = next(iter(allowed or service.settings.models))
+    offer = find(service, name, caller)
+    if offer.fault is not None:  # the reason may name files of this machine: the log has it
+        message = f"{offer.name} cannot be used now: the log of the service says why."
+        raise ApiError(503, message, param="model", code="model_unavailable", headers=FINAL)
+    return offer
+
+
+def _unable(service: "Service", endpoint: Endpoint, offer: Offer, caller: "Caller") -> ApiError:
+    able = [
+        one.name
+        for one in service.engine.offers.values()
+        if VERBS[endpoint] in one.verbs and one.fault is None and caller.may_use(one.name)
+    ]
+    advice = f"use {prompts.some(able)}" if able else "no model of this service can"
+    message = f"{offer.name} cannot {_DOES[endpoint]}: {advice}."
+    return invalid(message, "model", "unsupported_model")
+
+
+def _options(
+    offer: Offer, endpoint: Endpoint, fields: wire.Generation | wire.Edit | wire.Variation, *, words: bool
+) -> dict[str, Any]:
+    """The options of sampling that are asked for, each one that the model has and of the right kind."""
+    known = dict(offer.options)
+    if endpoint == "variations":
+        known["strength"] = 0.5
+    options = {}
+    for name, value in fields.options.items():
+        if name not in known:
+            raise _unknown(name, known, fields, offer)
+        options[name] = _option(name, value, known[name], words=words)
+    if isinstance(fields, wire.Guided):
+        if fields.negative_prompt is not None and offer.reads != "text":
+            message = f"{offer.name} reads no text: leave negative_prompt out."
+            raise invalid(message, "negative_prompt", "unsupported_parameter")
+        options |= _steps(offer, fields)
+    return options
+
+
+def _unknown(
+    name: str, known: Mapping[str, Any], fields: wire.Generation | wire.Edit | wire.Variation, offer: Offer
+) -> ApiError:
+    if name in type(fields).model_fields:
+        message = f"{offer.name} has no {name}: leave it out."
+        return invalid(message, name, "unsupported_parameter")
+    near = prompts.nearest(name, [*type(fields).model_fields, *known])
+    advice = f"the nearest are {', '.join(near)}" if near else "leave it out"
+    return invalid(f"There is no field {name[:100]}: {advice}.", name[:100], "unknown_parameter")
+
+
+def _option(name: str, value: Any, default: Any, *, words: bool) -> Any:
+    """An option's value, of the kind that its default has. words: it may be written, as in a form."""
+    if words and isinstance(value, str) and not isinstance(default, str):
+        value = _read(value)
+    match default:
+        case bool():
+            fits, kind = isinstance(value, bool), "true or false"
+        case int():
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            fits, kind = whole and abs(value) < _INTEGERS, "a whole number"
+        case float():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits, kind = number and abs(value) < _INTEGERS, "a number"  # what is not finite neither
+        case _:
+            fits, kind = isinstance(value, str) and len(value) <= _MOST_WORD, "a word"
+    if not fits:
+        raise invalid(f"{name} must be {kind}.", name)
+    return float(value) if isinstance(default, float) else value
+
+
+def _read(word: str) -> bool | int | float | str:
+    if word in ("true", "false"):
+        return word == "true"
+    for kind in (int, float):
+        try:
+            return kind(word[:_MOST_WORD])
+        except ValueError:
+            continue
+    return word
+
+
+def _steps(offer: Offer, fields: wire.Guided) -> dict[str, int]:
+    """The steps that the quality stands for, where one is asked for; raises ApiError for too many steps."""
+    most = offer.tokens or _MOST_STEPS
+    if fields.num_steps is not None and fields.num_steps > most:
+        raise invalid(f"{offer.name} paints in at most {most} steps (got {fields.num_steps}).", "num_steps")
+    quality = fields.quality
+    if quality in (None, "auto", "standard"):
+        return {}
+    if quality not in _QUALITY or "num_steps" not in offer.options:
+        possible = ["auto", "standard", *(_QUALITY if "num_steps" in offer.options else ())]
+        message = f"{offer.name} has no quality {quality}: choose {', '.join(possible)}."
+        raise invalid(message, "quality")
+    if fields.num_steps is not None:
+        raise invalid("quality and num_steps say the same thing: give one of them.", "quality")
+    return {"num_steps": min(most, max(1, round(offer.options["num_steps"] * _QUALITY[quality])))}
+
+
+def _check_background(fields: wire.Fields, offer: Offer) -> None:
+    if fields.background != "transparent":
+        return
+    if offer.channels not in (2, 4):
+        message = f"{offer.name} paints without transparency: choose the background opaque or auto."
+        raise invalid(message, "background")
+    if fields.output_format == "jpeg":
+        message = "A jpeg knows no transparency: choose png or webp for a transparent background."
+        raise invalid(message, "background")
+
+
+def _size(asked: str | None, own: tuple[int, int], offer: Offer, n: int, limits: "Limits") -> tuple[int, int]:
+    """The (width, height) to hand out; raises ApiError that names those that are possible."""
+    if asked in (None, "auto", f"{own[0]}x{own[1]}"):
+        return own
+    assert asked is not None
+    match = _SIZE.fullmatch(asked)
+    if match is None:
+        raise invalid(f"size must be auto or WIDTHxHEIGHT, such as {own[0]}x{own[1]}.", "size")
+    width, height = int(match[1]), int(match[2])
+    if not offer.resamples:
+        message = f"{offer.name} hands out its pictures as {own[0]}x{own[1]} alone: leave size out."
+        raise invalid(message, "size")
+    if max(width, height) > limits.side or n * width * height > limits.pixels:
+        raise invalid(
+            f"{n} of {asked} would be too large: a side may have {limits.side} pixels, and all pictures of a "
+            f"request {limits.pixels} together.",
+            "size",
+        )
+    # One side may be rounded: 47x33 is the shape of 3x2 at that width.
+    if height != round(width * own[1] / own[0]) and width != round(height * own[0] / own[1]):
+        larger = ", ".join(f"{own[0] * scale}x{own[1] * scale}" for scale in (1, 2, 4, 8))
+        message = f"{asked} is of another shape than the pictures: choose such as {larger}."
+        raise invalid(message, "size")
+    return width, height
+
+
+def _tokens(offer: Offer) -> int:
+    """What one picture counts."""
+    return offer.tokens or math.ceil(offer.width / 16) * math.ceil(offer.height / 16)
+
+
+def _text_tokens(*texts: str | None) -> int:
+    return sum(math.ceil(len(text.encode("utf-8")) / 4) for text in texts if text)

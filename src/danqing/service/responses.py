@@ -1,0 +1,122 @@
+"""What a client gets for its plan: a whole answer, or events as the pictures come to be."""
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Any
+
+from fastapi import Request, Response
+
+from danqing.errors import DanqingError
+from danqing.service import sse, tracing
+from danqing.service.engine import Ticket
+from danqing.service.errors import from_danqing, internal
+from danqing.service.guard import Caller, charge, note, refund
+from danqing.service.orders import Event, OrderCancelledError, Painted, Preview
+from danqing.service.painting import Plan
+from danqing.service.state import service_of
+
+_log = logging.getLogger("danqing.service")
+_PATIENCE = 5.0  # seconds that the status of a stream waits for a first sign of what comes
+
+
+async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
+    """Have a plan painted, and answer as its client wishes. The painting stops when the client leaves."""
+    service = service_of(request)
+    note(request, model=plan.offer.name, images=plan.n, user=plan.fields.identifier)
+    charge(caller, plan.n)
+    try:
+        ticket = service.engine.submit(plan.order)
+        if plan.streams:
+            return await _stream(request, caller, plan, ticket)
+        painted = await _painted(request, ticket)
+    except OrderCancelledError:  # the client left: what was done for it is charged
+        raise
+    except DanqingError:
+        refund(caller, plan.n)
+        raise
+    _tell(request, plan, painted)
+    address = service.settings.public_url or str(request.base_url)
+    body = await plan.finish(painted, address.rstrip("/"))
+    return Response(
+        json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"), 200, None, "application/json"
+    )
+
+
+async def _painted(request: Request, ticket: Ticket) -> Painted:
+    try:
+        async with sse.watching(request.receive, ticket.cancel):
+            return await ticket.painted()
+    finally:
+        ticket.cancel()
+
+
+def _tell(request: Request, plan: Plan, painted: Painted) -> None:
+    """Let the log and the trace of the request know how long the painting took."""
+    note(request, queue=round(painted.queue_seconds, 6), compute=round(painted.compute_seconds, 6))
+    tracing.painted(plan.offer.name, plan.n, painted.queue_seconds, painted.compute_seconds)
+
+
+async def _stream(request: Request, caller: Caller, plan: Plan, ticket: Ticket) -> Response:
+    """Events; an answer with a status of its own where the order fails before there is anything to tell."""
+    events = aiter(ticket)
+    first = asyncio.create_task(_awaited(anext(events)))
+    try:
+        async with sse.watching(request.receive, ticket.cancel):
+            await asyncio.wait((first,), timeout=_PATIENCE)
+        if first.done():
+            first.result()
+    except BaseException:
+        first.cancel()
+        ticket.cancel()
+        raise
+    return sse.EventStream(_told(request, caller, plan, _after(first, events)), on_end=ticket.cancel)
+
+
+async def _told(
+    request: Request, caller: Caller, plan: Plan, events: AsyncIterator[Event]
+) -> AsyncGenerator[bytes, None]:
+    """The documented events of a stream. With several pictures, each event says in `image_index` of which."""
+    try:
+        async for event in events:
+            if isinstance(event, Preview):
+                for number, file in enumerate(await plan.encode(event.pixels)):
+                    yield _event(plan, "partial_image", number, file, partial_image_index=event.index)
+            elif isinstance(event, Painted):
+                _tell(request, plan, event)
+                for number, file in enumerate(await plan.encode(event.pixels)):
+                    told = {"usage": plan.usage(number), **plan.origin()}
+                    yield _event(plan, "completed", number, file, **told)
+    except DanqingError as error:
+        refund(caller, plan.n)
+        yield sse.event("error", from_danqing(error).body())
+    except Exception:
+        _log.exception("a stream failed")
+        yield sse.event("error", internal().body())
+
+
+async def _after(first: asyncio.Task[Event], rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    yield await first
+    async for event in rest:
+        yield event
+
+
+def _event(plan: Plan, kind: str, number: int, file: bytes, **further: Any) -> bytes:
+    name = f"{'image_edit' if plan.endpoint == 'edits' else 'image_generation'}.{kind}"
+    data = {
+        "type": name,
+        "b64_json": base64.b64encode(file).decode("ascii"),
+        "created_at": int(time.time()),
+        **plan.facts(),
+        **further,
+    }
+    if plan.n > 1:
+        data["image_index"] = number
+    return sse.event(name, data)
+
+
+async def _awaited(event: Awaitable[Event]) -> Event:
+    return await event

@@ -1,0 +1,223 @@
+"""What stands in requests and answers, as the OpenAI images API names it, and our further fields."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Endpoint = Literal["generations", "edits", "variations"]
+
+_SEED_LIMIT = 2**63
+_WORD = 512
+
+
+class Fields(BaseModel):
+    """What all requests for pictures have. A field that is null counts as left out.
+
+    Whatever stands there beside the named fields is an option of the model's sampling, such as `temperature`
+    or `top_p`; GET /v1/models tells which there are.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    refused: ClassVar[dict[str, str]] = {
+        "complexity": "these models plan nothing before they paint",
+        "frame_count": "these models paint still pictures",
+        "frame_duration_ms": "these models paint still pictures",
+        "svg": "these models paint pixels",
+    }
+    """Fields that the API documents and no model here can honour, with the reason."""
+
+    model: str | None = Field(
+        None, max_length=_WORD, description="By default the first model that is served."
+    )
+    n: int | None = Field(None, ge=1, description="How many pictures; 1.")
+    size: str | None = Field(
+        None,
+        max_length=_WORD,
+        description="`auto` (the model's own size) or WIDTHxHEIGHT, of the same aspect ratio.",
+    )
+    response_format: Literal["url", "b64_json"] | None = Field(
+        None, description="b64_json; an address is valid for 60 minutes."
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="png.")
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of a jpeg or webp file; 100."
+    )
+    background: Literal["transparent", "opaque", "auto"] | None = Field(
+        None, description="transparent needs a model with an alpha channel; opaque lays on white."
+    )
+    user: str | None = Field(None, max_length=_WORD, description="Is kept in the log.")
+    safety_identifier: str | None = Field(
+        None, max_length=_WORD, description="As `user`, and goes before it."
+    )
+    seed: int | None = Field(
+        None, ge=-_SEED_LIMIT, lt=_SEED_LIMIT, description="The same seed paints the same pictures."
+    )
+    label: str | int | None = Field(None, description="A class by its name or its number.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those fields that are options of the model's sampling, none of them null."""
+        return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+
+    @property
+    def identifier(self) -> str | None:
+        """Whom the client paints for, as it says."""
+        return self.safety_identifier or self.user or None
+
+
+class Guided(Fields):
+    """What those requests have that say in words what to paint."""
+
+    prompt: str = Field(
+        description="What to paint: a text, a class name or its caption, or nothing, as the model reads."
+    )
+    negative_prompt: str | None = Field(None, description="What not to paint, for models that read a text.")
+    guidance_scale: float | None = Field(
+        None, allow_inf_nan=False, description="How closely the prompt is followed."
+    )
+    num_steps: int | None = Field(None, ge=1, description="Steps of the painting.")
+    quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None = Field(
+        None, description="low, medium and high choose num_steps; auto and standard are the model's own."
+    )
+    style: Literal["vivid", "natural"] | None = Field(None, description="Refused: no model here has styles.")
+    moderation: Literal["low", "auto"] | None = Field(
+        None, description="Both are accepted: there is no filter to soften."
+    )
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    partial_images: int | None = Field(
+        None, ge=0, le=3, description="Intermediate pictures in a stream, from models that paint in steps."
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those fields that are options of the model's sampling, none of them null."""
+        named = {"guidance_scale": self.guidance_scale, "num_steps": self.num_steps}
+        return {**super().options, **{name: value for name, value in named.items() if value is not None}}
+
+
+class Generation(Guided):
+    """The body of POST /v1/images/generations."""
+
+
+class Reference(BaseModel):
+    """A picture that a request in JSON sends or points to: exactly one of the two."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    image_url: str | None = Field(None, description="A data URL, or an address where the service allows it.")
+    file_id: str | None = Field(None, description="Refused: there are no files here.")
+
+
+class Edit(Guided):
+    """The fields of POST /v1/images/edits; a form has its pictures as files, `image` and `mask`."""
+
+    images: tuple[Reference, ...] | None = Field(None, strict=False, min_length=1, max_length=16)
+    mask: Reference | None = Field(None, description="Its transparent part is what is painted anew.")
+    input_fidelity: Literal["high", "low"] | None = Field(
+        None, description="Refused: what the mask leaves is kept exactly."
+    )
+
+    refused: ClassVar[dict[str, str]] = {
+        **Fields.refused,
+        "markup": "say by `mask` where to paint",
+    }
+
+
+class Variation(Fields):
+    """The fields of POST /v1/images/variations; a form has its picture as a file, `image`."""
+
+    images: tuple[Reference, ...] | None = Field(None, strict=False, min_length=1, max_length=1)
+
+
+FIELDS: dict[Endpoint, type[Generation] | type[Edit] | type[Variation]] = {
+    "generations": Generation,
+    "edits": Edit,
+    "variations": Variation,
+}
+
+
+class InputTokens(BaseModel):
+    """Where the tokens of a request come from."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class Usage(BaseModel):
+    """What a request took: text as its bytes in UTF-8 divided by four; pictures as the codes that the model
+    writes, or one per 16x16 pixels where it writes none.
+    """
+
+    total_tokens: int
+    input_tokens: int
+    output_tokens: int
+    input_tokens_details: InputTokens
+    output_tokens_details: InputTokens
+
+
+class Picture(BaseModel):
+    """One picture of an answer."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+
+
+class ImagesResponse(BaseModel):
+    """The answer to a request for pictures."""
+
+    created: int
+    data: list[Picture]
+    background: Literal["transparent", "opaque"]
+    output_format: Literal["png", "jpeg", "webp"]
+    size: str
+    quality: Literal["low", "medium", "high"] | None = None
+    usage: Usage
+    seed: int
+    safety_identifier: str | None = None
+
+
+class ModelCard(BaseModel):
+    """A model, as GET /v1/models tells of it: the documented fields, then ours."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    shutdown_date: None = None
+    family: str
+    size: str
+    channels: int
+    parameters: int
+    reads: Literal["text", "label", "none"]
+    labels: list[str]
+    captions: list[str]
+    options: dict[str, Any]
+    endpoints: list[Endpoint]
+    partial_images: bool
+    other_sizes: bool
+    available: bool
+    card: str | None = None
+
+
+class ModelList(BaseModel):
+    """All models that the caller may use."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Mistake(BaseModel):
+    """What is wrong with a request, or went wrong here."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The answer to a request that is refused or failed."""
+
+    error: Mistake
