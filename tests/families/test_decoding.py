@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families.decoding import Sampling, guide, invert, spread, write, write_in_parallel
+from danqing.families.decoding import (
+    Sampling,
+    given_in_training,
+    guide,
+    invert,
+    known_when_written,
+    spread,
+    write,
+    write_in_parallel,
+)
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
 from danqing.randomness import uniform
@@ -285,6 +294,8 @@ def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
     assert torch.equal(codes, course[-1])
     assert torch.equal(begun, given.masked_fill(unknown, 5))  # what the caller holds is left alone
     wanted = unknown.sum(1)
+    ranks = (moments + unknown).argsort(1).argsort(1)
+    foreseen = known_when_written(ranks, places - wanted, steps)
     for step, (before, after) in enumerate(itertools.pairwise(course), 1):
         left, were = (after == 5).sum(1), (before == 5).sum(1)
         cosine = (wanted * math.cos(math.pi / 2 * step / steps) + 1e-6).floor().long()
@@ -295,6 +306,7 @@ def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
             if new.any():  # the step knew all that was written before, and wrote what comes next in order
                 assert known[step - 1][i] == {j: int(before[i, j]) for j in was.nonzero().flatten().tolist()}
                 assert not (moments[i][after[i] == 5] < moments[i][new].max()).any()
+                assert (foreseen[i][new] == int(was.sum())).all()  # as in training
 
 
 @pytest.mark.parametrize(("rows", "columns", "depth"), [(16, 16, 1), (8, 8, 3), (7, 5, 1)])
@@ -309,3 +321,16 @@ def test_what_is_written_at_once_lies_evenly_over_the_grid(rows: int, columns: i
         beside = (together[:, 1:] & together[:, :-1]).sum() + (together[:, :, 1:] & together[:, :, :-1]).sum()
         assert beside == 0, start  # no code is drawn beside another that does not know of it
         assert (together.sum(3) <= 1).all()
+
+
+def test_what_is_given_in_training_leaves_something_to_write() -> None:
+    rng = torch.Generator().manual_seed(0)
+    given = given_in_training(5, 4, 2, 3000, 0.6, rng).view(3000, 5, 4, 2)
+    assert torch.equal(given[..., 0], given[..., 1])
+    assert not given.flatten(1).all(1).any()
+    given = given[..., 0]
+    some = given.flatten(1).any(1)
+    assert 0.4 < some.float().mean() < 0.6
+    # A rectangle is what its rows and columns have in common, and so is what is left where it is hidden.
+    kinds = [each == each.any(2, keepdim=True) & each.any(1, keepdim=True) for each in (given, ~given)]
+    assert all(0.25 < kind.flatten(1).all(1)[some].float().mean() < 0.6 for kind in kinds)

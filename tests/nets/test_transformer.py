@@ -36,13 +36,13 @@ def inputs(shape: Shape, n: int = 2, *, double: bool = True) -> tuple[Tensor, Te
     return (prefix.double() if double else prefix), codes
 
 
-def begun(shape: Shape, n: int) -> tuple[Tensor, Tensor]:
-    """Codes of which more and more are not yet known, from image to image, and when they become known."""
-    codes = inputs(shape, n)[1]
-    order = torch.rand(codes.shape, generator=torch.Generator().manual_seed(3)).argsort(1)
-    ranks = order.argsort(1)
-    unknown = ranks >= torch.linspace(shape.codes, 0, n)[:, None]
-    return codes.masked_fill(unknown, shape.vocabulary), ranks
+def some_order(shape: Shape, n: int) -> tuple[Tensor, Tensor]:
+    """When each code becomes known, and how many are known when it is written: in steps of random sizes."""
+    generator = torch.Generator().manual_seed(3)
+    ranks = torch.rand(n, shape.codes, generator=generator).argsort(1)
+    starts = torch.rand(n, shape.codes, generator=generator) < 0.4
+    numbers = torch.arange(shape.codes).expand(n, -1)
+    return ranks, torch.where(starts, numbers, 0).cummax(1).values.gather(1, ranks)
 
 
 def logits_by_the_book(net: Transformer, prefix: Tensor, codes: Tensor, ranks: Tensor | None) -> Tensor:
@@ -132,12 +132,15 @@ def test_an_independent_implementation_gives_the_same_logits() -> None:
         expected = logits_by_the_book(net, prefix[0], codes[0], None)
     assert got.dtype == torch.float32
     assert torch.allclose(got[0], expected.float(), atol=1e-5)
-    prefix, (codes, ranks) = inputs(SMALL, n=4)[0], begun(SMALL, n=4)
+    (prefix, codes), (ranks, before) = inputs(SMALL), some_order(SMALL, n=2)
     with torch.no_grad():
-        got = net.parallel(prefix, codes, ranks)
-        for i in range(4):
-            expected = logits_by_the_book(net, prefix[i], codes[i], ranks[i])
-            assert torch.allclose(got[i], expected.float(), atol=1e-5)
+        got = net.parallel(prefix, codes, ranks, before)
+        for i in range(2):
+            for known in before[i].unique().tolist():
+                begun = codes[i].masked_fill(ranks[i] >= known, SMALL.vocabulary)
+                expected = logits_by_the_book(net, prefix[i], begun, ranks[i])
+                written = before[i] == known
+                assert torch.allclose(got[i, written], expected[written].float(), atol=1e-5)
 
 
 def test_raster_logits_follow_from_earlier_codes_alone() -> None:
@@ -150,22 +153,18 @@ def test_raster_logits_follow_from_earlier_codes_alone() -> None:
         assert (moved[i + 1 :] > 0).all()
 
 
-def test_parallel_logits_follow_from_every_known_code_and_all_of_the_prefix() -> None:
-    net, prefix, (codes, ranks) = shaken(), inputs(SMALL, n=3)[0][1:2], begun(SMALL, n=3)
-    codes, ranks = codes[1:2], ranks[1:2]
-    unknown = codes[0] == SMALL.vocabulary
-    assert 3 < unknown.sum() < 9
-    before = net.parallel(prefix, codes, ranks)[:, unknown]
-    for i in (~unknown).nonzero().flatten().tolist():
+def test_parallel_logits_follow_from_what_was_known_and_all_of_the_prefix() -> None:
+    net, (prefix, codes), (ranks, before) = shaken(), inputs(SMALL, n=1), some_order(SMALL, n=1)
+    logits = net.parallel(prefix, codes, ranks, before)[0]
+    for i in range(SMALL.codes):
         other = codes.clone()
         other[0, i] = (other[0, i] + 1) % SMALL.vocabulary
-        assert ((net.parallel(prefix, other, ranks)[:, unknown] - before).abs().amax(-1) > 0).all()
+        moved = (net.parallel(prefix, other, ranks, before)[0] - logits).abs().amax(-1) > 0
+        assert torch.equal(moved, ranks[0, i] < before[0])
     for i in range(SMALL.prefix):
         changed = prefix.clone()
         changed[:, i] += 1
-        assert ((net.parallel(changed, codes, ranks)[:, unknown] - before).abs().amax(-1) > 0).all()
-    shuffled = torch.where(unknown, ranks.flip(1) + SMALL.codes, ranks)
-    assert torch.equal(net.parallel(prefix, codes, shuffled)[:, unknown], before)
+        assert ((net.parallel(changed, codes, ranks, before)[0] - logits).abs().amax(-1) > 0).all()
 
 
 @settings(max_examples=12, deadline=None)
@@ -184,7 +183,7 @@ def test_what_is_asked_for_step_by_step_is_what_all_at_once_would_say(
         rows=rows, columns=columns, depth=depth, key_value_heads=groups, prefix=prefix_tokens
     )
     net, (prefix, codes) = shaken(shape), inputs(shape, n=3)
-    ranks = begun(shape, n=3)[1]
+    ranks = some_order(shape, n=3)[0]
     order = ranks.argsort(1)
     decoder, rng = ParallelDecoder(net, prefix, "float32"), torch.Generator().manual_seed(seed)
     known = torch.zeros(3, 1, dtype=torch.int64)
@@ -199,7 +198,7 @@ def test_what_is_asked_for_step_by_step_is_what_all_at_once_would_say(
         known = known + more
         unknown = ranks >= known
         with torch.no_grad():
-            whole = net.parallel(prefix, codes.masked_fill(unknown, shape.vocabulary), ranks)
+            whole = net.parallel(prefix, codes, ranks, ranks.minimum(known))
         expected = whole.gather(1, asked[..., None].expand(-1, -1, shape.vocabulary))
         new = unknown.gather(1, asked)
         assert logits.dtype == torch.float32

@@ -5,7 +5,7 @@ does not depend on those painted beside it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -149,18 +149,16 @@ def write_in_parallel(
 ) -> Tensor:
     """Write the codes `[n, N]` that are `unknown` (bool `[n, N]`) in `num_steps`, and leave the others.
 
-    moments: `[n, N]` in [0, 1), the order in which they are written; how many stay unknown falls as a cosine
-    (Chang et al. 2022, section 3.2), image by image. uniforms: `[n, N]`. The decoder has 2n rows where the
-    sampling is guided: with the condition, then without.
+    moments: `[n, N]` in [0, 1), the order in which they are written. uniforms: `[n, N]`. The decoder has 2n
+    rows where the sampling is guided: with the condition, then without.
     """
     codes, copies = codes.clone(), 2 if sampling.is_guided else 1
     order = (moments + unknown).argsort(dim=1)  # what is given comes first
     images = torch.arange(len(codes), device=codes.device)[:, None].expand_as(codes)
-    wanted, left = unknown.sum(1), unknown.sum(1)
+    left = unknown.sum(1)
     entering, real = _between(order, torch.zeros_like(left), codes.shape[1] - left)
-    for step in range(num_steps):
-        before, share = left, math.cos(0.5 * math.pi * (step + 1) / num_steps)
-        left = torch.floor(wanted * share + 1e-6).long().minimum(before - 1).clamp_min(0)
+    for step, after in enumerate(left_unknown(left, num_steps)):
+        before, left = left, after
         if bool((left < before).any()):
             asked, written = _between(order, codes.shape[1] - before, codes.shape[1] - left)
             known = codes.gather(1, entering).masked_fill(~real, -1)
@@ -173,6 +171,28 @@ def write_in_parallel(
             entering, real = asked, written
         told(step + 1, num_steps, codes)
     return codes
+
+
+def left_unknown(wanted: Tensor, num_steps: int) -> Iterator[Tensor]:
+    """How many of `wanted` codes, int64 `[n]`, are unknown after each step: it falls as a cosine (Chang et
+    al. 2022, section 3.2), by one at least.
+    """
+    left = wanted
+    for step in range(1, num_steps + 1):
+        share = math.cos(0.5 * math.pi * step / num_steps)
+        left = torch.floor(wanted * share + 1e-6).long().minimum(left - 1).clamp_min(0)
+        yield left
+
+
+def known_when_written(ranks: Tensor, given: Tensor, num_steps: int) -> Tensor:
+    """How many codes `write_in_parallel` knows when it writes each, int64 `[n, N]`, of which `ranks` are
+    known before it in the end, and the first `given` `[n]` from the start.
+    """
+    before, known = torch.zeros_like(ranks), given
+    for left in left_unknown(ranks.shape[1] - given, num_steps):
+        before = torch.where(ranks >= known[:, None], known[:, None], before)
+        known = ranks.shape[1] - left
+    return before
 
 
 def _between(order: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,3 +217,25 @@ def spread(rows: int, columns: int, depth: int, shifts: Tensor) -> Tensor:
     within = torch.arange(depth, dtype=torch.float64) / depth
     moments = (down + across + within).flatten() + shifts[:, None]
     return moments.remainder(1)
+
+
+def given_in_training(
+    rows: int, columns: int, depth: int, count: int, share: float, rng: torch.Generator
+) -> Tensor:
+    """Codes that are given to a model that learns to fill, bool `[count, rows · columns · depth]`: in a
+    `share` of the images a rectangle of random sides, all but it, or places here and there; in the others
+    none.
+    """
+
+    def spans(side: int) -> Tensor:
+        ends = torch.rand(2, count, 1, generator=rng, device=rng.device) * side
+        middles = torch.arange(side, device=rng.device) + 0.5
+        return (middles > ends.amin(0)) & (middles < ends.amax(0))
+
+    inside = spans(rows)[:, :, None] & spans(columns)[:, None]
+    chosen, kind, dots = torch.rand(3, count, 1, 1, generator=rng, device=rng.device)
+    scattered = torch.rand(count, rows, columns, generator=rng, device=rng.device) < dots
+    given = torch.where(kind < 1 / 3, scattered, inside ^ (kind > 2 / 3)) & (chosen < share)
+    given &= ~given.flatten(1).all(1)[:, None, None]  # something is left to write
+    codes: Tensor = given[..., None].expand(-1, -1, -1, depth).flatten(1)
+    return codes

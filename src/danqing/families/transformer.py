@@ -30,7 +30,16 @@ from danqing.families.base import (
     Tokenizes,
     nats_to_bits_per_dim,
 )
-from danqing.families.decoding import OnCodes, Sampling, Schedule, spread, write, write_in_parallel
+from danqing.families.decoding import (
+    OnCodes,
+    Sampling,
+    Schedule,
+    given_in_training,
+    known_when_written,
+    spread,
+    write,
+    write_in_parallel,
+)
 from danqing.families.pixel_codes import PixelCodes
 from danqing.families.prefix import Prefix
 from danqing.nets.layers import crop
@@ -47,6 +56,10 @@ MOST_PIXELS = 8192
 MOST_CODES = 65_536
 """Of one image: more would take hours and all memory to write, whatever a small file asks for."""
 NUM_STEPS = 12
+TRAINED_STEPS = (8, 17)
+"""Least number of steps in training, and one more than the most."""
+GIVEN = 0.2
+"""Share of the images that a masked transformer learns to fill rather than to paint."""
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -365,17 +378,17 @@ class MaskedTransformer(TransformerFamily):
     _further_options: ClassVar[tuple[str, ...]] = ("num_steps", "precision")
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """Cross-entropy of hidden codes given the others, in nats per code (Chang et al. 2022, equation 1):
-        the share that is hidden is the cosine of an angle drawn evenly from a quarter turn.
+        """Cross-entropy of codes given those that are known when they are written, in nats per code: in the
+        order of `sample`, in about as many steps, and in some of the images around codes that are given.
         """
         codes = self.codes_of(batch)
-        shares = torch.rand(len(codes), generator=rng, device=rng.device)
-        hidden_count = (torch.cos(0.5 * math.pi * shares) * codes.shape[1]).ceil().clamp_min(1)
-        order = torch.rand(codes.shape, generator=rng, device=rng.device).argsort(1).argsort(1)
-        hidden = order >= codes.shape[1] - hidden_count[:, None]
-        read = codes.masked_fill(hidden, self._codec.vocabulary)
-        logits = self.net.parallel(self._prefix_for_training(batch, rng), read, order)
-        return _cross_entropy(logits, codes, self.config, hidden)
+        given = given_in_training(*self._codec.code_shape, len(codes), GIVEN, rng)
+        shifts = torch.rand(len(codes), generator=rng, device=rng.device)
+        ranks = (self._moments(shifts) + ~given).argsort(1).argsort(1)
+        num_steps = int(torch.randint(*TRAINED_STEPS, (), generator=rng, device=rng.device))
+        before = known_when_written(ranks, given.sum(1), num_steps)
+        logits = self.net.parallel(self._prefix_for_training(batch, rng), codes, ranks, before)
+        return _cross_entropy(logits, codes, self.config, ~given)
 
     def painting_steps(self, **options: Any) -> int:
         return int(options.get("num_steps", NUM_STEPS))
@@ -414,13 +427,16 @@ class MaskedTransformer(TransformerFamily):
         codes = self._begin(condition, count)
         prefix = self._prefix(condition, count, guided=sampling.is_guided)
         uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=codes.device)
-        shifts = uniform(seeds, (), purpose="order")
-        moments = spread(*self._codec.code_shape, shifts).float().to(codes.device)
+        moments = self._moments(uniform(seeds, (), purpose="order")).to(codes.device)
         decoder = ParallelDecoder(self.net, prefix, _chosen(precision, codes.device))
         unknown = codes == self._codec.vocabulary
         told = self._teller(condition, on_step)
         written = write_in_parallel(decoder, codes, unknown, moments, uniforms, num_steps, sampling, told)
         return self._paint(written, condition)
+
+    def _moments(self, shifts: Tensor) -> Tensor:
+        """When each code is written, `[n, N]` in [0, 1)."""
+        return spread(*self._codec.code_shape, shifts).float()
 
 
 def build(config: TransformerConfig) -> TransformerFamily:

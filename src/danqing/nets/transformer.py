@@ -112,9 +112,14 @@ class Attention(nn.Module):
         q, k = torch.split(unit_turned(qk, self.turns(turns)), [self.heads, self.key_value_heads], dim=1)
         return q, k, v.transpose(1, 2)
 
-    def forward(self, x: Tensor, turns: Tensor, seen: Tensor | None = None) -> Tensor:
-        attended = attend(*self.project(x, turns), seen)
-        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, turns: Tensor, seen: Tensor | None = None, start: int = 0) -> Tensor:
+        """`[n, t, width]` to what positions from `start` on add to the stream. seen: as of `attend`; keys are
+        as many of the first positions as it has columns.
+        """
+        q, k, v = self.project(x, turns)
+        if seen is not None:
+            q, k, v = q[:, :, start:], k[:, :, : seen.shape[2]], v[:, :, : seen.shape[2]]
+        out: Tensor = self.out(attend(q, k, v, seen).transpose(1, 2).flatten(2))
         return out
 
 
@@ -129,9 +134,9 @@ def unit_turned(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ) v for queries `[n, heads, t, d]`, keys and values `[n, heads / g, t, d]`.
+    """softmax(q kᵀ) v for queries `[n, heads, t, d]`, keys and values `[n, heads / g, s, d]`.
 
-    seen: bool `[n, t, t]`, which keys each query sees, one at least; causal where it is None. The scale is 1.
+    seen: bool `[n, t, s]`, which keys each query sees, one at least; causal where it is None. The scale is 1.
     """
     if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= LONGEST:
         # Torch's own kernel makes a training step in bfloat16 longer by a tenth to a third.
@@ -156,8 +161,9 @@ class Block(nn.Module):
         self.gate_up = NormedLinear(shape.width, 2 * shape.hidden)
         self.down = into_stream(shape, shape.hidden)
 
-    def forward(self, x: Tensor, turns: Tensor, seen: Tensor | None = None) -> Tensor:
-        return self.feed(x + self.attention(x, turns, seen))
+    def forward(self, x: Tensor, turns: Tensor, seen: Tensor | None = None, start: int = 0) -> Tensor:
+        """The stream `[n, t, width]` from position `start` on."""
+        return self.feed(x[:, start:] + self.attention(x, turns, seen, start))
 
     def feed(self, x: Tensor) -> Tensor:
         """x + feed-forward(norm(x))."""
@@ -210,24 +216,31 @@ class Transformer(nn.Module):
             x = block(x, turns)
         return self.read(x[:, self.shape.prefix - 1 :])
 
-    def parallel(self, prefix: Tensor, codes: Tensor, ranks: Tensor) -> Tensor:
-        """Any order: the logits of every code that is not yet known, which has the id `vocabulary`, follow
-        from the prefix and from all codes that are known.
+    def parallel(self, prefix: Tensor, codes: Tensor, ranks: Tensor, before: Tensor) -> Tensor:
+        """Any order: the logits of every code follow from the prefix and from the codes that were known when
+        it was written.
 
-        ranks: `[n, N]`, when each became known. A known code sees itself and those before it, so that a
-        `ParallelDecoder` can remember it; its own logits mean nothing. The prefix sees itself.
+        ranks: `[n, N]`, when each becomes known; before: `[n, N]`, how many are known when it is written, its
+        rank at most. A place stands twice in the sequence (Yang et al. 2019, section 2.3): as its code, which
+        sees itself and those known before it, so that a `ParallelDecoder` can remember it, and as what is
+        asked for, which is no key. The prefix sees itself.
         """
-        known = codes < self.shape.vocabulary
-        last = ranks.masked_fill(~known, int(ranks.max()))
-        seen = known[:, None] & (ranks[:, None] <= last[:, :, None])
-        seen = F.pad(seen, (self.shape.prefix, 0), value=True)
-        seen = torch.cat([seen.new_zeros(len(codes), self.shape.prefix, seen.shape[2]), seen], dim=1)
-        seen[:, : self.shape.prefix, : self.shape.prefix] = True
-        x = torch.cat([prefix + self.prefix, self.embed(codes, 0, 0)], dim=1)
-        turns = torch.view_as_complex(self.turns).expand(2, -1, -1)
-        for block in self.blocks:
+        count, codes_count = self.shape.prefix, self.shape.codes
+        seen = torch.cat([ranks[:, None] <= ranks[:, :, None], ranks[:, None] < before[:, :, None]], dim=1)
+        seen = F.pad(seen, (count, 0), value=True)
+        seen = torch.cat(
+            [(torch.arange(seen.shape[2], device=codes.device) < count).expand_as(seen[:, :count]), seen],
+            dim=1,
+        )
+        unknown = torch.full_like(codes, self.shape.vocabulary)
+        x = torch.cat([prefix + self.prefix, self.embed(codes, 0, 0), self.embed(unknown, 0, 0)], dim=1)
+        held = torch.view_as_complex(self.turns)
+        turns = torch.cat([held, held[count:]]).expand(2, -1, -1)
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, turns, seen)
-        return self.read(x[:, self.shape.prefix :])
+        asked = count + codes_count
+        return self.read(last(x, turns, seen[:, asked:], asked))
 
     def raster_turns(self) -> Tensor:
         """How queries and keys turn in raster order, complex `[2, p + N, head width / 2]`."""
