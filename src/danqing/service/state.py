@@ -31,7 +31,6 @@ class Service:
     jobs: "Jobs"
     pictures: "Pictures"
     draining: asyncio.Event = field(default_factory=asyncio.Event)
-    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def service_of(request: Request) -> Service:
