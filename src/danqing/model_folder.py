@@ -111,6 +111,16 @@ def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str,
     Files must lie in the folder itself, or, where links are the folder's nature (a hub cache), `within`
     another.
     """
+    family, facts = examine(folder, within=within)
+    weights_file = folder / FILES[1]
+    family.load_state_dict(weights.read(weights_file, family.state_dict()), assign=True)
+    tensors = [*family.parameters(), *family.buffers()]
+    assert not any(tensor.is_meta for tensor in tensors)  # a buffer that no file holds is made on the CPU
+    return family.to(memory_format=torch.channels_last), facts  # type: ignore[call-overload]
+
+
+def examine(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
+    """The same as `read` but for the weights: they have been found to fit, and lie on "meta"."""
     if not folder.is_dir():
         raise ModelError(_not_a_folder(folder))
     config_file, weights_file = (_inside(folder, name, within or folder) for name in FILES[:2])
@@ -131,21 +141,26 @@ def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str,
         ) from error
     family.drop_training_only()
     weights.check(weights_file, family.state_dict())
-    family.load_state_dict(weights.read(weights_file, family.state_dict()), assign=True)
-    tensors = [*family.parameters(), *family.buffers()]
-    assert not any(tensor.is_meta for tensor in tensors)  # a buffer that no file holds is made on the CPU
-    return family.to(memory_format=torch.channels_last), _plain_facts(config.get("trained"))  # type: ignore[call-overload]
+    return family, _plain_facts(config.get("trained"))
 
 
 def download(repo_id: str, revision: str | None = None) -> tuple[Family, dict[str, Any]]:
     """The family and the facts of a model on the hub, fetched into the hub's own cache; raises ModelError."""
+    snapshot, within = fetch(repo_id, revision)
+    return read(snapshot, within=within)
+
+
+def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
+    """The model folder of a repository on the hub, in the hub's own cache, and the folder within which its
+    links lead; raises ModelError.
+    """
     try:
         snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, NEIGHBOURS]))
     except _HUB_ERRORS as error:
         raise ModelError(
             f"{repo_id} is no folder here, and the hub did not give it: {_first_line(error)}"
         ) from error
-    return read(snapshot, within=snapshot.parent.parent)
+    return snapshot, snapshot.parent.parent
 
 
 def is_hub_id(name: str) -> bool:

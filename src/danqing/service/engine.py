@@ -1,0 +1,556 @@
+"""The one owner of the queue: it puts orders together into batches and has a worker process paint them.
+
+Two batches are at the worker: one that it paints, and one to go on with. Whatever the worker was given stays
+here until it is painted, so that nothing is lost with a worker that dies.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process, create_subprocess_exec
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from danqing.errors import ConfigError, DanqingError
+from danqing.service.link import Connection, Header
+from danqing.service.orders import (
+    DeadlinePassedError,
+    ModelUnavailableError,
+    Offer,
+    Order,
+    OrderCancelledError,
+    OverloadedError,
+    PaintingFailedError,
+)
+from danqing.service.queue import Entry, Queue
+from danqing.service.settings import Settings
+from danqing.service.ticket import Ticket as Ticket
+
+if TYPE_CHECKING:
+    from danqing.service.metrics import Metrics
+
+IN_FLIGHT = 2
+BATCH_SECONDS = 0.03
+"""Of work that is worth a message of its own."""
+FIRST_GUESS = 0.05
+"""Seconds that a chunk takes, where none has been painted yet."""
+WINDOW_SHARE = 0.1
+"""To wait for company may take so much of the time that painting takes."""
+SHORTEST_WINDOW = 0.0005
+GRACE = 10.0
+"""Seconds that a worker may go on with what nobody waits for, and three times as long as it should take."""
+LOADING_GRACE = 600.0
+DEATHS = 2
+"""Of a worker, until what it did meanwhile is held to be the reason."""
+LONGEST_PAUSE = 5.0
+_MOST_PRICES = 512
+
+
+class EngineError(DanqingError):
+    """A worker process that cannot be started."""
+
+
+class Kind(NamedTuple):
+    """Pictures of a kind may be painted together. alone: the number of an order that is painted by itself."""
+
+    model: str
+    verb: str
+    options: str
+    negative: bool
+    alone: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """How the engine does. queued, in_flight: pictures; seconds: of work that is queued; memory_bytes:
+    that the worker takes; loaded: models that it holds.
+    """
+
+    queued: int
+    seconds: float
+    in_flight: int
+    alive: bool
+    restarts: int
+    loaded: tuple[str, ...]
+    memory_bytes: int
+    draining: bool
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Rows `start` to `stop` of an order, which begin at row `at` of a batch."""
+
+    ticket: Ticket
+    start: int
+    stop: int
+    at: int
+
+
+@dataclass(slots=True)
+class _Batch:
+    """answered: how many of its rows the worker has answered for; it does so in their order."""
+
+    number: int
+    kind: Kind
+    pieces: list[_Piece]
+    rows: int
+    answered: int = 0
+    watched: bool = False
+
+    def within(self, start: int, count: int) -> Iterator[tuple[Ticket, int, int, int]]:
+        """Whose rows are among these: ticket, its row from which on, and where they stand among these."""
+        for piece in self.pieces:
+            first, last = max(piece.at, start), min(piece.at + piece.stop - piece.start, start + count)
+            if first < last:
+                yield piece.ticket, piece.start + first - piece.at, first - start, last - start
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker process as the engine knows it."""
+
+    process: Process
+    connection: Connection
+    ready: bool = False
+    loading: str | None = None
+    loaded: tuple[str, ...] = ()
+    memory: int = 0
+    flight: dict[int, _Batch] = field(default_factory=dict)
+
+
+class Engine:
+    """Takes orders and has them painted. All of it runs in one event loop, and nothing in it waits."""
+
+    def __init__(self, settings: Settings, metrics: "Metrics") -> None:
+        self._settings, self._metrics = settings, metrics
+        self._offers: dict[str, Offer] = {}
+        self.offers = self._offers
+        self._queue: Queue[Ticket] = Queue(settings.engine.queue)
+        self._tickets: dict[int, Ticket] = {}
+        self._prices: dict[tuple[str, str, str], float] = {}
+        self._worker: _Worker | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._described: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._waking: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._number = 0
+        self._restarts = 0
+        self._early_deaths: dict[str, int] = {}
+        self._loading_deaths: dict[str, int] = {}
+        self._closing = self._stopping = False
+        self.grace = GRACE
+
+    async def start(self) -> None:
+        """Start the worker; returns when it has described every model. Raises EngineError if it cannot."""
+        self._loop = asyncio.get_running_loop()
+        self._described = self._loop.create_future()
+        self._keeper = self._loop.create_task(self._keep_a_worker(), name="engine: keep a worker")
+        await asyncio.wait({self._described, self._keeper}, return_when=asyncio.FIRST_COMPLETED)
+        if self._keeper.done():
+            self._keeper.result()
+
+    async def stop(self, drain: float) -> None:
+        """Take no more orders, finish those there are within `drain` seconds, then cancel the others."""
+        self._closing = True
+        if self._tickets and drain > 0:
+            self._idle = self._loop.create_future()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle, drain)
+        self._stopping = True
+        for ticket in list(self._tickets.values()):
+            self._end(ticket, OrderCancelledError("The service stops: ask again."), "cancelled")
+        if self._keeper is not None:
+            if self._worker is not None:
+                _kill(self._worker.process)  # it holds nothing that matters
+            await self._keeper
+
+    def submit(self, order: Order) -> Ticket:
+        """Queue an order, whose ticket tells what becomes of it.
+
+        Raises OverloadedError where the queue is full, ModelUnavailableError for a model that is not there or
+        cannot be used, ConfigError for options and images that no model can take, OrderCancelledError while
+        the engine stops.
+        """
+        if self._closing:
+            raise OrderCancelledError("The service stops: ask again.")
+        offer = self._offers.get(order.model)
+        if offer is None or offer.fault is not None:
+            fault = "is not served here" if offer is None else f"cannot be used: {offer.fault}"
+            raise ModelUnavailableError(f"The model {order.model} {fault}")
+        kind = _kind(order)
+        _check_images(order, offer)
+        self._check_room(order, kind)
+        self._number += 1
+        now = self._loop.time()
+        ticket = Ticket(order, self._number, now, self._leave)
+        ticket.deadline = self._loop.call_later(order.seconds, self._expire, ticket)
+        self._tickets[ticket.number] = ticket
+        chunk_seconds = self._price(kind)
+        entry = self._entry(ticket, kind, 0, len(order.rows), chunk_seconds, now)
+        self._queue.add(entry, chunk_seconds)
+        if self._waking is None:  # whoever asks in the same turn of the loop shares the batch
+            self._waking = self._loop.call_soon(self._dispatch)
+        return ticket
+
+    def state(self) -> EngineState:
+        """How the engine does now."""
+        worker = self._worker
+        return EngineState(
+            queued=self._queue.pictures,
+            seconds=self._queue.seconds,
+            in_flight=sum(batch.rows - batch.answered for batch in worker.flight.values()) if worker else 0,
+            alive=worker is not None and worker.ready,
+            restarts=self._restarts,
+            loaded=worker.loaded if worker else (),
+            memory_bytes=worker.memory if worker else 0,
+            draining=self._closing,
+        )
+
+    def _check_room(self, order: Order, kind: Kind) -> None:
+        queue, pictures = self._queue, len(order.rows)
+        if not queue.pictures:
+            return
+        most = self._settings.engine.queue_seconds
+        seconds = queue.seconds + self._price(kind) * pictures / queue.chunk
+        if seconds > most:
+            self._metrics.failure("overloaded")
+            raise OverloadedError("Too much work waits already: ask again later.", max(1.0, seconds - most))
+        if not queue.has_room(order.owner, pictures):
+            self._metrics.failure("overloaded")
+            raise OverloadedError(
+                "Too many pictures wait already: ask again later.", max(1.0, queue.seconds / 2)
+            )
+
+    def _entry(
+        self, ticket: Ticket, kind: Kind, start: int, stop: int, chunk_seconds: float, now: float
+    ) -> Entry[Ticket]:
+        order, seconds = ticket.order, chunk_seconds / self._queue.chunk
+        entry = Entry(ticket, kind, order.owner, order.priority, start, stop, seconds, arrived=now)
+        ticket.entries.append(entry)
+        return entry
+
+    def _price(self, kind: Kind) -> float:
+        """Seconds that a chunk of a kind should take."""
+        known = self._prices.get(kind[:3])
+        return self._prices.get((kind.model, kind.verb, ""), FIRST_GUESS) if known is None else known
+
+    def _learn_price(self, kind: Kind, seconds: float) -> None:
+        if len(self._prices) > _MOST_PRICES:
+            self._prices.clear()
+        for which in (kind[:3], (kind.model, kind.verb, "")):
+            known = self._prices.get(which, seconds)
+            self._prices[which] = known + 0.3 * (seconds - known)
+        self._queue.price(kind, self._price(kind))
+
+    def _dispatch(self) -> None:
+        """Give the worker what it is to do next, if it needs anything."""
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
+        worker, queue = self._worker, self._queue
+        while worker is not None and worker.ready and len(worker.flight) < IN_FLIGHT and queue.pictures:
+            entry, pictures = queue.head()
+            kind = entry.kind
+            assert isinstance(kind, Kind)
+            price = self._price(kind)
+            if pictures < queue.chunk and not kind.alone:
+                if worker.flight:  # company may come until the worker is through with what it has
+                    return
+                window = min(self._settings.engine.window, WINDOW_SHARE * price)
+                left = entry.arrived + window - self._loop.time()
+                if left > 0 and window >= SHORTEST_WINDOW:
+                    self._waking = self._loop.call_later(left, self._dispatch)
+                    return
+            self._send(worker, kind, self._room(price))
+
+    def _room(self, price: float) -> int:
+        """How many pictures to send in one message."""
+        chunk, most = self._queue.chunk, self._settings.engine.batch
+        chunks = min(most // chunk, max(1, int(BATCH_SECONDS / price)))
+        return chunks * chunk or most
+
+    def _send(self, worker: _Worker, kind: Kind, room: int) -> None:
+        pieces: list[_Piece] = []
+        rows = 0
+        for ticket, start, stop in self._queue.take(room):
+            pieces.append(_Piece(ticket, start, stop, rows))
+            rows += stop - start
+        if (fault := self._offers[kind.model].fault) is not None:
+            for piece in pieces:
+                self._end(piece.ticket, ModelUnavailableError(f"{kind.model}: {fault}"), "model")
+            return
+        self._number += 1
+        batch = worker.flight[self._number] = _Batch(self._number, kind, pieces, rows)
+        header: Header = {
+            "kind": "paint",
+            "batch": batch.number,
+            "model": kind.model,
+            "verb": kind.verb,
+            "options": json.loads(kind.options),
+            "rows": [
+                (p.ticket.number, r.seed, r.label, r.prompt, r.negative_prompt, p.ticket.order.previews)
+                for p in pieces
+                for r in p.ticket.order.rows[p.start : p.stop]
+            ],
+        }
+        worker.connection.send(header, _blocks(pieces))
+
+    def _on_frame(self, header: Header, block: memoryview) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        what = header.pop("kind")
+        worker.memory = header.get("memory", worker.memory)
+        if what in ("painted", "failed", "stopped"):
+            self._on_answer(worker, what, header, block)
+        elif what in ("step", "preview"):
+            self._on_step(worker.flight[header["batch"]], header, block)
+        elif what == "offer":
+            self._on_offer(header)
+        elif what == "loading":
+            worker.loading = header["model"]
+        elif what == "loaded":
+            worker.loading, worker.loaded = None, tuple(header["models"])
+        elif what == "ready":
+            worker.ready, self._queue.chunk = True, header["chunk"]
+            if self._described is not None and not self._described.done():
+                self._described.set_result(None)
+            self._dispatch()
+
+    def _on_offer(self, header: Header) -> None:
+        header.pop("memory", None)
+        for name in ("labels", "captions", "verbs"):
+            header[name] = tuple(header[name])
+        self._offers[header["name"]] = Offer(**header)
+
+    def _on_step(self, batch: _Batch, header: Header, block: memoryview) -> None:
+        start, count = header["start"], header["count"]
+        pixels = np.frombuffer(block, np.uint8).reshape(header["shape"]) if "shape" in header else None
+        for ticket, row, first, last in batch.within(start, count):
+            if ticket.ended:
+                continue
+            if pixels is None:
+                ticket.progress(last - first, header["done"], header["total"])
+                continue
+            for wanted, index in header["due"]:
+                if wanted == ticket.order.previews:
+                    ticket.preview(index, row, pixels[first:last])
+
+    def _on_answer(self, worker: _Worker, what: str, header: Header, block: memoryview) -> None:
+        batch = worker.flight[header["batch"]]
+        start, count = header["start"], header["count"]
+        batch.answered = start + count
+        if batch.answered == batch.rows:
+            del worker.flight[batch.number]
+        if what == "painted":
+            self._on_painted(batch, header, block)
+        elif what == "failed":
+            self._on_failed(batch, header)
+        self._dispatch()
+
+    def _on_painted(self, batch: _Batch, header: Header, block: memoryview) -> None:
+        pixels = np.frombuffer(block, np.uint8).reshape(header["shape"])
+        now, seconds, waited = self._loop.time(), header["seconds"], 0.0
+        began = now - seconds
+        for ticket, row, first, last in batch.within(header["start"], header["count"]):
+            waited = max(waited, began - ticket.submitted)
+            if not ticket.ended and ticket.paint(row, pixels[first:last], began, now):
+                self._forget(ticket)
+        self._learn_price(batch.kind, seconds)
+        self._metrics.batch(batch.kind.model, header["count"], waited, seconds)
+
+    def _on_failed(self, batch: _Batch, header: Header) -> None:
+        what, message = header["error"], header["message"]
+        rows = list(batch.within(header["start"], header["count"]))
+        if what != "model" and len({ticket.number for ticket, *_ in rows}) > 1:
+            for ticket, row, first, last in rows:  # one of them is at fault, and the others shall not suffer
+                self._again(ticket, batch.kind, row, row + last - first, alone=True)
+            return
+        error: Exception = PaintingFailedError(f"The picture could not be painted: {message}")
+        if what == "model":
+            error = ModelUnavailableError(message)
+        elif what == "order":
+            error = ConfigError(message)
+        for ticket, *_ in rows:
+            self._end(ticket, error, what)
+
+    def _again(self, ticket: Ticket, kind: Kind, start: int, stop: int, *, alone: bool) -> None:
+        """Queue some rows of an order anew, before all others."""
+        if ticket.ended:
+            return
+        kind = kind._replace(alone=ticket.number) if alone else kind
+        price = self._price(kind)
+        self._queue.put_back(self._entry(ticket, kind, start, stop, price, ticket.submitted), price)
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._end(ticket, OrderCancelledError("The order was cancelled."), "cancelled")
+
+    def _expire(self, ticket: Ticket) -> None:
+        seconds = ticket.order.seconds
+        error = DeadlinePassedError(
+            f"The pictures were not painted within {seconds:g} seconds: ask for fewer."
+        )
+        self._end(ticket, error, "deadline")
+
+    def _end(self, ticket: Ticket, error: Exception, reason: str) -> None:
+        """Let an order fail, and nobody work for it any more."""
+        if ticket.ended:
+            return
+        self._metrics.failure(reason)
+        ticket.fail(error)
+        self._forget(ticket)
+        for entry in ticket.entries:
+            self._queue.cancel(entry)
+        ticket.entries.clear()
+        worker = self._worker
+        if worker is None:
+            return
+        mine = [
+            batch for batch in worker.flight.values() if any(piece.ticket is ticket for piece in batch.pieces)
+        ]
+        if mine:
+            worker.connection.send({"kind": "cancel", "orders": [ticket.number]})
+        for batch in mine:
+            if not batch.watched and all(piece.ticket.ended for piece in batch.pieces):
+                batch.watched = True
+                self._loop.call_later(self._patience(batch), self._check_hangs, worker, batch)
+
+    def _forget(self, ticket: Ticket) -> None:
+        self._tickets.pop(ticket.number, None)
+        if ticket.deadline is not None:
+            ticket.deadline.cancel()
+            ticket.deadline = None
+        if not self._tickets and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _patience(self, batch: _Batch) -> float:
+        return max(self.grace, 3 * self._price(batch.kind))
+
+    def _check_hangs(self, worker: _Worker, batch: _Batch) -> None:
+        """Kill a worker that goes on with what nobody waits for."""
+        if self._worker is not worker or batch.number not in worker.flight:
+            return
+        if next(iter(worker.flight)) != batch.number or worker.loading is not None:
+            self._loop.call_later(self._patience(batch), self._check_hangs, worker, batch)
+            return
+        _kill(worker.process)
+
+    async def _keep_a_worker(self) -> None:
+        """Start a worker, and another one whenever it dies, until the engine stops."""
+        pause = 0.05
+        while not self._stopping:
+            worker = self._worker = await self._start_worker()
+            if not self._stopping:
+                await worker.connection.lost
+            _kill(worker.process)
+            await worker.process.wait()
+            worker.connection.close()
+            self._worker = None
+            if self._stopping:
+                break
+            self._restarts += 1
+            self._on_death(worker)
+            pause = 0.05 if worker.ready else min(2 * pause, LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+
+    async def _start_worker(self) -> _Worker:
+        engine, models = self._settings.engine, self._settings.models
+        mine, theirs = socket.socketpair()
+        with theirs:
+            process = await create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "danqing.service.worker", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        mine.setblocking(False)
+        _, connection = await self._loop.create_unix_connection(lambda: Connection(self._on_frame), sock=mine)
+        told = {
+            "models": models,
+            "describe": [name for name in models if name not in self._offers],
+            "device": engine.device,
+            "threads": engine.threads,
+            "memory": engine.memory,
+        }
+        connection.send(told)
+        return _Worker(process, connection)
+
+    def _on_death(self, worker: _Worker) -> None:
+        """Queue anew what a dead worker was given, and find out whose fault it was."""
+        if not worker.ready:
+            self._on_death_at_start()
+        if (name := worker.loading) is not None:
+            deaths = self._loading_deaths[name] = self._loading_deaths.get(name, 0) + 1
+            if deaths >= DEATHS:
+                fault = "the worker died whenever it loaded the model: is there enough memory?"
+                self._offers[name] = dataclasses.replace(self._offers[name], fault=fault)
+        for number, batch in enumerate(worker.flight.values()):
+            begun = batch.answered + self._queue.chunk if number == 0 else 0
+            for ticket, row, first, last in batch.within(batch.answered, batch.rows):
+                suspect = batch.answered + first < begun
+                ticket.deaths += suspect
+                if ticket.deaths >= DEATHS:
+                    message = "The worker died of painting this order: the service's log says more."
+                    self._end(ticket, PaintingFailedError(message), "worker_died")
+                else:
+                    self._again(ticket, batch.kind, row, row + last - first, alone=suspect)
+
+    def _on_death_at_start(self) -> None:
+        """The model that was being described is to blame, so that the others can be served."""
+        missing = next((name for name in self._settings.models if name not in self._offers), None)
+        name = missing or ""
+        deaths = self._early_deaths[name] = self._early_deaths.get(name, 0) + 1
+        if missing is not None and deaths >= DEATHS:
+            fault = "the worker died whenever it looked into the model's folder."
+            self._offers[missing] = Offer(name=missing, path=self._settings.models[missing], fault=fault)
+        if missing is None and deaths > DEATHS and self._described is not None and not self._described.done():
+            raise EngineError("The worker dies before it can begin: the lines above say why.")
+
+
+def _kill(process: Process) -> None:
+    """End a process, which `Process.kill` would take from whoever waits for it if it has ended by itself."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def _kind(order: Order) -> Kind:
+    negative = any(row.negative_prompt is not None for row in order.rows)
+    try:
+        options = json.dumps(dict(order.options), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The options of an order must be plain values: {error}.") from error
+    return Kind(order.model, order.verb, options, negative, 0)
+
+
+def _check_images(order: Order, offer: Offer) -> None:
+    """Raise ConfigError where the pictures of an order are not such as its verb needs."""
+    if order.verb not in offer.verbs:
+        raise ConfigError(f"The model {offer.name} cannot {order.verb}: it can {', '.join(offer.verbs)}.")
+    shape = (len(order.rows), offer.height, offer.width)
+    images = None if order.verb == "sample" else (*shape, offer.channels)
+    masks = shape if order.verb == "fill" else None
+    for name, given, wanted in (("images", order.images, images), ("masks", order.masks, masks)):
+        if (None if given is None else given.shape) != wanted:
+            got = "none" if given is None else "x".join(map(str, given.shape))
+            want = "none" if wanted is None else "x".join(map(str, wanted))
+            raise ConfigError(f"To {order.verb}, {offer.name} takes {name} {want}, not {got}.")
+
+
+def _blocks(pieces: list[_Piece]) -> list[memoryview]:
+    """The images of all rows, then their masks."""
+    given = [
+        (which[piece.start : piece.stop])
+        for of_order in ("images", "masks")
+        for piece in pieces
+        if (which := getattr(piece.ticket.order, of_order)) is not None
+    ]
+    return [np.ascontiguousarray(array).data for array in given]

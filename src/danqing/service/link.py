@@ -1,0 +1,111 @@
+"""Frames between the process that speaks HTTP and its worker: a JSON header and raw bytes, nothing pickled.
+
+A frame is the length of the header (4 bytes, little-endian), the length of the block (8 bytes), the header in
+UTF-8 and the block.
+"""
+
+import asyncio
+import json
+import select
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Header = dict[str, Any]
+Buffer = bytes | bytearray | memoryview
+_LENGTHS = struct.Struct("<IQ")
+
+
+def frame(header: Header, blocks: Sequence[Buffer] = ()) -> list[Buffer]:
+    """The parts of a frame; blocks are not copied."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    views = [memoryview(block).cast("B") for block in blocks]
+    return [_LENGTHS.pack(len(text), sum(view.nbytes for view in views)) + text, *views]
+
+
+class Link:
+    """The worker's end: it waits where it has nothing to do, and looks up between the steps of its work."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._incoming = select.poll()
+        self._incoming.register(connection, select.POLLIN)
+
+    def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
+        """Write a frame; raises OSError where nobody reads any more."""
+        parts = frame(header, blocks)
+        sent = self._socket.sendmsg(parts)
+        for part in parts:  # what did not fit at once
+            view = memoryview(part).cast("B")
+            if sent < view.nbytes:
+                self._socket.sendall(view[sent:])
+            sent = max(0, sent - view.nbytes)
+
+    def has_frame(self) -> bool:
+        """Whether `receive` would begin to read at once, or raise EOFError."""
+        return bool(self._incoming.poll(0))
+
+    def receive(self) -> tuple[Header, memoryview]:
+        """Wait for a frame; raises EOFError where the other end is closed."""
+        header, block = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+        content = self._exactly(header + block)
+        return json.loads(bytes(content[:header])), content[header:]
+
+    def _exactly(self, count: int) -> memoryview:
+        content = memoryview(bytearray(count))
+        filled = 0
+        while filled < count:
+            received = self._socket.recv_into(content[filled:])
+            if not received:
+                raise EOFError("the service has closed its end")
+            filled += received
+        return content
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The service's end: `on_frame` is told of each frame, `lost` is done when the worker is gone."""
+
+    def __init__(self, on_frame: Callable[[Header, memoryview], None]) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_frame = on_frame
+        self._transport: asyncio.Transport | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._header: int | None = None  # its length, once that is known
+        self._content, self._filled = memoryview(bytearray(_LENGTHS.size)), 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._content[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        if self._filled < self._content.nbytes:
+            return
+        if self._header is None:
+            self._header, block = _LENGTHS.unpack(self._content)
+            self._content, self._filled = memoryview(bytearray(self._header + block)), 0
+            return
+        content, header = self._content, self._header
+        self._begin()
+        self._on_frame(json.loads(bytes(content[:header])), content[header:])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
+        """Write a frame, or nothing where the worker is gone."""
+        if self._transport is not None:
+            self._transport.writelines(frame(header, blocks))
+
+    def close(self) -> None:
+        """Close this end: the worker leaves when it sees that."""
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,179 @@
+"""The pictures that wait for the worker: bounded, fair to whoever asks, and taken by what can be painted
+together.
+
+Each picture has a start tag, by start-time fair queueing (Goyal et al. 1996): when it would begin if its
+owner had a fair share of the worker. Whoever asks for much has later tags; whoever asks for little is let
+through.
+"""
+
+import heapq
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from danqing.service.orders import Priority
+
+Item = TypeVar("Item")
+
+JOB_DELAY = 5.0
+"""Seconds of work that a job lets others go before it: then it has its turn too, however many come."""
+JOB_WEIGHT = 4.0
+"""How many times as much as somebody who waits a job is charged."""
+GREED = 4
+"""Somebody may have so many times as many pictures in the queue as there is room left for all others."""
+_MANY = 1024
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[Item]):
+    """Pictures `start` to `stop` of an item, which wait. kind: of those that may be painted together."""
+
+    item: Item
+    kind: Hashable
+    owner: str
+    priority: Priority
+    start: int
+    stop: int
+    seconds: float
+    """A picture's share of the work."""
+    tag: float = 0.0
+    arrived: float = 0.0
+    waits: bool = True
+
+    @property
+    def pictures(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(slots=True, eq=False)
+class Lane(Generic[Item]):
+    """Pictures of a kind, by tag. seconds: that a chunk of them takes."""
+
+    kind: Hashable
+    seconds: float
+    heap: list[tuple[float, int, Entry[Item]]] = field(default_factory=list)
+    pictures: int = 0
+    gone: int = 0
+
+    def head(self) -> tuple[float, int, Entry[Item]]:
+        """The first entry that still waits: there must be one."""
+        while not self.heap[0][2].waits:
+            heapq.heappop(self.heap)
+            self.gone -= 1
+        return self.heap[0]
+
+    def forget_the_gone(self) -> None:
+        """Keep what was cancelled from gathering."""
+        if self.gone > len(self.heap) // 2:
+            self.heap = [element for element in self.heap if element[2].waits]
+            heapq.heapify(self.heap)
+            self.gone = 0
+
+
+class Queue(Generic[Item]):
+    """At most `limit` pictures. chunk: so many are computed in the time of one.
+
+    pictures: how many wait; seconds: how long the worker needs for them all.
+    """
+
+    def __init__(self, limit: int, chunk: int = 1) -> None:
+        self.chunk, self.pictures, self.seconds = chunk, 0, 0.0
+        self._limit = limit
+        self._lanes: dict[Hashable, Lane[Item]] = {}
+        self._clock = 0.0
+        self._tags: dict[tuple[str, Priority], float] = {}
+        self._held: dict[str, int] = {}
+        self._number = 0
+
+    def has_room(self, owner: str, pictures: int) -> bool:
+        """Whether somebody may add so many: an empty queue takes any one order."""
+        held, free = self._held.get(owner, 0), self._limit - self.pictures
+        return not self.pictures or (pictures <= free and held + pictures <= GREED * free)
+
+    def add(self, entry: Entry[Item], chunk_seconds: float) -> None:
+        """Let pictures wait behind those with an earlier claim; chunk_seconds: of a chunk of their kind."""
+        job = entry.priority == Priority.JOB
+        who = (entry.owner, entry.priority)
+        begin = max(self._clock + (JOB_DELAY if job else 0.0), self._tags.get(who, 0.0))
+        if job:
+            entry.seconds *= JOB_WEIGHT
+        entry.tag = begin
+        self._tags[who] = begin + entry.pictures * entry.seconds
+        if len(self._tags) > _MANY:
+            self._tags = {who: tag for who, tag in self._tags.items() if tag > self._clock}
+        self._push(entry, chunk_seconds)
+
+    def put_back(self, entry: Entry[Item], chunk_seconds: float) -> None:
+        """Let pictures that had their turn already go before all others."""
+        entry.tag = -math.inf
+        self._push(entry, chunk_seconds)
+
+    def head(self) -> tuple[Entry[Item], int]:
+        """What is next, and how many pictures of its kind wait; there must be some."""
+        lane = self._next()
+        return lane.head()[2], lane.pictures
+
+    def take(self, room: int) -> list[tuple[Item, int, int]]:
+        """Items whose pictures `start` to `stop` are next: `room` at most, all of one kind."""
+        taken: list[tuple[Item, int, int]] = []
+        lane = self._next()
+        while room and lane.pictures:
+            tag, number, entry = lane.head()
+            count = min(room, entry.pictures)
+            self._clock = max(self._clock, tag)
+            start, entry.start = entry.start, entry.start + count
+            taken.append((entry.item, start, entry.start))
+            room -= count
+            heapq.heappop(lane.heap)
+            if entry.start < entry.stop:
+                entry.tag += count * entry.seconds
+                heapq.heappush(lane.heap, (entry.tag, number, entry))
+            else:
+                entry.waits = False
+            self._count(lane, entry.owner, -count)
+        return taken
+
+    def cancel(self, entry: Entry[Item]) -> None:
+        """Let what still waits of an entry wait no more."""
+        if entry.waits:
+            entry.waits = False
+            lane = self._lanes[entry.kind]
+            lane.gone += 1
+            lane.forget_the_gone()
+            self._count(lane, entry.owner, -entry.pictures)
+
+    def price(self, kind: Hashable, chunk_seconds: float) -> None:
+        """Say anew how long a chunk of a kind takes."""
+        if lane := self._lanes.get(kind):
+            self.seconds += (chunk_seconds - lane.seconds) * self._chunks(lane.pictures)
+            lane.seconds = chunk_seconds
+
+    def _push(self, entry: Entry[Item], chunk_seconds: float) -> None:
+        lane = self._lanes.get(entry.kind)
+        if lane is None:
+            lane = self._lanes[entry.kind] = Lane(entry.kind, chunk_seconds)
+        self._number += 1
+        heapq.heappush(lane.heap, (entry.tag, self._number, entry))
+        self._count(lane, entry.owner, entry.pictures)
+
+    def _next(self) -> Lane[Item]:
+        return min(self._lanes.values(), key=lambda lane: lane.head()[:2])
+
+    def _chunks(self, pictures: int) -> int:
+        return -(-pictures // self.chunk)
+
+    def _count(self, lane: Lane[Item], owner: str, change: int) -> None:
+        before = self._chunks(lane.pictures)
+        lane.pictures += change
+        self.pictures += change
+        self.seconds += lane.seconds * (self._chunks(lane.pictures) - before)
+        held = self._held.get(owner, 0) + change
+        if held:
+            self._held[owner] = held
+        else:
+            self._held.pop(owner, None)
+        if not lane.pictures:
+            del self._lanes[lane.kind]
+        if not self.pictures:
+            self.seconds = 0.0

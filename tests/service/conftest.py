@@ -1,0 +1,73 @@
+"""Tiny models that nobody trained, for whatever a test wants to have served."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from danqing import families
+from danqing.model import Model
+from danqing.text.contract import TextConfig
+from danqing.text.encoders import settle
+
+LABELS = ("circle", "red square", "star")
+CAPTIONS = ("a red square", "a blue circle", "a green star on white")
+_SHAPE = {"width": 8, "height": 8, "channels": 3}
+_TOKENIZER = {
+    "family": "vqvae",
+    **_SHAPE,
+    "features": 4,
+    "blocks": 0,
+    "downsamplings": 1,
+    "vocabulary": 16,
+}
+_TRANSFORMER = {"family": "transformer", "layers": 1, "features": 16, "heads": 2, "labels": LABELS}
+_TEXT = TextConfig(vocabulary=300, length=8)
+MODELS = {
+    "gan": {"family": "gan", **_SHAPE, "latents": 8, "generator_features": 4, "discriminator_features": 4},
+    "vae": {
+        "family": "vae",
+        **_SHAPE,
+        "channels": 4,
+        "net": "mlp",
+        "features": 4,
+        "latents": 4,
+        "prior_features": 8,
+        "labels": LABELS,
+    },
+    "vqvae": _TOKENIZER,
+    "raster": {**_TRANSFORMER, **_SHAPE, "tokenizer": _TOKENIZER},
+    "masked": {**_TRANSFORMER, **_SHAPE, "order": "masked", "tokenizer": _TOKENIZER},
+    "text": {
+        **_TRANSFORMER,
+        **_SHAPE,
+        "condition": "text",
+        "labels": (),
+        "captions": CAPTIONS,
+        "text": _TEXT.model_dump(),
+        "text_facts": settle(_TEXT, CAPTIONS).model_dump(),
+        "tokenizer": _TOKENIZER,
+    },
+}
+"""Configurations by name: each family, in both orders, with labels, with text and with an alpha channel."""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A folder of each of MODELS, by its name."""
+    folders = {}
+    for name, config in MODELS.items():
+        torch.manual_seed(0)
+        family = families.build(families.parse_config(config))
+        family.drop_training_only()
+        model = Model(family)
+        folders[name] = str(model.save(tmp_path_factory.mktemp("models") / name, model.sample(1)))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder that is no model."""
+    folder: Path = tmp_path_factory.mktemp("broken")
+    (folder / "config.json").write_text('{"model": {"family": "none"}}')
+    return str(folder)
