@@ -35,7 +35,7 @@ CHUNK = 16
 otherwise, and a picture must not depend on how many others were asked for."""
 
 OnPainting = Callable[[int, int, Callable[[], Images]], None]
-"""Told while `sample` paints: steps done, steps in all, and what gives the images as they are by then, those
+"""Told while a model paints: steps done, steps in all, and what gives the images as they are by then, those
 that are not begun left out. Whoever wants to stop the painting raises an exception of their own."""
 
 
@@ -104,26 +104,12 @@ class Model:
         chosen = _one_seed_each(n, seed, seeds)
         self.check_options(options)
         condition = asked(self.family.config, chosen, label, prompt, negative_prompt)
-        painted: list[Tensor] = []
-        chunks = -(-n // CHUNK)
-        steps = isinstance(self.family, PaintsInSteps)
 
-        def tell(done: int, total: int, preview: Callable[[], Tensor]) -> None:
-            assert on_step is not None
-            finished = painted.copy()
-            shown = functools.partial(_preview, finished, preview, n)
-            on_step(len(finished) * total + done, chunks * total, shown)
+        def paint(rows: list[int], told: Mapping[str, Any]) -> Tensor:
+            wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
+            return self.family.sample(wanted, seeds=seeds_of_rows, **options, **told)
 
-        def paint(rows: list[int]) -> Tensor:
-            told = {"on_step": tell} if steps and on_step is not None else {}
-            wanted = self._rows(condition, rows)
-            images = self.family.sample(wanted, seeds=[chosen[row] for row in rows], **options, **told)
-            if on_step is not None and not steps:
-                tell(1, 1, lambda: images)
-            painted.append(to_uint8(images).cpu())
-            return painted[-1]
-
-        return Images(self._in_chunks(paint, n))
+        return self._painted(paint, n, on_step)
 
     def fill(
         self,
@@ -135,6 +121,7 @@ class Model:
         negative_prompt: Prompt = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
+        on_step: OnPainting | None = None,
         **options: Any,
     ) -> Images:
         """Images painted anew where `mask` is true, so that it suits the rest, which stays exactly as it is.
@@ -156,12 +143,12 @@ class Model:
         condition = known(family.config, count, label, prompt, negative_prompt)
         covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
 
-        def fill(rows: list[int]) -> Tensor:
+        def fill(rows: list[int], told: Mapping[str, Any]) -> Tensor:
             wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
             where = covered[rows].to(self.device)
-            return to_uint8(family.fill(pixels(rows), where, wanted, seeds=seeds_of_rows, **options))
+            return family.fill(pixels(rows), where, wanted, seeds=seeds_of_rows, **options, **told)
 
-        return Images(self._in_chunks(fill, count))
+        return self._painted(fill, count, on_step)
 
     def vary(
         self,
@@ -173,6 +160,7 @@ class Model:
         negative_prompt: Prompt = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
+        on_step: OnPainting | None = None,
         **options: Any,
     ) -> Images:
         """Images like those given: one for each of them.
@@ -190,13 +178,13 @@ class Model:
         self.check_options(options)
         condition = known(family.config, count, label, prompt, negative_prompt)
 
-        def vary(rows: list[int]) -> Tensor:
+        def vary(rows: list[int], told: Mapping[str, Any]) -> Tensor:
             wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
-            return to_uint8(
-                family.vary(pixels(rows), wanted, seeds=seeds_of_rows, strength=strength, **options)
+            return family.vary(
+                pixels(rows), wanted, seeds=seeds_of_rows, strength=strength, **options, **told
             )
 
-        return Images(self._in_chunks(vary, count))
+        return self._painted(vary, count, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """The label that each seed draws where none is asked for, `[n]`: -1 where the model knows none."""
@@ -340,6 +328,34 @@ class Model:
         configuration). Raises ModelError.
         """
         return model_folder.push(self.save, repo_id, private=private, token=token)
+
+    def _painted(
+        self,
+        paint: Callable[[list[int], Mapping[str, Any]], Tensor],
+        n: int,
+        on_step: OnPainting | None,
+    ) -> Images:
+        """The images of `n` rows; paint: given some rows, and the option to be told of steps where the family
+        has it.
+        """
+        painted: list[Tensor] = []
+        chunks = -(-n // CHUNK)
+        steps = isinstance(self.family, PaintsInSteps)
+
+        def tell(done: int, total: int, preview: Callable[[], Tensor]) -> None:
+            assert on_step is not None
+            finished = painted.copy()
+            shown = functools.partial(_preview, finished, preview, n)
+            on_step(len(finished) * total + done, chunks * total, shown)
+
+        def compute(rows: list[int]) -> Tensor:
+            images = paint(rows, {"on_step": tell} if steps and on_step is not None else {})
+            if on_step is not None and not steps:
+                tell(1, 1, lambda: images)
+            painted.append(to_uint8(images).cpu())
+            return painted[-1]
+
+        return Images(self._in_chunks(compute, n))
 
     def _in_chunks(self, compute: Callable[[list[int]], Tensor], n: int) -> Tensor:
         """`compute` on every row, always on CHUNK rows at once; the first rows fill up the last chunk."""

@@ -136,10 +136,10 @@ class Worker:
 
     def _chunk(self, model: Model, batch: _Batch, start: int, rows: list[_Row]) -> Pixels:
         seeds = [row.seed for row in rows]
-        told: dict[str, Any] = {**_asked(model, rows, draws=batch.verb == "sample"), "seeds": seeds}
-        on_step = self._teller(batch, start, rows)
+        told: dict[str, Any] = _asked(model, rows, draws=batch.verb == "sample")
+        told |= {"seeds": seeds, "on_step": self._teller(batch, start, rows)}
         if batch.verb == "sample":
-            return model.sample(len(rows), on_step=on_step, **told, **batch.options).array
+            return model.sample(len(rows), **told, **batch.options).array
         images, masks = _given(model, batch, start, len(rows))
         if batch.verb == "fill":
             return model.fill(images, masks, **told, **batch.options).array
