@@ -7,16 +7,19 @@ from typing import Annotated
 import typer
 
 from danqing.cli import (
+    audit,
     compare,
     data,
     demo,
     evaluate,
     fill,
+    keys,
     output,
     presets,
     reconstruct,
     report,
     sample,
+    serve,
     show,
     train,
     tune,
@@ -65,6 +68,9 @@ app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
 app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.add_typer(keys.app)
+app.add_typer(audit.app)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
 

@@ -1,0 +1,145 @@
+"""`danqing serve`: let any client of the OpenAI images API paint with your models."""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from danqing import progress
+from danqing.cli import output
+from danqing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from danqing.service.settings import Settings
+
+EXAMPLES = """Examples:
+
+  danqing serve runs/photos
+
+  danqing serve runs/painter cats=runs/cats --port 9000 --alias dall-e-2=cats
+
+  danqing serve --config service.toml
+
+  danqing keys create studio && danqing serve runs/photos --host 0.0.0.0"""
+
+_NEEDED = ("fastapi", "uvicorn", "multipart", "httpx", "sqlalchemy", "alembic", "prometheus_client")
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Run folders, model folders or ids of the hub; NAME=PATH gives one another name.",
+            metavar="[NAME=]MODEL...",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with these and more settings.", metavar="FILE")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1, this machine alone")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0 takes any that is free.", show_default="8000")
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name of a model; may be repeated.", metavar="NAME=MODEL"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where jobs, keys and pictures are kept.", metavar="DIR", show_default="danqing-service"
+        ),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql://... instead of a file in --data.",
+            metavar="URL",
+            envvar="DANQING_DATABASE_URL",
+            show_envvar=True,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps.", show_default="the best there is")
+    ] = None,
+    log: Annotated[
+        Literal["auto", "json", "text"] | None,
+        typer.Option(help="The form of the log on stderr.", show_default="text in a terminal, else json"),
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Serve models to any client of the OpenAI images API, on this machine until you make a key."""
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        raise ConfigError(
+            f"The service needs {', '.join(missing)}, which are not here: run pip install 'danqing[serve]'."
+        )
+    settings = _settings(
+        config,
+        models=_named(models or []),
+        aliases=dict(_pair(text, "--alias dall-e-2=cats") for text in alias or []),
+        engine={} if device is None else {"device": device},
+        host=host,
+        port=port,
+        data=data,
+        database=database_url,
+        log=log,
+    )
+    from danqing.service import logs, server, tracing
+    from danqing.service.app import create_app
+
+    def tell(url: str) -> None:
+        names = sorted(settings.models)
+        output.result({"url": url, "models": names}, as_json=as_json)
+        progress.say(f"Danqing serves {', '.join(names)} at {url}/ (Ctrl-C stops it).")
+
+    with logs.configured(settings.log), tracing.configured():
+        server.serve(create_app(settings), settings.host, settings.port, drain=settings.drain, on_ready=tell)
+
+
+def _settings(config: Path | None, **given: Any) -> "Settings":
+    """What the file says, changed by what the command line says."""
+    from danqing.service import settings
+
+    values = settings.read(config) if config is not None else {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            inside = values.get(name, {})
+            values[name] = {**inside, **value} if isinstance(inside, dict) else inside
+        elif value is not None:
+            values[name] = value
+    if not values["models"]:
+        raise ConfigError(
+            "Say which models to serve: danqing serve runs/photos, or --config FILE with [models]."
+        )
+    return settings.checked(values)
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    """Models by the names that clients will use: `cats=runs/a`, or the last part of the path."""
+    named: dict[str, str] = {}
+    for text in models:
+        name, path = _pair(text, "cats=runs/cats") if "=" in text and not Path(text).exists() else ("", text)
+        name = name or _last_part(path)
+        if name in named:
+            raise ConfigError(f"Two models would be called {name}: name one of them, as {name}-2={path}.")
+        named[name] = path
+    return named
+
+
+def _last_part(path: str) -> str:
+    """`runs/photos` and `runs/photos/model` to `photos`."""
+    parts = [part for part in Path(path).absolute().parts if part not in ("/", "..")]
+    if len(parts) > 1 and parts[-1] == "model" and (Path(path).parent / "config.toml").exists():
+        parts.pop()
+    return parts[-1] if parts else "model"
+
+
+def _pair(text: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip() and value.strip()):
+        raise ConfigError(f"{text} is not of the form NAME=MODEL: write for instance {example}.")
+    return name.strip(), value.strip()

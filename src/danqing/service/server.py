@@ -1,0 +1,206 @@
+"""The server below the application: it binds before it loads, says when it is ready, and drains when told to
+stop."""
+
+import asyncio
+import gc
+import importlib.util
+import json
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from danqing.errors import ConfigError
+from danqing.service import logs
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_log = logging.getLogger("danqing.service")
+_KEEP_ALIVE = 75  # seconds; longer than the usual proxy keeps its idle connections, so that it closes first
+
+
+def serve(
+    app: "FastAPI", host: str, port: int, *, drain: float, on_ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Answer for `app` until SIGTERM or SIGINT; then requests that are being answered have `drain` seconds.
+
+    port 0 lets the system choose; on_ready is told the address. A second signal ends it at once. Raises
+    ConfigError where the address cannot be had, and whatever the application raises while it starts.
+    """
+    listener = _bound(host, port)
+    _allow_many_connections()
+    starting = _Starting(app)
+    fast = importlib.util.find_spec("httptools") is not None
+    config = uvicorn.Config(
+        starting,
+        lifespan="on",
+        http=_patient_protocol() if fast else "h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whoever connects could write into the log that somebody else did
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(drain)),
+    )
+    shown, bound_port = (f"[{host}]" if ":" in host else host), listener.getsockname()[1]
+    server = _Server(config, app, lambda: on_ready(f"http://{shown}:{bound_port}"))
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if starting.error is None:
+            raise
+    finally:
+        listener.close()
+    if starting.error is not None:
+        raise starting.error
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at the address, which does not listen yet: until the models are known, nobody is let in."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"Nothing can listen at {host}, port {port} ({error.strerror or error}): choose another --host "
+            "or --port, or stop what listens there."
+        ) from error
+    bound.set_inheritable(False)
+    return bound
+
+
+def _allow_many_connections() -> None:
+    """As many open files as the system lets us have: each connection is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Starting:
+    """The application, whose mistake while it starts is kept for whoever started it, not logged as ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.error: BaseException | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await self.app(scope, receive, send)
+
+        async def without_traceback(message: Message) -> None:
+            quiet = {"type": message["type"]} if message["type"].endswith("startup.failed") else message
+            await send(quiet)
+
+        try:
+            await self.app(scope, receive, without_traceback)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: "FastAPI", on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._app, self._on_ready = app, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what lives as long as the service need not be looked through at every collection
+        if not self.should_exit:
+            self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that it drains, then drain: streams that would never end by themselves end."""
+        logs.event(_log, "draining", connections=len(self.server_state.connections))
+        self._app.state.service.draining.set()
+        await super().shutdown(sockets)
+        logs.event(_log, "stopped")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends it; neither is raised again: draining is no failure."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _patient_protocol() -> type[asyncio.Protocol]:
+    """HTTP/1.1 by httptools, with limits that neither it nor uvicorn has."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Protocol(HttpToolsProtocol):
+        """A connection whose headers must be small and come soon, and that is told of mistakes as all are."""
+
+        _limit = 64 * 1024  # bytes that are not body: request line, headers, sizes of chunks, trailers
+        _patience = 20.0  # seconds from the first byte of a request until its headers are complete
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._framing = 0
+            self._between_requests = True
+            self._hurry: asyncio.TimerHandle | None = None
+            self._begin()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._relax()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._between_requests and self._hurry is None:
+                self._begin()
+            self._framing += len(data)
+            super().data_received(data)
+            if self._framing > self._limit and not self.transport.is_closing():
+                self._refuse(431, "Request Header Fields Too Large", "The headers are too large.")
+
+        def on_headers_complete(self) -> None:
+            self._framing = 0
+            self._between_requests = False
+            self._relax()
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._framing = max(0, self._framing - 8 * len(body))  # chunks of one byte come in six
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._framing = 0
+            self._between_requests = True
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, "Bad Request", "This is no HTTP request.")
+
+        def _begin(self) -> None:
+            self._hurry = self.loop.call_later(self._patience, self.transport.close)
+
+        def _relax(self) -> None:
+            if self._hurry is not None:
+                self._hurry.cancel()
+                self._hurry = None
+
+        def _refuse(self, status: int, phrase: str, message: str) -> None:
+            """Answer what never became a request, in the shape of all errors, and hang up."""
+            error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+            body = json.dumps({"error": error}).encode()
+            head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            self.transport.close()
+
+    return Protocol
