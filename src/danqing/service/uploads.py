@@ -1,0 +1,273 @@
+"""What clients send, read under limits: JSON and forms. Nothing touches the disk, no name is believed."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from danqing.service.errors import ApiError, invalid
+from danqing.service.settings import Limits
+
+_STRUCTURE = 65_536
+"""Bytes of JSON beside the contents of its strings: what many small values cost is many times their bytes."""
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
+_HEADER_BYTES = 4096
+_HEADERS = 8
+_BYTES_PER_CHARACTER = 4
+_SMALL_FIELD = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """The files of a form: encoded pictures."""
+
+    images: tuple[bytes, ...] = ()
+    mask: bytes | None = None
+
+
+async def json_body(request: Request, limits: Limits) -> dict[str, Any]:
+    """The object that a request's body is in JSON; raises ApiError 400 and 415.
+
+    Each name stands there once, all numbers are finite, and all strings are text that can be written again.
+    """
+    if _media_type(request) != "application/json":
+        raise _unsupported(request, "application/json")
+    return parse(await request.body(), limits)
+
+
+def parse(body: bytes, limits: Limits) -> dict[str, Any]:
+    """An object in JSON, under limits; raises ApiError 400."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _no_json("it is not UTF-8") from None
+    structure = _STRING.sub('""', text) if len(text) > limits.depth else text
+    if len(structure) > _STRUCTURE:
+        raise invalid("The body has far more values than a request can have.", code="request_too_complex")
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(structure):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > limits.depth:
+        message = f"The body is nested {deepest} deep: at most {limits.depth} are read."
+        raise invalid(message, code="request_too_complex")
+    try:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _no_json(str(error)[:200]) from None
+    if not isinstance(value, dict):
+        raise _no_json("it is no object")
+    if "\\u" in text:
+        _check_strings(value)
+    return value
+
+
+async def form(request: Request, limits: Limits) -> tuple[dict[str, str], Uploads]:
+    """The fields of a form in `multipart/form-data`, and its pictures: `image` (or `image[]`) and `mask`.
+
+    Raises ApiError 400 and 415.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary", b"")
+    if kind != b"multipart/form-data":
+        raise _unsupported(request, "multipart/form-data")
+    if not 1 <= len(boundary) <= 70:  # RFC 2046, section 5.1.1
+        raise _no_form("its boundary has not 1 to 70 characters")
+    parts = _Parts(limits)
+    parser = MultipartParser(
+        boundary,
+        {
+            "on_part_begin": parts.begin,
+            "on_header_field": parts.on_name,
+            "on_header_value": parts.on_value,
+            "on_header_end": parts.end_header,
+            "on_headers_finished": parts.identify,
+            "on_part_data": parts.on_data,
+            "on_part_end": parts.end,
+            "on_end": parts.finish,
+        },
+        max_header_count=_HEADERS,
+        max_header_size=_HEADER_BYTES,
+    )
+    try:
+        async for chunk in request.stream():
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise _no_form(str(error)[:200]) from None
+    if not parts.finished:
+        raise _no_form("it ends too early")
+    masks = parts.files.pop("mask", [])
+    if len(masks) > 1:
+        raise invalid("There are several masks: send one.", "mask")
+    return parts.fields, Uploads(tuple(parts.files.pop("image", ())), masks[0] if masks else None)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """Takes the parts of a form as the parser finds them."""
+
+    limits: Limits
+    fields: dict[str, str] = field(default_factory=dict)
+    files: dict[str, list[bytes]] = field(default_factory=dict)
+    finished: bool = False
+    _count: int = 0
+    _header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+    _disposition: bytes = b""
+    _name: str = ""
+    _is_file: bool = False
+    _named: bool = False
+    _content: bytearray = field(default_factory=bytearray)
+
+    def begin(self) -> None:
+        self._count += 1
+        if self._count > self.limits.fields + self.limits.images:
+            raise _no_form(f"it has over {self.limits.fields} fields")
+        self._disposition, self._content = b"", bytearray()
+
+    def on_name(self, data: bytes, start: int, end: int) -> None:
+        self._header[0].extend(data[start:end])
+
+    def on_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1].extend(data[start:end])
+
+    def end_header(self) -> None:
+        name, value = map(bytes, self._header)
+        self._header = bytearray(), bytearray()
+        if name.lower() == b"content-disposition":
+            if self._disposition:
+                raise _no_form("a part says twice what it is")
+            self._disposition = value
+        elif name.lower() == b"content-transfer-encoding" and value.strip().lower() not in (
+            b"binary",
+            b"8bit",
+        ):
+            raise _no_form("a part is encoded: send it as it is")
+
+    def identify(self) -> None:
+        kind, options = parse_options_header(self._disposition)
+        if kind != b"form-data" or not options.get(b"name"):
+            raise _no_form("a part has no name")
+        self._name = _text(options[b"name"], "the name of a field")
+        self._is_file, self._named = b"filename" in options, bool(options.get(b"filename"))
+
+    def on_data(self, data: bytes, start: int, end: int) -> None:
+        most = self._most()
+        if len(self._content) + end - start > most:
+            if self._is_file:
+                message = f"The file has over {most:,} bytes: shrink the picture first."
+                raise ApiError(400, message, param=self._param(), code="image_file_too_large")
+            message = f"{self._param()} has over {most:,} bytes."
+            raise invalid(message, self._param(), "string_above_max_length")
+        self._content += memoryview(data)[start:end]
+
+    def end(self) -> None:
+        param = self._param()
+        if self._is_file:
+            if param not in ("image", "mask"):
+                message = f"{param} cannot be a file: send the pictures as image and mask."
+                raise invalid(message, param)
+            if not self._named and not self._content:  # how browsers send that no file was chosen
+                return
+            found = self.files.setdefault(param, [])
+            found.append(bytes(self._content))
+            if len(found) > self.limits.images:
+                raise invalid(f"At most {self.limits.images} pictures are read.", param)
+        else:
+            if param in ("image", "mask"):
+                raise invalid(f"{param} must be a file in the form, and is words.", param, "invalid_image")
+            if self._name in self.fields:
+                raise invalid(f"{param} stands there twice.", param)
+            if len(self.fields) == self.limits.fields:
+                raise _no_form(f"it has over {self.limits.fields} fields")
+            self.fields[self._name] = _text(self._content, param)
+        self._content = bytearray()
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def _param(self) -> str:
+        """The field as an answer names it: `image[]` is `image`."""
+        name = self._name.removesuffix("[]")
+        return name if len(name) <= 64 else name[:64] + "..."
+
+    def _most(self) -> int:
+        if self._is_file:
+            return self.limits.file_bytes
+        texts = ("prompt", "negative_prompt")
+        return _BYTES_PER_CHARACTER * self.limits.prompt if self._name in texts else _SMALL_FIELD
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body says that it is a form."""
+    return _media_type(request) == "multipart/form-data"
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _text(content: bytes | bytearray, what: str) -> str:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise invalid(f"{what[:64]} is not UTF-8.") from None
+    if "\0" in text:
+        raise invalid(f"{what[:64]} holds a character that no text has.")
+    return text
+
+
+def _check_strings(value: Any, where: str = "") -> None:
+    """Raise ApiError for halves of characters and for NUL, which only escapes can write."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            value = "\0"
+        if "\0" in value:
+            message = f"{where or 'A name'} holds a character that no text has."
+            raise invalid(message, where or None)
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            _check_strings(name)
+            _check_strings(one, where or name)
+    elif isinstance(value, list):
+        for one in value:
+            _check_strings(one, where)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _no_json(reason: str) -> ApiError:
+    return invalid(f"The body is no JSON object that can be read: {reason}.", code="invalid_json")
+
+
+def _no_form(reason: str) -> ApiError:
+    return invalid(f"The form cannot be read: {reason}.", code="invalid_form")
+
+
+def _unsupported(request: Request, wanted: str) -> ApiError:
+    given = _media_type(request)[:100] or "nothing"
+    return ApiError(415, f"The Content-Type is {given}: send {wanted} here.", code="unsupported_media_type")
