@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
 from alembic import command
 from alembic.config import Config
@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from danqing.errors import ConfigError, DanqingError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _POSTGRESQL_THREADS = 4
 _PAUSE = 0.5  # seconds in which a database that was away is not asked again
@@ -111,7 +112,7 @@ class Database:
                     "newer one."
                 ) from error
 
-    def transact(self, function: Callable[[Session], T]) -> T:
+    def transact(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
         """What `function` returns: called once in this thread in a transaction of its own, which is committed
         when it returns and undone when it raises. For the command line; a server uses `run`.
 
@@ -121,7 +122,7 @@ class Database:
             raise DatabaseAwayError("The database does not answer at present; try again in a moment.")
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                return function(session)
+                return function(session, *arguments)
         except DBAPIError as error:
             trouble = _trouble(error)
             if trouble == "refuses":
@@ -134,7 +135,7 @@ class Database:
                 "The database does not answer at present; try again in a moment."
             ) from error
 
-    async def run(self, function: Callable[[Session], T], *, patience: float = 10.0) -> T:
+    async def run(self, function: Callable[[Session, *Ts], T], *arguments: *Ts, patience: float = 10.0) -> T:
         """What `function` returns, called in a transaction in a thread of the database.
 
         While the database is away it is called again, for `patience` seconds. So it must be able to run
@@ -145,7 +146,7 @@ class Database:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                return await loop.run_in_executor(self._threads, self.transact, function)
+                return await loop.run_in_executor(self._threads, self.transact, function, *arguments)
             except DatabaseAwayError:
                 if time.monotonic() + pause > deadline:
                     raise

@@ -1,0 +1,375 @@
+"""Runs jobs: takes them from the database, has them painted beside all else, keeps what became of them."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from danqing.errors import DanqingError
+from danqing.service import guard, job_store, painting
+from danqing.service.database import Database, DatabaseError
+from danqing.service.errors import ApiError, from_danqing, internal, invalid
+from danqing.service.guard import Caller
+from danqing.service.job_store import Claim, Job, JobEvent, JobPicture, NewJob, Status
+from danqing.service.orders import OrderCancelledError, OverloadedError, Painted, Priority, Progress
+from danqing.service.pictures import MEDIA_TYPES
+from danqing.service.settings import Settings
+from danqing.service.webhooks import DELAYS, Webhooks, new_secret
+from danqing.service.wire import Endpoint
+
+if TYPE_CHECKING:
+    from danqing.service.state import Service
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_SWEEP_SECONDS = 60.0
+_AGAIN_SECONDS = 1.0  # after something went wrong
+_PLANNED_AT_ONCE = 2  # bodies that are in memory together, for each may hold many pictures
+
+_log = logging.getLogger("danqing.jobs")
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Running:
+    claim: Claim
+    steps: tuple[int, int] = (0, 0)
+    storing: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class Jobs:
+    """The jobs of a service: those that are in its database, and those of them that this process paints.
+
+    beat: seconds between two looks into the database, in which leases are renewed. delays: see `Webhooks`.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, *, beat: float = 1.0, delays: Sequence[float] = DELAYS
+    ) -> None:
+        self._settings, self._limits, self._database = settings, settings.jobs, database
+        self._runner = f"run_{uuid.uuid4().hex}"
+        self._beat_seconds = min(beat, self._limits.lease / 3)
+        self._room = 2 * settings.engine.batch  # so that one batch can be put together while one is painted
+        self._webhooks = Webhooks(settings.outbound, database, delays)
+        self._running: dict[str, _Running] = {}
+        self._watched: dict[str, set[asyncio.Event]] = {}
+        self._told: dict[str, int] = {}
+        self._news = asyncio.Event()
+        self._planning = asyncio.Semaphore(_PLANNED_AT_ONCE)
+        self._loops: list[asyncio.Task[None]] = []
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._service: Service | None = None
+
+    async def start(self, service: "Service") -> None:
+        """Take up the jobs that are in line."""
+        self._service = service
+        self._dispatcher = asyncio.create_task(self._forever(self._dispatch))
+        loops = (self._beat, self._sweep, self._webhooks.run, self._hang_up)
+        self._loops = [asyncio.create_task(self._forever(loop)) for loop in loops]
+
+    async def stop(self) -> None:
+        """Store what is painted, leave all else to the next server, and end."""
+        if self._dispatcher is not None:
+            await _ended(self._dispatcher)
+        painting = [one for one in self._running.values() if not one.storing]
+        await _ended(*(one.task for one in painting if one.task))
+        with contextlib.suppress(DatabaseError):  # their leases run out as well
+            claims = [one.claim for one in painting]
+            await self._database.run(job_store.put_back, claims, time.time())
+        storing = [one.task for one in self._running.values() if one.task]
+        if storing:
+            await asyncio.wait(storing, timeout=self._limits.lease)
+        await _ended(*self._loops, *storing)
+
+    async def accept(
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, Any],
+        caller: Caller,
+        *,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> tuple[Job, bool]:
+        """The job of a request, and whether it is new: with an idempotency key it is accepted once.
+
+        The request is checked as if it were painted now, and charged. Raises ApiError.
+        """
+        for field in ("stream", "partial_images"):
+            if body.get(field):
+                message = f"A job has no {field}: GET /v1/jobs/ID/events tells how far it is."
+                raise invalid(message, f"body.{field}", "unsupported_parameter")
+        assert self._service is not None
+        owner = caller.key_id or ""
+        asked = job_store.fingerprint(
+            {"endpoint": endpoint, "body": body, "webhook": [webhook, webhook_secret]}
+        )
+        if idempotency_key is not None:
+            repeated = await self._database.run(job_store.find_repeated, owner, idempotency_key, asked)
+            if repeated is not None:
+                return repeated, False
+        if webhook is not None:
+            await self._webhooks.check(webhook, webhook_secret)
+            webhook_secret = webhook_secret or new_secret()
+        plan = await painting.plan(self._service, endpoint, body, caller)
+        # What it depends on is fixed now: run again after a crash, it has the same pictures.
+        whole = {**body, "model": plan.offer.name, "seed": plan.seed}
+        whole.pop("response_format", None)
+        new = NewJob(
+            id=job_store.new_id(),
+            owner=owner,
+            caller=caller.name,
+            endpoint=endpoint,
+            model=plan.offer.name,
+            pictures=plan.n,
+            body=json.dumps(whole),
+            request=json.dumps({name: whole[name] for name in whole if name not in ("images", "mask")}),
+            fingerprint=asked,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            webhook_secret=webhook_secret,
+        )
+        guard.charge(caller, plan.n)
+        try:
+            job = await self._accept(new)
+        except Exception:
+            guard.refund(caller, plan.n)
+            raise
+        if job.id != new.id:
+            guard.refund(caller, plan.n)
+            return job, False
+        self._news.set()
+        return job, True
+
+    async def _accept(self, new: NewJob) -> Job:
+        try:
+            return await self._database.run(job_store.accept, new, self._limits, time.time())
+        except IntegrityError:  # the same idempotency key came twice at the same moment
+            return await self._database.run(job_store.accept, new, self._limits, time.time())
+
+    async def find(self, owner: str, job_id: str) -> Job:
+        """A job of this owner; raises ApiError 404."""
+        return await self._database.run(job_store.find, owner, job_id)
+
+    async def page(
+        self, owner: str, *, limit: int, after: str | None = None, status: Status | None = None
+    ) -> tuple[list[Job], bool]:
+        """An owner's jobs, the latest first, from the one after `after`; and whether there are more."""
+        return await self._database.run(job_store.page, owner, limit, after, status)
+
+    async def picture(self, owner: str, job_id: str, number: int) -> JobPicture:
+        """A picture of a job of this owner; raises ApiError 404."""
+        return await self._database.run(job_store.picture, owner, job_id, number)
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """End a job, unless it has ended already; one that was never begun costs nothing."""
+        owner = caller.key_id or ""
+        job, untouched = await self._database.run(job_store.cancel, owner, job_id, time.time())
+        if untouched:
+            guard.refund(caller, job.pictures)
+        if (running := self._running.get(job_id)) is not None:
+            self._abandon(running)
+        self._changed(job_id)
+        return job
+
+    async def events(self, owner: str, job_id: str, after: int) -> AsyncIterator[JobEvent]:
+        """What happened to a job after its event number `after`, and what happens from now on until it ends,
+        or the service does. Raises ApiError 404.
+        """
+        assert self._service is not None
+        with self._watch(job_id) as changed:
+            while not self._service.draining.is_set():
+                changed.clear()
+                events, finished = await self._database.run(job_store.events_after, owner, job_id, after)
+                for event in events:
+                    after = event.number
+                    yield event
+                if finished:
+                    return
+                await changed.wait()
+
+    @contextlib.contextmanager
+    def _watch(self, job_id: str) -> Iterator[asyncio.Event]:
+        changed = asyncio.Event()
+        self._watched.setdefault(job_id, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            self._watched[job_id].discard(changed)
+            if not self._watched[job_id]:
+                del self._watched[job_id]
+                self._told.pop(job_id, None)
+
+    def _changed(self, job_id: str) -> None:
+        for changed in self._watched.get(job_id, ()):
+            changed.set()
+        self._webhooks.wake()
+
+    async def _hang_up(self) -> None:
+        """Let go of all who watch when the service stops: their clients come back to the next one."""
+        assert self._service is not None
+        await self._service.draining.wait()
+        for job_id in self._watched:
+            self._changed(job_id)
+        await asyncio.Event().wait()
+
+    async def _dispatch(self) -> None:
+        """Take the next jobs whenever there is room for them."""
+        assert self._service is not None
+        while not self._service.draining.is_set():
+            self._news.clear()
+            room = self._room - sum(one.claim.pictures for one in self._running.values())
+            taken: list[Claim] = []
+            if room > 0:
+                taken = await self._database.run(
+                    job_store.claim, self._runner, room, self._limits.lease, time.time()
+                )
+                for claim in taken:
+                    running = self._running[claim.id] = _Running(claim)
+                    running.task = asyncio.create_task(self._run(running))
+                    self._changed(claim.id)
+            if not taken:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._beat_seconds):
+                        await self._news.wait()
+        await asyncio.Event().wait()
+
+    async def _beat(self) -> None:
+        """Renew leases, tell of progress, take over from servers that fell silent, see what others did."""
+        while True:
+            await asyncio.sleep(self._beat_seconds)
+            running = {one.claim.id: one for one in self._running.values() if not one.storing}
+            steps = {job_id: one.steps for job_id, one in running.items()}
+            watched = list(self._watched)
+            held, taken_over, numbers = await self._database.run(self._look, steps, watched)
+            for job_id in steps.keys() - held:
+                self._abandon(running[job_id])
+            for job_id, number in numbers.items():
+                if self._told.get(job_id) != number:
+                    self._told[job_id] = number
+                    self._changed(job_id)
+            if taken_over:
+                _log.warning("jobs of a server that fell silent are taken over", extra={"jobs": taken_over})
+                self._news.set()
+                self._webhooks.wake()
+
+    def _look(
+        self, session: Session, steps: Mapping[str, tuple[int, int]], watched: Sequence[str]
+    ) -> tuple[set[str], int, dict[str, int]]:
+        now, lease = time.time(), self._limits.lease
+        held = job_store.renew(session, self._runner, steps, lease, now) if steps else set()
+        taken_over = job_store.reclaim(session, self._limits.attempts, now)
+        return held, taken_over, job_store.last_events(session, watched) if watched else {}
+
+    async def _sweep(self) -> None:
+        """Delete what is older than it is kept."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            oldest = time.time() - self._limits.keep * 86_400
+            while await self._database.run(job_store.forget, oldest):
+                pass
+
+    def _abandon(self, running: _Running) -> None:
+        """Stop painting a job that is no longer ours; what is being stored is refused by the database."""
+        if running.task is not None and not running.storing:
+            running.task.cancel()
+
+    async def _run(self, running: _Running) -> None:
+        claim = running.claim
+        try:
+            change = await self._outcome(running)
+            running.storing = True
+            if not await self._insist(change, time.time()):
+                _log.warning("a job was taken over by another server", extra={"job_id": claim.id})
+        finally:
+            del self._running[claim.id]
+            self._changed(claim.id)
+            self._news.set()
+
+    async def _outcome(self, running: _Running) -> Callable[[Session, float], bool]:
+        """Paint a job; returns the transaction that keeps what became of it, now."""
+        claim = running.claim
+        try:
+            answer, files = await self._painted(running)
+            return lambda session, now: job_store.succeed(session, claim, answer, files, now)
+        except OrderCancelledError:  # the engine stops
+            return lambda session, now: job_store.put_back(session, [claim], now)
+        except ApiError as error:
+            failure = error
+        except DanqingError as error:
+            failure = from_danqing(error)
+        except Exception:
+            _log.exception("a job failed", extra={"job_id": claim.id})
+            failure = internal()
+        return lambda session, now: job_store.fail(session, claim, failure, now)
+
+    async def _painted(self, running: _Running) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+        """The answer of a job and its pictures, by media type and content."""
+        claim = running.claim
+        assert self._service is not None
+        async with self._planning:
+            body = await self._insist(job_store.body_of, claim)
+            if body is None:
+                raise OrderCancelledError("The job has ended.")
+            # What its key may do was checked when the job was accepted.
+            caller = Caller(claim.owner or None, claim.caller, frozenset(guard.RIGHTS))
+            plan = await painting.plan(self._service, claim.endpoint, json.loads(body), caller)
+            del body
+        order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
+        painted: Painted | None = None
+        while painted is None:
+            try:
+                ticket = self._service.engine.submit(order)
+            except OverloadedError as error:
+                await asyncio.sleep(min(error.retry_after, 5.0))
+                continue
+            try:
+                async for event in ticket:
+                    match event:
+                        case Progress(done, total):
+                            running.steps = (done, total)
+                        case Painted():
+                            painted = event
+            finally:
+                if painted is None:
+                    ticket.cancel()
+        media_type = MEDIA_TYPES[plan.format]
+        files = [(media_type, content) for content in await plan.encode(painted.pixels)]
+        told = {} if plan.revised is None else {"revised_prompt": plan.revised}
+        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **told} for i in range(len(files))]
+        return plan.describe(data), files
+
+    async def _insist(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
+        """As `Database.run`, for as long as it takes: what was painted is not lost to a full disk."""
+        while True:
+            try:
+                return await self._database.run(function, *arguments, patience=60)
+            except DatabaseError as error:
+                _log.warning("the database is asked again", extra={"reason": str(error)})
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Let nothing that goes wrong end a loop that the others rely on."""
+        while True:
+            try:
+                await loop()
+            except DatabaseError as error:
+                _log.warning("the database is asked again", extra={"reason": str(error)})
+            except Exception:
+                _log.exception("a mistake in %s", loop.__name__)
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
