@@ -51,8 +51,8 @@ class Account:
             left = max(0, self.quota - self._today)
             wait = (self._day + 1) * _DAY - now
             raise _refusal(
-                f"This key may paint {self.quota:,} pictures per day, and {left:,} are left until midnight UTC; "
-                f"this request asks for {images:,}.",
+                f"This key may paint {self.quota:,} pictures per day, {left:,} more until midnight UTC; this "
+                f"request asks for {images:,}.",
                 "insufficient_quota",
                 wait,
             )

@@ -211,7 +211,7 @@ class Gate:
     async def _identify(self, service: "Service", visit: "_Visit", headers: Mapping[bytes, bytes]) -> None:
         if visit.path in _PROBES:  # whose caller is a machine that knows neither key nor name
             return
-        if not await service.keys.refreshed() and self._local:
+        if self._local and not service.keys.exist:
             self._check_origin(visit, headers)
             visit.caller = LOCAL
             return
@@ -374,7 +374,7 @@ class _Visit:
             client=client[0] if client else None,
             **{name: _short(value) for name, value in self.facts.items()},
         )
-        if self.method not in _HARMLESS:
+        if self.method not in _HARMLESS or status in (401, 403):
             # Alike refusals of a flood become one entry with a count, so they carry no id and no path.
             taken = status < 400
             service.keys.audit.enter(

@@ -1,0 +1,73 @@
+"""Options that say which service's database a verb is about, and the way to it."""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from danqing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from danqing.service.database import Database
+
+_NEEDED = ("fastapi", "sqlalchemy", "alembic", "pythonjsonlogger")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="The service's configuration file.", metavar="FILE", show_default=False)
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the service keeps its things, as of danqing serve.",
+        metavar="DIR",
+        show_default="danqing-service",
+    ),
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        help="postgresql://... instead of a file in --data.",
+        metavar="URL",
+        envvar="DANQING_DATABASE_URL",
+        show_envvar=True,
+        show_default=False,
+    ),
+]
+
+
+@contextlib.contextmanager
+def opened(
+    config: Path | None, data: Path | None, database_url: str | None, *, new: bool = False
+) -> Iterator["Database"]:
+    """The database of a service, with its tables, while the block lasts.
+
+    new: it may be made. Raises ConfigError where there is none, and DatabaseError.
+    """
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        raise ConfigError(
+            f"The service needs more than is installed ({', '.join(missing)}): "
+            "run pip install 'danqing[serve]'."
+        )
+    from danqing.service import settings
+    from danqing.service.database import Database
+
+    values = settings.read(config) if config is not None else {}
+    given = {"data": data, "database": database_url}
+    values |= {name: value for name, value in given.items() if value is not None}
+    values.setdefault("models", {"any": "any"})  # which are served does not matter here
+    chosen = settings.checked(values)
+    file = chosen.data / "service.db"
+    if not (new or chosen.database or file.exists()):
+        raise ConfigError(
+            f"No service has kept anything at {file}: say by --data, --config or --database-url where "
+            "yours does."
+        )
+    database = Database(chosen.database_url)
+    try:
+        database.migrate()
+        yield database
+    finally:
+        database.close()
