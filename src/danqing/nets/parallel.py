@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from danqing.nets.laid_out import laid_out
 from danqing.nets.raster import product, unit
 from danqing.nets.transformer import EPSILON, Block, Transformer
 from danqing.precision import Precision
@@ -27,7 +28,7 @@ TILE = 32
 class ParallelDecoder:
     """What `Transformer.parallel` says of the places that it is asked for; it remembers what it was given.
 
-    The cache is one allocation. Weights are read once, when the decoder is made.
+    The cache is one allocation. Weights are those that the transformer has when the decoder is made.
     """
 
     @torch.no_grad()
@@ -37,15 +38,11 @@ class ParallelDecoder:
         # The last column takes what an image with fewer codes than its neighbours fills up with.
         columns = _rounded(shape.prefix + shape.codes + 1)
         size = (len(prefix), columns, shape.key_value_heads, shape.head_width)
-        cache = torch.zeros((shape.layers, 2, *size), dtype=dtype, device=prefix.device)
-        turns = torch.view_as_complex(transformer.turns).expand(2, -1, -1)
-        self._layers = [
-            _Layer(cast(Block, block), turns, precision, *of_layer)
-            for block, of_layer in zip(transformer.blocks, cache, strict=True)
-        ]
+        self._cache = torch.zeros((shape.layers, 2, *size), dtype=dtype, device=prefix.device)
+        weights = laid_out(transformer, ("parallel", precision), lambda: _Weights(transformer, precision))
+        self._layers, self._head = weights.layers, weights.head
         self._table = transformer.embedding.weight
         self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
-        self._head = product(transformer.head.weight, ROWS, precision, transformer.head.gain)
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
         positions = torch.arange(shape.prefix, device=prefix.device).expand(len(prefix), -1)
         self._known = torch.full_like(positions[:, :1], shape.prefix)
@@ -79,22 +76,28 @@ class ParallelDecoder:
             sees = sees[:1]
         most = _rounded(int(sees.max()))
         seen = (torch.arange(most, device=x.device) < sees[..., None])[:, None]
-        mask = torch.zeros(seen.shape, dtype=self._layers[0].keys.dtype, device=x.device)
+        mask = torch.zeros(seen.shape, dtype=self._cache.dtype, device=x.device)
         mask.masked_fill_(~seen, -math.inf)
-        for layer in self._layers[:-1]:
-            x = layer(x, positions, mask, columns)
+        for layer, cache in zip(self._layers[:-1], self._cache, strict=False):
+            x = layer(x, cache, positions, mask, columns)
         given = columns.shape[1]
-        return self._layers[-1](x, positions, mask[:, :, given:], columns, given)
+        return self._layers[-1](x, self._cache[-1], positions, mask[:, :, given:], columns, given)
+
+
+class _Weights:
+    """All that a step multiplies by."""
+
+    def __init__(self, transformer: Transformer, precision: Precision) -> None:
+        turns = torch.view_as_complex(transformer.turns).expand(2, -1, -1)
+        self.layers = [_Layer(cast(Block, block), turns, precision) for block in transformer.blocks]
+        self.head = product(transformer.head.weight, ROWS, precision, transformer.head.gain)
 
 
 class _Layer:
-    """A block, the keys and values `[n, columns, groups, head width]` that it remembers, and how it turns."""
+    """A block, and how it turns."""
 
-    def __init__(
-        self, block: Block, turns: Tensor, precision: Precision, keys: Tensor, values: Tensor
-    ) -> None:
+    def __init__(self, block: Block, turns: Tensor, precision: Precision) -> None:
         attention = block.attention
-        self.keys, self.values = keys, values
         self.turns = attention.turns(turns)
         self.qkv = product(attention.qkv.weight, ROWS, precision, attention.qkv.gain)
         self.out = product(attention.out.weight, ROWS, precision)
@@ -105,31 +108,34 @@ class _Layer:
         self.epsilon = weight.new_tensor(math.sqrt(weight.shape[1] * EPSILON))
         self.head_epsilon = weight.new_tensor(math.sqrt(self.width * EPSILON))
 
-    def __call__(self, x: Tensor, positions: Tensor, mask: Tensor, columns: Tensor, start: int = 0) -> Tensor:
-        """The stream `[n, t, width]`, from position `start` on; the first of them leave keys and values at
-        `columns` `[n, a]`. mask: added to the scores of queries from `start` on.
+    def __call__(
+        self, x: Tensor, cache: Tensor, positions: Tensor, mask: Tensor, columns: Tensor, start: int = 0
+    ) -> Tensor:
+        """The stream `[n, t, width]`, from position `start` on; the first of them leave keys and values
+        `[2, n, columns, groups, head width]` in the cache at `columns` `[n, a]`. mask: added to the scores of
+        queries from `start` on.
         """
         n, t, _ = x.shape
         heads = self.qkv(unit(x, self.epsilon).flatten(0, 1)).view(n, t, -1, self.width)
         qk, v = torch.split(heads, [self.heads + self.groups, self.groups], dim=2)
         pairs = torch.view_as_complex(unit(qk, self.head_epsilon).view(n, t, self.heads + self.groups, -1, 2))
         turned = torch.view_as_real(pairs.mul_(self.turns[positions])).flatten(3)
-        q, k = torch.split(turned.to(self.keys.dtype), [self.heads, self.groups], dim=2)
+        q, k = torch.split(turned.to(cache.dtype), [self.heads, self.groups], dim=2)
         images, given = torch.arange(n, device=x.device)[:, None], columns.shape[1]
-        self.keys[images, columns] = k[:, :given]
-        self.values[images, columns] = v[:, :given].to(self.values.dtype)
+        cache[0, images, columns] = k[:, :given]
+        cache[1, images, columns] = v[:, :given].to(cache.dtype)
         if start == t:
             return x[:, start:]
         x = x[:, start:].flatten(0, 1)
-        x = x + self.out(self.attend(q[:, start:], mask).flatten(0, 1))
+        x = x + self.out(self.attend(q[:, start:], cache[:, :, : mask.shape[3]], mask).flatten(0, 1))
         gate, up = self.gate_up(unit(x, self.epsilon)).chunk(2, dim=-1)
         x += self.down(F.silu(gate).mul_(up))
         return x.view(n, t - start, -1)
 
-    def attend(self, q: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, q: Tensor, cache: Tensor, mask: Tensor) -> Tensor:
         """What queries `[n, t, heads, head width]` read from the cache, `[n, t, width]`."""
         n, t, _, width = q.shape
-        keys, values = (cache[:, : mask.shape[3]].transpose(1, 2) for cache in (self.keys, self.values))
+        keys, values = cache.transpose(2, 3)
         # The queries of one key head stand as if they were positions: fewer, larger products.
         q = q.view(n, t, self.groups, -1, width).transpose(1, 2).flatten(2, 3)
         mask = mask.repeat_interleave(self.heads // self.groups, dim=2)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from danqing.nets.laid_out import laid_out
 from danqing.nets.transformer import EPSILON, Block, Transformer
 from danqing.precision import Precision
 
@@ -19,8 +20,9 @@ from danqing.precision import Precision
 class RasterDecoder:
     """What a transformer says of the next code; it remembers the keys and values of all that came before.
 
-    logits: `[n, vocabulary]` float32, of the next code. The cache is one allocation. Weights are read once,
-    when the decoder is made. precision: of the products with weights, and of attention where that is quicker.
+    logits: `[n, vocabulary]` float32, of the next code. The cache is one allocation. Weights are those that
+    the transformer has when the decoder is made. precision: of the products with weights, and of attention
+    where that is quicker.
     """
 
     @torch.no_grad()
@@ -38,9 +40,9 @@ class RasterDecoder:
             self._keys = cache[0].view(*cache.shape[1:3], width, length).mT
         self._table = transformer.embedding.weight
         self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
-        blocks, turns = [cast(Block, block) for block in transformer.blocks], transformer.raster_turns()
-        self._layers = [_Layer(block, len(prefix), precision, turns) for block in blocks]
-        self._head = product(transformer.head.weight, len(prefix), precision, transformer.head.gain)
+        n = len(prefix)
+        weights = laid_out(transformer, ("raster", n, precision), lambda: _Weights(transformer, n, precision))
+        self._layers, self._head = weights.layers, weights.head
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
         self.logits = self._begin(transformer, prefix + transformer.prefix)
 
@@ -69,6 +71,15 @@ class RasterDecoder:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=True)
             x = block.feed(x + block.attention.out(attended.transpose(1, 2).flatten(2)))
         return transformer.read(x[:, -1])
+
+
+class _Weights:
+    """All that a step multiplies by."""
+
+    def __init__(self, transformer: Transformer, n: int, precision: Precision) -> None:
+        turns = transformer.raster_turns()
+        self.layers = [_Layer(cast(Block, block), n, precision, turns) for block in transformer.blocks]
+        self.head = product(transformer.head.weight, n, precision, transformer.head.gain)
 
 
 class _Layer:
