@@ -1,5 +1,6 @@
 """Tiny models that nobody trained, for whatever a test wants to have served."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from danqing import families
 from danqing.model import Model
 from danqing.text.contract import TextConfig
 from danqing.text.encoders import settle
+from tests.service.postgresql import Server, programs
 
 LABELS = ("circle", "red square", "star")
 CAPTIONS = ("a red square", "a blue circle", "a green star on white")
@@ -71,3 +73,25 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder: Path = tmp_path_factory.mktemp("broken")
     (folder / "config.json").write_text('{"model": {"family": "none"}}')
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A running PostgreSQL."""
+    if (folder := programs()) is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = Server(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'service.db'}"
+    url: str = request.getfixturevalue("postgresql").new_database()
+    return url
