@@ -8,6 +8,7 @@ from danqing.service.errors import FINAL, ApiError
 
 _DAY = 86_400
 _MINUTE = 60
+_ROUNDING = 1e-3  # seconds since 1970 have 1e-7 of it, each sum of them adds some
 
 
 class Account:
@@ -21,7 +22,7 @@ class Account:
         self, rate: int | None = None, quota: int | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self.rate, self.quota, self._clock = rate, quota, clock
-        self._empty_until = -math.inf  # when the bucket is full again: GCRA's theoretical arrival time
+        self._full_at = -math.inf  # when the bucket is full again: GCRA's theoretical arrival time
         self._day = int(clock() // _DAY)
         self._today = 0
         self._unwritten: dict[int, list[int]] = {}
@@ -30,17 +31,17 @@ class Account:
         """Count a request; raises ApiError 429 where the minute has no more."""
         now = self._clock()
         if self.rate is not None:
-            cost = _MINUTE / self.rate
-            # Not before now, and never later than an empty bucket: a clock that is set back locks nobody out.
-            full = min(max(self._empty_until, now), now + _MINUTE)
-            wait = full + cost - now - _MINUTE
-            if wait > 1e-9:
+            if self._full_at > now + _MINUTE + 1:  # the clock was set back: that locks nobody out
+                self._full_at = now + _MINUTE
+            full_at = max(self._full_at, now) + _MINUTE / self.rate
+            wait = full_at - now - _MINUTE
+            if wait > _ROUNDING:
                 raise _refusal(
                     f"This key may make {self.rate:,} requests per minute: ask again in {_seconds(wait)} s.",
                     "rate_limit_exceeded",
                     wait,
                 )
-            self._empty_until = full + cost
+            self._full_at = full_at
         self._counted(now)[0] += 1
 
     def charge(self, images: int) -> None:
@@ -73,8 +74,8 @@ class Account:
         now = self._clock()
         told: list[tuple[bytes, bytes]] = []
         if self.rate is not None:
-            to_fill = min(max(0.0, self._empty_until - now), _MINUTE)
-            left = math.floor(self.rate * (1 - to_fill / _MINUTE) + 1e-6)
+            to_fill = min(max(0.0, self._full_at - now), _MINUTE)
+            left = math.floor(self.rate * (1 - to_fill / _MINUTE) + _ROUNDING)
             told += _told(b"requests", self.rate, left, to_fill)
         if self.quota is not None:
             self._counted(now)
