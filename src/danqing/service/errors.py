@@ -33,6 +33,9 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
+_NOT_NAMES = {"body", "query", "path", "str", "int"}
+"""Of the places that pydantic names, those that are no fields: parts of a request, choices of a type."""
+
 
 class ApiError(Exception):
     """A request that is refused or failed, as its client is told.
@@ -113,7 +116,7 @@ def internal() -> ApiError:
 def from_validation(error: ValidationError | RequestValidationError) -> ApiError:
     """The first mistake that was found in a body, with the name of its field."""
     mistake = error.errors()[0]
-    where = ".".join(str(part) for part in mistake["loc"] if part not in ("body", "query", "path"))
+    where = ".".join(str(part) for part in mistake["loc"] if part not in _NOT_NAMES)
     reason = str(mistake["msg"]).removeprefix("Value error, ")
     if mistake["type"] == "missing":
         return invalid(f"{where} is missing: the request needs it.", where, "missing_required_parameter")

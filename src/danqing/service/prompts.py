@@ -64,6 +64,8 @@ def _label(offer: Offer, label: str | int) -> str:
     if isinstance(label, str):
         if (name := _named(offer, label)) is not None:
             return name
+        if label.isdecimal() and int(label[:9]) < len(offer.labels):  # a number, as a form writes it
+            return offer.labels[int(label[:9])]
         raise invalid(f"{offer.name} knows no label {_quoted(label)}: {_advice(offer, label)}", "label")
     if 0 <= label < len(offer.labels):
         return offer.labels[label]

@@ -1,8 +1,8 @@
 """What stands in requests and answers, as the OpenAI images API names it, and our further fields."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 Endpoint = Literal["generations", "edits", "variations"]
 
@@ -109,11 +109,15 @@ class Reference(BaseModel):
     file_id: str | None = Field(None, description="Refused: there are no files here.")
 
 
+_Reference = Annotated[Reference, WithJsonSchema(Reference.model_json_schema())]
+"""Described where it stands: what is `$defs` in a schema of its own leads nowhere within another document."""
+
+
 class Edit(Guided):
     """The fields of POST /v1/images/edits; a form has its pictures as files, `image` and `mask`."""
 
-    images: tuple[Reference, ...] | None = Field(None, strict=False, min_length=1, max_length=16)
-    mask: Reference | None = Field(None, description="Its transparent part is what is painted anew.")
+    images: list[_Reference] | None = Field(None, min_length=1, max_length=16)
+    mask: _Reference | None = Field(None, description="Its transparent part is what is painted anew.")
     input_fidelity: Literal["high", "low"] | None = Field(
         None, description="Refused: what the mask leaves is kept exactly."
     )
@@ -127,7 +131,7 @@ class Edit(Guided):
 class Variation(Fields):
     """The fields of POST /v1/images/variations; a form has its picture as a file, `image`."""
 
-    images: tuple[Reference, ...] | None = Field(None, strict=False, min_length=1, max_length=1)
+    images: list[_Reference] | None = Field(None, min_length=1, max_length=1)
 
 
 FIELDS: dict[Endpoint, type[Generation] | type[Edit] | type[Variation]] = {
