@@ -42,7 +42,8 @@ that are not begun left out. Whoever wants to stop the painting raises an except
 class Model:
     """A family with trained weights, ready to paint.
 
-    facts: what is known of its training (images seen, data, licence), as it stands in `config.json`.
+    facts: what is known of its training (images seen, data, licence), as it stands in `config.json`. With
+    `other_sizes` "refused", a service hands its pictures out in their own size alone.
     """
 
     def __init__(self, family: Family, facts: Mapping[str, Any] | None = None) -> None:
@@ -311,6 +312,7 @@ class Model:
             "text": conditions.reading(config),
             "parameters": sum(parameter.numel() for parameter in self.family.parameters()),
             "sample_options": self.sample_options,
+            "other_sizes": self.facts.get("other_sizes") != "refused",
             "trained": self.facts,
         }
 

@@ -42,6 +42,7 @@ def card(
         "## Model",
         f"- Family: {info['family']}, {info['parameters']:,} parameters",
         f"- Images: {size}, {info['channels']} channel{'s' if info['channels'] > 1 else ''}",
+        f"- Other sizes: {'resampled from these' if info.get('other_sizes', True) else 'refused'}",
     ]
     if info["labels"]:
         shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])

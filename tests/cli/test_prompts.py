@@ -76,6 +76,26 @@ def test_a_prompt_is_painted_as_the_library_paints_it(
     assert again.texts(range(5)) == ("a red heart",) * 5
 
 
+def test_negative_prompts_lead_away_by_command_and_by_table(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = danqing.load(model)
+    asked = {"prompt": "a red heart", "seed": 2, "guidance_scale": 3.0}
+    plain, away = (trained.sample(3, **asked, negative_prompt=text).array for text in ("", "a star"))
+    assert (plain != away).any()
+    words = ("--guidance", "3", "-n", "3", "--seed", "2", "--each", tmp_path / "each", "--json")
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt,negative_prompt\na red heart,a star\na red heart,\n")
+    one = ("--prompt", "a red heart", "--negative-prompt", "a star")
+    for given, expected in ((one, [away]), (("--prompts", table), [away, plain])):
+        code, out, _ = run(capsys, "sample", model, *given, *words)
+        assert code == 0
+        files = [np.asarray(Image.open(file))[:, :, None] for file in json.loads(out)["files"]]
+        assert (np.stack(files) == np.concatenate(expected)).all()
+    code, _, err = run(capsys, "sample", model, *one, "--out", tmp_path / "x.png")
+    assert (code, "guidance_scale above 1" in err.replace("\n", " ")) == (2, True)
+
+
 def test_a_table_is_a_row_of_the_grid_for_each_prompt(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,10 @@ from danqing.errors import ConfigError
 GuidanceOption = Annotated[
     float | None, typer.Option(help="How closely to keep to what is asked; 1 is as learnt.")
 ]
+NegativeOption = Annotated[
+    str | None,
+    typer.Option(help="What guidance is to lead away from, where the model reads text.", metavar="TEXT"),
+]
 SampleSettings = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from danqing.cli import output
-from danqing.cli.arguments import GuidanceOption, SampleSettings, sample_options
+from danqing.cli.arguments import GuidanceOption, NegativeOption, SampleSettings, sample_options
 from danqing.cli.sample import format_of
 from danqing.errors import ConfigError, DanqingError
 
@@ -47,6 +47,7 @@ def fill(
     prompt: Annotated[
         str | None, typer.Option(help="What it shows, where the model reads text.", metavar="TEXT")
     ] = None,
+    negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
     seed: Annotated[int, typer.Option(help="The same seed paints the same picture.")] = 0,
     settings: SampleSettings = None,
@@ -72,7 +73,9 @@ def fill(
     else:  # what is transparent is not white, so it stays as it is
         where = decode(mask, size=size, channels=1, background="#000000")[:, :, 0] >= 128
     several = Images(np.repeat(pixels[None], n, axis=0))
-    painted = trained.fill(several, where, label=label, prompt=prompt, seed=seed, **options)
+    painted = trained.fill(
+        several, where, label=label, prompt=prompt, negative_prompt=negative_prompt, seed=seed, **options
+    )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         painted.save(out, chosen)

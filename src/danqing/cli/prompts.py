@@ -13,16 +13,20 @@ from danqing.errors import ConfigError
 
 MOST_ROWS = 10_000
 _LONGEST_NAME = 40
+_TEXTS = ("prompt", "negative_prompt")
 
 
 class Row(NamedTuple):
-    """Pictures of one prompt; asked: the prompt before it was written out. None draws from the captions."""
+    """Pictures of one prompt; asked: the prompt before it was written out. None draws from the captions.
+    negative_prompt: what guidance is to lead away from.
+    """
 
     prompt: str | None
     n: int
     seed: int
     options: Mapping[str, Any]
     asked: str | None = None
+    negative_prompt: str | None = None
 
     def file_name(self, number: int, rows: int) -> str:
         """How the names of this row's files begin: its number, and of its prompt what a name may hold."""
@@ -36,7 +40,7 @@ class Row(NamedTuple):
 
 def read(path: Path, default: Row) -> list[Row]:
     """The rows of a table: `.csv` and `.jsonl` with a column `prompt` and, where wanted, `n`, `seed`,
-    `guidance` and options of the model; any other file has one prompt to a line.
+    `guidance`, `negative_prompt` and options of the model; any other file has one prompt to a line.
 
     What a row leaves out is as in `default`. Raises ConfigError.
     """
@@ -91,7 +95,11 @@ def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
         numbers[name] = value
     if "guidance" in given:
         given["guidance_scale"] = given.pop("guidance")
-    return Row(prompt.strip(), numbers["n"], numbers["seed"], {**default.options, **given})
+    negative = given.pop("negative_prompt", default.negative_prompt)
+    if not isinstance(negative, str | None):
+        raise ConfigError(f"{where}, has negative_prompt {negative!r}: give a text.")
+    options = {**default.options, **given}
+    return Row(prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative)
 
 
 def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,7 +112,7 @@ def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield (
                 where,
                 {
-                    key: value if key == "prompt" or value is None else parse_value(value.strip())
+                    key: value if key in _TEXTS or value is None else parse_value(value.strip())
                     for key, value in row.items()
                 },
             )

@@ -9,7 +9,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output, prompts
-from danqing.cli.arguments import GuidanceOption, SampleSettings, sample_options
+from danqing.cli.arguments import GuidanceOption, NegativeOption, SampleSettings, sample_options
 from danqing.errors import ConfigError, DanqingError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def sample(
             metavar="FILE",
         ),
     ] = None,
+    negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
     expand: Annotated[
         str | None,
@@ -87,7 +88,8 @@ def sample(
         raise ConfigError("Give --prompt or --prompts, not both.")
     chosen = image_format or (format_of(out) if out is not None else "png")
     options = sample_options(settings, guidance)
-    wanted = prompts.Row(prompt, n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES), seed, options)
+    count = n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES)
+    wanted = prompts.Row(prompt, count, seed, options, negative_prompt=negative_prompt)
     rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
 
     import danqing
@@ -190,9 +192,11 @@ def _one_by_one(
                 bar.update(done + n * step / steps, total, "Painting", detail=f"step {step} of {steps}")
 
             texts = [row.prompt for row, _ in chunk if row.prompt is not None]
+            negative = [row.negative_prompt for row, _ in chunk]
             yield from model.sample(
                 label=label,
                 prompt=texts or None,
+                negative_prompt=[text or "" for text in negative] if any(negative) else None,
                 seeds=[seed for _, seed in chunk],
                 on_step=show,
                 **chunk[0][0].options,

@@ -213,7 +213,7 @@ def _fields(
                 f"{name} is not possible here: {kind.refused[name]}.", name, "unsupported_parameter"
             )
     try:
-        fields = kind.model_validate(body, strict=not words)
+        fields = kind.model_validate(body, strict=False if words else None)
     except ValidationError as error:
         raise from_validation(error) from None
     if fields.n is not None and fields.n > limits.n:
@@ -278,6 +278,10 @@ def _options(
         if fields.negative_prompt is not None and offer.reads != "text":
             message = f"{offer.name} reads no text: leave negative_prompt out."
             raise invalid(message, "negative_prompt", "unsupported_parameter")
+        scale = options.get("guidance_scale", offer.options.get("guidance_scale", 1))
+        if (fields.negative_prompt or "").strip() and scale == 1:
+            message = "Guidance leads away from negative_prompt: set guidance_scale above 1."
+            raise invalid(message, "negative_prompt")
         options |= _steps(offer, fields)
     return options
 

@@ -139,6 +139,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         verbs=("sample", *(verb for verb, kind in able.items() if isinstance(family, kind))),
         steps=isinstance(family, PaintsInSteps),
         tokens=_tokens(family),
+        resamples=info["other_sizes"],
         parameters=info["parameters"],
         created=int((folder / "config.json").stat().st_mtime),
         card=_card(folder, within),
