@@ -91,13 +91,19 @@ def serve(
     from danqing.service import logs, server, tracing
     from danqing.service.app import create_app
 
+    app = create_app(settings)
+
     def tell(url: str) -> None:
-        names = sorted(settings.models)
+        offers = app.state.service.engine.offers.values()
+        names = [offer.name for offer in offers if offer.fault is None]
+        for offer in offers:
+            if offer.fault is not None:
+                progress.say(f"{offer.name} cannot be used: {offer.fault}", style="yellow")
         output.result({"url": url, "models": names}, as_json=as_json)
-        progress.say(f"Danqing serves {', '.join(names)} at {url}/ (Ctrl-C stops it).")
+        progress.say(f"Danqing serves {', '.join(names) or 'no model'} at {url}/ (Ctrl-C stops it).")
 
     with logs.configured(settings.log), tracing.configured():
-        server.serve(create_app(settings), settings.host, settings.port, drain=settings.drain, on_ready=tell)
+        server.serve(app, settings.host, settings.port, drain=settings.drain, on_ready=tell)
 
 
 def _settings(config: Path | None, **given: Any) -> "Settings":

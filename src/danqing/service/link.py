@@ -10,7 +10,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 Header = dict[str, Any]
 Buffer = bytes | bytearray | memoryview
@@ -77,8 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self._content, self._filled = memoryview(bytearray(_LENGTHS.size)), 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's own is without being its child
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._content[self._filled :]

@@ -45,6 +45,8 @@ def configured(form: Form = "auto", level: str = "info", stream: TextIO | None =
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     logging.getLogger("uvicorn.access").disabled = True  # ours says more
+    for name in ("uvicorn.error", "alembic"):
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
     atexit.register(handler.close)
     try:
         yield
@@ -83,7 +85,7 @@ def _json() -> logging.Formatter:
 class _Json(JsonFormatter):
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         facts = log_data.pop("facts", None) or {}
-        return {**{name: value for name, value in log_data.items() if value is not None}, **facts}
+        return {name: value for name, value in {**log_data, **facts}.items() if value is not None}
 
 
 class _Plain(logging.Formatter):
