@@ -124,6 +124,13 @@ def needs(scope: Right) -> Callable[..., Awaitable[Caller]]:
     return caller
 
 
+async def known(
+    request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
+    """The dependency of a route that every key may use; it raises ApiError 401."""
+    return _visit(request.scope).asking()
+
+
 def note(request: Request, **facts: str | int | float | None) -> None:
     """Add facts to the line that the access log gets for this request, such as model, images and user;
     model and images stand in the audit log too.

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from danqing.service import wire
-from danqing.service.guard import Caller, needs
+from danqing.service.guard import Caller, known
 from danqing.service.orders import Offer
 from danqing.service.painting import VERBS, find
 from danqing.service.state import service_of
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 _REFUSED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": wire.ErrorResponse, "description": "The request is refused."}
 }
-_Anyone = Annotated[Caller, Depends(needs("generate"))]
+_Anyone = Annotated[Caller, Depends(known)]
 
 
 @router.get("", responses={200: {"model": wire.ModelList}, **_REFUSED})

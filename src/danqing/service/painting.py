@@ -40,7 +40,8 @@ class Plan:
     """A request that has been checked: what to order, and what to make of what is painted.
 
     seed: that which all pictures follow from, given or drawn. tokens: of the text and of the pictures that
-    were sent. compose: what makes the pictures to hand out of those painted; None where they are the same.
+    were sent. alpha: whether pictures have an alpha channel before `look` is heeded. compose: what makes the
+    pictures to hand out of those painted; None where they are the same.
     """
 
     endpoint: Endpoint
@@ -51,6 +52,7 @@ class Plan:
     seed: int
     revised: str | None
     tokens: tuple[int, int]
+    alpha: bool
     pictures: Pictures
     compose: Callable[[Pixels], Sequence[Pixels]] | None = None
 
@@ -103,9 +105,9 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """What is told of each picture, in a whole answer and in the events of a stream."""
         quality = getattr(self.fields, "quality", None)
-        transparent = self.offer.channels in (2, 4) and not self.look.opaque and self.look.format != "jpeg"
+        keeps_alpha = self.alpha and not self.look.opaque and self.look.format != "jpeg"
         return {
-            "background": "transparent" if transparent else "opaque",
+            "background": "transparent" if keeps_alpha else "opaque",
             "output_format": self.look.format,
             "size": f"{self.look.size[0]}x{self.look.size[1]}",
             "quality": quality if quality in _QUALITY else "auto",
@@ -147,11 +149,11 @@ async def plan(
     options = _options(offer, endpoint, fields, words=uploads is not None)
     n = fields.n or 1
     seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
-    _check_background(fields, offer)
-    own, given = (offer.width, offer.height), None
+    own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
     if not isinstance(fields, wire.Generation):
         given = await sources.given(service, endpoint, fields, offer, n, uploads)
-        own = given.size or own
+        own, alpha = given.size or own, given.alpha
+    _check_background(fields, offer, alpha)
     size = _size(fields.size, own, offer, n, limits)
     negative = fields.negative_prompt if isinstance(fields, wire.Guided) else None
     order = Order(
@@ -180,6 +182,7 @@ async def plan(
         seed=seed,
         revised=reading.revised,
         tokens=(_text_tokens(prompt, negative), 0 if given is None else given.pictures * _tokens(offer)),
+        alpha=alpha,
         pictures=service.pictures,
         compose=None if given is None else given.compose,
     )
@@ -345,10 +348,10 @@ def _steps(offer: Offer, fields: wire.Guided) -> dict[str, int]:
     return {"num_steps": min(most, max(1, round(offer.options["num_steps"] * _QUALITY[quality])))}
 
 
-def _check_background(fields: wire.Fields, offer: Offer) -> None:
+def _check_background(fields: wire.Fields, offer: Offer, alpha: bool) -> None:
     if fields.background != "transparent":
         return
-    if offer.channels not in (2, 4):
+    if not alpha:
         message = f"{offer.name} paints without transparency: choose the background opaque or auto."
         raise invalid(message, "background")
     if fields.output_format == "jpeg":

@@ -45,7 +45,7 @@ class Given:
     images: at the model's size, `[n, h, w, c]`. masks: where to paint, `[n, h, w]`. size: (width, height) of
     the answer where the request leaves it open; None is the model's own. compose: lays what was painted into
     the picture that was sent, at its size; None where there is nothing to lay it into. pictures: how many
-    were sent.
+    were sent. alpha: whether those of the answer have an alpha channel.
     """
 
     images: Pixels
@@ -53,6 +53,7 @@ class Given:
     size: tuple[int, int] | None
     compose: Callable[[Pixels], Sequence[Pixels]] | None
     pictures: int
+    alpha: bool
 
 
 async def given(
@@ -127,7 +128,7 @@ def _varied(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Li
     picture = _decoded(content, limits, "image")
     size = (offer.width, offer.height)
     pixels = images.conform(picture, size=size, channels=offer.channels, fit="crop")
-    return Given(np.repeat(pixels[None], n, axis=0), None, None, None, 1)
+    return Given(np.repeat(pixels[None], n, axis=0), None, None, None, 1, offer.channels in (2, 4))
 
 
 def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> Given:
@@ -147,12 +148,14 @@ def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Li
         seen[covered] = seen[~covered].mean(axis=0).round().astype(np.uint8)
     size = (offer.width, offer.height)
     pixels = images.conform(seen, size=size, channels=offer.channels, fit="stretch")
+    transparent = picture.shape[2] in (2, 4) and bool((picture[:, :, -1][~where] < 255).any())
     return Given(
         images=np.repeat(pixels[None], n, axis=0),
         masks=np.repeat(_touched(covered, size)[None], n, axis=0),
         size=(width, height),
         compose=functools.partial(_composed, content, mask, window, limits),
         pictures=1,
+        alpha=transparent or offer.channels in (2, 4),
     )
 
 
