@@ -8,11 +8,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
-import signal
-import socket
-import sys
-from asyncio.subprocess import DEVNULL, Process, create_subprocess_exec
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from danqing.errors import ConfigError, DanqingError
-from danqing.service.link import Connection, Header
+from danqing.service.link import Header
 from danqing.service.orders import (
     DeadlinePassedError,
     ModelUnavailableError,
@@ -33,6 +28,7 @@ from danqing.service.orders import (
 from danqing.service.queue import Entry, Queue
 from danqing.service.settings import Settings
 from danqing.service.ticket import Ticket as Ticket
+from danqing.service.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from danqing.service.metrics import Metrics
@@ -115,10 +111,9 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker process as the engine knows it."""
+    """What the engine knows of its worker."""
 
-    process: Process
-    connection: Connection
+    process: WorkerProcess
     ready: bool = False
     loading: str | None = None
     loaded: tuple[str, ...] = ()
@@ -169,7 +164,7 @@ class Engine:
             self._end(ticket, OrderCancelledError("The service stops: ask again."), "cancelled")
         if self._keeper is not None:
             if self._worker is not None:
-                _kill(self._worker.process)  # it holds nothing that matters
+                self._worker.process.kill()
             await self._keeper
 
     def submit(self, order: Order) -> Ticket:
@@ -301,7 +296,7 @@ class Engine:
                 for r in p.ticket.order.rows[p.start : p.stop]
             ],
         }
-        worker.connection.send(header, _blocks(pieces))
+        worker.process.send(header, _blocks(pieces))
 
     def _on_frame(self, header: Header, block: memoryview) -> None:
         worker = self._worker
@@ -417,7 +412,7 @@ class Engine:
             batch for batch in worker.flight.values() if any(piece.ticket is ticket for piece in batch.pieces)
         ]
         if mine:
-            worker.connection.send({"kind": "cancel", "orders": [ticket.number]})
+            worker.process.send({"kind": "cancel", "orders": [ticket.number]})
         for batch in mine:
             if not batch.watched and all(piece.ticket.ended for piece in batch.pieces):
                 batch.watched = True
@@ -441,18 +436,17 @@ class Engine:
         if next(iter(worker.flight)) != batch.number or worker.loading is not None:
             self._loop.call_later(self._patience(batch), self._check_hangs, worker, batch)
             return
-        _kill(worker.process)
+        worker.process.kill()
 
     async def _keep_a_worker(self) -> None:
         """Start a worker, and another one whenever it dies, until the engine stops."""
         pause = 0.05
         while not self._stopping:
-            worker = self._worker = await self._start_worker()
-            if not self._stopping:
-                await worker.connection.lost
-            _kill(worker.process)
-            await worker.process.wait()
-            worker.connection.close()
+            process = await WorkerProcess.start(self._told(), self._on_frame)
+            worker = self._worker = _Worker(process)
+            if self._stopping:
+                process.kill()
+            await process.ended()
             self._worker = None
             if self._stopping:
                 break
@@ -461,27 +455,16 @@ class Engine:
             pause = 0.05 if worker.ready else min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
-    async def _start_worker(self) -> _Worker:
+    def _told(self) -> Header:
+        """What a worker is told first."""
         engine, models = self._settings.engine, self._settings.models
-        mine, theirs = socket.socketpair()
-        with theirs:
-            process = await create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "danqing.service.worker", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-                stdin=DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-        mine.setblocking(False)
-        _, connection = await self._loop.create_unix_connection(lambda: Connection(self._on_frame), sock=mine)
-        told = {
+        return {
             "models": models,
             "describe": [name for name in models if name not in self._offers],
             "device": engine.device,
             "threads": engine.threads,
             "memory": engine.memory,
         }
-        connection.send(told)
-        return _Worker(process, connection)
 
     def _on_death(self, worker: _Worker) -> None:
         """Queue anew what a dead worker was given, and find out whose fault it was."""
@@ -513,13 +496,6 @@ class Engine:
             self._offers[missing] = Offer(name=missing, path=self._settings.models[missing], fault=fault)
         if missing is None and deaths > DEATHS and self._described is not None and not self._described.done():
             raise EngineError("The worker dies before it can begin: the lines above say why.")
-
-
-def _kill(process: Process) -> None:
-    """End a process, which `Process.kill` would take from whoever waits for it if it has ended by itself."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
 
 
 def _kind(order: Order) -> Kind:

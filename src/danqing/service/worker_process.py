@@ -1,0 +1,65 @@
+"""The worker process as the engine sees it: started, spoken to, waited for."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from danqing.service.link import Buffer, Connection, Header
+
+_LAST_WORDS = 1.0
+
+
+class WorkerProcess:
+    """A running worker. One thread waits for its end, so that it is noticed whatever happens to its link."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection) -> None:
+        self.pid = process.pid
+        self._process, self._connection = process, connection
+        self._loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._wait, name=f"worker {self.pid}", daemon=True).start()
+
+    @classmethod
+    async def start(cls, told: Header, on_frame: Callable[[Header, memoryview], None]) -> Self:
+        """Start a worker that is told what to serve; on_frame: told of all that it says."""
+        mine, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "danqing.service.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        mine.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_unix_connection(lambda: Connection(on_frame), sock=mine)
+        connection.send(told)
+        return cls(process, connection)
+
+    def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
+        """Say something to the worker; nothing happens where it is gone."""
+        self._connection.send(header, blocks)
+
+    def kill(self) -> None:
+        """End the worker at once: it holds nothing that matters."""
+        self._process.kill()
+
+    async def ended(self) -> None:
+        """Wait until the worker is gone and all that it said has been read."""
+        lost = self._connection.lost
+        await asyncio.wait({lost, self._exited}, return_when=asyncio.FIRST_COMPLETED)
+        self.kill()
+        await self._exited
+        await asyncio.wait({lost}, timeout=_LAST_WORDS)
+        self._connection.close()
+
+    def _wait(self) -> None:
+        self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._exited.set_result, None)
