@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from danqing.service import (
+    docs_page,
     edits_api,
     errors,
     images_api,
@@ -43,12 +44,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # its page would fetch scripts from another host
         redoc_url=None,
     )
     errors.install(app)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(tracing.Traces)  # outermost: what the gate refuses is traced as well
-    for api in (images_api, edits_api, models_api, jobs_api, operations_api, start_page):
+    for api in (images_api, edits_api, models_api, jobs_api, operations_api, start_page, docs_page):
         app.include_router(api.router)
     return app
 

@@ -155,7 +155,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message, code = str(error.detail), None
     if error.status_code == 404:
         message, code = (
-            f"There is nothing at {request.url.path}: /openapi.json names what there is.",
+            f"There is nothing at {request.url.path}: /docs names what there is.",
             "not_found",
         )
     elif error.status_code == 405:

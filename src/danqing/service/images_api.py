@@ -16,9 +16,9 @@ router = APIRouter(prefix="/v1", tags=["images"])
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": wire.ImagesResponse,
-        "description": "The pictures; with `stream`, the events `image_generation.partial_image` and "
-        "`image_generation.completed`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "The pictures; with `stream`, events `image_generation.partial_image` (in edits "
+        "`image_edit.partial_image`) and `.completed`.",
+        "content": {"text/event-stream": {"schema": wire.ImageEvent.model_json_schema()}},
     },
     "4XX": {"model": wire.ErrorResponse, "description": "The request is refused."},
     "5XX": {"model": wire.ErrorResponse, "description": "The service failed."},
@@ -32,7 +32,12 @@ def body_of(fields: type[wire.Fields]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-@router.post("/images/generations", responses=ANSWERS, openapi_extra=body_of(wire.Generation))
+@router.post(
+    "/images/generations",
+    summary="Paint pictures",
+    responses=ANSWERS,
+    openapi_extra=body_of(wire.Generation),
+)
 async def generate(request: Request, caller: Annotated[Caller, Depends(needs("generate"))]) -> Response:
     """Paint pictures.
 
@@ -46,6 +51,7 @@ async def generate(request: Request, caller: Annotated[Caller, Depends(needs("ge
 
 @router.get(
     "/pictures/{name}",
+    summary="A picture by its address",
     response_class=Response,
     responses={200: {"content": {kind: {} for kind in pictures.MEDIA_TYPES.values()}}, "4XX": ANSWERS["4XX"]},
 )

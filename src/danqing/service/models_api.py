@@ -19,7 +19,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
 _Anyone = Annotated[Caller, Depends(known)]
 
 
-@router.get("", responses={200: {"model": wire.ModelList}, **_REFUSED})
+@router.get("", summary="All models", responses={200: {"model": wire.ModelList}, **_REFUSED})
 async def models(request: Request, caller: _Anyone) -> JSONResponse:
     """The models that the caller may use, in the order in which they are served."""
     offers = service_of(request).engine.offers.values()
@@ -27,7 +27,7 @@ async def models(request: Request, caller: _Anyone) -> JSONResponse:
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/{name:path}", responses={200: {"model": wire.ModelCard}, **_REFUSED})
+@router.get("/{name:path}", summary="One model", responses={200: {"model": wire.ModelCard}, **_REFUSED})
 async def model(request: Request, name: str, caller: _Anyone) -> JSONResponse:
     """One model by its name or an alias, with its card."""
     offer = find(service_of(request), name, caller)

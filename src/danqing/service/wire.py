@@ -30,21 +30,21 @@ class Fields(BaseModel):
     model: str | None = Field(
         None, max_length=_WORD, description="By default the first model that is served."
     )
-    n: int | None = Field(None, ge=1, description="How many pictures; 1.")
+    n: int | None = Field(None, ge=1, description="How many pictures; by default 1.")
     size: str | None = Field(
         None,
         max_length=_WORD,
-        description="`auto` (the model's own size) or WIDTHxHEIGHT, of the same aspect ratio.",
+        description="`auto`, the model's own size, by default; or WIDTHxHEIGHT of the same aspect ratio.",
     )
     response_format: Literal["url", "b64_json"] | None = Field(
-        None, description="b64_json; an address is valid for 60 minutes."
+        None, description="By default b64_json; an address (url) is valid for 60 minutes."
     )
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="png.")
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
     output_compression: int | None = Field(
-        None, ge=0, le=100, description="Quality of a jpeg or webp file; 100."
+        None, ge=0, le=100, description="Quality of a jpeg or webp file; by default 100."
     )
     background: Literal["transparent", "opaque", "auto"] | None = Field(
-        None, description="transparent needs a model with an alpha channel; opaque lays on white."
+        None, description="`transparent` needs a model with an alpha channel; `opaque` lays on white."
     )
     user: str | None = Field(None, max_length=_WORD, description="Is kept in the log.")
     safety_identifier: str | None = Field(
@@ -78,7 +78,8 @@ class Guided(Fields):
     )
     num_steps: int | None = Field(None, ge=1, description="Steps of the painting.")
     quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None = Field(
-        None, description="low, medium and high choose num_steps; auto and standard are the model's own."
+        None,
+        description="`low`, `medium` and `high` choose `num_steps`; `auto`, `standard`: the model's own.",
     )
     style: Literal["vivid", "natural"] | None = Field(None, description="Refused: no model here has styles.")
     moderation: Literal["low", "auto"] | None = Field(
@@ -180,6 +181,24 @@ class ImagesResponse(BaseModel):
     usage: Usage
     seed: int
     safety_identifier: str | None = None
+
+
+class ImageEvent(BaseModel):
+    """An event of a stream. Of a picture that is finished it has `usage` and `seed`, of another one
+    `partial_image_index`; with several pictures, `image_index` says which it is.
+    """
+
+    type: str
+    b64_json: str
+    created_at: int
+    size: str
+    quality: Literal["low", "medium", "high", "auto"]
+    background: Literal["transparent", "opaque"]
+    output_format: Literal["png", "jpeg", "webp"]
+    partial_image_index: int | None = None
+    image_index: int | None = None
+    seed: int | None = None
+    usage: Annotated[Usage, WithJsonSchema({"type": "object"})] | None = None
 
 
 class ModelCard(BaseModel):
