@@ -1,0 +1,56 @@
+"""An engine with its worker, for tests that ask it for pictures."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, TypeVar
+
+import uvloop
+
+from danqing.service.engine import Engine
+from danqing.service.metrics import Metrics
+from danqing.service.orders import Order, Painted
+from danqing.service.settings import EngineSettings, Settings
+
+Result = TypeVar("Result")
+
+
+class Running:
+    """A running engine, and the loop that it runs in."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine, metrics: Metrics) -> None:
+        self.loop, self.engine, self.metrics = loop, engine, metrics
+
+    @property
+    def pid(self) -> int:
+        """Of the worker."""
+        worker = self.engine._worker
+        assert worker is not None
+        return worker.process.pid
+
+    def do(self, coroutine: Coroutine[Any, Any, Result], seconds: float = 60.0) -> Result:
+        """The result of a coroutine, which must not take longer."""
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, seconds))
+
+    def paint(self, *orders: Order) -> list[Painted]:
+        """What comes of orders that are submitted together."""
+
+        async def paint() -> list[Painted]:
+            return list(await asyncio.gather(*[self.engine.submit(order).painted() for order in orders]))
+
+        return self.do(paint())
+
+
+@contextlib.contextmanager
+def running(models: Mapping[str, str], **settings: Any) -> Iterator[Running]:
+    """An engine that serves models, with some settings of `EngineSettings`."""
+    metrics = Metrics()
+    engine = Engine(Settings(models=dict(models), engine=EngineSettings(**settings)), metrics)
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(asyncio.wait_for(engine.start(), 120))
+        yield Running(loop, engine, metrics)
+    finally:
+        loop.run_until_complete(engine.stop(0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
