@@ -83,6 +83,7 @@ class Queue(Generic[Item]):
         self._lanes: dict[Hashable, Lane[Item]] = {}
         self._clock = 0.0
         self._tags: dict[tuple[str, Priority], float] = {}
+        self._many = _MANY
         self._held: dict[str, int] = {}
         self._number = 0
 
@@ -100,8 +101,9 @@ class Queue(Generic[Item]):
             entry.seconds *= JOB_WEIGHT
         entry.tag = begin
         self._tags[who] = begin + entry.pictures * entry.seconds
-        if len(self._tags) > _MANY:
+        if len(self._tags) > self._many:
             self._tags = {who: tag for who, tag in self._tags.items() if tag > self._clock}
+            self._many = max(_MANY, 2 * len(self._tags))
         self._push(entry, chunk_seconds)
 
     def put_back(self, entry: Entry[Item], chunk_seconds: float) -> None:
@@ -138,6 +140,11 @@ class Queue(Generic[Item]):
         """Let what still waits of an entry wait no more."""
         if entry.waits:
             entry.waits = False
+            who = (entry.owner, entry.priority)
+            if (tag := self._tags.get(who, 0.0) - entry.pictures * entry.seconds) > self._clock:
+                self._tags[who] = tag
+            else:
+                self._tags.pop(who, None)
             lane = self._lanes[entry.kind]
             lane.gone += 1
             lane.forget_the_gone()
