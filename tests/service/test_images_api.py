@@ -204,6 +204,12 @@ REFUSED: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"prompt": "", "truncation": 2.0}, 400, None, "truncation"),  # the model's own refusal
     ({"prompt": "", "truncatoin": 0.5}, 400, "truncatoin", "truncation"),
     ({"prompt": "", "negative_prompt": "a cat"}, 400, "negative_prompt", "reads no text"),
+    (
+        {"prompt": "a star", "model": "text", "negative_prompt": "white", "guidance_scale": 1},
+        400,
+        "negative_prompt",
+        "guidance_scale",
+    ),
     ({"prompt": "", "seed": 2**63}, 400, "seed", "less"),
     ({"prompt": "", "partial_images": 2}, 400, "partial_images", "stream"),
     ({"prompt": "", "stream": True, "response_format": "url"}, 400, "response_format", "stream"),
@@ -265,6 +271,14 @@ def test_quality_chooses_the_steps(running: Running) -> None:
     assert pictures["own"] == pictures["medium"]
     assert pictures["low"] == pictures["six"]
     assert answers["low"]["quality"] == "low"
+
+
+def test_a_negative_prompt_leads_away_from_it(running: Running) -> None:
+    asked = {"model": "text", "prompt": "a green star", "seed": 1, "guidance_scale": 4.0}
+    with_it = post(running, **asked, negative_prompt="on white").json()
+    without = post(running, **asked).json()
+    assert with_it["data"] != without["data"]
+    assert with_it["usage"]["input_tokens"] == without["usage"]["input_tokens"] + 2
 
 
 def test_models_are_listed_with_what_they_can_do(client: openai.OpenAI) -> None:

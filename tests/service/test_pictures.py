@@ -1,0 +1,103 @@
+"""Pixels as files: exact where nothing is asked, kept for an hour, never half written."""
+
+import asyncio
+import io
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danqing.service.errors import ApiError
+from danqing.service.pictures import Look, Pictures
+
+
+def noise(n: int, height: int, width: int, channels: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, height, width, channels), dtype=np.uint8)
+
+
+def opened(file: bytes) -> np.ndarray:
+    pixels = np.asarray(Image.open(io.BytesIO(file)))
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(("n", "side"), [(2, 9), (3, 150)])  # at once, and in a thread
+def test_a_picture_of_its_own_size_is_exact(channels: int, n: int, side: int, tmp_path: Path) -> None:
+    pixels = noise(n, side, side + 1, channels)
+
+    async def render() -> list[bytes]:
+        pictures = Pictures(tmp_path)
+        files = await pictures.render(pixels, Look((side + 1, side)))
+        await pictures.stop()
+        return files
+
+    assert np.array_equal(np.stack([opened(file) for file in asyncio.run(render())]), pixels)
+
+
+def test_another_size_is_resampled_and_keeps_its_alpha() -> None:
+    pixels = np.full((4, 6, 4), (200, 100, 0, 255), np.uint8)
+    pixels[:, :3] = (0, 0, 0, 0)
+    large = opened(Look((60, 40)).render(pixels))
+    assert large.shape == (40, 60, 4)
+    assert (large[:, :20, 3] == 0).all()
+    assert (large[:, 50:] == (200, 100, 0, 255)).all()
+    shown = large[:, 30:36]  # at the edge
+    assert (shown[:, :, 0] > 180).all()  # what is hidden does not bleed
+    opaque = opened(Look((6, 4), opaque=True).render(pixels))
+    assert opaque.shape == (4, 6, 3)
+    assert (opaque[:, :3] == 255).all()
+    jpeg = opened(Look((6, 4), "jpeg").render(pixels))
+    assert jpeg.shape == (4, 6, 3)
+    assert (jpeg[:, 0] > 240).all()
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_compression_is_the_quality_of_the_file(format: str) -> None:
+    pixels = noise(1, 64, 64, 3)[0]
+    sizes = [len(Look((64, 64), format, compression=c).render(pixels)) for c in (0, 50, 100)]  # type: ignore[arg-type]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2] / 4
+
+
+def test_stored_pictures_come_back_until_they_are_an_hour_old(tmp_path: Path) -> None:
+    async def walk() -> None:
+        folder = tmp_path / "pictures"
+        pictures = Pictures(folder)
+        await pictures.start()
+        old, new = await pictures.keep([b"old", b"new"], "png")
+        assert [await pictures.read(name) for name in (old, new)] == [b"old", b"new"]
+        os.utime(folder / old, (time.time() - 3601,) * 2)
+        assert await pictures.read(old) is None
+        stranger = folder / "notes.txt"
+        stranger.write_text("not ours")
+        os.utime(stranger, (0, 0))
+        await pictures.stop()
+        again = Pictures(folder)  # as after a restart
+        await again.start()
+        assert not (folder / old).exists()
+        assert stranger.exists()
+        assert await again.read(new) == b"new"
+        (tmp_path / "secret.png").write_bytes(b"secret")
+        for name in ("../secret.png", "notes.txt", f"{'a' * 32}.png", "", "\0", f"{new}/", f"{new}\n"):
+            assert await again.read(name) is None
+        await again.stop()
+
+    asyncio.run(walk())
+
+
+def test_a_disk_that_takes_nothing_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def walk() -> None:
+        folder = tmp_path / "pictures"
+        pictures = Pictures(folder)
+        await pictures.start()
+        folder.rmdir()
+        with pytest.raises(ApiError) as refused:
+            await pictures.keep([b"one", b"two"], "webp")
+        assert refused.value.status == 507
+        assert refused.value.headers["x-should-retry"] == "false"
+        await pictures.stop()
+
+    asyncio.run(walk())
