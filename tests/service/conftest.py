@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from danqing import families
+from danqing.images import Images
 from danqing.model import Model
 from danqing.text.contract import TextConfig
 from danqing.text.encoders import settle
@@ -57,14 +60,23 @@ MODELS = {
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A folder of each of MODELS, by its name."""
-    folders = {}
-    for name, config in MODELS.items():
-        torch.manual_seed(0)
-        family = families.build(families.parse_config(config))
-        family.drop_training_only()
-        model = Model(family)
-        folders[name] = str(model.save(tmp_path_factory.mktemp("models") / name, model.sample(1)))
-    return folders
+    folder = tmp_path_factory.mktemp("models")
+    return {name: save(config, folder / name) for name, config in MODELS.items()}
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that paints in a second or so, in a thousand steps."""
+    pixels = {"width": 32, "height": 32, "channels": 1}
+    return save({**_TRANSFORMER, **pixels, "labels": ()}, tmp_path_factory.mktemp("slow"))
+
+
+def save(config: dict[str, Any], folder: Path) -> str:
+    """A folder with a model of a configuration, as it was before any training."""
+    torch.manual_seed(0)
+    family = families.build(families.parse_config(config))
+    family.drop_training_only()
+    return str(Model(family).save(folder, Images(np.zeros((1, 8, 8, 3), np.uint8))))
 
 
 @pytest.fixture(scope="session")
@@ -93,5 +105,5 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, of each kind in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'service.db'}"
-    url: str = request.getfixturevalue("postgresql").new_database()
+    url: str = request.getfixturevalue("postgresql").empty_database()
     return url

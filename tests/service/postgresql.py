@@ -51,10 +51,18 @@ class Server:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_database(self) -> str:
-        """The URL of an empty database."""
+        """The URL of a database of its own."""
         name = f"test_{uuid.uuid4().hex}"
-        with psycopg.connect(
-            f"postgresql://tests@/postgres?host={self.folder}", autocommit=True
-        ) as connection:
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
             connection.execute(f"create database {name}")
+        return self._url(name)
+
+    def empty_database(self) -> str:
+        """The URL of the one that is emptied for each test, which takes less time than making another."""
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute("drop schema public cascade")
+            connection.execute("create schema public")
+        return self._url("postgres")
+
+    def _url(self, name: str) -> str:
         return f"postgresql://tests@/{name}?host={self.folder}"

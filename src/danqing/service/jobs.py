@@ -14,11 +14,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from danqing.errors import DanqingError
-from danqing.service import guard, job_store, painting
+from danqing.service import guard, job_store, logs, painting
 from danqing.service.database import Database, DatabaseError
 from danqing.service.errors import ApiError, from_danqing, internal, invalid
 from danqing.service.guard import Caller
 from danqing.service.job_store import Claim, Job, JobEvent, JobPicture, NewJob, Status
+from danqing.service.keys import Key
 from danqing.service.orders import OrderCancelledError, OverloadedError, Painted, Priority, Progress
 from danqing.service.pictures import MEDIA_TYPES
 from danqing.service.settings import Settings
@@ -258,7 +259,7 @@ class Jobs:
                     self._told[job_id] = number
                     self._changed(job_id)
             if taken_over:
-                _log.warning("jobs of a server that fell silent are taken over", extra={"jobs": taken_over})
+                logs.event(_log, "jobs of a silent server are taken over", logging.WARNING, jobs=taken_over)
                 self._news.set()
                 self._webhooks.wake()
 
@@ -289,7 +290,7 @@ class Jobs:
             change = await self._outcome(running)
             running.storing = True
             if not await self._insist(change, time.time()):
-                _log.warning("a job was taken over by another server", extra={"job_id": claim.id})
+                logs.event(_log, "a job was taken over or cancelled", job=claim.id)
         finally:
             del self._running[claim.id]
             self._changed(claim.id)
@@ -303,13 +304,14 @@ class Jobs:
             return lambda session, now: job_store.succeed(session, claim, answer, files, now)
         except OrderCancelledError:  # the engine stops
             return lambda session, now: job_store.put_back(session, [claim], now)
-        except ApiError as error:
-            failure = error
-        except DanqingError as error:
-            failure = from_danqing(error)
+        except (ApiError, DanqingError) as error:
+            failure = error if isinstance(error, ApiError) else from_danqing(error)
         except Exception:
-            _log.exception("a job failed", extra={"job_id": claim.id})
+            _log.exception("the job %s failed", claim.id)
             failure = internal()
+        assert self._service is not None
+        if (caller := self._service.keys.of(claim.owner)) is not None:
+            guard.refund(caller, claim.pictures)
         return lambda session, now: job_store.fail(session, claim, failure, now)
 
     async def _painted(self, running: _Running) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
@@ -317,10 +319,13 @@ class Jobs:
         claim = running.claim
         assert self._service is not None
         async with self._planning:
-            body = await self._insist(job_store.body_of, claim)
+            body, good = await self._insist(_to_paint, claim, time.time())
             if body is None:
                 raise OrderCancelledError("The job has ended.")
-            # What its key may do was checked when the job was accepted.
+            if not good:
+                message = "The key of this job was revoked, or expired, before it was painted."
+                raise ApiError(401, message, code="revoked_api_key")
+            # What else the key may do was checked when the job was accepted.
             caller = Caller(claim.owner or None, claim.caller, frozenset(guard.RIGHTS))
             plan = await painting.plan(self._service, claim.endpoint, json.loads(body), caller)
             del body
@@ -354,7 +359,7 @@ class Jobs:
             try:
                 return await self._database.run(function, *arguments, patience=60)
             except DatabaseError as error:
-                _log.warning("the database is asked again", extra={"reason": str(error)})
+                logs.event(_log, "a job waits for the database", logging.WARNING, reason=str(error))
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -363,10 +368,18 @@ class Jobs:
             try:
                 await loop()
             except DatabaseError as error:
-                _log.warning("the database is asked again", extra={"reason": str(error)})
+                logs.event(_log, "jobs wait for the database", logging.WARNING, reason=str(error))
             except Exception:
                 _log.exception("a mistake in %s", loop.__name__)
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def _to_paint(session: Session, claim: Claim, now: float) -> tuple[str | None, bool]:
+    """The body of a job, None where it has ended; and whether its key is still good."""
+    key = session.get(Key, claim.owner) if claim.owner else None
+    return job_store.body_of(session, claim), not claim.owner or (
+        key is not None and key.state(now) == "active"
+    )
 
 
 async def _ended(*tasks: asyncio.Task[None]) -> None:

@@ -22,7 +22,7 @@ import httpx
 from sqlalchemy import Double, ForeignKey, Index, String, Text, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from danqing.service import fetch
+from danqing.service import fetch, logs
 from danqing.service.database import Base, Database, DatabaseError
 from danqing.service.errors import invalid
 from danqing.service.settings import Outbound
@@ -165,14 +165,14 @@ class Webhooks:
             status: Literal["pending", "delivered", "failed"] = "delivered"
         elif gone or message.attempt > len(self._delays):
             status = "failed"
-            _log.warning("a webhook is given up", extra={"message_id": message.id, "reason": reason})
+            logs.event(_log, "a webhook is given up", logging.WARNING, id=message.id, reason=reason)
         else:
             status = "pending"
             due = time.time() + self._delays[message.attempt - 1] * random.uniform(0.9, 1.1)
         try:
             await self._database.run(_settle, message, status, due, reason)
         except DatabaseError:
-            _log.warning("a webhook will be sent again", extra={"message_id": message.id})
+            logs.event(_log, "a webhook will be sent again", logging.WARNING, id=message.id)
         finally:
             self._sending -= 1
             self._news.set()
