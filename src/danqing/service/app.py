@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its page would fetch scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # their address would be made of the Host that a client sends
     )
     errors.install(app)
     app.add_middleware(Gate, settings=settings)
