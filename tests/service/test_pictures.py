@@ -1,7 +1,9 @@
 """Pixels as files: exact where nothing is asked, kept for an hour, never half written."""
 
 import asyncio
+import base64
 import io
+import json
 import os
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from danqing.service.errors import ApiError
-from danqing.service.pictures import Look, Pictures
+from danqing.service.pictures import Look, Pictures, filled
 
 
 def noise(n: int, height: int, width: int, channels: int) -> np.ndarray:
@@ -60,6 +62,22 @@ def test_compression_is_the_quality_of_the_file(format: str) -> None:
     sizes = [len(Look((64, 64), format, compression=c).render(pixels)) for c in (0, 50, 100)]  # type: ignore[arg-type]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2] / 4
+
+
+def test_an_answer_holds_its_pictures_byte_by_byte(tmp_path: Path) -> None:
+    files = [os.urandom(size) for size in (0, 1, 200_000, 600_001)]
+    words = 'a "b64_json": "" that somebody wrote'
+
+    async def pack() -> list[bytes]:
+        pictures = Pictures(tmp_path)
+        packed = [*await pictures.pack(files[:2]), *await pictures.pack(files[2:])]
+        await pictures.stop()
+        return packed
+
+    text = json.dumps({"user": words, "data": [{"b64_json": ""} for _ in files]}).encode()
+    answer = json.loads(filled(text, asyncio.run(pack())))
+    assert answer["user"] == words
+    assert [base64.b64decode(one["b64_json"]) for one in answer["data"]] == files
 
 
 def test_stored_pictures_come_back_until_they_are_an_hour_old(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The way from a request's fields to pictures: everything is checked here, once, for HTTP and for jobs."""
 
-import base64
 import math
 import re
 import secrets
@@ -15,7 +14,8 @@ from danqing.randomness import derived_seed
 from danqing.service import prompts, sources, wire
 from danqing.service.errors import FINAL, ApiError, from_validation, invalid
 from danqing.service.orders import Offer, Order, Painted, Pixels, Verb, rows_of
-from danqing.service.pictures import Look, Pictures
+from danqing.service.pictures import Look, Pictures, filled
+from danqing.service.sse import json_of
 from danqing.service.wire import Endpoint
 
 if TYPE_CHECKING:
@@ -75,21 +75,23 @@ class Plan:
         """Painted pictures `[n, h, w, c]`, finished or not, as files in the size and format asked for."""
         return await self.pictures.render(pixels, self.look, self.compose)
 
-    async def finish(self, painted: Painted, base_url: str = "") -> dict[str, Any]:
-        """The body of the answer. base_url: what the addresses of pictures begin with, where the client wants
-        addresses.
+    async def finish(self, painted: Painted, base_url: str = "") -> bytes:
+        """The body of the answer, in JSON. base_url: what the addresses of pictures begin with, where the
+        client wants addresses.
         """
         files = await self.encode(painted.pixels)
+        packed: list[bytes] = []
         if self.fields.response_format == "url":
             names = await self.pictures.keep(files, self.look.format)
-            data: list[dict[str, Any]] = [{"url": f"{base_url}/v1/pictures/{name}"} for name in names]
+            data = [{"url": f"{base_url}/v1/pictures/{name}"} for name in names]
         else:
-            data = [{"b64_json": base64.b64encode(file).decode("ascii")} for file in files]
+            packed = await self.pictures.pack(files)
+            data = [{"b64_json": ""} for _ in packed]
         if self.revised is not None:
             data = [{**picture, "revised_prompt": self.revised} for picture in data]
-        return self.describe(data)
+        return filled(json_of(self.describe(data)), packed)
 
-    def describe(self, data: list[dict[str, Any]]) -> dict[str, Any]:
+    def describe(self, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The body of the answer around its pictures, however these are given."""
         body = {"created": int(time.time()), "data": data, **self.facts(), "usage": self.usage()}
         if body["quality"] == "auto":

@@ -1,8 +1,6 @@
 """What a client gets for its plan: a whole answer, or events as the pictures come to be."""
 
 import asyncio
-import base64
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
@@ -15,8 +13,9 @@ from danqing.service import sse, tracing
 from danqing.service.engine import Ticket
 from danqing.service.errors import from_danqing, internal
 from danqing.service.guard import Caller, charge, note, refund
-from danqing.service.orders import Event, OrderCancelledError, Painted, Preview
+from danqing.service.orders import Event, OrderCancelledError, Painted, Pixels, Preview
 from danqing.service.painting import Plan
+from danqing.service.pictures import filled
 from danqing.service.state import service_of
 
 _log = logging.getLogger("danqing.service")
@@ -30,20 +29,26 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
     charge(caller, plan.n)
     try:
         ticket = service.engine.submit(plan.order)
+    except DanqingError:
+        refund(caller, plan.n)
+        raise
+    try:
         if plan.streams:
             return await _stream(request, caller, plan, ticket)
         painted = await _painted(request, ticket)
-    except OrderCancelledError:  # the client left: what was done for it is charged
-        raise
-    except DanqingError:
-        refund(caller, plan.n)
+    except DanqingError as error:
+        _refund(caller, plan, error)
         raise
     _tell(request, plan, painted)
     address = service.settings.public_url or str(request.base_url)
     body = await plan.finish(painted, address.rstrip("/"))
-    return Response(
-        json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"), 200, None, "application/json"
-    )
+    return Response(body, media_type="application/json")
+
+
+def _refund(caller: Caller, plan: Plan, error: DanqingError) -> None:
+    """Give back what was not painted, unless the client left: the work was begun for it."""
+    if not isinstance(error, OrderCancelledError):
+        refund(caller, plan.n)
 
 
 async def _painted(request: Request, ticket: Ticket) -> Painted:
@@ -83,15 +88,16 @@ async def _told(
     try:
         async for event in events:
             if isinstance(event, Preview):
-                for number, file in enumerate(await plan.encode(event.pixels)):
+                for number, file in enumerate(await _packed(plan, event.pixels)):
                     yield _event(plan, "partial_image", number, file, partial_image_index=event.index)
             elif isinstance(event, Painted):
                 _tell(request, plan, event)
-                for number, file in enumerate(await plan.encode(event.pixels)):
-                    told = {"usage": plan.usage(number), **plan.origin()}
+                revised = {} if plan.revised is None else {"revised_prompt": plan.revised}
+                for number, file in enumerate(await _packed(plan, event.pixels)):
+                    told = {**revised, "usage": plan.usage(number), **plan.origin()}
                     yield _event(plan, "completed", number, file, **told)
     except DanqingError as error:
-        refund(caller, plan.n)
+        _refund(caller, plan, error)
         yield sse.event("error", from_danqing(error).body())
     except Exception:
         _log.exception("a stream failed")
@@ -104,18 +110,16 @@ async def _after(first: asyncio.Task[Event], rest: AsyncIterator[Event]) -> Asyn
         yield event
 
 
-def _event(plan: Plan, kind: str, number: int, file: bytes, **further: Any) -> bytes:
+async def _packed(plan: Plan, pixels: Pixels) -> list[bytes]:
+    return await plan.pictures.pack(await plan.encode(pixels))
+
+
+def _event(plan: Plan, kind: str, number: int, packed: bytes, **further: Any) -> bytes:
     name = f"{'image_edit' if plan.endpoint == 'edits' else 'image_generation'}.{kind}"
-    data = {
-        "type": name,
-        "b64_json": base64.b64encode(file).decode("ascii"),
-        "created_at": int(time.time()),
-        **plan.facts(),
-        **further,
-    }
+    data = {"type": name, "b64_json": "", "created_at": int(time.time()), **plan.facts(), **further}
     if plan.n > 1:
         data["image_index"] = number
-    return sse.event(name, data)
+    return filled(sse.event(name, data), [packed])
 
 
 async def _awaited(event: Awaitable[Event]) -> Event:

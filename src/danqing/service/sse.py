@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import Response
@@ -17,10 +17,15 @@ HEADERS = {
 _SECONDS_BETWEEN_HEARTBEATS = 10.0
 
 
-def event(name: str, data: dict[str, Any], id: str | None = None) -> bytes:
+def event(name: str, data: Mapping[str, Any], id: str | None = None) -> bytes:
     """One event; `id`: what a client that connects again sends as Last-Event-ID."""
     head = f"event: {name}\n" if id is None else f"id: {id}\nevent: {name}\n"
-    return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
+    return b"%sdata: %s\n\n" % (head.encode(), json_of(data))
+
+
+def json_of(data: Mapping[str, Any]) -> bytes:
+    """JSON on one line, as clients get it; half characters, which UTF-8 cannot write, become `?`."""
+    return json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
 
 
 async def disconnected(receive: Receive) -> None:

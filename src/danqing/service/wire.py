@@ -198,6 +198,7 @@ class ImageEvent(BaseModel):
     partial_image_index: int | None = None
     image_index: int | None = None
     seed: int | None = None
+    revised_prompt: str | None = None
     usage: Annotated[Usage, WithJsonSchema({"type": "object"})] | None = None
 
 
