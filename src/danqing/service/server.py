@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _log = logging.getLogger("danqing.service")
+_MOST_FRAMING = 64 * 1024  # bytes that are not body: request line, headers, sizes of chunks, trailers
+_PATIENCE = 20.0  # seconds from the first byte of a request until its headers are complete
 _KEEP_ALIVE = 75  # seconds; longer than the usual proxy keeps its idle connections, so that it closes first
 
 
@@ -147,9 +149,6 @@ def _patient_protocol() -> type[asyncio.Protocol]:
     class Protocol(HttpToolsProtocol):
         """A connection whose headers must be small and come soon, and that is told of mistakes as all are."""
 
-        _limit = 64 * 1024  # bytes that are not body: request line, headers, sizes of chunks, trailers
-        _patience = 20.0  # seconds from the first byte of a request until its headers are complete
-
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._framing = 0
@@ -166,8 +165,13 @@ def _patient_protocol() -> type[asyncio.Protocol]:
                 self._begin()
             self._framing += len(data)
             super().data_received(data)
-            if self._framing > self._limit and not self.transport.is_closing():
+            if self._framing > _MOST_FRAMING and not self.transport.is_closing():
                 self._refuse(431, "Request Header Fields Too Large", "The headers are too large.")
+
+        def on_message_begin(self) -> None:
+            if self._hurry is None:  # what came in one piece with the end of the request before
+                self._begin()
+            super().on_message_begin()
 
         def on_headers_complete(self) -> None:
             self._framing = 0
@@ -188,7 +192,7 @@ def _patient_protocol() -> type[asyncio.Protocol]:
             self._refuse(400, "Bad Request", "This is no HTTP request.")
 
         def _begin(self) -> None:
-            self._hurry = self.loop.call_later(self._patience, self.transport.close)
+            self._hurry = self.loop.call_later(_PATIENCE, self.transport.close)
 
         def _relax(self) -> None:
             if self._hurry is not None:
