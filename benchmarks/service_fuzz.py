@@ -1,0 +1,346 @@
+"""Fuzzes the service: nothing that is sent may cost an answer of 500 or memory that does not come back.
+
+    python benchmarks/service_fuzz.py [--requests 100000] [--examples 200] [--concurrency 16] [--seed 0]
+
+First schemathesis reads the service's OpenAPI document and sends `examples` requests to each operation, then
+come so many mutated bodies: JSON and forms whose structure, values, bytes and pictures are changed at random,
+with the checksums of PNG mended or not. Every answer must have a status below 500, and be a picture or an
+error in the documented shape. Memory is read after a tenth of the requests and at the end. A body that fails
+is kept in --out. The last line is JSON.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+from PIL import Image
+from service_process import LABELS, SIDE, ServiceProcess, write_models
+
+JSON, BOUNDARY = "application/json", b"danqing-fuzz"
+FORM = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+ODD: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2,
+        11,
+        2**31,
+        2**63,
+        2**64,
+        -(2**63),
+        10**30,
+        0.0,
+        -0.0,
+        0.5,
+        1e308,
+        1e-308,
+    ),
+    *("", " ", "\x7f", "é", "红", "\ud800", "\0", "a" * 5000, "auto", "8x8", "0x0", "16x16", "1024x1024"),
+    *("../../etc/passwd", "%s%n", "<script>", "' or 1=1 --", "data:image/png;base64,", "http://127.0.0.1/"),
+    *([], {}, [[]], {"a": {}}, [None], ["star"] * 3),
+)
+TROUBLE = (
+    b"\0",
+    b"\xff",
+    b"\r\n",
+    b"--",
+    b'"',
+    b"\\",
+    b"{",
+    b"[",
+    b"\x80" * 9,
+    b"\xff" * 8,
+    b"\x7f\xff\xff\xff",
+)
+
+
+class Body(NamedTuple):
+    path: str
+    kind: str
+    content: bytes
+
+
+def pictures() -> list[bytes]:
+    """Small pictures of each kind that is read, and of some that are not."""
+    rng = np.random.default_rng(0)
+    found = []
+    for height, width in ((SIDE, SIDE), (24, 40), (1, 1)):
+        pixels = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+        pixels[: max(1, height // 2), :, 3] = 0
+        whole = Image.fromarray(pixels)
+        for mode, format in (
+            ("RGBA", "PNG"),
+            ("RGB", "JPEG"),
+            ("RGBA", "WEBP"),
+            ("L", "PNG"),
+            ("P", "PNG"),
+            ("LA", "PNG"),
+            ("I;16", "PNG"),
+            ("1", "PNG"),
+            ("CMYK", "JPEG"),
+            ("RGB", "GIF"),
+            ("RGB", "TIFF"),
+            ("RGB", "BMP"),
+        ):
+            file = io.BytesIO()
+            picture = whole.convert("L").convert("I;16") if mode == "I;16" else whole.convert(mode)
+            picture.save(file, format)
+            found.append(file.getvalue())
+    return found
+
+
+def form(parts: Sequence[tuple[str, bytes | str]]) -> bytes:
+    body = b""
+    for name, value in parts:
+        file = '; filename="a.png"' if isinstance(value, bytes) else ""
+        content = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+        head = f'--{BOUNDARY.decode()}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        body += head.encode("utf-8", "replace") + content + b"\r\n"
+    return body + b"--" + BOUNDARY + b"--\r\n"
+
+
+class Fuzzer:
+    """Makes bodies of good ones. What it makes follows from the seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._pictures = pictures()
+        self._ways: tuple[Callable[[], Body], ...] = (
+            self._json,
+            self._json,
+            self._form,
+            self._form,
+            self._job,
+        )
+
+    def body(self) -> Body:
+        """The next one."""
+        body = self._random.choice(self._ways)()
+        if self._random.random() < 0.3:
+            body = body._replace(content=self._bytes(body.content))
+        if self._random.random() < 0.02:
+            kinds = (JSON, FORM, "multipart/form-data", "text/plain", "", "application/json; charset=utf-16")
+            body = body._replace(kind=self._random.choice(kinds))
+        return body
+
+    def _words(self) -> dict[str, Any]:
+        words: dict[str, Any] = {"model": "masked", "prompt": self._random.choice(LABELS), "seed": 1}
+        further = {
+            "n": self._random.randint(1, 3),
+            "size": self._random.choice(("auto", "32x32", "64x64", "17x17")),
+            "output_format": self._random.choice(("png", "jpeg", "webp")),
+            "response_format": "b64_json",
+            "quality": "low",
+            "background": self._random.choice(("auto", "opaque", "transparent")),
+            "temperature": 0.5,
+            "guidance_scale": 2.0,
+            "num_steps": 2,
+            "top_k": 3,
+            "stream": True,
+            "partial_images": 2,
+            "user": "fuzz",
+            "negative_prompt": "star",
+            "label": "circle",
+            "strength": 0.3,
+        }
+        for name in self._random.sample(sorted(further), self._random.choice((0, 0, 1, 2))):
+            words[name] = further[name]
+        for _ in range(self._random.choice((0, 0, 0, 1, 2))):
+            name = self._random.choice([*words, *further, "style", "mask", "images", "__class__", ""])
+            words[name] = self._random.choice(ODD)
+        return words
+
+    def _picture(self) -> bytes:
+        content = self._random.choice(self._pictures)
+        if self._random.random() < 0.6:
+            content = self._bytes(content)
+        if content[:4] == b"\x89PNG" and self._random.random() < 0.5:
+            content = mended(content)
+        return content
+
+    def _references(self) -> dict[str, Any]:
+        def url() -> Any:
+            if self._random.random() < 0.1:
+                return self._random.choice(ODD)
+            return "data:image/png;base64," + base64.b64encode(self._picture()).decode()
+
+        found: dict[str, Any] = {"images": [{"image_url": url()}]}
+        if self._random.random() < 0.5:
+            found["mask"] = {"image_url": url()}
+        return found
+
+    def _json(self) -> Body:
+        path = self._random.choice(("generations", "generations", "edits", "variations"))
+        words = self._words()
+        if path != "generations":
+            words |= self._references()
+        return Body(f"/v1/images/{path}", JSON, json.dumps(words).encode())
+
+    def _job(self) -> Body:
+        asked = {"endpoint": self._random.choice(("generations", "edits", "x", 1)), "body": self._words()}
+        if self._random.random() < 0.1:
+            asked["webhook"] = {"url": self._random.choice(ODD)}
+        if self._random.random() < 0.9:  # few are accepted: the queue is not what is tried here
+            asked["body"] = asked["body"] | {"size": self._random.choice(ODD)}
+        return Body("/v1/jobs", JSON, json.dumps(asked).encode())
+
+    def _form(self) -> Body:
+        path = self._random.choice(("edits", "edits", "variations"))
+        parts: list[tuple[str, bytes | str]] = [
+            (name, value if isinstance(value, str) else json.dumps(value))
+            for name, value in self._words().items()
+        ]
+        parts.append((self._random.choice(("image", "image", "image[]")), self._picture()))
+        if self._random.random() < 0.5:
+            parts.append(("mask", self._picture()))
+        if self._random.random() < 0.1:
+            parts.append(self._random.choice(parts))
+        self._random.shuffle(parts)
+        return Body(f"/v1/images/{path}", FORM, form(parts))
+
+    def _bytes(self, content: bytes) -> bytes:
+        """A few bytes changed, cut, doubled, moved or put in."""
+        found = bytearray(content)
+        for _ in range(self._random.choice((1, 1, 2, 5))):
+            at = self._random.randrange(len(found) + 1)
+            end = min(len(found), at + self._random.choice((1, 1, 4, 16, 200)))
+            match self._random.randrange(6):
+                case 0 if found:
+                    found[at % len(found)] ^= 1 << self._random.randrange(8)
+                case 1:
+                    del found[at:end]
+                case 2:
+                    found[at:at] = found[at:end] * self._random.choice((1, 2, 50))
+                case 3:
+                    found[at:at] = self._random.choice(TROUBLE)
+                case 4:
+                    found[at:end] = self._random.randbytes(end - at)
+                case _:
+                    del found[at if self._random.random() < 0.3 else len(found) :]
+        return bytes(found)
+
+
+def mended(content: bytes) -> bytes:
+    """A PNG whose chunks have the checksums that belong to them, so that what is in them is read."""
+    found, at = content[:8], 8
+    while at + 12 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        body = content[at + 4 : at + 8 + length]
+        found += content[at : at + 4] + body + zlib.crc32(body).to_bytes(4, "big")
+        at += 12 + length
+    return found
+
+
+def complaint(answer: httpx.Response) -> str | None:
+    """What is wrong with an answer, None where nothing is."""
+    if answer.status_code >= 500:
+        return f"status {answer.status_code}"
+    if answer.status_code >= 400:
+        error = answer.json().get("error", {})
+        return None if set(error) == {"message", "type", "param", "code"} else "an error of another shape"
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        return "a failed stream" if b"event: error" in answer.content else None
+    for one in answer.json().get("data", ()):
+        Image.open(io.BytesIO(base64.b64decode(one["b64_json"]))).load()
+    return None
+
+
+async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[str, Any]:
+    """Send the mutated bodies; returns what came of it."""
+    fuzzer, statuses, wrong = Fuzzer(options.seed), Counter[int](), []
+    memory: dict[str, float] = {}
+    sent, began, settled = 0, time.perf_counter(), max(1, options.requests // 10)
+
+    async def one(client: httpx.AsyncClient) -> None:
+        nonlocal sent, memory
+        while sent < options.requests:
+            body = fuzzer.body()
+            sent += 1
+            number = sent
+            if number == settled:
+                memory = service.memory()
+            answer = await client.post(
+                service.url + body.path, content=body.content, headers={"content-type": body.kind}
+            )
+            statuses[answer.status_code] += 1
+            try:
+                reason = complaint(answer)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+            if reason is not None:
+                wrong.append(f"{number}: {body.path} {reason}")
+                (options.out / f"{number}.body").write_bytes(body.content)
+                print(wrong[-1], answer.text[:300], flush=True)
+            if number % 5000 == 0:
+                print(f"{number:,} sent, {dict(statuses)}, {service.memory()}", flush=True)
+
+    async with httpx.AsyncClient(timeout=120) as client:
+        await asyncio.gather(*(one(client) for _ in range(options.concurrency)))
+    after = service.memory()
+    return {
+        "requests": sent,
+        "seconds": round(time.perf_counter() - began, 1),
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "failures": len(wrong),
+        "memory_change": {name: round(after[name] / value - 1, 4) for name, value in memory.items()},
+    }
+
+
+def follow_the_document(service: ServiceProcess, examples: int) -> int:
+    """Let schemathesis send what the OpenAPI document allows and forbids; returns its exit status."""
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        f"{service.url}/openapi.json",
+        f"--max-examples={examples}",
+        "--phases=examples,coverage,fuzzing",
+        "--checks=not_a_server_error,content_type_conformance,response_schema_conformance",
+        "--exclude-path-regex=events$",
+        "--request-timeout=120",
+        "--continue-on-failure",
+        "--suppress-health-check=all",
+        "--no-color",
+    ]
+    return subprocess.run(command, check=False).returncode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--examples", type=int, default=200, help="of each operation; 0 skips schemathesis")
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("fuzz-failures"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        models = write_models(Path(folder) / "models")
+        limits = {"seconds": 60.0, "pixels": 2_000_000}
+        with ServiceProcess(Path(folder), models, limits=limits, engine={"threads": 1}) as service:
+            status = follow_the_document(service, options.examples) if options.examples else 0
+            result = asyncio.run(bombard(service, options))
+    print(json.dumps({"schemathesis_status": status, **result}))
+    steady = all(abs(change) <= 0.05 for change in result["memory_change"].values())
+    sys.exit(0 if not status and not result["failures"] and steady else 1)
+
+
+if __name__ == "__main__":
+    main()
