@@ -7,6 +7,7 @@ image costs less than two passes over all of it, in however many steps.
 """
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.nets.laid_out import laid_out
-from danqing.nets.raster import product, unit
+from danqing.nets.raster import packs, product, unit
 from danqing.nets.transformer import EPSILON, Block, Transformer
 from danqing.precision import Precision
 
@@ -101,7 +102,7 @@ class _Layer:
         self.turns = attention.turns(turns)
         self.qkv = product(attention.qkv.weight, ROWS, precision, attention.qkv.gain)
         self.out = product(attention.out.weight, ROWS, precision)
-        self.gate_up = product(block.gate_up.weight, ROWS, precision, block.gate_up.gain)
+        self.gated = _gated(block.gate_up.weight, ROWS, precision, block.gate_up.gain)
         self.down = product(block.down.weight, ROWS, precision)
         self.heads, self.groups, self.width = attention.heads, attention.key_value_heads, attention.head_width
         weight = attention.qkv.weight
@@ -128,8 +129,7 @@ class _Layer:
             return x[:, start:]
         x = x[:, start:].flatten(0, 1)
         x = x + self.out(self.attend(q[:, start:], cache[:, :, : mask.shape[3]], mask).flatten(0, 1))
-        gate, up = self.gate_up(unit(x, self.epsilon)).chunk(2, dim=-1)
-        x += self.down(F.silu(gate).mul_(up))
+        x += self.down(self.gated(unit(x, self.epsilon)))
         return x.view(n, t - start, -1)
 
     def attend(self, q: Tensor, cache: Tensor, mask: Tensor) -> Tensor:
@@ -141,6 +141,30 @@ class _Layer:
         mask = mask.repeat_interleave(self.heads // self.groups, dim=2)
         attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
         return attended.view(n, self.groups, t, -1).transpose(1, 2).flatten(2)
+
+
+def _gated(weight: Tensor, n: int, precision: Precision, gain: Tensor) -> Callable[[Tensor], Tensor]:
+    """What makes silu(gate) · up of unit vectors `[n, inputs]`, where the first half of the rows of `weight`
+    gives the gate. Other arguments are those of `product`.
+    """
+    if precision == "float32" or not packs(weight):
+        both = product(weight, n, precision, gain)
+
+        def apart(x: Tensor) -> Tensor:
+            gate, up = both(x).chunk(2, dim=-1)
+            return F.silu(gate).mul_(up)
+
+        return apart
+    halves = (weight * (gain * math.sqrt(len(gain)))).bfloat16().chunk(2)
+    gates, ups = (torch.ops.mkldnn._reorder_linear_weight(half.contiguous(), n) for half in halves)
+    multiply = torch.ops.mkldnn._linear_pointwise
+
+    def fused(x: Tensor) -> Tensor:
+        x = x.bfloat16()
+        gate = multiply.default(x, gates, None, "swish", [], "")
+        return cast(Tensor, multiply.binary(x, gate, ups, None, "mul"))
+
+    return fused
 
 
 def _rounded(columns: int) -> int:

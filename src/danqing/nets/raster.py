@@ -133,12 +133,17 @@ def product(
         matrix = weight.t().contiguous()
         return lambda x: torch.mm(x, matrix)
     weight = weight.bfloat16()
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not packs(weight):
         return lambda x: F.linear(x.bfloat16(), weight)
     # torch.mm would lay the weights out anew at every call, which takes as long as to multiply by them.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, n)
     multiply = torch.ops.mkldnn._linear_pointwise.default
     return lambda x: cast(Tensor, multiply(x.bfloat16(), packed, None, "none", [], ""))
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether the processor multiplies by weights that were laid out for it beforehand."""
+    return weight.device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _cache_dtype(prefix: Tensor, precision: Precision, sharing: int) -> torch.dtype:
