@@ -66,8 +66,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that paints in a second or so, in a thousand steps."""
-    pixels = {"width": 32, "height": 32, "channels": 1}
+    """A model that paints in a hundred steps."""
+    pixels = {"width": 10, "height": 10, "channels": 1}
     return save({**_TRANSFORMER, **pixels, "labels": ()}, tmp_path_factory.mktemp("slow"))
 
 
@@ -76,7 +76,7 @@ def save(config: dict[str, Any], folder: Path) -> str:
     torch.manual_seed(0)
     family = families.build(families.parse_config(config))
     family.drop_training_only()
-    return str(Model(family).save(folder, Images(np.zeros((1, 8, 8, 3), np.uint8))))
+    return str(Model(family).save(folder, Images(np.zeros((1, 4, 4, 3), np.uint8))))
 
 
 @pytest.fixture(scope="session")
