@@ -304,7 +304,7 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
     }
 
 
-def follow_the_document(service: ServiceProcess, examples: int) -> int:
+def follow_the_document(service: ServiceProcess, examples: int, folder: Path) -> int:
     """Let schemathesis send what the OpenAPI document allows and forbids; returns its exit status."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
@@ -319,7 +319,7 @@ def follow_the_document(service: ServiceProcess, examples: int) -> int:
         "--suppress-health-check=all",
         "--no-color",
     ]
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(command, check=False, cwd=folder).returncode
 
 
 def main() -> None:
@@ -335,7 +335,8 @@ def main() -> None:
         models = write_models(Path(folder) / "models")
         limits = {"seconds": 60.0, "pixels": 2_000_000}
         with ServiceProcess(Path(folder), models, limits=limits, engine={"threads": 1}) as service:
-            status = follow_the_document(service, options.examples) if options.examples else 0
+            examples = options.examples
+            status = follow_the_document(service, examples, Path(folder)) if examples else 0
             result = asyncio.run(bombard(service, options))
     print(json.dumps({"schemathesis_status": status, **result}))
     steady = all(abs(change) <= 0.05 for change in result["memory_change"].values())

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from danqing.service import pictures, sse, uploads, wire
 from danqing.service.errors import ApiError, from_validation, invalid
@@ -38,7 +38,7 @@ class JobRequest(BaseModel):
 
     endpoint: wire.Endpoint
     body: dict[str, Any]
-    webhook: Webhook | None = None
+    webhook: Annotated[Webhook, WithJsonSchema(Webhook.model_json_schema())] | None = None
 
 
 class JobProgress(BaseModel):
