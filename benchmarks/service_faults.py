@@ -1,0 +1,306 @@
+"""Breaks the service under load: nothing that it accepted may be lost, and no half picture may be served.
+
+    python benchmarks/service_faults.py [kills] [disk] [database] [--times 50] [--interval 2] [--clients 8]
+
+kills: kill -9 of the worker and of the server by turns, so many `times` together. disk: the file system of
+its data is full again and again (a tmpfs of 24 MB; needs root). database: PostgreSQL crashes and comes back
+(from the system's package). Meanwhile clients submit jobs with idempotency keys, again until they are
+accepted, and others ask for pictures at once, as base64 and as addresses. In the end every accepted job must
+have succeeded, with one last event, and every picture that was ever served must be whole and have the pixels
+that its seed has. The last line is JSON; the exit status is 1 where something was lost.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+from service_process import LABELS, ServiceProcess, free_port, is_root, write_models
+
+SEEDS, N = 16, 3
+FINAL = ("succeeded", "failed", "cancelled")
+Fault = Callable[[ServiceProcess, int], Awaitable[None]]
+
+
+def asked(seed: int) -> dict[str, Any]:
+    return {"model": "masked", "prompt": LABELS[seed % len(LABELS)], "n": N, "seed": seed}
+
+
+def digest(content: bytes) -> str:
+    """Of the pixels of a file; raises where it is not whole."""
+    with Image.open(io.BytesIO(content)) as picture:
+        return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
+
+
+@dataclass
+class Load:
+    """Clients that go on whatever happens, and what they were given."""
+
+    url: str
+    interval: float
+    expected: dict[int, list[str]] = field(default_factory=dict)
+    accepted: dict[str, int] = field(default_factory=dict)
+    statuses: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    over: bool = False
+
+    async def learn(self, client: httpx.AsyncClient) -> None:
+        """What each seed looks like, before anything breaks."""
+        for seed in range(SEEDS):
+            answer = await client.post(f"{self.url}/v1/images/generations", json=asked(seed))
+            answer.raise_for_status()
+            self.expected[seed] = [digest(one) for one in files(answer.json())]
+
+    async def submit(self, client: httpx.AsyncClient) -> None:
+        """Job after job, each sent again with its key until it is accepted."""
+        for seed in itertools.cycle(range(SEEDS)):
+            headers = {"idempotency-key": str(uuid.uuid4())}
+            body = {"endpoint": "generations", "body": asked(seed)}
+            while True:
+                answer = await self._post(client, "jobs", body, headers)
+                if answer is not None and answer.status_code in (200, 202):
+                    self.accepted[answer.json()["id"]] = seed
+                    break
+                if self.over:
+                    return
+                await asyncio.sleep(0.1)
+            if self.over:
+                return
+            await asyncio.sleep(self.interval / 10)
+
+    async def paint(self, client: httpx.AsyncClient, response_format: str) -> None:
+        """Picture after picture, each of them looked at."""
+        for seed in itertools.cycle(range(SEEDS)):
+            if self.over:
+                return
+            body = {**asked(seed), "response_format": response_format}
+            answer = await self._post(client, "images/generations", body)
+            if answer is None or answer.status_code != 200:
+                await asyncio.sleep(0.1)
+                continue
+            found = files(answer.json())
+            for one in answer.json()["data"] if response_format == "url" else ():
+                with contextlib.suppress(httpx.HTTPError):
+                    shown = await client.get(one["url"])
+                    if shown.status_code == 200:
+                        found.append(shown.content)
+            self.compare(f"{response_format} of seed {seed}", seed, found)
+
+    def compare(self, what: str, seed: int, found: list[bytes]) -> None:
+        """Note where pictures are not whole, or are not those of the seed."""
+        for content in found:
+            try:
+                if digest(content) not in self.expected[seed]:
+                    self.wrong.append(f"{what}: other pixels")
+            except Exception as error:
+                self.wrong.append(f"{what}: {type(error).__name__} {error}")
+
+    async def settle(self, client: httpx.AsyncClient, seconds: float) -> dict[str, Any]:
+        """Wait for the jobs that were accepted, and look at each; returns what became of them."""
+        ends: Counter[str] = Counter()
+        deadline = time.monotonic() + seconds
+        for job, seed in self.accepted.items():
+            told = await self._ended(client, job, deadline)
+            ends[told["status"]] += 1
+            if told["status"] != "succeeded":
+                self.wrong.append(f"job {job}: {told['status']} {told.get('error')}")
+                continue
+            found = [
+                (await client.get(f"{self.url}/v1/jobs/{job}/images/{number}")).content for number in range(N)
+            ]
+            self.compare(f"job {job}", seed, found)
+            events = (await client.get(f"{self.url}/v1/jobs/{job}/events")).text
+            last = [line for line in events.splitlines() if line in [f"event: job.{end}" for end in FINAL]]
+            if last != ["event: job.succeeded"]:
+                self.wrong.append(f"job {job}: ended as {last}")
+        return {"accepted": len(self.accepted), **ends}
+
+    async def _ended(self, client: httpx.AsyncClient, job: str, deadline: float) -> dict[str, Any]:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                answer = await client.get(f"{self.url}/v1/jobs/{job}")
+                if answer.status_code == 404:
+                    return {"status": "lost"}
+                if answer.status_code == 200 and answer.json()["status"] in FINAL:
+                    told: dict[str, Any] = answer.json()
+                    return told
+            if time.monotonic() > deadline:
+                return {"status": "unfinished"}
+            await asyncio.sleep(0.2)
+
+    async def _post(
+        self,
+        client: httpx.AsyncClient,
+        path: str,
+        body: dict[str, Any],
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response | None:
+        try:
+            answer = await client.post(f"{self.url}/v1/{path}", json=body, headers=headers)
+        except httpx.HTTPError as error:
+            self.statuses[f"{path} {type(error).__name__}"] += 1
+            return None
+        self.statuses[f"{path} {answer.status_code}"] += 1
+        if answer.status_code >= 400 and set(answer.json().get("error", ())) != {
+            "message",
+            "type",
+            "param",
+            "code",
+        }:
+            self.wrong.append(f"{path}: {answer.status_code} in another shape")
+        return answer
+
+
+def files(answer: dict[str, Any]) -> list[bytes]:
+    return [base64.b64decode(one["b64_json"]) for one in answer["data"] if one.get("b64_json")]
+
+
+async def kill(service: ServiceProcess, number: int) -> None:
+    """The worker and the server by turns."""
+    if number % 2:
+        await asyncio.to_thread(service.kill)
+        await asyncio.to_thread(service.start)
+    else:
+        service.kill_worker()
+
+
+async def under_load(
+    service: ServiceProcess, fault: Fault, options: argparse.Namespace, times: int
+) -> dict[str, Any]:
+    """Let clients work while faults happen; returns what was accepted, lost and wrong."""
+    load = Load(service.url, options.interval)
+    limits = httpx.Limits(max_connections=4 * options.clients + 8)
+    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+        await load.learn(client)
+        clients = [asyncio.create_task(load.submit(client)) for _ in range(options.clients)]
+        clients += [
+            asyncio.create_task(load.paint(client, kind))
+            for kind in ("b64_json", "url")
+            for _ in range(options.clients // 2)
+        ]
+        for number in range(times):
+            await asyncio.sleep(options.interval)
+            await fault(service, number)
+            if number % 10 == 9:
+                print(f"{number + 1} faults, {len(load.accepted)} jobs, {dict(load.statuses)}", flush=True)
+        await asyncio.sleep(options.interval)
+        load.over = True
+        await asyncio.gather(*clients)
+        jobs = await load.settle(client, options.patience)
+    for one in load.wrong[:20]:
+        print(one)
+    return {
+        "faults": times,
+        "jobs": jobs,
+        "statuses": dict(sorted(load.statuses.items())),
+        "wrong": len(load.wrong),
+    }
+
+
+async def kills(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """Processes that end in the middle of whatever they do."""
+    settings = {"engine": {"threads": 1}, "jobs": {"lease": 2.0, "attempts": 100}}
+    with ServiceProcess(folder, models, free_port(), **settings) as service:
+        return await under_load(service, kill, options, options.times)
+
+
+@contextlib.asynccontextmanager
+async def small_disk(folder: Path) -> AsyncIterator[Path]:
+    """A file system of 24 MB."""
+    if not is_root():
+        raise SystemExit("Mounting a small file system takes root: leave out disk.")
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def disk(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """A disk that is full for a while, and then not."""
+
+    async with small_disk(folder / "small") as small:
+
+        async def fill(service: ServiceProcess, number: int) -> None:
+            filler = small / "filler"
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(65536)):
+                    pass
+            await asyncio.sleep(options.interval)
+            async with httpx.AsyncClient(timeout=60) as client:
+                answer = await client.post(f"{service.url}/v1/images/generations", json=asked(0))
+                answer.raise_for_status()  # painting needs no disk
+            filler.unlink()
+
+        settings = {"engine": {"threads": 1}, "data": str(small / "data")}
+        with ServiceProcess(folder, models, free_port(), **settings) as service:
+            return await under_load(service, fill, options, max(1, options.times // 10))
+
+
+async def database(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """A database that crashes, stays away for a while and comes back."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.service.postgresql import Server, programs
+
+    found = programs()
+    if found is None:
+        raise SystemExit("There is no PostgreSQL here: install it, or leave out database.")
+    server = Server(found)
+    try:
+        server.start()
+
+        async def crash(service: ServiceProcess, number: int) -> None:
+            await asyncio.to_thread(server.stop)
+            await asyncio.sleep(options.interval)
+            await asyncio.to_thread(server.start)
+
+        settings = {"engine": {"threads": 1}, "database": server.new_database()}
+        with ServiceProcess(folder, models, free_port(), **settings) as service:
+            return await under_load(service, crash, options, max(1, options.times // 5))
+    finally:
+        server.remove()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parts = {"kills": kills, "disk": disk, "database": database}
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; all")
+    parser.add_argument(
+        "--times", type=int, default=50, help="kills; a fifth of it crashes, a tenth full disks"
+    )
+    parser.add_argument("--interval", type=float, default=2.0, help="seconds between faults")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds for accepted jobs to end")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"there is no {', '.join(unknown)}")
+    results = {}
+    for name in options.parts or parts:
+        with tempfile.TemporaryDirectory() as folder:
+            models = write_models(Path(folder) / "models")
+            results[name] = asyncio.run(parts[name](Path(folder), models, options))
+        print(json.dumps({name: results[name]}), flush=True)
+    print(json.dumps(results))
+    sys.exit(1 if any(result["wrong"] for result in results.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
