@@ -303,6 +303,7 @@ def test_whatever_goes_wrong_has_the_documented_shape(running: Running) -> None:
         cases = [
             (http.get("/v1/nothing"), 404),
             (http.get("/v1/images/generations"), 405),
+            (http.post("/v1/images/generations/", json={}), 404),
             (http.delete("/v1/models"), 405),
             (http.post("/v1/images/generations", content=b"{", headers=json_type), 400),
             (http.post("/v1/images/generations", content=b"[]", headers=json_type), 400),

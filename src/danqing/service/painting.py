@@ -75,15 +75,15 @@ class Plan:
         """Painted pictures `[n, h, w, c]`, finished or not, as files in the size and format asked for."""
         return await self.pictures.render(pixels, self.look, self.compose)
 
-    async def finish(self, painted: Painted, base_url: str = "") -> bytes:
-        """The body of the answer, in JSON. base_url: what the addresses of pictures begin with, where the
-        client wants addresses.
+    async def finish(self, painted: Painted, address: Callable[[], str]) -> bytes:
+        """The body of the answer, in JSON. address: of the service, where the client wants addresses of
+        pictures.
         """
         files = await self.encode(painted.pixels)
         packed: list[bytes] = []
         if self.fields.response_format == "url":
             names = await self.pictures.keep(files, self.look.format)
-            data = [{"url": f"{base_url}/v1/pictures/{name}"} for name in names]
+            data = [{"url": f"{address().rstrip('/')}/v1/pictures/{name}"} for name in names]
         else:
             packed = await self.pictures.pack(files)
             data = [{"b64_json": ""} for _ in packed]

@@ -27,7 +27,7 @@ PICTURE_HEADERS = {
 }
 """Of every answer that is a picture: no browser takes it for a page, whatever its bytes are."""
 
-_INLINE = 16_384  # pixels: a PNG of so many takes about as long as handing them to a thread and back
+_INLINE = 4_096  # pixels: a PNG of so many takes little longer than handing them to a thread and back
 _AT_ONCE = 196_608  # bytes, a multiple of three: writing so many in base64 keeps nobody waiting
 _HOLE = b'"b64_json": ""'
 _SECONDS_OF_LIFE = 3600.0

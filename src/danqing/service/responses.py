@@ -40,8 +40,7 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
         _refund(caller, plan, error)
         raise
     _tell(request, plan, painted)
-    address = service.settings.public_url or str(request.base_url)
-    body = await plan.finish(painted, address.rstrip("/"))
+    body = await plan.finish(painted, lambda: service.settings.public_url or str(request.base_url))
     return Response(body, media_type="application/json")
 
 
