@@ -107,6 +107,8 @@ def test_without_a_prompt_each_seed_draws_a_caption_of_its_own() -> None:
         (NEITHER, {"label": "cat"}, "trained without labels: leave the label out"),
         (TEXT, {"prompt": ["a", "b", "c"]}, "Give one prompt, or one per image: there are 3 for 2 images"),
         (TEXT, {"prompt": ["a", 7]}, "A prompt is a text, and 7 is none"),
+        (LABELS, {"negative_prompt": "a cow"}, "This gan reads no text: leave the negative prompt out"),
+        (TEXT, {"negative_prompt": ["a"]}, "Give one prompt, or one per image: there are 1 for 2 images"),
         (LABELS, {"label": "cow"}, "does not know the label 'cow': choose one of cat, dog"),
     ],
 )
@@ -129,10 +131,11 @@ def test_of_images_that_are_there_nothing_is_drawn() -> None:
 
 
 def test_rows_are_taken_in_any_order() -> None:
-    condition = Condition(label=torch.tensor([3, 4, 5]), text=("c", "d", "e"))
+    condition = Condition(label=torch.tensor([3, 4, 5]), text=("c", "d", "e"), negative_text=("f", "", "h"))
     taken = conditions.rows(condition, [2, 0, 2])
     assert taken.label is not None
     assert (taken.label.tolist(), taken.text) == ([5, 3, 5], ("e", "c", "e"))
+    assert taken.negative_text == ("h", "f", "h")
 
 
 def test_how_many_images_follow_from_what_is_in_lists() -> None:
@@ -186,3 +189,21 @@ def test_options_that_are_not_there_are_refused() -> None:
     model.check_options({"guidance_scale": 3})
     with pytest.raises(ConfigError, match="does not know the option 'guidance'; it has: guidance_scale"):
         model.sample(prompt="a", guidance=3)
+
+
+def test_who_cannot_vary_says_so_and_a_strength_is_a_share() -> None:
+    images = Images(np.zeros((2, 4, 4, 1), np.uint8))
+    with pytest.raises(ConfigError, match="cannot vary an image: use a vae or a transformer"):
+        Model(Painter(TEXT)).vary(images)
+    small = {"width": 4, "height": 4, "channels": 1, "features": 4, "latents": 2, "prior": "normal"}
+    model = Model(families.build(families.parse_config({"family": "vae", "net": "mlp", **small})))
+    for wish, sentence in (
+        ({"strength": 1.5}, "strength must be from 0 to 1"),
+        ({"strength": float("nan")}, "strength must be from 0 to 1"),
+        ({"temperature": 0.5}, "by strength alone"),
+        ({"seeds": [1]}, "one seed per image"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            model.vary(images, **wish)
+    varied = model.vary(images, seed=3).array
+    assert np.array_equal(model.vary(images[:1], seed=3).array, varied[:1])
