@@ -1,0 +1,174 @@
+"""What 64 clients who ask for one picture each get, beside the bare model at its best batch size.
+
+    python benchmarks/service_batching.py [--model NAME=FOLDER ...] [--seconds 20] [--rounds 3]
+
+Without --model: the networks of gan-32 and of transformer-32, untrained, which paint as fast as trained ones.
+The bare model is `Model.sample` in a process of its own, with batches of several sizes; then come the engine,
+asked by tasks of this process, and the service, asked over HTTP from a third process. They take turns, so
+that whatever else the machine does hits them alike. The time of a batch is that of as many pictures as there
+are clients, from the bare model at its best.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from service_client import Client, load, quantile
+
+from danqing import presets
+from danqing.service.engine import Engine
+from danqing.service.metrics import Metrics
+from danqing.service.orders import Order, rows_of
+from danqing.service.settings import Limits, Settings
+
+SIZES = (1, 16, 32, 64, 128)
+LABELS = ("circle", "square", "star")
+
+
+def write_model(preset: str, folder: Path) -> Path:
+    """A folder with the networks of a preset, untrained, for 32×32 pictures in colour with labels."""
+    import torch
+
+    from danqing import families
+    from danqing.model import Model
+
+    shape = {"width": 32, "height": 32, "channels": 3}
+    settings = presets.read(preset)
+    config = {"family": settings["family"], **settings["model"], **shape, "labels": LABELS}
+    if "tokenizer" in settings:
+        first = presets.read(settings["tokenizer"]["preset"])
+        config["tokenizer"] = {"family": first["family"], **first["model"], **shape}
+    torch.manual_seed(0)
+    family = families.build(families.parse_config(config))
+    family.drop_training_only()
+    model = Model(family)
+    return model.save(folder, model.sample(1))
+
+
+def bare(folder: str, seconds: float) -> None:
+    """Print the pictures per second of batches of each size, as JSON."""
+    import danqing
+
+    model, rates = danqing.load(folder), {}
+    model.sample(SIZES[-1])
+    for size in SIZES:
+        began, count = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < seconds / len(SIZES) or not count:
+            model.sample(size, seed=count)
+            count += 1
+        rates[size] = size * count / passed
+    print(json.dumps(rates))
+
+
+def measure_bare(folder: str, seconds: float) -> dict[int, float]:
+    """Pictures per second by batch size."""
+    command = [sys.executable, __file__, "--bare", folder, "--seconds", str(seconds)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return {int(size): rate for size, rate in json.loads(told).items()}
+
+
+async def measure_engine(name: str, folder: str, clients: int, seconds: float) -> tuple[float, list[float]]:
+    """Pictures per second through the engine, and how long each took."""
+    engine = Engine(Settings(models={name: folder}), Metrics())
+    await engine.start()
+    times: list[float] = []
+
+    async def client(number: int, end: float) -> None:
+        seed = number << 32
+        while time.perf_counter() < end:
+            began, seed = time.perf_counter(), seed + 1
+            await engine.submit(Order(name, rows_of([seed]), owner=str(number))).painted()
+            times.append(time.perf_counter() - began)
+
+    async def crowd(seconds: float) -> float:
+        began = time.perf_counter()
+        await asyncio.gather(*(client(number, began + seconds) for number in range(clients)))
+        return time.perf_counter() - began
+
+    await crowd(min(2.0, seconds))  # the model is loaded, and its price is known
+    times.clear()
+    passed = await crowd(seconds)
+    await engine.stop(0)
+    return len(times) / passed, times
+
+
+def measure_http(name: str, folder: str, clients: int, seconds: float) -> tuple[float, list[float]]:
+    """Pictures per second over HTTP, and how long each took. The clients are in a process of their own."""
+    from service_process import ServiceProcess
+
+    with tempfile.TemporaryDirectory() as place:
+        limits = Limits().model_dump()
+        with ServiceProcess(Path(place), {name: folder}, limits=limits) as service:
+            command = [sys.executable, __file__, "--ask", service.url, "--seconds", str(seconds)]
+            told = subprocess.run(
+                [*command, "--clients", str(clients)], check=True, stdout=subprocess.PIPE, text=True
+            )
+    passed, times = json.loads(told.stdout)
+    return len(times) / passed, times
+
+
+async def ask(url: str, clients: int, seconds: float) -> None:
+    """Ask a service for pictures, and print how long it took in all and each time, as JSON."""
+    client = Client(url)
+    request = client.request("/v1/images/generations", {"prompt": LABELS[0], "n": 1})
+    await load(client, request, clients, min(2.0, seconds))
+    answers, passed = await load(client, request, clients, seconds)
+    client.close()
+    print(json.dumps([passed, [answer.seconds for answer in answers if answer.status == 200]]))
+
+
+def compare(name: str, folder: str, arguments: argparse.Namespace) -> None:
+    """Print what each way gives, round by round, and their medians."""
+    rounds: list[dict[str, Any]] = []
+    for number in range(arguments.rounds):
+        rates = measure_bare(folder, arguments.seconds)
+        size = max(rates, key=lambda size: rates[size])
+        batch_seconds = arguments.clients / rates[size]
+        told: dict[str, Any] = {"bare": rates[size], "bare_batch": size, "batch_ms": 1000 * batch_seconds}
+        engine = uvloop.run(measure_engine(name, folder, arguments.clients, arguments.seconds))
+        ways = {"engine": engine, "http": measure_http(name, folder, arguments.clients, arguments.seconds)}
+        for way, (rate, times) in ways.items():
+            told[way] = rate
+            told[f"{way}_share"] = rate / rates[size]
+            told[f"{way}_p99_batches"] = quantile(times, 0.99) / batch_seconds
+        rounds.append(told)
+        shown = {key: round(value, 3) for key, value in told.items()}
+        print(json.dumps({"model": name, "round": number, **shown}), flush=True)
+    medians = {key: round(statistics.median(told[key] for told in rounds), 3) for key in rounds[0]}
+    print(json.dumps({"model": name, "median of": len(rounds), **medians}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bare", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--ask", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.bare:
+        return bare(arguments.bare, arguments.seconds)
+    if arguments.ask:
+        return uvloop.run(ask(arguments.ask, arguments.clients, arguments.seconds))
+    with tempfile.TemporaryDirectory() as place:
+        models = dict(given.split("=", 1) for given in arguments.model)
+        if not models:
+            for preset in ("gan-32", "transformer-32"):
+                models[preset] = str(write_model(preset, Path(place) / preset))
+        for name, folder in models.items():
+            compare(name, folder, arguments)
+
+
+if __name__ == "__main__":
+    main()
