@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
     parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 1.5, 2.0, 3.0])
+    parser.add_argument("--evaluate-every", type=int, default=25_000, help="images; the best is kept")
     parser.add_argument("--tokenizer", help="a trained one, which saw none of the images held out")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -67,6 +68,7 @@ def main() -> None:
         minutes=arguments.minutes,
         settings=dict(setting.split("=", 1) for setting in arguments.set),
         tokenizer=arguments.tokenizer,
+        evaluate_every=arguments.evaluate_every,
         out=arguments.out / "run",
     )
     model = dq.load(run)
