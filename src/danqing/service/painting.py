@@ -1,5 +1,6 @@
 """The way from a request's fields to pictures: everything is checked here, once, for HTTP and for jobs."""
 
+import logging
 import math
 import re
 import secrets
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from danqing.service.guard import Caller
     from danqing.service.settings import Limits
     from danqing.service.state import Service
+
+_log = logging.getLogger("danqing.service")
 
 VERBS: dict[Endpoint, Verb] = {"generations": "sample", "edits": "fill", "variations": "vary"}
 _DOES = {"generations": "paint", "edits": "edit a picture", "variations": "vary a picture"}
@@ -250,7 +253,8 @@ def _offer(service: "Service", name: str | None, caller: "Caller") -> Offer:
         allowed = [model for model in service.settings.models if caller.may_use(model)]
         name = next(iter(allowed or service.settings.models))
     offer = find(service, name, caller)
-    if offer.fault is not None:  # the reason may name files of this machine: the log has it
+    if offer.fault is not None:  # which may name files of this machine
+        _log.warning("%s cannot be used: %s", offer.name, offer.fault)
         message = f"{offer.name} cannot be used now: the log of the service says why."
         raise ApiError(503, message, param="model", code="model_unavailable", headers=FINAL)
     return offer

@@ -120,7 +120,7 @@ class Edit(Guided):
     images: list[_Reference] | None = Field(None, min_length=1, max_length=16)
     mask: _Reference | None = Field(None, description="Its transparent part is what is painted anew.")
     input_fidelity: Literal["high", "low"] | None = Field(
-        None, description="Refused: what the mask leaves is kept exactly."
+        None, description="Both are accepted: what the mask leaves is always kept exactly."
     )
 
     refused: ClassVar[dict[str, str]] = {
