@@ -33,7 +33,6 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
-_NOT_NAMES = {"body", "query", "path", "str", "int"}
 """Of the places that pydantic names, those that are no fields: parts of a request, choices of a type."""
 
 
@@ -116,7 +115,10 @@ def internal() -> ApiError:
 def from_validation(error: ValidationError | RequestValidationError) -> ApiError:
     """The first mistake that was found in a body, with the name of its field."""
     mistake = error.errors()[0]
-    where = ".".join(str(part) for part in mistake["loc"] if part not in _NOT_NAMES)
+    named = mistake["loc"]
+    if isinstance(error, RequestValidationError):  # the first says whether it is in the body, the query, ...
+        named = named[1:]
+    where = ".".join(map(str, named))
     reason = str(mistake["msg"]).removeprefix("Value error, ")
     if mistake["type"] == "missing":
         return invalid(f"{where} is missing: the request needs it.", where, "missing_required_parameter")

@@ -365,7 +365,7 @@ def events_after(session: Session, owner: str, job_id: str, number: int) -> tupl
 def last_events(session: Session, job_ids: Iterable[str]) -> dict[str, int]:
     """The number of the last event of each job."""
     rows = session.execute(select(Job.id, Job.events).where(Job.id.in_(list(job_ids))))
-    return dict(rows.tuples().all())
+    return {row.id: row.events for row in rows}
 
 
 def picture(session: Session, owner: str, job_id: str, number: int) -> JobPicture:
@@ -405,7 +405,7 @@ def describe(job: Job, address: str = "") -> dict[str, Any]:
         "request": json.loads(job.request),
         "response": response,
         "error": None if job.error is None else json.loads(job.error),
-        "webhook": job.webhook,
+        "webhook": None if job.webhook is None else {"url": job.webhook},
     }
 
 
