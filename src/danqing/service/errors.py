@@ -33,7 +33,8 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
-"""Of the places that pydantic names, those that are no fields: parts of a request, choices of a type."""
+_CHOICES = {"str", "int"}
+"""Of the places that pydantic names, those that are no fields: the choices of a type."""
 
 
 class ApiError(Exception):
@@ -118,7 +119,7 @@ def from_validation(error: ValidationError | RequestValidationError) -> ApiError
     named = mistake["loc"]
     if isinstance(error, RequestValidationError):  # the first says whether it is in the body, the query, ...
         named = named[1:]
-    where = ".".join(map(str, named))
+    where = ".".join(str(part) for part in named if part not in _CHOICES)
     reason = str(mistake["msg"]).removeprefix("Value error, ")
     if mistake["type"] == "missing":
         return invalid(f"{where} is missing: the request needs it.", where, "missing_required_parameter")
