@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from danqing.randomness import derived_seed
-from danqing.service import prompts, sources, wire
+from danqing.service import checks, prompts, sources, wire
 from danqing.service.errors import FINAL, ApiError, from_validation, invalid
 from danqing.service.orders import Offer, Order, Painted, Pixels, Verb, rows_of
 from danqing.service.pictures import Look, Pictures, filled
@@ -29,13 +28,7 @@ _log = logging.getLogger("danqing.service")
 VERBS: dict[Endpoint, Verb] = {"generations": "sample", "edits": "fill", "variations": "vary"}
 _DOES = {"generations": "paint", "edits": "edit a picture", "variations": "vary a picture"}
 
-_QUALITY = {"low": 0.5, "medium": 1.0, "high": 2.0}
-"""Of the model's own num_steps."""
-_MOST_STEPS = 1000
-_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 _DRAWN_SEEDS = 2**53  # those that a client in any language can read as a number and send again
-_MOST_WORD = 512
-_INTEGERS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +108,7 @@ class Plan:
             "background": "transparent" if keeps_alpha else "opaque",
             "output_format": self.look.format,
             "size": f"{self.look.size[0]}x{self.look.size[1]}",
-            "quality": quality if quality in _QUALITY else "auto",
+            "quality": quality if quality in checks.QUALITY else "auto",
         }
 
     def usage(self, index: int | None = None) -> dict[str, Any]:
@@ -151,15 +144,15 @@ async def plan(
         raise _unable(service, endpoint, offer, caller)
     prompt = fields.prompt if isinstance(fields, wire.Guided) else None
     reading = prompts.read(offer, prompt, fields.label)
-    options = _options(offer, endpoint, fields, words=uploads is not None)
+    options = checks.options(offer, endpoint, fields, words=uploads is not None)
     n = fields.n or 1
     seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
     own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
     if not isinstance(fields, wire.Generation):
         given = await sources.given(service, endpoint, fields, offer, n, uploads)
         own, alpha = given.size or own, given.alpha
-    _check_background(fields, offer, alpha)
-    size = _size(fields.size, own, offer, n, limits)
+    checks.check_background(fields, offer, alpha)
+    size = checks.size(fields.size, own, offer, n, limits)
     negative = fields.negative_prompt if isinstance(fields, wire.Guided) else None
     order = Order(
         model=offer.name,
@@ -269,126 +262,6 @@ def _unable(service: "Service", endpoint: Endpoint, offer: Offer, caller: "Calle
     advice = f"use {prompts.some(able)}" if able else "no model of this service can"
     message = f"{offer.name} cannot {_DOES[endpoint]}: {advice}."
     return invalid(message, "model", "unsupported_model")
-
-
-def _options(
-    offer: Offer, endpoint: Endpoint, fields: wire.Generation | wire.Edit | wire.Variation, *, words: bool
-) -> dict[str, Any]:
-    """The options of sampling that are asked for, each one that the model has and of the right kind."""
-    known = dict(offer.options)
-    if endpoint == "variations":
-        known["strength"] = 0.5
-    options = {}
-    for name, value in fields.options.items():
-        if name not in known:
-            raise _unknown(name, known, fields, offer)
-        options[name] = _option(name, value, known[name], words=words)
-    if isinstance(fields, wire.Guided):
-        if fields.negative_prompt is not None and offer.reads != "text":
-            message = f"{offer.name} reads no text: leave negative_prompt out."
-            raise invalid(message, "negative_prompt", "unsupported_parameter")
-        scale = options.get("guidance_scale", offer.options.get("guidance_scale", 1))
-        if (fields.negative_prompt or "").strip() and scale == 1:
-            message = "Guidance leads away from negative_prompt: set guidance_scale above 1."
-            raise invalid(message, "negative_prompt")
-        options |= _steps(offer, fields)
-    return options
-
-
-def _unknown(
-    name: str, known: Mapping[str, Any], fields: wire.Generation | wire.Edit | wire.Variation, offer: Offer
-) -> ApiError:
-    if name in type(fields).model_fields:
-        message = f"{offer.name} has no {name}: leave it out."
-        return invalid(message, name, "unsupported_parameter")
-    near = prompts.nearest(name, [*type(fields).model_fields, *known])
-    advice = f"the nearest are {', '.join(near)}" if near else "leave it out"
-    return invalid(f"There is no field {name[:100]}: {advice}.", name[:100], "unknown_parameter")
-
-
-def _option(name: str, value: Any, default: Any, *, words: bool) -> Any:
-    """An option's value, of the kind that its default has. words: it may be written, as in a form."""
-    if words and isinstance(value, str) and not isinstance(default, str):
-        value = _read(value)
-    match default:
-        case bool():
-            fits, kind = isinstance(value, bool), "true or false"
-        case int():
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            fits, kind = whole and abs(value) < _INTEGERS, "a whole number"
-        case float():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits, kind = number and abs(value) < _INTEGERS, "a number"  # what is not finite neither
-        case _:
-            fits, kind = isinstance(value, str) and len(value) <= _MOST_WORD, "a word"
-    if not fits:
-        raise invalid(f"{name} must be {kind}.", name)
-    return float(value) if isinstance(default, float) else value
-
-
-def _read(word: str) -> bool | int | float | str:
-    if word in ("true", "false"):
-        return word == "true"
-    for kind in (int, float):
-        try:
-            return kind(word[:_MOST_WORD])
-        except ValueError:
-            continue
-    return word
-
-
-def _steps(offer: Offer, fields: wire.Guided) -> dict[str, int]:
-    """The steps that the quality stands for, where one is asked for; raises ApiError for too many steps."""
-    most = offer.tokens or _MOST_STEPS
-    if fields.num_steps is not None and fields.num_steps > most:
-        raise invalid(f"{offer.name} paints in at most {most} steps (got {fields.num_steps}).", "num_steps")
-    quality = fields.quality
-    if quality in (None, "auto", "standard"):
-        return {}
-    if quality not in _QUALITY or "num_steps" not in offer.options:
-        possible = ["auto", "standard", *(_QUALITY if "num_steps" in offer.options else ())]
-        message = f"{offer.name} has no quality {quality}: choose {', '.join(possible)}."
-        raise invalid(message, "quality")
-    if fields.num_steps is not None:
-        raise invalid("quality and num_steps say the same thing: give one of them.", "quality")
-    return {"num_steps": min(most, max(1, round(offer.options["num_steps"] * _QUALITY[quality])))}
-
-
-def _check_background(fields: wire.Fields, offer: Offer, alpha: bool) -> None:
-    if fields.background != "transparent":
-        return
-    if not alpha:
-        message = f"{offer.name} paints without transparency: choose the background opaque or auto."
-        raise invalid(message, "background")
-    if fields.output_format == "jpeg":
-        message = "A jpeg knows no transparency: choose png or webp for a transparent background."
-        raise invalid(message, "background")
-
-
-def _size(asked: str | None, own: tuple[int, int], offer: Offer, n: int, limits: "Limits") -> tuple[int, int]:
-    """The (width, height) to hand out; raises ApiError that names those that are possible."""
-    if asked in (None, "auto", f"{own[0]}x{own[1]}"):
-        return own
-    assert asked is not None
-    match = _SIZE.fullmatch(asked)
-    if match is None:
-        raise invalid(f"size must be auto or WIDTHxHEIGHT, such as {own[0]}x{own[1]}.", "size")
-    width, height = int(match[1]), int(match[2])
-    if not offer.resamples:
-        message = f"{offer.name} hands out its pictures as {own[0]}x{own[1]} alone: leave size out."
-        raise invalid(message, "size")
-    if max(width, height) > limits.side or n * width * height > limits.pixels:
-        raise invalid(
-            f"{n} of {asked} would be too large: a side may have {limits.side} pixels, and all pictures of a "
-            f"request {limits.pixels} together.",
-            "size",
-        )
-    # One side may be rounded: 47x33 is the shape of 3x2 at that width.
-    if height != round(width * own[1] / own[0]) and width != round(height * own[0] / own[1]):
-        larger = ", ".join(f"{own[0] * scale}x{own[1] * scale}" for scale in (1, 2, 4, 8))
-        message = f"{asked} is of another shape than the pictures: choose such as {larger}."
-        raise invalid(message, "size")
-    return width, height
 
 
 def _tokens(offer: Offer) -> int:
