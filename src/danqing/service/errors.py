@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from danqing.errors import ConfigError, DanqingError, DataError
+from danqing.service.database import DatabaseError
 from danqing.service.orders import (
     DeadlinePassedError,
     ModelUnavailableError,
@@ -99,6 +100,8 @@ def from_danqing(error: DanqingError) -> ApiError:
             _log.error("%s", error)
             message = "The pictures could not be painted: the log of the service says why."
             return ApiError(500, message, code="painting_failed", headers=FINAL)
+        case DatabaseError():
+            return ApiError(503, str(error), code="database_unavailable", headers={"retry-after": "2"})
         case ConfigError():
             return invalid(str(error))
         case DataError():
