@@ -521,6 +521,7 @@ def test_multipart_dos_forms_and_json_are_read_under_limits(running: Running) ->
         b'{"prompt": ' + b"[" * 40 + b"]" * 40 + b"}",
         b"[" + b"[]," * 300_000 + b"[]]",
         b'{"prompt": "' + b"\\" * 500_001 + b'"}',
+        b'{"prompt": "' + b'\\"' * 900_000,
         b'{"prompt": "a", "n": ' + b"9" * 100_000 + b"}",
         b'{"prompt": "a", "prompt": "b"}',
         b'{"prompt": NaN}',

@@ -68,14 +68,15 @@ async def given(
     if endpoint == "variations" and offer.labels and fields.label is None:
         message = f"{offer.name} was trained with labels: say by label what the picture shows."
         raise invalid(message, "label", "missing_required_parameter")
+    sent = len((fields.images if uploads is None else uploads.images) or ())
+    if not sent:
+        raise invalid("image is missing: send the picture.", "image", "missing_required_parameter")
+    if sent > 1:
+        message = f"{offer.name} works on one picture at a time: send one, not {sent}."
+        raise invalid(message, "image")
     if uploads is None:
         uploads = await _referred(service, fields)
     limits = service.settings.limits
-    if not uploads.images:
-        raise invalid("image is missing: send the picture.", "image", "missing_required_parameter")
-    if len(uploads.images) > 1:
-        message = f"{offer.name} works on one picture at a time: send one, not {len(uploads.images)}."
-        raise invalid(message, "image")
     make = functools.partial(
         _varied if endpoint == "variations" else _edited, uploads.images[0], uploads.mask, offer, n, limits
     )

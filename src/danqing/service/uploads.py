@@ -1,6 +1,7 @@
 """What clients send, read under limits: JSON and forms. Nothing touches the disk, no name is believed."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -16,12 +17,16 @@ from danqing.service.settings import Limits
 
 _STRUCTURE = 65_536
 """Bytes of JSON beside the contents of its strings: what many small values cost is many times their bytes."""
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""One that does not end reaches to the end: nothing is given up, and tried again a little later."""
 _BRACKET = re.compile(r"[\[\]{}]")
 _HEADER_BYTES = 4096
 _HEADERS = 8
 _BYTES_PER_CHARACTER = 4
 _SMALL_FIELD = 4096
+
+# What is wrong with a form is answered; a line of the log for each could fill the disk.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
