@@ -111,6 +111,19 @@ def test_csrf_pages_of_other_sites_are_refused(open_server: Gated, headers: dict
     assert open_server.reached == reached
 
 
+def test_missing_auth_a_proxy_without_keys_opens_the_service_to_nobody(
+    open_server: Gated, tmp_path: Path
+) -> None:
+    with gated(tmp_path) as server:
+        for name in ("X-Forwarded-For", "X-Real-IP"):
+            sent = "GET /v1/who HTTP/1.1\r\nHost: localhost\r\n{}: {}\r\n\r\n"
+            assert_refused(server.raw(sent.format(name, "203.0.113.9")), 403, "forwarded_without_keys")
+            assert server.raw(sent.format(name, "127.0.0.1"))[0] == 200
+            assert (
+                open_server.raw(sent.format(name, "203.0.113.9"))[0] == 200
+            )  # it names hosts: that is meant
+
+
 def test_the_services_own_page_may_ask(open_server: Gated) -> None:
     own = {"Host": "localhost:8000", "Origin": "http://localhost:8000", "Sec_Fetch_Site": "same-origin"}
     sent = asked("POST", "/v1/paint", "{}", Content_Type="application/json", **own)

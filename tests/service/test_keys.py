@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from sqlalchemy import delete, select, text
+import sqlalchemy.event
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from danqing.errors import ConfigError
@@ -20,6 +21,7 @@ from danqing.service.database import Database, DatabaseAwayError
 from danqing.service.errors import ApiError
 from danqing.service.keys import Grant, Key, Keys
 from tests.service.gated import Gated, gated
+from tests.service.serving import served
 
 PAINT = "/v1/paint"
 
@@ -260,6 +262,37 @@ def test_known_keys_are_good_for_a_minute_while_the_database_is_away(
     asyncio.run(look())
 
 
+def test_a_full_disk_stops_the_audit_log_and_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    database.migrate()
+    key, token = keys.create(database, Grant("studio", quota=50))
+    pages = [database.transact(lambda session: session.execute(text("pragma page_count")).scalar_one())]
+
+    @sqlalchemy.event.listens_for(database.engine, "checkout")
+    def limit(connection: Any, *_: Any) -> None:
+        connection.execute(f"pragma max_page_count = {pages[0]}")  # SQLite says then that the disk is full
+
+    async def look() -> None:
+        async with tended(database) as held:
+            caller = await held.caller(token)
+            caller.account.charge(20)
+            held.audit.enter("request", number=1, words="x" * 20_000)
+            while "cannot be written" not in caplog.text:
+                await asyncio.sleep(0.05)
+            database.transact(lambda session: session.execute(update(Key).values(revoked=1.0, changes=9)))
+            while held.of(key.id):
+                await asyncio.sleep(0.05)
+            assert await refusal(held, token) == "401 revoked_api_key"
+            pages[0] += 1000
+
+    asyncio.run(look())
+    entries = database.transact(lambda session: audit.last(session, 9))
+    assert [entry.event for entry in entries][-2:] == ["request", "service stopped"]
+    [(_, used)] = keys.every(database)
+    assert used.images == 20
+    database.close()
+
+
 def test_missing_auth_no_key_no_answer_and_no_byte_of_the_body_is_read(server: Gated) -> None:
     reached = server.reached
     answer = httpx.get(f"{server.url}/v1/who")
@@ -345,6 +378,41 @@ def test_the_official_client_understands_the_refusals(server: Gated) -> None:
         get(narrow)
     assert refused.value.request_id is not None
     assert refused.value.request_id.startswith("req_")
+
+
+def test_the_official_client_paints_with_a_key_as_far_as_it_allows(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    with contextlib.closing(Database(f"sqlite:///{tmp_path / 'service.db'}")) as database:
+        database.migrate()
+        _, token = keys.create(database, Grant("studio", ("generate",), models=("gan",), quota=3))
+        two = {"gan": models["gan"], "vae": models["vae"]}
+        with (
+            served(two, tmp_path) as running,
+            openai.OpenAI(base_url=f"{running.url}/v1", api_key=token, max_retries=0) as client,
+        ):
+            assert [model.id for model in client.models.list()] == ["gan"]
+            answer = client.images.with_raw_response.generate(prompt="", n=2)
+            assert len(answer.parse().data or []) == 2
+            assert answer.headers["x-ratelimit-remaining-images"] == "1"
+            with pytest.raises(openai.RateLimitError, match="3 pictures per day"):
+                client.images.generate(prompt="", n=2)
+            with pytest.raises(openai.PermissionDeniedError):
+                client.images.generate(model="vae", prompt="star")
+            with pytest.raises(openai.PermissionDeniedError, match="lacks the scope edit"):
+                client.images.edit(image=b"", prompt="")
+            with pytest.raises(openai.BadRequestError):
+                client.images.generate(prompt="not empty")
+            assert httpx.get(f"{running.url}/metrics").status_code == 401
+        facts = [
+            json.loads(entry.facts)
+            for entry in database.transact(lambda session: audit.last(session, 100))
+            if entry.event == "request"
+        ]
+        assert [fact["status"] for fact in facts] == [200, 429, 403, 403, 400, 401]
+        assert (facts[0]["model"], facts[0]["images"]) == ("gan", 2)
+        [(_, used)] = keys.every(database)
+        assert (used.today, used.requests) == (2, 5)
 
 
 def test_keys_that_are_made_and_ended_stand_in_the_audit_log(database: Database) -> None:

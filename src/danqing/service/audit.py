@@ -19,6 +19,7 @@ _BEFORE_ALL = "0" * 64
 _WAITING = 10_000  # entries that differ and wait for the database; more are counted, not kept
 _CHAIN_LOCK = 0x61756469  # any number: two processes must not continue the chain from the same entry
 _ROWS_AT_ONCE = 1000
+_written = json.JSONEncoder(sort_keys=True, default=str).encode
 _COLUMNS = ("number", "at", "event", "facts", "previous", "hash")
 
 
@@ -85,7 +86,7 @@ class Audit:
     def enter(self, event: str, **facts: Any) -> None:
         """Something was done; facts that are None are left out."""
         known = {name: value for name, value in facts.items() if value is not None}
-        what = (event, json.dumps(known, sort_keys=True, default=str))
+        what = (event, _written(known))
         first, count = self._waiting.get(what, (time.time(), 0))
         if not count and len(self._waiting) >= _WAITING:
             self._lost += 1
@@ -172,4 +173,4 @@ def _seal(number: int, at: str, event: str, facts: str, previous: str) -> str:
 
 
 def _counted(facts: str, count: int) -> str:
-    return facts if count == 1 else json.dumps({**json.loads(facts), "count": count}, sort_keys=True)
+    return facts if count == 1 else _written({**json.loads(facts), "count": count})

@@ -42,6 +42,8 @@ _READ = frozenset(
         b"origin",
         b"sec-fetch-site",
         b"transfer-encoding",
+        b"x-forwarded-for",
+        b"x-real-ip",
     }
 )
 _BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
@@ -170,6 +172,7 @@ class Gate:
         self._app = app
         self._limits = settings.limits
         self._local = is_local(settings.host)
+        self._proxied = bool(settings.hosts)
         self._is_ours = functools.lru_cache(maxsize=256)(functools.partial(_is_ours, hosts=settings.hosts))
         self._answering = 0
 
@@ -246,6 +249,13 @@ class Gate:
         if origin is not None and origin.lower() not in (b"http://" + host, b"https://" + host):
             raise ApiError(
                 403, f"Pages of {_shown(origin)} may not use this service.", code="origin_not_allowed"
+            )
+        if not self._proxied and (sender := _forwarded(headers)):
+            raise ApiError(
+                403,
+                f"Something passes on requests of {sender} to this service, which has no keys: make one by "
+                "`danqing keys create NAME`, or name the host that it answers for in `hosts`.",
+                code="forwarded_without_keys",
             )
         if visit.method not in _HARMLESS and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
             raise ApiError(403, "Pages of other sites may not use this service.", code="origin_not_allowed")
@@ -454,6 +464,15 @@ def _is_ours(host: bytes, hosts: tuple[str, ...]) -> bool:
         return False
     name = match[1].decode("latin-1")
     return is_local(name) or name in {one.lower() for one in hosts}
+
+
+def _forwarded(headers: Mapping[bytes, bytes]) -> str:
+    """For whom a proxy on this machine asks, where that is somebody elsewhere; else ""."""
+    for name in (b"x-forwarded-for", b"x-real-ip"):
+        for sender in headers.get(name, b"").split(b","):
+            if sender.strip() and not is_local(sender.strip().decode("latin-1")):
+                return _shown(sender.strip())
+    return ""
 
 
 def _shown(value: bytes) -> str:

@@ -9,7 +9,7 @@ import math
 import secrets
 import string
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sqlalchemy import JSON, Double, Integer, LargeBinary, String, func, select
@@ -19,7 +19,7 @@ from danqing.errors import ConfigError
 from danqing.service import audit, logs, usage
 from danqing.service.accounts import Account
 from danqing.service.audit import Audit, Happening, Head
-from danqing.service.database import Base, Database, DatabaseError
+from danqing.service.database import Base, Database, DatabaseAwayError, DatabaseError
 from danqing.service.errors import ApiError
 from danqing.service.guard import RIGHTS, Caller
 from danqing.version import __version__
@@ -197,7 +197,7 @@ class Keys:
         self._seen_at = -math.inf
         self._batch: _Batch | None = None
         self._head: Head | None = None
-        self._away = False
+        self._away, self._full = False, False
         self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -210,10 +210,11 @@ class Keys:
 
     async def stop(self) -> None:
         """Write what is still to be written."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
         self.audit.enter("service stopped")
         try:
             await self._look(patience=2)  # a batch that failed before
@@ -289,6 +290,34 @@ class Keys:
         """Write what there is to write, and read what has changed, in one transaction."""
         began = time.monotonic()
         batch = self._batch = self._batch or self._collected()
+        try:
+            try:
+                seen = await self._database.run(self._exchange(batch), patience=patience)
+            except DatabaseAwayError:
+                raise
+            except DatabaseError as error:  # a full disk takes nothing, and can be read
+                if not self._full:
+                    logs.event(_log, "the audit log cannot be written", logging.ERROR, reason=str(error))
+                self._full = True
+                seen = await self._database.run(self._exchange(None), patience=patience)
+            else:
+                self._full = False
+                if batch is not None:
+                    self._head, self._batch = batch.tried, None
+        except DatabaseError:
+            self._away = True
+            raise
+        self._away = False
+        if seen.keys is not None:
+            self._hold(seen.keys)
+            self._mark = seen.mark
+        if self._batch is None:  # else the database does not know yet of what that one holds
+            for identity, images in seen.images.items():
+                if held := self._held.get(identity):
+                    held.caller.account.known(seen.day, images)
+        self._seen_at = began
+
+    def _exchange(self, batch: _Batch | None) -> Callable[[Session], _Seen]:
         mark = self._mark
 
         def exchange(session: Session) -> _Seen:
@@ -302,21 +331,7 @@ class Keys:
                 seen.images = usage.images_of(session, seen.day)
             return seen
 
-        try:
-            seen = await self._database.run(exchange, patience=patience)
-        except DatabaseError:
-            self._away = True
-            raise
-        self._away = False
-        if batch is not None:
-            self._head, self._batch = batch.tried, None
-        if seen.keys is not None:
-            self._hold(seen.keys)
-            self._mark = seen.mark
-        for identity, images in seen.images.items():
-            if held := self._held.get(identity):
-                held.caller.account.known(seen.day, images)
-        self._seen_at = began
+        return exchange
 
     def _collected(self) -> _Batch | None:
         """What waits to be written. Usage goes with entries of the audit log, by which a batch that was
