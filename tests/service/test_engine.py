@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from danqing.errors import ConfigError
+from danqing.service.batch import kind_of
 from danqing.service.engine import Ticket
 from danqing.service.orders import (
     DeadlinePassedError,
@@ -160,7 +161,7 @@ def test_an_order_ends_at_its_deadline_and_the_worker_stops_for_it(served: Runni
 
 def slow_seconds(served: Running) -> float:
     """How long a chunk of the slow model takes."""
-    return served.engine._prices["slow", "sample", ""]
+    return served.engine._prices.of(kind_of(slowly()))
 
 
 def test_a_batch_goes_on_as_long_as_somebody_waits_for_it(served: Running) -> None:
@@ -276,7 +277,9 @@ def test_a_worker_that_hangs_is_killed_when_nobody_waits_any_more(served: Runnin
     assert served.engine.state().restarts == before + 1
 
 
-def test_models_least_recently_used_leave_when_memory_is_short(models: dict[str, str]) -> None:
+def test_models_least_recently_used_leave_when_memory_is_short_and_a_stop_lets_orders_end(
+    models: dict[str, str],
+) -> None:
     sizes = {name: os.path.getsize(Path(folder) / "model.safetensors") for name, folder in models.items()}
     budget = int(0.9 * (sizes["raster"] + sizes["vae"] + sizes["gan"]))
     with running({name: models[name] for name in ("gan", "vae", "raster")}, memory=budget) as engine:
@@ -285,17 +288,16 @@ def test_models_least_recently_used_leave_when_memory_is_short(models: dict[str,
             engine.paint(Order(name, rows_of([1])))
         assert engine.engine.state().loaded == ("gan", "raster")
 
-
-def test_a_stop_lets_orders_end_as_long_as_it_may(models: dict[str, str], slow: str) -> None:
-    with running({"gan": models["gan"], "slow": slow}) as engine:
-
         async def stop() -> list[Painted | BaseException]:
             soon = engine.engine.submit(Order("gan", rows_of([1])))
-            late = [engine.engine.submit(slowly(seed=seed, priority=Priority.JOB)) for seed in range(64)]
-            stopping = asyncio.create_task(engine.engine.stop(drain=1))
+            late = [
+                engine.engine.submit(Order("raster", rows_of(range(100)), priority=Priority.JOB))
+                for _ in range(16)
+            ]
+            stopping = asyncio.create_task(engine.engine.stop(drain=0.5))
             await asyncio.sleep(0)
             with pytest.raises(OrderCancelledError):
-                engine.engine.submit(slowly())
+                engine.engine.submit(Order("gan", rows_of([1])))
             results = await asyncio.gather(*[t.painted() for t in (soon, *late)], return_exceptions=True)
             await stopping
             return results

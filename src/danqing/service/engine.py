@@ -7,14 +7,14 @@ here until it is painted, so that nothing is lost with a worker that dies.
 import asyncio
 import contextlib
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from danqing.errors import ConfigError, DanqingError
+from danqing.service.batch import Batch, Kind, check_images, kind_of
 from danqing.service.link import Header
 from danqing.service.orders import (
     DeadlinePassedError,
@@ -25,6 +25,7 @@ from danqing.service.orders import (
     OverloadedError,
     PaintingFailedError,
 )
+from danqing.service.prices import Prices
 from danqing.service.queue import Entry, Queue
 from danqing.service.settings import Settings
 from danqing.service.ticket import Ticket as Ticket
@@ -36,32 +37,21 @@ if TYPE_CHECKING:
 IN_FLIGHT = 2
 BATCH_SECONDS = 0.03
 """Of work that is worth a message of its own."""
-FIRST_GUESS = 0.05
-"""Seconds that a chunk takes, where none has been painted yet."""
 WINDOW_SHARE = 0.1
 """To wait for company may take so much of the time that painting takes."""
 SHORTEST_WINDOW = 0.0005
 GRACE = 10.0
 """Seconds that a worker may go on with what nobody waits for, and three times as long as it should take."""
 LOADING_GRACE = 600.0
+"""Seconds that a model may take to be loaded, fetched from the hub perhaps."""
 DEATHS = 2
 """Of a worker, until what it did meanwhile is held to be the reason."""
-LONGEST_PAUSE = 5.0
-_MOST_PRICES = 512
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+"""Seconds until another worker is started: longer each time that one dies before it could begin."""
 
 
 class EngineError(DanqingError):
     """A worker process that cannot be started."""
-
-
-class Kind(NamedTuple):
-    """Pictures of a kind may be painted together. alone: the number of an order that is painted by itself."""
-
-    model: str
-    verb: str
-    options: str
-    negative: bool
-    alone: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,44 +71,16 @@ class EngineState:
 
 
 @dataclass(slots=True)
-class _Piece:
-    """Rows `start` to `stop` of an order, which begin at row `at` of a batch."""
-
-    ticket: Ticket
-    start: int
-    stop: int
-    at: int
-
-
-@dataclass(slots=True)
-class _Batch:
-    """answered: how many of its rows the worker has answered for; it does so in their order."""
-
-    number: int
-    kind: Kind
-    pieces: list[_Piece]
-    rows: int
-    answered: int = 0
-    watched: bool = False
-
-    def within(self, start: int, count: int) -> Iterator[tuple[Ticket, int, int, int]]:
-        """Whose rows are among these: ticket, its row from which on, and where they stand among these."""
-        for piece in self.pieces:
-            first, last = max(piece.at, start), min(piece.at + piece.stop - piece.start, start + count)
-            if first < last:
-                yield piece.ticket, piece.start + first - piece.at, first - start, last - start
-
-
-@dataclass(slots=True)
 class _Worker:
     """What the engine knows of its worker."""
 
     process: WorkerProcess
     ready: bool = False
     loading: str | None = None
+    loading_since: float = 0.0
     loaded: tuple[str, ...] = ()
     memory: int = 0
-    flight: dict[int, _Batch] = field(default_factory=dict)
+    flight: dict[int, Batch] = field(default_factory=dict)
 
 
 class Engine:
@@ -127,15 +89,16 @@ class Engine:
     def __init__(self, settings: Settings, metrics: "Metrics") -> None:
         self._settings, self._metrics = settings, metrics
         self._offers: dict[str, Offer] = {}
-        self.offers = self._offers
+        self.offers: Mapping[str, Offer] = self._offers
         self._queue: Queue[Ticket] = Queue(settings.engine.queue)
         self._tickets: dict[int, Ticket] = {}
-        self._prices: dict[tuple[str, str, str], float] = {}
+        self._prices = Prices()
         self._worker: _Worker | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._described: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
-        self._waking: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._soon: asyncio.Handle | None = None
+        self._window: asyncio.TimerHandle | None = None
         self._number = 0
         self._restarts = 0
         self._early_deaths: dict[str, int] = {}
@@ -165,7 +128,7 @@ class Engine:
         if self._keeper is not None:
             if self._worker is not None:
                 self._worker.process.kill()
-            await self._keeper
+            await asyncio.wait({self._keeper})
 
     def submit(self, order: Order) -> Ticket:
         """Queue an order, whose ticket tells what becomes of it.
@@ -180,19 +143,19 @@ class Engine:
         if offer is None or offer.fault is not None:
             fault = "is not served here" if offer is None else f"cannot be used: {offer.fault}"
             raise ModelUnavailableError(f"The model {order.model} {fault}")
-        kind = _kind(order)
-        _check_images(order, offer)
+        kind = kind_of(order)
+        check_images(order, offer)
         self._check_room(order, kind)
         self._number += 1
         now = self._loop.time()
         ticket = Ticket(order, self._number, now, self._leave)
         ticket.deadline = self._loop.call_later(order.seconds, self._expire, ticket)
         self._tickets[ticket.number] = ticket
-        chunk_seconds = self._price(kind)
+        chunk_seconds = self._prices.of(kind)
         entry = self._entry(ticket, kind, 0, len(order.rows), chunk_seconds, now)
         self._queue.add(entry, chunk_seconds)
-        if self._waking is None:  # whoever asks in the same turn of the loop shares the batch
-            self._waking = self._loop.call_soon(self._dispatch)
+        if self._soon is None:  # whoever asks in the same turn of the loop shares the batch
+            self._soon = self._loop.call_soon(self._dispatch)
         return ticket
 
     def state(self) -> EngineState:
@@ -214,7 +177,7 @@ class Engine:
         if not queue.pictures:
             return
         most = self._settings.engine.queue_seconds
-        seconds = queue.seconds + self._price(kind) * pictures / queue.chunk
+        seconds = queue.seconds + self._prices.of(kind) * pictures / queue.chunk
         if seconds > most:
             self._metrics.failure("overloaded")
             raise OverloadedError("Too much work waits already: ask again later.", max(1.0, seconds - most))
@@ -232,37 +195,25 @@ class Engine:
         ticket.entries.append(entry)
         return entry
 
-    def _price(self, kind: Kind) -> float:
-        """Seconds that a chunk of a kind should take."""
-        known = self._prices.get(kind[:3])
-        return self._prices.get((kind.model, kind.verb, ""), FIRST_GUESS) if known is None else known
-
-    def _learn_price(self, kind: Kind, seconds: float) -> None:
-        if len(self._prices) > _MOST_PRICES:
-            self._prices.clear()
-        for which in (kind[:3], (kind.model, kind.verb, "")):
-            known = self._prices.get(which, seconds)
-            self._prices[which] = known + 0.3 * (seconds - known)
-        self._queue.price(kind, self._price(kind))
-
     def _dispatch(self) -> None:
         """Give the worker what it is to do next, if it needs anything."""
-        if self._waking is not None:
-            self._waking.cancel()
-            self._waking = None
+        for handle in (self._soon, self._window):
+            if handle is not None:
+                handle.cancel()
+        self._soon = self._window = None
         worker, queue = self._worker, self._queue
         while worker is not None and worker.ready and len(worker.flight) < IN_FLIGHT and queue.pictures:
             entry, pictures = queue.head()
             kind = entry.kind
             assert isinstance(kind, Kind)
-            price = self._price(kind)
+            price = self._prices.of(kind)
             if pictures < queue.chunk and not kind.alone:
                 if worker.flight:  # company may come until the worker is through with what it has
                     return
                 window = min(self._settings.engine.window, WINDOW_SHARE * price)
                 left = entry.arrived + window - self._loop.time()
                 if left > 0 and window >= SHORTEST_WINDOW:
-                    self._waking = self._loop.call_later(left, self._dispatch)
+                    self._window = self._loop.call_later(left, self._dispatch)
                     return
             self._send(worker, kind, self._room(price))
 
@@ -273,30 +224,14 @@ class Engine:
         return chunks * chunk or most
 
     def _send(self, worker: _Worker, kind: Kind, room: int) -> None:
-        pieces: list[_Piece] = []
-        rows = 0
-        for ticket, start, stop in self._queue.take(room):
-            pieces.append(_Piece(ticket, start, stop, rows))
-            rows += stop - start
-        if (fault := self._offers[kind.model].fault) is not None:
-            for piece in pieces:
+        self._number += 1
+        batch = Batch.of(self._number, kind, self._queue.take(room))
+        if (fault := self._offers[kind.model].fault) is not None:  # found since they were queued
+            for piece in batch.pieces:
                 self._end(piece.ticket, ModelUnavailableError(f"{kind.model}: {fault}"), "model")
             return
-        self._number += 1
-        batch = worker.flight[self._number] = _Batch(self._number, kind, pieces, rows)
-        header: Header = {
-            "kind": "paint",
-            "batch": batch.number,
-            "model": kind.model,
-            "verb": kind.verb,
-            "options": json.loads(kind.options),
-            "rows": [
-                (p.ticket.number, r.seed, r.label, r.prompt, r.negative_prompt, p.ticket.order.previews)
-                for p in pieces
-                for r in p.ticket.order.rows[p.start : p.stop]
-            ],
-        }
-        worker.process.send(header, _blocks(pieces))
+        worker.flight[batch.number] = batch
+        worker.process.send(batch.header(), batch.blocks())
 
     def _on_frame(self, header: Header, block: memoryview) -> None:
         worker = self._worker
@@ -311,7 +246,7 @@ class Engine:
         elif what == "offer":
             self._on_offer(header)
         elif what == "loading":
-            worker.loading = header["model"]
+            worker.loading, worker.loading_since = header["model"], self._loop.time()
         elif what == "loaded":
             worker.loading, worker.loaded = None, tuple(header["models"])
         elif what == "ready":
@@ -326,7 +261,7 @@ class Engine:
             header[name] = tuple(header[name])
         self._offers[header["name"]] = Offer(**header)
 
-    def _on_step(self, batch: _Batch, header: Header, block: memoryview) -> None:
+    def _on_step(self, batch: Batch, header: Header, block: memoryview) -> None:
         start, count = header["start"], header["count"]
         pixels = np.frombuffer(block, np.uint8).reshape(header["shape"]) if "shape" in header else None
         for ticket, row, first, last in batch.within(start, count):
@@ -351,7 +286,7 @@ class Engine:
             self._on_failed(batch, header)
         self._dispatch()
 
-    def _on_painted(self, batch: _Batch, header: Header, block: memoryview) -> None:
+    def _on_painted(self, batch: Batch, header: Header, block: memoryview) -> None:
         pixels = np.frombuffer(block, np.uint8).reshape(header["shape"])
         now, seconds, waited = self._loop.time(), header["seconds"], 0.0
         began = now - seconds
@@ -359,10 +294,11 @@ class Engine:
             waited = max(waited, began - ticket.submitted)
             if not ticket.ended and ticket.paint(row, pixels[first:last], began, now):
                 self._forget(ticket)
-        self._learn_price(batch.kind, seconds)
+        self._prices.learn(batch.kind, seconds)
+        self._queue.price(batch.kind, self._prices.of(batch.kind))
         self._metrics.batch(batch.kind.model, header["count"], waited, seconds)
 
-    def _on_failed(self, batch: _Batch, header: Header) -> None:
+    def _on_failed(self, batch: Batch, header: Header) -> None:
         what, message = header["error"], header["message"]
         rows = list(batch.within(header["start"], header["count"]))
         if what != "model" and len({ticket.number for ticket, *_ in rows}) > 1:
@@ -382,7 +318,7 @@ class Engine:
         if ticket.ended:
             return
         kind = kind._replace(alone=ticket.number) if alone else kind
-        price = self._price(kind)
+        price = self._prices.of(kind)
         self._queue.put_back(self._entry(ticket, kind, start, stop, price, ticket.submitted), price)
 
     def _leave(self, ticket: Ticket) -> None:
@@ -426,23 +362,31 @@ class Engine:
         if not self._tickets and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    def _patience(self, batch: _Batch) -> float:
-        return max(self.grace, 3 * self._price(batch.kind))
+    def _patience(self, batch: Batch) -> float:
+        return max(self.grace, 3 * self._prices.of(batch.kind))
 
-    def _check_hangs(self, worker: _Worker, batch: _Batch) -> None:
+    def _check_hangs(self, worker: _Worker, batch: Batch) -> None:
         """Kill a worker that goes on with what nobody waits for."""
         if self._worker is not worker or batch.number not in worker.flight:
             return
-        if next(iter(worker.flight)) != batch.number or worker.loading is not None:
+        loads = worker.loading and self._loop.time() - worker.loading_since < LOADING_GRACE
+        if next(iter(worker.flight)) != batch.number or loads:
             self._loop.call_later(self._patience(batch), self._check_hangs, worker, batch)
             return
         worker.process.kill()
 
     async def _keep_a_worker(self) -> None:
         """Start a worker, and another one whenever it dies, until the engine stops."""
-        pause = 0.05
+        pause = SHORTEST_PAUSE
         while not self._stopping:
-            process = await WorkerProcess.start(self._told(), self._on_frame)
+            try:
+                process = await WorkerProcess.start(self._told(), self._on_frame)
+            except OSError as error:  # no memory or no file left, for the moment
+                if not self._offers:
+                    raise EngineError(f"The worker cannot be started: {error}.") from error
+                pause = min(2 * pause, LONGEST_PAUSE)
+                await asyncio.sleep(pause)
+                continue
             worker = self._worker = _Worker(process)
             if self._stopping:
                 process.kill()
@@ -452,7 +396,7 @@ class Engine:
                 break
             self._restarts += 1
             self._on_death(worker)
-            pause = 0.05 if worker.ready else min(2 * pause, LONGEST_PAUSE)
+            pause = SHORTEST_PAUSE if worker.ready else min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
     def _told(self) -> Header:
@@ -496,37 +440,3 @@ class Engine:
             self._offers[missing] = Offer(name=missing, path=self._settings.models[missing], fault=fault)
         if missing is None and deaths > DEATHS and self._described is not None and not self._described.done():
             raise EngineError("The worker dies before it can begin: the lines above say why.")
-
-
-def _kind(order: Order) -> Kind:
-    negative = any(row.negative_prompt is not None for row in order.rows)
-    try:
-        options = json.dumps(dict(order.options), sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"The options of an order must be plain values: {error}.") from error
-    return Kind(order.model, order.verb, options, negative, 0)
-
-
-def _check_images(order: Order, offer: Offer) -> None:
-    """Raise ConfigError where the pictures of an order are not such as its verb needs."""
-    if order.verb not in offer.verbs:
-        raise ConfigError(f"The model {offer.name} cannot {order.verb}: it can {', '.join(offer.verbs)}.")
-    shape = (len(order.rows), offer.height, offer.width)
-    images = None if order.verb == "sample" else (*shape, offer.channels)
-    masks = shape if order.verb == "fill" else None
-    for name, given, wanted in (("images", order.images, images), ("masks", order.masks, masks)):
-        if (None if given is None else given.shape) != wanted:
-            got = "none" if given is None else "x".join(map(str, given.shape))
-            want = "none" if wanted is None else "x".join(map(str, wanted))
-            raise ConfigError(f"To {order.verb}, {offer.name} takes {name} {want}, not {got}.")
-
-
-def _blocks(pieces: list[_Piece]) -> list[memoryview]:
-    """The images of all rows, then their masks."""
-    given = [
-        (which[piece.start : piece.stop])
-        for of_order in ("images", "masks")
-        for piece in pieces
-        if (which := getattr(piece.ticket.order, of_order)) is not None
-    ]
-    return [np.ascontiguousarray(array).data for array in given]

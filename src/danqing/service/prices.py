@@ -1,0 +1,30 @@
+"""How long painting takes, learnt from what has been painted."""
+
+from danqing.service.batch import Kind
+
+FIRST_GUESS = 0.05
+"""Seconds that a chunk takes, where none has been painted yet."""
+_LATEST = 0.3  # the weight of the latest time
+_MOST = 512
+
+
+class Prices:
+    """Seconds that a chunk of pictures takes, by model, verb and options."""
+
+    def __init__(self) -> None:
+        self._of_options: dict[tuple[str, str, str], float] = {}
+        self._of_verbs: dict[tuple[str, str], float] = {}
+
+    def of(self, kind: Kind) -> float:
+        """What a chunk of a kind should take; where its options are new, what others of the model took."""
+        known = self._of_options.get((kind.model, kind.verb, kind.options))
+        return self._of_verbs.get((kind.model, kind.verb), FIRST_GUESS) if known is None else known
+
+    def learn(self, kind: Kind, seconds: float) -> None:
+        """A chunk of a kind took so long."""
+        if len(self._of_options) > _MOST:  # options are the clients' to choose
+            self._of_options.clear()
+        before = self._of_options.get((kind.model, kind.verb, kind.options), seconds)
+        self._of_options[kind.model, kind.verb, kind.options] = before + _LATEST * (seconds - before)
+        before = self._of_verbs.get((kind.model, kind.verb), seconds)
+        self._of_verbs[kind.model, kind.verb] = before + _LATEST * (seconds - before)
