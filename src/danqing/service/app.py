@@ -22,6 +22,7 @@ from danqing.service.guard import Gate, check_address
 from danqing.service.jobs import Jobs
 from danqing.service.keys import Keys
 from danqing.service.metrics import Metrics
+from danqing.service.pace import Paced
 from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings
 from danqing.service.state import Service
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Paced)  # before the gate, which counts an answer until it is read
     app.add_middleware(tracing.Traces)  # outermost: what the gate refuses is traced as well
     for api in (images_api, edits_api, models_api, jobs_api, operations_api, start_page, docs_page):
         app.include_router(api.router)
