@@ -195,7 +195,10 @@ class Fuzzer:
         return Body(f"/v1/images/{path}", JSON, json.dumps(words).encode())
 
     def _job(self) -> Body:
-        asked = {"endpoint": self._random.choice(("generations", "edits", "x", 1)), "body": self._words()}
+        asked: dict[str, Any] = {
+            "endpoint": self._random.choice(("generations", "edits", "x", 1)),
+            "body": self._words(),
+        }
         if self._random.random() < 0.1:
             asked["webhook"] = {"url": self._random.choice(ODD)}
         if self._random.random() < 0.9:  # few are accepted: the queue is not what is tried here

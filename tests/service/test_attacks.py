@@ -368,6 +368,11 @@ def test_ssrf_no_address_is_called_unless_its_host_is_allowed_and_public(
     with served({"masked": models["masked"]}, tmp_path, outbound=outbound) as open_to_some:
         assert ask(open_to_some, here).status_code == 200
         origin.seen.clear()  # type: ignore[attr-defined]
+        asked_for = {"endpoint": "edits", "body": {**STAR, "images": [{"image_url": here}]}}
+        job = httpx.post(f"{open_to_some.url}/v1/jobs", json=asked_for, timeout=30).json()["id"]
+        assert "job.succeeded" in httpx.get(f"{open_to_some.url}/v1/jobs/{job}/events", timeout=60).text
+        assert origin.seen == ["/a"]  # type: ignore[attr-defined]  # once, when it was accepted
+        origin.seen.clear()  # type: ignore[attr-defined]
         for url in (
             f"http://a.example:{port}/a",  # its port is not the one that is allowed
             "http://a.example/a",

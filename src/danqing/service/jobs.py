@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from danqing.errors import DanqingError
-from danqing.service import guard, job_store, logs, painting
+from danqing.service import guard, job_store, logs, painting, sources
 from danqing.service.database import Database, DatabaseError
 from danqing.service.errors import ApiError, from_danqing, internal, invalid
 from danqing.service.guard import Caller
@@ -121,6 +121,7 @@ class Jobs:
         if webhook is not None:
             await self._webhooks.check(webhook, webhook_secret)
             webhook_secret = webhook_secret or new_secret()
+        body = await sources.embedded(self._service, body)
         plan = await painting.plan(self._service, endpoint, body, caller)
         # What it depends on is fixed now: run again after a crash, it has the same pictures.
         whole = {**body, "model": plan.offer.name, "seed": plan.seed}

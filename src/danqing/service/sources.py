@@ -9,10 +9,10 @@ import base64
 import binascii
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,28 @@ async def given(
         _varied if endpoint == "variations" else _edited, uploads.images[0], uploads.mask, offer, n, limits
     )
     return await asyncio.get_running_loop().run_in_executor(_DECODERS, make)
+
+
+async def embedded(service: "Service", body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request with the pictures that they point to in them, as data URLs: what is painted
+    later does not depend on what lies at an address by then. Raises ApiError.
+    """
+    found = dict(body)
+    pictures = body.get("images")
+    if isinstance(pictures, list) and len(pictures) == 1:
+        found["images"] = [await _embedded(service, pictures[0], "images.0")]
+    if "mask" in body:
+        found["mask"] = await _embedded(service, body["mask"], "mask")
+    return found
+
+
+async def _embedded(service: "Service", reference: Any, param: str) -> Any:
+    url = reference.get("image_url") if isinstance(reference, dict) else None
+    if not isinstance(url, str) or url[:5].lower() == "data:":
+        return reference
+    content = await _content(service, wire.Reference(image_url=url), param)
+    packed = base64.b64encode(content).decode()
+    return {**reference, "image_url": f"data:application/octet-stream;base64,{packed}"}
 
 
 def check(content: bytes, limits: Limits, param: str) -> None:
