@@ -12,6 +12,8 @@ from danqing.service.link import Header
 from danqing.service.orders import Offer, Order
 from danqing.service.ticket import Ticket
 
+_encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
+
 
 class Kind(NamedTuple):
     """Pictures of a kind may be painted together. alone: the number of an order that is painted by itself."""
@@ -90,7 +92,7 @@ def kind_of(order: Order) -> Kind:
     """Of the pictures of an order; raises ConfigError for options that are no plain values."""
     negative = any(row.negative_prompt is not None for row in order.rows)
     try:
-        options = json.dumps(dict(order.options), sort_keys=True, allow_nan=False)
+        options = _encode(dict(order.options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The options of an order must be plain values: {error}.") from error
     return Kind(order.model, order.verb, options, negative, 0)

@@ -7,6 +7,7 @@ here until it is painted, so that nothing is lost with a worker that dies.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ from danqing.service.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from danqing.service.metrics import Metrics
+
+_log = logging.getLogger("danqing.engine")
 
 IN_FLIGHT = 2
 BATCH_SECONDS = 0.03
@@ -259,7 +262,9 @@ class Engine:
         header.pop("memory", None)
         for name in ("labels", "captions", "verbs"):
             header[name] = tuple(header[name])
-        self._offers[header["name"]] = Offer(**header)
+        offer = self._offers[header["name"]] = Offer(**header)
+        if offer.fault is not None:
+            _log.warning("the model %s cannot be served: %s", offer.name, offer.fault)
 
     def _on_step(self, batch: Batch, header: Header, block: memoryview) -> None:
         start, count = header["start"], header["count"]
@@ -300,6 +305,8 @@ class Engine:
 
     def _on_failed(self, batch: Batch, header: Header) -> None:
         what, message = header["error"], header["message"]
+        if "trace" in header:
+            _log.error("the model %s failed: %s\n%s", batch.kind.model, message, header["trace"])
         rows = list(batch.within(header["start"], header["count"]))
         if what != "model" and len({ticket.number for ticket, *_ in rows}) > 1:
             for ticket, row, first, last in rows:  # one of them is at fault, and the others shall not suffer
@@ -373,6 +380,7 @@ class Engine:
         if next(iter(worker.flight)) != batch.number or loads:
             self._loop.call_later(self._patience(batch), self._check_hangs, worker, batch)
             return
+        _log.warning("the worker goes on with what nobody waits for: it is ended")
         worker.process.kill()
 
     async def _keep_a_worker(self) -> None:
@@ -412,6 +420,8 @@ class Engine:
 
     def _on_death(self, worker: _Worker) -> None:
         """Queue anew what a dead worker was given, and find out whose fault it was."""
+        busy = ", ".join({batch.kind.model for batch in worker.flight.values()}) or "nothing"
+        _log.warning("the worker died (%s), painting with: %s", worker.process.exit_code, busy)
         if not worker.ready:
             self._on_death_at_start()
         if (name := worker.loading) is not None:

@@ -15,11 +15,12 @@ from typing import Any, cast
 Header = dict[str, Any]
 Buffer = bytes | bytearray | memoryview
 _LENGTHS = struct.Struct("<IQ")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def frame(header: Header, blocks: Sequence[Buffer] = ()) -> list[Buffer]:
     """The parts of a frame; blocks are not copied."""
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = _encode(header).encode()
     views = [memoryview(block).cast("B") for block in blocks]
     return [_LENGTHS.pack(len(text), sum(view.nbytes for view in views)) + text, *views]
 

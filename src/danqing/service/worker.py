@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +113,8 @@ class Worker:
                 self._tell("failed", *told, error="order", message=str(error))
             except Exception as error:
                 # Whatever a model does wrong: the others that it paints for must not suffer.
-                self._tell("failed", *told, error="painting", message=f"{type(error).__name__}: {error}")
+                message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+                self._tell("failed", *told, error="painting", message=message, trace=trace)
             else:
                 self._tell("painted", *told, pixels=pixels, seconds=time.perf_counter() - began)
         self._cancelled -= {row.order for row in batch.rows} - {

@@ -42,6 +42,11 @@ class WorkerProcess:
         connection.send(told)
         return cls(process, connection)
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, None while it runs; negative: the number of the signal that ended it."""
+        return self._process.returncode
+
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
         """Say something to the worker; nothing happens where it is gone."""
         self._connection.send(header, blocks)
