@@ -98,6 +98,21 @@ def test_requests_that_are_on_their_way_are_answered_and_then_it_stops(
             httpx.get(url.join("/healthz"))
 
 
+def test_it_stops_before_it_has_started(models: dict[str, str], tmp_path: Path) -> None:
+    words = ("-m", "danqing", "serve", models["gan"], "--port", "0", "--data", str(tmp_path), "--json")
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (workers := psutil.Process(process.pid).children()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    said, complaints = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+    assert "Traceback" not in complaints
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

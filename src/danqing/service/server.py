@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("danqing.service")
 _MOST_FRAMING = 64 * 1024  # bytes that are not body: request line, headers, sizes of chunks, trailers
 _PATIENCE = 20.0  # seconds from the first byte of a request until its headers are complete
+_TICK = 0.1
+_FAILED = 3
 _KEEP_ALIVE = 75  # seconds; longer than the usual proxy keeps its idle connections, so that it closes first
 
 
@@ -99,7 +101,7 @@ class _Starting:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -111,7 +113,9 @@ class _Starting:
 
         try:
             await self.app(scope, receive, without_traceback)
-        except BaseException as error:
+        except asyncio.CancelledError:  # told to stop before it had started
+            return
+        except Exception as error:
             self.error = error
             raise
 
@@ -122,12 +126,26 @@ class _Server(uvicorn.Server):
         self._app, self._on_ready = app, on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
-        await super().startup(sockets)
+        """Start, then say so; a signal meanwhile ends it, however long the models would take."""
+        starting = asyncio.create_task(self._start(sockets))
+        while not starting.done():
+            await asyncio.wait({starting}, timeout=_TICK)
+            if self.should_exit and not starting.done():
+                starting.cancel()
+                return
+        if not starting.result():
+            raise SystemExit(_FAILED)
         gc.collect()
         gc.freeze()  # what lives as long as the service need not be looked through at every collection
         if not self.should_exit:
             self._on_ready()
+
+    async def _start(self, sockets: list[socket.socket] | None) -> bool:
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # a task must not end by it
+            return False
+        return True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that it drains, then drain: streams that would never end by themselves end."""
