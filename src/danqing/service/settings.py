@@ -1,9 +1,13 @@
 """How a service is configured: a TOML file, then the command line."""
 
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from danqing.errors import ConfigError, explain
 
 MEGABYTE = 1024**2
 
@@ -56,11 +60,29 @@ class Outbound(_Section):
     seconds: float = Field(10.0, gt=0)
 
 
+class JobSettings(_Section):
+    """Work that nobody waits for. waiting, bytes: jobs that one key may have unfinished, and what their
+    bodies may be together. keep: days until a finished job and its pictures are deleted. seconds: that
+    painting one may take. lease: seconds of silence after which a server's jobs are run again. attempts:
+    servers that may fall silent over a job until it is given up.
+    """
+
+    waiting: int = Field(10_000, ge=1)
+    bytes: int = Field(1024 * MEGABYTE, ge=1024)
+    keep: float = Field(7.0, gt=0)
+    seconds: float = Field(3600.0, gt=0)
+    lease: float = Field(15.0, gt=0)
+    attempts: int = Field(3, ge=1)
+
+
 class Settings(_Section):
     """A service: its models by the names that clients use, where it listens and keeps its things.
 
     aliases: further names of models, such as "dall-e-2". database: an SQLAlchemy URL; "" is a file in `data`.
     hosts: names that the `Host` of a request may have beside those of the loopback, while there are no keys.
+    public_url: what the addresses of pictures begin with where clients do not reach it at its own, as behind
+    a proxy. drain: seconds that requests have to end when the service stops. log: lines for people or
+    programs.
     """
 
     models: dict[str, str] = Field(min_length=1)
@@ -70,10 +92,13 @@ class Settings(_Section):
     data: Path = Path("danqing-service")
     database: str = ""
     hosts: tuple[str, ...] = ()
+    public_url: str = Field("", pattern=r"^(https?://[^\s?#]+)?$")
     drain: float = Field(30.0, ge=0)
+    log: Literal["auto", "json", "text"] = "auto"
     limits: Limits = Limits()
     engine: EngineSettings = EngineSettings()
     outbound: Outbound = Outbound()
+    jobs: JobSettings = JobSettings()
 
     @model_validator(mode="after")
     def _aliases_lead_somewhere(self) -> Self:
@@ -86,3 +111,33 @@ class Settings(_Section):
     def database_url(self) -> str:
         """Where jobs, keys and the audit log are."""
         return self.database or f"sqlite:///{self.data / 'service.db'}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a configuration file says, unchecked; paths in it start from its folder. Raises ConfigError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file at {path}.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+    folder = path.parent
+    if isinstance(models := values.get("models"), dict):
+        values["models"] = {name: _from(folder, model) for name, model in models.items()}
+    if isinstance(data := values.get("data"), str):
+        values["data"] = folder / data
+    return values
+
+
+def checked(values: Mapping[str, Any]) -> Settings:
+    """The settings that plain values give; raises ConfigError with the names of those that are wrong."""
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _from(folder: Path, model: Any) -> Any:
+    """A model's path as seen from `folder`; an id of the hub, where no such folder lies, stays as it is."""
+    inside = folder / model if isinstance(model, str) else None
+    return str(inside) if inside is not None and inside.exists() else model
