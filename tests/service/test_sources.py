@@ -1,0 +1,135 @@
+"""Masks and windows by their definitions, JSON as the standard library reads it, public addresses."""
+
+import ipaddress
+import json
+import time
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from danqing.service import fetch, uploads
+from danqing.service.errors import ApiError
+from danqing.service.orders import Offer
+from danqing.service.settings import Limits
+from danqing.service.sources import _touched, _window
+
+SIDES = st.integers(1, 40)
+LIMITS = Limits()
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> np.ndarray:
+    height, width = draw(SIDES), draw(SIDES)
+    mask = np.zeros((height, width), bool)
+    for _ in range(draw(st.integers(1, 4))):
+        mask[draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))] = True
+    return mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks(), SIDES, SIDES)
+def test_a_new_pixel_is_touched_where_it_overlaps_one_of_the_mask(
+    mask: np.ndarray, width: int, height: int
+) -> None:
+    found = _touched(mask, (width, height))
+    assert found.shape == (height, width)
+
+    def overlaps(new: int, news: int, old: int, olds: int) -> bool:
+        return Fraction(new, news) < Fraction(old + 1, olds) and Fraction(old, olds) < Fraction(new + 1, news)
+
+    expected = np.zeros_like(found)
+    for row, column in np.argwhere(mask):
+        rows = [overlaps(i, height, int(row), mask.shape[0]) for i in range(height)]
+        columns = [overlaps(i, width, int(column), mask.shape[1]) for i in range(width)]
+        expected |= np.outer(rows, columns)
+    assert np.array_equal(found, expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks(), st.integers(4, 64), st.integers(4, 64))
+def test_the_window_holds_the_mask_in_the_shape_of_the_model(
+    mask: np.ndarray, width: int, height: int
+) -> None:
+    offer = Offer("model", "", width=width, height=height)
+    try:
+        rows, columns = _window(mask, offer)
+    except ApiError:  # it reaches too far; the largest window would leave a part of it out
+        assume(False)
+    assert mask[rows, columns].sum() == mask.sum()
+    tall, wide = mask[rows, columns].shape
+    assert tall == mask.shape[0] or wide == mask.shape[1]  # the largest there is
+    assert min(abs(tall - wide * height / width), abs(wide - tall * width / height)) <= 1
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text(), PLAIN, max_size=5), st.booleans())
+def test_json_is_read_as_the_standard_library_reads_it(value: dict[str, Any], escaped: bool) -> None:
+    text = json.dumps(value, ensure_ascii=escaped)
+    body = text.encode("utf-8", "surrogatepass")
+    hostile = any("\0" in one or _has_half(one) for one in _strings(value))
+    try:
+        found = uploads.parse(body, LIMITS)
+    except ApiError:
+        assert hostile
+    else:
+        assert found == json.loads(text)
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [*value, *(one for inner in value.values() for one in _strings(inner))]
+    if isinstance(value, list):
+        return [one for inner in value for one in _strings(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def _has_half(text: str) -> bool:
+    return any(0xD800 <= ord(character) < 0xE000 for character in text)
+
+
+@pytest.mark.parametrize("depth", [1, 31, 32, 33, 5000])
+def test_nesting_is_counted_outside_of_strings(depth: int) -> None:
+    body = b'{"a": "[[[[{{{{", "b": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    body = body.replace(b": }", b": 0}")
+    if depth <= LIMITS.depth:
+        assert set(uploads.parse(body, LIMITS)) == {"a", "b"}
+    else:
+        with pytest.raises(ApiError, match=f"nested {depth} deep"):
+            uploads.parse(body, LIMITS)
+
+
+def test_hostile_json_takes_as_long_as_it_is() -> None:
+    for unit in ('\\"', "\\", '"', "[", '"\\', "\\u0041", "{}", '""'):
+        began = time.process_time()
+        with pytest.raises(ApiError):
+            uploads.parse(b'{"a": "' + unit.encode() * (1_000_000 // len(unit)) + b"x", LIMITS)
+        assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        *((address, False) for address in ("0.0.0.0", "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1")),
+        *((address, False) for address in ("169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255")),
+        *((address, False) for address in ("::", "::1", "fe80::1", "fc00::1", "ff02::1", "2001:db8::1")),
+        *(
+            (address, False)
+            for address in ("::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::")
+        ),
+    ],
+)
+def test_only_addresses_that_everybody_reaches_are_public(address: str, public: bool) -> None:
+    assert fetch.is_public(ipaddress.ip_address(address)) == public
