@@ -71,6 +71,8 @@ def tokens(running: Running) -> dict[str, str]:
     }
     tokens = {name: keys.create(database, grant)[1] for name, grant in grants.items()}
     database.close()
+    while httpx.get(f"{running.url}/v1/jobs").status_code != 401:  # until then it needs no keys
+        pass
     return tokens
 
 
