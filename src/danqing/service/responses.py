@@ -36,7 +36,7 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
         if plan.streams:
             return await _stream(request, caller, plan, ticket)
         painted = await _painted(request, ticket)
-    except DanqingError as error:
+    except Exception as error:
         _refund(caller, plan, error)
         raise
     _tell(request, plan, painted)
@@ -44,7 +44,7 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _refund(caller: Caller, plan: Plan, error: DanqingError) -> None:
+def _refund(caller: Caller, plan: Plan, error: Exception) -> None:
     """Give back what was not painted, unless the client left: the work was begun for it."""
     if not isinstance(error, OrderCancelledError):
         refund(caller, plan.n)
@@ -98,7 +98,8 @@ async def _told(
     except DanqingError as error:
         _refund(caller, plan, error)
         yield sse.event("error", from_danqing(error).body())
-    except Exception:
+    except Exception as error:
+        _refund(caller, plan, error)
         _log.exception("a stream failed")
         yield sse.event("error", internal().body())
 
