@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from danqing import loading, model_folder
+from danqing import model_folder
 from danqing.errors import DanqingError
 from danqing.families.base import Family, Fills, HasTokenizer, PaintsInSteps, Tokenizes, Varies
 from danqing.machine import available_memory
@@ -85,7 +85,7 @@ class Shelf:
         folder, within = _locate(self._sources[name])
         size = _size(model_folder.examine(folder, within=within)[0])
         self._make_room(size)
-        model = loading.load(self._sources[name], device=str(self._device))
+        model = Model(*model_folder.read(folder, within=within)).to(self._device)
         self._failures.pop(name, None)
         self._models[name] = (model, size)
         return model
