@@ -75,8 +75,10 @@ def measure_bare(folder: str, seconds: float) -> dict[int, float]:
     return {int(size): rate for size, rate in json.loads(told).items()}
 
 
-async def measure_engine(name: str, folder: str, clients: int, seconds: float) -> tuple[float, list[float]]:
-    """Pictures per second through the engine, and how long each took."""
+async def measure_engine(
+    name: str, folder: str, clients: int, seconds: float
+) -> tuple[float, list[float], str]:
+    """Pictures per second through the engine, how long each took, and a prompt that the model understands."""
     engine = Engine(Settings(models={name: folder}), Metrics())
     await engine.start()
     times: list[float] = []
@@ -97,17 +99,22 @@ async def measure_engine(name: str, folder: str, clients: int, seconds: float) -
     times.clear()
     passed = await crowd(seconds)
     await engine.stop(0)
-    return len(times) / passed, times
+    offer = engine.offers[name]
+    prompt = {"text": offer.captions, "label": offer.labels, "none": ("",)}[offer.reads][0]
+    return len(times) / passed, times, prompt
 
 
-def measure_http(name: str, folder: str, clients: int, seconds: float) -> tuple[float, list[float]]:
+def measure_http(
+    name: str, folder: str, prompt: str, clients: int, seconds: float
+) -> tuple[float, list[float]]:
     """Pictures per second over HTTP, and how long each took. The clients are in a process of their own."""
     from service_process import ServiceProcess
 
     with tempfile.TemporaryDirectory() as place:
         limits = Limits().model_dump()
         with ServiceProcess(Path(place), {name: folder}, limits=limits) as service:
-            command = [sys.executable, __file__, "--ask", service.url, "--seconds", str(seconds)]
+            command = [sys.executable, __file__, "--ask", service.url, "--prompt", prompt]
+            command += ["--seconds", str(seconds)]
             told = subprocess.run(
                 [*command, "--clients", str(clients)], check=True, stdout=subprocess.PIPE, text=True
             )
@@ -115,10 +122,10 @@ def measure_http(name: str, folder: str, clients: int, seconds: float) -> tuple[
     return len(times) / passed, times
 
 
-async def ask(url: str, clients: int, seconds: float) -> None:
+async def ask(url: str, prompt: str, clients: int, seconds: float) -> None:
     """Ask a service for pictures, and print how long it took in all and each time, as JSON."""
     client = Client(url)
-    request = client.request("/v1/images/generations", {"prompt": LABELS[0], "n": 1})
+    request = client.request("/v1/images/generations", {"prompt": prompt, "n": 1})
     await load(client, request, clients, min(2.0, seconds))
     answers, passed = await load(client, request, clients, seconds)
     client.close()
@@ -133,8 +140,9 @@ def compare(name: str, folder: str, arguments: argparse.Namespace) -> None:
         size = max(rates, key=lambda size: rates[size])
         batch_seconds = arguments.clients / rates[size]
         told: dict[str, Any] = {"bare": rates[size], "bare_batch": size, "batch_ms": 1000 * batch_seconds}
-        engine = uvloop.run(measure_engine(name, folder, arguments.clients, arguments.seconds))
-        ways = {"engine": engine, "http": measure_http(name, folder, arguments.clients, arguments.seconds)}
+        crowd = arguments.clients, arguments.seconds
+        rate, times, prompt = uvloop.run(measure_engine(name, folder, *crowd))
+        ways = {"engine": (rate, times), "http": measure_http(name, folder, prompt, *crowd)}
         for way, (rate, times) in ways.items():
             told[way] = rate
             told[f"{way}_share"] = rate / rates[size]
@@ -156,11 +164,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bare", default="", help=argparse.SUPPRESS)
     parser.add_argument("--ask", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--prompt", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare:
         return bare(arguments.bare, arguments.seconds)
     if arguments.ask:
-        return uvloop.run(ask(arguments.ask, arguments.clients, arguments.seconds))
+        return uvloop.run(ask(arguments.ask, arguments.prompt, arguments.clients, arguments.seconds))
     with tempfile.TemporaryDirectory() as place:
         models = dict(given.split("=", 1) for given in arguments.model)
         if not models:

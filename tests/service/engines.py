@@ -28,7 +28,7 @@ class Running:
         assert worker is not None
         return worker.process.pid
 
-    def do(self, coroutine: Coroutine[Any, Any, Result], seconds: float = 60.0) -> Result:
+    def do(self, coroutine: Coroutine[Any, Any, Result], seconds: float = 120.0) -> Result:
         """The result of a coroutine, which must not take longer."""
         return self.loop.run_until_complete(asyncio.wait_for(coroutine, seconds))
 
