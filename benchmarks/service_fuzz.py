@@ -272,6 +272,14 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
     memory: dict[str, float] = {}
     sent, began, settled = 0, time.perf_counter(), max(1, options.requests // 10)
 
+    async def send(client: httpx.AsyncClient, body: Body) -> httpx.Response:
+        headers = {"content-type": body.kind}
+        try:
+            return await client.post(service.url + body.path, content=body.content, headers=headers)
+        except httpx.TransportError:  # an idle connection may just have been closed: once more, on another
+            statuses[0] += 1
+            return await client.post(service.url + body.path, content=body.content, headers=headers)
+
     async def one(client: httpx.AsyncClient) -> None:
         nonlocal sent, memory
         while sent < options.requests:
@@ -280,18 +288,16 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
             number = sent
             if number == settled:
                 memory = service.memory()
-            answer = await client.post(
-                service.url + body.path, content=body.content, headers={"content-type": body.kind}
-            )
-            statuses[answer.status_code] += 1
             try:
-                reason = complaint(answer)
+                answer = await send(client, body)
+                statuses[answer.status_code] += 1
+                told, reason = answer.text[:300], complaint(answer)
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
+                told, reason = "", f"{type(error).__name__}: {error}"
             if reason is not None:
                 wrong.append(f"{number}: {body.path} {reason}")
                 (options.out / f"{number}.body").write_bytes(body.content)
-                print(wrong[-1], answer.text[:300], flush=True)
+                print(wrong[-1], told, flush=True)
             if number % 5000 == 0:
                 print(f"{number:,} sent, {dict(statuses)}, {service.memory()}", flush=True)
 
