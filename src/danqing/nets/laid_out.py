@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-MOST = 4
-"""Layouts that are kept of a module: a batch of another size, or guidance, may need another one."""
+MOST = 2
+"""Layouts that are kept of a module: with guidance and without. Each takes as much memory as the weights."""
 
 T = TypeVar("T")
 _kept: WeakKeyDictionary[nn.Module, dict[Hashable, tuple["_Stamp", Any]]] = WeakKeyDictionary()

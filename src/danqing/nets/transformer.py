@@ -227,11 +227,8 @@ class Transformer(nn.Module):
         """
         count, codes_count = self.shape.prefix, self.shape.codes
         seen = torch.cat([ranks[:, None] <= ranks[:, :, None], ranks[:, None] < before[:, :, None]], dim=1)
+        seen = F.pad(seen, (0, 0, count, 0), value=False)  # the prefix sees no code, and all see the prefix
         seen = F.pad(seen, (count, 0), value=True)
-        seen = torch.cat(
-            [(torch.arange(seen.shape[2], device=codes.device) < count).expand_as(seen[:, :count]), seen],
-            dim=1,
-        )
         unknown = torch.full_like(codes, self.shape.vocabulary)
         x = torch.cat([prefix + self.prefix, self.embed(codes, 0, 0), self.embed(unknown, 0, 0)], dim=1)
         held = torch.view_as_complex(self.turns)
