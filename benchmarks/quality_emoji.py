@@ -86,7 +86,8 @@ def main() -> None:
     for scale in arguments.guidance:
         painted = model.sample(prompt=prompts, seed=0, guidance_scale=scale)
         gap = np.full((PROMPTS, SIZE[1], 2, 3), 255, np.uint8)
-        pairs = Images(np.concatenate([real, gap, painted.array], axis=2))
+        sides = np.concatenate([real, gap, painted.array], axis=2)
+        pairs = Images(sides.repeat(2, axis=1).repeat(2, axis=2))
         Sheet(pairs, prompts, columns=COLUMNS).save(arguments.out / f"grid-{scale:g}.png")
     found = dq.evaluate(model, DATA, metrics="prompt-agreement", features="pixels", seed=1)
     results |= {score.metric: score.to_json() for score in found.scores}
