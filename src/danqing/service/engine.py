@@ -233,6 +233,8 @@ class Engine:
             for piece in batch.pieces:
                 self._end(piece.ticket, ModelUnavailableError(f"{kind.model}: {fault}"), "model")
             return
+        for piece in batch.pieces:
+            piece.ticket.begin()
         worker.flight[batch.number] = batch
         worker.process.send(batch.header(), batch.blocks())
 

@@ -24,6 +24,8 @@ class Ticket:
         self.deaths = 0
         """How many workers died while they painted it."""
         self.ended = False
+        self.on_begin: Callable[[], None] | None = None
+        """Called once, when the first of its pictures are given to the worker."""
         self._leave = leave
         self._events: collections.deque[Event] = collections.deque()
         self._error: Exception | None = None
@@ -54,6 +56,12 @@ class Ticket:
         """Nobody waits for the order any more; nothing happens where it has ended."""
         if not self.ended:
             self._leave(self)
+
+    def begin(self) -> None:
+        """The worker has some of its pictures now."""
+        if self.on_begin is not None:
+            self.on_begin()
+            self.on_begin = None
 
     def progress(self, pictures: int, done: int, steps: int) -> None:
         """So many of its pictures have taken `done` of `steps`; those before them have taken them all."""
