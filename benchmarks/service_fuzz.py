@@ -54,7 +54,8 @@ ODD: tuple[Any, ...] = (
         1e-308,
     ),
     *("", " ", "\x7f", "é", "红", "\ud800", "\0", "a" * 5000, "auto", "8x8", "0x0", "16x16", "1024x1024"),
-    *("../../etc/passwd", "%s%n", "<script>", "' or 1=1 --", "data:image/png;base64,", "http://127.0.0.1/"),
+    *("../../etc/passwd", "%s%n", "<script>", "' or 1=1 --", "data:image/png;base64,"),
+    *("http://127.0.0.1/", "http://xn--a/", "0000000002"),
     *([], {}, [[]], {"a": {}}, [None], ["star"] * 3),
 )
 TROUBLE = (

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import danqing as dq
-from danqing.service.wire import Generation, ImagesResponse
+from danqing.service.wire import Generation, ImageEvent, ImagesResponse
 from tests.service.serving import Running, served
 
 SQUARE = "red square"
@@ -97,9 +97,16 @@ def test_a_stream_shows_how_the_pictures_come_to_be(client: openai.OpenAI) -> No
     whole = client.images.generate(model="masked", prompt="star", n=2, extra_body={"seed": 1})
     assert whole.data is not None
     with client.images.generate(
-        model="masked", prompt="star", n=2, stream=True, partial_images=2, extra_body={"seed": 1}
+        model="masked",
+        prompt="star",
+        n=2,
+        stream=True,
+        partial_images=2,
+        extra_body={"seed": 1, "user": "somebody"},
     ) as stream:
         events = [event.model_dump() for event in stream]
+    assert all(event.keys() <= ImageEvent.model_fields.keys() for event in events)
+    assert [event.get("safety_identifier") for event in events] == [None] * 4 + ["somebody"] * 2
     kinds = [(event["type"].partition(".")[2], event["image_index"]) for event in events]
     assert kinds == [*[("partial_image", 0), ("partial_image", 1)] * 2, ("completed", 0), ("completed", 1)]
     assert [event["partial_image_index"] for event in events[:4]] == [0, 0, 1, 1]

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from danqing.cli import app as danqing
+from danqing.errors import ConfigError
 from danqing.service import logs, tracing
 from danqing.service.metrics import Metrics
 from tests.service.serving import Running, served
@@ -219,6 +220,18 @@ def test_traces_go_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -
     }
     paint_span = spans["paint"]
     assert paint_span.end_time_unix_nano - paint_span.start_time_unix_nano == pytest.approx(1e8, rel=0.01)
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry.sdk", "opentelemetry.exporter"])
+def test_traces_without_all_that_sends_them_are_refused(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    for name in [name for name in sys.modules if name == missing or name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)  # as where it is not installed
+    with pytest.raises(ConfigError, match="pip install opentelemetry-sdk"), tracing.configured():
+        pass
 
 
 def test_the_compose_file_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

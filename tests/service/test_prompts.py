@@ -65,6 +65,7 @@ def test_nothing_is_asked_of_a_model_without_a_condition() -> None:
         ("", 3, "label", "0 to 2"),
         ("", -1, "label", "0 to 2"),
         ("", "9" * 5000, "label", "no label"),
+        ("", "0000000002", "label", "no label"),
     ],
 )
 def test_what_means_nothing_is_refused_with_the_nearest(

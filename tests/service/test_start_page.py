@@ -197,4 +197,4 @@ def test_samples_are_given_by_name_alone(service: Running) -> None:
     assert picture.headers["x-content-type-options"] == "nosniff"
     for name in ("none", "..%2Fvae", "%2Fetc", "vae/../vae"):
         answer = httpx.get(f"{service.url}/models/{name}/samples.png")
-        assert answer.status_code == 200 if name.endswith("/vae") and ".." in name else 404
+        assert answer.status_code == (200 if name == "vae/../vae" else 404), name

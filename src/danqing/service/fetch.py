@@ -94,9 +94,10 @@ async def _read(where: Target, most: int) -> bytes:
 def _parsed(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url) if len(url) <= _LONGEST else None
+        host = parsed.host if parsed else ""  # which is where httpx decodes xn--, and may find it wrong
     except (httpx.InvalidURL, ValueError):
-        parsed = None
-    if parsed is None or parsed.scheme not in _PORTS or not parsed.host:
+        parsed, host = None, ""
+    if parsed is None or parsed.scheme not in _PORTS or not host:
         raise AddressError("This is no address of the form https://host/path.")
     if parsed.userinfo:
         raise AddressError("An address must not hold a password: leave out what stands before the @.")

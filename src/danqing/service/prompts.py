@@ -10,6 +10,7 @@ from danqing.service.errors import ApiError, invalid
 from danqing.service.orders import Offer
 
 _SOME = 12
+_DIGITS = 9
 _COMPARED_CHARACTERS, _COMPARED_NAMES = 64, 2000  # what comparing may cost is bounded
 
 
@@ -64,8 +65,8 @@ def _label(offer: Offer, label: str | int) -> str:
     if isinstance(label, str):
         if (name := _named(offer, label)) is not None:
             return name
-        if label.isdecimal() and int(label[:9]) < len(offer.labels):  # a number, as a form writes it
-            return offer.labels[int(label[:9])]
+        if label.isdecimal() and len(label) <= _DIGITS and int(label) < len(offer.labels):  # from a form
+            return offer.labels[int(label)]
         raise invalid(f"{offer.name} knows no label {_quoted(label)}: {_advice(offer, label)}", "label")
     if 0 <= label < len(offer.labels):
         return offer.labels[label]

@@ -4,7 +4,6 @@ Nothing is sent unless OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) is s
 """
 
 import contextlib
-import importlib.util
 import os
 import time
 from collections.abc import Iterator
@@ -35,15 +34,16 @@ def configured() -> Iterator[None]:
     if not any(os.environ.get(name) for name in _ADDRESSES):
         yield
         return
-    if importlib.util.find_spec("opentelemetry") is None:
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
         raise ConfigError(
             f"{_ADDRESSES[0]} is set, and nothing that sends traces is installed: unset it, or run "
             "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http."
-        )
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        ) from error
 
     named = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "danqing"), "service.version": __version__}
     provider = TracerProvider(resource=Resource.create(named))

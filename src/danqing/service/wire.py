@@ -184,8 +184,9 @@ class ImagesResponse(BaseModel):
 
 
 class ImageEvent(BaseModel):
-    """An event of a stream. Of a picture that is finished it has `usage` and `seed`, of another one
-    `partial_image_index`; with several pictures, `image_index` says which it is.
+    """An event of a stream. Of a picture that is finished it has `usage`, `seed` and, where one was
+    sent, `safety_identifier`; of another one `partial_image_index`. With several pictures, `image_index` says
+    which it is.
     """
 
     type: str
@@ -199,6 +200,7 @@ class ImageEvent(BaseModel):
     image_index: int | None = None
     seed: int | None = None
     revised_prompt: str | None = None
+    safety_identifier: str | None = None
     usage: Annotated[Usage, WithJsonSchema({"type": "object"})] | None = None
 
 
