@@ -66,8 +66,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that paints in a hundred steps."""
-    pixels = {"width": 10, "height": 10, "channels": 1}
+    """A model that paints in hundreds of steps."""
+    pixels = {"width": 16, "height": 16, "channels": 1}
     return save({**_TRANSFORMER, **pixels, "labels": ()}, tmp_path_factory.mktemp("slow"))
 
 

@@ -8,6 +8,7 @@ matters: whatever it holds when it dies, the engine holds too.
 import collections
 import contextlib
 import dataclasses
+import math
 import signal
 import socket
 import sys
@@ -30,7 +31,7 @@ from danqing.service.orders import ModelUnavailableError, Pixels
 from danqing.service.shelf import Shelf, describe
 
 STEP_SECONDS = 0.05
-"""How often the engine is told of steps at most."""
+"""How often the engine is told of the steps of a chunk at most, after the first."""
 
 
 class _Stopped(Exception):  # noqa: N818 - nothing is wrong
@@ -71,7 +72,7 @@ class Worker:
     def __init__(self, link: Link, told: Header) -> None:
         self._link = link
         self._shelf = Shelf(told["models"], device=told["device"], budget=told["memory"])
-        self._batches: collections.deque[_Batch] = collections.deque()
+        self._batches: collections.deque[_Batch] = collections.deque()  # the one that is painted comes first
         self._cancelled: set[int] = set()
         for name in told["describe"]:
             link.send({"kind": "offer", **dataclasses.asdict(describe(name, told["models"][name]))})
@@ -82,7 +83,9 @@ class Worker:
         while True:
             self._look_up(wait=not self._batches)
             if self._batches:
-                self._paint(self._batches.popleft())
+                self._paint(self._batches[0])
+                self._batches.popleft()
+                self._cancelled &= self._orders()
 
     def _look_up(self, *, wait: bool = False) -> None:
         """Read what has come by now; wait: until something has."""
@@ -90,9 +93,13 @@ class Worker:
             wait = False
             header, block = self._link.receive()
             if header["kind"] == "cancel":
-                self._cancelled.update(header["orders"])
+                self._cancelled |= self._orders().intersection(header["orders"])
             else:
                 self._batches.append(_Batch.read(header, block))
+
+    def _orders(self) -> set[int]:
+        """Numbers of the orders that are painted, or wait here."""
+        return {row.order for batch in self._batches for row in batch.rows}
 
     def _paint(self, batch: _Batch) -> None:
         try:
@@ -117,9 +124,6 @@ class Worker:
                 self._tell("failed", *told, error="painting", message=message, trace=trace)
             else:
                 self._tell("painted", *told, pixels=pixels, seconds=time.perf_counter() - began)
-        self._cancelled -= {row.order for row in batch.rows} - {
-            row.order for waiting in self._batches for row in waiting.rows
-        }
 
     def _model(self, name: str) -> Model:
         if self._shelf.has(name):
@@ -152,7 +156,7 @@ class Worker:
     ) -> Callable[[int, int, Callable[[], Images]], None]:
         """What is told of each step of a chunk: it stops, shows and counts."""
         wanted = {row.previews for row in rows if row.previews}
-        last = time.monotonic()
+        last = -math.inf
 
         def on_step(done: int, total: int, preview: Callable[[], Images]) -> None:
             nonlocal last
