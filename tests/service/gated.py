@@ -104,9 +104,9 @@ def _app(server: Gated) -> FastAPI:
         body = await request.json()
         note(request, model=body.get("model", "cats"), images=body.get("n", 1), user=body.get("user"))
         caller.permit(body.get("model", "cats"))
-        charge(caller, body.get("n", 1))
+        charged = charge(caller, body.get("n", 1))
         if body.get("fails"):
-            refund(caller, body.get("n", 1))
+            refund(caller, body.get("n", 1), charged)
         return {"caller": caller.name}
 
     @app.get("/v1/who")

@@ -100,10 +100,10 @@ def test_the_quota_is_never_passed_and_what_is_given_back_can_be_taken_again(
             assert (refused.value.status, refused.value.code) == (429, "insufficient_quota")
             assert refused.value.headers["x-should-retry"] == "false"
             continue
-        account.charge(images)
+        charged = account.charge(images)
         taken += images
         if given_back:
-            account.refund(images)
+            account.refund(images, charged)
             taken -= images
         assert told(account)["x-ratelimit-remaining-images"] == str(100 - taken)
     assert sum(images for _, images in account.unwritten().values()) == taken
@@ -113,19 +113,24 @@ def test_the_quota_is_never_passed_and_what_is_given_back_can_be_taken_again(
 def test_a_day_begins_anew_at_midnight_utc() -> None:
     clock = Clock()
     account = Account(quota=10, clock=clock)
-    account.charge(10)
+    yesterday = account.charge(10)
     clock.now = NOON + 43_199
     with pytest.raises(ApiError) as refused:
         account.charge(1)
     assert refused.value.headers["retry-after"] == "1"
     clock.now += 1
-    account.charge(10)
-    account.refund(10)
-    account.refund(10)  # of yesterday: nothing of today's is given away
+    account.refund(4, yesterday)
+    today = account.charge(10)
+    account.refund(6, yesterday)  # nothing of today's is given away
+    with pytest.raises(ApiError):
+        account.charge(1)
+    account.refund(10, today)
     account.charge(10)
     with pytest.raises(ApiError):
         account.charge(1)
-    assert account.unwritten() == {20_000: (0, 10), 20_001: (0, 10)}
+    assert account.unwritten() == {20_001: (0, 10)}
+    account.refund(3, yesterday)  # what was charged may have been written long since
+    assert account.unwritten() == {20_000: (0, -3)}
 
 
 def test_a_clock_that_is_set_back_locks_nobody_out() -> None:

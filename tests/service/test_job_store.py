@@ -41,7 +41,7 @@ def put(database: Database, *jobs: NewJob, now: float = 100.0) -> list[str]:
 
 
 def take(database: Database, runner: str = "a", room: int = 1, now: float = 100.0) -> list[Claim]:
-    return database.transact(job_store.claim, runner, room, 10.0, now)
+    return database.transact(job_store.claim, runner, ["gan"], room, 10.0, now)
 
 
 def status(database: Database, job_id: str) -> str:
@@ -101,15 +101,49 @@ def test_the_same_server_does_not_finish_what_it_lost_and_took_again(database: D
     assert succeed(database, second)
 
 
-def test_a_job_that_no_server_survives_is_given_up(database: Database) -> None:
-    (job_id,) = put(database, new())
-    for number in range(3):
-        assert len(take(database, now=100.0 + 20 * number)) == 1
-        database.transact(job_store.reclaim, 3, 115.0 + 20 * number)
-    assert take(database, now=200) == []
-    job = job_store.describe(database.transact(job_store.find, "somebody", job_id))
+def test_a_job_that_no_server_survives_is_given_up_and_none_that_waited_beside_it(
+    database: Database,
+) -> None:
+    deadly, *others = put(database, *[new() for _ in range(9)])
+    for number in range(LIMITS.attempts):
+        claims = take(database, room=9, now=100.0 + 20 * number)
+        assert len(claims) == 9
+        database.transact(job_store.begin, [one for one in claims if one.id == deadly], 101.0 + 20 * number)
+        database.transact(job_store.reclaim, LIMITS.attempts, 115.0 + 20 * number)
+    job = job_store.describe(database.transact(job_store.find, "somebody", deadly))
     assert job["status"] == "failed"
     assert job["error"]["code"] == "painting_failed"
+    for number in range(10):  # that they waited is never held against them
+        claims = take(database, room=9, now=200.0 + 20 * number)
+        assert [claim.id for claim in claims] == others
+        database.transact(job_store.reclaim, LIMITS.attempts, 215.0 + 20 * number)
+
+
+def test_a_job_is_taken_where_its_model_is_and_when_it_is_due(database: Database) -> None:
+    other, job_id = put(database, new(model="elsewhere"), new())
+    (claim,) = take(database, room=5)
+    assert claim.id == job_id
+    assert database.transact(job_store.put_back, [claim], 101.0, 5.0)
+    assert take(database, now=105.0) == []
+    assert [claim.id for claim in take(database, now=106.0)] == [job_id]
+    assert status(database, other) == "queued"
+
+
+def test_a_runner_takes_nothing_that_it_has_not_let_go_of(database: Database) -> None:
+    first, second = put(database, new(), new())
+    claims = take(database)
+    assert database.transact(job_store.put_back, claims, 101.0)
+    again = database.transact(job_store.claim, "a", ["gan"], 5, 10.0, 102.0, [first])
+    assert [claim.id for claim in again] == [second]
+
+
+def test_what_was_taken_over_is_not_read_by_its_first_server(database: Database) -> None:
+    put(database, new())
+    claims = take(database)
+    database.transact(job_store.reclaim, 3, 111.0)
+    database.transact(job_store.begin, claims, 112.0)
+    assert database.transact(job_store.body_of, claims[0]) is None
+    assert database.transact(lambda session: session.scalars(select(Job.begun)).all()) == [None]
 
 
 def test_a_server_that_stops_leaves_its_jobs_to_the_next(database: Database) -> None:

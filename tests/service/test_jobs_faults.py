@@ -106,7 +106,7 @@ def config(models: dict[str, str], database_url: str, receiver: Receiver, tmp_pa
         f'port = 0\ndata = "data"\ndatabase = "{database_url}"\nlog = "json"\n'
         f'[models]\nraster = "{models["raster"]}"\n'
         "[engine]\nthreads = 1\n"
-        "[jobs]\nlease = 1.0\nattempts = 10\n"
+        "[jobs]\nlease = 1.0\n"
         f'[outbound]\nwebhooks = ["{receiver.address}"]\n'
     )
     return path

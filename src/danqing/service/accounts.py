@@ -44,8 +44,11 @@ class Account:
             self._full_at = full_at
         self._counted(now)[0] += 1
 
-    def charge(self, images: int) -> None:
-        """Count pictures that are to be painted; raises ApiError 429 where the day has not that many left."""
+    def charge(self, images: int) -> float:
+        """Count pictures that are to be painted; returns when they were counted, for `refund`.
+
+        Raises ApiError 429 where the day has not that many left.
+        """
         now = self._clock()
         counted = self._counted(now)
         if self.quota is not None and self._today + images > self.quota:
@@ -59,13 +62,16 @@ class Account:
             )
         self._today += images
         counted[1] += images
+        return now
 
-    def refund(self, images: int) -> None:
-        """Give back pictures that were charged and not painted."""
-        counted = self._counted(self._clock())
-        images = min(images, self._today)  # those of yesterday are forgiven already
-        self._today -= images
-        counted[1] -= images
+    def refund(self, images: int, charged: float) -> None:
+        """Give pictures that were not painted back to the day of `charged`, seconds since 1970."""
+        self._counted(self._clock())
+        day = int(charged // _DAY)
+        if day >= self._day:
+            images, day = min(images, self._today), self._day
+            self._today -= images
+        self._unwritten.setdefault(day, [0, 0])[1] -= images
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The `x-ratelimit-*` headers, as they stand now."""

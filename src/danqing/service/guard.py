@@ -95,14 +95,16 @@ LOCAL = Caller(None, "local", frozenset(RIGHTS))
 """Whoever asks on the loopback of a service that has no keys."""
 
 
-def charge(caller: Caller, images: int) -> None:
-    """Count pictures against the caller's daily quota, before they are painted; raises ApiError 429."""
-    caller.account.charge(images)
+def charge(caller: Caller, images: int) -> float:
+    """Count pictures against the caller's daily quota, before they are painted; returns when that was, for
+    `refund`. Raises ApiError 429.
+    """
+    return caller.account.charge(images)
 
 
-def refund(caller: Caller, images: int) -> None:
-    """Give back what was charged for pictures that were not painted."""
-    caller.account.refund(images)
+def refund(caller: Caller, images: int, charged: float) -> None:
+    """Give back what was charged at that time for pictures that were not painted."""
+    caller.account.refund(images, charged)
 
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `danqing keys create`.")

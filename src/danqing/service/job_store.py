@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
     delete,
     func,
+    or_,
     select,
     tuple_,
 )
@@ -40,7 +41,8 @@ class Job(Base):
 
     turn: where it stands in the line of all owners' jobs. attempt: rises whenever a server takes the job, and
     so tells its holder from all earlier ones. runner, lease: who paints it, and until when that is believed.
-    losses: runners that fell silent over it. events: the number of its last event.
+    begun: when the runner gave it to the worker; due: when it may be taken again, after it was put back.
+    losses: runners that fell silent while they painted it. events: the number of its last event.
     """
 
     __tablename__ = "jobs"
@@ -71,6 +73,8 @@ class Job(Base):
     losses: Mapped[int]
     runner: Mapped[str | None] = mapped_column(String(40))
     lease: Mapped[float | None] = mapped_column(Double)
+    begun: Mapped[float | None] = mapped_column(Double)
+    due: Mapped[float | None] = mapped_column(Double)
     done: Mapped[int]
     total: Mapped[int]
     events: Mapped[int]
@@ -135,7 +139,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that a runner may paint, until its lease is over: `id` and `attempt` together are given once."""
+    """A job that a runner may paint, until its lease is over: `id` and `attempt` together are given once.
+
+    charged: when its pictures were counted against the owner's quota, seconds since 1970.
+    """
 
     id: str
     attempt: int
@@ -143,6 +150,7 @@ class Claim:
     caller: str
     endpoint: Endpoint
     pictures: int
+    charged: float
 
 
 def new_id() -> str:
@@ -225,11 +233,23 @@ def accept(session: Session, new: NewJob, limits: JobSettings, now: float) -> Jo
     return job
 
 
-def claim(session: Session, runner: str, room: int, lease: float, now: float) -> list[Claim]:
-    """Take the next jobs in line, of `room` pictures together and at least one job."""
+def claim(
+    session: Session,
+    runner: str,
+    models: Collection[str],
+    room: int,
+    lease: float,
+    now: float,
+    but: Collection[str] = (),
+) -> list[Claim]:
+    """Take the next jobs in line for these models, of `room` pictures together and at least one job.
+
+    but: jobs that are not taken, for the runner has not yet let go of an earlier attempt.
+    """
     jobs = session.scalars(
         select(Job)
-        .where(Job.status == "queued")
+        .where(Job.status == "queued", Job.model.in_(models), Job.id.not_in(but))
+        .where(or_(Job.due.is_(None), Job.due <= now))
         .order_by(Job.turn, Job.created)
         .limit(max(1, room))
         .with_for_update(skip_locked=True)
@@ -241,17 +261,29 @@ def claim(session: Session, runner: str, room: int, lease: float, now: float) ->
         room -= job.pictures
         job.status, job.runner, job.lease = "running", runner, now + lease
         job.attempt += 1
+        job.begun = job.due = None
         job.done = job.total = 0
         job.started = job.started or now
         _tell(session, job, "running", now, attempt=job.attempt)
-        claims.append(Claim(job.id, job.attempt, job.owner, job.caller, job.endpoint, job.pictures))
+        claims.append(
+            Claim(job.id, job.attempt, job.owner, job.caller, job.endpoint, job.pictures, job.created)
+        )
     return claims
 
 
+def begin(session: Session, claims: Iterable[Claim], now: float) -> None:
+    """Note that these jobs are being painted: a runner that falls silent from now on may do so because of
+    them.
+    """
+    for claim in claims:
+        if (job := _held(session, claim)) is not None:
+            job.begun = now
+
+
 def body_of(session: Session, claim: Claim) -> str | None:
-    """What is to be painted; None where the job was finished by others."""
+    """What is to be painted; None where the claim does not hold."""
     body = session.get(JobBody, claim.id)
-    return None if body is None else body.content
+    return None if body is None or _held(session, claim) is None else body.content
 
 
 def renew(
@@ -275,12 +307,12 @@ def renew(
 
 def reclaim(session: Session, attempts: int, now: float) -> int:
     """Put jobs back in line whose runner fell silent, and give up those that `attempts` runners did not
-    survive. Returns how many there were.
+    survive: one that only waited its turn there is not to blame. Returns how many there were.
     """
     query = select(Job).where(Job.status == "running", Job.lease < now).order_by(Job.id).limit(100)
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     for job in jobs:
-        job.losses += 1
+        job.losses += job.begun is not None
         if job.losses < attempts:
             _put_back(session, job, now)
         else:
@@ -289,12 +321,13 @@ def reclaim(session: Session, attempts: int, now: float) -> int:
     return len(jobs)
 
 
-def put_back(session: Session, claims: Iterable[Claim], now: float) -> bool:
-    """Leave jobs to whoever comes next, as this runner stops; whether all of the claims held."""
+def put_back(session: Session, claims: Iterable[Claim], now: float, delay: float = 0.0) -> bool:
+    """Leave jobs to whoever comes next, after `delay` seconds; whether all of the claims held."""
     jobs = [_held(session, claim) for claim in claims]
     for job in jobs:
         if job is not None:
             _put_back(session, job, now)
+            job.due = now + delay if delay else None
     return None not in jobs
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -34,6 +36,7 @@ Ts = TypeVarTuple("Ts")
 
 _SWEEP_SECONDS = 60.0
 _AGAIN_SECONDS = 1.0  # after something went wrong
+_SHORTEST_DELAY, _LONGEST_DELAY = 1.0, 300.0  # of a job that cannot be painted at present; doubled each time
 _PLANNED_AT_ONCE = 2  # bodies that are in memory together, for each may hold many pictures
 
 _log = logging.getLogger("danqing.jobs")
@@ -62,6 +65,9 @@ class Jobs:
         self._room = 2 * settings.engine.batch  # so that one batch can be put together while one is painted
         self._webhooks = Webhooks(settings.outbound, database, delays)
         self._running: dict[str, _Running] = {}
+        self._begun: list[Claim] = []
+        self._begins = asyncio.Event()
+        self._looked_at, self._patient_until = math.inf, -math.inf
         self._watched: dict[str, set[asyncio.Event]] = {}
         self._told: dict[str, int] = {}
         self._news = asyncio.Event()
@@ -74,7 +80,7 @@ class Jobs:
         """Take up the jobs that are in line."""
         self._service = service
         self._dispatcher = asyncio.create_task(self._forever(self._dispatch))
-        loops = (self._beat, self._sweep, self._webhooks.run, self._hang_up)
+        loops = (self._beat, self._note_begun, self._sweep, self._webhooks.run, self._hang_up)
         self._loops = [asyncio.create_task(self._forever(loop)) for loop in loops]
 
     async def stop(self) -> None:
@@ -140,23 +146,23 @@ class Jobs:
             webhook=webhook,
             webhook_secret=webhook_secret,
         )
-        guard.charge(caller, plan.n)
+        charged = guard.charge(caller, plan.n)
         try:
-            job = await self._accept(new)
+            job = await self._accept(new, charged)
         except Exception:
-            guard.refund(caller, plan.n)
+            guard.refund(caller, plan.n, charged)
             raise
         if job.id != new.id:
-            guard.refund(caller, plan.n)
+            guard.refund(caller, plan.n, charged)
             return job, False
         self._news.set()
         return job, True
 
-    async def _accept(self, new: NewJob) -> Job:
+    async def _accept(self, new: NewJob, now: float) -> Job:
         try:
-            return await self._database.run(job_store.accept, new, self._limits, time.time())
+            return await self._database.run(job_store.accept, new, self._limits, now)
         except IntegrityError:  # the same idempotency key came twice at the same moment
-            return await self._database.run(job_store.accept, new, self._limits, time.time())
+            return await self._database.run(job_store.accept, new, self._limits, now)
 
     async def find(self, owner: str, job_id: str) -> Job:
         """A job of this owner; raises ApiError 404."""
@@ -177,7 +183,7 @@ class Jobs:
         owner = caller.key_id or ""
         job, untouched = await self._database.run(job_store.cancel, owner, job_id, time.time())
         if untouched:
-            guard.refund(caller, job.pictures)
+            guard.refund(caller, job.pictures, job.created)
         if (running := self._running.get(job_id)) is not None:
             self._abandon(running)
         self._changed(job_id)
@@ -232,8 +238,11 @@ class Jobs:
             room = self._room - sum(one.claim.pictures for one in self._running.values())
             taken: list[Claim] = []
             if room > 0:
+                offers = self._service.engine.offers.values()
+                models = [offer.name for offer in offers if offer.fault is None]
+                here, lease = list(self._running), self._limits.lease
                 taken = await self._database.run(
-                    job_store.claim, self._runner, room, self._limits.lease, time.time()
+                    job_store.claim, self._runner, models, room, lease, time.time(), here
                 )
                 for claim in taken:
                     running = self._running[claim.id] = _Running(claim)
@@ -249,14 +258,14 @@ class Jobs:
         """Renew leases, tell of progress, take over from servers that fell silent, see what others did."""
         while True:
             await asyncio.sleep(self._beat_seconds)
-            running = {one.claim.id: one for one in self._running.values() if not one.storing}
+            running = dict(self._running)
             steps = {job_id: one.steps for job_id, one in running.items()}
             watched = list(self._watched)
             held, taken_over, numbers = await self._database.run(self._look, steps, watched)
             for job_id in steps.keys() - held:
                 self._abandon(running[job_id])
             for job_id, number in numbers.items():
-                if self._told.get(job_id) != number:
+                if job_id in self._watched and self._told.get(job_id) != number:
                     self._told[job_id] = number
                     self._changed(job_id)
             if taken_over:
@@ -269,8 +278,24 @@ class Jobs:
     ) -> tuple[set[str], int, dict[str, int]]:
         now, lease = time.time(), self._limits.lease
         held = job_store.renew(session, self._runner, steps, lease, now) if steps else set()
-        taken_over = job_store.reclaim(session, self._limits.attempts, now)
+        if now - self._looked_at > lease:  # the database was away: the others could not renew theirs either
+            self._patient_until = now + lease
+        taken_over = (
+            job_store.reclaim(session, self._limits.attempts, now) if now > self._patient_until else 0
+        )
         return held, taken_over, job_store.last_events(session, watched) if watched else {}
+
+    async def _note_begun(self) -> None:
+        """Keep which jobs are being painted, all those of a batch in one transaction."""
+        while True:
+            await self._begins.wait()
+            self._begins.clear()
+            begun, self._begun = self._begun, []
+            await self._database.run(job_store.begin, begun, time.time())
+
+    def _begin(self, claim: Claim) -> None:
+        self._begun.append(claim)
+        self._begins.set()
 
     async def _sweep(self) -> None:
         """Delete what is older than it is kept."""
@@ -288,32 +313,36 @@ class Jobs:
     async def _run(self, running: _Running) -> None:
         claim = running.claim
         try:
-            change = await self._outcome(running)
+            change, refunded = await self._outcome(running)
             running.storing = True
             if not await self._insist(change, time.time()):
                 logs.event(_log, "a job was taken over or cancelled", job=claim.id)
+            elif refunded is not None:
+                guard.refund(refunded, claim.pictures, claim.charged)
         finally:
             del self._running[claim.id]
             self._changed(claim.id)
             self._news.set()
 
-    async def _outcome(self, running: _Running) -> Callable[[Session, float], bool]:
-        """Paint a job; returns the transaction that keeps what became of it, now."""
+    async def _outcome(self, running: _Running) -> tuple[Callable[[Session, float], bool], Caller | None]:
+        """Paint a job; returns the transaction that keeps what became of it, now, and whom to give back its
+        pictures once that is kept.
+        """
         claim = running.claim
         try:
             answer, files = await self._painted(running)
-            return lambda session, now: job_store.succeed(session, claim, answer, files, now)
-        except OrderCancelledError:  # the engine stops
-            return lambda session, now: job_store.put_back(session, [claim], now)
+            return lambda session, now: job_store.succeed(session, claim, answer, files, now), None
         except (ApiError, DanqingError) as error:
             failure = error if isinstance(error, ApiError) else from_danqing(error)
         except Exception:
             _log.exception("the job %s failed", claim.id)
             failure = internal()
+        if failure.status == 503:  # the engine stops, or the model cannot be loaded at present
+            delay = min(_LONGEST_DELAY, _SHORTEST_DELAY * 2.0 ** min(claim.attempt - 1, 10))
+            return lambda session, now: job_store.put_back(session, [claim], now, delay), None
         assert self._service is not None
-        if (caller := self._service.keys.of(claim.owner)) is not None:
-            guard.refund(caller, claim.pictures)
-        return lambda session, now: job_store.fail(session, claim, failure, now)
+        caller = self._service.keys.of(claim.owner)
+        return lambda session, now: job_store.fail(session, claim, failure, now), caller
 
     async def _painted(self, running: _Running) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
         """The answer of a job and its pictures, by media type and content."""
@@ -335,6 +364,7 @@ class Jobs:
         while painted is None:
             try:
                 ticket = self._service.engine.submit(order)
+                ticket.on_begin = functools.partial(self._begin, claim)
             except OverloadedError as error:
                 await asyncio.sleep(min(error.retry_after, 5.0))
                 continue

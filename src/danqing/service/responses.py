@@ -26,28 +26,28 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
     """Have a plan painted, and answer as its client wishes. The painting stops when the client leaves."""
     service = service_of(request)
     note(request, model=plan.offer.name, images=plan.n, user=plan.fields.identifier)
-    charge(caller, plan.n)
+    charged = charge(caller, plan.n)
     try:
         ticket = service.engine.submit(plan.order)
     except DanqingError:
-        refund(caller, plan.n)
+        refund(caller, plan.n, charged)
         raise
     try:
         if plan.streams:
-            return await _stream(request, caller, plan, ticket)
+            return await _stream(request, caller, plan, ticket, charged)
         painted = await _painted(request, ticket)
     except Exception as error:
-        _refund(caller, plan, error)
+        _refund(caller, plan, charged, error)
         raise
     _tell(request, plan, painted)
     body = await plan.finish(painted, lambda: service.settings.public_url or str(request.base_url))
     return Response(body, media_type="application/json")
 
 
-def _refund(caller: Caller, plan: Plan, error: Exception) -> None:
+def _refund(caller: Caller, plan: Plan, charged: float, error: Exception) -> None:
     """Give back what was not painted, unless the client left: the work was begun for it."""
     if not isinstance(error, OrderCancelledError):
-        refund(caller, plan.n)
+        refund(caller, plan.n, charged)
 
 
 async def _painted(request: Request, ticket: Ticket) -> Painted:
@@ -64,7 +64,7 @@ def _tell(request: Request, plan: Plan, painted: Painted) -> None:
     tracing.painted(plan.offer.name, plan.n, painted.queue_seconds, painted.compute_seconds)
 
 
-async def _stream(request: Request, caller: Caller, plan: Plan, ticket: Ticket) -> Response:
+async def _stream(request: Request, caller: Caller, plan: Plan, ticket: Ticket, charged: float) -> Response:
     """Events; an answer with a status of its own where the order fails before there is anything to tell."""
     events = aiter(ticket)
     first = asyncio.create_task(_awaited(anext(events)))
@@ -77,11 +77,11 @@ async def _stream(request: Request, caller: Caller, plan: Plan, ticket: Ticket) 
         first.cancel()
         ticket.cancel()
         raise
-    return sse.EventStream(_told(request, caller, plan, _after(first, events)), on_end=ticket.cancel)
+    return sse.EventStream(_told(request, caller, plan, charged, _after(first, events)), on_end=ticket.cancel)
 
 
 async def _told(
-    request: Request, caller: Caller, plan: Plan, events: AsyncIterator[Event]
+    request: Request, caller: Caller, plan: Plan, charged: float, events: AsyncIterator[Event]
 ) -> AsyncGenerator[bytes, None]:
     """The documented events of a stream. With several pictures, each event says in `image_index` of which."""
     try:
@@ -96,10 +96,10 @@ async def _told(
                     told = {**revised, "usage": plan.usage(number), **plan.origin()}
                     yield _event(plan, "completed", number, file, **told)
     except DanqingError as error:
-        _refund(caller, plan, error)
+        _refund(caller, plan, charged, error)
         yield sse.event("error", from_danqing(error).body())
     except Exception as error:
-        _refund(caller, plan, error)
+        _refund(caller, plan, charged, error)
         _log.exception("a stream failed")
         yield sse.event("error", internal().body())
 
