@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from danqing.service import job_store, webhooks
 from danqing.service.database import Database
@@ -127,6 +127,22 @@ def test_a_message_that_nobody_wants_is_given_up(
     (delivery,) = send(database, receiver, settled)
     assert (delivery.status, delivery.attempts, delivery.due) == ("failed", attempts, None)
     assert delivery.reason == reason
+
+
+def test_a_message_that_cannot_be_sent_at_all_stops_no_other(database: Database, receiver: Receiver) -> None:
+    """As many as are sent together, and one more."""
+    for _ in range(webhooks._TOGETHER):
+        leave(database, "http://[::1/")
+    for delivery, damage in (("url", "http://\0"), ("secret", "no base64")):
+        job_id = leave(database, f"http://{receiver.address}/")
+        change = update(Delivery).where(Delivery.job_id == job_id).values({delivery: damage})
+        if "\0" not in damage or database.is_sqlite:  # PostgreSQL takes no NUL
+            database.transact(lambda session, change=change: session.execute(change))
+    leave(database, f"http://{receiver.address}/good")
+    found = send(database, receiver, settled)
+    assert [one.url for one in found if one.status == "delivered"][-1:] == [f"http://{receiver.address}/good"]
+    assert all(one.reason for one in found if one.status == "failed")
+    assert sum(one.status == "failed" for one in found) >= webhooks._TOGETHER + 1
 
 
 def test_a_message_outlives_the_server_that_sent_it(database: Database, receiver: Receiver) -> None:

@@ -133,6 +133,7 @@ class Webhooks:
         """Send until cancelled."""
         # No connection is kept: one that was opened for a host must not carry what is meant for another
         # that lives at the same address.
+        self._sending = 0
         limits = httpx.Limits(max_connections=_TOGETHER, max_keepalive_connections=0)
         headers = {"user-agent": f"danqing/{__version__}", "content-type": "application/json"}
         async with (
@@ -159,33 +160,35 @@ class Webhooks:
         return await self._database.run(_take, room, time.time(), patience)
 
     async def _send(self, client: httpx.AsyncClient, message: _Message) -> None:
-        reason, gone = await self._attempt(client, message)
-        due: float | None = None
-        if reason is None:
-            status: Literal["pending", "delivered", "failed"] = "delivered"
-        elif gone or message.attempt > len(self._delays):
-            status = "failed"
-            logs.event(_log, "a webhook is given up", logging.WARNING, id=message.id, reason=reason)
-        else:
-            status = "pending"
-            due = time.time() + self._delays[message.attempt - 1] * random.uniform(0.9, 1.1)
         try:
+            reason, gone = await self._attempt(client, message)
+            due: float | None = None
+            if reason is None:
+                status: Literal["pending", "delivered", "failed"] = "delivered"
+            elif gone or message.attempt > len(self._delays):
+                status = "failed"
+                logs.event(_log, "a webhook is given up", logging.WARNING, id=message.id, reason=reason)
+            else:
+                status = "pending"
+                due = time.time() + self._delays[message.attempt - 1] * random.uniform(0.9, 1.1)
             await self._database.run(_settle, message, status, due, reason)
         except DatabaseError:
             logs.event(_log, "a webhook will be sent again", logging.WARNING, id=message.id)
+        except Exception:  # the other messages are not to suffer
+            _log.exception("the webhook %s could not be settled", message.id)
         finally:
             self._sending -= 1
             self._news.set()
 
     async def _attempt(self, client: httpx.AsyncClient, message: _Message) -> tuple[str | None, bool]:
         """Why a message was not taken, None if it was; and whether its receiver wants no more."""
-        timestamp = int(time.time())
-        headers = {
-            "webhook-id": message.id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(message.secret, message.id, timestamp, message.payload),
-        }
         try:
+            timestamp = int(time.time())
+            headers = {
+                "webhook-id": message.id,
+                "webhook-timestamp": str(timestamp),
+                "webhook-signature": sign(message.secret, message.id, timestamp, message.payload),
+            }
             async with asyncio.timeout(self._outbound.seconds):
                 where = await fetch.target(message.url, self._outbound.webhooks)
                 headers |= where.headers
@@ -202,6 +205,9 @@ class Webhooks:
         except TimeoutError:
             return f"no answer within {self._outbound.seconds:g} seconds", False
         except (httpx.HTTPError, OSError) as error:
+            return type(error).__name__, False
+        except Exception as error:  # an address or a secret that some library cannot take
+            _log.exception("the webhook %s could not be sent", message.id)
             return type(error).__name__, False
         return (None if 200 <= status < 300 else f"status {status}"), status == 410
 
