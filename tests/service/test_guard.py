@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,62 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_wait(open_server:
     for thread in threads:
         thread.join()
     assert httpx.get(f"{open_server.url}/v1/who").status_code == 200
+
+
+def bearer(server: Gated, **grant: Any) -> dict[str, str]:
+    """The header of a new key, once the service knows it."""
+    database = Database(server.settings.database_url)
+    name = f"key-{os.urandom(4).hex()}"
+    _, token = keys.create(database, keys.Grant(name, **grant))
+    database.close()
+    headers = {"authorization": f"Bearer {token}"}
+    deadline = time.monotonic() + 5
+    while name not in httpx.get(f"{server.url}/v1/who", headers=headers).text:
+        assert time.monotonic() < deadline
+    return headers
+
+
+def test_one_key_cannot_take_all_places(tmp_path: Path) -> None:
+    with gated(tmp_path, limits={"requests": 8}) as server, ThreadPoolExecutor() as threads:
+        greedy, other = bearer(server), bearer(server)
+        slow = [threads.submit(httpx.get, f"{server.url}/v1/slow", headers=greedy) for _ in range(2)]
+        for _ in slow:
+            assert server.waiting.acquire(timeout=10)
+        answer = httpx.get(f"{server.url}/v1/who", headers=greedy)
+        assert_refused((answer.status_code, dict(answer.headers), answer.json()), 429, "overloaded")
+        assert httpx.get(f"{server.url}/v1/who", headers=other).status_code == 200
+        assert httpx.get(f"{server.url}/healthz", headers=greedy).status_code == 200
+        server.let_go.set()
+        assert [one.result().status_code for one in slow] == [200, 200]
+        assert httpx.get(f"{server.url}/v1/who", headers=greedy).status_code == 200
+
+
+def test_what_a_key_may_ask_for_in_a_minute_counts_all_but_the_probes(tmp_path: Path) -> None:
+    with gated(tmp_path) as server:
+        headers = bearer(server, rate=3)
+        found = [httpx.get(f"{server.url}/v1/who", headers=headers).status_code for _ in range(6)]
+        assert found[-1] == 429
+        assert httpx.get(f"{server.url}/healthz", headers=headers).status_code == 200
+
+
+def test_http_dos_bodies_that_are_held_together_are_bounded(tmp_path: Path) -> None:
+    size = 64 * 1024
+    limits = {"body_bytes": size, "bytes_in_flight": 2 * size}
+    head = f"POST /v1/paint HTTP/1.1\r\nhost: localhost\r\ncontent-length: {size}\r\n"
+    start = f"{head}content-type: application/json\r\n\r\n{{".encode()
+    start += b" " * (size - 1000 - len(start))
+    with gated(tmp_path, limits=limits) as server:
+        held = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(2)]
+        for connection in held:
+            connection.sendall(start)
+        deadline = time.monotonic() + 5
+        while (answer := httpx.post(f"{server.url}/v1/paint", json={"a": "b"})).is_success:
+            assert time.monotonic() < deadline
+        assert_refused((answer.status_code, dict(answer.headers), answer.json()), 429, "overloaded")
+        held.pop().close()
+        while not httpx.post(f"{server.url}/v1/paint", json={"a": "b"}).is_success:
+            assert time.monotonic() < deadline
+        held.pop().close()
 
 
 def test_error_leak_what_goes_wrong_within_is_not_told(open_server: Gated) -> None:

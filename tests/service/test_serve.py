@@ -1,7 +1,9 @@
 """`danqing serve` as whoever runs it meets it: its settings, its start, its limits below HTTP, its end."""
 
+import collections
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,16 +23,20 @@ from danqing.service import settings
 
 SMALL = """
 import asyncio, types
-from fastapi import FastAPI, Request
-from danqing.service import server
-server._PATIENCE = 0.3
+from fastapi import FastAPI, Request, Response
+from danqing.service import pace, server
+server._PATIENCE = server._KEEP_ALIVE = pace.SECONDS = 0.3
 app = FastAPI()
+app.add_middleware(pace.Paced)
 app.state.service = types.SimpleNamespace(draining=asyncio.Event())
 app.get("/")(lambda: {})
 
 @app.post("/")
 async def count(request: Request):
     return len(await request.body())
+
+app.post("/refused")(lambda: Response(status_code=401))
+app.get("/large")(lambda: Response(bytes(100_000_000)))
 
 server.serve(app, "127.0.0.1", 0, drain=5, on_ready=lambda url: print(url, flush=True))
 """
@@ -239,6 +245,31 @@ def test_a_body_in_chunks_of_one_byte_is_a_body(small: tuple[str, int]) -> None:
     received = answer_to(small, head, b"1\r\nx\r\n" * 40_000, b"0\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 200")
     assert received.endswith(b"40000")
+
+
+@pytest.mark.parametrize("parts", [(b"",), (b"x" * 10,), (b"x" * 5, b"x" * 5), (b"x",)], ids=len)
+def test_a_request_that_was_answered_before_its_body_came_keeps_no_connection(
+    small: tuple[str, int], parts: tuple[bytes, ...]
+) -> None:
+    with socket.create_connection(small, timeout=5) as connection:
+        connection.sendall(b"POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
+        for part in parts:
+            connection.sendall(part)
+        assert connection.recv(65536) == b""
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_the_connection_of_a_reader_that_does_not_read_is_reset(small: tuple[str, int], version: str) -> None:
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect(small)
+        silent.sendall(f"GET /large HTTP/{version}\r\nhost: x\r\n\r\n".encode())
+        watched = select.poll()
+        watched.register(silent, select.POLLHUP | select.POLLERR)
+        assert watched.poll(10_000)
+        with pytest.raises(ConnectionResetError):
+            collections.deque(iter(lambda: silent.recv(65536), b""), maxlen=0)
 
 
 def test_every_setting_of_the_example_is_one(tmp_path: Path) -> None:

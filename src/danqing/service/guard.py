@@ -20,6 +20,7 @@ from danqing.service import logs
 from danqing.service.accounts import Account
 from danqing.service.errors import FINAL, ApiError, answer, internal
 from danqing.service.settings import Limits, Settings
+from danqing.service.shares import Shares
 
 if TYPE_CHECKING:
     from danqing.service.state import Service
@@ -177,6 +178,8 @@ class Gate:
         self._proxied = bool(settings.hosts)
         self._is_ours = functools.lru_cache(maxsize=256)(functools.partial(_is_ours, hosts=settings.hosts))
         self._answering = 0
+        self._answering_for: dict[str, int] = {}
+        self._bytes = Shares(settings.limits.bytes_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -187,7 +190,7 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         service: Service = scope["app"].state.service
-        visit = _Visit(scope, receive, send, self._limits)
+        visit = _Visit(scope, receive, send, self._limits, self._bytes)
         scope.setdefault("state", {})["visit"] = visit
         current = logs.request_id.set(visit.id)
         self._answering += 1
@@ -195,21 +198,18 @@ class Gate:
             await self._answer(service, visit)
         finally:
             self._answering -= 1
+            self._leave(visit)
             visit.tell(service)
             logs.request_id.reset(current)
 
     async def _answer(self, service: "Service", visit: "_Visit") -> None:
         try:
             if visit.path not in _ANSWERED_IN_A_FLOOD and self._answering > self._limits.requests:
-                raise ApiError(
-                    429,
-                    f"The service answers {self._limits.requests:,} requests already: ask again in a second.",
-                    code="overloaded",
-                    headers={"retry-after": "1"},
-                )
+                raise _overloaded(f"The service answers {self._limits.requests:,} requests already")
             headers = _headers(visit.scope)
             visit.check_body(headers)
             await self._identify(service, visit, headers)
+            self._enter(visit)
             await self._app(visit.scope, visit.receive, visit.send)
         except Exception as error:
             if visit.refusal is None:
@@ -227,16 +227,32 @@ class Gate:
             self._check_origin(visit, headers)
             visit.caller = LOCAL
             return
-        changes = visit.method not in _HARMLESS
         try:
             visit.caller = await service.keys.caller(_token(headers))
         except ApiError as error:
             visit.unknown = error
-            if changes:  # before a byte of the body is read
+            if visit.method not in _HARMLESS:  # before a byte of the body is read
                 raise
         else:
-            if changes:
-                visit.caller.account.request()
+            visit.caller.account.request()
+
+    def _enter(self, visit: "_Visit") -> None:
+        """Count the request among those of its key, which must leave places for others."""
+        key = visit.caller.key_id if visit.caller else None
+        if key is None or visit.path in _ANSWERED_IN_A_FLOOD:
+            return
+        answering, most = self._answering_for.get(key, 0), max(1, self._limits.requests // 4)
+        if answering >= most:
+            raise _overloaded(f"{most:,} requests of this key are being answered already")
+        self._answering_for[key] = answering + 1
+        visit.counted = key
+
+    def _leave(self, visit: "_Visit") -> None:
+        visit.release()
+        if visit.counted is not None:
+            self._answering_for[visit.counted] -= 1
+            if not self._answering_for[visit.counted]:
+                del self._answering_for[visit.counted]
 
     def _check_origin(self, visit: "_Visit", headers: Mapping[bytes, bytes]) -> None:
         """While there are no keys, pages of other sites must not use the browser of whoever runs this."""
@@ -268,13 +284,16 @@ class _Visit:
 
     __slots__ = (
         "_body",
+        "_bytes",
         "_complete",
         "_declared",
+        "_held",
         "_limits",
         "_receive",
         "_send",
         "began",
         "caller",
+        "counted",
         "facts",
         "id",
         "method",
@@ -285,7 +304,7 @@ class _Visit:
         "unknown",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, bytes: Shares) -> None:
         self.began = time.perf_counter()
         self.id = f"req_{os.urandom(16).hex()}"
         self.scope, self.method, self.path = scope, scope["method"], scope["path"]
@@ -294,6 +313,8 @@ class _Visit:
         self.refusal: ApiError | None = None
         self.facts: dict[str, Any] = {}
         self.status = 0
+        self.counted: str | None = None  # the key whose requests this is one of
+        self._bytes, self._held = bytes, 0
         self._receive, self._send, self._limits = receive, send, limits
         self._body, self._declared, self._complete = 0, 0, False
 
@@ -339,12 +360,26 @@ class _Visit:
             self.refusal = ApiError(408, "The body took too long to arrive.", code="timeout", headers=FINAL)
             raise self.refusal from None
         if message["type"] == "http.request":
-            self._body += len(message.get("body", b""))
+            length = len(message.get("body", b""))
+            self._body += length
             if self._body > self._limits.body_bytes:
                 self.refusal = self._too_large()
                 raise self.refusal
+            if not self._bytes.take(self._owner(), length):
+                self.refusal = _overloaded("Too many bytes of other bodies are held now")
+                raise self.refusal
+            self._held += length
             self._complete = not message.get("more_body", False)
         return message
+
+    def release(self) -> None:
+        """Nothing of the body is held any more."""
+        if self._held:
+            self._bytes.give_back(self._owner(), self._held)
+            self._held = 0
+
+    def _owner(self) -> str:
+        return (self.caller.key_id if self.caller else None) or ""
 
     async def send(self, message: Message) -> None:
         """A message of the application to the client, its first with the headers that every answer has."""
@@ -425,6 +460,11 @@ class _Visit:
             f"The body has over {self._limits.body_bytes:,} bytes, which is the most that is read here.",
             code="request_too_large",
         )
+
+
+def _overloaded(reason: str) -> ApiError:
+    message, wait = f"{reason}: ask again in a second.", {"retry-after": "1"}
+    return ApiError(429, message, code="overloaded", headers=wait)
 
 
 def missing_key() -> ApiError:

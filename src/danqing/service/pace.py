@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 GONE = "danqing.gone"
 """Stands in the scope of a request whose reader is no longer waited for."""
+HANG_UP = "danqing.hang_up"
+"""Stands in the scope of a request whose connection can be ended at once: what ends what was not read."""
 PIECE = 1024**2
 SECONDS = 20.0
 """That a piece may take."""
@@ -45,6 +47,8 @@ class Paced:
                         await send({"type": message["type"], "body": piece, "more_body": more or not last})
             except TimeoutError:
                 scope[GONE] = True
+                if HANG_UP in scope:  # to close it would wait until all that was written has been read
+                    scope[HANG_UP]()
                 _log.warning("an answer was given up, for nobody reads it")
 
         await self._app(scope, receive, paced)

@@ -2,11 +2,13 @@
 stop."""
 
 import asyncio
+import contextlib
 import gc
 import importlib.util
 import json
 import logging
 import socket
+import struct
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -15,14 +17,14 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from danqing.errors import ConfigError
-from danqing.service import logs
+from danqing.service import logs, pace
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _log = logging.getLogger("danqing.service")
 _MOST_FRAMING = 64 * 1024  # bytes that are not body: request line, headers, sizes of chunks, trailers
-_PATIENCE = 20.0  # seconds from the first byte of a request until its headers are complete
+_PATIENCE = 20.0  # seconds for headers to be complete, for what follows a refusal, for the end of an answer
 _TICK = 0.1
 _FAILED = 3
 _KEEP_ALIVE = 75  # seconds; longer than the usual proxy keeps its idle connections, so that it closes first
@@ -183,6 +185,9 @@ def _patient_protocol() -> type[asyncio.Protocol]:
                 self._begin()
             self._framing += len(data)
             super().data_received(data)
+            if self._is_idle() and self._hurry is None and self.timeout_keep_alive_task is None:
+                # The rest of a request that was answered before it was complete: uvicorn waits no more.
+                self.timeout_keep_alive_task = self.loop.call_later(_KEEP_ALIVE, self._hang_up)
             if self._framing > _MOST_FRAMING and not self.transport.is_closing():
                 self._refuse(431, "Request Header Fields Too Large", "The headers are too large.")
 
@@ -195,6 +200,7 @@ def _patient_protocol() -> type[asyncio.Protocol]:
             self._framing = 0
             self._between_requests = False
             self._relax()
+            self.scope[pace.HANG_UP] = self._abort  # type: ignore[literal-required]
             super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
@@ -204,13 +210,44 @@ def _patient_protocol() -> type[asyncio.Protocol]:
         def on_message_complete(self) -> None:
             self._framing = 0
             self._between_requests = True
+            self._relax()
             super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._relax()
+                self._begin()  # for the rest of the answer
+            elif self.cycle.response_complete and not self._between_requests and self._hurry is None:
+                self._begin()  # for the rest of the request, which nobody needs
+
+        def timeout_keep_alive_handler(self) -> None:
+            self._hang_up()
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(400, "Bad Request", "This is no HTTP request.")
 
         def _begin(self) -> None:
-            self._hurry = self.loop.call_later(_PATIENCE, self.transport.close)
+            self._hurry = self.loop.call_later(_PATIENCE, self._hang_up)
+
+        def _is_idle(self) -> bool:
+            """Whether a request has been answered, and none has begun."""
+            answered = self.cycle is not None and self.cycle.response_complete
+            return answered and self._between_requests and not self.transport.is_closing()
+
+        def _hang_up(self) -> None:
+            """Close the connection; what is written and was not read in all this time will not be."""
+            if self.transport.get_write_buffer_size():
+                self._abort()
+            else:
+                self.transport.close()
+
+        def _abort(self) -> None:
+            connection = self.transport.get_extra_info("socket")
+            if connection is not None:  # the kernel, too, forgets what it has not sent
+                with contextlib.suppress(OSError):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
         def _relax(self) -> None:
             if self._hurry is not None:

@@ -19,7 +19,8 @@ class _Section(BaseModel):
 class Limits(_Section):
     """What a request may be at most. Bytes of the body and of one file in it; fields of a form; pixels and
     side of a picture that is sent or asked for; characters of a prompt; nesting of JSON; pictures of a
-    request; seconds until it is given up; requests that are answered at the same time.
+    request; seconds until it is given up. Of all together: requests that are answered at the same time, a
+    quarter of them for one key; bytes of the bodies that are held for these.
     """
 
     body_bytes: int = Field(64 * MEGABYTE, ge=1024)
@@ -33,6 +34,16 @@ class Limits(_Section):
     n: int = Field(10, ge=1)
     seconds: float = Field(120.0, gt=0)
     requests: int = Field(1024, ge=1)
+    bytes_in_flight: int = Field(512 * MEGABYTE, ge=2048)
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.bytes_in_flight < 2 * self.body_bytes:
+            raise ValueError(
+                f"bytes_in_flight must be at least twice body_bytes (got {self.bytes_in_flight:,} and "
+                f"{self.body_bytes:,})"
+            )
+        return self
 
 
 class EngineSettings(_Section):
