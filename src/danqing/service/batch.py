@@ -44,7 +44,6 @@ class Batch:
     pieces: list[Piece]
     rows: int
     answered: int = 0
-    watched: bool = False
 
     @classmethod
     def of(cls, number: int, kind: Kind, taken: Sequence[tuple[Ticket, int, int]]) -> Self:
@@ -54,6 +53,10 @@ class Batch:
             pieces.append(Piece(ticket, start, stop, rows))
             rows += stop - start
         return cls(number, kind, pieces, rows)
+
+    def paints(self, ticket: Ticket) -> bool:
+        """Whether rows of an order are in it."""
+        return any(piece.ticket is ticket for piece in self.pieces)
 
     def within(self, start: int, count: int) -> Iterator[tuple[Ticket, int, int, int]]:
         """Whose rows are among these: ticket, its row from which on, and where they stand among these."""

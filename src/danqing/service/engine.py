@@ -25,11 +25,12 @@ from danqing.service.orders import (
     OrderCancelledError,
     OverloadedError,
     PaintingFailedError,
+    Priority,
 )
 from danqing.service.prices import Prices
 from danqing.service.queue import Entry, Queue
 from danqing.service.settings import Settings
-from danqing.service.ticket import Ticket as Ticket
+from danqing.service.ticket import Ticket
 from danqing.service.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -44,11 +45,15 @@ WINDOW_SHARE = 0.1
 """To wait for company may take so much of the time that painting takes."""
 SHORTEST_WINDOW = 0.0005
 GRACE = 10.0
-"""Seconds that a worker may go on with what nobody waits for, and three times as long as it should take."""
-LOADING_GRACE = 600.0
-"""Seconds that a model may take to be loaded, fetched from the hub perhaps."""
+"""Seconds that a worker may say nothing of what it paints, and three times as long as a chunk should take."""
+FIRST_GRACE = 600.0
+"""Seconds that a model may take to be loaded, fetched from the hub perhaps, or to paint at first."""
+LOOKS = 4
+"""How often a worker is looked after in the seconds of `Engine.grace`."""
 DEATHS = 2
 """Of a worker, until what it did meanwhile is held to be the reason."""
+SHORTEST_BAN, LONGEST_BAN = 5.0, 300.0
+"""Seconds until a model whose loading killed workers is tried again: longer each time that it does so."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 """Seconds until another worker is started: longer each time that one dies before it could begin."""
 
@@ -80,10 +85,12 @@ class _Worker:
     process: WorkerProcess
     ready: bool = False
     loading: str | None = None
-    loading_since: float = 0.0
     loaded: tuple[str, ...] = ()
     memory: int = 0
     flight: dict[int, Batch] = field(default_factory=dict)
+    looks: int = 0
+    """How often it was looked after since it last said something."""
+    watch: asyncio.TimerHandle | None = None
 
 
 class Engine:
@@ -152,7 +159,8 @@ class Engine:
         self._number += 1
         now = self._loop.time()
         ticket = Ticket(order, self._number, now, self._leave)
-        ticket.deadline = self._loop.call_later(order.seconds, self._expire, ticket)
+        if order.priority != Priority.JOB:
+            self._limit(ticket)
         self._tickets[ticket.number] = ticket
         chunk_seconds = self._prices.of(kind)
         entry = self._entry(ticket, kind, 0, len(order.rows), chunk_seconds, now)
@@ -174,6 +182,11 @@ class Engine:
             memory_bytes=worker.memory if worker else 0,
             draining=self._closing,
         )
+
+    def _limit(self, ticket: Ticket) -> None:
+        """Let the time of an order begin: that of a job begins with its painting."""
+        if ticket.deadline is None and not ticket.ended:
+            ticket.deadline = self._loop.call_later(ticket.order.seconds, self._expire, ticket)
 
     def _check_room(self, order: Order, kind: Kind) -> None:
         queue, pictures = self._queue, len(order.rows)
@@ -235,30 +248,42 @@ class Engine:
             return
         for piece in batch.pieces:
             piece.ticket.begin()
+        for piece in batch.pieces:
+            self._limit(piece.ticket)
         worker.flight[batch.number] = batch
         worker.process.send(batch.header(), batch.blocks())
+        if worker.watch is None:
+            worker.looks = 0
+            self._watch(worker)
 
     def _on_frame(self, header: Header, block: memoryview) -> None:
         worker = self._worker
         if worker is None:
             return
         what = header.pop("kind")
-        worker.memory = header.get("memory", worker.memory)
+        worker.looks, worker.memory = 0, header.get("memory", worker.memory)
         if what in ("painted", "failed", "stopped"):
             self._on_answer(worker, what, header, block)
         elif what in ("step", "preview"):
             self._on_step(worker.flight[header["batch"]], header, block)
+        elif what == "refused":
+            self._on_refused(header)
         elif what == "offer":
             self._on_offer(header)
         elif what == "loading":
-            worker.loading, worker.loading_since = header["model"], self._loop.time()
+            worker.loading = header["model"]
         elif what == "loaded":
+            self._loading_deaths.pop(worker.loading or "", None)
             worker.loading, worker.loaded = None, tuple(header["models"])
         elif what == "ready":
             worker.ready, self._queue.chunk = True, header["chunk"]
             if self._described is not None and not self._described.done():
                 self._described.set_result(None)
             self._dispatch()
+
+    def _on_refused(self, header: Header) -> None:
+        if (ticket := self._tickets.get(header["order"])) is not None:
+            self._end(ticket, ConfigError(header["message"], header["option"]), "order")
 
     def _on_offer(self, header: Header) -> None:
         header.pop("memory", None)
@@ -287,6 +312,9 @@ class Engine:
         batch.answered = start + count
         if batch.answered == batch.rows:
             del worker.flight[batch.number]
+            if worker.watch is not None and not worker.flight:
+                worker.watch.cancel()
+                worker.watch = None
         if what == "painted":
             self._on_painted(batch, header, block)
         elif what == "failed":
@@ -318,7 +346,7 @@ class Engine:
         if what == "model":
             error = ModelUnavailableError(message)
         elif what == "order":
-            error = ConfigError(message)
+            error = ConfigError(message, header["option"])
         for ticket, *_ in rows:
             self._end(ticket, error, what)
 
@@ -351,17 +379,8 @@ class Engine:
             self._queue.cancel(entry)
         ticket.entries.clear()
         worker = self._worker
-        if worker is None:
-            return
-        mine = [
-            batch for batch in worker.flight.values() if any(piece.ticket is ticket for piece in batch.pieces)
-        ]
-        if mine:
+        if worker is not None and any(batch.paints(ticket) for batch in worker.flight.values()):
             worker.process.send({"kind": "cancel", "orders": [ticket.number]})
-        for batch in mine:
-            if not batch.watched and all(piece.ticket.ended for piece in batch.pieces):
-                batch.watched = True
-                self._loop.call_later(self._patience(batch), self._check_hangs, worker, batch)
 
     def _forget(self, ticket: Ticket) -> None:
         self._tickets.pop(ticket.number, None)
@@ -371,19 +390,28 @@ class Engine:
         if not self._tickets and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    def _patience(self, batch: Batch) -> float:
-        return max(self.grace, 3 * self._prices.of(batch.kind))
+    def _watch(self, worker: _Worker) -> None:
+        """Kill a worker that says nothing any more of what it has to paint.
 
-    def _check_hangs(self, worker: _Worker, batch: Batch) -> None:
-        """Kill a worker that goes on with what nobody waits for."""
-        if self._worker is not worker or batch.number not in worker.flight:
+        Looks are counted, not seconds: while this process stands still itself, nobody can be heard.
+        """
+        interval = self.grace / LOOKS
+        if worker.looks * interval >= self._patience(worker):
+            worker.watch = None
+            _log.warning("the worker says nothing any more of what it paints: it is ended")
+            worker.process.kill()
             return
-        loads = worker.loading and self._loop.time() - worker.loading_since < LOADING_GRACE
-        if next(iter(worker.flight)) != batch.number or loads:
-            self._loop.call_later(self._patience(batch), self._check_hangs, worker, batch)
-            return
-        _log.warning("the worker goes on with what nobody waits for: it is ended")
-        worker.process.kill()
+        worker.looks += 1
+        worker.watch = self._loop.call_later(interval, self._watch, worker)
+
+    def _patience(self, worker: _Worker) -> float:
+        """Seconds that a worker may say nothing."""
+        batch = next(iter(worker.flight.values()))
+        patience = max(self.grace, 3 * self._prices.of(batch.kind))
+        wanted = not all(piece.ticket.ended for piece in batch.pieces)
+        if worker.loading or (wanted and not self._prices.knows(batch.kind)):
+            return max(patience, FIRST_GRACE)
+        return patience
 
     async def _keep_a_worker(self) -> None:
         """Start a worker, and another one whenever it dies, until the engine stops."""
@@ -391,9 +419,10 @@ class Engine:
         while not self._stopping:
             try:
                 process = await WorkerProcess.start(self._told(), self._on_frame)
-            except OSError as error:  # no memory or no file left, for the moment
+            except Exception as error:  # no memory, file or thread left, for the moment
                 if not self._offers:
                     raise EngineError(f"The worker cannot be started: {error}.") from error
+                _log.warning("the worker cannot be started: %s", error)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
                 continue
@@ -402,6 +431,8 @@ class Engine:
                 process.kill()
             await process.ended()
             self._worker = None
+            if worker.watch is not None:
+                worker.watch.cancel()
             if self._stopping:
                 break
             self._restarts += 1
@@ -431,8 +462,10 @@ class Engine:
             if deaths >= DEATHS:
                 fault = "the worker died whenever it loaded the model: is there enough memory?"
                 self._offers[name] = dataclasses.replace(self._offers[name], fault=fault)
+                ban = min(SHORTEST_BAN * 2 ** (deaths - DEATHS), LONGEST_BAN)
+                self._loop.call_later(ban, self._lift_ban, name)
         for number, batch in enumerate(worker.flight.values()):
-            begun = batch.answered + self._queue.chunk if number == 0 else 0
+            begun = batch.answered + self._queue.chunk if number == 0 and worker.loading is None else 0
             for ticket, row, first, last in batch.within(batch.answered, batch.rows):
                 suspect = batch.answered + first < begun
                 ticket.deaths += suspect
@@ -441,6 +474,10 @@ class Engine:
                     self._end(ticket, PaintingFailedError(message), "worker_died")
                 else:
                     self._again(ticket, batch.kind, row, row + last - first, alone=suspect)
+
+    def _lift_ban(self, name: str) -> None:
+        """Let a model be tried again: memory may be free by now."""
+        self._offers[name] = dataclasses.replace(self._offers[name], fault=None)
 
     def _on_death_at_start(self) -> None:
         """The model that was being described is to blame, so that the others can be served."""

@@ -21,8 +21,9 @@ class Offer:
 
     reads: what its prompt is; for "label", `label_texts` are captions of the labels, where the data had them.
     options: of sampling, with their defaults. steps: whether it has intermediate pictures. tokens: codes that
-    one picture is written in, 0 for families that write none. resamples: whether other sizes than its own may
-    be made of its pictures, as its card says. fault: why it cannot be used, None where it can.
+    one picture is written in, 0 for families that write none. prompt_tokens: how many a text may have, 0
+    where none is read. resamples: whether other sizes than its own may be made of its pictures, as its card
+    says. fault: why it cannot be used, None where it can.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Offer:
     verbs: tuple[Verb, ...] = ("sample",)
     steps: bool = False
     tokens: int = 0
+    prompt_tokens: int = 0
     resamples: bool = True
     parameters: int = 0
     created: int = 0
@@ -67,8 +69,8 @@ class Order:
     """Pictures that somebody asks for together.
 
     images, masks: of `fill` and `vary`, one per row, at the model's size; masks bool `[n, h, w]`. previews:
-    how many intermediate pictures are wanted. owner: who asks, for fairness. seconds: from now until nobody
-    waits for it any more.
+    how many intermediate pictures are wanted. owner: who asks, for fairness. seconds: until nobody waits for
+    it any more, from now or, where it is a job, from when its painting begins.
     """
 
     model: str

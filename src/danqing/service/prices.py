@@ -19,6 +19,10 @@ class Prices:
         known = self._of_options.get((kind.model, kind.verb, kind.options))
         return self._of_verbs.get((kind.model, kind.verb), FIRST_GUESS) if known is None else known
 
+    def knows(self, kind: Kind) -> bool:
+        """Whether a model has painted so before, with whatever options."""
+        return (kind.model, kind.verb) in self._of_verbs
+
     def learn(self, kind: Kind, seconds: float) -> None:
         """A chunk of a kind took so long."""
         if len(self._of_options) > _MOST:  # options are the clients' to choose

@@ -27,20 +27,30 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, told: Header, on_frame: Callable[[Header, memoryview], None]) -> Self:
-        """Start a worker that is told what to serve; on_frame: told of all that it says."""
-        mine, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "danqing.service.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-        mine.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_unix_connection(lambda: Connection(on_frame), sock=mine)
-        connection.send(told)
-        return cls(process, connection)
+        """Start a worker that is told what to serve; on_frame: told of all that it says.
+
+        Raises OSError or RuntimeError where the machine has no room for it; nothing of it is left then.
+        """
+        with contextlib.ExitStack() as undo:
+            mine, theirs = socket.socketpair()
+            undo.callback(mine.close)
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "danqing.service.worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            mine.setblocking(False)
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_unix_connection(lambda: Connection(on_frame), sock=mine)
+            undo.callback(connection.close)
+            worker = cls(process, connection)
+            connection.send(told)
+            undo.pop_all()
+        return worker
 
     @property
     def exit_code(self) -> int | None:
