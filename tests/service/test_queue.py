@@ -3,11 +3,12 @@
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from danqing.service.orders import Priority
-from danqing.service.queue import GREED, Entry, Queue
+from danqing.service.queue import GREED, JOB_DELAY, JOB_WEIGHT, Entry, Queue
 
 SECOND = 1.0
 
@@ -54,6 +55,25 @@ def test_a_job_lets_those_go_first_who_wait_and_has_its_turn_however_many_come()
         served += [item for item, *_ in queue.take(1)]
         assert len(served) < 20
     assert len(served) > 3
+
+
+@pytest.mark.parametrize("kind", ["k", "another"])
+def test_a_job_is_painted_among_many_owners_who_all_ask_for_more(kind: str) -> None:
+    queue, owners, work, begun, left = Queue[str](limit=10_000), range(100), 0.0, 0.0, 10
+    for owner in owners:
+        queue.add(entry("waits", 3, owner=str(owner)), SECOND)
+    queue.add(entry("job", left, owner="a job's", kind=kind, job=True), SECOND)
+    while left:
+        ((item, *_),) = queue.take(1)
+        work += SECOND
+        if item == "job":
+            left, begun = left - 1, begun or work
+        else:
+            queue.add(entry("waits", owner=str(int(work) % len(owners))), SECOND)
+    assert JOB_DELAY <= begun <= JOB_DELAY + 2 * SECOND
+    assert work <= JOB_DELAY + 10 * (JOB_WEIGHT + 1) * SECOND
+    queue.add(entry("job", owner="a job's", kind=kind, job=True), SECOND)
+    assert queue.take(1)[0][0] == "waits"
 
 
 def test_only_pictures_of_a_kind_are_taken_together_and_an_order_may_be_parted() -> None:

@@ -3,7 +3,8 @@ together.
 
 Each picture has a start tag, by start-time fair queueing (Goyal et al. 1996): when it would begin if its
 owner had a fair share of the worker. Whoever asks for much has later tags; whoever asks for little is let
-through.
+through. Where many owners come, no share is large, and a tag may be far away: jobs are owed a share of the
+work together, however many others there are.
 """
 
 import heapq
@@ -17,9 +18,9 @@ from danqing.service.orders import Priority
 Item = TypeVar("Item")
 
 JOB_DELAY = 5.0
-"""Seconds of work that a job lets others go before it: then it has its turn too, however many come."""
+"""Seconds of work that jobs let others go before them: then they have a turn too, however many come."""
 JOB_WEIGHT = 4.0
-"""How many times as much as somebody who waits a job is charged."""
+"""How many times as much as somebody who waits a job is charged: as many seconds of others go before one."""
 GREED = 4
 """Somebody may have so many times as many pictures in the queue as there is room left for all others."""
 _MANY = 1024
@@ -38,6 +39,8 @@ class Entry(Generic[Item]):
     seconds: float
     """A picture's share of the work."""
     tag: float = 0.0
+    number: int = 0
+    """Of its place in the heap, which it may change."""
     arrived: float = 0.0
     waits: bool = True
 
@@ -58,7 +61,7 @@ class Lane(Generic[Item]):
 
     def head(self) -> tuple[float, int, Entry[Item]]:
         """The first entry that still waits: there must be one."""
-        while not self.heap[0][2].waits:
+        while not _waits(self.heap[0]):
             heapq.heappop(self.heap)
             self.gone -= 1
         return self.heap[0]
@@ -66,9 +69,14 @@ class Lane(Generic[Item]):
     def forget_the_gone(self) -> None:
         """Keep what was cancelled from gathering."""
         if self.gone > len(self.heap) // 2:
-            self.heap = [element for element in self.heap if element[2].waits]
+            self.heap = [element for element in self.heap if _waits(element)]
             heapq.heapify(self.heap)
             self.gone = 0
+
+
+def _waits(element: tuple[float, int, Entry[Item]]) -> bool:
+    """Whether this is where an entry waits: it may have been cancelled, or have another place."""
+    return element[2].waits and element[2].number == element[1]
 
 
 class Queue(Generic[Item]):
@@ -84,6 +92,8 @@ class Queue(Generic[Item]):
         self._clock = 0.0
         self._tags: dict[tuple[str, Priority], float] = {}
         self._many = _MANY
+        self._jobs = 0  # pictures of jobs that wait
+        self._owed = 0.0  # seconds of work that went before them
         self._held: dict[str, int] = {}
         self._number = 0
 
@@ -119,11 +129,12 @@ class Queue(Generic[Item]):
     def take(self, room: int) -> list[tuple[Item, int, int]]:
         """Items whose pictures `start` to `stop` are next: `room` at most, all of one kind."""
         taken: list[tuple[Item, int, int]] = []
-        lane = self._next()
+        lane, before, job = self._next(), self.seconds, False
         while room and lane.pictures:
             tag, number, entry = lane.head()
             count = min(room, entry.pictures)
             self._clock = max(self._clock, tag)
+            job = job or entry.priority == Priority.JOB
             start, entry.start = entry.start, entry.start + count
             taken.append((entry.item, start, entry.start))
             room -= count
@@ -133,7 +144,10 @@ class Queue(Generic[Item]):
                 heapq.heappush(lane.heap, (entry.tag, number, entry))
             else:
                 entry.waits = False
-            self._count(lane, entry.owner, -count)
+            self._count(lane, entry, -count)
+        work = before - self.seconds
+        owed = self._owed - JOB_WEIGHT * work if job else self._owed + work
+        self._owed = max(0.0, owed) if self._jobs else 0.0
         return taken
 
     def cancel(self, entry: Entry[Item]) -> None:
@@ -148,7 +162,7 @@ class Queue(Generic[Item]):
             lane = self._lanes[entry.kind]
             lane.gone += 1
             lane.forget_the_gone()
-            self._count(lane, entry.owner, -entry.pictures)
+            self._count(lane, entry, -entry.pictures)
 
     def price(self, kind: Hashable, chunk_seconds: float) -> None:
         """Say anew how long a chunk of a kind takes."""
@@ -160,18 +174,41 @@ class Queue(Generic[Item]):
         lane = self._lanes.get(entry.kind)
         if lane is None:
             lane = self._lanes[entry.kind] = Lane(entry.kind, chunk_seconds)
+        self._place(lane, entry)
+        self._count(lane, entry, entry.pictures)
+
+    def _place(self, lane: Lane[Item], entry: Entry[Item]) -> None:
         self._number += 1
-        heapq.heappush(lane.heap, (entry.tag, self._number, entry))
-        self._count(lane, entry.owner, entry.pictures)
+        entry.number = self._number
+        heapq.heappush(lane.heap, (entry.tag, entry.number, entry))
 
     def _next(self) -> Lane[Item]:
+        lane = self._first()
+        if self._jobs and self._owed >= JOB_DELAY:
+            tag, _, entry = lane.head()
+            if entry.priority != Priority.JOB and tag > -math.inf:
+                return self._prefer_a_job(tag)
+        return lane
+
+    def _first(self) -> Lane[Item]:
         return min(self._lanes.values(), key=lambda lane: lane.head()[:2])
+
+    def _prefer_a_job(self, tag: float) -> Lane[Item]:
+        """Let the first of the jobs that wait go before whoever has this tag; returns its lane."""
+        waiting = (element for lane in self._lanes.values() for element in lane.heap if _waits(element))
+        *_, entry = min(element for element in waiting if element[2].priority == Priority.JOB)
+        entry.tag = math.nextafter(tag, -math.inf)
+        lane = self._lanes[entry.kind]
+        self._place(lane, entry)
+        lane.gone += 1
+        lane.forget_the_gone()
+        return lane
 
     def _chunks(self, pictures: int) -> int:
         return -(-pictures // self.chunk)
 
-    def _count(self, lane: Lane[Item], owner: str, change: int) -> None:
-        before = self._chunks(lane.pictures)
+    def _count(self, lane: Lane[Item], entry: Entry[Item], change: int) -> None:
+        owner, before = entry.owner, self._chunks(lane.pictures)
         lane.pictures += change
         self.pictures += change
         self.seconds += lane.seconds * (self._chunks(lane.pictures) - before)
@@ -180,6 +217,8 @@ class Queue(Generic[Item]):
             self._held[owner] = held
         else:
             self._held.pop(owner, None)
+        if entry.priority == Priority.JOB:
+            self._jobs += change
         if not lane.pictures:
             del self._lanes[lane.kind]
         if not self.pictures:
