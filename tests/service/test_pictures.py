@@ -106,6 +106,77 @@ def test_stored_pictures_come_back_until_they_are_an_hour_old(tmp_path: Path) ->
     asyncio.run(walk())
 
 
+def test_owners_take_turns_and_whoever_leaves_keeps_no_turn(tmp_path: Path) -> None:
+    pixels, look, order = noise(1, 80, 80, 1), Look((80, 80)), []
+
+    async def walk() -> None:
+        pictures = Pictures(tmp_path)
+        pictures._free = 1
+
+        async def ask(owner: str, count: int) -> None:
+            await pictures.render(np.repeat(pixels, count, axis=0), look, owner=owner)
+            order.append(owner)
+
+        greedy = [asyncio.create_task(ask("greedy", 10)) for _ in range(5)]
+        await asyncio.sleep(0)
+        modest = asyncio.create_task(ask("modest", 1))
+        await asyncio.sleep(0)
+        greedy[0].cancel()  # in the middle of its work
+        greedy[3].cancel()
+        await asyncio.gather(*greedy, modest, return_exceptions=True)
+        assert order == ["greedy", "modest", "greedy", "greedy"]
+        while pictures._free != 1:
+            await asyncio.sleep(0)
+        assert not pictures._waiting
+        await pictures.stop()
+
+    asyncio.run(asyncio.wait_for(walk(), 30))
+
+
+def test_work_that_waits_is_bounded_and_nobody_has_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danqing.service.pictures._MOST_WORK", 10_000)
+    store = Pictures(tmp_path)
+    most = 10_000 * store._free
+    large = store.room("one", 10 * most)  # alone
+    with pytest.raises(ApiError) as refused:
+        store.room("other", 1)
+    assert (refused.value.status, refused.value.headers["retry-after"]) == (429, "5")
+    large.leave()
+    large.leave()
+    taken = [store.room("one", most // 100) for _ in range(80)]
+    with pytest.raises(ApiError):
+        store.room("one", most // 100)
+    other = store.room("other", most // 10)
+    for room in (*taken, other):
+        room.leave()
+    assert store._shares.taken == 0
+    asyncio.run(store.stop())
+
+
+def test_stored_bytes_are_bounded_also_where_many_store_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danqing.service.pictures._MOST_BYTES", 10_000)
+
+    async def walk() -> None:
+        store = Pictures(tmp_path)
+        await store.start()
+        asked = (store.keep([bytes(1000)], "png", owner) for owner in 20 * ["one"] + 2 * ["other"])
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        kept = [not isinstance(one, ApiError) for one in found]
+        assert 7 <= sum(kept[:20]) <= 8
+        assert any(kept[20:])
+        await store.stop()
+        again = Pictures(tmp_path)
+        await again.start()
+        assert again._stored.taken == sum(kept) * 1000
+        await again.stop()
+
+    asyncio.run(walk())
+
+
 def test_a_disk_that_takes_nothing_leaves_nothing_behind(tmp_path: Path) -> None:
     async def walk() -> None:
         folder = tmp_path / "pictures"

@@ -1,4 +1,4 @@
-"""A stream that fails after it has begun says so in an event, and only what was not painted is given back."""
+"""What fails after it has begun says so, a stream in an event, and what nobody got is given back."""
 
 import asyncio
 import json
@@ -9,15 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import Request
+from starlette.types import Message
 
+from danqing.errors import DanqingError
 from danqing.service import painting, responses
 from danqing.service.accounts import Account
+from danqing.service.errors import ApiError, from_danqing
 from danqing.service.guard import Caller, charge
 from danqing.service.orders import (
     DeadlinePassedError,
     Event,
     Offer,
+    Order,
     OrderCancelledError,
+    Painted,
     PaintingFailedError,
     Preview,
     Progress,
@@ -25,7 +31,9 @@ from danqing.service.orders import (
 from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings
 
-OFFER = Offer("masked", "", width=8, height=8, channels=3, steps=True, options={"num_steps": 4})
+OFFER = Offer(
+    "masked", "", width=8, height=8, channels=3, steps=True, options={"num_steps": 4}, resamples=True
+)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +61,9 @@ def test_a_stream_that_fails_ends_with_an_error(error: Exception, code: str, giv
         )
         body = {"prompt": "", "stream": True, "partial_images": 1}
         plan = await painting.plan(service, "generations", body, caller)
-        charge(caller, plan.n)
+        charged = charge(caller, plan.n)
         request: Any = SimpleNamespace()
-        return [chunk async for chunk in responses._told(request, caller, plan, events())]
+        return [chunk async for chunk in responses._told(request, caller, plan, charged, events())]
 
     partial, failed = asyncio.run(read())
     assert partial.startswith(b"event: image_generation.partial_image\n")
@@ -63,5 +71,68 @@ def test_a_stream_that_fails_ends_with_an_error(error: Exception, code: str, giv
     told = json.loads(failed.partition(b"data: ")[2])
     assert told["error"]["code"] == code  # at the top, where the official client looks for it
     assert "/secret" not in told["error"]["message"]
+    remaining = dict(caller.account.headers())[b"x-ratelimit-remaining-images"]
+    assert remaining == (b"10" if given_back else b"9")
+
+
+class Painting:
+    """What stands for an engine, whose orders are painted at once; left: the client goes meanwhile."""
+
+    def __init__(self, left: asyncio.Event) -> None:
+        self.offers, self._left = {"masked": OFFER}, left
+
+    def submit(self, order: Order) -> "Painting":
+        return self
+
+    async def painted(self) -> Painted:
+        self._left.set()
+        return Painted(np.zeros((1, 8, 8, 3), np.uint8), 0.0, 0.0)
+
+    def cancel(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds", "leaves", "status", "given_back"),
+    [
+        ({"response_format": "url"}, 60.0, False, 507, True),  # there is no folder
+        ({"size": "800x800"}, 0.1, False, 504, True),
+        ({"size": "800x800"}, 60.0, True, 503, False),
+    ],
+    ids=["no room", "late", "left"],
+)
+def test_what_fails_after_it_was_painted_is_given_back(
+    body: dict[str, Any], seconds: float, leaves: bool, status: int, given_back: bool, tmp_path: Path
+) -> None:
+    caller = Caller("key_1", "k", frozenset({"generate"}), account=Account(quota=10))
+
+    async def ask() -> Exception | None:
+        painted = asyncio.Event()
+        service: Any = SimpleNamespace(
+            settings=Settings(models={"masked": ""}, limits={"seconds": seconds}),
+            engine=Painting(painted),
+            pictures=Pictures(tmp_path / "nowhere"),
+        )
+
+        async def receive() -> Message:
+            await (painted if leaves else asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
+
+        app = SimpleNamespace(state=SimpleNamespace(service=service))
+        visit = SimpleNamespace(facts={})
+        scope = {"type": "http", "app": app, "state": {"visit": visit}, "path": "/", "server": ("x", 80)}
+        plan = await painting.plan(service, "generations", {"prompt": "", **body}, caller)
+        service.pictures._free = 0  # other owners have all turns
+        try:
+            await responses.respond(Request({**scope, "headers": []}, receive), caller, plan)
+        except (ApiError, DanqingError) as error:
+            return error
+        finally:
+            assert service.pictures._shares.taken == 0
+            await service.pictures.stop()
+        return None
+
+    error = asyncio.run(asyncio.wait_for(ask(), 20))
+    assert (error if isinstance(error, ApiError) else from_danqing(error)).status == status  # type: ignore[arg-type]
     remaining = dict(caller.account.headers())[b"x-ratelimit-remaining-images"]
     assert remaining == (b"10" if given_back else b"9")

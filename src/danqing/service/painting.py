@@ -63,13 +63,18 @@ class Plan:
         return bool(isinstance(self.fields, wire.Guided) and self.fields.stream)
 
     @property
+    def work(self) -> int:
+        """What making its files will cost, intermediate ones as well."""
+        return self.n * max(self.look.work, self.offer.width * self.offer.height) * (1 + self.order.previews)
+
+    @property
     def format(self) -> str:
         """Of the files: png, jpeg or webp."""
         return self.look.format
 
     async def encode(self, pixels: Pixels) -> list[bytes]:
         """Painted pictures `[n, h, w, c]`, finished or not, as files in the size and format asked for."""
-        return await self.pictures.render(pixels, self.look, self.compose)
+        return await self.pictures.render(pixels, self.look, self.compose, self.order.owner)
 
     async def finish(self, painted: Painted, address: Callable[[], str]) -> bytes:
         """The body of the answer, in JSON. address: of the service, where the client wants addresses of
@@ -78,7 +83,7 @@ class Plan:
         files = await self.encode(painted.pixels)
         packed: list[bytes] = []
         if self.fields.response_format == "url":
-            names = await self.pictures.keep(files, self.look.format)
+            names = await self.pictures.keep(files, self.look.format, self.order.owner)
             data = [{"url": f"{address().rstrip('/')}/v1/pictures/{name}"} for name in names]
         else:
             packed = await self.pictures.pack(files)

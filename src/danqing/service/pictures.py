@@ -2,9 +2,13 @@
 
 import asyncio
 import base64
+import collections
+import contextlib
 import itertools
+import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +19,7 @@ from typing import Literal, TypeVar
 from danqing import images
 from danqing.service.errors import FINAL, ApiError
 from danqing.service.orders import Pixels
+from danqing.service.shares import Shares
 
 Format = Literal["png", "jpeg", "webp"]
 _T = TypeVar("_T")
@@ -33,6 +38,7 @@ _HOLE = b'"b64_json": ""'
 _SECONDS_OF_LIFE = 3600.0
 _SECONDS_BETWEEN_SWEEPS = 60.0
 _MOST_BYTES = 4 * 1024**3
+_MOST_WORK = 100_000_000  # pixels per thread, each of which makes a PNG of some four million in a second
 _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(?:png|jpeg|webp)", re.ASCII)
 
 
@@ -47,6 +53,11 @@ class Look:
     opaque: bool = False
     compression: int = 100
 
+    @property
+    def work(self) -> int:
+        """What making one file costs, as pixels of a PNG."""
+        return self.size[0] * self.size[1] * (4 if self.format == "webp" else 1)
+
     def render(self, pixels: Pixels) -> bytes:
         """One picture uint8 `[h, w, c]` as a file."""
         height, width, channels = pixels.shape
@@ -57,41 +68,89 @@ class Look:
         return images.encode(pixels, self.format, quality=max(1, self.compression))
 
 
+class Room:
+    """What somebody may have made into files; `leave` when it is, or will not be."""
+
+    def __init__(self, shares: Shares, owner: str, work: int) -> None:
+        self._shares, self._owner, self._work = shares, owner, work
+        if not shares.taken:  # any one request is let in
+            shares.add(owner, work)
+        elif not shares.take(owner, work):
+            message = "Too many pixels wait to be made into files: ask again later, or for smaller pictures."
+            raise ApiError(429, message, code="overloaded", headers={"retry-after": "5"})
+
+    def leave(self) -> None:
+        """Give the room back; nothing happens where that was done."""
+        work, self._work = self._work, 0
+        self._shares.give_back(self._owner, work)
+
+
 class Pictures:
-    """Makes files of pixels, small ones at once and large ones in threads, and keeps those that an address
-    leads to until they are an hour old.
+    """Makes files of pixels, small ones at once and large ones in threads, for one owner after the other, and
+    keeps those that an address leads to until they are an hour old.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="pictures")
-        self._kept_bytes = 0
+        self._free = max(2, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="pictures")
+        self._disk = ThreadPoolExecutor(2, thread_name_prefix="files")
+        self._shares = Shares(_MOST_WORK * self._free)
+        self._waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}
+        self._stored = Shares(_MOST_BYTES)
+        self._ages: dict[tuple[int, str], int] = {}
+        """Stored bytes by the minute in which they become too old, and by owner."""
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Make the folder, and forget what is too old in it from now on."""
         await self._run(lambda: self._folder.mkdir(0o700, parents=True, exist_ok=True))
-        await self._run(self._sweep)
+        for minute, size in (await self._run(self._sweep)).items():
+            self._stored.add("", size)
+            self._ages[minute, ""] = size
         self._sweeper = asyncio.create_task(self._sweep_always())
 
     async def stop(self) -> None:
         """End the threads; the files stay until a next start."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._disk):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def room(self, owner: str, work: int) -> Room:
+        """Let somebody have so much (`Look.work`) made into files; raises ApiError 429 where much waits."""
+        return Room(self._shares, owner, work)
 
     async def render(
-        self, pixels: Pixels, look: Look, compose: Callable[[Pixels], Sequence[Pixels]] | None = None
+        self,
+        pixels: Pixels,
+        look: Look,
+        compose: Callable[[Pixels], Sequence[Pixels]] | None = None,
+        owner: str = "",
     ) -> list[bytes]:
-        """Files of the pictures uint8 `[n, h, w, c]`. compose: what is made of them before."""
+        """Files of the pictures uint8 `[n, h, w, c]`, made when it is the owner's turn; whoever is cancelled
+        leaves the rest undone. compose: what is made of them before.
+        """
+        left = threading.Event()
 
         def make() -> list[bytes]:
-            return [look.render(one) for one in (pixels if compose is None else compose(pixels))]
+            files = []
+            for one in pixels if compose is None else compose(pixels):
+                if left.is_set():
+                    break
+                files.append(look.render(one))
+            return files
 
-        work = len(pixels) * max(pixels[0].size // pixels.shape[3], look.size[0] * look.size[1])
-        if compose is None and work * (4 if look.format == "webp" else 1) <= _INLINE:
+        if compose is None and len(pixels) * max(pixels[0].size // pixels.shape[3], look.work) <= _INLINE:
             return make()
-        return await self._run(make)
+        await self._turn(owner)
+        made = asyncio.get_running_loop().run_in_executor(self._threads, make)
+        made.add_done_callback(lambda _: self._next_turn())
+        try:
+            return await asyncio.shield(made)
+        except asyncio.CancelledError:
+            left.set()
+            raise
 
     async def pack(self, files: Sequence[bytes]) -> list[bytes]:
         """Files in base64."""
@@ -99,12 +158,14 @@ class Pictures:
             return [base64.b64encode(file) for file in files]
         return await self._run(lambda: [_packed(file) for file in files])
 
-    async def keep(self, files: Sequence[bytes], format: Format) -> list[str]:
+    async def keep(self, files: Sequence[bytes], format: Format, owner: str = "") -> list[str]:
         """Store files for an hour; returns their names, which nobody can guess. Raises ApiError 507."""
         names = [f"{secrets.token_urlsafe(24)}.{format}" for _ in files]
         total = sum(map(len, files))
-        if self._kept_bytes + total > _MOST_BYTES:
+        if not self._stored.take(owner, total):
             raise _no_room()
+        age = int((time.time() + _SECONDS_OF_LIFE) // 60), owner
+        self._ages[age] = self._ages.get(age, 0) + total
 
         def write() -> None:
             written = []
@@ -117,8 +178,12 @@ class Pictures:
                     path.unlink(missing_ok=True)
                 raise _no_room() from error
 
-        await self._run(write)
-        self._kept_bytes += total
+        try:
+            await self._run(write)
+        except ApiError:
+            self._ages[age] -= total
+            self._stored.give_back(owner, total)
+            raise
         return names
 
     async def read(self, name: str) -> bytes | None:
@@ -137,17 +202,50 @@ class Pictures:
 
         return await self._run(content)
 
+    async def _turn(self, owner: str) -> None:
+        """Wait for a thread: owners take turns, each with what it asked for first."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, collections.deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._next_turn()
+            raise
+
+    def _next_turn(self) -> None:
+        while self._waiting:
+            owner = next(iter(self._waiting))
+            turns = self._waiting.pop(owner)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[owner] = turns  # behind all others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
     async def _run(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work)
 
     async def _sweep_always(self) -> None:
         while True:
             await asyncio.sleep(_SECONDS_BETWEEN_SWEEPS)
-            await self._run(self._sweep)
+            with contextlib.suppress(OSError):  # a folder that is away now
+                await self._run(self._sweep)
+            now = time.time() // 60 - 1
+            for minute, owner in [age for age in self._ages if age[0] < now]:
+                self._stored.give_back(owner, self._ages.pop((minute, owner)))
 
-    def _sweep(self) -> None:
-        """Delete what is too old, and count the rest; only files that have the form of our names."""
-        oldest, kept = time.time() - _SECONDS_OF_LIFE, 0
+    def _sweep(self) -> dict[int, int]:
+        """Delete what is too old, and count the rest by the minute in which it will be; only files that have
+        the form of our names.
+        """
+        oldest = time.time() - _SECONDS_OF_LIFE
+        kept: dict[int, int] = collections.defaultdict(int)
         for path in self._folder.iterdir():
             if not _NAME.fullmatch(path.name):
                 continue
@@ -156,10 +254,10 @@ class Pictures:
                 if status.st_mtime < oldest:
                     path.unlink()
                 else:
-                    kept += status.st_size
+                    kept[int((status.st_mtime + _SECONDS_OF_LIFE) // 60)] += status.st_size
             except OSError:
                 continue
-        self._kept_bytes = kept
+        return kept
 
 
 def filled(text: bytes, packed: Sequence[bytes]) -> bytes:

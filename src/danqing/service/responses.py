@@ -10,13 +10,20 @@ from fastapi import Request, Response
 
 from danqing.errors import DanqingError
 from danqing.service import sse, tracing
-from danqing.service.engine import Ticket
 from danqing.service.errors import from_danqing, internal
 from danqing.service.guard import Caller, charge, note, refund
-from danqing.service.orders import Event, OrderCancelledError, Painted, Pixels, Preview
+from danqing.service.orders import (
+    DeadlinePassedError,
+    Event,
+    OrderCancelledError,
+    Painted,
+    Pixels,
+    Preview,
+)
 from danqing.service.painting import Plan
-from danqing.service.pictures import filled
+from danqing.service.pictures import Room, filled
 from danqing.service.state import service_of
+from danqing.service.ticket import Ticket
 
 _log = logging.getLogger("danqing.service")
 _PATIENCE = 5.0  # seconds that the status of a stream waits for a first sign of what comes
@@ -26,21 +33,21 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
     """Have a plan painted, and answer as its client wishes. The painting stops when the client leaves."""
     service = service_of(request)
     note(request, model=plan.offer.name, images=plan.n, user=plan.fields.identifier)
-    charged = charge(caller, plan.n)
+    room = service.pictures.room(plan.order.owner, plan.work)
     try:
-        ticket = service.engine.submit(plan.order)
-    except DanqingError:
-        refund(caller, plan.n, charged)
+        charged = charge(caller, plan.n)
+        try:
+            ticket = service.engine.submit(plan.order)
+            if plan.streams:
+                return await _stream(request, caller, plan, ticket, charged, room)
+            body = await _finished(request, plan, ticket)
+        except Exception as error:
+            _refund(caller, plan, charged, error)
+            raise
+    except BaseException:
+        room.leave()
         raise
-    try:
-        if plan.streams:
-            return await _stream(request, caller, plan, ticket, charged)
-        painted = await _painted(request, ticket)
-    except Exception as error:
-        _refund(caller, plan, charged, error)
-        raise
-    _tell(request, plan, painted)
-    body = await plan.finish(painted, lambda: service.settings.public_url or str(request.base_url))
+    room.leave()
     return Response(body, media_type="application/json")
 
 
@@ -50,12 +57,32 @@ def _refund(caller: Caller, plan: Plan, charged: float, error: Exception) -> Non
         refund(caller, plan.n, charged)
 
 
-async def _painted(request: Request, ticket: Ticket) -> Painted:
+async def _finished(request: Request, plan: Plan, ticket: Ticket) -> bytes:
+    """The body of the answer, unless its time is over or the client leaves before it is made."""
+    settings, left = service_of(request).settings, False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        ticket.cancel()
+        limit.reschedule(0)
+
     try:
-        async with sse.watching(request.receive, ticket.cancel):
-            return await ticket.painted()
+        async with asyncio.timeout(plan.order.seconds) as limit, sse.watching(request.receive, leave):
+            painted = await ticket.painted()
+            _tell(request, plan, painted)
+            return await plan.finish(painted, lambda: settings.public_url or str(request.base_url))
+    except TimeoutError:
+        if left:
+            raise OrderCancelledError("The client left.") from None
+        raise _late(plan) from None
     finally:
         ticket.cancel()
+
+
+def _late(plan: Plan) -> DeadlinePassedError:
+    seconds = plan.order.seconds
+    return DeadlinePassedError(f"The pictures were not ready within {seconds:g} seconds: ask for fewer.")
 
 
 def _tell(request: Request, plan: Plan, painted: Painted) -> None:
@@ -64,7 +91,9 @@ def _tell(request: Request, plan: Plan, painted: Painted) -> None:
     tracing.painted(plan.offer.name, plan.n, painted.queue_seconds, painted.compute_seconds)
 
 
-async def _stream(request: Request, caller: Caller, plan: Plan, ticket: Ticket, charged: float) -> Response:
+async def _stream(
+    request: Request, caller: Caller, plan: Plan, ticket: Ticket, charged: float, room: Room
+) -> Response:
     """Events; an answer with a status of its own where the order fails before there is anything to tell."""
     events = aiter(ticket)
     first = asyncio.create_task(_awaited(anext(events)))
@@ -77,7 +106,12 @@ async def _stream(request: Request, caller: Caller, plan: Plan, ticket: Ticket, 
         first.cancel()
         ticket.cancel()
         raise
-    return sse.EventStream(_told(request, caller, plan, charged, _after(first, events)), on_end=ticket.cancel)
+
+    def end() -> None:
+        ticket.cancel()
+        room.leave()
+
+    return sse.EventStream(_told(request, caller, plan, charged, _after(first, events)), on_end=end)
 
 
 async def _told(
@@ -111,7 +145,11 @@ async def _after(first: asyncio.Task[Event], rest: AsyncIterator[Event]) -> Asyn
 
 
 async def _packed(plan: Plan, pixels: Pixels) -> list[bytes]:
-    return await plan.pictures.pack(await plan.encode(pixels))
+    try:
+        async with asyncio.timeout(plan.order.seconds):
+            return await plan.pictures.pack(await plan.encode(pixels))
+    except TimeoutError:
+        raise _late(plan) from None
 
 
 def _event(plan: Plan, kind: str, number: int, packed: bytes, **further: Any) -> bytes:

@@ -9,12 +9,12 @@ class Shares:
 
     def __init__(self, most: float) -> None:
         self._most = most
-        self._taken = 0
+        self.taken = 0
         self._held: dict[str, int] = {}
 
     def take(self, owner: str, amount: int) -> bool:
         """Take so much for somebody; False, and nothing is taken, where that is more than a fair share."""
-        held, free = self._held.get(owner, 0), self._most - self._taken
+        held, free = self._held.get(owner, 0), self._most - self.taken
         if amount > free or held + amount > GREED * free:
             return False
         self.add(owner, amount)
@@ -22,7 +22,7 @@ class Shares:
 
     def add(self, owner: str, amount: int) -> None:
         """Count what somebody has, whether there is room for it or not."""
-        self._taken += amount
+        self.taken += amount
         self._held[owner] = self._held.get(owner, 0) + amount
 
     def give_back(self, owner: str, amount: int) -> None:
