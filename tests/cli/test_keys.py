@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,12 +64,51 @@ def test_a_changed_entry_is_found(capsys: pytest.CaptureFixture[str], home: Path
 def test_the_configuration_file_says_where_the_keys_are(
     capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
-    (home / "service.toml").write_text('data = "kept"\n[models]\ncats = "cats"\n')
+    # The models of the aliases are named when the service is started.
+    (home / "service.toml").write_text('data = "kept"\n[aliases]\n"dall-e-2" = "cats"\n')
     assert run(capsys, "keys", "create", "shop", "--config", "service.toml")[0] == 0
     assert (home / "kept" / "service.db").exists()
     url = f"sqlite:///{home / 'kept' / 'service.db'}"
     _, listed, _ = run(capsys, "keys", "list", "--database-url", url, "--json")
     assert [key["name"] for key in json.loads(listed)["keys"]] == ["shop"]
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
+    return subprocess.run(probe, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="mounting takes user namespaces")
+@pytest.mark.parametrize("crashed", [False, True])
+def test_what_only_reads_needs_no_disk_that_can_be_written(
+    crashed: bool, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    run(capsys, "keys", "create", "shop", "--data", "kept")
+    (home / "full").mkdir()
+    server = sqlite3.connect(home / "kept" / "service.db", isolation_level=None)
+    with contextlib.closing(server):
+        if crashed:  # what is beside the file stays there
+            server.execute("update keys set rate = 7")
+        danqing = f"{sys.executable} -m danqing"
+        script = f"""
+            mount -t tmpfs -o size=1m tmpfs full && cp -r kept full/data || exit 90
+            cat /dev/zero > full/filler 2> /dev/null
+            {danqing} keys list --data full/data --json || exit 91
+            {danqing} audit verify --data full/data || exit 92
+            mount --bind kept kept && mount -o remount,bind,ro kept || exit 93
+            {danqing} keys list --data kept --json || exit 94
+            {danqing} audit verify --data kept || exit 95
+            {danqing} keys create spy --data kept && exit 96
+            exit 0
+        """
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" in done.stderr
+    assert done.stdout.count('"shop"') == 2
+    assert done.stdout.count('"rate": 7') == 2 * crashed
+    assert "spy" not in done.stdout
 
 
 @pytest.mark.parametrize(

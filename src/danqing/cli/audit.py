@@ -46,7 +46,7 @@ def verify(
     as_json: output.JsonOption = False,
 ) -> None:
     """Check that no entry of the audit log was changed, removed or put in between."""
-    with opened(config, data, database_url) as database:
+    with opened(config, data, database_url, reading=True) as database:
         from danqing.service import audit
 
         known = None if head is None else audit.Head.parse(head.strip())
@@ -64,7 +64,7 @@ def show(
     as_json: output.JsonOption = False,
 ) -> None:
     """Print the last entries of the audit log, the newest at the end."""
-    with opened(config, data, database_url) as database:
+    with opened(config, data, database_url, reading=True) as database:
         from danqing.service import audit
 
         entries = database.transact(lambda session: audit.last(session, last))

@@ -40,11 +40,17 @@ DatabaseOption = Annotated[
 
 @contextlib.contextmanager
 def opened(
-    config: Path | None, data: Path | None, database_url: str | None, *, new: bool = False
+    config: Path | None,
+    data: Path | None,
+    database_url: str | None,
+    *,
+    new: bool = False,
+    reading: bool = False,
 ) -> Iterator["Database"]:
     """The database of a service, with its tables, while the block lasts.
 
-    new: it may be made. Raises ConfigError where there is none, and DatabaseError.
+    new: it may be made. reading: nothing is written, unless its tables are of an older version: a copy that
+    may only be read will do, and a full disk. Raises ConfigError where there is none, and DatabaseError.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ConfigError(
@@ -57,7 +63,8 @@ def opened(
     values = settings.read(config) if config is not None else {}
     given = {"data": data, "database": database_url}
     values |= {name: value for name, value in given.items() if value is not None}
-    values.setdefault("models", {"any": "any"})  # which are served does not matter here
+    # Which models are served does not matter here; the command line of `danqing serve` may name them.
+    values |= {"models": {"any": "any"}, "aliases": {}}
     chosen = settings.checked(values)
     file = chosen.data / "service.db"
     if not (new or chosen.database or file.exists()):
@@ -65,9 +72,13 @@ def opened(
             f"No service has kept anything at {file}: say by --data, --config or --database-url where "
             "yours does."
         )
-    database = Database(chosen.database_url)
+    database = Database(chosen.database_url, reading=reading)
     try:
-        database.migrate()
+        if reading and not database.is_current():
+            database.close()
+            database = Database(chosen.database_url)
+        if not database.reading:
+            database.migrate()
         yield database
     finally:
         database.close()

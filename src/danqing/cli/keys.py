@@ -95,7 +95,7 @@ def list_keys(
     as_json: output.JsonOption = False,
 ) -> None:
     """All keys that were ever made, and what each has used."""
-    with opened(config, data, database_url) as database:
+    with opened(config, data, database_url, reading=True) as database:
         from danqing.service import keys
 
         found = keys.every(database)

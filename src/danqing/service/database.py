@@ -1,6 +1,7 @@
 """Where jobs, keys, usage and the audit log are kept: a file of SQLite, or PostgreSQL."""
 
 import asyncio
+import contextlib
 import math
 import os
 import sqlite3
@@ -12,6 +13,8 @@ from typing import Any, Literal, TypeVar, TypeVarTuple
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -56,12 +59,17 @@ class Database:
 
     url: an SQLAlchemy URL, `sqlite:///FILE` or `postgresql://...`; ConfigError is raised for others. SQLite
     has one thread: it takes one writer at a time, and waiting in a line is cheaper than waiting for its lock.
+    reading: nothing is written, and a file is neither made nor locked; ConfigError is raised where none is.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, reading: bool = False) -> None:
         parsed = _checked(url)
+        self.reading = reading
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = _sqlite(parsed) if self.is_sqlite else _postgresql(parsed)
+        if self.is_sqlite:
+            self.engine = _sqlite_to_read(parsed) if reading else _sqlite(parsed)
+        else:
+            self.engine = _postgresql(parsed)
         self._threads = ThreadPoolExecutor(
             1 if self.is_sqlite else _POSTGRESQL_THREADS, thread_name_prefix="database"
         )
@@ -97,6 +105,15 @@ class Database:
                         f"The database cannot be reached: {reason}; is it running, and is its URL right?"
                     ) from error
             time.sleep(0.2)
+
+    def is_current(self) -> bool:
+        """Whether the tables have the newest shape; raises as `transact`."""
+
+        def look(session: Session) -> bool:
+            found = MigrationContext.configure(session.connection()).get_current_revision()
+            return found == ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+
+        return self.transact(look)
 
     def _migrate(self) -> None:
         with self.engine.begin() as connection:
@@ -187,9 +204,12 @@ def _checked(url: str) -> URL:
 
 def _sqlite(url: URL) -> Engine:
     path = Path(str(url.database))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Created before SQLite does it: secrets of webhooks are for nobody else to read.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Created before SQLite does it: secrets of webhooks are for nobody else to read.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise DatabaseError(f"The database cannot be written: {error}.") from error
     engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -205,6 +225,27 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _sqlite_to_read(url: URL) -> Engine:
+    path = Path(str(url.database)).absolute()
+    if not path.exists():
+        raise ConfigError(f"There is no database at {path}.")
+    address = f"{path.as_uri()}?mode=ro"
+    wal = path.with_name(f"{path.name}-wal")
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as probe:
+            probe.execute("select count(*) from sqlite_master")
+    except sqlite3.OperationalError:
+        # Readers have a file of their own beside it, which cannot be made here. Where no change waits in the
+        # log to be carried over, the file alone is all there is.
+        if not wal.exists() or not wal.stat().st_size:
+            address += "&immutable=1"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
+
+    return create_engine(url, creator=connect)
 
 
 def _postgresql(url: URL) -> Engine:
