@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from danqing import model_folder
 from danqing.errors import DanqingError
 from danqing.families.base import Family, Fills, HasTokenizer, PaintsInSteps, Tokenizes, Varies
 from danqing.machine import available_memory
 from danqing.model import Model
+from danqing.nets import laid_out
+from danqing.nets.transformer import Transformer
 from danqing.precision import choose_device
 from danqing.service.orders import ModelUnavailableError, Offer, Verb
 
 MOST_CARD = 200_000
 """Characters of a model card that are shown."""
 HEADROOM = 2.0
-"""How many times its weights must be free to load a model, where no budget says how much it may take."""
+"""How many times what it takes must be free to load a model, where no budget says how much it may take."""
 RETRY_SECONDS = 5.0
 """How long a model that could not be loaded is not tried again."""
 
@@ -48,8 +51,8 @@ class _Failure:
 
 
 class Shelf:
-    """Models that are loaded, at most `budget` bytes of weights, or what the machine can spare where that is
-    0: those least recently used leave first.
+    """Models that are loaded, at most `budget` bytes of weights with all layouts that are kept of them, or
+    what the machine can spare where that is 0: those least recently used leave first.
     """
 
     def __init__(self, sources: Mapping[str, str], *, device: str, budget: int) -> None:
@@ -83,7 +86,7 @@ class Shelf:
 
     def _load(self, name: str) -> Model:
         folder, within = _locate(self._sources[name])
-        size = _size(model_folder.examine(folder, within=within)[0])
+        size = size_of(model_folder.examine(folder, within=within)[0])
         self._make_room(size)
         model = Model(*model_folder.read(folder, within=within)).to(self._device)
         self._failures.pop(name, None)
@@ -99,7 +102,7 @@ class Shelf:
                 torch.cuda.empty_cache()
         if not self._has_room(size):
             raise ModelUnavailableError(
-                f"its weights take {size:,} bytes, and the worker has no room for them: raise engine.memory, "
+                f"it takes {size:,} bytes, and the worker has no room for it: raise engine.memory, "
                 "or serve it on a larger machine."
             )
 
@@ -139,6 +142,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         verbs=("sample", *(verb for verb, kind in able.items() if isinstance(family, kind))),
         steps=isinstance(family, PaintsInSteps),
         tokens=_tokens(family),
+        prompt_tokens=info["text"]["length"] if info["text"] else 0,
         resamples=info["other_sizes"],
         parameters=info["parameters"],
         created=int((folder / "config.json").stat().st_mtime),
@@ -160,6 +164,11 @@ def _tokens(family: Family) -> int:
     return math.prod(writes.code_shape) if isinstance(writes, Tokenizes) else 0
 
 
-def _size(family: Family) -> int:
-    """Bytes of a family's weights and buffers, wherever they lie."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in family.state_dict().values())
+def size_of(family: Family) -> int:
+    """Bytes of a family's weights and buffers, wherever they lie, and of what is kept of them to paint."""
+    transformers = [module for module in family.modules() if isinstance(module, Transformer)]
+    return _bytes(family) + laid_out.MOST * sum(_bytes(module) for module in transformers)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
