@@ -9,6 +9,7 @@ from torch import Tensor
 from danqing.data.captions import captions_of
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig
+from danqing.families.prefix import reader
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextFacts
 
@@ -85,6 +86,15 @@ def reading(config: FamilyConfig) -> dict[str, Any] | None:
         "length": text.length if isinstance(text, TextConfig) else 0,
         "captions": list(dict.fromkeys(captions))[:_EXAMPLES],
     }
+
+
+def check_length(config: FamilyConfig, text: str, name: str) -> None:
+    """Raise ConfigError for a text of more tokens than a model reads; name: of the option that it is."""
+    how, facts = getattr(config, "text", None), getattr(config, "text_facts", None)
+    if isinstance(how, TextConfig) and isinstance(facts, TextFacts):
+        length, most = reader(how, facts).measure(text)
+        if length > most:
+            raise ConfigError(f"{name} has {length} tokens, and this model reads {most}: shorten it.", name)
 
 
 def _labels(config: FamilyConfig, label: Label, seeds: Sequence[int]) -> Tensor | None:

@@ -10,7 +10,13 @@ class DanqingError(Exception):
 
 
 class ConfigError(DanqingError):
-    """A setting that does not exist, has a wrong value, or does not fit the others."""
+    """A setting that does not exist, has a wrong value, or does not fit the others; option: its name, where
+    it is one of those that painting takes.
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class DataError(DanqingError):

@@ -103,14 +103,12 @@ class Model:
         if n < 1:
             raise ConfigError("Ask for at least one image.")
         chosen = _one_seed_each(n, seed, seeds)
-        self.check_options(options)
         condition = asked(self.family.config, chosen, label, prompt, negative_prompt)
 
-        def paint(rows: list[int], told: Mapping[str, Any]) -> Tensor:
-            wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
-            return self.family.sample(wanted, seeds=seeds_of_rows, **options, **told)
+        def paint(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
+            return self.family.sample(wanted, **given)
 
-        return self._painted(paint, n, on_step)
+        return self._painted(paint, condition, chosen, options, on_step)
 
     def fill(
         self,
@@ -140,16 +138,13 @@ class Model:
                 f"The mask must be true or false for each of {shape[2]}x{shape[1]} pixels, and is "
                 f"{mask.dtype} of shape {list(mask.shape)}."
             )
-        self.check_options(options)
         condition = known(family.config, count, label, prompt, negative_prompt)
         covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
 
-        def fill(rows: list[int], told: Mapping[str, Any]) -> Tensor:
-            wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
-            where = covered[rows].to(self.device)
-            return family.fill(pixels(rows), where, wanted, seeds=seeds_of_rows, **options, **told)
+        def fill(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
+            return family.fill(pixels(rows), covered[rows].to(self.device), wanted, **given)
 
-        return self._painted(fill, count, on_step)
+        return self._painted(fill, condition, chosen, options, on_step)
 
     def vary(
         self,
@@ -174,18 +169,14 @@ class Model:
         if not isinstance(family, Varies):
             raise ConfigError(f"A {family.config.family} cannot vary an image: use a vae or a transformer.")
         if not 0 <= strength <= 1:
-            raise ConfigError(f"strength must be from 0 to 1 (got {strength}).")
+            raise ConfigError(f"strength must be from 0 to 1 (got {strength}).", "strength")
         chosen = _one_seed_each(count, seed, seeds)
-        self.check_options(options)
         condition = known(family.config, count, label, prompt, negative_prompt)
 
-        def vary(rows: list[int], told: Mapping[str, Any]) -> Tensor:
-            wanted, seeds_of_rows = self._rows(condition, rows), [chosen[row] for row in rows]
-            return family.vary(
-                pixels(rows), wanted, seeds=seeds_of_rows, strength=strength, **options, **told
-            )
+        def vary(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
+            return family.vary(pixels(rows), wanted, strength=strength, **given)
 
-        return self._painted(vary, count, on_step)
+        return self._painted(vary, condition, chosen, options, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """The label that each seed draws where none is asked for, `[n]`: -1 where the model knows none."""
@@ -195,6 +186,10 @@ class Model:
     def drawn_prompts(self, seeds: Sequence[int]) -> tuple[str, ...] | None:
         """The prompt that each seed draws where none is given; None where the model reads no text."""
         return asked(self.family.config, seeds).text
+
+    def check_prompt(self, text: str, name: str = "prompt") -> None:
+        """Raise ConfigError for a prompt whose end the model would not read; name: of the option."""
+        conditions.check_length(self.family.config, text, name)
 
     def encode(self, images: Images, label: Label = None) -> Tensor:
         """Images to their most likely latents `[n, ...]`, float32 on the CPU.
@@ -333,14 +328,17 @@ class Model:
 
     def _painted(
         self,
-        paint: Callable[[list[int], Mapping[str, Any]], Tensor],
-        n: int,
+        paint: Callable[..., Tensor],
+        condition: Condition,
+        seeds: Sequence[int],
+        options: Mapping[str, Any],
         on_step: OnPainting | None,
     ) -> Images:
-        """The images of `n` rows; paint: given some rows, and the option to be told of steps where the family
-        has it.
+        """An image for each row of a condition and its seed; paint: given some rows, their condition, their
+        seeds, the options, and that to be told of steps where the family has it.
         """
-        painted: list[Tensor] = []
+        self.check_options(options)
+        n, painted = len(seeds), list[Tensor]()
         chunks = -(-n // CHUNK)
         steps = isinstance(self.family, PaintsInSteps)
 
@@ -351,7 +349,9 @@ class Model:
             on_step(len(finished) * total + done, chunks * total, shown)
 
         def compute(rows: list[int]) -> Tensor:
-            images = paint(rows, {"on_step": tell} if steps and on_step is not None else {})
+            told = {"on_step": tell} if steps and on_step is not None else {}
+            chosen = [seeds[row] for row in rows]
+            images = paint(rows, self._rows(condition, rows), seeds=chosen, **options, **told)
             if on_step is not None and not steps:
                 tell(1, 1, lambda: images)
             painted.append(to_uint8(images).cpu())
@@ -388,11 +388,11 @@ class Model:
         for name, value in options.items():
             if name not in defaults:
                 known = ", ".join(defaults) or "none"
-                raise ConfigError(f"This model does not know the option {name!r}; it has: {known}.")
+                raise ConfigError(f"This model does not know the option {name!r}; it has: {known}.", name)
             kinds = (int, float) if isinstance(defaults[name], float) else (type(defaults[name]),)
             if defaults[name] is not None and not isinstance(value, kinds):
                 raise ConfigError(
-                    f"The option {name} cannot be {value!r}: give a value such as {defaults[name]!r}."
+                    f"The option {name} cannot be {value!r}: give a value such as {defaults[name]!r}.", name
                 )
 
     def _rows(self, condition: Condition, rows: list[int]) -> Condition:

@@ -27,7 +27,7 @@ _TOKENIZER = {
     "vocabulary": 16,
 }
 _TRANSFORMER = {"family": "transformer", "layers": 1, "features": 16, "heads": 2, "labels": LABELS}
-_TEXT = TextConfig(vocabulary=300, length=8)
+_TEXT = TextConfig(vocabulary=300, length=24)
 MODELS = {
     "gan": {"family": "gan", **_SHAPE, "latents": 8, "generator_features": 4, "discriminator_features": 4},
     "vae": {

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import concurrent.futures
 import io
 import json
 import os
@@ -118,6 +119,26 @@ def test_a_stream_shows_how_the_pictures_come_to_be(client: openai.OpenAI) -> No
     assert not np.array_equal(previews[0], previews[1])
 
 
+def test_what_only_the_worker_finds_wrong_names_its_field_and_stops_nobody_else(running: Running) -> None:
+    long = "a blue circle " * 40
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        asked: list[dict[str, Any]] = [
+            {"prompt": long},
+            {"prompt": "a", "negative_prompt": long, "guidance_scale": 2.0},
+            {"prompt": "a", "temperature": -1.0},
+            *({"prompt": "blue", "seed": seed} for seed in range(9)),
+        ]
+        url = f"{running.url}/v1/images/generations"
+        answers = list(
+            pool.map(lambda one: httpx.post(url, json={"model": "text", **one}, timeout=60), asked)
+        )
+    assert [one.status_code for one in answers] == [400] * 3 + [200] * 9
+    errors = [one.json()["error"] for one in answers[:3]]
+    assert [one["param"] for one in errors] == ["prompt", "negative_prompt", "temperature"]
+    card = httpx.get(f"{running.url}/v1/models/text").json()
+    assert f"this model reads {card['prompt_tokens']}:" in errors[0]["message"]
+
+
 def test_a_model_that_paints_at_once_streams_its_picture_alone(running: Running) -> None:
     async def ask() -> list[Any]:
         async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
@@ -208,7 +229,7 @@ REFUSED: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"prompt": "", "num_steps": 4}, 400, "num_steps", "no num_steps"),
     ({"prompt": "", "truncation": "much"}, 400, "truncation", "number"),
     ({"prompt": "", "truncation": True}, 400, "truncation", "number"),
-    ({"prompt": "", "truncation": 2.0}, 400, None, "truncation"),  # the model's own refusal
+    ({"prompt": "", "truncation": 2.0}, 400, "truncation", "truncation"),  # the model's own refusal
     ({"prompt": "", "truncatoin": 0.5}, 400, "truncatoin", "truncation"),
     ({"prompt": "", "negative_prompt": "a cat"}, 400, "negative_prompt", "reads no text"),
     (
@@ -220,7 +241,7 @@ REFUSED: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"prompt": "", "seed": 2**63}, 400, "seed", "less"),
     ({"prompt": "", "partial_images": 2}, 400, "partial_images", "stream"),
     ({"prompt": "", "stream": True, "response_format": "url"}, 400, "response_format", "stream"),
-    ({"prompt": "", "stream": True, "truncation": 2.0}, 400, None, "truncation"),
+    ({"prompt": "", "stream": True, "truncation": 2.0}, 400, "truncation", "truncation"),
 ]
 
 

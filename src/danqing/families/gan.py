@@ -101,7 +101,7 @@ class GAN(Family):
                 f"A GAN has no sampling option {', '.join(options)}: it takes truncation alone."
             )
         if not 0 <= truncation <= 1:
-            raise ConfigError(f"truncation must lie between 0 and 1, not {truncation}.")
+            raise ConfigError(f"truncation must lie between 0 and 1, not {truncation}.", "truncation")
         device = next(self.generator.parameters()).device
         latents = normal(seeds, (self.config.latents,), device=device) * truncation
         images: Tensor = self.generator(latents, self._label(condition))

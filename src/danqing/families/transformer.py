@@ -223,7 +223,8 @@ class TransformerFamily(Family, HasTokenizer):
             if any(text.strip() for text in negative):
                 raise ConfigError(
                     "A negative prompt is what guidance leads away from: set guidance_scale above 1, or "
-                    "leave the negative prompt out."
+                    "leave the negative prompt out.",
+                    "negative_prompt",
                 )
             return given
         away = self.prefix(Condition(text=negative), absent) if negative else self.prefix.nothing(count)
@@ -294,11 +295,15 @@ class TransformerFamily(Family, HasTokenizer):
             chosen["guidance_scale"] = self.sample_defaults()["guidance_scale"]
         sampling = Sampling(**chosen)
         if sampling.is_guided and self.prefix.embed is None:
-            raise ConfigError("This model was trained without labels or captions: leave guidance_scale at 1.")
+            raise ConfigError(
+                "This model was trained without labels or captions: leave guidance_scale at 1.",
+                "guidance_scale",
+            )
         if sampling.is_guided and not self.config.condition_dropout:
             raise ConfigError(
                 "This model never learnt to paint without a condition, which guidance needs: leave "
-                "guidance_scale at 1, or train it with condition_dropout=0.1."
+                "guidance_scale at 1, or train it with condition_dropout=0.1.",
+                "guidance_scale",
             )
         return sampling
 
@@ -414,7 +419,7 @@ class MaskedTransformer(TransformerFamily):
         image and a mask, only what the mask covers is written, and suits all that surrounds it.
         """
         if num_steps < 1:
-            raise ConfigError(f"num_steps must be at least 1 (got {num_steps}).")
+            raise ConfigError(f"num_steps must be at least 1 (got {num_steps}).", "num_steps")
         sampling = self._sampling(
             options,
             temperature=temperature,

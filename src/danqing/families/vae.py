@@ -154,7 +154,9 @@ class VAE(Family):
         if options:
             raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
         if not 0 <= temperature < math.inf:
-            raise ConfigError(f"temperature must be 0 or a positive number (got {temperature}).")
+            raise ConfigError(
+                f"temperature must be 0 or a positive number (got {temperature}).", "temperature"
+            )
         device = next(self.parameters()).device
         noise = temperature * normal(seeds, (self.config.latents,), device=device)
         return self.decode(self.prior.from_noise(noise, self._label(condition)), condition)

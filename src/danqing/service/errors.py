@@ -103,7 +103,7 @@ def from_danqing(error: DanqingError) -> ApiError:
         case DatabaseError():
             return ApiError(503, str(error), code="database_unavailable", headers={"retry-after": "2"})
         case ConfigError():
-            return invalid(str(error))
+            return invalid(str(error), error.option)
         case DataError():
             return ApiError(400, str(error), code="invalid_image")
     _log.error("%s: %s", type(error).__name__, error)

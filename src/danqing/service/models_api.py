@@ -47,6 +47,7 @@ def _told(offer: Offer) -> dict[str, Any]:
         "channels": offer.channels,
         "parameters": offer.parameters,
         "reads": offer.reads,
+        "prompt_tokens": offer.prompt_tokens,
         "labels": list(offer.labels),
         "captions": list(offer.captions),
         "options": dict(offer.options),

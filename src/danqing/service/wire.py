@@ -217,6 +217,7 @@ class ModelCard(BaseModel):
     channels: int
     parameters: int
     reads: Literal["text", "label", "none"]
+    prompt_tokens: int
     labels: list[str]
     captions: list[str]
     options: dict[str, Any]

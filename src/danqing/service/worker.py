@@ -112,12 +112,14 @@ class Worker:
             told = batch, start, len(rows)
             began = time.perf_counter()
             try:
+                self._refuse_what_is_not_read(model, rows)
                 self._go_on(rows)
                 pixels = self._chunk(model, batch, start, rows)
             except _Stopped:
                 self._tell("stopped", *told)
             except (ConfigError, ModelUnavailableError) as error:
-                self._tell("failed", *told, error="order", message=str(error))
+                option = error.option if isinstance(error, ConfigError) else None
+                self._tell("failed", *told, error="order", message=str(error), option=option)
             except Exception as error:
                 # Whatever a model does wrong: the others that it paints for must not suffer.
                 message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
@@ -133,6 +135,17 @@ class Worker:
             return self._shelf.get(name)
         finally:
             self._link.send({"kind": "loaded", "models": self._shelf.loaded})
+
+    def _refuse_what_is_not_read(self, model: Model, rows: Sequence[_Row]) -> None:
+        """Say which of the orders have texts that are too long; the others beside them are painted."""
+        for row in {row.order: row for row in rows if row.order not in self._cancelled}.values():
+            try:
+                for name in ("prompt", "negative_prompt"):
+                    model.check_prompt(getattr(row, name) or "", name)
+            except ConfigError as error:
+                self._cancelled.add(row.order)
+                told = {"order": row.order, "message": str(error), "option": error.option}
+                self._link.send({"kind": "refused", **told})
 
     def _go_on(self, rows: Sequence[_Row]) -> None:
         """Look up; raises _Stopped where nobody waits for these rows any more."""

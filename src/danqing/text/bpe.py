@@ -66,6 +66,10 @@ class BytePairs:
         """The ids of a text and its end, int64 `[tokens]`."""
         return torch.tensor([_FIRST + i for i in self._tokenizer.encode(text).ids] + [END])
 
+    def measure(self, text: str, length: int) -> tuple[int, int]:
+        """How many ids a text has without its end, and how many of them fit."""
+        return len(self._tokenizer.encode(text).ids), length
+
     def tokens(self, text: str) -> list[str]:
         """What each id of a text stands for, for people to see."""
         decoder = decoders.ByteLevel()

@@ -23,9 +23,12 @@ _SHARD = 256
 
 
 class MakesRows(Protocol):
-    """What turns one text into ids `[tokens]` or hidden states `[tokens, width]`."""
+    """What turns one text into ids `[tokens]` or hidden states `[tokens, width]`, and tells how many tokens
+    it has and how many of them are read where a row has `length`.
+    """
 
     def row(self, text: str) -> Tensor: ...
+    def measure(self, text: str, length: int) -> tuple[int, int]: ...
 
 
 class RememberedRows:
@@ -61,6 +64,10 @@ class RememberedRows:
             for place, row in zip(result, rows, strict=True):
                 place[: len(row)] = row
         return result[: len(texts)]
+
+    def measure(self, text: str) -> tuple[int, int]:
+        """How many tokens a text has, and how many at most are read of one."""
+        return self._maker.measure(text.encode("utf-8", "replace").decode(), self._length)
 
     def _row(self, text: str) -> Tensor:
         row = self._rows.get(text)

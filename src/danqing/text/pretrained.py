@@ -47,13 +47,23 @@ class Pretrained:
         """The hidden states of a text's first tokens, float32 `[tokens, width]`; none for an empty text."""
         tokenizer, network, _ = self._loaded
         device = next(network.parameters()).device
-        # Ends that a tokenizer adds (CLIP reads its end, BERT its [SEP]) stay on a text that is cut.
-        limit = max(min(self._length, tokenizer.model_max_length), tokenizer.num_special_tokens_to_add() + 1)
+        limit = self._limit(tokenizer)
         ids = tokenizer(text, truncation=True, max_length=limit, add_special_tokens=True)["input_ids"]
         if not ids:
             return torch.zeros(0, self.width)
         states: Tensor = network(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0]
         return states.float().cpu()
+
+    def measure(self, text: str, length: int) -> tuple[int, int]:
+        """How many tokens a text has with the ends that are added, and how many are read."""
+        tokenizer = self._loaded[0]
+        ids = tokenizer(text, add_special_tokens=True, verbose=False)["input_ids"]
+        return len(ids), self._limit(tokenizer)
+
+    def _limit(self, tokenizer: Any) -> int:
+        """How many are read; ends that are added (CLIP reads its end, BERT its [SEP]) stay on a cut text."""
+        most = min(self._length, tokenizer.model_max_length)
+        return int(max(most, tokenizer.num_special_tokens_to_add() + 1))
 
     @property
     def width(self) -> int:
