@@ -32,6 +32,7 @@ from danqing.service.metrics import Metrics
 from tests.service.serving import Running, served
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +245,12 @@ def test_the_compose_file_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     mounted = [volume for volume in service["volumes"] if volume.startswith("./")]
     assert all((DEPLOY / volume.split(":")[0]).is_file() for volume in mounted)
     assert service["ports"][0].startswith("127.0.0.1:"), "only a proxy that speaks TLS faces the world"
+
+
+@pytest.mark.skipif(not HADOLINT.is_file(), reason="hadolint is not installed")
+def test_a_linter_has_nothing_to_say_of_the_image() -> None:
+    done = subprocess.run([HADOLINT, DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_image_holds_what_it_needs_and_runs_as_nobody_special() -> None:
