@@ -1,8 +1,10 @@
 """The same seed gives the same pixels whatever else is in the batch, for every family and verb."""
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -38,34 +40,51 @@ def given(name: str, count: int) -> dict[str, np.ndarray]:
     return {"images": images, "masks": masks}
 
 
-def asks(name: str, verb: str, numbers: range) -> Order:
+class Case(NamedTuple):
+    """What is asked of a model. negative: also what guidance is to lead away from, another for each row."""
+
+    name: str
+    verb: str = "sample"
+    options: dict[str, float] = {}  # noqa: RUF012 - nobody writes to it
+    negative: bool = False
+
+
+def asks(case: Case, numbers: range) -> Order:
     """An order for some of twenty-one pictures that a verb is asked for."""
-    rows = tuple(row(name, derived_seed(SEED, "image", number), number) for number in numbers)
+    name, verb = case.name, case.verb
+    rows = [row(name, derived_seed(SEED, "image", number), number) for number in numbers]
+    if case.negative:
+        texts = (CAPTIONS[(number + 1) % 3] for number in numbers)
+        rows = [dataclasses.replace(one, negative_prompt=text) for one, text in zip(rows, texts, strict=True)]
     pictures = {key: value[numbers.start : numbers.stop] for key, value in given(name, 21).items()}
     if verb == "sample":
         pictures = {}
     elif verb == "vary":
         del pictures["masks"]
-    return Order(name, rows, verb=verb, **pictures)  # type: ignore[arg-type]
+    return Order(name, tuple(rows), verb=verb, options=case.options, **pictures)  # type: ignore[arg-type]
 
 
 CASES = [
-    *((name, "sample") for name in MODELS),
-    *(("vae", "vary"), ("raster", "vary"), ("masked", "vary")),
-    *(("raster", "fill"), ("masked", "fill"), ("text", "fill")),
+    *(Case(name) for name in MODELS),
+    *(Case(name, "vary") for name in ("vae", "raster", "masked", "text")),
+    *(Case(name, "fill") for name in ("raster", "masked", "text")),
+    Case("raster", options={"guidance_scale": 3.0}),
+    Case("masked", options={"guidance_scale": 3.0, "num_steps": 3}),
+    Case("text", options={"guidance_scale": 3.0}, negative=True),
+    Case("text", "vary", options={"guidance_scale": 3.0, "strength": 0.8}, negative=True),
 ]
 
 
 def test_alone_in_company_and_after_a_restart_the_pixels_are_the_same(served: Running) -> None:
-    alone = [served.paint(asks(*case, range(3)))[0].pixels for case in CASES]
+    alone = [served.paint(asks(case, range(3)))[0].pixels for case in CASES]
     for case, pixels in zip(CASES, alone, strict=True):
-        others = [asks(*case, range(start, start + 3)) for start in range(3, 21, 3)]
-        *_, in_company, last = served.paint(*others[:4], asks(*case, range(3)), others[4])
+        others = [asks(case, range(start, start + 3)) for start in range(3, 21, 3)]
+        *_, in_company, last = served.paint(*others[:4], asks(case, range(3)), others[4])
         assert np.array_equal(pixels, in_company.pixels), case
         assert not np.array_equal(pixels, last.pixels), case
     os.kill(served.pid, signal.SIGKILL)
     for case, pixels in zip(CASES, alone, strict=True):
-        assert np.array_equal(pixels, served.paint(asks(*case, range(3)))[0].pixels), case
+        assert np.array_equal(pixels, served.paint(asks(case, range(3)))[0].pixels), case
     assert served.engine.state().restarts == 1
 
 
