@@ -2,12 +2,14 @@
 
     python benchmarks/service_faults.py [kills] [disk] [database] [--times 50] [--interval 2] [--clients 8]
 
-kills: kill -9 of the worker and of the server by turns, so many `times` together. disk: the file system of
+kills: kill -9 of the worker and of the server by turns, so many `times` each. disk: the file system of
 its data is full again and again (a tmpfs of 24 MB; needs root). database: PostgreSQL crashes and comes back
 (from the system's package). Meanwhile clients submit jobs with idempotency keys, again until they are
 accepted, and others ask for pictures at once, as base64 and as addresses. In the end every accepted job must
-have succeeded, with one last event, and every picture that was ever served must be whole and have the pixels
-that its seed has. The last line is JSON; the exit status is 1 where something was lost.
+have succeeded, with one last event, and no server may have painted one to its end that others had meanwhile.
+Every picture that was ever served must be whole and have the pixels that its seed has at its place, and
+painting may not fail but for a connection that broke, or an address (507) while the disk is full. The last
+line is JSON; the exit status is 1 where something was lost.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from service_process import LABELS, ServiceProcess, free_port, is_root, write_mo
 
 SEEDS, N = 16, 3
 FINAL = ("succeeded", "failed", "cancelled")
+IN_VAIN = "a job was painted that another server has taken over"
 Fault = Callable[[ServiceProcess, int], Awaitable[None]]
 
 
@@ -95,26 +98,33 @@ class Load:
             if answer is None or answer.status_code != 200:
                 await asyncio.sleep(0.1)
                 continue
-            found = files(answer.json())
+            found: list[bytes | None] = list(files(answer.json()))
             for one in answer.json()["data"] if response_format == "url" else ():
+                found.append(None)
                 with contextlib.suppress(httpx.HTTPError):
                     shown = await client.get(one["url"])
                     if shown.status_code == 200:
-                        found.append(shown.content)
+                        found[-1] = shown.content
             self.compare(f"{response_format} of seed {seed}", seed, found)
 
-    def compare(self, what: str, seed: int, found: list[bytes]) -> None:
-        """Note where pictures are not whole, or are not those of the seed."""
-        for content in found:
+    def compare(self, what: str, seed: int, found: Sequence[bytes | None]) -> None:
+        """Note where pictures are missing, not whole, or not those of the seed in their order.
+
+        None: one that could not be fetched, for the service was away.
+        """
+        if len(found) != N:
+            self.wrong.append(f"{what}: {len(found)} pictures of {N}")
+        for number, (content, expected) in enumerate(zip(found, self.expected[seed], strict=False)):
             try:
-                if digest(content) not in self.expected[seed]:
-                    self.wrong.append(f"{what}: other pixels")
+                if content is not None and digest(content) != expected:
+                    self.wrong.append(f"{what}: other pixels in picture {number}")
             except Exception as error:
                 self.wrong.append(f"{what}: {type(error).__name__} {error}")
 
     async def settle(self, client: httpx.AsyncClient, seconds: float) -> dict[str, Any]:
         """Wait for the jobs that were accepted, and look at each; returns what became of them."""
         ends: Counter[str] = Counter()
+        attempts: Counter[int] = Counter()
         deadline = time.monotonic() + seconds
         for job, seed in self.accepted.items():
             told = await self._ended(client, job, deadline)
@@ -122,6 +132,7 @@ class Load:
             if told["status"] != "succeeded":
                 self.wrong.append(f"job {job}: {told['status']} {told.get('error')}")
                 continue
+            attempts[told["attempts"]] += 1
             found = [
                 (await client.get(f"{self.url}/v1/jobs/{job}/images/{number}")).content for number in range(N)
             ]
@@ -130,7 +141,7 @@ class Load:
             last = [line for line in events.splitlines() if line in [f"event: job.{end}" for end in FINAL]]
             if last != ["event: job.succeeded"]:
                 self.wrong.append(f"job {job}: ended as {last}")
-        return {"accepted": len(self.accepted), **ends}
+        return {"accepted": len(self.accepted), **ends, "attempts": dict(sorted(attempts.items()))}
 
     async def _ended(self, client: httpx.AsyncClient, job: str, deadline: float) -> dict[str, Any]:
         while True:
@@ -158,6 +169,8 @@ class Load:
             self.statuses[f"{path} {type(error).__name__}"] += 1
             return None
         self.statuses[f"{path} {answer.status_code}"] += 1
+        if path == "images/generations" and answer.status_code >= 500 and answer.status_code != 507:
+            self.wrong.append(f"{path}: {answer.status_code} {answer.text[:200]}")
         if answer.status_code >= 400 and set(answer.json().get("error", ())) != {
             "message",
             "type",
@@ -204,6 +217,7 @@ async def under_load(
         load.over = True
         await asyncio.gather(*clients)
         jobs = await load.settle(client, options.patience)
+    load.wrong += [line.strip() for line in service.lines() if IN_VAIN in line]
     for one in load.wrong[:20]:
         print(one)
     return {
@@ -216,9 +230,8 @@ async def under_load(
 
 async def kills(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
     """Processes that end in the middle of whatever they do."""
-    settings = {"engine": {"threads": 1}, "jobs": {"lease": 2.0, "attempts": 100}}
-    with ServiceProcess(folder, models, free_port(), **settings) as service:
-        return await under_load(service, kill, options, options.times)
+    with ServiceProcess(folder, models, free_port(), engine={"threads": 1}) as service:
+        return await under_load(service, kill, options, 2 * options.times)
 
 
 @contextlib.asynccontextmanager
@@ -284,7 +297,10 @@ def main() -> None:
     parts = {"kills": kills, "disk": disk, "database": database}
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; all")
     parser.add_argument(
-        "--times", type=int, default=50, help="kills; a fifth of it crashes, a tenth full disks"
+        "--times",
+        type=int,
+        default=50,
+        help="kills of each process; a fifth of it crashes, a tenth full disks",
     )
     parser.add_argument("--interval", type=float, default=2.0, help="seconds between faults")
     parser.add_argument("--clients", type=int, default=8)

@@ -46,6 +46,7 @@ _log = logging.getLogger("danqing.jobs")
 class _Running:
     claim: Claim
     steps: tuple[int, int] = (0, 0)
+    painted: bool = False
     storing: bool = False
     task: asyncio.Task[None] | None = None
 
@@ -146,14 +147,14 @@ class Jobs:
             webhook=webhook,
             webhook_secret=webhook_secret,
         )
-        charged = guard.charge(caller, plan.n)
+        charged = caller.account.charge(plan.n)
         try:
             job = await self._accept(new, charged)
         except Exception:
-            guard.refund(caller, plan.n, charged)
+            caller.account.refund(plan.n, charged)
             raise
         if job.id != new.id:
-            guard.refund(caller, plan.n, charged)
+            caller.account.refund(plan.n, charged)
             return job, False
         self._news.set()
         return job, True
@@ -183,7 +184,7 @@ class Jobs:
         owner = caller.key_id or ""
         job, untouched = await self._database.run(job_store.cancel, owner, job_id, time.time())
         if untouched:
-            guard.refund(caller, job.pictures, job.created)
+            caller.account.refund(job.pictures, job.created)
         if (running := self._running.get(job_id)) is not None:
             self._abandon(running)
         self._changed(job_id)
@@ -316,13 +317,19 @@ class Jobs:
             change, refunded = await self._outcome(running)
             running.storing = True
             if not await self._insist(change, time.time()):
-                logs.event(_log, "a job was taken over or cancelled", job=claim.id)
+                self._log_loss(running)
             elif refunded is not None:
-                guard.refund(refunded, claim.pictures, claim.charged)
+                refunded.account.refund(claim.pictures, claim.charged)
         finally:
             del self._running[claim.id]
             self._changed(claim.id)
             self._news.set()
+
+    def _log_loss(self, running: _Running) -> None:
+        what = "a job was painted that another server has taken over, or its client cancelled"
+        logs.event(
+            _log, what if running.painted else "a job was taken over or cancelled", job=running.claim.id
+        )
 
     async def _outcome(self, running: _Running) -> tuple[Callable[[Session, float], bool], Caller | None]:
         """Paint a job; returns the transaction that keeps what became of it, now, and whom to give back its
@@ -331,6 +338,7 @@ class Jobs:
         claim = running.claim
         try:
             answer, files = await self._painted(running)
+            running.painted = True
             return lambda session, now: job_store.succeed(session, claim, answer, files, now), None
         except (ApiError, DanqingError) as error:
             failure = error if isinstance(error, ApiError) else from_danqing(error)

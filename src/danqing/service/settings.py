@@ -75,7 +75,7 @@ class JobSettings(_Section):
     """Work that nobody waits for. waiting, bytes: jobs that one key may have unfinished, and what their
     bodies may be together. keep: days until a finished job and its pictures are deleted. seconds: that
     painting one may take. lease: seconds of silence after which a server's jobs are run again. attempts:
-    servers that may fall silent over a job until it is given up.
+    servers that may fall silent while they paint a job until it is given up.
     """
 
     waiting: int = Field(10_000, ge=1)
@@ -83,7 +83,7 @@ class JobSettings(_Section):
     keep: float = Field(7.0, gt=0)
     seconds: float = Field(3600.0, gt=0)
     lease: float = Field(15.0, gt=0)
-    attempts: int = Field(3, ge=1)
+    attempts: int = Field(5, ge=1)
 
 
 class Settings(_Section):
