@@ -1,5 +1,6 @@
 """Masks and windows by their definitions, JSON as the standard library reads it, public addresses."""
 
+import asyncio
 import ipaddress
 import json
 import time
@@ -28,6 +29,62 @@ def masks(draw: st.DrawFn) -> np.ndarray:
     for _ in range(draw(st.integers(1, 4))):
         mask[draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))] = True
     return mask
+
+
+PICTURE = st.sampled_from([600_000, 1_500_000, 3_000_001]).map(lambda size: "/+Az" * (size // 4))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(st.text(max_size=5), st.text(max_size=9) | PICTURE | st.integers(), max_size=6),
+    PICTURE,
+    st.sampled_from(["/", "\\/"]),
+)
+def test_large_json_is_read_as_small(body: dict[str, Any], picture: str, slash: str) -> None:
+    whole = {**body, "images": [{"image_url": picture}], "n": 1}
+    assume("\0" not in json.dumps(body, ensure_ascii=False))
+    sent = json.dumps(whole).replace("\\u0000", "").replace("/", slash).encode()
+    assert asyncio.run(uploads.read(sent, LIMITS)) == json.loads(sent)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"a": "' + b"\\u0041" * 10**7 + b'"}', "string_above_max_length"),
+        (b'{"a": "' + b'\\"' * 10**7 + b'"}', "string_above_max_length"),
+        (b'{"a": "' + "\u00e4".encode() * 10**7 + b'"}', "string_above_max_length"),
+        (b'{"a": "' + b"x" * 6 * 10**7, "invalid_json"),
+        (b'{"a": "' + b"x" * 6 * 10**7 + b"\\", "invalid_json"),
+        (b"[" + b'"",' * 10**7, "request_too_complex"),
+        (b'{"a": ' + b" " * 6 * 10**7 + b"1}", "request_too_large"),
+        (b"[" + b'"' + b"y" * 9999 + b'",' + b'"' + b"y" * 10**7, "invalid_json"),
+        (b"[" + (b'"' + b"y" * 300_000 + b'",') * 100, "request_too_large"),
+    ],
+    ids=lambda value: value[:8] if isinstance(value, bytes) else None,
+)
+def test_json_exhaustion_a_large_body_keeps_nobody_waiting(body: bytes, code: str) -> None:
+    async def read() -> tuple[str | None, float]:
+        longest, last, ended = 0.0, time.perf_counter(), False
+
+        async def tick() -> None:
+            nonlocal longest, last
+            while not ended:
+                now = time.perf_counter()
+                longest, last = max(longest, now - last), now
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        try:
+            with pytest.raises(ApiError) as refused:
+                await uploads.read(body, LIMITS)
+        finally:
+            ended = True
+            await ticking
+        return refused.value.code, longest
+
+    found, longest = asyncio.run(read())
+    assert found == code
+    assert longest < 0.25
 
 
 @settings(max_examples=60, deadline=None)

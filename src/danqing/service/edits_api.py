@@ -65,5 +65,5 @@ async def _painted(endpoint: Endpoint, request: Request, caller: Caller) -> Resp
     if uploads.is_form(request):
         words, files = await uploads.form(request, limits)
         return await respond(request, caller, await plan(service, endpoint, words, caller, files))
-    body = await uploads.json_body(request, limits)
+    body = await uploads.json_body(request, limits, pictures=True)
     return await respond(request, caller, await plan(service, endpoint, body, caller))

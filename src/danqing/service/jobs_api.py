@@ -95,9 +95,6 @@ async def _asking(request: Request) -> Caller:
 
 
 _Asking = Annotated[Caller, Depends(_asking)]
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": wire.ErrorResponse, "description": "The request is refused."}
-}
 _KEYED: dict[str, Any] = {"security": [{"HTTPBearer": []}]}
 _BODY = {
     "requestBody": {
@@ -115,7 +112,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     responses={
         200: {"model": JobAnswer, "description": "The job that was accepted for this key before."},
         202: {"model": JobAnswer, "description": "The job."},
-        **_REFUSED,
+        **wire.REFUSED,
     },
     openapi_extra=_KEYED | _BODY,
 )
@@ -129,7 +126,8 @@ async def accept(
     """Accept a request for pictures as a job, once it has been checked."""
     service = service_of(request)
     try:
-        asked = JobRequest.model_validate(await uploads.json_body(request, service.settings.limits))
+        body = await uploads.json_body(request, service.settings.limits, pictures=True)
+        asked = JobRequest.model_validate(body)
     except ValidationError as error:
         raise from_validation(error) from None
     if not caller.may(_SCOPES[asked.endpoint]):
@@ -152,7 +150,7 @@ async def accept(
     return JSONResponse(told, 202 if is_new else 200, {"location": f"/v1/jobs/{job.id}"})
 
 
-@router.get("", responses={200: {"model": JobList}, **_REFUSED}, openapi_extra=_KEYED)
+@router.get("", responses={200: {"model": JobList}, **wire.REFUSED}, openapi_extra=_KEYED)
 async def jobs(
     request: Request,
     caller: _Asking,
@@ -175,7 +173,7 @@ async def jobs(
     )
 
 
-@router.get("/{job_id}", responses={200: {"model": JobAnswer}, **_REFUSED}, openapi_extra=_KEYED)
+@router.get("/{job_id}", responses={200: {"model": JobAnswer}, **wire.REFUSED}, openapi_extra=_KEYED)
 async def job(request: Request, caller: _Asking, job_id: str) -> JSONResponse:
     """A job of the caller's."""
     service = service_of(request)
@@ -183,7 +181,7 @@ async def job(request: Request, caller: _Asking, job_id: str) -> JSONResponse:
     return JSONResponse(describe(found, _address(request, service)))
 
 
-@router.post("/{job_id}/cancel", responses={200: {"model": JobAnswer}, **_REFUSED}, openapi_extra=_KEYED)
+@router.post("/{job_id}/cancel", responses={200: {"model": JobAnswer}, **wire.REFUSED}, openapi_extra=_KEYED)
 async def cancel(request: Request, caller: _Asking, job_id: str) -> JSONResponse:
     """End a job; one that has ended already stays as it is."""
     service = service_of(request)
@@ -197,7 +195,7 @@ async def cancel(request: Request, caller: _Asking, job_id: str) -> JSONResponse
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
         204: {"description": "The job has ended, and its last event is known."},
-        **_REFUSED,
+        **wire.REFUSED,
     },
     openapi_extra=_KEYED,
 )
@@ -226,7 +224,7 @@ async def events(
 @router.get(
     "/{job_id}/images/{number}",
     response_class=Response,
-    responses={200: {"content": {kind: {} for kind in pictures.MEDIA_TYPES.values()}}, **_REFUSED},
+    responses={200: {"content": {kind: {} for kind in pictures.MEDIA_TYPES.values()}}, **wire.REFUSED},
     openapi_extra=_KEYED,
 )
 async def image(request: Request, caller: _Asking, job_id: str, number: int) -> Response:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+_SLICE = 1024**2  # characters of base64 that are read at once, a multiple of four
 _NEARLY_WHOLE = 0.98
 _DECODERS = ThreadPoolExecutor(2, thread_name_prefix="sources")
 
@@ -101,7 +102,7 @@ async def _embedded(service: "Service", reference: Any, param: str) -> Any:
     if not isinstance(url, str) or url[:5].lower() == "data:":
         return reference
     content = await _content(service, wire.Reference(image_url=url), param)
-    packed = base64.b64encode(content).decode()
+    packed = (await service.pictures.pack([content]))[0].decode()
     return {**reference, "image_url": f"data:application/octet-stream;base64,{packed}"}
 
 
@@ -286,7 +287,7 @@ async def _content(service: "Service", reference: wire.Reference, param: str) ->
     if url is None:
         raise invalid("Give image_url: a data URL holds the picture itself.", param)
     if url[:5].lower() == "data:":
-        return _unpacked(url, service.settings.limits, param)
+        return await _unpacked(url, service.settings.limits, param)
     outbound = service.settings.outbound
     try:
         if not outbound.pictures:
@@ -299,7 +300,7 @@ async def _content(service: "Service", reference: wire.Reference, param: str) ->
         raise ApiError(400, str(error), param=param, code="invalid_image_url") from None
 
 
-def _unpacked(url: str, limits: Limits, param: str) -> bytes:
+async def _unpacked(url: str, limits: Limits, param: str) -> bytes:
     """The content of a data URL."""
     head, comma, packed = url.partition(",")
     if not comma or len(head) > 200 or not head.lower().endswith(";base64"):
@@ -308,8 +309,16 @@ def _unpacked(url: str, limits: Limits, param: str) -> bytes:
     if len(packed) > limits.file_bytes * 4 // 3 + 4:
         message = f"The file has over {limits.file_bytes:,} bytes: shrink the picture first."
         raise ApiError(400, message, param=param, code="image_file_too_large")
+    parts: list[tuple[bytes, bool]] = []
     try:
-        return base64.b64decode(packed, validate=True)
+        for at in range(0, len(packed), _SLICE):
+            if at:
+                await asyncio.sleep(0)  # others have their turn
+                if parts[-1][1]:
+                    raise ValueError("padding within")
+            piece = packed[at : at + _SLICE]
+            parts.append((base64.b64decode(piece, validate=True), piece.endswith("=")))
+        return b"".join(part for part, _ in parts)
     except (binascii.Error, ValueError):
         message = "What follows base64, in the data URL is no base64."
         raise ApiError(400, message, param=param, code="invalid_base64_image") from None

@@ -1,9 +1,11 @@
 """What clients send, read under limits: JSON and forms. Nothing touches the disk, no name is believed."""
 
+import asyncio
 import json
 import logging
 import math
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -19,6 +21,12 @@ _STRUCTURE = 65_536
 """Bytes of JSON beside the contents of its strings: what many small values cost is many times their bytes."""
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """One that does not end reaches to the end: nothing is given up, and tried again a little later."""
+_WITHIN = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_JSON = 1024**2
+"""Bytes of JSON that are read at once: what is longer keeps all other requests waiting."""
+_LONG = 524_288
+"""Bytes of a string that none but an embedded picture has, though each character were written as escapes."""
+_SLICE = 262_144
 _BRACKET = re.compile(r"[\[\]{}]")
 _HEADER_BYTES = 4096
 _HEADERS = 8
@@ -37,14 +45,80 @@ class Uploads:
     mask: bytes | None = None
 
 
-async def json_body(request: Request, limits: Limits) -> dict[str, Any]:
-    """The object that a request's body is in JSON; raises ApiError 400 and 415.
+async def json_body(request: Request, limits: Limits, *, pictures: bool = False) -> dict[str, Any]:
+    """The object that a request's body is in JSON; raises ApiError 400, 413 and 415.
 
     Each name stands there once, all numbers are finite, and all strings are text that can be written again.
+    pictures: whether there may be some in it, which may make it large.
     """
     if _media_type(request) != "application/json":
         raise _unsupported(request, "application/json")
-    return parse(await request.body(), limits)
+    chunks, length = [], 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > _JSON and not pictures:
+            message = f"The body has over {_JSON:,} bytes, which is the most that is read of JSON here."
+            raise ApiError(413, message, code="request_too_large")
+        chunks.append(chunk)
+    return await read(b"".join(chunks), limits)
+
+
+async def read(body: bytes, limits: Limits) -> dict[str, Any]:
+    """As `parse`, for an object that may be large by the pictures in it: others have their turn meanwhile."""
+    if len(body) <= _JSON:
+        return parse(body, limits)
+    rest, long = bytearray(), {}
+    at, strings, quote = 0, 0, body.find(b'"')
+    while quote >= 0:
+        pieces, end = await _string(body, quote + 1)
+        if end - quote > _LONG:
+            mark = secrets.token_hex(16)
+            long[mark] = _plain(b"".join(pieces))
+            rest += body[at : quote + 1] + mark.encode()
+            at = end
+        quote = body.find(b'"', end + 1)
+        strings += 1
+        if strings > _STRUCTURE // 2:
+            raise _too_complex()
+        if len(rest) + end - at > 2 * _JSON:
+            break
+        if not strings % 1024:
+            await asyncio.sleep(0)
+    if len(rest) + len(body) - at > 2 * _JSON:
+        message = f"The body has over {2 * _JSON:,} bytes beside its pictures."
+        raise ApiError(413, message, code="request_too_large")
+    found: dict[str, Any] = _with(parse(bytes(rest + body[at:]), limits), long)
+    return found
+
+
+async def _string(body: bytes, start: int) -> tuple[list[bytes], int]:
+    """A string of JSON in pieces, none of which ends within an escape, and where it ends."""
+    pieces: list[bytes] = []
+    while True:
+        match = _WITHIN.match(body, start, start + _SLICE)
+        assert match is not None
+        pieces.append(match[0].replace(b"\\/", b"/"))  # as some write what might stand in HTML
+        end = match.end()
+        if end - start < _SLICE - 1 or end == len(body):
+            return pieces, end
+        start = end
+        await asyncio.sleep(0)
+
+
+def _plain(content: bytes) -> str:
+    if not content.isascii() or b"\\" in content or b"\0" in content:
+        message = f"A string of over {_LONG:,} bytes is no picture in base64."
+        raise invalid(message, code="string_above_max_length")
+    return content.decode("ascii")
+
+
+def _with(value: Any, long: Mapping[str, str]) -> Any:
+    """A value with the long strings in the places of their marks."""
+    if isinstance(value, dict):
+        return {name: _with(one, long) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with(one, long) for one in value]
+    return long.get(value, value) if isinstance(value, str) else value
 
 
 def parse(body: bytes, limits: Limits) -> dict[str, Any]:
@@ -55,7 +129,7 @@ def parse(body: bytes, limits: Limits) -> dict[str, Any]:
         raise _no_json("it is not UTF-8") from None
     structure = _STRING.sub('""', text) if len(text) > limits.depth else text
     if len(structure) > _STRUCTURE:
-        raise invalid("The body has far more values than a request can have.", code="request_too_complex")
+        raise _too_complex()
     depth = deepest = 0
     for bracket in _BRACKET.findall(structure):
         depth += 1 if bracket in "[{" else -1
@@ -263,6 +337,10 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value := float(digits)):
         raise ValueError("a number is too large")
     return value
+
+
+def _too_complex() -> ApiError:
+    return invalid("The body has far more values than a request can have.", code="request_too_complex")
 
 
 def _no_json(reason: str) -> ApiError:
