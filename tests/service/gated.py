@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from danqing.service import errors
 from danqing.service.database import Database
-from danqing.service.guard import Caller, Gate, charge, needs, note, refund
+from danqing.service.guard import Caller, Gate, needs, note
 from danqing.service.keys import Keys
 from danqing.service.metrics import Metrics
 from danqing.service.settings import Settings
@@ -104,9 +104,9 @@ def _app(server: Gated) -> FastAPI:
         body = await request.json()
         note(request, model=body.get("model", "cats"), images=body.get("n", 1), user=body.get("user"))
         caller.permit(body.get("model", "cats"))
-        charged = charge(caller, body.get("n", 1))
+        charged = caller.account.charge(body.get("n", 1))
         if body.get("fails"):
-            refund(caller, body.get("n", 1), charged)
+            caller.account.refund(body.get("n", 1), charged)
         return {"caller": caller.name}
 
     @app.get("/v1/who")

@@ -55,6 +55,7 @@ def test_every_answer_says_which_request_it_is_and_what_browsers_may_do(open_ser
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         assert int(answer.headers["openai-processing-ms"]) < 1000
         assert answer.headers["openai-version"]
 
@@ -117,13 +118,23 @@ def test_missing_auth_a_proxy_without_keys_opens_the_service_to_nobody(
     open_server: Gated, tmp_path: Path
 ) -> None:
     with gated(tmp_path) as server:
-        for name in ("X-Forwarded-For", "X-Real-IP"):
+        for name, away, here in (
+            ("X-Forwarded-For", "203.0.113.9", "127.0.0.1"),
+            ("X-Real-IP", "203.0.113.9", "127.0.0.1"),
+            (
+                "X-Forwarded-For",
+                "127.0.0.1\r\nX-Forwarded-For: 203.0.113.9",
+                "127.0.0.1\r\nX-Forwarded-For: ::1",
+            ),
+            ("Forwarded", 'for=127.0.0.1, proto=http;For="[2001:db8::1]:47"', 'for="[::1]:8000";proto=http'),
+            ("Forwarded", "for=127.0.0.1\r\nForwarded: for=203.0.113.9:80", "for=127.0.0.1:80,for=localhost"),
+            ("Forwarded", "for=_hidden", "by=203.0.113.9;for=127.0.0.1"),
+            ("Forwarded", "proto=https", ""),
+        ):
             sent = "GET /v1/who HTTP/1.1\r\nHost: localhost\r\n{}: {}\r\n\r\n"
-            assert_refused(server.raw(sent.format(name, "203.0.113.9")), 403, "forwarded_without_keys")
-            assert server.raw(sent.format(name, "127.0.0.1"))[0] == 200
-            assert (
-                open_server.raw(sent.format(name, "203.0.113.9"))[0] == 200
-            )  # it names hosts: that is meant
+            assert_refused(server.raw(sent.format(name, away)), 403, "forwarded_without_keys")
+            assert server.raw(sent.format(name, here))[0] == 200
+            assert open_server.raw(sent.format(name, away))[0] == 200  # it names hosts: that is meant
 
 
 def test_the_services_own_page_may_ask(open_server: Gated) -> None:
@@ -283,10 +294,12 @@ def test_a_request_is_one_line_of_the_log_and_counts_by_its_route(tmp_path: Path
         httpx.post(f"{server.url}/v1/paint", json={"n": 3, "user": "x\n" * 300}, headers={"x-a": "b"})
         httpx.get(f"{server.url}/v1/broken/a-{'path' * 200}\u2028")
         httpx.get(f"{server.url}/healthz")
+        httpx.get(f"{server.url}/v1/pictures/what-lets-see-it.png")
     lines = [json.loads(line) for line in written.getvalue().split("\n") if line]
-    paint, broken = (line for line in lines if line["logger"] == "danqing.access")
+    paint, broken, picture = (line for line in lines if line["logger"] == "danqing.access")
     assert (paint["method"], paint["path"], paint["status"]) == ("POST", "/v1/paint", 200)
     assert (paint["model"], paint["images"], len(paint["user"])) == ("cats", 3, 200)
+    assert (picture["path"], picture["status"]) == ("/v1/pictures/{name}", 404)
     assert paint["request_id"].startswith("req_")
     assert (broken["status"], len(broken["path"])) == (500, 200)
     [failure] = [line for line in lines if line["message"] == "a request failed"]

@@ -16,7 +16,7 @@ from danqing.errors import DanqingError
 from danqing.service import painting, responses
 from danqing.service.accounts import Account
 from danqing.service.errors import ApiError, from_danqing
-from danqing.service.guard import Caller, charge
+from danqing.service.guard import Caller
 from danqing.service.orders import (
     DeadlinePassedError,
     Event,
@@ -61,7 +61,7 @@ def test_a_stream_that_fails_ends_with_an_error(error: Exception, code: str, giv
         )
         body = {"prompt": "", "stream": True, "partial_images": 1}
         plan = await painting.plan(service, "generations", body, caller)
-        charged = charge(caller, plan.n)
+        charged = caller.account.charge(plan.n)
         request: Any = SimpleNamespace()
         return [chunk async for chunk in responses._told(request, caller, plan, charged, events())]
 

@@ -23,13 +23,15 @@ from danqing.service import settings
 
 SMALL = """
 import asyncio, types
+from danqing.service.metrics import Metrics
 from fastapi import FastAPI, Request, Response
 from danqing.service import pace, server
 server._PATIENCE = server._KEEP_ALIVE = pace.SECONDS = 0.3
 app = FastAPI()
 app.add_middleware(pace.Paced)
-app.state.service = types.SimpleNamespace(draining=asyncio.Event())
+app.state.service = types.SimpleNamespace(draining=asyncio.Event(), metrics=Metrics())
 app.get("/")(lambda: {})
+app.get("/metrics")(lambda: Response(app.state.service.metrics.text()))
 
 @app.post("/")
 async def count(request: Request):
@@ -237,6 +239,11 @@ def test_headers_and_trailers_without_bound_are_refused(
 def test_what_is_no_http_is_told_so_in_the_shape_of_all_errors(small: tuple[str, int]) -> None:
     received = answer_to(small, b"HELLO\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 400")
+    for header in (b"x-request-id: req_", b"x-content-type-options: nosniff", b"content-security-policy: "):
+        assert b"\r\n" + header in received
+    assert b'danqing_requests_total{method="other",route="none",status="400"} ' in answer_to(
+        small, b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
     assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
 
 

@@ -39,6 +39,7 @@ _READ = frozenset(
         b"content-encoding",
         b"content-length",
         b"content-type",
+        b"forwarded",
         b"host",
         b"origin",
         b"sec-fetch-site",
@@ -47,15 +48,19 @@ _READ = frozenset(
         b"x-real-ip",
     }
 )
+_LISTS = frozenset({b"forwarded", b"x-forwarded-for"})  # of which each proxy may add a line of its own
+_PICTURES = "/v1/pictures/"  # what follows is what lets see one, and no matter of the log
 _BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
 _DISCARDED = 1024**2  # bytes of a refused body that are read for the sake of the connection
 _NOBODY_WAITS = 499
-_ALWAYS = (
+ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )
+"""The headers of every answer that has none of its own of these names."""
 _MISSING = "This service asks for a key: send it as the header Authorization: Bearer KEY."
 
 
@@ -94,18 +99,6 @@ class Caller:
 
 LOCAL = Caller(None, "local", frozenset(RIGHTS))
 """Whoever asks on the loopback of a service that has no keys."""
-
-
-def charge(caller: Caller, images: int) -> float:
-    """Count pictures against the caller's daily quota, before they are painted; returns when that was, for
-    `refund`. Raises ApiError 429.
-    """
-    return caller.account.charge(images)
-
-
-def refund(caller: Caller, images: int, charged: float) -> None:
-    """Give back what was charged at that time for pictures that were not painted."""
-    caller.account.refund(images, charged)
 
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `danqing keys create`.")
@@ -154,6 +147,11 @@ def is_local(host: str) -> bool:
         return False
 
 
+def new_request_id() -> str:
+    """What an answer and the log say of one request."""
+    return f"req_{os.urandom(16).hex()}"
+
+
 def check_address(host: str, has_keys: bool) -> None:
     """Raise ConfigError where a service without keys would listen where others reach it."""
     if not has_keys and not is_local(host):
@@ -184,10 +182,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         service: Service = scope["app"].state.service
         visit = _Visit(scope, receive, send, self._limits, self._bytes)
@@ -306,7 +301,7 @@ class _Visit:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, bytes: Shares) -> None:
         self.began = time.perf_counter()
-        self.id = f"req_{os.urandom(16).hex()}"
+        self.id = new_request_id()
         self.scope, self.method, self.path = scope, scope["method"], scope["path"]
         self.caller: Caller | None = None
         self.unknown: ApiError | None = None
@@ -399,7 +394,10 @@ class _Visit:
         if self.status:
             return
         self.status = self.refusal.status
-        if not self._complete and self._declared - self._body > _DISCARDED:
+        # Who is to ask again must be able to read that: a connection closed over a body that is still sent is
+        # reset, and the answer lost.
+        again = self.status == 429
+        if not again and not self._complete and self._declared - self._body > _DISCARDED:
             self.refusal.headers["connection"] = "close"
 
         async def send(message: Message) -> None:
@@ -421,7 +419,7 @@ class _Visit:
         client = self.scope.get("client")
         logs.access(
             method=self.method,
-            path=self.path[:200],
+            path=f"{_PICTURES}{{name}}" if self.path.startswith(_PICTURES) else self.path[:200],
             status=status,
             seconds=round(seconds, 6),
             key=key,
@@ -446,7 +444,7 @@ class _Visit:
     def _with_ours(self, headers: Any) -> list[tuple[bytes, bytes]]:
         told = list(headers)
         present = {name for name, _ in told}
-        told += [header for header in _ALWAYS if header[0] not in present]
+        told += [header for header in ALWAYS if header[0] not in present]
         told.append((b"x-request-id", self.id.encode()))
         told.append((b"openai-version", b"2020-10-01"))
         told.append((b"openai-processing-ms", b"%d" % ((time.perf_counter() - self.began) * 1000)))
@@ -478,11 +476,15 @@ def _visit(scope: Scope) -> _Visit:
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """The headers that the gate reads; one of each, for two readers could differ on which of two holds."""
+    """The headers that the gate reads; one of each, for two readers could differ on which of two holds, but
+    for those that are lists.
+    """
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name in _READ:
-            if name in found:
+            if name in found and name in _LISTS:
+                value = found[name] + b"," + value
+            elif name in found:
                 raise ApiError(400, f"The header {name.decode()} stands there twice.", code="invalid_header")
             found[name] = value
     return found
@@ -496,6 +498,7 @@ def _token(headers: Mapping[bytes, bytes]) -> str:
     return token.strip().decode("latin-1")
 
 
+_FOR = re.compile(rb"(?:^|;)\s*for\s*=\s*\"?(\[[^\]]*\]|[^\s;:\"]+)", re.IGNORECASE)
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
 
 
@@ -510,10 +513,13 @@ def _is_ours(host: bytes, hosts: tuple[str, ...]) -> bool:
 
 def _forwarded(headers: Mapping[bytes, bytes]) -> str:
     """For whom a proxy on this machine asks, where that is somebody elsewhere; else ""."""
-    for name in (b"x-forwarded-for", b"x-real-ip"):
-        for sender in headers.get(name, b"").split(b","):
-            if sender.strip() and not is_local(sender.strip().decode("latin-1")):
-                return _shown(sender.strip())
+    senders = [headers.get(b"x-real-ip", b""), *headers.get(b"x-forwarded-for", b"").split(b",")]
+    for element in filter(None, headers.get(b"forwarded", b"").split(b",")):  # RFC 7239
+        match = _FOR.search(element)
+        senders.append(match[1] if match else b"somebody")
+    for sender in map(bytes.strip, senders):
+        if sender and not is_local(sender.decode("latin-1")):
+            return _shown(sender)
     return ""
 
 

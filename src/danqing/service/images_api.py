@@ -20,7 +20,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "`image_edit.partial_image`) and `.completed`.",
         "content": {"text/event-stream": {"schema": wire.ImageEvent.model_json_schema()}},
     },
-    "4XX": {"model": wire.ErrorResponse, "description": "The request is refused."},
+    **wire.REFUSED,
     "5XX": {"model": wire.ErrorResponse, "description": "The service failed."},
 }
 """How the routes that paint are documented."""
@@ -60,4 +60,5 @@ async def picture(request: Request, name: str) -> Response:
     content = await service_of(request).pictures.read(name)
     if content is None:
         raise ApiError(404, "There is no such picture: addresses are valid for an hour.", code="not_found")
-    return Response(content, 200, pictures.PICTURE_HEADERS, pictures.MEDIA_TYPES[name.rpartition(".")[2]])
+    shown_anywhere = {**pictures.PICTURE_HEADERS, "cross-origin-resource-policy": "cross-origin"}
+    return Response(content, 200, shown_anywhere, pictures.MEDIA_TYPES[name.rpartition(".")[2]])

@@ -13,13 +13,10 @@ from danqing.service.state import service_of
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": wire.ErrorResponse, "description": "The request is refused."}
-}
 _Anyone = Annotated[Caller, Depends(known)]
 
 
-@router.get("", summary="All models", responses={200: {"model": wire.ModelList}, **_REFUSED})
+@router.get("", summary="All models", responses={200: {"model": wire.ModelList}, **wire.REFUSED})
 async def models(request: Request, caller: _Anyone) -> JSONResponse:
     """The models that the caller may use, in the order in which they are served."""
     offers = service_of(request).engine.offers.values()
@@ -27,7 +24,7 @@ async def models(request: Request, caller: _Anyone) -> JSONResponse:
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/{name:path}", summary="One model", responses={200: {"model": wire.ModelCard}, **_REFUSED})
+@router.get("/{name:path}", summary="One model", responses={200: {"model": wire.ModelCard}, **wire.REFUSED})
 async def model(request: Request, name: str, caller: _Anyone) -> JSONResponse:
     """One model by its name or an alias, with its card."""
     offer = find(service_of(request), name, caller)

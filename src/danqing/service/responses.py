@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from danqing.errors import DanqingError
 from danqing.service import sse, tracing
 from danqing.service.errors import from_danqing, internal
-from danqing.service.guard import Caller, charge, note, refund
+from danqing.service.guard import Caller, note
 from danqing.service.orders import (
     DeadlinePassedError,
     Event,
@@ -35,7 +35,7 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
     note(request, model=plan.offer.name, images=plan.n, user=plan.fields.identifier)
     room = service.pictures.room(plan.order.owner, plan.work)
     try:
-        charged = charge(caller, plan.n)
+        charged = caller.account.charge(plan.n)
         try:
             ticket = service.engine.submit(plan.order)
             if plan.streams:
@@ -54,7 +54,7 @@ async def respond(request: Request, caller: Caller, plan: Plan) -> Response:
 def _refund(caller: Caller, plan: Plan, charged: float, error: Exception) -> None:
     """Give back what was not painted, unless the client left: the work was begun for it."""
     if not isinstance(error, OrderCancelledError):
-        refund(caller, plan.n, charged)
+        caller.account.refund(plan.n, charged)
 
 
 async def _finished(request: Request, plan: Plan, ticket: Ticket) -> bytes:

@@ -17,7 +17,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from danqing.errors import ConfigError
-from danqing.service import logs, pace
+from danqing.service import guard, logs, pace
+from danqing.service.errors import ApiError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -45,7 +46,7 @@ def serve(
     config = uvicorn.Config(
         starting,
         lifespan="on",
-        http=_patient_protocol() if fast else "h11",
+        http=_patient_protocol(app) if fast else "h11",
         ws="none",
         log_config=None,
         access_log=False,
@@ -162,7 +163,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _patient_protocol() -> type[asyncio.Protocol]:
+def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
     """HTTP/1.1 by httptools, with limits that neither it nor uvicorn has."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -255,11 +256,21 @@ def _patient_protocol() -> type[asyncio.Protocol]:
                 self._hurry = None
 
         def _refuse(self, status: int, phrase: str, message: str) -> None:
-            """Answer what never became a request, in the shape of all errors, and hang up."""
-            error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-            body = json.dumps({"error": error}).encode()
-            head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            """Answer what never became a request as all that is refused, and hang up."""
+            body, request = json.dumps(ApiError(status, message).body()).encode(), guard.new_request_id()
+            headers = [
+                *guard.ALWAYS,
+                (b"x-request-id", request.encode()),
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"connection", b"close"),
+            ]
+            lines = [f"HTTP/1.1 {status} {phrase}".encode(), *(b"%b: %b" % header for header in headers)]
+            self.transport.write(b"\r\n".join([*lines, b"", body]))
             self.transport.close()
+            app.state.service.metrics.request("", "", status, 0.0)
+            current = logs.request_id.set(request)
+            logs.access(method="", path="", status=status, seconds=0.0, client=(self.client or [None])[0])
+            logs.request_id.reset(current)
 
     return Protocol

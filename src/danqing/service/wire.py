@@ -248,3 +248,9 @@ class ErrorResponse(BaseModel):
     """The answer to a request that is refused or failed."""
 
     error: Mistake
+
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorResponse, "description": "The request is refused."}
+}
+"""What the OpenAPI document says of every route's refusals."""
