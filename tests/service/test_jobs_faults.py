@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,30 @@ def test_a_database_that_goes_away_takes_no_job_with_it(
         finally:
             postgresql.start()
         patient.join()
-        for job_id in jobs:
-            assert wait(http, job_id, "succeeded").count("succeeded") == 1
-        assert len(jobs) == 4
+        told = [wait(http, job_id, "succeeded") for job_id in jobs]
+        assert [events.count("succeeded") for events in told] == [1] * 4
+        assert (
+            told[0].count("running") == 1
+        )  # its pictures waited for the database, and nobody painted it again
+
+
+def test_a_model_that_cannot_be_loaded_at_present_fails_no_job(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    folder, away = tmp_path / "model", tmp_path / "away"
+    shutil.copytree(models["raster"], folder)
+    with (
+        served({"raster": str(folder), "vae": models["vae"]}, tmp_path) as running,
+        httpx.Client(base_url=running.url, timeout=60) as http,
+    ):
+        folder.rename(away)
+        job_id = accept(http, 1)
+        told = []
+        with http.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
+            for line in stream.iter_lines():
+                if line.startswith("event: "):
+                    told.append(line.removeprefix("event: job."))
+                if len(told) == 3:
+                    break
+        assert told == ["queued", "running", "queued"]
+        assert http.post(f"/v1/jobs/{job_id}/cancel").json()["status"] == "cancelled"
