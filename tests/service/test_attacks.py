@@ -4,6 +4,7 @@ import ast
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import io
 import json
 import pickle
@@ -20,6 +21,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import load_file, save_file
@@ -614,6 +616,28 @@ def png(width: int, height: int, data: bytes, *further: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(further) + data + chunk(b"IEND", b"")
 
 
+@contextlib.contextmanager
+def growth() -> Iterator[list[int]]:
+    """By how many bytes at most the service grew meanwhile, its worker included, which is told at the end."""
+    parts = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    before, most, done = sum(part.memory_info().rss for part in parts), 0, threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, sum(part.memory_info().rss for part in parts))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    told: list[int] = []
+    try:
+        yield told
+    finally:
+        done.set()
+        watcher.join()
+        told.append(most - before)
+
+
 def test_image_bombs_and_odd_sizes_cost_little_and_break_nothing(running: Running) -> None:
     """Pillow CVE-2022-45198 (GIF), CVE-2026-40192 (FITS); urllib3 GHSA-38jv-5279-wg99; vLLM CVE-2026-22773 (a
     picture of one pixel).
@@ -639,9 +663,13 @@ def test_image_bombs_and_odd_sizes_cost_little_and_break_nothing(running: Runnin
         b"BM" + bytes(100),
         b"\x89PNG\r\n\x1a\n",
     ):
-        assert_refused(edit(running, content))
-    answer = edit(running, png(8, 8, chunk(b"IDAT", zlib.compress((b"\0" + bytes(32)) * 8)), profile))
+        with growth() as grown:
+            assert_refused(edit(running, content))
+        assert grown[-1] < 32 * 1024**2, content[:60]
+    with growth() as grown:
+        answer = edit(running, png(8, 8, chunk(b"IDAT", zlib.compress((b"\0" + bytes(32)) * 8)), profile))
     assert answer.status_code in (200, 400)
+    assert grown[-1] < 32 * 1024**2
     for width, height in ((1, 1), (1, 2), (2, 1), (1, 999), (999, 1), (7, 5), (999, 999)):
         answer = edit(running, picture(width, height), n="1")
         if answer.status_code == 200:
