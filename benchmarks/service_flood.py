@@ -1,16 +1,22 @@
 """What a flood of requests does to the service: its memory, its health, its answers, and its speed after.
 
-python benchmarks/service_flood.py [--times 50] [--seconds 60]
+python benchmarks/service_flood.py [--times 50] [--seconds 60] [--edit-megabytes 8]
 
 First it is found how many requests per second the service grants; then so many times as many are sent, by
-several processes, whether earlier ones are answered or not; then it is asked as at first again.
+several processes, whether earlier ones are answered or not; from two to four seconds after the last it is
+seen what it grants. With --edit-megabytes the requests are edits of pictures of that size, in JSON. The
+exit status is 1 where a bound does not hold.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
+import math
 import multiprocessing
+import resource
+import sys
 import tempfile
 import threading
 import time
@@ -19,17 +25,43 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from service_client import Client, load, quantile, summary
 from service_process import ServiceProcess, write_models
 
+from danqing import images
+
 BODY = {"model": "masked", "prompt": "star", "n": 10}
-PATH = "/v1/images/generations"
 TICK = 0.02
+HEALTH_MS = 100.0
+RECOVERY = (2.0, 4.0)  # seconds after the flood
+FULL_SPEED = 0.9  # of what was granted before: two seconds do not tell more exactly
+AS_ASKED = 0.95
+MEGABYTES = 512.0  # that the server may grow by
 
 
-def flood(url: str, rate: float, seconds: float, most: int, results: Connection) -> None:
-    """Send `rate` requests per second, at most `most` of them open at a time; tell what came back."""
+def what_is_asked(megabytes: float) -> tuple[str, dict[str, Any]]:
+    """Path and body of the requests."""
+    if not megabytes:
+        return "/v1/images/generations", BODY
+    side = math.isqrt(round(megabytes * 1e6 / 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 4), dtype=np.uint8)
+    pixels[:, :, 3] = 255
+    pixels[: side // 2, :, 3] = 0
+    packed = base64.b64encode(images.encode(pixels, "png")).decode()
+    reference = {"image_url": f"data:image/png;base64,{packed}"}
+    return "/v1/images/edits", {"model": "masked", "prompt": "star", "images": [reference], "size": "16x16"}
+
+
+def flood(
+    url: str, rate: float, seconds: float, most: int, asked: tuple[str, dict[str, Any]], results: Connection
+) -> None:
+    """Send `rate` requests per second, at most `most` of them open at a time; tell how many these were, and
+    then what came back.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     statuses: Counter[int] = Counter()
     slowest_refusal = 0.0
 
@@ -42,7 +74,7 @@ def flood(url: str, rate: float, seconds: float, most: int, results: Connection)
 
     async def all_of_them() -> int:
         client, sent = Client(url), 0
-        request = client.request(PATH, BODY)
+        request = client.request(*asked)
         began = time.perf_counter()
         open_ones: set[asyncio.Task[None]] = set()
         while (now := time.perf_counter() - began) < seconds:
@@ -52,6 +84,7 @@ def flood(url: str, rate: float, seconds: float, most: int, results: Connection)
                 task.add_done_callback(open_ones.discard)
                 sent += 1
             await asyncio.sleep(TICK)
+        results.send(sent)
         await asyncio.gather(*open_ones)
         client.close()
         return sent
@@ -86,39 +119,66 @@ class Watch:
         self._thread.join()
 
 
-async def speed(url: str, clients: int, seconds: float) -> float:
+async def speed(url: str, clients: int, seconds: float, asked: tuple[str, dict[str, Any]]) -> float:
     client = Client(url)
-    answers, taken = await load(client, client.request(PATH, BODY), clients, seconds)
+    answers, taken = await load(client, client.request(*asked), clients, seconds)
     client.close()
     told = summary(answers, taken)
     return float(told["requests_per_second"])
 
 
+async def granted(url: str) -> float:
+    """Requests for pictures that were granted until now."""
+    client = Client(url)
+    answer = await client.send(client.request("/metrics"))
+    client.close()
+    lines = [line for line in answer.body.decode().splitlines() if line.startswith("danqing_requests_total{")]
+    chosen = [line for line in lines if 'route="/v1/images/' in line and 'status="200"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in chosen)
+
+
+async def recovery(url: str, clients: int, asked: tuple[str, dict[str, Any]]) -> float:
+    """Requests per second that are granted soon after a flood, those of the flood that still wait included:
+    they go before.
+    """
+    await asyncio.sleep(RECOVERY[0])
+    began, first = time.perf_counter(), await granted(url)
+    client = Client(url)
+    asking = asyncio.create_task(load(client, client.request(*asked), clients, RECOVERY[1] - RECOVERY[0]))
+    await asyncio.sleep(RECOVERY[1] - RECOVERY[0])
+    last, ended = await granted(url), time.perf_counter()
+    await asking
+    client.close()
+    return (last - first) / (ended - began)
+
+
 def measure(service: ServiceProcess, arguments: argparse.Namespace) -> dict[str, Any]:
-    asyncio.run(speed(service.url, 1, 1))
-    capacity = asyncio.run(speed(service.url, arguments.clients, arguments.measure))
+    asked = what_is_asked(arguments.edit_megabytes)
+    asyncio.run(speed(service.url, 1, 1, asked))
+    capacity = asyncio.run(speed(service.url, arguments.clients, arguments.measure, asked))
     before = service.memory()
     rate, most = arguments.times * capacity / arguments.processes, arguments.open // arguments.processes
     watch = Watch(service)
     pipes, floods = [], []
     for _ in range(arguments.processes):
         receiving, sending = multiprocessing.Pipe(duplex=False)
-        words = (service.url, rate, arguments.seconds, most, sending)
+        words = (service.url, rate, arguments.seconds, most, asked, sending)
         floods.append(multiprocessing.Process(target=flood, args=words))
         floods[-1].start()
         pipes.append(receiving)
+    sent = sum(pipe.recv() for pipe in pipes)
+    after = asyncio.run(recovery(service.url, arguments.clients, asked))
     told = [pipe.recv() for pipe in pipes]
     for process in floods:
         process.join()
     watch.end()
-    time.sleep(2)
-    after = asyncio.run(speed(service.url, arguments.clients, arguments.measure))
     statuses = sum((Counter(one["statuses"]) for one in told), Counter())
     return {
         "capacity_requests_per_second": capacity,
-        "sent_per_second": round(sum(one["sent"] for one in told) / arguments.seconds, 1),
+        "asked_per_second": round(arguments.times * capacity, 1),
+        "sent_per_second": round(sent / arguments.seconds, 1),
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
-        "unanswered": sum(one["sent"] for one in told) - sum(statuses.values()) + statuses[0],
+        "unanswered": sent - sum(statuses.values()) + statuses[0],
         "slowest_refusal_ms": round(1000 * max(one["slowest_refusal"] for one in told), 1),
         "health_ms": {f"p{100 * q:g}": round(quantile(watch.health, q), 2) for q in (0.5, 0.99, 1)},
         "memory_mb": {
@@ -126,6 +186,20 @@ def measure(service: ServiceProcess, arguments: argparse.Namespace) -> dict[str,
             for name, value in before.items()
         },
         "speed_after": round(after / capacity, 3),
+    }
+
+
+def bounds(found: dict[str, Any]) -> dict[str, bool]:
+    """Which bounds hold."""
+    server = found["memory_mb"]["server"]
+    return {
+        f"sent at least {AS_ASKED:.0%} of what was asked": (
+            found["sent_per_second"] >= AS_ASKED * found["asked_per_second"]
+        ),
+        f"health within {HEALTH_MS:g} ms": found["health_ms"]["p100"] <= HEALTH_MS,
+        f"memory within {MEGABYTES:g} MB more": server["most"] - server["before"] <= MEGABYTES,
+        "all answered 200 or 429": set(found["statuses"]) <= {"200", "429"} and not found["unanswered"],
+        f"full speed within {RECOVERY[0]:g} s": found["speed_after"] >= FULL_SPEED,
     }
 
 
@@ -138,14 +212,21 @@ def main() -> None:
     parser.add_argument("--measure", type=float, default=10, help="seconds of finding the speed")
     parser.add_argument("--clients", type=int, default=64, help="when the speed is found")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--open", type=int, default=6000, help="requests that wait for an answer at a time")
+    parser.add_argument("--edit-megabytes", type=float, default=0, help="0: generations are asked for")
+    parser.add_argument("--open", type=int, default=20_000, help="requests that wait for an answer at a time")
     parser.add_argument("--queue", type=int, default=2048, help="pictures that may wait in the service")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = {"engine": {"queue": arguments.queue, "threads": 1}}
+        settings: dict[str, Any] = {"engine": {"queue": arguments.queue, "threads": 1}}
+        if arguments.edit_megabytes:
+            settings["limits"] = {"bytes_in_flight": 128 * 1024**2}
         with ServiceProcess(folder, write_models(folder), **settings) as service:
-            print(json.dumps(measure(service, arguments), indent=2))
+            found = measure(service, arguments)
+    kept = bounds(found)
+    print(json.dumps(found | {"bounds": kept}, indent=2))
+    if not all(kept.values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
