@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from danqing.service import job_store
 from danqing.service.database import Database
 from danqing.service.errors import ApiError, internal
-from danqing.service.job_store import Claim, Job, JobBody, JobEvent, JobPicture, NewJob
+from danqing.service.job_store import Claim, NewJob
+from danqing.service.job_tables import Job, JobBody, JobEvent, JobPicture
 from danqing.service.settings import JobSettings
 from danqing.service.webhooks import Delivery
 

@@ -20,7 +20,8 @@ from danqing.service import guard, job_store, logs, painting, sources
 from danqing.service.database import Database, DatabaseError
 from danqing.service.errors import ApiError, from_danqing, internal, invalid
 from danqing.service.guard import Caller
-from danqing.service.job_store import Claim, Job, JobEvent, JobPicture, NewJob, Status
+from danqing.service.job_store import Claim, NewJob
+from danqing.service.job_tables import Job, JobEvent, JobPicture, Status
 from danqing.service.keys import Key
 from danqing.service.orders import OrderCancelledError, OverloadedError, Painted, Priority, Progress
 from danqing.service.pictures import MEDIA_TYPES
@@ -263,6 +264,7 @@ class Jobs:
             steps = {job_id: one.steps for job_id, one in running.items()}
             watched = list(self._watched)
             held, taken_over, numbers = await self._database.run(self._look, steps, watched)
+            self._looked_at = time.time()
             for job_id in steps.keys() - held:
                 self._abandon(running[job_id])
             for job_id, number in numbers.items():

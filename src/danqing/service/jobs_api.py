@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from danqing.service import pictures, sse, uploads, wire
 from danqing.service.errors import ApiError, from_validation, invalid
 from danqing.service.guard import Caller, Right, needs, note
-from danqing.service.job_store import Status, describe
+from danqing.service.job_store import describe
+from danqing.service.job_tables import Status
 from danqing.service.state import Service, service_of
 
 _SCOPES: dict[str, Right] = {"generations": "generate", "edits": "edit", "variations": "edit"}
