@@ -19,9 +19,9 @@ from danqing.errors import ConfigError
 from danqing.service import audit, logs, usage
 from danqing.service.accounts import Account
 from danqing.service.audit import Audit, Happening, Head
+from danqing.service.caller import RIGHTS, Caller
 from danqing.service.database import Base, Database, DatabaseAwayError, DatabaseError
 from danqing.service.errors import ApiError
-from danqing.service.guard import RIGHTS, Caller
 from danqing.version import __version__
 
 _log = logging.getLogger("danqing.keys")

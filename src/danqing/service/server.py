@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from danqing.errors import ConfigError
-from danqing.service import guard, logs, pace
+from danqing.service import logs, pace, visit
 from danqing.service.errors import ApiError
 
 if TYPE_CHECKING:
@@ -257,9 +257,9 @@ def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
 
         def _refuse(self, status: int, phrase: str, message: str) -> None:
             """Answer what never became a request as all that is refused, and hang up."""
-            body, request = json.dumps(ApiError(status, message).body()).encode(), guard.new_request_id()
+            body, request = json.dumps(ApiError(status, message).body()).encode(), visit.new_request_id()
             headers = [
-                *guard.ALWAYS,
+                *visit.ALWAYS,
                 (b"x-request-id", request.encode()),
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(body)),
