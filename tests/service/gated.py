@@ -15,8 +15,9 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from danqing.service import errors
+from danqing.service.caller import Caller
 from danqing.service.database import Database
-from danqing.service.guard import Caller, Gate, needs, note
+from danqing.service.guard import Gate, needs, note
 from danqing.service.keys import Keys
 from danqing.service.metrics import Metrics
 from danqing.service.settings import Settings

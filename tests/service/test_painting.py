@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from danqing.service import painting
+from danqing.service.caller import LOCAL, Caller
 from danqing.service.errors import ApiError
-from danqing.service.guard import LOCAL, Caller
 from danqing.service.orders import Offer
 from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings

@@ -15,8 +15,8 @@ from starlette.types import Message
 from danqing.errors import DanqingError
 from danqing.service import painting, responses
 from danqing.service.accounts import Account
+from danqing.service.caller import Caller
 from danqing.service.errors import ApiError, from_danqing
-from danqing.service.guard import Caller
 from danqing.service.orders import (
     DeadlinePassedError,
     Event,

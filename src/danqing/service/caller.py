@@ -10,7 +10,6 @@ Right = Literal["generate", "edit", "admin", "metrics"]
 RIGHTS: tuple[Right, ...] = ("generate", "edit", "admin", "metrics")
 """What a key may allow: its scopes. "admin" allows all of them."""
 
-
 _MISSING = "This service asks for a key: send it as the header Authorization: Bearer KEY."
 
 

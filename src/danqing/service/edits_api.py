@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from danqing.service import uploads, wire
-from danqing.service.guard import Caller, needs
+from danqing.service.caller import Caller
+from danqing.service.guard import needs
 from danqing.service.images_api import ANSWERS
 from danqing.service.painting import plan
 from danqing.service.responses import respond

@@ -13,11 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from danqing.errors import ConfigError
 from danqing.service import logs
-from danqing.service.caller import LOCAL as LOCAL
-from danqing.service.caller import RIGHTS as RIGHTS
-from danqing.service.caller import Caller as Caller
-from danqing.service.caller import Right as Right
-from danqing.service.caller import missing_key
+from danqing.service.caller import LOCAL, Caller, Right, missing_key
 from danqing.service.errors import ApiError, internal
 from danqing.service.settings import Settings
 from danqing.service.shares import Shares

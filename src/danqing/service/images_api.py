@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from danqing.service import pictures, uploads, wire
+from danqing.service.caller import Caller
 from danqing.service.errors import ApiError
-from danqing.service.guard import Caller, needs
+from danqing.service.guard import needs
 from danqing.service.painting import plan
 from danqing.service.responses import respond
 from danqing.service.state import service_of

@@ -16,10 +16,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from danqing.errors import DanqingError
-from danqing.service import guard, job_store, logs, painting, sources
+from danqing.service import job_store, logs, painting, sources
+from danqing.service.caller import RIGHTS, Caller
 from danqing.service.database import Database, DatabaseError
 from danqing.service.errors import ApiError, from_danqing, internal, invalid
-from danqing.service.guard import Caller
 from danqing.service.job_store import Claim, NewJob
 from danqing.service.job_tables import Job, JobEvent, JobPicture, Status
 from danqing.service.keys import Key
@@ -366,7 +366,7 @@ class Jobs:
                 message = "The key of this job was revoked, or expired, before it was painted."
                 raise ApiError(401, message, code="revoked_api_key")
             # What else the key may do was checked when the job was accepted.
-            caller = Caller(claim.owner or None, claim.caller, frozenset(guard.RIGHTS))
+            caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
             plan = await painting.plan(self._service, claim.endpoint, json.loads(body), caller)
             del body
         order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)

@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from danqing.service import pictures, sse, uploads, wire
+from danqing.service.caller import Caller, Right
 from danqing.service.errors import ApiError, from_validation, invalid
-from danqing.service.guard import Caller, Right, needs, note
+from danqing.service.guard import needs, note
 from danqing.service.job_store import describe
 from danqing.service.job_tables import Status
 from danqing.service.state import Service, service_of

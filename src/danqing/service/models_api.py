@@ -6,7 +6,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from danqing.service import wire
-from danqing.service.guard import Caller, known
+from danqing.service.caller import Caller
+from danqing.service.guard import known
 from danqing.service.orders import Offer
 from danqing.service.painting import VERBS, find
 from danqing.service.state import service_of

@@ -19,7 +19,7 @@ from danqing.service.sse import json_of
 from danqing.service.wire import Endpoint
 
 if TYPE_CHECKING:
-    from danqing.service.guard import Caller
+    from danqing.service.caller import Caller
     from danqing.service.settings import Limits
     from danqing.service.state import Service
 

@@ -10,8 +10,9 @@ from fastapi import Request, Response
 
 from danqing.errors import DanqingError
 from danqing.service import sse, tracing
+from danqing.service.caller import Caller
 from danqing.service.errors import from_danqing, internal
-from danqing.service.guard import Caller, note
+from danqing.service.guard import note
 from danqing.service.orders import (
     DeadlinePassedError,
     Event,

@@ -10,8 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from danqing.service.caller import Caller
 from danqing.service.errors import ApiError
-from danqing.service.guard import Caller, needs
+from danqing.service.guard import needs
 from danqing.service.painting import find
 from danqing.service.state import service_of
 
