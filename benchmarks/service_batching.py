@@ -1,12 +1,16 @@
-"""What 64 clients who ask for one picture each get, beside the bare model at its best batch size.
+"""What 64 clients who ask for one picture each get, beside the bare network at its best batch size.
 
     python benchmarks/service_batching.py [--model NAME=FOLDER ...] [--seconds 20] [--rounds 3]
 
 Without --model: the networks of gan-32 and of transformer-32, untrained, which paint as fast as trained ones.
-The bare model is `Model.sample` in a process of its own, with batches of several sizes; then come the engine,
-asked by tasks of this process, and the service, asked over HTTP from a third process. They take turns, so
-that whatever else the machine does hits them alike. The time of a batch is that of as many pictures as there
-are clients, from the bare model at its best.
+The bare network is `family.sample` in a process of its own, given 16, 32, 64 or 128 rows at once, with what
+it takes to have bytes of pixels; beside it, `Model.sample`, which always computes 16 rows at once, so that a
+picture does not depend on its company. Then come the engine, asked by tasks of this process, and the service,
+asked over HTTP from a third process. They take turns, so that whatever else the machine does hits them alike.
+
+A share is of the bare network at its best size: it holds what is lost to batches of 16, too, which
+`model_share` gives by itself. The time of a batch is that of as many pictures as there are clients, from the
+bare network at its best.
 """
 
 import argparse
@@ -29,7 +33,7 @@ from danqing.service.metrics import Metrics
 from danqing.service.orders import Order, rows_of
 from danqing.service.settings import Limits, Settings
 
-SIZES = (1, 16, 32, 64, 128)
+SIZES = (16, 32, 64, 128)
 LABELS = ("circle", "square", "star")
 
 
@@ -54,25 +58,43 @@ def write_model(preset: str, folder: Path) -> Path:
 
 
 def bare(folder: str, seconds: float) -> None:
-    """Print the pictures per second of batches of each size, as JSON."""
-    import danqing
+    """Print the pictures per second of the network given each number of rows, and of `Model.sample`, as
+    JSON.
+    """
+    import torch
 
-    model, rates = danqing.load(folder), {}
-    model.sample(SIZES[-1])
-    for size in SIZES:
-        began, count = time.perf_counter(), 0
-        while (passed := time.perf_counter() - began) < seconds / len(SIZES) or not count:
-            model.sample(size, seed=count)
-            count += 1
-        rates[size] = size * count / passed
+    import danqing
+    from danqing import conditions
+    from danqing.images import to_uint8
+
+    model = danqing.load(folder)
+    family = model.family
+
+    def network(seeds: list[int]) -> None:
+        to_uint8(family.sample(conditions.asked(family.config, seeds), seeds=seeds)).cpu()
+
+    def whole(seeds: list[int]) -> None:
+        model.sample(seeds=seeds)
+
+    ways = {f"bare_{size}": (network, size) for size in SIZES} | {"model": (whole, SIZES[-1])}
+    rates = {}
+    with torch.inference_mode():
+        for name, (paint, size) in ways.items():
+            paint(list(range(size)))  # the first time takes longest
+            began, count = time.perf_counter(), 0
+            while (passed := time.perf_counter() - began) < seconds / len(ways) or not count:
+                count += size
+                paint(list(range(count, count + size)))
+            rates[name] = count / passed
     print(json.dumps(rates))
 
 
-def measure_bare(folder: str, seconds: float) -> dict[int, float]:
-    """Pictures per second by batch size."""
+def measure_bare(folder: str, seconds: float) -> dict[str, float]:
+    """Pictures per second of the network by its number of rows, and of the model."""
     command = [sys.executable, __file__, "--bare", folder, "--seconds", str(seconds)]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return {int(size): rate for size, rate in json.loads(told).items()}
+    rates: dict[str, float] = json.loads(told)
+    return rates
 
 
 async def measure_engine(
@@ -137,15 +159,17 @@ def compare(name: str, folder: str, arguments: argparse.Namespace) -> None:
     rounds: list[dict[str, Any]] = []
     for number in range(arguments.rounds):
         rates = measure_bare(folder, arguments.seconds)
-        size = max(rates, key=lambda size: rates[size])
-        batch_seconds = arguments.clients / rates[size]
-        told: dict[str, Any] = {"bare": rates[size], "bare_batch": size, "batch_ms": 1000 * batch_seconds}
+        size = max(SIZES, key=lambda size: rates[f"bare_{size}"])
+        best = rates[f"bare_{size}"]
+        batch_seconds = arguments.clients / best
+        told: dict[str, Any] = {**rates, "model_share": rates["model"] / best}
+        told |= {"bare_best": best, "bare_best_rows": size, "batch_ms": 1000 * batch_seconds}
         crowd = arguments.clients, arguments.seconds
         rate, times, prompt = uvloop.run(measure_engine(name, folder, *crowd))
         ways = {"engine": (rate, times), "http": measure_http(name, folder, prompt, *crowd)}
         for way, (rate, times) in ways.items():
             told[way] = rate
-            told[f"{way}_share"] = rate / rates[size]
+            told[f"{way}_share"] = rate / best
             told[f"{way}_p99_batches"] = quantile(times, 0.99) / batch_seconds
         rounds.append(told)
         shown = {key: round(value, 3) for key, value in told.items()}

@@ -24,7 +24,7 @@ class Running:
     @property
     def pid(self) -> int:
         """Of the worker."""
-        worker = self.engine._worker
+        worker = self.engine._keeper.worker
         assert worker is not None
         return worker.process.pid
 

@@ -19,7 +19,8 @@ import pytest
 
 import danqing
 from danqing.errors import ConfigError
-from danqing.service.engine import GRACE, IN_FLIGHT
+from danqing.service.engine import IN_FLIGHT
+from danqing.service.keeper import GRACE
 from danqing.service.orders import (
     DeadlinePassedError,
     ModelUnavailableError,
@@ -323,7 +324,7 @@ def test_a_model_whose_loading_kills_workers_is_not_tried_for_a_while(
     async def die() -> str | None:
         """Let the worker die of loading; returns what is held against the model then."""
         before = engine.state().restarts
-        engine._on_frame({"kind": "loading", "model": name}, memoryview(b""))
+        engine._keeper._hear({"kind": "loading", "model": name}, memoryview(b""))
         os.kill(served.pid, signal.SIGKILL)
         while engine.state().restarts == before:
             await asyncio.sleep(0.01)
@@ -336,14 +337,14 @@ def test_a_model_whose_loading_kills_workers_is_not_tried_for_a_while(
         while engine.offers[name].fault:
             await asyncio.sleep(0.01)
 
-    monkeypatch.setattr("danqing.service.engine.SHORTEST_BAN", 0.5)
+    monkeypatch.setattr("danqing.service.keeper.SHORTEST_BAN", 0.5)
     assert served.do(die()) is None
     served.paint(Order(name, rows_of([1])))
     assert served.do(die()) is None
     assert "whenever it loaded" in (served.do(die()) or "")
     served.do(forgiven())
     served.paint(Order(name, rows_of([1])))
-    assert not engine._loading_deaths
+    assert not engine._keeper._loading_deaths
 
 
 def test_a_worker_that_cannot_be_started_is_started_when_it_can(

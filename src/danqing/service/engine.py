@@ -6,16 +6,16 @@ here until it is painted, so that nothing is lost with a worker that dies.
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from danqing.errors import ConfigError, DanqingError
+from danqing.errors import ConfigError
 from danqing.service.batch import Batch, Kind, check_images, kind_of
+from danqing.service.keeper import DEATHS, Keeper, Worker
 from danqing.service.link import Header
 from danqing.service.orders import (
     DeadlinePassedError,
@@ -31,7 +31,6 @@ from danqing.service.prices import Prices
 from danqing.service.queue import Entry, Queue
 from danqing.service.settings import Settings
 from danqing.service.ticket import Ticket
-from danqing.service.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from danqing.service.metrics import Metrics
@@ -44,22 +43,6 @@ BATCH_SECONDS = 0.03
 WINDOW_SHARE = 0.1
 """To wait for company may take so much of the time that painting takes."""
 SHORTEST_WINDOW = 0.0005
-GRACE = 10.0
-"""Seconds that a worker may say nothing of what it paints, and three times as long as a chunk should take."""
-FIRST_GRACE = 600.0
-"""Seconds that a model may take to be loaded, fetched from the hub perhaps, or to paint at first."""
-LOOKS = 4
-"""How often a worker is looked after in the seconds of `Engine.grace`."""
-DEATHS = 2
-"""Of a worker, until what it did meanwhile is held to be the reason."""
-SHORTEST_BAN, LONGEST_BAN = 5.0, 300.0
-"""Seconds until a model whose loading killed workers is tried again: longer each time that it does so."""
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
-"""Seconds until another worker is started: longer each time that one dies before it could begin."""
-
-
-class EngineError(DanqingError):
-    """A worker process that cannot be started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +61,6 @@ class EngineState:
     draining: bool
 
 
-@dataclass(slots=True)
-class _Worker:
-    """What the engine knows of its worker."""
-
-    process: WorkerProcess
-    ready: bool = False
-    loading: str | None = None
-    loaded: tuple[str, ...] = ()
-    memory: int = 0
-    flight: dict[int, Batch] = field(default_factory=dict)
-    looks: int = 0
-    """How often it was looked after since it last said something."""
-    watch: asyncio.TimerHandle | None = None
-
-
 class Engine:
     """Takes orders and has them painted. All of it runs in one event loop, and nothing in it waits."""
 
@@ -103,27 +71,17 @@ class Engine:
         self._queue: Queue[Ticket] = Queue(settings.engine.queue)
         self._tickets: dict[int, Ticket] = {}
         self._prices = Prices()
-        self._worker: _Worker | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._described: asyncio.Future[None] | None = None
+        self._keeper = Keeper(settings, self._offers, self._prices, self._on_frame, self._on_death)
         self._idle: asyncio.Future[None] | None = None
         self._soon: asyncio.Handle | None = None
         self._window: asyncio.TimerHandle | None = None
         self._number = 0
-        self._restarts = 0
-        self._early_deaths: dict[str, int] = {}
-        self._loading_deaths: dict[str, int] = {}
-        self._closing = self._stopping = False
-        self.grace = GRACE
+        self._closing = False
 
     async def start(self) -> None:
         """Start the worker; returns when it has described every model. Raises EngineError if it cannot."""
         self._loop = asyncio.get_running_loop()
-        self._described = self._loop.create_future()
-        self._keeper = self._loop.create_task(self._keep_a_worker(), name="engine: keep a worker")
-        await asyncio.wait({self._described, self._keeper}, return_when=asyncio.FIRST_COMPLETED)
-        if self._keeper.done():
-            self._keeper.result()
+        await self._keeper.start()
 
     async def stop(self, drain: float) -> None:
         """Take no more orders, finish those there are within `drain` seconds, then cancel the others."""
@@ -132,13 +90,18 @@ class Engine:
             self._idle = self._loop.create_future()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle, drain)
-        self._stopping = True
         for ticket in list(self._tickets.values()):
             self._end(ticket, OrderCancelledError("The service stops: ask again."), "cancelled")
-        if self._keeper is not None:
-            if self._worker is not None:
-                self._worker.process.kill()
-            await asyncio.wait({self._keeper})
+        await self._keeper.stop()
+
+    @property
+    def grace(self) -> float:
+        """Seconds that a worker may say nothing of what it paints until it is held to hang."""
+        return self._keeper.grace
+
+    @grace.setter
+    def grace(self, seconds: float) -> None:
+        self._keeper.grace = seconds
 
     def submit(self, order: Order) -> Ticket:
         """Queue an order, whose ticket tells what becomes of it.
@@ -171,13 +134,13 @@ class Engine:
 
     def state(self) -> EngineState:
         """How the engine does now."""
-        worker = self._worker
+        worker = self._keeper.worker
         return EngineState(
             queued=self._queue.pictures,
             seconds=self._queue.seconds,
             in_flight=sum(batch.rows - batch.answered for batch in worker.flight.values()) if worker else 0,
             alive=worker is not None and worker.ready,
-            restarts=self._restarts,
+            restarts=self._keeper.restarts,
             loaded=worker.loaded if worker else (),
             memory_bytes=worker.memory if worker else 0,
             draining=self._closing,
@@ -217,7 +180,7 @@ class Engine:
             if handle is not None:
                 handle.cancel()
         self._soon = self._window = None
-        worker, queue = self._worker, self._queue
+        worker, queue = self._keeper.worker, self._queue
         while worker is not None and worker.ready and len(worker.flight) < IN_FLIGHT and queue.pictures:
             entry, pictures = queue.head()
             kind = entry.kind
@@ -239,7 +202,7 @@ class Engine:
         chunks = min(most // chunk, max(1, int(BATCH_SECONDS / price)))
         return chunks * chunk or most
 
-    def _send(self, worker: _Worker, kind: Kind, room: int) -> None:
+    def _send(self, worker: Worker, kind: Kind, room: int) -> None:
         self._number += 1
         batch = Batch.of(self._number, kind, self._queue.take(room))
         if (fault := self._offers[kind.model].fault) is not None:  # found since they were queued
@@ -252,46 +215,16 @@ class Engine:
             self._limit(piece.ticket)
         worker.flight[batch.number] = batch
         worker.process.send(batch.header(), batch.blocks())
-        if worker.watch is None:
-            worker.looks = 0
-            self._watch(worker)
+        self._keeper.watch(worker)
 
-    def _on_frame(self, header: Header, block: memoryview) -> None:
-        worker = self._worker
-        if worker is None:
-            return
-        what = header.pop("kind")
-        worker.looks, worker.memory = 0, header.get("memory", worker.memory)
+    def _on_frame(self, worker: Worker, what: str, header: Header, block: memoryview) -> None:
         if what in ("painted", "failed", "stopped"):
             self._on_answer(worker, what, header, block)
         elif what in ("step", "preview"):
             self._on_step(worker.flight[header["batch"]], header, block)
-        elif what == "refused":
-            self._on_refused(header)
-        elif what == "offer":
-            self._on_offer(header)
-        elif what == "loading":
-            worker.loading = header["model"]
-        elif what == "loaded":
-            self._loading_deaths.pop(worker.loading or "", None)
-            worker.loading, worker.loaded = None, tuple(header["models"])
         elif what == "ready":
-            worker.ready, self._queue.chunk = True, header["chunk"]
-            if self._described is not None and not self._described.done():
-                self._described.set_result(None)
+            self._queue.chunk = header["chunk"]
             self._dispatch()
-
-    def _on_refused(self, header: Header) -> None:
-        if (ticket := self._tickets.get(header["order"])) is not None:
-            self._end(ticket, ConfigError(header["message"], header["option"]), "order")
-
-    def _on_offer(self, header: Header) -> None:
-        header.pop("memory", None)
-        for name in ("labels", "captions", "verbs"):
-            header[name] = tuple(header[name])
-        offer = self._offers[header["name"]] = Offer(**header)
-        if offer.fault is not None:
-            _log.warning("the model %s cannot be served: %s", offer.name, offer.fault)
 
     def _on_step(self, batch: Batch, header: Header, block: memoryview) -> None:
         start, count = header["start"], header["count"]
@@ -306,15 +239,13 @@ class Engine:
                 if wanted == ticket.order.previews:
                     ticket.preview(index, row, pixels[first:last])
 
-    def _on_answer(self, worker: _Worker, what: str, header: Header, block: memoryview) -> None:
+    def _on_answer(self, worker: Worker, what: str, header: Header, block: memoryview) -> None:
         batch = worker.flight[header["batch"]]
         start, count = header["start"], header["count"]
         batch.answered = start + count
         if batch.answered == batch.rows:
             del worker.flight[batch.number]
-            if worker.watch is not None and not worker.flight:
-                worker.watch.cancel()
-                worker.watch = None
+            self._keeper.watch(worker)
         if what == "painted":
             self._on_painted(batch, header, block)
         elif what == "failed":
@@ -378,7 +309,7 @@ class Engine:
         for entry in ticket.entries:
             self._queue.cancel(entry)
         ticket.entries.clear()
-        worker = self._worker
+        worker = self._keeper.worker
         if worker is not None and any(batch.paints(ticket) for batch in worker.flight.values()):
             worker.process.send({"kind": "cancel", "orders": [ticket.number]})
 
@@ -390,80 +321,8 @@ class Engine:
         if not self._tickets and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    def _watch(self, worker: _Worker) -> None:
-        """Kill a worker that says nothing any more of what it has to paint.
-
-        Looks are counted, not seconds: while this process stands still itself, nobody can be heard.
-        """
-        interval = self.grace / LOOKS
-        if worker.looks * interval >= self._patience(worker):
-            worker.watch = None
-            _log.warning("the worker says nothing any more of what it paints: it is ended")
-            worker.process.kill()
-            return
-        worker.looks += 1
-        worker.watch = self._loop.call_later(interval, self._watch, worker)
-
-    def _patience(self, worker: _Worker) -> float:
-        """Seconds that a worker may say nothing."""
-        batch = next(iter(worker.flight.values()))
-        patience = max(self.grace, 3 * self._prices.of(batch.kind))
-        wanted = not all(piece.ticket.ended for piece in batch.pieces)
-        if worker.loading or (wanted and not self._prices.knows(batch.kind)):
-            return max(patience, FIRST_GRACE)
-        return patience
-
-    async def _keep_a_worker(self) -> None:
-        """Start a worker, and another one whenever it dies, until the engine stops."""
-        pause = SHORTEST_PAUSE
-        while not self._stopping:
-            try:
-                process = await WorkerProcess.start(self._told(), self._on_frame)
-            except Exception as error:  # no memory, file or thread left, for the moment
-                if not self._offers:
-                    raise EngineError(f"The worker cannot be started: {error}.") from error
-                _log.warning("the worker cannot be started: %s", error)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                await asyncio.sleep(pause)
-                continue
-            worker = self._worker = _Worker(process)
-            if self._stopping:
-                process.kill()
-            await process.ended()
-            self._worker = None
-            if worker.watch is not None:
-                worker.watch.cancel()
-            if self._stopping:
-                break
-            self._restarts += 1
-            self._on_death(worker)
-            pause = SHORTEST_PAUSE if worker.ready else min(2 * pause, LONGEST_PAUSE)
-            await asyncio.sleep(pause)
-
-    def _told(self) -> Header:
-        """What a worker is told first."""
-        engine, models = self._settings.engine, self._settings.models
-        return {
-            "models": models,
-            "describe": [name for name in models if name not in self._offers],
-            "device": engine.device,
-            "threads": engine.threads,
-            "memory": engine.memory,
-        }
-
-    def _on_death(self, worker: _Worker) -> None:
-        """Queue anew what a dead worker was given, and find out whose fault it was."""
-        busy = ", ".join({batch.kind.model for batch in worker.flight.values()}) or "nothing"
-        _log.warning("the worker died (%s), painting with: %s", worker.process.exit_code, busy)
-        if not worker.ready:
-            self._on_death_at_start()
-        if (name := worker.loading) is not None:
-            deaths = self._loading_deaths[name] = self._loading_deaths.get(name, 0) + 1
-            if deaths >= DEATHS:
-                fault = "the worker died whenever it loaded the model: is there enough memory?"
-                self._offers[name] = dataclasses.replace(self._offers[name], fault=fault)
-                ban = min(SHORTEST_BAN * 2 ** (deaths - DEATHS), LONGEST_BAN)
-                self._loop.call_later(ban, self._lift_ban, name)
+    def _on_death(self, worker: Worker) -> None:
+        """Queue anew what a dead worker was given: of what it was painting, each order alone."""
         for number, batch in enumerate(worker.flight.values()):
             begun = batch.answered + self._queue.chunk if number == 0 and worker.loading is None else 0
             for ticket, row, first, last in batch.within(batch.answered, batch.rows):
@@ -474,18 +333,3 @@ class Engine:
                     self._end(ticket, PaintingFailedError(message), "worker_died")
                 else:
                     self._again(ticket, batch.kind, row, row + last - first, alone=suspect)
-
-    def _lift_ban(self, name: str) -> None:
-        """Let a model be tried again: memory may be free by now."""
-        self._offers[name] = dataclasses.replace(self._offers[name], fault=None)
-
-    def _on_death_at_start(self) -> None:
-        """The model that was being described is to blame, so that the others can be served."""
-        missing = next((name for name in self._settings.models if name not in self._offers), None)
-        name = missing or ""
-        deaths = self._early_deaths[name] = self._early_deaths.get(name, 0) + 1
-        if missing is not None and deaths >= DEATHS:
-            fault = "the worker died whenever it looked into the model's folder."
-            self._offers[missing] = Offer(name=missing, path=self._settings.models[missing], fault=fault)
-        if missing is None and deaths > DEATHS and self._described is not None and not self._described.done():
-            raise EngineError("The worker dies before it can begin: the lines above say why.")
