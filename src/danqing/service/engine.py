@@ -222,6 +222,8 @@ class Engine:
             self._on_answer(worker, what, header, block)
         elif what in ("step", "preview"):
             self._on_step(worker.flight[header["batch"]], header, block)
+        elif what == "refused":
+            self._on_refused(header)
         elif what == "ready":
             self._queue.chunk = header["chunk"]
             self._dispatch()
@@ -238,6 +240,10 @@ class Engine:
             for wanted, index in header["due"]:
                 if wanted == ticket.order.previews:
                     ticket.preview(index, row, pixels[first:last])
+
+    def _on_refused(self, header: Header) -> None:
+        if (ticket := self._tickets.get(header["order"])) is not None:
+            self._end(ticket, ConfigError(header["message"], header["option"]), "order")
 
     def _on_answer(self, worker: Worker, what: str, header: Header, block: memoryview) -> None:
         batch = worker.flight[header["batch"]]
