@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,17 @@ class Running:
 
     def __init__(self, url: str, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self.url, self.service, self.loop = url, service, loop
+
+    @contextlib.contextmanager
+    def standstill(self) -> Iterator[None]:
+        """The worker does nothing until the block ends."""
+        worker = self.service.engine._keeper.worker
+        assert worker is not None
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(worker.process.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,8 @@
 
 import asyncio
 import base64
-import contextlib
 import io
 import json
-import os
-import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -15,7 +12,6 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
-import psutil
 import pytest
 from PIL import Image
 
@@ -121,21 +117,6 @@ def finished(http: httpx.Client, job_id: str) -> dict[str, Any]:
     return job
 
 
-@contextlib.contextmanager
-def standstill() -> Iterator[None]:
-    """The worker does nothing until the block ends."""
-    (worker,) = [
-        child
-        for child in psutil.Process().children()
-        if "danqing.service.worker" in " ".join(child.cmdline())
-    ]
-    os.kill(worker.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(worker.pid, signal.SIGCONT)
-
-
 def test_a_job_paints_what_a_request_paints(http: httpx.Client, running: Running) -> None:
     body = {"model": "masked", "prompt": " RED square", "n": 2, "seed": 3, "size": "16x16", "user": "me"}
     job = finished(http, post(http, {"endpoint": "generations", "body": body})["id"])
@@ -222,7 +203,7 @@ def test_events_are_told_from_where_a_client_left_off(http: httpx.Client) -> Non
 
 
 def test_progress_is_told_while_the_job_runs(http: httpx.Client, running: Running) -> None:
-    with standstill():
+    with running.standstill():
         job_id = post(http, {"endpoint": "generations", "body": {"model": "raster", "prompt": "star"}})["id"]
         telling = events(http, job_id)
         assert [next(telling)[1] for _ in range(2)] == ["job.queued", "job.running"]
@@ -236,7 +217,7 @@ def test_progress_is_told_while_the_job_runs(http: httpx.Client, running: Runnin
 
 
 def test_a_job_is_cancelled_whether_it_runs_or_waits(http: httpx.Client, running: Running) -> None:
-    with standstill():
+    with running.standstill():
         many = [post(http, {**PAINT, "body": {**PAINT["body"], "n": 10}})["id"] for _ in range(16)]
         first, last = many[0], many[-1]  # there is room for 128 pictures
         assert next(data for _, name, data in events(http, first) if name == "job.running")
@@ -338,7 +319,7 @@ def test_a_wrong_job_is_refused_before_it_is_accepted(
 
 
 def test_what_waits_is_bounded(running: Running, tokens: dict[str, str]) -> None:
-    with client(running, tokens["stranger"]) as http, standstill():
+    with client(running, tokens["stranger"]) as http, running.standstill():
         ids = []
         while (answer := http.post("/v1/jobs", json=PAINT)).status_code == 202:
             ids.append(answer.json()["id"])
@@ -364,7 +345,7 @@ def test_the_official_client_can_ask_for_jobs(running: Running, tokens: dict[str
 def test_a_revoked_key_paints_no_more(running: Running) -> None:
     database = Database(running.service.settings.database_url)
     key, token = keys.create(database, keys.Grant("short-lived"))
-    with client(running, token) as http, standstill():
+    with client(running, token) as http, running.standstill():
         for _ in range(20):  # more than there is room for
             job = post(http, {**PAINT, "body": {**PAINT["body"], "n": 10}})
         keys.revoke(database, key.id)
