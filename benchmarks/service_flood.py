@@ -32,7 +32,7 @@ from service_process import ServiceProcess, write_models
 
 from danqing import images
 
-BODY = {"model": "masked", "prompt": "star", "n": 10}
+BODY = {"model": "painter", "prompt": "star", "n": 10}
 TICK = 0.02
 HEALTH_MS = 100.0
 RECOVERY = (2.0, 4.0)  # seconds after the flood

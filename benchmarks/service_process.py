@@ -32,12 +32,23 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "labels": LABELS,
         "tokenizer": _TOKENIZER,
     },
+    "painter": {  # as large as the preset transformer-32
+        "family": "transformer",
+        "width": 32,
+        "height": 32,
+        "channels": 3,
+        "layers": 4,
+        "features": 192,
+        "heads": 3,
+        "labels": LABELS,
+        "tokenizer": {"family": "vqvae", "width": 32, "height": 32, "channels": 3, "downsamplings": 2},
+    },
     "vae": {"family": "vae", **_SHAPE, "channels": 4, "net": "mlp", "features": 4, "latents": 4},
 }
 
 
 def write_models(folder: Path) -> dict[str, str]:
-    """Folders of a transformer that fills and varies, and of a vae with an alpha channel, by their names."""
+    """Folders of transformers, a tiny and a usual one, and of a vae with an alpha channel, by their names."""
     found = {}
     for name, config in _CONFIGS.items():
         torch.manual_seed(0)
