@@ -23,12 +23,16 @@ from tests.service.serving import served
 BODY = {"model": "raster", "prompt": "star"}
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
 class Process:
     """A server in a process of its own, as `danqing serve` starts it."""
 
     def __init__(self, config: Path) -> None:
         command = [sys.executable, "-m", "danqing", "serve", "--config", str(config), "--json"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        STARTED.append(self._process)
         assert self._process.stdout is not None
         self.http = httpx.Client(base_url=json.loads(self._process.stdout.readline())["url"], timeout=60)
 
@@ -91,6 +95,14 @@ def wait(http: httpx.Client, job_id: str, name: str) -> list[str]:
                 if told[-1] == name:
                     return told
     raise AssertionError(f"{job_id}: {told}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test that fails leaves no server behind."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 @pytest.fixture
