@@ -17,6 +17,13 @@ from danqing.nets.transformer import EPSILON, Block, Transformer
 from danqing.precision import Precision
 
 
+LONG, FEW, MANY = 512, 32, 512
+"""oneDNN adds up so many products in parts, in ways that change with the number of rows: for up to `FEW`, and
+for `MANY` and more, they are mostly the same. What a row becomes should not depend on how many others there
+are.
+"""
+
+
 class RasterDecoder:
     """What a transformer says of the next code; it remembers the keys and values of all that came before.
 
@@ -138,7 +145,18 @@ def product(
     # torch.mm would lay the weights out anew at every call, which takes as long as to multiply by them.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, n)
     multiply = torch.ops.mkldnn._linear_pointwise.default
-    return lambda x: cast(Tensor, multiply(x.bfloat16(), packed, None, "none", [], ""))
+
+    def some(x: Tensor) -> Tensor:
+        return cast(Tensor, multiply(x, packed, None, "none", [], ""))
+
+    def all_of(x: Tensor) -> Tensor:
+        return some(x.bfloat16())
+
+    def slice_by_slice(x: Tensor) -> Tensor:
+        x = x.bfloat16()
+        return torch.cat([some(part) for part in x.split(FEW)]) if FEW < len(x) < MANY else some(x)
+
+    return all_of if weight.shape[1] < LONG else slice_by_slice
 
 
 def packs(weight: Tensor) -> bool:
