@@ -1,22 +1,30 @@
-"""Masks and windows by their definitions, JSON as the standard library reads it, public addresses."""
+"""Masks and windows by their definitions, JSON as the standard library reads it, addresses that may be called
+and what comes from there.
+"""
 
 import asyncio
 import ipaddress
 import json
+import threading
 import time
 from fractions import Fraction
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from danqing.service import fetch, uploads
 from danqing.service.errors import ApiError
 from danqing.service.orders import Offer
 from danqing.service.settings import Limits
 from danqing.service.sources import _touched, _window
+from tests.service.serving import served
 
 SIDES = st.integers(1, 40)
 LIMITS = Limits()
@@ -190,3 +198,45 @@ def test_hostile_json_takes_as_long_as_it_is() -> None:
 )
 def test_only_addresses_that_everybody_reaches_are_public(address: str, public: bool) -> None:
     assert fetch.is_public(ipaddress.ip_address(address)) == public
+
+
+def test_pictures_that_are_fetched_count_among_the_bytes_that_are_held(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    for name, side in (("small", 8), ("large", 40)):
+        pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    hole = Image.new("LA", (8, 8), (0, 0))
+    hole.save(folder / "hole.png")
+    hole.resize((40, 40)).save(folder / "wide.png")
+
+    class Origin(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Origin) as origin:
+        threading.Thread(target=origin.serve_forever).start()
+        host = f"127.0.0.1:{origin.server_port}"
+        limits = {"body_bytes": 1024, "bytes_in_flight": 2048}
+        try:
+            with served(
+                {"masked": models["masked"]}, tmp_path, limits=limits, outbound={"pictures": [host]}
+            ) as running:
+
+                def edit(picture: str, mask: str) -> httpx.Response:
+                    words = {"prompt": "star", "images": [{"image_url": f"http://{host}/{picture}.png"}]}
+                    body = {**words, "mask": {"image_url": f"http://{host}/{mask}.png"}}
+                    return httpx.post(f"{running.url}/v1/images/edits", json=body, timeout=30)
+
+                for _ in range(20):  # what was held is given back
+                    refused = edit("large", "wide")
+                    assert (refused.status_code, refused.headers.get("retry-after")) == (429, "1")
+                    assert refused.json()["error"]["code"] == "overloaded"
+                    assert edit("small", "hole").status_code == 200
+        finally:
+            origin.shutdown()

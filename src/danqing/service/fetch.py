@@ -7,7 +7,7 @@ the name says a moment later (DNS rebinding); redirections are not followed, and
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,19 +60,23 @@ async def target(url: str, allowed: Sequence[str], seconds: float = 10.0) -> Tar
     return Target(parsed.copy_with(host=shown, fragment=None), {"host": authority}, extensions)
 
 
-async def get(url: str, allowed: Sequence[str], *, most: int, seconds: float) -> bytes:
-    """What lies at an address, of `most` bytes at most, within so many seconds. Raises AddressError."""
+async def get(
+    url: str, allowed: Sequence[str], *, most: int, seconds: float, on_bytes: Callable[[int], None]
+) -> bytes:
+    """What lies at an address, of `most` bytes at most, within so many seconds. Raises AddressError, and what
+    `on_bytes` does, which is told of each part how long it is before it is kept.
+    """
     try:
         async with asyncio.timeout(seconds):
             where = await target(url, allowed, seconds)
-            return await _read(where, most)
+            return await _read(where, most, on_bytes)
     except TimeoutError:
         raise AddressError(f"The address did not answer within {seconds:g} seconds.") from None
     except (httpx.HTTPError, OSError) as error:  # what it says may tell of the network behind
         raise AddressError("The address cannot be reached.") from error
 
 
-async def _read(where: Target, most: int) -> bytes:
+async def _read(where: Target, most: int, on_bytes: Callable[[int], None]) -> bytes:
     headers = {"user-agent": f"danqing/{__version__}", "accept-encoding": "identity", "accept": "image/*"}
     async with (
         httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=None) as client,
@@ -85,9 +89,10 @@ async def _read(where: Target, most: int) -> bytes:
             raise AddressError(f"The address answers with status {response.status_code}{advice}.")
         content = bytearray()
         async for part in response.aiter_raw():
-            content += part
-            if len(content) > most:
+            if len(content) + len(part) > most:
                 raise AddressError(f"There are over {most:,} bytes at the address: give a smaller picture.")
+            on_bytes(len(part))
+            content += part
     return bytes(content)
 
 

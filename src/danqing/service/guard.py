@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from danqing.errors import ConfigError
 from danqing.service import logs
+from danqing.service import visit as visits
 from danqing.service.caller import LOCAL, Caller, Right, missing_key
 from danqing.service.errors import ApiError, internal
 from danqing.service.settings import Settings
@@ -121,7 +122,7 @@ class Gate:
         service: Service = scope["app"].state.service
         visit = Visit(scope, receive, send, self._limits, self._bytes)
         scope.setdefault("state", {})["visit"] = visit
-        current = logs.request_id.set(visit.id)
+        request_id, current = logs.request_id.set(visit.id), visits.current.set(visit)
         self._answering += 1
         try:
             await self._answer(service, visit)
@@ -129,7 +130,8 @@ class Gate:
             self._answering -= 1
             self._leave(visit)
             visit.tell(service)
-            logs.request_id.reset(current)
+            visits.current.reset(current)
+            logs.request_id.reset(request_id)
 
     async def _answer(self, service: "Service", visit: Visit) -> None:
         try:

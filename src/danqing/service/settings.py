@@ -20,7 +20,8 @@ class Limits(_Section):
     """What a request may be at most. Bytes of the body and of one file in it; fields of a form; pixels and
     side of a picture that is sent or asked for; characters of a prompt; nesting of JSON; pictures of a
     request; seconds until it is given up. Of all together: requests that are answered at the same time, a
-    quarter of them for one key; bytes of the bodies that are held for these.
+    quarter of them for one key; bytes of the bodies, and of pictures that they point to, that are held for
+    these.
     """
 
     body_bytes: int = Field(64 * MEGABYTE, ge=1024)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from danqing import images
 from danqing.errors import DataError
-from danqing.service import fetch, wire
+from danqing.service import fetch, visit, wire
 from danqing.service.errors import ApiError, invalid
 from danqing.service.orders import Offer, Pixels
 from danqing.service.settings import Limits
@@ -294,8 +294,13 @@ async def _content(service: "Service", reference: wire.Reference, param: str) ->
             raise fetch.AddressError(
                 "This service calls no addresses: send the picture itself, as a data URL."
             )
-        most = service.settings.limits.file_bytes
-        return await fetch.get(url, outbound.pictures, most=most, seconds=outbound.seconds)
+        return await fetch.get(
+            url,
+            outbound.pictures,
+            most=service.settings.limits.file_bytes,
+            seconds=outbound.seconds,
+            on_bytes=visit.hold,
+        )
     except fetch.AddressError as error:
         raise ApiError(400, str(error), param=param, code="invalid_image_url") from None
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Message, Receive, Scope, Send
@@ -31,6 +32,10 @@ ALWAYS = (
     (b"cache-control", b"no-store"),
 )
 """The headers of every answer that has none of its own of these names."""
+
+
+current: ContextVar["Visit | None"] = ContextVar("visit", default=None)
+"""The request that is being answered, if any."""
 
 
 def new_request_id() -> str:
@@ -124,15 +129,21 @@ class Visit:
             if self._body > self._limits.body_bytes:
                 self.refusal = self._too_large()
                 raise self.refusal
-            if not self._bytes.take(self._owner(), length):
-                self.refusal = overloaded("Too many bytes of other bodies are held now")
-                raise self.refusal
-            self._held += length
+            self.hold(length)
             self._complete = not message.get("more_body", False)
         return message
 
+    def hold(self, length: int) -> None:
+        """Count bytes of pictures that are in memory until the request is answered; raises ApiError 429 where
+        others hold too many.
+        """
+        if not self._bytes.take(self._owner(), length):
+            self.refusal = overloaded("Too many bytes of other requests are held now")
+            raise self.refusal
+        self._held += length
+
     def release(self) -> None:
-        """Nothing of the body is held any more."""
+        """Nothing of the body, and of what it pointed to, is held any more."""
         if self._held:
             self._bytes.give_back(self._owner(), self._held)
             self._held = 0
@@ -222,6 +233,12 @@ class Visit:
             f"The body has over {self._limits.body_bytes:,} bytes, which is the most that is read here.",
             code="request_too_large",
         )
+
+
+def hold(length: int) -> None:
+    """`Visit.hold` of the request that is being answered; nothing happens where there is none."""
+    if (visit := current.get()) is not None:
+        visit.hold(length)
 
 
 def overloaded(reason: str) -> ApiError:
