@@ -13,8 +13,9 @@ from danqing.conditions import asked, how_many, known
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, Family, FamilyConfig
 from danqing.images import Images
-from danqing.model import CHUNK, Model
+from danqing.model import Model
 
+CHUNK = Family.chunk
 CAPTIONS = ("a red heart\n红心", "a blue star", "two circles")
 
 

@@ -30,10 +30,6 @@ from danqing.families.base import (
 from danqing.images import Images, to_float, to_uint8
 from danqing.randomness import derived_seed, generator
 
-CHUNK = 16
-"""Images computed at once. Always as many, the last chunk padded: a matrix product of another size may round
-otherwise, and a picture must not depend on how many others were asked for."""
-
 OnPainting = Callable[[int, int, Callable[[], Images]], None]
 """Told while a model paints: steps done, steps in all, and what gives the images as they are by then, those
 that are not begun left out. Whoever wants to stop the painting raises an exception of their own."""
@@ -339,7 +335,7 @@ class Model:
         """
         self.check_options(options)
         n, painted = len(seeds), list[Tensor]()
-        chunks = -(-n // CHUNK)
+        chunks = -(-n // self.family.chunk)
         steps = isinstance(self.family, PaintsInSteps)
 
         def tell(done: int, total: int, preview: Callable[[], Tensor]) -> None:
@@ -360,13 +356,13 @@ class Model:
         return Images(self._in_chunks(compute, n))
 
     def _in_chunks(self, compute: Callable[[list[int]], Tensor], n: int) -> Tensor:
-        """`compute` on every row, always on CHUNK rows at once; the first rows fill up the last chunk."""
+        """`compute` on every row, always on a chunk of rows at once; the first rows fill up the last."""
         if n == 0:
             raise ConfigError("Give at least one image.")
-        results = []
+        chunk, results = self.family.chunk, []
         with torch.inference_mode():
-            for start in range(0, n, CHUNK):
-                rows = [row % n for row in range(start, start + CHUNK)]
+            for start in range(0, n, chunk):
+                rows = [row % n for row in range(start, start + chunk)]
                 results.append(compute(rows)[: n - start].cpu())
         return torch.cat(results)
 

@@ -77,7 +77,7 @@ def test_a_job_is_painted_among_many_owners_who_all_ask_for_more(kind: str) -> N
 
 
 def test_only_pictures_of_a_kind_are_taken_together_and_an_order_may_be_parted() -> None:
-    queue = Queue[str](limit=1000, chunk=16)
+    queue = Queue[str](limit=1000)
     for item, pictures, kind in (("a", 10, "x"), ("b", 3, "y"), ("c", 10, "x")):
         queue.add(entry(item, pictures, kind=kind, owner=item), SECOND)
     assert queue.take(16) == [("a", 0, 10), ("c", 0, 6)]
@@ -122,7 +122,7 @@ def test_who_asks_and_leaves_again_takes_no_memory() -> None:
 @given(st.integers(0, 2**32), st.integers(1, 20))
 def test_each_picture_is_taken_once_or_cancelled_and_the_counts_are_right(seed: int, chunk: int) -> None:
     chance = random.Random(seed)
-    queue, waiting, seen = Queue[int](limit=10**6, chunk=chunk), dict[int, Entry[int]](), Counter[int]()
+    queue, waiting, seen = Queue[int](limit=10**6), dict[int, Entry[int]](), Counter[int]()
     sizes, expected = {}, Counter[int]()
     for number in range(chance.randrange(1, 60)):
         sizes[number] = chance.randrange(1, 30)
@@ -134,6 +134,7 @@ def test_each_picture_is_taken_once_or_cancelled_and_the_counts_are_right(seed: 
             0,
             sizes[number],
             1,
+            chunk,
         )
         (queue.put_back if chance.random() < 0.1 else queue.add)(waiting[number], 2.0)
         if chance.random() < 0.3:

@@ -82,7 +82,7 @@ def test_each_chunk_is_answered_when_it_is_painted(spoken: Spoken) -> None:
 
 
 def test_a_batch_that_nobody_waits_for_is_stopped_and_the_next_is_painted(spoken: Spoken) -> None:
-    spoken.ask(2, "slow", [row(7), *(row(8) for _ in range(319))])
+    spoken.ask(2, "slow", [row(7), *(row(8) for _ in range(639))])
     spoken.ask(3, "slow", [row(8)])
     spoken.until("step")
     os.kill(spoken.process.pid, signal.SIGSTOP)  # in the midst of it, however fast it is

@@ -177,16 +177,15 @@ def _one_by_one(
 ) -> Iterator["Pixels"]:
     """The images of all rows, one after another; neighbouring rows with equal options are painted together.
 
-    A model always computes `CHUNK` images at once, most rows ask for fewer, and an image follows from its
+    A model always computes a chunk of images at once, most rows ask for fewer, and an image follows from its
     seed, prompt and options alone.
     """
-    from danqing.model import CHUNK
     from danqing.randomness import derived_seed
 
     total, done = sum(row.n for row in rows), 0
     for _, alike in itertools.groupby(rows, key=lambda row: row.options):
         wanted = ((row, derived_seed(row.seed, "image", number)) for row in alike for number in range(row.n))
-        while chunk := list(itertools.islice(wanted, CHUNK)):
+        while chunk := list(itertools.islice(wanted, model.family.chunk)):
 
             def show(step: int, steps: int, preview: object, done: int = done, n: int = len(chunk)) -> None:
                 bar.update(done + n * step / steps, total, "Painting", detail=f"step {step} of {steps}")

@@ -27,7 +27,7 @@ from danqing.evaluation.rows import Selected
 from danqing.evaluation.scores import Score
 from danqing.families.base import Tokenizes
 from danqing.images import Images
-from danqing.model import CHUNK, Model
+from danqing.model import Model
 from danqing.precision import candidates, exact
 from danqing.randomness import derived_seed, generator
 
@@ -338,7 +338,7 @@ class Comparison:
         key = (kind, images.fingerprint)
         if key not in self._likelihoods:
             rows, found = self.shown(images), []
-            for part in chunks(len(rows), at_once(images.size, CHUNK)):
+            for part in chunks(len(rows), at_once(images.size, self.model.family.chunk)):
                 self.tell("Measuring likelihoods", int(part[0]), len(rows))
                 pictures, label = Images(images.images(rows[part])), self._model_labels(images, rows[part])
                 prompt = self._model_prompts(images, rows[part], int(part[0]))

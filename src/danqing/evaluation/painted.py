@@ -17,7 +17,7 @@ from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.resize import images_at_once
 from danqing.images import Images, Pixels
-from danqing.model import CHUNK, Model
+from danqing.model import Model
 from danqing.precision import exact
 from danqing.randomness import derived_seed
 
@@ -100,7 +100,7 @@ def paint(
     labels = model.drawn_labels(seeds)
 
     def parts() -> Iterator[Pixels]:
-        for rows in chunks(n, at_once((config.width, config.height), CHUNK)):
+        for rows in chunks(n, at_once((config.width, config.height), model.family.chunk)):
             start, end = int(rows[0]), int(rows[-1]) + 1
             label = labels[start:end].tolist() if model.labels else None
             with exact():
@@ -128,7 +128,7 @@ def reconstruct(
     labels = relabelled(images, model.labels)[rows].tolist() if model.labels else None
 
     def parts() -> Iterator[Pixels]:
-        for part in chunks(len(rows), at_once(images.size, CHUNK)):
+        for part in chunks(len(rows), at_once(images.size, model.family.chunk)):
             if on_progress:
                 on_progress(int(part[0]), len(rows), "Reconstructing")
             label = None if labels is None else labels[part[0] : part[-1] + 1]

@@ -113,6 +113,11 @@ class Family(nn.Module):
     shown and scored by its reconstructions.
     """
 
+    chunk: ClassVar[int] = 16
+    """Images computed at once. Always as many, the last chunk padded: a matrix product of another size may
+    round otherwise, and a picture must not depend on how many others were asked for.
+    """
+
     advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
     """What to change when the samples are all alike, as the end of a sentence."""
 

@@ -131,6 +131,7 @@ class TransformerConfig(FamilyConfig):
 class TransformerFamily(Family, HasTokenizer):
     """What both orders share: a tokenizer that was trained before, the prefix, the network."""
 
+    chunk = 32  # a step costs little more than of 16
     config: TransformerConfig
     tokenizer: nn.Module
     _further_options: ClassVar[tuple[str, ...]] = ("precision",)

@@ -16,7 +16,6 @@ from danqing.nets.laid_out import laid_out
 from danqing.nets.transformer import EPSILON, Block, Transformer
 from danqing.precision import Precision
 
-
 LONG, FEW, MANY = 512, 32, 512
 """oneDNN adds up so many products in parts, in ways that change with the number of rows: for up to `FEW`, and
 for `MANY` and more, they are mostly the same. What a row becomes should not depend on how many others there
@@ -154,7 +153,7 @@ def product(
 
     def slice_by_slice(x: Tensor) -> Tensor:
         x = x.bfloat16()
-        return torch.cat([some(part) for part in x.split(FEW)]) if FEW < len(x) < MANY else some(x)
+        return torch.cat([some(part) for part in torch.split(x, FEW)]) if FEW < len(x) < MANY else some(x)
 
     return all_of if weight.shape[1] < LONG else slice_by_slice
 

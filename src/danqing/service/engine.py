@@ -156,7 +156,7 @@ class Engine:
         if not queue.pictures:
             return
         most = self._settings.engine.queue_seconds
-        seconds = queue.seconds + self._prices.of(kind) * pictures / queue.chunk
+        seconds = queue.seconds + self._prices.of(kind) * pictures / self._chunk(kind)
         if seconds > most:
             self._metrics.failure("overloaded")
             raise OverloadedError("Too much work waits already: ask again later.", max(1.0, seconds - most))
@@ -169,8 +169,9 @@ class Engine:
     def _entry(
         self, ticket: Ticket, kind: Kind, start: int, stop: int, chunk_seconds: float, now: float
     ) -> Entry[Ticket]:
-        order, seconds = ticket.order, chunk_seconds / self._queue.chunk
-        entry = Entry(ticket, kind, order.owner, order.priority, start, stop, seconds, arrived=now)
+        order, chunk = ticket.order, self._chunk(kind)
+        seconds = chunk_seconds / chunk
+        entry = Entry(ticket, kind, order.owner, order.priority, start, stop, seconds, chunk, arrived=now)
         ticket.entries.append(entry)
         return entry
 
@@ -186,7 +187,7 @@ class Engine:
             kind = entry.kind
             assert isinstance(kind, Kind)
             price = self._prices.of(kind)
-            if pictures < queue.chunk and not kind.alone:
+            if pictures < self._chunk(kind) and not kind.alone:
                 if worker.flight:  # company may come until the worker is through with what it has
                     return
                 window = min(self._settings.engine.window, WINDOW_SHARE * price)
@@ -194,11 +195,15 @@ class Engine:
                 if left > 0 and window >= SHORTEST_WINDOW:
                     self._window = self._loop.call_later(left, self._dispatch)
                     return
-            self._send(worker, kind, self._room(price))
+            self._send(worker, kind, self._room(self._chunk(kind), price))
 
-    def _room(self, price: float) -> int:
+    def _chunk(self, kind: Kind) -> int:
+        """How many pictures are computed in the time of one."""
+        return self._offers[kind.model].chunk
+
+    def _room(self, chunk: int, price: float) -> int:
         """How many pictures to send in one message."""
-        chunk, most = self._queue.chunk, self._settings.engine.batch
+        most = self._settings.engine.batch
         chunks = min(most // chunk, max(1, int(BATCH_SECONDS / price)))
         return chunks * chunk or most
 
@@ -225,7 +230,6 @@ class Engine:
         elif what == "refused":
             self._on_refused(header)
         elif what == "ready":
-            self._queue.chunk = header["chunk"]
             self._dispatch()
 
     def _on_step(self, batch: Batch, header: Header, block: memoryview) -> None:
@@ -330,7 +334,7 @@ class Engine:
     def _on_death(self, worker: Worker) -> None:
         """Queue anew what a dead worker was given: of what it was painting, each order alone."""
         for number, batch in enumerate(worker.flight.values()):
-            begun = batch.answered + self._queue.chunk if number == 0 and worker.loading is None else 0
+            begun = batch.answered + self._chunk(batch.kind) if number == 0 and worker.loading is None else 0
             for ticket, row, first, last in batch.within(batch.answered, batch.rows):
                 suspect = batch.answered + first < begun
                 ticket.deaths += suspect

@@ -23,7 +23,8 @@ class Offer:
     options: of sampling, with their defaults. steps: whether it has intermediate pictures. tokens: codes that
     one picture is written in, 0 for families that write none. prompt_tokens: how many a text may have, 0
     where none is read. resamples: whether other sizes than its own may be made of its pictures, as its card
-    says. fault: why it cannot be used, None where it can.
+    says. chunk: how many pictures are computed in the time of one. fault: why it cannot be used, None where
+    it can.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Offer:
     tokens: int = 0
     prompt_tokens: int = 0
     resamples: bool = True
+    chunk: int = 1
     parameters: int = 0
     created: int = 0
     card: str = ""

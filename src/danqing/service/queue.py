@@ -38,6 +38,8 @@ class Entry(Generic[Item]):
     stop: int
     seconds: float
     """A picture's share of the work."""
+    chunk: int = 1
+    """So many are computed in the time of one."""
     tag: float = 0.0
     number: int = 0
     """Of its place in the heap, which it may change."""
@@ -54,6 +56,7 @@ class Lane(Generic[Item]):
     """Pictures of a kind, by tag. seconds: that a chunk of them takes."""
 
     kind: Hashable
+    chunk: int
     seconds: float
     heap: list[tuple[float, int, Entry[Item]]] = field(default_factory=list)
     pictures: int = 0
@@ -65,6 +68,10 @@ class Lane(Generic[Item]):
             heapq.heappop(self.heap)
             self.gone -= 1
         return self.heap[0]
+
+    def work(self) -> float:
+        """Seconds that all of them take."""
+        return -(-self.pictures // self.chunk) * self.seconds
 
     def forget_the_gone(self) -> None:
         """Keep what was cancelled from gathering."""
@@ -80,13 +87,13 @@ def _waits(element: tuple[float, int, Entry[Item]]) -> bool:
 
 
 class Queue(Generic[Item]):
-    """At most `limit` pictures. chunk: so many are computed in the time of one.
+    """At most `limit` pictures.
 
     pictures: how many wait; seconds: how long the worker needs for them all.
     """
 
-    def __init__(self, limit: int, chunk: int = 1) -> None:
-        self.chunk, self.pictures, self.seconds = chunk, 0, 0.0
+    def __init__(self, limit: int) -> None:
+        self.pictures, self.seconds = 0, 0.0
         self._limit = limit
         self._lanes: dict[Hashable, Lane[Item]] = {}
         self._clock = 0.0
@@ -167,13 +174,13 @@ class Queue(Generic[Item]):
     def price(self, kind: Hashable, chunk_seconds: float) -> None:
         """Say anew how long a chunk of a kind takes."""
         if lane := self._lanes.get(kind):
-            self.seconds += (chunk_seconds - lane.seconds) * self._chunks(lane.pictures)
-            lane.seconds = chunk_seconds
+            before, lane.seconds = lane.work(), chunk_seconds
+            self.seconds += lane.work() - before
 
     def _push(self, entry: Entry[Item], chunk_seconds: float) -> None:
         lane = self._lanes.get(entry.kind)
         if lane is None:
-            lane = self._lanes[entry.kind] = Lane(entry.kind, chunk_seconds)
+            lane = self._lanes[entry.kind] = Lane(entry.kind, entry.chunk, chunk_seconds)
         self._place(lane, entry)
         self._count(lane, entry, entry.pictures)
 
@@ -204,14 +211,11 @@ class Queue(Generic[Item]):
         lane.forget_the_gone()
         return lane
 
-    def _chunks(self, pictures: int) -> int:
-        return -(-pictures // self.chunk)
-
     def _count(self, lane: Lane[Item], entry: Entry[Item], change: int) -> None:
-        owner, before = entry.owner, self._chunks(lane.pictures)
+        owner, before = entry.owner, lane.work()
         lane.pictures += change
         self.pictures += change
-        self.seconds += lane.seconds * (self._chunks(lane.pictures) - before)
+        self.seconds += lane.work() - before
         held = self._held.get(owner, 0) + change
         if held:
             self._held[owner] = held

@@ -144,6 +144,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         tokens=_tokens(family),
         prompt_tokens=info["text"]["length"] if info["text"] else 0,
         resamples=info["other_sizes"],
+        chunk=family.chunk,
         parameters=info["parameters"],
         created=int((folder / "config.json").stat().st_mtime),
         card=_card(folder, within),

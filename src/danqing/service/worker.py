@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from danqing.errors import ConfigError
 from danqing.images import Images
 from danqing.machine import resident_memory
-from danqing.model import CHUNK, Model
+from danqing.model import Model
 from danqing.service.link import Header, Link
 from danqing.service.orders import ModelUnavailableError, Pixels
 from danqing.service.shelf import Shelf, describe
@@ -76,7 +76,7 @@ class Worker:
         self._cancelled: set[int] = set()
         for name in told["describe"]:
             link.send({"kind": "offer", **dataclasses.asdict(describe(name, told["models"][name]))})
-        link.send({"kind": "ready", "chunk": CHUNK, "memory": resident_memory()})
+        link.send({"kind": "ready", "memory": resident_memory()})
 
     def run(self) -> None:
         """Paint batch after batch; raises EOFError when the engine is gone."""
@@ -107,8 +107,8 @@ class Worker:
         except ModelUnavailableError as error:
             self._tell("failed", batch, 0, len(batch.rows), error="model", message=str(error))
             return
-        for start in range(0, len(batch.rows), CHUNK):
-            rows = batch.rows[start : start + CHUNK]
+        for start in range(0, len(batch.rows), model.family.chunk):
+            rows = batch.rows[start : start + model.family.chunk]
             told = batch, start, len(rows)
             began = time.perf_counter()
             try:

@@ -19,7 +19,7 @@ from danqing.evaluation.painted import reconstruct, spread
 from danqing.evaluation.scores import Score
 from danqing.images import Images
 from danqing.loading import load
-from danqing.model import CHUNK, Model
+from danqing.model import Model
 from danqing.studies.contest import Judged
 from danqing.studies.results import Point
 from danqing.training.run_files import read_json, read_lines
@@ -132,13 +132,13 @@ def scores(measured: Mapping[str, Any]) -> tuple[Score, ...]:
 
 def sampling_speed(model: Model) -> float:
     """Images per second that a model paints, in its own chunks: the median of a few rounds, once warm."""
-    model.sample(CHUNK)
-    rates = []
+    chunk, rates = model.family.chunk, []
+    model.sample(chunk)
     for _ in range(_ROUNDS):
         started, painted = time.perf_counter(), 0
         while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not painted:
-            model.sample(CHUNK, seed=painted)
-            painted += CHUNK
+            model.sample(chunk, seed=painted)
+            painted += chunk
         rates.append(painted / spent)
     return statistics.median(rates)
 
