@@ -3,6 +3,7 @@ and what comes from there.
 """
 
 import asyncio
+import io
 import ipaddress
 import json
 import threading
@@ -10,6 +11,7 @@ import time
 from fractions import Fraction
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,9 +21,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from danqing.service import fetch, uploads
+from danqing.service import fetch, sources, uploads, wire
 from danqing.service.errors import ApiError
 from danqing.service.orders import Offer
+from danqing.service.pictures import Pictures
 from danqing.service.settings import Limits
 from danqing.service.sources import _touched, _window
 from tests.service.serving import served
@@ -198,6 +201,47 @@ def test_hostile_json_takes_as_long_as_it_is() -> None:
 )
 def test_only_addresses_that_everybody_reaches_are_public(address: str, public: bool) -> None:
     assert fetch.is_public(ipaddress.ip_address(address)) == public
+
+
+def test_few_pictures_are_decoded_at_once_and_owners_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, order = io.BytesIO(), []
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    sent = uploads.Uploads((file.getvalue(),))
+    decode, decoding, most = sources.images.decode, [], 0
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        nonlocal most
+        decoding.append(1)
+        most = max(most, len(decoding))
+        time.sleep(0.02)
+        decoding.pop()
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(sources.images, "decode", slowly)
+
+    async def walk() -> int:
+        pictures = Pictures(tmp_path)
+        service: Any = SimpleNamespace(settings=SimpleNamespace(limits=LIMITS), pictures=pictures)
+        offer, places = Offer("model", "", width=8, height=8, channels=3), pictures._free
+
+        async def ask(owner: str) -> None:
+            await sources.given(service, wire.Variation(), offer, 1, sent, owner)
+            order.append(owner)
+
+        greedy = [asyncio.create_task(ask("greedy")) for _ in range(10 * places)]
+        await asyncio.sleep(0)
+        greedy[-1].cancel()  # nobody waits for it
+        await asyncio.gather(*greedy, ask("modest"), return_exceptions=True)
+        assert pictures._free == places
+        await pictures.stop()
+        return places
+
+    places = asyncio.run(asyncio.wait_for(walk(), 60))
+    assert most == places
+    assert len(order) == 10 * places
+    assert "modest" in order[: 3 * places]
 
 
 def test_pictures_that_are_fetched_count_among_the_bytes_that_are_held(

@@ -152,9 +152,10 @@ async def plan(
     options = checks.options(offer, endpoint, fields, words=uploads is not None)
     n = fields.n or 1
     seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
+    owner = caller.key_id or ""
     own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
     if not isinstance(fields, wire.Generation):
-        given = await sources.given(service, endpoint, fields, offer, n, uploads)
+        given = await sources.given(service, fields, offer, n, uploads, owner)
         own, alpha = given.size or own, given.alpha
     checks.check_background(fields, offer, alpha)
     size = checks.size(fields.size, own, offer, n, limits)
@@ -172,7 +173,7 @@ async def plan(
         images=None if given is None else given.images,
         masks=None if given is None else given.masks,
         previews=(fields.partial_images or 0) if isinstance(fields, wire.Guided) and offer.steps else 0,
-        owner=caller.key_id or "",
+        owner=owner,
         seconds=limits.seconds,
     )
     compression = 100 if fields.output_compression is None else fields.output_compression

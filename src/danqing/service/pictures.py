@@ -1,4 +1,6 @@
-"""Pixels as files: in the size and format asked for, and for an hour under an address of their own."""
+"""Pixels as files: in the size and format asked for, and for an hour under an address of their own. Whatever
+takes long with pixels, such as to read those that were sent, is done here for one owner after the other.
+"""
 
 import asyncio
 import base64
@@ -143,14 +145,20 @@ class Pictures:
 
         if compose is None and len(pixels) * max(pixels[0].size // pixels.shape[3], look.work) <= _INLINE:
             return make()
-        await self._turn(owner)
-        made = asyncio.get_running_loop().run_in_executor(self._threads, make)
-        made.add_done_callback(lambda _: self._next_turn())
         try:
-            return await asyncio.shield(made)
+            return await self.in_turn(owner, make)
         except asyncio.CancelledError:
             left.set()
             raise
+
+    async def in_turn(self, owner: str, work: Callable[[], _T]) -> _T:
+        """What some work with pixels gives, done in a thread when it is the owner's turn: no more is done at
+        once than the machine has cores. Whoever is cancelled before leaves the work undone.
+        """
+        await self._turn(owner)
+        done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        done.add_done_callback(lambda _: self._next_turn())
+        return await asyncio.shield(done)
 
     async def pack(self, files: Sequence[bytes]) -> list[bytes]:
         """Files in base64."""

@@ -10,7 +10,6 @@ import binascii
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ from danqing.service.errors import ApiError, invalid
 from danqing.service.orders import Offer, Pixels
 from danqing.service.settings import Limits
 from danqing.service.uploads import Uploads as Uploads
-from danqing.service.wire import Endpoint
 
 if TYPE_CHECKING:
     from danqing.service.state import Service
@@ -34,7 +32,6 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 _SLICE = 1024**2  # characters of base64 that are read at once, a multiple of four
 _NEARLY_WHOLE = 0.98
-_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="sources")
 
 Mask = NDArray[np.bool_]
 
@@ -59,14 +56,15 @@ class Given:
 
 async def given(
     service: "Service",
-    endpoint: Endpoint,
     fields: wire.Edit | wire.Variation,
     offer: Offer,
     n: int,
     uploads: Uploads | None,
+    owner: str,
 ) -> Given:
-    """What a request for edits or variations brings, as `offer` takes it; raises ApiError."""
-    if endpoint == "variations" and offer.labels and fields.label is None:
+    """What a request to edit or vary brings, as `offer` takes it. owner: who asks; raises ApiError."""
+    varies = isinstance(fields, wire.Variation)
+    if varies and offer.labels and fields.label is None:
         message = f"{offer.name} was trained with labels: say by label what the picture shows."
         raise invalid(message, "label", "missing_required_parameter")
     sent = len((fields.images if uploads is None else uploads.images) or ())
@@ -79,9 +77,9 @@ async def given(
         uploads = await _referred(service, fields)
     limits = service.settings.limits
     make = functools.partial(
-        _varied if endpoint == "variations" else _edited, uploads.images[0], uploads.mask, offer, n, limits
+        _varied if varies else _edited, uploads.images[0], uploads.mask, offer, n, limits
     )
-    return await asyncio.get_running_loop().run_in_executor(_DECODERS, make)
+    return await service.pictures.in_turn(owner, make)
 
 
 async def embedded(service: "Service", body: Mapping[str, Any]) -> dict[str, Any]:
