@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -163,6 +163,31 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+class _Parting:
+    """A transport whose end waits where its client is still sending: what is closed over that is reset, and
+    the answer lost (RFC 9112, section 9.6). The other direction is closed at once.
+
+    is_sending: asked when it is to close; the second time it does so in any case.
+    """
+
+    def __init__(self, transport: asyncio.Transport, is_sending: Callable[[], bool]) -> None:
+        self._transport, self._is_sending, self._parted = transport, is_sending, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._parted or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._is_sending():
+            self._transport.close()
+        else:
+            self._parted = True
+            self._transport.write_eof()
+            self._transport.resume_reading()
+
+
 def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
     """HTTP/1.1 by httptools, with limits that neither it nor uvicorn has."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -171,7 +196,8 @@ def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
         """A connection whose headers must be small and come soon, and that is told of mistakes as all are."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            self._connection = transport
+            super().connection_made(cast(asyncio.Transport, _Parting(transport, self._lingers)))
             self._framing = 0
             self._between_requests = True
             self._hurry: asyncio.TimerHandle | None = None
@@ -182,6 +208,8 @@ def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():  # the rest of what nobody needs
+                return
             if self._between_requests and self._hurry is None:
                 self._begin()
             self._framing += len(data)
@@ -231,6 +259,13 @@ def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
         def _begin(self) -> None:
             self._hurry = self.loop.call_later(_PATIENCE, self._hang_up)
 
+        def _lingers(self) -> bool:
+            """Whether something is still being sent when the connection is to close; then it has a while."""
+            if not self._between_requests:
+                self._relax()
+                self._begin()
+            return not self._between_requests
+
         def _is_idle(self) -> bool:
             """Whether a request has been answered, and none has begun."""
             answered = self.cycle is not None and self.cycle.response_complete
@@ -241,7 +276,7 @@ def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
             if self.transport.get_write_buffer_size():
                 self._abort()
             else:
-                self.transport.close()
+                self._connection.close()
 
         def _abort(self) -> None:
             connection = self.transport.get_extra_info("socket")
@@ -267,6 +302,7 @@ def _patient_protocol(app: "FastAPI") -> type[asyncio.Protocol]:
             ]
             lines = [f"HTTP/1.1 {status} {phrase}".encode(), *(b"%b: %b" % header for header in headers)]
             self.transport.write(b"\r\n".join([*lines, b"", body]))
+            self._between_requests = False  # for all we know, more of it is coming
             self.transport.close()
             app.state.service.metrics.request("", "", status, 0.0)
             current = logs.request_id.set(request)

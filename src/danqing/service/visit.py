@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PROBES = frozenset({"/healthz", "/readyz"})
 HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
-_DISCARDED = 1024**2  # bytes of a refused body that are read for the sake of the connection
 _NOBODY_WAITS = 499
 _PICTURES = "/v1/pictures/"  # what follows is what lets see one, and no matter of the log
 ALWAYS = (
@@ -50,7 +49,6 @@ class Visit:
         "_body",
         "_bytes",
         "_complete",
-        "_declared",
         "_held",
         "_limits",
         "_receive",
@@ -80,7 +78,7 @@ class Visit:
         self.counted: str | None = None  # the key whose requests this is one of
         self._bytes, self._held = bytes, 0
         self._receive, self._send, self._limits = receive, send, limits
-        self._body, self._declared, self._complete = 0, 0, False
+        self._body, self._complete = 0, False
 
     def asking(self) -> Caller:
         """Who asks; raises ApiError 401."""
@@ -94,10 +92,10 @@ class Visit:
         if length is not None and not (length.isdigit() and len(length) < 19):
             raise ApiError(400, "The header Content-Length is no number of bytes.", code="invalid_header")
         chunked = b"transfer-encoding" in headers
-        self._declared = _DISCARDED + 1 if chunked else int(length or 0)
-        if length is not None and int(length) > self._limits.body_bytes:
+        declared = int(length or 0)
+        if declared > self._limits.body_bytes:
             raise self._too_large()
-        if self.method in HARMLESS or not (chunked or self._declared):
+        if self.method in HARMLESS or not (chunked or declared):
             return
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
         if kind not in _BODY_TYPES:
@@ -164,16 +162,15 @@ class Visit:
         await self._send(message)
 
     async def refuse(self) -> None:
-        """Answer with the refusal, unless something was answered already."""
+        """Answer with the refusal, unless something was answered already.
+
+        The connection stays, and the server reads on for a while what it no longer needs: one that is closed
+        over a body still being sent is reset, and the answer lost.
+        """
         assert self.refusal is not None
         if self.status:
             return
         self.status = self.refusal.status
-        # Who is to ask again must be able to read that: a connection closed over a body that is still sent is
-        # reset, and the answer lost.
-        again = self.status == 429
-        if not again and not self._complete and self._declared - self._body > _DISCARDED:
-            self.refusal.headers["connection"] = "close"
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
