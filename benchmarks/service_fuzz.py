@@ -3,10 +3,12 @@
     python benchmarks/service_fuzz.py [--requests 100000] [--examples 200] [--concurrency 16] [--seed 0]
 
 First schemathesis reads the service's OpenAPI document and sends `examples` requests to each operation, then
-come so many mutated bodies: JSON and forms whose structure, values, bytes and pictures are changed at random,
-with the checksums of PNG mended or not. Every answer must have a status below 500, and be a picture or an
-error in the documented shape. Memory is read after a tenth of the requests and at the end. A body that fails
-is kept in --out. The last line is JSON.
+come so many mutated bodies: generations, edits and variations in JSON, as forms and as jobs, whose fields,
+bytes and pictures are changed at random. Pictures are cut off, begin as another kind does, or have other
+bytes, with the checksums of PNG mended or not. Every answer must have a status below 500, and be a picture or
+an error in the documented shape; no job may fail by a mistake of the service. Memory is read after a tenth of
+the requests and at the end, both times when nothing is left to do. A body that fails is kept in --out. The
+last line is JSON.
 """
 
 import argparse
@@ -21,55 +23,28 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from service_process import LABELS, SIDE, ServiceProcess, write_models
 
 JSON, BOUNDARY = "application/json", b"danqing-fuzz"
 FORM = f"multipart/form-data; boundary={BOUNDARY.decode()}"
 ODD: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        False,
-        0,
-        -1,
-        1,
-        2,
-        11,
-        2**31,
-        2**63,
-        2**64,
-        -(2**63),
-        10**30,
-        0.0,
-        -0.0,
-        0.5,
-        1e308,
-        1e-308,
-    ),
+    *(None, True, False, 0, -1, 1, 2, 11, 2**31, 2**63, 2**64, -(2**63), 10**30),
+    *(0.0, -0.0, 0.5, 1e308, 1e-308),
     *("", " ", "\x7f", "é", "红", "\ud800", "\0", "a" * 5000, "auto", "8x8", "0x0", "16x16", "1024x1024"),
     *("../../etc/passwd", "%s%n", "<script>", "' or 1=1 --", "data:image/png;base64,"),
     *("http://127.0.0.1/", "http://xn--a/", "0000000002"),
     *([], {}, [[]], {"a": {}}, [None], ["star"] * 3),
 )
 TROUBLE = (
-    b"\0",
-    b"\xff",
-    b"\r\n",
-    b"--",
-    b'"',
-    b"\\",
-    b"{",
-    b"[",
-    b"\x80" * 9,
-    b"\xff" * 8,
-    b"\x7f\xff\xff\xff",
+    *(b"\0", b"\xff", b"\r\n", b"--", b'"', b"\\", b"{", b"["),
+    *(b"\x80" * 9, b"\xff" * 8, b"\x7f\xff\xff\xff"),
 )
 
 
@@ -79,32 +54,43 @@ class Body(NamedTuple):
     content: bytes
 
 
-def pictures() -> list[bytes]:
-    """Small pictures of each kind that is read, and of some that are not."""
-    rng = np.random.default_rng(0)
+GUIDED: dict[str, Any] = {
+    "num_steps": 2,
+    "top_k": 3,
+    "guidance_scale": 2.0,
+    "quality": "low",
+    "stream": True,
+    "partial_images": 2,
+}
+"""Fields that only requests with a prompt have."""
+MASKS = 4
+"""So many of the pictures of a size, the first ones, are often masks."""
+MOVING = ("PNG", "WEBP", "GIF")
+FOREIGN = ("style", "mask", "images", "negative_prompt", "strength", "endpoint", "__class__", "")
+
+
+def pictures(height: int, width: int) -> list[bytes]:
+    """Pictures of one size, of each kind that is read and of some that are not; the upper half of those with
+    an alpha channel is transparent.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    pixels[:, :, 3] = 255
+    pixels[: max(1, height // 2), :, 3] = 0
+    whole, turned = Image.fromarray(pixels), Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
     found = []
-    for height, width in ((SIDE, SIDE), (24, 40), (1, 1)):
-        pixels = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
-        pixels[: max(1, height // 2), :, 3] = 0
-        whole = Image.fromarray(pixels)
-        for mode, format in (
-            ("RGBA", "PNG"),
-            ("RGB", "JPEG"),
-            ("RGBA", "WEBP"),
-            ("L", "PNG"),
-            ("P", "PNG"),
-            ("LA", "PNG"),
-            ("I;16", "PNG"),
-            ("1", "PNG"),
-            ("CMYK", "JPEG"),
-            ("RGB", "GIF"),
-            ("RGB", "TIFF"),
-            ("RGB", "BMP"),
-        ):
-            file = io.BytesIO()
-            picture = whole.convert("L").convert("I;16") if mode == "I;16" else whole.convert(mode)
-            picture.save(file, format)
-            found.append(file.getvalue())
+    for mode, format, options in (
+        *((("RGBA", "PNG", {}),) * MASKS),
+        *(("LA", "PNG", {}), ("RGBA", "WEBP", {}), ("RGBA", "WEBP", {"lossless": True})),
+        *(("RGB", "JPEG", {"exif": turned}), ("L", "JPEG", {"progressive": True}), ("CMYK", "JPEG", {})),
+        *(("L", "PNG", {}), ("P", "PNG", {"transparency": 0}), ("I;16", "PNG", {}), ("1", "PNG", {})),
+        *(("RGB", "GIF", {}), ("RGB", "TIFF", {}), ("RGB", "BMP", {})),
+        *(("RGBA", format, {"save_all": True, "append_images": [whole.rotate(180)]}) for format in MOVING),
+    ):
+        file = io.BytesIO()
+        picture = whole.convert("L").convert("I;16") if mode == "I;16" else whole.convert(mode)
+        picture.save(file, format, **options)
+        found.append(file.getvalue())
     return found
 
 
@@ -119,106 +105,125 @@ def form(parts: Sequence[tuple[str, bytes | str]]) -> bytes:
 
 
 class Fuzzer:
-    """Makes bodies of good ones. What it makes follows from the seed."""
+    """Makes bodies of good ones, each of which is changed in one respect or two: its fields, its pictures or
+    its bytes. What it makes follows from the seed.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._pictures = pictures()
-        self._ways: tuple[Callable[[], Body], ...] = (
-            self._json,
-            self._json,
-            self._form,
-            self._form,
-            self._job,
-        )
+        self._pictures = [pictures(*size) for size in ((SIDE, SIDE), (24, 40), (1, 1))]
 
     def body(self) -> Body:
         """The next one."""
-        body = self._random.choice(self._ways)()
-        if self._random.random() < 0.3:
+        changed = self._random.choice(
+            ((), ("fields",), ("fields",), ("pictures",), ("pictures",), ("bytes",), ("fields", "pictures"))
+        )
+        endpoint = self._random.choice(("generations", "edits", "edits", "variations"))
+        words = self._words(endpoint, odd="fields" in changed)
+        sent = {} if endpoint == "generations" else self._sent(endpoint, spoiled="pictures" in changed)
+        if sent and self._random.random() < 0.5:
+            body = Body(f"/v1/images/{endpoint}", FORM, self._form(words, sent, odd="fields" in changed))
+        else:
+            references = self._references(sent, odd="fields" in changed)
+            body = Body(f"/v1/images/{endpoint}", JSON, json.dumps(words | references).encode())
+            if self._random.random() < 0.2:
+                body = self._job(endpoint, words | references, odd="fields" in changed)
+        if "bytes" in changed:
             body = body._replace(content=self._bytes(body.content))
         if self._random.random() < 0.02:
             kinds = (JSON, FORM, "multipart/form-data", "text/plain", "", "application/json; charset=utf-16")
             body = body._replace(kind=self._random.choice(kinds))
         return body
 
-    def _words(self) -> dict[str, Any]:
-        words: dict[str, Any] = {"model": "masked", "prompt": self._random.choice(LABELS), "seed": 1}
+    def _words(self, endpoint: str, *, odd: bool) -> dict[str, Any]:
+        """The fields of a request but for its pictures."""
+        labelled = endpoint == "edits" or self._random.random() < 0.6
+        words: dict[str, Any] = {"model": "masked" if labelled else "vae", "seed": 1}
         further = {
             "n": self._random.randint(1, 3),
             "size": self._random.choice(("auto", "32x32", "64x64", "17x17")),
             "output_format": self._random.choice(("png", "jpeg", "webp")),
             "response_format": "b64_json",
-            "quality": "low",
-            "background": self._random.choice(("auto", "opaque", "transparent")),
+            "background": self._random.choice(("auto", "opaque")),
             "temperature": 0.5,
-            "guidance_scale": 2.0,
-            "num_steps": 2,
-            "top_k": 3,
-            "stream": True,
-            "partial_images": 2,
             "user": "fuzz",
-            "negative_prompt": "star",
-            "label": "circle",
-            "strength": 0.3,
         }
-        for name in self._random.sample(sorted(further), self._random.choice((0, 0, 1, 2))):
-            words[name] = further[name]
-        for _ in range(self._random.choice((0, 0, 0, 1, 2))):
-            name = self._random.choice([*words, *further, "style", "mask", "images", "__class__", ""])
-            words[name] = self._random.choice(ODD)
+        if endpoint == "variations":
+            further["strength"] = 0.3
+            words |= {"label": self._random.choice(LABELS)} if labelled else {}
+        else:
+            words["prompt"] = self._random.choice(LABELS) if labelled else ""
+            further |= GUIDED if labelled else {}
+        chosen = self._random.sample(sorted(further), self._random.choice((0, 1, 2)))
+        words |= {name: further[name] for name in chosen}
+        if words.get("partial_images"):
+            words["stream"] = True
+        if odd:
+            for _ in range(self._random.choice((1, 1, 2))):
+                name = self._random.choice([*words, *further, *FOREIGN])
+                words[name] = self._random.choice(ODD)
         return words
 
-    def _picture(self) -> bytes:
-        content = self._random.choice(self._pictures)
-        if self._random.random() < 0.6:
-            content = self._bytes(content)
-        if content[:4] == b"\x89PNG" and self._random.random() < 0.5:
+    def _sent(self, endpoint: str, *, spoiled: bool) -> dict[str, bytes]:
+        """The pictures of a request by their fields."""
+        kinds = self._random.choice(self._pictures)
+        found = {"image": self._random.choice(kinds)}
+        if endpoint == "edits" and self._random.random() < 0.5:
+            found["mask"] = self._random.choice(kinds[:MASKS])
+        if spoiled:
+            name = self._random.choice(sorted(found))
+            found[name] = self._spoiled(found[name])
+        return found
+
+    def _spoiled(self, content: bytes) -> bytes:
+        """A picture that is cut off, begins as another kind does, is of another size, or has other bytes."""
+        other = self._random.choice(self._random.choice(self._pictures))
+        match self._random.randrange(6):
+            case 0:
+                return content[: self._random.randrange(len(content))]
+            case 1:
+                length = self._random.choice((4, 8, 12, 16, 26, 33))
+                return other[:length] + content[length:]
+            case 2:
+                return other
+            case _:
+                content = self._bytes(content)
+        if content[:4] == b"\x89PNG" and self._random.random() < 0.7:
             content = mended(content)
         return content
 
-    def _references(self) -> dict[str, Any]:
-        def url() -> Any:
-            if self._random.random() < 0.1:
-                return self._random.choice(ODD)
-            return "data:image/png;base64," + base64.b64encode(self._picture()).decode()
+    def _references(self, sent: Mapping[str, bytes], *, odd: bool) -> dict[str, Any]:
+        """Pictures as a body in JSON has them."""
 
-        found: dict[str, Any] = {"images": [{"image_url": url()}]}
-        if self._random.random() < 0.5:
-            found["mask"] = {"image_url": url()}
+        def reference(content: bytes) -> Any:
+            url: Any = "data:image/png;base64," + base64.b64encode(content).decode()
+            if odd and self._random.random() < 0.1:
+                url = self._random.choice(ODD)
+            return {"image_url": url}
+
+        found = {name: reference(content) for name, content in sent.items()}
+        if "image" in found:
+            found["images"] = [found.pop("image")]
         return found
 
-    def _json(self) -> Body:
-        path = self._random.choice(("generations", "generations", "edits", "variations"))
-        words = self._words()
-        if path != "generations":
-            words |= self._references()
-        return Body(f"/v1/images/{path}", JSON, json.dumps(words).encode())
-
-    def _job(self) -> Body:
-        asked: dict[str, Any] = {
-            "endpoint": self._random.choice(("generations", "edits", "x", 1)),
-            "body": self._words(),
-        }
-        if self._random.random() < 0.1:
+    def _job(self, endpoint: str, words: Mapping[str, Any], *, odd: bool) -> Body:
+        body = {name: value for name, value in words.items() if name not in ("stream", "partial_images")}
+        asked: dict[str, Any] = {"endpoint": endpoint, "body": body}
+        if odd and self._random.random() < 0.3:
+            asked[self._random.choice(("endpoint", "body", "webhook", "x"))] = self._random.choice(ODD)
+        if odd and self._random.random() < 0.1:
             asked["webhook"] = {"url": self._random.choice(ODD)}
-        if self._random.random() < 0.9:  # few are accepted: the queue is not what is tried here
-            asked["body"] = asked["body"] | {"size": self._random.choice(ODD)}
         return Body("/v1/jobs", JSON, json.dumps(asked).encode())
 
-    def _form(self) -> Body:
-        path = self._random.choice(("edits", "edits", "variations"))
+    def _form(self, words: Mapping[str, Any], sent: Mapping[str, bytes], *, odd: bool) -> bytes:
         parts: list[tuple[str, bytes | str]] = [
-            (name, value if isinstance(value, str) else json.dumps(value))
-            for name, value in self._words().items()
+            (name, value if isinstance(value, str) else json.dumps(value)) for name, value in words.items()
         ]
-        parts.append((self._random.choice(("image", "image", "image[]")), self._picture()))
-        if self._random.random() < 0.5:
-            parts.append(("mask", self._picture()))
-        if self._random.random() < 0.1:
+        parts += sent.items()
+        if odd and self._random.random() < 0.2:
             parts.append(self._random.choice(parts))
         self._random.shuffle(parts)
-        return Body(f"/v1/images/{path}", FORM, form(parts))
+        return form(parts)
 
     def _bytes(self, content: bytes) -> bytes:
         """A few bytes changed, cut, doubled, moved or put in."""
@@ -270,25 +275,23 @@ def complaint(answer: httpx.Response) -> str | None:
 async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[str, Any]:
     """Send the mutated bodies; returns what came of it."""
     fuzzer, statuses, wrong = Fuzzer(options.seed), Counter[int](), []
-    memory: dict[str, float] = {}
-    sent, began, settled = 0, time.perf_counter(), max(1, options.requests // 10)
+    sent, began, broken = 0, time.perf_counter(), 0
 
     async def send(client: httpx.AsyncClient, body: Body) -> httpx.Response:
+        nonlocal broken
         headers = {"content-type": body.kind}
         try:
             return await client.post(service.url + body.path, content=body.content, headers=headers)
         except httpx.TransportError:  # an idle connection may just have been closed: once more, on another
-            statuses[0] += 1
+            broken += 1
             return await client.post(service.url + body.path, content=body.content, headers=headers)
 
-    async def one(client: httpx.AsyncClient) -> None:
-        nonlocal sent, memory
-        while sent < options.requests:
+    async def one(client: httpx.AsyncClient, until: int) -> None:
+        nonlocal sent
+        while sent < until:
             body = fuzzer.body()
             sent += 1
             number = sent
-            if number == settled:
-                memory = service.memory()
             try:
                 answer = await send(client, body)
                 statuses[answer.status_code] += 1
@@ -302,15 +305,37 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
             if number % 5000 == 0:
                 print(f"{number:,} sent, {dict(statuses)}, {service.memory()}", flush=True)
 
+    async def memory_after(client: httpx.AsyncClient, until: int) -> dict[str, float]:
+        """Of both processes when so many bodies have been answered, and nothing is left to do."""
+        await asyncio.gather(*(one(client, until) for _ in range(options.concurrency)))
+        for status in ("queued", "running"):
+            while await jobs(client, status):
+                await asyncio.sleep(0.5)
+        return service.memory()
+
+    async def jobs(client: httpx.AsyncClient, status: str) -> list[Any]:
+        answer = await client.get(f"{service.url}/v1/jobs", params={"status": status, "limit": 100})
+        found: list[Any] = answer.json()["data"]
+        return found
+
     async with httpx.AsyncClient(timeout=120) as client:
-        await asyncio.gather(*(one(client) for _ in range(options.concurrency)))
-    after = service.memory()
+        before = await memory_after(client, max(1, options.requests // 10))
+        after = await memory_after(client, options.requests)
+        for job in await jobs(client, "failed"):
+            if job["error"]["type"] == "server_error":
+                wrong.append(f"job {job['id']} failed: {job['request']} {job['error']}")
+                print(wrong[-1], flush=True)
     return {
         "requests": sent,
         "seconds": round(time.perf_counter() - began, 1),
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "connections_broken": broken,
         "failures": len(wrong),
-        "memory_change": {name: round(after[name] / value - 1, 4) for name, value in memory.items()},
+        "megabytes": {
+            name: {"before": round(value, 1), "after": round(after[name], 1)}
+            for name, value in before.items()
+        },
+        "memory_change": {name: round(after[name] / value - 1, 4) for name, value in before.items()},
     }
 
 
