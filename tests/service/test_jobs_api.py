@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -155,6 +156,21 @@ def test_any_endpoint_may_be_a_job(running: Running, tokens: dict[str, str]) -> 
             assert len(http.get(f"/v1/jobs/{job['id']}/images/0").content) > 30
         refused = http.post("/v1/jobs", json=PAINT)
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_permissions")
+
+
+def test_a_job_makes_its_files_when_there_is_room_for_them(http: httpx.Client, running: Running) -> None:
+    http.post("/v1/images/generations", json=PAINT["body"])  # the model is there
+    shares = running.service.pictures._shares
+    running.loop.call_soon_threadsafe(shares.add, "somebody", 10**12)
+    try:
+        job = post(http)
+        time.sleep(1)
+        assert http.get(f"/v1/jobs/{job['id']}").json()["status"] == "running"
+        assert http.post("/v1/images/generations", json=PAINT["body"]).status_code == 429
+    finally:
+        running.loop.call_soon_threadsafe(shares.give_back, "somebody", 10**12)
+    assert finished(http, job["id"])["status"] == "succeeded"
+    assert shares.taken == 0
 
 
 def test_a_key_is_worth_one_job(http: httpx.Client) -> None:

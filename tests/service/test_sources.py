@@ -55,7 +55,26 @@ def test_large_json_is_read_as_small(body: dict[str, Any], picture: str, slash: 
     whole = {**body, "images": [{"image_url": picture}], "n": 1}
     assume("\0" not in json.dumps(body, ensure_ascii=False))
     sent = json.dumps(whole).replace("\\u0000", "").replace("/", slash).encode()
-    assert asyncio.run(uploads.read(sent, LIMITS)) == json.loads(sent)
+    read = asyncio.run(uploads.read(sent, LIMITS))
+    assert read == json.loads(sent)
+    assert "".join(pieces(read)) == json.dumps(read, sort_keys=True)
+
+
+def pieces(value: Any) -> list[str]:
+    async def written() -> list[str]:
+        return [piece async for piece in uploads.written(value)]
+
+    return asyncio.run(written())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text(min_size=1, max_size=9), st.integers(0, 3))
+def test_large_strings_are_written_as_the_standard_library_writes_them(text: str, before: int) -> None:
+    string = "x" * before + text * (600_000 // len(text))
+    value = {"b": [string, text, 1.5], "a": {"c": string[::-1], "": None}}
+    written = pieces(value)
+    assert "".join(written) == json.dumps(value, sort_keys=True)
+    assert max(map(len, written)) <= 12 * 262_144
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from danqing.service import uploads
 from danqing.service.errors import ApiError, invalid
 from danqing.service.job_tables import UNFINISHED, Job, JobBody, JobEvent, JobPicture, Status
 from danqing.service.settings import JobSettings
@@ -63,9 +64,12 @@ def new_id() -> str:
     return f"job_{uuid.uuid4().hex}"
 
 
-def fingerprint(asked: Mapping[str, Any]) -> str:
+async def fingerprint(asked: Mapping[str, Any]) -> str:
     """The same for the same request, whatever the order of its fields."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    hasher = hashlib.sha256()
+    async for piece in uploads.written(asked):
+        hasher.update(piece.encode())
+    return hasher.hexdigest()
 
 
 def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from danqing.errors import DanqingError
-from danqing.service import job_store, logs, painting, sources
+from danqing.service import job_store, logs, painting, sources, uploads
 from danqing.service.caller import RIGHTS, Caller
 from danqing.service.database import Database, DatabaseError
 from danqing.service.errors import ApiError, from_danqing, internal, invalid
@@ -119,7 +119,7 @@ class Jobs:
                 raise invalid(message, f"body.{field}", "unsupported_parameter")
         assert self._service is not None
         owner = caller.key_id or ""
-        asked = job_store.fingerprint(
+        asked = await job_store.fingerprint(
             {"endpoint": endpoint, "body": body, "webhook": [webhook, webhook_secret]}
         )
         if idempotency_key is not None:
@@ -141,7 +141,7 @@ class Jobs:
             endpoint=endpoint,
             model=plan.offer.name,
             pictures=plan.n,
-            body=json.dumps(whole),
+            body="".join([piece async for piece in uploads.written(whole)]),
             request=json.dumps({name: whole[name] for name in whole if name not in ("images", "mask")}),
             fingerprint=asked,
             idempotency_key=idempotency_key,
@@ -367,8 +367,9 @@ class Jobs:
                 raise ApiError(401, message, code="revoked_api_key")
             # What else the key may do was checked when the job was accepted.
             caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
-            plan = await painting.plan(self._service, claim.endpoint, json.loads(body), caller)
-            del body
+            asked = await uploads.read(body.encode(), self._settings.limits)
+            plan = await painting.plan(self._service, claim.endpoint, asked, caller)
+            del body, asked
         order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
         painted: Painted | None = None
         while painted is None:
@@ -388,8 +389,11 @@ class Jobs:
             finally:
                 if painted is None:
                     ticket.cancel()
-        media_type = MEDIA_TYPES[plan.format]
-        files = [(media_type, content) for content in await plan.encode(painted.pixels)]
+        room = await self._service.pictures.room_in_time(order.owner, plan.work)
+        try:
+            files = [(MEDIA_TYPES[plan.format], content) for content in await plan.encode(painted.pixels)]
+        finally:
+            room.leave()
         told = {} if plan.revised is None else {"revised_prompt": plan.revised}
         data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **told} for i in range(len(files))]
         return plan.describe(data), files

@@ -39,6 +39,7 @@ _AT_ONCE = 196_608  # bytes, a multiple of three: writing so many in base64 keep
 _HOLE = b'"b64_json": ""'
 _SECONDS_OF_LIFE = 3600.0
 _SECONDS_BETWEEN_SWEEPS = 60.0
+_SECONDS_UNTIL_ROOM = 0.25
 _MOST_BYTES = 4 * 1024**3
 _MOST_WORK = 100_000_000  # pixels per thread, each of which makes a PNG of some four million in a second
 _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(?:png|jpeg|webp)", re.ASCII)
@@ -122,6 +123,14 @@ class Pictures:
     def room(self, owner: str, work: int) -> Room:
         """Let somebody have so much (`Look.work`) made into files; raises ApiError 429 where much waits."""
         return Room(self._shares, owner, work)
+
+    async def room_in_time(self, owner: str, work: int) -> Room:
+        """`room`, as soon as there is any: for what nobody waits for."""
+        while True:
+            try:
+                return self.room(owner, work)
+            except ApiError:
+                await asyncio.sleep(_SECONDS_UNTIL_ROOM)
 
     async def render(
         self,

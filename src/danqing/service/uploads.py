@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -30,7 +30,7 @@ _SLICE = 262_144
 _BRACKET = re.compile(r"[\[\]{}]")
 _HEADER_BYTES = 4096
 _HEADERS = 8
-_BYTES_PER_CHARACTER = 4
+_BYTES_PER_CHARACTER, _BYTES_PER_ESCAPED_CHARACTER = 4, 12
 _SMALL_FIELD = 4096
 
 # What is wrong with a form is answered; a line of the log for each could fill the disk.
@@ -67,11 +67,12 @@ async def read(body: bytes, limits: Limits) -> dict[str, Any]:
     """As `parse`, for an object that may be large by the pictures in it: others have their turn meanwhile."""
     if len(body) <= _JSON:
         return parse(body, limits)
+    longest = max(_LONG, _BYTES_PER_ESCAPED_CHARACTER * limits.prompt)
     rest, long = bytearray(), {}
     at, strings, quote = 0, 0, body.find(b'"')
     while quote >= 0:
         pieces, end = await _string(body, quote + 1)
-        if end - quote > _LONG:
+        if end - quote > longest:
             mark = secrets.token_hex(16)
             long[mark] = _plain(b"".join(pieces))
             rest += body[at : quote + 1] + mark.encode()
@@ -119,6 +120,33 @@ def _with(value: Any, long: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_with(one, long) for one in value]
     return long.get(value, value) if isinstance(value, str) else value
+
+
+async def written(value: Any) -> AsyncIterator[str]:
+    """What `json.dumps` makes of a value whose names are sorted, in pieces between which others have their
+    turn: there may be large pictures in it.
+    """
+    long: list[str] = []
+    mark = secrets.token_hex(16)
+    around = json.dumps(_without(value, mark, long), sort_keys=True).split(mark)
+    yield around[0]
+    for string, part in zip(long, around[1:], strict=True):
+        for at in range(0, len(string), _SLICE):
+            yield json.dumps(string[at : at + _SLICE])[1:-1]
+            await asyncio.sleep(0)
+        yield part
+
+
+def _without(value: Any, mark: str, long: list[str]) -> Any:
+    """A value with a mark in the place of each long string, which `long` is given in the order of names."""
+    if isinstance(value, dict):
+        return {name: _without(value[name], mark, long) for name in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_without(one, mark, long) for one in value]
+    if isinstance(value, str) and len(value) > _SLICE:
+        long.append(value)
+        return mark
+    return value
 
 
 def parse(body: bytes, limits: Limits) -> dict[str, Any]:
