@@ -1,14 +1,16 @@
 """What 64 clients who ask for one picture each get, beside the bare network at its best batch size.
 
     python benchmarks/service_batching.py [--model NAME=FOLDER ...] [--seconds 20] [--rounds 3]
+        [--threads 0]
 
 Without --model: the networks of gan-32 and of transformer-32, untrained, which paint as fast as trained ones.
 The bare network is `family.sample` in a process of its own, given 16, 32, 64 or 128 rows at once, with what
-it takes to have bytes of pixels; beside it, `Model.sample`, which always computes 16 rows at once, so that a
-picture does not depend on its company. Then come the engine, asked by tasks of this process, and the service,
-asked over HTTP from a third process. They take turns, so that whatever else the machine does hits them alike.
+it takes to have bytes of pixels; beside it, `Model.sample`, which always computes as many rows at once, so
+that a picture does not depend on its company. Then come the engine, asked by tasks of this process, and the
+service, asked over HTTP from a third process. They take turns, so that whatever else the machine does hits
+them alike. --threads: of the service's worker; all cores where it is 0, as those that it is compared with.
 
-A share is of the bare network at its best size: it holds what is lost to batches of 16, too, which
+A share is of the bare network at its best size: it holds what is lost to chunks of fewer rows, too, which
 `model_share` gives by itself. The time of a batch is that of as many pictures as there are clients, from the
 bare network at its best.
 """
@@ -98,10 +100,10 @@ def measure_bare(folder: str, seconds: float) -> dict[str, float]:
 
 
 async def measure_engine(
-    name: str, folder: str, clients: int, seconds: float
+    name: str, folder: str, clients: int, seconds: float, threads: int
 ) -> tuple[float, list[float], str]:
     """Pictures per second through the engine, how long each took, and a prompt that the model understands."""
-    engine = Engine(Settings(models={name: folder}), Metrics())
+    engine = Engine(Settings(models={name: folder}, engine={"threads": threads}), Metrics())
     await engine.start()
     times: list[float] = []
 
@@ -127,14 +129,14 @@ async def measure_engine(
 
 
 def measure_http(
-    name: str, folder: str, prompt: str, clients: int, seconds: float
+    name: str, folder: str, prompt: str, clients: int, seconds: float, threads: int
 ) -> tuple[float, list[float]]:
     """Pictures per second over HTTP, and how long each took. The clients are in a process of their own."""
     from service_process import ServiceProcess
 
     with tempfile.TemporaryDirectory() as place:
-        limits = Limits().model_dump()
-        with ServiceProcess(Path(place), {name: folder}, limits=limits) as service:
+        limits, engine = Limits().model_dump(), {"threads": threads}
+        with ServiceProcess(Path(place), {name: folder}, limits=limits, engine=engine) as service:
             command = [sys.executable, __file__, "--ask", service.url, "--prompt", prompt]
             command += ["--seconds", str(seconds)]
             told = subprocess.run(
@@ -164,7 +166,7 @@ def compare(name: str, folder: str, arguments: argparse.Namespace) -> None:
         batch_seconds = arguments.clients / best
         told: dict[str, Any] = {**rates, "model_share": rates["model"] / best}
         told |= {"bare_best": best, "bare_best_rows": size, "batch_ms": 1000 * batch_seconds}
-        crowd = arguments.clients, arguments.seconds
+        crowd = arguments.clients, arguments.seconds, arguments.threads
         rate, times, prompt = uvloop.run(measure_engine(name, folder, *crowd))
         ways = {"engine": (rate, times), "http": measure_http(name, folder, prompt, *crowd)}
         for way, (rate, times) in ways.items():
@@ -173,9 +175,9 @@ def compare(name: str, folder: str, arguments: argparse.Namespace) -> None:
             told[f"{way}_p99_batches"] = quantile(times, 0.99) / batch_seconds
         rounds.append(told)
         shown = {key: round(value, 3) for key, value in told.items()}
-        print(json.dumps({"model": name, "round": number, **shown}), flush=True)
+        print(json.dumps({"name": name, "round": number, **shown}), flush=True)
     medians = {key: round(statistics.median(told[key] for told in rounds), 3) for key in rounds[0]}
-    print(json.dumps({"model": name, "median of": len(rounds), **medians}), flush=True)
+    print(json.dumps({"name": name, "median of": len(rounds), **medians}), flush=True)
 
 
 def main() -> None:
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--bare", default="", help=argparse.SUPPRESS)
     parser.add_argument("--ask", default="", help=argparse.SUPPRESS)
     parser.add_argument("--prompt", default="", help=argparse.SUPPRESS)
