@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from danqing import control_groups
+
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """What a run's speed depends on, for its report."""
@@ -28,9 +30,10 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def total_memory() -> int:
-    """The machine's memory in bytes; 0 where the system does not tell."""
+    """The machine's memory in bytes, or what a container may have of it; 0 where the system does not tell."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return min(machine, control_groups.memory().limit)
     except (AttributeError, ValueError, OSError):
         return 0
 
@@ -47,11 +50,12 @@ def available_memory(device: torch.device) -> int:
     """Bytes that a run may take on `device`; a very large number where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    free = control_groups.memory().free
     with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
         for line in lines:
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return sys.maxsize
+                return min(free, int(line.split()[1]) * 1024)
+    return free
 
 
 def resident_memory() -> int:
