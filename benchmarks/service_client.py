@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+PIECE = 2**20
+"""Bytes of a request that are given to a connection at once: it keeps a copy of what it cannot send yet."""
+
 
 class Answer(NamedTuple):
     """What came back. status: 0 where nothing did. seconds: since the request was sent."""
@@ -44,7 +47,10 @@ class Client:
                 reader, writer = self._idle.pop()
             else:
                 reader, writer = await asyncio.open_connection(self._host, self._port, limit=2**20)
-            writer.write(request)
+            writer.write(request[:PIECE])
+            for at in range(PIECE, len(request), PIECE):
+                await writer.drain()
+                writer.write(request[at : at + PIECE])
             head = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:-2])
             body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
