@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A transformer that reads text, with fresh weights: it writes a few pixels of noise."""
     plain = {"family": "transformer", "width": 5, "height": 4, "channels": 1, "condition": "text"}
     small = {"layers": 1, "features": 16, "heads": 2, "captions": CAPTIONS}
-    small["text"] = {"length": 8, "vocabulary": 300}  # type: ignore[assignment]
+    small["text"] = {"length": 12, "vocabulary": 300}  # type: ignore[assignment]
     config = families.parse_config(plain | small).complete(CAPTIONS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -147,7 +147,7 @@ def test_lines_of_text_are_prompts_and_eight_pictures_each(
 def test_rows_that_ask_for_few_are_painted_together(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen images are computed at once, however few are asked for."""
+    """A chunk of images is computed at once, however few are asked for."""
     rows = [
         {"prompt": CAPTIONS[number % 4], "n": 1 + number % 3, "seed": number // 5} for number in range(17)
     ]
@@ -164,6 +164,7 @@ def test_rows_that_ask_for_few_are_painted_together(
         return plain(self, condition, seeds=seeds, **options)
 
     monkeypatch.setattr(family, "sample", counted)
+    monkeypatch.setattr(family, "chunk", 16)
     code, out, _ = run(capsys, "sample", model, "--prompts", table, "--each", tmp_path / "each", "--json")
     assert code == 0
     assert painted == [16, 16, 16, 16]  # 18 and 14 images of rows alike, and 2 between them
@@ -183,6 +184,11 @@ MISTAKES = [
     (("--label", "cat"), "say by prompt=... what to paint"),
     (("--expand", "http://localhost:1/v1"), "give --prompt or --prompts with --expand"),
     (("--prompt", "a", "--expand", "localhost"), "is no address of a chat endpoint"),
+    (("--prompt", "x" * 12), "--prompt has 13 tokens, and this model reads 12: shorten it"),
+    (
+        ("--prompt", "a", "--negative-prompt", "x" * 12),
+        "--negative-prompt has 13 tokens, and this model reads 12: shorten it",
+    ),
 ]
 
 
@@ -193,6 +199,28 @@ def test_mistakes_are_one_sentence(
     code, out, err = run(capsys, "sample", model, *words, "-n", "1", "--each", tmp_path / "each")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert sentence in err
+
+
+def test_a_prompt_whose_end_is_not_read_is_named_by_its_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "x" * 12
+    for name, content, says in (
+        ("a.txt", f"a red heart\n\n{long}\n", "a.txt, line 3, has 13 tokens, and this model reads 12"),
+        ("a.csv", f"prompt,n\na star,1\n{long},1\n", "a.csv, line 3, has 13 tokens"),
+        (
+            "a.jsonl",
+            f'{{"prompt": "a", "negative_prompt": "{long}"}}',
+            "The negative prompt of a.jsonl, line 1, has 13",
+        ),
+    ):
+        (tmp_path / name).write_text(content)
+        code, out, err = run(
+            capsys, "sample", model, "--prompts", tmp_path / name, "--out", tmp_path / "x.png"
+        )
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert says in err.replace(f"{tmp_path}/", "")
+        assert not (tmp_path / "x.png").exists()
 
 
 def test_a_model_without_text_refuses_a_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +239,7 @@ def test_show_and_the_card_say_what_is_read(model: Path, capsys: pytest.CaptureF
     pieces = families.parse_config(json.loads((model / "config.json").read_text())["model"])
     count = pieces.text_facts.vocabulary  # type: ignore[attr-defined]
     assert (
-        f"Reads       text, in {count} pieces of words learnt from its captions, 8 tokens at most\n" in shown
+        f"Reads       text, in {count} pieces of words learnt from its captions, 12 tokens at most\n" in shown
     )
     assert "Prompts     a red heart, 红心, a blue star, two circles\n" in shown
     assert "on_step" not in shown
@@ -262,7 +290,7 @@ def test_prompts_are_written_out_until_that_fails_and_all_are_painted(
     told = json.loads(out)["prompts"]
     assert [row["prompt"] for row in told] == ["a heart on white"] * 2 + ["a star", "a circle"]
     assert [row["asked"] for row in told] == ["a heart", "a heart", "a star", "a circle"]
-    assert "a heart: a heart on white\n" in err
+    assert "a heart: a heart on white\nThat is longer than the model reads: its end is left out.\n" in err
     assert "gave no answer that can be read: the prompts are used as they are.\n" in err
     assert (tmp_path / "each" / "0-a-heart-0.png").is_file()
     again = open_dataset(tmp_path / "each", cache_dir=tmp_path / "cache")
@@ -286,9 +314,10 @@ def test_what_a_row_leaves_out_is_as_on_the_command_line(tmp_path: Path, ending:
         lines = [json.dumps(row) for row in rows]
     path = tmp_path / f"prompts.{ending}"
     path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    first, second = (f"{path}, line {number}" for number in ((2, 3) if ending == "csv" else (1, 2)))
     assert read(path, DEFAULT) == [
-        Row("7", 2, 0, {"temperature": 0.5, "guidance_scale": 1.5, "top_k": 5}),
-        DEFAULT._replace(prompt="a star"),
+        Row("7", 2, 0, {"temperature": 0.5, "guidance_scale": 1.5, "top_k": 5}, where=first),
+        DEFAULT._replace(prompt="a star", where=second),
     ]
 
 

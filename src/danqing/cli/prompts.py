@@ -5,20 +5,23 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from danqing import atomic
 from danqing.cli.arguments import parse_value
 from danqing.errors import ConfigError
 
+if TYPE_CHECKING:
+    from danqing.model import Model
+
 MOST_ROWS = 10_000
 _LONGEST_NAME = 40
-_TEXTS = ("prompt", "negative_prompt")
+_TEXTS, _OPTIONS = ("prompt", "negative_prompt"), ("--prompt", "--negative-prompt")
 
 
 class Row(NamedTuple):
     """Pictures of one prompt; asked: the prompt before it was written out. None draws from the captions.
-    negative_prompt: what guidance is to lead away from.
+    negative_prompt: what guidance is to lead away from. where: in which line of which table it stands.
     """
 
     prompt: str | None
@@ -27,6 +30,14 @@ class Row(NamedTuple):
     options: Mapping[str, Any]
     asked: str | None = None
     negative_prompt: str | None = None
+    where: str = ""
+
+    def check(self, model: "Model") -> None:
+        """Raise ConfigError for options that a model does not know, and texts whose end it would not read."""
+        model.check_options(self.options)
+        where = (f"{self.where},", f"The negative prompt of {self.where},") if self.where else _OPTIONS
+        for text, name in zip((self.prompt, self.negative_prompt), where, strict=True):
+            model.check_prompt(text or "", name)
 
     def file_name(self, number: int, rows: int) -> str:
         """How the names of this row's files begin: its number, and of its prompt what a name may hold."""
@@ -56,7 +67,11 @@ def read(path: Path, default: Row) -> list[Row]:
     elif kind in (".jsonl", ".ndjson"):
         rows = [_row(values, default, where) for where, values in _jsonl(path, content)]
     else:
-        rows = [default._replace(prompt=line.strip()) for line in content.splitlines() if line.strip()]
+        rows = [
+            default._replace(prompt=line.strip(), where=f"{path}, line {number}")
+            for number, line in enumerate(content.splitlines(), start=1)
+            if line.strip()
+        ]
     if not rows:
         raise ConfigError(f"{path} holds no prompts: write one to a line.")
     if len(rows) > MOST_ROWS:
@@ -99,7 +114,7 @@ def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
     if not isinstance(negative, str | None):
         raise ConfigError(f"{where}, has negative_prompt {negative!r}: give a text.")
     options = {**default.options, **given}
-    return Row(prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative)
+    return Row(prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative, where=where)
 
 
 def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -102,8 +102,8 @@ def sample(
     try:
         for folder in filter(None, (each, out and out.parent)):  # before the work, not after it
             folder.mkdir(parents=True, exist_ok=True)
-        for row in rows:
-            trained.check_options(row.options)
+        for row in (wanted, *rows):
+            row.check(trained)
         if expand is not None:
             rows = _written_out(rows, trained, PromptWriter(expand, expand_model))
         for number, (row, images) in enumerate(zip(rows, _paint(trained, rows, label), strict=True)):
@@ -157,6 +157,10 @@ def _written_out(rows: Sequence[prompts.Row], model: "Model", writer: "PromptWri
                 break
             written[prompt] = answer.prompt
             bar.say(output.printable(f"{prompt}: {answer.prompt}"))
+            try:
+                model.check_prompt(answer.prompt)
+            except ConfigError:
+                bar.say("That is longer than the model reads: its end is left out.", style="yellow")
     return [row._replace(prompt=written.get(row.prompt, row.prompt), asked=row.prompt) for row in rows]
 
 
