@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing.data.cache import Manifest, read_manifest
+from danqing.data.captions import captions_of
 from danqing.data.records import DatasetInfo, digest
 from danqing.errors import DataError
+
+_TEXTS_AT_ONCE = 10_000
 
 Indices = NDArray[np.int64] | Tensor | Sequence[int]
 
@@ -94,6 +97,21 @@ class Dataset:
             return ()
         counts = np.bincount(labels[labels >= 0], minlength=len(self._names))
         return tuple(float(share) for share in counts / max(1, counts.sum()))
+
+    @functools.cached_property
+    def label_captions(self) -> tuple[str, ...]:
+        """Of each label the captions that all of its images have, one to a line; empty where none has any."""
+        labels = self.labels
+        if labels is None or not self.has_texts:
+            return ()
+        shared: dict[int, list[str]] = {}
+        for start in range(0, len(self), _TEXTS_AT_ONCE):
+            places = np.arange(start, min(start + _TEXTS_AT_ONCE, len(self)))
+            for label, text in zip(labels[places].tolist(), self.texts(places) or (), strict=True):
+                lines = captions_of(text)
+                shared[label] = [line for line in shared.get(label, lines) if line in lines]
+        captions = tuple("\n".join(shared.get(label, ())) for label in range(len(self._names)))
+        return captions if any(captions) else ()
 
     @property
     def has_texts(self) -> bool:

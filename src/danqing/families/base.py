@@ -48,11 +48,21 @@ class FamilyConfig(BaseModel):
 
     A preset leaves out what `from_data` names: it is filled in from the data. `conditional=False` ignores
     labels and captions that the data has. captions: some of those learnt from, evenly drawn, where the model
-    reads text: they are painted where no prompt is given.
+    reads text: they are painted where no prompt is given. label_captions: of each label, those that all of
+    its images have, one to a line: what it may be called too.
     """
 
     from_data: ClassVar[frozenset[str]] = frozenset(
-        {"family", "width", "height", "channels", "labels", "label_frequencies", "captions"}
+        {
+            "family",
+            "width",
+            "height",
+            "channels",
+            "labels",
+            "label_frequencies",
+            "label_captions",
+            "captions",
+        }
     )
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +74,7 @@ class FamilyConfig(BaseModel):
     conditional: bool = True
     labels: tuple[str, ...] = ()
     label_frequencies: tuple[float, ...] = ()
+    label_captions: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -72,6 +83,8 @@ class FamilyConfig(BaseModel):
             raise ValueError("label_frequencies must have one value per label")
         if self.label_frequencies and not (min(self.label_frequencies) >= 0 < sum(self.label_frequencies)):
             raise ValueError("label_frequencies must not be negative, nor all be zero")
+        if self.label_captions and len(self.label_captions) != len(self.labels):
+            raise ValueError("label_captions must have one text per label")
         return self
 
     @property

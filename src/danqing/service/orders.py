@@ -19,12 +19,12 @@ Pixels = NDArray[np.uint8]
 class Offer:
     """What a served model is and can do, as the worker found it in the model's folder.
 
-    reads: what its prompt is; for "label", `label_texts` are captions of the labels, where the data had them.
-    options: of sampling, with their defaults. steps: whether it has intermediate pictures. tokens: codes that
-    one picture is written in, 0 for families that write none. prompt_tokens: how many a text may have, 0
-    where none is read. resamples: whether other sizes than its own may be made of its pictures, as its card
-    says. chunk: how many pictures are computed in the time of one. fault: why it cannot be used, None where
-    it can.
+    reads: what its prompt is. captions: where that is a text, some that it may be like; where it is a label,
+    those of each label, if the data had any. options: of sampling, with their defaults. steps: whether it has
+    intermediate pictures. tokens: codes that one picture is written in, 0 for families that write none.
+    prompt_tokens: how many a text may have, 0 where none is read. resamples: whether other sizes than its own
+    may be made of its pictures, as its card says. chunk: how many pictures are computed in the time of one.
+    fault: why it cannot be used, None where it can.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from danqing.service.errors import ApiError, invalid
 from danqing.service.orders import Offer
 
+_ARTICLE = re.compile(r"^(?:an?|the) ")
 _SOME = 12
 _DIGITS = 9
 _COMPARED_CHARACTERS, _COMPARED_NAMES = 64, 2000  # what comparing may cost is bounded
@@ -26,8 +28,8 @@ class Reading:
 def read(offer: Offer, prompt: str | None, label: str | int | None) -> Reading:
     """The prompt and the label of a request as the model understands them; prompt None: the request has none.
 
-    A labelled model takes the name of a class or its caption, whatever its case and spacing. Raises ApiError
-    400 that names the nearest classes.
+    A labelled model takes the name of a class or its caption, whatever its case, spacing and article. Raises
+    ApiError 400 that names the nearest classes.
     """
     name = None if label is None else _label(offer, label)
     if offer.reads == "text":
@@ -77,7 +79,8 @@ def _named(offer: Offer, words: str) -> str | None:
     """The label that has this name or caption; what is written exactly so goes first."""
     if words in offer.labels:
         return words
-    return _names(offer.labels, offer.captions).get(_forgiven(words))
+    names, plain = _names(offer.labels, offer.captions), _forgiven(words)
+    return names.get(plain) or names.get(_bare(plain))
 
 
 @functools.lru_cache(maxsize=64)
@@ -88,6 +91,8 @@ def _names(labels: tuple[str, ...], captions: tuple[str, ...]) -> dict[str, str]
         for label, caption in zip(labels, captions, strict=True):
             for line in caption.splitlines():
                 names.setdefault(_forgiven(line), label)
+    for name, label in list(names.items()):
+        names.setdefault(_bare(name), label)
     names.pop("", None)
     return names
 
@@ -101,6 +106,11 @@ def _forgiven(words: str) -> str:
     """Words without their case, spacing and width, with `_` and `-` as spaces."""
     plain = unicodedata.normalize("NFKC", words).casefold()
     return " ".join(plain.replace("_", " ").replace("-", " ").split())
+
+
+def _bare(words: str) -> str:
+    """Forgiven words without an article before them."""
+    return _ARTICLE.sub("", words)
 
 
 def _quoted(words: str) -> str:

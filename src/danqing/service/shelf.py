@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,10 +123,11 @@ def _locate(source: str) -> tuple[Path, Path]:
 def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> Offer:
     family, config, info = model.family, model.family.config, model.info()
     reads: Literal["text", "label", "none"] = "none"
+    captions: Sequence[str] = ()
     if config.reads_text:
-        reads = "text"
+        reads, captions = "text", info["text"]["captions"]
     elif config.reads_labels and config.labels:
-        reads = "label"
+        reads, captions = "label", config.label_captions
     able: dict[Verb, type] = {"fill": Fills, "vary": Varies}
     return Offer(
         name=name,
@@ -137,7 +138,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         channels=config.channels,
         reads=reads,
         labels=config.labels if reads == "label" else (),
-        captions=tuple(info["text"]["captions"]) if info["text"] else (),
+        captions=tuple(captions),
         options=info["sample_options"],
         verbs=("sample", *(verb for verb, kind in able.items() if isinstance(family, kind))),
         steps=isinstance(family, PaintsInSteps),

@@ -206,6 +206,7 @@ class RunConfig(_Section):
             "channels": dataset.channels,
             "labels": labels,
             "label_frequencies": dataset.label_frequencies if labels else (),
+            "label_captions": dataset.label_captions if labels else (),
         }
         if tokenizer is not None:
             shape["tokenizer"] = tokenizer.model_dump()
