@@ -149,6 +149,15 @@ def test_what_cannot_start_is_refused_with_one_sentence(
     assert done.stdout == ""
 
 
+def test_a_machine_that_lacks_what_keeps_the_limits_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    with pytest.raises(ConfigError, match=r"needs httptools: run pip install 'danqing\[serve\]'"):
+        verb.serve(["model"])
+    monkeypatch.setattr(verb, "_PLATFORM", "win32")
+    with pytest.raises(ConfigError, match="WSL"):
+        verb.serve(["model"])
+
+
 def test_the_process_that_speaks_http_never_imports_torch() -> None:
     code = "import sys, danqing.service.app, danqing.service.server; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

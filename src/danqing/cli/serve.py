@@ -1,6 +1,7 @@
 """`danqing serve`: let any client of the OpenAI images API paint with your models."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +24,17 @@ EXAMPLES = """Examples:
 
   danqing keys create studio && danqing serve runs/photos --host 0.0.0.0"""
 
-_NEEDED = ("fastapi", "uvicorn", "multipart", "httpx", "sqlalchemy", "alembic", "prometheus_client")
+_PLATFORM = sys.platform
+_NEEDED = (
+    "fastapi",
+    "uvicorn",
+    "httptools",
+    "multipart",
+    "httpx",
+    "sqlalchemy",
+    "alembic",
+    "prometheus_client",
+)
 
 
 def serve(
@@ -73,10 +84,10 @@ def serve(
     as_json: output.JsonOption = False,
 ) -> None:
     """Serve models to any client of the OpenAI images API, on this machine until you make a key."""
+    if _PLATFORM == "win32":  # which cannot hand a socket to the process that paints
+        raise ConfigError("The service runs on Linux and macOS: on Windows, start it in WSL or a container.")
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        raise ConfigError(
-            f"The service needs {', '.join(missing)}, which are not here: run pip install 'danqing[serve]'."
-        )
+        raise ConfigError(f"The service needs {', '.join(missing)}: run pip install 'danqing[serve]'.")
     settings = _settings(
         config,
         models=_named(models or []),

@@ -4,7 +4,6 @@ stop."""
 import asyncio
 import contextlib
 import gc
-import importlib.util
 import json
 import logging
 import socket
@@ -42,11 +41,10 @@ def serve(
     listener = _bound(host, port)
     _allow_many_connections()
     starting = _Starting(app)
-    fast = importlib.util.find_spec("httptools") is not None
     config = uvicorn.Config(
         starting,
         lifespan="on",
-        http=_patient_protocol(app) if fast else "h11",
+        http=_patient_protocol(app),
         ws="none",
         log_config=None,
         access_log=False,
