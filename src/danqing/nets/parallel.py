@@ -38,8 +38,8 @@ class ParallelDecoder:
         dtype = torch.bfloat16 if precision == "bfloat16" else prefix.dtype
         # The last column takes what an image with fewer codes than its neighbours fills up with.
         columns = _rounded(shape.prefix + shape.codes + 1)
-        size = (len(prefix), columns, shape.key_value_heads, shape.head_width)
-        self._cache = torch.zeros((shape.layers, 2, *size), dtype=dtype, device=prefix.device)
+        size = (len(prefix), columns, 2 * shape.key_value_heads, shape.head_width)
+        self._cache = torch.zeros((shape.layers, *size), dtype=dtype, device=prefix.device)
         weights = laid_out(transformer, ("parallel", precision), lambda: _Weights(transformer, precision))
         self._layers, self._head = weights.layers, weights.head
         self._table = transformer.embedding.weight
@@ -65,7 +65,8 @@ class ParallelDecoder:
         places = torch.cat([places, asked], dim=1)
         codes = torch.cat([codes.clamp_min(0), torch.full_like(asked, shape.vocabulary)], dim=1)
         x = F.embedding(codes + places % shape.depth * (shape.vocabulary + 1), self._table)
-        x = self._feed(x + self._places[places], places + shape.prefix, sees, columns)
+        x += F.embedding(places, self._places)
+        x = self._feed(x, places + shape.prefix, sees, columns)
         logits: Tensor = self._head(unit(x, self._epsilon).flatten(0, 1)).float().view(*asked.shape, -1)
         return logits
 
@@ -75,14 +76,14 @@ class ParallelDecoder:
         """
         if bool((sees == sees[:1]).all()):
             sees = sees[:1]
-        most = _rounded(int(sees.max()))
-        seen = (torch.arange(most, device=x.device) < sees[..., None])[:, None]
-        mask = torch.zeros(seen.shape, dtype=self._cache.dtype, device=x.device)
-        mask.masked_fill_(~seen, -math.inf)
+        most, given = _rounded(int(sees.max())), columns.shape[1]
+        hidden = torch.arange(most, device=x.device) >= sees[..., None]
+        mask = torch.zeros(hidden.shape, dtype=self._cache.dtype, device=x.device)
+        mask = mask.masked_fill_(hidden, -math.inf)[:, None]
+        where = torch.arange(len(x), device=x.device)[:, None], columns
         for layer, cache in zip(self._layers[:-1], self._cache, strict=False):
-            x = layer(x, cache, positions, mask, columns)
-        given = columns.shape[1]
-        return self._layers[-1](x, self._cache[-1], positions, mask[:, :, given:], columns, given)
+            x = layer(x, cache, positions, mask, where)
+        return self._layers[-1](x, self._cache[-1], positions, mask[:, :, given:], where, given)
 
 
 class _Weights:
@@ -99,48 +100,57 @@ class _Layer:
 
     def __init__(self, block: Block, turns: Tensor, precision: Precision) -> None:
         attention = block.attention
-        self.turns = attention.turns(turns)
+        self.heads, self.groups, self.width = attention.heads, attention.key_value_heads, attention.head_width
+        self.turns = torch.view_as_real(attention.turns(turns)).flatten(1)  # [p + N, heads turned · width]
         self.qkv = product(attention.qkv.weight, ROWS, precision, attention.qkv.gain)
-        self.out = product(attention.out.weight, ROWS, precision)
+        read = attention.out.weight.view(-1, self.groups, self.heads // self.groups, self.width)
+        self.out = product(read.transpose(1, 2).flatten(1), ROWS, precision)  # in the order of `attend`
         self.gated = _gated(block.gate_up.weight, ROWS, precision, block.gate_up.gain)
         self.down = product(block.down.weight, ROWS, precision)
-        self.heads, self.groups, self.width = attention.heads, attention.key_value_heads, attention.head_width
         weight = attention.qkv.weight
         self.epsilon = weight.new_tensor(math.sqrt(weight.shape[1] * EPSILON))
         self.head_epsilon = weight.new_tensor(math.sqrt(self.width * EPSILON))
 
     def __call__(
-        self, x: Tensor, cache: Tensor, positions: Tensor, mask: Tensor, columns: Tensor, start: int = 0
+        self,
+        x: Tensor,
+        cache: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        where: tuple[Tensor, Tensor],
+        start: int = 0,
     ) -> Tensor:
-        """The stream `[n, t, width]`, from position `start` on; the first of them leave keys and values
-        `[2, n, columns, groups, head width]` in the cache at `columns` `[n, a]`. mask: added to the scores of
-        queries from `start` on.
+        """The stream `[n, t, width]`, changed in place, from position `start` on; the first of them leave
+        keys and values in the cache `[n, columns, 2 · groups, head width]` at the images and columns
+        `where`. mask: added to the scores of queries from `start` on.
         """
         n, t, _ = x.shape
         heads = self.qkv(unit(x, self.epsilon).flatten(0, 1)).view(n, t, -1, self.width)
-        qk, v = torch.split(heads, [self.heads + self.groups, self.groups], dim=2)
-        pairs = torch.view_as_complex(unit(qk, self.head_epsilon).view(n, t, self.heads + self.groups, -1, 2))
-        turned = torch.view_as_real(pairs.mul_(self.turns[positions])).flatten(3)
-        q, k = torch.split(turned.to(cache.dtype), [self.heads, self.groups], dim=2)
-        images, given = torch.arange(n, device=x.device)[:, None], columns.shape[1]
-        cache[0, images, columns] = k[:, :given]
-        cache[1, images, columns] = v[:, :given].to(cache.dtype)
+        turning = heads[:, :, : -self.groups]
+        units = unit(turning.to(self.turns.dtype), self.head_epsilon).view(n, t, -1, 2)
+        turns = F.embedding(positions, self.turns).view_as(units)
+        turned = torch.view_as_complex(units).mul_(torch.view_as_complex(turns))
+        turning.copy_(torch.view_as_real(turned).view_as(turning))
+        cache[where] = heads[:, : where[1].shape[1], self.heads :]
         if start == t:
             return x[:, start:]
         x = x[:, start:].flatten(0, 1)
-        x = x + self.out(self.attend(q[:, start:], cache[:, :, : mask.shape[3]], mask).flatten(0, 1))
+        q = heads[:, start:, : self.heads]
+        x += self.out(self.attend(q, cache[:, : mask.shape[3]], mask).flatten(0, 1))
         x += self.down(self.gated(unit(x, self.epsilon)))
         return x.view(n, t - start, -1)
 
     def attend(self, q: Tensor, cache: Tensor, mask: Tensor) -> Tensor:
-        """What queries `[n, t, heads, head width]` read from the cache, `[n, t, width]`."""
+        """What queries `[n, t, heads, head width]` read from the cache, `[n, t, width]`: first that of
+        the first query of each key head, then that of the second...
+        """
         n, t, _, width = q.shape
-        keys, values = cache.transpose(2, 3)
+        keys, values = cache.transpose(1, 2).chunk(2, dim=1)
         # The queries of one key head stand as if they were positions: fewer, larger products.
         q = q.view(n, t, self.groups, -1, width).transpose(1, 2).flatten(2, 3)
         mask = mask.repeat_interleave(self.heads // self.groups, dim=2)
         attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
-        return attended.view(n, self.groups, t, -1).transpose(1, 2).flatten(2)
+        return attended.transpose(1, 2).reshape(n, t, -1)  # as it lies there
 
 
 def _gated(weight: Tensor, n: int, precision: Precision, gain: Tensor) -> Callable[[Tensor], Tensor]:
