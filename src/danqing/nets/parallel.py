@@ -76,6 +76,8 @@ class ParallelDecoder:
         """
         if bool((sees == sees[:1]).all()):
             sees = sees[:1]
+        share = self._shape.heads // self._shape.key_value_heads
+        sees = sees.repeat_interleave(share, dim=1)  # one for each query of a key head
         most, given = _rounded(int(sees.max())), columns.shape[1]
         hidden = torch.arange(most, device=x.device) >= sees[..., None]
         mask = torch.zeros(hidden.shape, dtype=self._cache.dtype, device=x.device)
@@ -83,7 +85,7 @@ class ParallelDecoder:
         where = torch.arange(len(x), device=x.device)[:, None], columns
         for layer, cache in zip(self._layers[:-1], self._cache, strict=False):
             x = layer(x, cache, positions, mask, where)
-        return self._layers[-1](x, self._cache[-1], positions, mask[:, :, given:], where, given)
+        return self._layers[-1](x, self._cache[-1], positions, mask[:, :, given * share :], where, given)
 
 
 class _Weights:
@@ -122,7 +124,7 @@ class _Layer:
     ) -> Tensor:
         """The stream `[n, t, width]`, changed in place, from position `start` on; the first of them leave
         keys and values in the cache `[n, columns, 2 · groups, head width]` at the images and columns
-        `where`. mask: added to the scores of queries from `start` on.
+        `where`. mask: added to the scores of queries from `start` on, `heads / groups` for each position.
         """
         n, t, _ = x.shape
         heads = self.qkv(unit(x, self.epsilon).flatten(0, 1)).view(n, t, -1, self.width)
@@ -148,7 +150,6 @@ class _Layer:
         keys, values = cache.transpose(1, 2).chunk(2, dim=1)
         # The queries of one key head stand as if they were positions: fewer, larger products.
         q = q.view(n, t, self.groups, -1, width).transpose(1, 2).flatten(2, 3)
-        mask = mask.repeat_interleave(self.heads // self.groups, dim=2)
         attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
         return attended.transpose(1, 2).reshape(n, t, -1)  # as it lies there
 
