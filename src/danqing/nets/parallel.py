@@ -45,10 +45,8 @@ class ParallelDecoder:
         self._table = transformer.embedding.weight
         self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
-        positions = torch.arange(shape.prefix, device=prefix.device).expand(len(prefix), -1)
-        self._known = torch.full_like(positions[:, :1], shape.prefix)
-        sees = self._known.expand(-1, shape.prefix)
-        self._feed(prefix + transformer.prefix, positions, sees, positions)
+        self._known = torch.full((len(prefix), 1), shape.prefix, device=prefix.device)
+        self._prefix: Tensor | None = prefix + transformer.prefix  # until it enters, with the first codes
 
     @torch.no_grad()
     def extend(self, codes: Tensor, places: Tensor, asked: Tensor) -> Tensor:
@@ -74,6 +72,12 @@ class ParallelDecoder:
         """The stream `[n, t, width]` of what is asked for after the last layer: of all but the first, which
         enter the cache at `columns` `[n, a]`. sees: `[n, t]`, how many columns each position then sees.
         """
+        if self._prefix is not None:
+            count = self._shape.prefix
+            first = torch.arange(count, device=x.device).expand(len(x), -1)
+            positions, columns = torch.cat([first, positions], dim=1), torch.cat([first, columns], dim=1)
+            x, sees = torch.cat([self._prefix, x], dim=1), F.pad(sees, (count, 0), value=count)
+            self._prefix = None
         if bool((sees == sees[:1]).all()):
             sees = sees[:1]
         share = self._shape.heads // self._shape.key_value_heads
