@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
@@ -21,6 +20,7 @@ from danqing.service.guard import Gate, needs, note
 from danqing.service.keys import Keys
 from danqing.service.metrics import Metrics
 from danqing.service.settings import Settings
+from tests.service.listening import listening
 
 
 class Gated:
@@ -55,31 +55,12 @@ class Gated:
 def gated(data: Path, **settings: Any) -> Iterator[Gated]:
     """Answer from a thread until the block ends."""
     server = Gated(Settings(models={"cats": "cats"}, data=data, **settings))
-    app = _app(server)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server.port = listener.getsockname()[1]
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
-    started = threading.Event()
-
-    async def run() -> None:
-        serving = asyncio.create_task(uvicorn_server.serve([listener]))
-        while not uvicorn_server.started and not serving.done():
-            await asyncio.sleep(0.005)
-        started.set()
-        await serving
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    started.wait(30)
-    try:
-        assert uvicorn_server.started
-        yield server
-    finally:
-        server.let_go.set()
-        uvicorn_server.should_exit = True
-        thread.join(30)
-        listener.close()
+    with listening(_app(server)) as where:
+        server.port = where.port
+        try:
+            yield server
+        finally:
+            server.let_go.set()
 
 
 def _app(server: Gated) -> FastAPI:

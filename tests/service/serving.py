@@ -4,17 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from danqing.service.app import create_app
 from danqing.service.settings import Settings
 from danqing.service.state import Service
+from tests.service.listening import listening
 
 
 class Running:
@@ -40,28 +37,5 @@ def served(models: dict[str, str], data: Path, **settings: Any) -> Iterator[Runn
     """Serve models from a thread until the block ends."""
     chosen = Settings(models=models, data=data, **{"engine": {"threads": 1}, **settings})
     app = create_app(chosen)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none")
-    server = uvicorn.Server(config)
-    ready = threading.Event()
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def run() -> None:
-        loops.append(asyncio.get_running_loop())
-        serving = asyncio.create_task(server.serve([listener]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        ready.set()
-        await serving
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    ready.wait(120)
-    try:
-        assert server.started
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.service, loops[0])
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        listener.close()
+    with listening(app) as where:
+        yield Running(f"http://127.0.0.1:{where.port}", app.state.service, where.loop)
