@@ -103,3 +103,9 @@ def test_the_example_family_trains_and_finds_the_mean(
     mean = np.asarray(real.images(np.arange(len(real))), dtype=float).mean(0)
     assert abs(painted.mean(0) - mean).mean() < 8
     assert abs(painted - painted[:1]).max() == 0
+
+
+def test_the_map_of_the_service_names_each_of_its_files() -> None:
+    named = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = {path.name for path in (ROOT / "src" / "danqing" / "service").glob("*.py")} - {"__init__.py"}
+    assert {file for file in files if f"`{file}`" not in named} == set()

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import IntegrityError
@@ -22,6 +22,7 @@ from danqing.service.database import Database, DatabaseError
 from danqing.service.errors import ApiError, from_danqing, internal, invalid
 from danqing.service.job_store import Claim, NewJob
 from danqing.service.job_tables import Job, JobEvent, JobPicture, Status
+from danqing.service.job_watchers import Watchers
 from danqing.service.keys import Key
 from danqing.service.orders import OrderCancelledError, OverloadedError, Painted, Priority, Progress
 from danqing.service.pictures import MEDIA_TYPES
@@ -70,8 +71,7 @@ class Jobs:
         self._begun: list[Claim] = []
         self._begins = asyncio.Event()
         self._looked_at, self._patient_until = math.inf, -math.inf
-        self._watched: dict[str, set[asyncio.Event]] = {}
-        self._told: dict[str, int] = {}
+        self._watchers = Watchers()
         self._news = asyncio.Event()
         self._planning = asyncio.Semaphore(_PLANNED_AT_ONCE)
         self._loops: list[asyncio.Task[None]] = []
@@ -196,7 +196,7 @@ class Jobs:
         or the service does. Raises ApiError 404.
         """
         assert self._service is not None
-        with self._watch(job_id) as changed:
+        with self._watchers.watch(job_id) as changed:
             while not self._service.draining.is_set():
                 changed.clear()
                 events, finished = await self._database.run(job_store.events_after, owner, job_id, after)
@@ -207,29 +207,15 @@ class Jobs:
                     return
                 await changed.wait()
 
-    @contextlib.contextmanager
-    def _watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        changed = asyncio.Event()
-        self._watched.setdefault(job_id, set()).add(changed)
-        try:
-            yield changed
-        finally:
-            self._watched[job_id].discard(changed)
-            if not self._watched[job_id]:
-                del self._watched[job_id]
-                self._told.pop(job_id, None)
-
     def _changed(self, job_id: str) -> None:
-        for changed in self._watched.get(job_id, ()):
-            changed.set()
+        self._watchers.tell(job_id)
         self._webhooks.wake()
 
     async def _hang_up(self) -> None:
         """Let go of all who watch when the service stops: their clients come back to the next one."""
         assert self._service is not None
         await self._service.draining.wait()
-        for job_id in self._watched:
-            self._changed(job_id)
+        self._watchers.tell_all()
         await asyncio.Event().wait()
 
     async def _dispatch(self) -> None:
@@ -262,15 +248,12 @@ class Jobs:
             await asyncio.sleep(self._beat_seconds)
             running = dict(self._running)
             steps = {job_id: one.steps for job_id, one in running.items()}
-            watched = list(self._watched)
-            held, taken_over, numbers = await self._database.run(self._look, steps, watched)
+            held, taken_over, numbers = await self._database.run(self._look, steps, self._watchers.jobs)
             self._looked_at = time.time()
             for job_id in steps.keys() - held:
                 self._abandon(running[job_id])
             for job_id, number in numbers.items():
-                if job_id in self._watched and self._told.get(job_id) != number:
-                    self._told[job_id] = number
-                    self._changed(job_id)
+                self._watchers.tell_of(job_id, number)
             if taken_over:
                 logs.event(_log, "jobs of a silent server are taken over", logging.WARNING, jobs=taken_over)
                 self._news.set()
