@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import platform
 import select
 import signal
 import socket
@@ -156,6 +157,27 @@ def test_a_machine_that_lacks_what_keeps_the_limits_does_not_serve(monkeypatch: 
     monkeypatch.setattr(verb, "_PLATFORM", "win32")
     with pytest.raises(ConfigError, match="WSL"):
         verb.serve(["model"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other habits")
+def test_memory_of_large_pictures_is_given_back() -> None:
+    code = """
+import psutil
+from danqing.service import server
+server._give_memory_back()
+large = b"x" * 4_000_000
+del large
+before = psutil.Process().memory_info().rss
+pictures, small = [], []
+for number in range(25):
+    pictures.append(b"x" * (4_000_000 - number))
+    small.append(b"x" * 10_000)
+most = psutil.Process().memory_info().rss
+del pictures
+print(most - before > 90e6, psutil.Process().memory_info().rss - before < 10e6)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "True"], done.stderr
 
 
 def test_the_process_that_speaks_http_never_imports_torch() -> None:

@@ -3,6 +3,7 @@ stop."""
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import json
 import logging
@@ -27,6 +28,8 @@ _MOST_FRAMING = 64 * 1024  # bytes that are not body: request line, headers, siz
 _PATIENCE = 20.0  # seconds for headers to be complete, for what follows a refusal, for the end of an answer
 _TICK = 0.1
 _FAILED = 3
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
+_LARGE, _ARENAS = 1024**2, 2
 _KEEP_ALIVE = 75  # seconds; longer than the usual proxy keeps its idle connections, so that it closes first
 
 
@@ -40,6 +43,7 @@ def serve(
     """
     listener = _bound(host, port)
     _allow_many_connections()
+    _give_memory_back()
     starting = _Starting(app)
     config = uvicorn.Config(
         starting,
@@ -95,6 +99,14 @@ def _allow_many_connections() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _give_memory_back() -> None:
+    """Let what a large picture took return to the system with it: glibc would keep it, for each thread."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 class _Starting:
