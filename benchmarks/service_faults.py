@@ -191,7 +191,8 @@ async def kill(service: ServiceProcess, number: int) -> None:
         await asyncio.to_thread(service.kill)
         await asyncio.to_thread(service.start)
     else:
-        service.kill_worker()
+        while not service.kill_worker():  # the next one is just being started
+            await asyncio.sleep(0.1)
 
 
 async def under_load(
