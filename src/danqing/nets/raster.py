@@ -145,17 +145,13 @@ def product(
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, n)
     multiply = torch.ops.mkldnn._linear_pointwise.default
 
-    def some(x: Tensor) -> Tensor:
-        return cast(Tensor, multiply(x, packed, None, "none", [], ""))
+    def whole(x: Tensor) -> Tensor:
+        return cast(Tensor, multiply(x.bfloat16(), packed, None, "none", [], ""))
 
-    def all_of(x: Tensor) -> Tensor:
-        return some(x.bfloat16())
+    def in_slices(x: Tensor) -> Tensor:
+        return torch.cat([whole(rows) for rows in torch.split(x, FEW)]) if FEW < len(x) < MANY else whole(x)
 
-    def slice_by_slice(x: Tensor) -> Tensor:
-        x = x.bfloat16()
-        return torch.cat([some(part) for part in torch.split(x, FEW)]) if FEW < len(x) < MANY else some(x)
-
-    return all_of if weight.shape[1] < LONG else slice_by_slice
+    return whole if n <= FEW or weight.shape[1] < LONG else in_slices
 
 
 def packs(weight: Tensor) -> bool:
