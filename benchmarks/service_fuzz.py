@@ -34,6 +34,8 @@ from service_process import LABELS, SIDE, ServiceProcess, write_models
 
 JSON, BOUNDARY = "application/json", b"danqing-fuzz"
 FORM = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+REST = 3.0
+"""Seconds without work before memory is read: the worker then has given back what is free."""
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 11, 2**31, 2**63, 2**64, -(2**63), 10**30),
     *(0.0, -0.0, 0.5, 1e308, 1e-308),
@@ -311,6 +313,7 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
         for status in ("queued", "running"):
             while await jobs(client, status):
                 await asyncio.sleep(0.5)
+        await asyncio.sleep(REST)
         return service.memory()
 
     async def jobs(client: httpx.AsyncClient, status: str) -> list[Any]:

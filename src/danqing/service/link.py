@@ -43,9 +43,9 @@ class Link:
                 self._socket.sendall(view[sent:])
             sent = max(0, sent - view.nbytes)
 
-    def has_frame(self) -> bool:
-        """Whether `receive` would begin to read at once, or raise EOFError."""
-        return bool(self._incoming.poll(0))
+    def has_frame(self, seconds: float = 0.0) -> bool:
+        """Whether `receive` would begin to read, or raise EOFError, within so many seconds."""
+        return bool(self._incoming.poll(1000 * seconds))
 
     def receive(self) -> tuple[Header, memoryview]:
         """Wait for a frame; raises EOFError where the other end is closed."""

@@ -7,6 +7,7 @@ matters: whatever it holds when it dies, the engine holds too.
 
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import math
 import signal
@@ -32,6 +33,8 @@ from danqing.service.shelf import Shelf, describe
 
 STEP_SECONDS = 0.05
 """How often the engine is told of the steps of a chunk at most, after the first."""
+IDLE_SECONDS = 1.0
+"""After so long without work, memory that is free goes back to the system."""
 
 
 class _Stopped(Exception):  # noqa: N818 - nothing is wrong
@@ -81,6 +84,8 @@ class Worker:
     def run(self) -> None:
         """Paint batch after batch; raises EOFError when the engine is gone."""
         while True:
+            if not self._batches and not self._link.has_frame(IDLE_SECONDS):
+                _give_memory_back()
             self._look_up(wait=not self._batches)
             if self._batches:
                 self._paint(self._batches[0])
@@ -197,6 +202,12 @@ class Worker:
         else:
             header |= {"shape": pixels.shape, "memory": resident_memory()}
             self._link.send(header, [np.ascontiguousarray(pixels).data])
+
+
+def _give_memory_back() -> None:
+    """Let the system have what freed tensors leave: glibc would keep it between those that stay."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_due(done: int, total: int, count: int) -> bool:
