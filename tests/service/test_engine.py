@@ -382,7 +382,7 @@ def test_models_least_recently_used_leave_when_memory_is_short_and_a_stop_lets_o
             soon = engine.engine.submit(Order("gan", rows_of([1])))
             late = [
                 engine.engine.submit(Order("raster", rows_of(range(100)), priority=Priority.JOB))
-                for _ in range(16)
+                for _ in range(64)
             ]
             stopping = asyncio.create_task(engine.engine.stop(drain=0.5))
             await asyncio.sleep(0)

@@ -140,7 +140,7 @@ def test_a_message_that_cannot_be_sent_at_all_stops_no_other(database: Database,
             database.transact(lambda session, change=change: session.execute(change))
     leave(database, f"http://{receiver.address}/good")
     found = send(database, receiver, settled)
-    assert [one.url for one in found if one.status == "delivered"][-1:] == [f"http://{receiver.address}/good"]
+    assert f"http://{receiver.address}/good" in [one.url for one in found if one.status == "delivered"]
     assert all(one.reason for one in found if one.status == "failed")
     assert sum(one.status == "failed" for one in found) >= webhooks._TOGETHER + 1
 
