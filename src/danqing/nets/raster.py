@@ -16,12 +16,6 @@ from danqing.nets.laid_out import laid_out
 from danqing.nets.transformer import EPSILON, Block, Transformer
 from danqing.precision import Precision
 
-LONG, FEW, MANY = 512, 32, 512
-"""oneDNN adds up so many products in parts, in ways that change with the number of rows: for up to `FEW`, and
-for `MANY` and more, they are mostly the same. What a row becomes should not depend on how many others there
-are.
-"""
-
 
 class RasterDecoder:
     """What a transformer says of the next code; it remembers the keys and values of all that came before.
@@ -144,14 +138,7 @@ def product(
     # torch.mm would lay the weights out anew at every call, which takes as long as to multiply by them.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, n)
     multiply = torch.ops.mkldnn._linear_pointwise.default
-
-    def whole(x: Tensor) -> Tensor:
-        return cast(Tensor, multiply(x.bfloat16(), packed, None, "none", [], ""))
-
-    def in_slices(x: Tensor) -> Tensor:
-        return torch.cat([whole(rows) for rows in torch.split(x, FEW)]) if FEW < len(x) < MANY else whole(x)
-
-    return whole if n <= FEW or weight.shape[1] < LONG else in_slices
+    return lambda x: cast(Tensor, multiply(x.bfloat16(), packed, None, "none", [], ""))
 
 
 def packs(weight: Tensor) -> bool:
