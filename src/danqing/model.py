@@ -318,7 +318,7 @@ class Model:
         """Upload the model folder to a hub repository, made if need be; returns its address.
 
         Whoever may read it sees the captions that the folder shows as examples (`text.examples` of its
-        configuration). Raises ModelError.
+        configuration) and those that all images of a class share (`label_captions`). Raises ModelError.
         """
         return model_folder.push(self.save, repo_id, private=private, token=token)
 
