@@ -10,7 +10,17 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
 ROOMS = [
     {"errors", "version"},
-    {"atomic", "randomness", "control_groups", "machine", "quantities", "precision", "progress", "page"},
+    {
+        "atomic",
+        "randomness",
+        "control_groups",
+        "machine",
+        "quantities",
+        "precision",
+        "options",
+        "progress",
+        "page",
+    },
     {"images", "sheet", "weights"},
     {"data"},
     {"text"},

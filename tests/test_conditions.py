@@ -201,7 +201,7 @@ def test_who_cannot_vary_says_so_and_a_strength_is_a_share() -> None:
     for wish, sentence in (
         ({"strength": 1.5}, "strength must be from 0 to 1"),
         ({"strength": float("nan")}, "strength must be from 0 to 1"),
-        ({"temperature": 0.5}, "by strength alone"),
+        ({"temperature": 0.5}, "'temperature'; it has: strength"),
         ({"seeds": [1]}, "one seed per image"),
     ):
         with pytest.raises(ConfigError, match=sentence):

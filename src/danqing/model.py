@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing import conditions, model_folder
+from danqing import options as rules
 from danqing.conditions import Label, Prompt, asked, how_many, known
 from danqing.errors import ConfigError
 from danqing.families.base import (
@@ -28,8 +29,11 @@ from danqing.families.base import (
     Varies,
 )
 from danqing.images import Images, to_float, to_uint8
+from danqing.options import Verb
 from danqing.randomness import derived_seed, generator
 
+STRENGTH = 0.5
+"""Of varying, by default: as far from the image as from another."""
 OnPainting = Callable[[int, int, Callable[[], Images]], None]
 """Told while a model paints: steps done, steps in all, and what gives the images as they are by then, those
 that are not begun left out. Whoever wants to stop the painting raises an exception of their own."""
@@ -65,9 +69,18 @@ class Model:
     @property
     def sample_options(self) -> dict[str, Any]:
         """The options that this family's sampling takes beyond a label and seeds, with their defaults."""
-        parameters = inspect.signature(self.family.sample).parameters.values()
-        written = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "on_step"}
-        return {**written, **self.family.sample_defaults()}
+        return {**_written(self.family.sample), **self.family.sample_defaults()}
+
+    def options_of(self, verb: Verb) -> dict[str, Any]:
+        """The options that a verb which the family has takes beyond images and what they show, with their
+        defaults.
+        """
+        if verb == "sample":
+            return self.sample_options
+        method = getattr(self.family, verb)
+        own = {**({"strength": STRENGTH} if verb == "vary" else {}), **_written(method)}
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
+        return {**own, **self.sample_options} if passes_on else own
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights; returns self."""
@@ -104,7 +117,7 @@ class Model:
         def paint(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return self.family.sample(wanted, **given)
 
-        return self._painted(paint, condition, chosen, options, on_step)
+        return self._painted("sample", paint, condition, chosen, options, on_step)
 
     def fill(
         self,
@@ -140,13 +153,13 @@ class Model:
         def fill(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.fill(pixels(rows), covered[rows].to(self.device), wanted, **given)
 
-        return self._painted(fill, condition, chosen, options, on_step)
+        return self._painted("fill", fill, condition, chosen, options, on_step)
 
     def vary(
         self,
         images: Images,
         *,
-        strength: float = 0.5,
+        strength: float = STRENGTH,
         label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
@@ -164,15 +177,14 @@ class Model:
         family, pixels, count = self.family, self._pixels(images), len(images)
         if not isinstance(family, Varies):
             raise ConfigError(f"A {family.config.family} cannot vary an image: use a vae or a transformer.")
-        if not 0 <= strength <= 1:
-            raise ConfigError(f"strength must be from 0 to 1 (got {strength}).", "strength")
+        rules.check(strength=strength)
         chosen = _one_seed_each(count, seed, seeds)
         condition = known(family.config, count, label, prompt, negative_prompt)
 
         def vary(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.vary(pixels(rows), wanted, strength=strength, **given)
 
-        return self._painted(vary, condition, chosen, options, on_step)
+        return self._painted("vary", vary, condition, chosen, options, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """The label that each seed draws where none is asked for, `[n]`: -1 where the model knows none."""
@@ -324,6 +336,7 @@ class Model:
 
     def _painted(
         self,
+        verb: Verb,
         paint: Callable[..., Tensor],
         condition: Condition,
         seeds: Sequence[int],
@@ -333,7 +346,7 @@ class Model:
         """An image for each row of a condition and its seed; paint: given some rows, their condition, their
         seeds, the options, and that to be told of steps where the family has it.
         """
-        self.check_options(options)
+        self.check_options(options, verb)
         n, painted = len(seeds), list[Tensor]()
         chunks = -(-n // self.family.chunk)
         steps = isinstance(self.family, PaintsInSteps)
@@ -378,9 +391,9 @@ class Model:
             )
         return lambda rows: to_float(pixels[rows]).to(self.device)
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise ConfigError for an option that `sample` does not have, or whose value is of another kind."""
-        defaults = self.sample_options
+    def check_options(self, options: Mapping[str, Any], verb: Verb = "sample") -> None:
+        """Raise ConfigError for an option that the verb does not have, or whose value cannot be."""
+        defaults = self.options_of(verb)
         for name, value in options.items():
             if name not in defaults:
                 known = ", ".join(defaults) or "none"
@@ -390,6 +403,7 @@ class Model:
                 raise ConfigError(
                     f"The option {name} cannot be {value!r}: give a value such as {defaults[name]!r}.", name
                 )
+        rules.check(**options)
 
     def _rows(self, condition: Condition, rows: list[int]) -> Condition:
         return conditions.rows(condition, rows).to(self.device)
@@ -400,6 +414,12 @@ class Model:
                 f"A {self.family.config.family} has no latent space to encode images into: use a vae."
             )
         return self.family
+
+
+def _written(method: Callable[..., Any]) -> dict[str, Any]:
+    """The options in a method's signature, with their defaults."""
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "on_step"}
 
 
 def _one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:

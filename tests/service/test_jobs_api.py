@@ -27,6 +27,15 @@ from tests.service.serving import Running, served
 PAINT: dict[str, Any] = {"endpoint": "generations", "body": {"model": "gan", "prompt": ""}}
 
 
+def example() -> dict[str, str]:
+    """A picture whose upper half is transparent."""
+    file = io.BytesIO()
+    square = np.full((8, 8, 4), 200, np.uint8)
+    square[:4, :, 3] = 0
+    Image.fromarray(square).save(file, "png")
+    return {"image_url": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
+
+
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
     with receiving() as receiver:
@@ -37,6 +46,7 @@ def receiver() -> Iterator[Receiver]:
 def running(
     request: pytest.FixtureRequest,
     models: dict[str, str],
+    slow: str,
     receiver: Receiver,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
@@ -46,7 +56,7 @@ def running(
         server: Server = request.getfixturevalue("postgresql")
         url = server.new_database()
     with served(
-        {name: models[name] for name in ("gan", "vae", "raster", "masked")},
+        {"free": slow, **{name: models[name] for name in ("gan", "vae", "raster", "masked")}},
         data,
         database=url,
         jobs={"lease": 2.0, "waiting": 30},
@@ -139,11 +149,7 @@ def test_a_job_paints_what_a_request_paints(http: httpx.Client, running: Running
 
 
 def test_any_endpoint_may_be_a_job(running: Running, tokens: dict[str, str]) -> None:
-    file = io.BytesIO()
-    square = np.full((8, 8, 4), 200, np.uint8)
-    square[:4, :, 3] = 0
-    Image.fromarray(square).save(file, "png")
-    image = {"image_url": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"}
+    image = example()
     with client(running, tokens["editor"]) as http:
         edit = {"model": "masked", "prompt": "star", "images": [image], "output_format": "webp"}
         for asked in (
@@ -331,6 +337,46 @@ def test_a_wrong_job_is_refused_before_it_is_accepted(
     answer = http.post("/v1/jobs", json=asked)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
+    assert http.get("/v1/jobs", params={"limit": 1}).json() == before
+
+
+EXAMPLE = example()
+VARY: dict[str, Any] = {"label": "star", "images": [EXAMPLE]}
+PAINT_STAR = {"model": "masked", "prompt": "star"}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "param"),
+    [
+        ("variations", {"model": "vae", "temperature": 0.5, **VARY}, "temperature"),
+        ("variations", {"model": "vae", "strength": 1.5, **VARY}, "strength"),
+        ("variations", {"model": "vae", "seeds": 1, **VARY}, "seeds"),
+        ("variations", {"model": "masked", "num_steps": 10**6, **VARY}, "num_steps"),
+        ("variations", {"model": "masked", "guidance_scale": -1, **VARY}, "guidance_scale"),
+        ("variations", {"model": "gan", **VARY}, "model"),
+        ("variations", {"model": "vae", "images": [EXAMPLE]}, "label"),
+        ("edits", {**PAINT_STAR, "strength": 0.5, "images": [EXAMPLE]}, "strength"),
+        ("edits", {**PAINT_STAR, "top_p": 0, "images": [EXAMPLE]}, "top_p"),
+        ("edits", {**PAINT_STAR, "images": [{"image_url": "data:image/png;base64,@"}]}, "images.0.image_url"),
+        ("edits", {**PAINT_STAR, "images": [{"image_url": "http://a.example/"}]}, "images.0.image_url"),
+        ("generations", {**PAINT_STAR, "temperature": -1}, "temperature"),
+        ("generations", {**PAINT_STAR, "precision": "float8"}, "precision"),
+        ("generations", {**PAINT_STAR, "top_k": -1}, "top_k"),
+        ("generations", {**PAINT_STAR, "guidance_schedule": "late"}, "guidance_schedule"),
+        ("generations", {"model": "gan", "prompt": "", "truncation": 1.5}, "truncation"),
+        ("generations", {"model": "gan", "prompt": "a dog"}, "prompt"),
+        ("generations", {"model": "free", "prompt": "", "guidance_scale": 2}, "guidance_scale"),
+        ("generations", {**PAINT_STAR, "size": "7x9"}, "size"),
+    ],
+)
+def test_a_job_is_refused_as_the_request_would_be(
+    http: httpx.Client, endpoint: str, body: dict[str, Any], param: str
+) -> None:
+    before = http.get("/v1/jobs", params={"limit": 1}).json()
+    painted = http.post(f"/v1/images/{endpoint}", json=body)
+    accepted = http.post("/v1/jobs", json={"endpoint": endpoint, "body": body})
+    assert (painted.status_code, painted.json()["error"]["param"]) == (400, param), painted.text
+    assert (accepted.status_code, accepted.json()) == (400, painted.json())
     assert http.get("/v1/jobs", params={"limit": 1}).json() == before
 
 

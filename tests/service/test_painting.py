@@ -16,7 +16,14 @@ from danqing.service.settings import Settings
 from danqing.service.uploads import Uploads
 
 OFFERS = [
-    Offer("wide", "", width=48, height=32, channels=3, verbs=("sample", "fill"), options={"truncation": 1.0}),
+    Offer(
+        "wide",
+        "",
+        width=48,
+        height=32,
+        channels=3,
+        options={"sample": {"truncation": 1.0}, "fill": {"truncation": 1.0}},
+    ),
     Offer(
         "steps",
         "",
@@ -24,7 +31,15 @@ OFFERS = [
         height=32,
         channels=4,
         reads="text",
-        options={"num_steps": 12, "guidance_scale": 3.0, "precision": "auto", "careful": False, "top_k": 0},
+        options={
+            "sample": {
+                "num_steps": 12,
+                "guidance_scale": 3.0,
+                "precision": "auto",
+                "careful": False,
+                "top_k": 0,
+            }
+        },
         steps=True,
         tokens=64,
     ),
@@ -100,7 +115,9 @@ def test_options_are_of_the_kind_of_their_defaults() -> None:
 
 def test_a_form_says_the_same_in_words() -> None:
     words = {"prompt": "", "n": "3", "seed": "5", "strength": "0.25", "model": "wide", "size": "96x64"}
-    offers = [Offer("wide", "", width=48, height=32, channels=3, verbs=("vary",))]
+    offers = [
+        Offer("wide", "", width=48, height=32, channels=3, options={"sample": {}, "vary": {"strength": 0.5}})
+    ]
     settings = Settings(models={"wide": ""})
     service: Any = SimpleNamespace(
         settings=settings, engine=SimpleNamespace(offers={"wide": offers[0]}), pictures=None

@@ -32,7 +32,14 @@ from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings
 
 OFFER = Offer(
-    "masked", "", width=8, height=8, channels=3, steps=True, options={"num_steps": 4}, resamples=True
+    "masked",
+    "",
+    width=8,
+    height=8,
+    channels=3,
+    steps=True,
+    options={"sample": {"num_steps": 4}},
+    resamples=True,
 )
 
 

@@ -62,9 +62,10 @@ def test_models_are_described_without_being_loaded(spoken: Spoken) -> None:
     assert (raster["width"], raster["height"], raster["channels"], raster["tokens"]) == (8, 8, 3, 16)
     assert raster["reads"] == "label"
     assert raster["labels"] == ["circle", "red square", "star"]
-    assert raster["verbs"] == ["sample", "fill", "vary"]
+    assert set(raster["options"]) == {"sample", "fill", "vary"}
     assert raster["steps"]
-    assert raster["options"]["temperature"] == 1.0
+    assert raster["options"]["vary"] == {"strength": 0.5, **raster["options"]["sample"]}
+    assert raster["options"]["fill"]["temperature"] == 1.0
     assert "# TRANSFORMER" in raster["card"]
     assert offers["gan"]["reads"] == "none"
     assert not offers["gan"]["steps"]

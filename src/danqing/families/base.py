@@ -287,7 +287,8 @@ class Varies(Protocol):
         """Images like `images` `[n, c, h, w]`; image i depends on row i and `seeds[i]` alone.
 
         strength: from 0, where each comes back as the family encodes it, to 1, where nothing is left of it
-        and the images are those that `sample` paints from these seeds.
+        and the images are those that `sample` paints from these seeds. options: those of `sample`; a family
+        whose `vary` has none of them leaves them out of its signature.
         """
         ...
 

@@ -13,6 +13,7 @@ from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, squared
 from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase
 from danqing.nets.diffaugment import Augmentation, augment
 from danqing.nets.gan_pairs import Net, Shape, build_discriminator, build_generator
+from danqing.options import check
 from danqing.randomness import normal
 
 
@@ -100,8 +101,7 @@ class GAN(Family):
             raise ConfigError(
                 f"A GAN has no sampling option {', '.join(options)}: it takes truncation alone."
             )
-        if not 0 <= truncation <= 1:
-            raise ConfigError(f"truncation must lie between 0 and 1, not {truncation}.", "truncation")
+        check(truncation=truncation)
         device = next(self.generator.parameters()).device
         latents = normal(seeds, (self.config.latents,), device=device) * truncation
         images: Tensor = self.generator(latents, self._label(condition))

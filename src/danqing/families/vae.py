@@ -19,6 +19,7 @@ from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses
 from danqing.families.likelihoods import LikelihoodName, build_likelihood
 from danqing.nets.autoencoders import Net, Shape, build_decoder, build_encoder
 from danqing.nets.priors import FlowPrior, NormalPrior
+from danqing.options import check
 from danqing.randomness import normal
 
 PHASE = "autoencoder"
@@ -153,10 +154,7 @@ class VAE(Family):
         """
         if options:
             raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
-        if not 0 <= temperature < math.inf:
-            raise ConfigError(
-                f"temperature must be 0 or a positive number (got {temperature}).", "temperature"
-            )
+        check(temperature=temperature)
         device = next(self.parameters()).device
         noise = temperature * normal(seeds, (self.config.latents,), device=device)
         return self.decode(self.prior.from_noise(noise, self._label(condition)), condition)
@@ -206,16 +204,10 @@ class VAE(Family):
             frames.append(self.decode(self.prior.from_noise(moved, label), condition))
         return torch.stack(frames, 1)
 
-    def vary(
-        self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float, **options: Any
-    ) -> Tensor:
+    def vary(self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float) -> Tensor:
         """Paint from the images' own noise moved towards fresh noise, by a step that keeps it normal: that of
         the preconditioned Crank-Nicolson proposal (Cotter et al. 2013).
         """
-        if options:
-            raise ConfigError(
-                f"A VAE varies images by strength alone, and has no {', '.join(options)} there."
-            )
         label = self._label(condition)
         noise = self.prior.to_noise(self.encode(images, condition), label)[0]
         fresh = normal(seeds, (self.config.latents,), device=noise.device)

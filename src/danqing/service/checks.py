@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from danqing import options as rules
+from danqing.errors import ConfigError
 from danqing.service import prompts, wire
 from danqing.service.errors import ApiError, invalid
-from danqing.service.orders import Offer
-from danqing.service.wire import Endpoint
+from danqing.service.orders import Offer, Verb
 
 if TYPE_CHECKING:
     from danqing.service.settings import Limits
@@ -20,33 +21,41 @@ _MOST_WORD = 512
 _INTEGERS = 2**63
 
 
-def options(offer: Offer, endpoint: Endpoint, fields: wire.Fields, *, words: bool) -> dict[str, Any]:
-    """The options of sampling that are asked for, each one that the model has and of the right kind; raises
-    ApiError 400. words: they may be written, as in a form.
+def options(offer: Offer, verb: Verb, fields: wire.Fields, *, words: bool) -> dict[str, Any]:
+    """The options of a verb that are asked for, each one that the model has, of the right kind and within its
+    range; raises ApiError 400. words: they may be written, as in a form.
     """
-    known = dict(offer.options)
-    if endpoint == "variations":
-        known["strength"] = 0.5
+    known = offer.options[verb]
     chosen = {}
     for name, value in fields.options.items():
         if name not in known:
             raise _unknown(name, known, fields, offer)
         chosen[name] = _option(name, value, known[name], words=words)
+        try:
+            rules.check(**{name: chosen[name]})
+        except ConfigError as error:
+            raise invalid(str(error), name) from None
+    if not offer.guides and chosen.get("guidance_scale", 1) != 1:
+        raise invalid(f"{offer.name} cannot be guided: leave guidance_scale at 1.", "guidance_scale")
+    most = offer.tokens or _MOST_STEPS
+    if chosen.get("num_steps", 1) > most:
+        message = f"{offer.name} paints in at most {most} steps (got {chosen['num_steps']})."
+        raise invalid(message, "num_steps")
     if isinstance(fields, wire.Guided):
         if fields.negative_prompt is not None and offer.reads != "text":
             message = f"{offer.name} reads no text: leave negative_prompt out."
             raise invalid(message, "negative_prompt", "unsupported_parameter")
-        scale = chosen.get("guidance_scale", offer.options.get("guidance_scale", 1))
+        scale = chosen.get("guidance_scale", known.get("guidance_scale", 1))
         if (fields.negative_prompt or "").strip() and scale == 1:
             message = "Guidance leads away from negative_prompt: set guidance_scale above 1."
             raise invalid(message, "negative_prompt")
-        chosen |= _steps(offer, fields)
+        chosen |= _steps(offer, known, fields, most)
     return chosen
 
 
 def _unknown(name: str, known: Mapping[str, Any], fields: wire.Fields, offer: Offer) -> ApiError:
-    if name in type(fields).model_fields:
-        message = f"{offer.name} has no {name}: leave it out."
+    if name in type(fields).model_fields or name in offer.options["sample"]:
+        message = f"{offer.name} has no {name} here: leave it out."
         return invalid(message, name, "unsupported_parameter")
     near = prompts.nearest(name, [*type(fields).model_fields, *known])
     advice = f"the nearest are {', '.join(near)}" if near else "leave it out"
@@ -84,21 +93,18 @@ def _read(word: str) -> bool | int | float | str:
     return word
 
 
-def _steps(offer: Offer, fields: wire.Guided) -> dict[str, int]:
-    """The steps that the quality stands for, where one is asked for; raises ApiError for too many steps."""
-    most = offer.tokens or _MOST_STEPS
-    if fields.num_steps is not None and fields.num_steps > most:
-        raise invalid(f"{offer.name} paints in at most {most} steps (got {fields.num_steps}).", "num_steps")
+def _steps(offer: Offer, known: Mapping[str, Any], fields: wire.Guided, most: int) -> dict[str, int]:
+    """The steps that the quality stands for, where one is asked for: `most` at most."""
     quality = fields.quality
     if quality in (None, "auto", "standard"):
         return {}
-    if quality not in QUALITY or "num_steps" not in offer.options:
-        possible = ["auto", "standard", *(QUALITY if "num_steps" in offer.options else ())]
+    if quality not in QUALITY or "num_steps" not in known:
+        possible = ["auto", "standard", *(QUALITY if "num_steps" in known else ())]
         message = f"{offer.name} has no quality {quality}: choose {', '.join(possible)}."
         raise invalid(message, "quality")
     if fields.num_steps is not None:
         raise invalid("quality and num_steps say the same thing: give one of them.", "quality")
-    return {"num_steps": min(most, max(1, round(offer.options["num_steps"] * QUALITY[quality])))}
+    return {"num_steps": min(most, max(1, round(known["num_steps"] * QUALITY[quality])))}
 
 
 def check_background(fields: wire.Fields, offer: Offer, alpha: bool) -> None:

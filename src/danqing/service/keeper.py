@@ -183,7 +183,7 @@ class Keeper:
         self._on_frame(worker, what, header, block)
 
     def _on_offer(self, header: Header) -> None:
-        for name in ("labels", "captions", "verbs"):
+        for name in ("labels", "captions"):
             header[name] = tuple(header[name])
         offer = self._offers[header["name"]] = Offer(**header)
         if offer.fault is not None:

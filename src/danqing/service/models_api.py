@@ -48,7 +48,7 @@ def _told(offer: Offer) -> dict[str, Any]:
         "prompt_tokens": offer.prompt_tokens,
         "labels": list(offer.labels),
         "captions": list(offer.captions),
-        "options": dict(offer.options),
+        "options": dict(offer.options["sample"]),
         "endpoints": [endpoint for endpoint, verb in VERBS.items() if verb in offer.verbs],
         "partial_images": offer.steps,
         "other_sizes": offer.resamples,

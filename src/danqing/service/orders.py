@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.errors import DanqingError
+from danqing.options import Verb as Verb
 
-Verb = Literal["sample", "fill", "vary"]
 Pixels = NDArray[np.uint8]
 """`[n, h, w, c]`, c from 1 to 4."""
 
@@ -20,11 +20,12 @@ class Offer:
     """What a served model is and can do, as the worker found it in the model's folder.
 
     reads: what its prompt is. captions: where that is a text, some that it may be like; where it is a label,
-    those of each label, if the data had any. options: of sampling, with their defaults. steps: whether it has
-    intermediate pictures. tokens: codes that one picture is written in, 0 for families that write none.
-    prompt_tokens: how many a text may have, 0 where none is read. resamples: whether other sizes than its own
-    may be made of its pictures, as its card says. chunk: how many pictures are computed in the time of one.
-    fault: why it cannot be used, None where it can.
+    those of each label, if the data had any. options: of each verb that it can do, with their defaults.
+    guides: whether guidance_scale may be another than 1. steps: whether it has intermediate pictures. tokens:
+    codes that one picture is written in, 0 for families that write none. prompt_tokens: how many a text may
+    have, 0 where none is read. resamples: whether other sizes than its own may be made of its pictures, as
+    its card says. chunk: how many pictures are computed in the time of one. fault: why it cannot be used,
+    None where it can.
     """
 
     name: str
@@ -36,8 +37,8 @@ class Offer:
     reads: Literal["text", "label", "none"] = "none"
     labels: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    verbs: tuple[Verb, ...] = ("sample",)
+    options: Mapping[Verb, Mapping[str, Any]] = field(default_factory=lambda: {"sample": {}})
+    guides: bool = True
     steps: bool = False
     tokens: int = 0
     prompt_tokens: int = 0
@@ -47,6 +48,11 @@ class Offer:
     created: int = 0
     card: str = ""
     fault: str | None = None
+
+    @property
+    def verbs(self) -> tuple[Verb, ...]:
+        """What it can do."""
+        return tuple(self.options)
 
 
 @dataclass(frozen=True, slots=True)

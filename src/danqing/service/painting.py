@@ -149,7 +149,7 @@ async def plan(
         raise _unable(service, endpoint, offer, caller)
     prompt = fields.prompt if isinstance(fields, wire.Guided) else None
     reading = prompts.read(offer, prompt, fields.label)
-    options = checks.options(offer, endpoint, fields, words=uploads is not None)
+    options = checks.options(offer, verb, fields, words=uploads is not None)
     n = fields.n or 1
     seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
     owner = caller.key_id or ""

@@ -128,7 +128,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         reads, captions = "text", info["text"]["captions"]
     elif config.reads_labels and config.labels:
         reads, captions = "label", config.label_captions
-    able: dict[Verb, type] = {"fill": Fills, "vary": Varies}
+    verbs: dict[Verb, type] = {"sample": Family, "fill": Fills, "vary": Varies}
     return Offer(
         name=name,
         path=source,
@@ -139,8 +139,8 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         reads=reads,
         labels=config.labels if reads == "label" else (),
         captions=tuple(captions),
-        options=info["sample_options"],
-        verbs=("sample", *(verb for verb, kind in able.items() if isinstance(family, kind))),
+        options={verb: model.options_of(verb) for verb, kind in verbs.items() if isinstance(family, kind)},
+        guides=reads != "none" and getattr(config, "condition_dropout", 1) > 0,
         steps=isinstance(family, PaintsInSteps),
         tokens=_tokens(family),
         prompt_tokens=info["text"]["length"] if info["text"] else 0,

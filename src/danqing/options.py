@@ -1,0 +1,33 @@
+"""What the options of painting may be: one of the same name means the same, whatever family has it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from danqing.errors import ConfigError
+
+Verb = Literal["sample", "fill", "vary"]
+"""What a model may be asked for."""
+
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "guidance_scale": (lambda value: 0 <= value < math.inf, "0 or a positive number"),
+    "guidance_schedule": (
+        lambda value: value in ("constant", "linear", "cosine"),
+        "one of constant, linear, cosine",
+    ),
+    "num_steps": (lambda value: value >= 1, "at least 1"),
+    "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    "strength": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "temperature": (lambda value: 0 <= value < math.inf, "0 or a positive number"),
+    "top_k": (lambda value: value >= 0, "a number of codes, or 0 for all of them"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "truncation": (lambda value: 0 <= value <= 1, "between 0 and 1"),
+}
+
+
+def check(**chosen: Any) -> None:
+    """Raise ConfigError for an option whose value no family takes; those of other names are their own."""
+    for name, value in chosen.items():
+        fits, kind = _RULES.get(name, (None, ""))
+        if fits is not None and not fits(value):
+            raise ConfigError(f"{name} must be {kind} (got {value!r}).", name)
