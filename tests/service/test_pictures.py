@@ -14,6 +14,7 @@ from PIL import Image
 
 from danqing.service.errors import ApiError
 from danqing.service.pictures import Look, Pictures, filled
+from danqing.service.shares import Line
 
 
 def noise(n: int, height: int, width: int, channels: int) -> np.ndarray:
@@ -153,6 +154,35 @@ def test_work_that_waits_is_bounded_and_nobody_has_all_of_it(
         room.leave()
     assert store._shares.taken == 0
     asyncio.run(store.stop())
+
+
+def test_whoever_waits_for_room_is_served_as_they_came_however_much_it_is() -> None:
+    served: list[str] = []
+
+    async def ask(line: Line, name: str, amount: int) -> None:
+        async with line.turn(amount):
+            served.append(name)
+            assert line.taken <= 10 or line.taken == amount
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def walk() -> None:
+        line = Line(10)
+        small = [asyncio.create_task(ask(line, "small", 2)) for _ in range(20)]
+        await asyncio.sleep(0)
+        left = asyncio.create_task(ask(line, "left", 99))  # more than there is, and nobody waits for it
+        large = asyncio.create_task(ask(line, "large", 10))
+        huge = asyncio.create_task(ask(line, "huge", 99))
+        later = [asyncio.create_task(ask(line, "later", 2)) for _ in range(20)]
+        while served != ["small"] * 20:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait_for(asyncio.gather(*small, large, huge, *later), 30)
+        assert served == ["small"] * 20 + ["large", "huge"] + ["later"] * 20
+        assert line.taken == 0
+
+    asyncio.run(walk())
 
 
 def test_stored_bytes_are_bounded_also_where_many_store_at_once(

@@ -372,11 +372,8 @@ class Jobs:
             finally:
                 if painted is None:
                     ticket.cancel()
-        room = await self._service.pictures.room_in_time(order.owner, plan.work)
-        try:
+        async with self._service.pictures.line.turn(plan.work):
             files = [(MEDIA_TYPES[plan.format], content) for content in await plan.encode(painted.pixels)]
-        finally:
-            room.leave()
         told = {} if plan.revised is None else {"revised_prompt": plan.revised}
         data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **told} for i in range(len(files))]
         return plan.describe(data), files

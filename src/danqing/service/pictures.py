@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 from danqing import images
 from danqing.service.errors import FINAL, ApiError
 from danqing.service.orders import Pixels
-from danqing.service.shares import Shares
+from danqing.service.shares import Line, Shares
 
 Format = Literal["png", "jpeg", "webp"]
 _T = TypeVar("_T")
@@ -39,7 +39,6 @@ _AT_ONCE = 196_608  # bytes, a multiple of three: writing so many in base64 keep
 _HOLE = b'"b64_json": ""'
 _SECONDS_OF_LIFE = 3600.0
 _SECONDS_BETWEEN_SWEEPS = 60.0
-_SECONDS_UNTIL_ROOM = 0.25
 _MOST_BYTES = 4 * 1024**3
 _MOST_WORK = 100_000_000  # pixels per thread, each of which makes a PNG of some four million in a second
 _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(?:png|jpeg|webp)", re.ASCII)
@@ -99,6 +98,8 @@ class Pictures:
         self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="pictures")
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="files")
         self._shares = Shares(_MOST_WORK * self._free)
+        self.line = Line(_MOST_WORK * self._free)
+        """For what nobody waits for: it has room of its own, and waits for it."""
         self._waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}
         self._stored = Shares(_MOST_BYTES)
         self._ages: dict[tuple[int, str], int] = {}
@@ -123,14 +124,6 @@ class Pictures:
     def room(self, owner: str, work: int) -> Room:
         """Let somebody have so much (`Look.work`) made into files; raises ApiError 429 where much waits."""
         return Room(self._shares, owner, work)
-
-    async def room_in_time(self, owner: str, work: int) -> Room:
-        """`room`, as soon as there is any: for what nobody waits for."""
-        while True:
-            try:
-                return self.room(owner, work)
-            except ApiError:
-                await asyncio.sleep(_SECONDS_UNTIL_ROOM)
 
     async def render(
         self,

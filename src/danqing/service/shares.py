@@ -1,4 +1,8 @@
-"""What there is only so much of, shared by whoever asks."""
+"""What there is only so much of: shared by whoever asks, or for one after the other."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 GREED = 4
 """Somebody may have so many times as much as is left for all others."""
@@ -30,3 +34,27 @@ class Shares:
         self.add(owner, -amount)
         if not self._held[owner]:
             del self._held[owner]
+
+
+class Line:
+    """Lets those wait who want some of `most`: whoever came first is served first, however much it is."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self.taken = 0
+        self._first = asyncio.Lock()  # lets those who wait for it in as they came
+        self._left = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, amount: int) -> AsyncIterator[None]:
+        """Wait, and have so much while the block lasts; more than there is, whoever is alone."""
+        async with self._first:
+            while self.taken and self.taken + amount > self._most:
+                self._left.clear()
+                await self._left.wait()
+            self.taken += amount
+        try:
+            yield
+        finally:
+            self.taken -= amount
+            self._left.set()
