@@ -34,6 +34,7 @@ def engine_of(dataset, preset, **settings):
 
 SMALL_VAE = {"net": "mlp", "features": 4, "latents": 4, "prior": "normal"}
 SMALL_VQGAN = {"features": 4, "blocks": 1, "vocabulary": 16, "adversarial": 1.0, "discriminator_features": 4}
+SMALL_TRANSFORMER = {"layers": 2, "features": 16, "heads": 2}
 SMALL_GAN = {"net": "mlp", "generator_features": 4, "discriminator_features": 4}
 
 
@@ -48,6 +49,7 @@ def run(engine, steps, start=0):
         ("vae-32", SMALL_VAE | {"optimizer": "sgd", "momentum": 0.9, "accumulate": 2, "clip_norm": 1.0}),
         ("vae-32", SMALL_VAE | {"optimizer": "rmsprop", "momentum": 0.5, "prior": "flow"}),
         ("gan-32", SMALL_GAN),
+        ("transformer-16", SMALL_TRANSFORMER | {"optimizer": "muon", "weight_decay": 0.1}),
         ("vqvae-32", SMALL_VQGAN | {"depth": 2, "adversarial_start_images": 24, "accumulate": 2}),
         ("vqvae-32", SMALL_VQGAN | {"perceptual": 0.5, "normalised": True, "gradient": "rotation"}),
         ("gan-32", SMALL_GAN | {"spectral_norm": True, "discriminator_steps": 2, "optimizer": "adamw"}),

@@ -1,9 +1,12 @@
 """What an optimiser does of itself, whatever the gradients say."""
 
+import itertools
+
 import pytest
 import torch
 
 from danqing import families
+from danqing.errors import ConfigError
 from danqing.training import optimizers
 from danqing.training.config import OptimizerConfig
 
@@ -15,8 +18,9 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(
+    ("kind", "name"), [*itertools.product(FAMILIES, ["adamw", "sgd"]), ("transformer", "muon")]
+)
 def test_weights_decay_and_gains_biases_and_positions_do_not(kind: str, name: str) -> None:
     family = families.build(families.parse_config({"family": kind, **SIDES, **FAMILIES[kind]}))
     parameters = {key: value for key, value in family.named_parameters() if value.requires_grad}
@@ -35,3 +39,41 @@ def test_weights_decay_and_gains_biases_and_positions_do_not(kind: str, name: st
     assert {"net.row", "net.column", "net.prefix"} & nonzero <= kept
     decayed = sum(value.numel() for key, value in parameters.items() if key not in kept)
     assert decayed > 0.9 * sum(before[key].numel() for key in nonzero)
+
+
+def test_muon_turns_gradients_of_blocks_into_steps_of_one_length_in_every_direction() -> None:
+    family = families.build(
+        families.parse_config({"family": "transformer", **SIDES, **FAMILIES["transformer"]})
+    )
+    rng = torch.Generator().manual_seed(0)
+    parameters = {key: value for key, value in family.named_parameters() if value.requires_grad}
+    before = {key: value.detach().clone() for key, value in parameters.items()}
+    gradients = {key: torch.randn(value.shape, generator=rng) for key, value in parameters.items()}
+    steps = {}
+    for name in ("muon", "adamw"):
+        config = OptimizerConfig.model_validate({"name": name, "learning_rate": 0.01})
+        optimizer = optimizers.build(config, parameters.items())
+        for key, parameter in parameters.items():
+            parameter.data.copy_(before[key])
+            parameter.grad = gradients[key].clone()
+        optimizer.step()
+        steps[name] = {key: value.detach() - before[key] for key, value in parameters.items()}
+    blocks = {
+        key for key, value in before.items() if value.dim() == 2 and "blocks" in key and "gain" not in key
+    }
+    assert len(blocks) == 2 * 4  # queries with keys and values, out, gate with up, down: of each layer
+    for key, step in steps["muon"].items():
+        if key not in blocks:
+            assert torch.equal(step, steps["adamw"][key])
+            continue
+        sizes = torch.linalg.svdvals(step) / (0.01 * 0.2 * max(step.shape) ** 0.5)
+        assert sizes.min() > 0.6  # what five steps of Newton and Schulz leave
+        assert sizes.max() < 1.3
+        assert (step * gradients[key]).sum() < 0
+
+
+def test_muon_is_refused_where_nothing_is_for_it() -> None:
+    config = OptimizerConfig.model_validate({"name": "muon"})
+    family = families.build(families.parse_config({"family": "vqvae", **SIDES, **FAMILIES["vqvae"]}))
+    with pytest.raises(ConfigError, match="set optimizer=adamw"):
+        optimizers.build(config, family.named_parameters())

@@ -34,9 +34,11 @@ class _Section(BaseModel):
 
 
 class OptimizerConfig(_Section):
-    """How weights follow gradients. `betas` are Adam's; `momentum` is read by sgd and rmsprop."""
+    """How weights follow gradients. `betas` are Adam's; `momentum` is read by sgd and rmsprop. muon is for
+    transformers: what is no matrix of a block follows AdamW.
+    """
 
-    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adam"
+    name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
     learning_rate: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)

@@ -76,7 +76,7 @@ def _state_bytes(config: RunConfig) -> int:
     """
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in families.build(config.model).parameters())
-    averages = {"adam": 2, "adamw": 2, "sgd": 1, "rmsprop": 2}[config.optimizer.name]
+    averages = {"adam": 2, "adamw": 2, "muon": 2, "sgd": 1, "rmsprop": 2}[config.optimizer.name]
     return 4 * parameters * (3 + averages)
 
 

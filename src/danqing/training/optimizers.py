@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from danqing.errors import ConfigError
 from danqing.training.config import OptimizerConfig
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -15,9 +16,11 @@ def build(config: OptimizerConfig, parameters: NamedParameters) -> torch.optim.O
     """The configured optimiser over `parameters`, with the fused kernel where torch has one.
 
     Weights decay, and nothing else: a gain, a bias or a position that is drawn to zero says less, and is no
-    simpler for it.
+    simpler for it. Raises ConfigError where there is nothing that the optimiser is for.
     """
     named = list(parameters)
+    if config.name == "muon":
+        return MuonAndAdamW(config, named)
     tensors: list[dict[str, Any]] = [
         {"params": [p for name, p in named if _decays(name, p)]},
         {"params": [p for name, p in named if not _decays(name, p)], "weight_decay": 0.0},
@@ -38,6 +41,43 @@ def build(config: OptimizerConfig, parameters: NamedParameters) -> torch.optim.O
             return torch.optim.RMSprop(
                 tensors, rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
             )
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for the matrices of blocks (Jordan et al. 2024), AdamW for all else.
+
+    Muon makes all singular values of a matrix's step alike, so that what is rare in the gradient is learnt as
+    quickly as what is common. Its steps are scaled to be as long as AdamW's (Liu et al. 2025, equation 4):
+    one learning rate serves both.
+    """
+
+    def __init__(self, config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> None:
+        matrices = [p for name, p in named if _is_of_a_block(name, p)]
+        if not matrices:
+            raise ConfigError(
+                "This network has no matrices in blocks, which muon is for: set optimizer=adamw.", "optimizer"
+            )
+        rate, decay = config.learning_rate, config.weight_decay
+        muon = torch.optim.Muon(
+            matrices, rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        others = [(name, p) for name, p in named if not _is_of_a_block(name, p)]
+        adamw = build(config.model_copy(update={"name": "adamw"}), others)
+        super().__init__([*muon.param_groups, *adamw.param_groups], adamw.defaults)
+        self._parts = (muon, adamw)
+        for part in self._parts:
+            part.state = self.state  # the groups are shared as they are
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step of both."""
+        for part in self._parts:
+            part.step()
+
+
+def _is_of_a_block(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix between hidden layers: neither a table of vectors, nor what makes the output."""
+    return parameter.dim() == 2 and "blocks." in name and _decays(name, parameter)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
