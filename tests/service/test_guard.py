@@ -256,14 +256,15 @@ def test_what_a_key_may_ask_for_in_a_minute_counts_all_but_the_probes(tmp_path: 
 
 def test_http_dos_bodies_that_are_held_together_are_bounded(tmp_path: Path) -> None:
     size = 64 * 1024
-    limits = {"body_bytes": size, "bytes_in_flight": 2 * size}
+    limits = {"body_bytes": size, "bytes_in_flight": 4 * size}
     head = f"POST /v1/paint HTTP/1.1\r\nhost: localhost\r\ncontent-length: {size}\r\n"
     start = f"{head}content-type: application/json\r\n\r\n{{".encode()
     start += b" " * (size - 1000 - len(start))
     with gated(tmp_path, limits=limits) as server:
-        held = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(2)]
-        for connection in held:
+        held = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(4)]
+        for connection in held[:3]:
             connection.sendall(start)
+        held[3].sendall(start[: size // 3])  # nobody has more than four fifths, but for what came last
         deadline = time.monotonic() + 5
         while (answer := httpx.post(f"{server.url}/v1/paint", json={"a": "b"})).is_success:
             assert time.monotonic() < deadline

@@ -45,6 +45,19 @@ def take(database: Database, runner: str = "a", room: int = 1, now: float = 100.
     return database.transact(job_store.claim, runner, ["gan"], room, 10.0, now)
 
 
+def test_the_bodies_of_jobs_that_are_painted_are_bounded(database: Database) -> None:
+    large, small = {"body": "x" * 600}, {"body": "x" * 300}
+    first, second, third = put(database, new(**large), new(**large), new(**small))
+
+    def claim(space: float, *but: str) -> list[str]:
+        claims = database.transact(job_store.claim, "a", ["gan"], 9, 10.0, 100.0, but, space)
+        return [one.id for one in claims]
+
+    assert claim(500) == [first]  # more than there is space, but alone
+    assert claim(500, first) == []  # nobody passes who comes later
+    assert claim(900, first) == [second, third]
+
+
 def status(database: Database, job_id: str) -> str:
     return database.transact(lambda session: session.get_one(Job, job_id).status)
 

@@ -3,11 +3,14 @@ and what comes from there.
 """
 
 import asyncio
+import base64
 import io
 import ipaddress
 import json
 import threading
 import time
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
 from fractions import Fraction
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,11 +24,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from danqing.service import fetch, sources, uploads, wire
+from danqing import images
+from danqing.service import fetch, job_store, painting, sources, uploads, visit, wire
+from danqing.service.caller import LOCAL
 from danqing.service.errors import ApiError
+from danqing.service.jobs import Jobs
 from danqing.service.orders import Offer
 from danqing.service.pictures import Pictures
-from danqing.service.settings import Limits
+from danqing.service.settings import Limits, Settings
+from danqing.service.shares import Shares
 from danqing.service.sources import _touched, _window
 from tests.service.serving import served
 
@@ -285,7 +292,7 @@ def test_pictures_that_are_fetched_count_among_the_bytes_that_are_held(
     with ThreadingHTTPServer(("127.0.0.1", 0), Origin) as origin:
         threading.Thread(target=origin.serve_forever).start()
         host = f"127.0.0.1:{origin.server_port}"
-        limits = {"body_bytes": 1024, "bytes_in_flight": 2048}
+        limits = {"body_bytes": 1024, "bytes_in_flight": 4096}
         try:
             with served(
                 {"masked": models["masked"]}, tmp_path, limits=limits, outbound={"pictures": [host]}
@@ -303,3 +310,105 @@ def test_pictures_that_are_fetched_count_among_the_bytes_that_are_held(
                     assert edit("small", "hole").status_code == 200
         finally:
             origin.shutdown()
+
+
+class Asking:
+    """A request on its way whose body is JSON with a large picture; shares: those of which it holds some."""
+
+    def __init__(self, most: float) -> None:
+        self.headers, self.shares = {"content-type": "application/json"}, Shares(most)
+        limits = Limits(body_bytes=16 * 1024**2)
+        scope = {"type": "http", "method": "POST", "path": "/"}
+        self.visit = visit.Visit(scope, self._receive, self._nobody, limits, self.shares)
+        self._sent = self._chunks()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        while (message := await self.visit.receive()).get("more_body"):
+            yield message["body"]
+
+    async def _receive(self) -> dict[str, Any]:
+        body = next(self._sent, b"")
+        return {"type": "http.request", "body": body, "more_body": bool(body)}
+
+    async def _nobody(self, message: Any) -> None:
+        raise AssertionError
+
+    def _chunks(self) -> Iterator[bytes]:
+        yield b'{"model": "fill", "prompt": "", "images": [{"image_url": "data:image/png;base64,'
+        file = base64.b64encode(PNG)
+        yield from (file[at : at + 65_536] for at in range(0, len(file), 65_536))
+        yield b'"}]}'
+
+
+def large_picture() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 1000, 4), np.uint8)
+    pixels[..., 3] = 255
+    pixels[:500, :, 3] = 0
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+PNG = large_picture()
+BODY = len(PNG) * 4 // 3
+
+
+def asked(most: float, tmp_path: Path, kind: str) -> tuple[dict[str, float], Shares]:
+    """How many bytes are in memory, and are counted, while a request waits that edits a large picture; and
+    how many there were at most before, all in bytes of its body.
+    """
+    found: dict[str, float] = {}
+    asking = Asking(most)
+    offer = Offer("fill", "", width=8, height=8, channels=3, options={"sample": {}, "fill": {}})
+
+    def look() -> None:
+        found.update(memory=(tracemalloc.get_traced_memory()[0] - before) / BODY)
+        found.update(counted=asking.shares.taken / BODY)
+
+    async def run(function: Any, *arguments: Any) -> Any:
+        assert function is job_store.accept
+        look()
+        return SimpleNamespace(id=arguments[0].id)
+
+    async def walk() -> None:
+        pictures, settings = Pictures(tmp_path), Settings(models={"fill": ""})
+        engine = SimpleNamespace(offers={"fill": offer})
+        service: Any = SimpleNamespace(settings=settings, pictures=pictures, engine=engine)
+        jobs = Jobs(settings, SimpleNamespace(run=run))  # type: ignore[arg-type]
+        jobs._service = service
+        visit.current.set(asking.visit)
+        try:
+            request: Any = asking
+            tracemalloc.reset_peak()
+            body = await uploads.json_body(request, settings.limits, pictures=True)
+            found["most"] = (tracemalloc.get_traced_memory()[1] - before) / BODY
+            if kind == "job":
+                await jobs.accept("edits", body, LOCAL)
+            else:
+                waits = await painting.plan(service, "edits", body, LOCAL)
+                look()
+                assert waits.compose is not None
+        finally:
+            asking.visit.release()
+            await pictures.stop()
+
+    images.decode(PNG, alpha="keep")  # what is imported when it is first needed is not of the request
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        asyncio.run(walk())
+    finally:
+        tracemalloc.stop()
+    return found, asking.shares
+
+
+@pytest.mark.parametrize("kind", ["request", "job"])
+def test_memory_dos_whatever_is_kept_of_a_body_is_counted(kind: str, tmp_path: Path) -> None:
+    found, shares = asked(4 * BODY, tmp_path, kind)
+    assert found["memory"] <= found["counted"] + 0.1
+    assert found["counted"] < 3
+    assert found["most"] < 2.3  # as it came, and what was read of it
+    assert shares.taken == 0
+    with pytest.raises(ApiError) as refused:
+        asked(1.6 * BODY, tmp_path, kind)
+    assert (refused.value.status, refused.value.code) == (429, "overloaded")

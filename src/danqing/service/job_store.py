@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -47,7 +48,8 @@ class NewJob:
 class Claim:
     """A job that a runner may paint, until its lease is over: `id` and `attempt` together are given once.
 
-    charged: when its pictures were counted against the owner's quota, seconds since 1970.
+    size: characters of its body. charged: when its pictures were counted against the owner's quota, seconds
+    since 1970.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Claim:
     caller: str
     endpoint: Endpoint
     pictures: int
+    size: int
     charged: float
 
 
@@ -150,10 +153,12 @@ def claim(
     lease: float,
     now: float,
     but: Collection[str] = (),
+    space: float = math.inf,
 ) -> list[Claim]:
-    """Take the next jobs in line for these models, of `room` pictures together and at least one job.
+    """Take the next jobs in line for these models, of `room` pictures and `space` characters of bodies
+    together, and where the runner has none, at least one job.
 
-    but: jobs that are not taken, for the runner has not yet let go of an earlier attempt.
+    but: jobs that are not taken, for the runner has them, or has not yet let go of an earlier attempt.
     """
     jobs = session.scalars(
         select(Job)
@@ -165,9 +170,10 @@ def claim(
     ).all()
     claims: list[Claim] = []
     for job in jobs:
-        if claims and job.pictures > room:
+        if (claims and job.pictures > room) or ((claims or but) and job.size > space):
             break
         room -= job.pictures
+        space -= job.size
         job.status, job.runner, job.lease = "running", runner, now + lease
         job.attempt += 1
         job.begun = job.due = None
@@ -175,7 +181,16 @@ def claim(
         job.started = job.started or now
         _tell(session, job, "running", now, attempt=job.attempt)
         claims.append(
-            Claim(job.id, job.attempt, job.owner, job.caller, job.endpoint, job.pictures, job.created)
+            Claim(
+                job.id,
+                job.attempt,
+                job.owner,
+                job.caller,
+                job.endpoint,
+                job.pictures,
+                job.size,
+                job.created,
+            )
         )
     return claims
 

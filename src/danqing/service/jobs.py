@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from danqing.errors import DanqingError
-from danqing.service import job_store, logs, painting, sources, uploads
+from danqing.service import job_store, logs, painting, sources, uploads, visit
 from danqing.service.caller import RIGHTS, Caller
 from danqing.service.database import Database, DatabaseError
 from danqing.service.errors import ApiError, from_danqing, internal, invalid
@@ -131,31 +131,33 @@ class Jobs:
             webhook_secret = webhook_secret or new_secret()
         body = await sources.embedded(self._service, body)
         plan = await painting.plan(self._service, endpoint, body, caller)
+        model, seed, pictures = plan.offer.name, plan.seed, plan.n
+        del plan  # and the pictures in it
         # What it depends on is fixed now: run again after a crash, it has the same pictures.
-        whole = {**body, "model": plan.offer.name, "seed": plan.seed}
+        whole = {**body, "model": model, "seed": seed}
         whole.pop("response_format", None)
         new = NewJob(
             id=job_store.new_id(),
             owner=owner,
             caller=caller.name,
             endpoint=endpoint,
-            model=plan.offer.name,
-            pictures=plan.n,
-            body="".join([piece async for piece in uploads.written(whole)]),
+            model=model,
+            pictures=pictures,
+            body=await _written(whole),
             request=json.dumps({name: whole[name] for name in whole if name not in ("images", "mask")}),
             fingerprint=asked,
             idempotency_key=idempotency_key,
             webhook=webhook,
             webhook_secret=webhook_secret,
         )
-        charged = caller.account.charge(plan.n)
+        charged = caller.account.charge(pictures)
         try:
             job = await self._accept(new, charged)
         except Exception:
-            caller.account.refund(plan.n, charged)
+            caller.account.refund(pictures, charged)
             raise
         if job.id != new.id:
-            caller.account.refund(plan.n, charged)
+            caller.account.refund(pictures, charged)
             return job, False
         self._news.set()
         return job, True
@@ -223,14 +225,16 @@ class Jobs:
         assert self._service is not None
         while not self._service.draining.is_set():
             self._news.clear()
-            room = self._room - sum(one.claim.pictures for one in self._running.values())
+            claims = [one.claim for one in self._running.values()]
+            room = self._room - sum(claim.pictures for claim in claims)
+            space = self._settings.limits.bytes_in_flight - sum(claim.size for claim in claims)
             taken: list[Claim] = []
             if room > 0:
                 offers = self._service.engine.offers.values()
                 models = [offer.name for offer in offers if offer.fault is None]
                 here, lease = list(self._running), self._limits.lease
                 taken = await self._database.run(
-                    job_store.claim, self._runner, models, room, lease, time.time(), here
+                    job_store.claim, self._runner, models, room, lease, time.time(), here, space
                 )
                 for claim in taken:
                     running = self._running[claim.id] = _Running(claim)
@@ -397,6 +401,15 @@ class Jobs:
             except Exception:
                 _log.exception("a mistake in %s", loop.__name__)
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _written(whole: Mapping[str, Any]) -> str:
+    """A body as it is stored; it counts among the bytes that its request holds."""
+    pieces = []
+    async for piece in uploads.written(whole):
+        visit.hold(len(piece))
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def _to_paint(session: Session, claim: Claim, now: float) -> tuple[str | None, bool]:

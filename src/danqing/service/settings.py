@@ -20,8 +20,8 @@ class Limits(_Section):
     """What a request may be at most. Bytes of the body and of one file in it; fields of a form; pixels and
     side of a picture that is sent or asked for; characters of a prompt; nesting of JSON; pictures of a
     request; seconds until it is given up. Of all together: requests that are answered at the same time, a
-    quarter of them for one key; bytes of the bodies, and of pictures that they point to, that are held for
-    these.
+    quarter of them for one key; bytes of the bodies, and of pictures in them or that they point to, that are
+    held for these, and as many for the jobs that are painted.
     """
 
     body_bytes: int = Field(64 * MEGABYTE, ge=1024)
@@ -35,13 +35,13 @@ class Limits(_Section):
     n: int = Field(10, ge=1)
     seconds: float = Field(120.0, gt=0)
     requests: int = Field(1024, ge=1)
-    bytes_in_flight: int = Field(512 * MEGABYTE, ge=2048)
+    bytes_in_flight: int = Field(512 * MEGABYTE, ge=4096)
 
     @model_validator(mode="after")
     def _bodies_fit(self) -> Self:
-        if self.bytes_in_flight < 2 * self.body_bytes:
+        if self.bytes_in_flight < 4 * self.body_bytes:  # a job's is read, decoded and written
             raise ValueError(
-                f"bytes_in_flight must be at least twice body_bytes (got {self.bytes_in_flight:,} and "
+                f"bytes_in_flight must be at least four times body_bytes (got {self.bytes_in_flight:,} and "
                 f"{self.body_bytes:,})"
             )
         return self

@@ -101,6 +101,7 @@ async def _embedded(service: "Service", reference: Any, param: str) -> Any:
         return reference
     content = await _content(service, wire.Reference(image_url=url), param)
     packed = (await service.pictures.pack([content]))[0].decode()
+    visit.hold(len(packed))
     return {**reference, "image_url": f"data:application/octet-stream;base64,{packed}"}
 
 
@@ -305,21 +306,22 @@ async def _content(service: "Service", reference: wire.Reference, param: str) ->
 
 async def _unpacked(url: str, limits: Limits, param: str) -> bytes:
     """The content of a data URL."""
-    head, comma, packed = url.partition(",")
-    if not comma or len(head) > 200 or not head.lower().endswith(";base64"):
+    start = url.find(",", 0, 201) + 1
+    if not start or not url[: start - 1].lower().endswith(";base64"):
         message = "The data URL is not of the form data:image/png;base64,..."
         raise ApiError(400, message, param=param, code="invalid_image_url")
-    if len(packed) > limits.file_bytes * 4 // 3 + 4:
+    if len(url) - start > limits.file_bytes * 4 // 3 + 4:
         message = f"The file has over {limits.file_bytes:,} bytes: shrink the picture first."
         raise ApiError(400, message, param=param, code="image_file_too_large")
+    visit.hold((len(url) - start) * 3 // 4)
     parts: list[tuple[bytes, bool]] = []
     try:
-        for at in range(0, len(packed), _SLICE):
-            if at:
+        for at in range(start, len(url), _SLICE):
+            if parts:
                 await asyncio.sleep(0)  # others have their turn
                 if parts[-1][1]:
                     raise ValueError("padding within")
-            piece = packed[at : at + _SLICE]
+            piece = url[at : at + _SLICE]
             parts.append((base64.b64decode(piece, validate=True), piece.endswith("=")))
         return b"".join(part for part, _ in parts)
     except (binascii.Error, ValueError):

@@ -14,6 +14,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from danqing.service import visit
 from danqing.service.errors import ApiError, invalid
 from danqing.service.settings import Limits
 
@@ -53,28 +54,42 @@ async def json_body(request: Request, limits: Limits, *, pictures: bool = False)
     """
     if _media_type(request) != "application/json":
         raise _unsupported(request, "application/json")
-    chunks, length = [], 0
+    body = bytearray()
     async for chunk in request.stream():
-        length += len(chunk)
-        if length > _JSON and not pictures:
+        body += chunk
+        if len(body) > _JSON and not pictures:
             message = f"The body has over {_JSON:,} bytes, which is the most that is read of JSON here."
             raise ApiError(413, message, code="request_too_large")
-        chunks.append(chunk)
-    return await read(b"".join(chunks), limits)
+    return await read(body, limits)
 
 
-async def read(body: bytes, limits: Limits) -> dict[str, Any]:
-    """As `parse`, for an object that may be large by the pictures in it: others have their turn meanwhile."""
+async def read(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
+    """As `parse`, for an object that may be large by the pictures in it: others have their turn meanwhile.
+
+    Who calls lets go of the body then: what was read of it counts in its place among the bytes that are held.
+    """
     if len(body) <= _JSON:
         return parse(body, limits)
+    long: dict[str, str] = {}
+    try:
+        rest = await _without_the_long(body, long, limits)
+    finally:
+        visit.let_go(sum(map(len, long.values())))
+    found: dict[str, Any] = _with(parse(rest, limits), long)
+    return found
+
+
+async def _without_the_long(body: bytes | bytearray, long: dict[str, str], limits: Limits) -> bytes:
+    """JSON with a mark in the place of each long string, which `long` is given by its mark."""
     longest = max(_LONG, _BYTES_PER_ESCAPED_CHARACTER * limits.prompt)
-    rest, long = bytearray(), {}
+    rest = bytearray()
     at, strings, quote = 0, 0, body.find(b'"')
     while quote >= 0:
-        pieces, end = await _string(body, quote + 1)
+        end = await _end_of_string(body, quote + 1)
         if end - quote > longest:
-            mark = secrets.token_hex(16)
-            long[mark] = _plain(b"".join(pieces))
+            mark, string = secrets.token_hex(16), _plain(body, quote + 1, end)
+            visit.hold(len(string))
+            long[mark] = string
             rest += body[at : quote + 1] + mark.encode()
             at = end
         quote = body.find(b'"', end + 1)
@@ -88,29 +103,34 @@ async def read(body: bytes, limits: Limits) -> dict[str, Any]:
     if len(rest) + len(body) - at > 2 * _JSON:
         message = f"The body has over {2 * _JSON:,} bytes beside its pictures."
         raise ApiError(413, message, code="request_too_large")
-    found: dict[str, Any] = _with(parse(bytes(rest + body[at:]), limits), long)
-    return found
+    return bytes(rest + body[at:])
 
 
-async def _string(body: bytes, start: int) -> tuple[list[bytes], int]:
-    """A string of JSON in pieces, none of which ends within an escape, and where it ends."""
-    pieces: list[bytes] = []
+async def _end_of_string(body: bytes | bytearray, start: int) -> int:
+    """Where a string of JSON ends."""
     while True:
         match = _WITHIN.match(body, start, start + _SLICE)
         assert match is not None
-        pieces.append(match[0].replace(b"\\/", b"/"))  # as some write what might stand in HTML
         end = match.end()
         if end - start < _SLICE - 1 or end == len(body):
-            return pieces, end
+            return end
         start = end
         await asyncio.sleep(0)
 
 
-def _plain(content: bytes) -> str:
-    if not content.isascii() or b"\\" in content or b"\0" in content:
+def _plain(body: bytes | bytearray, start: int, end: int) -> str:
+    """What a long string of JSON says, copied once."""
+    with memoryview(body) as whole, whole[start:end] as content:
+        try:
+            text = str(content, "ascii")
+        except UnicodeDecodeError:
+            text = "\0"
+    if "\\" in text:
+        text = text.replace("\\/", "/")  # as some write what might stand in HTML
+    if "\\" in text or "\0" in text:
         message = f"A string of over {_LONG:,} bytes is no picture in base64."
         raise invalid(message, code="string_above_max_length")
-    return content.decode("ascii")
+    return text
 
 
 def _with(value: Any, long: Mapping[str, str]) -> Any:
@@ -149,7 +169,7 @@ def _without(value: Any, mark: str, long: list[str]) -> Any:
     return value
 
 
-def parse(body: bytes, limits: Limits) -> dict[str, Any]:
+def parse(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
     """An object in JSON, under limits; raises ApiError 400."""
     try:
         text = body.decode("utf-8")

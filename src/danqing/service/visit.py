@@ -132,19 +132,23 @@ class Visit:
         return message
 
     def hold(self, length: int) -> None:
-        """Count bytes of pictures that are in memory until the request is answered; raises ApiError 429 where
-        others hold too many.
+        """Count bytes of pictures that are in memory until they are let go, or the request is answered;
+        raises ApiError 429 where others hold too many.
         """
         if not self._bytes.take(self._owner(), length):
             self.refusal = overloaded("Too many bytes of other requests are held now")
             raise self.refusal
         self._held += length
 
+    def let_go(self, length: int) -> None:
+        """So many bytes are not in memory any more."""
+        self._bytes.give_back(self._owner(), length)
+        self._held -= length
+
     def release(self) -> None:
         """Nothing of the body, and of what it pointed to, is held any more."""
         if self._held:
-            self._bytes.give_back(self._owner(), self._held)
-            self._held = 0
+            self.let_go(self._held)
 
     def _owner(self) -> str:
         return (self.caller.key_id if self.caller else None) or ""
@@ -236,6 +240,12 @@ def hold(length: int) -> None:
     """`Visit.hold` of the request that is being answered; nothing happens where there is none."""
     if (visit := current.get()) is not None:
         visit.hold(length)
+
+
+def let_go(length: int) -> None:
+    """`Visit.let_go` of the request that is being answered; nothing happens where there is none."""
+    if (visit := current.get()) is not None:
+        visit.let_go(length)
 
 
 def overloaded(reason: str) -> ApiError:
