@@ -1,20 +1,26 @@
 """The process that paints, spoken to over its link alone, and the frames of that link."""
 
 import asyncio
+import contextlib
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danqing.machine import resident_memory
+from danqing.service import worker
 from danqing.service.link import Connection, Header, Link, frame
 
 
@@ -46,10 +52,10 @@ class Spoken:
 
 @pytest.fixture(scope="module")
 def spoken(models: dict[str, str], slow: str, broken: str) -> Iterator[Spoken]:
-    worker = Spoken({"gan": models["gan"], "raster": models["raster"], "slow": slow, "broken": broken})
-    yield worker
-    worker.process.kill()
-    worker.process.wait()
+    speaks = Spoken({"gan": models["gan"], "raster": models["raster"], "slow": slow, "broken": broken})
+    yield speaks
+    speaks.process.kill()
+    speaks.process.wait()
 
 
 def row(order: int, seed: int = 0, previews: int = 0, label: str | None = None) -> list[Any]:
@@ -141,6 +147,33 @@ def test_a_worker_outlives_signals_to_the_group_and_ends_with_its_link(spoken: S
     assert spoken.until("painted")
     spoken.socket.close()
     assert spoken.process.wait(30) == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another heap")
+def test_a_worker_that_rests_gives_back_what_lies_free_between_what_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.05)
+    tensors = [torch.ones(8_000) for _ in range(3_000)]  # of 32 kB: the heap has a place for each
+    stays = tensors[::50]
+    del tensors
+    before = resident_memory()
+    mine, theirs = socket.socketpair()
+
+    def run() -> None:
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            worker.Worker(Link(theirs), {"models": {}, "describe": [], "device": "cpu", "memory": 0}).run()
+
+    resting = threading.Thread(target=run)
+    resting.start()
+    deadline = time.monotonic() + 20
+    while before - resident_memory() < 60e6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    mine.close()
+    resting.join()
+    theirs.close()
+    assert before - resident_memory() >= 60e6, "of 96 MB"
+    assert len(stays) == 60
 
 
 FRAMES = st.lists(
