@@ -220,7 +220,7 @@ def main() -> None:
         folder = Path(name)
         settings: dict[str, Any] = {"engine": {"queue": arguments.queue, "threads": 1}}
         if arguments.edit_megabytes:
-            settings["limits"] = {"bytes_in_flight": 128 * 1024**2}
+            settings["limits"] = {"body_bytes": 32 * 1024**2, "bytes_in_flight": 128 * 1024**2}
         with ServiceProcess(folder, write_models(folder), **settings) as service:
             found = measure(service, arguments)
     kept = bounds(found)
