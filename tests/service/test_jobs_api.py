@@ -238,7 +238,7 @@ def test_progress_is_told_while_the_job_runs(http: httpx.Client, running: Runnin
         job_id = post(http, {"endpoint": "generations", "body": {"model": "raster", "prompt": "star"}})["id"]
         telling = events(http, job_id)
         assert [next(telling)[1] for _ in range(2)] == ["job.queued", "job.running"]
-        job = running.service.jobs._running[job_id]
+        job = running.service.jobs._runner._running[job_id]
         job.steps = (5, 16)
         _, name, data = next(telling)
         assert (name, data["done"], data["total"]) == ("job.progress", 5, 16)
@@ -259,7 +259,7 @@ def test_a_job_is_cancelled_whether_it_runs_or_waits(http: httpx.Client, running
             assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
         back = int(http.get("/v1/models").headers["x-ratelimit-remaining-images"]) - left
         assert back == 30  # those that were never begun cost nothing
-    assert not running.service.jobs._running
+    assert not running.service.jobs._runner._running
     assert [name for _, name, _ in events(http, first)][-1] == "job.cancelled"
     done = finished(http, post(http)["id"])
     assert http.post(f"/v1/jobs/{done['id']}/cancel").json() == done
