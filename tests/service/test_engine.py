@@ -162,6 +162,23 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(served: Runnin
     assert served.paint(Order("gan", rows_of([1])))
 
 
+def test_jobs_and_those_who_wait_leave_each_other_room(served: Running) -> None:
+    async def both() -> tuple[int, list[Painted]]:
+        engine, waiting = served.engine, list[Ticket]()
+        jobs = [engine.submit(slowly(priority=Priority.JOB)) for _ in range(2 * QUEUE)]
+        with contextlib.suppress(OverloadedError):
+            while len(waiting) < 2 * QUEUE:
+                waiting.append(engine.submit(slowly()))
+        last = engine.submit(Order("gan", rows_of([1]), priority=Priority.JOB))
+        for ticket in (*jobs, *waiting):
+            ticket.cancel()
+        return len(waiting), await asyncio.gather(last.painted())
+
+    waiting, painted = served.do(both())
+    assert QUEUE // 2 <= waiting <= QUEUE
+    assert painted
+
+
 def test_an_order_ends_at_its_deadline_and_the_worker_stops_for_it(served: Running) -> None:
     async def wait() -> float:
         with standing_still(served):

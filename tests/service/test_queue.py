@@ -99,6 +99,18 @@ def test_nobody_fills_the_queue_alone_and_an_empty_one_takes_any_order() -> None
     assert 90 <= queue.pictures <= 100
 
 
+def test_jobs_take_no_room_of_those_who_wait() -> None:
+    queue = Queue[str](limit=10)
+    for _ in range(5):
+        queue.add(entry("job", 10, job=True), SECOND)
+    assert (queue.wanted, queue.wanted_seconds) == (0, 0)
+    queue.add(entry("waits", 2), SECOND)
+    assert queue.has_room("", 2)
+    assert (queue.wanted, queue.wanted_seconds) == (2, 2 * SECOND)
+    assert queue.take(2) == [("waits", 0, 2)]
+    assert (queue.wanted, queue.wanted_seconds, queue.pictures) == (0, 0, 50)
+
+
 def test_what_was_put_back_goes_before_all_others() -> None:
     queue = Queue[str](limit=100)
     queue.add(entry("waits"), SECOND)
@@ -150,6 +162,11 @@ def test_each_picture_is_taken_once_or_cancelled_and_the_counts_are_right(seed: 
     for one in left:
         lanes[one.kind] += one.pictures
     assert abs(queue.seconds - 2.0 * sum(-(-count // chunk) for count in lanes.values())) < 1e-6
+    wanted = Counter[object]()
+    for one in left:
+        wanted[one.kind] += one.pictures * (one.priority != Priority.JOB)
+    assert queue.wanted == wanted.total()
+    assert abs(queue.wanted_seconds - 2.0 * sum(-(-count // chunk) for count in wanted.values())) < 1e-6
     expected.update({entry.item: sizes[entry.item] for entry in left})
     while queue.pictures:
         for item, start, stop in queue.take(7):

@@ -106,9 +106,9 @@ class Engine:
     def submit(self, order: Order) -> Ticket:
         """Queue an order, whose ticket tells what becomes of it.
 
-        Raises OverloadedError where the queue is full, ModelUnavailableError for a model that is not there or
-        cannot be used, ConfigError for options and images that no model can take, OrderCancelledError while
-        the engine stops.
+        Raises OverloadedError where the queue is full, but for no job, ModelUnavailableError for a model that
+        is not there or cannot be used, ConfigError for options and images that no model can take,
+        OrderCancelledError while the engine stops.
         """
         if self._closing:
             raise OrderCancelledError("The service stops: ask again.")
@@ -153,17 +153,17 @@ class Engine:
 
     def _check_room(self, order: Order, kind: Kind) -> None:
         queue, pictures = self._queue, len(order.rows)
-        if not queue.pictures:
+        if order.priority == Priority.JOB or not queue.wanted:
             return
         most = self._settings.engine.queue_seconds
-        seconds = queue.seconds + self._prices.of(kind) * pictures / self._chunk(kind)
+        seconds = queue.wanted_seconds + self._prices.of(kind) * pictures / self._chunk(kind)
         if seconds > most:
             self._metrics.failure("overloaded")
             raise OverloadedError("Too much work waits already: ask again later.", max(1.0, seconds - most))
         if not queue.has_room(order.owner, pictures):
             self._metrics.failure("overloaded")
             raise OverloadedError(
-                "Too many pictures wait already: ask again later.", max(1.0, queue.seconds / 2)
+                "Too many pictures wait already: ask again later.", max(1.0, queue.wanted_seconds / 2)
             )
 
     def _entry(

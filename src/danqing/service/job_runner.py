@@ -21,7 +21,7 @@ from danqing.service.errors import ApiError, from_danqing, internal
 from danqing.service.job_store import Claim
 from danqing.service.job_watchers import Watchers
 from danqing.service.keys import Key
-from danqing.service.orders import OrderCancelledError, OverloadedError, Painted, Priority, Progress
+from danqing.service.orders import OrderCancelledError, Painted, Priority, Progress
 from danqing.service.pictures import MEDIA_TYPES
 from danqing.service.settings import Settings
 from danqing.service.webhooks import Webhooks
@@ -238,23 +238,15 @@ class Runner:
             del body, asked
         order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
         painted: Painted | None = None
-        while painted is None:
-            try:
-                ticket = self._service.engine.submit(order)
-                ticket.on_begin = functools.partial(self._begin, claim)
-            except OverloadedError as error:
-                await asyncio.sleep(min(error.retry_after, 5.0))
-                continue
-            try:
-                async for event in ticket:
-                    match event:
-                        case Progress(done, total):
-                            running.steps = (done, total)
-                        case Painted():
-                            painted = event
-            finally:
-                if painted is None:
-                    ticket.cancel()
+        ticket = self._service.engine.submit(order)
+        ticket.on_begin = functools.partial(self._begin, claim)
+        async for event in ticket:
+            match event:
+                case Progress(done, total):
+                    running.steps = (done, total)
+                case Painted():
+                    painted = event
+        assert painted is not None
         async with self._service.pictures.line.turn(plan.work):
             files = [(MEDIA_TYPES[plan.format], content) for content in await plan.encode(painted.pixels)]
         told = {} if plan.revised is None else {"revised_prompt": plan.revised}

@@ -53,13 +53,14 @@ class Entry(Generic[Item]):
 
 @dataclass(slots=True, eq=False)
 class Lane(Generic[Item]):
-    """Pictures of a kind, by tag. seconds: that a chunk of them takes."""
+    """Pictures of a kind, by tag. seconds: that a chunk of them takes. jobs: how many of them are of jobs."""
 
     kind: Hashable
     chunk: int
     seconds: float
     heap: list[tuple[float, int, Entry[Item]]] = field(default_factory=list)
     pictures: int = 0
+    jobs: int = 0
     gone: int = 0
 
     def head(self) -> tuple[float, int, Entry[Item]]:
@@ -72,6 +73,10 @@ class Lane(Generic[Item]):
     def work(self) -> float:
         """Seconds that all of them take."""
         return -(-self.pictures // self.chunk) * self.seconds
+
+    def wanted(self) -> float:
+        """Seconds that those take which somebody waits for."""
+        return -(-(self.pictures - self.jobs) // self.chunk) * self.seconds
 
     def forget_the_gone(self) -> None:
         """Keep what was cancelled from gathering."""
@@ -87,27 +92,29 @@ def _waits(element: tuple[float, int, Entry[Item]]) -> bool:
 
 
 class Queue(Generic[Item]):
-    """At most `limit` pictures.
+    """At most `limit` pictures that somebody waits for. Jobs let these go before them, and take no room of
+    theirs: they are few at a time, and their own line is in the database.
 
-    pictures: how many wait; seconds: how long the worker needs for them all.
+    pictures: how many wait; seconds: how long the worker needs for them all. wanted, wanted_seconds: of those
+    that are of no job.
     """
 
     def __init__(self, limit: int) -> None:
         self.pictures, self.seconds = 0, 0.0
+        self.wanted, self.wanted_seconds = 0, 0.0
         self._limit = limit
         self._lanes: dict[Hashable, Lane[Item]] = {}
         self._clock = 0.0
         self._tags: dict[tuple[str, Priority], float] = {}
         self._many = _MANY
-        self._jobs = 0  # pictures of jobs that wait
         self._owed = 0.0  # seconds of work that went before them
         self._held: dict[str, int] = {}
         self._number = 0
 
     def has_room(self, owner: str, pictures: int) -> bool:
         """Whether somebody may add so many: an empty queue takes any one order."""
-        held, free = self._held.get(owner, 0), self._limit - self.pictures
-        return not self.pictures or (pictures <= free and held + pictures <= GREED * free)
+        held, free = self._held.get(owner, 0), self._limit - self.wanted
+        return not self.wanted or (pictures <= free and held + pictures <= GREED * free)
 
     def add(self, entry: Entry[Item], chunk_seconds: float) -> None:
         """Let pictures wait behind those with an earlier claim; chunk_seconds: of a chunk of their kind."""
@@ -154,7 +161,7 @@ class Queue(Generic[Item]):
             self._count(lane, entry, -count)
         work = before - self.seconds
         owed = self._owed - JOB_WEIGHT * work if job else self._owed + work
-        self._owed = max(0.0, owed) if self._jobs else 0.0
+        self._owed = max(0.0, owed) if self.wanted < self.pictures else 0.0
         return taken
 
     def cancel(self, entry: Entry[Item]) -> None:
@@ -174,8 +181,9 @@ class Queue(Generic[Item]):
     def price(self, kind: Hashable, chunk_seconds: float) -> None:
         """Say anew how long a chunk of a kind takes."""
         if lane := self._lanes.get(kind):
-            before, lane.seconds = lane.work(), chunk_seconds
-            self.seconds += lane.work() - before
+            work, wanted, lane.seconds = lane.work(), lane.wanted(), chunk_seconds
+            self.seconds += lane.work() - work
+            self.wanted_seconds += lane.wanted() - wanted
 
     def _push(self, entry: Entry[Item], chunk_seconds: float) -> None:
         lane = self._lanes.get(entry.kind)
@@ -191,7 +199,7 @@ class Queue(Generic[Item]):
 
     def _next(self) -> Lane[Item]:
         lane = self._first()
-        if self._jobs and self._owed >= JOB_DELAY:
+        if self.wanted < self.pictures and self._owed >= JOB_DELAY:
             tag, _, entry = lane.head()
             if entry.priority != Priority.JOB and tag > -math.inf:
                 return self._prefer_a_job(tag)
@@ -212,18 +220,21 @@ class Queue(Generic[Item]):
         return lane
 
     def _count(self, lane: Lane[Item], entry: Entry[Item], change: int) -> None:
-        owner, before = entry.owner, lane.work()
+        work, wanted = lane.work(), lane.wanted()
         lane.pictures += change
         self.pictures += change
-        self.seconds += lane.work() - before
-        held = self._held.get(owner, 0) + change
-        if held:
-            self._held[owner] = held
-        else:
-            self._held.pop(owner, None)
         if entry.priority == Priority.JOB:
-            self._jobs += change
+            lane.jobs += change
+        else:
+            self.wanted += change
+            self._held[entry.owner] = self._held.get(entry.owner, 0) + change
+            if not self._held[entry.owner]:
+                del self._held[entry.owner]
+        self.seconds += lane.work() - work
+        self.wanted_seconds += lane.wanted() - wanted
         if not lane.pictures:
             del self._lanes[lane.kind]
         if not self.pictures:
             self.seconds = 0.0
+        if not self.wanted:
+            self.wanted_seconds = 0.0

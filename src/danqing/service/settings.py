@@ -49,8 +49,9 @@ class Limits(_Section):
 
 class EngineSettings(_Section):
     """How pictures are computed. threads: of the worker, 0 for all cores. window: seconds to wait for company
-    when nothing is computed. queue: pictures that may wait. queue_seconds: how long they may take together.
-    memory: bytes that loaded models may take, 0 for what the machine can spare. batch: pictures at once.
+    when nothing is computed. queue: pictures that may wait, beside those of jobs. queue_seconds: how long
+    these may take together. memory: bytes that loaded models may take, 0 for what the machine can spare.
+    batch: pictures at once.
     """
 
     device: str = "auto"
