@@ -159,7 +159,7 @@ def write_in_parallel(
 ) -> Tensor:
     """Write the codes `[n, N]` that are `unknown` (bool `[n, N]`) in `num_steps`, and leave the others.
 
-    moments: `[n, N]` in [0, 1), the order in which they are written. uniforms: `[n, N]`. The decoder has 2n
+    moments: `[N]` in [0, 1), the order in which they are written. uniforms: `[n, N]`. The decoder has 2n
     rows where the sampling is guided: with the condition, then without.
     """
     codes, copies = codes.clone(), 2 if sampling.is_guided else 1
@@ -213,20 +213,25 @@ def _between(order: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor
     return order.gather(1, numbers.clamp_max(order.shape[1] - 1)), numbers < stop[:, None]
 
 
-def spread(rows: int, columns: int, depth: int, shifts: Tensor) -> Tensor:
-    """When each code of a grid is written, `[n, rows · columns · depth]` in [0, 1): at any time those written
-    lie evenly over the grid, and a place's own codes far apart in time.
+def spread(rows: int, columns: int, depth: int) -> Tensor:
+    """When each code of a grid is written, float32 `[rows · columns · depth]` in [0, 1): at any time those
+    written lie evenly over the grid, the later half each between its neighbours, and a place's own codes far
+    apart.
 
     Codes that are written at once are drawn independently of each other: neighbours should not be (Besnier
-    et al. 2025). The moments are those of a Kronecker sequence by the plastic number (Roberts 2018), from
-    `shifts` on, `[n]` in [0, 1).
+    et al. 2025). The order of the places is that of a dither matrix (Bayer 1973), for any number of rows and
+    columns. It is the same for all images, which is quicker to learn than an order of each.
     """
-    plastic = 1.324717957244746  # x³ = x + 1
-    down = torch.arange(rows, dtype=torch.float64)[:, None, None] / plastic
-    across = torch.arange(columns, dtype=torch.float64)[:, None] / plastic**2
-    within = torch.arange(depth, dtype=torch.float64) / depth
-    moments = (down + across + within).flatten() + shifts[:, None]
-    return moments.remainder(1)
+    bits = (max(rows, columns) - 1).bit_length()
+    start = 2**bits // 4  # the first places are not at the edge
+    down, across = torch.arange(rows)[:, None] + start, torch.arange(columns) + start
+    across = across + 2 * ((down ^ across) & 1)  # the second half begins far from where the first ended
+    numbers = torch.zeros(rows, columns, dtype=torch.int64)
+    for bit in range(bits):
+        numbers = 4 * numbers + 2 * ((down ^ across) >> bit & 1) + (down >> bit & 1)
+    moments = numbers.flatten().argsort().argsort() / (rows * columns)
+    moments = (moments[:, None] + torch.arange(depth) / depth).remainder(1).flatten()
+    return moments.argsort(stable=True).argsort() / len(moments)  # no two at once
 
 
 def given_in_training(

@@ -321,8 +321,7 @@ class MaskedTransformer(TransformerFamily):
         """
         codes = self.codes_of(batch)
         given = given_in_training(*self._codec.code_shape, len(codes), GIVEN, rng)
-        shifts = torch.rand(len(codes), generator=rng, device=rng.device)
-        ranks = (self._moments(shifts) + ~given).argsort(1).argsort(1)
+        ranks = (self._moments(codes.device) + ~given).argsort(1).argsort(1)
         num_steps = int(torch.randint(*TRAINED_STEPS, (), generator=rng, device=rng.device))
         before = known_when_written(ranks, given.sum(1), num_steps)
         logits = self.net.parallel(self._prefix_for_training(batch, rng), codes, ranks, before)
@@ -348,8 +347,8 @@ class MaskedTransformer(TransformerFamily):
     ) -> Tensor:
         """Write an image per seed in `num_steps`; `decoding.Sampling` says what the other options mean.
 
-        The codes of a step lie far apart, in an order that is each image's own. Where the condition has an
-        image and a mask, only what the mask covers is written, and suits all that surrounds it.
+        The codes of a step lie far apart. Where the condition has an image and a mask, only what the mask
+        covers is written, and suits all that surrounds it.
         """
         if num_steps < 1:
             raise ConfigError(f"num_steps must be at least 1 (got {num_steps}).", "num_steps")
@@ -365,16 +364,17 @@ class MaskedTransformer(TransformerFamily):
         codes = self._begin(condition, count)
         prefix = self._prefix(condition, count, guided=sampling.is_guided)
         uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=codes.device)
-        moments = self._moments(uniform(seeds, (), purpose="order")).to(codes.device)
         decoder = ParallelDecoder(self.net, prefix, _chosen(precision, codes.device))
         unknown = codes == self._codec.vocabulary
         told = self._teller(condition, on_step)
-        written = write_in_parallel(decoder, codes, unknown, moments, uniforms, num_steps, sampling, told)
+        written = write_in_parallel(
+            decoder, codes, unknown, self._moments(codes.device), uniforms, num_steps, sampling, told
+        )
         return self._paint(written, condition)
 
-    def _moments(self, shifts: Tensor) -> Tensor:
-        """When each code is written, `[n, N]` in [0, 1)."""
-        return spread(*self._codec.code_shape, shifts).float()
+    def _moments(self, device: torch.device) -> Tensor:
+        """When each code is written, `[N]` in [0, 1)."""
+        return spread(*self._codec.code_shape).to(device)
 
 
 def build(config: TransformerConfig) -> TransformerFamily:
