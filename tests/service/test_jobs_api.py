@@ -368,6 +368,8 @@ PAINT_STAR = {"model": "masked", "prompt": "star"}
         ("edits", {**PAINT_STAR, "top_p": 0, "images": [EXAMPLE]}, "top_p"),
         ("edits", {**PAINT_STAR, "images": [{"image_url": "data:image/png;base64,@"}]}, "images.0.image_url"),
         ("edits", {**PAINT_STAR, "images": [{"image_url": "http://a.example/"}]}, "images.0.image_url"),
+        ("edits", {**PAINT_STAR, "n": 11, "images": [{"image_url": "http://a.example/"}]}, "n"),
+        ("generations", {**PAINT_STAR, "images": [{"image_url": "http://a.example/"}]}, "images"),
         ("generations", {**PAINT_STAR, "temperature": -1}, "temperature"),
         ("generations", {**PAINT_STAR, "precision": "float8"}, "precision"),
         ("generations", {**PAINT_STAR, "top_k": -1}, "top_k"),

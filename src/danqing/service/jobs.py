@@ -84,6 +84,7 @@ class Jobs:
         if webhook is not None:
             await self._webhooks.check(webhook, webhook_secret)
             webhook_secret = webhook_secret or new_secret()
+        painting.check(self._service, endpoint, body, caller)  # before an address is called for it
         body = await sources.embedded(self._service, body)
         plan = await painting.plan(self._service, endpoint, body, caller)
         model, seed, pictures = plan.offer.name, plan.seed, plan.n

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -129,6 +129,28 @@ class Plan:
         }
 
 
+class Asked(NamedTuple):
+    """What a request asks for, its pictures aside, which have not been looked at."""
+
+    fields: wire.Generation | wire.Edit | wire.Variation
+    offer: Offer
+    reading: prompts.Reading
+    options: dict[str, Any]
+
+
+def check(
+    service: "Service", endpoint: Endpoint, body: Mapping[str, Any], caller: "Caller", *, words: bool = False
+) -> Asked:
+    """Check the fields of a request; raises ApiError as `plan`. words: they are written, as in a form."""
+    fields = _fields(endpoint, body, service.settings.limits, words=words)
+    offer = _offer(service, fields.model, caller)
+    if VERBS[endpoint] not in offer.verbs:
+        raise _unable(service, endpoint, offer, caller)
+    prompt = fields.prompt if isinstance(fields, wire.Guided) else None
+    reading = prompts.read(offer, prompt, fields.label)
+    return Asked(fields, offer, reading, checks.options(offer, VERBS[endpoint], fields, words=words))
+
+
 async def plan(
     service: "Service",
     endpoint: Endpoint,
@@ -142,14 +164,7 @@ async def plan(
     for whatever is wrong, with the name of the field.
     """
     limits = service.settings.limits
-    fields = _fields(endpoint, body, limits, words=uploads is not None)
-    offer = _offer(service, fields.model, caller)
-    verb = VERBS[endpoint]
-    if verb not in offer.verbs:
-        raise _unable(service, endpoint, offer, caller)
-    prompt = fields.prompt if isinstance(fields, wire.Guided) else None
-    reading = prompts.read(offer, prompt, fields.label)
-    options = checks.options(offer, verb, fields, words=uploads is not None)
+    fields, offer, reading, options = check(service, endpoint, body, caller, words=uploads is not None)
     n = fields.n or 1
     seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
     owner = caller.key_id or ""
@@ -159,7 +174,9 @@ async def plan(
         own, alpha = given.size or own, given.alpha
     checks.check_background(fields, offer, alpha)
     size = checks.size(fields.size, own, offer, n, limits)
-    negative = fields.negative_prompt if isinstance(fields, wire.Guided) else None
+    prompt, negative = None, None
+    if isinstance(fields, wire.Guided):
+        prompt, negative = fields.prompt, fields.negative_prompt
     order = Order(
         model=offer.name,
         rows=rows_of(
@@ -168,7 +185,7 @@ async def plan(
             prompt=reading.prompt,
             negative_prompt=negative,
         ),
-        verb=verb,
+        verb=VERBS[endpoint],
         options=options,
         images=None if given is None else given.images,
         masks=None if given is None else given.masks,
