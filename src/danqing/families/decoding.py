@@ -6,13 +6,13 @@ does not depend on those painted beside it.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from danqing.errors import ConfigError
+from danqing.options import check
 
 Schedule = Literal["constant", "linear", "cosine"]
 OnCodes = Callable[[int, int, Tensor], None]
@@ -36,27 +36,7 @@ class Sampling:
     guidance_schedule: Schedule = "constant"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ConfigError(
-                f"temperature must be 0 or a positive number (got {self.temperature}).", "temperature"
-            )
-        if self.top_k < 0:
-            raise ConfigError(
-                f"top_k must be a number of codes, or 0 for all of them (got {self.top_k}).", "top_k"
-            )
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1 (got {self.top_p}).", "top_p")
-        if not 0 <= self.guidance_scale < math.inf:
-            raise ConfigError(
-                f"guidance_scale must be 0 or a positive number (got {self.guidance_scale}).",
-                "guidance_scale",
-            )
-        if self.guidance_schedule not in get_args(Schedule):
-            known = ", ".join(get_args(Schedule))
-            raise ConfigError(
-                f"guidance_schedule must be one of {known} (got {self.guidance_schedule!r}).",
-                "guidance_schedule",
-            )
+        check(**asdict(self))
 
     @property
     def is_guided(self) -> bool:

@@ -46,6 +46,7 @@ from danqing.nets.layers import crop
 from danqing.nets.parallel import ParallelDecoder
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
+from danqing.options import check
 from danqing.precision import Precision, candidates
 from danqing.randomness import uniform
 
@@ -350,8 +351,7 @@ class MaskedTransformer(TransformerFamily):
         The codes of a step lie far apart. Where the condition has an image and a mask, only what the mask
         covers is written, and suits all that surrounds it.
         """
-        if num_steps < 1:
-            raise ConfigError(f"num_steps must be at least 1 (got {num_steps}).", "num_steps")
+        check(num_steps=num_steps)
         sampling = self._sampling(
             options,
             temperature=temperature,
@@ -416,8 +416,5 @@ def _cross_entropy(logits: Tensor, codes: Tensor, config: TransformerConfig, whe
 
 def _chosen(name: PrecisionName, device: torch.device) -> Precision:
     """The number format to paint in; "auto" is what the device is known to be fast at."""
-    if name == "auto":
-        return candidates(device)[0]
-    if name not in ("float32", "bfloat16"):
-        raise ConfigError(f"precision must be auto, float32 or bfloat16 (got {name!r}).")
-    return name
+    check(precision=name)
+    return candidates(device)[0] if name == "auto" else name
