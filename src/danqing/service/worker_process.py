@@ -13,9 +13,10 @@ from typing import Self
 from danqing.service.link import Buffer, Connection, Header
 
 _LAST_WORDS = 1.0
-_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
-"""oneDNN compiles one for each shape, of a third of a megabyte, and would keep a thousand: what is filled or
-painted in ever other numbers of steps has ever other shapes.
+_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "GOMP_SPINCOUNT": "20000"}
+"""oneDNN compiles a kernel for each shape, of a third of a megabyte, and would keep a thousand: what is filled
+or painted in ever other numbers of steps has ever other shapes. And threads of OpenMP that wait for each
+other turn round for milliseconds, on cores that those who answer requests need.
 """
 
 
@@ -43,7 +44,7 @@ class WorkerProcess:
                     [sys.executable, "-P", "-m", "danqing.service.worker", str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
-                    env={**_KERNELS, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             undo.callback(process.wait)
             undo.callback(process.kill)
