@@ -195,8 +195,8 @@ def _between(order: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor
 
 def spread(rows: int, columns: int, depth: int) -> Tensor:
     """When each code of a grid is written, float32 `[rows · columns · depth]` in [0, 1): at any time those
-    written lie evenly over the grid, the later half each between its neighbours, and a place's own codes far
-    apart.
+    written lie evenly over the grid, and a place's own codes far apart in time. At depth 1 each of the second
+    half has all its neighbours written before it.
 
     Codes that are written at once are drawn independently of each other: neighbours should not be (Besnier
     et al. 2025). The order of the places is that of a dither matrix (Bayer 1973), for any number of rows and
