@@ -34,10 +34,12 @@ VARIANTS = {
 STEPS = (8, 12, 16, 32)
 
 
-def painted(model: Model, labels: np.ndarray, test: np.ndarray, **options: Any) -> dict[str, float]:
+def painted(
+    model: Model, labels: np.ndarray, test: np.ndarray, seed: int, **options: Any
+) -> dict[str, float]:
     """The distance of samples with these labels to the test images, and how quickly they came."""
     begun = time.perf_counter()
-    samples = model.sample(label=labels.tolist(), seed=1, **options)
+    samples = model.sample(label=labels.tolist(), seed=seed, **options)
     speed = len(labels) / (time.perf_counter() - begun)
     return {"frechet_distance": scoring.distance(samples.array, test), "images_per_second": round(speed, 1)}
 
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="a trained one")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1, help="of the samples")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
     parser.add_argument("--out", type=Path, help="keep the runs and the grids here")
     arguments = parser.parse_args()
@@ -82,9 +85,15 @@ def main() -> None:
         )
         model = dq.load(run)
         model.sample(64, label=[row % len(model.labels) for row in range(64)]).save(out / f"{name}.png")
-        found = results[name] = {"minutes": round(run.seconds / 60, 1), **painted(model, labels, test)}
+        found = results[name] = {
+            "minutes": round(run.seconds / 60, 1),
+            **painted(model, labels, test, arguments.seed),
+        }
         if "num_steps" in model.sample_options:
-            found |= {f"{steps}_steps": painted(model, labels, test, num_steps=steps) for steps in STEPS}
+            found |= {
+                f"{steps}_steps": painted(model, labels, test, arguments.seed, num_steps=steps)
+                for steps in STEPS
+            }
         print(json.dumps({name: found}), flush=True)
     if {"raster", "masked"} <= results.keys():
         ours, raster = results["masked"]["frechet_distance"], results["raster"]["frechet_distance"]
