@@ -137,6 +137,17 @@ def test_a_second_process_is_refused(pictures, tmp_path):
         train(pictures, tmp_path / "run")
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_when_the_run_goes_on(pictures, tmp_path):
+    run = RunFolder(train(pictures, tmp_path / "run", images=320).folder)
+    halves = [
+        folder / ".000000160.png.x1.tmp" for folder in (run.path, run.samples, run.checkpoints, run.model)
+    ]
+    for half in halves:
+        half.write_bytes(b"half")
+    train(pictures, tmp_path / "run", images=640)
+    assert not any(half.exists() for half in halves)
+
+
 def test_a_folder_that_is_no_run_is_not_written_into(pictures, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.txt").write_text("years of work")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from danqing import atomic
 from danqing.errors import ConfigError, DanqingError
 from danqing.evaluation.evaluate import SMALL
 from danqing.evaluation.networks import open_network
@@ -116,6 +117,7 @@ def compare(
         study_folder.settle(folder, "comparison", asked)
         (folder / "runs").mkdir(exist_ok=True)
         (folder / "pictures").mkdir(exist_ok=True)
+        atomic.remove_leftovers(folder / "pictures")
         _real_images(judged).save(folder / "pictures" / "real.png")
         room = _Room(folder, task, chosen, judged, f"{network.name} {network.sha256}", on_progress)
         return room.run(study)

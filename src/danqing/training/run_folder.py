@@ -62,7 +62,8 @@ class RunFolder:
         """
         try:
             with FileLock(self.path / ".lock", timeout=0):
-                atomic.remove_leftovers(self.path)
+                for folder in (self.path, self.samples, self.model):
+                    atomic.remove_leftovers(folder)
                 yield
         except Timeout as error:
             raise TrainingError(
