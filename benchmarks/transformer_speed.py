@@ -109,7 +109,7 @@ def our_masked_sampling(key_value_heads: int, precision: Precision) -> Callable[
     def call() -> None:
         blank = torch.full((IMAGES, CODES), VOCABULARY)
         uniforms = uniform(range(IMAGES), (CODES,), purpose="codes")
-        moments = spread(SIDE, SIDE, 1, uniform(range(IMAGES), (), purpose="order"))
+        moments = spread(SIDE, SIDE, 1)
         decoder = ParallelDecoder(net, torch.zeros(IMAGES, 1, WIDTH), precision)
         codes = write_in_parallel(
             decoder, blank, unknown, moments, uniforms, NUM_STEPS, Sampling(), _tells_nobody
