@@ -51,9 +51,7 @@ class Noise:
         for number in range(start, self.size):
             place = number * 997 % (len(self.pool) - length)
             pixels = self.pool[place : place + length].reshape(SIDE, SIDE, 3)
-            yield Record(
-                f"#{number}", lambda pixels=pixels: pixels, str(number % LABELS), f"caption {number}"
-            )
+            yield Record(f"#{number}", pixels.view, str(number % LABELS), f"caption {number}")
 
 
 def train(folder: Path, steps: int) -> dict[str, float]:
@@ -70,6 +68,7 @@ def train(folder: Path, steps: int) -> dict[str, float]:
     memory, start = [], time.perf_counter()
     for step in range(steps):
         batch = batches.at(step * 64)
+        assert batch.condition.label is not None
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(batch.images), batch.condition.label).backward()
         optimizer.step()

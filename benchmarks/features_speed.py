@@ -86,6 +86,7 @@ def plain_network(name: str, weights: Path | None) -> tuple[Callable[[Tensor], T
         net.load_state_dict(read_tensors(efficientnet.published_weights()))
         mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         return lambda x: net.extract_features(x).mean((2, 3)), efficientnet.SIDE, mean, std
+    assert weights is not None
     net = inception.InceptionV3().eval()
     net.load_state_dict(read_tensors(weights))
     return net, inception.SIDE, torch.tensor(0.5), torch.tensor(0.5)
@@ -146,6 +147,7 @@ def main() -> None:
         weights = random_inception(Path(folder)) if options.network == "inception" else None
         resizer = "antialiased" if weights else None
         network = open_network(options.network, weights=weights, precision=options.precision, resizer=resizer)
+        assert isinstance(network, TorchNetwork)
         plain = plain_network(options.network, weights)
     warm = pixels[:BATCH]
     extract(Held(warm), network, keep=False)

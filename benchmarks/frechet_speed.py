@@ -26,7 +26,8 @@ def features(images: int, dimensions: int, seed: int) -> torch.Tensor:
     )[0]
     spread = torch.logspace(0, -3, dimensions)
     noise = torch.randn(images, dimensions, generator=rng) * spread @ rotation
-    return (noise * (1 + 0.1 * seed) + 0.01).relu()
+    rows: torch.Tensor = (noise * (1 + 0.1 * seed) + 0.01).relu()
+    return rows
 
 
 def usual(generated: np.ndarray, reference: np.ndarray) -> float:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from danqing.data import Batches, open_dataset
 from danqing.families import build
+from danqing.families.gan import GAN
 from danqing.precision import Precision
 from danqing.training.config import parse
 from danqing.training.engine import Engine
@@ -35,8 +36,8 @@ def plain_loop(engine: Engine) -> Callable[[], None]:
     """One step of a DCGAN as most tutorials write it, on fresh copies of the same two networks."""
     torch.manual_seed(0)
     family = build(engine.family.config)
-    generator, discriminator = family.generator, family.discriminator
-    latents = family.config.latents
+    assert isinstance(family, GAN)
+    generator, discriminator, latents = family.generator, family.discriminator, family.config.latents
     generator_optimizer = torch.optim.Adam(generator.parameters(), 2e-4, betas=(0.5, 0.999))
     discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
     real_images = torch.cat([engine.batches.at(BATCH * i).images for i in range(50)]).contiguous()

@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch
 import danqing as dq
 from danqing.data.dataset import Dataset
 from danqing.data.splits import open_held
+from danqing.families.base import Tokenizes
 from danqing.images import Images
 from danqing.model import Model
 from danqing.sheet import Sheet
@@ -75,7 +76,7 @@ def main() -> None:
     held = open_held(DATA, size=SIZE)
     rows = drawn(held.judged, PROMPTS)
     prompts, real = english(held.judged, rows), held.judged.images(rows).numpy()
-    codes = math.prod(model.family.tokenizer.code_shape)
+    codes = math.prod(cast(Tokenizes, model.family.tokenizer).code_shape)
     results: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "images": run.images,

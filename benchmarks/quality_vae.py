@@ -61,7 +61,7 @@ def danqing(
     """Train by the public interface; the pictures, and what the training was."""
     run = dq.train(data, preset=preset, minutes=minutes, settings=settings, out=out, size=SIZE)
     model = dq.load(run)
-    facts = {"images": run.images, "images_per_second": round(run.images_per_second)}
+    facts: dict[str, Any] = {"images": run.images, "images_per_second": round(run.images_per_second)}
     test = open_dataset(data, size=SIZE, split="test")
     rows = np.arange(2000)
     shown, labels = Images(test.images(rows)), [test.label_names[label] for label in test.labels_at(rows)]

@@ -118,14 +118,10 @@ def main() -> None:
     results: dict[str, Any] = {"threads": torch.get_num_threads()}
     for side in arguments.tokens:
         size = 4 * side
-        train, test = (
-            everything(arguments.data, size, split)
-            if split == "test" or arguments.only != "danqing"
-            else None
-            for split in ("train", "test")
-        )
+        test = everything(arguments.data, size, "test")
         found = results[f"{side}x{side}"] = {}
         if arguments.only != "danqing":
+            train = everything(arguments.data, size, "train")
             made = pythae(train, arguments.minutes, arguments.pythae_learning_rate, ema=arguments.pythae_ema)
             found["pythae"] = scored(*made, test, out / f"pythae-{side}.png")
         if arguments.only != "pythae":

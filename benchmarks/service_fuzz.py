@@ -81,14 +81,15 @@ def pictures(height: int, width: int) -> list[bytes]:
     whole, turned = Image.fromarray(pixels), Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     found = []
-    for mode, format, options in (
+    kinds: tuple[tuple[str, str, dict[str, Any]], ...] = (
         *((("RGBA", "PNG", {}),) * MASKS),
         *(("LA", "PNG", {}), ("RGBA", "WEBP", {}), ("RGBA", "WEBP", {"lossless": True})),
         *(("RGB", "JPEG", {"exif": turned}), ("L", "JPEG", {"progressive": True}), ("CMYK", "JPEG", {})),
         *(("L", "PNG", {}), ("P", "PNG", {"transparency": 0}), ("I;16", "PNG", {}), ("1", "PNG", {})),
         *(("RGB", "GIF", {}), ("RGB", "TIFF", {}), ("RGB", "BMP", {})),
         *(("RGBA", format, {"save_all": True, "append_images": [whole.rotate(180)]}) for format in MOVING),
-    ):
+    )
+    for mode, format, options in kinds:
         file = io.BytesIO()
         picture = whole.convert("L").convert("I;16") if mode == "I;16" else whole.convert(mode)
         picture.save(file, format, **options)

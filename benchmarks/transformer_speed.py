@@ -130,7 +130,7 @@ def our_training(key_value_heads: int, precision: Precision, batch: int) -> Call
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision, CPU):
             loss = F.cross_entropy(net(prefix, codes).flatten(0, 1), codes.flatten())
-        torch.autograd.backward(loss)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
 
@@ -145,7 +145,7 @@ def their_training(batch: int) -> Callable[[], None]:
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(model(input_ids=codes[:, :-1], labels=codes[:, :-1]).loss)
+        model(input_ids=codes[:, :-1], labels=codes[:, :-1]).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 

@@ -29,7 +29,7 @@ class Server:
         self._call("initdb", "--no-sync", "--auth=trust", "--username=tests", "--encoding=UTF8")
 
     def _call(self, program: str, *arguments: str) -> None:
-        command = [self._programs / program, "-D", self.folder / "data", *arguments]
+        command = [str(self._programs / program), "-D", str(self.folder / "data"), *arguments]
         subprocess.run(command, user=self._user, cwd="/", check=True, stdout=subprocess.DEVNULL)
 
     def start(self) -> None:

@@ -159,7 +159,7 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: Progress | None = None) 
             read = F.normalize(of_texts(encoder.encode(texts)), dim=1)
             loss = _contrast(sharpness.clamp(max=_SHARPEST).exp() * seen @ read.T, texts)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             step += 1
             if on_progress:

@@ -87,7 +87,7 @@ def fit(
             logits = network(prepared(pictures))
             loss = F.cross_entropy(logits, torch.from_numpy(labels[shown]), label_smoothing=0.1)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             step += 1
             if on_progress:

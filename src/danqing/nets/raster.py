@@ -143,7 +143,7 @@ def product(
 
 def packs(weight: Tensor) -> bool:
     """Whether the processor multiplies by weights that were laid out for it beforehand."""
-    return weight.device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return weight.device.type == "cpu" and bool(torch.backends.mkldnn.is_available())
 
 
 def _cache_dtype(prefix: Tensor, precision: Precision, sharing: int) -> torch.dtype:
