@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from danqing.errors import ConfigError
 
 Verb = Literal["sample", "fill", "vary"]
 """What a model may be asked for."""
 
+Schedule = Literal["constant", "linear", "cosine"]
+"""How guidance rises as an image is written: not at all, or from 1."""
+
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "guidance_scale": (lambda value: 0 <= value < math.inf, "0 or a positive number"),
     "guidance_schedule": (
-        lambda value: value in ("constant", "linear", "cosine"),
-        "one of constant, linear, cosine",
+        lambda value: value in get_args(Schedule),
+        f"one of {', '.join(get_args(Schedule))}",
     ),
     "num_steps": (lambda value: value >= 1, "at least 1"),
     "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),

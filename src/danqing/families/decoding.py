@@ -7,14 +7,13 @@ does not depend on those painted beside it.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from danqing.options import check
+from danqing.options import Schedule, check
 
-Schedule = Literal["constant", "linear", "cosine"]
 OnCodes = Callable[[int, int, Tensor], None]
 """Told of steps done, steps in all, and the codes by then."""
 

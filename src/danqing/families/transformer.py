@@ -32,7 +32,6 @@ from danqing.families.base import (
 from danqing.families.decoding import (
     OnCodes,
     Sampling,
-    Schedule,
     given_in_training,
     known_when_written,
     spread,
@@ -46,7 +45,7 @@ from danqing.nets.layers import crop
 from danqing.nets.parallel import ParallelDecoder
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
-from danqing.options import check
+from danqing.options import Schedule, check
 from danqing.precision import Precision, candidates
 from danqing.randomness import uniform
 
