@@ -106,11 +106,12 @@ def write(
     without. Given codes too go through it one by one, up to the last unknown one: to feed those together that
     are given in all rows would round them otherwise than beside a row in which one of them is unknown.
     """
-    codes, copies = codes.clone(), 2 if sampling.is_guided else 1
+    codes = codes.clone()
     steps = int((unknown.any(0).nonzero() + 1).amax()) if bool(unknown.any()) else 0
     for place in range(steps):
         if place:
-            decoder.extend(codes[:, place - 1].repeat(copies))
+            last = codes[:, place - 1]
+            decoder.extend(torch.cat([last, last]) if sampling.is_guided else last)
         logits = decoder.logits
         if sampling.is_guided:
             logits = guide(logits, sampling.guidance(place / max(codes.shape[1] - 1, 1)))

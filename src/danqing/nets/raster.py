@@ -107,7 +107,8 @@ class _Layer:
         """
         n, turn = len(x), self.turns[keys.shape[1] - 1]
         heads = self.qkv(unit(x, self.epsilon)).view(n, self.groups, -1, self.width)
-        pairs = torch.view_as_complex(unit(heads[:, :, :-1], self.head_epsilon).view(n, *turn.shape, 2))
+        units = unit(heads[:, :, :-1].to(self.turns.real.dtype), self.head_epsilon)
+        pairs = torch.view_as_complex(units.view(n, *turn.shape, 2))
         turned = torch.view_as_real(pairs.mul_(turn)).view(len(keys), -1, self.width)
         queries, keys[:, -1] = turned[:, :-1].to(keys.dtype), turned[:, -1]
         values[:, -1] = heads[:, :, -1].flatten(0, 1)
@@ -116,7 +117,7 @@ class _Layer:
         else:
             attended = torch.bmm(torch.softmax(torch.bmm(queries, keys.mT), dim=-1), values)
         x += self.out(attended.reshape(n, -1))
-        gate, up = self.gate_up(unit(x, self.epsilon)).chunk(2, dim=-1)
+        gate, up = self.gate_up(unit(x, self.epsilon)).view(n, 2, -1).unbind(1)
         x += self.down(F.silu(gate).mul_(up))
 
 
