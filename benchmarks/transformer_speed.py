@@ -112,7 +112,7 @@ def our_masked_sampling(key_value_heads: int, precision: Precision) -> Callable[
         moments = spread(SIDE, SIDE, 1)
         decoder = ParallelDecoder(net, torch.zeros(IMAGES, 1, WIDTH), precision)
         codes = write_in_parallel(
-            decoder, blank, unknown, moments, uniforms, NUM_STEPS, Sampling(), _tells_nobody
+            decoder, blank, unknown, moments, uniforms, NUM_STEPS, Sampling(), _tells_nobody, begun=False
         )
         assert int(codes.max()) < VOCABULARY
 

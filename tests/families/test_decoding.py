@@ -21,6 +21,7 @@ from danqing.families.decoding import (
     write,
     write_in_parallel,
 )
+from danqing.nets.parallel import ParallelDecoder
 from danqing.nets.raster import RasterDecoder
 from danqing.nets.transformer import Shape, Transformer
 from danqing.randomness import uniform
@@ -249,7 +250,7 @@ def test_nothing_to_write_is_nothing_done() -> None:
     assert torch.equal(written, codes)
     parallel = Recorded(torch.zeros(1, 3, 3))
     moments, uniforms = torch.rand(3), torch.rand(1, 3)
-    written = write_in_parallel(parallel, codes, none, moments, uniforms, 4, Sampling(), silent)
+    written = write_in_parallel(parallel, codes, none, moments, uniforms, 4, Sampling(), silent, begun=True)
     assert torch.equal(written, codes)
     assert not parallel.asked
 
@@ -289,7 +290,7 @@ def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
         course.append(codes.clone())
         known.append([dict(each) for each in decoder.known])
 
-    codes = write_in_parallel(decoder, begun, unknown, moments, uniforms, steps, Sampling(), told)
+    codes = write_in_parallel(decoder, begun, unknown, moments, uniforms, steps, Sampling(), told, begun=True)
     assert torch.equal(codes[~unknown], given[~unknown])
     assert torch.equal(codes[unknown], Sampling().choose(decoder.logits, uniforms)[unknown])
     assert torch.equal(codes, course[-1])
@@ -308,6 +309,33 @@ def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
                 assert known[step - 1][i] == {j: int(before[i, j]) for j in was.nonzero().flatten().tolist()}
                 assert not (moments[after[i] == 5] < moments[new].max()).any()
                 assert (foreseen[i][new] == int(was.sum())).all()  # as in training
+
+
+def test_what_is_asked_of_an_image_does_not_depend_on_how_much_is_given_of_others() -> None:
+    torch.manual_seed(0)
+    net = Transformer(Shape(64, 8, 8, 1, width=192, layers=2, heads=3, key_value_heads=3, prefix=1)).eval()
+    codes, moments = torch.randint(64, (4, 64)), spread(8, 8, 1)
+    hidden = torch.rand(64) < 0.5
+
+    def said_of_the_first(shares: tuple[float, ...]) -> list[Tensor]:
+        unknown = torch.stack([hidden, *(torch.rand(64) < share for share in shares)])
+        decoder, heard = ParallelDecoder(net, torch.zeros(4, 1, 192), "float32"), []
+
+        class Listening:
+            def extend(self, *given: Tensor) -> Tensor:
+                logits = decoder.extend(*given)
+                heard.append(logits[0])
+                return logits
+
+        begun = codes.masked_fill(unknown, 64)
+        write_in_parallel(
+            Listening(), begun, unknown, moments, torch.full((4, 64), 0.5), 12, Sampling(), silent, begun=True
+        )
+        return heard
+
+    few, many = said_of_the_first((0.1, 0.2, 0.3)), said_of_the_first((1.0, 0.9, 0.6))
+    assert len(few) == len(many) == 12
+    assert all(torch.equal(a, b) for a, b in zip(few, many, strict=True))
 
 
 @pytest.mark.parametrize(("rows", "columns", "depth"), [(16, 16, 1), (8, 8, 3), (7, 5, 1), (1, 9, 2)])

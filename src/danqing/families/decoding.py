@@ -136,21 +136,28 @@ def write_in_parallel(
     num_steps: int,
     sampling: Sampling,
     told: OnCodes,
+    *,
+    begun: bool,
 ) -> Tensor:
     """Write the codes `[n, N]` that are `unknown` (bool `[n, N]`) in `num_steps`, and leave the others.
 
     moments: `[N]` in [0, 1), the order in which they are written. uniforms: `[n, N]`. The decoder has 2n
-    rows where the sampling is guided: with the condition, then without.
+    rows where the sampling is guided: with the condition, then without. begun: whether codes may be given.
+
+    Products of other sizes round otherwise. Where codes may be given, each step has as many as it would need
+    for any number of them: what becomes of an image does not depend on how many others have.
     """
-    codes, copies = codes.clone(), 2 if sampling.is_guided else 1
+    codes, copies, count = codes.clone(), 2 if sampling.is_guided else 1, codes.shape[1]
     order = (moments + unknown).argsort(dim=1)  # what is given comes first
     images = torch.arange(len(codes), device=codes.device)[:, None].expand_as(codes)
-    left = unknown.sum(1)
-    entering, real = _between(order, torch.zeros_like(left), codes.shape[1] - left)
-    for step, after in enumerate(left_unknown(left, num_steps)):
+    left, possible = unknown.sum(1), torch.arange(0 if begun else count, count + 1)
+    entering, real = _between(order, torch.zeros_like(left), count - left, count if begun else 0)
+    steps = zip(left_unknown(left, num_steps), left_unknown(possible, num_steps), strict=True)
+    for step, (after, possible_after) in enumerate(steps):
         before, left = left, after
+        width, possible = int((possible - possible_after).max()), possible_after
         if bool((left < before).any()):
-            asked, written = _between(order, codes.shape[1] - before, codes.shape[1] - left)
+            asked, written = _between(order, count - before, count - left, width)
             known = codes.gather(1, entering).masked_fill(~real, -1)
             given = (known, entering, asked)
             logits = decoder.extend(*(each.repeat(copies, 1) for each in given))
@@ -185,11 +192,11 @@ def known_when_written(ranks: Tensor, given: Tensor, num_steps: int) -> Tensor:
     return before
 
 
-def _between(order: Tensor, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-    """Elements `start` to `stop` (int64 `[n]`) of each row of `[n, N]`, and which of them are not filling:
-    as many stand in each row as in the longest.
+def _between(order: Tensor, start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Elements `start` to `stop` (int64 `[n]`), at most `width`, of each row of `[n, N]`, and which of them
+    are not filling: `[n, width]` both.
     """
-    numbers = start[:, None] + torch.arange(int((stop - start).max()), device=order.device)
+    numbers = start[:, None] + torch.arange(width, device=order.device)
     return order.gather(1, numbers.clamp_max(order.shape[1] - 1)), numbers < stop[:, None]
 
 

@@ -367,7 +367,15 @@ class MaskedTransformer(TransformerFamily):
         unknown = codes == self._codec.vocabulary
         told = self._teller(condition, on_step)
         written = write_in_parallel(
-            decoder, codes, unknown, self._moments(codes.device), uniforms, num_steps, sampling, told
+            decoder,
+            codes,
+            unknown,
+            self._moments(codes.device),
+            uniforms,
+            num_steps,
+            sampling,
+            told,
+            begun=condition.begun is not None or condition.mask is not None,
         )
         return self._paint(written, condition)
 

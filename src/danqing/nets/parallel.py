@@ -46,6 +46,7 @@ class ParallelDecoder:
         self._places = (transformer.row + transformer.column + transformer.index).flatten(0, 2)
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * EPSILON))
         self._known = torch.full((len(prefix), 1), shape.prefix, device=prefix.device)
+        self._most = shape.prefix  # that any image can know, however few this one does
         self._prefix: Tensor | None = prefix + transformer.prefix  # until it enters, with the first codes
 
     @torch.no_grad()
@@ -58,6 +59,7 @@ class ParallelDecoder:
         shape, real = self._shape, codes >= 0
         sees = torch.cat([self._known, self._known + real.cumsum(1)], dim=1)  # how much is known by then
         self._known = sees[:, -1:]
+        self._most = min(self._most + codes.shape[1], shape.prefix + shape.codes)
         columns = torch.where(real, sees[:, :-1], -1)
         sees = torch.cat([sees[:, 1:], self._known.expand_as(asked)], dim=1)
         places = torch.cat([places, asked], dim=1)
@@ -82,7 +84,7 @@ class ParallelDecoder:
             sees = sees[:1]
         share = self._shape.heads // self._shape.key_value_heads
         sees = sees.repeat_interleave(share, dim=1)  # one for each query of a key head
-        most, given = _rounded(int(sees.max())), columns.shape[1]
+        most, given = _rounded(self._most), columns.shape[1]
         hidden = torch.arange(most, device=x.device) >= sees[..., None]
         mask = torch.zeros(hidden.shape, dtype=self._cache.dtype, device=x.device)
         mask = mask.masked_fill_(hidden, -math.inf)[:, None]
