@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_LEFTOVERS = ".*.tmp"
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
@@ -60,9 +62,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def present(folder: Path) -> set[str]:
+    """The names of what lies in `folder`, none where it is missing; but not what killed writers left."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return {entry.name for entry in entries if not entry.match(_LEFTOVERS)}
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed writers left behind in `folder`."""
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.glob(_LEFTOVERS):
         with contextlib.suppress(OSError):
             leftover.unlink()
 

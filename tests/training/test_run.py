@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,32 @@ def test_what_a_killed_process_left_half_written_is_cleared_when_the_run_goes_on
         half.write_bytes(b"half")
     train(pictures, tmp_path / "run", images=640)
     assert not any(half.exists() for half in halves)
+
+
+@pytest.mark.parametrize("name", [".config.toml.x1.tmp", ".lock", "samples"])
+def test_a_run_that_was_killed_at_birth_can_begin_again(pictures, tmp_path, name):
+    half = tmp_path / "run" / name
+    half.parent.mkdir()
+    half.mkdir() if name == "samples" else half.write_bytes(b"half")
+    assert train(pictures, tmp_path / "run", images=160).status == "finished"
+    assert half.exists() == (".tmp" not in name)
+
+
+def test_many_processes_may_look_at_a_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(RunFolder(tmp_path / "run").create) for _ in range(200)]
+    assert [future.result() for future in done] == [None] * 200
+
+
+def test_a_run_that_was_killed_over_its_report_gets_it_from_the_same_command(pictures, tmp_path):
+    run = train(pictures, tmp_path / "run", images=320)
+    written = (run.folder / "report.html").read_text()
+    for left in ("of an earlier end", None):
+        (run.folder / "report.html").unlink()
+        if left:
+            (run.folder / "report.html").write_text(left)
+        train(pictures, tmp_path / "run", images=320)
+        assert len((run.folder / "report.html").read_text()) == len(written)
 
 
 def test_a_folder_that_is_no_run_is_not_written_into(pictures, tmp_path):

@@ -15,7 +15,7 @@ from danqing.data.splits import hold_out
 from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.evaluation import scores
 from danqing.training import config as configs
-from danqing.training import trainer
+from danqing.training import publication, trainer
 from danqing.training.schedule import Budget
 from tests.small_run import SCORED as SMALL
 
@@ -184,6 +184,16 @@ def test_a_run_that_dies_between_a_score_and_a_checkpoint_forgets_the_score(pict
     for name in ("scores.jsonl", "model/model.safetensors", "model/scores.json", "log.jsonl"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert run.best == whole.best
+
+
+def test_a_score_of_other_weights_is_none_of_the_model(pictures, tmp_path):
+    run = train(pictures, tmp_path / "run")
+    model, there = dq.load(run), scores.read(run.model / "scores.json")
+    assert publication.holds(run.model, model)
+    assert publication.is_scored(run.model, model)
+    other = {"weights": "0" * 12}  # as a kill leaves them that falls between scores and weights
+    scores.write(run.model / "scores.json", [one.model_copy(update={"settings": other}) for one in there])
+    assert not publication.is_scored(run.model, model)
 
 
 def test_a_rollback_forgets_the_scores_of_what_it_undoes(pictures, tmp_path, monkeypatch):

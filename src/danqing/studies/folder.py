@@ -23,7 +23,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     in use and one that cannot be written.
     """
     try:
-        present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        present = atomic.present(folder)
         if present - {".lock"} and _ASKED not in present:
             raise ConfigError(f"{folder} is not empty and holds no {what}: choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)

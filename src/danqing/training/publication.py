@@ -65,9 +65,11 @@ def holds(folder: Path, model: Model) -> bool:
     return same and content == weights.to_bytes(model.family.state_dict(), {"format": "pt"})
 
 
-def is_scored(folder: Path) -> bool:
-    """Whether a model folder says of any score of its model."""
+def is_scored(folder: Path, model: Model) -> bool:
+    """Whether a model folder holds a score of this very model."""
+    digest = weights.digest(model.family.state_dict())
     try:
-        return bool(scores.read(folder / "scores.json"))
+        found = scores.read(folder / "scores.json")
     except DataError:
         return False
+    return any(digest.startswith(score.settings.get("weights", "?")) for score in found)

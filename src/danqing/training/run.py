@@ -14,6 +14,7 @@ from danqing.loading import HasModel
 from danqing.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
+from danqing.training import report
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig, resolve
 from danqing.training.display import Display
@@ -131,6 +132,7 @@ def train(
         options |= {"tokenizer": tokenizer and _model_path(tokenizer), "track": track, "device": device}
         folder.update_facts(command=command_line("train", str(data), options, settings))
         if _is_complete(folder, wanted):
+            report.write(folder.path)  # a process that was killed at the end may not have come to it
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
         elif wanted.tokenizer is None:
             completed = folder.complete(wanted, dataset)
@@ -223,7 +225,7 @@ def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
     budget = {"images": wanted.images, "minutes": wanted.minutes}
     if facts.get("reason") and facts.get("patience_images") != wanted.evaluation.patience_images:
         return False  # it ended early, and is now given more patience
-    return facts.get("status") == "finished" and facts.get("budget") == budget and folder.report.exists()
+    return facts.get("status") == "finished" and facts.get("budget") == budget
 
 
 def _default_folder(data: str | Path, preset: str | None, config: str | Path | None) -> Path:

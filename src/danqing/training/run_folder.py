@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,13 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folder and its parts; raises TrainingError when it cannot be written to."""
-        own = {".lock", ".writable", self.samples.name, self.checkpoints.name}  # what a kill at birth leaves
+        own = {".lock", self.samples.name, self.checkpoints.name}  # what a kill at birth leaves
         try:
-            present = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-            if present - own and not self.config_file.exists():
+            if atomic.present(self.path) - own and not self.config_file.exists():
                 raise TrainingError(f"{self.path} is not empty and holds no run: choose another --out.")
             for folder in (self.path, self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-            atomic.write_bytes(self.path / ".writable", b"")
-            (self.path / ".writable").unlink()
+            tempfile.TemporaryFile(dir=self.path).close()  # has no name: others may try at the same time
         except OSError as error:
             raise TrainingError(
                 f"The run folder {self.path} cannot be written to ({error.strerror}): choose another --out."

@@ -326,9 +326,10 @@ class Trainer:
         family = copy.deepcopy(self.engine.ema.family)
         family.load_state_dict(best.weights)
         model = Model(family, best.facts)
-        if not (publication.holds(self.folder.model, model) and publication.is_scored(self.folder.model)):
+        there = self.folder.model
+        if not (publication.holds(there, model) and publication.is_scored(there, model)):
             samples = publication.grid(model, self.config, self.shown)
-            publication.publish(self.folder.model, model, samples, [best.score])
+            publication.publish(there, model, samples, [best.score])
 
     def _lines(self) -> list[AppendedLines]:
         return [self.log, self.timing, *([self.validation.lines] if self.validation else [])]
