@@ -1,5 +1,6 @@
 """What options may be is said in one place, and is what the families themselves take."""
 
+import math
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ FAMILIES: list[dict[str, Any]] = [
     {**WRITES, "order": "masked"},
 ]
 VALUES: dict[type, tuple[Any, ...]] = {
-    float: (-1e-9, 0.0, 1e-9, 1.0, 1.0 + 1e-9, 9.0, float("inf"), float("nan")),
+    float: (-1e-9, 0.0, 1e-50, 1e-9, 1e-3, 1.0, 1.0 + 1e-9, 9.0, 1e3, 1e38, 1e39, math.inf, math.nan),
     int: (-1, 0, 1, 3),
     str: ("", "auto", "float32", "bfloat16", "constant", "linear", "cosine", "Linear"),
 }
@@ -38,11 +39,12 @@ def test_a_family_takes_what_its_options_may_be(config: dict[str, Any]) -> None:
                 lambda value=value, name=name: model.family.sample(condition, seeds=[0], **{name: value}),
             ):
                 try:
-                    take()
+                    painted = take()
                 except ConfigError:
                     found.append(False)
                 else:
                     found.append(True)
+                    assert painted is None or painted.isfinite().all()
             assert found in ([True, True], [False, False]), (name, value)
             tried += 1
     assert tried >= 8
@@ -57,6 +59,9 @@ def test_a_verb_has_the_options_that_its_family_passes_on() -> None:
     with pytest.raises(ConfigError, match="temperature") as refused:
         vae.check_options({"temperature": 0.5}, "vary")
     assert refused.value.option == "temperature"
+    for name in ("top_k", "top_p", "temperature"):
+        with pytest.raises(ConfigError, match=f"option {name} cannot be True"):
+            raster.check_options({name: True})
     for name in ("precision", "guidance_schedule"):
         with pytest.raises(ConfigError, match=name) as refused:
             raster.check_options({name: "x"})

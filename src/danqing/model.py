@@ -398,10 +398,12 @@ class Model:
             if name not in defaults:
                 known = ", ".join(defaults) or "none"
                 raise ConfigError(f"This model does not know the option {name!r}; it has: {known}.", name)
-            kinds = (int, float) if isinstance(defaults[name], float) else (type(defaults[name]),)
-            if defaults[name] is not None and not isinstance(value, kinds):
+            default = defaults[name]
+            kinds = (int, float) if isinstance(default, float) else (type(default),)
+            wrong = not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
+            if default is not None and wrong:
                 raise ConfigError(
-                    f"The option {name} cannot be {value!r}: give a value such as {defaults[name]!r}.", name
+                    f"The option {name} cannot be {value!r}: give a value such as {default!r}.", name
                 )
         rules.check(**options)
 

@@ -1,6 +1,5 @@
 """What the options of painting may be: one of the same name means the same, whatever family has it."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -13,7 +12,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 """How guidance rises as an image is written: not at all, or from 1."""
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "guidance_scale": (lambda value: 0 <= value < math.inf, "0 or a positive number"),
+    "guidance_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
     "guidance_schedule": (
         lambda value: value in get_args(Schedule),
         f"one of {', '.join(get_args(Schedule))}",
@@ -21,7 +20,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "num_steps": (lambda value: value >= 1, "at least 1"),
     "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
     "strength": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "temperature": (lambda value: 0 <= value < math.inf, "0 or a positive number"),
+    "temperature": (lambda value: 0 <= value <= 1000, "from 0 to 1000"),
     "top_k": (lambda value: value >= 0, "a number of codes, or 0 for all of them"),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "truncation": (lambda value: 0 <= value <= 1, "between 0 and 1"),

@@ -1,6 +1,9 @@
 """The transformer: parity with a small implementation, masks by perturbation, the cache, the gradients."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -334,3 +337,21 @@ def test_attention_in_bfloat16_has_the_values_and_gradients_of_torch_s_own(causa
     for close, exact in zip(found(torch.bfloat16), found(torch.float64), strict=True):
         assert close.dtype == torch.bfloat16
         assert (close - exact).norm() < 0.01 * exact.norm()
+
+
+IN_BFLOAT16 = """
+import torch
+from danqing.nets.parallel import ParallelDecoder
+from danqing.nets.raster import RasterDecoder
+from danqing.nets.transformer import Shape, Transformer
+net = Transformer(Shape(8, 3, 3, 1, width=16, layers=2, heads=2, key_value_heads=1, prefix=1))
+prefix, codes = torch.zeros(2, 1, 16), torch.zeros(2, 1, dtype=torch.int64)
+said = RasterDecoder(net, prefix, "bfloat16").extend(codes[:, 0]), ParallelDecoder(net, prefix, "bfloat16")
+print(*said[0].shape, *said[1].extend(codes, codes, codes + 1).shape)
+"""
+
+
+def test_processors_that_multiply_no_bfloat16_paint_in_it_all_the_same() -> None:
+    older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", IN_BFLOAT16], env=older, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "8", "2", "1", "8"], done.stderr

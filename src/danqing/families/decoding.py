@@ -55,7 +55,7 @@ class Sampling:
         """Codes int64 `[...]` drawn by inverse transform from logits float32 `[..., vocabulary]` and numbers
         `[...]` uniform in [0, 1).
         """
-        if self.temperature == 0:
+        if self.temperature < torch.finfo(torch.float32).tiny:
             return logits.argmax(-1)
         if self.temperature != 1:  # the largest becomes 0, so that nothing overflows
             logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature
@@ -67,7 +67,7 @@ class Sampling:
         probabilities = likeliest.softmax(-1)
         if self.top_p < 1:
             before = probabilities.cumsum(-1) - probabilities
-            probabilities = probabilities.masked_fill(before >= self.top_p, 0)
+            probabilities = probabilities.masked_fill((before >= self.top_p) & (before > 0), 0)
         return codes.gather(-1, invert(probabilities, uniforms)[..., None])[..., 0]
 
 

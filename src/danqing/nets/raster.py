@@ -143,8 +143,10 @@ def product(
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether the processor multiplies by weights that were laid out for it beforehand."""
-    return weight.device.type == "cpu" and bool(torch.backends.mkldnn.is_available())
+    """Whether the processor multiplies by weights in bfloat16 that were laid out for it beforehand."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _cache_dtype(prefix: Tensor, precision: Precision, sharing: int) -> torch.dtype:
