@@ -72,7 +72,7 @@ def _keep_scores(origin: Path, folder: Path, digest: str) -> bool:
     picture; returns whether there are any.
     """
     there = _read_scores(origin)
-    kept = [score for score in there if digest.startswith(str(_settings(score).get("weights", "")))]
+    kept = [score for score in there if says_of(_settings(score), digest)]
     atomic.write_json(folder / "scores.json", kept)
     picture = origin / NEIGHBOURS
     if not kept or len(kept) < len(there):
@@ -91,6 +91,11 @@ def _read_scores(folder: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError):
         return []
     return [score for score in found if isinstance(score, dict)] if isinstance(found, list) else []
+
+
+def says_of(settings: Mapping[str, Any], digest: str) -> bool:
+    """Whether a score with these settings may be of the weights of a digest: it names no others."""
+    return digest.startswith(str(settings.get("weights", "")))
 
 
 def _settings(score: Mapping[str, Any]) -> Mapping[str, Any]:

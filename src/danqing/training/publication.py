@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from danqing import weights
+from danqing import model_folder, weights
 from danqing.data import Dataset
 from danqing.errors import DataError
 from danqing.evaluation import scores
@@ -66,10 +66,10 @@ def holds(folder: Path, model: Model) -> bool:
 
 
 def is_scored(folder: Path, model: Model) -> bool:
-    """Whether a model folder holds a score of this very model."""
+    """Whether a model folder holds a score that may be of these weights."""
     digest = weights.digest(model.family.state_dict())
     try:
         found = scores.read(folder / "scores.json")
     except DataError:
         return False
-    return any(digest.startswith(score.settings.get("weights", "?")) for score in found)
+    return any(model_folder.says_of(score.settings, digest) for score in found)
