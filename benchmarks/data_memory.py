@@ -21,6 +21,7 @@ import numpy as np
 from danqing.data import Augment, Batches, Dataset, DatasetInfo
 from danqing.data import cache as caches
 from danqing.data.records import About, ImageSpec, Natural, Record
+from danqing.data.survey import Survey
 
 SIDE = 32
 LABELS = 100
@@ -43,8 +44,8 @@ class Noise:
     def count(self) -> int:
         return self.size
 
-    def notes(self) -> list[str]:
-        return []
+    def survey(self) -> Survey:
+        return Survey()
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         length = SIDE * SIDE * 3

@@ -10,6 +10,7 @@ from danqing.data.captions import captions_of
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig
 from danqing.families.prefix import reader
+from danqing.names import match_index
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextFacts
 
@@ -113,15 +114,16 @@ def _labels(config: FamilyConfig, label: Label, seeds: Sequence[int]) -> Tensor 
         raise ConfigError(
             f"Give one label, or one per image: there are {len(wanted)} for {len(seeds)} images."
         )
-    return torch.tensor([_label_index(config.labels, one) for one in wanted], dtype=torch.int64)
+    return torch.tensor([_label_index(config, one) for one in wanted], dtype=torch.int64)
 
 
-def _label_index(names: Sequence[str], label: str | int) -> int:
-    if isinstance(label, int) and 0 <= label < len(names):
-        return label
-    if isinstance(label, str) and label in names:
-        return names.index(label)
-    raise ConfigError(f"This model does not know the label {label!r}: choose one of {_some(names)}.")
+def _label_index(config: FamilyConfig, label: str | int) -> int:
+    found = match_index(label, config.labels, config.label_captions)
+    if found is None:
+        raise ConfigError(
+            f"This model does not know the label {label!r}: choose one of {_some(config.labels)}."
+        )
+    return found
 
 
 def _texts(config: FamilyConfig, prompt: Prompt, seeds: Sequence[int]) -> tuple[str, ...] | None:

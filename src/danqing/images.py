@@ -114,6 +114,16 @@ def decode(
         raise DataError(f"The picture cannot be decoded ({_reason(error)}).") from error
 
 
+def open_upright(source: bytes | str | Path) -> Image.Image:
+    """Open and decode an image, upright, in its own mode; raises DataError."""
+    try:
+        return _upright(_open(source, MAX_PIXELS, MAX_BYTES))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they like on hostile input
+        raise DataError(f"The picture cannot be decoded ({_reason(error)}).") from error
+
+
 def inspect(
     source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> tuple[tuple[int, int], bool, bool]:

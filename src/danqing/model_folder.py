@@ -124,6 +124,17 @@ def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str,
     return family.to(memory_format=torch.channels_last), facts  # type: ignore[call-overload]
 
 
+def names_a_family(folder: Path) -> bool:
+    """Return whether the `config.json` of a folder is that of a model, and not of something else."""
+    try:
+        with open(folder / FILES[0], "rb") as file:
+            found = json.loads(file.read(_MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    model = found.get("model") if isinstance(found, dict) else None
+    return isinstance(model, dict) and "family" in model
+
+
 def examine(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
     """The same as `read` but for the weights: they have been found to fit, and lie on "meta"."""
     if not folder.is_dir():

@@ -70,7 +70,7 @@ def test_damaged_files_below_five_percent_are_skipped_and_named(tmp_path: Path) 
     assert (report.records, report.images, report.skipped) == (40, 38, 2)
     assert {file.name for file in report.skipped_files} == {"a/00004.png", "b/00001.png"}
     (tmp_path / "a" / "00006.png").write_bytes(b"")
-    with pytest.raises(DataError, match="3 of 40 pictures cannot be read, more than 5%"):
+    with pytest.raises(DataError, match="3 of 40 images cannot be read, more than 5%"):
         open_dataset(tmp_path)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from danqing.data import Batches, Dataset, open_dataset
 from danqing.data.captions import captions_of, chosen
-from danqing.data.records import text_of
+from danqing.data.tables import caption_text as text_of
 
 from .pictures import write
 

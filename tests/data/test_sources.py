@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from danqing.data import Dataset, cache, open_dataset
+from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource
 from danqing.data.records import About, ImageSpec, file_key
-from danqing.data.tree import Folder
 from danqing.errors import ConfigError, DataError
 
 from .pictures import picture, png, write
@@ -51,7 +51,7 @@ def test_class_folders_become_labels_in_natural_order(tmp_path: Path) -> None:
     assert labelled(dataset) == expected(LABELS)
     assert dataset.label_frequencies == pytest.approx((2 / 3, 1 / 3))
     assert (dataset.size, dataset.channels, dataset.has_texts) == ((8, 8), 3, False)
-    assert dataset.info.report.notes[0] == "1 files are no pictures and were left out."
+    assert dataset.info.report.notes[0] == "1 file is not an image and was left out."
     assert "4 pictures are few" in dataset.info.report.notes[1]
 
 
@@ -101,7 +101,9 @@ def test_a_member_that_the_metadata_of_a_zip_names_in_vain_is_skipped(tmp_path: 
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     report = open_dataset(zipped(folder, tmp_path / "a.zip")).info.report
     assert (report.images, report.skipped) == (40, 2)
-    assert {file.reason for file in report.skipped_files} == {"It is not in the archive."}
+    assert {file.reason for file in report.skipped_files} == {
+        "It is listed in metadata.jsonl, and there is no such file."
+    }
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -122,14 +124,17 @@ def test_metadata_gives_labels_and_captions(tmp_path: Path, kind: str) -> None:
     assert labelled(dataset) == expected(["cat", "dog", ""])
     assert dataset.texts([2, 0, 1]) == ("third", "a “red” cat, 红猫", "")
     assert dataset.has_texts
-    notes = " ".join(dataset.info.report.notes)
-    assert "1 entries of the metadata lead out" in notes
-    assert "1 pictures are not in the metadata" in notes
+    report = dataset.info.report
+    assert report.left_out == {
+        f"not listed in metadata.{kind}": 1,
+        f"listed in metadata.{kind} by a path that leads out of the data": 1,
+    }
+    assert report.found == 5
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("{", "no JSON"), ("[]", "no JSON object"), ('{"text": "a"}', "no file_name")],
+    [("{", "not JSON"), ("[]", "not a JSON object"), ('{"text": "a"}', "call it 'file_name'")],
 )
 def test_broken_metadata_is_named_by_its_line(tmp_path: Path, content: str, sentence: str) -> None:
     write(tmp_path, ["0.png"])
@@ -141,7 +146,7 @@ def test_broken_metadata_is_named_by_its_line(tmp_path: Path, content: str, sent
 def test_a_caption_too_long_for_csv_is_one_sentence(tmp_path: Path) -> None:
     write(tmp_path, ["0.png"])
     (tmp_path / "metadata.csv").write_text(f"file_name,text\n0.png,{'a' * 140_000}\n")
-    with pytest.raises(DataError, match=r"metadata.csv, line 2, is no CSV that can be read"):
+    with pytest.raises(DataError, match=r"metadata.csv, line 2, cannot be read as CSV"):
         open_dataset(tmp_path)
 
 
@@ -318,7 +323,7 @@ def test_a_damaged_row_group_of_a_parquet_shard_is_skipped(tmp_path: Path) -> No
     assert "damaged here" in report.skipped_files[0].reason
     assert labelled(dataset).items() <= expected([f"{n % 2}" for n in range(100)]).items()
     damage(7)
-    with pytest.raises(DataError, match="10 of 100 pictures cannot be read"):
+    with pytest.raises(DataError, match="10 of 100 images cannot be read"):
         open_dataset(path)
 
 

@@ -65,6 +65,7 @@ def compare(
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")
         import danqing
+        from danqing.training.display import show_report
 
         found = danqing.compare(
             data,
@@ -80,6 +81,7 @@ def compare(
             out=out,
             device=device,
             on_progress=bar.update,
+            on_dataset=lambda report: show_report(bar, report),
         )
     if all(one.status == "failed" for one in found.contestants):
         raise TrainingError(f"None could be compared; the first failed so: {found.contestants[0].error}")

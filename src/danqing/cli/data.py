@@ -137,17 +137,24 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
     info, report = dataset.info, dataset.info.report
     width, height = dataset.size
     kinds = {1: "grey", 2: "grey and alpha", 3: "colour", 4: "colour and alpha"}
-    skipped = [f"{file.name}: {file.reason}" for file in report.skipped_files[:_SKIPPED_SHOWN]]
-    more = [f"and {report.skipped - len(skipped):,} more"] if report.skipped > len(skipped) else []
+    unused = (*report.skipped_files, *report.left_out_files)
+    skipped = [f"{file.name}: {file.reason}" for file in unused[:_SKIPPED_SHOWN]]
+    count = report.found - report.images
+    more = [f"and {count - len(skipped):,} more"] if count > len(skipped) else []
     advice = {name: value for name, value in info.augment.model_dump().items() if value}
     return {
         "Data": info.name,
         "Images": f"{len(dataset):,} of {width}x{height}, {kinds[dataset.channels]}",
-        "Labels": _labels(dataset),
-        "Captions": _captions(dataset),
+        "Found": report.account(),
+        "Layout": report.understood.get("Layout"),
+        "Split": report.understood.get("Split"),
+        "Labels": _with_source(_labels(dataset), report.understood.get("Labels")),
+        "Captions": _with_source(_captions(dataset), report.understood.get("Captions")),
+        "Pairs": report.understood.get("Pairs"),
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
-        "Skipped": "\n  ".join([f"{report.skipped:,}", *skipped, *more]) if report.skipped else "none",
-        "Notes": " ".join(report.notes),
+        "Not used": "\n  ".join([f"{count:,}", *skipped, *more]) if count else "none",
+        "Not read": report.understood.get("Not read"),
+        "Notes": "\n  ".join(report.notes),
         "Augmentation": (", ".join(f"{name} {value}" for name, value in advice.items()) or "none")
         + (" (no flip where captions are read)" if dataset.has_texts and info.augment.flip else ""),
         "Licence": info.licence,
@@ -155,6 +162,13 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Cache": f"{dataset.cache} ({memory(len(dataset) * dataset.image_bytes)})",
         "Fingerprint": dataset.fingerprint,
     }
+
+
+def _with_source(text: str, source: str | None) -> str:
+    """What was found, and where; only where it was looked for, if nothing was."""
+    if text == "none":
+        return source or text
+    return f"{text} (from {source})" if source else text
 
 
 def _labels(dataset: "Dataset") -> str:

@@ -73,6 +73,7 @@ def tune(
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")
         import danqing
+        from danqing.training.display import show_report
 
         found = danqing.tune(
             data,
@@ -90,6 +91,7 @@ def tune(
             jobs=jobs,
             device=device,
             on_progress=lambda done, total, text: bar.update(done, total, "Searching", detail=text),
+            on_dataset=lambda report: show_report(bar, report),
         )
     output.result(_payload(found), _text(found), as_json=as_json)
     if found.status == "interrupted":

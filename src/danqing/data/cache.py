@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,10 +24,11 @@ from pydantic import BaseModel, ConfigDict
 from danqing import atomic
 from danqing.data.decoding import Decoder
 from danqing.data.probe import resolve
-from danqing.data.records import DataReport, ImageSpec, Skipped, Source, digest
+from danqing.data.records import DataReport, ImageSpec, Source, common_reasons, digest, reason_kind
+from danqing.data.survey import NAMED, Skipped
 from danqing.errors import DataError
 
-VERSION = 3
+VERSION = 4
 TOLERATED = 0.05
 """The share of unreadable images above which the data is refused."""
 HEADER = 4096
@@ -108,14 +110,16 @@ class _Tally:
     records: int = 0
     images: int = 0
     skipped: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     skipped_files: list[Skipped] = field(default_factory=list)
 
     def add(self, entry: dict[str, Any]) -> None:
         self.records += entry["records"]
         self.images += len(entry["labels"])
         self.skipped += len(entry["skipped"])
+        self.reasons.update(reason_kind(reason) for _, reason in entry["skipped"])
         named = [Skipped(name=name, reason=reason) for name, reason in entry["skipped"]]
-        self.skipped_files += named[: 100 - len(self.skipped_files)]
+        self.skipped_files += named[: NAMED - len(self.skipped_files)]
 
 
 class _Build:
@@ -191,21 +195,26 @@ class _Build:
         atomic.write_json(self.cache / "report.json", report.model_dump(mode="json"))
         self.images_path.unlink(missing_ok=True)
         self.journal_path.unlink(missing_ok=True)
-        first = tally.skipped_files[0] if tally.skipped_files else Skipped(name="none", reason="no images")
         raise DataError(
-            f"{tally.skipped} of {self.total} pictures cannot be read, more than {TOLERATED:.0%}; first, "
-            f"{first.name} ({first.reason.rstrip('.')}): mend or remove those named in "
+            f"{tally.skipped:,} of {self.total:,} images cannot be read, more than {TOLERATED:.0%}: "
+            f"{common_reasons(tally.reasons, tally.skipped_files)}. Repair or remove those named in "
             f"{self.cache / 'report.json'}."
         )
 
     def _report(self, tally: _Tally, duplicates: int) -> DataReport:
+        survey = self.source.survey()
         return DataReport(
+            found=tally.records + survey.left_out.total(),
             records=tally.records,
             images=tally.images,
             skipped=tally.skipped,
+            reasons=dict(tally.reasons.most_common()),
             skipped_files=tuple(tally.skipped_files),
+            left_out=dict(survey.left_out.most_common()),
+            left_out_files=tuple(survey.named),
             duplicates=duplicates,
-            notes=(*self.source.notes(), *self.notes),
+            understood=survey.understood,
+            notes=(*survey.notes, *self.notes),
         )
 
     def _finish(self, tally: _Tally) -> None:

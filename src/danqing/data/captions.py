@@ -6,8 +6,11 @@ from danqing.randomness import derived_seed
 
 
 def captions_of(text: str) -> list[str]:
-    """The captions in the text of one image, without what is blank."""
-    return [line for line in map(str.strip, text.splitlines()) if line]
+    """List the captions in the text of one image, one to a line.
+
+    Only a line feed ends a line: a form feed or U+2028 may be part of a caption.
+    """
+    return [line for line in map(str.strip, text.split("\n")) if line]
 
 
 def chosen(texts: Sequence[str], seed: int, images_seen: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from danqing.data.cache import Manifest, read_manifest
 from danqing.data.captions import captions_of
 from danqing.data.records import DatasetInfo, digest
 from danqing.errors import DataError
+from danqing.names import match
 
 _TEXTS_AT_ONCE = 10_000
 
@@ -134,12 +135,12 @@ class Dataset:
     def _with_labels(self, names: Sequence[str]) -> NDArray[np.int64]:
         wanted = []
         for name in names:
-            if name not in self._names:
-                choice = (
-                    f"its labels are {', '.join(self._names[:20])}" if self._names else "it has no labels"
-                )
+            found = match(name, self._names)
+            if found is None:
+                known = ", ".join(self._names[:20])
+                choice = f"its labels are {known}" if known else "it has no labels"
                 raise DataError(f"{self.info.name} has no label {name!r}: {choice}.")
-            wanted.append(self._names.index(name))
+            wanted.append(self._names.index(found))
         return np.flatnonzero(np.isin(self.labels_at(np.arange(len(self))), wanted))
 
     def _narrow_labels(self) -> None:

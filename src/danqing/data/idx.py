@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
+from danqing.data.survey import Survey
 from danqing.errors import DataError
 
 MAX_CONTENT = 8 * 2**30
@@ -58,8 +59,9 @@ class IdxSource:
     def count(self) -> int:
         return len(self._arrays[0])
 
-    def notes(self) -> list[str]:
-        return [] if self.labels else ["No file of labels lies beside the images."]
+    def survey(self) -> Survey:
+        labels = f"the file {self.labels.name}" if self.labels else "none: there is no file of labels"
+        return Survey(understood={"Layout": f"IDX file {self.images.name}", "Labels": labels})
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         images, labels = self._arrays

@@ -1,18 +1,32 @@
-"""Parquet shards as the Hugging Face hub has them: an `image` column of bytes or of structs with `bytes`."""
+"""Parquet shards as the Hugging Face hub has them: the images themselves, as bytes, in a column."""
 
 import functools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key, text_of
-from danqing.errors import DataError
+from danqing.data import tables
+from danqing.data.annotations import split_of_cell
+from danqing.data.layout import NOTHING_DECLARED, Declared
+from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
+from danqing.data.survey import Survey
+from danqing.errors import DataError, MissingSplitError
+from danqing.names import normalized
 
-IMAGE = ("image", "img", "picture", "jpg", "png")
-LABEL = ("label", "labels", "class", "fine_label")
-TEXT = ("text", "caption", "captions", "prompt", "description")
 _ROWS = 256
+
+
+class _Meaning(NamedTuple):
+    """The columns that mean something; empty where there is none."""
+
+    image: str
+    label: str
+    caption: str
+    split: str
+    partner: str
+    attributes: tuple[str, ...]
 
 
 class ParquetSource:
@@ -20,71 +34,166 @@ class ParquetSource:
 
     natural: Natural | None = None
 
-    def __init__(self, path: Path, shards: list[Path]) -> None:
+    def __init__(
+        self, path: Path, shards: Sequence[Path], split: str = "all", declared: Declared = NOTHING_DECLARED
+    ) -> None:
         try:
             import pyarrow.parquet as parquet
         except ImportError as error:
             raise DataError("Parquet needs pyarrow: pip install 'danqing[parquet]'.") from error
         self._parquet = parquet
-        self.shards = shards
+        self.path, self.shards, self.split, self.declared = path, list(shards), split, declared
         self.about = About(path.resolve().stem)
-        schema = self._open(shards[0]).schema_arrow
-        self._columns = [
-            next((n for n in names if n in schema.names), None) for names in (IMAGE, LABEL, TEXT)
-        ]
-        if self._columns[0] is None:
-            raise DataError(
-                f"{path} has no column of images: call it 'image' (it has {', '.join(schema.names)})."
-            )
-        self.label_names = _class_names(schema.metadata or {}, self._columns[1])
+        self._meaning = self._find_columns()
+        self._left_out = Counter[str]()
+        schema = self._open(self.shards[0]).schema_arrow
+        self.label_names = _class_names(schema.metadata or {}, self._meaning.label)
 
     def key(self) -> str:
-        return digest("parquet", *map(file_key, self.shards))
+        return digest("parquet", *map(file_key, self.shards), self.split, *self.declared.key())
 
     def count(self) -> int:
-        return sum(self._open(shard).metadata.num_rows for shard in self.shards)
+        return sum(len(rows) for rows in self._chosen)
 
-    def notes(self) -> list[str]:
-        return []
+    def survey(self) -> Survey:
+        meaning, _ = self._meaning, self._chosen
+        survey = Survey(left_out=self._left_out)
+        survey.understood = {
+            "Layout": f"{len(self.shards):,} Parquet files, images in the column '{meaning.image}'",
+            "Labels": f"the column '{meaning.label}'" if meaning.label else "none: no such column",
+            "Captions": f"the column '{meaning.caption}'" if meaning.caption else "none: no such column",
+            "Split": f"{self.split}, by the column '{meaning.split}'" if meaning.split else "none",
+        }
+        used = {*meaning[:5], *meaning.attributes}
+        if unused := [name for name in self._headers if name not in used]:
+            survey.understood["Not read"] = f"the columns {', '.join(unused)}"
+        return survey
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
-        number = 0
-        for shard in self.shards:
-            file = self._open(shard)
-            if number + file.metadata.num_rows <= start:
-                number += file.metadata.num_rows
+        number, row = 0, 0
+        for shard, wanted in zip(self.shards, self._chosen, strict=True):
+            if number + len(wanted) <= start:
+                number += len(wanted)
+                row += self._open(shard).metadata.num_rows
                 continue
-            for row in self._rows(file):
-                if number >= start:
-                    name = f"{shard.name}#{number}"
-                    yield self._record(name, *row) if isinstance(row, list) else _unreadable(name, row)
-                number += 1
+            chosen = frozenset(wanted)
+            for place, cells in enumerate(self._rows(self._open(shard))):
+                if place in chosen:
+                    if number >= start:
+                        name = f"{shard.name}#{row + place}"
+                        yield (
+                            _unreadable(name, cells) if isinstance(cells, str) else self._record(name, cells)
+                        )
+                    number += 1
+            row += self._open(shard).metadata.num_rows
+
+    def _find_columns(self) -> _Meaning:
+        headers = self._headers
+        plain = {tables.plain_header(header): header for header in headers}
+        image = next((plain[name] for name in tables.IMAGES if name in plain), "")
+        if not image:
+            raise DataError(
+                f"{self.path} has no column of images: call it 'image' (it has {', '.join(headers)})."
+            )
+        columns = tables.find_columns([header for header in headers if header != image])
+        for name in (*self.declared.attributes, *filter(None, [self.declared.pairs])):
+            if tables.find_header(headers, name) is None:
+                raise DataError(f"{self.path} has no column {name!r}: the columns are {', '.join(headers)}.")
+        partner = tables.find_header(headers, self.declared.pairs) if self.declared.pairs else ""
+        wanted = [tables.find_header(headers, name) or "" for name in self.declared.attributes]
+        return _Meaning(
+            image,
+            columns.label or "",
+            columns.caption or "",
+            columns.split or "",
+            partner or "",
+            tuple(wanted),
+        )
+
+    @functools.cached_property
+    def _headers(self) -> list[str]:
+        return list(self._open(self.shards[0]).schema_arrow.names)
+
+    @functools.cached_property
+    def _chosen(self) -> list[range | list[int]]:
+        """The rows of the split in each shard."""
+        column = self._meaning.split
+        counts = [self._open(shard).metadata.num_rows for shard in self.shards]
+        if not column and self.split not in ("train", "all"):
+            raise MissingSplitError(f"{self.path} has no {self.split} split: name a folder that has one.")
+        if not column or self.split == "all":
+            return [range(count) for count in counts]
+        self._left_out.clear()
+        chosen, known = list[range | list[int]](), set[str]()
+        for shard in self.shards:
+            cells = self._open(shard).read(columns=[column]).column(0).to_pylist()
+            splits = list(map(split_of_cell, cells))
+            chosen.append([place for place, split in enumerate(splits) if split == self.split])
+            known |= set(splits)
+            self._left_out.update(f"in the {split} split" for split in splits if split != self.split)
+        if self.split not in known:
+            there = ", ".join(sorted(known))
+            raise MissingSplitError(f"{self.path} has no {self.split} split: it has {there}.")
+        return chosen
 
     def _open(self, shard: Path) -> Any:
         try:
             return self._parquet.ParquetFile(shard)
         except Exception as error:  # pyarrow's errors share no base of their own
-            raise DataError(f"{shard} is no parquet file that can be read ({error}).") from error
+            raise DataError(f"{shard} cannot be read as a Parquet file ({error}).") from error
 
-    def _rows(self, file: Any) -> Iterator[list[Any] | str]:
-        """The image, label and text of each row; for those of a damaged row group that are lost, why."""
-        columns = [name for name in self._columns if name]
+    def _rows(self, file: Any) -> Iterator[dict[str, Any] | str]:
+        """The cells of each row; for those of a damaged row group that are lost, why."""
+        meaning = self._meaning
+        columns = list(dict.fromkeys(filter(None, [*meaning[:5], *meaning.attributes])))
         for group in range(file.num_row_groups):
             left = file.metadata.row_group(group).num_rows
             try:
                 for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns):
                     for row in batch.to_pylist():
                         left -= 1
-                        yield [row.get(name) if name else None for name in self._columns]
+                        yield row
             except Exception as error:  # pyarrow's errors share no base of their own
                 yield from [f"The shard is damaged here ({error})."] * left
 
-    def _record(self, name: str, image: Any, label: Any, text: Any) -> Record:
-        content = image.get("bytes") if isinstance(image, dict) else image
-        if isinstance(label, int) and 0 <= label < len(self.label_names):
-            label = self.label_names[label]
-        label = None if label is None or label == -1 else str(label)
-        return Record(name, functools.partial(_content, content), label, text_of(text))
+    def _record(self, name: str, cells: dict[str, Any] | str) -> Record:
+        if isinstance(cells, str):
+            return _unreadable(name, cells)
+        meaning = self._meaning
+        source = None
+        if meaning.partner:
+            source = functools.partial(_content, cells[meaning.partner])
+        return Record(
+            name,
+            functools.partial(_content, cells[meaning.image]),
+            label=self._label(cells.get(meaning.label)),
+            text=tables.caption_text(cells.get(meaning.caption)),
+            source=source,
+            attributes=tuple(cells.get(header) for header in meaning.attributes),
+        )
+
+    def _label(self, value: Any) -> str | None:
+        if isinstance(value, list) and len(value) == 1:
+            (value,) = value
+        if tables.is_missing(value):
+            return None
+        if isinstance(value, float) and value.is_integer() and self._are_labels_whole:
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if 0 <= value < len(self.label_names):
+                return self.label_names[value]
+            if value == -1:  # the hub's sign for no label
+                return None
+        return normalized(str(value))
+
+    @functools.cached_property
+    def _are_labels_whole(self) -> bool:
+        """Whether all numbers of the label column are whole, as where pandas made floats of integers."""
+        for shard in self.shards:
+            values = self._open(shard).read(columns=[self._meaning.label]).column(0).to_pylist()
+            if any(isinstance(one, float) and not one.is_integer() for one in values if one == one):
+                return False
+        return True
 
 
 def _unreadable(name: str, reason: str) -> Record:
@@ -95,16 +204,18 @@ def _unreadable(name: str, reason: str) -> Record:
 
 
 def _content(content: Any) -> bytes:
+    if isinstance(content, dict):
+        content = content.get("bytes")
     if not isinstance(content, bytes):
         raise DataError("The row holds no image: store the file's bytes, not only its path.")
     return content
 
 
-def _class_names(metadata: dict[bytes, bytes], column: str | None) -> tuple[str, ...]:
+def _class_names(metadata: dict[bytes, bytes], column: str) -> tuple[str, ...]:
     """The names of a ClassLabel column, from the description that the hub's tools leave in the schema."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
     except (KeyError, ValueError, TypeError):
         return ()
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+    return tuple(map(normalized, names)) if isinstance(names, list) else ()

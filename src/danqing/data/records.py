@@ -1,7 +1,9 @@
 """What every source of images offers: records, a count, and a key that tells whether it has changed."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from danqing.data.augment import Augment
+from danqing.data.survey import Skipped, Survey
 from danqing.errors import ConfigError, DataError
 from danqing.images import Alpha, Fit, Pixels, conform, decode, parse_background
 
@@ -46,13 +49,22 @@ class ImageSpec:
         return conform(image, **asdict(self))
 
 
+Load = Callable[[], bytes | Path | Pixels | Image.Image]
+
+
 class Record(NamedTuple):
-    """One image of a source, not yet read: `load` returns a file's bytes or path, or decoded pixels."""
+    """One image of a source, not yet read: `load` returns a file's bytes or path, or decoded pixels.
+
+    source: loads the image that this one is made from, where the data holds pairs. attributes: the values of
+    the declared columns.
+    """
 
     name: str
-    load: Callable[[], bytes | Path | Pixels | Image.Image]
+    load: Load
     label: str | None = None
     text: str | None = None
+    source: Load | None = None
+    attributes: tuple[Any, ...] = ()
 
 
 class About(NamedTuple):
@@ -92,35 +104,68 @@ class Source(Protocol):
         """The records from number `start` on; `spec` is what the images will be brought to."""
         ...
 
-    def notes(self) -> list[str]:
-        """Sentences for the report: what was left out, and why."""
+    def survey(self) -> Survey:
+        """How the source was understood, what it leaves out, and why."""
         ...
 
 
-class Skipped(BaseModel):
-    """A file that could not be used."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    reason: str
-
-
 class DataReport(BaseModel):
-    """What was found when the data was read: kept as `report.json` beside the cache.
+    """What was found when the data was read, every image of it; kept as `report.json` beside the cache.
 
-    records: images the source names. images: those that could be read. skipped: the others, of which the
-    first hundred are named. duplicates: images whose pixels equal those of an earlier one.
+    found = images + skipped + all of left_out. images: those in use. skipped: those that cannot be read, with
+    their number by reason. left_out: those that were readable perhaps, and not wanted: in another split, not
+    listed in the table. skipped_files, left_out_files: the first of each by name. records: images + skipped.
+    duplicates: images whose pixels equal those of an earlier one. understood: how the data was read, by
+    topic.
     """
 
     model_config = ConfigDict(frozen=True)
 
+    found: int = 0
     records: int = 0
     images: int = 0
     skipped: int = 0
+    reasons: dict[str, int] = {}
     skipped_files: tuple[Skipped, ...] = ()
+    left_out: dict[str, int] = {}
+    left_out_files: tuple[Skipped, ...] = ()
     duplicates: int = 0
+    understood: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+
+    def account(self) -> str:
+        """Say in one line how many images were found, used, skipped and left out, and why."""
+        parts = [f"{self.images:,} used"]
+        if self.skipped:
+            reasons = "; ".join(f"{count:,} × {_unended(reason)}" for reason, count in self.reasons.items())
+            parts.append(f"{self.skipped:,} skipped ({reasons})")
+        parts += [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+        return f"{self.found:,} found: {', '.join(parts)}"
+
+    def lines(self) -> list[str]:
+        """Say what anyone who is about to use the data should see: the account, and what to look at."""
+        known = [f"{topic}: {self.understood.get(topic, 'none')}" for topic in ("Labels", "Captions")]
+        known = [line for line in known if ": none" not in line]
+        return [f"Images: {self.account()}.", *(f"{line}." for line in known), *self.notes]
+
+
+def reason_kind(reason: str) -> str:
+    """What a reason says without the numbers and names of one file, so that files can be counted by it."""
+    plain = re.sub(r"\s*\([^()]*\)", "", reason)
+    return re.sub(r"\d[\d.,x]*", "…", plain)
+
+
+def common_reasons(reasons: Mapping[str, int], files: Sequence[Skipped], most: int = 4) -> str:
+    """Say why images cannot be read: the most common reasons, with counts and a file as an example."""
+    parts = []
+    for reason, count in Counter(reasons).most_common(most):
+        example = next((file.name for file in files if reason_kind(file.reason) == reason), None)
+        parts.append(f"{count:,} × {_unended(reason)}" + (f" (such as {example})" if example else ""))
+    return "; ".join(parts) or "there are no images"
+
+
+def _unended(sentence: str) -> str:
+    return sentence.rstrip(".")
 
 
 class DatasetInfo(BaseModel):
@@ -134,15 +179,6 @@ class DatasetInfo(BaseModel):
     citation: str = ""
     augment: Augment = Augment()
     report: DataReport = DataReport()
-
-
-def text_of(value: Any) -> str | None:
-    """The text of an image from what its metadata gives: a string, or a list of strings, one caption to a
-    line; None where there is none.
-    """
-    if isinstance(value, list | tuple):
-        value = "\n".join(" ".join(str(one).split()) for one in value if one is not None)
-    return None if value is None or value == "" else str(value)
 
 
 def digest(*parts: str | bytes) -> str:

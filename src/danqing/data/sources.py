@@ -1,22 +1,29 @@
 """From what a user names to a data set: a built-in name, a folder, an archive, shards, or IDX files."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
-from danqing.data import builtin, cache
+from danqing.data import builtin, cache, tar_shards
 from danqing.data.augment import Augment
 from danqing.data.cache import Progress
 from danqing.data.dataset import Dataset
+from danqing.data.file_source import FileSource
+from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource, find_idx, labels_beside
+from danqing.data.image_suffixes import SUFFIXES
+from danqing.data.layout import NOTHING_DECLARED, Declared
+from danqing.data.leftovers import is_leftover
 from danqing.data.parquet import ParquetSource
 from danqing.data.records import About, DatasetInfo, ImageSpec, Source
-from danqing.data.tree import SPLITS, Folder, TreeSource, Zip
-from danqing.data.webdataset import TarSource
-from danqing.errors import DataError, MissingSplitError
+from danqing.data.split_names import SPLITS, split_of_shard
+from danqing.data.tables import TABLES
+from danqing.data.tar_shards import Tars
+from danqing.data.zip_file import Zip
+from danqing.errors import ConfigError, DataError, MissingSplitError
 from danqing.images import Alpha, Fit
 
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _HOW = "name a folder, a zip, parquet, tar or IDX file, or one of"
 
 
@@ -29,19 +36,28 @@ def open_dataset(
     background: str = "#ffffff",
     fit: Fit = "crop",
     split: str = "train",
+    pairs: str = "",
+    attributes: Sequence[str] = (),
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Dataset:
-    """A data set from a path or a built-in name (`emoji`, or a part of one: `emoji:faces`, `mnist:0,1`).
+    """Open a data set from a path or a built-in name.
 
-    `size` is (width, height), reached as `fit` says; None takes the images' own, see `probe.resolve`.
-    `channels` 0 keeps what the data has. `split` is train, test, validation or all; data without splits is
-    all for training. The first call decodes everything into a cache, telling `on_progress` (done, total,
-    what); later ones take milliseconds. A built-in name wins over a folder of that name: write that as
-    `./emoji`. Raises DataError.
+    A built-in name (`emoji`, or a part of one: `emoji:faces`, `mnist:0,1`) wins over a folder of that name:
+    write that as `./emoji`. The first call decodes everything into a cache; later ones take milliseconds.
+
+    size: (width, height) in pixels, reached as `fit` says; None takes the images' own, see `probe.resolve`.
+    channels: 1 to 4; 0 keeps what the data has.
+    split: train, test, validation or all; data without splits is all for training.
+    pairs: "SOURCES:TARGETS" for two folders, "side-by-side" or "side-by-side-reversed" for two halves of each
+        image, or the column that names the source image; empty for none.
+    attributes: columns of numbers, categories or vectors to keep of each image.
+    on_progress: receives (done, total, what).
+
+    Raises DataError and ConfigError.
     """
     spec = ImageSpec(size, channels, alpha, background, fit)
-    found, part = find_source(source, split, on_progress)
+    found, part = find_source(source, split, on_progress, Declared(pairs, tuple(attributes)))
     folder = cache.ensure(found, spec, cache_dir, on_progress)
     report = cache.read_manifest(folder).report
     about = found.about
@@ -58,75 +74,103 @@ def open_dataset(
 
 
 def find_source(
-    source: str | Path, split: str, on_progress: Progress | None = None
+    source: str | Path,
+    split: str,
+    on_progress: Progress | None = None,
+    declared: Declared = NOTHING_DECLARED,
 ) -> tuple[Source, tuple[str, ...]]:
-    """The source that a user means, and the labels of which only the images are wanted (empty for all)."""
+    """Find the source that a user means, and the labels whose images alone are wanted (empty for all)."""
     if split not in (*SPLITS.values(), "all"):
         raise DataError(f"There is no split {split!r}: choose train, test, validation or all.")
     if isinstance(source, str) and (named := builtin.find(source, split, on_progress)) is not None:
+        if any(declared):
+            raise ConfigError(f"{source} is a built-in set without pairs or attributes: leave them out.")
         return named
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            return _in_folder(path, split), ()
+            return _in_folder(path, split, declared), ()
         if path.is_file():
-            return _in_file(path, split), ()
+            return _in_file(path, split, declared), ()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
     raise DataError(f"There is no data at {source}: {_HOW} {', '.join(builtin.names())}.")
 
 
-def _in_folder(path: Path, split: str) -> Source:
+class _Shards(NamedTuple):
+    """A kind of archive that holds samples, and what reads all shards of a folder."""
+
+    endings: tuple[str, ...]
+    open: Callable[[Path, Sequence[Path], str, Declared], Source]
+
+
+def _tar_source(path: Path, shards: Sequence[Path], split: str, declared: Declared) -> Source:
+    return FileSource(Tars(path, shards), split, declared)
+
+
+_KINDS = (_Shards(tar_shards.ENDINGS, _tar_source), _Shards((".parquet",), ParquetSource))
+
+
+def _in_folder(path: Path, split: str, declared: Declared) -> Source:
+    """The source in a folder: IDX files, images, or shards where there are fewer images than shards.
+
+    An archive that happens to lie beside images is not the data.
+    """
     if (files := find_idx(path, split)) is not None:
         return IdxSource(*files, About(path.resolve().name, augment=Augment()))
     if find_idx(path, "train") is not None:
         raise MissingSplitError(f"{path} has no {split} split: its IDX files make train and test.")
-    for endings, make in ((TAR_ENDINGS, TarSource), ((".parquet",), ParquetSource)):
-        if shards := _shards(path, endings):
-            return cast(Source, make(path, _of_split(path, shards, split)))
-    return TreeSource(Folder(path), split)
+    folder = Folder(path)
+    for kind in _KINDS:
+        shards = _shards(path, kind.endings)
+        if shards and folder.count_up_to(len(shards), SUFFIXES) <= len(shards):
+            return kind.open(path, *_of_split(path, shards, split), declared)
+    return FileSource(folder, split, declared)
 
 
-def _in_file(path: Path, split: str) -> Source:
+def _in_file(path: Path, split: str, declared: Declared) -> Source:
     name = path.name.lower()
     if name.endswith(".zip"):
-        return TreeSource(Zip(path), split)
-    if split not in ("train", "all") and _split_in_name(name) != split:
-        raise MissingSplitError(f"{path} is one file without a {split} split: name a folder that has one.")
-    if name.endswith(TAR_ENDINGS):
-        return TarSource(path, [path])
-    if name.endswith(".parquet"):
-        return ParquetSource(path, [path])
+        return FileSource(Zip(path), split, declared)
+    for kind in _KINDS:
+        if name.endswith(kind.endings):
+            own = split_of_shard(name)
+            return kind.open(path, [path], "all" if split in ("train", own) and own else split, declared)
     if "idx" in name or name.endswith("-ubyte"):
+        if split not in ("train", "all"):
+            raise MissingSplitError(f"{path} has no {split} split: name a folder that has one.")
         return IdxSource(path, labels_beside(path), About(path.stem, augment=Augment()))
-    raise DataError(f"{path} is no data that can be read: {_HOW} {', '.join(builtin.names())}.")
+    raise DataError(f"{path} cannot be read as data: {_HOW} {', '.join(builtin.names())}.")
 
 
 def _shards(path: Path, endings: tuple[str, ...]) -> list[Path]:
     """Files of the folder itself and of `data/` below it, where the hub keeps them."""
     places = [place for place in (path, path / "data") if place.is_dir()]
-    return sorted(place / name for place in places for name in os.listdir(place) if name.endswith(endings))
+    return sorted(
+        place / name
+        for place in places
+        for name in os.listdir(place)
+        if name.lower().endswith(endings) and name.lower() not in TABLES and not is_leftover(name)
+    )
 
 
-def _of_split(path: Path, shards: list[Path], split: str) -> list[Path]:
-    """The shards whose names begin with a split's, as in `train-00000-of-00002`.
+def _of_split(path: Path, shards: list[Path], split: str) -> tuple[list[Path], str]:
+    """The shards whose names begin with a split's, as in `train-00000-of-00002`, and the split within them.
 
-    Where none is for training, those are that are for no split, or else all.
+    Where no shard is for training, those are that are for no split, or else all; where no name is a split's,
+    the shards themselves may hold splits.
     """
     by_split: dict[str, list[Path]] = {}
     for shard in shards:
-        by_split.setdefault(_split_in_name(shard.name), []).append(shard)
+        by_split.setdefault(split_of_shard(shard.name) or "", []).append(shard)
+    if set(by_split) == {""}:
+        return shards, split
     if split == "all":
-        return shards
+        return shards, "all"
     if split == "train" and "train" not in by_split:
-        return by_split.get("") or shards
+        return by_split.get("") or shards, "all"
     if split not in by_split:
         raise MissingSplitError(
             f"{path} has no {split} split: begin the names of its shards with '{split}-'."
         )
-    return by_split[split]
-
-
-def _split_in_name(name: str) -> str:
-    """The split that a file's name begins with, "" for none."""
-    return SPLITS.get(name.lower().replace("_", "-").split(".")[0].split("-")[0], "")
+    return by_split[split], "all"

@@ -137,9 +137,13 @@ def _is_coloured(data: str | Path) -> bool:
 
 
 def is_model(path: Path) -> bool:
-    """Whether a path is that of a run, a model folder or a model on the hub, and not of pictures."""
+    """Return whether a path is a run, a model folder or a model on the hub, and not images.
+
+    A folder of images may hold a `config.json` of something else: only one beside weights makes a model.
+    """
     if path.is_dir():
-        return any((path / name).exists() for name in ("config.toml", *model_folder.FILES[:2]))
+        is_run = (path / "config.toml").exists() and (path / "run.json").exists()
+        return is_run or (path / model_folder.FILES[1]).exists() or model_folder.names_a_family(path)
     named = str(path).replace(":", "/").split("/")[0]
     return model_folder.is_hub_id(str(path)) and named not in builtin.names()
 

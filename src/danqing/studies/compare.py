@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from danqing import atomic
+from danqing.data import DataReport
 from danqing.errors import ConfigError, DanqingError
 from danqing.evaluation.evaluate import SMALL
 from danqing.evaluation.networks import open_network
@@ -51,6 +52,7 @@ def compare(
     out: str | Path,
     device: str = "auto",
     on_progress: Progress | None = None,
+    on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Comparison:
     """Train families under the same budget on the same images, measure all alike, and write a page of it.
 
@@ -68,6 +70,8 @@ def compare(
     given: dict[str, Any] = {"size": size, "seed": seed, "settings": settings or {}, **budget}
     first = contest.configure(names, own=own, **given)[names[0]]
     judged = contest.open_judged(data, first)
+    if on_dataset is not None:
+        on_dataset(judged.training.info.report)
     own["evaluation.held_out"] = judged.held_out
     chosen = contest.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
@@ -285,6 +289,8 @@ def _data_facts(judged: Judged) -> dict[str, Any]:
         "height": dataset.size[1],
         "channels": dataset.channels,
         "labels": len(dataset.label_names),
+        "account": dataset.info.report.account(),
+        "notes": list(dataset.info.report.notes),
         "fingerprint": dataset.fingerprint,
         "licence": dataset.info.licence,
         "citation": dataset.info.citation,

@@ -50,7 +50,10 @@ def write(comparison: Comparison, folder: Path) -> Path:
 def _lead(comparison: Comparison) -> str:
     names = [one.name for one in comparison.contestants]
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    return f"{listed}, trained on the same images under the same budget and measured alike."
+    words = [f"{listed}, trained on the same images under the same budget and measured alike."]
+    if account := comparison.data.get("account"):
+        words.append(f"Images: {account}.")
+    return " ".join([*words, *map(str, comparison.data.get("notes") or [])])
 
 
 def _tiles(comparison: Comparison) -> Iterator[tuple[str, str]]:

@@ -1,12 +1,13 @@
 """`tune`: a search for better settings by Optuna, whose every trial is an ordinary run."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danqing import atomic
+from danqing.data import DataReport
 from danqing.data.splits import open_held
 from danqing.errors import ConfigError, DataError, TrainingError
 from danqing.studies import folder as study_folder
@@ -69,6 +70,7 @@ def tune(
     jobs: int = 1,
     device: str = "auto",
     on_progress: "Progress | None" = None,
+    on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Tuning:
     """Search for the settings whose model comes closest to held-out images; the same call again goes on.
 
@@ -95,6 +97,8 @@ def tune(
     # What is wrong with the data is said once, before any trial, and the images are decoded once.
     reading = wanted.data.model_dump(exclude={"augment"})
     held = open_held(data, wanted.evaluation.held_out, size=wanted.size, **reading)
+    if on_dataset is not None:
+        on_dataset(held.training.info.report)
     if len(held.judged) < FEWEST:
         raise DataError(
             f"{len(held.judged)} held-out images are too few to score trials by: add images, or raise "

@@ -226,9 +226,11 @@ class RunConfig(_Section):
         texts = dataset.texts(np.arange(len(dataset))) or ()
         captions = [lines for text in texts if (lines := captions_of(text))]
         if not captions:
+            looked = dataset.info.report.understood.get("Captions", "none")
             raise ConfigError(
-                f"The model reads text, and no image of {dataset.info.name} has a caption: write captions "
-                "into a metadata.jsonl beside the images, or choose a preset that reads none."
+                f"The model reads text, and no image of {dataset.info.name} has a caption ({looked}): write "
+                "captions into a metadata.jsonl or into text files beside the images, or choose a preset that "
+                "reads none."
             )
         return captions
 

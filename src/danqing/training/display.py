@@ -1,8 +1,13 @@
 """A run shown to whoever waits for it."""
 
+from typing import TYPE_CHECKING
+
 from danqing.progress import Bar
 from danqing.quantities import duration, memory
 from danqing.training.listener import Listener, Plan, Progress, Scored
+
+if TYPE_CHECKING:
+    from danqing.data import DataReport
 
 
 class Display(Listener):
@@ -13,6 +18,9 @@ class Display(Listener):
 
     def on_data(self, done: int, total: int, text: str) -> None:
         self._bar.update(done, total, text)
+
+    def on_dataset(self, report: "DataReport") -> None:
+        show_report(self._bar, report)
 
     def on_plan(self, plan: Plan) -> None:
         self._bar.close()
@@ -46,6 +54,13 @@ class Display(Listener):
 
     def on_alarm(self, text: str) -> None:
         self._bar.say(text, style="yellow")
+
+
+def show_report(bar: Bar, report: "DataReport") -> None:
+    """Show what was found in the data, and in yellow what to look at."""
+    notes = set(report.notes)
+    for line in report.lines():
+        bar.say(line, style="yellow" if line in notes else "")
 
 
 def _titled(title: str, stage: str) -> str:

@@ -30,7 +30,12 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
         "citation": info.citation,
-        "skipped": [[file.name, file.reason] for file in info.report.skipped_files],
+        "account": info.report.account(),
+        "understood": info.report.understood,
+        "notes": list(info.report.notes),
+        "skipped": [
+            [file.name, file.reason] for file in (*info.report.skipped_files, *info.report.left_out_files)
+        ],
     }
     if held is not None:
         judged = held.judged

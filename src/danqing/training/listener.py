@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from danqing.data import DataReport
     from danqing.evaluation.scores import Score
 
 
@@ -66,6 +67,9 @@ class Listener:
 
     def on_data(self, done: int, total: int, text: str) -> None:
         """`done` of `total` images have been prepared."""
+
+    def on_dataset(self, report: "DataReport") -> None:
+        """The images have been read: how many were found, used and left out, and what to look at."""
 
     def on_plan(self, plan: Plan) -> None:
         """The run has been estimated and is about to take its first step."""

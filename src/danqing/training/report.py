@@ -220,6 +220,8 @@ def _data_section(data: Mapping[str, Any]) -> str:
         "Name": data.get("name"),
         "Source": data.get("source"),
         "Images": f"{data['images']:,}" if isinstance(data.get("images"), int) else None,
+        "Found": data.get("account"),
+        **(data.get("understood") or {}),
         "Size": f"{data['width']} × {data['height']} pixels" if data.get("width") else None,
         "Channels": data.get("channels"),
         "Scored on": f"{judged['images']:,} other images ({judged.get('split')})"
@@ -229,7 +231,9 @@ def _data_section(data: Mapping[str, Any]) -> str:
         "Citation": data.get("citation"),
         "Fingerprint": data.get("fingerprint"),
     }
-    parts = [f'<div class="card">{page.facts(rows)}{_skipped(data.get("skipped") or [])}</div>']
+    notes = "".join(f"<li>{escape(str(note))}</li>" for note in data.get("notes") or [])
+    notes = f'<div class="note"><ul>{notes}</ul></div>' if notes else ""
+    parts = [f'<div class="card">{notes}{page.facts(rows)}{_skipped(data.get("skipped") or [])}</div>']
     labels = data.get("labels") or {}
     if labels:
         parts.append(f'<div class="card"><h3>{len(labels):,} labels</h3>{_histogram(labels)}</div>')
@@ -263,8 +267,8 @@ def _skipped(skipped: Sequence[Sequence[Any]]) -> str:
         f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(why))}</td></tr>'
         for name, why in skipped
     )
-    files = "file was" if len(skipped) == 1 else "files were"
-    summary = f"<summary>{len(skipped):,} {files} skipped</summary>"
+    files = "An image that is" if len(skipped) == 1 else f"{len(skipped):,} images that are"
+    summary = f"<summary>{files} not used</summary>"
     return f"<details>{summary}<table><tbody>{rows}</tbody></table></details>"
 
 

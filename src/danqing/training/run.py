@@ -119,6 +119,7 @@ def train(
         stack.enter_context(folder.honest())
         wanted = folder.settle_config(wanted)
         wanted, dataset, held = _open_data(data, wanted, folder, listener)
+        listener.on_dataset(dataset.info.report)
         folder.check_images(dataset, held)
         options: dict[str, Any] = {
             "out": folder.path,

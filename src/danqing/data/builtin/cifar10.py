@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from danqing.data.augment import Augment
 from danqing.data.download import Published, present
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest, file_key
+from danqing.data.survey import Survey
 from danqing.errors import DataError, MissingSplitError
 
 SUMMARY = "60,000 photographs, 32x32 colour, 10 labels (downloads 170 MB)"
@@ -70,8 +71,8 @@ class CifarSource:
     def count(self) -> int:
         return len(self._rows)
 
-    def notes(self) -> list[str]:
-        return []
+    def survey(self) -> Survey:
+        return Survey()
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         for number in range(start, len(self._rows)):

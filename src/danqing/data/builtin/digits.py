@@ -8,6 +8,7 @@ import numpy as np
 from danqing.data.augment import Augment
 from danqing.data.builtin import only_train
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest
+from danqing.data.survey import Survey
 from danqing.errors import DataError
 
 SUMMARY = "1,797 handwritten digits, 8x8 grey, 10 labels (needs danqing[digits])"
@@ -55,8 +56,8 @@ class DigitsSource:
     def count(self) -> int:
         return len(self._images)
 
-    def notes(self) -> list[str]:
-        return []
+    def survey(self) -> Survey:
+        return Survey()
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         for number in range(start, len(self._images)):

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from danqing.data.augment import Augment
 from danqing.data.builtin import only_train
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest
+from danqing.data.survey import Survey
 from danqing.errors import DataError
 
 SUMMARY = (
@@ -139,9 +140,12 @@ class EmojiSource:
     def count(self) -> int:
         return len(self._emoji)
 
-    def notes(self) -> list[str]:
-        every = len(self._every_emoji)
-        return [] if len(self._emoji) == every else [f"{every - len(self._emoji):,} {_SHAPER}"]
+    def survey(self) -> Survey:
+        survey = Survey()
+        if lacking := len(self._every_emoji) - len(self._emoji):
+            survey.left_out["cannot be drawn here, for they join several characters"] = lacking
+            survey.notes.append(f"{lacking:,} {_SHAPER}")
+        return survey
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         size = spec.size or (64, 64)

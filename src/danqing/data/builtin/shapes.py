@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from danqing.data.augment import Augment
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest
+from danqing.data.survey import Survey
 from danqing.errors import DataError, MissingSplitError
 from danqing.images import Pixels
 
@@ -180,8 +181,8 @@ class ShapesSource:
     def count(self) -> int:
         return sum(self._counts.values())
 
-    def notes(self) -> list[str]:
-        return []
+    def survey(self) -> Survey:
+        return Survey()
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
         size = spec.size or (32, 32)

@@ -1,0 +1,201 @@
+"""Tables matched with the images that they describe."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from danqing.data import tables
+from danqing.data.files import Files
+from danqing.data.split_names import split_named
+from danqing.data.survey import Survey
+from danqing.data.tables import Table, plain_header
+from danqing.names import normalized
+
+
+@dataclass
+class Annotation:
+    """What tables say of one image; several captions, one to a line."""
+
+    label: str | None = None
+    caption: str | None = None
+    split: str | None = None
+    partner: str | None = None
+    attributes: tuple[Any, ...] = ()
+
+
+@dataclass
+class Annotations:
+    """What tables say of images, by their names.
+
+    read: the tables that were read. missing: the paths that tables name and that are not there, with their
+    splits. outside: those that lead out of the data. folders: below which folders they list every image.
+    shards: below which folders are shards, not classes, as StyleGAN's tool writes them. label, caption: where
+    each comes from, in words; empty where no table has it. headers: of all tables.
+    """
+
+    by_image: dict[str, Annotation] = field(default_factory=dict)
+    read: list[str] = field(default_factory=list)
+    missing: dict[str, str | None] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+    has_splits: bool = False
+    label: str = ""
+    caption: str = ""
+    headers: dict[str, None] = field(default_factory=dict)
+
+    def split_of(self, image: str) -> str | None:
+        """The split that a table gives an image; None where no table has splits, or it does not list it."""
+        told = self.by_image.get(image)
+        return None if told is None or not self.has_splits else told.split
+
+    def lists_all_but(self, image: str, path: str) -> bool:
+        """Whether a table lists the images of a folder, and not this one of them."""
+        return image not in self.by_image and any(path.startswith(folder) for folder in self.folders)
+
+    def are_shards(self, path: str) -> bool:
+        """Whether the folders of an image are shards, not classes."""
+        return any(path.startswith(folder) for folder in self.shards)
+
+
+def read_annotations(
+    files: Files,
+    places: Sequence[str],
+    images: Sequence[str],
+    survey: Survey,
+    attributes: Sequence[str] = (),
+    partner_column: str = "",
+) -> Annotations:
+    """Read the tables at some places and match their rows with the images.
+
+    Raises DataError for a table that is damaged.
+    """
+    found = Annotations()
+    matcher = Matcher(files, images)
+    odd = Counter[str]()
+    for place in places:
+        table = tables.read_table(place, files.read(place))
+        if table is None:
+            survey.notes.append(f"{place} does not describe images in a way that is known, and was not read.")
+            continue
+        inner = files.inner(place)
+        base = posixpath.dirname(inner) + "/" if "/" in inner else ""
+        found.read.append(place)
+        found.tables.append(posixpath.basename(place))
+        if posixpath.basename(inner).lower() == "dataset.json":
+            found.shards.append(base)
+        if table.rows:
+            found.folders.append(base)
+            _match(found, table, base, matcher, odd, attributes, partner_column)
+    paths = [files.inner(image) for image in images]
+    if found.folders and not any(path.startswith(tuple(found.folders)) for path in paths):
+        found.folders = [""]  # a table in a folder of its own
+    if matcher.by_name_alone:
+        odd["paths of the tables were matched by the file name alone"] = matcher.by_name_alone
+    survey.notes += [f"{count:,} {sentence}." for sentence, count in odd.items()]
+    return found
+
+
+class Matcher:
+    """Finds the image that a table means by a path: exactly, else without case, else by a name used once."""
+
+    def __init__(self, files: Files, images: Sequence[str]) -> None:
+        self.by_name_alone = 0
+        self._exact: dict[str, str] = {}
+        self._caseless: dict[str, str | None] = {}
+        self._names: dict[str, str | None] = {}
+        for image in images:
+            path = files.inner(image)
+            self._exact[path] = image
+            for known, key in (
+                (self._caseless, path.casefold()),
+                (self._names, posixpath.basename(path).casefold()),
+            ):
+                known[key] = None if key in known else image  # None: not the only one
+
+    def find(self, base: str, path: str) -> str | None:
+        """The image at a path that is relative to the folder `base` (empty, or ending in `/`), or None."""
+        written = normalized(path).replace("\\", "/")
+        inside = posixpath.normpath(base + written)
+        if found := self._exact.get(inside) or self._caseless.get(inside.casefold()):
+            return found
+        if inside.startswith("../"):
+            return None
+        found = self._names.get(posixpath.basename(written).casefold())
+        self.by_name_alone += found is not None
+        return found
+
+
+def _match(
+    found: Annotations,
+    table: Table,
+    base: str,
+    matcher: Matcher,
+    odd: Counter[str],
+    attributes: Sequence[str],
+    partner_column: str,
+) -> None:
+    columns, rows = table.columns, table.rows
+    where = posixpath.basename(table.place)
+    labels = tables.label_texts([_single(row.get(columns.label or ""), odd) for row in rows])
+    headers = {plain_header(header): header for row in rows for header in row}
+    wanted = [headers.get(plain_header(name), "") for name in attributes]
+    partner = headers.get(plain_header(partner_column), "") if partner_column else ""
+    if columns.label and any(label is not None for label in labels):
+        found.label = f"the column '{columns.label}' of {where}"
+    if columns.caption:
+        found.caption = f"the column '{columns.caption}' of {where}"
+    found.has_splits |= columns.split is not None
+    found.headers |= dict.fromkeys(headers.values())
+    for row, label in zip(rows, labels, strict=True):
+        path = str(row[columns.file or ""])
+        split = split_of_cell(row.get(columns.split or "")) if columns.split else None
+        image = matcher.find(base, path)
+        if image is None:
+            if posixpath.normpath(base + path.replace("\\", "/")).startswith("../"):
+                found.outside.append(path)
+            else:
+                found.missing[path] = split
+            continue
+        told = Annotation(
+            label,
+            tables.caption_text(row.get(columns.caption or "")),
+            split,
+            _partner(row.get(partner), base, matcher) if partner else None,
+            tuple(row.get(header) if header else None for header in wanted),
+        )
+        before = found.by_image.setdefault(image, told)
+        if before is not told:
+            _join(before, told, odd)
+
+
+def _join(before: Annotation, other: Annotation, odd: Counter[str]) -> None:
+    """Take one more row of an image: its caption is one more caption."""
+    lines = [*(before.caption or "").split("\n"), *(other.caption or "").split("\n")]
+    before.caption = "\n".join(dict.fromkeys(filter(None, lines))) or None
+    if other.label is not None and before.label is None:
+        before.label = other.label
+    elif other.label not in (None, before.label):
+        odd["further rows give an image another label; its first label counts"] += 1
+    if not any(not tables.is_missing(value) for value in before.attributes):
+        before.attributes = other.attributes
+
+
+def _single(value: Any, odd: Counter[str]) -> Any:
+    """A label, or nothing where a cell holds several."""
+    if isinstance(value, dict) or (isinstance(value, list | tuple) and len(value) > 1):
+        odd["cells of the label column hold several values and count as no label"] += 1
+        return None
+    return value
+
+
+def split_of_cell(value: Any) -> str:
+    """Return the split in a cell, "train" where it is empty."""
+    return "train" if tables.is_missing(value) else split_named(str(value)) or str(value).strip()
+
+
+def _partner(value: Any, base: str, matcher: Matcher) -> str | None:
+    return None if tables.is_missing(value) else matcher.find(base, str(value))

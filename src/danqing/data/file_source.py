@@ -1,0 +1,79 @@
+"""Images that are files, of a folder or of archives, as a source of records."""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from danqing.data import pairs, tables
+from danqing.data.files import Files, Loader
+from danqing.data.layout import NOTHING_DECLARED, Declared, Layout, Row, lay_out
+from danqing.data.records import About, ImageSpec, Natural, Record, digest
+from danqing.data.side_files import Words, read_beside
+from danqing.data.survey import Survey
+from danqing.errors import DataError
+
+_ARCHIVE = re.compile(r"\.(?:zip|tgz|tar(?:\.\w+)?)$", re.IGNORECASE)
+
+
+class FileSource:
+    """The images of a folder, a zip or tar archives, with what tables, side files and folders say of them."""
+
+    label_names: tuple[str, ...] = ()
+    natural: Natural | None = None
+
+    def __init__(self, files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> None:
+        self.files, self.split, self.declared = files, split, declared
+        self.about = About(_ARCHIVE.sub("", files.path.resolve().name) or "images")
+
+    def key(self) -> str:
+        return digest(self.files.key(), self.split, *self.declared.key())
+
+    def count(self) -> int:
+        return len(self._layout.rows)
+
+    def survey(self) -> Survey:
+        return self._layout.survey
+
+    def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
+        rows = self._layout.rows[start:]
+        there = [row for row in rows if not row.missing]
+        loaders = self.files.loaders([row.name for row in there])
+        for row, load in zip(there, loaders, strict=True):
+            yield self._record(row, load)
+        yield from (Record(row.name, functools.partial(_refuse, row.missing)) for row in rows if row.missing)
+
+    @functools.cached_property
+    def _layout(self) -> Layout:
+        return lay_out(self.files, self.split, self.declared)
+
+    def _record(self, row: Row, load: Loader) -> Record:
+        try:
+            words = read_beside(row.beside, self.files.read) if any(row.beside) else Words()
+        except DataError as error:  # nothing is known of an image whose label cannot be read
+            return Record(row.name, functools.partial(_refuse, str(error)))
+        values: tuple[Any, ...] = row.attributes
+        if self.declared.attributes and not any(not tables.is_missing(value) for value in values):
+            values = tuple(words.value(name) for name in self.declared.attributes)
+        target: Any = load
+        source: Any = None
+        if self.declared.pairs in pairs.HALVES:
+            sources, targets = pairs.halves_of(self.declared.pairs)
+            source, target = (functools.partial(pairs.half, load, which) for which in (sources, targets))
+        elif row.partner is not None:
+            (source,) = self.files.loaders([row.partner])
+        return Record(
+            row.name,
+            target,
+            label=row.label if row.label is not None else words.label,
+            text=row.caption or words.caption,
+            source=source,
+            attributes=values,
+        )
+
+
+def _refuse(reason: str) -> bytes | Path | Image.Image:
+    raise DataError(reason)

@@ -1,0 +1,82 @@
+"""Pairs of a source and a target image, as the user declares them: two folders, two halves, or a column."""
+
+import posixpath
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from danqing.data.split_names import split_named
+from danqing.errors import ConfigError, DataError
+from danqing.images import open_upright
+
+Half = Literal["left", "right"]
+HALVES = ("side-by-side", "side-by-side-reversed")
+
+
+class Folders(NamedTuple):
+    """The folders of the sources and the targets, below the top of the data."""
+
+    sources: str
+    targets: str
+
+
+def parse_pairs(text: str) -> Folders | str:
+    """Two folders from "A:B"; otherwise the text itself, one of `HALVES` or a column's name.
+
+    Raises ConfigError.
+    """
+    if ":" not in text:
+        return text
+    sources, _, targets = (part.strip().strip("/") for part in text.partition(":"))
+    if not sources or not targets or sources == targets or ":" in targets:
+        raise ConfigError(
+            f"pairs is {text!r}: write SOURCES:TARGETS (outlines:photos), side-by-side or a column's name."
+        )
+    return Folders(sources, targets)
+
+
+class Place(NamedTuple):
+    """Where an image lies: below which of the folders, the path below it, and the split of its folders."""
+
+    folder: str
+    rest: str
+    split: str | None
+
+
+def place_of(path: str, split: str | None, folders: Folders) -> Place | None:
+    """The place of an image at a path below the top; None where it is in neither folder.
+
+    split: that of a folder above the two. Otherwise the folder below them may name one: `photos/train/1.png`.
+    """
+    if split is not None:
+        path = path.partition("/")[2]
+    for folder in folders:
+        if path.startswith(folder + "/"):
+            rest = path[len(folder) + 1 :]
+            head, _, below = rest.partition("/")
+            if split is None and below and (named := split_named(head)):
+                return Place(folder, below, named)
+            return Place(folder, rest, split)
+    return None
+
+
+def pair_key(place: Place) -> str:
+    """What both images of a pair have in common: the path without the ending and case, and the split."""
+    return f"{place.split or ''}/{posixpath.splitext(place.rest)[0].casefold()}"
+
+
+def half(load: Callable[[], bytes | Path], which: Half) -> Image.Image:
+    """One half of an image, as Pillow's; raises DataError where its width is odd or it cannot be read."""
+    image = open_upright(load())
+    if image.width % 2:
+        raise DataError(f"The image is {image.width} pixels wide and cannot be halved: make the width even.")
+    middle = image.width // 2
+    left, right = (0, middle) if which == "left" else (middle, image.width)
+    return image.crop((left, 0, right, image.height))
+
+
+def halves_of(pairs: str) -> tuple[Half, Half]:
+    """Which half is the source, and which the target."""
+    return ("left", "right") if pairs == "side-by-side" else ("right", "left")

@@ -1,0 +1,110 @@
+"""Files beside an image that describe it: `cat.txt` holds the captions of `cat.png`, `cat.cls` its label."""
+
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from danqing.data import tables
+from danqing.errors import DataError
+from danqing.names import normalized
+
+KINDS = {".txt": "caption", ".text": "caption", ".caption": "caption", ".cls": "label", ".json": "json"}
+_SAMPLE = 50
+_NUMBERS = re.compile(r"[-+0-9.eE\s,;]+")
+
+Read = Callable[[str], bytes]
+
+
+class Beside(NamedTuple):
+    """The side files of one image, by their names; None where there is none."""
+
+    caption: str | None = None
+    label: str | None = None
+    json: str | None = None
+
+
+class Words(NamedTuple):
+    """What side files say of an image."""
+
+    label: str | None = None
+    caption: str | None = None
+    values: Mapping[str, Any] = MappingProxyType({})
+
+    def value(self, name: str) -> Any:
+        """The value of a declared attribute, None where there is none."""
+        return self.values.get(tables.find_header(self.values, name) or "")
+
+
+def find_beside(images: Sequence[str], others: Iterable[str]) -> dict[str, Beside]:
+    """The side files of the images that have some.
+
+    They share its path up to the last dot, or to an earlier one: `a.left.png` and `a.right.png` of one sample
+    both have `a.txt`, and `2023-07-14 12.30.01.png` has a name of its own.
+    """
+    by_stem: dict[str, dict[str, str]] = {}
+    for name in others:
+        stem, ending = posixpath.splitext(name)
+        kind = KINDS.get(ending.lower())
+        if kind == "caption" and stem.lower().endswith(".cls"):  # WebDataset's `.cls.txt`
+            stem, kind = stem[:-4], "label"
+        if kind is not None:
+            by_stem.setdefault(stem, {}).setdefault(kind, name)
+    if not by_stem:
+        return {}
+    found = {}
+    for image in images:
+        kinds: dict[str, str] = {}
+        for stem in _stems(image):
+            kinds = by_stem.get(stem, {}) | kinds
+        if kinds:
+            found[image] = Beside(**kinds)
+    return found
+
+
+def say_something(files: Sequence[Beside], read: Read) -> tuple[bool, bool]:
+    """Judge by a sample whether side files hold labels, and captions: (labels, captions).
+
+    Text files of numbers alone are boxes of a detector (YOLO), not captions.
+    """
+    step = max(1, len(files) // _SAMPLE)
+    words = [read_beside(one, read) for one in files[::step][: 2 * _SAMPLE]]
+    captions = [one.caption for one in words if one.caption]
+    are_words = any(not _NUMBERS.fullmatch(caption) for caption in captions)
+    return any(one.label is not None for one in words), are_words
+
+
+def read_beside(files: Beside, read: Read) -> Words:
+    """What side files say; raises DataError where one cannot be read."""
+    values: Mapping[str, Any] = MappingProxyType({})
+    label = caption = None
+    if files.json is not None:
+        try:
+            found = json.loads(read(files.json))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{files.json} is not JSON ({error}).") from error
+        if isinstance(found, dict):
+            values = found
+            columns = tables.find_columns(found, lambda header: not tables.is_missing(found[header]))
+            (label,) = tables.label_texts([found.get(columns.label or "")])
+            caption = tables.caption_text(found.get(columns.caption or ""))
+    if files.label is not None:
+        text = normalized(read(files.label).decode("utf-8-sig", "replace"))
+        label = None if tables.is_missing(text) else text
+    if files.caption is not None:
+        caption = tables.caption_text(tables.decoded_text(files.caption, read(files.caption))) or caption
+    return Words(label, caption, values)
+
+
+def _stems(image: str) -> Iterable[str]:
+    """An image's path without its ending, then cut at each earlier dot of its name."""
+    stem = posixpath.splitext(image)[0]
+    start = len(stem) - len(posixpath.basename(stem))
+    while stem[start:]:
+        yield stem
+        dot = stem.rfind(".", start + 1)
+        if dot < 0:
+            return
+        stem = stem[:dot]

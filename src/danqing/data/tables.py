@@ -1,0 +1,223 @@
+"""Tables that describe images: which columns mean what, which cells are empty, in every format alike."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from danqing.errors import DataError
+from danqing.names import normalized
+
+TABLES = (
+    *("metadata.jsonl", "metadata.ndjson", "metadata.csv", "metadata.tsv", "metadata.parquet"),
+    *("metadata.json", "dataset.json"),
+)
+"""Files that describe the images beside and below them."""
+ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".json")
+
+FILES = (
+    "file_name",
+    "filename",
+    "file_path",
+    "filepath",
+    "path",
+    "file",
+    "image_path",
+    "image_file",
+    "image",
+)
+IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "jpeg", "bytes")
+LABELS = ("label", "labels", "label_name", "class", "class_name", "cls", "category", "fine_label", "target")
+CAPTIONS = ("text", "texts", "caption", "captions", "prompt", "prompts", "description", "title")
+SPLITS = ("split", "partition", "subset")
+
+_MISSING = frozenset(["", "nan", "<na>", "nat", "null"])
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+
+
+class Columns(NamedTuple):
+    """The names of the columns that mean something; None where there is none."""
+
+    file: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    split: str | None = None
+
+
+class Table(NamedTuple):
+    """Rows of one table by their stripped headers, and what its columns mean. place: its path."""
+
+    place: str
+    rows: list[dict[str, Any]]
+    columns: Columns
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell says nothing: null, NaN, blank, or the word `nan` that pandas leaves."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return isinstance(value, str) and value.strip().lower() in _MISSING
+
+
+def find_columns(headers: Iterable[str], has_value: Callable[[str], bool] = lambda header: True) -> Columns:
+    """Choose the column of each meaning by its header; of several, the first of our list with any value."""
+    by_plain: dict[str, str] = {}
+    for header in headers:
+        by_plain.setdefault(plain_header(header), header)
+
+    def first(known: Sequence[str]) -> str | None:
+        there = [by_plain[name] for name in known if name in by_plain]
+        return next(filter(has_value, there), there[0] if there else None)
+
+    return Columns(first(FILES), first(LABELS), first(CAPTIONS), first(SPLITS))
+
+
+def plain_header(header: str) -> str:
+    """Return a header without case, byte-order mark and spaces: ` File Name` is `file_name`."""
+    return re.sub(r"[\s\-]+", "_", header.replace("\ufeff", "").strip().casefold())
+
+
+def find_header(headers: Iterable[str], wanted: str) -> str | None:
+    """Return the header that a person means by a name, or None."""
+    return next((header for header in headers if plain_header(header) == plain_header(wanted)), None)
+
+
+def label_texts(values: Sequence[Any]) -> list[str | None]:
+    """The label of each row, None where it is missing.
+
+    Whole numbers that a spreadsheet wrote as `2.0` are `2`, where all numbers of the column are whole. A list
+    of one is that one.
+    """
+    plain = [value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in values]
+    texts = [None if is_missing(value) else normalized(_text(value)) for value in plain]
+    numbers = [text for text in texts if text is not None and re.fullmatch(r"-?[0-9]*\.[0-9]+", text)]
+    if numbers and all(_WHOLE.fullmatch(text) for text in numbers):
+        texts = [_WHOLE.sub(r"\1", text) if text in numbers else text for text in texts]
+    return texts
+
+
+def caption_text(value: Any) -> str | None:
+    """The captions in a cell, one to a line: a text, whose lines are captions, or a list of texts.
+
+    None where there is none.
+    """
+    if isinstance(value, list | tuple):
+        lines = [" ".join(str(one).split()) for one in value if not is_missing(one)]
+        return "\n".join(filter(None, lines)) or None
+    return None if is_missing(value) else str(value).replace("\r\n", "\n").replace("\r", "\n").strip() or None
+
+
+def read_table(place: str, content: bytes) -> Table | None:
+    """Read a table by the ending of its path; None for JSON that describes something else.
+
+    Raises DataError for a table that is damaged, with its line.
+    """
+    ending = place[place.rfind(".") :].lower()
+    if ending == ".parquet":
+        rows = _parquet_rows(place, content)
+    elif ending == ".json":
+        found = _json_rows(place, content)
+        if found is None:
+            return None
+        rows = found
+    elif ending in (".csv", ".tsv"):
+        rows = list(_csv_rows(place, decoded_text(place, content)))
+    else:
+        rows = list(_json_lines(place, decoded_text(place, content)))
+    rows = [{header.replace("\ufeff", "").strip(): value for header, value in row.items()} for row in rows]
+    headers = dict.fromkeys(header for row in rows for header in row)
+    columns = find_columns(headers, lambda header: any(not is_missing(row.get(header)) for row in rows))
+    if rows and columns.file is None:
+        raise DataError(
+            f"{place} has no column of file names: call it 'file_name' (it has {', '.join(headers)})."
+        )
+    for number, row in enumerate(rows, start=1):
+        if is_missing(row.get(columns.file or "")):
+            raise DataError(f"{place}, entry {number}, has no {columns.file}: give each image's path there.")
+    return Table(place, rows, columns)
+
+
+def decoded_text(place: str, content: bytes) -> str:
+    """Decode UTF-8, or UTF-16 with a byte-order mark as spreadsheets write it; raises DataError."""
+    try:
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return content.decode("utf-16")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not UTF-8: save it as UTF-8.") from error
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def _csv_rows(place: str, text: str) -> Iterator[dict[str, Any]]:
+    heading = text.split("\n", 1)[0]
+    delimiter = max("\t;,", key=heading.count)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in table:
+            if row.pop(None, None) is not None:
+                raise DataError(
+                    f"{place}, line {table.line_num}, has more cells than columns: put text with a "
+                    f"'{delimiter}' in it between quotes."
+                )
+            yield row
+    except csv.Error as error:
+        raise DataError(f"{place}, line {table.reader.line_num}, cannot be read as CSV: {error}.") from error
+
+
+def _json_lines(place: str, text: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{place}, line {number}, is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{place}, line {number}, is not a JSON object: write one object to a line.")
+            yield row
+
+
+def _parquet_rows(place: str, content: bytes) -> list[dict[str, Any]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise DataError(f"{place} needs pyarrow: pip install 'danqing[parquet]'.") from error
+    try:
+        return list(parquet.read_table(io.BytesIO(content)).to_pylist())
+    except Exception as error:  # pyarrow's errors share no base of their own
+        raise DataError(f"{place} cannot be read as a Parquet file ({error}).") from error
+
+
+def _json_rows(place: str, content: bytes) -> list[dict[str, Any]] | None:
+    """Rows of a list of objects, of an object by file name, or of StyleGAN's `dataset.json`."""
+    try:
+        found = json.loads(decoded_text(place, content))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} is not JSON: {error}.") from error
+    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
+        return found
+    if not isinstance(found, dict):
+        return None
+    if set(found) == {"labels"}:  # StyleGAN: [name, label] pairs, an object, or null for none
+        return _stylegan_rows(found["labels"])
+    if found and all(isinstance(value, list) for value in found.values()):
+        if len({len(value) for value in found.values()}) == 1 and find_columns(found).file is not None:
+            return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        return None
+    if found and all(isinstance(value, Mapping) for value in found.values()):
+        return [{"file_name": name, **values} for name, values in found.items()]
+    if found and all(isinstance(value, str) for value in found.values()) and place.endswith("metadata.json"):
+        return [{"file_name": name, "text": value} for name, value in found.items()]
+    return None
+
+
+def _stylegan_rows(labels: Any) -> list[dict[str, Any]]:
+    pairs = list(labels.items()) if isinstance(labels, Mapping) else labels or []
+    return [{"file_name": str(pair[0]), "label": pair[1]} for pair in pairs if len(pair) == 2]
