@@ -337,7 +337,10 @@ def _whose(score: Score) -> tuple[object, ...]:
 
 def _identity(score: Score) -> tuple[object, ...]:
     reference = None if score.reference is None else (score.reference.fingerprint, score.reference.split)
-    return score.metric, reference, score.features, score.images, score.seed
+    f = score.features
+    # Normalization is left out: a score that an earlier version made with another one is out of date.
+    features = None if f is None else (f.name, f.sha256, f.resizer.partition(",")[0], f.precision)
+    return score.metric, reference, features, score.images, score.seed
 
 
 __all__ = ["METRICS", "Evaluation", "Progress", "evaluate", "score_samples"]

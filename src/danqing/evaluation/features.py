@@ -79,7 +79,11 @@ def extract(
     EvaluationError.
     """
     info = FeatureInfo(
-        name=network.name, sha256=network.sha256, resizer=network.resizer, precision=network.precision
+        name=network.name,
+        sha256=network.sha256,
+        resizer=network.resizer,
+        normalization=network.normalization,
+        precision=network.precision,
     )
     folder = default_folder() / "features"
     try:
