@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from danqing.data.augment import Augment
 from danqing.errors import ConfigError, DataError
@@ -110,7 +110,9 @@ class DataReport(BaseModel):
     """What was found when the data was read: kept as `report.json` beside the cache.
 
     records: images the source names. images: those that could be read. skipped: the others, of which the
-    first hundred are named. duplicates: images whose pixels equal those of an earlier one.
+    first hundred are named. duplicates: images whose pixels equal those of an earlier one. formats: how many
+    images came from files of each format; empty where they were never encoded, or an earlier version read
+    them. source_sizes: the smallest and the largest (width, height) before resizing, each side by itself.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -121,6 +123,8 @@ class DataReport(BaseModel):
     skipped_files: tuple[Skipped, ...] = ()
     duplicates: int = 0
     notes: tuple[str, ...] = ()
+    formats: dict[str, int] = Field(default_factory=dict)
+    source_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
 class DatasetInfo(BaseModel):
