@@ -96,9 +96,13 @@ def test_what_was_used_lately_stays(folder: Path, tmp_path: Path, capsys: pytest
     long_ago = time.time() - 40 * 86_400
     for path in folder.rglob("*"):
         os.utime(path, (long_ago, long_ago))
-    danqing.open_dataset(tmp_path / "cats")  # a use, which reads the cache and builds nothing
+    dataset = danqing.open_dataset(tmp_path / "cats")  # a use, which reads the cache and builds nothing
     assert run(capsys, "clear", "--older-than", "41d")[0] == 0
     assert set(listed(capsys)) == {"data", "features", "downloads"}
+    extract(dataset, open_network("pixels"), keep=True)
+    run(capsys, "clear", "--older-than", "30d")
+    assert set(listed(capsys)) == {"data", "features"}
+    run(capsys, "clear", "features")
     run(capsys, "clear", "--older-than", "30d")
     assert set(listed(capsys)) == {"data"}
 

@@ -79,7 +79,8 @@ def clear(
     chosen = _chosen(caches.find(), what or ["all"])
     if age is not None:
         chosen = [each for each in chosen if each.last_used <= time.time() - age]
-    freed, busy = [], []
+    freed: list[Cache] = []
+    busy: list[Cache] = []
     for each in chosen:
         (freed if dry_run or caches.delete(each) else busy).append(each)
     total = sum(each.bytes for each in freed)

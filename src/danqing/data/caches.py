@@ -126,6 +126,9 @@ def _cache(
             with contextlib.suppress(OSError):  # it may disappear while we look
                 statuses.append((each.is_file(), each.stat()))
     size = sum(status.st_size for is_file, status in statuses if is_file)
+    if lock is not None:  # each use touches it
+        with contextlib.suppress(OSError):
+            statuses.append((False, lock.stat()))
     last_used = max((status.st_mtime for _, status in statuses), default=0.0)
     return Cache(kind, key, name, paths, lock, size, last_used, is_complete)
 

@@ -102,7 +102,7 @@ def extract(
                 with atomic.replacing(path) as target:
                     _write(target, images, network, on_progress)
                 found = _open(path, len(images), info)
-            atomic.touch(path)
+            atomic.touch(folder / f"{key}.lock")
         assert found is not None
         return found
     except OSError as error:

@@ -148,7 +148,7 @@ def ensure(
                 leftover.unlink(missing_ok=True)
             if not path.exists():
                 _write(path, _encoded(tokenizer.to(device), dataset, views, device), on_progress, stopped)
-            atomic.touch(path)
+            atomic.touch(folder / f"{key}.lock")
             return Codes.open(path, len(dataset))
     except _StoppedError:
         return None
