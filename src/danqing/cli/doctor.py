@@ -1,20 +1,18 @@
 """`danqing doctor`: what this installation has, what it lacks, and what it takes from the environment."""
 
-import importlib.metadata
 import os
 import shutil
 import sys
-import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from danqing.cli import output
 from danqing.quantities import memory
 from danqing.version import __version__
+
+if TYPE_CHECKING:  # every other command would wait for it
+    from packaging.requirements import Requirement
 
 EXAMPLES = """Examples:
 
@@ -113,6 +111,8 @@ def _threads() -> dict[str, Any]:
 
 def _extras() -> list[dict[str, Any]]:
     """Each optional part: what it is for, whether it is installed, and how to install it."""
+    import importlib.metadata
+
     names = importlib.metadata.metadata("danqing").get_all("Provides-Extra") or []
     found = []
     for name in sorted(set(names) - set(_FOR_DEVELOPERS)):
@@ -123,8 +123,13 @@ def _extras() -> list[dict[str, Any]]:
     return found
 
 
-def _requirements(extra: str) -> Iterator[Requirement]:
+def _requirements(extra: str) -> Iterator["Requirement"]:
     """What Danqing itself, or one of its extras, needs on this system."""
+    import importlib.metadata
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     for line in importlib.metadata.requires("danqing") or ():
         requirement = Requirement(line)
         marker = requirement.marker
@@ -137,14 +142,16 @@ def _requirements(extra: str) -> Iterator[Requirement]:
                 yield requirement
 
 
-def _installed(requirement: Requirement) -> str | None:
+def _installed(requirement: "Requirement") -> str | None:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _fits(requirement: Requirement) -> bool:
+def _fits(requirement: "Requirement") -> bool:
     installed = _installed(requirement)
     return installed is not None and requirement.specifier.contains(installed, prereleases=True)
 
@@ -171,6 +178,8 @@ def _disk_problems(cache: dict[str, Any]) -> list[str]:
 
 def _network() -> dict[str, str]:
     """The addresses and proxies in effect, without the passwords in them."""
+    import urllib.request
+
     named = {name: os.environ[name] for name in _NETWORK if os.environ.get(name)}
     proxies = {f"{scheme}_proxy": address for scheme, address in urllib.request.getproxies().items()}
     return {name: _without_password(value) for name, value in sorted({**named, **proxies}.items())}
