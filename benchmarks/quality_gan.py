@@ -140,8 +140,9 @@ def main() -> None:
 
     def scored(name: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> dict[str, Any]:
         pixels, facts = scoring.kept(out, name, arguments.minutes, make)
-        results[name] = {**scoring.score(pixels, reference), **facts}
-        return results[name]
+        found: dict[str, Any] = {**scoring.score(pixels, reference), **facts}
+        results[name] = found
+        return found
 
     distances = []
     if arguments.only != "danqing":

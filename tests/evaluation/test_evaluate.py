@@ -529,7 +529,7 @@ def test_a_score_takes_the_place_of_one_with_an_earlier_versions_normalization(
     [
         (".png", 1, []),
         (".jpg", 1, ["these images are JPEG and the reference is PNG: traces of compression"]),
-        (".png", 3, ["these images had at most 24x24 pixels before they were resized and the reference up"]),
+        (".png", 3, ["these images had at most 24x24 pixels before they were resized and the reference at"]),
     ],
 )
 def test_files_of_another_kind_or_size_are_a_caution_at_every_score(

@@ -201,20 +201,20 @@ def _unlike_files(candidate: Candidate, reference: Dataset) -> list[str]:
     """What to beware of where images and reference come from different kinds of files."""
     if candidate.pictures is None:
         return []
-    cautions, reports = [], (candidate.pictures.info.report, reference.info.report)
-    lossy = [_lossy_share(report) for report in reports]
-    if None not in lossy and abs((lossy[0] or 0) - (lossy[1] or 0)) > _UNLIKE_SHARE:
-        ours, theirs = (" and ".join(list(report.formats)[:2]) for report in reports)
+    cautions, ours, theirs = [], candidate.pictures.info.report, reference.info.report
+    shares = [share for report in (ours, theirs) if (share := _lossy_share(report)) is not None]
+    if len(shares) == 2 and abs(shares[0] - shares[1]) > _UNLIKE_SHARE:
+        mine, other = (" and ".join(list(report.formats)[:2]) for report in (ours, theirs))
         cautions.append(
-            f"these images are {ours} and the reference is {theirs}: traces of compression change every "
+            f"these images are {mine} and the reference is {other}: traces of compression change every "
             "distance, so save both in one format"
         )
-    sizes = [report.source_sizes for report in reports]
-    if sizes[0] and sizes[1] and (_are_far_below(sizes[0], sizes[1]) or _are_far_below(sizes[1], sizes[0])):
-        ours, theirs = ("x".join(map(str, size[1])) for size in sizes if size)
+    sizes = [report.source_sizes for report in (ours, theirs) if report.source_sizes is not None]
+    if len(sizes) == 2 and _are_far_apart(*sizes):
+        mine, other = ("x".join(map(str, largest)) for _, largest in sizes)
         cautions.append(
-            f"these images had at most {ours} pixels before they were resized and the reference up to "
-            f"{theirs}: resizing changes every distance, so compare images of similar size"
+            f"these images had at most {mine} pixels before they were resized and the reference at most "
+            f"{other}: resizing changes every distance, so compare images of similar size"
         )
     return cautions
 
@@ -225,9 +225,12 @@ def _lossy_share(report: DataReport) -> float | None:
     return sum(n for name, n in report.formats.items() if name in LOSSY) / total if total else None
 
 
-def _are_far_below(sizes: _Sizes, others: _Sizes) -> bool:
-    """Whether even the largest of some sizes are at most half of the smallest others, on both sides."""
-    return all(2 * largest <= smallest for largest, smallest in zip(sizes[1], others[0], strict=True))
+def _are_far_apart(sizes: _Sizes, others: _Sizes) -> bool:
+    """Whether the largest of one side are at most half of the smallest of the other, in width and height."""
+    return any(
+        all(2 * largest <= smallest for largest, smallest in zip(small[1], large[0], strict=True))
+        for small, large in ((sizes, others), (others, sizes))
+    )
 
 
 class _Seen:
