@@ -84,7 +84,7 @@ def plain_network(name: str, weights: Path | None) -> tuple[Callable[[Tensor], T
     if name == "efficientnet-lite0":
         net = EfficientNet.from_name(name).eval()
         net.load_state_dict(read_tensors(efficientnet.published_weights()))
-        mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, std = torch.tensor(127 / 255), torch.tensor(128 / 255)
         return lambda x: net.extract_features(x).mean((2, 3)), efficientnet.SIDE, mean, std
     assert weights is not None
     net = inception.InceptionV3().eval()

@@ -8,9 +8,13 @@ images per second, our bits per dimension on the test split, and the ratio of th
 install pythae`) gets its convolutional MNIST networks at the 28×28 that they are made for, 16 latents as its
 examples have, its squared error and otherwise its trainer's defaults: Adam at 1e-4, batches of 64, float32.
 Its pictures are then resized to 32×32 as the real ones are.
+
+What each contestant painted is kept in FOLDER: the same command goes on after an interruption, and --only
+trains one of the two.
 """
 
 import argparse
+import functools
 import json
 import tempfile
 import time
@@ -101,24 +105,19 @@ def main() -> None:
     results: dict[str, Any] = {"threads": torch.get_num_threads()}
     if arguments.only != "danqing":
         small = torch.from_numpy(pixels_of(open_dataset(arguments.data, size=(28, 28))))
-        made = pythae(small, arguments.minutes, arguments.pythae_learning_rate)
-        results["pythae"] = scored("pythae", *made, reference, out)
+        train = functools.partial(pythae, small, arguments.minutes, arguments.pythae_learning_rate)
+        pixels, facts = scoring.kept(out, "pythae", arguments.minutes, train)
+        results["pythae"] = {**scoring.score(pixels, reference), **facts}
     if arguments.only != "pythae":
-        made = danqing(arguments.data, arguments.preset, arguments.minutes, settings, out / "run")
-        results[arguments.preset] = scored(arguments.preset, *made, reference, out)
+        train = functools.partial(
+            danqing, arguments.data, arguments.preset, arguments.minutes, settings, out / "run"
+        )
+        pixels, facts = scoring.kept(out, arguments.preset, arguments.minutes, train)
+        results[arguments.preset] = {**scoring.score(pixels, reference), **facts}
     if arguments.only is None:
         distances = (results[name]["frechet_distance"] for name in (arguments.preset, "pythae"))
         results["ratio"] = round(next(distances) / next(distances), 3)
     print(json.dumps(results, indent=2))
-
-
-def scored(
-    name: str, pixels: np.ndarray, facts: dict[str, Any], reference: np.ndarray, out: Path
-) -> dict[str, Any]:
-    """The scores of pictures beside the facts of their training; the pictures are kept in `out`."""
-    np.save(out / f"{name}.npy", pixels)
-    Images(pixels[:100]).save(out / f"{name}.png")
-    return {**scoring.score(pixels, reference), **facts}
 
 
 if __name__ == "__main__":

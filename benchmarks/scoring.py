@@ -1,17 +1,47 @@
 """What the quality benchmarks measure: FD-efficientnet-lite0, precision and recall."""
 
 import functools
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from danqing import atomic
 from danqing.evaluation.contract import FeatureNetwork
 from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.neighbours import manifold_scores
 from danqing.evaluation.networks import open_network
+from danqing.images import Images
 
 AT_ONCE = 256
+
+
+def kept(
+    out: Path, name: str, minutes: float, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return one contestant's images and the facts of its training; train it only if `out` has none.
+
+    A benchmark that was stopped goes on with the next contestant. Scores are always computed again.
+    """
+    facts_file, pixels_file = out / f"{name}.json", out / f"{name}.npy"
+    if facts_file.exists():
+        facts = json.loads(facts_file.read_text())
+        if facts["minutes"] != minutes:
+            raise SystemExit(f"{facts_file} is of {facts['minutes']} minutes: choose another --out.")
+        return np.load(pixels_file), facts
+    pixels, facts = make()
+    facts["minutes"] = minutes
+    buffer = io.BytesIO()
+    np.save(buffer, pixels)
+    atomic.write_bytes(pixels_file, buffer.getvalue())
+    Images(pixels[:100]).save(out / f"{name}.png")
+    atomic.write_json(facts_file, facts)
+    return pixels, facts
 
 
 def score(generated: np.ndarray, reference: np.ndarray) -> dict[str, float]:

@@ -239,13 +239,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    # argparse holds the absence of parts, an empty list, against the choices.
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     precision = candidates(CPU)[0]
-    for part in arguments.parts:
+    for part in arguments.parts or PARTS:
         result = PARTS[part](arguments.rounds, precision)
         print(json.dumps({"part": part, "precision": precision, "ratio": round(result, 2)}), flush=True)
 

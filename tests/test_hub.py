@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.hub_standin import serving
+from tests.proxy import proxying
 from tests.tiny_encoders import written
 
 PUSH_AND_PULL = """
@@ -104,3 +105,13 @@ def test_a_text_encoder_is_fetched_when_a_run_asks_for_it_and_never_by_opening_a
     assert "settled: There is no text encoder" in said[3]
     fetched = (tmp_path / "home" / "hub").rglob("snapshots/*/*")
     assert {path.name for path in fetched} == set(files)
+
+
+def test_the_hub_is_reached_through_a_proxy(model_folder, tmp_path, monkeypatch):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as (address, repositories), proxying(address) as (proxy, asked):
+        repositories["someone/squares"] = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+        monkeypatch.setenv("http_proxy", proxy)
+        assert run(PULL, "someone/squares", "http://hub.invalid", tmp_path / "home") == ""
+    assert any(path.startswith("http://hub.invalid/someone/squares/") for path in asked)

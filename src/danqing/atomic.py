@@ -50,6 +50,12 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def touch(path: Path) -> None:
+    """Note on a file or folder that it is used now; does nothing where it cannot be changed."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames within `folder` durable, where the system lets a folder be opened."""
     try:

@@ -425,7 +425,10 @@ def _written(method: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
-    """The seeds of so many images: those given, or those that follow from one."""
+    """The seeds of so many images: those given, or those that follow from one; raises ConfigError."""
+    for given in (seed, *(seeds or ())):
+        if given < 0:
+            raise ConfigError(f"A seed is a whole number from 0 on, not {given}.")
     chosen = (
         [derived_seed(seed, "image", number) for number in range(count)] if seeds is None else list(seeds)
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from danqing import families
 from danqing.quantities import number
 
 _MAX_LABELS = 40
@@ -18,7 +19,7 @@ def card(
     """
     trained = info.get("trained", {})
     data, tokenizer = trained.get("data", {}), trained.get("tokenizer", {})
-    size = f"{info['width']}×{info['height']}"
+    size, name = f"{info['width']}×{info['height']}", families.display_name(info["family"])
     text = info.get("text") or {}
     prompts = text.get("captions", [])
     lines = [
@@ -28,7 +29,7 @@ def card(
         f"tags: [danqing, {info['family']}, image-generation]",
         "---",
         "",
-        f"# {info['family'].upper()} for {size} images of {_plain(data.get('name', 'unnamed data'))}",
+        f"# {name[0].upper()}{name[1:]} for {size} images of {_plain(data.get('name', 'unnamed data'))}",
         "",
         "![Samples](samples.png)",
         "",

@@ -90,6 +90,25 @@ def test_several_ways_differ_and_a_seed_repeats_its_own(folder: Path, picture: P
     assert np.array_equal(apart[2], images.array[2])
 
 
+def test_a_seed_of_minus_one_picks_one_that_paints_the_same_again(
+    folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("fill", str(folder), str(picture), "--box", "1,1,3,3", "--label", "cat", "--json")
+
+    def seed_of(name: str, seed: int) -> int:
+        code, out, _ = run(capsys, *asked, "--out", str(tmp_path / name), "--seed", str(seed))
+        assert code == 0
+        return int(json.loads(out)["seed"])
+
+    picked = seed_of("picked.png", -1)
+    assert picked >= 0
+    assert picked != seed_of("other.png", -1)
+    assert seed_of("again.png", picked) == picked
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "picked.png").read_bytes()
+    code, _, err = run(capsys, *asked, "--out", str(tmp_path / "x.png"), "--seed", "-2")
+    assert (code, "from 0 on, or -1 to pick one" in err.replace("\n", " ")) == (2, True)
+
+
 def test_mistakes_are_told_with_what_to_do(
     folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Model
 ) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,6 +75,25 @@ def test_a_prompt_is_painted_as_the_library_paints_it(
         assert (np.asarray(Image.open(file)) == pixels[:, :, 0]).all()
     again = open_dataset(tmp_path / "each", cache_dir=tmp_path / "cache")
     assert again.texts(range(5)) == ("a red heart",) * 5
+
+
+def test_a_seed_of_minus_one_is_picked_and_reported(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("sample", model, "--prompt", "a red heart", "-n", 2)
+    code, out, _ = run(capsys, *words, "--seed", -1, "--out", tmp_path / "one.png")
+    assert re.search(r"^Seed +\d+$", out, re.MULTILINE)
+    code, out, _ = run(capsys, *words, "--seed", -1, "--each", tmp_path / "picked", "--json")
+    told = json.loads(out)
+    assert (code, told["prompts"][0]["seed"]) == (0, told["seed"])
+    assert 0 <= told["seed"] < 2**31
+    code, out, _ = run(capsys, *words, "--seed", told["seed"], "--out", tmp_path / "again.png")
+    assert "Seed" not in out
+    again = danqing.load(model).sample(2, prompt="a red heart", seed=told["seed"])
+    first = np.asarray(Image.open(tmp_path / "picked" / "a-red-heart-0.png"))
+    assert (first == again.array[0, :, :, 0]).all()
+    with pytest.raises(ConfigError, match="whole number from 0 on, not -1"):
+        danqing.load(model).sample(2, prompt="a red heart", seed=-1)
 
 
 def test_negative_prompts_lead_away_by_command_and_by_table(

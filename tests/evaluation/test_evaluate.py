@@ -415,6 +415,10 @@ def test_large_sets_have_the_frechet_distance_as_their_headline(
 
 MISTAKES: list[tuple[dict[str, object], str]] = [
     ({"metrics": ["frechet", "beauty"]}, "There is no metric 'beauty': choose from kernel, frechet"),
+    ({"metrics": "fd"}, "There is no metric 'fd': did you mean frechet? There are kernel, frechet"),
+    ({"metrics": ["kid"]}, "did you mean kernel?"),
+    ({"metrics": "Frechet_Distance"}, "did you mean frechet?"),
+    ({"metrics": "precison"}, "did you mean precision?"),
     ({"metrics": [" "]}, "Name at least one metric"),
     ({"features": "eyes"}, "There is no feature network 'eyes'"),
     ({"data": "/no/where"}, "There is no data at /no/where"),
@@ -504,6 +508,42 @@ def test_evaluations_at_once_keep_each_others_scores(
         done = [pool.submit(_save, [score], None, candidate, [tmp_path]) for score in several]
     assert all(future.result() == ([tmp_path / "scores.json"], []) for future in done)
     assert {score.seed for score in read(tmp_path / "scores.json")} == set(range(12))
+
+
+def test_a_score_takes_the_place_of_one_with_an_earlier_versions_normalization(
+    split_digits: Path, tmp_path: Path, evaluated: Evaluation
+) -> None:
+    candidate, new = open_candidate("digits", split_digits, n=10, seed=0), evaluated.headline
+    assert new.features is not None
+    old = new.features.model_copy(update={"normalization": "", "resizer": "antialiased bicubic to 16x16"})
+    _save([new.model_copy(update={"features": old, "value": 3.0})], None, candidate, [tmp_path])
+    _save([new], None, candidate, [tmp_path])
+    assert read(tmp_path / "scores.json") == [new]
+    legacy = new.features.model_copy(update={"resizer": "legacy bilinear to 16x16, clamped to 0..255"})
+    _save([new.model_copy(update={"features": legacy})], None, candidate, [tmp_path])
+    assert len(read(tmp_path / "scores.json")) == 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "scale", "cautions"),
+    [
+        (".png", 1, []),
+        (".jpg", 1, ["these images are JPEG and the reference is PNG: traces of compression"]),
+        (".png", 3, ["these images had at most 24x24 pixels before they were resized and the reference at"]),
+    ],
+)
+def test_files_of_another_kind_or_size_are_a_caution_at_every_score(
+    split_digits: Path, tmp_path: Path, suffix: str, scale: int, cautions: list[str]
+) -> None:
+    for number, pixels in enumerate(digit_pixels(np.arange(60))):
+        image = Image.fromarray(pixels.squeeze()).resize((8 * scale, 8 * scale))
+        image.save(tmp_path / f"{number}{suffix}", quality=90)
+    found = evaluate(tmp_path, split_digits, metrics="kernel,precision", features="pixels", size=(8, 8))
+    for caution in cautions:
+        assert all(caution in score.note for score in found.scores)
+        assert any(caution in note for note in found.notes)
+    if not cautions:
+        assert not any("these images" in note for note in found.notes)
 
 
 def test_scores_of_other_pictures_leave_their_folder(split_digits: Path, tmp_path: Path) -> None:

@@ -95,12 +95,15 @@ def test_a_damaged_cache_is_computed_anew(cache: Path, damage: bytes | None) -> 
 
 def test_features_are_cached_by_all_that_they_follow_from(cache: Path) -> None:
     for images in (Drawn(3), Drawn(4)):
-        for change in ({}, {"sha256": "0"}, {"resizer": "another"}, {"precision": "bfloat16"}):
+        for change in (
+            *({}, {"sha256": "0"}, {"resizer": "another"}, {"normalization": "x"}),
+            {"precision": "bfloat16"},
+        ):
             network = open_network("pixels")
             for name, value in change.items():
                 setattr(network, name, value)
             extract(images, network, keep=True)
-    assert len(list(cache.glob("*.safetensors"))) == 8
+    assert len(list(cache.glob("*.safetensors"))) == 10
 
 
 def test_features_of_a_users_module_are_not_kept_since_its_code_may_change(cache: Path) -> None:

@@ -104,8 +104,9 @@ def test_folding_changes_nothing(ours: Inception, weights: Path) -> None:
 def test_the_resizer_is_said_and_matters(ours: Inception, weights: Path) -> None:
     antialiased = open_network(f"inception-antialiased:{weights}")
     antialiased.batch_size = 1
-    assert antialiased.resizer == "antialiased bicubic to 299x299"
-    assert ours.resizer == "legacy bilinear (TensorFlow 1) to 299x299"
+    assert antialiased.resizer == "antialiased bicubic to 299x299, clamped to 0..255"
+    assert ours.resizer == "legacy bilinear (TensorFlow 1) to 299x299, clamped to 0..255"
+    assert antialiased.normalization == ours.normalization == "(x - 128) / 128"
     own, large = _drawn(1, 299, 299, 3), _drawn(1, 500, 500, 3)
     torch.testing.assert_close(antialiased.features(own), ours.features(own), atol=1e-3, rtol=1e-3)
     assert (antialiased.features(large) - ours.features(large)).abs().max() > 0.1

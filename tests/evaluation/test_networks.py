@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import skimage.data
 import torch
 import transformers
 from efficientnet_lite_pytorch import EfficientNet
@@ -17,6 +18,7 @@ from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Classifies, HasStages
 from danqing.evaluation.networks import efficientnet, open_network, open_teacher
 from danqing.evaluation.networks.checkpoint import read_tensors
+from danqing.evaluation.resize import prepared
 
 
 def _drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -28,9 +30,8 @@ def test_efficientnet_lite0_is_that_of_its_package() -> None:
     theirs = EfficientNet.from_name(efficientnet.NAME).eval()
     theirs.load_state_dict(read_tensors(efficientnet.published_weights()))
     images, ours = _drawn(3, 96, 96, 3), open_network("efficientnet-lite0")
-    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
-        inputs = (images.permute(0, 3, 1, 2) / 255 - mean) / std
+        inputs = (images.permute(0, 3, 1, 2) - 127.0) / 128.0
         maps = theirs.extract_features(inputs)
         logits = theirs._fc(maps.mean((2, 3)))
     found = ours.features(images)
@@ -53,8 +54,36 @@ def test_efficientnet_lite0_resizes_as_published_scores_do() -> None:
     larger = F.interpolate(images.permute(0, 3, 1, 2) / 255, (96, 96), mode="bicubic", antialias=True).clamp(
         0, 1
     )
-    found = network._inputs(images) * network._std + network._mean
+    found = network._inputs(images) * 128 + 127
     torch.testing.assert_close(found, larger * 255, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("photo", "classes"),
+    [  # tabby, tiger cat, Persian and Egyptian cat; espresso; missile (there is no class "rocket")
+        ("chelsea", [281, 282, 283, 285]),
+        ("coffee", [967]),
+        ("rocket", [657]),
+    ],
+)
+def test_efficientnet_lite0_recognises_photographs_best_by_its_own_normalization(
+    photo: str, classes: list[int]
+) -> None:
+    """ImageNet's mean and std, which most networks take, give the right class less probability."""
+    pixels = torch.from_numpy(np.ascontiguousarray(getattr(skimage.data, photo)()))
+    side = min(pixels.shape[:2])
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    levels = prepared(pixels[None, top : top + side, left : left + side], (224, 224))
+    network = open_network("efficientnet-lite0")
+    mean, std = (torch.tensor(v)[:, None, None] * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        own, usual = (
+            network.probabilities(network.net(inputs))[0, classes].sum()
+            for inputs in (efficientnet.normalized(levels), (levels - mean) / std)
+        )
+    least = {"chelsea": 0.85, "coffee": 0.9, "rocket": 0.15}[photo]
+    assert own > least
+    assert own > usual + 0.03
 
 
 def test_other_weights_are_not_efficientnet_lite0(tmp_path: Path) -> None:
@@ -109,6 +138,25 @@ def test_a_users_module_gets_pixels_between_minus_one_and_one() -> None:
     assert network.dimensions == 60
     assert module.training
     assert network.name.startswith("Flat-")
+
+
+def test_every_network_names_how_it_takes_levels(tmp_path: Path) -> None:
+    _tiny("clip").save_pretrained(tmp_path)
+    _onnx(tmp_path / "net.onnx", (8, 8))
+    formulas = {
+        "pixels": "x / 255",
+        "efficientnet-lite0": "(x - 127) / 128",
+        f"clip:{tmp_path}": "(x / 255 - [0.48145466, 0.4578275, 0.40821073])"
+        " / [0.26862954, 0.26130258, 0.27577711]",
+        str(tmp_path / "net.onnx"): "x / 127.5 - 1",
+    }
+    for source, formula in formulas.items():
+        network = open_network(source)
+        assert network.resizer.endswith(", clamped to 0..255")
+        assert network.normalization == formula
+    assert open_network(nn.Identity()).normalization == "x / 127.5 - 1"
+    levels = torch.tensor([0.0, 127.0, 255.0])
+    assert efficientnet.normalized(levels).tolist() == [-127 / 128, 0, 1]
 
 
 def test_a_users_module_is_told_by_its_weights() -> None:
@@ -206,6 +254,28 @@ def test_transformers_are_read_from_a_folder(tmp_path: Path, kind: str) -> None:
         assert network.name == kind
         assert network.features(images).shape == (3, network.dimensions)
         torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "clip"])
+def test_transformers_get_what_their_own_image_processor_gives(tmp_path: Path, kind: str) -> None:
+    """The processor's defaults are CLIP's; DINOv2 names its own numbers in preprocessor_config.json."""
+    theirs = _tiny(kind).eval()
+    theirs.save_pretrained(tmp_path)
+    sizes = {"size": {"height": 28, "width": 28}, "crop_size": {"height": 28, "width": 28}}
+    dinov2 = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    usual = transformers.CLIPImageProcessorPil(**sizes, **(dinov2 if kind == "dinov2" else {}))
+    other = transformers.CLIPImageProcessorPil(**sizes, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    images = _drawn(2, 28, 28, 3)
+    said = []
+    for processor, is_saved in ((usual, False), (usual, True), (other, True)):
+        if is_saved:
+            processor.save_pretrained(tmp_path)
+        network = open_network(f"{kind}:{tmp_path}")
+        expected = processor(list(images.numpy()), return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(network._inputs(images), expected, atol=1e-4, rtol=1e-4)
+        said.append(network.normalization)
+    assert said[0] == said[1] != said[2]
+    assert said[2] == "(x / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]"
 
 
 def test_a_clip_of_pictures_and_texts_gives_its_pictures(

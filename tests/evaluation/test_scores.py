@@ -18,7 +18,13 @@ SCORE = Score(
     images=1000,
     candidate="runs/cats (gan)",
     reference=ReferenceInfo(name="cats", split="test", count=500, fingerprint="ab" * 32),
-    features=FeatureInfo(name="pixels", sha256="cd" * 32, resizer="bicubic to 16x16", precision="float32"),
+    features=FeatureInfo(
+        name="pixels",
+        sha256="cd" * 32,
+        resizer="bicubic to 16x16, clamped to 0..255",
+        normalization="x / 255",
+        precision="float32",
+    ),
     seed=7,
     settings={"weights": "123"},
 )
@@ -28,7 +34,8 @@ def test_one_line_says_everything() -> None:
     line = str(SCORE)
     for part in (
         *("FD-pixels 12.35", "95% interval 11 to 14", "1,000 images of runs/cats (gan), seed 7"),
-        *("500 of cats, split test, abababababab", "features pixels cdcdcdcdcdcd, bicubic to 16x16, float32"),
+        *("500 of cats, split test, abababababab", "features pixels cdcdcdcdcdcd, bicubic to 16x16, "),
+        "clamped to 0..255, x / 255, float32",
         *("weights 123", "danqing ", "torch ", "numpy ", "pillow ", "python "),
     ):
         assert part in line
@@ -59,6 +66,16 @@ def test_scores_read_back_as_they_were(tmp_path: Path) -> None:
     write(tmp_path / "scores.json", [endless, broken])
     values = read(tmp_path / "scores.json")
     assert all(math.isnan(score.value) and score.interval is None for score in values)
+
+
+def test_scores_from_before_the_normalization_was_named_are_read(tmp_path: Path) -> None:
+    write(tmp_path / "scores.json", [SCORE])
+    (told,) = json.loads((tmp_path / "scores.json").read_text())
+    del told["features"]["normalization"]
+    (tmp_path / "scores.json").write_text(json.dumps([told]))
+    (score,) = read(tmp_path / "scores.json")
+    assert score.features.normalization == ""
+    assert "clamped to 0..255, float32" in str(score)
 
 
 @pytest.mark.parametrize("content", ["[", "{}3", '[{"metric": 1}]', "[3]", '"text"', "null", "\xff"])

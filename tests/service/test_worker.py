@@ -72,7 +72,7 @@ def test_models_are_described_without_being_loaded(spoken: Spoken) -> None:
     assert raster["steps"]
     assert raster["options"]["vary"] == {"strength": 0.5, **raster["options"]["sample"]}
     assert raster["options"]["fill"]["temperature"] == 1.0
-    assert "# TRANSFORMER" in raster["card"]
+    assert "# Transformer for" in raster["card"]
     assert offers["gan"]["reads"] == "none"
     assert not offers["gan"]["steps"]
     assert "none" in offers["broken"]["fault"]

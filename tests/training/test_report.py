@@ -41,6 +41,19 @@ def test_the_report_is_one_file_that_needs_nothing_else(written_run: Path) -> No
     assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
 
 
+@pytest.mark.parametrize(
+    ("family", "called"),
+    [
+        *(("gan", "A GAN"), ("vae", "A VAE"), ("vqvae", "A VQ-VAE"), ("transformer", "A transformer")),
+        ("pixels", "A pixels"),  # of a family that is not registered here
+    ],
+)
+def test_the_report_calls_each_family_as_people_do(written_run: Path, family: str, called: str) -> None:
+    config = written_run / "config.toml"
+    config.write_text(config.read_text().replace('family = "gan"', f'family = "{family}"'))
+    assert f"{called} trained on 2,748 images" in read(written_run).text
+
+
 def test_the_report_tells_the_runs_story(written_run: Path) -> None:
     page = read(written_run)
     for words in (

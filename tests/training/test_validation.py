@@ -353,3 +353,6 @@ def test_scores_of_another_network_are_not_mixed_in(pictures, tmp_path):
     file.write_text(text.replace(sha, sha[::-1]))
     with pytest.raises(TrainingError, match="choose another --out"):
         train(pictures, run.folder, images=1280)
+    file.write_text(text.replace('"normalization": "x / 255"', '"normalization": "x - 255"'))
+    with pytest.raises(TrainingError, match=r"another normalization of images \(x - 255, now x / 255\)"):
+        train(pictures, run.folder, images=1280)

@@ -8,9 +8,11 @@ import typer
 
 from danqing.cli import (
     audit,
+    cache,
     compare,
     data,
     demo,
+    doctor,
     evaluate,
     fill,
     keys,
@@ -71,6 +73,8 @@ app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.add_typer(keys.app)
 app.add_typer(audit.app)
+app.add_typer(cache.app)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
 

@@ -1,5 +1,7 @@
 """Options that several verbs take, and what users write after an option, as values."""
 
+import re
+import secrets
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,17 @@ SampleSettings = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
+
+SeedOption = Annotated[
+    int, typer.Option(help="The same seed paints the same images; -1 picks one and reports it.")
+]
+
+
+def picked_seed(seed: int) -> int:
+    """The seed itself, or a random one for -1; raises ConfigError for other negative numbers."""
+    if seed < -1:
+        raise ConfigError(f"--seed {seed} is not a seed: write a whole number from 0 on, or -1 to pick one.")
+    return secrets.randbelow(2**31) if seed == -1 else seed
 
 
 def sample_options(settings: list[str] | None, guidance: float | None) -> dict[str, Any]:
@@ -46,6 +59,13 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ConfigError(f"--size {text} is not a size: write 32 for a square, or 48x32 for width x height.")
     return int(parts[0]), int(parts[-1])
+
+
+def parse_duration(text: str) -> int | None:
+    """`"30d"` to seconds, and likewise minutes (m), hours (h) and weeks (w); None for anything else."""
+    units = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+    found = re.fullmatch(r"(\d{1,5})([mhdw])", text.strip().lower())
+    return int(found[1]) * units[found[2]] if found else None
 
 
 def parse_value(text: str) -> bool | int | float | str:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from danqing.cli import output
-from danqing.cli.arguments import GuidanceOption, NegativeOption, SampleSettings, sample_options
+from danqing.cli.arguments import (
+    GuidanceOption,
+    NegativeOption,
+    SampleSettings,
+    SeedOption,
+    picked_seed,
+    sample_options,
+)
 from danqing.cli.sample import format_of
 from danqing.errors import ConfigError, DanqingError
 
@@ -49,7 +56,7 @@ def fill(
     ] = None,
     negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
-    seed: Annotated[int, typer.Option(help="The same seed paints the same picture.")] = 0,
+    seed: SeedOption = 0,
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -57,7 +64,7 @@ def fill(
     if (mask is None) == (box is None):
         raise ConfigError("Say where to paint: by --mask MASK.png, white there, or by --box X,Y,W,H.")
     chosen = format_of(out)
-    options = sample_options(settings, guidance)
+    options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
 
     import numpy as np
 
@@ -84,7 +91,11 @@ def fill(
             f"The picture cannot be written ({error.strerror or error}): choose another --out."
         ) from error
     payload = {"image": image, "pixels": int(where.sum()), "images": n, "seed": seed, "out": out}
-    shown = {"Painted": f"{int(where.sum()):,} of {where.size:,} pixels", "Picture": out}
+    shown = {
+        "Painted": f"{int(where.sum()):,} of {where.size:,} pixels",
+        "Picture": out,
+        "Seed": seed if is_picked else None,
+    }
     output.result(payload, output.facts(shown), as_json=as_json)
 
 

@@ -1,6 +1,5 @@
 """`danqing keys`: who may use a service, for what, how much and until when."""
 
-import re
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
+from danqing.cli.arguments import parse_duration
 from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, opened
 from danqing.errors import ConfigError
 
@@ -32,7 +32,6 @@ _REVOKE = """Examples:
 
   danqing keys revoke shop"""
 _DAY = 86_400
-_UNITS = {"m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}
 
 app = typer.Typer(
     name="keys",
@@ -127,8 +126,8 @@ def revoke(
 
 def _moment(text: str) -> float:
     """`30d` from now, or the end of the day `2030-12-31` (UTC), in seconds since 1970; raises ConfigError."""
-    if match := re.fullmatch(r"(\d{1,5})([mhdw])", text.strip().lower()):
-        return time.time() + int(match[1]) * _UNITS[match[2]]
+    if (length := parse_duration(text)) is not None:
+        return time.time() + length
     try:
         return datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC).timestamp() + _DAY
     except ValueError as error:

@@ -106,7 +106,8 @@ def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
     for name in numbers:
         value = given.pop(name, numbers[name])
         if not isinstance(value, int) or isinstance(value, bool) or value < (name == "n"):
-            raise ConfigError(f"{where}, has {name} {value!r}: give a whole number.")
+            least = 1 if name == "n" else 0
+            raise ConfigError(f"{where}, has {name} {value!r}: give a whole number of at least {least}.")
         numbers[name] = value
     if "guidance" in given:
         given["guidance_scale"] = given.pop("guidance")

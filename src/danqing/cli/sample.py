@@ -9,7 +9,14 @@ import typer
 
 from danqing import progress
 from danqing.cli import output, prompts
-from danqing.cli.arguments import GuidanceOption, NegativeOption, SampleSettings, sample_options
+from danqing.cli.arguments import (
+    GuidanceOption,
+    NegativeOption,
+    SampleSettings,
+    SeedOption,
+    picked_seed,
+    sample_options,
+)
 from danqing.errors import ConfigError, DanqingError
 
 if TYPE_CHECKING:
@@ -71,7 +78,7 @@ def sample(
     expand_model: Annotated[
         str, typer.Option(help="Its name there.", metavar="NAME", show_default="the only one there is")
     ] = "",
-    seed: Annotated[int, typer.Option(help="The same seed paints the same images.")] = 0,
+    seed: SeedOption = 0,
     image_format: Annotated[
         Literal["png", "webp", "jpeg"] | None,
         typer.Option("--format", help="The file format.", show_default="by --out's name, else png"),
@@ -87,7 +94,7 @@ def sample(
     if prompt is not None and prompt_table is not None:
         raise ConfigError("Give --prompt or --prompts, not both.")
     chosen = image_format or (format_of(out) if out is not None else "png")
-    options = sample_options(settings, guidance)
+    options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     count = n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES)
     wanted = prompts.Row(prompt, count, seed, options, negative_prompt=negative_prompt)
     rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
@@ -135,7 +142,11 @@ def sample(
             if row.prompt is not None
         ],
     }
-    facts = {"Grid": out, "Images": f"{count:,} in {each}" if each else None}
+    facts = {
+        "Grid": out,
+        "Images": f"{count:,} in {each}" if each else None,
+        "Seed": seed if is_picked else None,
+    }
     output.result(payload, output.facts(facts), as_json=as_json)
 
 

@@ -41,7 +41,10 @@ Progress = Callable[[int, int, str], None]
 
 
 class Manifest(BaseModel):
-    """What a finished cache holds: `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of all of it."""
+    """What a finished cache holds: `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of all of it.
+
+    name: of the source, for people; empty where an earlier version built the cache.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,6 +55,7 @@ class Manifest(BaseModel):
     label_frequencies: tuple[float, ...]
     has_texts: bool
     report: DataReport
+    name: str = ""
 
 
 def default_folder() -> Path:
@@ -73,6 +77,7 @@ def ensure(
     key = digest(f"version {VERSION}", source.key(), json.dumps(asdict(spec), sort_keys=True))[:32]
     cache = folder / key
     if is_complete(cache):
+        atomic.touch(cache)
         return cache
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -112,6 +117,8 @@ class _Tally:
     skipped: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     skipped_files: list[Skipped] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    sizes: list[list[int]] = field(default_factory=list)
 
     def add(self, entry: dict[str, Any]) -> None:
         self.records += entry["records"]
@@ -120,6 +127,8 @@ class _Tally:
         self.reasons.update(reason_kind(reason) for _, reason in entry["skipped"])
         named = [Skipped(name=name, reason=reason) for name, reason in entry["skipped"]]
         self.skipped_files += named[: NAMED - len(self.skipped_files)]
+        self.formats.update(entry.get("formats", {}))  # an earlier version's journal has none
+        self.sizes = _range([*self.sizes, *entry.get("sizes", ())])
 
 
 class _Build:
@@ -176,8 +185,9 @@ class _Build:
                 entry["records"] += len(records)
                 entry["digests"] += decoded.digests
                 blocks.append(decoded.pixels)
-                for record, reason in zip(records, decoded.reasons, strict=True):
+                for record, reason, header in zip(records, decoded.reasons, decoded.headers, strict=True):
                     if reason is None:
+                        _count(entry, *header)
                         entry["labels"].append(_printable(record.label))
                         entry["texts"].append(_printable(record.text))
                     else:
@@ -215,6 +225,8 @@ class _Build:
             duplicates=duplicates,
             understood=survey.understood,
             notes=(*survey.notes, *self.notes),
+            formats=dict(tally.formats.most_common()),
+            source_sizes=tuple(map(tuple, tally.sizes)) or None,
         )
 
     def _finish(self, tally: _Tally) -> None:
@@ -237,6 +249,7 @@ class _Build:
             label_frequencies=tuple(counts / max(1.0, counts.sum())) if names else (),
             has_texts=len(ends) > 0,
             report=self._report(tally, duplicates),
+            name=_printable(self.source.about.name) or "",
         )
         atomic.write_json(self.cache / "report.json", manifest.report.model_dump(mode="json"))
         os.replace(self.images_path, self.cache / "images.safetensors")
@@ -298,7 +311,22 @@ def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
 
 
 def _entry() -> dict[str, Any]:
-    return {"records": 0, "labels": [], "texts": [], "digests": [], "skipped": []}
+    return {"records": 0, "labels": [], "texts": [], "digests": [], "skipped": [], "formats": {}, "sizes": []}
+
+
+def _count(entry: dict[str, Any], format: str, size: tuple[int, int] | None) -> None:
+    """Note in a journal entry what an image was before it was decoded."""
+    if format:
+        entry["formats"][format] = entry["formats"].get(format, 0) + 1
+    if size is not None:
+        entry["sizes"] = _range([*entry["sizes"], list(size)])
+
+
+def _range(sizes: list[list[int]]) -> list[list[int]]:
+    """The smallest and the largest of some sizes, each side by itself; empty where there are none."""
+    return (
+        [list(map(min, zip(*sizes, strict=True))), list(map(max, zip(*sizes, strict=True)))] if sizes else []
+    )
 
 
 def _printable(text: str | None) -> str | None:

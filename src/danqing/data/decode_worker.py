@@ -8,7 +8,7 @@ import hashlib
 import json
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -17,11 +17,15 @@ from danqing.images import Pixels, decode
 
 
 class Decoded(NamedTuple):
-    """Some pictures in order: why each cannot be decoded (None if it can); digests and pixels of the rest."""
+    """Some pictures in order: why each cannot be decoded (None if it can); digests and pixels of the rest.
+
+    headers: format and size of each before decoding, as `headers.described` gives them.
+    """
 
     reasons: list[str | None]
     digests: list[str]
     pixels: bytes
+    headers: Sequence[tuple[str, tuple[int, int] | None]] = ()
 
 
 def packed(outcomes: Iterable[Pixels | str]) -> Decoded:

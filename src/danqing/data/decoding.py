@@ -24,6 +24,7 @@ from PIL import Image
 
 import danqing
 from danqing.data.decode_worker import Decoded, decoded_or_reason, packed, receive, send
+from danqing.data.headers import described
 from danqing.data.records import ImageSpec, Record
 from danqing.errors import DataError
 from danqing.images import Pixels
@@ -82,6 +83,10 @@ class Decoder:
 
     def _decode(self, chunk: list[Record]) -> Decoded:
         loaded = [_load(record) for record in chunk]
+        told = [("", None) if isinstance(item, DataError) else described(item) for item in loaded]
+        return self._decoded(loaded)._replace(headers=told)
+
+    def _decoded(self, loaded: "list[bytes | Path | Pixels | Image.Image | DataError]") -> Decoded:
         encoded = [item for item in loaded if isinstance(item, bytes | Path)]
         if self._use_processes and len(encoded) == len(loaded):
             return self._by_process(encoded)

@@ -66,7 +66,8 @@ class Published:
         try:
             atomic.remove_leftovers(folder)
             with (
-                urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+                # urlopen would keep the proxies that were set when it was first called.
+                urllib.request.build_opener().open(url, timeout=TIMEOUT) as answer,
                 atomic.replacing(folder / file) as target,
             ):
                 total, done = int(answer.headers.get("Content-Length") or 0), 0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from danqing.data.augment import Augment
 from danqing.data.survey import Skipped, Survey
@@ -116,7 +116,9 @@ class DataReport(BaseModel):
     their number by reason. left_out: those that were readable perhaps, and not wanted: in another split, not
     listed in the table. skipped_files, left_out_files: the first of each by name. records: images + skipped.
     duplicates: images whose pixels equal those of an earlier one. understood: how the data was read, by
-    topic.
+    topic. formats: how many images came from files of each format; empty where they were never encoded, or an
+    earlier version read them. source_sizes: the smallest and the largest (width, height) before resizing, each
+    side by itself.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -132,6 +134,8 @@ class DataReport(BaseModel):
     duplicates: int = 0
     understood: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+    formats: dict[str, int] = Field(default_factory=dict)
+    source_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def account(self) -> str:
         """Say in one line how many images were found, used, skipped and left out, and why."""

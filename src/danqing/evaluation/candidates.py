@@ -13,8 +13,9 @@ import torch
 from danqing import model_folder, weights
 from danqing.data import builtin
 from danqing.data.dataset import Dataset
+from danqing.data.headers import LOSSY
 from danqing.data.probe import resolve
-from danqing.data.records import ImageSpec
+from danqing.data.records import DataReport, ImageSpec
 from danqing.data.sources import find_source, open_dataset
 from danqing.data.splits import has_split, has_two, hold_out, open_if_there
 from danqing.errors import ConfigError, DataError, EvaluationError
@@ -26,6 +27,9 @@ from danqing.randomness import generator
 Progress = Callable[[int, int, str], None]
 MOST_REFERENCE = 50_000
 """Scores compare with so many real images at most: the time that some take grows with their square."""
+_Sizes = tuple[tuple[int, int], tuple[int, int]]
+_UNLIKE_SHARE = 0.5
+"""How far the shares of lossy files may be apart before a score says so."""
 _PREPARATION = ("channels", "alpha", "background", "fit")
 _LEARNT = "measured on images that may have been learnt from"
 _LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and these may be among them)"
@@ -178,6 +182,7 @@ def open_reference(
     else:
         images = open_dataset(data, split=chosen, **candidate.preparation, on_progress=on_progress)
         cautions += [_LEARNT] if chosen in ("train", "all") else []
+    cautions += _unlike_files(candidate, images)
     if candidate.model is not None and candidate.model.facts.get("data", {}).get("chosen_by") == chosen:
         cautions.append(_CHOSEN)
     is_held_out = chosen == "held-out" or (chosen not in ("train", "all") and has_two(data, "train", chosen))
@@ -193,6 +198,42 @@ def open_reference(
         open_training=seen.learnt if is_held_out else (lambda: whole) if chosen in ("train", "all") else None,
         is_held_out=is_held_out,
         cautions=tuple(cautions),
+    )
+
+
+def _unlike_files(candidate: Candidate, reference: Dataset) -> list[str]:
+    """What to beware of where images and reference come from different kinds of files."""
+    if candidate.pictures is None:
+        return []
+    cautions, ours, theirs = [], candidate.pictures.info.report, reference.info.report
+    shares = [share for report in (ours, theirs) if (share := _lossy_share(report)) is not None]
+    if len(shares) == 2 and abs(shares[0] - shares[1]) > _UNLIKE_SHARE:
+        mine, other = (" and ".join(list(report.formats)[:2]) for report in (ours, theirs))
+        cautions.append(
+            f"these images are {mine} and the reference is {other}: traces of compression change every "
+            "distance, so save both in one format"
+        )
+    sizes = [report.source_sizes for report in (ours, theirs) if report.source_sizes is not None]
+    if len(sizes) == 2 and _are_far_apart(*sizes):
+        mine, other = ("x".join(map(str, largest)) for _, largest in sizes)
+        cautions.append(
+            f"these images had at most {mine} pixels before they were resized and the reference at most "
+            f"{other}: resizing changes every distance, so compare images of similar size"
+        )
+    return cautions
+
+
+def _lossy_share(report: DataReport) -> float | None:
+    """The share of images that come from files of a lossy format; None where the formats are not known."""
+    total = sum(report.formats.values())
+    return sum(n for name, n in report.formats.items() if name in LOSSY) / total if total else None
+
+
+def _are_far_apart(sizes: _Sizes, others: _Sizes) -> bool:
+    """Whether the largest of one side are at most half of the smallest of the other, in width and height."""
+    return any(
+        all(2 * largest <= smallest for largest, smallest in zip(small[1], large[0], strict=True))
+        for small, large in ((sizes, others), (others, sizes))
     )
 
 

@@ -51,13 +51,15 @@ class Rows(Protocol):
 class FeatureNetwork(Protocol):
     """A network that images are compared by.
 
-    name: what is said after "FD-". sha256: of its weights, in hexadecimal. resizer: how it brings pictures to
-    its size, in words. precision: the number format that it computes in.
+    name: what follows "FD-" in a score. sha256: of its weights, in hexadecimal. resizer: how it brings images
+    to its size, in words. normalization: what it makes of a level x in [0, 255] after that, as a formula.
+    precision: the number format that it computes in.
     """
 
     name: str
     sha256: str
     resizer: str
+    normalization: str
     dimensions: int
     precision: Precision
 

@@ -22,7 +22,7 @@ from danqing.evaluation.features import Features, extract
 from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.lookalikes import sheet
-from danqing.evaluation.metrics import ALIASES, METRICS, distance_name
+from danqing.evaluation.metrics import ALIASES, METRICS, distance_name, nearest
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.painted import paint, reconstruct, spread
 from danqing.evaluation.scores import ReferenceInfo, Score
@@ -173,7 +173,9 @@ def _known(metrics: str | Sequence[str] | None) -> list[str] | None:
     names = [name.strip() for name in metrics if name.strip()]
     for name in names:
         if name not in METRICS and name not in ALIASES:
-            raise EvaluationError(f"There is no metric {name!r}: choose from {', '.join(METRICS)}.")
+            meant = nearest(name)
+            hint = f"did you mean {meant}? There are" if meant else "choose from"
+            raise EvaluationError(f"There is no metric {name!r}: {hint} {', '.join(METRICS)}.")
     if not names:
         raise EvaluationError(f"Name at least one metric: {', '.join(METRICS)}.")
     return list(dict.fromkeys(ALIASES.get(name, name) for name in names))
@@ -337,7 +339,10 @@ def _whose(score: Score) -> tuple[object, ...]:
 
 def _identity(score: Score) -> tuple[object, ...]:
     reference = None if score.reference is None else (score.reference.fingerprint, score.reference.split)
-    return score.metric, reference, score.features, score.images, score.seed
+    f = score.features
+    # Normalization is left out: a score that an earlier version made with another one is out of date.
+    features = None if f is None else (f.name, f.sha256, f.resizer.partition(",")[0], f.precision)
+    return score.metric, reference, features, score.images, score.seed
 
 
 __all__ = ["METRICS", "Evaluation", "Progress", "evaluate", "score_samples"]

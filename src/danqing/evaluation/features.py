@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from danqing import atomic
+from danqing.data import Dataset, caches
 from danqing.data.cache import default_folder
 from danqing.data.records import digest
 from danqing.errors import EvaluationError
@@ -38,9 +39,9 @@ class Features:
     was not to be kept has no name and goes with it.
     """
 
-    def __init__(self, file: IO[bytes], shape: tuple[int, int], info: FeatureInfo) -> None:
+    def __init__(self, file: IO[bytes], start: int, shape: tuple[int, int], info: FeatureInfo) -> None:
         self.shape, self.info = shape, info
-        self._file, self._start = cast(io.BufferedReader, file), len(_header(shape))
+        self._file, self._start = cast(io.BufferedReader, file), start
         weakref.finalize(self, file.close)
         self._lock = threading.Lock()
 
@@ -79,14 +80,18 @@ def extract(
     EvaluationError.
     """
     info = FeatureInfo(
-        name=network.name, sha256=network.sha256, resizer=network.resizer, precision=network.precision
+        name=network.name,
+        sha256=network.sha256,
+        resizer=network.resizer,
+        normalization=network.normalization,
+        precision=network.precision,
     )
     folder = default_folder() / "features"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not keep or isinstance(network, UserModule):
             file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object
-            return Features(file, _write(file, images, network, on_progress), info)
+            return Features(file, *_write(file, images, network, on_progress), info)
         key = digest(f"features {VERSION}", images.fingerprint, info.model_dump_json())[:32]
         path = folder / f"{key}.safetensors"
         with filelock.FileLock(folder / f"{key}.lock"):
@@ -97,6 +102,7 @@ def extract(
                 with atomic.replacing(path) as target:
                     _write(target, images, network, on_progress)
                 found = _open(path, len(images), info)
+            atomic.touch(folder / f"{key}.lock")
         assert found is not None
         return found
     except OSError as error:
@@ -108,9 +114,11 @@ def extract(
 
 def _write(
     file: IO[bytes], images: ImageSet, network: FeatureNetwork, on_progress: Progress | None
-) -> tuple[int, int]:
-    """Append the header and all rows of a safetensors file; returns the shape of the features."""
+) -> tuple[int, tuple[int, int]]:
+    """Write a safetensors file; returns where its rows begin, and the shape of the features."""
     total, message = len(images), f"Features of {network.name}"
+    name = images.info.name if isinstance(images, Dataset) else ""
+    start_of_rows = 0
     at_once = min(_AT_ONCE, images_at_once(images.size))
     shape = (total, network.dimensions)
     for start in range(0, total, at_once):
@@ -118,13 +126,13 @@ def _write(
         rows = network.features(images.images(np.arange(start, end)))
         if start == 0:
             shape = (total, rows.shape[1])
-            file.write(_header(shape))
+            start_of_rows = file.write(_header(shape, name, network.name))
         file.write(rows.contiguous().numpy().astype("<f4", copy=False).data.cast("B"))
         if on_progress:
             on_progress(end, total, message)
     if not total:
-        file.write(_header(shape))
-    return shape
+        start_of_rows = file.write(_header(shape, name, network.name))
+    return start_of_rows, shape
 
 
 def _open(path: Path, count: int, info: FeatureInfo) -> Features | None:
@@ -138,18 +146,18 @@ def _open(path: Path, count: int, info: FeatureInfo) -> Features | None:
         (header,) = struct.unpack("<Q", file.read(8))
         rows, dimensions = json.loads(file.read(min(header, length)))["features"]["shape"]
         shape = (int(rows), int(dimensions))
-        whole = shape[0] == count and length == len(_header(shape)) + count * shape[1] * 4
+        whole = shape[0] == count and length == 8 + header + count * shape[1] * 4
     except (struct.error, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         file.close()
         return None
-    return Features(file, shape, info)
+    return Features(file, 8 + header, shape, info)
 
 
-def _header(shape: tuple[int, int]) -> bytes:
+def _header(shape: tuple[int, int], data: str, network: str) -> bytes:
     """The beginning of a safetensors file with one tensor, padded to a multiple of 64 bytes."""
-    layout = {"features": {"dtype": "F32", "shape": shape, "data_offsets": [0, shape[0] * shape[1] * 4]}}
-    text = json.dumps(layout).encode()
+    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, shape[0] * shape[1] * 4]}
+    text = json.dumps({**caches.metadata(data, network=network), "features": tensor}).encode()
     text = text.ljust(-(-(len(text) + 8) // 64) * 64 - 8)
     return struct.pack("<Q", len(text)) + text

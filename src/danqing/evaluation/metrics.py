@@ -1,5 +1,6 @@
 """Every metric by its name: what it takes, when it is worth its cost, and how it is measured."""
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -370,3 +371,25 @@ ALIASES = {
     "composition-all": "composition",
     "prompt-agreement-top5": "prompt-agreement",
 }
+"""Parts of a metric by their own names, each with the metric that measures it."""
+OTHER_NAMES = {
+    **dict.fromkeys(("fd", "fid", "frechet-distance", "rfid"), "frechet"),
+    **dict.fromkeys(("kd", "kid", "mmd", "cmmd", "kernel-distance"), "kernel"),
+    **dict.fromkeys(("is", "inception-score"), "classifier-score"),
+    **dict.fromkeys(("lpips", "pd"), "perceptual"),
+    **dict.fromkeys(("mse", "l2"), "reconstruction-error"),
+    **dict.fromkeys(("bpd", "nll", "likelihood"), "bits-per-dim"),
+    **dict.fromkeys(("cas", "accuracy"), "classification-accuracy"),
+    **dict.fromkeys(("clip-score", "clipscore"), "prompt-agreement"),
+    **dict.fromkeys(("memorization", "memorized", "authenticity"), "memorised"),
+}
+"""Names that other tools use for something alike: suggested, and never taken for ours."""
+
+
+def nearest(name: str) -> str:
+    """The metric that someone who wrote `name` may mean; empty where none is near."""
+    plain = name.lower().replace("_", "-").replace(" ", "-")
+    if plain in OTHER_NAMES:
+        return OTHER_NAMES[plain]
+    found = difflib.get_close_matches(plain, [*METRICS, *ALIASES, *OTHER_NAMES], n=1, cutoff=0.7)
+    return OTHER_NAMES.get(found[0], found[0]) if found else ""

@@ -8,12 +8,17 @@ from torch import Tensor
 
 Resizer = Literal["antialiased", "legacy"]
 
-IN_WORDS: dict[Resizer, str] = {
+_IN_WORDS: dict[Resizer, str] = {
     "antialiased": "antialiased bicubic",
     "legacy": "legacy bilinear (TensorFlow 1)",
 }
 _SHARPNESS = -0.5
 """Keys' parameter: Pillow's, and that of `interpolate(antialias=True)`."""
+
+
+def in_words(size: tuple[int, int], resizer: Resizer = "antialiased") -> str:
+    """What `prepared` does to images, as a score reports it."""
+    return f"{_IN_WORDS[resizer]} to {size[0]}x{size[1]}, clamped to 0..255"
 
 
 def prepared(images: Tensor, size: tuple[int, int], resizer: Resizer = "antialiased") -> Tensor:

@@ -32,11 +32,17 @@ class ReferenceInfo(_Record):
 
 
 class FeatureInfo(_Record):
-    """The network that images were compared by; `sha256` is that of its weights."""
+    """The network that images were compared by.
+
+    sha256: of its weights. resizer: how images reach its size, and whether they are clamped then.
+    normalization: what it makes of a level x in [0, 255], as a formula; empty in scores of Danqing 0.1.0,
+    which did not name it.
+    """
 
     name: str
     sha256: str
     resizer: str
+    normalization: str = ""
     precision: str
 
 
@@ -89,7 +95,8 @@ class Score(_Record):
             parts.append(f"against {r.count:,} of {r.name}, split {r.split}, {r.fingerprint[:12]}")
         if self.features is not None:
             f = self.features
-            parts.append(f"features {f.name} {f.sha256[:12]}, {f.resizer}, {f.precision}")
+            preparation = ", ".join(filter(None, (f.resizer, f.normalization, f.precision)))
+            parts.append(f"features {f.name} {f.sha256[:12]}, {preparation}")
         plain = {key: value for key, value in self.settings.items() if not isinstance(value, dict | list)}
         parts += [f"{key} {value}" for key, value in plain.items()]
         parts.append(", ".join(f"{library} {version}" for library, version in self.versions.items()))

@@ -43,6 +43,11 @@ def has_prior(family: str) -> bool:
     return bool(getattr(getattr(importlib.import_module(module), name), "has_prior", True))
 
 
+def display_name(family: str) -> str:
+    """What a family is called in a sentence: GAN, transformer; its `family` where it is not registered."""
+    return config_class(family).display_name or family if family in REGISTRY else family
+
+
 def _entry(family: str) -> tuple[str, str, str]:
     if family not in REGISTRY:
         raise ConfigError(f"There is no family called {family!r}: choose one of {', '.join(REGISTRY)}.")

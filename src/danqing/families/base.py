@@ -52,6 +52,8 @@ class FamilyConfig(BaseModel):
     its images have, one to a line: what it may be called too.
     """
 
+    display_name: ClassVar[str] = ""
+    """What people call it in a sentence; empty where that is its `family`."""
     from_data: ClassVar[frozenset[str]] = frozenset(
         {
             "family",

@@ -20,6 +20,8 @@ from danqing.randomness import normal
 class GANConfig(FamilyConfig):
     """The networks, the game that they play, and what keeps the discriminator in check."""
 
+    display_name: ClassVar[str] = "GAN"
+
     family: Literal["gan"] = "gan"
     net: Net = "dcgan"
     latents: int = Field(128, ge=1, le=4096)

@@ -7,7 +7,7 @@ carry detail, and a learned prior, which follows the posteriors wherever they ga
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -36,6 +36,8 @@ class VAEConfig(FamilyConfig):
     "learned", "pixel" (one per pixel, from the decoder) or a number in units of the pixel range [-1, 1]. beta
     reaches its value after `beta_warmup_images` images. couplings: of the flow prior.
     """
+
+    display_name: ClassVar[str] = "VAE"
 
     family: Literal["vae"] = "vae"
     net: Net = "hybrid"

@@ -43,6 +43,8 @@ class VQVAEConfig(FamilyConfig):
     full over `adversarial_warmup_images` more, so that it has learnt something before it is listened to.
     """
 
+    display_name: ClassVar[str] = "VQ-VAE"
+
     family: Literal["vqvae"] = "vqvae"
     features: int = Field(64, ge=4, le=1024)
     blocks: int = Field(2, ge=0, le=32)

@@ -97,6 +97,7 @@ class _Shards:
         self._folder = folder
         self._places: dict[str, Path] = {}
         self._new: dict[str, Tensor] = {}
+        atomic.touch(folder)
         for path in sorted(folder.glob("*.safetensors")):
             with contextlib.suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
                 self._places |= dict.fromkeys(file.keys(), path)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from danqing import atomic, weights
-from danqing.data import Augment, Batches, Dataset
+from danqing.data import Augment, Batches, Dataset, caches
 from danqing.data.batch import Batch
 from danqing.data.cache import default_folder
 from danqing.data.dataset import TensorFile
@@ -148,6 +148,8 @@ def ensure(
                 leftover.unlink(missing_ok=True)
             if not path.exists():
                 _write(path, _encoded(tokenizer.to(device), dataset, views, device), on_progress, stopped)
+            atomic.touch(folder / f"{key}.lock")
+            return Codes.open(path, len(dataset))
     except _StoppedError:
         return None
     except OSError as error:
@@ -155,7 +157,6 @@ def ensure(
             f"The codes cannot be written to {folder} ({error.strerror or error}): make room there, or set "
             "DANQING_CACHE to another folder."
         ) from error
-    return Codes.open(path, len(dataset))
 
 
 @contextlib.contextmanager
@@ -176,8 +177,11 @@ def _alone(path: Path, on_wait: Callable[[], None], stopped: Callable[[], bool])
 
 
 class _Encoded(NamedTuple):
-    """What a tokenizer makes of some images: the format and the shape of all, and the parts one by one."""
+    """What a tokenizer makes of some images: their name, the format and the shape of all codes, and the parts
+    one by one.
+    """
 
+    name: str
     format: str
     shape: tuple[int, int, int, int]
     parts: Iterator[torch.Tensor]
@@ -199,14 +203,14 @@ def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.de
 
     tokenizer.eval()
     format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
-    return _Encoded(format, (views.number * count, *tokenizer.code_shape), parts())
+    return _Encoded(dataset.info.name, format, (views.number * count, *tokenizer.code_shape), parts())
 
 
 def _write(path: Path, encoded: _Encoded, on_progress: Progress, stopped: Callable[[], bool]) -> None:
     format: np.dtype[Any] = _FORMATS[encoded.format]
     size = int(np.prod(encoded.shape)) * format.itemsize
-    layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, size]}}
-    header = json.dumps(layout).encode()
+    tensor = {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, size]}
+    header = json.dumps({**caches.metadata(encoded.name), "codes": tensor}).encode()
     header += b" " * (-len(header) % 8)
     with atomic.replacing(path) as file:
         file.write(struct.pack("<Q", len(header)) + header)

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from danqing import atomic, page
+from danqing import atomic, families, page
 from danqing.errors import TrainingError
 from danqing.quantities import count, duration, memory
 from danqing.training.curves import Series, chart
@@ -82,7 +82,7 @@ def write(run_folder: str | Path) -> Path:
 def _lead(facts: Mapping[str, Any], config: str) -> str:
     data, plan, progress = (facts.get(name) or {} for name in ("data", "plan", "progress"))
     found = re.search(r'^family = "(\w+)"', config, re.MULTILINE)
-    sentence = f"A {found[1].upper()}" if found else "A model"
+    sentence = f"A {families.display_name(found[1])}" if found else "A model"
     if data.get("images"):
         sentence += f" trained on {data['images']:,} images"
     if data.get("name"):

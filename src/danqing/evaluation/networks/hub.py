@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from danqing.errors import EvaluationError
 from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
-from danqing.evaluation.resize import IN_WORDS, prepared
+from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
 from danqing.text.pretrained import quiet
 
@@ -23,18 +23,22 @@ DEFAULTS: dict[Kind, str] = {
 
 _MODEL_TYPES = {"dinov2": ("dinov2", "dinov2_with_registers"), "clip": ("clip", "clip_vision_model")}
 _SIDE = 224
-_COLOURS = {
+_Colours = tuple[tuple[float, ...], tuple[float, ...]]
+
+_COLOURS: dict[Kind, _Colours] = {
     "dinov2": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
+"""Mean and standard deviation of levels in [0, 1] that each was trained with."""
 
 
 class HubNetwork(TorchNetwork):
     """The vector that a vision transformer makes of a whole picture, resized to 224 pixels a side.
 
     DINOv2: its class token after the last normalisation; CLIP: its image embedding, not normalised. A model
-    trained on smaller pictures than 224 takes its own size. Nothing is fetched, and only safetensors are
-    read. Raises EvaluationError where the model is not there.
+    trained on smaller pictures than 224 takes its own size. Mean and standard deviation are those of its
+    `preprocessor_config.json`, where it has one. Nothing is fetched, and only safetensors are read. Raises
+    EvaluationError where the model is not there.
     """
 
     batch_size = 16
@@ -49,19 +53,21 @@ class HubNetwork(TorchNetwork):
     ) -> None:
         net = _load(kind, source or DEFAULTS[kind])
         config: Any = net.config
+        mean, std = _colours(kind, source or DEFAULTS[kind])
         self.side = min(_SIDE, int(config.image_size))
         super().__init__(
             net,
             name=kind,
             sha256=fingerprint.of_tensors(net.state_dict()),
-            resizer=f"{IN_WORDS['antialiased']} to {self.side}x{self.side}",
+            resizer=in_words((self.side, self.side)),
+            normalization=f"(x / 255 - {_listed(mean)}) / {_listed(std)}",
             dimensions=int(config.hidden_size if kind == "dinov2" else config.projection_dim),
             device=device,
             precision=precision,
         )
         self._kind = kind
         self._mean, self._std = (
-            (torch.tensor(values) * 255)[:, None, None].to(self.device) for values in _COLOURS[kind]
+            (torch.tensor(values) * 255)[:, None, None].to(self.device) for values in (mean, std)
         )
 
     def _inputs(self, images: Tensor) -> Tensor:
@@ -71,6 +77,27 @@ class HubNetwork(TorchNetwork):
         found = self.module(pixel_values=inputs)
         vectors: Tensor = found.pooler_output if self._kind == "dinov2" else found.image_embeds
         return vectors
+
+
+def _colours(kind: Kind, source: str) -> _Colours:
+    """The mean and standard deviation that a model says it was trained with, or those usual for its kind."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        told, _ = ImageProcessingMixin.get_image_processor_dict(source, local_files_only=True)
+        mean, std = (tuple(map(float, told[name])) for name in ("image_mean", "image_std"))
+    except (OSError, KeyError, TypeError, ValueError):
+        return _COLOURS[kind]
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise EvaluationError(
+            f"preprocessor_config.json of {source} needs three means and three positive standard deviations: "
+            "get a whole copy."
+        )
+    return mean, std
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return f"[{', '.join(map(str, values))}]"
 
 
 def _load(kind: Kind, source: str) -> nn.Module:

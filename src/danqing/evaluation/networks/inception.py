@@ -17,7 +17,7 @@ from danqing.errors import DataError, EvaluationError
 from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
-from danqing.evaluation.resize import IN_WORDS, Resizer, prepared
+from danqing.evaluation.resize import Resizer, in_words, prepared
 from danqing.precision import Precision
 
 NAME = "inception"
@@ -63,7 +63,8 @@ class Inception(TorchNetwork):
             self.net,
             name=NAME if sha256 == WEIGHTS_SHA256 else f"{NAME}-{sha256[:8]}",
             sha256=sha256,
-            resizer=f"{IN_WORDS[resizer]} to {SIDE}x{SIDE}",
+            resizer=in_words((SIDE, SIDE), resizer),
+            normalization="(x - 128) / 128",
             dimensions=2048,
             device=device,
             precision=precision,

@@ -10,6 +10,7 @@ from danqing.evaluation.resize import flattened
 from danqing.precision import Precision
 
 RESIZER = "none"
+NORMALIZATION = "x / 127.5 - 1"
 
 
 class UserModule(TorchNetwork):
@@ -28,6 +29,7 @@ class UserModule(TorchNetwork):
             name=f"{type(module).__name__}-{sha256[:8]}",
             sha256=sha256,
             resizer=RESIZER,
+            normalization=NORMALIZATION,
             dimensions=int(getattr(module, "dimensions", 0)),
             device=device,
             precision=precision,

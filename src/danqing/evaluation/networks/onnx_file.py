@@ -9,8 +9,8 @@ from torch import Tensor
 from danqing.errors import EvaluationError
 from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import filled
-from danqing.evaluation.networks.module import RESIZER, pooled
-from danqing.evaluation.resize import IN_WORDS, images_at_once, prepared
+from danqing.evaluation.networks.module import NORMALIZATION, RESIZER, pooled
+from danqing.evaluation.resize import images_at_once, in_words, prepared
 from danqing.precision import Precision
 
 _BATCH = 32
@@ -25,6 +25,7 @@ class OnnxFile:
     """
 
     precision: Precision = "float32"
+    normalization = NORMALIZATION
 
     def __init__(self, path: Path) -> None:
         if find_spec("onnxruntime") is None:
@@ -45,7 +46,7 @@ class OnnxFile:
         self._input = takes[0].name
         batch, _, height, width = (side if isinstance(side, int) else 0 for side in takes[0].shape)
         self._batch, self._size = batch, (width, height)
-        self.resizer = f"{IN_WORDS['antialiased']} to {width}x{height}" if width and height else RESIZER
+        self.resizer = in_words(self._size) if width and height else RESIZER
         channels = gives[0].shape[1] if len(gives[0].shape) > 1 else 0
         self.dimensions = channels if isinstance(channels, int) else 0
 

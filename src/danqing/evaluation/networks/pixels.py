@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from danqing.evaluation.resize import IN_WORDS, images_at_once, prepared
+from danqing.evaluation.resize import images_at_once, in_words, prepared
 from danqing.precision import Precision
 
 NAME = "pixels"
@@ -17,7 +17,8 @@ class Pixels:
 
     name = NAME
     sha256 = hashlib.sha256(f"{NAME} {SIDE}x{SIDE} RGB".encode()).hexdigest()
-    resizer = f"{IN_WORDS['antialiased']} to {SIDE}x{SIDE}"
+    resizer = in_words((SIDE, SIDE))
+    normalization = "x / 255"
     dimensions = 3 * SIDE * SIDE
     precision: Precision = "float32"
 

@@ -1,0 +1,224 @@
+"""`danqing doctor`: what this installation has, what it lacks, and what it takes from the environment."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from danqing.cli import output
+from danqing.quantities import memory
+from danqing.version import __version__
+
+if TYPE_CHECKING:  # every other command would wait for it
+    from packaging.requirements import Requirement
+
+EXAMPLES = """Examples:
+
+  danqing doctor
+
+  danqing doctor --json"""
+
+_PURPOSES = {
+    "digits": "the built-in set digits",
+    "emoji": "the built-in set emoji",
+    "features": "the default feature network of scores",
+    "heif": "HEIC photos",
+    "medical": "DICOM and NIfTI files",
+    "mlflow": "tracking with MLflow",
+    "onnx": "feature networks in ONNX files",
+    "parquet": "data in Parquet files",
+    "postgresql": "a service whose database is PostgreSQL",
+    "serve": "danqing serve",
+    "text": "the sentence encoder that comes as a package",
+    "track": "tracking with TensorBoard",
+    "transformers": "text encoders, DINOv2 and CLIP from the hub",
+    "tune": "danqing tune",
+    "wandb": "tracking with Weights & Biases",
+}
+_FOR_DEVELOPERS = ("demo", "docs", "test")
+_THREAD_NAMES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH_NUM")
+_NETWORK = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HOME", "DANQING_MIRROR", "DANQING_DATA")
+_LITTLE_DISK = 2 * 10**9
+
+
+def doctor(as_json: output.JsonOption = False) -> None:
+    """Show versions, devices, threads, optional parts and settings, and what is wrong with them."""
+    versions, lacking = _versions()
+    extras = _extras()
+    cache = _cache()
+    payload = {
+        "versions": versions,
+        **_machine(),
+        "threads": _threads(),
+        "extras": extras,
+        "cache": cache,
+        "network": _network(),
+        "problems": [*lacking, *_disk_problems(cache)],
+    }
+    output.result(payload, _text(payload), as_json=as_json)
+
+
+def _versions() -> tuple[dict[str, str], list[str]]:
+    """The versions of Danqing, Python and all direct dependencies; and those that do not fit."""
+    versions, problems = {"danqing": __version__, "python": sys.version.split()[0]}, []
+    for requirement in _requirements(""):
+        installed = _installed(requirement)
+        versions[requirement.name] = installed or "missing"
+        if not _fits(requirement):
+            problems.append(
+                f"{requirement.name} is {installed or 'missing'}, and Danqing needs {requirement.specifier}: "
+                f"run pip install '{requirement.name}{requirement.specifier}'"
+            )
+    return versions, problems
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from danqing import machine, precision
+
+    device = precision.choose_device("auto")
+    devices = ["cpu"]
+    devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    hardware = machine.hardware(device)
+    return {
+        "processor": hardware["processor"],
+        "memory_bytes": hardware["memory_bytes"],
+        "system": hardware["system"],
+        "devices": devices,
+        "device": str(device),
+        "precision": {"default": precision.candidates(device)[0], "bfloat16": _has_bfloat16(device)},
+    }
+
+
+def _has_bfloat16(device: Any) -> bool:
+    """Whether the hardware multiplies bfloat16; elsewhere it is emulated, and slow."""
+    from danqing import precision
+
+    return "bfloat16" in precision.candidates(device)
+
+
+def _threads() -> dict[str, Any]:
+    import torch
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    named = {name: value for name, value in os.environ.items() if name.startswith(_THREAD_NAMES)}
+    return {"torch": torch.get_num_threads(), "cores": allowed, "environment": dict(sorted(named.items()))}
+
+
+def _extras() -> list[dict[str, Any]]:
+    """Each optional part: what it is for, whether it is installed, and how to install it."""
+    import importlib.metadata
+
+    names = importlib.metadata.metadata("danqing").get_all("Provides-Extra") or []
+    found = []
+    for name in sorted(set(names) - set(_FOR_DEVELOPERS)):
+        missing = sorted(str(each.name) for each in _requirements(name) if not _fits(each))
+        purpose = _PURPOSES.get(name, "")
+        how = f"pip install 'danqing[{name}]'"
+        found.append({"name": name, "for": purpose, "missing": missing, "install": how if missing else None})
+    return found
+
+
+def _requirements(extra: str) -> Iterator["Requirement"]:
+    """What Danqing itself, or one of its extras, needs on this system."""
+    import importlib.metadata
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    for line in importlib.metadata.requires("danqing") or ():
+        requirement = Requirement(line)
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always if not extra else (not always and marker is not None and marker.evaluate({"extra": extra})):
+            if canonicalize_name(requirement.name) == "danqing":  # an extra that takes another one along
+                for other in requirement.extras:
+                    yield from _requirements(other)
+            else:
+                yield requirement
+
+
+def _installed(requirement: "Requirement") -> str | None:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _fits(requirement: "Requirement") -> bool:
+    installed = _installed(requirement)
+    return installed is not None and requirement.specifier.contains(installed, prereleases=True)
+
+
+def _cache() -> dict[str, Any]:
+    from danqing.data.cache import default_folder
+
+    folder = default_folder().absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    writable = there.is_dir() and os.access(there, os.W_OK)
+    return {"folder": folder, "free_bytes": shutil.disk_usage(there).free, "is_writable": writable}
+
+
+def _disk_problems(cache: dict[str, Any]) -> list[str]:
+    if not cache["is_writable"]:
+        return [f"{cache['folder']} cannot be written: set DANQING_CACHE to another folder"]
+    if cache["free_bytes"] < _LITTLE_DISK:
+        return [
+            f"{memory(cache['free_bytes'])} are left for {cache['folder']}: run danqing cache clear, or set "
+            "DANQING_CACHE to another folder"
+        ]
+    return []
+
+
+def _network() -> dict[str, str]:
+    """The addresses and proxies in effect, without the passwords in them."""
+    import urllib.request
+
+    named = {name: os.environ[name] for name in _NETWORK if os.environ.get(name)}
+    proxies = {f"{scheme}_proxy": address for scheme, address in urllib.request.getproxies().items()}
+    return {name: _without_password(value) for name, value in sorted({**named, **proxies}.items())}
+
+
+def _without_password(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        if "@" not in parts.netloc:
+            return address
+        return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
+    except ValueError:
+        return "not an address"
+
+
+def _text(found: dict[str, Any]) -> str:
+    versions, threads, cache = found["versions"], found["threads"], found["cache"]
+    shown = ("danqing", "python", "torch", "numpy", "pillow")
+    others = [f"{name} {version}" for name, version in versions.items() if name not in shown]
+    facts = {
+        "Versions": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in shown),
+        "Others": ", ".join(others),
+        "System": found["system"],
+        "Processor": f"{found['processor']}, memory {memory(found['memory_bytes'])}",
+        "Devices": f"{', '.join(found['devices'])}; chosen: {found['device']}",
+        "Precision": f"{found['precision']['default']} is measured first; bfloat16 in hardware: "
+        f"{'yes' if found['precision']['bfloat16'] else 'no'}",
+        "Threads": ", ".join(
+            [f"{threads['torch']} of torch on {threads['cores']} cores"]
+            + [f"{name}={value}" for name, value in threads["environment"].items()]
+        ),
+        "Cache": f"{cache['folder']}, {memory(cache['free_bytes'])} free",
+        "Network": ", ".join(f"{name}={value}" for name, value in found["network"].items())
+        or "no proxy, mirror or endpoint is set",
+    }
+    rows = [
+        (each["name"], "missing" if each["missing"] else "installed", each["for"], each["install"] or "")
+        for each in found["extras"]
+    ]
+    extras = output.table([("Extra", "State", "For", "To install"), *rows])
+    problems = "".join(f"Problem: {problem}.\n" for problem in found["problems"]) or "No problems found.\n"
+    return f"{output.facts(facts)}\n{extras}\n{problems}"
