@@ -56,16 +56,6 @@ def known(
     return asked(config, range(count), label, prompt, negative_prompt)
 
 
-def rows(condition: Condition, chosen: Sequence[int]) -> Condition:
-    """The condition of some of the images, in another order."""
-    label, text, negative = condition.label, condition.text, condition.negative_text
-    return Condition(
-        label=None if label is None else label[list(chosen)],
-        text=None if text is None else tuple(text[row] for row in chosen),
-        negative_text=None if negative is None else tuple(negative[row] for row in chosen),
-    )
-
-
 def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None) -> int:
     """As many images as there are seeds, prompts or labels; one where none is in a list."""
     lists = [given for given in (seeds, prompt, label) if given is not None]

@@ -1,5 +1,6 @@
 """What a training step gets: images, and what is known of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -27,9 +28,14 @@ class Condition:
         """The same condition with its tensors on `device`."""
         return self._map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
 
-    def __getitem__(self, rows: slice) -> Self:
-        """The condition of some of the images."""
-        return self._map(lambda value: value[rows])
+    def __getitem__(self, rows: slice | Sequence[int]) -> Self:
+        """Return the condition of some of the images, in any order."""
+        if isinstance(rows, slice):
+            return self._map(lambda value: value[rows])
+        chosen = list(rows)
+        return self._map(
+            lambda value: value[chosen] if isinstance(value, Tensor) else tuple(value[row] for row in chosen)
+        )
 
     def _map(self, function: Any) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
