@@ -9,9 +9,9 @@ from torch import Tensor
 from danqing.data.captions import captions_of
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig
-from danqing.families.prefix import reader
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextFacts
+from danqing.text.encoders import shared_encoder
 
 Label = str | int | Sequence[str | int] | None
 Prompt = str | Sequence[str] | None
@@ -82,7 +82,7 @@ def check_length(config: FamilyConfig, text: str, name: str) -> None:
     """Raise ConfigError for a text of more tokens than a model reads; name: of the option that it is."""
     how, facts = getattr(config, "text", None), getattr(config, "text_facts", None)
     if isinstance(how, TextConfig) and isinstance(facts, TextFacts):
-        length, most = reader(how, facts).measure(text)
+        length, most = shared_encoder(how, facts).measure(text)
         if length > most:
             raise ConfigError(f"{name} has {length} tokens, and this model reads {most}: shorten it.", name)
 

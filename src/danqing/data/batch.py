@@ -14,7 +14,7 @@ class Condition:
 
     label: `[n]` int64 class indices. text: n captions. negative_text: n texts to lead away from, "" from
     nothing in particular. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in {0, 1}, 1 where the model
-    may paint. begun: codes `[n, N]` to go on from, those to write having the id `vocabulary`.
+    may paint.
     """
 
     label: Tensor | None = None
@@ -22,7 +22,6 @@ class Condition:
     negative_text: tuple[str, ...] | None = None
     image: Tensor | None = None
     mask: Tensor | None = None
-    begun: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The same condition with its tensors on `device`."""
