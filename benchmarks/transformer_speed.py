@@ -11,7 +11,7 @@ sampling: codes per second in raster order.
 masked: images per second in masked order, in the default number of steps, against theirs.
 training: codes per second of a training step of the same batch with AdamW, theirs in float32 without dropout,
 and the share of the machine's matrix product that ours makes use of. The last line of each part is the ratio
-with grouped key heads.
+with grouped key heads, the line before it that with all (masked order is measured grouped only).
 """
 
 import argparse
