@@ -1,14 +1,14 @@
-"""How well a transformer paints in raster order, in masked order, and with fewer keys, after as many images.
+"""Quality of a transformer in raster order, in masked order, and with all key heads, after as many images.
 
     python benchmarks/quality_orders.py --data DIR [--images 60000] [--tokenizer MODEL] [--seeds 5]
 
 One tokenizer (preset `vqvae-32`, five minutes, unless a model is given) serves all. Each transformer has the
 preset `transformer-32` and sees as many images of the training split: in raster order, in raster order with
-one key head instead of three, and in masked order. Prints one JSON object: for each, the Fréchet distance on
-EfficientNet-Lite0 features between as many samples as there are test images, with their labels, and the
-test images, the mean over `--seeds`; for masked order after several numbers of steps, with one seed; minutes
-of training and images per second of sampling. `ratio`, last, is the distance of masked order with its own
-number of steps over that of raster.
+three key heads instead of the preset's one, and in masked order. Prints one JSON object: for each, the
+Fréchet distance on EfficientNet-Lite0 features between the test images and as many samples, with the same
+labels, the mean over `--seeds`; for masked order after several numbers of steps, with one seed; minutes of
+training and images per second of sampling. `ratio`, last, is the distance of masked order with its default
+number of steps over that of raster order.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from danqing.model import Model
 
 VARIANTS = {
     "raster": {},
-    "raster_one_key_head": {"model.key_value_heads": "1"},
+    "raster_all_key_heads": {"model.key_value_heads": "0"},
     "masked": {"model.order": "masked"},
 }
 STEPS = (8, 12, 16, 32)

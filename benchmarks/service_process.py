@@ -40,6 +40,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "layers": 4,
         "features": 192,
         "heads": 3,
+        "key_value_heads": 1,
         "labels": LABELS,
         "tokenizer": {"family": "vqvae", "width": 32, "height": 32, "channels": 3, "downsamplings": 2},
     },

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danqing import conditions, families
+from danqing import families
 from danqing.conditions import asked, how_many, known
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, Family, FamilyConfig
@@ -131,9 +131,21 @@ def test_of_images_that_are_there_nothing_is_drawn() -> None:
     assert label.tolist() == [1, 0]
 
 
-def test_rows_are_taken_in_any_order() -> None:
-    condition = Condition(label=torch.tensor([3, 4, 5]), text=("c", "d", "e"), negative_text=("f", "", "h"))
-    taken = conditions.rows(condition, [2, 0, 2])
+def test_rows_are_taken_in_any_order_with_all_that_is_given() -> None:
+    image, mask = torch.rand(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    condition = Condition(
+        label=torch.tensor([3, 4, 5]),
+        text=("c", "d", "e"),
+        negative_text=("f", "", "h"),
+        image=image,
+        mask=mask,
+    )
+    taken = condition[[2, 0, 2]]
+    assert taken.image is not None
+    assert taken.mask is not None
+    assert torch.equal(taken.image, image[[2, 0, 2]])
+    assert taken.mask.shape == mask.shape
+    assert condition[1:].text == ("d", "e")
     assert taken.label is not None
     assert (taken.label.tolist(), taken.text) == ([5, 3, 5], ("e", "c", "e"))
     assert taken.negative_text == ("h", "f", "h")

@@ -9,10 +9,10 @@ from torch import Tensor
 from danqing.data.captions import captions_of
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig
-from danqing.families.prefix import reader
 from danqing.names import match_index
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextFacts
+from danqing.text.encoders import shared_encoder
 
 Label = str | int | Sequence[str | int] | None
 Prompt = str | Sequence[str] | None
@@ -57,16 +57,6 @@ def known(
     return asked(config, range(count), label, prompt, negative_prompt)
 
 
-def rows(condition: Condition, chosen: Sequence[int]) -> Condition:
-    """The condition of some of the images, in another order."""
-    label, text, negative = condition.label, condition.text, condition.negative_text
-    return Condition(
-        label=None if label is None else label[list(chosen)],
-        text=None if text is None else tuple(text[row] for row in chosen),
-        negative_text=None if negative is None else tuple(negative[row] for row in chosen),
-    )
-
-
 def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None) -> int:
     """As many images as there are seeds, prompts or labels; one where none is in a list."""
     lists = [given for given in (seeds, prompt, label) if given is not None]
@@ -93,7 +83,7 @@ def check_length(config: FamilyConfig, text: str, name: str) -> None:
     """Raise ConfigError for a text of more tokens than a model reads; name: of the option that it is."""
     how, facts = getattr(config, "text", None), getattr(config, "text_facts", None)
     if isinstance(how, TextConfig) and isinstance(facts, TextFacts):
-        length, most = reader(how, facts).measure(text)
+        length, most = shared_encoder(how, facts).measure(text)
         if length > most:
             raise ConfigError(f"{name} has {length} tokens, and this model reads {most}: shorten it.", name)
 

@@ -408,7 +408,7 @@ class Model:
         rules.check(**options)
 
     def _rows(self, condition: Condition, rows: list[int]) -> Condition:
-        return conditions.rows(condition, rows).to(self.device)
+        return condition[rows].to(self.device)
 
     def _encoder(self) -> Encodes:
         if not isinstance(self.family, Encodes):

@@ -10,20 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families.decoding import (
-    Sampling,
-    given_in_training,
-    guide,
-    invert,
-    known_when_written,
-    left_unknown,
-    spread,
-    write,
-    write_in_parallel,
-)
-from danqing.nets.parallel import ParallelDecoder
-from danqing.nets.raster import RasterDecoder
-from danqing.nets.transformer import Shape, Transformer
+from danqing.families.decoding import Sampling, guide, invert, write, write_in_parallel
+from danqing.families.masked_order import known_when_written, spread
+from danqing.families.transformer import Transformer
+from danqing.nets.decoders.contract import Shape
+from danqing.nets.decoders.parallel import ParallelDecoder
+from danqing.nets.decoders.raster import RasterDecoder
 from danqing.randomness import uniform
 
 LARGEST = 1 - 2**-24
@@ -250,7 +242,7 @@ def test_nothing_to_write_is_nothing_done() -> None:
     assert torch.equal(written, codes)
     parallel = Recorded(torch.zeros(1, 3, 3))
     moments, uniforms = torch.rand(3), torch.rand(1, 3)
-    written = write_in_parallel(parallel, codes, none, moments, uniforms, 4, Sampling(), silent, begun=True)
+    written = write_in_parallel(parallel, codes, none, moments, uniforms, 4, Sampling(), silent, partial=True)
     assert torch.equal(written, codes)
     assert not parallel.asked
 
@@ -290,7 +282,9 @@ def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
         course.append(codes.clone())
         known.append([dict(each) for each in decoder.known])
 
-    codes = write_in_parallel(decoder, begun, unknown, moments, uniforms, steps, Sampling(), told, begun=True)
+    codes = write_in_parallel(
+        decoder, begun, unknown, moments, uniforms, steps, Sampling(), told, partial=True
+    )
     assert torch.equal(codes[~unknown], given[~unknown])
     assert torch.equal(codes[unknown], Sampling().choose(decoder.logits, uniforms)[unknown])
     assert torch.equal(codes, course[-1])
@@ -329,42 +323,18 @@ def test_what_is_asked_of_an_image_does_not_depend_on_how_much_is_given_of_other
 
         begun = codes.masked_fill(unknown, 64)
         write_in_parallel(
-            Listening(), begun, unknown, moments, torch.full((4, 64), 0.5), 12, Sampling(), silent, begun=True
+            Listening(),
+            begun,
+            unknown,
+            moments,
+            torch.full((4, 64), 0.5),
+            12,
+            Sampling(),
+            silent,
+            partial=True,
         )
         return heard
 
     few, many = said_of_the_first((0.1, 0.2, 0.3)), said_of_the_first((1.0, 0.9, 0.6))
     assert len(few) == len(many) == 12
     assert all(torch.equal(a, b) for a, b in zip(few, many, strict=True))
-
-
-@pytest.mark.parametrize(("rows", "columns", "depth"), [(16, 16, 1), (8, 8, 3), (7, 5, 1), (1, 9, 2)])
-def test_what_is_written_at_once_lies_evenly_over_the_grid(rows: int, columns: int, depth: int) -> None:
-    moments = spread(rows, columns, depth).view(rows, columns, depth)
-    count = moments.numel()
-    ranks = moments.flatten().argsort().argsort().view(moments.shape)
-    assert torch.equal(moments, ranks / count)  # in [0, 1), and no two at once
-    for steps, most in ((8, 0.07), (12, 0.011), *((steps, 0) for steps in range(16, 33))):
-        stops = count - torch.stack([*left_unknown(torch.tensor(count), steps)])
-        step_of = torch.searchsorted(stops, ranks, right=True)
-        beside = (step_of[1:] == step_of[:-1]).sum() + (step_of[:, 1:] == step_of[:, :-1]).sum()
-        assert beside <= most * count  # hardly a code is drawn beside one that does not know of it
-        ordered = step_of.sort(2).values
-        assert not (ordered[..., 1:] == ordered[..., :-1]).any()
-    if depth == 1:  # the second half is written with all its neighbours known
-        black = (torch.arange(rows)[:, None] + torch.arange(columns)) % 2 == 0
-        halves = sorted((int(ranks[colour].min()), int(ranks[colour].max())) for colour in (black, ~black))
-        assert halves[0][1] < halves[1][0]
-
-
-def test_what_is_given_in_training_leaves_something_to_write() -> None:
-    rng = torch.Generator().manual_seed(0)
-    given = given_in_training(5, 4, 2, 3000, 0.6, rng).view(3000, 5, 4, 2)
-    assert torch.equal(given[..., 0], given[..., 1])
-    assert not given.flatten(1).all(1).any()
-    given = given[..., 0]
-    some = given.flatten(1).any(1)
-    assert 0.4 < some.float().mean() < 0.6
-    # A rectangle is what its rows and columns have in common, and so is what is left where it is hidden.
-    kinds = [each == each.any(2, keepdim=True) & each.any(1, keepdim=True) for each in (given, ~given)]
-    assert all(0.25 < kind.flatten(1).all(1)[some].float().mean() < 0.6 for kind in kinds)

@@ -13,7 +13,7 @@ import danqing as dq
 from danqing import families
 from danqing.data import Batches
 from danqing.errors import ConfigError
-from danqing.families import transformer
+from danqing.families import transformer_sampling
 from danqing.families.base import (
     Batch,
     Condition,
@@ -24,7 +24,7 @@ from danqing.families.base import (
     PaintsInSteps,
     Varies,
 )
-from danqing.families.transformer import TransformerConfig, TransformerFamily
+from danqing.families.transformer_sampling import TransformerConfig, TransformerFamily
 from danqing.images import Images, to_float, to_uint8
 from danqing.model import Model
 from danqing.randomness import generator
@@ -202,9 +202,9 @@ def test_guidance_of_one_is_none_bit_for_bit_and_more_changes_the_picture(
     asked, seeds = shapes(4).condition, range(4)
     rows: list[int] = []
     for name in ("RasterDecoder", "ParallelDecoder"):
-        kind = getattr(transformer, name)
+        kind = getattr(transformer_sampling, name)
         told = lambda net, prefix, how, kind=kind: rows.append(len(prefix)) or kind(net, prefix, how)  # noqa: E731
-        monkeypatch.setattr(transformer, name, told)
+        monkeypatch.setattr(transformer_sampling, name, told)
     plain = family.sample(asked, seeds=seeds, precision="float32")
     assert torch.equal(plain, family.sample(asked, seeds=seeds, precision="float32", guidance_scale=1.0))
     guided = family.sample(asked, seeds=seeds, precision="float32", guidance_scale=3.0)
@@ -343,8 +343,8 @@ def test_every_code_that_stands_for_a_covered_pixel_is_written_anew(height: int,
     for place in range(height * width):
         mask = torch.zeros(1, 1, height, width)
         mask.view(-1)[place] = 1
-        begun = family._begin(Condition(image=image, mask=mask), 1).reshape(rows, columns)
-        unknown = (begun == 16).nonzero().tolist()
+        codes = family._codes_outside(Condition(image=image, mask=mask)).reshape(rows, columns)
+        unknown = (codes == 16).nonzero().tolist()
         assert unknown == [[place // width // 4, place % width // 4]]
 
 

@@ -34,7 +34,6 @@ from danqing.service.orders import (
     Progress,
     rows_of,
 )
-from danqing.service.shelf import size_of
 from danqing.service.ticket import Ticket
 from tests.service.engines import Running, running
 
@@ -382,7 +381,9 @@ def test_a_worker_that_cannot_be_started_is_started_when_it_can(
 def test_models_least_recently_used_leave_when_memory_is_short_and_a_stop_lets_orders_end(
     models: dict[str, str],
 ) -> None:
-    gan, vae, raster = (size_of(danqing.load(models[name]).family) for name in ("gan", "vae", "raster"))
+    gan, vae, raster = (
+        danqing.load(models[name]).family.sampling_bytes() for name in ("gan", "vae", "raster")
+    )
     weights = os.path.getsize(Path(models["raster"]) / "model.safetensors")
     assert raster > 1.5 * weights  # with all that is laid out of them
     budget = int(gan + raster + 0.9 * vae)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import danqing as dq
 from danqing.data import open_dataset
 from danqing.errors import TextError, TrainingError
-from danqing.families import prefix
 from danqing.text import bpe, pretrained
+from danqing.text.encoders import shared_encoder
 from danqing.training import captions
 from danqing.training.config import resolve
 from danqing.training.listener import Listener
@@ -50,7 +50,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forgotten() -> None:
     """As in a new process: nothing that was read is known any more."""
-    prefix.reader.cache_clear()
+    shared_encoder.cache_clear()
     pretrained._load.cache_clear()
 
 

@@ -1,5 +1,6 @@
 """What a training step gets: images, and what is known of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ class Condition:
 
     label: `[n]` int64 class indices. text: n captions. negative_text: n texts to lead away from, "" from
     nothing in particular. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in {0, 1}, 1 where the model
-    may paint. begun: codes `[n, N]` to go on from, those to write having the id `vocabulary`.
+    may paint.
     """
 
     label: Tensor | None = None
@@ -21,15 +22,19 @@ class Condition:
     negative_text: tuple[str, ...] | None = None
     image: Tensor | None = None
     mask: Tensor | None = None
-    begun: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The same condition with its tensors on `device`."""
         return self._map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
 
-    def __getitem__(self, rows: slice) -> Self:
-        """The condition of some of the images."""
-        return self._map(lambda value: value[rows])
+    def __getitem__(self, rows: slice | Sequence[int]) -> Self:
+        """Return the condition of some of the images, in any order."""
+        if isinstance(rows, slice):
+            return self._map(lambda value: value[rows])
+        chosen = list(rows)
+        return self._map(
+            lambda value: value[chosen] if isinstance(value, Tensor) else tuple(value[row] for row in chosen)
+        )
 
     def _map(self, function: Any) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

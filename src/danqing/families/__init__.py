@@ -13,7 +13,7 @@ REGISTRY = {
     "gan": ("danqing.families.gan", "GAN", "GANConfig"),
     "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
     "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
-    "transformer": ("danqing.families.transformer", "build", "TransformerConfig"),
+    "transformer": ("danqing.families.transformer_sampling", "build", "TransformerConfig"),
 }
 
 

@@ -160,6 +160,10 @@ class Family(nn.Module):
         """
         return {}
 
+    def sampling_bytes(self) -> int:
+        """Return the bytes of memory that sampling holds between calls: weights, buffers and their caches."""
+        return bytes_of(self)
+
     def alarms(self, logged: Mapping[str, float]) -> list[str]:
         """Sentences on what goes wrong, each naming the setting to change; `logged` is the log's latest
         averages.
@@ -329,6 +333,11 @@ class HasTokenLikelihood(Protocol):
     def token_nll(self, batch: Batch) -> Tensor:
         """-log p(codes | condition) in nats per image, `[n]` float32."""
         ...
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Return the bytes of a module's weights and buffers, wherever they are."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
 
 
 def nats_to_bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:

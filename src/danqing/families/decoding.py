@@ -1,31 +1,34 @@
-"""How codes are drawn from what a transformer says of them: one after another, or many at once.
+"""Draws codes from a decoder's logits: one after another, or many at once.
 
-All randomness comes in from outside, as uniform numbers that belong to one image each: what an image becomes
-does not depend on those painted beside it.
+All randomness is passed in, as uniform numbers that belong to one image each. So an image does not depend on
+the images that are sampled beside it.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from danqing.families.masked_order import left_unknown
 from danqing.options import Schedule, check
 
 OnCodes = Callable[[int, int, Tensor], None]
-"""Told of steps done, steps in all, and the codes by then."""
+"""A function that is called after each step with steps done, steps in all, and the codes so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a code is chosen. temperature divides the logits; 0 takes the likeliest code. top_k: of so many
-    likeliest codes, 0 for of all; top_p: of the fewest likeliest that hold this probability together
-    (Holtzman et al. 2020, section 3.1).
+    """How a code is drawn from logits; raises ConfigError for values outside of their range.
 
-    guidance_scale: how far to go from what is likely at all to what is likely under the condition; 1 is the
-    condition alone. guidance_schedule: at once, or rising from 1 as the image is written. Raises ConfigError.
+    temperature: divides the logits; 0 takes the likeliest code.
+    top_k: draw from so many of the likeliest codes; 0 is all.
+    top_p: draw from the fewest likeliest codes with this probability together (Holtzman et al. 2020,
+        section 3.1).
+    guidance_scale: how far to move from the logits without the condition to those under it; 1 is under it.
+    guidance_schedule: whether the scale is constant, or rises from 1 as the image is written.
     """
 
     temperature: float = 1.0
@@ -39,11 +42,11 @@ class Sampling:
 
     @property
     def is_guided(self) -> bool:
-        """Whether what is likely without the condition has to be known."""
+        """Whether logits without the condition are needed."""
         return self.guidance_scale != 1
 
     def guidance(self, progress: float) -> float:
-        """The scale when a share `progress` in [0, 1] of the image is written."""
+        """Return the guidance scale when a share `progress` in [0, 1] of the image is written."""
         share = {
             "constant": 1.0,
             "linear": progress,
@@ -52,8 +55,10 @@ class Sampling:
         return 1 + (self.guidance_scale - 1) * share
 
     def choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        """Codes int64 `[...]` drawn by inverse transform from logits float32 `[..., vocabulary]` and numbers
-        `[...]` uniform in [0, 1).
+        """Draw codes int64 `[...]` by inverse transform sampling.
+
+        logits: float32 `[..., vocabulary]`.
+        uniforms: `[...]`, uniform in [0, 1).
         """
         if self.temperature < torch.finfo(torch.float32).tiny:
             return logits.argmax(-1)
@@ -72,8 +77,10 @@ class Sampling:
 
 
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """The first index `[...]` at which the sum of weights `[..., v]` exceeds a share `[...]` in [0, 1) of
-    all: weight 0 is never drawn.
+    """Return the first index `[...]` at which the cumulative sum of weights exceeds a share of the total.
+
+    probabilities: weights `[..., v]`; an index of weight 0 is never returned.
+    uniforms: the shares `[...]`, in [0, 1).
     """
     sums = probabilities.cumsum(-1)
     total = sums[..., -1:]
@@ -82,15 +89,16 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022, equation 6, as 1 + w): of `[2n, ...]`, the first half
-    under the condition and the second without, to `[n, ...]`.
+    """Apply classifier-free guidance (Ho and Salimans 2022, equation 6, where the scale is 1 + w).
+
+    logits: `[2n, ...]`, the first half under the condition, the second half without it. Returns `[n, ...]`.
     """
     conditional, unconditional = logits.chunk(2)
     return torch.lerp(unconditional, conditional, scale)
 
 
 class Decodes(Protocol):
-    """What writes codes in raster order: `nets.raster.RasterDecoder`, or a stand-in without a cache."""
+    """A decoder in raster order, such as `nets.decoders.raster.RasterDecoder`."""
 
     logits: Tensor
 
@@ -100,11 +108,17 @@ class Decodes(Protocol):
 def write(
     decoder: Decodes, codes: Tensor, unknown: Tensor, uniforms: Tensor, sampling: Sampling, told: OnCodes
 ) -> Tensor:
-    """Write the codes `[n, N]` that are `unknown` (bool `[n, N]`) in raster order, and leave the others.
+    """Write the unknown codes in raster order; return all codes `[n, N]`.
 
-    uniforms: `[n, N]`. The decoder has 2n rows where the sampling is guided: with the condition, then
-    without. Given codes too go through it one by one, up to the last unknown one: to feed those together that
-    are given in all rows would round them otherwise than beside a row in which one of them is unknown.
+    decoder: of n rows, or, where sampling is guided, 2n: under the condition, then without it.
+    codes: `[n, N]`; those that are not unknown stay as they are.
+    unknown: bool `[n, N]`.
+    uniforms: `[n, N]` in [0, 1).
+    told: called after each step.
+
+    Given codes also go through the decoder one by one, up to the last unknown code. Codes that are given in
+    all rows could go through together, but they would round differently than beside a row in which one of
+    them is unknown.
     """
     codes = codes.clone()
     steps = int((unknown.any(0).nonzero() + 1).amax()) if bool(unknown.any()) else 0
@@ -122,9 +136,9 @@ def write(
 
 
 class DecodesInParallel(Protocol):
-    """What says which codes are likely at some places: `nets.parallel.ParallelDecoder`."""
+    """A decoder in any order, such as `nets.decoders.parallel.ParallelDecoder`."""
 
-    def extend(self, codes: Tensor, places: Tensor, asked: Tensor) -> Tensor: ...
+    def extend(self, codes: Tensor, places: Tensor, requested: Tensor) -> Tensor: ...
 
 
 def write_in_parallel(
@@ -137,107 +151,44 @@ def write_in_parallel(
     sampling: Sampling,
     told: OnCodes,
     *,
-    begun: bool,
+    partial: bool,
 ) -> Tensor:
-    """Write the codes `[n, N]` that are `unknown` (bool `[n, N]`) in `num_steps`, and leave the others.
+    """Write the unknown codes in `num_steps` steps; return all codes `[n, N]`.
 
-    moments: `[N]` in [0, 1), the order in which they are written. uniforms: `[n, N]`. The decoder has 2n
-    rows where the sampling is guided: with the condition, then without. begun: whether codes may be given.
+    decoder, codes, unknown, uniforms, told: as of `write`.
+    moments: `[N]` in [0, 1), the order in which codes are written.
+    partial: whether some images may have given codes.
 
-    Products of other sizes round otherwise. Where codes may be given, each step has as many as it would need
-    for any number of them: what becomes of an image does not depend on how many others have.
+    Matrix products of another size may round differently. So where codes may be given, each step has the size
+    that it needs for any number of them: an image does not depend on how many codes others were given.
     """
     codes, copies, count = codes.clone(), 2 if sampling.is_guided else 1, codes.shape[1]
     order = (moments + unknown).argsort(dim=1)  # what is given comes first
     images = torch.arange(len(codes), device=codes.device)[:, None].expand_as(codes)
-    left, possible = unknown.sum(1), torch.arange(0 if begun else count, count + 1)
-    entering, real = _between(order, torch.zeros_like(left), count - left, count if begun else 0)
+    left, possible = unknown.sum(1), torch.arange(0 if partial else count, count + 1)
+    entering, real = _between(order, torch.zeros_like(left), count - left, count if partial else 0)
     steps = zip(left_unknown(left, num_steps), left_unknown(possible, num_steps), strict=True)
     for step, (after, possible_after) in enumerate(steps):
         before, left = left, after
         width, possible = int((possible - possible_after).max()), possible_after
         if bool((left < before).any()):
-            asked, written = _between(order, count - before, count - left, width)
+            requested, written = _between(order, count - before, count - left, width)
             known = codes.gather(1, entering).masked_fill(~real, -1)
-            given = (known, entering, asked)
+            given = (known, entering, requested)
             logits = decoder.extend(*(each.repeat(copies, 1) for each in given))
             if sampling.is_guided:
                 logits = guide(logits, sampling.guidance(step / max(num_steps - 1, 1)))
-            chosen = sampling.choose(logits, uniforms.gather(1, asked))
-            codes[images[:, : asked.shape[1]][written], asked[written]] = chosen[written]
-            entering, real = asked, written
+            chosen = sampling.choose(logits, uniforms.gather(1, requested))
+            codes[images[:, : requested.shape[1]][written], requested[written]] = chosen[written]
+            entering, real = requested, written
         told(step + 1, num_steps, codes)
     return codes
 
 
-def left_unknown(wanted: Tensor, num_steps: int) -> Iterator[Tensor]:
-    """How many of `wanted` codes, int64 `[n]`, are unknown after each step: it falls as a cosine (Chang et
-    al. 2022, section 3.2), by one at least.
-    """
-    left = wanted
-    for step in range(1, num_steps + 1):
-        share = math.cos(0.5 * math.pi * step / num_steps)
-        left = torch.floor(wanted * share + 1e-6).long().minimum(left - 1).clamp_min(0)
-        yield left
-
-
-def known_when_written(ranks: Tensor, given: Tensor, num_steps: int) -> Tensor:
-    """How many codes `write_in_parallel` knows when it writes each, int64 `[n, N]`, of which `ranks` are
-    known before it in the end, and the first `given` `[n]` from the start.
-    """
-    before, known = torch.zeros_like(ranks), given
-    for left in left_unknown(ranks.shape[1] - given, num_steps):
-        before = torch.where(ranks >= known[:, None], known[:, None], before)
-        known = ranks.shape[1] - left
-    return before
-
-
 def _between(order: Tensor, start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Elements `start` to `stop` (int64 `[n]`), at most `width`, of each row of `[n, N]`, and which of them
-    are not filling: `[n, width]` both.
+    """Take elements `start` to `stop` of each row of `[n, N]`, and which are not padding, `[n, width]` each.
+
+    start, stop: int64 `[n]`, at most `width` apart.
     """
     numbers = start[:, None] + torch.arange(width, device=order.device)
     return order.gather(1, numbers.clamp_max(order.shape[1] - 1)), numbers < stop[:, None]
-
-
-def spread(rows: int, columns: int, depth: int) -> Tensor:
-    """When each code of a grid is written, float32 `[rows · columns · depth]` in [0, 1): at any time those
-    written lie evenly over the grid, and a place's own codes far apart in time. At depth 1 each of the second
-    half has all its neighbours written before it.
-
-    Codes that are written at once are drawn independently of each other: neighbours should not be (Besnier
-    et al. 2025). The order of the places is that of a dither matrix (Bayer 1973), for any number of rows and
-    columns. It is the same for all images, which is quicker to learn than an order of each.
-    """
-    bits = (max(rows, columns) - 1).bit_length()
-    start = 2**bits // 4  # the first places are not at the edge
-    down, across = torch.arange(rows)[:, None] + start, torch.arange(columns) + start
-    across = across + 2 * ((down ^ across) & 1)  # the second half begins far from where the first ended
-    numbers = torch.zeros(rows, columns, dtype=torch.int64)
-    for bit in range(bits):
-        numbers = 4 * numbers + 2 * ((down ^ across) >> bit & 1) + (down >> bit & 1)
-    moments = numbers.flatten().argsort().argsort() / (rows * columns)
-    moments = (moments[:, None] + torch.arange(depth) / depth).remainder(1).flatten()
-    return moments.argsort(stable=True).argsort() / len(moments)  # no two at once
-
-
-def given_in_training(
-    rows: int, columns: int, depth: int, count: int, share: float, rng: torch.Generator
-) -> Tensor:
-    """Codes that are given to a model that learns to fill, bool `[count, rows · columns · depth]`: in a
-    `share` of the images a rectangle of random sides, all but it, or places here and there; in the others
-    none.
-    """
-
-    def spans(side: int) -> Tensor:
-        ends = torch.rand(2, count, 1, generator=rng, device=rng.device) * side
-        middles = torch.arange(side, device=rng.device) + 0.5
-        return (middles > ends.amin(0)) & (middles < ends.amax(0))
-
-    inside = spans(rows)[:, :, None] & spans(columns)[:, None]
-    chosen, kind, dots = torch.rand(3, count, 1, 1, generator=rng, device=rng.device)
-    scattered = torch.rand(count, rows, columns, generator=rng, device=rng.device) < dots
-    given = torch.where(kind < 1 / 3, scattered, inside ^ (kind > 2 / 3)) & (chosen < share)
-    given &= ~given.flatten(1).all(1)[:, None, None]  # something is left to write
-    codes: Tensor = given[..., None].expand(-1, -1, -1, depth).flatten(1)
-    return codes

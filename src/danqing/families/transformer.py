@@ -1,427 +1,450 @@
-"""A transformer that writes an image code after code, as a language model writes words (Esser et al. 2021).
+"""A transformer that writes an image code by code, as a language model writes words (Esser et al. 2021).
 
-The codes are a trained tokenizer's, or the pixels themselves. What the image should show goes before them as
-a prefix: a label, or the tokens of a text. Order `raster` writes them one by one, each from all before it,
-and so knows how likely an image is; order `masked` writes many at once, far apart (Chang et al. 2022; Besnier
-et al. 2025).
+This file is the whole model, to be read from top to bottom:
+
+1. Configuration. A tokenizer, trained before, turns an image into a grid of codes (whole numbers), and codes
+   into an image. Without a tokenizer, the codes are the pixels.
+2. Prefix. What the image should show, a label or a text, becomes a few vectors that stand before the codes.
+3. Blocks. A residual stream of vectors, one per position, to which attention and feed-forward networks add.
+4. Network. Prefix and codes in, logits of every code out, each from the codes that come before it.
+5. Loss. The cross-entropy of the codes of real images.
+6. Generation. Draw a code from its logits, append it, repeat.
+
+There are two orders. In order `raster` codes are written row by row, each from all codes before it, so that
+p(image) = Π p(code_i | prefix, code_1 ... code_i-1). In order `masked` many codes are written per step, each
+from the codes of earlier steps (Chang et al. 2022): less exact, and much faster.
+
+`transformer_sampling.py` adds what a trained model offers: sampling with options, filling, variations. Its
+decoders, in `nets/decoders/`, write the same codes as `generate` and `generate_masked` below, and are fast.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import (
-    Batch,
-    Condition,
-    Family,
-    FamilyConfig,
-    HasTokenizer,
-    Losses,
-    OnStep,
-    Phase,
-    Tokenizes,
-    nats_to_bits_per_dim,
-)
-from danqing.families.decoding import (
-    OnCodes,
-    Sampling,
-    given_in_training,
-    known_when_written,
-    spread,
-    write,
-    write_in_parallel,
-)
-from danqing.families.pixel_codes import PixelCodes
-from danqing.families.prefix import Prefix
-from danqing.families.transformer_config import TransformerConfig as TransformerConfig
-from danqing.nets.layers import crop
-from danqing.nets.parallel import ParallelDecoder
-from danqing.nets.raster import RasterDecoder
-from danqing.nets.transformer import Shape, Transformer
-from danqing.options import Schedule, check
-from danqing.precision import Precision, candidates
-from danqing.randomness import uniform
+from danqing.families.base import Batch, Condition, FamilyConfig, Losses, Phase
+from danqing.families.decoding import Sampling, guide
+from danqing.families.masked_order import given_in_training, known_when_written, spread
+from danqing.families.tokenizers import SecondStage, build_tokenizer
+from danqing.nets.attention import attend, grid_rotations, rotate_unit
+from danqing.nets.decoders.contract import Shape
+from danqing.nets.layers import RMS_EPSILON
+from danqing.text.contract import TextConfig, TextFacts
+from danqing.text.encoders import settle, shared_encoder
 
-PHASE = "transformer"
-MOST_CODES = 65_536
-"""Of one image: more would take hours and all memory to write, whatever a small file asks for."""
-NUM_STEPS = 12
-TRAINED_STEPS = (8, 17)
-"""Least number of steps in training, and one more than the most."""
-GIVEN = 0.2
-"""Share of the images that a masked transformer learns to fill rather than to paint."""
-PrecisionName = Literal["auto", "float32", "bfloat16"]
+MOST_PIXELS = 8192  # of one image: writing more, one by one, would take hours
+TRAINED_STEPS = (8, 17)  # the fewest steps that masked order is trained for, and one more than the most
+GIVEN = 0.2  # share of the images from which masked order learns to fill, rather than to write all codes
+EMBEDDING_SCALE = 0.3  # of initial embeddings: about what a block adds; with 0.02, blocks would drown them
 
 
-class TransformerFamily(Family, HasTokenizer):
-    """What both orders share: a tokenizer that was trained before, the prefix, the network."""
+# 1. Configuration
+def _parsed(value: Any) -> Any:
+    return families.parse_config(value) if isinstance(value, dict) else value
 
-    chunk = 32  # a step costs little more than of 16
+
+class TransformerConfig(FamilyConfig):
+    """Settings of a transformer.
+
+    features: the width of the residual stream. heads: of attention, which share key_value_heads keys and
+    values; 0 is one for each. condition_dropout: the share of images learned without their condition, which
+    guidance needs; guidance_scale: the default of sampling. label_smoothing: of the targets. noise: the share
+    of codes replaced by random ones where they are read, in raster order, so that the model learns to go on
+    after a wrong code. text: how captions are read. tokenizer: the first stage; None: codes are the pixels.
+    """
+
+    from_data: ClassVar[frozenset[str]] = FamilyConfig.from_data | {"text_facts", "tokenizer"}
+
+    family: Literal["transformer"] = "transformer"
+    order: Literal["raster", "masked"] = "raster"
+    layers: int = Field(6, ge=1, le=128)
+    features: int = Field(256, ge=8, le=16384)
+    heads: int = Field(8, ge=1, le=256)
+    key_value_heads: int = Field(0, ge=0, le=256)
+    condition: Literal["label", "text", "none"] = "label"
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    noise: float = Field(0.0, ge=0, lt=1)
+    guidance_scale: float = Field(1.0, ge=0, le=100)
+    text: TextConfig = TextConfig()
+    text_facts: TextFacts | None = None
+    tokenizer: Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(_parsed)] | None = None
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Self:
+        if self.features % (4 * self.heads):
+            raise ValueError("features must be a multiple of four times heads")
+        if self.key_value_heads and self.heads % self.key_value_heads:
+            raise ValueError("heads must be a multiple of key_value_heads")
+        if self.tokenizer is None and self.dimensions > MOST_PIXELS:
+            raise ValueError(
+                f"an image of {self.dimensions} pixel values is too long to write one by one: give it a "
+                "tokenizer, as the preset text2image-32 does, or a smaller size"
+            )
+        sides = ("width", "height", "channels")
+        if self.tokenizer and any(getattr(self.tokenizer, side) != getattr(self, side) for side in sides):
+            raise ValueError("the tokenizer must be of images of the same width, height and channels")
+        return self
+
+    @property
+    def reads_labels(self) -> bool:
+        return self.conditional and self.condition == "label"
+
+    @property
+    def reads_text(self) -> bool:
+        return self.conditional and self.condition == "text"
+
+    def complete(self, captions: Sequence[str]) -> Self:
+        """Add the vocabulary of captions; raises what `text.encoders.settle` raises."""
+        if not self.reads_text:
+            return self
+        return self.model_copy(update={"text_facts": settle(self.text, captions)})
+
+
+# 2. Prefix
+class Prefix(nn.Module):
+    """What an image should show, as vectors `[n, length, features]`: of a label, or of each token of a text.
+
+    What stands there without a condition is learned too, which is what guidance compares with.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config, width, facts = config, config.features, config.text_facts
+        self.length = config.text.length if config.reads_text else 1
+        self.embed: nn.Embedding | nn.Linear | None = None
+        if config.reads_text:
+            if facts is None:
+                raise ConfigError("This model reads captions and has none: train it on data with captions.")
+            # An encoder gives hidden states of some width; byte pairs give the numbers of tokens.
+            tokens = facts.vocabulary
+            self.embed = nn.Linear(facts.width, width) if facts.width else nn.Embedding(tokens, width)
+        elif config.reads_labels and config.labels:
+            self.embed = nn.Embedding(len(config.labels), width)
+        if isinstance(self.embed, nn.Embedding):
+            nn.init.normal_(self.embed.weight, std=EMBEDDING_SCALE)
+        self.absent = nn.Parameter(torch.empty(self.length, width))
+        nn.init.normal_(self.absent, std=EMBEDDING_SCALE)
+
+    def forward(self, condition: Condition, absent: Tensor) -> Tensor:
+        """Return the vectors of a condition, `[n, length, features]`.
+
+        absent: bool `[n]`, the images to treat as if they had none, as are blank texts and a label of -1.
+        Raises ConfigError where the condition lacks what this model reads.
+        """
+        nothing = self.nothing(len(absent))
+        if self.embed is None:
+            return nothing
+        if self.config.reads_text:
+            if condition.text is None:
+                raise ConfigError('This model paints what a text says: give it a prompt ("" for anything).')
+            blank = torch.tensor([not text.strip() for text in condition.text], device=absent.device)
+            assert self.config.text_facts is not None
+            encoder = shared_encoder(self.config.text, self.config.text_facts)
+            given: Tensor = self.embed(encoder.encode(condition.text).to(absent.device))
+            absent = absent | blank
+        else:
+            if condition.label is None:
+                some = ", ".join(self.config.labels[:8])
+                raise ConfigError(f"This model needs a label for every image: one of {some}.")
+            absent = absent | (condition.label < 0)
+            given = self.embed(condition.label.clamp_min(0))[:, None]  # [n] -> [n, 1, features]
+        return torch.where(absent[:, None, None], nothing, given)
+
+    def nothing(self, count: int) -> Tensor:
+        """Return the vectors that stand for no condition, `[count, length, features]`."""
+        return self.absent.expand(count, -1, -1)
+
+
+# 3. Blocks
+class NormedLinear(nn.Module):
+    """W (g · RMSNorm(x)) with RMSNorm(x) = x / √(mean(x²) + ε) (Zhang and Sennrich 2019)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(inputs))
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        nn.init.normal_(self.weight, std=inputs**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.rms_norm(x, x.shape[-1:], eps=RMS_EPSILON), self.weight * self.gain)
+
+
+def into_stream(shape: Shape, inputs: int) -> nn.Linear:
+    """Return a matrix whose output is added to the stream.
+
+    It starts small, so that the stream stays as large as it was (Radford et al. 2019, section 2.3).
+    """
+    linear = nn.Linear(inputs, shape.width, bias=False)
+    nn.init.normal_(linear.weight, std=(2 * shape.layers * inputs) ** -0.5)
+    return linear
+
+
+class Attention(nn.Module):
+    """Self-attention: softmax(q kᵀ) v over the positions that each position sees.
+
+    Queries and keys are unit vectors (Henry et al. 2020), rotated by their positions, so that their product
+    depends on how far apart they are. Groups of queries share a key and a value (Ainslie et al. 2023).
+
+    gain: `[heads, head width / 2]`, the weight of each pair of a query. One for keys too would be redundant,
+    and one for each number of a pair would not commute with the rotation.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.key_value_heads = shape.heads, shape.key_value_heads
+        self.head_width = shape.head_width
+        self.qkv = NormedLinear(shape.width, (self.heads + 2 * self.key_value_heads) * self.head_width)
+        self.gain = nn.Parameter(torch.ones(self.heads, self.head_width // 2))
+        self.out = into_stream(shape, self.heads * self.head_width)
+
+    def scaled_rotations(self, rotations: Tensor) -> Tensor:
+        """Turn rotations of queries and keys `[2, t, d / 2]` into factors `[t, heads + key heads, d / 2]`.
+
+        √d makes products of random unit vectors about standard normal.
+        """
+        queries = rotations[0][:, None] * (self.gain * math.sqrt(self.head_width))
+        return torch.cat([queries, rotations[1][:, None].expand(-1, self.key_value_heads, -1)], dim=1)
+
+    def project(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn the stream `[n, t, width]` into queries, keys and values, `[n, heads, t, d]` each."""
+        qkv = self.qkv(x).view(*x.shape[:2], -1, self.head_width)  # [n, t, heads + 2 · key heads, d]
+        qk, v = torch.split(qkv, [self.heads + self.key_value_heads, self.key_value_heads], dim=2)
+        qk = rotate_unit(qk, self.scaled_rotations(rotations))  # [n, heads + key heads, t, d]
+        q, k = torch.split(qk, [self.heads, self.key_value_heads], dim=1)
+        return q, k, v.transpose(1, 2)
+
+    def forward(self, x: Tensor, rotations: Tensor, seen: Tensor | None = None, start: int = 0) -> Tensor:
+        """Return what positions from `start` on read, `[n, t - start, width]`.
+
+        seen: bool `[n, t - start, s]`, which of the first s positions each sees; None is all before it.
+        """
+        q, k, v = self.project(x, rotations)
+        if seen is not None:
+            q, k, v = q[:, :, start:], k[:, :, : seen.shape[2]], v[:, :, : seen.shape[2]]
+        heads = attend(q, k, v, seen)  # [n, heads, t - start, d]
+        out: Tensor = self.out(heads.transpose(1, 2).flatten(2))  # [n, t - start, width]
+        return out
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + down(silu(gate(norm(x))) · up(norm(x))): SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.attention = Attention(shape)
+        self.gate_up = NormedLinear(shape.width, 2 * shape.hidden)
+        self.down = into_stream(shape, shape.hidden)
+
+    def forward(self, x: Tensor, rotations: Tensor, seen: Tensor | None = None, start: int = 0) -> Tensor:
+        """Return the stream `[n, t - start, width]` of positions from `start` on."""
+        return self.feed(x[:, start:] + self.attention(x, rotations, seen, start))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Add the feed-forward network."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)  # [n, t, hidden] each
+        out: Tensor = x + self.down(F.silu(gate) * up)
+        return out
+
+
+# 4. Network
+class Transformer(nn.Module):
+    """Turns a prefix `[n, p, width]` and codes int64 `[n, N]` into logits float32 `[n, N, vocabulary]`.
+
+    The N codes are those of the grid, row by row, place by place, `depth` at each place.
+    """
+
+    rotations: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        # One vector per code and depth, and one for a code that is not yet known.
+        self.embedding = nn.Embedding(shape.depth * (shape.vocabulary + 1), shape.width)
+        self.row = nn.Parameter(torch.empty(shape.rows, 1, 1, shape.width))
+        self.column = nn.Parameter(torch.empty(1, shape.columns, 1, shape.width))
+        self.index = nn.Parameter(torch.empty(1, 1, shape.depth, shape.width))
+        self.prefix = nn.Parameter(torch.empty(shape.prefix, shape.width))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.head = NormedLinear(shape.width, shape.vocabulary)
+        for table in (self.embedding.weight, self.row, self.column, self.index, self.prefix):
+            nn.init.normal_(table, std=EMBEDDING_SCALE)
+        with torch.no_grad():
+            self.head.weight.mul_(0.5)  # starts near the uniform distribution
+        with torch.device("cpu"):  # wherever the weights are built: no file holds these
+            place = torch.arange(-shape.prefix, shape.codes).clamp(min=0) // shape.depth  # [p + N]
+            rotations = grid_rotations(place // shape.columns, place % shape.columns, shape.head_width)
+            self.register_buffer("rotations", rotations, persistent=False)
+
+    def forward(self, prefix: Tensor, codes: Tensor) -> Tensor:
+        """Compute logits in raster order: those of code i follow from the prefix and the codes before i.
+
+        Position i holds code i - 1 and writes code i; the last position of the prefix writes the first code.
+        """
+        x = torch.cat([prefix + self.prefix, self.embed(codes[:, :-1], 0, 1)], dim=1)  # [n, p + N - 1, width]
+        rotations = self.raster_rotations()[:, : x.shape[1]]
+        for block in self.blocks:
+            x = block(x, rotations)
+        return self.read(x[:, self.shape.prefix - 1 :])
+
+    def parallel(self, prefix: Tensor, codes: Tensor, ranks: Tensor, before: Tensor) -> Tensor:
+        """Compute logits in any order: those of a code follow from the codes known when it is written.
+
+        ranks: `[n, N]`, the place of each code in the order.
+        before: `[n, N]`, how many codes are known when each is written; at most its rank.
+
+        Each code stands in the sequence twice (two streams, Yang et al. 2019, section 2.3). As itself it sees
+        itself and the codes known before it, and is seen. As a question it sees the codes known when it is
+        written, and is not seen. The prefix sees itself, and all see the prefix.
+        """
+        count, codes_count = self.shape.prefix, self.shape.codes
+        seen = torch.cat([ranks[:, None] <= ranks[:, :, None], ranks[:, None] < before[:, :, None]], dim=1)
+        seen = F.pad(seen, (0, 0, count, 0), value=False)
+        seen = F.pad(seen, (count, 0), value=True)  # [n, p + 2N, p + N]
+        unknown = torch.full_like(codes, self.shape.vocabulary)
+        x = torch.cat([prefix + self.prefix, self.embed(codes, 0, 0), self.embed(unknown, 0, 0)], dim=1)
+        held = torch.view_as_complex(self.rotations)
+        rotations = torch.cat([held, held[count:]]).expand(2, -1, -1)  # [2, p + 2N, head width / 2]
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x, rotations, seen)
+        questions = count + codes_count
+        return self.read(last(x, rotations, seen[:, questions:], questions))
+
+    def raster_rotations(self) -> Tensor:
+        """Return rotations of queries and of keys in raster order, complex `[2, p + N, head width / 2]`.
+
+        A query rotates to the place that it writes, a key to the place that it holds. Then "the code above
+        the one that I write" is the same rotation everywhere, even at the edges.
+        """
+        held = torch.view_as_complex(self.rotations)
+        return torch.stack([torch.cat([held[1:], held[-1:]]), held])
+
+    def places(self) -> Tensor:
+        """Return the learned vector of each code's place, `[N, width]`."""
+        return (self.row + self.column + self.index).flatten(0, 2)  # from [rows, columns, depth, width]
+
+    def embed(self, codes: Tensor, first: int, ahead: int) -> Tensor:
+        """Turn codes `[n, m]` into vectors `[n, m, width]`.
+
+        first: the number of the first of them. ahead: how much further on the code is that each writes.
+        """
+        stop = first + codes.shape[1]
+        depths = torch.arange(first, stop, device=codes.device) % self.shape.depth
+        vectors: Tensor = self.embedding(codes + depths * (self.shape.vocabulary + 1))
+        return vectors + self.places()[first + ahead : stop + ahead]
+
+    def read(self, x: Tensor) -> Tensor:
+        """Turn the stream into logits."""
+        logits: Tensor = self.head(x).float()
+        return logits
+
+
+# 5. Loss
+class TransformerLearner(SecondStage):
+    """Tokenizer, prefix and network, and how they learn."""
+
     config: TransformerConfig
-    tokenizer: nn.Module
-    _further_options: ClassVar[tuple[str, ...]] = ("precision",)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = (
-            PixelCodes(config.height, config.width, config.channels)
-            if config.tokenizer is None
-            else _first_stage(config.tokenizer)
-        )
-        self.prefix = Prefix(
-            config.features,
-            labels=config.labels if config.reads_labels else (),
-            text=config.text if config.reads_text else None,
-            facts=config.text_facts,
-        )
-        rows, columns, depth = self._codec.code_shape
-        if rows * columns * depth > MOST_CODES:
-            raise ConfigError(
-                f"An image would be {rows * columns * depth:,} codes, too many to write: use a tokenizer "
-                "with more downsamplings, or smaller images."
-            )
-        self.net = Transformer(
-            Shape(
-                vocabulary=self._codec.vocabulary,
-                rows=rows,
-                columns=columns,
-                depth=depth,
-                width=config.features,
-                layers=config.layers,
-                heads=config.heads,
-                key_value_heads=config.key_value_heads or config.heads,
-                prefix=self.prefix.length,
-            )
-        )
-
-    @property
-    def _codec(self) -> Tokenizes:
-        """The tokenizer as what it does."""
-        assert isinstance(self.tokenizer, Tokenizes)
-        return self.tokenizer
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
+        self.tokenizer = build_tokenizer(config.tokenizer, config)
+        self.prefix = Prefix(config)
+        shared = config.key_value_heads or config.heads
+        sizes = (config.features, config.layers, config.heads, shared, self.prefix.length)
+        self.net = Transformer(Shape(self.codec.vocabulary, *self.codec.code_shape, *sizes))
 
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase(PHASE, ("prefix", "net")),)
+        return (Phase("transformer", ("prefix", "net")),)
 
-    def fill(
-        self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
-    ) -> Tensor:
-        """Paint anew what `mask` covers: the codes of each place that it touches. The options are those of
-        `sample`.
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        """Return the cross-entropy of codes given those known before them, in nats per code."""
+        codes = self.codes_of(batch)
+        if self.config.order == "raster":
+            logits = self._raster_logits(batch, codes, rng).flatten(0, 1)  # [n · N, vocabulary]
+            return self._cross_entropy(logits, codes.flatten())
+        logits, written = self._masked_logits(batch, codes, rng)
+        return self._cross_entropy(logits[written], codes[written])
+
+    def _raster_logits(self, batch: Batch, codes: Tensor, rng: torch.Generator) -> Tensor:
+        """Compute logits `[n, N, vocabulary]` of all codes in one pass, each from the codes before it."""
+        if self.config.noise:
+            wrong = torch.rand(codes.shape, generator=rng, device=rng.device) < self.config.noise
+            others = torch.randint(self.codec.vocabulary, codes.shape, generator=rng, device=rng.device)
+            codes = torch.where(wrong, others, codes)
+        logits: Tensor = self.net(self._prefix_with_dropout(batch, rng), codes)
+        return logits
+
+    def _masked_logits(self, batch: Batch, codes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Compute logits `[n, N, vocabulary]` as sampling in some number of steps would.
+
+        Also returns which codes it would write, `[n, N]`: in some images a part is given, as in filling.
         """
-        return self.sample(replace(condition, image=images, mask=mask), seeds=seeds, **options)
+        shape = self.codec.code_shape
+        given = given_in_training(*shape, len(codes), GIVEN, rng)  # [n, N]
+        ranks = (spread(*shape).to(codes.device) + ~given).argsort(1).argsort(1)  # given codes come first
+        num_steps = int(torch.randint(*TRAINED_STEPS, (), generator=rng, device=rng.device))
+        before = known_when_written(ranks, given.sum(1), num_steps)
+        return self.net.parallel(self._prefix_with_dropout(batch, rng), codes, ranks, before), ~given
 
-    def vary(
-        self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float, **options: Any
-    ) -> Tensor:
-        """Write a share `strength` of the places anew, chosen at random, and paint all codes. The options are
-        those of `sample`.
-        """
-        codes = self._codec.tokenize(images)
-        anew = uniform(seeds, codes.shape[1:3], purpose="places", device=codes.device) < strength
-        begun = codes.masked_fill(anew[..., None], self._codec.vocabulary).flatten(1)
-        return self.sample(replace(condition, begun=begun), seeds=seeds, **options)
-
-    def codes_of(self, batch: Batch) -> Tensor:
-        """The codes of a batch, int64 `[n, N]`, in the order in which they are written."""
-        codes = self._codec.tokenize(batch.images) if batch.codes is None else batch.codes
-        return codes.long().flatten(1)
-
-    def _prefix_for_training(self, batch: Batch, rng: torch.Generator) -> Tensor:
+    def _prefix_with_dropout(self, batch: Batch, rng: torch.Generator) -> Tensor:
         absent = torch.rand(len(batch), generator=rng, device=rng.device) < self.config.condition_dropout
         prefix: Tensor = self.prefix(batch.condition, absent)
         return prefix
 
-    def _prefix(self, condition: Condition, count: int, *, guided: bool) -> Tensor:
-        """Of `count` images, `[n, p, features]`; guided, then what to lead away from: the negative text, or
-        no condition. Raises ConfigError for a negative text without guidance.
-        """
-        absent = torch.zeros(count, dtype=torch.bool, device=self.prefix.absent.device)
-        given: Tensor = self.prefix(condition, absent)
-        negative = condition.negative_text or ()
-        if not guided:
-            if any(text.strip() for text in negative):
-                raise ConfigError(
-                    "A negative prompt is what guidance leads away from: set guidance_scale above 1, or "
-                    "leave the negative prompt out.",
-                    "negative_prompt",
-                )
-            return given
-        away = self.prefix(Condition(text=negative), absent) if negative else self.prefix.nothing(count)
-        return torch.cat([given, away])
-
-    def _begin(self, condition: Condition, count: int) -> Tensor:
-        """Codes `[n, N]` to start from: those to write have the id `vocabulary`.
-
-        A place is painted anew where the mask touches any of the pixels that it stands for.
-        """
-        if condition.begun is not None:
-            return condition.begun
-        rows, columns, depth = self._codec.code_shape
-        blank = self._codec.vocabulary
-        if condition.image is None or condition.mask is None:
-            shape = (count, rows * columns * depth)
-            return torch.full(shape, blank, dtype=torch.int64, device=self.prefix.absent.device)
-        codes = self._codec.tokenize(condition.image)
-        cell = self._cell
-        missing = (columns * cell[1] - self.config.width, rows * cell[0] - self.config.height)
-        touched = F.max_pool2d(F.pad(condition.mask, (0, missing[0], 0, missing[1])), cell) > 0
-        return codes.masked_fill(touched.permute(0, 2, 3, 1), blank).flatten(1)  # from [n, 1, rows, columns]
-
-    @property
-    def _cell(self) -> tuple[int, int]:
-        """Height and width in pixels of what a place stands for: halved sides, rounded up, begin at the top
-        left.
-        """
-        rows, columns, _ = self._codec.code_shape
-        return _halved(self.config.height, rows), _halved(self.config.width, columns)
-
-    def _paint(self, codes: Tensor, condition: Condition) -> Tensor:
-        """Images of codes `[n, N]`, grey where they are not yet written; given pixels stay as they are."""
-        rows, columns, depth = self._codec.code_shape
-        grid = codes.reshape(-1, rows, columns, depth)
-        unknown = grid == self._codec.vocabulary
-        images = self._codec.detokenize(grid.masked_fill(unknown, 0))
-        if bool(unknown.any()):
-            hidden = unknown.any(3)[:, None]
-            for axis, side in zip((2, 3), self._cell, strict=True):
-                hidden = hidden.repeat_interleave(side, axis)
-            images = images.masked_fill(crop(hidden, (self.config.height, self.config.width)), 0)
-        if condition.image is not None and condition.mask is not None:
-            images = torch.where(condition.mask > 0, images, condition.image)
-        return images
-
-    def _teller(self, condition: Condition, on_step: OnStep | None) -> OnCodes:
-        """What tells `on_step` of codes in terms of images."""
-
-        def told(done: int, steps: int, codes: Tensor) -> None:
-            if on_step is not None:
-                on_step(done, steps, lambda: self._paint(codes, condition))
-
-        return told
-
-    def sample_defaults(self) -> Mapping[str, Any]:
-        has_two = self.prefix.embed is not None and self.config.condition_dropout > 0
-        return {"guidance_scale": self.config.guidance_scale if has_two else 1.0}
-
-    def _sampling(self, others: Mapping[str, Any], **chosen: Any) -> Sampling:
-        """The options of `Sampling`, checked; `others` are those that there are not."""
-        if others:
-            names, known = ", ".join(others), ", ".join([*chosen, *self._further_options])
-            raise ConfigError(
-                f"A {self.config.order} transformer has no sampling option {names}: it has {known}."
-            )
-        if chosen["guidance_scale"] is None:
-            chosen["guidance_scale"] = self.sample_defaults()["guidance_scale"]
-        sampling = Sampling(**chosen)
-        if sampling.is_guided and self.prefix.embed is None:
-            raise ConfigError(
-                "This model was trained without labels or captions: leave guidance_scale at 1.",
-                "guidance_scale",
-            )
-        if sampling.is_guided and not self.config.condition_dropout:
-            raise ConfigError(
-                "This model never learnt to paint without a condition, which guidance needs: leave "
-                "guidance_scale at 1, or train it with condition_dropout=0.1.",
-                "guidance_scale",
-            )
-        return sampling
+    def _cross_entropy(self, logits: Tensor, codes: Tensor) -> Losses:
+        """Average over codes `[m]` under logits `[m, vocabulary]`."""
+        logs = F.log_softmax(logits.float(), -1)
+        nll, smooth = F.nll_loss(logs, codes), self.config.label_smoothing
+        total = nll if not smooth else (1 - smooth) * nll - smooth * logs.mean()
+        with torch.no_grad():
+            logged = {"nll": nll.detach(), "accuracy": (logs.argmax(-1) == codes).float().mean()}
+            if self.config.tokenizer is None and self.config.order == "raster":
+                logged["bits_per_dim"] = nll.detach() / math.log(2)
+        return Losses(total, logged)
 
 
-class RasterTransformer(TransformerFamily):
-    """Writes codes one by one, and knows how likely they are."""
+# 6. Generation
+@torch.no_grad()
+def generate(net: Transformer, prefix: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    """Write codes int64 `[n, N]` in raster order, with one pass of the network for each.
 
-    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """Cross-entropy of every code given those before it, in nats per code."""
-        codes = self.codes_of(batch)
-        read = codes
-        if self.config.noise:
-            wrong = torch.rand(codes.shape, generator=rng, device=rng.device) < self.config.noise
-            others = torch.randint(self._codec.vocabulary, codes.shape, generator=rng, device=rng.device)
-            read = torch.where(wrong, others, codes)
-        logits = self.net(self._prefix_for_training(batch, rng), read)
-        return _cross_entropy(logits, codes, self.config, None)
-
-    def token_nll(self, batch: Batch) -> Tensor:
-        """-log p(codes | condition) in nats per image, `[n]` float32."""
-        codes = self.codes_of(batch)
-        logits = self.net(self._prefix(batch.condition, len(batch), guided=False), codes)
-        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
-
-    def painting_steps(self, **options: Any) -> int:
-        return math.prod(self._codec.code_shape)
-
-    def sample(
-        self,
-        condition: Condition,
-        *,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        guidance_scale: float | None = None,
-        guidance_schedule: Schedule = "constant",
-        precision: PrecisionName = "auto",
-        on_step: OnStep | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Write an image per seed, code after code; `decoding.Sampling` says what the options mean.
-
-        precision: of the matrix products, by default what the machine is fast at. Where the condition has an
-        image and a mask, only what the mask covers is written, each code knowing what comes before it alone.
-        """
-        sampling = self._sampling(
-            options,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance_scale=guidance_scale,
-            guidance_schedule=guidance_schedule,
-        )
-        count = len(seeds)
-        codes = self._begin(condition, count)
-        prefix = self._prefix(condition, count, guided=sampling.is_guided)
-        uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=codes.device)
-        decoder = RasterDecoder(self.net, prefix, _chosen(precision, codes.device))
-        unknown = codes == self._codec.vocabulary
-        told = self._teller(condition, on_step)
-        return self._paint(write(decoder, codes, unknown, uniforms, sampling, told), condition)
+    prefix: `[n, p, width]`; with guidance `[2n, p, width]`, under the condition, then without it.
+    uniforms: `[n, N]` in [0, 1), the random numbers of each image.
+    """
+    codes = torch.zeros(uniforms.shape, dtype=torch.int64)  # [n, N]: a code is read once it is written
+    for i in range(codes.shape[1]):
+        read = codes.repeat(len(prefix) // len(codes), 1)  # [n, N], guided [2n, N]
+        logits = net(prefix, read)[:, i]  # [n, N, vocabulary] -> [n, vocabulary], guided [2n, vocabulary]
+        if sampling.is_guided:
+            logits = guide(logits, sampling.guidance(i / max(codes.shape[1] - 1, 1)))  # [n, vocabulary]
+        codes[:, i] = sampling.choose(logits, uniforms[:, i])  # [n]
+    return codes
 
 
-class PixelTransformer(RasterTransformer):
-    """Writes pixels one by one: it knows exactly how likely an image is."""
+@torch.no_grad()
+def generate_masked(
+    net: Transformer, prefix: Tensor, uniforms: Tensor, sampling: Sampling, num_steps: int
+) -> Tensor:
+    """Write codes int64 `[n, N]` in masked order, with one pass of the network for each step.
 
-    @torch.no_grad()
-    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """-log2 p(image | condition) per dimension, `[n]`: exact, whatever `samples`."""
-        return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
-
-
-class MaskedTransformer(TransformerFamily):
-    """Writes many codes at once, in a few steps."""
-
-    _further_options: ClassVar[tuple[str, ...]] = ("num_steps", "precision")
-
-    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """Cross-entropy of codes given those that are known when they are written, in nats per code: in the
-        order of `sample`, in about as many steps, and in some of the images around codes that are given.
-        """
-        codes = self.codes_of(batch)
-        given = given_in_training(*self._codec.code_shape, len(codes), GIVEN, rng)
-        ranks = (self._moments(codes.device) + ~given).argsort(1).argsort(1)
-        num_steps = int(torch.randint(*TRAINED_STEPS, (), generator=rng, device=rng.device))
-        before = known_when_written(ranks, given.sum(1), num_steps)
-        logits = self.net.parallel(self._prefix_for_training(batch, rng), codes, ranks, before)
-        return _cross_entropy(logits, codes, self.config, ~given)
-
-    def painting_steps(self, **options: Any) -> int:
-        return int(options.get("num_steps", NUM_STEPS))
-
-    def sample(
-        self,
-        condition: Condition,
-        *,
-        seeds: Sequence[int],
-        num_steps: int = NUM_STEPS,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        guidance_scale: float | None = None,
-        guidance_schedule: Schedule = "constant",
-        precision: PrecisionName = "auto",
-        on_step: OnStep | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Write an image per seed in `num_steps`; `decoding.Sampling` says what the other options mean.
-
-        The codes of a step lie far apart. Where the condition has an image and a mask, only what the mask
-        covers is written, and suits all that surrounds it.
-        """
-        check(num_steps=num_steps)
-        sampling = self._sampling(
-            options,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance_scale=guidance_scale,
-            guidance_schedule=guidance_schedule,
-        )
-        count = len(seeds)
-        codes = self._begin(condition, count)
-        prefix = self._prefix(condition, count, guided=sampling.is_guided)
-        uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=codes.device)
-        decoder = ParallelDecoder(self.net, prefix, _chosen(precision, codes.device))
-        unknown = codes == self._codec.vocabulary
-        told = self._teller(condition, on_step)
-        written = write_in_parallel(
-            decoder,
-            codes,
-            unknown,
-            self._moments(codes.device),
-            uniforms,
-            num_steps,
-            sampling,
-            told,
-            begun=condition.begun is not None or condition.mask is not None,
-        )
-        return self._paint(written, condition)
-
-    def _moments(self, device: torch.device) -> Tensor:
-        """When each code is written, `[N]` in [0, 1)."""
-        return spread(*self._codec.code_shape).to(device)
-
-
-def build(config: TransformerConfig) -> TransformerFamily:
-    """The class that has what this configuration allows: a likelihood of codes, or of images."""
-    if config.order == "masked":
-        return MaskedTransformer(config)
-    return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
-
-
-def _halved(side: int, places: int) -> int:
-    """The power of two that cuts `side` pixels into so many places; where there is none, what suffices."""
-    fitting = (2**k for k in range(side.bit_length() + 1) if math.ceil(side / 2**k) == places)
-    return next(fitting, math.ceil(side / places))
-
-
-def _first_stage(config: FamilyConfig) -> Family:
-    """A tokenizer as painting needs it, to be given its trained weights, which never change."""
-    tokenizer = families.build(config)
-    if not isinstance(tokenizer, Tokenizes):
-        raise ConfigError(f"A {config.family} makes no codes of images: use a vqvae as the tokenizer.")
-    tokenizer.drop_training_only()
-    return tokenizer.eval().requires_grad_(False)
-
-
-def _cross_entropy(logits: Tensor, codes: Tensor, config: TransformerConfig, where: Tensor | None) -> Losses:
-    """Of codes `[n, N]` under logits `[n, N, vocabulary]`, averaged over those in `where`, bool `[n, N]`."""
-    if where is not None:
-        logits, codes = logits[where], codes[where]
-    logs = F.log_softmax(logits.float().flatten(0, -2), -1)
-    nll = F.nll_loss(logs, codes.flatten())
-    smooth = config.label_smoothing
-    total = nll if not smooth else (1 - smooth) * nll - smooth * logs.mean()
-    with torch.no_grad():
-        logged = {"nll": nll.detach(), "accuracy": (logs.argmax(-1) == codes.flatten()).float().mean()}
-        if config.tokenizer is None and config.order == "raster":
-            logged["bits_per_dim"] = nll.detach() / math.log(2)
-    return Losses(total, logged)
-
-
-def _chosen(name: PrecisionName, device: torch.device) -> Precision:
-    """The number format to paint in; "auto" is what the device is known to be fast at."""
-    check(precision=name)
-    return candidates(device)[0] if name == "auto" else name
+    Arguments are those of `generate`, and the number of steps.
+    """
+    shape, codes = net.shape, torch.zeros(uniforms.shape, dtype=torch.int64)  # [n, N]
+    ranks = spread(shape.rows, shape.columns, shape.depth).argsort().argsort().expand_as(codes)  # [n, N]
+    before = known_when_written(ranks, torch.zeros(len(codes), dtype=torch.int64), num_steps)  # [n, N]
+    for step, known in enumerate(before.unique()):  # ascending: how many codes are known at each step
+        inputs = (each.repeat(len(prefix) // len(codes), 1) for each in (codes, ranks, before))
+        logits = net.parallel(prefix, *inputs)  # [n, N, vocabulary], guided [2n, N, vocabulary]
+        if sampling.is_guided:
+            logits = guide(logits, sampling.guidance(step / max(num_steps - 1, 1)))  # [n, N, vocabulary]
+        codes = torch.where(before == known, sampling.choose(logits, uniforms), codes)
+    return codes

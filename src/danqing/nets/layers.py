@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+RMS_EPSILON = 1e-6
+"""Added to the mean square of a vector before RMSNorm divides by its root."""
+
 
 def halvings(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]]:
     """Sizes (height, width) from the given one down, each half of the one before, rounded up.

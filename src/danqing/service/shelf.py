@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from danqing import model_folder
 from danqing.errors import DanqingError
 from danqing.families.base import Family, Fills, HasTokenizer, PaintsInSteps, Tokenizes, Varies
 from danqing.machine import available_memory
 from danqing.model import Model
-from danqing.nets import laid_out
-from danqing.nets.transformer import Transformer
 from danqing.precision import choose_device
 from danqing.service.orders import ModelUnavailableError, Offer, Verb
 
@@ -86,7 +83,7 @@ class Shelf:
 
     def _load(self, name: str) -> Model:
         folder, within = _locate(self._sources[name])
-        size = size_of(model_folder.examine(folder, within=within)[0])
+        size = model_folder.examine(folder, within=within)[0].sampling_bytes()
         self._make_room(size)
         model = Model(*model_folder.read(folder, within=within)).to(self._device)
         self._failures.pop(name, None)
@@ -164,13 +161,3 @@ def _tokens(family: Family) -> int:
     """Codes that a picture is written in; 0 where it is not."""
     writes = family.tokenizer if isinstance(family, HasTokenizer) else family
     return math.prod(writes.code_shape) if isinstance(writes, Tokenizes) else 0
-
-
-def size_of(family: Family) -> int:
-    """Bytes of a family's weights and buffers, wherever they lie, and of what is kept of them to paint."""
-    transformers = [module for module in family.modules() if isinstance(module, Transformer)]
-    return _bytes(family) + laid_out.MOST * sum(_bytes(module) for module in transformers)
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

@@ -1,5 +1,6 @@
 """From a configuration of text to what reads it: the vocabulary or encoder is settled once, then opened."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,3 +51,12 @@ def open_encoder(config: TextConfig, facts: TextFacts, *, folder: Path | None = 
     if folder is not None:
         rows.keep_in(folder)
     return rows
+
+
+@functools.lru_cache(maxsize=4)
+def shared_encoder(config: TextConfig, facts: TextFacts) -> RememberedRows:
+    """Return the encoder that all models with this configuration share.
+
+    It is not a part of any model, because models are copied.
+    """
+    return open_encoder(config, facts)

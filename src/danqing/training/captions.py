@@ -6,9 +6,9 @@ from danqing.data import Dataset
 from danqing.data.cache import default_folder
 from danqing.data.captions import captions_of
 from danqing.families.base import FamilyConfig
-from danqing.families.prefix import reader
 from danqing.text.bpe import END
 from danqing.text.contract import TextConfig, TextFacts
+from danqing.text.encoders import shared_encoder
 from danqing.training.listener import Listener
 
 _AT_ONCE = 64
@@ -27,7 +27,7 @@ def read(model: FamilyConfig, dataset: Dataset, listener: Listener) -> None:
     text, facts = getattr(model, "text", None), getattr(model, "text_facts", None)
     if not model.reads_text or not isinstance(text, TextConfig) or not isinstance(facts, TextFacts):
         return
-    encoder, captions = reader(text, facts), _different(dataset)
+    encoder, captions = shared_encoder(text, facts), _different(dataset)
     if facts.width:
         encoder.keep_in(default_folder() / "text")
     else:

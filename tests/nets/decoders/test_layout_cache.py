@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from danqing.nets.laid_out import MOST, laid_out
-from danqing.nets.raster import RasterDecoder
-from danqing.nets.transformer import Transformer
+from danqing.families.transformer import Transformer
+from danqing.nets.decoders.layout_cache import MOST_LAYOUTS, cached_layout
+from danqing.nets.decoders.raster import RasterDecoder
 from danqing.training.ema import EMA
 from tests.families.test_transformer import build
 
@@ -36,26 +36,26 @@ CHANGES: dict[str, Callable[[nn.Linear], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_layout_is_made_anew_once_weights_change(change: str) -> None:
+def test_a_layout_is_made_again_once_weights_change(change: str) -> None:
     module, made = nn.Linear(3, 3), []
 
     def make() -> int:
         made.append(None)
         return len(made)
 
-    assert [laid_out(module, "a", make) for _ in range(3)] == [1, 1, 1]
+    assert [cached_layout(module, "a", make) for _ in range(3)] == [1, 1, 1]
     CHANGES[change](module)
-    assert [laid_out(module, "a", make) for _ in range(2)] == [2, 2]
+    assert [cached_layout(module, "a", make) for _ in range(2)] == [2, 2]
 
 
 def test_only_the_latest_layouts_are_kept_and_none_of_a_module_that_is_gone() -> None:
     module = nn.Linear(3, 3)
-    first = weakref.ref(laid_out(module, 0, nn.Identity))
-    for key in range(1, MOST):
-        laid_out(module, key, nn.Identity)
-    assert first() is laid_out(module, 0, nn.Identity)
-    laid_out(module, MOST, nn.Identity)  # key 1 was used the longest ago
-    assert laid_out(module, 1, lambda: None) is None
+    first = weakref.ref(cached_layout(module, 0, nn.Identity))
+    for key in range(1, MOST_LAYOUTS):
+        cached_layout(module, key, nn.Identity)
+    assert first() is cached_layout(module, 0, nn.Identity)
+    cached_layout(module, MOST_LAYOUTS, nn.Identity)  # key 1 was used the longest ago
+    assert cached_layout(module, 1, lambda: None) is None
     del module
     gc.collect()
     assert first() is None

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.families.base import Tokenizes
-from danqing.families.pixel_codes import PixelCodes
+from danqing.families.tokenizers import PixelCodes
 from danqing.images import to_float
 
 

@@ -1,0 +1,260 @@
+"""What a trained transformer offers: sampling with options, filling, variations, likelihoods.
+
+`transformer.py` explains the model and has the simplest way to sample from it. Here codes are written by the
+decoders of `nets/decoders/`, some of an image's codes may be given, and the result becomes an image.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from danqing.errors import ConfigError
+from danqing.families.base import Batch, Condition, OnStep, bytes_of, nats_to_bits_per_dim
+from danqing.families.decoding import OnCodes, Sampling, write, write_in_parallel
+from danqing.families.masked_order import spread
+from danqing.families.transformer import TransformerConfig as TransformerConfig
+from danqing.families.transformer import TransformerLearner
+from danqing.nets.decoders.layout_cache import MOST_LAYOUTS
+from danqing.nets.decoders.parallel import ParallelDecoder
+from danqing.nets.decoders.raster import RasterDecoder
+from danqing.nets.layers import crop
+from danqing.options import check
+from danqing.precision import Precision, candidates
+from danqing.randomness import uniform
+
+NUM_STEPS = 12
+
+
+class TransformerFamily(TransformerLearner):
+    """A transformer of either order, as it samples."""
+
+    chunk = 32  # a step costs little more than of 16
+
+    def sampling_bytes(self) -> int:
+        return super().sampling_bytes() + MOST_LAYOUTS * bytes_of(self.net)
+
+    def painting_steps(self, **options: Any) -> int:
+        if self.config.order == "masked":
+            return int(options.get("num_steps", NUM_STEPS))
+        return math.prod(self.codec.code_shape)
+
+    def sample_defaults(self) -> Mapping[str, Any]:
+        can_guide = self.prefix.embed is not None and self.config.condition_dropout > 0
+        guidance_scale = self.config.guidance_scale if can_guide else 1.0
+        return {
+            **({"num_steps": NUM_STEPS} if self.config.order == "masked" else {}),
+            **asdict(Sampling(guidance_scale=guidance_scale)),
+            "precision": "auto",
+        }
+
+    def sample(
+        self, condition: Condition, *, seeds: Sequence[int], on_step: OnStep | None = None, **options: Any
+    ) -> Tensor:
+        """Write an image per seed.
+
+        condition: where it has an image and a mask, only what the mask covers is written. In masked order it
+            suits all that surrounds it; in raster order each code knows only what comes before it.
+        num_steps: in masked order, how many steps write the codes; those of a step lie far apart.
+        precision: of the matrix products; "auto" is what the machine is fast at.
+        options: as of `decoding.Sampling`.
+        Raises ConfigError.
+        """
+        return self._write(condition, self._codes_outside(condition), seeds, on_step, options)
+
+    def fill(
+        self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
+    ) -> Tensor:
+        """Write what `mask` covers again: the codes of each place that it touches.
+
+        options: as of `sample`.
+        """
+        return self.sample(replace(condition, image=images, mask=mask), seeds=seeds, **options)
+
+    def vary(
+        self,
+        images: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        strength: float,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Write a share `strength` of the places again, chosen at random.
+
+        options: as of `sample`.
+        """
+        codes = self.codec.tokenize(images)  # [n, rows, columns, depth]
+        again = uniform(seeds, codes.shape[1:3], purpose="places", device=codes.device) < strength
+        given = codes.masked_fill(again[..., None], self.codec.vocabulary).flatten(1)
+        return self._write(condition, given, seeds, on_step, options)
+
+    def _write(
+        self,
+        condition: Condition,
+        given: Tensor | None,
+        seeds: Sequence[int],
+        on_step: OnStep | None,
+        options: Mapping[str, Any],
+    ) -> Tensor:
+        """Write images from given codes `[n, N]`, where those to write have the id `vocabulary`.
+
+        given: None where all are to be written.
+        """
+        chosen = self._checked(options)
+        sampling = self._sampling(chosen)
+        count, blank = len(seeds), self.codec.vocabulary
+        shape = (count, math.prod(self.codec.code_shape))
+        device = self.prefix.absent.device
+        codes = torch.full(shape, blank, device=device) if given is None else given
+        prefix = self._prefixes(condition, count, guided=sampling.is_guided)
+        uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=device)
+        precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
+        told, unknown = self._teller(condition, on_step), codes == blank
+        if self.config.order == "raster":
+            raster = RasterDecoder(self.net, prefix, precision)
+            written = write(raster, codes, unknown, uniforms, sampling, told)
+        else:
+            parallel = ParallelDecoder(self.net, prefix, precision)
+            moments = spread(*self.codec.code_shape).to(device)
+            written = write_in_parallel(
+                parallel,
+                codes,
+                unknown,
+                moments,
+                uniforms,
+                chosen["num_steps"],
+                sampling,
+                told,
+                partial=given is not None,
+            )
+        return self._image(written, condition)
+
+    def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options with their defaults; raises ConfigError."""
+        defaults = self.sample_defaults()
+        if unknown := [name for name in options if name not in defaults]:
+            raise ConfigError(
+                f"A {self.config.order} transformer has no sampling option {', '.join(unknown)}: "
+                f"it has {', '.join(defaults)}."
+            )
+        chosen = {**defaults, **options}
+        check(**chosen)
+        return chosen
+
+    def _sampling(self, options: Mapping[str, Any]) -> Sampling:
+        """Return how codes are drawn; raises ConfigError for guidance that the model did not learn."""
+        sampling = Sampling(**{field.name: options[field.name] for field in fields(Sampling)})
+        if sampling.is_guided and self.prefix.embed is None:
+            raise ConfigError(
+                "This model was trained without labels or captions: leave guidance_scale at 1.",
+                "guidance_scale",
+            )
+        if sampling.is_guided and not self.config.condition_dropout:
+            raise ConfigError(
+                "This model never learnt to paint without a condition, which guidance needs: leave "
+                "guidance_scale at 1, or train it with condition_dropout=0.1.",
+                "guidance_scale",
+            )
+        return sampling
+
+    def _prefixes(self, condition: Condition, count: int, *, guided: bool) -> Tensor:
+        """Return the prefix of `count` images, `[n, p, features]`.
+
+        guided: return `[2n, p, features]`; the second half is what guidance leads away from, the negative
+            text or no condition.
+        Raises ConfigError for a negative text without guidance.
+        """
+        present = torch.zeros(count, dtype=torch.bool, device=self.prefix.absent.device)
+        given: Tensor = self.prefix(condition, present)
+        negative = condition.negative_text or ()
+        if not guided:
+            if any(text.strip() for text in negative):
+                raise ConfigError(
+                    "A negative prompt is what guidance leads away from: set guidance_scale above 1, or "
+                    "leave the negative prompt out.",
+                    "negative_prompt",
+                )
+            return given
+        away = self.prefix(Condition(text=negative), present) if negative else self.prefix.nothing(count)
+        return torch.cat([given, away])
+
+    def _codes_outside(self, condition: Condition) -> Tensor | None:
+        """Return the codes `[n, N]` of an image that a mask leaves; the others have the id `vocabulary`.
+
+        A place is written again where the mask touches any of its pixels. None where there is no mask.
+        """
+        if condition.image is None or condition.mask is None:
+            return None
+        codes = self.codec.tokenize(condition.image)  # [n, rows, columns, depth]
+        (rows, columns, _), cell = self.codec.code_shape, self._cell
+        missing = (columns * cell[1] - self.config.width, rows * cell[0] - self.config.height)
+        padded = F.pad(condition.mask, (0, missing[0], 0, missing[1]))
+        touched = F.max_pool2d(padded, cell) > 0  # [n, 1, rows, columns]
+        return codes.masked_fill(touched.permute(0, 2, 3, 1), self.codec.vocabulary).flatten(1)
+
+    @property
+    def _cell(self) -> tuple[int, int]:
+        """Height and width in pixels of a place; places begin at the top left, the last may be cut off."""
+        rows, columns, _ = self.codec.code_shape
+        return _halved(self.config.height, rows), _halved(self.config.width, columns)
+
+    def _image(self, codes: Tensor, condition: Condition) -> Tensor:
+        """Turn codes `[n, N]` into images, grey where they are unknown; given pixels stay as they are."""
+        grid = codes.reshape(-1, *self.codec.code_shape)  # [n, rows, columns, depth]
+        unknown = grid == self.codec.vocabulary
+        images = self.codec.detokenize(grid.masked_fill(unknown, 0))
+        if bool(unknown.any()):
+            hidden = unknown.any(3)[:, None]  # [n, 1, rows, columns]
+            for axis, side in zip((2, 3), self._cell, strict=True):
+                hidden = hidden.repeat_interleave(side, axis)
+            images = images.masked_fill(crop(hidden, (self.config.height, self.config.width)), 0)
+        if condition.image is not None and condition.mask is not None:
+            images = torch.where(condition.mask > 0, images, condition.image)
+        return images
+
+    def _teller(self, condition: Condition, on_step: OnStep | None) -> OnCodes:
+        """Return a function that is called with codes and calls `on_step` with images."""
+
+        def told(done: int, steps: int, codes: Tensor) -> None:
+            if on_step is not None:
+                on_step(done, steps, lambda: self._image(codes, condition))
+
+        return told
+
+
+class RasterTransformer(TransformerFamily):
+    """Raster order: the model knows how likely codes are."""
+
+    def token_nll(self, batch: Batch) -> Tensor:
+        """Return -log p(codes | condition) in nats per image, `[n]` float32."""
+        codes = self.codes_of(batch)
+        logits = self.net(self._prefixes(batch.condition, len(batch), guided=False), codes)
+        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
+
+
+class PixelTransformer(RasterTransformer):
+    """Raster order over pixels: the model knows exactly how likely an image is."""
+
+    @torch.no_grad()
+    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
+        """Return -log2 p(image | condition) per dimension, `[n]`; exact, whatever `samples`."""
+        return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
+
+
+def build(config: TransformerConfig) -> TransformerFamily:
+    """Build the class that has what this configuration allows: a likelihood of codes, or of images."""
+    if config.order == "masked":
+        return TransformerFamily(config)
+    return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
+
+
+def _halved(side: int, places: int) -> int:
+    """Return the power of two that cuts `side` pixels into so many places, or the smallest size that does."""
+    fitting = (2**k for k in range(side.bit_length() + 1) if math.ceil(side / 2**k) == places)
+    return next(fitting, math.ceil(side / places))
