@@ -22,6 +22,7 @@ ROOMS = [
         "page",
     },
     {"images", "sheet", "weights"},
+    {"image_files"},
     {"data"},
     {"text"},
     {"nets"},

@@ -14,6 +14,7 @@ from danqing.data.records import About, DatasetInfo, ImageSpec, Source
 from danqing.data.tree import SPLITS, Folder, TreeSource, Zip
 from danqing.data.webdataset import TarSource
 from danqing.errors import DataError, MissingSplitError
+from danqing.image_files import Range
 from danqing.images import Alpha, Fit
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -28,6 +29,7 @@ def open_dataset(
     alpha: Alpha = "flatten",
     background: str = "#ffffff",
     fit: Fit = "crop",
+    range: Range | None = None,
     split: str = "train",
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
@@ -35,15 +37,16 @@ def open_dataset(
     """A data set from a path or a built-in name (`emoji`, or a part of one: `emoji:faces`, `mnist:0,1`).
 
     `size` is (width, height), reached as `fit` says; None takes the images' own, see `probe.resolve`.
-    `channels` 0 keeps what the data has. `split` is train, test, validation or all; data without splits is
-    all for training. The first call decodes everything into a cache, telling `on_progress` (done, total,
-    what); later ones take milliseconds. A built-in name wins over a folder of that name: write that as
-    `./emoji`. Raises DataError.
+    `channels` 0 keeps what the data has. `range` is the (low, high) that become black and white where values
+    have more than 8 bits; None takes one that suits the data. `split` is train, test, validation or all; data
+    without splits is all for training. The first call decodes everything into a cache, telling `on_progress`
+    (done, total, what); later ones take milliseconds. A built-in name wins over a folder of that name: write
+    that as `./emoji`. Raises DataError.
     """
-    spec = ImageSpec(size, channels, alpha, background, fit)
+    spec = ImageSpec(size, channels, alpha, background, fit, range)
     found, part = find_source(source, split, on_progress)
     folder = cache.ensure(found, spec, cache_dir, on_progress)
-    report = cache.read_manifest(folder).report
+    manifest = cache.read_manifest(folder)
     about = found.about
     info = DatasetInfo(
         name=about.name,
@@ -51,7 +54,8 @@ def open_dataset(
         licence=about.licence,
         citation=about.citation,
         augment=about.augment,
-        report=report,
+        report=manifest.report,
+        range=manifest.range,
     )
     dataset = Dataset(folder, info)
     return dataset.subset(part) if part else dataset

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key, text_of
 from danqing.errors import DataError, MissingSplitError
-from danqing.images import MAX_BYTES
+from danqing.image_files import MAX_BYTES
 
 SUFFIXES = frozenset(
     [

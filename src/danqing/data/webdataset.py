@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key, text_of
 from danqing.data.tree import SUFFIXES
 from danqing.errors import DataError
-from danqing.images import MAX_BYTES
+from danqing.image_files import MAX_BYTES
 
 MAX_WORDS = 2**20
 """Longest label or caption in bytes."""
