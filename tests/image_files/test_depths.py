@@ -166,6 +166,20 @@ def test_tiffs_that_pillow_does_not_open_are_read() -> None:
         decode(tiff(many, photometric="minisblack", planarconfig="contig"))
 
 
+def test_cmyk_of_16_bits_is_not_taken_for_rgb_with_alpha() -> None:
+    ink = np.zeros((8, 8, 4), np.uint16)
+    ink[:, :, 1:3] = 65535  # magenta and yellow make red
+    pixels = decode(tiff(ink, photometric="separated"))
+    assert np.abs(pixels[0, 0].astype(int) - (255, 0, 0)).max() < 4
+
+
+def test_a_fourth_channel_that_is_not_alpha_is_left_out() -> None:
+    values = RNG.integers(0, 65536, (9, 7, 4), dtype=np.uint16)
+    content = tiff(values, photometric="rgb", extrasamples=["unspecified"])
+    pixels = decode(content, alpha="keep", range=(0, 65535), depth=16)
+    assert np.array_equal(pixels, values[:, :, :3])
+
+
 def test_a_huge_tiff_is_refused_before_it_is_decoded() -> None:
     content = tiff(np.zeros((64, 64, 3), np.float32), photometric="rgb")
     with pytest.raises(DataError, match="shrink it first"):

@@ -1,10 +1,12 @@
 """Image files: what Pillow reads, upright and under limits, and hostile ones."""
 
 import contextlib
+import gzip
 import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from danqing.errors import DataError
-from danqing.image_files import decode, inspect
+from danqing.image_files import decode, frames, inspect
 from tests.image_files.files import file_of, photo
+from tests.image_files.test_depths import tiff
+from tests.image_files.test_medical import dicom, nifti
 
 
 @pytest.mark.parametrize(
@@ -125,17 +129,24 @@ SEEDS = [
     file_of(photo(), "ICO"),
     file_of(photo(), "PPM"),
     file_of(Image.fromarray(np.zeros((4, 4), np.uint16)), "TIFF"),
+    file_of(photo(), "AVIF"),
+    dicom(np.zeros((8, 8), np.uint16), RescaleSlope=2, RescaleIntercept=-7),
+    nifti(np.zeros((8, 8, 4), np.int16)),
+    gzip.compress(nifti(np.zeros((8, 8, 4), np.float32))),
+    imagecodecs.jpegxl_encode(np.asarray(photo())),
+    imagecodecs.png_encode(np.zeros((8, 8, 3), np.uint16)),
+    tiff(np.zeros((8, 8, 3), np.uint16), photometric="rgb", compression="deflate", tile=(16, 16)),
 ]
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_only_data_errors_come_out_of_damaged_files(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from([b"", *SEEDS])) or data.draw(st.binary(max_size=300)))
     for _ in range(data.draw(st.integers(0, 6))):
         if content:
             content[data.draw(st.integers(0, min(len(content), 400) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(content[: data.draw(st.integers(0, len(content)))])
-    for function in (decode, inspect):
+    for function in (decode, inspect, frames):
         with contextlib.suppress(DataError):
             function(damaged)

@@ -332,8 +332,10 @@ def _needs_scans(image: Image.Image, content: bytes) -> bool:
     if image.format == "PNG":
         return content[24:25] == b"\x10" and content[25:26] in (b"\x02", b"\x04", b"\x06")
     if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(258, (8,))
-        return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(258, (8,))
+        is_plain = tags.get(262) in (0, 1, 2)  # grey or RGB; Pillow knows CMYK and others, at 8 bits
+        return is_plain and bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
     return False
 
 

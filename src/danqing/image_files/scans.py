@@ -26,16 +26,20 @@ def read_tiff(content: bytes, max_pixels: int) -> Image.Image | Deep:
     with TiffFile(io.BytesIO(content)) as file:
         page: Any = file.pages[0]
         _check((page.imagewidth, page.imagelength), max_pixels)
-        if page.imagedepth > 1 or page.samplesperpixel > 4:
+        _check((page.tilewidth, page.tilelength), max_pixels)
+        samples = page.samplesperpixel
+        if page.imagedepth > 1 or samples > 4 or page.photometric not in (0, 1, 2):
             raise DataError(
-                f"This TIFF file has {page.samplesperpixel} channels and {page.imagedepth} layers: convert "
-                "it to one image of at most 4 channels."
+                f"TIFF files of {samples} channels ({page.photometric.name}) and {page.imagedepth} layers "
+                "are not supported: convert it to grey or RGB."
             )
         values = page.asarray(maxworkers=1)
-        if page.planarconfig == 2 and values.ndim == 3 and page.samplesperpixel > 1:
+        if page.planarconfig == 2 and values.ndim == 3 and samples > 1:
             values = np.moveaxis(values, 0, -1)
         if page.photometric == 0 and values.dtype.kind in "ub":
             values = np.iinfo(values.dtype).max - values
+        if samples in (2, 4) and tuple(page.extrasamples)[:1] not in ((1,), (2,)):  # not alpha
+            values = values[:, :, :-1]
         bits = page.bitspersample
     if isinstance(bits, tuple):
         bits = max(bits)
