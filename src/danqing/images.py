@@ -1,17 +1,14 @@
 """Pixels: `uint8` at every edge, `float32` in [-1, 1] inside. This module is the only place that converts."""
 
-import functools
 import io
 import math
-import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor
 
 from danqing import atomic
 from danqing.errors import ConfigError, DataError
@@ -23,39 +20,26 @@ Pixels = NDArray[np.uint8]
 Alpha = Literal["flatten", "keep"]
 Fit = Literal["crop", "pad", "stretch"]
 
-MAX_PIXELS = 64_000_000
-"""Larger pictures are refused before they are decoded: decompression bombs, or scans to shrink first."""
-MAX_BYTES = 256 * 1024 * 1024
-"""Larger files are refused unread."""
-
-FORMATS = (
-    *("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA"),
-    *("ICO", "PCX", "QOI", "SGI"),
-)
-"""Raster formats that Pillow decodes itself; those that start other programs (EPS, WMF) stay out."""
-
-# What is wrong with a file becomes a DataError or does not matter; Pillow would print it into progress bars.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _SAVED = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG", "jpg": "JPEG"}
-_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 
 def to_float(images: "Tensor") -> "Tensor":
-    """Images uint8 `[n, h, w, c]` or `[n, c, h, w]` to float32 `[n, c, h, w]` in [-1, 1], channels-last.
+    """Convert images to float32 `[n, c, h, w]` in [-1, 1], channels-last.
 
-    A shape that could be either is read as `[n, h, w, c]`. 0 becomes -1 and 255 becomes 1, exactly.
+    images: uint8 or uint16, `[n, h, w, c]` or `[n, c, h, w]`; a shape that could be either is read as the
+    former. 0 becomes -1, and 255 or 65,535 becomes 1, exactly.
     """
     import torch
 
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(f"expected uint8 images [n, h, w, c], got {images.dtype} {list(images.shape)}")
+    half = {torch.uint8: 127.5, torch.uint16: 32767.5}.get(images.dtype)
+    if half is None or images.ndim != 4:
+        raise ValueError(f"expected uint8 or uint16 [n, h, w, c], got {images.dtype} {list(images.shape)}")
     if images.shape[-1] > 4:
         if images.shape[1] > 4:
             raise ValueError(f"expected 1 to 4 channels, got images of shape {list(images.shape)}")
         images = images.permute(0, 2, 3, 1).contiguous()
-    return images.float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
+    return images.float().div_(half).sub_(1).permute(0, 3, 1, 2)
 
 
 def to_uint8(images: "Tensor") -> "Tensor":
@@ -79,68 +63,6 @@ def parse_background(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def decode(
-    source: bytes | str | Path,
-    *,
-    size: tuple[int, int] | None = None,
-    channels: int = 0,
-    alpha: Alpha = "flatten",
-    background: str = "#ffffff",
-    fit: Fit = "crop",
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
-) -> Pixels:
-    """The first picture in an encoded file, upright, as uint8 `[h, w, c]`.
-
-    `size` is (width, height), reached as `fit` says. `channels` 1 to 4 is what comes out (grey, grey and
-    alpha, RGB, RGBA); 0 keeps what the file has, where `alpha` decides whether transparency is kept or laid
-    on `background`. Bit depths above 8 are scaled to 8. Raises DataError for whatever cannot be decoded or
-    is over the limits.
-    """
-    try:
-        image = _open(source, max_pixels, max_bytes)
-        if size is not None and image.width > 2 * size[0] and image.height > 2 * size[1]:
-            # JPEG only: decode at a half, quarter or eighth when that leaves at least twice the size wanted.
-            image.draft(None, (2 * max(size), 2 * max(size)))
-        upright = _upright(image)
-        if upright.width * upright.height > max_pixels:  # containers whose header names another size
-            raise DataError(_too_large(upright.size, max_pixels))
-        return conform(upright, size=size, channels=channels, alpha=alpha, background=background, fit=fit)
-    except (DataError, ConfigError):
-        raise
-    except MemoryError as error:
-        raise DataError("The picture does not fit into memory.") from error
-    except Exception as error:  # Pillow's decoders raise whatever they like on hostile input
-        raise DataError(f"The picture cannot be decoded ({_reason(error)}).") from error
-
-
-def open_upright(source: bytes | str | Path) -> Image.Image:
-    """Open and decode an image, upright, in its own mode; raises DataError."""
-    try:
-        return _upright(_open(source, MAX_PIXELS, MAX_BYTES))
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever they like on hostile input
-        raise DataError(f"The picture cannot be decoded ({_reason(error)}).") from error
-
-
-def inspect(
-    source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
-) -> tuple[tuple[int, int], bool, bool]:
-    """From the header alone: the upright (width, height), whether there is colour, and may be alpha."""
-    try:
-        image = _open(source, max_pixels, max_bytes)
-        width, height = image.size
-        if _orientation(image) >= 5:
-            width, height = height, width
-        colour = image.mode not in ("1", "L", "LA", "La", *_DEEP)
-        return (width, height), colour, image.has_transparency_data
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"The picture cannot be decoded ({_reason(error)}).") from error
-
-
 def conform(
     image: Image.Image | Pixels,
     *,
@@ -150,10 +72,12 @@ def conform(
     background: str = "#ffffff",
     fit: Fit = "crop",
 ) -> Pixels:
-    """A decoded picture (Pillow's, or uint8 `[h, w, c]`) in the size and channels wanted; see `decode`."""
+    """Bring an image of 8 bits, Pillow's or uint8 `[h, w, c]`, to a size and channels.
+
+    The arguments are those of `danqing.image_files.decode`.
+    """
     if not isinstance(image, Image.Image):
         image = to_pil(image)
-    image = _eight_bits(image)
     transparent = image.has_transparency_data
     grey = image.mode in ("1", "L", "LA", "La")
     if channels == 0:
@@ -166,7 +90,7 @@ def conform(
             image = image.convert("RGBA")
         image = image.convert(mode)
     if size is not None and image.size != size:
-        image = _resized(image, size, fit, background)
+        image = resized(image, size, fit, _fill(image.mode, background))
     pixels: Pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
@@ -299,85 +223,10 @@ class Images:
         return encode(self.grid(checker=True), "png")
 
 
-def _open(source: bytes | str | Path, max_pixels: int, max_bytes: int) -> Image.Image:
-    content = source if isinstance(source, bytes) else _content(source, max_bytes)
-    if not content:
-        raise DataError("The file is empty.")
-    if len(content) > max_bytes:
-        raise DataError(f"The file has over {max_bytes / 2**20:.0f} MiB: shrink it first.")
-    try:
-        image = Image.open(io.BytesIO(content), formats=_formats())
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"The picture has over {max_pixels / 1e6:.0f} million pixels: shrink it first."
-        ) from error
-    except UnidentifiedImageError as error:
-        if b"<svg" in content[:1024].lower():
-            raise DataError("SVG drawings are not supported: convert them to PNG first.") from error
-        raise DataError("The file is no picture in a format that can be read.") from error
-    if image.width * image.height > max_pixels:
-        raise DataError(_too_large(image.size, max_pixels))
-    return image
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this build of Pillow has."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _content(path: str | Path, max_bytes: int) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size > max_bytes:
-                raise DataError(f"The file has over {max_bytes / 2**20:.0f} MiB: shrink it first.")
-            return file.read()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
-
-
-def _too_large(size: tuple[int, int], max_pixels: int) -> str:
+def too_large(size: tuple[int, int], max_pixels: int) -> str:
+    """Say that an image of some (width, height) is over the limit."""
     width, height = size
-    return f"The picture has {width}x{height} pixels, over {max_pixels / 1e6:.0f} million: shrink it first."
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-def _orientation(image: Image.Image) -> int:
-    if not (
-        {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & image.info.keys()
-    ) and image.format not in (*("TIFF", "PNG"),):
-        return 1
-    value = image.getexif().get(0x0112, 1)
-    return value if isinstance(value, int) else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Deep grey to 8 bits by its full range; Pillow's own conversion cuts at 255, which spoils scans."""
-    if image.mode not in _DEEP:
-        return image
-    values = np.asarray(image).astype(np.float64)
-    if image.mode == "F":
-        values = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
-        top = next(
-            (t for t in (1.0, 255.0, 65535.0) if values.max(initial=0) <= t), float(values.max(initial=1))
-        )
-    elif image.mode == "I" and values.max(initial=0) > 65535:
-        top = 2.0**31 - 1
-    else:
-        tags = getattr(image, "tag_v2", {})
-        bits = tags.get(258, (16,))[0] if tags else 16
-        top = 2.0 ** (bits if 8 < bits < 16 else 16) - 1
-    levels = np.clip(np.nan_to_num(values / top), 0, 1) * 255
-    return Image.fromarray(np.round(levels).astype(np.uint8))
+    return f"The image has {width}x{height} pixels, over {max_pixels / 1e6:.0f} million: shrink it first."
 
 
 def _on_background(image: Image.Image, background: str) -> Image.Image:
@@ -390,7 +239,10 @@ def _on_background(image: Image.Image, background: str) -> Image.Image:
     return flat.getchannel(0) if grey else flat
 
 
-def _resized(image: Image.Image, size: tuple[int, int], fit: Fit, background: str) -> Image.Image:
+def resized(
+    image: Image.Image, size: tuple[int, int], fit: Fit, fill: float | tuple[int, ...]
+) -> Image.Image:
+    """Bring an image to another (width, height) as `fit` says; what `pad` adds is `fill`, in its mode."""
     width, height = size
     ratio = min if fit == "crop" else max
     if fit == "stretch":
@@ -402,15 +254,21 @@ def _resized(image: Image.Image, size: tuple[int, int], fit: Fit, background: st
         box = (left, top, left + box_w, top + box_h)
         if fit == "pad":
             inner = (max(1, round(image.width / unit)), max(1, round(image.height / unit)))
-            fill = (
-                (*parse_background(background), 0)
-                if image.mode in ("LA", "RGBA")
-                else parse_background(background)
-            )
-            sheet = Image.new("RGBA" if len(fill) == 4 else "RGB", size, fill).convert(image.mode)
+            sheet = Image.new(image.mode, size, fill)
             sheet.paste(_scaled(image, inner, None), ((width - inner[0]) // 2, (height - inner[1]) // 2))
             return sheet
     return _scaled(image, size, box)
+
+
+def _fill(mode: str, background: str) -> float | tuple[int, ...]:
+    """A background in a mode, clear where the mode has alpha."""
+    colour = parse_background(background)
+    one = (
+        Image.new("RGBA", (1, 1), (*colour, 0))
+        if mode in ("LA", "RGBA")
+        else Image.new("RGB", (1, 1), colour)
+    )
+    return cast("float | tuple[int, ...]", one.convert(mode).getpixel((0, 0)))
 
 
 def _scaled(

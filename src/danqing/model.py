@@ -62,6 +62,15 @@ class Model:
         return self.family.config.labels
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Return the (low, high) of its training images that became black and white.
+
+        None where these had no more than 8 bits.
+        """
+        bounds = self.facts.get("data", {}).get("prepared", {}).get("range")
+        return None if bounds is None else (float(bounds[0]), float(bounds[1]))
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.family.parameters()).device

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from danqing import atomic, families, weights
 from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family
+from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
 from danqing.model_card import card
 from danqing.version import __version__
@@ -219,6 +220,8 @@ def _plain_facts(trained: Any) -> dict[str, Any]:
         plain["data"] = _plain(data)
         if isinstance(prepared := data.get("prepared"), dict):
             plain["data"]["prepared"] = _plain(prepared)
+            if is_range(bounds := prepared.get("range")):
+                plain["data"]["prepared"]["range"] = bounds
     if isinstance(tokenizer := facts.get("tokenizer"), dict):
         plain["tokenizer"] = _plain(tokenizer)
     return plain

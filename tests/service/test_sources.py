@@ -24,7 +24,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from danqing import images
+from danqing import image_files
 from danqing.service import fetch, job_store, painting, sources, uploads, visit, wire
 from danqing.service.caller import LOCAL
 from danqing.service.errors import ApiError
@@ -34,6 +34,8 @@ from danqing.service.pictures import Pictures
 from danqing.service.settings import Limits, Settings
 from danqing.service.shares import Shares
 from danqing.service.sources import _touched, _window
+from tests.image_files.files import file_of, photo
+from tests.image_files.test_metadata import HUGE, exif_of_a_phone, png_with
 from tests.service.serving import served
 
 SIDES = st.integers(1, 40)
@@ -235,7 +237,7 @@ def test_few_pictures_are_decoded_at_once_and_owners_take_turns(
     file, order = io.BytesIO(), []
     Image.new("RGB", (8, 8)).save(file, "PNG")
     sent = uploads.Uploads((file.getvalue(),))
-    decode, decoding, most = sources.images.decode, [], 0
+    decode, decoding, most = sources.image_files.decode, [], 0
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         nonlocal most
@@ -245,7 +247,7 @@ def test_few_pictures_are_decoded_at_once_and_owners_take_turns(
         decoding.pop()
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(sources.images, "decode", slowly)
+    monkeypatch.setattr(sources.image_files, "decode", slowly)
 
     async def walk() -> int:
         pictures = Pictures(tmp_path)
@@ -392,7 +394,7 @@ def asked(most: float, tmp_path: Path, kind: str) -> tuple[dict[str, float], Sha
             asking.visit.release()
             await pictures.stop()
 
-    images.decode(PNG, alpha="keep")  # what is imported when it is first needed is not of the request
+    image_files.decode(PNG, alpha="keep")  # what is imported when it is first needed is not of the request
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -412,3 +414,29 @@ def test_memory_dos_whatever_is_kept_of_a_body_is_counted(kind: str, tmp_path: P
     with pytest.raises(ApiError) as refused:
         asked(1.6 * BODY, tmp_path, kind)
     assert (refused.value.status, refused.value.code) == (429, "overloaded")
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_an_upload_with_bad_metadata_is_taken_for_its_pixels(name: str) -> None:
+    offer = Offer("model", "", width=40, height=30, channels=3)
+    given = sources._varied(png_with(HUGE[name]), None, offer, 1, LIMITS)
+    assert np.array_equal(given.images[0], np.asarray(photo()))
+    turned = file_of(photo(), "JPEG", quality=95, exif=exif_of_a_phone(6))
+    offer = Offer("model", "", width=30, height=40, channels=3)
+    upright = np.asarray(photo().transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert np.abs(sources._varied(turned, None, offer, 1, LIMITS).images[0] - upright).mean() < 4
+
+
+def test_an_upload_of_many_bits_is_read_in_the_range_of_the_model() -> None:
+    values = np.tile(np.array([0, 1000, 2000, 4000], np.uint16), (4, 1))
+    offer = Offer("model", "", width=4, height=4, channels=1, range=(0, 2000))
+    given = sources._varied(file_of(Image.fromarray(values)), None, offer, 1, LIMITS)
+    assert given.images[0, 0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+def test_why_an_upload_cannot_be_read_is_said() -> None:
+    offer = Offer("model", "", width=40, height=30, channels=3)
+    with pytest.raises(ApiError) as refused:
+        sources._varied(file_of(photo())[:-200], None, offer, 1, LIMITS)
+    assert refused.value.code == "image_parse_error"
+    assert "truncated" in str(refused.value)

@@ -42,6 +42,17 @@ def sample_options(settings: list[str] | None, guidance: float | None) -> dict[s
     return options if guidance is None else {**options, "guidance_scale": guidance}
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Read `"-1000:400"` as (low, high); raises ConfigError."""
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError as error:
+        raise ConfigError(
+            f"--range {text} is not valid: write two numbers, for instance --range=-1000:400."
+        ) from error
+
+
 def parse_settings(pairs: list[str]) -> dict[str, str]:
     """`["net=mlp"]` to `{"net": "mlp"}`; raises ConfigError for one without `=`."""
     settings = {}

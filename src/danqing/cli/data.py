@@ -8,7 +8,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_size
+from danqing.cli.arguments import parse_range, parse_size
 from danqing.errors import DanqingError
 from danqing.quantities import memory
 
@@ -67,6 +67,15 @@ def check(
     fit: Annotated[
         Literal["crop", "pad", "stretch"], typer.Option(help="How other proportions reach the size.")
     ] = "crop",
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            help="What becomes black and white where values have more than 8 bits, for instance -1000:400.",
+            metavar="LOW:HIGH",
+            show_default="one that suits the data",
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="train, test, validation or all.")] = "train",
     grid: Annotated[
         Path | None, typer.Option(help="Save 64 of the images, as training would see them, to this file.")
@@ -87,6 +96,7 @@ def check(
             alpha=alpha,
             background=background,
             fit=fit,
+            range=None if value_range is None else parse_range(value_range),
             split=split,
             on_progress=bar.update,
         )
@@ -145,6 +155,7 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
     return {
         "Data": info.name,
         "Images": f"{len(dataset):,} of {width}x{height}, {kinds[dataset.channels]}",
+        "Depth": _depth(dataset),
         "Found": report.account(),
         "Layout": report.understood.get("Layout"),
         "Split": report.understood.get("Split"),
@@ -169,6 +180,14 @@ def _with_source(text: str, source: str | None) -> str:
     if text == "none":
         return source or text
     return f"{text} (from {source})" if source else text
+
+
+def _depth(dataset: "Dataset") -> str | None:
+    """How many bits are kept, and of which range, where they are more than 8."""
+    if dataset.range is None:
+        return None
+    low, high = dataset.range
+    return f"{dataset.depth} bits, from {low:g} (black) to {high:g} (white)"
 
 
 def _labels(dataset: "Dataset") -> str:
@@ -197,6 +216,7 @@ def _payload(dataset: "Dataset") -> dict[str, Any]:
         "images": len(dataset),
         "size": list(dataset.size),
         "channels": dataset.channels,
+        "depth": dataset.depth,
         "labels": dict(zip(dataset.label_names, dataset.label_frequencies, strict=True)),
         "captions": dataset.has_texts,
         "cache": dataset.cache,

@@ -69,12 +69,13 @@ def fill(
     import numpy as np
 
     import danqing
-    from danqing.images import Images, decode
+    from danqing.image_files import decode
+    from danqing.images import Images
 
     trained = danqing.load(model)
     config = trained.family.config
     size = (config.width, config.height)
-    pixels = decode(image, size=size, channels=config.channels)
+    pixels = decode(image, size=size, channels=config.channels, range=trained.value_range)
     if mask is None:
         where = _box(box or "", size)
     else:  # what is transparent is not white, so it stays as it is

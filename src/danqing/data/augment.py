@@ -33,7 +33,10 @@ class Augment(BaseModel):
         return not (self.flip or self.rotation or self.scale or self.crop or self.colour)
 
     def apply(self, images: Tensor, seed: int, images_seen: int) -> Tensor:
-        """Images uint8 `[n, h, w, c]` to changed ones, float32 `[n, c, h, w]` in [-1, 1], channels-last."""
+        """Change images uint8 or uint16 `[n, h, w, c]`.
+
+        Returns float32 `[n, c, h, w]` in [-1, 1], channels-last.
+        """
         if self.is_off:
             return to_float(images)
         rng = generator(seed, "augment", images_seen)

@@ -79,7 +79,7 @@ class Batches:
         return Condition(label=label, text=text)
 
     def _read(self, images_seen: int) -> tuple[Tensor, Condition]:
-        return self.dataset.images(self.indices(images_seen)), self.condition(images_seen)
+        return self.dataset.full_depth(self.indices(images_seen)), self.condition(images_seen)
 
 
 class _Ahead:

@@ -1,6 +1,7 @@
-"""The packed cache: every image of a source, decoded once, as uint8 in one file that training reads from.
+"""The packed cache: every image of a source, decoded once, in one file that training reads from.
 
-A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`), `records.safetensors` (`labels`
+A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`, uint8, or uint16 where the source has
+more than 8 bits), `records.safetensors` (`labels`
 `[n]`, and `text_ends` `[n + 1]` into `texts`), `report.json`, and `manifest.json`, which is written last: a
 cache without one is still being built. The images are appended in the order of the source and a journal says
 how far they go, so that a build killed at any moment goes on where it was.
@@ -12,7 +13,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,9 @@ from danqing.data.probe import resolve
 from danqing.data.records import DataReport, ImageSpec, Source, common_reasons, digest, reason_kind
 from danqing.data.survey import NAMED, Skipped
 from danqing.errors import DataError
+from danqing.image_files import Range
+from danqing.image_files.formats import is_installed
+from danqing.image_files.reasons import missing_extras
 
 VERSION = 4
 TOLERATED = 0.05
@@ -44,6 +48,8 @@ class Manifest(BaseModel):
     """What a finished cache holds: `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of all of it.
 
     name: of the source, for people; empty where an earlier version built the cache.
+    depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, where
+    it has more than 8 bits. lacking: the extras that would have read more of the source.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +62,14 @@ class Manifest(BaseModel):
     has_texts: bool
     report: DataReport
     name: str = ""
+    depth: int = 8
+    range: Range | None = None
+    lacking: tuple[str, ...] = ()
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the bytes of one image."""
+        return int(np.prod(self.shape[1:])) * self.depth // 8
 
 
 def default_folder() -> Path:
@@ -74,15 +88,18 @@ def ensure(
 ) -> Path:
     """The cache of a source, built now if there is none; two processes that ask at once build it once."""
     folder = folder or default_folder()
-    key = digest(f"version {VERSION}", source.key(), json.dumps(asdict(spec), sort_keys=True))[:32]
-    cache = folder / key
-    if is_complete(cache):
+    cache = folder / _key(source, spec)
+    if _is_current(cache):
         atomic.touch(cache)
         return cache
+    if spec.range is not None:  # the data may have led to the same range before
+        unasked = folder / _key(source, replace(spec, range=None))
+        if _is_current(unasked) and read_manifest(unasked).range == tuple(spec.range):
+            return unasked
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / f"{key}.lock"):
-            if not is_complete(cache):
+        with filelock.FileLock(folder / f"{cache.name}.lock"):
+            if not _is_current(cache):
                 _Build(source, spec, cache, on_progress).run()
     except OSError as error:
         raise DataError(
@@ -105,7 +122,17 @@ def is_complete(cache: Path) -> bool:
         records = (cache / "records.safetensors").is_file()
     except (OSError, ValueError):
         return False
-    return manifest.version == VERSION and records and length == HEADER + int(np.prod(manifest.shape))
+    expected = HEADER + manifest.shape[0] * manifest.image_bytes
+    return manifest.version == VERSION and records and length == expected
+
+
+def _is_current(cache: Path) -> bool:
+    """Whether a cache is finished, and no extra was installed since that reads more of its source."""
+    return is_complete(cache) and not any(map(is_installed, read_manifest(cache).lacking))
+
+
+def _key(source: Source, spec: ImageSpec) -> str:
+    return digest(f"version {VERSION}", source.key(), json.dumps(spec.asked(), sort_keys=True))[:32]
 
 
 @dataclass
@@ -119,6 +146,7 @@ class _Tally:
     skipped_files: list[Skipped] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     sizes: list[list[int]] = field(default_factory=list)
+    lacking: set[str] = field(default_factory=set)
 
     def add(self, entry: dict[str, Any]) -> None:
         self.records += entry["records"]
@@ -129,6 +157,7 @@ class _Tally:
         self.skipped_files += named[: NAMED - len(self.skipped_files)]
         self.formats.update(entry.get("formats", {}))  # an earlier version's journal has none
         self.sizes = _range([*self.sizes, *entry.get("sizes", ())])
+        self.lacking |= missing_extras(*(one.reason for one in named))
 
 
 class _Build:
@@ -137,7 +166,7 @@ class _Build:
         self.spec, self.notes = resolve(source, asked)
         assert self.spec.size is not None
         self.width, self.height = self.spec.size
-        self.image_bytes = self.width * self.height * self.spec.channels
+        self.image_bytes = self.width * self.height * self.spec.channels * self.spec.depth // 8
         self.images_path = cache / "building.images"
         self.journal_path = cache / "building.jsonl"
         self.total = source.count()
@@ -232,11 +261,11 @@ class _Build:
     def _finish(self, tally: _Tally) -> None:
         shape = (tally.images, self.height, self.width, self.spec.channels)
         labels, names, texts, ends, digests = self._tables(tally.images)
-        write_header(self.images_path, "images", shape)
+        write_header(self.images_path, "images", shape, self.spec.depth)
         _write_tensors(
             self.cache / "records.safetensors", {"labels": labels, "text_ends": ends, "texts": texts}
         )
-        hasher = hashlib.sha256(json.dumps([VERSION, asdict(self.asked), shape, names]).encode())
+        hasher = hashlib.sha256(json.dumps([VERSION, _of_pixels(self.asked), shape, names]).encode())
         for table in (digests, labels.astype("<i8"), ends, texts):
             hasher.update(table.tobytes())
         counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(float)
@@ -250,6 +279,9 @@ class _Build:
             has_texts=len(ends) > 0,
             report=self._report(tally, duplicates),
             name=_printable(self.source.about.name) or "",
+            depth=self.spec.depth,
+            range=self.spec.range if self.spec.depth > 8 else None,
+            lacking=tuple(sorted(tally.lacking | missing_extras(*self.notes))),
         )
         atomic.write_json(self.cache / "report.json", manifest.report.model_dump(mode="json"))
         os.replace(self.images_path, self.cache / "images.safetensors")
@@ -295,9 +327,13 @@ def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
     return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
 
 
-def write_header(path: Path, name: str, shape: tuple[int, ...]) -> None:
-    """Complete a file of `HEADER` blank bytes and uint8 values into a safetensors file of one tensor."""
-    layout = {name: {"dtype": "U8", "shape": shape, "data_offsets": [0, int(np.prod(shape))]}}
+def write_header(path: Path, name: str, shape: tuple[int, ...], depth: int = 8) -> None:
+    """Complete a file of `HEADER` blank bytes and unsigned values into a safetensors file of one tensor.
+
+    depth: bits of a value, 8 or 16.
+    """
+    length = int(np.prod(shape)) * depth // 8
+    layout = {name: {"dtype": f"U{depth}", "shape": shape, "data_offsets": [0, length]}}
     text = json.dumps(layout).encode().ljust(HEADER - 8)
     with open(path, "r+b") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -308,6 +344,11 @@ def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
     from safetensors.numpy import save
 
     atomic.write_bytes(path, save(tensors))
+
+
+def _of_pixels(asked: ImageSpec) -> dict[str, Any]:
+    """The options that a fingerprint covers: the range and depth show in the pixels themselves."""
+    return replace(asked, range=None, depth=0).asked()
 
 
 def _entry() -> dict[str, Any]:

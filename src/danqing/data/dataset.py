@@ -26,7 +26,7 @@ Indices = NDArray[np.int64] | Tensor | Sequence[int]
 
 
 class Dataset:
-    """Images of one size, uint8, with what is known of each; indices run from 0 to len - 1.
+    """Images of one size, with what is known of each; indices run from 0 to len - 1.
 
     `labels` are int64 `[n]`, indices into `label_names`, -1 where an image has none. `fingerprint` is a
     sha256 in hexadecimal of the contents and the options they were read with: it tells whether two runs saw
@@ -64,12 +64,29 @@ class Dataset:
         return self._manifest.shape[3]
 
     @property
+    def depth(self) -> int:
+        """Return the bits of a value: 8, or 16 where the source has more than 8."""
+        return self._manifest.depth
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Return the (low, high) that became black and white in images of more than 8 bits."""
+        return self._manifest.range
+
+    @property
     def image_bytes(self) -> int:
         """Bytes of one image."""
-        return int(np.prod(self._manifest.shape[1:]))
+        return self._manifest.image_bytes
 
     def images(self, indices: Indices) -> Tensor:
-        """The images at `indices`, uint8 `[n, h, w, c]`."""
+        """Return the images at `indices`, uint8 `[n, h, w, c]`; deeper values are rounded."""
+        values = self._store.images(self._places(indices))
+        if values.dtype == np.uint16:
+            values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return torch.from_numpy(values)
+
+    def full_depth(self, indices: Indices) -> Tensor:
+        """Return the images at `indices` at their depth, uint8 or uint16 `[n, h, w, c]`."""
         return torch.from_numpy(self._store.images(self._places(indices)))
 
     @property
@@ -175,10 +192,11 @@ class _Store:
             raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built anew.")
         labels = self._records.rows("labels", np.arange(manifest.shape[0]))
         self.labels = labels.view(f"i{labels.shape[1]}")[:, 0]
-        self._shape = manifest.shape[1:]
+        self._shape, self._dtype = manifest.shape[1:], np.dtype("<u2" if manifest.depth == 16 else "u1")
 
-    def images(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self._images.rows("images", places).reshape(len(places), *self._shape)
+    def images(self, places: NDArray[np.int64]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        values = self._images.rows("images", places).view(self._dtype)
+        return values.reshape(len(places), *self._shape)
 
     def texts(self, places: NDArray[np.int64]) -> tuple[str, ...]:
         ends = self._records.rows("text_ends", np.stack([places, places + 1], axis=1).ravel())

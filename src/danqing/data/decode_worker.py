@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from danqing.errors import DataError
-from danqing.images import Pixels, decode
+from danqing.image_files import DeepPixels, Frame, decode
+from danqing.images import Pixels
 
 
 class Decoded(NamedTuple):
@@ -28,7 +29,7 @@ class Decoded(NamedTuple):
     headers: Sequence[tuple[str, tuple[int, int] | None]] = ()
 
 
-def packed(outcomes: Iterable[Pixels | str]) -> Decoded:
+def packed(outcomes: Iterable[Pixels | DeepPixels | str]) -> Decoded:
     """Pictures, or the reasons why there are none, as one block."""
     reasons, digests, blocks = list[str | None](), list[str](), list[bytes]()
     for outcome in outcomes:
@@ -41,8 +42,10 @@ def packed(outcomes: Iterable[Pixels | str]) -> Decoded:
     return Decoded(reasons, digests, b"".join(blocks))
 
 
-def decoded_or_reason(source: bytes | Path | str, options: dict[str, Any]) -> Pixels | str:
-    """One picture by `images.decode`, or the sentence of its DataError."""
+def decoded_or_reason(
+    source: bytes | Path | str | Frame, options: dict[str, Any]
+) -> Pixels | DeepPixels | str:
+    """Decode one image with the options of `decode`, or return the sentence of its DataError."""
     try:
         return decode(source, **options)
     except DataError as error:
@@ -69,21 +72,31 @@ def receive(stream: IO[bytes]) -> tuple[Any, bytes]:
     return json.loads(text), block
 
 
-def split(header: list[str | int], block: bytes) -> Iterable[bytes | str]:
-    """A request's pictures: a path stands as itself, an encoded file as its length in the block."""
+def split(header: list[Any], block: bytes) -> Iterable[bytes | str | Frame]:
+    """Yield the images of a request.
+
+    A path stands as itself, an encoded file as its length in the block, and one image of several in a file as
+    a list of either with its number.
+    """
     start = 0
     for entry in header:
-        if isinstance(entry, str):
-            yield entry
+        place, number = entry if isinstance(entry, list) else (entry, None)
+        if isinstance(place, str):
+            source: bytes | str = place
         else:
-            yield block[start : start + entry]
-            start += entry
+            source = block[start : start + place]
+            start += place
+        if number is None:
+            yield source
+        else:
+            yield Frame(Path(source) if isinstance(source, str) else source, number)
 
 
 def main() -> None:
-    """Answer requests until stdin ends; the options of `images.decode` are the only argument, as JSON."""
+    """Answer requests until stdin ends; the options of `decode` are the only argument, as JSON."""
     options = json.loads(sys.argv[1])
     options["size"] = tuple(options["size"])
+    options["range"] = options["range"] and tuple(options["range"])
     send(sys.stdout.buffer, "ready", b"")
     while True:
         try:

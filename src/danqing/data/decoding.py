@@ -14,19 +14,17 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-from PIL import Image
+from typing import Any, Self
 
 import danqing
 from danqing.data.decode_worker import Decoded, decoded_or_reason, packed, receive, send
 from danqing.data.headers import described
-from danqing.data.records import ImageSpec, Record
+from danqing.data.records import ImageSpec, Loaded, Record
 from danqing.errors import DataError
+from danqing.image_files import DeepPixels, Frame
 from danqing.images import Pixels
 
 CHUNK = 64
@@ -41,7 +39,7 @@ class Decoder:
 
     def __init__(self, spec: ImageSpec, count: int) -> None:
         self.spec = spec
-        self._options = asdict(spec)
+        self._options = spec.decode_options()
         self._cores = (
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
@@ -49,7 +47,7 @@ class Decoder:
         for _ in range(self._cores):
             self._workers.put(None)
         width, height = spec.size or (1, 1)
-        fit = _AHEAD_BYTES // (CHUNK * width * height * max(1, spec.channels))
+        fit = _AHEAD_BYTES // (CHUNK * width * height * max(1, spec.channels) * max(1, spec.depth // 8))
         self._ahead = max(2 * self._cores, min(fit, 64))
         self._use_processes = count > FEW and bool(sys.executable)
         self._started: list[_Worker] = []
@@ -86,23 +84,23 @@ class Decoder:
         told = [("", None) if isinstance(item, DataError) else described(item) for item in loaded]
         return self._decoded(loaded)._replace(headers=told)
 
-    def _decoded(self, loaded: "list[bytes | Path | Pixels | Image.Image | DataError]") -> Decoded:
-        encoded = [item for item in loaded if isinstance(item, bytes | Path)]
+    def _decoded(self, loaded: "list[Loaded | DataError]") -> Decoded:
+        encoded = [item for item in loaded if isinstance(item, bytes | Path | Frame)]
         if self._use_processes and len(encoded) == len(loaded):
             return self._by_process(encoded)
         return packed(self._prepared(item) for item in loaded)
 
-    def _prepared(self, item: "bytes | Path | Pixels | Image.Image | DataError") -> Pixels | str:
+    def _prepared(self, item: Loaded | DataError) -> Pixels | DeepPixels | str:
         if isinstance(item, DataError):
             return str(item)
-        if isinstance(item, bytes | Path):
+        if isinstance(item, bytes | Path | Frame):
             return decoded_or_reason(item, self._options)
         try:
             return self.spec.prepared(item)
         except DataError as error:
             return str(error)
 
-    def _by_process(self, items: list[bytes | Path]) -> Decoded:
+    def _by_process(self, items: list[bytes | Path | Frame]) -> Decoded:
         worker = self._workers.get()
         try:
             worker = worker or self._start()
@@ -162,10 +160,17 @@ class _Worker:
             self.end()
             raise
 
-    def decode(self, items: list[bytes | Path]) -> Decoded:
-        """The pictures of some encoded files; raises EOFError or OSError where the process has died."""
-        header = [len(item) if isinstance(item, bytes) else str(item) for item in items]
-        send(self._requests, header, b"".join(item for item in items if isinstance(item, bytes)))
+    def decode(self, items: list[bytes | Path | Frame]) -> Decoded:
+        """Decode some encoded files; raises EOFError or OSError where the process has died."""
+        header = list[Any]()
+        blocks = list[bytes]()
+        for item in items:
+            source, number = item if isinstance(item, Frame) else (item, None)
+            if isinstance(source, bytes):
+                blocks.append(source)
+            place = len(source) if isinstance(source, bytes) else str(source)
+            header.append(place if number is None else [place, number])
+        send(self._requests, header, b"".join(blocks))
         (reasons, digests), pixels = receive(self._answers)
         return Decoded(reasons, digests, pixels)
 
@@ -178,7 +183,7 @@ class _Worker:
                 stream.close()
 
 
-def _load(record: Record) -> "bytes | Path | Pixels | Image.Image | DataError":
+def _load(record: Record) -> Loaded | DataError:
     try:
         return record.load()
     except DataError as error:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from danqing.data.leftovers import lies_in_leftovers
 from danqing.errors import DataError
-from danqing.images import MAX_BYTES
+from danqing.image_files import MAX_BYTES
 from danqing.names import decoded, normalized
 
 Loader = Callable[[], bytes | Path]

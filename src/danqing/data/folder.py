@@ -11,6 +11,7 @@ from danqing.data.files import Listing, Loader
 from danqing.data.leftovers import is_leftover
 from danqing.data.records import digest
 from danqing.errors import DataError
+from danqing.image_files.formats import is_image_name
 
 
 class Folder:
@@ -49,11 +50,11 @@ class Folder:
     def loaders(self, names: Sequence[str]) -> Iterator[Loader]:
         return (functools.partial(self._path, name) for name in names)
 
-    def count_up_to(self, most: int, endings: frozenset[str]) -> int:
-        """Count files with some endings, and stop when there are more than `most`."""
+    def count_images(self, most: int) -> int:
+        """Count the image files, and stop when there are more than `most`."""
         count = 0
         for name, _ in self._walk(self.path, "", Counter()):
-            count += os.path.splitext(name)[1].lower() in endings
+            count += is_image_name(name)
             if count > most:
                 break
         return count

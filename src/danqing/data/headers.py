@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from danqing.image_files import Deep, Frame
 from danqing.images import Pixels
 
 _READ = 2**16
@@ -18,13 +19,19 @@ LOSSY = frozenset({"JPEG", "WEBP", "AVIF", "HEIF", "JPEG2000", "JXL"})
 """Formats that usually leave traces of compression in the pixels."""
 
 
-def described(image: bytes | Path | Pixels | Image.Image) -> tuple[str, tuple[int, int] | None]:
+def described(
+    image: bytes | Path | Frame | Pixels | Image.Image | Deep,
+) -> tuple[str, tuple[int, int] | None]:
     """The format, as Pillow calls it, and (width, height); empty and None where they cannot be told.
 
     Pixels that were never encoded have a size and no format.
     """
     if isinstance(image, Image.Image):
         return image.format or "", image.size
+    if isinstance(image, Frame):
+        image = image.source
+    if isinstance(image, Deep):
+        return "", (image.values.shape[1], image.values.shape[0])
     if not isinstance(image, bytes | Path):
         return "", (image.shape[1], image.shape[0])
     try:

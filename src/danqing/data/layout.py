@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from danqing.data import pairs
 from danqing.data.annotations import Annotation, Annotations, read_annotations
 from danqing.data.files import Files
-from danqing.data.image_suffixes import SUFFIXES
 from danqing.data.side_files import Beside, find_beside, say_something
 from danqing.data.split_names import split_named
 from danqing.data.survey import Survey
 from danqing.data.tables import ENDINGS, TABLES, find_header
 from danqing.errors import DataError, MissingSplitError
+from danqing.image_files.formats import is_image_name
 
 _KINDS_NAMED = 6
 
@@ -122,7 +122,7 @@ def _sorted(files: Files) -> tuple[list[str], list[str]]:
     """The names of images, and of all other files."""
     images, others = list[str](), list[str]()
     for name in files.names():
-        (images if posixpath.splitext(name)[1].lower() in SUFFIXES else others).append(name)
+        (images if is_image_name(name) else others).append(name)
     return images, others
 
 

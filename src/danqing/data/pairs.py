@@ -9,7 +9,7 @@ from PIL import Image
 
 from danqing.data.split_names import split_named
 from danqing.errors import ConfigError, DataError
-from danqing.images import open_upright
+from danqing.image_files import Deep, read
 
 Half = Literal["left", "right"]
 HALVES = ("side-by-side", "side-by-side-reversed")
@@ -67,14 +67,16 @@ def pair_key(place: Place) -> str:
     return f"{place.split or ''}/{posixpath.splitext(place.rest)[0].casefold()}"
 
 
-def half(load: Callable[[], bytes | Path], which: Half) -> Image.Image:
-    """One half of an image, as Pillow's; raises DataError where its width is odd or it cannot be read."""
-    image = open_upright(load())
-    if image.width % 2:
-        raise DataError(f"The image is {image.width} pixels wide and cannot be halved: make the width even.")
-    middle = image.width // 2
-    left, right = (0, middle) if which == "left" else (middle, image.width)
-    return image.crop((left, 0, right, image.height))
+def half(load: Callable[[], bytes | Path], which: Half) -> Image.Image | Deep:
+    """Read one half of an image; raises DataError where its width is odd or it cannot be read."""
+    image = read(load())
+    width = image.width if isinstance(image, Image.Image) else image.values.shape[1]
+    if width % 2:
+        raise DataError(f"The image is {width} pixels wide and cannot be halved: make the width even.")
+    left, right = (0, width // 2) if which == "left" else (width // 2, width)
+    if isinstance(image, Image.Image):
+        return image.crop((left, 0, right, image.height))
+    return image._replace(values=image.values[:, left:right])
 
 
 def halves_of(pairs: str) -> tuple[Half, Half]:

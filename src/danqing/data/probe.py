@@ -1,15 +1,21 @@
-"""The size and channels of a data set, where the user leaves them open."""
+"""The size, channels and value range of a data set, where the user leaves them open."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from danqing.data.records import ImageSpec, Natural, Record, Source
+from danqing.data.records import ImageSpec, Natural, Record, Source, common_reasons, reason_kind
+from danqing.data.survey import Skipped
 from danqing.errors import DataError
-from danqing.images import decode, inspect, parse_background
+from danqing.image_files import Deep, Frame, decode, deep_values, inspect
+from danqing.image_files.levels import Range, sample, value_range
+from danqing.images import parse_background
 
 SAMPLE = 1000
 FEW = 100
@@ -17,24 +23,66 @@ LARGEST = 128
 """The longest side that is chosen unasked; larger ones cost much and are for the user to ask for."""
 
 
+class _Seen(NamedTuple):
+    """What one image is like: some of its values where they have more than 8 bits, and what it lacks."""
+
+    natural: Natural
+    values: NDArray[np.float64] | None = None
+    lacks: str = ""
+
+
 def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
-    """`spec` with what it leaves open decided from up to `SAMPLE` records, and remarks on those.
+    """Decide what `spec` leaves open from up to `SAMPLE` records, and remark on those.
 
     Size: that of the images if all agree, otherwise the median width and height in multiples of 8; shrunk
     until the longer side is at most `LARGEST`. Channels: grey if all are grey, otherwise colour; alpha if it
-    is to be kept and any image is really transparent somewhere.
+    is to be kept and any image is really transparent somewhere. Depth: 16 if any image has more than 8 bits.
+    Range: one for all such images, chosen by `value_range`.
     """
     if source.natural is not None:
-        found = [source.natural]
+        seen = [_Seen(source.natural)]
     else:
         step = max(1, source.count() // SAMPLE)
         records = islice(source.records(spec), 0, None, step)
-        found = [seen for record in records if (seen := _look(record)) is not None]
-    if not found:
-        raise DataError(f"No picture of {source.about.name} can be read: check that these are images.")
-    size = spec.size or _common_size([seen.size for seen in found])
-    spec = replace(spec, size=size, channels=spec.channels or _channels(found, spec))
-    return spec, _remarks(found if source.natural is None else [], spec, source.count())
+        looked = [(load.name, _look(load)) for record in records for load in _loads(record)]
+        seen = [one for _, one in looked if isinstance(one, _Seen)]
+        failed = [Skipped(name=name, reason=one) for name, one in looked if isinstance(one, str)]
+    if not seen:
+        reasons = Counter(reason_kind(one.reason) for one in failed)
+        raise DataError(f"No image of {source.about.name} can be read: {common_reasons(reasons, failed)}.")
+    found = [one.natural for one in seen]
+    size = spec.size or _common_size([one.size for one in found])
+    depth = spec.depth or max(one.depth for one in found)
+    values = [one.values for one in seen if one.values is not None]
+    asked, bounds = spec.range, spec.range
+    if bounds is None and values:
+        bounds = value_range(np.concatenate(values))
+    spec = replace(
+        spec, size=size, channels=spec.channels or _channels(found, spec), depth=depth, range=bounds
+    )
+    remarks = _remarks(found if source.natural is None else [], spec, source.count())
+    return spec, remarks + _range_remarks(values, asked, bounds) + _lacking(seen)
+
+
+def _range_remarks(values: list[NDArray[np.float64]], asked: Range | None, bounds: Range | None) -> list[str]:
+    if not values or bounds is None:
+        return ["The range has no effect: the images have no more than 8 bits."] if asked else []
+    low, high = bounds
+    pooled = np.concatenate(values)
+    outside = float(((pooled < low) | (pooled > high)).mean()) if pooled.size else 0.0
+    clipped = f" {outside:.2%} of the values lie outside and are clipped." if outside else ""
+    chosen = "" if asked else f" This range was chosen from {len(values)} images; data.range sets another."
+    return [f"Values of more than 8 bits: {low:g} becomes black and {high:g} white.{clipped}{chosen}"]
+
+
+def _lacking(seen: list[_Seen]) -> list[str]:
+    count = sum(one.lacks == "scans" for one in seen)
+    if not count:
+        return []
+    return [
+        f"{count / len(seen):.0%} of the images have more than 8 bits per colour and are read at 8: "
+        "pip install 'danqing[scans]' to keep all of them."
+    ]
 
 
 def _remarks(found: list[Natural], spec: ImageSpec, count: int) -> list[str]:
@@ -42,7 +90,7 @@ def _remarks(found: list[Natural], spec: ImageSpec, count: int) -> list[str]:
     width, height = spec.size
     remarks = []
     if count < FEW:
-        remarks.append(f"{count} pictures are few: a model will copy them rather than learn from them.")
+        remarks.append(f"{count} images are few: a model will copy them rather than learn from them.")
     sizes = sorted({seen.size for seen in found}, key=lambda size: size[0] * size[1])
     if len(sizes) > 1:
         (small_w, small_h), (large_w, large_h) = sizes[0], sizes[-1]
@@ -74,19 +122,28 @@ def _channels(found: list[Natural], spec: ImageSpec) -> int:
     return (3 if colour else 1) + (transparent and spec.alpha == "keep")
 
 
-def _look(record: Record) -> Natural | None:
+def _loads(record: Record) -> list[Record]:
+    """The images of a record: itself, and the source image of a pair."""
+    return [record] if record.source is None else [record, Record(record.name, record.source)]
+
+
+def _look(record: Record) -> _Seen | str:
+    """What an image is like, or why it cannot be read."""
     try:
         image = record.load()
-        if isinstance(image, bytes | Path):
-            size, colour, may_be_transparent = inspect(image)
-            if not may_be_transparent:
-                return Natural(size, colour, False)
-            pixels = decode(image, channels=4)
-            return Natural(size, colour, bool((pixels[:, :, 3] < 255).any()))
+        if isinstance(image, bytes | Path | Frame):
+            header = inspect(image)
+            deep = deep_values(image) if header.depth > 8 else None
+            transparent = header.transparent and bool((decode(image, channels=4)[:, :, 3] < 255).any())
+            natural = Natural(header.size, header.colour, transparent, 8 if deep is None else 16)
+            return _Seen(natural, None if deep is None else sample(deep), header.lacks)
+        if isinstance(image, Deep):
+            height, width, channels = image.values.shape
+            return _Seen(Natural((width, height), channels > 2, False, 16), sample(image))
         if isinstance(image, Image.Image):
             image = np.asarray(image.convert("RGBA"))
         height, width, channels = image.shape
         transparent = channels in (2, 4) and bool((image[:, :, -1] < 255).any())
-        return Natural((width, height), channels > 2, transparent)
-    except DataError:
-        return None
+        return _Seen(Natural((width, height), channels > 2, transparent))
+    except DataError as error:
+        return str(error)

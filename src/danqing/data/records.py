@@ -15,18 +15,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from danqing.data.augment import Augment
 from danqing.data.survey import Skipped, Survey
 from danqing.errors import ConfigError, DataError
-from danqing.images import Alpha, Fit, Pixels, conform, decode, parse_background
+from danqing.image_files import Deep, DeepPixels, Frame, Range, convert, decode
+from danqing.image_files.levels import is_range
+from danqing.images import Alpha, Fit, Pixels, parse_background
+
+Loaded = bytes | Path | Frame | Pixels | Image.Image | Deep
+"""What `Record.load` returns: an encoded file, its path, one image of a file, or decoded pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """The size (width, height) and channels that images are brought to; the data decides None and 0."""
+    """The size (width, height), channels, range and depth of images; the data decides None and 0.
+
+    range: the (low, high) that become black and white where values have more than 8 bits. depth: the bits
+    that are kept, 8 or 16.
+    """
 
     size: tuple[int, int] | None = None
     channels: int = 0
     alpha: Alpha = "flatten"
     background: str = "#ffffff"
     fit: Fit = "crop"
+    range: Range | None = None
+    depth: int = 0
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= 4096 for side in self.size):
@@ -37,23 +48,35 @@ class ImageSpec:
             (self.channels, (0, 1, 2, 3, 4), "channels"),
             (self.alpha, ("flatten", "keep"), "alpha"),
             (self.fit, ("crop", "pad", "stretch"), "fit"),
+            (self.depth, (0, 8, 16), "depth"),
         ):
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}.")
         parse_background(self.background)
+        if self.range is not None and not is_range(self.range):
+            raise ConfigError(f"The range {self.range} is not valid: give two numbers, the lower one first.")
 
-    def prepared(self, image: bytes | Path | Pixels | Image.Image) -> Pixels:
-        """An encoded or decoded picture as uint8 `[h, w, c]` of this size; raises DataError."""
-        if isinstance(image, bytes | Path):
-            return decode(image, **asdict(self))
-        return conform(image, **asdict(self))
+    def asked(self) -> dict[str, Any]:
+        """Return the options as plain values, without a range and depth that are left to the data."""
+        left_open = {name for name in ("range", "depth") if not getattr(self, name)}
+        return {name: value for name, value in asdict(self).items() if name not in left_open}
+
+    def decode_options(self) -> dict[str, Any]:
+        """Return the options of `danqing.image_files.decode` that give such images."""
+        return {**asdict(self), "depth": self.depth or 8}
+
+    def prepared(self, image: Loaded) -> Pixels | DeepPixels:
+        """Bring an image to this form: uint8 or uint16 `[h, w, c]`; raises DataError."""
+        if isinstance(image, bytes | Path | Frame):
+            return decode(image, **self.decode_options())
+        return convert(image, **self.decode_options())
 
 
-Load = Callable[[], bytes | Path | Pixels | Image.Image]
+Load = Callable[[], Loaded]
 
 
 class Record(NamedTuple):
-    """One image of a source, not yet read: `load` returns a file's bytes or path, or decoded pixels.
+    """One image of a source, not yet read; `load` raises DataError.
 
     source: loads the image that this one is made from, where the data holds pairs. attributes: the values of
     the declared columns.
@@ -77,11 +100,12 @@ class About(NamedTuple):
 
 
 class Natural(NamedTuple):
-    """The size, colour and transparency that a source's images have, where it knows them unseen."""
+    """The size, colour, transparency and depth of a source's images, where it knows them unseen."""
 
     size: tuple[int, int]
     colour: bool
     transparent: bool
+    depth: int = 8
 
 
 class Source(Protocol):
@@ -154,9 +178,9 @@ class DataReport(BaseModel):
 
 
 def reason_kind(reason: str) -> str:
-    """What a reason says without the numbers and names of one file, so that files can be counted by it."""
+    """Return a reason without the numbers and names of one file, so that files can be counted by it."""
     plain = re.sub(r"\s*\([^()]*\)", "", reason)
-    return re.sub(r"\d[\d.,x]*", "…", plain)
+    return re.sub(r"(?<![A-Za-z])\d[\d.,x]*", "…", plain)
 
 
 def common_reasons(reasons: Mapping[str, int], files: Sequence[Skipped], most: int = 4) -> str:
@@ -173,7 +197,11 @@ def _unended(sentence: str) -> str:
 
 
 class DatasetInfo(BaseModel):
-    """Where a data set comes from, under which licence, and how it should be augmented."""
+    """Where a data set comes from, under which licence, and how it should be augmented.
+
+    range: the (low, high) that became black and white in images of more than 8 bits, None where there are
+    none.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -183,6 +211,7 @@ class DatasetInfo(BaseModel):
     citation: str = ""
     augment: Augment = Augment()
     report: DataReport = DataReport()
+    range: Range | None = None
 
 
 def digest(*parts: str | bytes) -> str:

@@ -12,7 +12,6 @@ from danqing.data.dataset import Dataset
 from danqing.data.file_source import FileSource
 from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource, find_idx, labels_beside
-from danqing.data.image_suffixes import SUFFIXES
 from danqing.data.layout import NOTHING_DECLARED, Declared
 from danqing.data.leftovers import is_leftover
 from danqing.data.parquet import ParquetSource
@@ -22,6 +21,7 @@ from danqing.data.tables import TABLES
 from danqing.data.tar_shards import Tars
 from danqing.data.zip_file import Zip
 from danqing.errors import ConfigError, DataError, MissingSplitError
+from danqing.image_files import Range
 from danqing.images import Alpha, Fit
 
 _HOW = "name a folder, a zip, parquet, tar or IDX file, or one of"
@@ -35,6 +35,7 @@ def open_dataset(
     alpha: Alpha = "flatten",
     background: str = "#ffffff",
     fit: Fit = "crop",
+    range: Range | None = None,
     split: str = "train",
     pairs: str = "",
     attributes: Sequence[str] = (),
@@ -48,6 +49,8 @@ def open_dataset(
 
     size: (width, height) in pixels, reached as `fit` says; None takes the images' own, see `probe.resolve`.
     channels: 1 to 4; 0 keeps what the data has.
+    range: the (low, high) that become black and white where values have more than 8 bits; None takes one that
+        suits the data.
     split: train, test, validation or all; data without splits is all for training.
     pairs: "SOURCES:TARGETS" for two folders, "side-by-side" or "side-by-side-reversed" for two halves of each
         image, or the column that names the source image; empty for none.
@@ -56,10 +59,10 @@ def open_dataset(
 
     Raises DataError and ConfigError.
     """
-    spec = ImageSpec(size, channels, alpha, background, fit)
+    spec = ImageSpec(size, channels, alpha, background, fit, range)
     found, part = find_source(source, split, on_progress, Declared(pairs, tuple(attributes)))
     folder = cache.ensure(found, spec, cache_dir, on_progress)
-    report = cache.read_manifest(folder).report
+    manifest = cache.read_manifest(folder)
     about = found.about
     info = DatasetInfo(
         name=about.name,
@@ -67,7 +70,8 @@ def open_dataset(
         licence=about.licence,
         citation=about.citation,
         augment=about.augment,
-        report=report,
+        report=manifest.report,
+        range=manifest.range,
     )
     dataset = Dataset(folder, info)
     return dataset.subset(part) if part else dataset
@@ -123,7 +127,7 @@ def _in_folder(path: Path, split: str, declared: Declared) -> Source:
     folder = Folder(path)
     for kind in _KINDS:
         shards = _shards(path, kind.endings)
-        if shards and folder.count_up_to(len(shards), SUFFIXES) <= len(shards):
+        if shards and folder.count_images(len(shards)) <= len(shards):
             return kind.open(path, *_of_split(path, shards, split), declared)
     return FileSource(folder, split, declared)
 

@@ -70,7 +70,7 @@ def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) ->
     A test split is never touched here: what chooses a model cannot also judge it. Raises DataError.
     """
     training = open_dataset(source, split="train", **options)
-    validation = open_if_there(source, "validation", **options)
+    validation = open_if_there(source, "validation", **{**options, "range": training.range})
     if validation is not None:
         return Held(training, validation, "validation")
     return Held(*hold_out(training, fraction), "held-out")

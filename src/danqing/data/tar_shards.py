@@ -13,7 +13,7 @@ from typing import NamedTuple
 from danqing.data.files import Listing, Loader, too_large
 from danqing.data.records import digest, file_key
 from danqing.errors import DataError
-from danqing.images import MAX_BYTES
+from danqing.image_files import MAX_BYTES
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SMALL = 2**20

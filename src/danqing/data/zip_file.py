@@ -11,7 +11,7 @@ from pathlib import Path
 from danqing.data.files import Listing, Loader, too_large
 from danqing.data.records import digest, file_key
 from danqing.errors import DataError
-from danqing.images import MAX_BYTES
+from danqing.image_files import MAX_BYTES
 
 _UTF8, _ENCRYPTED = 0x800, 0x1
 _UNICODE_PATH = 0x7075

@@ -30,7 +30,7 @@ MOST_REFERENCE = 50_000
 _Sizes = tuple[tuple[int, int], tuple[int, int]]
 _UNLIKE_SHARE = 0.5
 """How far the shares of lossy files may be apart before a score says so."""
-_PREPARATION = ("channels", "alpha", "background", "fit")
+_PREPARATION = ("channels", "alpha", "background", "fit", "range")
 _LEARNT = "measured on images that may have been learnt from"
 _LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and these may be among them)"
 _TOKENIZER = "its tokenizer learnt from other images than the model did, and these may be among them"
@@ -46,9 +46,9 @@ class Candidate:
     """What is scored: a model that has yet to paint, or pictures that are there already.
 
     name: what a score calls it. folder: the model folder, where there is one. preparation: how the data that
-    it is held against must be read (`size`, `channels`, `alpha`, `background`, `fit`), and as_trained: how a
-    model's run read it, which the fingerprint of its images follows from too. facts: settings that every
-    score of it carries.
+    it is held against must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`), and
+    as_trained: how a model's run read it, which the fingerprint of its images follows from too. facts:
+    settings that every score of it carries.
     """
 
     name: str
@@ -116,7 +116,12 @@ def open_candidate(
     return Candidate(
         str(source),
         pictures=_drawn(pictures, n, seed, "candidate"),
-        preparation={"size": pictures.size, "channels": pictures.channels, "alpha": "keep"},
+        preparation={
+            "size": pictures.size,
+            "channels": pictures.channels,
+            "alpha": "keep",
+            "range": pictures.range,
+        },
         facts={"pictures": pictures.fingerprint[:12]} | ({"unreadable": skipped} if skipped else {}),
     )
 
@@ -318,7 +323,7 @@ def _of_model(model: Model, name: str, folder: Path | None, size: tuple[int, int
         )
     shape = {"size": (config.width, config.height), "channels": config.channels}
     usual = {"alpha": "flatten" if config.channels in (1, 3) else "keep"}
-    run = _run_preparation(folder) or _told_preparation(model)
+    run = {**(_run_preparation(folder) or _told_preparation(model)), "range": model.value_range}
     seen = model.facts.get("images")
     return Candidate(
         f"{name} ({config.family}{'' if seen is None else f', {seen:,} images seen'})",

@@ -185,6 +185,7 @@ class Keeper:
     def _on_offer(self, header: Header) -> None:
         for name in ("labels", "captions"):
             header[name] = tuple(header[name])
+        header["range"] = header["range"] and tuple(header["range"])
         offer = self._offers[header["name"]] = Offer(**header)
         if offer.fault is not None:
             _log.warning("the model %s cannot be served: %s", offer.name, offer.fault)

@@ -22,10 +22,11 @@ class Offer:
     reads: what its prompt is. captions: where that is a text, some that it may be like; where it is a label,
     those of each label, if the data had any. options: of each verb that it can do, with their defaults.
     guides: whether guidance_scale may be another than 1. steps: whether it has intermediate pictures. tokens:
-    codes that one picture is written in, 0 for families that write none. prompt_tokens: how many a text may
-    have, 0 where none is read. resamples: whether other sizes than its own may be made of its pictures, as
-    its card says. chunk: how many pictures are computed in the time of one. fault: why it cannot be used,
-    None where it can.
+    codes that one picture is written in, 0 for families that write none. range: the (low, high) that become
+    black and white in pictures of more than 8 bits, None where it learned from none. prompt_tokens: how many
+    a text may have, 0 where none is read. resamples: whether other sizes than its own may be made of its
+    pictures, as its card says. chunk: how many pictures are computed in the time of one. fault: why it cannot
+    be used, None where it can.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Offer:
     width: int = 0
     height: int = 0
     channels: int = 0
+    range: tuple[float, float] | None = None
     reads: Literal["text", "label", "none"] = "none"
     labels: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()

@@ -8,17 +8,16 @@ import asyncio
 import base64
 import binascii
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from danqing import images
+from danqing import image_files, images
 from danqing.errors import DataError
+from danqing.image_files import Range
 from danqing.service import fetch, visit, wire
 from danqing.service.errors import ApiError, invalid
 from danqing.service.orders import Offer, Pixels
@@ -117,11 +116,13 @@ def check(content: bytes, limits: Limits, param: str) -> None:
         message = "The file is none of png, jpeg and webp: convert it to one of them."
         raise ApiError(400, message, param=param, code="invalid_image_format")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with image_files.opened(content, max_pixels=None, formats=FORMATS) as picture:
             width, height = picture.size
             frames = 1 if picture.format in ("JPEG", "MPO") else getattr(picture, "n_frames", 1)
-    except Exception:  # Pillow's decoders raise whatever they like on hostile input
-        message = "The picture cannot be read: send a whole file."
+    except DataError as error:
+        raise ApiError(400, str(error), param=param, code="image_parse_error") from None
+    except Exception:  # counting frames, Pillow's decoders raise many kinds of errors on hostile input
+        message = "The picture cannot be read: send a complete file."
         raise ApiError(400, message, param=param, code="image_parse_error") from None
     if width > limits.side or height > limits.side or width * height > limits.pixels:
         message = (
@@ -134,21 +135,22 @@ def check(content: bytes, limits: Limits, param: str) -> None:
         raise ApiError(400, message, param=param, code="invalid_image")
 
 
-def _decoded(content: bytes, limits: Limits, param: str) -> Pixels:
-    """A picture uint8 `[h, w, c]` with the channels that it has."""
+def _decoded(content: bytes, limits: Limits, param: str, range: Range | None) -> Pixels:
+    """A picture uint8 `[h, w, c]` with the channels that it has; `range` is that of the model."""
     check(content, limits, param)
     try:
-        return images.decode(content, alpha="keep", max_pixels=limits.pixels, max_bytes=limits.file_bytes)
-    except DataError:
-        message = "The picture cannot be decoded: send a whole file."
-        raise ApiError(400, message, param=param, code="image_parse_error") from None
+        return image_files.decode(
+            content, alpha="keep", range=range, max_pixels=limits.pixels, max_bytes=limits.file_bytes
+        )
+    except DataError as error:
+        raise ApiError(400, str(error), param=param, code="image_parse_error") from None
 
 
 def _varied(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> Given:
     """The middle of a picture, in the shape that the model paints."""
     if mask is not None:
         raise invalid("There is no mask in variations: /v1/images/edits takes one.", "mask")
-    picture = _decoded(content, limits, "image")
+    picture = _decoded(content, limits, "image", offer.range)
     size = (offer.width, offer.height)
     pixels = images.conform(picture, size=size, channels=offer.channels, fit="crop")
     return Given(np.repeat(pixels[None], n, axis=0), None, None, None, 1, offer.channels in (2, 4))
@@ -156,7 +158,7 @@ def _varied(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Li
 
 def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> Given:
     """A picture as the model sees it, the part of it to paint anew, and the way back."""
-    picture, where = _to_edit(content, mask, limits)
+    picture, where = _to_edit(content, mask, offer, limits)
     height, width = where.shape
     if n * width * height > limits.pixels:
         message = (
@@ -176,18 +178,18 @@ def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Li
         images=np.repeat(pixels[None], n, axis=0),
         masks=np.repeat(_touched(covered, size)[None], n, axis=0),
         size=(width, height),
-        compose=functools.partial(_composed, content, mask, window, limits),
+        compose=functools.partial(_composed, content, mask, window, offer, limits),
         pictures=1,
         alpha=transparent or offer.channels in (2, 4),
     )
 
 
-def _to_edit(content: bytes, mask: bytes | None, limits: Limits) -> tuple[Pixels, Mask]:
+def _to_edit(content: bytes, mask: bytes | None, offer: Offer, limits: Limits) -> tuple[Pixels, Mask]:
     """A picture `[h, w, c]`, and where to paint, `[h, w]`: where the mask, or else the picture, is fully
     transparent.
     """
-    picture = _decoded(content, limits, "image")
-    sheet, param = (picture, "image") if mask is None else (_decoded(mask, limits, "mask"), "mask")
+    picture = _decoded(content, limits, "image", offer.range)
+    sheet, param = (picture, "image") if mask is None else (_decoded(mask, limits, "mask", None), "mask")
     if sheet.shape[:2] != picture.shape[:2]:
         sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (sheet, picture)]
         raise invalid(f"The mask has {sizes[0]} pixels and the picture {sizes[1]}: make them equal.", "mask")
@@ -245,12 +247,17 @@ def _touched(where: Mask, size: tuple[int, int]) -> Mask:
 
 
 def _composed(
-    content: bytes, mask: bytes | None, window: tuple[slice, slice], limits: Limits, painted: Pixels
+    content: bytes,
+    mask: bytes | None,
+    window: tuple[slice, slice],
+    offer: Offer,
+    limits: Limits,
+    painted: Pixels,
 ) -> list[Pixels]:
     """What was painted, `[n, h, w, c]`, laid into the picture at its own size: every pixel outside of the
     mask is as it was sent.
     """
-    picture, where = _to_edit(content, mask, limits)
+    picture, where = _to_edit(content, mask, offer, limits)
     covered = where[window]
     kinds = (picture.shape[2], painted.shape[3])
     colour, alpha = max(kinds) >= 3, any(kind in (2, 4) for kind in kinds)

@@ -109,6 +109,7 @@ def open_judged(data: str | Path, config: RunConfig) -> Judged:
     reading: dict[str, Any] = {"size": config.size, **config.data.model_dump(exclude={"augment"})}
     whole = open_dataset(data, split="train", **reading)
     share = min(max(HELD_OUT, round(_JUDGES / len(whole), 2)), _LARGEST_SHARE)
+    reading["range"] = whole.range
     test = open_if_there(data, "test", **reading)
     held = open_held(data, HELD_OUT if test is not None else share, **reading)
     if len(held.judged) < FEWEST:

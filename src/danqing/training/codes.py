@@ -109,7 +109,7 @@ class Views(NamedTuple):
     def of(self, dataset: Dataset, view: int, rows: NDArray[np.int64]) -> torch.Tensor:
         """One view of the images that follow `rows[0]`, float32 `[n, c, h, w]` in [-1, 1]."""
         return self.augment.apply(
-            dataset.images(rows), derived_seed(self.seed, "view", view), images_seen=int(rows[0])
+            dataset.full_depth(rows), derived_seed(self.seed, "view", view), images_seen=int(rows[0])
         )
 
     def key(self) -> str:

@@ -18,6 +18,7 @@ from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class, parse_config
 from danqing.families.base import FamilyConfig
+from danqing.image_files.levels import is_range
 from danqing.text.contract import TextConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
@@ -59,13 +60,23 @@ class ScheduleConfig(_Section):
 class DataConfig(_Section):
     """How images are prepared; `channels=0` keeps what the data has, `augment` absent takes the data's
     advice.
+
+    range: the [low, high] that become black and white where values have more than 8 bits; absent takes one
+    that suits the data.
     """
 
     channels: int = Field(0, ge=0, le=4)
     alpha: Literal["flatten", "keep"] = "flatten"
     background: str = "#ffffff"
     fit: Literal["crop", "pad", "stretch"] = "crop"
+    range: tuple[float, float] | None = None
     augment: Augment | None = None
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if self.range is not None and not is_range(self.range):
+            raise ValueError("range needs two numbers, the lower one first")
+        return self
 
 
 class TrainingConfig(_Section):
@@ -228,9 +239,9 @@ class RunConfig(_Section):
         if not captions:
             looked = dataset.info.report.understood.get("Captions", "none")
             raise ConfigError(
-                f"The model reads text, and no image of {dataset.info.name} has a caption ({looked}): write "
-                "captions into a metadata.jsonl or into text files beside the images, or choose a preset that "
-                "reads none."
+                f"The model reads text, and no image of {dataset.info.name} has a caption "
+                f"({looked}): write captions into a metadata.jsonl or into text files beside the images, or "
+                "choose a preset that reads none."
             )
         return captions
 

@@ -26,6 +26,8 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
         "width": dataset.size[0],
         "height": dataset.size[1],
         "channels": dataset.channels,
+        "depth": dataset.depth,
+        "range": dataset.range and list(dataset.range),
         "labels": counts,
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
@@ -61,7 +63,8 @@ def of_training(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
         "citation": info.citation,
-        "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"}),
+        "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"})
+        | ({} if dataset.range is None else {"range": list(dataset.range)}),
         **held_out(config, held),
         **({"chosen_by": held.split} if held is not None and config.evaluation.keep == "best" else {}),
     }

@@ -179,6 +179,7 @@ def _open_data(
         "alpha": config.data.alpha,
         "background": config.data.background,
         "fit": config.data.fit,
+        "range": config.data.range,
         "on_progress": listener.on_data,
     }
     if config.evaluation.every_images == "auto":
