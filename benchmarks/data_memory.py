@@ -32,6 +32,7 @@ class Noise:
 
     about = About("noise")
     label_names: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
     natural: Natural | None = Natural((SIDE, SIDE), True, False)
 
     def __init__(self, size: int) -> None:

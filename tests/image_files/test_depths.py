@@ -119,7 +119,8 @@ def test_deep_images_are_resized_as_shallow_ones_are(fit: str, channels: int) ->
     again = decode(deep, **options, range=(0, 65535)).astype(int)
     if channels in (2, 4):  # what is nearly clear may have any colour
         small, again = (np.round(one * (one[:, :, -1:] / 255)) for one in (small, again))
-    assert np.abs(small - again).max() <= 5
+    # Pillow rounds colours times alpha to 8 bits between its two passes, which shows where alpha overshoots.
+    assert np.abs(small - again).max() <= (8 if channels in (2, 4) else 5)
 
 
 def test_transparency_of_16_bits_is_laid_on_the_background() -> None:

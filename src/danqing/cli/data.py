@@ -14,6 +14,7 @@ from danqing.quantities import memory
 
 if TYPE_CHECKING:
     from danqing.data import Dataset
+    from danqing.data.attributes import Attribute
 
 _CHECK = """Examples:
 
@@ -77,6 +78,16 @@ def check(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, test, validation or all.")] = "train",
+    pairs: Annotated[
+        str,
+        typer.Option(
+            help="Source and target folder, side-by-side, or the column that names the source image.",
+            metavar="A:B",
+        ),
+    ] = "",
+    attributes: Annotated[
+        str, typer.Option(help="Columns of numbers, categories or vectors.", metavar="NAME,NAME")
+    ] = "",
     grid: Annotated[
         Path | None, typer.Option(help="Save 64 of the images, as training would see them, to this file.")
     ] = None,
@@ -98,6 +109,8 @@ def check(
             fit=fit,
             range=None if value_range is None else parse_range(value_range),
             split=split,
+            pairs=pairs,
+            attributes=[name.strip() for name in attributes.split(",") if name.strip()],
             on_progress=bar.update,
         )
     if grid is not None:
@@ -162,6 +175,7 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Labels": _with_source(_labels(dataset), report.understood.get("Labels")),
         "Captions": _with_source(_captions(dataset), report.understood.get("Captions")),
         "Pairs": report.understood.get("Pairs"),
+        "Attributes": ", ".join(map(_attribute, dataset.attributes)),
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
         "Not used": "\n  ".join([f"{count:,}", *skipped, *more]) if count else "none",
         "Not read": report.understood.get("Not read"),
@@ -188,6 +202,18 @@ def _depth(dataset: "Dataset") -> str | None:
         return None
     low, high = dataset.range
     return f"{dataset.depth} bits, from {low:g} (black) to {high:g} (white)"
+
+
+def _attribute(one: "Attribute") -> str:
+    """One attribute in words: its kind, its values, and how often it is known."""
+    known = "" if one.known == 1 else f", known for {one.known:.0%}"
+    if one.kind == "category":
+        shown = ", ".join(one.categories[:_LABELS_SHOWN])
+        return f"{one.name} ({len(one.categories)} categories: {shown}{known})"
+    if one.kind == "vector":
+        return f"{one.name} (vector of {one.width}{known})"
+    mean, deviation = one.mean[0], one.deviation[0]
+    return f"{one.name} (number, {mean:.4g} ± {deviation:.4g}{known})"
 
 
 def _labels(dataset: "Dataset") -> str:

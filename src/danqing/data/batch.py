@@ -14,7 +14,8 @@ class Condition:
 
     label: `[n]` int64 class indices. text: n captions. negative_text: n texts to lead away from, "" from
     nothing in particular. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in {0, 1}, 1 where the model
-    may paint.
+    may paint. attributes: `[n, sum of widths]` float32, the columns that `Dataset.attributes` describes, 0
+    where a value is missing. attribute_mask: the same shape, boolean, whether a value is known.
     """
 
     label: Tensor | None = None
@@ -22,6 +23,8 @@ class Condition:
     negative_text: tuple[str, ...] | None = None
     image: Tensor | None = None
     mask: Tensor | None = None
+    attributes: Tensor | None = None
+    attribute_mask: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The same condition with its tensors on `device`."""

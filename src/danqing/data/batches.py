@@ -14,6 +14,7 @@ from danqing.data.batch import Batch, Condition
 from danqing.data.dataset import Dataset
 from danqing.data.order import shuffled
 from danqing.errors import DataError
+from danqing.images import to_float
 from danqing.machine import total_memory
 
 
@@ -76,7 +77,14 @@ class Batches:
         label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
         texts = self.dataset.texts(indices) if self.use_texts else None
         text = None if texts is None else captions.chosen(texts, self.seed, images_seen)
-        return Condition(label=label, text=text)
+        image = to_float(self.dataset.source_images(indices)) if self.dataset.has_pairs else None
+        if not self.dataset.attributes:
+            return Condition(label=label, text=text, image=image)
+        values = torch.from_numpy(self.dataset.attributes_at(indices))
+        known = ~values.isnan()
+        return Condition(
+            label=label, text=text, image=image, attributes=values.nan_to_num(0.0), attribute_mask=known
+        )
 
     def _read(self, images_seen: int) -> tuple[Tensor, Condition]:
         return self.dataset.full_depth(self.indices(images_seen)), self.condition(images_seen)

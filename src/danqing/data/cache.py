@@ -9,11 +9,13 @@ how far they go, so that a build killed at any moment goes on where it was.
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,9 +25,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from danqing import atomic
+from danqing.data.attributes import Attribute, tabulate
+from danqing.data.decode_worker import Decoded
 from danqing.data.decoding import Decoder
 from danqing.data.probe import resolve
-from danqing.data.records import DataReport, ImageSpec, Source, common_reasons, digest, reason_kind
+from danqing.data.records import (
+    DataReport,
+    ImageSpec,
+    Load,
+    Record,
+    Source,
+    common_reasons,
+    digest,
+    reason_kind,
+)
 from danqing.data.survey import NAMED, Skipped
 from danqing.errors import DataError
 from danqing.image_files import Range
@@ -33,6 +46,8 @@ from danqing.image_files.formats import is_installed
 from danqing.image_files.reasons import missing_extras
 
 VERSION = 4
+_FINGERPRINT = 3
+"""Part of every fingerprint; it stays while the same data gives the same images."""
 TOLERATED = 0.05
 """The share of unreadable images above which the data is refused."""
 HEADER = 4096
@@ -49,7 +64,8 @@ class Manifest(BaseModel):
 
     name: of the source, for people; empty where an earlier version built the cache.
     depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, where
-    it has more than 8 bits. lacking: the extras that would have read more of the source.
+    it has more than 8 bits. lacking: the extras that would have read more of the source. pairs: whether each
+    image is followed by its source image. attributes: the columns of the table of attributes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,11 +81,13 @@ class Manifest(BaseModel):
     depth: int = 8
     range: Range | None = None
     lacking: tuple[str, ...] = ()
+    pairs: bool = False
+    attributes: tuple[Attribute, ...] = ()
 
     @property
     def image_bytes(self) -> int:
-        """Return the bytes of one image."""
-        return int(np.prod(self.shape[1:])) * self.depth // 8
+        """Return the bytes of one image, and of its source image in data of pairs."""
+        return int(np.prod(self.shape[1:])) * self.depth // 8 * (2 if self.pairs else 1)
 
 
 def default_folder() -> Path:
@@ -166,7 +184,9 @@ class _Build:
         self.spec, self.notes = resolve(source, asked)
         assert self.spec.size is not None
         self.width, self.height = self.spec.size
+        self.pairs = any(record.source is not None for record in islice(source.records(self.spec), 1))
         self.image_bytes = self.width * self.height * self.spec.channels * self.spec.depth // 8
+        self.record_bytes = self.image_bytes * (2 if self.pairs else 1)
         self.images_path = cache / "building.images"
         self.journal_path = cache / "building.jsonl"
         self.total = source.count()
@@ -200,17 +220,17 @@ class _Build:
                     except (ValueError, KeyError, TypeError):
                         break
                     intact += len(line)
-        if HEADER + tally.images * self.image_bytes > _length(self.images_path):
+        if HEADER + tally.images * self.record_bytes > _length(self.images_path):
             tally, intact = _Tally(), 0
         _cut(self.journal_path, intact)
-        _cut(self.images_path, HEADER + tally.images * self.image_bytes)
+        _cut(self.images_path, HEADER + tally.images * self.record_bytes)
         return tally
 
     def _commits(self, start: int) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Journal entries with the pixels they stand for."""
         entry, blocks = _entry(), list[bytes]()
         with Decoder(self.spec, self.total - start) as decoder:
-            for records, decoded in decoder(self.source.records(self.spec, start)):
+            for records, decoded in self._decoded(decoder, self.source.records(self.spec, start)):
                 entry["records"] += len(records)
                 entry["digests"] += decoded.digests
                 blocks.append(decoded.pixels)
@@ -219,6 +239,7 @@ class _Build:
                         _count(entry, *header)
                         entry["labels"].append(_printable(record.label))
                         entry["texts"].append(_printable(record.text))
+                        entry["attributes"].append(list(map(_plain, record.attributes)))
                     else:
                         entry["skipped"].append([_printable(record.name), _printable(reason)])
                 if entry["records"] >= _COMMIT_IMAGES or sum(map(len, blocks)) >= _COMMIT_BYTES:
@@ -226,6 +247,15 @@ class _Build:
                     entry, blocks = _entry(), []
             if entry["records"]:
                 yield entry, b"".join(blocks)
+
+    def _decoded(self, decoder: Decoder, records: Iterator[Record]) -> Iterator[tuple[list[Record], Decoded]]:
+        """Chunks of records with their pixels; of pairs, those of the target and then of the source image."""
+        if not self.pairs:
+            yield from decoder(records)
+            return
+        sides = (side for record in records for side in (record, Record(record.name, _source_of(record))))
+        for chunk, decoded in decoder(sides):  # a chunk holds an even number of images
+            yield chunk[::2], _joined_pairs(decoded, self.image_bytes)
 
     def _check(self, tally: _Tally, *, final: bool) -> None:
         if tally.skipped <= TOLERATED * max(self.total, tally.records) and not (final and tally.images == 0):
@@ -261,13 +291,18 @@ class _Build:
     def _finish(self, tally: _Tally) -> None:
         shape = (tally.images, self.height, self.width, self.spec.channels)
         labels, names, texts, ends, digests = self._tables(tally.images)
-        write_header(self.images_path, "images", shape, self.spec.depth)
+        stored = (tally.images, 2, *shape[1:]) if self.pairs else shape
+        write_header(self.images_path, "images", stored, self.spec.depth)
+        values, attributes = self._attributes()
+        tensors = {"labels": labels, "text_ends": ends, "texts": texts}
         _write_tensors(
-            self.cache / "records.safetensors", {"labels": labels, "text_ends": ends, "texts": texts}
+            self.cache / "records.safetensors", tensors | ({"attributes": values} if attributes else {})
         )
-        hasher = hashlib.sha256(json.dumps([VERSION, _of_pixels(self.asked), shape, names]).encode())
+        hasher = hashlib.sha256(json.dumps([_FINGERPRINT, _of_pixels(self.asked), shape, names]).encode())
         for table in (digests, labels.astype("<i8"), ends, texts):
             hasher.update(table.tobytes())
+        if attributes:
+            hasher.update(values.tobytes())
         counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(float)
         duplicates = tally.images - len(np.unique(digests))
         manifest = Manifest(
@@ -282,11 +317,19 @@ class _Build:
             depth=self.spec.depth,
             range=self.spec.range if self.spec.depth > 8 else None,
             lacking=tuple(sorted(tally.lacking | missing_extras(*self.notes))),
+            pairs=self.pairs,
+            attributes=attributes,
         )
         atomic.write_json(self.cache / "report.json", manifest.report.model_dump(mode="json"))
         os.replace(self.images_path, self.cache / "images.safetensors")
         atomic.write_json(self.cache / "manifest.json", manifest.model_dump(mode="json"))
         self.journal_path.unlink()
+
+    def _attributes(self) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
+        """The table of attributes and its columns, read off the journal."""
+        with open(self.journal_path, "rb") as journal:
+            rows = [cells for line in journal for cells in json.loads(line)["attributes"]]
+        return tabulate(self.source.attributes, rows)
 
     def _tables(
         self, count: int
@@ -352,7 +395,47 @@ def _of_pixels(asked: ImageSpec) -> dict[str, Any]:
 
 
 def _entry() -> dict[str, Any]:
-    return {"records": 0, "labels": [], "texts": [], "digests": [], "skipped": [], "formats": {}, "sizes": []}
+    lists = ("labels", "texts", "attributes", "digests", "skipped", "sizes")
+    return {"records": 0, "formats": {}, **{name: [] for name in lists}}
+
+
+def _source_of(record: Record) -> Load:
+    """What loads the source image of a pair; one that is missing is an image that cannot be read."""
+
+    def refuse() -> bytes:
+        raise DataError("The source image is missing.")
+
+    return record.source or refuse
+
+
+def _joined_pairs(decoded: Decoded, image_bytes: int) -> Decoded:
+    """Targets and sources that take turns, as pairs; where one cannot be read, neither is kept."""
+    pixels, digests, reasons = list[bytes](), list[str](), list[str | None]()
+    place = 0
+    kept: list[tuple[bytes, str] | None] = []
+    for reason in decoded.reasons:
+        block = decoded.pixels[place * image_bytes : (place + 1) * image_bytes]
+        kept.append(None if reason is not None else (block, decoded.digests[place]))
+        place += reason is None
+    for number in range(0, len(kept), 2):
+        target, source = kept[number : number + 2]
+        reason = decoded.reasons[number]
+        if reason is None and decoded.reasons[number + 1] is not None:
+            reason = f"Its source image cannot be read: {decoded.reasons[number + 1]}"
+        reasons.append(reason)
+        if target is not None and source is not None:
+            pixels += [target[0], source[0]]
+            digests.append(hashlib.blake2b((target[1] + source[1]).encode(), digest_size=16).hexdigest())
+    return Decoded(reasons, digests, b"".join(pixels), decoded.headers[::2])
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON can hold it: NumPy's numbers and dates of a Parquet file are none."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) or value is None else str(value)
 
 
 def _count(entry: dict[str, Any], format: str, size: tuple[int, int] | None) -> None:

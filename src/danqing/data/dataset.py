@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from danqing.data.attributes import Attribute
 from danqing.data.cache import Manifest, read_manifest
 from danqing.data.captions import captions_of
 from danqing.data.records import DatasetInfo, digest
@@ -80,14 +81,31 @@ class Dataset:
 
     def images(self, indices: Indices) -> Tensor:
         """Return the images at `indices`, uint8 `[n, h, w, c]`; deeper values are rounded."""
-        values = self._store.images(self._places(indices))
-        if values.dtype == np.uint16:
-            values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return torch.from_numpy(values)
+        return torch.from_numpy(_eight_bits(self._store.images(self._places(indices))))
 
     def full_depth(self, indices: Indices) -> Tensor:
         """Return the images at `indices` at their depth, uint8 or uint16 `[n, h, w, c]`."""
         return torch.from_numpy(self._store.images(self._places(indices)))
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each image has a source image that it is made from."""
+        return self._manifest.pairs
+
+    def source_images(self, indices: Indices) -> Tensor:
+        """Return the source images of pairs, uint8 `[n, h, w, c]`; raises DataError where there are none."""
+        if not self.has_pairs:
+            raise DataError(f"{self.info.name} holds no pairs: declare them by pairs=...")
+        return torch.from_numpy(_eight_bits(self._store.images(self._places(indices), side=1)))
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The declared columns of what is known of each image; their widths add up to the table's."""
+        return self._manifest.attributes
+
+    def attributes_at(self, indices: Indices) -> NDArray[np.float32]:
+        """Return the attributes of images, float32 `[n, sum of widths]`, NaN where one is missing."""
+        return self._store.attributes(self._places(indices))
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -182,21 +200,38 @@ class Dataset:
         return wanted if self._rows is None else self._rows[wanted].astype(np.int64, copy=False)
 
 
+def _eight_bits(values: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+    if values.dtype == np.uint16:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return values.astype(np.uint8, copy=False)
+
+
 class _Store:
     """The files of one cache, of which only the labels are held in memory."""
 
     def __init__(self, cache: Path, manifest: Manifest) -> None:
         self._images = TensorFile(cache / "images.safetensors")
         self._records = TensorFile(cache / "records.safetensors")
-        if self._images.shape("images") != manifest.shape:
+        count, *shape = manifest.shape
+        stored = (count, 2, *shape) if manifest.pairs else manifest.shape
+        if self._images.shape("images") != stored:
             raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built anew.")
         labels = self._records.rows("labels", np.arange(manifest.shape[0]))
         self.labels = labels.view(f"i{labels.shape[1]}")[:, 0]
+        self._pairs, self._has_attributes = manifest.pairs, bool(manifest.attributes)
         self._shape, self._dtype = manifest.shape[1:], np.dtype("<u2" if manifest.depth == 16 else "u1")
 
-    def images(self, places: NDArray[np.int64]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    def images(self, places: NDArray[np.int64], side: int = 0) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """The images at some places; side 1: the source images of pairs."""
         values = self._images.rows("images", places).view(self._dtype)
-        return values.reshape(len(places), *self._shape)
+        if not self._pairs:
+            return values.reshape(len(places), *self._shape)
+        return np.ascontiguousarray(values.reshape(len(places), 2, *self._shape)[:, side])
+
+    def attributes(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not self._has_attributes:
+            return np.zeros((len(places), 0), np.float32)
+        return self._records.rows("attributes", places).view("<f4").reshape(len(places), -1)
 
     def texts(self, places: NDArray[np.int64]) -> tuple[str, ...]:
         ends = self._records.rows("text_ends", np.stack([places, places + 1], axis=1).ravel())

@@ -15,6 +15,7 @@ from danqing.data.records import About, ImageSpec, Natural, Record, digest
 from danqing.data.side_files import Words, read_beside
 from danqing.data.survey import Survey
 from danqing.errors import DataError
+from danqing.image_files import Frame
 
 _ARCHIVE = re.compile(r"\.(?:zip|tgz|tar(?:\.\w+)?)$", re.IGNORECASE)
 
@@ -27,6 +28,7 @@ class FileSource:
 
     def __init__(self, files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> None:
         self.files, self.split, self.declared = files, split, declared
+        self.attributes = declared.attributes
         self.about = About(_ARCHIVE.sub("", files.path.resolve().name) or "images")
 
     def key(self) -> str:
@@ -58,7 +60,7 @@ class FileSource:
         values: tuple[Any, ...] = row.attributes
         if self.declared.attributes and not any(not tables.is_missing(value) for value in values):
             values = tuple(words.value(name) for name in self.declared.attributes)
-        target: Any = load
+        target: Any = load if row.frame is None else functools.partial(_frame, load, row.frame)
         source: Any = None
         if self.declared.pairs in pairs.HALVES:
             sources, targets = pairs.halves_of(self.declared.pairs)
@@ -66,13 +68,17 @@ class FileSource:
         elif row.partner is not None:
             (source,) = self.files.loaders([row.partner])
         return Record(
-            row.name,
+            row.name if row.frame is None else f"{row.name}#{row.frame}",
             target,
             label=row.label if row.label is not None else words.label,
             text=row.caption or words.caption,
             source=source,
             attributes=values,
         )
+
+
+def _frame(load: Loader, number: int) -> Frame:
+    return Frame(load(), number)
 
 
 def _refuse(reason: str) -> bytes | Path | Image.Image:

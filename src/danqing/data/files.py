@@ -12,6 +12,8 @@ from danqing.image_files import MAX_BYTES
 from danqing.names import decoded, normalized
 
 Loader = Callable[[], bytes | Path]
+HEAD = 132
+"""Bytes at the beginning of a file that tell DICOM from anything else."""
 
 
 class Files(Protocol):
@@ -39,6 +41,10 @@ class Files(Protocol):
 
     def read(self, name: str) -> bytes:
         """Read one small file; raises DataError."""
+        ...
+
+    def head(self, name: str) -> bytes:
+        """Read the first 132 bytes of a file, or nothing where that is not possible."""
         ...
 
     def loaders(self, names: Sequence[str]) -> Iterator[Loader]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from danqing.data.files import Listing, Loader
+from danqing.data.files import HEAD, Listing, Loader
 from danqing.data.leftovers import is_leftover
 from danqing.data.records import digest
 from danqing.errors import DataError
@@ -46,6 +46,13 @@ class Folder:
             return path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+
+    def head(self, name: str) -> bytes:
+        try:
+            with open(self._path(name), "rb") as file:
+                return file.read(HEAD)
+        except OSError:
+            return b""
 
     def loaders(self, names: Sequence[str]) -> Iterator[Loader]:
         return (functools.partial(self._path, name) for name in names)

@@ -45,6 +45,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 class IdxSource:
     """Images of one IDX file and, where there is one, the labels of another."""
 
+    attributes: tuple[str, ...] = ()
     natural: Natural | None = None
 
     def __init__(

@@ -6,6 +6,7 @@ Captions: a column of a table; else `.txt`, `.caption` or `.json` files beside t
 Pairs and attributes: as they are declared, never guessed.
 """
 
+import contextlib
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,9 +21,11 @@ from danqing.data.split_names import split_named
 from danqing.data.survey import Survey
 from danqing.data.tables import ENDINGS, TABLES, find_header
 from danqing.errors import DataError, MissingSplitError
-from danqing.image_files.formats import is_image_name
+from danqing.image_files import frames
+from danqing.image_files.formats import is_dicom, is_image_name
 
 _KINDS_NAMED = 6
+_VOLUMES = (".nii", ".nii.gz")
 
 
 class Declared(NamedTuple):
@@ -46,8 +49,9 @@ NOTHING_DECLARED = Declared()
 class Row(NamedTuple):
     """One image: its file, what is known of it, and the files beside it that say more.
 
-    attributes: cells, in the order in which they were declared. partner: the file of its source image.
-    missing: why there is no file, where a table names one that is not there.
+    attributes: cells, in the order in which they were declared. partner: the file of its source image. frame:
+    which slice, where the file is a volume. missing: why there is no file, where a table names one that is
+    not there.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Row(NamedTuple):
     beside: Beside = Beside()
     attributes: tuple[Any, ...] = ()
     partner: str | None = None
+    frame: int | None = None
     missing: str = ""
 
 
@@ -110,7 +115,7 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
         for one in images:
             one.split = told.split_of(one.name)
     kept = _chosen(files, images, split, told, survey)
-    layout.rows = _rows(files, kept, told, beside, column, survey)
+    layout.rows = _slices(files, _rows(files, kept, told, beside, column, survey), survey)
     layout.rows += _missing(told, split, survey)
     survey.understood["Layout"] = _layout_in_words(files, images, told)
     survey.understood["Split"] = _split_in_words(images, split, by_folder)
@@ -122,8 +127,15 @@ def _sorted(files: Files) -> tuple[list[str], list[str]]:
     """The names of images, and of all other files."""
     images, others = list[str](), list[str]()
     for name in files.names():
-        (images if is_image_name(name) else others).append(name)
+        is_image = is_image_name(name) or (_may_be_dicom(name) and is_dicom(files.head(name)))
+        (images if is_image else others).append(name)
     return images, others
+
+
+def _may_be_dicom(name: str) -> bool:
+    """Whether a file has no ending, or a number for one: scanners name files so (`IM0001`, `1.2.840.113`)."""
+    ending = posixpath.splitext(name)[1]
+    return not ending or ending[1:].isdecimal()
 
 
 # Where images lie
@@ -258,6 +270,22 @@ def _rows(
     survey.understood["Labels"] = _counted(labels, len(rows)) or "none: no class folders, column or files"
     survey.understood["Captions"] = _counted(captions, len(rows)) or _where_captions_were_sought(told, beside)
     return rows
+
+
+def _slices(files: Files, rows: Sequence[Row], survey: Survey) -> list[Row]:
+    """The rows, with one for each slice of a volume."""
+    found, volumes = list[Row](), 0
+    for row in rows:
+        count = 1
+        if row.name.lower().endswith(_VOLUMES):
+            (load,) = files.loaders([row.name])
+            with contextlib.suppress(DataError):  # reading it gives the reason
+                count = frames(load())
+        found += [row] if count == 1 else [row._replace(frame=number) for number in range(count)]
+        volumes += count > 1
+    if volumes:
+        survey.understood["Slices"] = f"{len(found) - len(rows) + volumes:,} slices of {volumes:,} volumes"
+    return found
 
 
 def _missing(told: Annotations, split: str, survey: Survey) -> list[Row]:

@@ -44,6 +44,7 @@ class ParquetSource:
         self._parquet = parquet
         self.path, self.shards, self.split, self.declared = path, list(shards), split, declared
         self.about = About(path.resolve().stem)
+        self.attributes = declared.attributes
         self._meaning = self._find_columns()
         self._left_out = Counter[str]()
         schema = self._open(self.shards[0]).schema_arrow

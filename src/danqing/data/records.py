@@ -114,6 +114,8 @@ class Source(Protocol):
     about: About
     label_names: tuple[str, ...]
     """The order of the labels; empty where they are simply sorted."""
+    attributes: tuple[str, ...]
+    """The declared columns, in the order of `Record.attributes`."""
     natural: Natural | None
 
     def key(self) -> str:
@@ -141,8 +143,8 @@ class DataReport(BaseModel):
     listed in the table. skipped_files, left_out_files: the first of each by name. records: images + skipped.
     duplicates: images whose pixels equal those of an earlier one. understood: how the data was read, by
     topic. formats: how many images came from files of each format; empty where they were never encoded, or an
-    earlier version read them. source_sizes: the smallest and the largest (width, height) before resizing, each
-    side by itself.
+    earlier version read them. source_sizes: the smallest and the largest (width, height) before resizing,
+    each side by itself.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -180,7 +182,7 @@ class DataReport(BaseModel):
 def reason_kind(reason: str) -> str:
     """Return a reason without the numbers and names of one file, so that files can be counted by it."""
     plain = re.sub(r"\s*\([^()]*\)", "", reason)
-    return re.sub(r"(?<![A-Za-z])\d[\d.,x]*", "…", plain)
+    return re.sub(r"(?<![A-Za-z0-9])\d[\d.,x]*", "…", plain)
 
 
 def common_reasons(reasons: Mapping[str, int], files: Sequence[Skipped], most: int = 4) -> str:

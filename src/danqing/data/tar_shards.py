@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from danqing.data.files import Listing, Loader, too_large
+from danqing.data.files import HEAD, Listing, Loader, too_large
 from danqing.data.records import digest, file_key
 from danqing.errors import DataError
 from danqing.image_files import MAX_BYTES
@@ -60,6 +60,14 @@ class Tars:
         if _is_compressed(self.shards[member.shard]):
             raise DataError(f"{name} has over {SMALL / 2**20:.0f} MiB and is not read as a label or caption.")
         return self._content(member)
+
+    def head(self, name: str) -> bytes:
+        if name in self._kept:
+            return self._kept[name][:HEAD]
+        member = self._members[name]
+        if _is_compressed(self.shards[member.shard]):
+            return b""
+        return self._content(member._replace(size=min(member.size, HEAD)))
 
     def loaders(self, names: Sequence[str]) -> Iterator[Loader]:
         for shard, group in itertools.groupby(names, key=lambda name: self._members[name].shard):
@@ -113,15 +121,15 @@ class Tars:
         return content
 
     def _streamed(self, shard: int, names: Sequence[str]) -> Iterator[Loader]:
-        wanted = {self._members[name].number for name in names}
+        wanted = Counter(self._members[name].number for name in names)  # a volume is asked for slice by slice
         with self._reading(self.shards[shard]) as archive:
             for number, entry in enumerate(archive):
-                if number in wanted:
-                    if entry.size > MAX_BYTES:
-                        yield functools.partial(_refuse, entry.size)
-                        continue
+                if number in wanted and entry.size > MAX_BYTES:
+                    yield from itertools.repeat(functools.partial(_refuse, entry.size), wanted[number])
+                elif number in wanted:
                     file = archive.extractfile(entry)
-                    yield functools.partial(bytes, file.read() if file else b"")
+                    content = file.read() if file else b""
+                    yield from itertools.repeat(functools.partial(bytes, content), wanted[number])
 
     @contextlib.contextmanager
     def _reading(self, path: Path) -> Iterator[tarfile.TarFile]:

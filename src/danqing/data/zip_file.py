@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from danqing.data.files import Listing, Loader, too_large
+from danqing.data.files import HEAD, Listing, Loader, too_large
 from danqing.data.records import digest, file_key
 from danqing.errors import DataError
 from danqing.image_files import MAX_BYTES
@@ -60,6 +60,13 @@ class Zip:
 
     def loaders(self, names: Sequence[str]) -> Iterator[Loader]:
         return (functools.partial(self.read, name) for name in names)
+
+    def head(self, name: str) -> bytes:
+        try:
+            with self._archive.open(self._members[name]) as file:
+                return file.read(HEAD)
+        except Exception:  # zlib, lzma and bz2 have errors of their own; reading it all gives the reason
+            return b""
 
     def read(self, name: str) -> bytes:
         member = self._members[name]

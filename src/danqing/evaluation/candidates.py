@@ -30,7 +30,7 @@ MOST_REFERENCE = 50_000
 _Sizes = tuple[tuple[int, int], tuple[int, int]]
 _UNLIKE_SHARE = 0.5
 """How far the shares of lossy files may be apart before a score says so."""
-_PREPARATION = ("channels", "alpha", "background", "fit", "range")
+_PREPARATION = ("channels", "alpha", "background", "fit", "range", "pairs")
 _LEARNT = "measured on images that may have been learnt from"
 _LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and these may be among them)"
 _TOKENIZER = "its tokenizer learnt from other images than the model did, and these may be among them"

@@ -104,6 +104,16 @@ class FamilyConfig(BaseModel):
         """Whether the model is told the caption of an image: it then cannot learn without captions."""
         return False
 
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether the model learns from the attributes of an image (`data.attributes`)."""
+        return False
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the model learns to make an image from the source image of a pair (`data.pairs`)."""
+        return False
+
     def complete(self, captions: Sequence[str]) -> Self:
         """The configuration with what a family itself takes from the captions of the training images, such as
         the vocabulary of its text; called once, after the shape has been filled in.

@@ -62,7 +62,8 @@ class DataConfig(_Section):
     advice.
 
     range: the [low, high] that become black and white where values have more than 8 bits; absent takes one
-    that suits the data.
+    that suits the data. pairs: "SOURCES:TARGETS" for two folders, "side-by-side", "side-by-side-reversed", or
+    the column that names the source image. attributes: columns of numbers, categories or vectors.
     """
 
     channels: int = Field(0, ge=0, le=4)
@@ -70,6 +71,8 @@ class DataConfig(_Section):
     background: str = "#ffffff"
     fit: Literal["crop", "pad", "stretch"] = "crop"
     range: tuple[float, float] | None = None
+    pairs: str = ""
+    attributes: tuple[str, ...] = ()
     augment: Augment | None = None
 
     @model_validator(mode="after")
@@ -206,6 +209,10 @@ class RunConfig(_Section):
         reads text and no image has a caption.
         """
         width, height = dataset.size
+        if dataset.attributes and not self.model.reads_attributes:
+            raise ConfigError(f"A {self.family} does not learn from attributes: leave data.attributes out.")
+        if dataset.has_pairs and not self.model.reads_source:
+            raise ConfigError(f"A {self.family} does not learn from pairs: leave data.pairs out.")
         labels = dataset.label_names if self.model.reads_labels else ()
         bare = 0 if dataset.labels is None else int((dataset.labels < 0).sum())
         if labels and bare:

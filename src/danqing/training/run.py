@@ -179,6 +179,8 @@ def _open_data(
         "alpha": config.data.alpha,
         "background": config.data.background,
         "fit": config.data.fit,
+        "pairs": config.data.pairs,
+        "attributes": config.data.attributes,
         "range": config.data.range,
         "on_progress": listener.on_data,
     }

@@ -60,6 +60,7 @@ class CifarSource:
 
     about = ABOUT
     label_names: tuple[str, ...] = LABELS
+    attributes: tuple[str, ...] = ()
     natural: Natural | None = Natural((32, 32), True, False)
 
     def __init__(self, archive: Path, files: tuple[str, ...]) -> None:

@@ -39,6 +39,7 @@ class DigitsSource:
 
     about = ABOUT
     label_names: tuple[str, ...] = tuple("0123456789")
+    attributes: tuple[str, ...] = ()
     natural: Natural | None = Natural((8, 8), False, False)
 
     def __init__(self) -> None:

@@ -116,6 +116,7 @@ class EmojiSource:
     """Emoji sequences as records; a group's name is the label, English and Chinese names the captions."""
 
     about = ABOUT
+    attributes: tuple[str, ...] = ()
     natural: Natural | None = Natural((64, 64), True, True)
 
     def __init__(self, parts: tuple[str, ...]) -> None:

@@ -162,6 +162,7 @@ class ShapesSource:
 
     about = ABOUT
     label_names: tuple[str, ...] = SHAPES
+    attributes: tuple[str, ...] = ()
     natural: Natural | None = Natural((32, 32), True, False)
 
     def __init__(self, split: str, training_images: int) -> None:

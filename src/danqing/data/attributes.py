@@ -1,0 +1,103 @@
+"""Attributes: what is known of an image besides its label and captions, as numbers, categories or vectors."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from danqing.data import tables
+
+Kind = Literal["number", "category", "vector"]
+
+
+class Attribute(BaseModel):
+    """One declared column.
+
+    width: how many numbers it takes; a category takes one, its index in `categories`. known: the share of the
+    images that have a value. mean, deviation: of a number or vector, where it is known.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Kind
+    width: int = 1
+    categories: tuple[str, ...] = ()
+    known: float = 0.0
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+
+def tabulate(
+    names: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
+    """Turn the cells of declared columns into numbers `[n, sum of widths]`, NaN where a value is missing.
+
+    A column whose values are all numbers is numeric, one of lists of as many numbers each is a vector, and
+    any other holds categories.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    parts, attributes = [], []
+    for name, cells in zip(names, columns, strict=True):
+        values, attribute = _column(name, cells)
+        parts.append(values)
+        attributes.append(attribute)
+    table = np.concatenate(parts, axis=1) if parts else np.zeros((0, 0), np.float32)
+    return table.astype(np.float32), tuple(attributes)
+
+
+def _column(name: str, cells: Sequence[Any]) -> tuple[NDArray[np.float64], Attribute]:
+    numbers = [_numbers(cell) for cell in cells]
+    told = [found for found, cell in zip(numbers, cells, strict=True) if not _is_missing(_parsed(cell))]
+    widths = {None if found is None else len(found) for found in told}
+    if len(widths) == 1 and None not in widths:
+        (width,) = widths
+        assert width is not None
+        blank = [math.nan] * width
+        kept = [found if found is not None and len(found) == width else blank for found in numbers]
+        values = np.array(kept, np.float64).reshape(len(cells), width)
+        kind: Kind = "vector" if any(isinstance(_parsed(cell), list) for cell in cells) else "number"
+        known = ~np.isnan(values).any(axis=1)
+        mean, deviation = (
+            tuple(map(float, of(values[known], axis=0))) if known.any() else () for of in (np.mean, np.std)
+        )
+        share = float(known.mean()) if len(cells) else 0.0
+        return values, Attribute(
+            name=name, kind=kind, width=width, known=share, mean=mean, deviation=deviation
+        )
+    texts = tables.label_texts(cells)
+    categories = tuple(sorted({text for text in texts if text is not None}))
+    places = {text: float(place) for place, text in enumerate(categories)}
+    values = np.array([places.get(text or "", math.nan) for text in texts]).reshape(-1, 1)
+    share = float((~np.isnan(values)).mean()) if len(cells) else 0.0
+    return values, Attribute(name=name, kind="category", categories=categories, known=share)
+
+
+def _is_missing(cell: Any) -> bool:
+    return tables.is_missing(cell) or (isinstance(cell, list | tuple) and not cell)
+
+
+def _numbers(cell: Any) -> list[float] | None:
+    """The finite numbers in a cell, or None where it holds anything else."""
+    value = _parsed(cell)
+    items = value if isinstance(value, list | tuple) else [value]
+    try:
+        numbers = [float(one) for one in items if not isinstance(one, bool)]
+    except (TypeError, ValueError):
+        return None
+    whole = len(numbers) == len(items) and bool(numbers) and all(map(math.isfinite, numbers))
+    return numbers if whole else None
+
+
+def _parsed(cell: Any) -> Any:
+    """A cell, or the list that its text stands for, as a spreadsheet writes `[1, 2]`."""
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        try:
+            return json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+    return cell
