@@ -14,6 +14,7 @@ from danqing.errors import ConfigError
 from danqing.families.base import Condition, Family, FamilyConfig
 from danqing.images import Images
 from danqing.model import Model
+from danqing.names import match_index
 
 CHUNK = Family.chunk
 CAPTIONS = ("a red heart\n红心", "a blue star", "two circles")
@@ -220,3 +221,27 @@ def test_who_cannot_vary_says_so_and_a_strength_is_a_share() -> None:
             model.vary(images, **wish)
     varied = model.vary(images, seed=3).array
     assert np.array_equal(model.vary(images[:1], seed=3).array, varied[:1])
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "found"),
+    [
+        (("cat", "dog"), 1, 1),
+        (("cat", "dog"), "1", 1),
+        (("cat", "dog"), "DOG", 1),
+        (("cat", "dog"), "a dog", 1),
+        (("cat", "dog"), 2, None),
+        (("0", "90", "180"), 90, 1),
+        (("0", "90", "180"), "180", 2),
+        (("0", "90", "180"), 1, None),
+        (("0", "90", "180"), "2", None),
+        (("1", "2", "3"), 1, 0),
+        (("café", "thé"), "cafe\u0301", 0),
+        (("black_cat", "black dog"), "Black-Cat", 0),
+        (("Cat", "cat"), "cat", 1),
+    ],
+)
+def test_a_label_means_one_thing_however_it_is_written(
+    names: tuple[str, ...], wanted: str | int, found: int | None
+) -> None:
+    assert match_index(wanted, names) == found

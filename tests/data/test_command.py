@@ -77,3 +77,40 @@ def test_names_that_are_no_utf8_are_reported_not_fatal(
     assert run("check", str(tmp_path), "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["images"], len(found["labels"]), found["report"]["skipped"]) == (30, 2, 1)
+
+
+def test_check_explains_how_it_understood_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(
+        tmp_path, [f"{split}/{kind}/{n}.png" for split in ("train", "val") for kind in "ab" for n in range(4)]
+    )
+    (tmp_path / "train" / "a" / "0.txt").write_text("a caption")
+    (tmp_path / "notes.doc").write_bytes(b"other")
+    assert run("check", str(tmp_path), "--json") == 0
+    found = json.loads(capsys.readouterr().out)["report"]
+    assert found["found"] == found["images"] + sum(found["left_out"].values()) == 16
+    assert found["understood"] == {
+        "Layout": "16 images in 2 folders",
+        "Split": "train, by folders (train 8, validation 8)",
+        "Labels": "the names of folders",
+        "Captions": "files beside the images (1 images); none for 7 images",
+        "Not read": "1 .doc",
+    }
+    assert run("check", str(tmp_path)) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Found 16 found: 8 used, 8 in the validation split" in text
+    assert "from the names of folders" in text
+
+
+def test_check_reads_declared_pairs_and_attributes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, [f"{side}/{n}.png" for side in ("in", "out") for n in range(4)])
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,age\n" + "".join(f"{side}/{n}.png,{n}\n" for side in ("in", "out") for n in range(4))
+    )
+    assert run("check", str(tmp_path), "--pairs", "in:out", "--attributes", "age") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Pairs 4 images of out, from those of in" in text
+    assert "Attributes age (number, 1.5 ± 1.118)" in text
