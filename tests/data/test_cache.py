@@ -14,7 +14,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from danqing.data import cache, decoding, open_dataset
+from danqing.data import cache, cache_build, decoding, open_dataset
 from danqing.errors import DataError
 
 from .pictures import picture, png, write
@@ -46,7 +46,7 @@ def test_a_second_call_decodes_nothing_and_a_changed_source_is_read_again(
     write(tmp_path, names(4))
     first = open_dataset(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_Build", None)
+        patch.setattr(cache, "Build", None)
         assert open_dataset(tmp_path).fingerprint == first.fingerprint
     (tmp_path / "a" / "00000.png").write_bytes(png(99))
     changed = open_dataset(tmp_path)
@@ -132,8 +132,8 @@ def test_a_decoder_that_dies_takes_only_its_file_along(
 
 BUILD = """
 import sys
-from danqing.data import cache, open_dataset
-cache._COMMIT_IMAGES = 64
+from danqing.data import cache_build, open_dataset
+cache_build._COMMIT_IMAGES = 64
 dataset = open_dataset(sys.argv[1], on_progress=lambda done, total, what: print(done, flush=True))
 print("fingerprint", dataset.fingerprint)
 """
@@ -181,7 +181,7 @@ def test_progress_reaches_the_end_and_an_interruption_leaves_nothing_running(
 ) -> None:
     write(tmp_path, names(200))
     monkeypatch.setattr(decoding, "FEW", few)
-    monkeypatch.setattr(cache, "_COMMIT_IMAGES", 64)
+    monkeypatch.setattr(cache_build, "_COMMIT_IMAGES", 64)
     seen: list[tuple[int, int]] = []
 
     def stop(done: int, total: int, what: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from danqing.data import cache, open_dataset
+from danqing.data import cache_build, open_dataset
 from danqing.data.headers import described
 from tests.data.pictures import picture, png
 
@@ -53,7 +53,7 @@ def test_a_data_set_counts_formats_and_knows_the_range_of_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr("danqing.data.decoding.FEW", few)
-    monkeypatch.setattr(cache, "_COMMIT_IMAGES", 64)
+    monkeypatch.setattr(cache_build, "_COMMIT_IMAGES", 64)
     for number in range(150):
         (tmp_path / f"{number:03d}.png").write_bytes(png(number, width=8, height=10))
     for number, size in enumerate([(20, 6), (9, 30)]):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from danqing.data import Augment, Batches, cache, decoding, open_dataset
+from danqing.data import Augment, Batches, cache_build, decoding, open_dataset
 from danqing.data.records import ImageSpec
 from danqing.data.splits import open_held
 from danqing.errors import ConfigError
@@ -151,7 +151,7 @@ def test_a_range_that_is_none_is_refused_and_one_without_effect_is_said(tmp_path
 
 def test_eight_bit_data_keeps_the_fingerprint_that_it_always_had() -> None:
     spec = '{"size": null, "channels": 0, "alpha": "flatten", "background": "#ffffff", "fit": "crop"}'
-    assert json.dumps(cache._of_pixels(ImageSpec(range=(0, 1), depth=8))) == spec
+    assert json.dumps(cache_build._of_pixels(ImageSpec(range=(0, 1), depth=8))) == spec
 
 
 def test_dicom_files_are_a_data_set(tmp_path: Path) -> None:

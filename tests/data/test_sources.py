@@ -17,6 +17,7 @@ import pytest
 from danqing.data import Dataset, cache, open_dataset
 from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource
+from danqing.data.manifest import read_manifest
 from danqing.data.records import About, ImageSpec, file_key
 from danqing.errors import ConfigError, DataError
 
@@ -218,7 +219,7 @@ def test_labels_without_a_name_follow_those_that_have_one(tmp_path: Path) -> Non
     images.write_bytes(idx(np.stack([picture(number, channels=1)[:, :, 0] for number in range(4)])))
     labels.write_bytes(idx(np.array([12, 1, 0, 9], np.uint8)))
     folder = cache.ensure(IdxSource(images, labels, About("a"), ("z", "a")), ImageSpec())
-    assert cache.read_manifest(folder).label_names == ("z", "a", "9", "12")
+    assert read_manifest(folder).label_names == ("z", "a", "9", "12")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 8, 8, 5), (2, 0, 8)])

@@ -16,7 +16,8 @@ from typing import Literal, get_args
 
 import filelock
 
-from danqing.data.cache import default_folder, read_manifest
+from danqing.data.cache import default_folder
+from danqing.data.manifest import read_manifest
 from danqing.errors import DataError
 
 Kind = Literal["data", "codes", "features", "latents", "text", "downloads"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing.data.attributes import Attribute
-from danqing.data.cache import Manifest, read_manifest
 from danqing.data.captions import captions_of
+from danqing.data.manifest import Manifest, read_manifest
 from danqing.data.records import DatasetInfo, digest
 from danqing.errors import DataError
 from danqing.names import match

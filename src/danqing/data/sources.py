@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from danqing.data import builtin, cache, tar_shards
 from danqing.data.augment import Augment
-from danqing.data.cache import Progress
+from danqing.data.cache_build import Progress
 from danqing.data.dataset import Dataset
 from danqing.data.file_source import FileSource
 from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource, find_idx, labels_beside
 from danqing.data.layout import NOTHING_DECLARED, Declared
 from danqing.data.leftovers import is_leftover
+from danqing.data.manifest import read_manifest
 from danqing.data.parquet import ParquetSource
 from danqing.data.records import About, DatasetInfo, ImageSpec, Source
 from danqing.data.split_names import SPLITS, split_of_shard
@@ -62,7 +63,7 @@ def open_dataset(
     spec = ImageSpec(size, channels, alpha, background, fit, range)
     found, part = find_source(source, split, on_progress, Declared(pairs, tuple(attributes)))
     folder = cache.ensure(found, spec, cache_dir, on_progress)
-    manifest = cache.read_manifest(folder)
+    manifest = read_manifest(folder)
     about = found.about
     info = DatasetInfo(
         name=about.name,

@@ -1,0 +1,366 @@
+"""Building a cache: records are decoded, committed in order, and described when all are there."""
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danqing import atomic
+from danqing.data.attributes import Attribute, tabulate
+from danqing.data.decode_worker import Decoded
+from danqing.data.decoding import Decoder
+from danqing.data.manifest import HEADER, VERSION, Manifest
+from danqing.data.probe import resolve
+from danqing.data.records import (
+    DataReport,
+    ImageSpec,
+    Load,
+    Record,
+    Source,
+    common_reasons,
+    reason_kind,
+)
+from danqing.data.survey import NAMED, Skipped
+from danqing.errors import DataError
+from danqing.image_files.reasons import missing_extras
+
+Progress = Callable[[int, int, str], None]
+
+_FINGERPRINT = 3
+"""Part of every fingerprint; it stays while the same data gives the same images."""
+TOLERATED = 0.05
+"""The share of unreadable images above which the data is refused."""
+_COMMIT_IMAGES = 2048
+_COMMIT_BYTES = 32 * 2**20
+
+
+@dataclass
+class _Tally:
+    """How far a build has come, as its journal tells."""
+
+    records: int = 0
+    images: int = 0
+    skipped: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    skipped_files: list[Skipped] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    sizes: list[list[int]] = field(default_factory=list)
+    lacking: set[str] = field(default_factory=set)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self.records += entry["records"]
+        self.images += len(entry["labels"])
+        self.skipped += len(entry["skipped"])
+        self.reasons.update(reason_kind(reason) for _, reason in entry["skipped"])
+        named = [Skipped(name=name, reason=reason) for name, reason in entry["skipped"]]
+        self.skipped_files += named[: NAMED - len(self.skipped_files)]
+        self.formats.update(entry.get("formats", {}))  # an earlier version's journal has none
+        self.sizes = _range([*self.sizes, *entry.get("sizes", ())])
+        self.lacking |= missing_extras(*(one.reason for one in named))
+
+
+class Build:
+    """One build of a cache, which goes on where an earlier one was killed."""
+
+    def __init__(self, source: Source, asked: ImageSpec, cache: Path, on_progress: Progress | None) -> None:
+        self.source, self.asked, self.cache = source, asked, cache
+        self.spec, self.notes = resolve(source, asked)
+        assert self.spec.size is not None
+        self.width, self.height = self.spec.size
+        self.pairs = any(record.source is not None for record in islice(source.records(self.spec), 1))
+        self.image_bytes = self.width * self.height * self.spec.channels * self.spec.depth // 8
+        self.record_bytes = self.image_bytes * (2 if self.pairs else 1)
+        self.images_path = cache / "building.images"
+        self.journal_path = cache / "building.jsonl"
+        self.total = source.count()
+        self.on_progress = on_progress or (lambda done, total, message: None)
+
+    def run(self) -> None:
+        tally = self._resume()
+        with open(self.images_path, "ab") as images, open(self.journal_path, "ab") as journal:
+            for entry, pixels in self._commits(tally.records):
+                # Order matters: an entry in the journal promises that its images are on disk.
+                images.write(pixels)
+                _sync(images)
+                journal.write(json.dumps(entry, ensure_ascii=True).encode() + b"\n")
+                _sync(journal)
+                tally.add(entry)
+                self._check(tally, final=False)
+                self.on_progress(tally.records, self.total, "Reading images")
+        self._check(tally, final=True)
+        self._finish(tally)
+
+    def _resume(self) -> _Tally:
+        """What an earlier build left behind that can be relied on; the rest is cut off."""
+        tally = _Tally()
+        atomic.remove_leftovers(self.cache)
+        intact = 0
+        if self.journal_path.exists() and self.images_path.exists():
+            with open(self.journal_path, "rb") as journal:
+                for line in journal:
+                    try:
+                        tally.add(json.loads(line))
+                    except (ValueError, KeyError, TypeError):
+                        break
+                    intact += len(line)
+        if HEADER + tally.images * self.record_bytes > _length(self.images_path):
+            tally, intact = _Tally(), 0
+        _cut(self.journal_path, intact)
+        _cut(self.images_path, HEADER + tally.images * self.record_bytes)
+        return tally
+
+    def _commits(self, start: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Journal entries with the pixels they stand for."""
+        entry, blocks = _entry(), list[bytes]()
+        with Decoder(self.spec, self.total - start) as decoder:
+            for records, decoded in self._decoded(decoder, self.source.records(self.spec, start)):
+                entry["records"] += len(records)
+                entry["digests"] += decoded.digests
+                blocks.append(decoded.pixels)
+                for record, reason, header in zip(records, decoded.reasons, decoded.headers, strict=True):
+                    if reason is None:
+                        _count(entry, *header)
+                        entry["labels"].append(_printable(record.label))
+                        entry["texts"].append(_printable(record.text))
+                        entry["attributes"].append(list(map(_plain, record.attributes)))
+                    else:
+                        entry["skipped"].append([_printable(record.name), _printable(reason)])
+                if entry["records"] >= _COMMIT_IMAGES or sum(map(len, blocks)) >= _COMMIT_BYTES:
+                    yield entry, b"".join(blocks)
+                    entry, blocks = _entry(), []
+            if entry["records"]:
+                yield entry, b"".join(blocks)
+
+    def _decoded(self, decoder: Decoder, records: Iterator[Record]) -> Iterator[tuple[list[Record], Decoded]]:
+        """Chunks of records with their pixels; of pairs, those of the target and then of the source image."""
+        if not self.pairs:
+            yield from decoder(records)
+            return
+        sides = (side for record in records for side in (record, Record(record.name, _source_of(record))))
+        for chunk, decoded in decoder(sides):  # a chunk holds an even number of images
+            yield chunk[::2], _joined_pairs(decoded, self.image_bytes)
+
+    def _check(self, tally: _Tally, *, final: bool) -> None:
+        if tally.skipped <= TOLERATED * max(self.total, tally.records) and not (final and tally.images == 0):
+            return
+        report = self._report(tally, duplicates=0)
+        atomic.write_json(self.cache / "report.json", report.model_dump(mode="json"))
+        self.images_path.unlink(missing_ok=True)
+        self.journal_path.unlink(missing_ok=True)
+        raise DataError(
+            f"{tally.skipped:,} of {self.total:,} images cannot be read, more than {TOLERATED:.0%}: "
+            f"{common_reasons(tally.reasons, tally.skipped_files)}. Repair or remove those named in "
+            f"{self.cache / 'report.json'}."
+        )
+
+    def _report(self, tally: _Tally, duplicates: int) -> DataReport:
+        survey = self.source.survey()
+        return DataReport(
+            found=tally.records + survey.left_out.total(),
+            records=tally.records,
+            images=tally.images,
+            skipped=tally.skipped,
+            reasons=dict(tally.reasons.most_common()),
+            skipped_files=tuple(tally.skipped_files),
+            left_out=dict(survey.left_out.most_common()),
+            left_out_files=tuple(survey.named),
+            duplicates=duplicates,
+            understood=survey.understood,
+            notes=(*survey.notes, *self.notes),
+            formats=dict(tally.formats.most_common()),
+            source_sizes=tuple(map(tuple, tally.sizes)) or None,
+        )
+
+    def _finish(self, tally: _Tally) -> None:
+        shape = (tally.images, self.height, self.width, self.spec.channels)
+        labels, names, texts, ends, digests = self._tables(tally.images)
+        stored = (tally.images, 2, *shape[1:]) if self.pairs else shape
+        write_header(self.images_path, "images", stored, self.spec.depth)
+        values, attributes = self._attributes()
+        tensors = {"labels": labels, "text_ends": ends, "texts": texts}
+        _write_tensors(
+            self.cache / "records.safetensors", tensors | ({"attributes": values} if attributes else {})
+        )
+        hasher = hashlib.sha256(json.dumps([_FINGERPRINT, _of_pixels(self.asked), shape, names]).encode())
+        for table in (digests, labels.astype("<i8"), ends, texts):
+            hasher.update(table.tobytes())
+        if attributes:
+            hasher.update(values.tobytes())
+        counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(float)
+        duplicates = tally.images - len(np.unique(digests))
+        manifest = Manifest(
+            version=VERSION,
+            fingerprint=hasher.hexdigest(),
+            shape=shape,
+            label_names=names,
+            label_frequencies=tuple(counts / max(1.0, counts.sum())) if names else (),
+            has_texts=len(ends) > 0,
+            report=self._report(tally, duplicates),
+            name=_printable(self.source.about.name) or "",
+            depth=self.spec.depth,
+            range=self.spec.range if self.spec.depth > 8 else None,
+            lacking=tuple(sorted(tally.lacking | missing_extras(*self.notes))),
+            pairs=self.pairs,
+            attributes=attributes,
+        )
+        atomic.write_json(self.cache / "report.json", manifest.report.model_dump(mode="json"))
+        os.replace(self.images_path, self.cache / "images.safetensors")
+        atomic.write_json(self.cache / "manifest.json", manifest.model_dump(mode="json"))
+        self.journal_path.unlink()
+
+    def _attributes(self) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
+        """The table of attributes and its columns, read off the journal."""
+        with open(self.journal_path, "rb") as journal:
+            rows = [cells for line in journal for cells in json.loads(line)["attributes"]]
+        return tabulate(self.source.attributes, rows)
+
+    def _tables(
+        self, count: int
+    ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Labels, their names, texts as UTF-8, the end of each text, and digests, read off the journal."""
+        seen: dict[str, int] = {}
+        labels, digests = np.full(count, -1, np.int32), np.zeros(count, "S32")
+        ends, texts, number = np.zeros(count + 1, np.int64), bytearray(), 0
+        with open(self.journal_path, "rb") as journal:
+            for line in journal:
+                entry = json.loads(line)
+                for label, text, code in zip(entry["labels"], entry["texts"], entry["digests"], strict=True):
+                    if label is not None:
+                        labels[number] = seen.setdefault(label, len(seen))
+                    texts += (text or "").encode("utf-8", "replace")
+                    ends[number + 1], digests[number] = len(texts), code.encode()
+                    number += 1
+        known = {name: place for place, name in enumerate(self.source.label_names)}
+        names = tuple(sorted(seen, key=lambda name: (known.get(name, len(known)), natural_order(name))))
+        if len(names) < 2:  # a single class tells nothing
+            names = ()
+        places = {name: place for place, name in enumerate(names)}
+        new = np.array([places.get(name, -1) for name in seen] + [-1], np.int32)
+        labels = new[labels]
+        smallest = np.int8 if len(names) < 128 else np.int16 if len(names) < 32768 else np.int32
+        ends = ends if texts else ends[:0]
+        return labels.astype(smallest), names, np.frombuffer(bytes(texts), np.uint8), ends, digests
+
+
+def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """A sorting key under which `class 10` follows `class 9`."""
+    parts: list[str] = []
+    for character in name:
+        if parts and character.isdecimal() == parts[-1][-1].isdecimal():
+            parts[-1] += character
+        else:
+            parts.append(character)
+    return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
+
+
+def write_header(path: Path, name: str, shape: tuple[int, ...], depth: int = 8) -> None:
+    """Complete a file of `HEADER` blank bytes and unsigned values into a safetensors file of one tensor.
+
+    depth: bits of a value, 8 or 16.
+    """
+    length = int(np.prod(shape)) * depth // 8
+    layout = {name: {"dtype": f"U{depth}", "shape": shape, "data_offsets": [0, length]}}
+    text = json.dumps(layout).encode().ljust(HEADER - 8)
+    with open(path, "r+b") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        _sync(file)
+
+
+def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
+    from safetensors.numpy import save
+
+    atomic.write_bytes(path, save(tensors))
+
+
+def _of_pixels(asked: ImageSpec) -> dict[str, Any]:
+    """The options that a fingerprint covers: the range and depth show in the pixels themselves."""
+    return replace(asked, range=None, depth=0).asked()
+
+
+def _entry() -> dict[str, Any]:
+    lists = ("labels", "texts", "attributes", "digests", "skipped", "sizes")
+    return {"records": 0, "formats": {}, **{name: [] for name in lists}}
+
+
+def _source_of(record: Record) -> Load:
+    """What loads the source image of a pair; one that is missing is an image that cannot be read."""
+
+    def refuse() -> bytes:
+        raise DataError("The source image is missing.")
+
+    return record.source or refuse
+
+
+def _joined_pairs(decoded: Decoded, image_bytes: int) -> Decoded:
+    """Targets and sources that take turns, as pairs; where one cannot be read, neither is kept."""
+    pixels, digests, reasons = list[bytes](), list[str](), list[str | None]()
+    place = 0
+    kept: list[tuple[bytes, str] | None] = []
+    for reason in decoded.reasons:
+        block = decoded.pixels[place * image_bytes : (place + 1) * image_bytes]
+        kept.append(None if reason is not None else (block, decoded.digests[place]))
+        place += reason is None
+    for number in range(0, len(kept), 2):
+        target, source = kept[number : number + 2]
+        reason = decoded.reasons[number]
+        if reason is None and decoded.reasons[number + 1] is not None:
+            reason = f"Its source image cannot be read: {decoded.reasons[number + 1]}"
+        reasons.append(reason)
+        if target is not None and source is not None:
+            pixels += [target[0], source[0]]
+            digests.append(hashlib.blake2b((target[1] + source[1]).encode(), digest_size=16).hexdigest())
+    return Decoded(reasons, digests, b"".join(pixels), decoded.headers[::2])
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON can hold it: NumPy's numbers and dates of a Parquet file are none."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) or value is None else str(value)
+
+
+def _count(entry: dict[str, Any], format: str, size: tuple[int, int] | None) -> None:
+    """Note in a journal entry what an image was before it was decoded."""
+    if format:
+        entry["formats"][format] = entry["formats"].get(format, 0) + 1
+    if size is not None:
+        entry["sizes"] = _range([*entry["sizes"], list(size)])
+
+
+def _range(sizes: list[list[int]]) -> list[list[int]]:
+    """The smallest and the largest of some sizes, each side by itself; empty where there are none."""
+    return (
+        [list(map(min, zip(*sizes, strict=True))), list(map(max, zip(*sizes, strict=True)))] if sizes else []
+    )
+
+
+def _printable(text: str | None) -> str | None:
+    """Text that UTF-8 can hold: names of files need not be."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _cut(path: Path, length: int) -> None:
+    """Make a file exactly `length` bytes long; what it lacks is zeros."""
+    with open(path, "ab") as file:
+        file.truncate(length)

@@ -1,0 +1,50 @@
+"""What a finished cache says of itself."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from danqing.data.attributes import Attribute
+from danqing.data.records import DataReport
+from danqing.image_files import Range
+
+VERSION = 4
+HEADER = 4096
+"""Bytes before the first image: a safetensors header padded to a page, written when the count is known."""
+
+
+class Manifest(BaseModel):
+    """What a finished cache holds: `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of all of it.
+
+    name: of the source, for people; empty where an earlier version built the cache.
+    depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, where
+    it has more than 8 bits. lacking: the extras that would have read more of the source. pairs: whether each
+    image is followed by its source image. attributes: the columns of the table of attributes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    fingerprint: str
+    shape: tuple[int, int, int, int]
+    label_names: tuple[str, ...]
+    label_frequencies: tuple[float, ...]
+    has_texts: bool
+    report: DataReport
+    name: str = ""
+    depth: int = 8
+    range: Range | None = None
+    lacking: tuple[str, ...] = ()
+    pairs: bool = False
+    attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the bytes of one image, and of its source image in data of pairs."""
+        return int(np.prod(self.shape[1:])) * self.depth // 8 * (2 if self.pairs else 1)
+
+
+def read_manifest(cache: Path) -> Manifest:
+    """The manifest of a finished cache."""
+    return Manifest.model_validate_json((cache / "manifest.json").read_bytes())
