@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from danqing.service import errors
+from danqing.service import error_handlers
 from danqing.service.caller import Caller
 from danqing.service.database import Database
 from danqing.service.guard import Gate, needs, note
@@ -76,7 +76,7 @@ def _app(server: Gated) -> FastAPI:
         await database.stop()
 
     app = FastAPI(lifespan=lifespan)
-    errors.install(app)
+    error_handlers.install(app)
     app.add_middleware(Gate, settings=server.settings)
     generate = Annotated[Caller, Depends(needs("generate"))]
 

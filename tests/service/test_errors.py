@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from danqing.errors import ConfigError, DanqingError, DataError, ModelError
-from danqing.service.errors import ApiError, answer, from_danqing, from_validation
+from danqing.service.errors import ApiError, answer
+from danqing.service.failures import from_danqing, from_validation
 from danqing.service.orders import (
     DeadlinePassedError,
     ModelUnavailableError,

@@ -2,15 +2,16 @@
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from danqing.service import painting
+from danqing.service import answers
 from danqing.service.caller import LOCAL, Caller
 from danqing.service.errors import ApiError
+from danqing.service.held_bytes import HeldBytes
 from danqing.service.orders import Offer
+from danqing.service.painting import Planner
 from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings
 from danqing.service.uploads import Uploads
@@ -50,9 +51,8 @@ PAINTER = Caller("key_7", "somebody", frozenset({"generate", "edit"}), models=fr
 
 def plan(body: dict[str, Any], caller: Caller = LOCAL, endpoint: Any = "generations", **limits: Any) -> Any:
     settings = Settings(models={offer.name: "" for offer in OFFERS}, limits=limits)
-    engine = SimpleNamespace(offers={offer.name: offer for offer in OFFERS})
-    service: Any = SimpleNamespace(settings=settings, engine=engine, pictures=Pictures(Path("nowhere")))
-    return asyncio.run(painting.plan(service, endpoint, body, caller))
+    planner = Planner(settings, {offer.name: offer for offer in OFFERS}, Pictures(Path("nowhere")))
+    return asyncio.run(planner.check_and_plan(endpoint, body, caller, HeldBytes.unlimited()))
 
 
 def refused(
@@ -118,16 +118,14 @@ def test_a_form_says_the_same_in_words() -> None:
     offers = [
         Offer("wide", "", width=48, height=32, channels=3, options={"sample": {}, "vary": {"strength": 0.5}})
     ]
-    settings = Settings(models={"wide": ""})
-    service: Any = SimpleNamespace(
-        settings=settings, engine=SimpleNamespace(offers={"wide": offers[0]}), pictures=None
-    )
+    planner = Planner(Settings(models={"wide": ""}), {"wide": offers[0]}, Pictures(Path("nowhere")))
+    held = HeldBytes.unlimited()
     del words["prompt"]
     with pytest.raises(ApiError) as error:  # all that is in words was read: the picture is what is missing
-        asyncio.run(painting.plan(service, "variations", words, LOCAL, Uploads()))
+        asyncio.run(planner.check_and_plan("variations", words, LOCAL, held, Uploads()))
     assert error.value.param == "image"
     with pytest.raises(ApiError) as error:
-        asyncio.run(painting.plan(service, "variations", words | {"strength": "much"}, LOCAL, Uploads()))
+        planner.check("variations", words | {"strength": "much"}, LOCAL, words=True)
     assert error.value.param == "strength"
 
 
@@ -146,11 +144,11 @@ def test_sizes_are_those_of_the_shape_that_the_model_paints() -> None:
 
 def test_usage_counts_codes_or_patches_and_words() -> None:
     wide = plan({"prompt": "", "n": 2})
-    assert wide.usage()["output_tokens"] == 2 * 3 * 2
+    assert answers.usage(wide)["output_tokens"] == 2 * 3 * 2
     steps = plan({"prompt": "画一只猫", "negative_prompt": "dog", "model": "steps", "n": 2})
-    usage = steps.usage()
+    usage = answers.usage(steps)
     assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (4, 128, 132)
-    parts = [steps.usage(number)["total_tokens"] for number in range(2)]
+    parts = [answers.usage(steps, number)["total_tokens"] for number in range(2)]
     assert sum(parts) == 132
 
 
@@ -168,4 +166,4 @@ def test_an_answer_tells_its_background() -> None:
         ({"model": "wide"}, "opaque"),
     ):
         made = plan({"prompt": "", "model": "steps", **fields})
-        assert made.describe([])["background"] == background
+        assert answers.describe(made, [])["background"] == background

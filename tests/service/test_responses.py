@@ -13,10 +13,12 @@ from fastapi import Request
 from starlette.types import Message
 
 from danqing.errors import DanqingError
-from danqing.service import painting, responses
+from danqing.service import responses
 from danqing.service.accounts import Account
 from danqing.service.caller import Caller
-from danqing.service.errors import ApiError, from_danqing
+from danqing.service.errors import ApiError
+from danqing.service.failures import from_danqing
+from danqing.service.held_bytes import HeldBytes
 from danqing.service.orders import (
     DeadlinePassedError,
     Event,
@@ -28,6 +30,7 @@ from danqing.service.orders import (
     Preview,
     Progress,
 )
+from danqing.service.painting import PlannedRequest, Planner
 from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings
 
@@ -41,6 +44,13 @@ OFFER = Offer(
     options={"sample": {"num_steps": 4}},
     resamples=True,
 )
+
+
+async def planned(
+    settings: Settings, pictures: Pictures, body: dict[str, Any], caller: Caller
+) -> PlannedRequest:
+    planner = Planner(settings, {"masked": OFFER}, pictures)
+    return await planner.check_and_plan("generations", body, caller, HeldBytes.unlimited())
 
 
 @pytest.mark.parametrize(
@@ -61,15 +71,12 @@ def test_a_stream_that_fails_ends_with_an_error(error: Exception, code: str, giv
         raise error
 
     async def read() -> list[bytes]:
-        service: Any = SimpleNamespace(
-            settings=Settings(models={"masked": ""}),
-            engine=SimpleNamespace(offers={"masked": OFFER}),
-            pictures=Pictures(Path("nowhere")),
-        )
+        pictures = Pictures(Path("nowhere"))
         body = {"prompt": "", "stream": True, "partial_images": 1}
-        plan = await painting.plan(service, "generations", body, caller)
+        plan = await planned(Settings(models={"masked": ""}), pictures, body, caller)
         charged = caller.account.charge(plan.n)
-        request: Any = SimpleNamespace()
+        app = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(pictures=pictures)))
+        request: Any = SimpleNamespace(app=app)
         return [chunk async for chunk in responses._told(request, caller, plan, charged, events())]
 
     partial, failed = asyncio.run(read())
@@ -115,11 +122,9 @@ def test_what_fails_after_it_was_painted_is_given_back(
 
     async def ask() -> Exception | None:
         painted = asyncio.Event()
-        service: Any = SimpleNamespace(
-            settings=Settings(models={"masked": ""}, limits={"seconds": seconds}),
-            engine=Painting(painted),
-            pictures=Pictures(tmp_path / "nowhere"),
-        )
+        settings = Settings(models={"masked": ""}, limits={"seconds": seconds})
+        pictures = Pictures(tmp_path / "nowhere")
+        service = SimpleNamespace(settings=settings, engine=Painting(painted), pictures=pictures)
 
         async def receive() -> Message:
             await (painted if leaves else asyncio.Event()).wait()
@@ -128,7 +133,7 @@ def test_what_fails_after_it_was_painted_is_given_back(
         app = SimpleNamespace(state=SimpleNamespace(service=service))
         visit = SimpleNamespace(facts={})
         scope = {"type": "http", "app": app, "state": {"visit": visit}, "path": "/", "server": ("x", 80)}
-        plan = await painting.plan(service, "generations", {"prompt": "", **body}, caller)
+        plan = await planned(settings, pictures, {"prompt": "", **body}, caller)
         service.pictures._free = 0  # other owners have all turns
         try:
             await responses.respond(Request({**scope, "headers": []}, receive), caller, plan)

@@ -25,11 +25,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from danqing import images
-from danqing.service import fetch, job_store, painting, sources, uploads, visit, wire
-from danqing.service.caller import LOCAL
+from danqing.service import fetch, job_store, sources, uploads, visit
+from danqing.service.caller import LOCAL, Caller
 from danqing.service.errors import ApiError
+from danqing.service.held_bytes import HeldBytes
 from danqing.service.jobs import Jobs
 from danqing.service.orders import Offer
+from danqing.service.painting import Planner
 from danqing.service.pictures import Pictures
 from danqing.service.settings import Limits, Settings
 from danqing.service.shares import Shares
@@ -62,7 +64,7 @@ def test_large_json_is_read_as_small(body: dict[str, Any], picture: str, slash: 
     whole = {**body, "images": [{"image_url": picture}], "n": 1}
     assume("\0" not in json.dumps(body, ensure_ascii=False))
     sent = json.dumps(whole).replace("\\u0000", "").replace("/", slash).encode()
-    read = asyncio.run(uploads.read(sent, LIMITS))
+    read = asyncio.run(uploads.read(sent, LIMITS, HeldBytes.unlimited()))
     assert read == json.loads(sent)
     assert "".join(pieces(read)) == json.dumps(read, sort_keys=True)
 
@@ -113,7 +115,7 @@ def test_json_exhaustion_a_large_body_keeps_nobody_waiting(body: bytes, code: st
         ticking = asyncio.create_task(tick())
         try:
             with pytest.raises(ApiError) as refused:
-                await uploads.read(body, LIMITS)
+                await uploads.read(body, LIMITS, HeldBytes.unlimited())
         finally:
             ended = True
             await ticking
@@ -249,11 +251,12 @@ def test_few_pictures_are_decoded_at_once_and_owners_take_turns(
 
     async def walk() -> int:
         pictures = Pictures(tmp_path)
-        service: Any = SimpleNamespace(settings=SimpleNamespace(limits=LIMITS), pictures=pictures)
-        offer, places = Offer("model", "", width=8, height=8, channels=3), pictures._free
+        offer = Offer("model", "", width=8, height=8, channels=3, options={"sample": {}, "vary": {}})
+        planner, places = Planner(Settings(models={"model": ""}), {"model": offer}, pictures), pictures._free
 
         async def ask(owner: str) -> None:
-            await sources.given(service, wire.Variation(), offer, 1, sent, owner)
+            caller = Caller(owner, owner, frozenset({"edit"}))
+            await planner.check_and_plan("variations", {}, caller, HeldBytes.unlimited(), sent)
             order.append(owner)
 
         greedy = [asyncio.create_task(ask("greedy")) for _ in range(10 * places)]
@@ -372,24 +375,31 @@ def asked(most: float, tmp_path: Path, kind: str) -> tuple[dict[str, float], Sha
 
     async def walk() -> None:
         pictures, settings = Pictures(tmp_path), Settings(models={"fill": ""})
-        engine = SimpleNamespace(offers={"fill": offer})
-        service: Any = SimpleNamespace(settings=settings, pictures=pictures, engine=engine)
-        jobs = Jobs(settings, SimpleNamespace(run=run))  # type: ignore[arg-type]
-        jobs._service = service
-        visit.current.set(asking.visit)
+        planner, held = Planner(settings, {"fill": offer}, pictures), asking.visit.held
+        database: Any = SimpleNamespace(run=run)
+        none: Any = None  # what paints jobs is not started
+        jobs = Jobs(
+            settings,
+            database,
+            planner=planner,
+            engine=none,
+            pictures=pictures,
+            keys=none,
+            draining=asyncio.Event(),
+        )
         try:
             request: Any = asking
             tracemalloc.reset_peak()
-            body = await uploads.json_body(request, settings.limits, pictures=True)
+            body = await uploads.json_body(request, settings.limits, held, pictures=True)
             found["most"] = (tracemalloc.get_traced_memory()[1] - before) / BODY
             if kind == "job":
-                await jobs.accept("edits", body, LOCAL)
+                await jobs.accept("edits", body, LOCAL, held)
             else:
-                waits = await painting.plan(service, "edits", body, LOCAL)
+                waits = await planner.check_and_plan("edits", body, LOCAL, held)
                 look()
                 assert waits.compose is not None
         finally:
-            asking.visit.release()
+            held.release()
             await pictures.stop()
 
     images.decode(PNG, alpha="keep")  # what is imported when it is first needed is not of the request

@@ -1,5 +1,6 @@
 """The application: its routes, what stands before them, and how its parts start and stop."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -8,7 +9,7 @@ from fastapi import FastAPI
 from danqing.service import (
     docs_page,
     edits_api,
-    errors,
+    error_handlers,
     images_api,
     jobs_api,
     models_api,
@@ -23,6 +24,7 @@ from danqing.service.jobs import Jobs
 from danqing.service.keys import Keys
 from danqing.service.metrics import Metrics
 from danqing.service.pace import Paced
+from danqing.service.painting import Planner
 from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings
 from danqing.service.state import Service
@@ -49,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # their address would be made of the Host that a client sends
     )
-    errors.install(app)
+    error_handlers.install(app)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(Paced)  # before the gate, which counts an answer until it is read
     app.add_middleware(tracing.Traces)  # outermost: what the gate refuses is traced as well
@@ -66,14 +68,27 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     """
     settings.data.mkdir(0o700, parents=True, exist_ok=True)
     metrics, database = Metrics(), Database(settings.database_url)
+    engine, pictures = Engine(settings, metrics), Pictures(settings.data / "pictures")
+    keys, planner, draining = Keys(database), Planner(settings, engine.offers, pictures), asyncio.Event()
+    jobs = Jobs(
+        settings,
+        database,
+        planner=planner,
+        engine=engine,
+        pictures=pictures,
+        keys=keys,
+        draining=draining,
+    )
     service = Service(
         settings=settings,
-        engine=Engine(settings, metrics),
+        engine=engine,
         metrics=metrics,
         database=database,
-        keys=Keys(database),
-        jobs=Jobs(settings, database),
-        pictures=Pictures(settings.data / "pictures"),
+        keys=keys,
+        jobs=jobs,
+        pictures=pictures,
+        planner=planner,
+        draining=draining,
     )
     async with contextlib.AsyncExitStack() as started:
         started.push_async_callback(database.stop)
@@ -86,6 +101,6 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         started.push_async_callback(service.engine.stop, settings.drain)
         await service.engine.start()
         started.push_async_callback(service.jobs.stop)
-        await service.jobs.start(service)
+        await service.jobs.start()
         operations_api.watch(service)
         yield service

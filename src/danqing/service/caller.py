@@ -26,6 +26,11 @@ class Caller:
     models: frozenset[str] | None = None
     account: Account = field(default_factory=Account, repr=False, compare=False)
 
+    @property
+    def owner(self) -> str:
+        """The key's id where the caller has one, else "": whose work and jobs these are."""
+        return self.key_id or ""
+
     def may(self, scope: Right) -> bool:
         """Whether the key has this scope."""
         return scope in self.scopes or "admin" in self.scopes

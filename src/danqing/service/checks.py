@@ -2,16 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from danqing import options as rules
 from danqing.errors import ConfigError
 from danqing.service import prompts, wire
 from danqing.service.errors import ApiError, invalid
 from danqing.service.orders import Offer, Verb
-
-if TYPE_CHECKING:
-    from danqing.service.settings import Limits
+from danqing.service.settings import Limits
 
 QUALITY = {"low": 0.5, "medium": 1.0, "high": 2.0}
 """Of the model's own num_steps."""
@@ -119,7 +117,7 @@ def check_background(fields: wire.Fields, offer: Offer, alpha: bool) -> None:
         raise invalid(message, "background")
 
 
-def size(asked: str | None, own: tuple[int, int], offer: Offer, n: int, limits: "Limits") -> tuple[int, int]:
+def size(asked: str | None, own: tuple[int, int], offer: Offer, n: int, limits: Limits) -> tuple[int, int]:
     """The (width, height) to hand out; raises ApiError that names those that are possible."""
     if asked in (None, "auto", f"{own[0]}x{own[1]}"):
         return own

@@ -1,14 +1,14 @@
 """POST /v1/images/edits and /v1/images/variations: a part painted anew, and pictures like one."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from danqing.service import uploads, wire
 from danqing.service.caller import Caller
-from danqing.service.guard import needs
+from danqing.service.guard import held, needs
 from danqing.service.images_api import ANSWERS
-from danqing.service.painting import plan
 from danqing.service.responses import respond
 from danqing.service.state import service_of
 from danqing.service.wire import Endpoint
@@ -61,10 +61,13 @@ async def vary(request: Request, caller: Annotated[Caller, Depends(needs("edit")
 
 
 async def _painted(endpoint: Endpoint, request: Request, caller: Caller) -> Response:
-    service = service_of(request)
+    service, counted, files = service_of(request), held(request), None
     limits = service.settings.limits
+    body: Mapping[str, Any]
     if uploads.is_form(request):
-        words, files = await uploads.form(request, limits)
-        return await respond(request, caller, await plan(service, endpoint, words, caller, files))
-    body = await uploads.json_body(request, limits, pictures=True)
-    return await respond(request, caller, await plan(service, endpoint, body, caller))
+        body, files = await uploads.form(request, limits)
+    else:
+        body = await uploads.json_body(request, limits, counted, pictures=True)
+    plan = await service.planner.check_and_plan(endpoint, body, caller, counted, files)
+    del body, files  # the pictures in them need not be kept until the answer is sent
+    return await respond(request, caller, plan)

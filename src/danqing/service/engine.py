@@ -9,7 +9,6 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from danqing.errors import ConfigError
 from danqing.service.batch import Batch, Kind, check_images, kind_of
 from danqing.service.keeper import DEATHS, Keeper, Worker
 from danqing.service.link import Header
+from danqing.service.metrics import Metrics
 from danqing.service.orders import (
     DeadlinePassedError,
     ModelUnavailableError,
@@ -31,9 +31,6 @@ from danqing.service.prices import Prices
 from danqing.service.queue import Entry, Queue
 from danqing.service.settings import Settings
 from danqing.service.ticket import Ticket
-
-if TYPE_CHECKING:
-    from danqing.service.metrics import Metrics
 
 _log = logging.getLogger("danqing.engine")
 
@@ -64,7 +61,7 @@ class EngineState:
 class Engine:
     """Takes orders and has them painted. All of it runs in one event loop, and nothing in it waits."""
 
-    def __init__(self, settings: Settings, metrics: "Metrics") -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._offers: dict[str, Offer] = {}
         self.offers: Mapping[str, Offer] = self._offers

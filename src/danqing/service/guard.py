@@ -5,7 +5,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -13,15 +13,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from danqing.errors import ConfigError
 from danqing.service import logs
-from danqing.service import visit as visits
 from danqing.service.caller import LOCAL, Caller, Right, missing_key
-from danqing.service.errors import ApiError, internal
+from danqing.service.errors import ApiError, internal, overloaded
+from danqing.service.held_bytes import HeldBytes
+from danqing.service.keys import Keys
+from danqing.service.metrics import Metrics
 from danqing.service.settings import Settings
 from danqing.service.shares import Shares
-from danqing.service.visit import HARMLESS, PROBES, Visit, overloaded, shown
-
-if TYPE_CHECKING:
-    from danqing.service.state import Service
+from danqing.service.visit import HARMLESS, PROBES, Visit, shown
 
 _log = logging.getLogger("danqing.gate")
 _ANSWERED_IN_A_FLOOD = PROBES | {"/metrics"}
@@ -76,6 +75,11 @@ def note(request: Request, **facts: str | int | float | None) -> None:
     _visit(request.scope).facts.update(facts)
 
 
+def held(request: Request) -> HeldBytes:
+    """Return the count of the bytes that a request holds; its middleware releases them at the end."""
+    return _visit(request.scope).held
+
+
 def is_local(host: str) -> bool:
     """Whether an address that a server listens on, or a name in a `Host`, is this machine's loopback."""
     name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
@@ -96,8 +100,18 @@ def check_address(host: str, has_keys: bool) -> None:
         )
 
 
+class _Guarded(Protocol):
+    """What the gate needs of the service behind it."""
+
+    @property
+    def keys(self) -> Keys: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+
 class Gate:
-    """ASGI middleware before the whole application, which finds its `Service` at `app.state.service`.
+    """ASGI middleware before the whole application, which finds keys and metrics at `app.state.service`.
 
     Gives each request its id, refuses what may not be (the host or origin while there are no keys, a missing
     key before the body is read, a body too large or too slow, too many at a time), adds the headers of every
@@ -119,27 +133,26 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        service: Service = scope["app"].state.service
+        service: _Guarded = scope["app"].state.service
         visit = Visit(scope, receive, send, self._limits, self._bytes)
         scope.setdefault("state", {})["visit"] = visit
-        request_id, current = logs.request_id.set(visit.id), visits.current.set(visit)
+        request_id = logs.request_id.set(visit.id)
         self._answering += 1
         try:
             await self._answer(service, visit)
         finally:
             self._answering -= 1
             self._leave(visit)
-            visit.tell(service)
-            visits.current.reset(current)
+            visit.tell(service.metrics, service.keys.audit)
             logs.request_id.reset(request_id)
 
-    async def _answer(self, service: "Service", visit: Visit) -> None:
+    async def _answer(self, service: _Guarded, visit: Visit) -> None:
         try:
             if visit.path not in _ANSWERED_IN_A_FLOOD and self._answering > self._limits.requests:
                 raise overloaded(f"The service answers {self._limits.requests:,} requests already")
             headers = _headers(visit.scope)
             visit.check_body(headers)
-            await self._identify(service, visit, headers)
+            await self._identify(service.keys, visit, headers)
             self._enter(visit)
             await self._app(visit.scope, visit.receive, visit.send)
         except Exception as error:
@@ -151,21 +164,22 @@ class Gate:
                 raise
             await visit.refuse()
 
-    async def _identify(self, service: "Service", visit: Visit, headers: Mapping[bytes, bytes]) -> None:
+    async def _identify(self, keys: Keys, visit: Visit, headers: Mapping[bytes, bytes]) -> None:
         if visit.path in PROBES:  # whose caller is a machine that knows neither key nor name
             return
-        if self._local and not service.keys.exist:
+        if self._local and not keys.exist:
             self._check_origin(visit, headers)
-            visit.caller = LOCAL
+            visit.identify(LOCAL)
             return
         try:
-            visit.caller = await service.keys.caller(_token(headers))
+            caller = await keys.caller(_token(headers))
         except ApiError as error:
             visit.unknown = error
             if visit.method not in HARMLESS:  # before a byte of the body is read
                 raise
         else:
-            visit.caller.account.request()
+            visit.identify(caller)
+            caller.account.request()
 
     def _enter(self, visit: Visit) -> None:
         """Count the request among those of its key, which must leave places for others."""
@@ -179,7 +193,7 @@ class Gate:
         visit.counted = key
 
     def _leave(self, visit: Visit) -> None:
-        visit.release()
+        visit.held.release()
         if visit.counted is not None:
             self._answering_for[visit.counted] -= 1
             if not self._answering_for[visit.counted]:

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from danqing.service import pictures, uploads, wire
 from danqing.service.caller import Caller
 from danqing.service.errors import ApiError
-from danqing.service.guard import needs
-from danqing.service.painting import plan
+from danqing.service.guard import held, needs
 from danqing.service.responses import respond
 from danqing.service.state import service_of
 
@@ -45,9 +44,10 @@ async def generate(request: Request, caller: Annotated[Caller, Depends(needs("ge
     What a prompt means is the model's affair: a text for a model that reads text, the name of a class (or its
     caption) for a labelled model, and nothing for a model without a condition.
     """
-    service = service_of(request)
-    body = await uploads.json_body(request, service.settings.limits)
-    return await respond(request, caller, await plan(service, "generations", body, caller))
+    service, counted = service_of(request), held(request)
+    body = await uploads.json_body(request, service.settings.limits, counted)
+    plan = await service.planner.check_and_plan("generations", body, caller, counted)
+    return await respond(request, caller, plan)
 
 
 @router.get(

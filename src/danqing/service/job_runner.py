@@ -9,25 +9,26 @@ import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy.orm import Session
 
 from danqing.errors import DanqingError
-from danqing.service import job_store, logs, painting, uploads
+from danqing.service import answers, job_store, logs, uploads
 from danqing.service.caller import RIGHTS, Caller
 from danqing.service.database import Database, DatabaseError
-from danqing.service.errors import ApiError, from_danqing, internal
+from danqing.service.engine import Engine
+from danqing.service.errors import ApiError, internal
+from danqing.service.failures import from_danqing
+from danqing.service.held_bytes import HeldBytes
 from danqing.service.job_store import Claim
 from danqing.service.job_watchers import Watchers
-from danqing.service.keys import Key
+from danqing.service.keys import Key, Keys
 from danqing.service.orders import OrderCancelledError, Painted, Priority, Progress
-from danqing.service.pictures import MEDIA_TYPES
+from danqing.service.painting import Planner
+from danqing.service.pictures import MEDIA_TYPES, Pictures
 from danqing.service.settings import Settings
 from danqing.service.webhooks import Webhooks
-
-if TYPE_CHECKING:
-    from danqing.service.state import Service
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -55,8 +56,21 @@ class Runner:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, watchers: Watchers, webhooks: Webhooks, beat: float
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        planner: Planner,
+        engine: Engine,
+        pictures: Pictures,
+        keys: Keys,
+        watchers: Watchers,
+        webhooks: Webhooks,
+        draining: asyncio.Event,
+        beat: float,
     ) -> None:
+        self._planner, self._engine, self._pictures, self._keys = planner, engine, pictures, keys
+        self._draining = draining
         self._settings, self._limits, self._database = settings, settings.jobs, database
         self._watchers, self._webhooks = watchers, webhooks
         self._name = f"run_{uuid.uuid4().hex}"
@@ -70,11 +84,9 @@ class Runner:
         self._planning = asyncio.Semaphore(_PLANNED_AT_ONCE)
         self._loops: list[asyncio.Task[None]] = []
         self._dispatcher: asyncio.Task[None] | None = None
-        self._service: Service | None = None
 
-    async def start(self, service: "Service") -> None:
+    async def start(self) -> None:
         """Take up the jobs that are in line."""
-        self._service = service
         self._dispatcher = asyncio.create_task(forever(self._dispatch))
         self._loops = [asyncio.create_task(forever(loop)) for loop in (self._beat, self._note_begun)]
 
@@ -109,15 +121,14 @@ class Runner:
 
     async def _dispatch(self) -> None:
         """Take the next jobs whenever there is room for them."""
-        assert self._service is not None
-        while not self._service.draining.is_set():
+        while not self._draining.is_set():
             self._news.clear()
             claims = [one.claim for one in self._running.values()]
             room = self._room - sum(claim.pictures for claim in claims)
             space = self._settings.limits.bytes_in_flight - sum(claim.size for claim in claims)
             taken: list[Claim] = []
             if room > 0:
-                offers = self._service.engine.offers.values()
+                offers = self._engine.offers.values()
                 models = [offer.name for offer in offers if offer.fault is None]
                 here, lease = list(self._running), self._limits.lease
                 taken = await self._database.run(
@@ -216,14 +227,12 @@ class Runner:
         if failure.status == 503:  # the engine stops, or the model cannot be loaded at present
             delay = min(_LONGEST_DELAY, _SHORTEST_DELAY * 2.0 ** min(claim.attempt - 1, 10))
             return lambda session, now: job_store.put_back(session, [claim], now, delay), None
-        assert self._service is not None
-        caller = self._service.keys.of(claim.owner)
+        caller = self._keys.of(claim.owner)
         return lambda session, now: job_store.fail(session, claim, failure, now), caller
 
     async def _painted(self, running: _Running) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
         """The answer of a job and its pictures, by media type and content."""
         claim = running.claim
-        assert self._service is not None
         async with self._planning:
             body, good = await self._insist(_to_paint, claim, time.time())
             if body is None:
@@ -233,12 +242,13 @@ class Runner:
                 raise ApiError(401, message, code="revoked_api_key")
             # What else the key may do was checked when the job was accepted.
             caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
-            asked = await uploads.read(body.encode(), self._settings.limits)
-            plan = await painting.plan(self._service, claim.endpoint, asked, caller)
+            held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
+            asked = await uploads.read(body.encode(), self._settings.limits, held)
+            plan = await self._planner.check_and_plan(claim.endpoint, asked, caller, held)
             del body, asked
         order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
         painted: Painted | None = None
-        ticket = self._service.engine.submit(order)
+        ticket = self._engine.submit(order)
         ticket.on_begin = functools.partial(self._begin, claim)
         async for event in ticket:
             match event:
@@ -247,11 +257,11 @@ class Runner:
                 case Painted():
                     painted = event
         assert painted is not None
-        async with self._service.pictures.line.turn(plan.work):
-            files = [(MEDIA_TYPES[plan.format], content) for content in await plan.encode(painted.pixels)]
-        told = {} if plan.revised is None else {"revised_prompt": plan.revised}
-        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **told} for i in range(len(files))]
-        return plan.describe(data), files
+        async with self._pictures.line.turn(plan.work):
+            files = await self._pictures.render(painted.pixels, plan.look, plan.compose, plan.order.owner)
+        revised = answers.revision(plan)
+        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
+        return answers.describe(plan, data), [(MEDIA_TYPES[plan.look.format], file) for file in files]
 
     async def _insist(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
         """As `Database.run`, for as long as it takes: what was painted is not lost to a full disk."""

@@ -4,24 +4,26 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from danqing.service import job_store, painting, sources, uploads, visit
+from danqing.service import job_store, uploads
 from danqing.service.caller import Caller
 from danqing.service.database import Database
+from danqing.service.engine import Engine
 from danqing.service.errors import invalid
+from danqing.service.held_bytes import HeldBytes
 from danqing.service.job_runner import Runner, ended, forever
 from danqing.service.job_store import NewJob
 from danqing.service.job_tables import Job, JobEvent, JobPicture, Status
 from danqing.service.job_watchers import Watchers
+from danqing.service.keys import Keys
+from danqing.service.painting import Planner
+from danqing.service.pictures import Pictures
 from danqing.service.settings import Settings
 from danqing.service.webhooks import DELAYS, Webhooks, new_secret
 from danqing.service.wire import Endpoint
-
-if TYPE_CHECKING:
-    from danqing.service.state import Service
 
 _SWEEP_SECONDS = 60.0
 
@@ -29,23 +31,43 @@ _SWEEP_SECONDS = 60.0
 class Jobs:
     """The jobs that are in the database of a service.
 
-    beat: see `Runner`. delays: see `Webhooks`.
+    draining: set when the service stops. beat: see `Runner`. delays: see `Webhooks`.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, *, beat: float = 1.0, delays: Sequence[float] = DELAYS
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        planner: Planner,
+        engine: Engine,
+        pictures: Pictures,
+        keys: Keys,
+        draining: asyncio.Event,
+        beat: float = 1.0,
+        delays: Sequence[float] = DELAYS,
     ) -> None:
         self._limits, self._database = settings.jobs, database
+        self._planner, self._draining = planner, draining
         self._watchers = Watchers()
         self._webhooks = Webhooks(settings.outbound, database, delays)
-        self._runner = Runner(settings, database, self._watchers, self._webhooks, beat)
+        self._runner = Runner(
+            settings,
+            database,
+            planner=planner,
+            engine=engine,
+            pictures=pictures,
+            keys=keys,
+            watchers=self._watchers,
+            webhooks=self._webhooks,
+            draining=draining,
+            beat=beat,
+        )
         self._loops: list[asyncio.Task[None]] = []
-        self._service: Service | None = None
 
-    async def start(self, service: "Service") -> None:
+    async def start(self) -> None:
         """Take up the jobs that are in line."""
-        self._service = service
-        await self._runner.start(service)
+        await self._runner.start()
         loops = (self._sweep, self._webhooks.run, self._hang_up)
         self._loops = [asyncio.create_task(forever(loop)) for loop in loops]
 
@@ -59,6 +81,7 @@ class Jobs:
         endpoint: Endpoint,
         body: Mapping[str, Any],
         caller: Caller,
+        held: HeldBytes,
         *,
         idempotency_key: str | None = None,
         webhook: str | None = None,
@@ -72,8 +95,7 @@ class Jobs:
             if body.get(field):
                 message = f"A job has no {field}: GET /v1/jobs/ID/events tells how far it is."
                 raise invalid(message, f"body.{field}", "unsupported_parameter")
-        assert self._service is not None
-        owner = caller.key_id or ""
+        owner = caller.owner
         asked = await job_store.fingerprint(
             {"endpoint": endpoint, "body": body, "webhook": [webhook, webhook_secret]}
         )
@@ -84,11 +106,13 @@ class Jobs:
         if webhook is not None:
             await self._webhooks.check(webhook, webhook_secret)
             webhook_secret = webhook_secret or new_secret()
-        painting.check(self._service, endpoint, body, caller)  # before an address is called for it
-        body = await sources.embedded(self._service, body)
-        plan = await painting.plan(self._service, endpoint, body, caller)
+        checked = self._planner.check(endpoint, body, caller)
+        sent = await self._planner.read_pictures(checked, held)
+        plan = await self._planner.plan(checked, sent)
         model, seed, pictures = plan.offer.name, plan.seed, plan.n
-        del plan  # and the pictures in it
+        if sent is not None:
+            body = await self._planner.embed(body, sent, held)
+        del checked, plan, sent  # and the pictures in them
         # What it depends on is fixed now: run again after a crash, it has the same pictures.
         whole = {**body, "model": model, "seed": seed}
         whole.pop("response_format", None)
@@ -99,7 +123,7 @@ class Jobs:
             endpoint=endpoint,
             model=model,
             pictures=pictures,
-            body=await _written(whole),
+            body=await _written(whole, held),
             request=json.dumps({name: whole[name] for name in whole if name not in ("images", "mask")}),
             fingerprint=asked,
             idempotency_key=idempotency_key,
@@ -140,8 +164,7 @@ class Jobs:
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """End a job, unless it has ended already; one that was never begun costs nothing."""
-        owner = caller.key_id or ""
-        job, untouched = await self._database.run(job_store.cancel, owner, job_id, time.time())
+        job, untouched = await self._database.run(job_store.cancel, caller.owner, job_id, time.time())
         if untouched:
             caller.account.refund(job.pictures, job.created)
         self._runner.cancel(job_id)
@@ -151,9 +174,8 @@ class Jobs:
         """What happened to a job after its event number `after`, and what happens from now on until it ends,
         or the service does. Raises ApiError 404.
         """
-        assert self._service is not None
         with self._watchers.watch(job_id) as changed:
-            while not self._service.draining.is_set():
+            while not self._draining.is_set():
                 changed.clear()
                 events, finished = await self._database.run(job_store.events_after, owner, job_id, after)
                 for event in events:
@@ -165,8 +187,7 @@ class Jobs:
 
     async def _hang_up(self) -> None:
         """Let go of all who watch when the service stops: their clients come back to the next one."""
-        assert self._service is not None
-        await self._service.draining.wait()
+        await self._draining.wait()
         self._watchers.tell_all()
         await asyncio.Event().wait()
 
@@ -179,10 +200,10 @@ class Jobs:
                 pass
 
 
-async def _written(whole: Mapping[str, Any]) -> str:
+async def _written(whole: Mapping[str, Any], held: HeldBytes) -> str:
     """A body as it is stored; it counts among the bytes that its request holds."""
     pieces = []
     async for piece in uploads.written(whole):
-        visit.hold(len(piece))
+        held.hold(len(piece))
         pieces.append(piece)
     return "".join(pieces)

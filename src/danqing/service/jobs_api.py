@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from danqing.service import pictures, sse, uploads, wire
 from danqing.service.caller import Caller, Right
-from danqing.service.errors import ApiError, from_validation, invalid
-from danqing.service.guard import needs, note
+from danqing.service.errors import ApiError, invalid
+from danqing.service.failures import from_validation
+from danqing.service.guard import held, needs, note
 from danqing.service.job_store import describe
 from danqing.service.job_tables import Status
 from danqing.service.state import Service, service_of
@@ -128,7 +129,7 @@ async def accept(
     """Accept a request for pictures as a job, once it has been checked."""
     service = service_of(request)
     try:
-        body = await uploads.json_body(request, service.settings.limits, pictures=True)
+        body = await uploads.json_body(request, service.settings.limits, held(request), pictures=True)
         asked = JobRequest.model_validate(body)
     except ValidationError as error:
         raise from_validation(error) from None
@@ -141,6 +142,7 @@ async def accept(
         asked.endpoint,
         asked.body,
         caller,
+        held(request),
         idempotency_key=idempotency_key,
         webhook=asked.webhook.url if asked.webhook else None,
         webhook_secret=asked.webhook.secret if asked.webhook else None,
@@ -162,7 +164,7 @@ async def jobs(
 ) -> JSONResponse:
     """The caller's jobs, the latest first."""
     service = service_of(request)
-    found, has_more = await service.jobs.page(_owner(caller), limit=limit, after=after, status=status)
+    found, has_more = await service.jobs.page(caller.owner, limit=limit, after=after, status=status)
     address = _address(request, service)
     return JSONResponse(
         {
@@ -179,7 +181,7 @@ async def jobs(
 async def job(request: Request, caller: _Asking, job_id: str) -> JSONResponse:
     """A job of the caller's."""
     service = service_of(request)
-    found = await service.jobs.find(_owner(caller), job_id)
+    found = await service.jobs.find(caller.owner, job_id)
     return JSONResponse(describe(found, _address(request, service)))
 
 
@@ -212,7 +214,7 @@ async def events(
     """What happens to a job, from its beginning or from a known event on, until it ends: `job.queued`,
     `job.running`, `job.progress`, `job.succeeded`, `job.failed` or `job.cancelled`, each with an id.
     """
-    service, owner = service_of(request), _owner(caller)
+    service, owner = service_of(request), caller.owner
     known = last_event_id or "0"
     if not re.fullmatch(r"[0-9]{1,9}", known, re.ASCII):
         raise invalid("Last-Event-ID must be the id of an event, a number.", "Last-Event-ID")
@@ -231,7 +233,7 @@ async def events(
 )
 async def image(request: Request, caller: _Asking, job_id: str, number: int) -> Response:
     """A picture of a job that succeeded, counted from 0."""
-    found = await service_of(request).jobs.picture(_owner(caller), job_id, number)
+    found = await service_of(request).jobs.picture(caller.owner, job_id, number)
     return Response(found.content, 200, pictures.PICTURE_HEADERS, found.media_type)
 
 
@@ -241,10 +243,6 @@ async def _told(service: Service, owner: str, job_id: str, after: int, address: 
         if event.type in _FINAL:
             data["job"] = describe(await service.jobs.find(owner, job_id), address)
         yield sse.event(event.type, data, str(event.number))
-
-
-def _owner(caller: Caller) -> str:
-    return caller.key_id or ""
 
 
 def _address(request: Request, service: Service) -> str:

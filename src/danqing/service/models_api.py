@@ -9,7 +9,7 @@ from danqing.service import wire
 from danqing.service.caller import Caller
 from danqing.service.guard import known
 from danqing.service.orders import Offer
-from danqing.service.painting import VERBS, find
+from danqing.service.painting import VERBS
 from danqing.service.state import service_of
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -28,7 +28,7 @@ async def models(request: Request, caller: _Anyone) -> JSONResponse:
 @router.get("/{name:path}", summary="One model", responses={200: {"model": wire.ModelCard}, **wire.REFUSED})
 async def model(request: Request, name: str, caller: _Anyone) -> JSONResponse:
     """One model by its name or an alias, with its card."""
-    offer = find(service_of(request), name, caller)
+    offer = service_of(request).planner.find(name, caller)
     return JSONResponse({**_told(offer), "card": offer.card})
 
 

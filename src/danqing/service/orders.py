@@ -1,5 +1,6 @@
 """What passes between those who ask for pictures and the engine that has them painted."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -53,6 +54,11 @@ class Offer:
     def verbs(self) -> tuple[Verb, ...]:
         """What it can do."""
         return tuple(self.options)
+
+    @property
+    def image_tokens(self) -> int:
+        """What one picture counts in `usage`: its codes, or one per 16x16 pixels where it has none."""
+        return self.tokens or math.ceil(self.width / 16) * math.ceil(self.height / 16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ import base64
 import binascii
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,12 @@ from PIL import Image
 
 from danqing import images
 from danqing.errors import DataError
-from danqing.service import fetch, visit, wire
+from danqing.service import fetch, wire
 from danqing.service.errors import ApiError, invalid
+from danqing.service.held_bytes import HeldBytes
 from danqing.service.orders import Offer, Pixels
-from danqing.service.settings import Limits
-from danqing.service.uploads import Uploads as Uploads
-
-if TYPE_CHECKING:
-    from danqing.service.state import Service
+from danqing.service.settings import Limits, Settings
+from danqing.service.uploads import Uploads
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
@@ -54,55 +51,33 @@ class Given:
     alpha: bool
 
 
-async def given(
-    service: "Service",
-    fields: wire.Edit | wire.Variation,
-    offer: Offer,
-    n: int,
-    uploads: Uploads | None,
-    owner: str,
-) -> Given:
-    """What a request to edit or vary brings, as `offer` takes it. owner: who asks; raises ApiError."""
-    varies = isinstance(fields, wire.Variation)
-    if varies and offer.labels and fields.label is None:
+def check_count(fields: wire.Edit | wire.Variation, offer: Offer, count: int) -> None:
+    """Raise ApiError where a request to edit or vary does not bring one picture, with its label if needed."""
+    if isinstance(fields, wire.Variation) and offer.labels and fields.label is None:
         message = f"{offer.name} was trained with labels: say by label what the picture shows."
         raise invalid(message, "label", "missing_required_parameter")
-    sent = len((fields.images if uploads is None else uploads.images) or ())
-    if not sent:
+    if not count:
         raise invalid("image is missing: send the picture.", "image", "missing_required_parameter")
-    if sent > 1:
-        message = f"{offer.name} works on one picture at a time: send one, not {sent}."
+    if count > 1:
+        message = f"{offer.name} works on one picture at a time: send one, not {count}."
         raise invalid(message, "image")
-    if uploads is None:
-        uploads = await _referred(service, fields)
-    limits = service.settings.limits
-    make = functools.partial(
-        _varied if varies else _edited, uploads.images[0], uploads.mask, offer, n, limits
-    )
-    return await service.pictures.in_turn(owner, make)
 
 
-async def embedded(service: "Service", body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request with the pictures that they point to in them, as data URLs: what is painted
-    later does not depend on what lies at an address by then. Raises ApiError.
-    """
-    found = dict(body)
-    pictures = body.get("images")
-    if isinstance(pictures, list) and len(pictures) == 1:
-        found["images"] = [await _embedded(service, pictures[0], "images.0")]
-    if "mask" in body:
-        found["mask"] = await _embedded(service, body["mask"], "mask")
-    return found
+async def read(fields: wire.Edit | wire.Variation, settings: Settings, held: HeldBytes) -> Uploads:
+    """Read the pictures that a JSON request holds or points to; raises ApiError."""
+    found = [
+        await _content(reference, f"images.{number}", settings, held)
+        for number, reference in enumerate(fields.images or ())
+    ]
+    reference = fields.mask if isinstance(fields, wire.Edit) else None
+    mask = None if reference is None else await _content(reference, "mask", settings, held)
+    return Uploads(tuple(found), mask)
 
 
-async def _embedded(service: "Service", reference: Any, param: str) -> Any:
-    url = reference.get("image_url") if isinstance(reference, dict) else None
-    if not isinstance(url, str) or url[:5].lower() == "data:":
-        return reference
-    content = await _content(service, wire.Reference(image_url=url), param)
-    packed = (await service.pictures.pack([content]))[0].decode()
-    visit.hold(len(packed))
-    return {**reference, "image_url": f"data:application/octet-stream;base64,{packed}"}
+def prepare(fields: wire.Edit | wire.Variation, offer: Offer, sent: Uploads, limits: Limits) -> Given:
+    """Decode the pictures of a request and bring them to the model's size; raises ApiError."""
+    make = _varied if isinstance(fields, wire.Variation) else _edited
+    return make(sent.images[0], sent.mask, offer, fields.n or 1, limits)
 
 
 def check(content: bytes, limits: Limits, param: str) -> None:
@@ -268,43 +243,32 @@ def _composed(
     return laid
 
 
-async def _referred(service: "Service", fields: wire.Edit | wire.Variation) -> Uploads:
-    """The pictures that a request in JSON holds or points to."""
-    found = [
-        await _content(service, reference, f"images.{number}")
-        for number, reference in enumerate(fields.images or ())
-    ]
-    reference = fields.mask if isinstance(fields, wire.Edit) else None
-    return Uploads(tuple(found), None if reference is None else await _content(service, reference, "mask"))
-
-
-async def _content(service: "Service", reference: wire.Reference, param: str) -> bytes:
+async def _content(reference: wire.Reference, param: str, settings: Settings, held: HeldBytes) -> bytes:
     if reference.file_id is not None:
         message = "There are no files here: give the picture as image_url, a data URL."
         raise ApiError(400, message, param=f"{param}.file_id", code="image_file_not_found")
-    url, param = reference.image_url, f"{param}.image_url"
+    url, param, limits = reference.image_url, f"{param}.image_url", settings.limits
     if url is None:
         raise invalid("Give image_url: a data URL holds the picture itself.", param)
-    if url[:5].lower() == "data:":
-        return await _unpacked(url, service.settings.limits, param)
-    outbound = service.settings.outbound
+    if is_data_url(url):
+        return await _unpacked(url, limits, param, held)
+    allowed, seconds = settings.outbound.pictures, settings.outbound.seconds
     try:
-        if not outbound.pictures:
+        if not allowed:
             raise fetch.AddressError(
                 "This service calls no addresses: send the picture itself, as a data URL."
             )
-        return await fetch.get(
-            url,
-            outbound.pictures,
-            most=service.settings.limits.file_bytes,
-            seconds=outbound.seconds,
-            on_bytes=visit.hold,
-        )
+        return await fetch.get(url, allowed, most=limits.file_bytes, seconds=seconds, on_bytes=held.hold)
     except fetch.AddressError as error:
         raise ApiError(400, str(error), param=param, code="invalid_image_url") from None
 
 
-async def _unpacked(url: str, limits: Limits, param: str) -> bytes:
+def is_data_url(url: str) -> bool:
+    """Whether an address holds the picture itself."""
+    return url[:5].lower() == "data:"
+
+
+async def _unpacked(url: str, limits: Limits, param: str, held: HeldBytes) -> bytes:
     """The content of a data URL."""
     start = url.find(",", 0, 201) + 1
     if not start or not url[: start - 1].lower().endswith(";base64"):
@@ -313,7 +277,7 @@ async def _unpacked(url: str, limits: Limits, param: str) -> bytes:
     if len(url) - start > limits.file_bytes * 4 // 3 + 4:
         message = f"The file has over {limits.file_bytes:,} bytes: shrink the picture first."
         raise ApiError(400, message, param=param, code="image_file_too_large")
-    visit.hold((len(url) - start) * 3 // 4)
+    held.hold((len(url) - start) * 3 // 4)
     parts: list[tuple[bytes, bool]] = []
     try:
         for at in range(start, len(url), _SLICE):

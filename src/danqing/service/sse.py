@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from danqing.service.json_output import encode_json
 from danqing.service.pace import GONE
 
 HEADERS = {
@@ -22,12 +22,7 @@ _SECONDS_BETWEEN_HEARTBEATS = 10.0
 def event(name: str, data: Mapping[str, Any], id: str | None = None) -> bytes:
     """One event; `id`: what a client that connects again sends as Last-Event-ID."""
     head = f"event: {name}\n" if id is None else f"id: {id}\nevent: {name}\n"
-    return b"%sdata: %s\n\n" % (head.encode(), json_of(data))
-
-
-def json_of(data: Mapping[str, Any]) -> bytes:
-    """JSON on one line, as clients get it; half characters, which UTF-8 cannot write, become `?`."""
-    return json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")
+    return b"%sdata: %s\n\n" % (head.encode(), encode_json(data))
 
 
 async def disconnected(receive: Receive) -> None:

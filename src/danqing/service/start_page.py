@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from danqing.service.caller import Caller
 from danqing.service.errors import ApiError
 from danqing.service.guard import needs
-from danqing.service.painting import find
 from danqing.service.state import service_of
 
 router = APIRouter(include_in_schema=False)
@@ -35,7 +34,7 @@ async def samples(
     request: Request, name: str, caller: Annotated[Caller, Depends(needs("generate"))]
 ) -> Response:
     """The grid of samples in a model's folder, where there is one."""
-    offer = find(service_of(request), name, caller)
+    offer = service_of(request).planner.find(name, caller)
     content = await run_in_threadpool(_samples, offer.path)
     if content is None:
         raise ApiError(404, f"The folder of {offer.name} has no samples.png.", code="not_found")

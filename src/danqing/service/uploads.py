@@ -14,8 +14,8 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from danqing.service import visit
 from danqing.service.errors import ApiError, invalid
+from danqing.service.held_bytes import HeldBytes
 from danqing.service.settings import Limits
 
 _STRUCTURE = 65_536
@@ -46,7 +46,9 @@ class Uploads:
     mask: bytes | None = None
 
 
-async def json_body(request: Request, limits: Limits, *, pictures: bool = False) -> dict[str, Any]:
+async def json_body(
+    request: Request, limits: Limits, held: HeldBytes, *, pictures: bool = False
+) -> dict[str, Any]:
     """The object that a request's body is in JSON; raises ApiError 400, 413 and 415.
 
     Each name stands there once, all numbers are finite, and all strings are text that can be written again.
@@ -60,10 +62,10 @@ async def json_body(request: Request, limits: Limits, *, pictures: bool = False)
         if len(body) > _JSON and not pictures:
             message = f"The body has over {_JSON:,} bytes, which is the most that is read of JSON here."
             raise ApiError(413, message, code="request_too_large")
-    return await read(body, limits)
+    return await read(body, limits, held)
 
 
-async def read(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
+async def read(body: bytes | bytearray, limits: Limits, held: HeldBytes) -> dict[str, Any]:
     """As `parse`, for an object that may be large by the pictures in it: others have their turn meanwhile.
 
     Who calls lets go of the body then: what was read of it counts in its place among the bytes that are held.
@@ -72,14 +74,16 @@ async def read(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
         return parse(body, limits)
     long: dict[str, str] = {}
     try:
-        rest = await _without_the_long(body, long, limits)
+        rest = await _without_the_long(body, long, limits, held)
     finally:
-        visit.let_go(sum(map(len, long.values())))
+        held.let_go(sum(map(len, long.values())))
     found: dict[str, Any] = _with(parse(rest, limits), long)
     return found
 
 
-async def _without_the_long(body: bytes | bytearray, long: dict[str, str], limits: Limits) -> bytes:
+async def _without_the_long(
+    body: bytes | bytearray, long: dict[str, str], limits: Limits, held: HeldBytes
+) -> bytes:
     """JSON with a mark in the place of each long string, which `long` is given by its mark."""
     longest = max(_LONG, _BYTES_PER_ESCAPED_CHARACTER * limits.prompt)
     rest = bytearray()
@@ -88,7 +92,7 @@ async def _without_the_long(body: bytes | bytearray, long: dict[str, str], limit
         end = await _end_of_string(body, quote + 1)
         if end - quote > longest:
             mark, string = secrets.token_hex(16), _plain(body, quote + 1, end)
-            visit.hold(len(string))
+            held.hold(len(string))
             long[mark] = string
             rest += body[at : quote + 1] + mark.encode()
             at = end

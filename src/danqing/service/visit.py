@@ -4,19 +4,18 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
 from danqing.service import logs
+from danqing.service.audit import Audit
 from danqing.service.caller import Caller, missing_key
 from danqing.service.errors import FINAL, ApiError, answer
+from danqing.service.held_bytes import HeldBytes
+from danqing.service.metrics import Metrics
 from danqing.service.settings import Limits
 from danqing.service.shares import Shares
-
-if TYPE_CHECKING:
-    from danqing.service.state import Service
 
 PROBES = frozenset({"/healthz", "/readyz"})
 HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -33,10 +32,6 @@ ALWAYS = (
 """The headers of every answer that has none of its own of these names."""
 
 
-current: ContextVar["Visit | None"] = ContextVar("visit", default=None)
-"""The request that is being answered, if any."""
-
-
 def new_request_id() -> str:
     """What an answer and the log say of one request."""
     return f"req_{os.urandom(16).hex()}"
@@ -47,16 +42,16 @@ class Visit:
 
     __slots__ = (
         "_body",
-        "_bytes",
         "_complete",
-        "_held",
         "_limits",
         "_receive",
         "_send",
+        "_share",
         "began",
         "caller",
         "counted",
         "facts",
+        "held",
         "id",
         "method",
         "path",
@@ -66,7 +61,7 @@ class Visit:
         "unknown",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, bytes: Shares) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, share: Shares) -> None:
         self.began = time.perf_counter()
         self.id = new_request_id()
         self.scope, self.method, self.path = scope, scope["method"], scope["path"]
@@ -76,9 +71,13 @@ class Visit:
         self.facts: dict[str, Any] = {}
         self.status = 0
         self.counted: str | None = None  # the key whose requests this is one of
-        self._bytes, self._held = bytes, 0
+        self._share, self.held = share, HeldBytes(share)
         self._receive, self._send, self._limits = receive, send, limits
         self._body, self._complete = 0, False
+
+    def identify(self, caller: Caller) -> None:
+        """Note whose request this is, before its body is read."""
+        self.caller, self.held = caller, HeldBytes(self._share, caller.owner)
 
     def asking(self) -> Caller:
         """Who asks; raises ApiError 401."""
@@ -127,31 +126,13 @@ class Visit:
             if self._body > self._limits.body_bytes:
                 self.refusal = self._too_large()
                 raise self.refusal
-            self.hold(length)
+            try:
+                self.held.hold(length)
+            except ApiError as error:
+                self.refusal = error
+                raise
             self._complete = not message.get("more_body", False)
         return message
-
-    def hold(self, length: int) -> None:
-        """Count bytes of pictures that are in memory until they are let go, or the request is answered;
-        raises ApiError 429 where others hold too many.
-        """
-        if not self._bytes.take(self._owner(), length):
-            self.refusal = overloaded("Too many bytes of other requests are held now")
-            raise self.refusal
-        self._held += length
-
-    def let_go(self, length: int) -> None:
-        """So many bytes are not in memory any more."""
-        self._bytes.give_back(self._owner(), length)
-        self._held -= length
-
-    def release(self) -> None:
-        """Nothing of the body, and of what it pointed to, is held any more."""
-        if self._held:
-            self.let_go(self._held)
-
-    def _owner(self) -> str:
-        return (self.caller.key_id if self.caller else None) or ""
 
     async def send(self, message: Message) -> None:
         """A message of the application to the client, its first with the headers that every answer has."""
@@ -183,12 +164,12 @@ class Visit:
 
         await answer(self.refusal)(self.scope, self._receive, send)
 
-    def tell(self, service: "Service") -> None:
+    def tell(self, metrics: Metrics, audit: Audit) -> None:
         """Write the request to metrics, access log and audit log."""
         seconds = time.perf_counter() - self.began
         status = self.status or _NOBODY_WAITS
         route: str = getattr(self.scope.get("route"), "path", "")
-        service.metrics.request(self.method, route, status, seconds)
+        metrics.request(self.method, route, status, seconds)
         if self.path in PROBES and status < 400:
             return
         key = self.caller.key_id if self.caller else None
@@ -205,7 +186,7 @@ class Visit:
         if self.method not in HARMLESS or status in (401, 403):
             # Alike refusals of a flood become one entry with a count, so they carry no id and no path.
             taken = status < 400
-            service.keys.audit.enter(
+            audit.enter(
                 "request",
                 method=self.method,
                 route=route,
@@ -234,23 +215,6 @@ class Visit:
             f"The body has over {self._limits.body_bytes:,} bytes, which is the most that is read here.",
             code="request_too_large",
         )
-
-
-def hold(length: int) -> None:
-    """`Visit.hold` of the request that is being answered; nothing happens where there is none."""
-    if (visit := current.get()) is not None:
-        visit.hold(length)
-
-
-def let_go(length: int) -> None:
-    """`Visit.let_go` of the request that is being answered; nothing happens where there is none."""
-    if (visit := current.get()) is not None:
-        visit.let_go(length)
-
-
-def overloaded(reason: str) -> ApiError:
-    message, wait = f"{reason}: ask again in a second.", {"retry-after": "1"}
-    return ApiError(429, message, code="overloaded", headers=wait)
 
 
 def shown(value: bytes) -> str:
