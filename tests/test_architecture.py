@@ -14,6 +14,7 @@ ROOMS = [
         "atomic",
         "randomness",
         "control_groups",
+        "frames",
         "machine",
         "quantities",
         "precision",

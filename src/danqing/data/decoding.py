@@ -23,7 +23,8 @@ from typing import Self
 from PIL import Image
 
 import danqing
-from danqing.data.decode_worker import Decoded, decoded_or_reason, packed, receive, send
+from danqing import frames
+from danqing.data.decode_worker import Decoded, decoded_or_reason, packed
 from danqing.data.records import ImageSpec, Record
 from danqing.errors import DataError
 from danqing.images import Pixels
@@ -152,7 +153,7 @@ class _Worker:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         try:
-            receive(self._answers)
+            frames.read(self._answers)
         except BaseException:
             self.end()
             raise
@@ -160,8 +161,8 @@ class _Worker:
     def decode(self, items: list[bytes | Path]) -> Decoded:
         """The pictures of some encoded files; raises EOFError or OSError where the process has died."""
         header = [len(item) if isinstance(item, bytes) else str(item) for item in items]
-        send(self._requests, header, b"".join(item for item in items if isinstance(item, bytes)))
-        (reasons, digests), pixels = receive(self._answers)
+        frames.write(self._requests, header, b"".join(item for item in items if isinstance(item, bytes)))
+        (reasons, digests), pixels = frames.read(self._answers)
         return Decoded(reasons, digests, pixels)
 
     def end(self) -> None:
