@@ -30,9 +30,9 @@ import uvloop
 from service_client import Client, load, quantile
 
 from danqing import presets
-from danqing.service.engine import Engine
-from danqing.service.metrics import Metrics
-from danqing.service.orders import Order, rows_of
+from danqing.service.engine.orders import Order, rows_of
+from danqing.service.engine.scheduler import Engine
+from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Limits, Settings
 
 SIZES = (16, 32, 64, 128)

@@ -63,7 +63,7 @@ class Blank(Family):
 # The process that speaks HTTP must stay without torch: only the worker learns of the family.
 SITE = """
 import sys
-if "danqing.service.worker" in sys.orig_argv:
+if "danqing.service.engine.worker" in sys.orig_argv:
     from danqing import families
     families.REGISTRY["blank"] = ("blank_family", "Blank", "BlankConfig")
 """

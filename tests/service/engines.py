@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from danqing.service.engine import Engine
-from danqing.service.metrics import Metrics
-from danqing.service.orders import Order, Painted
+from danqing.service.engine.orders import Order, Painted
+from danqing.service.engine.scheduler import Engine
+from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import EngineSettings, Settings
 
 Result = TypeVar("Result")

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from danqing.service import error_handlers
-from danqing.service.caller import Caller
-from danqing.service.database import Database
-from danqing.service.guard import Gate, needs, note
-from danqing.service.keys import Keys
-from danqing.service.metrics import Metrics
+from danqing.service.access.caller import Caller
+from danqing.service.access.keys import Keys
+from danqing.service.http import error_handlers
+from danqing.service.http.gate import Gate, needs, note
+from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Settings
+from danqing.service.storage.database import Database
 from tests.service.listening import listening
 
 

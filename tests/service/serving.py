@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from danqing.service.app import create_app
+from danqing.service.parts import Service
 from danqing.service.settings import Settings
-from danqing.service.state import Service
 from tests.service.listening import listening
 
 

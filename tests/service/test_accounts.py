@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danqing.service.accounts import Account
+from danqing.service.access.accounts import Account
 from danqing.service.errors import ApiError
 
 NOON = 20_000 * 86_400 + 43_200.0

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
-from danqing.service import audit
-from danqing.service.audit import Audit, AuditError, Entry, Head
-from danqing.service.database import Database
+from danqing.service.access import audit
+from danqing.service.access.audit import Audit, AuditError, Entry, Head
+from danqing.service.storage.database import Database
 
 COUNT = 12
 

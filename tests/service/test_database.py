@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 import danqing.service.app  # noqa: F401  every table is known once all of the service is
 from danqing.errors import ConfigError
-from danqing.service.database import Base, Database, DatabaseAwayError, DatabaseError
+from danqing.service.storage.database import Base, Database, DatabaseAwayError, DatabaseError
 from tests.service.postgresql import Server
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import danqing
 from danqing.randomness import derived_seed
-from danqing.service.orders import Order, Row
+from danqing.service.engine.orders import Order, Row
 from tests.service.conftest import CAPTIONS, LABELS, MODELS
 from tests.service.engines import Running, running
 

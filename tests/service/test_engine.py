@@ -19,9 +19,8 @@ import pytest
 
 import danqing
 from danqing.errors import ConfigError
-from danqing.service.engine import IN_FLIGHT
-from danqing.service.keeper import GRACE
-from danqing.service.orders import (
+from danqing.service.engine.model_cache import size_of
+from danqing.service.engine.orders import (
     DeadlinePassedError,
     ModelUnavailableError,
     Order,
@@ -34,8 +33,9 @@ from danqing.service.orders import (
     Progress,
     rows_of,
 )
-from danqing.service.shelf import size_of
-from danqing.service.ticket import Ticket
+from danqing.service.engine.pending_order import Ticket
+from danqing.service.engine.scheduler import IN_FLIGHT
+from danqing.service.engine.supervisor import GRACE
 from tests.service.engines import Running, running
 
 QUEUE = 100
@@ -354,7 +354,7 @@ def test_a_model_whose_loading_kills_workers_is_not_tried_for_a_while(
         while engine.offers[name].fault:
             await asyncio.sleep(0.01)
 
-    monkeypatch.setattr("danqing.service.keeper.SHORTEST_BAN", 0.5)
+    monkeypatch.setattr("danqing.service.engine.supervisor.SHORTEST_BAN", 0.5)
     assert served.do(die()) is None
     served.paint(Order(name, rows_of([1])))
     assert served.do(die()) is None
@@ -373,7 +373,7 @@ def test_a_worker_that_cannot_be_started_is_started_when_it_can(
             raise RuntimeError("can't start new thread")
 
     children = len(psutil.Process().children())
-    monkeypatch.setattr("danqing.service.worker_process.threading", SimpleNamespace(Thread=Refused))
+    monkeypatch.setattr("danqing.service.engine.worker_process.threading", SimpleNamespace(Thread=Refused))
     os.kill(served.pid, signal.SIGKILL)
     assert served.paint(Order("gan", rows_of([1])))
     assert len(psutil.Process().children()) == children
@@ -417,5 +417,5 @@ def test_models_least_recently_used_leave_when_memory_is_short_and_a_stop_lets_o
 
 
 def test_the_process_that_holds_the_engine_never_imports_torch() -> None:
-    code = "import sys, danqing.service.engine; sys.exit('torch' in sys.modules)"
+    code = "import sys, danqing.service.engine.scheduler; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from danqing.errors import ConfigError
-from danqing.service import audit, keys, logs
-from danqing.service.database import Database
-from danqing.service.guard import check_address, is_local
+from danqing.service.access import audit, keys
+from danqing.service.http.gate import check_address, is_local
+from danqing.service.observability import logs
+from danqing.service.storage.database import Database
 from tests.service.gated import Gated, gated
 
 LIMIT = 64 * 1024

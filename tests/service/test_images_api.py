@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import danqing as dq
-from danqing.service.wire import Generation, ImageEvent, ImagesResponse
+from danqing.service.requests.schemas import Generation, ImageEvent, ImagesResponse
 from tests.service.serving import Running, served
 
 SQUARE = "red square"

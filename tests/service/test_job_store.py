@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
-from danqing.service import job_store
-from danqing.service.database import Database
 from danqing.service.errors import ApiError, internal
-from danqing.service.job_store import Claim, NewJob
-from danqing.service.job_tables import Job, JobBody, JobEvent, JobPicture
+from danqing.service.jobs import store as job_store
+from danqing.service.jobs.store import Claim, NewJob
+from danqing.service.jobs.tables import Job, JobBody, JobEvent, JobPicture
+from danqing.service.jobs.webhooks import Delivery
 from danqing.service.settings import JobSettings
-from danqing.service.webhooks import Delivery
+from danqing.service.storage.database import Database
 
 LIMITS = JobSettings()
 RESPONSE = {"created": 1, "data": [{"url": "/picture"}]}

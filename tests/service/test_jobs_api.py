@@ -16,10 +16,10 @@ import openai
 import pytest
 from PIL import Image
 
-from danqing.service import keys
-from danqing.service.database import Database
-from danqing.service.jobs_api import JobAnswer, JobList
-from danqing.service.webhooks import sign
+from danqing.service.access import keys
+from danqing.service.jobs.webhooks import sign
+from danqing.service.routes.jobs import JobAnswer, JobList
+from danqing.service.storage.database import Database
 from tests.service.postgresql import Server
 from tests.service.receiver import Receiver, receiving
 from tests.service.serving import Running, served

@@ -16,10 +16,10 @@ from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from danqing.errors import ConfigError
-from danqing.service import audit, keys
-from danqing.service.database import Database, DatabaseAwayError
+from danqing.service.access import audit, keys
+from danqing.service.access.keys import Grant, Key, Keys
 from danqing.service.errors import ApiError
-from danqing.service.keys import Grant, Key, Keys
+from danqing.service.storage.database import Database, DatabaseAwayError
 from tests.service.gated import Gated, gated
 from tests.service.serving import served
 

@@ -27,8 +27,8 @@ from starlette.testclient import TestClient
 
 from danqing.cli import app as danqing
 from danqing.errors import ConfigError
-from danqing.service import logs, tracing
-from danqing.service.metrics import Metrics
+from danqing.service.observability import logs, tracing
+from danqing.service.observability.metrics import Metrics
 from tests.service.serving import Running, served
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -71,7 +71,9 @@ def test_pictures_requests_and_failures_are_counted(service: Running) -> None:
 
 def test_it_is_ready_while_a_worker_lives_and_lives_all_the_while(service: Running) -> None:
     assert httpx.get(f"{service.url}/readyz").json()["status"] == "ready"
-    worker = next(one for one in psutil.Process().children() if "danqing.service.worker" in one.cmdline())
+    worker = next(
+        one for one in psutil.Process().children() if "danqing.service.engine.worker" in one.cmdline()
+    )
     worker.kill()
     seen = set()
     deadline = time.monotonic() + 60

@@ -10,7 +10,8 @@ import uvicorn
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from danqing.service import pace, sse
+from danqing.service.http import slow_readers as pace
+from danqing.service.http import sse
 
 BODY = bytes(range(256)) * 4096 * 24  # more than kernels take up
 REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"

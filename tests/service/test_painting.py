@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from danqing.service import answers
-from danqing.service.caller import LOCAL, Caller
+from danqing.service.access.caller import LOCAL, Caller
+from danqing.service.access.held_bytes import HeldBytes
+from danqing.service.engine.orders import Offer
 from danqing.service.errors import ApiError
-from danqing.service.held_bytes import HeldBytes
-from danqing.service.orders import Offer
-from danqing.service.painting import Planner
-from danqing.service.pictures import Pictures
+from danqing.service.pictures.encode_pool import Pictures
+from danqing.service.requests import answers
+from danqing.service.requests.json_bodies import Uploads
+from danqing.service.requests.planner import Planner
 from danqing.service.settings import Settings
-from danqing.service.uploads import Uploads
 
 OFFERS = [
     Offer(

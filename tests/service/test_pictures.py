@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from danqing.service.errors import ApiError
-from danqing.service.pictures import Look, Pictures, filled
-from danqing.service.shares import Line
+from danqing.service.fairness.fair_share import Line
+from danqing.service.pictures.encode_pool import Look, Pictures, filled
 
 
 def noise(n: int, height: int, width: int, channels: int) -> np.ndarray:
@@ -137,7 +137,7 @@ def test_owners_take_turns_and_whoever_leaves_keeps_no_turn(tmp_path: Path) -> N
 def test_work_that_waits_is_bounded_and_nobody_has_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danqing.service.pictures._MOST_WORK", 10_000)
+    monkeypatch.setattr("danqing.service.pictures.encode_pool._MOST_WORK", 10_000)
     store = Pictures(tmp_path)
     most = 10_000 * store._free
     large = store.room("one", 10 * most)  # alone
@@ -188,7 +188,7 @@ def test_whoever_waits_for_room_is_served_as_they_came_however_much_it_is() -> N
 def test_stored_bytes_are_bounded_also_where_many_store_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danqing.service.pictures._MOST_BYTES", 10_000)
+    monkeypatch.setattr("danqing.service.pictures.encode_pool._MOST_BYTES", 10_000)
 
     async def walk() -> None:
         store = Pictures(tmp_path)

@@ -11,9 +11,10 @@ from danqing import families
 from danqing.data import open_dataset
 from danqing.images import Images
 from danqing.model import Model
-from danqing.service import prompts, shelf
+from danqing.service.engine import model_cache as shelf
+from danqing.service.engine.orders import Offer
 from danqing.service.errors import ApiError
-from danqing.service.orders import Offer
+from danqing.service.requests import prompts
 from danqing.training.config import resolve
 
 LABELLED = Offer("pets", "", reads="label", labels=("cat", "Guinea pig", "狗"))

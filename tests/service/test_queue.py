@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danqing.service.orders import Priority
-from danqing.service.queue import GREED, JOB_DELAY, JOB_WEIGHT, Entry, Queue
+from danqing.service.engine.fair_queue import GREED, JOB_DELAY, JOB_WEIGHT, Entry, Queue
+from danqing.service.engine.orders import Priority
 
 SECOND = 1.0
 

@@ -13,13 +13,10 @@ from fastapi import Request
 from starlette.types import Message
 
 from danqing.errors import DanqingError
-from danqing.service import responses
-from danqing.service.accounts import Account
-from danqing.service.caller import Caller
-from danqing.service.errors import ApiError
-from danqing.service.failures import from_danqing
-from danqing.service.held_bytes import HeldBytes
-from danqing.service.orders import (
+from danqing.service.access.accounts import Account
+from danqing.service.access.caller import Caller
+from danqing.service.access.held_bytes import HeldBytes
+from danqing.service.engine.orders import (
     DeadlinePassedError,
     Event,
     Offer,
@@ -30,8 +27,11 @@ from danqing.service.orders import (
     Preview,
     Progress,
 )
-from danqing.service.painting import PlannedRequest, Planner
-from danqing.service.pictures import Pictures
+from danqing.service.errors import ApiError
+from danqing.service.failures import from_danqing
+from danqing.service.pictures.encode_pool import Pictures
+from danqing.service.requests.planner import PlannedRequest, Planner
+from danqing.service.routes import image_responses as responses
 from danqing.service.settings import Settings
 
 OFFER = Offer(

@@ -24,7 +24,7 @@ from danqing.service import settings
 
 SMALL = """
 import asyncio, types
-from danqing.service.metrics import Metrics
+from danqing.service.observability.metrics import Metrics
 from fastapi import FastAPI, Request, Response
 from danqing.service import pace, server
 server._PATIENCE = server._KEEP_ALIVE = pace.SECONDS = 0.3
@@ -181,7 +181,7 @@ print(most - before > 90e6, psutil.Process().memory_info().rss - before < 10e6)
 
 
 def test_the_process_that_speaks_http_never_imports_torch() -> None:
-    code = "import sys, danqing.service.app, danqing.service.server; assert 'torch' not in sys.modules"
+    code = "import sys, danqing.service.app, danqing.service.http.server; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

@@ -25,17 +25,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from danqing import images
-from danqing.service import fetch, job_store, sources, uploads, visit
-from danqing.service.caller import LOCAL, Caller
+from danqing.service.access.caller import LOCAL, Caller
+from danqing.service.access.held_bytes import HeldBytes
+from danqing.service.engine.orders import Offer
 from danqing.service.errors import ApiError
-from danqing.service.held_bytes import HeldBytes
-from danqing.service.jobs import Jobs
-from danqing.service.orders import Offer
-from danqing.service.painting import Planner
-from danqing.service.pictures import Pictures
+from danqing.service.fairness.fair_share import Shares
+from danqing.service.http import exchange as visit
+from danqing.service.jobs import store as job_store
+from danqing.service.jobs.manager import Jobs
+from danqing.service.pictures.encode_pool import Pictures
+from danqing.service.requests import input_pictures as sources
+from danqing.service.requests import json_bodies as uploads
+from danqing.service.requests import outbound as fetch
+from danqing.service.requests.input_pictures import _touched, _window
+from danqing.service.requests.planner import Planner
 from danqing.service.settings import Limits, Settings
-from danqing.service.shares import Shares
-from danqing.service.sources import _touched, _window
 from tests.service.serving import served
 
 SIDES = st.integers(1, 40)

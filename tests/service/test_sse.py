@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from danqing.service import sse
+from danqing.service.http import sse
 
 
 def test_an_event_is_one_event_whatever_it_holds() -> None:

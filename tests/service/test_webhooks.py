@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from danqing.service import job_store, webhooks
-from danqing.service.database import Database
 from danqing.service.errors import ApiError
-from danqing.service.job_store import NewJob
+from danqing.service.jobs import store as job_store
+from danqing.service.jobs import webhooks
+from danqing.service.jobs.store import NewJob
+from danqing.service.jobs.webhooks import Delivery, Webhooks, is_secret, new_secret, sign
 from danqing.service.settings import JobSettings, Outbound
-from danqing.service.webhooks import Delivery, Webhooks, is_secret, new_secret, sign
+from danqing.service.storage.database import Database
 from tests.service.receiver import Receiver, receiving
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danqing.machine import resident_memory
-from danqing.service import worker
-from danqing.service.link import Connection, Header, Link, frame
+from danqing.service.engine import worker
+from danqing.service.engine.connections import Connection, Header, Link, frame
 
 
 class Spoken:
@@ -31,7 +31,7 @@ class Spoken:
         mine, theirs = socket.socketpair()
         mine.settimeout(60)
         with theirs:
-            command = [sys.executable, "-m", "danqing.service.worker", str(theirs.fileno())]
+            command = [sys.executable, "-m", "danqing.service.engine.worker", str(theirs.fileno())]
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         self.socket, self.link = mine, Link(mine)
         told = {"models": models, "describe": list(models), "device": "cpu", "threads": 1, "memory": 0}

@@ -13,8 +13,8 @@ from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, opene
 from danqing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from danqing.service.keys import Key
-    from danqing.service.usage import Used
+    from danqing.service.access.keys import Key
+    from danqing.service.access.usage import Used
 
 _CREATE = """Examples:
 
@@ -71,7 +71,7 @@ def create(
 ) -> None:
     """Make a key. It is shown this once: only a hash of it is kept."""
     with opened(config, data, database_url, new=True) as database:
-        from danqing.service import keys
+        from danqing.service.access import keys
 
         grant = keys.Grant(
             name=name,
@@ -96,7 +96,7 @@ def list_keys(
 ) -> None:
     """All keys that were ever made, and what each has used."""
     with opened(config, data, database_url, reading=True) as database:
-        from danqing.service import keys
+        from danqing.service.access import keys
 
         found = keys.every(database)
     heading = ("NAME", "ID", "STATE", "SCOPES", "MODELS", "RATE", "TODAY", "PICTURES", "LAST USED", "EXPIRES")
@@ -119,7 +119,7 @@ def revoke(
 ) -> None:
     """End a key for good: a running service refuses it within two seconds."""
     with opened(config, data, database_url) as database:
-        from danqing.service import keys
+        from danqing.service.access import keys
 
         ended = keys.revoke(database, key)
     output.result(_payload(ended), f"{ended.name} ({ended.id}) is revoked.", as_json=as_json)

@@ -99,8 +99,9 @@ def serve(
         database=database_url,
         log=log,
     )
-    from danqing.service import logs, server, tracing
     from danqing.service.app import create_app
+    from danqing.service.http import server
+    from danqing.service.observability import logs, tracing
 
     app = create_app(settings)
 

@@ -6,28 +6,25 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from danqing.service import (
-    docs_page,
-    edits_api,
-    error_handlers,
-    images_api,
-    jobs_api,
-    models_api,
-    operations_api,
-    start_page,
-    tracing,
-)
-from danqing.service.database import Database
-from danqing.service.engine import Engine
-from danqing.service.guard import Gate, check_address
-from danqing.service.jobs import Jobs
-from danqing.service.keys import Keys
-from danqing.service.metrics import Metrics
-from danqing.service.pace import Paced
-from danqing.service.painting import Planner
-from danqing.service.pictures import Pictures
+from danqing.service.access.keys import Keys
+from danqing.service.engine.scheduler import Engine
+from danqing.service.http import error_handlers
+from danqing.service.http.gate import Gate, check_address
+from danqing.service.http.slow_readers import Paced
+from danqing.service.jobs.manager import Jobs
+from danqing.service.observability import tracing
+from danqing.service.observability.metrics import Metrics
+from danqing.service.pages import docs_page, start_page
+from danqing.service.parts import Service
+from danqing.service.pictures.encode_pool import Pictures
+from danqing.service.requests.planner import Planner
+from danqing.service.routes import edits as edits_api
+from danqing.service.routes import images as images_api
+from danqing.service.routes import jobs as jobs_api
+from danqing.service.routes import models as models_api
+from danqing.service.routes import operations as operations_api
 from danqing.service.settings import Settings
-from danqing.service.state import Service
+from danqing.service.storage.database import Database
 from danqing.version import __version__
 
 _DESCRIPTION = "Paints with the models of this service. Any client of the OpenAI images API can call it."

@@ -7,15 +7,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from danqing.errors import ConfigError, DanqingError, DataError
-from danqing.service.database import DatabaseError
-from danqing.service.errors import FINAL, ApiError, internal, invalid
-from danqing.service.orders import (
+from danqing.service.engine.orders import (
     DeadlinePassedError,
     ModelUnavailableError,
     OrderCancelledError,
     OverloadedError,
     PaintingFailedError,
 )
+from danqing.service.errors import FINAL, ApiError, internal, invalid
+from danqing.service.storage.database import DatabaseError
 
 _log = logging.getLogger("danqing.service")
 

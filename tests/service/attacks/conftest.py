@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from danqing.service import keys
-from danqing.service.keys import Grant
+from danqing.service.access import keys
+from danqing.service.access.keys import Grant
 from tests.service.attacks.asking import Planted
 from tests.service.serving import Running, served
 

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from danqing.service import fetch
 from danqing.service.app import create_app
+from danqing.service.requests import outbound as fetch
 from tests.service.attacks.asking import STAR, assert_refused, picture, raw
 from tests.service.serving import Running, served
 
