@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from danqing.service.access.caller import Caller
 from danqing.service.access.keys import Keys
 from danqing.service.http import error_handlers
-from danqing.service.http.gate import Gate, needs, note
+from danqing.service.http.gate import Gate, log_facts, needs
 from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
@@ -84,7 +84,7 @@ def _app(server: Gated) -> FastAPI:
     async def paint(request: Request, caller: generate) -> dict[str, Any]:
         server.reached += 1
         body = await request.json()
-        note(request, model=body.get("model", "cats"), images=body.get("n", 1), user=body.get("user"))
+        log_facts(request, model=body.get("model", "cats"), images=body.get("n", 1), user=body.get("user"))
         caller.permit(body.get("model", "cats"))
         charged = caller.account.charge(body.get("n", 1))
         if body.get("fails"):

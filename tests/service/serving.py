@@ -23,13 +23,13 @@ class Running:
     @contextlib.contextmanager
     def standstill(self) -> Iterator[None]:
         """The worker does nothing until the block ends."""
-        worker = self.service.engine._keeper.worker
-        assert worker is not None
-        os.kill(worker.process.pid, signal.SIGSTOP)
+        pid = self.service.scheduler.state().worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(worker.process.pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from fastapi import Response
 from danqing.service.json_output import encode_json
 
 FINAL = {"x-should-retry": "false"}
-"""The header that keeps the official client from asking again for what will fail again."""
+"""The header that stops the official client from retrying a request that would fail again."""
 
 _TYPES = {
     401: "authentication_error",
@@ -19,10 +19,11 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """A request that is refused or failed, as its client is told.
+    """A request that was rejected or failed, as its client sees it.
 
-    type: the kind of mistake, by default that which belongs to the status. param: the field that is wrong.
-    code: what a program may branch on.
+    type: of the error; by default it follows from the status.
+    param: the field that is wrong.
+    code: for programs to branch on.
     """
 
     def __init__(
@@ -44,27 +45,33 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """The documented object, which is also what a stream's `error` event carries."""
-        told = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": told}
+        """Return the documented object, which is also the data of a stream's `error` event."""
+        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": fields}
 
 
 def answer(error: ApiError) -> Response:
-    """The response that tells of an error."""
+    """Return the response for an error."""
     return Response(encode_json(error.body()), error.status, error.headers, "application/json")
 
 
 def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:
-    """A field that is wrong: 400, which no client sends again as it is."""
+    """Return the error 400 for a wrong field."""
     return ApiError(400, message, param=param, code=code)
 
 
 def internal() -> ApiError:
-    """What is said of a mistake in the service itself: nothing that helps an attacker."""
-    message = "The service made a mistake, which its log describes: tell whoever runs it the x-request-id."
+    """Return the error for a bug in the service; it says nothing that helps an attacker."""
+    message = "The service failed, and its log says why: report the x-request-id to its operator."
     return ApiError(500, message, code="server_error", headers=FINAL)
 
 
 def overloaded(reason: str) -> ApiError:
     """Return the error 429 for a request that may be retried after a second."""
     return ApiError(429, f"{reason}: retry in a second.", code="overloaded", headers={"retry-after": "1"})
+
+
+def printable(value: bytes) -> str:
+    """Return what a client wrote as short printable ASCII."""
+    text = value[:100].decode("latin-1")
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text) or "(none)"

@@ -24,9 +24,7 @@ _CHOICES = {"str", "int"}
 
 
 def from_danqing(error: DanqingError) -> ApiError:
-    """What a client is told of an error from within. A message that may name files of this machine stays
-    here: such errors are ours to mend, and the log has them.
-    """
+    """Convert an error from within; messages that may name files of this machine are only logged."""
     match error:
         case OverloadedError():
             wait = {"retry-after": str(max(1, math.ceil(error.retry_after)))}
@@ -54,15 +52,15 @@ def from_danqing(error: DanqingError) -> ApiError:
 
 
 def from_validation(error: ValidationError | RequestValidationError) -> ApiError:
-    """The first mistake that was found in a body, with the name of its field."""
+    """Convert the first error that was found in a body, with the name of its field."""
     mistake = error.errors()[0]
     named = mistake["loc"]
-    if isinstance(error, RequestValidationError):  # the first says whether it is in the body, the query, ...
+    if isinstance(error, RequestValidationError):  # the first part says where: body, query, ...
         named = named[1:]
     where = ".".join(str(part) for part in named if part not in _CHOICES)
     reason = str(mistake["msg"]).removeprefix("Value error, ")
     if mistake["type"] == "missing":
-        return invalid(f"{where} is missing: the request needs it.", where, "missing_required_parameter")
+        return invalid(f"{where} is missing: add it to the request.", where, "missing_required_parameter")
     if mistake["type"] == "extra_forbidden":
         return invalid(f"There is no field {where}: leave it out.", where, "unknown_parameter")
     return invalid(f"{where}: {reason}." if where else f"{reason}.", where or None)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from danqing.service.access.keys import Keys
-from danqing.service.engine.scheduler import Engine
-from danqing.service.jobs.manager import Jobs
+from danqing.service.engine.scheduler import Scheduler
+from danqing.service.jobs.manager import JobManager
 from danqing.service.observability.metrics import Metrics
-from danqing.service.pictures.encode_pool import Pictures
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.hosted import HostedPictures
 from danqing.service.requests.planner import Planner
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
@@ -23,12 +24,13 @@ class Service:
     """
 
     settings: Settings
-    engine: Engine
+    scheduler: Scheduler
     metrics: Metrics
     database: Database
     keys: Keys
-    jobs: Jobs
-    pictures: Pictures
+    jobs: JobManager
+    encode_pool: EncodePool
+    hosted: HostedPictures
     planner: Planner
     draining: asyncio.Event
 

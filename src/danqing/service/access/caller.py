@@ -1,4 +1,4 @@
-"""Who asks: a key and what it allows, or whoever is on this machine."""
+"""The caller of a request: a key and what it allows, or anyone on this machine."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,16 +8,19 @@ from danqing.service.errors import ApiError
 
 Right = Literal["generate", "edit", "admin", "metrics"]
 RIGHTS: tuple[Right, ...] = ("generate", "edit", "admin", "metrics")
-"""What a key may allow: its scopes. "admin" allows all of them."""
+"""The scopes of keys; "admin" includes all others."""
 
-_MISSING = "This service asks for a key: send it as the header Authorization: Bearer KEY."
+_MISSING = "This service needs a key: send the header Authorization: Bearer KEY."
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. key_id: None where the service has no keys, and whoever reaches it may do everything.
+    """The caller of a request.
 
-    scopes: what the key allows (RIGHTS). models: which it may use by their names, None for all.
+    key_id: None where the service has no keys, and callers on this machine may do everything.
+    scopes: what the key allows (RIGHTS).
+    models: names of the models that it may use; None for all.
+    account: its rate limit and quota.
     """
 
     key_id: str | None
@@ -28,15 +31,15 @@ class Caller:
 
     @property
     def owner(self) -> str:
-        """The key's id where the caller has one, else "": whose work and jobs these are."""
+        """The id of the key, "" without one: it owns the caller's work and jobs."""
         return self.key_id or ""
 
     def may(self, scope: Right) -> bool:
-        """Whether the key has this scope."""
+        """Return whether the key has this scope."""
         return scope in self.scopes or "admin" in self.scopes
 
     def may_use(self, model: str) -> bool:
-        """Whether the key may use this model; `model` is its name, no alias."""
+        """Return whether the key may use a model; `model` is its name, not an alias."""
         return self.models is None or model in self.models
 
     def permit(self, model: str) -> None:
@@ -52,9 +55,9 @@ class Caller:
 
 
 LOCAL = Caller(None, "local", frozenset(RIGHTS))
-"""Whoever asks on the loopback of a service that has no keys."""
+"""Any caller on the loopback of a service that has no keys."""
 
 
 def missing_key() -> ApiError:
-    """What is answered where a key is needed and none is sent."""
+    """Return the error for a request without a key."""
     return ApiError(401, _MISSING, code="missing_api_key", headers={"www-authenticate": "Bearer"})

@@ -3,7 +3,7 @@
 import math
 
 from danqing.service.errors import overloaded
-from danqing.service.fairness.fair_share import Shares
+from danqing.service.fairness.fair_share import FairShare
 
 
 class HeldBytes:
@@ -15,13 +15,13 @@ class HeldBytes:
 
     __slots__ = ("_held", "_owner", "_share")
 
-    def __init__(self, share: Shares, owner: str = "") -> None:
+    def __init__(self, share: FairShare, owner: str = "") -> None:
         self._share, self._owner, self._held = share, owner, 0
 
     @classmethod
     def unlimited(cls) -> "HeldBytes":
         """Return a count without a limit, for work whose size is limited elsewhere."""
-        return cls(Shares(math.inf))
+        return cls(FairShare(math.inf))
 
     def hold(self, count: int) -> None:
         """Count more bytes; raises ApiError 429 where other requests hold too many."""

@@ -1,4 +1,4 @@
-"""What each key has used, by days (UTC)."""
+"""What each key has used, by day (UTC)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Amounts = Mapping[tuple[str, int], tuple[int, int]]
 
 
 class Usage(Base):
-    """What one key used in one day. day: days since 1970."""
+    """What one key used on one day; day: days since 1970."""
 
     __tablename__ = "usage"
 
@@ -24,8 +24,11 @@ class Usage(Base):
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
-    """What a key has used today and since it was made. last: the last day of its use, None for never."""
+class UsageTotals:
+    """What a key has used today and in total.
+
+    last: the last day on which it was used, None for never.
+    """
 
     today: int = 0
     requests: int = 0
@@ -34,7 +37,7 @@ class Used:
 
 
 def add(session: Session, amounts: Amounts) -> None:
-    """Add what was used. Whoever calls keeps others from doing so at the same time."""
+    """Add what was used; the caller prevents concurrent calls."""
     for (key, day), (requests, images) in amounts.items():
         more = {"requests": Usage.requests + requests, "images": Usage.images + images}
         changed = session.execute(update(Usage).where(Usage.key == key, Usage.day == day).values(more))
@@ -44,13 +47,13 @@ def add(session: Session, amounts: Amounts) -> None:
 
 
 def images_of(session: Session, day: int) -> dict[str, int]:
-    """Pictures of that day by key."""
+    """Return the pictures of a day by key."""
     rows = session.execute(select(Usage.key, Usage.images).where(Usage.day == day))
     return {row.key: row.images for row in rows}
 
 
-def totals(session: Session, today: int) -> dict[str, Used]:
-    """What each key has used, by key."""
+def totals(session: Session, today: int) -> dict[str, UsageTotals]:
+    """Return what each key has used; today: days since 1970."""
     images_today = images_of(session, today)
     rows = session.execute(
         select(
@@ -61,6 +64,6 @@ def totals(session: Session, today: int) -> dict[str, Used]:
         ).group_by(Usage.key)
     )
     return {
-        row.key: Used(images_today.get(row.key, 0), int(row.requests), int(row.images), row.last)
+        row.key: UsageTotals(images_today.get(row.key, 0), int(row.requests), int(row.images), row.last)
         for row in rows
     }

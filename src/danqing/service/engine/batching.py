@@ -1,4 +1,4 @@
-"""What the worker is given at once, and what may be."""
+"""Batches of pictures for the worker, and which pictures may share one."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,20 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from danqing.errors import ConfigError
-from danqing.service.engine.connections import Header
-from danqing.service.engine.orders import Offer, Order
-from danqing.service.engine.pending_order import Ticket
+from danqing.frames import Header
+from danqing.service.engine.offers import Offer
+from danqing.service.engine.orders import Order
+from danqing.service.engine.pending_order import PendingOrder
 
 _encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
 
-class Kind(NamedTuple):
-    """Pictures of a kind may be painted together. alone: the number of an order that is painted by itself."""
+class BatchKind(NamedTuple):
+    """Pictures of one kind may be painted together.
+
+    negative: whether there are negative prompts.
+    alone: the number of an order that is painted by itself, else 0.
+    """
 
     model: str
     verb: str
@@ -26,47 +31,52 @@ class Kind(NamedTuple):
 
 
 @dataclass(slots=True)
-class Piece:
-    """Rows `start` to `stop` of an order, which begin at row `at` of a batch."""
+class BatchPiece:
+    """Rows `start` to `stop` of an order, from row `at` of a batch on."""
 
-    ticket: Ticket
+    pending: PendingOrder
     start: int
     stop: int
     at: int
 
 
 @dataclass(slots=True)
-class Batch:
-    """answered: how many of its rows the worker has answered for; it does so in their order."""
+class WorkerBatch:
+    """What the worker is sent at once.
+
+    answered: how many of its rows the worker has answered; it does so in order.
+    """
 
     number: int
-    kind: Kind
-    pieces: list[Piece]
+    kind: BatchKind
+    pieces: list[BatchPiece]
     rows: int
     answered: int = 0
 
     @classmethod
-    def of(cls, number: int, kind: Kind, taken: Sequence[tuple[Ticket, int, int]]) -> Self:
-        """Rows of some orders, one after another."""
-        pieces, rows = list[Piece](), 0
-        for ticket, start, stop in taken:
-            pieces.append(Piece(ticket, start, stop, rows))
+    def from_entries(
+        cls, number: int, kind: BatchKind, taken: Sequence[tuple[PendingOrder, int, int]]
+    ) -> Self:
+        """Make a batch of rows of some orders, one after another."""
+        pieces, rows = list[BatchPiece](), 0
+        for pending, start, stop in taken:
+            pieces.append(BatchPiece(pending, start, stop, rows))
             rows += stop - start
         return cls(number, kind, pieces, rows)
 
-    def paints(self, ticket: Ticket) -> bool:
-        """Whether rows of an order are in it."""
-        return any(piece.ticket is ticket for piece in self.pieces)
+    def paints(self, pending: PendingOrder) -> bool:
+        """Return whether it has rows of an order."""
+        return any(piece.pending is pending for piece in self.pieces)
 
-    def within(self, start: int, count: int) -> Iterator[tuple[Ticket, int, int, int]]:
-        """Whose rows are among these: ticket, its row from which on, and where they stand among these."""
+    def within(self, start: int, count: int) -> Iterator[tuple[PendingOrder, int, int, int]]:
+        """Yield the orders of some rows: order, its first row, and first and last place among these rows."""
         for piece in self.pieces:
             first, last = max(piece.at, start), min(piece.at + piece.stop - piece.start, start + count)
             if first < last:
-                yield piece.ticket, piece.start + first - piece.at, first - start, last - start
+                yield piece.pending, piece.start + first - piece.at, first - start, last - start
 
     def header(self) -> Header:
-        """What the worker is told of it."""
+        """Return the header of the frame that the worker receives."""
         return {
             "kind": "paint",
             "batch": self.number,
@@ -74,37 +84,39 @@ class Batch:
             "verb": self.kind.verb,
             "options": json.loads(self.kind.options),
             "rows": [
-                (p.ticket.number, r.seed, r.label, r.prompt, r.negative_prompt, p.ticket.order.previews)
+                (p.pending.number, r.seed, r.label, r.prompt, r.negative_prompt, p.pending.order.previews)
                 for p in self.pieces
-                for r in p.ticket.order.rows[p.start : p.stop]
+                for r in p.pending.order.rows[p.start : p.stop]
             ],
         }
 
     def blocks(self) -> list[memoryview]:
-        """The images of all rows, then their masks."""
+        """Return the images of all rows, then their masks."""
         given = [
             pixels[piece.start : piece.stop]
             for name in ("images", "masks")
             for piece in self.pieces
-            if (pixels := getattr(piece.ticket.order, name)) is not None
+            if (pixels := getattr(piece.pending.order, name)) is not None
         ]
         return [np.ascontiguousarray(pixels).data for pixels in given]
 
 
-def kind_of(order: Order) -> Kind:
-    """Of the pictures of an order; raises ConfigError for options that are no plain values."""
+def kind_of(order: Order) -> BatchKind:
+    """Return the kind of an order's pictures; raises ConfigError for options that are not plain values."""
     negative = any(row.negative_prompt is not None for row in order.rows)
     try:
         options = _encode(dict(order.options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The options of an order must be plain values: {error}.") from error
-    return Kind(order.model, order.verb, options, negative, 0)
+    return BatchKind(order.model, order.verb, options, negative, 0)
 
 
 def check_images(order: Order, offer: Offer) -> None:
-    """Raise ConfigError where the pictures of an order are not such as its verb needs."""
+    """Raise ConfigError where the images or masks of an order do not suit its verb."""
     if order.verb not in offer.verbs:
-        raise ConfigError(f"The model {offer.name} cannot {order.verb}: it can {', '.join(offer.verbs)}.")
+        raise ConfigError(
+            f"The model {offer.name} does not support {order.verb}: it supports {', '.join(offer.verbs)}."
+        )
     shape = (len(order.rows), offer.height, offer.width)
     images = None if order.verb == "sample" else (*shape, offer.channels)
     masks = shape if order.verb == "fill" else None

@@ -1,32 +1,17 @@
-"""Frames between the process that speaks HTTP and its worker: a JSON header and raw bytes, nothing pickled.
-
-A frame is the length of the header (4 bytes, little-endian), the length of the block (8 bytes), the header in
-UTF-8 and the block.
-"""
+"""The two ends of the connection between the scheduler's process and its worker."""
 
 import asyncio
 import json
 import select
 import socket
-import struct
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
-Header = dict[str, Any]
-Buffer = bytes | bytearray | memoryview
-_LENGTHS = struct.Struct("<IQ")
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+from danqing.frames import LENGTHS, Buffer, Header, frame
 
 
-def frame(header: Header, blocks: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The parts of a frame; blocks are not copied."""
-    text = _encode(header).encode()
-    views = [memoryview(block).cast("B") for block in blocks]
-    return [_LENGTHS.pack(len(text), sum(view.nbytes for view in views)) + text, *views]
-
-
-class Link:
-    """The worker's end: it waits where it has nothing to do, and looks up between the steps of its work."""
+class FrameSocket:
+    """The worker's end: it waits where it has nothing to do, and polls between the steps of its work."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -34,7 +19,7 @@ class Link:
         self._incoming.register(connection, select.POLLIN)
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
-        """Write a frame; raises OSError where nobody reads any more."""
+        """Write a frame; raises OSError where the other end is closed."""
         parts = frame(header, blocks)
         sent = self._socket.sendmsg(parts)
         for part in parts:  # what did not fit at once
@@ -44,12 +29,12 @@ class Link:
             sent = max(0, sent - view.nbytes)
 
     def has_frame(self, seconds: float = 0.0) -> bool:
-        """Whether `receive` would begin to read, or raise EOFError, within so many seconds."""
+        """Return whether `receive` would start to read, or raise EOFError, within so many seconds."""
         return bool(self._incoming.poll(1000 * seconds))
 
     def receive(self) -> tuple[Header, memoryview]:
         """Wait for a frame; raises EOFError where the other end is closed."""
-        header, block = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+        header, block = LENGTHS.unpack(self._exactly(LENGTHS.size))
         content = self._exactly(header + block)
         return json.loads(bytes(content[:header])), content[header:]
 
@@ -64,8 +49,12 @@ class Link:
         return content
 
 
-class Connection(asyncio.BufferedProtocol):
-    """The service's end: `on_frame` is told of each frame, `lost` is done when the worker is gone."""
+class FrameProtocol(asyncio.BufferedProtocol):
+    """The scheduler's end.
+
+    on_frame: called with the header and the block of each frame.
+    lost: a future that is done when the worker is gone.
+    """
 
     def __init__(self, on_frame: Callable[[Header, memoryview], None]) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -75,10 +64,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _begin(self) -> None:
         self._header: int | None = None  # its length, once that is known
-        self._content, self._filled = memoryview(bytearray(_LENGTHS.size)), 0
+        self._content, self._filled = memoryview(bytearray(LENGTHS.size)), 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # which uvloop's own is without being its child
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class does not inherit from it
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._content[self._filled :]
@@ -88,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._filled < self._content.nbytes:
             return
         if self._header is None:
-            self._header, block = _LENGTHS.unpack(self._content)
+            self._header, block = LENGTHS.unpack(self._content)
             self._content, self._filled = memoryview(bytearray(self._header + block)), 0
             return
         content, header = self._content, self._header
@@ -101,11 +90,11 @@ class Connection(asyncio.BufferedProtocol):
             self.lost.set_result(None)
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
-        """Write a frame, or nothing where the worker is gone."""
+        """Write a frame; does nothing where the worker is gone."""
         if self._transport is not None:
             self._transport.writelines(frame(header, blocks))
 
     def close(self) -> None:
-        """Close this end: the worker leaves when it sees that."""
+        """Close this end; the worker exits when it notices."""
         if self._transport is not None:
             self._transport.close()

@@ -1,4 +1,4 @@
-"""What whoever asked for pictures holds until they are painted."""
+"""An order that has been submitted, as its caller sees it until it is painted."""
 
 import asyncio
 import collections
@@ -10,23 +10,28 @@ from danqing.service.engine.fair_queue import Entry
 from danqing.service.engine.orders import Event, Order, Painted, Pixels, Preview, Progress
 
 
-class Ticket:
-    """An order on its way. One task reads it: either the events, or the pictures alone.
+class PendingOrder:
+    """An order that is queued or painted.
 
-    To leave it (to stop reading before the end, or to be cancelled while waiting) cancels the order.
+    One task reads it: either its events, or only the pictures. The order is cancelled when that task stops
+    reading before the end, or is itself cancelled.
     """
 
-    def __init__(self, order: Order, number: int, now: float, leave: Callable[["Ticket"], None]) -> None:
+    def __init__(
+        self, order: Order, number: int, now: float, cancel: Callable[["PendingOrder"], None]
+    ) -> None:
         self.order, self.number, self.submitted = order, number, now
-        self.entries: list[Entry[Ticket]] = []
-        """Its pictures in the queue."""
+        self.entries: list[Entry[PendingOrder]] = []
+        """Its entries in the queue."""
         self.deadline: asyncio.TimerHandle | None = None
         self.deaths = 0
         """How many workers died while they painted it."""
+        self.steps_done = 0
+        """Of all its pictures together."""
         self.ended = False
         self.on_begin: Callable[[], None] | None = None
-        """Called once, when the first of its pictures are given to the worker."""
-        self._leave = leave
+        """Called once, when the first of its pictures are sent to the worker."""
+        self._cancel = cancel
         self._events: collections.deque[Event] = collections.deque()
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -39,10 +44,10 @@ class Ticket:
         return self._read()
 
     async def painted(self) -> Painted:
-        """The pictures; raises what reading the events raises."""
+        """Wait for the pictures; raises the error that ended the order."""
         try:
             while not self.ended:
-                await self._news()
+                await self._changed()
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -53,62 +58,63 @@ class Ticket:
         return last
 
     def cancel(self) -> None:
-        """Nobody waits for the order any more; nothing happens where it has ended."""
+        """Cancel the order; does nothing where it has ended."""
         if not self.ended:
-            self._leave(self)
+            self._cancel(self)
 
     def begin(self) -> None:
-        """The worker has some of its pictures now."""
+        """Note that the worker has some of its pictures."""
         if self.on_begin is not None:
             self.on_begin()
             self.on_begin = None
 
     def progress(self, pictures: int, done: int, steps: int) -> None:
-        """So many of its pictures have taken `done` of `steps`; those before them have taken them all."""
+        """Note progress: so many pictures have done `done` of `steps`; those before them are finished."""
         rows = len(self.order.rows)
-        self._tell(Progress((rows - self._missing) * steps + pictures * done, rows * steps))
+        self.steps_done = (rows - self._missing) * steps + pictures * done
+        self._add_event(Progress(self.steps_done, rows * steps))
 
     def preview(self, index: int, start: int, pixels: Pixels) -> None:
-        """An intermediate picture of some rows, told of when there is one of all."""
+        """Add an intermediate picture of some rows; the event follows when there is one of all rows."""
         if len(pixels) == len(self.order.rows):
-            self._tell(Preview(index, pixels))
+            self._add_event(Preview(index, pixels))
             return
-        whole, missing = self._previews.get(index) or (self._blank(pixels), len(self.order.rows))
+        whole, missing = self._previews.get(index) or (self._empty(pixels), len(self.order.rows))
         whole[start : start + len(pixels)] = pixels
         missing -= len(pixels)
         self._previews[index] = whole, missing
         if not missing:
-            self._tell(Preview(index, self._previews.pop(index)[0]))
+            self._add_event(Preview(index, self._previews.pop(index)[0]))
 
     def paint(self, start: int, pixels: Pixels, began: float, now: float) -> bool:
-        """Pictures of some rows, painted since `began`; returns whether these were the last."""
+        """Add painted pictures of some rows; return whether these were the last."""
         if self._began is None:
             self._began = began
         if len(pixels) == len(self.order.rows):
             self._pixels = pixels
         else:
             if self._pixels is None:
-                self._pixels = self._blank(pixels)
+                self._pixels = self._empty(pixels)
             self._pixels[start : start + len(pixels)] = pixels
         self._missing -= len(pixels)
         if self._missing:
             return False
         waited = max(0.0, self._began - self.submitted)
         self.ended = True
-        self._tell(Painted(self._pixels, waited, now - self._began))
+        self._add_event(Painted(self._pixels, waited, now - self._began))
         return True
 
     def fail(self, error: Exception) -> None:
-        """There will be no pictures."""
+        """End the order with an error."""
         self.ended, self._error = True, error
         self._wake()
 
-    def _blank(self, pixels: Pixels) -> Pixels:
+    def _empty(self, pixels: Pixels) -> Pixels:
         return np.zeros((len(self.order.rows), *pixels.shape[1:]), np.uint8)
 
-    def _tell(self, event: Event) -> None:
+    def _add_event(self, event: Event) -> None:
         if isinstance(event, Progress) and self._events and isinstance(self._events[-1], Progress):
-            self._events.pop()  # nobody has read it, and the new one says more
+            self._events.pop()  # it has not been read, and the new one replaces it
         self._events.append(event)
         self._wake()
 
@@ -116,7 +122,7 @@ class Ticket:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _news(self) -> None:
+    async def _changed(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
@@ -130,6 +136,6 @@ class Ticket:
                         return
                 if self._error is not None:
                     raise self._error
-                await self._news()
+                await self._changed()
         finally:
             self.cancel()

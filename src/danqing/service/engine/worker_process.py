@@ -1,4 +1,4 @@
-"""The worker process as the engine sees it: started, spoken to, waited for."""
+"""The worker process as the supervisor sees it: started, sent frames, waited for."""
 
 import asyncio
 import contextlib
@@ -10,20 +10,21 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from danqing.service.engine.connections import Buffer, Connection, Header
+from danqing.frames import Buffer, Header
+from danqing.service.engine.connections import FrameProtocol
 
-_LAST_WORDS = 1.0
+_LAST_FRAMES = 1.0  # seconds to read what a dead worker has sent
 _ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "GOMP_SPINCOUNT": "20000"}
-"""oneDNN compiles a kernel for each shape, of a third of a megabyte, and would keep a thousand: what is
-filled or painted in ever other numbers of steps has ever other shapes. And threads of OpenMP that wait for
-each other turn round for milliseconds, on cores that those who answer requests need.
+"""oneDNN compiles a kernel of a third of a megabyte for each shape, and would cache a thousand; edits and
+varying numbers of steps have ever new shapes. Waiting OpenMP threads spin for milliseconds, on cores that are
+needed to answer requests.
 """
 
 
 class WorkerProcess:
-    """A running worker. One thread waits for its end, so that it is noticed whatever happens to its link."""
+    """A running worker; a thread waits for its exit, so that it is noticed whatever its connection does."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: FrameProtocol) -> None:
         self.pid = process.pid
         self._process, self._connection = process, connection
         self._loop = asyncio.get_running_loop()
@@ -31,10 +32,13 @@ class WorkerProcess:
         threading.Thread(target=self._wait, name=f"worker {self.pid}", daemon=True).start()
 
     @classmethod
-    async def start(cls, told: Header, on_frame: Callable[[Header, memoryview], None]) -> Self:
-        """Start a worker that is told what to serve; on_frame: told of all that it says.
+    async def start(cls, setup: Header, on_frame: Callable[[Header, memoryview], None]) -> Self:
+        """Start a worker.
 
-        Raises OSError or RuntimeError where the machine has no room for it; nothing of it is left then.
+        setup: its first frame, which says what to serve.
+        on_frame: called with each frame that it sends.
+
+        Raises OSError or RuntimeError where the machine has no room for it, and leaves nothing behind.
         """
         with contextlib.ExitStack() as undo:
             mine, theirs = socket.socketpair()
@@ -50,33 +54,33 @@ class WorkerProcess:
             undo.callback(process.kill)
             mine.setblocking(False)
             loop = asyncio.get_running_loop()
-            _, connection = await loop.create_unix_connection(lambda: Connection(on_frame), sock=mine)
+            _, connection = await loop.create_unix_connection(lambda: FrameProtocol(on_frame), sock=mine)
             undo.callback(connection.close)
             worker = cls(process, connection)
-            connection.send(told)
+            connection.send(setup)
             undo.pop_all()
         return worker
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended, None while it runs; negative: the number of the signal that ended it."""
+        """The exit code, None while it runs; negative: the number of the signal that ended it."""
         return self._process.returncode
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
-        """Say something to the worker; nothing happens where it is gone."""
+        """Send the worker a frame; does nothing where it is gone."""
         self._connection.send(header, blocks)
 
     def kill(self) -> None:
-        """End the worker at once: it holds nothing that matters."""
+        """Kill the worker: it has no state that matters."""
         self._process.kill()
 
     async def ended(self) -> None:
-        """Wait until the worker is gone and all that it said has been read."""
+        """Wait until the worker is gone and all its frames have been read."""
         lost = self._connection.lost
         await asyncio.wait({lost, self._exited}, return_when=asyncio.FIRST_COMPLETED)
         self.kill()
         await self._exited
-        await asyncio.wait({lost}, timeout=_LAST_WORDS)
+        await asyncio.wait({lost}, timeout=_LAST_FRAMES)
         self._connection.close()
 
     def _wait(self) -> None:

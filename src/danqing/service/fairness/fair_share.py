@@ -1,60 +1,45 @@
-"""What there is only so much of: shared by whoever asks, or for one after the other."""
-
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+"""Admission: how much of a limited resource each owner may take."""
 
 GREED = 4
-"""Somebody may have so many times as much as is left for all others."""
+"""An owner may hold at most so many times as much as is left for all others."""
 
 
-class Shares:
-    """Counts what is taken of `most` (bytes, pixels): the more somebody has, the less is left to take."""
+class FairShare:
+    """Counts what owners hold of a limited resource, such as bytes, pixels or queued pictures.
 
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self.taken = 0
-        self._held: dict[str, int] = {}
+    The more an owner holds, the less is left for it to take. When nothing is held, any one request is
+    admitted, however large.
+
+    most: that all owners may hold together.
+    each: that one owner may hold, instead of `GREED` times what is left.
+    """
+
+    def __init__(self, most: float, each: float | None = None) -> None:
+        self._most, self._each = most, each
+        self.held = 0
+        self._held_by: dict[str, int] = {}
+
+    def has_room(self, owner: str, amount: int) -> bool:
+        """Return whether an owner may take so much now."""
+        if not self.held:
+            return True
+        free, held = self._most - self.held, self._held_by.get(owner, 0)
+        return amount <= free and held + amount <= (GREED * free if self._each is None else self._each)
 
     def take(self, owner: str, amount: int) -> bool:
-        """Take so much for somebody; False, and nothing is taken, where that is more than a fair share."""
-        held, free = self._held.get(owner, 0), self._most - self.taken
-        if amount > free or held + amount > GREED * free:
+        """Take so much for an owner; returns False, and takes nothing, where there is no room."""
+        if not self.has_room(owner, amount):
             return False
         self.add(owner, amount)
         return True
 
     def add(self, owner: str, amount: int) -> None:
-        """Count what somebody has, whether there is room for it or not."""
-        self.taken += amount
-        self._held[owner] = self._held.get(owner, 0) + amount
+        """Count what an owner holds, whether there is room for it or not; negative for less."""
+        self.held += amount
+        held = self._held_by[owner] = self._held_by.get(owner, 0) + amount
+        if not held:
+            del self._held_by[owner]
 
     def give_back(self, owner: str, amount: int) -> None:
-        """Somebody has so much less."""
+        """Count that an owner holds so much less."""
         self.add(owner, -amount)
-        if not self._held[owner]:
-            del self._held[owner]
-
-
-class Line:
-    """Lets those wait who want some of `most`: whoever came first is served first, however much it is."""
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self.taken = 0
-        self._first = asyncio.Lock()  # lets those who wait for it in as they came
-        self._left = asyncio.Event()
-
-    @contextlib.asynccontextmanager
-    async def turn(self, amount: int) -> AsyncIterator[None]:
-        """Wait, and have so much while the block lasts; more than there is, whoever is alone."""
-        async with self._first:
-            while self.taken and self.taken + amount > self._most:
-                self._left.clear()
-                await self._left.wait()
-            self.taken += amount
-        try:
-            yield
-        finally:
-            self.taken -= amount
-            self._left.set()

@@ -11,7 +11,7 @@ from danqing.service.failures import from_danqing, from_validation
 
 
 def install(app: FastAPI) -> None:
-    """Let `app` answer in the documented shape whatever is raised within it."""
+    """Make an application answer all exceptions in the documented shape."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(DanqingError, _danqing_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -40,12 +40,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message, code = str(error.detail), None
     if error.status_code == 404:
         message, code = (
-            f"There is nothing at {request.url.path}: /docs names what there is.",
+            f"There is nothing at {request.url.path}: /docs lists all routes.",
             "not_found",
         )
     elif error.status_code == 405:
         possible = headers.get("Allow") or headers.get("allow") or "another method"
-        message = f"{request.method} is not possible at {request.url.path}: use {possible}."
+        message = f"{request.method} is not allowed at {request.url.path}: use {possible}."
         code = "method_not_allowed"
     return answer(ApiError(error.status_code, message, code=code, headers=headers))
 

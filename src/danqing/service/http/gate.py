@@ -1,29 +1,28 @@
-"""The gate that every request passes: who asks, whether that may be, and what is told of it afterwards."""
+"""The gate that every request passes: identifies the caller, applies limits, records what was done."""
 
+import contextlib
 import functools
-import ipaddress
 import logging
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Annotated, Protocol
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from danqing.errors import ConfigError
 from danqing.service.access.caller import LOCAL, Caller, Right, missing_key
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
 from danqing.service.errors import ApiError, internal, overloaded
-from danqing.service.fairness.fair_share import Shares
-from danqing.service.http.exchange import HARMLESS, PROBES, Visit, shown
+from danqing.service.fairness.fair_share import FairShare
+from danqing.service.http.exchange import PROBES, Exchange
+from danqing.service.http.origin import SAFE_METHODS, OriginCheck, is_local
 from danqing.service.observability import logs
 from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Settings
 
 _log = logging.getLogger("danqing.gate")
-_ANSWERED_IN_A_FLOOD = PROBES | {"/metrics"}
+_ALWAYS_ANSWERED = PROBES | {"/metrics"}
 _READ = frozenset(
     {
         b"authorization",
@@ -39,68 +38,49 @@ _READ = frozenset(
         b"x-real-ip",
     }
 )
-_LISTS = frozenset({b"forwarded", b"x-forwarded-for"})  # of which each proxy may add a line of its own
+_LISTS = frozenset({b"forwarded", b"x-forwarded-for"})  # each proxy may add a line of its own
 _bearer = HTTPBearer(auto_error=False, description="A key made by `danqing keys create`.")
 
 
 @functools.cache
 def needs(scope: Right) -> Callable[..., Awaitable[Caller]]:
-    """The dependency of a route that only callers with `scope` may use; it raises ApiError 401 and 403."""
+    """Return the dependency of a route for callers with `scope`; it raises ApiError 401 and 403."""
 
     async def caller(
         request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
     ) -> Caller:
-        asking = _visit(request.scope).asking()
-        if not asking.may(scope):
-            has = ", ".join(sorted(asking.scopes)) or "none"
+        found = _exchange(request.scope).require_caller()
+        if not found.may(scope):
+            has = ", ".join(sorted(found.scopes)) or "none"
             raise ApiError(
                 403, f"This key lacks the scope {scope}: it has {has}.", code="insufficient_permissions"
             )
-        return asking
+        return found
 
     return caller
 
 
-async def known(
+async def any_key(
     request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """The dependency of a route that every key may use; it raises ApiError 401."""
-    return _visit(request.scope).asking()
+    """Return the caller, whatever its scopes; the dependency raises ApiError 401."""
+    return _exchange(request.scope).require_caller()
 
 
-def note(request: Request, **facts: str | int | float | None) -> None:
-    """Add facts to the line that the access log gets for this request, such as model, images and user;
-    model and images stand in the audit log too.
+def log_facts(request: Request, **facts: str | int | float | None) -> None:
+    """Add facts to the access log's line of this request, such as model, images and user.
+
+    The audit log receives model and images too.
     """
-    _visit(request.scope).facts.update(facts)
+    _exchange(request.scope).facts.update(facts)
 
 
-def held(request: Request) -> HeldBytes:
-    """Return the count of the bytes that a request holds; its middleware releases them at the end."""
-    return _visit(request.scope).held
+def held_bytes(request: Request) -> HeldBytes:
+    """Return the count of the bytes that a request holds; the gate releases them at its end."""
+    return _exchange(request.scope).held
 
 
-def is_local(host: str) -> bool:
-    """Whether an address that a server listens on, or a name in a `Host`, is this machine's loopback."""
-    name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def check_address(host: str, has_keys: bool) -> None:
-    """Raise ConfigError where a service without keys would listen where others reach it."""
-    if not has_keys and not is_local(host):
-        raise ConfigError(
-            f"Whoever reaches {host or 'this machine'} could use the service, for it has no keys: make one "
-            "by `danqing keys create NAME`, or listen on 127.0.0.1."
-        )
-
-
-class _Guarded(Protocol):
+class _Parts(Protocol):
     """What the gate needs of the service behind it."""
 
     @property
@@ -111,127 +91,101 @@ class _Guarded(Protocol):
 
 
 class Gate:
-    """ASGI middleware before the whole application, which finds keys and metrics at `app.state.service`.
+    """ASGI middleware before the whole application; it finds keys and metrics at `app.state.service`.
 
-    Gives each request its id, refuses what may not be (the host or origin while there are no keys, a missing
-    key before the body is read, a body too large or too slow, too many at a time), adds the headers of every
-    answer, and writes access log, metrics and audit log. Nothing raised within leaves without an answer.
+    It gives each request an id, and adds the headers of every answer. Before the body is read it rejects a
+    missing key and, without any keys, a wrong host or origin. It also rejects bodies that are too large or
+    too slow, and too many requests at a time. It writes access log, metrics and audit log, and answers
+    whatever is raised behind it.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._limits = settings.limits
-        self._local = is_local(settings.host)
-        self._proxied = bool(settings.hosts)
-        self._is_ours = functools.lru_cache(maxsize=256)(functools.partial(_is_ours, hosts=settings.hosts))
+        self._is_local = is_local(settings.host)
+        self._origin = OriginCheck(settings.hosts)
         self._answering = 0
-        self._answering_for: dict[str, int] = {}
-        self._bytes = Shares(settings.limits.bytes_in_flight)
+        self._requests = FairShare(settings.limits.requests, each=max(1, settings.limits.requests // 4))
+        self._bytes = FairShare(settings.limits.bytes_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        service: _Guarded = scope["app"].state.service
-        visit = Visit(scope, receive, send, self._limits, self._bytes)
-        scope.setdefault("state", {})["visit"] = visit
-        request_id = logs.request_id.set(visit.id)
+        parts: _Parts = scope["app"].state.service
+        exchange = Exchange(scope, receive, send, self._limits, self._bytes)
+        scope.setdefault("state", {})["exchange"] = exchange
+        request_id = logs.request_id.set(exchange.id)
         self._answering += 1
         try:
-            await self._answer(service, visit)
+            await self._answer(parts.keys, exchange)
         finally:
             self._answering -= 1
-            self._leave(visit)
-            visit.tell(service.metrics, service.keys.audit)
+            exchange.held.release()
+            exchange.record(parts.metrics, parts.keys.audit)
             logs.request_id.reset(request_id)
 
-    async def _answer(self, service: _Guarded, visit: Visit) -> None:
+    async def _answer(self, keys: Keys, exchange: Exchange) -> None:
         try:
-            if visit.path not in _ANSWERED_IN_A_FLOOD and self._answering > self._limits.requests:
+            if exchange.path not in _ALWAYS_ANSWERED and self._answering > self._limits.requests:
                 raise overloaded(f"The service answers {self._limits.requests:,} requests already")
-            headers = _headers(visit.scope)
-            visit.check_body(headers)
-            await self._identify(service.keys, visit, headers)
-            self._enter(visit)
-            await self._app(visit.scope, visit.receive, visit.send)
+            headers = _headers(exchange.scope)
+            exchange.check_body(headers)
+            await self._identify(keys, exchange, headers)
+            with self._counted(exchange):
+                await self._app(exchange.scope, exchange.receive, exchange.send)
         except Exception as error:
-            if visit.refusal is None:
+            if exchange.rejection is None:
                 if not isinstance(error, ApiError):
                     _log.exception("a request failed")
-                visit.refusal = error if isinstance(error, ApiError) else internal()
-            if visit.status:  # half an answer is out: only an end without its end tells the client
+                exchange.rejection = error if isinstance(error, ApiError) else internal()
+            if exchange.status:  # half an answer was sent: the client notices only an aborted connection
                 raise
-            await visit.refuse()
+            await exchange.reject()
 
-    async def _identify(self, keys: Keys, visit: Visit, headers: Mapping[bytes, bytes]) -> None:
-        if visit.path in PROBES:  # whose caller is a machine that knows neither key nor name
+    async def _identify(self, keys: Keys, exchange: Exchange, headers: Mapping[bytes, bytes]) -> None:
+        if exchange.path in PROBES:  # sent by machines that have neither a key nor the right name
             return
-        if self._local and not keys.exist:
-            self._check_origin(visit, headers)
-            visit.identify(LOCAL)
+        if self._is_local and not keys.exist:
+            self._origin.check(exchange.method, headers)
+            exchange.identify(LOCAL)
             return
         try:
             caller = await keys.caller(_token(headers))
         except ApiError as error:
-            visit.unknown = error
-            if visit.method not in HARMLESS:  # before a byte of the body is read
+            exchange.unknown = error
+            if exchange.method not in SAFE_METHODS:  # before a byte of the body is read
                 raise
         else:
-            visit.identify(caller)
+            exchange.identify(caller)
             caller.account.request()
 
-    def _enter(self, visit: Visit) -> None:
-        """Count the request among those of its key, which must leave places for others."""
-        key = visit.caller.key_id if visit.caller else None
-        if key is None or visit.path in _ANSWERED_IN_A_FLOOD:
+    @contextlib.contextmanager
+    def _counted(self, exchange: Exchange) -> Iterator[None]:
+        """Count the request among those of its key while the block lasts; raises ApiError 429."""
+        key = exchange.caller.owner if exchange.caller else ""
+        if not key or exchange.path in _ALWAYS_ANSWERED:
+            yield
             return
-        answering, most = self._answering_for.get(key, 0), max(1, self._limits.requests // 4)
-        if answering >= most:
+        if not self._requests.take(key, 1):
+            most = max(1, self._limits.requests // 4)
             raise overloaded(f"{most:,} requests of this key are being answered already")
-        self._answering_for[key] = answering + 1
-        visit.counted = key
-
-    def _leave(self, visit: Visit) -> None:
-        visit.held.release()
-        if visit.counted is not None:
-            self._answering_for[visit.counted] -= 1
-            if not self._answering_for[visit.counted]:
-                del self._answering_for[visit.counted]
-
-    def _check_origin(self, visit: Visit, headers: Mapping[bytes, bytes]) -> None:
-        """While there are no keys, pages of other sites must not use the browser of whoever runs this."""
-        host = headers.get(b"host", b"").lower()
-        if not self._is_ours(host):
-            raise ApiError(
-                403,
-                f"This service is not the host {shown(host)}: use localhost, or name the host in `hosts`.",
-                code="host_not_allowed",
-            )
-        origin = headers.get(b"origin")
-        if origin is not None and origin.lower() not in (b"http://" + host, b"https://" + host):
-            raise ApiError(
-                403, f"Pages of {shown(origin)} may not use this service.", code="origin_not_allowed"
-            )
-        if not self._proxied and (sender := _forwarded(headers)):
-            raise ApiError(
-                403,
-                f"Something passes on requests of {sender} to this service, which has no keys: make one by "
-                "`danqing keys create NAME`, or name the host that it answers for in `hosts`.",
-                code="forwarded_without_keys",
-            )
-        if visit.method not in HARMLESS and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
-            raise ApiError(403, "Pages of other sites may not use this service.", code="origin_not_allowed")
+        try:
+            yield
+        finally:
+            self._requests.give_back(key, 1)
 
 
-def _visit(scope: Scope) -> Visit:
-    visit: Visit = scope["state"]["visit"]
-    return visit
+def _exchange(scope: Scope) -> Exchange:
+    exchange: Exchange = scope["state"]["exchange"]
+    return exchange
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """The headers that the gate reads; one of each, for two readers could differ on which of two holds, but
-    for those that are lists.
+    """Return the headers that the gate reads.
+
+    Except for lists, each may occur once: two readers could differ on which of two is valid.
     """
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
@@ -239,39 +193,14 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
             if name in found and name in _LISTS:
                 value = found[name] + b"," + value
             elif name in found:
-                raise ApiError(400, f"The header {name.decode()} stands there twice.", code="invalid_header")
+                raise ApiError(400, f"The header {name.decode()} occurs twice.", code="invalid_header")
             found[name] = value
     return found
 
 
 def _token(headers: Mapping[bytes, bytes]) -> str:
-    """The key that a request bears; raises ApiError 401."""
+    """Return the key of a request; raises ApiError 401."""
     kind, _, token = headers.get(b"authorization", b"").partition(b" ")
     if kind.lower() != b"bearer" or not token.strip():
         raise missing_key()
     return token.strip().decode("latin-1")
-
-
-_FOR = re.compile(rb"(?:^|;)\s*for\s*=\s*\"?(\[[^\]]*\]|[^\s;:\"]+)", re.IGNORECASE)
-_HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
-
-
-def _is_ours(host: bytes, hosts: tuple[str, ...]) -> bool:
-    """Whether a `Host` names this machine: nobody's page can be there (DNS rebinding)."""
-    match = _HOST.fullmatch(host)
-    if match is None:
-        return False
-    name = match[1].decode("latin-1")
-    return is_local(name) or name in {one.lower() for one in hosts}
-
-
-def _forwarded(headers: Mapping[bytes, bytes]) -> str:
-    """For whom a proxy on this machine asks, where that is somebody elsewhere; else ""."""
-    senders = [headers.get(b"x-real-ip", b""), *headers.get(b"x-forwarded-for", b"").split(b",")]
-    for element in filter(None, headers.get(b"forwarded", b"").split(b",")):  # RFC 7239
-        match = _FOR.search(element)
-        senders.append(match[1] if match else b"somebody")
-    for sender in map(bytes.strip, senders):
-        if sender and not is_local(sender.decode("latin-1")):
-            return shown(sender)
-    return ""

@@ -1,7 +1,7 @@
-"""Answers go out as fast as they are read, and no slower than a reader who wants them would read.
+"""A limit on how slowly clients may read their answers.
 
-A server that writes a large answer at once keeps it until it has been read: whoever asks for many and reads
-none would fill the memory.
+A server that writes a large answer at once keeps it in memory until it has been read: a client that requests
+many answers and reads none would fill the memory.
 """
 
 import asyncio
@@ -9,19 +9,19 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-GONE = "danqing.gone"
-"""Stands in the scope of a request whose reader is no longer waited for."""
+READER_GONE = "danqing.gone"
+"""Set in the scope of a request once its client reads too slowly; nothing more is sent."""
 HANG_UP = "danqing.hang_up"
-"""Stands in the scope of a request whose connection can be ended at once: what ends what was not read."""
-PIECE = 1024**2
+"""In the scope of a request: ends its connection at once, and drops what was not read."""
+PIECE = 1024**2  # bytes
 SECONDS = 20.0
-"""That a piece may take."""
+"""How long a piece may take."""
 
 _log = logging.getLogger("danqing.service")
 
 
-class Paced:
-    """ASGI middleware that sends bodies in pieces, each when the one before it is on its way."""
+class SlowReaderLimit:
+    """ASGI middleware that sends bodies in pieces, each after the one before it was read."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,8 +32,8 @@ class Paced:
             await self._app(scope, receive, send)
             return
 
-        async def paced(message: Message) -> None:
-            if GONE in scope:
+        async def send_in_pieces(message: Message) -> None:
+            if READER_GONE in scope:
                 return
             if message["type"] != "http.response.body":
                 await send(message)
@@ -46,9 +46,9 @@ class Paced:
                     async with asyncio.timeout(SECONDS):
                         await send({"type": message["type"], "body": piece, "more_body": more or not last})
             except TimeoutError:
-                scope[GONE] = True
-                if HANG_UP in scope:  # to close it would wait until all that was written has been read
+                scope[READER_GONE] = True
+                if HANG_UP in scope:  # closing would wait until all that was written has been read
                     scope[HANG_UP]()
-                _log.warning("an answer was given up, for nobody reads it")
+                _log.warning("an answer was aborted because its client does not read it")
 
-        await self._app(scope, receive, paced)
+        await self._app(scope, receive, send_in_pieces)

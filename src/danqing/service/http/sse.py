@@ -1,4 +1,4 @@
-"""Server-sent events: a stream that proxies keep open, and that ends when nobody reads it any more."""
+"""Server-sent events: streams that proxies keep open, and that end when their client leaves."""
 
 import asyncio
 import contextlib
@@ -8,25 +8,25 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from danqing.service.http.slow_readers import GONE
+from danqing.service.http.slow_readers import READER_GONE
 from danqing.service.json_output import encode_json
 
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
-    "x-accel-buffering": "no",  # nginx would gather the events
+    "x-accel-buffering": "no",  # nginx would buffer the events
 }
 _SECONDS_BETWEEN_HEARTBEATS = 10.0
 
 
 def event(name: str, data: Mapping[str, Any], id: str | None = None) -> bytes:
-    """One event; `id`: what a client that connects again sends as Last-Event-ID."""
+    """Encode an event; id: sent as Last-Event-ID by a client that reconnects."""
     head = f"event: {name}\n" if id is None else f"id: {id}\nevent: {name}\n"
     return b"%sdata: %s\n\n" % (head.encode(), encode_json(data))
 
 
 async def disconnected(receive: Receive) -> None:
-    """Return when the client is gone; to be asked once its body has been read."""
+    """Wait until the client is gone; call it after the body has been read."""
     while True:
         message: Message = await receive()
         if message["type"] == "http.disconnect":
@@ -35,7 +35,7 @@ async def disconnected(receive: Receive) -> None:
 
 @contextlib.asynccontextmanager
 async def watching(receive: Receive, gone: Callable[[], object]) -> AsyncIterator[None]:
-    """Call `gone` when the client leaves while the block runs."""
+    """Call `gone` if the client leaves while the block runs."""
 
     async def watch() -> None:
         await disconnected(receive)
@@ -49,9 +49,10 @@ async def watching(receive: Receive, gone: Callable[[], object]) -> AsyncIterato
 
 
 class EventStream(Response):
-    """Sends events as they come, and a comment where none comes for long.
+    """Sends events as they come, and a comment where there is none for long.
 
-    events: chunks as `event` makes them. on_end: called once, however it ends: all sent, or nobody reads.
+    events: as encoded by `event`.
+    on_end: called once, when all are sent or the client has left.
     """
 
     def __init__(self, events: AsyncIterator[bytes], on_end: Callable[[], object] = lambda: None) -> None:
@@ -60,7 +61,7 @@ class EventStream(Response):
         self._events, self._on_end = events, on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request; returns when the stream has ended."""
+        """Answer the request; return when the stream has ended."""
         sending = asyncio.create_task(self._send(scope, send))
         leaving = asyncio.create_task(disconnected(receive))
         try:
@@ -76,7 +77,7 @@ class EventStream(Response):
         async with contextlib.aclosing(with_heartbeats(self._events)) as chunks:
             async for chunk in chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                if GONE in scope:
+                if READER_GONE in scope:
                     return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -84,7 +85,7 @@ class EventStream(Response):
 async def with_heartbeats(
     events: AsyncIterator[bytes], seconds: float = _SECONDS_BETWEEN_HEARTBEATS
 ) -> AsyncGenerator[bytes, None]:
-    """The events, and a comment whenever none comes for so many seconds."""
+    """Yield the events, and a comment whenever there is none for so many seconds."""
     following = aiter(events)
     upcoming: asyncio.Task[bytes] | None = None
     try:

@@ -1,4 +1,4 @@
-"""Paints jobs: takes them from the database, has them painted beside all else, keeps what became of them."""
+"""Runs jobs: claims them in the database, has them painted, and stores the results."""
 
 import asyncio
 import contextlib
@@ -18,17 +18,17 @@ from danqing.service.access.caller import RIGHTS, Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Key, Keys
 from danqing.service.engine.orders import OrderCancelledError, Painted, Priority, Progress
-from danqing.service.engine.scheduler import Engine
+from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import ApiError, internal
 from danqing.service.failures import from_danqing
-from danqing.service.jobs import store as job_store
+from danqing.service.jobs import store
 from danqing.service.jobs.store import Claim
-from danqing.service.jobs.watchers import Watchers
+from danqing.service.jobs.watchers import JobWatchers
 from danqing.service.jobs.webhooks import Webhooks
 from danqing.service.observability import logs
-from danqing.service.pictures.encode_pool import MEDIA_TYPES, Pictures
-from danqing.service.requests import answers
-from danqing.service.requests import json_bodies as uploads
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.encoding import MEDIA_TYPES
+from danqing.service.requests import answers, json_bodies
 from danqing.service.requests.planner import Planner
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database, DatabaseError
@@ -36,15 +36,20 @@ from danqing.service.storage.database import Database, DatabaseError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_AGAIN_SECONDS = 1.0  # after something went wrong
-_SHORTEST_DELAY, _LONGEST_DELAY = 1.0, 300.0  # of a job that cannot be painted at present; doubled each time
-_PLANNED_AT_ONCE = 2  # bodies that are in memory together, for each may hold many pictures
+_RETRY_SECONDS = 1.0
+_SHORTEST_DELAY, _LONGEST_DELAY = (
+    1.0,
+    300.0,
+)  # seconds until a job that cannot be painted now is retried; doubled each time
+_PLANNED_AT_ONCE = 2  # bodies in memory at the same time; each may hold large pictures
 
 _log = logging.getLogger("danqing.jobs")
 
 
 @dataclasses.dataclass(eq=False, slots=True)
-class _Running:
+class _RunningJob:
+    """A job that runs here. steps: done, and all."""
+
     claim: Claim
     steps: tuple[int, int] = (0, 0)
     painted: bool = False
@@ -52,10 +57,10 @@ class _Running:
     task: asyncio.Task[None] | None = None
 
 
-class Runner:
-    """The jobs that this process paints, while their leases are its own.
+class JobRunner:
+    """Runs the jobs whose leases this process holds.
 
-    beat: seconds between two looks into the database, in which leases are renewed.
+    beat: seconds between two renewals of its leases.
     """
 
     def __init__(
@@ -64,23 +69,23 @@ class Runner:
         database: Database,
         *,
         planner: Planner,
-        engine: Engine,
-        pictures: Pictures,
+        scheduler: Scheduler,
+        encode_pool: EncodePool,
         keys: Keys,
-        watchers: Watchers,
+        watchers: JobWatchers,
         webhooks: Webhooks,
         draining: asyncio.Event,
         beat: float,
     ) -> None:
-        self._planner, self._engine, self._pictures, self._keys = planner, engine, pictures, keys
+        self._planner, self._scheduler, self._encode_pool, self._keys = planner, scheduler, encode_pool, keys
         self._draining = draining
         self._settings, self._limits, self._database = settings, settings.jobs, database
         self._watchers, self._webhooks = watchers, webhooks
         self._name = f"run_{uuid.uuid4().hex}"
         self._beat_seconds = min(beat, self._limits.lease / 3)
-        self._room = 2 * settings.engine.batch  # so that one batch can be put together while one is painted
-        self._running: dict[str, _Running] = {}
-        self._begun: list[Claim] = []
+        self._room = 2 * settings.engine.batch  # one batch is combined while another is painted
+        self._running: dict[str, _RunningJob] = {}
+        self._started_claims: list[Claim] = []
         self._begins = asyncio.Event()
         self._looked_at, self._patient_until = math.inf, -math.inf
         self._news = asyncio.Event()
@@ -89,41 +94,51 @@ class Runner:
         self._dispatcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take up the jobs that are in line."""
-        self._dispatcher = asyncio.create_task(forever(self._dispatch))
-        self._loops = [asyncio.create_task(forever(loop)) for loop in (self._beat, self._note_begun)]
+        """Start to run queued jobs."""
+        self._dispatcher = asyncio.create_task(run_forever(self._dispatch))
+        self._loops = [asyncio.create_task(run_forever(loop)) for loop in (self._beat, self._store_started)]
 
     async def stop(self) -> None:
-        """Store what is painted, leave all else to the next server, and end."""
+        """Store finished jobs, and leave all others to the next server."""
         if self._dispatcher is not None:
-            await ended(self._dispatcher)
+            await cancel_and_wait(self._dispatcher)
         painting = [one for one in self._running.values() if not one.storing]
-        await ended(*(one.task for one in painting if one.task))
-        with contextlib.suppress(DatabaseError):  # their leases run out as well
+        await cancel_and_wait(*(one.task for one in painting if one.task))
+        with contextlib.suppress(DatabaseError):  # otherwise their leases expire
             claims = [one.claim for one in painting]
-            await self._database.run(job_store.put_back, claims, time.time())
+            await self._database.run(store.put_back, claims, time.time())
         storing = [one.task for one in self._running.values() if one.task]
         if storing:
             await asyncio.wait(storing, timeout=self._limits.lease)
-        await ended(*self._loops, *storing)
+        await cancel_and_wait(*self._loops, *storing)
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The ids of the jobs that run here."""
+        return tuple(self._running)
+
+    def note_progress(self, job_id: str, done: int, total: int) -> None:
+        """Set the progress of a job that runs here, in steps; it is reported with the next beat."""
+        if (running := self._running.get(job_id)) is not None:
+            running.steps = (done, total)
 
     def wake(self) -> None:
-        """Look for jobs now."""
+        """Claim queued jobs now."""
         self._news.set()
 
     def cancel(self, job_id: str) -> None:
-        """Stop painting a job that was cancelled, if it is painted here."""
+        """Stop running a cancelled job, if it runs here."""
         if (running := self._running.get(job_id)) is not None:
             self._abandon(running)
         self.changed(job_id)
 
     def changed(self, job_id: str) -> None:
-        """Tell whoever waits for it that something happened to a job."""
-        self._watchers.tell(job_id)
+        """Wake those who wait for a job: it has changed."""
+        self._watchers.wake(job_id)
         self._webhooks.wake()
 
     async def _dispatch(self) -> None:
-        """Take the next jobs whenever there is room for them."""
+        """Claim the next jobs whenever there is room for them."""
         while not self._draining.is_set():
             self._news.clear()
             claims = [one.claim for one in self._running.values()]
@@ -131,14 +146,14 @@ class Runner:
             space = self._settings.limits.bytes_in_flight - sum(claim.size for claim in claims)
             taken: list[Claim] = []
             if room > 0:
-                offers = self._engine.offers.values()
+                offers = self._scheduler.offers.values()
                 models = [offer.name for offer in offers if offer.fault is None]
                 here, lease = list(self._running), self._limits.lease
                 taken = await self._database.run(
-                    job_store.claim, self._name, models, room, lease, time.time(), here, space
+                    store.claim, self._name, models, room, lease, time.time(), here, space
                 )
                 for claim in taken:
-                    running = self._running[claim.id] = _Running(claim)
+                    running = self._running[claim.id] = _RunningJob(claim)
                     running.task = asyncio.create_task(self._run(running))
                     self.changed(claim.id)
             if not taken:
@@ -148,7 +163,7 @@ class Runner:
         await asyncio.Event().wait()
 
     async def _beat(self) -> None:
-        """Renew leases, tell of progress, take over from servers that fell silent, see what others did."""
+        """Renew leases, report progress, take over from silent servers, and find what others changed."""
         while True:
             await asyncio.sleep(self._beat_seconds)
             running = dict(self._running)
@@ -158,7 +173,7 @@ class Runner:
             for job_id in steps.keys() - held:
                 self._abandon(running[job_id])
             for job_id, number in numbers.items():
-                self._watchers.tell_of(job_id, number)
+                self._watchers.wake_for(job_id, number)
             if taken_over:
                 logs.event(_log, "jobs of a silent server are taken over", logging.WARNING, jobs=taken_over)
                 self._news.set()
@@ -168,37 +183,35 @@ class Runner:
         self, session: Session, steps: Mapping[str, tuple[int, int]], watched: Sequence[str]
     ) -> tuple[set[str], int, dict[str, int]]:
         now, lease = time.time(), self._limits.lease
-        held = job_store.renew(session, self._name, steps, lease, now) if steps else set()
-        if now - self._looked_at > lease:  # the database was away: the others could not renew theirs either
+        held = store.renew(session, self._name, steps, lease, now) if steps else set()
+        if now - self._looked_at > lease:  # the database was away: others could not renew theirs either
             self._patient_until = now + lease
-        taken_over = (
-            job_store.reclaim(session, self._limits.attempts, now) if now > self._patient_until else 0
-        )
-        return held, taken_over, job_store.last_events(session, watched) if watched else {}
+        taken_over = store.reclaim(session, self._limits.attempts, now) if now > self._patient_until else 0
+        return held, taken_over, store.last_events(session, watched) if watched else {}
 
-    async def _note_begun(self) -> None:
-        """Keep which jobs are being painted, all those of a batch in one transaction."""
+    async def _store_started(self) -> None:
+        """Store which jobs are being painted, those of a batch in one transaction."""
         while True:
             await self._begins.wait()
             self._begins.clear()
-            begun, self._begun = self._begun, []
-            await self._database.run(job_store.begin, begun, time.time())
+            begun, self._started_claims = self._started_claims, []
+            await self._database.run(store.begin, begun, time.time())
 
     def _begin(self, claim: Claim) -> None:
-        self._begun.append(claim)
+        self._started_claims.append(claim)
         self._begins.set()
 
-    def _abandon(self, running: _Running) -> None:
-        """Stop painting a job that is no longer ours; what is being stored is refused by the database."""
+    def _abandon(self, running: _RunningJob) -> None:
+        """Stop running a job that is no longer ours; the database rejects what is being stored."""
         if running.task is not None and not running.storing:
             running.task.cancel()
 
-    async def _run(self, running: _Running) -> None:
+    async def _run(self, running: _RunningJob) -> None:
         claim = running.claim
         try:
             change, refunded = await self._outcome(running)
             running.storing = True
-            if not await self._insist(change, time.time()):
+            if not await self._run_until_stored(change, time.time()):
                 self._log_loss(running)
             elif refunded is not None:
                 refunded.account.refund(claim.pictures, claim.charged)
@@ -207,85 +220,83 @@ class Runner:
             self.changed(claim.id)
             self._news.set()
 
-    def _log_loss(self, running: _Running) -> None:
-        what = "a job was painted that another server has taken over, or its client cancelled"
+    def _log_loss(self, running: _RunningJob) -> None:
+        what = "a painted job had been cancelled, or taken over by another server"
         logs.event(
             _log, what if running.painted else "a job was taken over or cancelled", job=running.claim.id
         )
 
-    async def _outcome(self, running: _Running) -> tuple[Callable[[Session, float], bool], Caller | None]:
-        """Paint a job; returns the transaction that keeps what became of it, now, and whom to give back its
-        pictures once that is kept.
-        """
+    async def _outcome(self, running: _RunningJob) -> tuple[Callable[[Session, float], bool], Caller | None]:
+        """Paint a job; return the transaction that stores its outcome, and whom to refund after it."""
         claim = running.claim
         try:
             answer, files = await self._painted(running)
             running.painted = True
-            return lambda session, now: job_store.succeed(session, claim, answer, files, now), None
+            return lambda session, now: store.succeed(session, claim, answer, files, now), None
         except (ApiError, DanqingError) as error:
             failure = error if isinstance(error, ApiError) else from_danqing(error)
         except Exception:
             _log.exception("the job %s failed", claim.id)
             failure = internal()
-        if failure.status == 503:  # the engine stops, or the model cannot be loaded at present
+        if failure.status == 503:  # the scheduler stops, or the model cannot be loaded at present
             delay = min(_LONGEST_DELAY, _SHORTEST_DELAY * 2.0 ** min(claim.attempt - 1, 10))
-            return lambda session, now: job_store.put_back(session, [claim], now, delay), None
+            return lambda session, now: store.put_back(session, [claim], now, delay), None
         caller = self._keys.of(claim.owner)
-        return lambda session, now: job_store.fail(session, claim, failure, now), caller
+        return lambda session, now: store.fail(session, claim, failure, now), caller
 
-    async def _painted(self, running: _Running) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-        """The answer of a job and its pictures, by media type and content."""
+    async def _painted(self, running: _RunningJob) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+        """Return the answer of a job, and its pictures as media type and content."""
         claim = running.claim
         async with self._planning:
-            body, good = await self._insist(_to_paint, claim, time.time())
+            body, good = await self._run_until_stored(_claimed_body, claim, time.time())
             if body is None:
                 raise OrderCancelledError("The job has ended.")
             if not good:
-                message = "The key of this job was revoked, or expired, before it was painted."
+                message = "The key of this job was revoked or expired before the job was painted."
                 raise ApiError(401, message, code="revoked_api_key")
-            # What else the key may do was checked when the job was accepted.
+            # The scopes of the key were checked when the job was accepted.
             caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
             held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
-            asked = await uploads.read(body.encode(), self._settings.limits, held)
+            asked = await json_bodies.read_json(body.encode(), self._settings.limits, held)
             plan = await self._planner.check_and_plan(claim.endpoint, asked, caller, held)
             del body, asked
         order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
         painted: Painted | None = None
-        ticket = self._engine.submit(order)
+        ticket = self._scheduler.submit(order)
         ticket.on_begin = functools.partial(self._begin, claim)
         async for event in ticket:
             match event:
                 case Progress(done, total):
-                    running.steps = (done, total)
+                    self.note_progress(claim.id, done, total)
                 case Painted():
                     painted = event
         assert painted is not None
-        async with self._pictures.line.turn(plan.work):
-            files = await self._pictures.render(painted.pixels, plan.look, plan.compose, plan.order.owner)
+        async with self._encode_pool.job_turns.turn("", plan.work):  # first come, first served
+            files = await self._encode_pool.encode(
+                painted.pixels, plan.output, plan.compose, plan.order.owner
+            )
         revised = answers.revision(plan)
         data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
-        return answers.describe(plan, data), [(MEDIA_TYPES[plan.look.format], file) for file in files]
+        return answers.describe(plan, data), [(MEDIA_TYPES[plan.output.format], file) for file in files]
 
-    async def _insist(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
-        """As `Database.run`, for as long as it takes: what was painted is not lost to a full disk."""
+    async def _run_until_stored(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
+        """Call `Database.run` until it succeeds: painted pictures are not lost to a full disk."""
         while True:
             try:
                 return await self._database.run(function, *arguments, patience=60)
             except DatabaseError as error:
                 logs.event(_log, "a job waits for the database", logging.WARNING, reason=str(error))
-                await asyncio.sleep(_AGAIN_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
 
 
-def _to_paint(session: Session, claim: Claim, now: float) -> tuple[str | None, bool]:
-    """The body of a job, None where it has ended; and whether its key is still good."""
+def _claimed_body(session: Session, claim: Claim, now: float) -> tuple[str | None, bool]:
+    """Return the body of a job, None where it has ended; and whether its key is still valid."""
     key = session.get(Key, claim.owner) if claim.owner else None
-    return job_store.body_of(session, claim), not claim.owner or (
-        key is not None and key.state(now) == "active"
-    )
+    return store.body_of(session, claim), not claim.owner or (key is not None and key.state(now) == "active")
 
 
-async def forever(loop: Callable[[], Awaitable[None]]) -> None:
-    """Let nothing that goes wrong end a loop that the others rely on."""
+async def run_forever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop again whenever it fails: other parts rely on it."""
     while True:
         try:
             await loop()
@@ -293,10 +304,10 @@ async def forever(loop: Callable[[], Awaitable[None]]) -> None:
             logs.event(_log, "jobs wait for the database", logging.WARNING, reason=str(error))
         except Exception:
             _log.exception("a mistake in %s", loop.__name__)
-        await asyncio.sleep(_AGAIN_SECONDS)
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def ended(*tasks: asyncio.Task[None]) -> None:
+async def cancel_and_wait(*tasks: asyncio.Task[None]) -> None:
     """Cancel tasks, and wait until they are done."""
     for task in tasks:
         task.cancel()

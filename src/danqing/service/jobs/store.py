@@ -1,4 +1,4 @@
-"""Jobs in the database, and the only ways in which their state changes; each function is one transaction."""
+"""The state of jobs in the database, and all its transitions; each function is one transaction."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from danqing.service.errors import ApiError, invalid
 from danqing.service.jobs.tables import UNFINISHED, Job, JobBody, JobEvent, JobPicture, Status
 from danqing.service.jobs.webhooks import deliver
-from danqing.service.requests import json_bodies as uploads
+from danqing.service.requests import json_bodies
 from danqing.service.requests.schemas import Endpoint
 from danqing.service.settings import JobSettings
 
@@ -24,10 +24,12 @@ _ID = re.compile(r"job_[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A request that was checked and may become a job. body: with all that its pictures follow from.
+    """A checked request that may become a job.
 
-    request: the same for the eye, without pictures. pictures: how many are asked for. fingerprint: of what
-    the client sent, see `fingerprint`.
+    body: everything that its pictures depend on, in JSON.
+    request: the same without pictures, to be shown to clients.
+    pictures: how many are requested.
+    fingerprint: of what the client sent; see `fingerprint`.
     """
 
     id: str
@@ -46,10 +48,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that a runner may paint, until its lease is over: `id` and `attempt` together are given once.
+    """A job that a runner may run until its lease expires; each pair of `id` and `attempt` is claimed once.
 
-    size: characters of its body. charged: when its pictures were counted against the owner's quota, seconds
-    since 1970.
+    size: of its body, in characters.
+    charged: when its pictures were counted against the owner's quota, in seconds since 1970.
     """
 
     id: str
@@ -63,24 +65,24 @@ class Claim:
 
 
 def new_id() -> str:
-    """An identifier that no other job has."""
+    """Return an id that no other job has."""
     return f"job_{uuid.uuid4().hex}"
 
 
 async def fingerprint(asked: Mapping[str, Any]) -> str:
-    """The same for the same request, whatever the order of its fields."""
+    """Return a hash of a request that does not depend on the order of its fields."""
     hasher = hashlib.sha256()
-    async for piece in uploads.written(asked):
+    async for piece in json_bodies.write_json(asked):
         hasher.update(piece.encode())
     return hasher.hexdigest()
 
 
 def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | None:
-    """The job that was accepted for an idempotency key; raises ApiError 400 where another was asked for."""
+    """Return the job of an idempotency key; raises ApiError 400 where its request was another."""
     job = session.scalar(select(Job).where(Job.owner == owner, Job.idempotency_key == key))
     if job is not None and job.fingerprint != asked:
         raise invalid(
-            "This Idempotency-Key belongs to another request: draw a new key for a new job.",
+            "This Idempotency-Key belongs to another request: use a new key for a new job.",
             "Idempotency-Key",
             "idempotency_key_reused",
         )
@@ -88,11 +90,11 @@ def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | N
 
 
 def accept(session: Session, new: NewJob, limits: JobSettings, now: float) -> Job:
-    """Put a job in line, or find the one that was accepted for this request before.
+    """Queue a job, or find the one that was accepted for this request before.
 
-    Owners take turns by the pictures they ask for (start-time fair queueing, Goyal et al. 1996): a job's turn
-    is after the owner's last, but not before those that are next in line. Raises ApiError 429 where the owner
-    has too much in line.
+    Owners take turns by the pictures that they request. This is the order of `fairness.turns`, kept in the
+    database because several servers share it: a job's turn is after the owner's last one, but not before the
+    jobs that are next. Raises ApiError 429 where the owner has too much queued.
     """
     if (job := session.get(Job, new.id)) is not None:  # the answer of the first commit was lost
         return job
@@ -108,8 +110,8 @@ def accept(session: Session, new: NewJob, limits: JobSettings, now: float) -> Jo
     if count >= limits.waiting or size + len(new.body) > limits.bytes:
         raise ApiError(
             429,
-            f"{count:,} jobs with {size:,} bytes are unfinished; there may be {limits.waiting:,} with "
-            f"{limits.bytes:,} bytes: wait until some are done.",
+            f"{count:,} jobs with {size:,} bytes are unfinished; the limits are {limits.waiting:,} jobs and "
+            f"{limits.bytes:,} bytes: retry when some have finished.",
             code="too_many_jobs",
             headers={"retry-after": "30"},
         )
@@ -141,7 +143,7 @@ def accept(session: Session, new: NewJob, limits: JobSettings, now: float) -> Jo
     session.add(job)
     session.flush()
     session.add(JobBody(job_id=job.id, content=new.body))
-    _tell(session, job, "queued", now)
+    _add_event(session, job, "queued", now)
     return job
 
 
@@ -155,10 +157,12 @@ def claim(
     but: Collection[str] = (),
     space: float = math.inf,
 ) -> list[Claim]:
-    """Take the next jobs in line for these models, of `room` pictures and `space` characters of bodies
-    together, and where the runner has none, at least one job.
+    """Claim the next jobs for these models, and at least one where the runner has none.
 
-    but: jobs that are not taken, for the runner has them, or has not yet let go of an earlier attempt.
+    room: pictures that they may have together.
+    lease: seconds.
+    but: jobs that are not claimed: the runner has them, or has not yet ended an earlier attempt.
+    space: characters that their bodies may have together.
     """
     jobs = session.scalars(
         select(Job)
@@ -179,7 +183,7 @@ def claim(
         job.begun = job.due = None
         job.done = job.total = 0
         job.started = job.started or now
-        _tell(session, job, "running", now, attempt=job.attempt)
+        _add_event(session, job, "running", now, attempt=job.attempt)
         claims.append(
             Claim(
                 job.id,
@@ -196,26 +200,26 @@ def claim(
 
 
 def begin(session: Session, claims: Iterable[Claim], now: float) -> None:
-    """Note that these jobs are being painted: a runner that falls silent from now on may do so because of
-    them.
-    """
+    """Store that these jobs are being painted: if the runner falls silent, they may be the cause."""
     for claim in claims:
-        if (job := _held(session, claim)) is not None:
+        if (job := _claimed(session, claim)) is not None:
             job.begun = now
 
 
 def body_of(session: Session, claim: Claim) -> str | None:
-    """What is to be painted; None where the claim does not hold."""
+    """Return the body of a claimed job; None where the claim is no longer valid."""
     body = session.get(JobBody, claim.id)
-    return None if body is None or _held(session, claim) is None else body.content
+    return None if body is None or _claimed(session, claim) is None else body.content
 
 
 def renew(
     session: Session, runner: str, steps: Mapping[str, tuple[int, int]], lease: float, now: float
 ) -> set[str]:
-    """Say that a runner is still there, and tell of the steps done of all steps of its jobs.
+    """Renew the leases of a runner, and store the progress of its jobs.
 
-    Returns those of `steps` that are still its own: others were cancelled, or taken over.
+    steps: done, and all, by job.
+
+    Returns those of its jobs that are still its own; others were cancelled or taken over.
     """
     query = select(Job).where(Job.id.in_(list(steps)), Job.status == "running", Job.runner == runner)
     jobs = session.scalars(query.order_by(Job.id).with_for_update())
@@ -225,32 +229,34 @@ def renew(
         job.lease = now + lease
         if (job.done, job.total) != steps[job.id]:
             job.done, job.total = steps[job.id]
-            _tell(session, job, "progress", now, done=job.done, total=job.total)
+            _add_event(session, job, "progress", now, done=job.done, total=job.total)
     return held
 
 
 def reclaim(session: Session, attempts: int, now: float) -> int:
-    """Put jobs back in line whose runner fell silent, and give up those that `attempts` runners did not
-    survive: one that only waited its turn there is not to blame. Returns how many there were.
+    """Requeue the jobs of silent runners; return how many there were.
+
+    A job that was being painted by `attempts` runners when they fell silent fails instead; one that only
+    waited there is not the cause.
     """
     query = select(Job).where(Job.status == "running", Job.lease < now).order_by(Job.id).limit(100)
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     for job in jobs:
         job.losses += job.begun is not None
         if job.losses < attempts:
-            _put_back(session, job, now)
+            _requeue(session, job, now)
         else:
-            message = f"{attempts} servers ended while they painted this job: it is not tried again."
+            message = f"{attempts} servers ended while they painted this job: it is not retried."
             _finish(session, job, "failed", now, error=ApiError(500, message, code="painting_failed"))
     return len(jobs)
 
 
 def put_back(session: Session, claims: Iterable[Claim], now: float, delay: float = 0.0) -> bool:
-    """Leave jobs to whoever comes next, after `delay` seconds; whether all of the claims held."""
-    jobs = [_held(session, claim) for claim in claims]
+    """Requeue jobs, to be claimed after `delay` seconds; return whether all claims were valid."""
+    jobs = [_claimed(session, claim) for claim in claims]
     for job in jobs:
         if job is not None:
-            _put_back(session, job, now)
+            _requeue(session, job, now)
             job.due = now + delay if delay else None
     return None not in jobs
 
@@ -262,8 +268,8 @@ def succeed(
     pictures: Sequence[tuple[str, bytes]],
     now: float,
 ) -> bool:
-    """Keep a job's answer and its pictures (media type, content); False where the claim does not hold."""
-    if (job := _held(session, claim)) is None:
+    """Store a job's answer and pictures (media type, content); return whether the claim was valid."""
+    if (job := _claimed(session, claim)) is None:
         return False
     for number, (media_type, content) in enumerate(pictures):
         session.add(JobPicture(job_id=job.id, number=number, media_type=media_type, content=content))
@@ -274,16 +280,17 @@ def succeed(
 
 
 def fail(session: Session, claim: Claim, error: ApiError, now: float) -> bool:
-    """Say why a job has no pictures; False where the claim does not hold."""
-    if (job := _held(session, claim)) is None:
+    """Store why a job failed; return whether the claim was valid."""
+    if (job := _claimed(session, claim)) is None:
         return False
     _finish(session, job, "failed", now, error=error)
     return True
 
 
 def cancel(session: Session, owner: str, job_id: str, now: float) -> tuple[Job, bool]:
-    """End an unfinished job of this owner; others stay as they are. Returns it, and whether it had never been
-    begun and is cancelled now. Raises ApiError 404.
+    """Cancel a job of this owner, unless it has ended; raises ApiError 404.
+
+    Returns the job, and whether it was cancelled before it was ever started.
     """
     job = _owned(session, owner, job_id, lock=True)
     untouched = job.status == "queued" and job.attempt == 0
@@ -293,14 +300,14 @@ def cancel(session: Session, owner: str, job_id: str, now: float) -> tuple[Job, 
 
 
 def find(session: Session, owner: str, job_id: str) -> Job:
-    """A job of this owner; raises ApiError 404, for those of others as well."""
+    """Return a job of this owner; raises ApiError 404, also for jobs of others."""
     return _owned(session, owner, job_id)
 
 
 def page(
     session: Session, owner: str, limit: int, after: str | None, status: Status | None
 ) -> tuple[list[Job], bool]:
-    """An owner's jobs, the latest first, from the one after `after`; and whether there are more."""
+    """Return an owner's jobs, the latest first, after the job `after`; and whether there are more."""
     query = select(Job).where(Job.owner == owner)
     if after is not None:
         last = _owned(session, owner, after)
@@ -312,7 +319,7 @@ def page(
 
 
 def events_after(session: Session, owner: str, job_id: str, number: int) -> tuple[list[JobEvent], bool]:
-    """What happened to a job after its event `number`; and whether nothing more will."""
+    """Return the events of a job after number `number`; and whether it has ended."""
     job = _owned(session, owner, job_id)
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.number > number)
     events = session.scalars(query.order_by(JobEvent.number)).all()
@@ -320,13 +327,13 @@ def events_after(session: Session, owner: str, job_id: str, number: int) -> tupl
 
 
 def last_events(session: Session, job_ids: Iterable[str]) -> dict[str, int]:
-    """The number of the last event of each job."""
+    """Return the number of the last event of each job."""
     rows = session.execute(select(Job.id, Job.events).where(Job.id.in_(list(job_ids))))
     return {row.id: row.events for row in rows}
 
 
 def picture(session: Session, owner: str, job_id: str, number: int) -> JobPicture:
-    """A picture of a job of this owner; raises ApiError 404."""
+    """Return a picture of a job of this owner; raises ApiError 404."""
     _owned(session, owner, job_id)
     if (found := session.get(JobPicture, (job_id, number))) is None:
         raise ApiError(404, f"The job {job_id} has no picture {number}.", code="not_found")
@@ -334,9 +341,7 @@ def picture(session: Session, owner: str, job_id: str, number: int) -> JobPictur
 
 
 def forget(session: Session, before: float) -> int:
-    """Delete jobs that were finished before this time, with all that belongs to them; some hundreds at once.
-    Returns how many.
-    """
+    """Delete some hundred jobs that finished before this time; return how many."""
     old = select(Job.id).where(Job.finished < before).limit(200)
     ids = session.scalars(old).all()
     session.execute(delete(Job).where(Job.id.in_(ids)))
@@ -344,7 +349,7 @@ def forget(session: Session, before: float) -> int:
 
 
 def describe(job: Job, address: str = "") -> dict[str, Any]:
-    """A job as its owner sees it. address: of the service, with which those of its pictures begin."""
+    """Describe a job for its owner; address: of the service, for the addresses of its pictures."""
     response = None if job.response is None else json.loads(job.response)
     for picture in response["data"] if response else ():
         picture["url"] = address + picture["url"]
@@ -367,34 +372,34 @@ def describe(job: Job, address: str = "") -> dict[str, Any]:
 
 
 def _owned(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Job:
-    # Only what looks like one is asked for: PostgreSQL takes no NUL.
+    # Only valid ids are looked up: PostgreSQL rejects NUL.
     job = session.get(Job, job_id, with_for_update=lock) if _ID.fullmatch(job_id) else None
     if job is None or job.owner != owner:
         raise ApiError(404, "There is no such job: GET /v1/jobs lists yours.", code="not_found")
     return job
 
 
-def _held(session: Session, claim: Claim) -> Job | None:
-    """The job of a claim that still holds: nobody has cancelled it or taken it over."""
+def _claimed(session: Session, claim: Claim) -> Job | None:
+    """Return the job of a claim; None where it was cancelled or taken over."""
     job = session.get(Job, claim.id, with_for_update=True)
     return job if job is not None and job.status == "running" and job.attempt == claim.attempt else None
 
 
-def _put_back(session: Session, job: Job, now: float) -> None:
+def _requeue(session: Session, job: Job, now: float) -> None:
     job.status, job.runner, job.lease = "queued", None, None
-    _tell(session, job, "queued", now)
+    _add_event(session, job, "queued", now)
 
 
 def _finish(session: Session, job: Job, status: Status, now: float, *, error: ApiError | None = None) -> None:
     job.status, job.finished, job.runner, job.lease = status, now, None, None
     job.error = json.dumps(error.body()["error"]) if error else None
     session.execute(delete(JobBody).where(JobBody.job_id == job.id))
-    _tell(session, job, status, now)
+    _add_event(session, job, status, now)
     if job.webhook is not None:
         deliver(session, job.id, job.webhook, job.webhook_secret or "", f"job.{status}", describe(job), now)
 
 
-def _tell(session: Session, job: Job, what: str, now: float, **more: Any) -> None:
+def _add_event(session: Session, job: Job, what: str, now: float, **more: Any) -> None:
     job.events += 1
     data = {"type": f"job.{what}", "job_id": job.id, "created_at": int(now), **more}
     session.add(JobEvent(job_id=job.id, number=job.events, type=f"job.{what}", data=json.dumps(data)))

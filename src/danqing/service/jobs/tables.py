@@ -1,4 +1,4 @@
-"""The tables of jobs and of what belongs to them."""
+"""The tables of jobs."""
 
 from typing import Literal
 
@@ -13,12 +13,16 @@ UNFINISHED = ("queued", "running")
 
 
 class Job(Base):
-    """A request for pictures that was accepted, and what became of it.
+    """An accepted request for pictures, and its outcome.
 
-    turn: where it stands in the line of all owners' jobs. attempt: rises whenever a server takes the job, and
-    so tells its holder from all earlier ones. runner, lease: who paints it, and until when that is believed.
-    begun: when the runner gave it to the worker; due: when it may be taken again, after it was put back.
-    losses: runners that fell silent while they painted it. events: the number of its last event.
+    turn: its place in the queue of all owners' jobs.
+    attempt: increases whenever a server claims the job, which distinguishes its holder from earlier ones.
+    runner, lease: who runs it, and until when.
+    begun: when the runner sent it to the worker.
+    due: when it may be claimed again, after it was requeued.
+    losses: how many runners fell silent while they painted it.
+    done, total: steps.
+    events: the number of its last event.
     """
 
     __tablename__ = "jobs"
@@ -61,7 +65,7 @@ class Job(Base):
 
 
 class JobBody(Base):
-    """The body of an unfinished job; apart, for a row is written anew whenever something of it changes."""
+    """The body of an unfinished job; in a table of its own, since an update rewrites the whole row."""
 
     __tablename__ = "job_bodies"
 
@@ -70,7 +74,7 @@ class JobBody(Base):
 
 
 class JobPicture(Base):
-    """A picture of a job that succeeded, as the file that was asked for."""
+    """A picture of a job that succeeded, as a file."""
 
     __tablename__ = "job_pictures"
 
@@ -81,7 +85,7 @@ class JobPicture(Base):
 
 
 class JobEvent(Base):
-    """Something that happened to a job: kept, so that whoever lost the connection can be told of it."""
+    """An event of a job, stored for clients that reconnect."""
 
     __tablename__ = "job_events"
 

@@ -1,12 +1,12 @@
-"""Who waits for what happens to a job: told by the server that paints it, and by a look into the database."""
+"""Those who wait for changes of jobs, made by this server or found in the database."""
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
 
 
-class Watchers:
-    """Those who wait, by the job that they wait for."""
+class JobWatchers:
+    """Waiting tasks, by the job that they watch."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
@@ -14,12 +14,12 @@ class Watchers:
 
     @property
     def jobs(self) -> list[str]:
-        """The jobs that somebody watches."""
+        """The ids of watched jobs."""
         return list(self._waiting)
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """What is set whenever something may have happened to a job, while the block lasts."""
+        """Yield an event that is set whenever a job may have changed, while the block lasts."""
         changed = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(changed)
         try:
@@ -30,18 +30,18 @@ class Watchers:
                 del self._waiting[job_id]
                 self._known.pop(job_id, None)
 
-    def tell(self, job_id: str) -> None:
-        """Something happened to a job."""
+    def wake(self, job_id: str) -> None:
+        """Wake the watchers of a job."""
         for changed in self._waiting.get(job_id, ()):
             changed.set()
 
-    def tell_of(self, job_id: str, number: int) -> None:
-        """The last event of a job is number `number`, which may be known."""
+    def wake_for(self, job_id: str, number: int) -> None:
+        """Wake the watchers of a job whose last event has this number, unless they know it."""
         if job_id in self._waiting and self._known.get(job_id) != number:
             self._known[job_id] = number
-            self.tell(job_id)
+            self.wake(job_id)
 
-    def tell_all(self) -> None:
-        """Let go of all who wait."""
+    def wake_all(self) -> None:
+        """Wake all watchers."""
         for job_id in self._waiting:
-            self.tell(job_id)
+            self.wake(job_id)

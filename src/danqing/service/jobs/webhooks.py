@@ -1,4 +1,4 @@
-"""Tells other services how jobs ended, until they heard it; signed as Standard Webhooks specifies."""
+"""Webhooks: messages about ended jobs, signed as Standard Webhooks specifies, retried until delivered."""
 
 import asyncio
 import base64
@@ -24,23 +24,24 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from danqing.service.errors import invalid
 from danqing.service.observability import logs
-from danqing.service.requests import outbound as fetch
+from danqing.service.requests import outbound
 from danqing.service.settings import Outbound
 from danqing.service.storage.database import Base, Database, DatabaseError
 from danqing.version import __version__
 
 DELAYS = (5.0, 30.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-"""Seconds from one attempt to the next; after the last the message is given up."""
+"""Seconds from one attempt to the next; after the last one the message has failed."""
 
-_TOGETHER = 16
-_IDLE = 5.0  # seconds after which the database is asked for messages that another server left
+AT_ONCE = 16
+"""How many messages are sent at the same time."""
+_IDLE = 5.0  # seconds between reads of the database for messages of other servers
 _PREFIX = "whsec_"
 
 _log = logging.getLogger("danqing.webhooks")
 
 
 class Delivery(Base):
-    """A message that is on its way. due: when it is sent next, None when that is over."""
+    """A message; due: when it is sent next, None when it is delivered or has failed."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (Index(None, "due"),)
@@ -66,12 +67,12 @@ class _Message:
 
 
 def new_secret() -> str:
-    """A key to sign with, in the form that receivers' libraries read."""
+    """Return a random key to sign with, in the standard form."""
     return _PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def is_secret(text: str) -> bool:
-    """Whether `text` is a key in that form, of 24 to 64 bytes."""
+    """Return whether a text is a key in that form, of 24 to 64 bytes."""
     try:
         return text.startswith(_PREFIX) and 24 <= len(_key(text)) <= 64
     except (binascii.Error, ValueError):
@@ -79,17 +80,17 @@ def is_secret(text: str) -> bool:
 
 
 def sign(secret: str, message_id: str, timestamp: int, payload: bytes) -> str:
-    """The `webhook-signature` of a message: HMAC-SHA256 of its id, the time in seconds and the body."""
+    """Return the `webhook-signature` of a message: HMAC-SHA256 of id, time in seconds and body."""
     signed = b".".join((message_id.encode(), str(timestamp).encode(), payload))
     return "v1," + base64.b64encode(hmac.new(_key(secret), signed, hashlib.sha256).digest()).decode()
 
 
 def deliver(
-    session: Session, job_id: str, url: str, secret: str, kind: str, told: Mapping[str, Any], now: float
+    session: Session, job_id: str, url: str, secret: str, kind: str, data: Mapping[str, Any], now: float
 ) -> None:
-    """Leave a message to be sent as soon as this transaction is committed."""
+    """Add a message that is sent once this transaction is committed."""
     sent = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    payload = json.dumps({"type": kind, "timestamp": sent, "data": told}, separators=(",", ":"))
+    payload = json.dumps({"type": kind, "timestamp": sent, "data": data}, separators=(",", ":"))
     session.add(
         Delivery(
             id=f"msg_{uuid.uuid4().hex}",
@@ -105,8 +106,9 @@ def deliver(
 
 
 class Webhooks:
-    """Sends what jobs left to be told. No message is lost; one may come twice, with the same `webhook-id`, if
-    the server ends while it sends.
+    """Sends the messages of jobs.
+
+    No message is lost; one may arrive twice, with the same `webhook-id`, if the server ends while it sends.
 
     delays: seconds from one attempt to the next.
     """
@@ -117,25 +119,25 @@ class Webhooks:
         self._sending = 0
 
     async def check(self, url: str, secret: str | None) -> None:
-        """Raise ApiError 400 for an address that may not be called, or a secret that nobody can sign with."""
+        """Raise ApiError 400 for an address that may not be called, or an invalid secret."""
         try:
-            await fetch.target(url, self._outbound.webhooks)
-        except fetch.AddressError as error:
+            await outbound.target(url, self._outbound.webhooks)
+        except outbound.AddressError as error:
             raise invalid(str(error), "webhook.url") from None
         if secret is not None and not is_secret(secret):
-            message = "A secret is whsec_ and 24 to 64 bytes in base64: leave it out to have one drawn."
+            message = "A secret is whsec_ and 24 to 64 bytes in base64: leave it out to receive a random one."
             raise invalid(message, "webhook.secret")
 
     def wake(self) -> None:
-        """Look for messages now."""
+        """Send due messages now."""
         self._news.set()
 
     async def run(self) -> None:
-        """Send until cancelled."""
-        # No connection is kept: one that was opened for a host must not carry what is meant for another
-        # that lives at the same address.
+        """Send messages until cancelled."""
+        # No connection is reused: one that was opened for a host must not carry a message for another
+        # host at the same address.
         self._sending = 0
-        limits = httpx.Limits(max_connections=_TOGETHER, max_keepalive_connections=0)
+        limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=0)
         headers = {"user-agent": f"danqing/{__version__}", "content-type": "application/json"}
         async with (
             httpx.AsyncClient(timeout=None, limits=limits, headers=headers, trust_env=False) as client,
@@ -155,10 +157,10 @@ class Webhooks:
                         await self._news.wait()
 
     async def _take(self) -> tuple[list[_Message], float]:
-        room, patience = _TOGETHER - self._sending, 2 * self._outbound.seconds + 30
+        room, patience = AT_ONCE - self._sending, 2 * self._outbound.seconds + 30
         if not room:
             return [], math.inf
-        return await self._database.run(_take, room, time.time(), patience)
+        return await self._database.run(claim_due, room, time.time(), patience)
 
     async def _send(self, client: httpx.AsyncClient, message: _Message) -> None:
         try:
@@ -168,21 +170,21 @@ class Webhooks:
                 status: Literal["pending", "delivered", "failed"] = "delivered"
             elif gone or message.attempt > len(self._delays):
                 status = "failed"
-                logs.event(_log, "a webhook is given up", logging.WARNING, id=message.id, reason=reason)
+                logs.event(_log, "a webhook has failed", logging.WARNING, id=message.id, reason=reason)
             else:
                 status = "pending"
                 due = time.time() + self._delays[message.attempt - 1] * random.uniform(0.9, 1.1)
             await self._database.run(_settle, message, status, due, reason)
         except DatabaseError:
             logs.event(_log, "a webhook will be sent again", logging.WARNING, id=message.id)
-        except Exception:  # the other messages are not to suffer
+        except Exception:  # the other messages must not fail with it
             _log.exception("the webhook %s could not be settled", message.id)
         finally:
             self._sending -= 1
             self._news.set()
 
     async def _attempt(self, client: httpx.AsyncClient, message: _Message) -> tuple[str | None, bool]:
-        """Why a message was not taken, None if it was; and whether its receiver wants no more."""
+        """Send a message; return why it failed, None if it did not, and whether its receiver is gone."""
         try:
             timestamp = int(time.time())
             headers = {
@@ -191,7 +193,7 @@ class Webhooks:
                 "webhook-signature": sign(message.secret, message.id, timestamp, message.payload),
             }
             async with asyncio.timeout(self._outbound.seconds):
-                where = await fetch.target(message.url, self._outbound.webhooks)
+                where = await outbound.target(message.url, self._outbound.webhooks)
                 headers |= where.headers
                 async with client.stream(
                     "POST",
@@ -199,15 +201,15 @@ class Webhooks:
                     content=message.payload,
                     headers=headers,
                     extensions=dict(where.extensions),
-                ) as response:  # what it says is not read, and where it leads not followed
+                ) as response:  # the body is not read, and redirects are not followed
                     status = response.status_code
-        except fetch.AddressError as error:
+        except outbound.AddressError as error:
             return str(error), False
         except TimeoutError:
             return f"no answer within {self._outbound.seconds:g} seconds", False
         except (httpx.HTTPError, OSError) as error:
             return type(error).__name__, False
-        except Exception as error:  # an address or a secret that some library cannot take
+        except Exception as error:  # an address or a secret that some library rejects
             _log.exception("the webhook %s could not be sent", message.id)
             return type(error).__name__, False
         return (None if 200 <= status < 300 else f"status {status}"), status == 410
@@ -217,8 +219,8 @@ def _key(secret: str) -> bytes:
     return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
 
 
-def _take(session: Session, most: int, now: float, patience: float) -> tuple[list[_Message], float]:
-    """Messages that are due, which nobody else takes for `patience` seconds; and when the next will be."""
+def claim_due(session: Session, most: int, now: float, patience: float) -> tuple[list[_Message], float]:
+    """Return due messages, claimed for `patience` seconds; and when the next one is due."""
     deliveries = session.scalars(
         select(Delivery)
         .where(Delivery.due <= now)

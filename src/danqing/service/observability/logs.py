@@ -1,6 +1,6 @@
-"""What the service writes down: one JSON object per line on stderr, or plain lines in a terminal.
+"""The log: one JSON object per line on stderr, or plain lines in a terminal.
 
-A client's words stand only in values: a line break in them is escaped, and starts no line of its own.
+What clients wrote occurs only in values; line breaks in it are escaped.
 """
 
 import atexit
@@ -18,20 +18,21 @@ from pythonjsonlogger.json import JsonFormatter
 Form = Literal["auto", "json", "text"]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered: it stands in each line that is written meanwhile."""
+"""The id of the request that is being answered, for each line that is logged meanwhile."""
 
 _access = logging.getLogger("danqing.access")
 _UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
-_WAITING = 20_000  # lines; more are counted, not kept: a reader that stops must not fill the memory
+_WAITING = 20_000  # lines; further ones are dropped and counted: a blocked reader must not fill the memory
 _SECONDS_BETWEEN_WRITES = 0.1
 
 
 @contextlib.contextmanager
 def configured(form: Form = "auto", level: str = "info", stream: TextIO | None = None) -> Iterator[None]:
-    """Send all that this process logs to `stream` (stderr) while the block lasts.
+    """Send the log of this process to a stream while the block lasts.
 
-    form: "auto" writes plain lines for a terminal and JSON for whatever else reads. level: a name that
-    `logging` knows.
+    form: "auto" writes plain lines to a terminal, and JSON otherwise.
+    level: one of `logging`'s names.
+    stream: by default stderr.
     """
     stream = stream or sys.stderr
     plain = form == "text" or (form == "auto" and stream.isatty())
@@ -41,7 +42,7 @@ def configured(form: Form = "auto", level: str = "info", stream: TextIO | None =
     root = logging.getLogger()
     kept, kept_level = root.handlers[:], root.level
     root.handlers, root.level = [handler], getattr(logging, level.upper())
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # they bring handlers of their own
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # they install their own handlers
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     logging.getLogger("uvicorn.access").disabled = True  # ours says more
@@ -57,12 +58,12 @@ def configured(form: Form = "auto", level: str = "info", stream: TextIO | None =
 
 
 def access(**facts: Any) -> None:
-    """A line for a request that was answered, such as method, path, status, seconds, key and model."""
+    """Log an answered request, with facts such as method, path, status, seconds, key and model."""
     _access.info("request", extra={"facts": facts})
 
 
 def event(logger: logging.Logger, message: str, /, level: int = logging.INFO, **facts: Any) -> None:
-    """A line with facts beside its words, which stand in fields of their own."""
+    """Log a message with facts in fields of their own."""
     logger.log(level, message, extra={"facts": facts})
 
 
@@ -103,12 +104,12 @@ class _Plain(logging.Formatter):
         return line.replace("\n", _UNPRINTABLE)
 
     def format(self, record: logging.LogRecord) -> str:
-        """A line, and below it the traceback; no client's words can steer the terminal."""
+        """Format a line, and the traceback below it; control characters of clients are replaced."""
         return "".join(c if c.isprintable() or c == "\n" else _UNPRINTABLE for c in super().format(record))
 
 
 class _Writer(logging.Handler):
-    """Writes from a thread of its own: whoever logs never waits for a slow terminal, pipe or disk."""
+    """Writes in a thread, so that logging never waits for a slow terminal, pipe or disk."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -152,6 +153,6 @@ class _Writer(logging.Handler):
             self._dropped = 0
         if not lines:
             return
-        with contextlib.suppress(OSError, ValueError):  # a reader that is gone takes no service down
+        with contextlib.suppress(OSError, ValueError):  # a reader that is gone must not stop the service
             self._stream.write("".join(f"{line}\n" for line in lines))
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""What the service tells Prometheus of itself: requests, times, batches, failures, memory."""
+"""Metrics for Prometheus: requests, times, batches, failures, memory."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,14 +13,14 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a time per series: noise
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # noise
 
 
 class Metrics:
-    """The numbers of one service, in a registry of its own: two services of a process do not mix.
+    """The metrics of one service, in a registry of its own.
 
-    Times are in seconds. Every label takes few values: a route is its template, a model one that is served,
-    never what a client wrote.
+    Times are in seconds. Labels have few values: a route is its template, and a model one that is served;
+    they never contain what a client wrote.
     """
 
     def __init__(self) -> None:
@@ -60,44 +60,44 @@ class Metrics:
         )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered; route: its template, "" where nothing is there."""
+        """Count an answered request; route: its template, "" for unknown paths."""
         kind, where = method if method in _METHODS else "other", route or "none"
         self._requests.labels(kind, where, str(status)).inc()
         self._seconds.labels(kind, where).observe(seconds)
 
     def batch(self, model: str, images: int, queue_seconds: float, compute_seconds: float) -> None:
-        """The worker painted a batch; queue_seconds: how long its first picture waited."""
+        """Count a painted batch; queue_seconds: how long its first picture was queued."""
         self._images.labels(model).inc(images)
         self._batch.labels(model).observe(images)
         self._queue.labels(model).observe(queue_seconds)
         self._compute.labels(model).observe(compute_seconds)
 
     def failure(self, reason: str) -> None:
-        """An order was not painted; reason: a word of a fixed few, such as "deadline" or "worker_died"."""
+        """Count an order that failed; reason: one of a few words, such as "deadline" or "worker_died"."""
         self._failures.labels(reason).inc()
 
-    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A number that is read when somebody asks, such as the length of a queue.
+    def register(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a number that is read when metrics are requested, such as the length of a queue.
 
-        A name that ends in `_total` says that it only grows.
+        A name that ends in `_total` is a counter, others are gauges.
         """
-        self.registry.register(_Watched(name, text, read))
+        self.registry.register(_Callback(name, text, read))
 
     def text(self) -> bytes:
-        """All of it in the text format of Prometheus, of the type CONTENT_TYPE."""
+        """Return all metrics in the text format of Prometheus; its media type is CONTENT_TYPE."""
         return generate_latest(self.registry)
 
 
-class _Watched(Collector):
+class _Callback(Collector):
     def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
         self._name, self._text, self._read = name, text, read
 
     def describe(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        """The name alone: registering must not read what may not have started yet."""
+        """Return the name only: registering must not read what may not have started yet."""
         return [self._family()]
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        """The number as it is now."""
+        """Return the current number."""
         family = self._family()
         family.add_metric([], self._read())
         return [family]

@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry, where it is installed and its standard variables say where they go.
+"""OpenTelemetry traces, where it is installed and its standard variables say where to send them.
 
 Nothing is sent unless OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) is set.
 """
@@ -26,7 +26,7 @@ _tracer: "Tracer | None" = None
 
 @contextlib.contextmanager
 def configured() -> Iterator[None]:
-    """Send traces while the block lasts, if the environment says where to; what waits is sent at its end.
+    """Send traces while the block lasts, if the environment says where to.
 
     Raises ConfigError where it does and OpenTelemetry is not installed.
     """
@@ -41,7 +41,7 @@ def configured() -> Iterator[None]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigError(
-            f"{_ADDRESSES[0]} is set, and nothing that sends traces is installed: unset it, or run "
+            f"{_ADDRESSES[0]} is set, but OpenTelemetry is not installed: unset it, or run "
             "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http."
         ) from error
 
@@ -57,7 +57,7 @@ def configured() -> Iterator[None]:
 
 
 def painted(model: str, images: int, queue_seconds: float, compute_seconds: float) -> None:
-    """Two spans of the request at hand, which has just been painted: how long it waited, and was computed."""
+    """Add spans to the current request, which has just been painted: its queueing and its painting."""
     if _tracer is None:
         return
     end = time.time_ns()
@@ -69,7 +69,7 @@ def painted(model: str, images: int, queue_seconds: float, compute_seconds: floa
 
 
 class Traces:
-    """ASGI middleware: each request is a span, which continues the trace that the client names."""
+    """ASGI middleware: each request is a span that continues the client's trace."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -88,7 +88,7 @@ class Traces:
             method, extract(carrier), SpanKind.SERVER, {"http.request.method": method}
         ) as span:
 
-            async def told(message: Message) -> None:
+            async def traced(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     facts: dict[str, Any] = {"http.response.status_code": message["status"]}
                     if route := getattr(scope.get("route"), "path", ""):
@@ -99,4 +99,4 @@ class Traces:
                         span.set_status(StatusCode.ERROR)
                 await send(message)
 
-            await self._app(scope, receive, told)
+            await self._app(scope, receive, traced)

@@ -1,4 +1,4 @@
-"""The page at `/docs`: the OpenAPI document as people read it, without a script and without another host."""
+"""The page at `/docs`: the OpenAPI document for people, without scripts or other hosts."""
 
 import base64
 import functools
@@ -42,14 +42,14 @@ th { font-weight: 600; } td:first-child { white-space: nowrap; }
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """Every route with its fields and answers."""
+    """Return a page with every route, its fields and answers."""
     page, policy = _page(request.app)
     return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": policy})
 
 
 @functools.lru_cache(maxsize=1)
 def _page(app: FastAPI) -> tuple[bytes, str]:
-    """The page, and a policy that allows its style alone, by its hash."""
+    """Return the page, and a policy that allows only its style, by its hash."""
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; "
@@ -110,13 +110,13 @@ def _route(method: str, path: str, route: Schema) -> Iterator[str]:
             f"<code>{_text(kind)}</code> {_type(content['schema']) if content.get('schema') else ''}"
             for kind, content in answer.get("content", {}).items()
         ]
-        told = " ".join(filter(None, [_prose(answer["description"]), "<br>".join(kinds)]))
-        yield f"<tr><td><code>{_text(status)}</code></td><td>{told}</td></tr>"
+        text = " ".join(filter(None, [_prose(answer["description"]), "<br>".join(kinds)]))
+        yield f"<tr><td><code>{_text(status)}</code></td><td>{text}</td></tr>"
     yield "</table></div>"
 
 
 def _fields(schema: Schema) -> Iterator[str]:
-    """The fields of an object as a table."""
+    """Yield a table of the fields of an object."""
     required = set(schema.get("required", ()))
     yield "<div class='wide'><table><tr><th>Field</th><th>Kind</th><th></th></tr>"
     fields = schema.get("properties", {})
@@ -128,7 +128,7 @@ def _fields(schema: Schema) -> Iterator[str]:
 
 
 def _type(schema: Schema) -> str:
-    """What a value may be, in a few words."""
+    """Describe the type of a value in a few words."""
     if reference := schema.get("$ref"):
         name = _text(reference.rpartition("/")[2])
         return f"<a href='#{name}'>{name}</a>"
@@ -144,10 +144,10 @@ def _type(schema: Schema) -> str:
         return "object with " + ", ".join(f"<code>{_text(name)}</code>" for name in fields)
     kind = "file" if schema.get("format") == "binary" else schema.get("type", "any")
     limits = [("minimum", "from"), ("maximum", "to"), ("maxLength", "of at most")]
-    told = [
+    text = [
         f"{word} {schema[limit]:g}" for limit, word in limits if abs(schema.get(limit, _ENDLESS)) < _ENDLESS
     ]
-    return _text(" ".join([kind, *told]))
+    return _text(" ".join([kind, *text]))
 
 
 def _anchor(method: str, path: str) -> str:
@@ -159,5 +159,5 @@ def _text(value: Any) -> str:
 
 
 def _prose(text: str) -> str:
-    """A sentence whose `words` between backticks are code."""
+    """Escape a text, and mark `words` between backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))

@@ -1,4 +1,4 @@
-"""The page at `/`: one static file that paints through the same API as everybody else."""
+"""The page at `/`: one static file that uses the same API as all clients."""
 
 import base64
 import functools
@@ -24,7 +24,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @router.get("/")
 async def start() -> Response:
-    """The page, which may run and show nothing but what it holds and what this service gives it."""
+    """Return the page; its policy allows only its own script and this service."""
     page, policy = _page()
     return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": policy})
 
@@ -33,7 +33,7 @@ async def start() -> Response:
 async def samples(
     request: Request, name: str, caller: Annotated[Caller, Depends(needs("generate"))]
 ) -> Response:
-    """The grid of samples in a model's folder, where there is one."""
+    """Return the grid of samples in a model's folder, where there is one."""
     offer = service_of(request).planner.find(name, caller)
     content = await run_in_threadpool(_samples, offer.path)
     if content is None:
@@ -43,7 +43,7 @@ async def samples(
 
 @functools.cache
 def _page() -> tuple[bytes, str]:
-    """The file, and a policy that allows its own script and style alone, by their hashes."""
+    """Return the file, and a policy that allows only its own script and style, by their hashes."""
     page = _FILE.read_text(encoding="utf-8")
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -60,9 +60,9 @@ def _hash(page: str, tag: str) -> str:
 
 
 def _samples(source: str) -> bytes | None:
-    """The picture of samples of a model; None for one from the hub, or where it is none."""
+    """Read a model's grid of samples; None for a model from the hub, and where there is no valid file."""
     folder = Path(source)
-    if (folder / "config.toml").exists():  # a run: its model lies within
+    if (folder / "config.toml").exists():  # a run contains its model
         folder /= "model"
     path = folder / "samples.png"
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_SAMPLES:

@@ -25,19 +25,19 @@ def revision(request: PlannedRequest) -> dict[str, Any]:
 
 
 def origin(request: PlannedRequest) -> dict[str, Any]:
-    """Return the seed, and for whom the pictures were painted where the client said so."""
+    """Return the seed, and for whom the pictures were painted, if the client said so."""
     identifier = request.fields.identifier
     return {"seed": request.seed, **({} if identifier is None else {"safety_identifier": identifier})}
 
 
 def image_facts(request: PlannedRequest) -> dict[str, Any]:
     """Return what whole answers and the events of a stream say of their pictures."""
-    quality, look = getattr(request.fields, "quality", None), request.look
-    keeps_alpha = request.alpha and not look.opaque and look.format != "jpeg"
+    quality, output = getattr(request.fields, "quality", None), request.output
+    keeps_alpha = request.alpha and not output.opaque and output.format != "jpeg"
     return {
         "background": "transparent" if keeps_alpha else "opaque",
-        "output_format": look.format,
-        "size": f"{look.size[0]}x{look.size[1]}",
+        "output_format": output.format,
+        "size": f"{output.size[0]}x{output.size[1]}",
         "quality": quality if quality in QUALITY else "auto",
     }
 

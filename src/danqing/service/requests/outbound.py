@@ -1,7 +1,7 @@
-"""Requests to other hosts: only to those that are named, and to the very address that was checked.
+"""Requests to other hosts: only to allowed ones, and to the very address that was checked.
 
-A name is resolved once. Where all of its addresses are public the connection goes to one of them, whatever
-the name says a moment later (DNS rebinding); redirections are not followed, and what is compressed stays so.
+A name is resolved once. If all its addresses are public, the connection goes to one of them, whatever the
+name resolves to a moment later (DNS rebinding). Redirects are not followed, and content is not decompressed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from danqing.version import __version__
 _PORTS = {"http": 80, "https": 443}
 _LONGEST = 8192
 
-# Addresses of IPv6 that lead to one of IPv4, which could be any: NAT64 (RFC 6052, 8215), 6to4, Teredo.
+# IPv6 addresses that are translated to any IPv4 address: NAT64 (RFC 6052, 8215), 6to4, Teredo.
 _TRANSLATED = tuple(
     ipaddress.IPv6Network(network)
     for network in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")
@@ -27,14 +27,14 @@ _TRANSLATED = tuple(
 
 
 class AddressError(DanqingError):
-    """An address that the service does not call, or that gave nothing."""
+    """An address that the service may not call, or that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes: what httpx is to be given, beside `follow_redirects=False`.
+    """The arguments of an httpx request, beside `follow_redirects=False`.
 
-    url: with the checked address in the place of the name, which stands in `headers` and, for TLS, in
+    url: with the checked address in place of the name; the name is in `headers` and, for TLS, in
     `extensions`.
     """
 
@@ -44,15 +44,16 @@ class Target:
 
 
 async def target(url: str, allowed: Sequence[str], seconds: float = 10.0) -> Target:
-    """Where a request to `url` goes; raises AddressError for one that is not allowed.
+    """Resolve and check an address; raises AddressError where it is not allowed.
 
-    allowed: names of hosts, `*.example.org` for all below a domain, with `:port` where it is not the scheme's
-    own. A name must have public addresses alone; another address must itself stand there, as a number.
+    allowed: names of hosts, `*.example.org` for all below a domain, with `:port` where it is not the default
+        port. Names must have only public addresses; other addresses must be listed as numbers.
+    seconds: that resolving may take.
     """
     parsed = _parsed(url)
     host, port = parsed.host.rstrip(".").lower(), parsed.port or _PORTS[parsed.scheme]
     if not any(_matches(entry.lower(), host, port, _PORTS[parsed.scheme]) for entry in allowed):
-        raise AddressError(f"The service may not call {_named(parsed)}: whoever runs it can allow the host.")
+        raise AddressError(f"The service may not call {_named(parsed)}: its operator can allow the host.")
     address = _literal(host) or await _resolved(host, port, seconds)
     authority = parsed.netloc.decode("ascii")
     extensions = {} if parsed.scheme == "http" else {"sni_hostname": host}
@@ -63,8 +64,13 @@ async def target(url: str, allowed: Sequence[str], seconds: float = 10.0) -> Tar
 async def get(
     url: str, allowed: Sequence[str], *, most: int, seconds: float, on_bytes: Callable[[int], None]
 ) -> bytes:
-    """What lies at an address, of `most` bytes at most, within so many seconds. Raises AddressError, and what
-    `on_bytes` does, which is told of each part how long it is before it is kept.
+    """Fetch the content of an address.
+
+    most: bytes that it may have.
+    seconds: that fetching may take.
+    on_bytes: called with the length of each part before it is kept.
+
+    Raises AddressError, and whatever `on_bytes` raises.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -72,7 +78,7 @@ async def get(
             return await _read(where, most, on_bytes)
     except TimeoutError:
         raise AddressError(f"The address did not answer within {seconds:g} seconds.") from None
-    except (httpx.HTTPError, OSError) as error:  # what it says may tell of the network behind
+    except (httpx.HTTPError, OSError) as error:  # its message may reveal the network behind
         raise AddressError("The address cannot be reached.") from error
 
 
@@ -85,12 +91,14 @@ async def _read(where: Target, most: int, on_bytes: Callable[[int], None]) -> by
         ) as response,
     ):
         if response.status_code != 200:
-            advice = ": give the address where it leads" if response.is_redirect else ""
+            advice = ": send the address that it redirects to" if response.is_redirect else ""
             raise AddressError(f"The address answers with status {response.status_code}{advice}.")
         content = bytearray()
         async for part in response.aiter_raw():
             if len(content) + len(part) > most:
-                raise AddressError(f"There are over {most:,} bytes at the address: give a smaller picture.")
+                raise AddressError(
+                    f"The file at the address has over {most:,} bytes: send a smaller picture."
+                )
             on_bytes(len(part))
             content += part
     return bytes(content)
@@ -99,18 +107,18 @@ async def _read(where: Target, most: int, on_bytes: Callable[[int], None]) -> by
 def _parsed(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url) if len(url) <= _LONGEST else None
-        host = parsed.host if parsed else ""  # which is where httpx decodes xn--, and may find it wrong
+        host = parsed.host if parsed else ""  # httpx decodes xn-- here, which may fail
     except (httpx.InvalidURL, ValueError):
         parsed, host = None, ""
     if parsed is None or parsed.scheme not in _PORTS or not host:
-        raise AddressError("This is no address of the form https://host/path.")
+        raise AddressError("This is not an address of the form https://host/path.")
     if parsed.userinfo:
-        raise AddressError("An address must not hold a password: leave out what stands before the @.")
+        raise AddressError("An address must not contain a password: remove the part before the @.")
     return parsed
 
 
 def _matches(entry: str, host: str, port: int, usual: int) -> bool:
-    if (literal := _literal(entry)) is not None:  # an address of IPv6 has colons, and no port after them
+    if (literal := _literal(entry)) is not None:  # IPv6 addresses contain colons, and have no port here
         return literal == _literal(host) and port == usual
     name, colon, number = entry.rpartition(":")
     if not colon:
@@ -123,7 +131,7 @@ def _matches(entry: str, host: str, port: int, usual: int) -> bool:
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a host is when it is no name."""
+    """Return the address that a host is, where it is not a name."""
     try:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -131,7 +139,7 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 async def _resolved(host: str, port: int, seconds: float) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address of a name, all of whose addresses are public."""
+    """Return an address of a name; raises AddressError unless all its addresses are public."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(seconds):
@@ -140,12 +148,12 @@ async def _resolved(host: str, port: int, seconds: float) -> ipaddress.IPv4Addre
         raise AddressError(f"There is no host {host[:100]}.") from None
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     if not addresses or not all(map(is_public, addresses)):
-        raise AddressError(f"The host {host[:100]} is none that everybody can reach.")
+        raise AddressError(f"The host {host[:100]} has an address that is not public.")
     return addresses[0]
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is one that the whole internet reaches, and leads to no other."""
+    """Return whether an address is reachable from the internet, and is not translated to another."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)

@@ -10,18 +10,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from danqing.options import Verb
 from danqing.randomness import derived_seed
 from danqing.service.access.caller import Caller
 from danqing.service.access.held_bytes import HeldBytes
-from danqing.service.engine.orders import Offer, Order, Pixels, Verb, rows_of
+from danqing.service.engine.offers import Offer
+from danqing.service.engine.orders import Order, Pixels, rows_of
 from danqing.service.errors import FINAL, ApiError, invalid
 from danqing.service.failures import from_validation
-from danqing.service.pictures.encode_pool import Look, Pictures
-from danqing.service.requests import field_checks as checks
-from danqing.service.requests import input_pictures as sources
-from danqing.service.requests import prompts
-from danqing.service.requests import schemas as wire
-from danqing.service.requests.json_bodies import Uploads
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.encoding import OutputFormat
+from danqing.service.requests import field_checks, input_pictures, prompts, schemas
+from danqing.service.requests.forms import Uploads
 from danqing.service.requests.schemas import Endpoint
 from danqing.service.settings import Limits, Settings
 
@@ -37,15 +37,15 @@ _DRAWN_SEEDS = 2**53  # clients in any language can read these as numbers and se
 class CheckedRequest:
     """A request whose fields fit its model; its pictures have not been read yet.
 
-    reading: what the prompt and the label mean to the model.
+    meaning: what the prompt and the label mean to the model.
     options: of the model's sampling, each with a valid value.
     owner: the id of the key that the request came with, or "".
     """
 
     endpoint: Endpoint
-    fields: wire.Generation | wire.Edit | wire.Variation
+    fields: schemas.Generation | schemas.Edit | schemas.Variation
     offer: Offer
-    reading: prompts.Reading
+    meaning: prompts.PromptMeaning
     options: dict[str, Any]
     owner: str
 
@@ -62,15 +62,15 @@ class PlannedRequest:
     seed: which all pictures follow from, given by the client or drawn.
     revised: the prompt in the model's own words, None where it is unchanged.
     tokens: of the text and of the pictures that were sent.
-    alpha: whether painted pictures have an alpha channel, before `look` is applied.
+    alpha: whether painted pictures have an alpha channel, before `output` is applied.
     compose: makes the pictures to return from the painted ones; None where they are the same.
     """
 
     endpoint: Endpoint
-    fields: wire.Generation | wire.Edit | wire.Variation
+    fields: schemas.Generation | schemas.Edit | schemas.Variation
     offer: Offer
     order: Order
-    look: Look
+    output: OutputFormat
     seed: int
     revised: str | None
     tokens: tuple[int, int]
@@ -85,23 +85,25 @@ class PlannedRequest:
     @property
     def streams(self) -> bool:
         """Whether the client wants the answer as events."""
-        return bool(isinstance(self.fields, wire.Guided) and self.fields.stream)
+        return bool(isinstance(self.fields, schemas.Guided) and self.fields.stream)
 
     @property
     def work(self) -> int:
-        """The cost of encoding all pictures, previews included; see `Look.work`."""
-        return self.n * max(self.look.work, self.offer.width * self.offer.height) * (1 + self.order.previews)
+        """The cost of encoding all pictures, previews included; see `OutputFormat.work`."""
+        return (
+            self.n * max(self.output.work, self.offer.width * self.offer.height) * (1 + self.order.previews)
+        )
 
 
 class Planner:
     """Turns the fields of requests into planned requests.
 
     offers: the models of the service by name; they change while it runs.
-    pictures: whose threads decode the pictures of requests.
+    pool: its threads decode the pictures of requests.
     """
 
-    def __init__(self, settings: Settings, offers: Mapping[str, Offer], pictures: Pictures) -> None:
-        self._settings, self._offers, self._pictures = settings, offers, pictures
+    def __init__(self, settings: Settings, offers: Mapping[str, Offer], pool: EncodePool) -> None:
+        self._settings, self._offers, self._pool = settings, offers, pool
 
     def find(self, name: str, caller: Caller) -> Offer:
         """Return the model of a name or an alias.
@@ -122,20 +124,20 @@ class Planner:
         return offer
 
     def check(
-        self, endpoint: Endpoint, body: Mapping[str, Any], caller: Caller, *, words: bool = False
+        self, endpoint: Endpoint, body: Mapping[str, Any], caller: Caller, *, as_text: bool = False
     ) -> CheckedRequest:
         """Check the fields of a request; raises ApiError with the name of a wrong field.
 
-        words: whether the values are text, as in a form.
+        as_text: whether values may be text, as in a form.
         """
-        fields = _fields(endpoint, body, self._settings.limits, words=words)
+        fields = _fields(endpoint, body, self._settings.limits, as_text=as_text)
         offer = self._offer(fields.model, caller)
         if VERBS[endpoint] not in offer.verbs:
             raise self._unable(endpoint, offer, caller)
-        prompt = fields.prompt if isinstance(fields, wire.Guided) else None
-        reading = prompts.read(offer, prompt, fields.label)
-        options = checks.options(offer, VERBS[endpoint], fields, words=words)
-        return CheckedRequest(endpoint, fields, offer, reading, options, caller.owner)
+        prompt = fields.prompt if isinstance(fields, schemas.Guided) else None
+        meaning = prompts.read(offer, prompt, fields.label)
+        options = field_checks.sampling_options(offer, VERBS[endpoint], fields, as_text=as_text)
+        return CheckedRequest(endpoint, fields, offer, meaning, options, caller.owner)
 
     async def read_pictures(
         self, request: CheckedRequest, held: HeldBytes, uploads: Uploads | None = None
@@ -144,19 +146,19 @@ class Planner:
 
         uploads: the files of a form. Otherwise pictures are decoded from the JSON body, or fetched.
         """
-        if isinstance(request.fields, wire.Generation):
+        if isinstance(request.fields, schemas.Generation):
             return None
         sent = request.fields.images if uploads is None else uploads.images
-        sources.check_count(request.fields, request.offer, len(sent or ()))
-        return uploads or await sources.read(request.fields, self._settings, held)
+        input_pictures.check_count(request.fields, request.offer, len(sent or ()))
+        return uploads or await input_pictures.read(request.fields, self._settings, held)
 
     async def embed(self, body: Mapping[str, Any], sent: Uploads, held: HeldBytes) -> dict[str, Any]:
         """Return a JSON body that holds its pictures: what lies at their addresses may change later."""
 
         async def embedded(reference: Mapping[str, Any], content: bytes) -> Mapping[str, Any]:
-            if sources.is_data_url(reference["image_url"]):
+            if input_pictures.is_data_url(reference["image_url"]):
                 return reference
-            packed = (await self._pictures.pack([content]))[0].decode()
+            packed = (await self._pool.to_base64([content]))[0].decode()
             held.hold(len(packed))
             return {**reference, "image_url": f"data:application/octet-stream;base64,{packed}"}
 
@@ -170,23 +172,23 @@ class Planner:
         fields, offer, n, limits = request.fields, request.offer, request.n, self._settings.limits
         seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
         own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
-        if not isinstance(fields, wire.Generation):
+        if not isinstance(fields, schemas.Generation):
             assert sent is not None
-            work = partial(sources.prepare, fields, offer, sent, limits)
-            given = await self._pictures.in_turn(request.owner, work)
+            work = partial(input_pictures.prepare, fields, offer, sent, limits)
+            given = await self._pool.run(request.owner, work)
             own, alpha = given.size or own, given.alpha
-        checks.check_background(fields, offer, alpha)
-        size = checks.size(fields.size, own, offer, n, limits)
+        field_checks.check_background(fields, offer, alpha)
+        size = field_checks.output_size(fields.size, own, offer, n, limits)
         prompt, negative, previews = None, None, 0
-        if isinstance(fields, wire.Guided):
+        if isinstance(fields, schemas.Guided):
             prompt, negative = fields.prompt, fields.negative_prompt
             previews = (fields.partial_images or 0) if offer.steps else 0
         order = Order(
             model=offer.name,
             rows=rows_of(
                 [derived_seed(seed, "image", number) for number in range(n)],
-                label=request.reading.label,
-                prompt=request.reading.prompt,
+                label=request.meaning.label,
+                prompt=request.meaning.prompt,
                 negative_prompt=negative,
             ),
             verb=VERBS[request.endpoint],
@@ -204,9 +206,11 @@ class Planner:
             fields=fields,
             offer=offer,
             order=order,
-            look=Look(size, fields.output_format or "png", fields.background == "opaque", compression),
+            output=OutputFormat(
+                size, fields.output_format or "png", fields.background == "opaque", compression
+            ),
             seed=seed,
-            revised=request.reading.revised,
+            revised=request.meaning.revised,
             tokens=(_text_tokens(prompt, negative), sent_tokens),
             alpha=alpha,
             compose=None if given is None else given.compose,
@@ -224,7 +228,7 @@ class Planner:
 
         body: the fields from JSON, or the text fields of a form whose files are `uploads`.
         """
-        request = self.check(endpoint, body, caller, words=uploads is not None)
+        request = self.check(endpoint, body, caller, as_text=uploads is not None)
         return await self.plan(request, await self.read_pictures(request, held, uploads))
 
     def _offer(self, name: str | None, caller: Caller) -> Offer:
@@ -251,39 +255,39 @@ class Planner:
 
 
 def _fields(
-    endpoint: Endpoint, body: Mapping[str, Any], limits: Limits, *, words: bool
-) -> wire.Generation | wire.Edit | wire.Variation:
-    """The fields as they should be, as far as that can be said without the model."""
-    kind = wire.FIELDS[endpoint]
-    for name in kind.refused.keys() & body.keys():
+    endpoint: Endpoint, body: Mapping[str, Any], limits: Limits, *, as_text: bool
+) -> schemas.Generation | schemas.Edit | schemas.Variation:
+    """Parse and check the fields, as far as that does not depend on the model."""
+    kind = schemas.FIELDS[endpoint]
+    for name in kind.unsupported.keys() & body.keys():
         if body[name] is not None:
             raise invalid(
-                f"{name} is not possible here: {kind.refused[name]}.", name, "unsupported_parameter"
+                f"{name} is not supported: {kind.unsupported[name]}.", name, "unsupported_parameter"
             )
     try:
-        fields = kind.model_validate(body, strict=False if words else None)
+        fields = kind.model_validate(body, strict=False if as_text else None)
     except ValidationError as error:
         raise from_validation(error) from None
     if fields.n is not None and fields.n > limits.n:
         raise invalid(f"n may be at most {limits.n} (got {fields.n}).", "n")
     if fields.output_compression not in (None, 100) and fields.output_format in (None, "png"):
-        message = "output_compression is for jpeg and webp: a png loses nothing."
+        message = "output_compression is for jpeg and webp: png is lossless."
         raise invalid(message, "output_compression")
-    if isinstance(fields, wire.Guided):
-        _check_words(fields, limits)
+    if isinstance(fields, schemas.Guided):
+        _check_guided(fields, limits)
     return fields
 
 
-def _check_words(fields: wire.Guided, limits: Limits) -> None:
+def _check_guided(fields: schemas.Guided, limits: Limits) -> None:
     prompts.check_length(fields.prompt, "prompt", limits.prompt)
     prompts.check_length(fields.negative_prompt, "negative_prompt", limits.prompt)
     if fields.style is not None:
-        message = "style is not possible here: no model of this service has styles, say it in the prompt."
+        message = "style is not supported: no model of this service has styles, describe it in the prompt."
         raise invalid(message, "style", "unsupported_parameter")
     if fields.partial_images and not fields.stream:
-        raise invalid("partial_images need a stream: set stream to true.", "partial_images")
+        raise invalid("partial_images requires a stream: set stream to true.", "partial_images")
     if fields.stream and fields.response_format == "url":
-        message = "A stream carries its pictures itself: leave response_format out."
+        message = "A stream contains its pictures: leave response_format out."
         raise invalid(message, "response_format")
 
 

@@ -7,57 +7,65 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from danqing.service.engine.orders import Offer
+from danqing.service.engine.offers import Offer
 from danqing.service.errors import ApiError, invalid
 
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 _SOME = 12
 _DIGITS = 9
-_COMPARED_CHARACTERS, _COMPARED_NAMES = 64, 2000  # what comparing may cost is bounded
+_COMPARED_CHARACTERS, _COMPARED_NAMES = 64, 2000  # limits the cost of a comparison
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a model is told. revised: the prompt in the model's own words, where these are others."""
+class PromptMeaning:
+    """What a model receives.
+
+    revised: the prompt in the model's own words, where these differ.
+    """
 
     prompt: str | None = None
     label: str | None = None
     revised: str | None = None
 
 
-def read(offer: Offer, prompt: str | None, label: str | int | None) -> Reading:
-    """The prompt and the label of a request as the model understands them; prompt None: the request has none.
+def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMeaning:
+    """Return the prompt and the label of a request as the model understands them.
 
-    A labelled model takes the name of a class or its caption, whatever its case, spacing and article. Raises
-    ApiError 400 that names the nearest classes.
+    A labelled model takes the name of a class or its caption, in any case and spacing, with any article.
+
+    prompt: None where the request has no such field.
+
+    Raises ApiError 400 that names the nearest classes.
     """
     name = None if label is None else _label(offer, label)
     if offer.reads == "text":
-        return Reading(prompt=prompt, label=name)
+        return PromptMeaning(prompt=prompt, label=name)
     if prompt is None or not prompt.strip():
         if offer.reads == "label" and name is None and prompt is not None:
-            raise invalid(f"Say by the prompt what {offer.name} is to paint: {some(offer.labels)}.", "prompt")
-        return Reading(label=name)
+            raise invalid(
+                f"The prompt must say what {offer.name} should paint: {some(offer.labels)}.", "prompt"
+            )
+        return PromptMeaning(label=name)
     if offer.reads == "none":
-        message = f"{offer.name} paints what it likes and reads no prompt: leave the prompt empty."
+        message = f"{offer.name} reads no prompt: leave the prompt empty."
         raise invalid(message, "prompt")
     asked = _named(offer, prompt)
     if asked is None:
-        raise invalid(f"{offer.name} knows no {_quoted(prompt)}: {_advice(offer, prompt)}", "prompt")
+        raise invalid(f"{offer.name} does not know {_quoted(prompt)}: {_advice(offer, prompt)}", "prompt")
     if name is not None and name != asked:
-        raise invalid(f"The prompt asks for {asked} and the label for {name}: give one of them.", "label")
-    return Reading(label=asked, revised=asked if asked != prompt else None)
+        raise invalid(f"The prompt means {asked} and the label {name}: send one of them.", "label")
+    return PromptMeaning(label=asked, revised=asked if asked != prompt else None)
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Those of the known names that are most like a name, at most five."""
+    """Return the known names that are most similar to a name, at most five."""
     forgiven = {_forgiven(one): one for one in list(known)[:_COMPARED_NAMES]}
     found = difflib.get_close_matches(_forgiven(name[:_COMPARED_CHARACTERS]), forgiven, n=5, cutoff=0.5)
     return [forgiven[one] for one in found]
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few names, for a message."""
+    """Return the first few names, for a message."""
     return ", ".join(names[:_SOME]) + (", ..." if len(names) > _SOME else "")
 
 
@@ -69,14 +77,16 @@ def _label(offer: Offer, label: str | int) -> str:
             return name
         if label.isdecimal() and len(label) <= _DIGITS and int(label) < len(offer.labels):  # from a form
             return offer.labels[int(label)]
-        raise invalid(f"{offer.name} knows no label {_quoted(label)}: {_advice(offer, label)}", "label")
+        raise invalid(
+            f"{offer.name} does not know the label {_quoted(label)}: {_advice(offer, label)}", "label"
+        )
     if 0 <= label < len(offer.labels):
         return offer.labels[label]
-    raise invalid(f"{offer.name} has labels 0 to {len(offer.labels) - 1}, and no {label}.", "label")
+    raise invalid(f"{offer.name} has the labels 0 to {len(offer.labels) - 1}, not {label}.", "label")
 
 
 def _named(offer: Offer, words: str) -> str | None:
-    """The label that has this name or caption; what is written exactly so goes first."""
+    """Return the label with this name or caption; an exact match goes first."""
     if words in offer.labels:
         return words
     names, plain = _names(offer.labels, offer.captions), _forgiven(words)
@@ -85,7 +95,7 @@ def _named(offer: Offer, words: str) -> str | None:
 
 @functools.lru_cache(maxsize=64)
 def _names(labels: tuple[str, ...], captions: tuple[str, ...]) -> dict[str, str]:
-    """Labels by what they may be called. A caption counts where each label has one, in the same order."""
+    """Return labels by their names and captions; captions count where each label has one, in order."""
     names = {_forgiven(label): label for label in reversed(labels)}
     if len(captions) == len(labels):
         for label, caption in zip(labels, captions, strict=True):
@@ -103,13 +113,13 @@ def _advice(offer: Offer, words: str) -> str:
 
 
 def _forgiven(words: str) -> str:
-    """Words without their case, spacing and width, with `_` and `-` as spaces."""
+    """Normalise case, spacing and width; `_` and `-` become spaces."""
     plain = unicodedata.normalize("NFKC", words).casefold()
     return " ".join(plain.replace("_", " ").replace("-", " ").split())
 
 
 def _bare(words: str) -> str:
-    """Forgiven words without an article before them."""
+    """Remove an article from the start of normalised words."""
     return _ARTICLE.sub("", words)
 
 
@@ -118,7 +128,7 @@ def _quoted(words: str) -> str:
 
 
 def check_length(text: str | None, param: str, limit: int) -> None:
-    """Raises ApiError 400 for a text that is longer than is read."""
+    """Raise ApiError 400 for a text that is too long."""
     if text is not None and len(text) > limit:
-        message = f"{param} has {len(text)} characters: at most {limit} are read."
+        message = f"{param} has {len(text)} characters: the limit is {limit}."
         raise ApiError(400, message, param=param, code="string_above_max_length")

@@ -1,4 +1,4 @@
-"""What stands in requests and answers, as the OpenAI images API names it, and our further fields."""
+"""The fields of requests and answers: those of the OpenAI images API, and further ones."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,21 +11,21 @@ _WORD = 512
 
 
 class Fields(BaseModel):
-    """What all requests for pictures have. A field that is null counts as left out.
+    """The fields of all requests for pictures; null means that a field is not set.
 
-    Whatever stands there beside the named fields is an option of the model's sampling, such as `temperature`
-    or `top_p`; GET /v1/models tells which there are.
+    Further fields are options of the model's sampling, such as `temperature` or `top_p`; GET /v1/models lists
+    them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    refused: ClassVar[dict[str, str]] = {
-        "complexity": "these models plan nothing before they paint",
+    unsupported: ClassVar[dict[str, str]] = {
+        "complexity": "these models have no planning step",
         "frame_count": "these models paint still pictures",
         "frame_duration_ms": "these models paint still pictures",
         "svg": "these models paint pixels",
     }
-    """Fields that the API documents and no model here can honour, with the reason."""
+    """Fields of the API that no model here supports, with the reason."""
 
     model: str | None = Field(
         None, max_length=_WORD, description="By default the first model that is served."
@@ -34,7 +34,7 @@ class Fields(BaseModel):
     size: str | None = Field(
         None,
         max_length=_WORD,
-        description="`auto`, the model's own size, by default; or WIDTHxHEIGHT of the same aspect ratio.",
+        description="By default `auto`, the model's own size; or WIDTHxHEIGHT with the same aspect ratio.",
     )
     response_format: Literal["url", "b64_json"] | None = Field(
         None, description="By default b64_json; an address (url) is valid for 60 minutes."
@@ -44,11 +44,12 @@ class Fields(BaseModel):
         None, ge=0, le=100, description="Quality of a jpeg or webp file; by default 100."
     )
     background: Literal["transparent", "opaque", "auto"] | None = Field(
-        None, description="`transparent` needs a model with an alpha channel; `opaque` lays on white."
+        None,
+        description="`transparent` needs a model with an alpha channel; `opaque` puts pictures on white.",
     )
-    user: str | None = Field(None, max_length=_WORD, description="Is kept in the log.")
+    user: str | None = Field(None, max_length=_WORD, description="Is written to the log.")
     safety_identifier: str | None = Field(
-        None, max_length=_WORD, description="As `user`, and goes before it."
+        None, max_length=_WORD, description="Like `user`, and used instead of it."
     )
     seed: int | None = Field(
         None, ge=-_SEED_LIMIT, lt=_SEED_LIMIT, description="The same seed paints the same pictures."
@@ -57,33 +58,33 @@ class Fields(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those fields that are options of the model's sampling, none of them null."""
+        """The fields that are options of the model's sampling, without nulls."""
         return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
 
     @property
     def identifier(self) -> str | None:
-        """Whom the client paints for, as it says."""
+        """For whom the pictures are painted, as the client says."""
         return self.safety_identifier or self.user or None
 
 
 class Guided(Fields):
-    """What those requests have that say in words what to paint."""
+    """The fields of requests that describe in words what to paint."""
 
     prompt: str = Field(
-        description="What to paint: a text, a class name or its caption, or nothing, as the model reads."
+        description="What to paint: a text, a class name or its caption, or nothing, depending on the model."
     )
-    negative_prompt: str | None = Field(None, description="What not to paint, for models that read a text.")
+    negative_prompt: str | None = Field(None, description="What not to paint, for models that read text.")
     guidance_scale: float | None = Field(
         None, allow_inf_nan=False, description="How closely the prompt is followed."
     )
-    num_steps: int | None = Field(None, ge=1, description="Steps of the painting.")
+    num_steps: int | None = Field(None, ge=1, description="Steps of sampling.")
     quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None = Field(
         None,
-        description="`low`, `medium` and `high` choose `num_steps`; `auto`, `standard`: the model's own.",
+        description="`low`, `medium` and `high` set `num_steps`; `auto` and `standard` use the model's own.",
     )
-    style: Literal["vivid", "natural"] | None = Field(None, description="Refused: no model here has styles.")
+    style: Literal["vivid", "natural"] | None = Field(None, description="Rejected: no model here has styles.")
     moderation: Literal["low", "auto"] | None = Field(
-        None, description="Both are accepted: there is no filter to soften."
+        None, description="Both are accepted: there is no filter."
     )
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     partial_images: int | None = Field(
@@ -92,7 +93,7 @@ class Guided(Fields):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those fields that are options of the model's sampling, none of them null."""
+        """The fields that are options of the model's sampling, without nulls."""
         named = {"guidance_scale": self.guidance_scale, "num_steps": self.num_steps}
         return {**super().options, **{name: value for name, value in named.items() if value is not None}}
 
@@ -102,35 +103,35 @@ class Generation(Guided):
 
 
 class Reference(BaseModel):
-    """A picture that a request in JSON sends or points to: exactly one of the two."""
+    """A picture that a JSON request contains or points to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    image_url: str | None = Field(None, description="A data URL, or an address where the service allows it.")
-    file_id: str | None = Field(None, description="Refused: there are no files here.")
+    image_url: str | None = Field(None, description="A data URL, or an address if the service allows it.")
+    file_id: str | None = Field(None, description="Rejected: the service stores no files.")
 
 
 _Reference = Annotated[Reference, WithJsonSchema(Reference.model_json_schema())]
-"""Described where it stands: what is `$defs` in a schema of its own leads nowhere within another document."""
+"""Its schema is inlined: `$defs` of a separate schema are not found within another document."""
 
 
 class Edit(Guided):
-    """The fields of POST /v1/images/edits; a form has its pictures as files, `image` and `mask`."""
+    """The fields of POST /v1/images/edits; a form has its pictures as the files `image` and `mask`."""
 
     images: list[_Reference] | None = Field(None, min_length=1, max_length=16)
-    mask: _Reference | None = Field(None, description="Its transparent part is what is painted anew.")
+    mask: _Reference | None = Field(None, description="Its transparent part is painted again.")
     input_fidelity: Literal["high", "low"] | None = Field(
-        None, description="Both are accepted: what the mask leaves is always kept exactly."
+        None, description="Both are accepted: pixels outside of the mask never change."
     )
 
-    refused: ClassVar[dict[str, str]] = {
-        **Fields.refused,
-        "markup": "say by `mask` where to paint",
+    unsupported: ClassVar[dict[str, str]] = {
+        **Fields.unsupported,
+        "markup": "send a `mask` that shows where to paint",
     }
 
 
 class Variation(Fields):
-    """The fields of POST /v1/images/variations; a form has its picture as a file, `image`."""
+    """The fields of POST /v1/images/variations; a form has its picture as the file `image`."""
 
     images: list[_Reference] | None = Field(None, min_length=1, max_length=1)
 
@@ -143,15 +144,17 @@ FIELDS: dict[Endpoint, type[Generation] | type[Edit] | type[Variation]] = {
 
 
 class InputTokens(BaseModel):
-    """Where the tokens of a request come from."""
+    """The tokens of a request by kind."""
 
     text_tokens: int
     image_tokens: int
 
 
 class Usage(BaseModel):
-    """What a request took: text as its bytes in UTF-8 divided by four; pictures as the codes that the model
-    writes, or one per 16x16 pixels where it writes none.
+    """The tokens of a request.
+
+    Text counts a quarter of its bytes in UTF-8; pictures count the codes that the model writes, or one per
+    16x16 pixels where it writes none.
     """
 
     total_tokens: int
@@ -184,9 +187,10 @@ class ImagesResponse(BaseModel):
 
 
 class ImageEvent(BaseModel):
-    """An event of a stream. Of a picture that is finished it has `usage`, `seed` and, where one was
-    sent, `safety_identifier`; of another one `partial_image_index`. With several pictures, `image_index` says
-    which it is.
+    """An event of a stream.
+
+    For a finished picture it has `usage`, `seed` and, where one was sent, `safety_identifier`; for an
+    intermediate one `partial_image_index`. With several pictures, `image_index` is the number of this one.
     """
 
     type: str
@@ -205,7 +209,7 @@ class ImageEvent(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model, as GET /v1/models tells of it: the documented fields, then ours."""
+    """A model in GET /v1/models: the documented fields, then further ones."""
 
     id: str
     object: Literal["model"] = "model"
@@ -236,7 +240,7 @@ class ModelList(BaseModel):
 
 
 class Mistake(BaseModel):
-    """What is wrong with a request, or went wrong here."""
+    """What is wrong with a request, or failed in the service."""
 
     message: str
     type: str
@@ -245,12 +249,12 @@ class Mistake(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """The answer to a request that is refused or failed."""
+    """The answer to a request that was rejected or failed."""
 
     error: Mistake
 
 
-REFUSED: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorResponse, "description": "The request is refused."}
+REJECTED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorResponse, "description": "The request is rejected."}
 }
-"""What the OpenAPI document says of every route's refusals."""
+"""How the OpenAPI document describes every route's rejections."""

@@ -1,4 +1,4 @@
-"""/v1/jobs: requests for pictures that nobody waits for, and how they are getting on."""
+"""/v1/jobs: requests for pictures that run in the background, and their progress."""
 
 import json
 import re
@@ -13,13 +13,12 @@ from danqing.service.access.caller import Caller, Right
 from danqing.service.errors import ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.http import sse
-from danqing.service.http.gate import held, needs, note
+from danqing.service.http.gate import held_bytes, log_facts, needs
 from danqing.service.jobs.store import describe
 from danqing.service.jobs.tables import Status
 from danqing.service.parts import Service, service_of
-from danqing.service.pictures import encode_pool as pictures
-from danqing.service.requests import json_bodies as uploads
-from danqing.service.requests import schemas as wire
+from danqing.service.pictures.encoding import MEDIA_TYPES, PICTURE_HEADERS
+from danqing.service.requests import json_bodies, schemas
 
 _SCOPES: dict[str, Right] = {"generations": "generate", "edits": "edit", "variations": "edit"}
 _KEY = re.compile(r"[!-~]{1,255}")  # visible ASCII
@@ -27,8 +26,10 @@ _FINAL = ("job.succeeded", "job.failed", "job.cancelled")
 
 
 class Webhook(BaseModel):
-    """Where a job reports its end. secret: to sign with, `whsec_` and 24 to 64 bytes in base64; one is drawn
-    and told in the answer where it is left out.
+    """Where a job reports its end.
+
+    secret: to sign with, `whsec_` and 24 to 64 bytes in base64; by default a random one, which the answer
+    contains.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -38,36 +39,40 @@ class Webhook(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """The body of POST /v1/jobs: what would be sent to /v1/images/ENDPOINT in JSON, without `stream`."""
+    """The body of POST /v1/jobs: what /v1/images/ENDPOINT takes in JSON, without `stream`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    endpoint: wire.Endpoint
+    endpoint: schemas.Endpoint
     body: dict[str, Any]
     webhook: Annotated[Webhook, WithJsonSchema(Webhook.model_json_schema())] | None = None
 
 
 class JobProgress(BaseModel):
-    """Steps done of all steps; 0 of 0 before it is known how many there are."""
+    """Steps done and all steps; both are 0 before their number is known."""
 
     done: int
     total: int
 
 
 class JobWebhook(BaseModel):
-    """Where a job reports its end; the secret is told to whoever makes the job."""
+    """Where a job reports its end; only the answer to its creation has the secret."""
 
     url: str
     secret: str | None = None
 
 
 class JobAnswer(BaseModel):
-    """A job. attempts: how often painting it was begun. request: what was asked for, without its pictures."""
+    """A job.
+
+    attempts: how often it was started.
+    request: the requested fields, without pictures.
+    """
 
     id: str
     object: Literal["job"] = "job"
     status: Status
-    endpoint: wire.Endpoint
+    endpoint: schemas.Endpoint
     model: str
     created_at: int
     started_at: int | None
@@ -75,8 +80,8 @@ class JobAnswer(BaseModel):
     attempts: int
     progress: JobProgress
     request: dict[str, Any]
-    response: wire.ImagesResponse | None
-    error: wire.Mistake | None
+    response: schemas.ImagesResponse | None
+    error: schemas.Mistake | None
     webhook: JobWebhook | None
 
 
@@ -90,8 +95,8 @@ class JobList(BaseModel):
     has_more: bool
 
 
-async def _asking(request: Request) -> Caller:
-    """Whoever may paint or edit; what is not theirs is not there for them."""
+async def _painter(request: Request) -> Caller:
+    """Return a caller that may paint or edit; jobs of others do not exist for it."""
     try:
         return await needs("generate")(request, None)
     except ApiError as error:
@@ -100,7 +105,7 @@ async def _asking(request: Request) -> Caller:
         return await needs("edit")(request, None)
 
 
-_Asking = Annotated[Caller, Depends(_asking)]
+_Painter = Annotated[Caller, Depends(_painter)]
 _KEYED: dict[str, Any] = {"security": [{"HTTPBearer": []}]}
 _BODY = {
     "requestBody": {
@@ -118,21 +123,23 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     responses={
         200: {"model": JobAnswer, "description": "The job that was accepted for this key before."},
         202: {"model": JobAnswer, "description": "The job."},
-        **wire.REFUSED,
+        **schemas.REJECTED,
     },
     openapi_extra=_KEYED | _BODY,
 )
 async def accept(
     request: Request,
-    caller: _Asking,
+    caller: _Painter,
     idempotency_key: Annotated[
-        str | None, Header(description="Drawn by the client: with the same key, there is one job.")
+        str | None, Header(description="Chosen by the client: the same key creates only one job.")
     ] = None,
 ) -> JSONResponse:
-    """Accept a request for pictures as a job, once it has been checked."""
+    """Check a request for pictures, and accept it as a job."""
     service = service_of(request)
     try:
-        body = await uploads.json_body(request, service.settings.limits, held(request), pictures=True)
+        body = await json_bodies.json_body(
+            request, service.settings.limits, held_bytes(request), pictures=True
+        )
         asked = JobRequest.model_validate(body)
     except ValidationError as error:
         raise from_validation(error) from None
@@ -145,27 +152,27 @@ async def accept(
         asked.endpoint,
         asked.body,
         caller,
-        held(request),
+        held_bytes(request),
         idempotency_key=idempotency_key,
         webhook=asked.webhook.url if asked.webhook else None,
         webhook_secret=asked.webhook.secret if asked.webhook else None,
     )
-    note(request, model=job.model, images=job.pictures if is_new else 0, user=asked.body.get("user"))
-    told = describe(job, _address(request, service))
+    log_facts(request, model=job.model, images=job.pictures if is_new else 0, user=asked.body.get("user"))
+    answer = describe(job, _address(request, service))
     if job.webhook is not None:
-        told["webhook"] = {"url": job.webhook, "secret": job.webhook_secret}
-    return JSONResponse(told, 202 if is_new else 200, {"location": f"/v1/jobs/{job.id}"})
+        answer["webhook"] = {"url": job.webhook, "secret": job.webhook_secret}
+    return JSONResponse(answer, 202 if is_new else 200, {"location": f"/v1/jobs/{job.id}"})
 
 
-@router.get("", responses={200: {"model": JobList}, **wire.REFUSED}, openapi_extra=_KEYED)
+@router.get("", responses={200: {"model": JobList}, **schemas.REJECTED}, openapi_extra=_KEYED)
 async def jobs(
     request: Request,
-    caller: _Asking,
+    caller: _Painter,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=64, description="The id of a job.")] = None,
     status: Status | None = None,
 ) -> JSONResponse:
-    """The caller's jobs, the latest first."""
+    """Return the caller's jobs, the latest first."""
     service = service_of(request)
     found, has_more = await service.jobs.page(caller.owner, limit=limit, after=after, status=status)
     address = _address(request, service)
@@ -180,17 +187,19 @@ async def jobs(
     )
 
 
-@router.get("/{job_id}", responses={200: {"model": JobAnswer}, **wire.REFUSED}, openapi_extra=_KEYED)
-async def job(request: Request, caller: _Asking, job_id: str) -> JSONResponse:
-    """A job of the caller's."""
+@router.get("/{job_id}", responses={200: {"model": JobAnswer}, **schemas.REJECTED}, openapi_extra=_KEYED)
+async def job(request: Request, caller: _Painter, job_id: str) -> JSONResponse:
+    """Return a job of the caller."""
     service = service_of(request)
     found = await service.jobs.find(caller.owner, job_id)
     return JSONResponse(describe(found, _address(request, service)))
 
 
-@router.post("/{job_id}/cancel", responses={200: {"model": JobAnswer}, **wire.REFUSED}, openapi_extra=_KEYED)
-async def cancel(request: Request, caller: _Asking, job_id: str) -> JSONResponse:
-    """End a job; one that has ended already stays as it is."""
+@router.post(
+    "/{job_id}/cancel", responses={200: {"model": JobAnswer}, **schemas.REJECTED}, openapi_extra=_KEYED
+)
+async def cancel(request: Request, caller: _Painter, job_id: str) -> JSONResponse:
+    """Cancel a job, unless it has ended."""
     service = service_of(request)
     ended = await service.jobs.cancel(caller, job_id)
     return JSONResponse(describe(ended, _address(request, service)))
@@ -201,21 +210,23 @@ async def cancel(request: Request, caller: _Asking, job_id: str) -> JSONResponse
     response_class=Response,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        204: {"description": "The job has ended, and its last event is known."},
-        **wire.REFUSED,
+        204: {"description": "The job has ended, and the client knows its last event."},
+        **schemas.REJECTED,
     },
     openapi_extra=_KEYED,
 )
 async def events(
     request: Request,
-    caller: _Asking,
+    caller: _Painter,
     job_id: str,
     last_event_id: Annotated[
-        str | None, Header(description="The id of the last event that is known: others follow.")
+        str | None, Header(description="The id of the last event that the client knows.")
     ] = None,
 ) -> Response:
-    """What happens to a job, from its beginning or from a known event on, until it ends: `job.queued`,
-    `job.running`, `job.progress`, `job.succeeded`, `job.failed` or `job.cancelled`, each with an id.
+    """Stream the events of a job, from its start or after a known event, until it ends.
+
+    They are `job.queued`, `job.running`, `job.progress`, `job.succeeded`, `job.failed` or `job.cancelled`,
+    each with an id.
     """
     service, owner = service_of(request), caller.owner
     known = last_event_id or "0"
@@ -223,24 +234,26 @@ async def events(
         raise invalid("Last-Event-ID must be the id of an event, a number.", "Last-Event-ID")
     found = await service.jobs.find(owner, job_id)
     if found.finished is not None and int(known) >= found.events:
-        return Response(status_code=204)  # a browser's EventSource connects again until it is told so
+        return Response(status_code=204)  # a browser's EventSource reconnects until it receives this
     address = _address(request, service)
-    return sse.EventStream(_told(service, owner, job_id, int(known), address))
+    return sse.EventStream(_event_stream(service, owner, job_id, int(known), address))
 
 
 @router.get(
     "/{job_id}/images/{number}",
     response_class=Response,
-    responses={200: {"content": {kind: {} for kind in pictures.MEDIA_TYPES.values()}}, **wire.REFUSED},
+    responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, **schemas.REJECTED},
     openapi_extra=_KEYED,
 )
-async def image(request: Request, caller: _Asking, job_id: str, number: int) -> Response:
-    """A picture of a job that succeeded, counted from 0."""
+async def image(request: Request, caller: _Painter, job_id: str, number: int) -> Response:
+    """Return a picture of a job that succeeded, counted from 0."""
     found = await service_of(request).jobs.picture(caller.owner, job_id, number)
-    return Response(found.content, 200, pictures.PICTURE_HEADERS, found.media_type)
+    return Response(found.content, 200, PICTURE_HEADERS, found.media_type)
 
 
-async def _told(service: Service, owner: str, job_id: str, after: int, address: str) -> AsyncIterator[bytes]:
+async def _event_stream(
+    service: Service, owner: str, job_id: str, after: int, address: str
+) -> AsyncIterator[bytes]:
     async for event in service.jobs.events(owner, job_id, after):
         data = json.loads(event.data)
         if event.type in _FINAL:

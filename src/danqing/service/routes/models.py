@@ -1,4 +1,4 @@
-"""GET /v1/models: what is served here, and what each model can do."""
+"""GET /v1/models: the models of the service, and what each can do."""
 
 from typing import Annotated, Any
 
@@ -6,34 +6,36 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from danqing.service.access.caller import Caller
-from danqing.service.engine.orders import Offer
-from danqing.service.http.gate import known
+from danqing.service.engine.offers import Offer
+from danqing.service.http.gate import any_key
 from danqing.service.parts import service_of
-from danqing.service.requests import schemas as wire
+from danqing.service.requests import schemas
 from danqing.service.requests.planner import VERBS
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-_Anyone = Annotated[Caller, Depends(known)]
+_AnyKey = Annotated[Caller, Depends(any_key)]
 
 
-@router.get("", summary="All models", responses={200: {"model": wire.ModelList}, **wire.REFUSED})
-async def models(request: Request, caller: _Anyone) -> JSONResponse:
-    """The models that the caller may use, in the order in which they are served."""
-    offers = service_of(request).engine.offers.values()
-    data = [_told(offer) for offer in offers if caller.may_use(offer.name)]
+@router.get("", summary="All models", responses={200: {"model": schemas.ModelList}, **schemas.REJECTED})
+async def models(request: Request, caller: _AnyKey) -> JSONResponse:
+    """Return the models that the caller may use, in the order of the settings."""
+    offers = service_of(request).scheduler.offers.values()
+    data = [_describe(offer) for offer in offers if caller.may_use(offer.name)]
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/{name:path}", summary="One model", responses={200: {"model": wire.ModelCard}, **wire.REFUSED})
-async def model(request: Request, name: str, caller: _Anyone) -> JSONResponse:
-    """One model by its name or an alias, with its card."""
+@router.get(
+    "/{name:path}", summary="One model", responses={200: {"model": schemas.ModelCard}, **schemas.REJECTED}
+)
+async def model(request: Request, name: str, caller: _AnyKey) -> JSONResponse:
+    """Return one model by its name or an alias, with its card."""
     offer = service_of(request).planner.find(name, caller)
-    return JSONResponse({**_told(offer), "card": offer.card})
+    return JSONResponse({**_describe(offer), "card": offer.card})
 
 
-def _told(offer: Offer) -> dict[str, Any]:
-    """A model as clients see it; why one cannot be used stays in the log, for it may name files."""
+def _describe(offer: Offer) -> dict[str, Any]:
+    """Describe a model for clients; why one cannot be used is only logged, since it may name files."""
     return {
         "id": offer.name,
         "object": "model",

@@ -1,4 +1,4 @@
-"""Where jobs, keys, usage and the audit log are kept: a file of SQLite, or PostgreSQL."""
+"""The database of jobs, keys, usage and the audit log: a file of SQLite, or PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -26,14 +26,14 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _POSTGRESQL_THREADS = 4
-_PAUSE = 0.5  # seconds in which a database that was away is not asked again
-_BUSY_SECONDS = 10  # that SQLite waits for another process to finish its writing
+_PAUSE = 0.5  # seconds until a database that was away is tried again
+_BUSY_SECONDS = 10  # that SQLite waits for another process to finish writing
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 0x64616E71  # any number: servers that start together migrate one after the other
 
 
 class Base(DeclarativeBase):
-    """The tables of a service; names of constraints are fixed, so that a migration can speak of them."""
+    """The tables of a service; constraints have fixed names, which migrations refer to."""
 
     metadata = MetaData(
         naming_convention={
@@ -47,7 +47,7 @@ class Base(DeclarativeBase):
 
 
 class DatabaseError(DanqingError):
-    """The database cannot take what it is given: its disk is full, or it may only be read."""
+    """The database cannot be written: its disk is full, or it is read-only."""
 
 
 class DatabaseAwayError(DatabaseError):
@@ -55,11 +55,12 @@ class DatabaseAwayError(DatabaseError):
 
 
 class Database:
-    """Transactions, each in one of the database's own threads, so that the event loop never waits for a disk.
+    """Runs transactions in threads of its own, so that the event loop never waits for a disk.
 
-    url: an SQLAlchemy URL, `sqlite:///FILE` or `postgresql://...`; ConfigError is raised for others. SQLite
-    has one thread: it takes one writer at a time, and waiting in a line is cheaper than waiting for its lock.
-    reading: nothing is written, and a file is neither made nor locked; ConfigError is raised where none is.
+    SQLite has one thread: it allows one writer at a time, and a queue is cheaper than waiting for its lock.
+
+    url: an SQLAlchemy URL, `sqlite:///FILE` or `postgresql://...`; raises ConfigError for others.
+    reading: opens the database read-only; raises ConfigError where a file does not exist.
     """
 
     def __init__(self, url: str, *, reading: bool = False) -> None:
@@ -76,15 +77,15 @@ class Database:
         self._away_until = -math.inf
 
     async def start(self) -> None:
-        """As `migrate`, without keeping the event loop."""
+        """Call `migrate` without blocking the event loop."""
         await asyncio.get_running_loop().run_in_executor(self._threads, self.migrate)
 
     async def stop(self) -> None:
-        """As `close`, without keeping the event loop."""
+        """Call `close` without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def migrate(self, patience: float = 10.0) -> None:
-        """Bring the tables to the newest shape; what is there already is kept.
+        """Migrate the tables to the newest version; data is kept.
 
         Raises DatabaseAwayError where the database does not answer for `patience` seconds, DatabaseError
         where a newer Danqing has written it.
@@ -107,7 +108,7 @@ class Database:
             time.sleep(0.2)
 
     def is_current(self) -> bool:
-        """Whether the tables have the newest shape; raises as `transact`."""
+        """Return whether the tables have the newest version; raises as `transact`."""
 
         def look(session: Session) -> bool:
             found = MigrationContext.configure(session.connection()).get_current_revision()
@@ -125,39 +126,37 @@ class Database:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise DatabaseError(
-                    f"The database was written by another version of Danqing ({error}): use that one, or a "
-                    "newer one."
+                    f"The database was written by another version of Danqing ({error}): use that version "
+                    "or a newer one."
                 ) from error
 
     def transact(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
-        """What `function` returns: called once in this thread in a transaction of its own, which is committed
-        when it returns and undone when it raises. For the command line; a server uses `run`.
+        """Call a function in a transaction, in this thread, and return what it returns.
 
-        Raises DatabaseAwayError, DatabaseError.
+        The transaction is committed when it returns, and rolled back when it raises. For the command line; a
+        server uses `run`. Raises DatabaseAwayError, DatabaseError.
         """
         if time.monotonic() < self._away_until:
-            raise DatabaseAwayError("The database does not answer at present; try again in a moment.")
+            raise DatabaseAwayError("The database does not answer at present: retry in a moment.")
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 return function(session, *arguments)
         except DBAPIError as error:
             trouble = _trouble(error)
             if trouble == "refuses":
-                raise DatabaseError("The database takes nothing more; its disk may be full.") from error
+                raise DatabaseError("The database cannot be written; its disk may be full.") from error
             if trouble is None:
                 raise
-            if trouble == "away":  # those who wait in line need not find out one by one
+            if trouble == "away":  # queued transactions need not find out one by one
                 self._away_until = time.monotonic() + _PAUSE
-            raise DatabaseAwayError(
-                "The database does not answer at present; try again in a moment."
-            ) from error
+            raise DatabaseAwayError("The database does not answer at present: retry in a moment.") from error
 
     async def run(self, function: Callable[[Session, *Ts], T], *arguments: *Ts, patience: float = 10.0) -> T:
-        """What `function` returns, called in a transaction in a thread of the database.
+        """Call a function in a transaction, in a thread of the database, and return what it returns.
 
-        While the database is away it is called again, for `patience` seconds. So it must be able to run
-        twice, even after its first transaction was committed, for a connection can break after that: draw
-        identifiers outside of it. Raises DatabaseAwayError, DatabaseError.
+        It is retried for `patience` seconds while the database is away. So it must be idempotent: a
+        connection can break just after a commit. Choose identifiers outside of it. Raises DatabaseAwayError,
+        DatabaseError.
         """
         deadline, pause = time.monotonic() + patience, 0.05
         loop = asyncio.get_running_loop()
@@ -171,7 +170,7 @@ class Database:
             pause = min(2 * pause, 1.0)
 
     async def answers(self) -> bool:
-        """Whether the database is there now."""
+        """Return whether the database answers now."""
         try:
             await self.run(lambda session: session.execute(text("select 1")), patience=0)
         except DatabaseError:
@@ -179,7 +178,7 @@ class Database:
         return True
 
     def close(self) -> None:
-        """Finish the transactions that have begun, and let go of the database."""
+        """Finish running transactions, and close the database."""
         self._threads.shutdown()
         self.engine.dispose()
 
@@ -189,7 +188,7 @@ def _checked(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigError(
-            f"{url!r} is no database URL: write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
+            f"{url!r} is not a database URL: write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
         ) from error
     kind = parsed.get_backend_name()
     if kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
@@ -206,7 +205,7 @@ def _sqlite(url: URL) -> Engine:
     path = Path(str(url.database))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Created before SQLite does it: secrets of webhooks are for nobody else to read.
+        # Created here with private permissions: it contains secrets of webhooks.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise DatabaseError(f"The database cannot be written: {error}.") from error
@@ -214,14 +213,14 @@ def _sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver's guess
+        connection.isolation_level = None  # transactions are begun below, not guessed by the driver
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # what was accepted survives a power cut
+        connection.execute("PRAGMA synchronous = FULL")  # accepted jobs survive a power failure
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later cannot wait for another writer: it fails at once.
+        # A transaction that reads first and writes later would fail at once where another one writes.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -237,8 +236,8 @@ def _sqlite_to_read(url: URL) -> Engine:
         with contextlib.closing(sqlite3.connect(address, uri=True)) as probe:
             probe.execute("select count(*) from sqlite_master")
     except sqlite3.OperationalError:
-        # Readers have a file of their own beside it, which cannot be made here. Where no change waits in the
-        # log to be carried over, the file alone is all there is.
+        # Readers create a file beside it, which is not possible here. If the write-ahead log is empty, the
+        # file alone is complete.
         if not wal.exists() or not wal.stat().st_size:
             address += "&immutable=1"
 
@@ -273,8 +272,8 @@ _SQLITE_TROUBLE: dict[int, Literal["away", "again", "refuses"]] = {
 
 
 def _trouble(error: DBAPIError) -> Literal["away", "again", "refuses"] | None:
-    """What the database has, where it is not a mistake of ours: it is away, this transaction must be done
-    again, or it refuses to write.
+    """Classify an error that is not a bug: the database is away, the transaction must be repeated, or the
+    database cannot be written.
     """
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
@@ -284,7 +283,7 @@ def _trouble(error: DBAPIError) -> Literal["away", "again", "refuses"] | None:
         return "again"
     if state in ("53100", "53200"):  # disk full, out of memory
         return "refuses"
-    # 25006: what answers is a standby that is just taking over
+    # 25006: a standby answers that is just taking over
     if (
         error.connection_invalidated
         or state == "25006"

@@ -1,4 +1,4 @@
-"""What Alembic runs around the steps: `Database.migrate` gives it a connection within a transaction."""
+"""Alembic's environment: `Database.migrate` passes a connection within a transaction."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Jobs, what belongs to them, and the messages that tell of them."""
+"""Jobs, their pictures and events, and their webhook messages."""
 
 import sqlalchemy as sa
 from alembic import op
