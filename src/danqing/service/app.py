@@ -29,7 +29,10 @@ _DESCRIPTION = "Paints with the models of this service. Any client of the OpenAI
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Create the application of a service; its lifespan starts and stops the parts in `app.state.service`."""
+    """Create the application of a service.
+
+    Its lifespan starts and stops the parts in `app.state.service`.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -61,7 +61,10 @@ def invalid(message: str, param: str | None = None, code: str | None = "invalid_
 
 
 def internal() -> ApiError:
-    """Return the error for a bug in the service; it says nothing that helps an attacker."""
+    """Return the error for a bug in the service.
+
+    It says nothing that helps an attacker.
+    """
     message = "The service failed, and its log says why: report the x-request-id to its operator."
     return ApiError(500, message, code="server_error", headers=FINAL)
 

@@ -24,7 +24,10 @@ _CHOICES = {"str", "int"}
 
 
 def from_danqing(error: DanqingError) -> ApiError:
-    """Convert an error from within; messages that may name files of this machine are only logged."""
+    """Convert an error from within.
+
+    Messages that may name files of this machine are only logged.
+    """
     match error:
         case OverloadedError():
             wait = {"retry-after": str(max(1, math.ceil(error.retry_after)))}
@@ -52,7 +55,7 @@ def from_danqing(error: DanqingError) -> ApiError:
 
 
 def from_validation(error: ValidationError | RequestValidationError) -> ApiError:
-    """Convert the first error that was found in a body, with the name of its field."""
+    """Convert the first error in a body, with the name of its field."""
     mistake = error.errors()[0]
     named = mistake["loc"]
     if isinstance(error, RequestValidationError):  # the first part says where: body, query, ...

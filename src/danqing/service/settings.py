@@ -149,7 +149,10 @@ class Settings(_Section):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a configuration file, unchecked; paths in it are relative to its folder. Raises ConfigError."""
+    """Read a configuration file, unchecked.
+
+    Paths in it are relative to its folder. Raises ConfigError.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -165,7 +168,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def checked(values: Mapping[str, Any]) -> Settings:
-    """Check plain values; raises ConfigError with the names of those that are wrong."""
+    """Check plain values.
+
+    Raises ConfigError with the names of those that are wrong.
+    """
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:

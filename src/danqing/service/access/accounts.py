@@ -47,7 +47,9 @@ class Account:
         self._counted(now)[0] += 1
 
     def charge(self, images: int) -> float:
-        """Count pictures before they are painted; return when they were counted, for `refund`.
+        """Count pictures before they are painted.
+
+        Return when they were counted, for `refund`.
 
         Raises ApiError 429 where the quota has fewer left.
         """
@@ -102,7 +104,10 @@ class Account:
         return {day: amounts for day, amounts in counted.items() if any(amounts)}
 
     def set_used(self, day: int, images: int) -> None:
-        """Set what the database has counted on `day` for all servers; what is not yet written is added."""
+        """Set what the database has counted on `day` for all servers.
+
+        What is not yet written is added.
+        """
         if day >= self._day:
             self._day = day
             self._today = images + self._unwritten.get(day, [0, 0])[1]

@@ -47,7 +47,10 @@ class Entry(Base):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The last entry of a chain; kept elsewhere, it shows later whether the end of the log was cut off."""
+    """The last entry of a chain.
+
+    Kept elsewhere, it shows later whether the end of the log was cut off.
+    """
 
     number: int
     hash: str
@@ -76,7 +79,9 @@ class PendingEntry:
 
 
 class AuditLog:
-    """Collects events until they are written; never blocks, and its memory is bounded.
+    """Collects events until they are written.
+
+    Never blocks, and its memory is bounded.
 
     Equal events become one entry with a `count`: a flood of rejections is one line, not a full disk.
     """
@@ -96,7 +101,10 @@ class AuditLog:
         self._waiting[what] = (first, count + 1)
 
     def take(self) -> list[PendingEntry]:
-        """Return the events since the last call, in order; the caller writes them."""
+        """Return the events since the last call, in order.
+
+        The caller writes them.
+        """
         waiting, self._waiting = self._waiting, {}
         taken = [PendingEntry(at, event, _counted(facts, n)) for (event, facts), (at, n) in waiting.items()]
         if self._lost:
@@ -121,7 +129,10 @@ def append(session: Session, entries: Sequence[PendingEntry]) -> Head:
 
 
 def head(session: Session) -> Head:
-    """Return the last entry; its number is 0 where the log is empty."""
+    """Return the last entry.
+
+    Its number is 0 where the log is empty.
+    """
     last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
     return Head(last.number, last.hash) if last else Head(0, _BEFORE_ALL)
 

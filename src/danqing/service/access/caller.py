@@ -39,7 +39,10 @@ class Caller:
         return scope in self.scopes or "admin" in self.scopes
 
     def may_use(self, model: str) -> bool:
-        """Return whether the key may use a model; `model` is its name, not an alias."""
+        """Return whether the key may use a model.
+
+        `model` is its name, not an alias.
+        """
         return self.models is None or model in self.models
 
     def permit(self, model: str) -> None:

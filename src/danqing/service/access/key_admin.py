@@ -47,7 +47,9 @@ class Grant:
 
 
 def create(database: Database, grant: Grant) -> tuple[Key, str]:
-    """Create a key; return it, and its token, which is shown once and stored nowhere.
+    """Create a key.
+
+    Return it, and its token, which is shown once and stored nowhere.
 
     Raises ConfigError where a key of that name is active.
     """
@@ -81,7 +83,10 @@ def create(database: Database, grant: Grant) -> tuple[Key, str]:
 
 
 def revoke(database: Database, which: str) -> Key:
-    """Revoke a key by its name or id; it is rejected within two seconds. Raises ConfigError."""
+    """Revoke a key by its name or id.
+
+    It is rejected within two seconds. Raises ConfigError.
+    """
 
     def update(session: Session) -> Key:
         found = list(session.scalars(select(Key).where((Key.id == which) | (Key.name == which))))

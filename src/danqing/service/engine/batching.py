@@ -102,7 +102,10 @@ class WorkerBatch:
 
 
 def kind_of(order: Order) -> BatchKind:
-    """Return the kind of an order's pictures; raises ConfigError for options that are not plain values."""
+    """Return the kind of an order's pictures.
+
+    Raises ConfigError for options that are not plain values.
+    """
     negative = any(row.negative_prompt is not None for row in order.rows)
     try:
         options = _encode(dict(order.options))

@@ -145,12 +145,18 @@ class FairQueue(Generic[Item]):
         self._push(entry, chunk_seconds)
 
     def head(self) -> tuple[Entry[Item], int]:
-        """Return the next entry, and how many pictures of its kind are queued; there must be some."""
+        """Return the next entry, and how many pictures of its kind are queued.
+
+        There must be some.
+        """
         lane = self._next()
         return lane.head()[2], lane.pictures
 
     def take(self, room: int) -> list[tuple[Item, int, int]]:
-        """Take the next pictures, at most `room`, all of one kind; return items with `start` and `stop`."""
+        """Take the next pictures, at most `room`, all of one kind.
+
+        Return items with `start` and `stop`.
+        """
         taken: list[tuple[Item, int, int]] = []
         lane, before, job = self._next(), self.seconds, False
         while room and lane.pictures:

@@ -19,7 +19,10 @@ MOST_CARD = 200_000
 
 
 def describe(name: str, source: str) -> Offer:
-    """Describe a model without loading its weights; the offer has a `fault` where it cannot be used."""
+    """Describe a model without loading its weights.
+
+    The offer has a `fault` where it cannot be used.
+    """
     try:
         folder, within = locate(source)
         family, facts = model_folder.examine(folder, within=within)

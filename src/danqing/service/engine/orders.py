@@ -17,7 +17,10 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture to paint; its pixels depend on nothing else but the options of its order."""
+    """One picture to paint.
+
+    Its pixels depend on nothing else but the options of its order.
+    """
 
     seed: int
     label: str | int | None = None
@@ -100,7 +103,10 @@ class DeadlinePassedError(DanqingError):
 
 
 class PaintingFailedError(DanqingError):
-    """The worker could not paint the order, or died of it twice; the order was valid."""
+    """The worker could not paint the order, or died of it twice.
+
+    The order was valid.
+    """
 
 
 class OrderCancelledError(DanqingError):

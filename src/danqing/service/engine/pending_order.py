@@ -69,13 +69,19 @@ class PendingOrder:
             self.on_begin = None
 
     def progress(self, pictures: int, done: int, steps: int) -> None:
-        """Note progress: so many pictures have done `done` of `steps`; those before them are finished."""
+        """Note progress: so many pictures have done `done` of `steps`.
+
+        Those before them are finished.
+        """
         rows = len(self.order.rows)
         self.steps_done = (rows - self._missing) * steps + pictures * done
         self._add_event(Progress(self.steps_done, rows * steps))
 
     def preview(self, index: int, start: int, pixels: Pixels) -> None:
-        """Add an intermediate picture of some rows; the event follows when there is one of all rows."""
+        """Add an intermediate picture of some rows.
+
+        The event follows when there is one of all rows.
+        """
         if len(pixels) == len(self.order.rows):
             self._add_event(Preview(index, pixels))
             return

@@ -87,7 +87,10 @@ class Scheduler:
         self._closing = False
 
     async def start(self) -> None:
-        """Start the worker, and wait until it has described every model; raises WorkerStartError."""
+        """Start the worker, and wait until it has described every model.
+
+        Raises WorkerStartError.
+        """
         self._loop = asyncio.get_running_loop()
         await self.supervisor.start()
 

@@ -83,7 +83,10 @@ class Supervisor:
         self._described: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Start a worker, and wait until it has described every model; raises WorkerStartError."""
+        """Start a worker, and wait until it has described every model.
+
+        Raises WorkerStartError.
+        """
         self._loop = asyncio.get_running_loop()
         self._described = self._loop.create_future()
         self._task = self._loop.create_task(self._run(), name="supervisor")

@@ -15,7 +15,10 @@ class Timings:
         self._by_verb: dict[tuple[str, str], float] = {}
 
     def estimate(self, kind: BatchKind) -> float:
-        """Return the seconds of a chunk; for new options, those of the model's other options."""
+        """Return the seconds of a chunk.
+
+        For new options, those of the model's other options.
+        """
         known = self._by_options.get((kind.model, kind.verb, kind.options))
         return self._by_verb.get((kind.model, kind.verb), FIRST_GUESS) if known is None else known
 

@@ -22,7 +22,10 @@ needed to answer requests.
 
 
 class WorkerProcess:
-    """A running worker; a thread waits for its exit, so that it is noticed whatever its connection does."""
+    """A running worker.
+
+    A thread waits for its exit, so that it is noticed whatever its connection does.
+    """
 
     def __init__(self, process: "subprocess.Popen[bytes]", connection: FrameProtocol) -> None:
         self.pid = process.pid
@@ -63,7 +66,10 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, None while it runs; negative: the number of the signal that ended it."""
+        """The exit code, None while it runs.
+
+        A negative one is the number of the signal that ended it.
+        """
         return self._process.returncode
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:

@@ -27,14 +27,20 @@ class FairShare:
         return amount <= free and held + amount <= (GREED * free if self._each is None else self._each)
 
     def take(self, owner: str, amount: int) -> bool:
-        """Take so much for an owner; returns False, and takes nothing, where there is no room."""
+        """Take so much for an owner.
+
+        Returns False, and takes nothing, where there is no room.
+        """
         if not self.has_room(owner, amount):
             return False
         self.add(owner, amount)
         return True
 
     def add(self, owner: str, amount: int) -> None:
-        """Count what an owner holds, whether there is room for it or not; negative for less."""
+        """Count what an owner holds, whether there is room for it or not.
+
+        amount: negative for less.
+        """
         self.held += amount
         held = self._held_by[owner] = self._held_by.get(owner, 0) + amount
         if not held:

@@ -142,7 +142,7 @@ class Exchange:
             raise
 
     async def send(self, message: Message) -> None:
-        """Pass a message of the application to the client, the first with the headers of every answer."""
+        """Pass a message to the client, the first with the headers of every answer."""
         if message["type"] == "http.response.start":
             if self.rejection is not None:  # the application answered a body that was cut off
                 await self.reject()

@@ -44,7 +44,10 @@ _bearer = HTTPBearer(auto_error=False, description="A key made by `danqing keys 
 
 @functools.cache
 def needs(scope: Right) -> Callable[..., Awaitable[Caller]]:
-    """Return the dependency of a route for callers with `scope`; it raises ApiError 401 and 403."""
+    """Return the dependency of a route for callers with `scope`.
+
+    It raises ApiError 401 and 403.
+    """
 
     async def caller(
         request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
@@ -68,7 +71,7 @@ async def any_key(
 
 
 def log_facts(request: Request, **facts: str | int | float | None) -> None:
-    """Add facts to the access log's line of this request, such as model, images and user.
+    """Add facts, such as model and images, to this request's line of the access log.
 
     The audit log receives model and images too.
     """
@@ -76,7 +79,10 @@ def log_facts(request: Request, **facts: str | int | float | None) -> None:
 
 
 def held_bytes(request: Request) -> HeldBytes:
-    """Return the count of the bytes that a request holds; the gate releases them at its end."""
+    """Return the count of the bytes that a request holds.
+
+    The gate releases them at its end.
+    """
     return _exchange(request.scope).held
 
 
@@ -91,7 +97,9 @@ class _Parts(Protocol):
 
 
 class Gate:
-    """ASGI middleware before the whole application; it finds keys and metrics at `app.state.service`.
+    """ASGI middleware before the whole application.
+
+    It finds keys and metrics at `app.state.service`.
 
     It gives each request an id, and adds the headers of every answer. Before the body is read it rejects a
     missing key and, without any keys, a wrong host or origin. It also rejects bodies that are too large or

@@ -48,9 +48,9 @@ class _LingeringTransport:
 
 
 class Http1Protocol(HttpToolsProtocol):
-    """A connection whose headers must be small and arrive soon, and whose errors are answered as all others.
+    """A connection whose headers must be small and arrive soon.
 
-    Neither httptools nor uvicorn has these limits.
+    Neither httptools nor uvicorn has these limits. Errors below HTTP are answered in the shape of all others.
     """
 
     application: FastAPI
@@ -171,7 +171,10 @@ class Http1Protocol(HttpToolsProtocol):
 
 
 def protocol_for(app: FastAPI) -> type[asyncio.Protocol]:
-    """Return the protocol class for uvicorn; errors below HTTP are counted in the metrics of `app`."""
+    """Return the protocol class for uvicorn.
+
+    Errors below HTTP are counted in the metrics of `app`.
+    """
 
     class Protocol(Http1Protocol):
         application = app

@@ -16,7 +16,7 @@ _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
 
 
 def is_local(host: str) -> bool:
-    """Return whether an address to listen on, or a name in a `Host` header, is this machine's loopback."""
+    """Return whether an address, or a name in a `Host` header, is the loopback."""
     name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
     if name == "localhost" or name.endswith(".localhost"):
         return True

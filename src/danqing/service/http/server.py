@@ -96,7 +96,10 @@ def _allow_many_connections() -> None:
 
 
 def tune_malloc() -> None:
-    """Make glibc return the memory of large pictures to the system; it would keep it, for each thread."""
+    """Make glibc return the memory of large pictures to the system.
+
+    It would keep it, for each thread.
+    """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -133,7 +136,10 @@ class _Server(uvicorn.Server):
         self._app, self._on_ready = app, on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then report it; a signal stops the start, however long the models would take."""
+        """Start, then report it.
+
+        A signal stops the start, however long the models would take.
+        """
         starting = asyncio.create_task(self._start(sockets))
         while not starting.done():
             await asyncio.wait({starting}, timeout=_TICK)
@@ -162,6 +168,9 @@ class _Server(uvicorn.Server):
         logs.event(_log, "stopped")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first signal and stop at the second; neither is raised again."""
+        """Drain at the first signal and stop at the second.
+
+        Neither is raised again.
+        """
         self.force_exit = self.should_exit
         self.should_exit = True

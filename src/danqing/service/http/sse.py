@@ -26,7 +26,10 @@ def event(name: str, data: Mapping[str, Any], id: str | None = None) -> bytes:
 
 
 async def disconnected(receive: Receive) -> None:
-    """Wait until the client is gone; call it after the body has been read."""
+    """Wait until the client is gone.
+
+    Call it after the body has been read.
+    """
     while True:
         message: Message = await receive()
         if message["type"] == "http.disconnect":

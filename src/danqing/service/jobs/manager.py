@@ -90,7 +90,9 @@ class JobManager:
         webhook: str | None = None,
         webhook_secret: str | None = None,
     ) -> tuple[Job, bool]:
-        """Accept a request as a job; return the job, and whether it is new.
+        """Accept a request as a job.
+
+        Return the job, and whether it is new.
 
         With an idempotency key it is accepted once. The request is checked as if it were painted now, and its
         pictures are charged. Raises ApiError.
@@ -159,7 +161,10 @@ class JobManager:
     async def page(
         self, owner: str, *, limit: int, after: str | None = None, status: Status | None = None
     ) -> tuple[list[Job], bool]:
-        """Return an owner's jobs, the latest first, after the job `after`; and whether there are more."""
+        """Return an owner's jobs, the latest first, and whether there are more.
+
+        after: the id of the job before the first one.
+        """
         return await self._database.run(store.page, owner, limit, after, status)
 
     async def picture(self, owner: str, job_id: str, number: int) -> JobPicture:
@@ -167,7 +172,10 @@ class JobManager:
         return await self._database.run(store.picture, owner, job_id, number)
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
-        """Cancel a job, unless it has ended; one that was never started is refunded."""
+        """Cancel a job, unless it has ended.
+
+        One that was never started is refunded.
+        """
         job, untouched = await self._database.run(store.cancel, caller.owner, job_id, time.time())
         if untouched:
             caller.account.refund(job.pictures, job.created)
@@ -175,8 +183,9 @@ class JobManager:
         return job
 
     async def events(self, owner: str, job_id: str, after: int) -> AsyncIterator[JobEvent]:
-        """What happened to a job after its event number `after`, and what happens from now on until it ends,
-        or the service does. Raises ApiError 404.
+        """Yield the events of a job after number `after`, until it ends or the service stops.
+
+        Raises ApiError 404.
         """
         with self._watchers.watch(job_id) as changed:
             while not self._draining.is_set():

@@ -118,7 +118,10 @@ class JobRunner:
         return tuple(self._running)
 
     def note_progress(self, job_id: str, done: int, total: int) -> None:
-        """Set the progress of a job that runs here, in steps; it is reported with the next beat."""
+        """Set the progress of a job that runs here, in steps.
+
+        It is reported with the next beat.
+        """
         if (running := self._running.get(job_id)) is not None:
             running.steps = (done, total)
 

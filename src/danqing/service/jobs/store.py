@@ -48,7 +48,9 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that a runner may run until its lease expires; each pair of `id` and `attempt` is claimed once.
+    """A job that a runner may run until its lease expires.
+
+    Each pair of `id` and `attempt` is claimed once.
 
     size: of its body, in characters.
     charged: when its pictures were counted against the owner's quota, in seconds since 1970.
@@ -70,7 +72,7 @@ def new_id() -> str:
 
 
 async def fingerprint(asked: Mapping[str, Any]) -> str:
-    """Return a hash of a request that does not depend on the order of its fields."""
+    """Return a hash of a request, whatever the order of its fields."""
     hasher = hashlib.sha256()
     async for piece in json_bodies.write_json(asked):
         hasher.update(piece.encode())
@@ -78,7 +80,10 @@ async def fingerprint(asked: Mapping[str, Any]) -> str:
 
 
 def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | None:
-    """Return the job of an idempotency key; raises ApiError 400 where its request was another."""
+    """Return the job of an idempotency key.
+
+    Raises ApiError 400 where its request was another.
+    """
     job = session.scalar(select(Job).where(Job.owner == owner, Job.idempotency_key == key))
     if job is not None and job.fingerprint != asked:
         raise invalid(
@@ -157,7 +162,7 @@ def claim(
     but: Collection[str] = (),
     space: float = math.inf,
 ) -> list[Claim]:
-    """Claim the next jobs for these models, and at least one where the runner has none.
+    """Claim the next jobs for some models, at least one for an idle runner.
 
     room: pictures that they may have together.
     lease: seconds.
@@ -200,14 +205,20 @@ def claim(
 
 
 def begin(session: Session, claims: Iterable[Claim], now: float) -> None:
-    """Store that these jobs are being painted: if the runner falls silent, they may be the cause."""
+    """Store that jobs are being painted.
+
+    If the runner falls silent, they may be the cause.
+    """
     for claim in claims:
         if (job := _claimed(session, claim)) is not None:
             job.begun = now
 
 
 def body_of(session: Session, claim: Claim) -> str | None:
-    """Return the body of a claimed job; None where the claim is no longer valid."""
+    """Return the body of a claimed job.
+
+    None where the claim is no longer valid.
+    """
     body = session.get(JobBody, claim.id)
     return None if body is None or _claimed(session, claim) is None else body.content
 
@@ -252,7 +263,10 @@ def reclaim(session: Session, attempts: int, now: float) -> int:
 
 
 def put_back(session: Session, claims: Iterable[Claim], now: float, delay: float = 0.0) -> bool:
-    """Requeue jobs, to be claimed after `delay` seconds; return whether all claims were valid."""
+    """Requeue jobs, to be claimed after `delay` seconds.
+
+    Return whether all claims were valid.
+    """
     jobs = [_claimed(session, claim) for claim in claims]
     for job in jobs:
         if job is not None:
@@ -268,7 +282,10 @@ def succeed(
     pictures: Sequence[tuple[str, bytes]],
     now: float,
 ) -> bool:
-    """Store a job's answer and pictures (media type, content); return whether the claim was valid."""
+    """Store a job's answer and pictures (media type, content).
+
+    Return whether the claim was valid.
+    """
     if (job := _claimed(session, claim)) is None:
         return False
     for number, (media_type, content) in enumerate(pictures):
@@ -288,7 +305,9 @@ def fail(session: Session, claim: Claim, error: ApiError, now: float) -> bool:
 
 
 def cancel(session: Session, owner: str, job_id: str, now: float) -> tuple[Job, bool]:
-    """Cancel a job of this owner, unless it has ended; raises ApiError 404.
+    """Cancel a job of this owner, unless it has ended.
+
+    Raises ApiError 404.
 
     Returns the job, and whether it was cancelled before it was ever started.
     """
@@ -300,14 +319,20 @@ def cancel(session: Session, owner: str, job_id: str, now: float) -> tuple[Job, 
 
 
 def find(session: Session, owner: str, job_id: str) -> Job:
-    """Return a job of this owner; raises ApiError 404, also for jobs of others."""
+    """Return a job of this owner.
+
+    Raises ApiError 404, also for jobs of others.
+    """
     return _owned(session, owner, job_id)
 
 
 def page(
     session: Session, owner: str, limit: int, after: str | None, status: Status | None
 ) -> tuple[list[Job], bool]:
-    """Return an owner's jobs, the latest first, after the job `after`; and whether there are more."""
+    """Return an owner's jobs, the latest first, and whether there are more.
+
+    after: the id of the job before the first one.
+    """
     query = select(Job).where(Job.owner == owner)
     if after is not None:
         last = _owned(session, owner, after)
@@ -349,7 +374,10 @@ def forget(session: Session, before: float) -> int:
 
 
 def describe(job: Job, address: str = "") -> dict[str, Any]:
-    """Describe a job for its owner; address: of the service, for the addresses of its pictures."""
+    """Describe a job for its owner.
+
+    address: of the service, for the addresses of its pictures.
+    """
     response = None if job.response is None else json.loads(job.response)
     for picture in response["data"] if response else ():
         picture["url"] = address + picture["url"]

@@ -65,7 +65,10 @@ class Job(Base):
 
 
 class JobBody(Base):
-    """The body of an unfinished job; in a table of its own, since an update rewrites the whole row."""
+    """The body of an unfinished job.
+
+    In a table of its own, since an update rewrites the whole row.
+    """
 
     __tablename__ = "job_bodies"
 

@@ -19,7 +19,7 @@ class JobWatchers:
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """Yield an event that is set whenever a job may have changed, while the block lasts."""
+        """Yield an event that is set whenever a job may have changed."""
         changed = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(changed)
         try:
@@ -36,7 +36,7 @@ class JobWatchers:
             changed.set()
 
     def wake_for(self, job_id: str, number: int) -> None:
-        """Wake the watchers of a job whose last event has this number, unless they know it."""
+        """Wake the watchers of a job, unless they know its last event."""
         if job_id in self._waiting and self._known.get(job_id) != number:
             self._known[job_id] = number
             self.wake(job_id)

@@ -41,7 +41,10 @@ _log = logging.getLogger("danqing.webhooks")
 
 
 class Delivery(Base):
-    """A message; due: when it is sent next, None when it is delivered or has failed."""
+    """A message.
+
+    due: when it is sent next, None when it is delivered or has failed.
+    """
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (Index(None, "due"),)

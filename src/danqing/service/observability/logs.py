@@ -104,7 +104,10 @@ class _Plain(logging.Formatter):
         return line.replace("\n", _UNPRINTABLE)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a line, and the traceback below it; control characters of clients are replaced."""
+        """Format a line, and the traceback below it.
+
+        Control characters of clients are replaced.
+        """
         return "".join(c if c.isprintable() or c == "\n" else _UNPRINTABLE for c in super().format(record))
 
 

@@ -73,18 +73,24 @@ class Metrics:
         self._compute.labels(model).observe(compute_seconds)
 
     def failure(self, reason: str) -> None:
-        """Count an order that failed; reason: one of a few words, such as "deadline" or "worker_died"."""
+        """Count an order that failed.
+
+        reason: one of a few words, such as "deadline" or "worker_died".
+        """
         self._failures.labels(reason).inc()
 
     def register(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a number that is read when metrics are requested, such as the length of a queue.
+        """Add a number that is read when metrics are requested.
 
         A name that ends in `_total` is a counter, others are gauges.
         """
         self.registry.register(_Callback(name, text, read))
 
     def text(self) -> bytes:
-        """Return all metrics in the text format of Prometheus; its media type is CONTENT_TYPE."""
+        """Return all metrics in the text format of Prometheus.
+
+        Its media type is CONTENT_TYPE.
+        """
         return generate_latest(self.registry)
 
 

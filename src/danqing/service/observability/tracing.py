@@ -57,7 +57,7 @@ def configured() -> Iterator[None]:
 
 
 def painted(model: str, images: int, queue_seconds: float, compute_seconds: float) -> None:
-    """Add spans to the current request, which has just been painted: its queueing and its painting."""
+    """Add spans for queueing and painting to the current request, which was just painted."""
     if _tracer is None:
         return
     end = time.time_ns()

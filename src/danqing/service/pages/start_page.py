@@ -24,7 +24,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @router.get("/")
 async def start() -> Response:
-    """Return the page; its policy allows only its own script and this service."""
+    """Return the page.
+
+    Its policy allows only its own script and this service.
+    """
     page, policy = _page()
     return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": policy})
 

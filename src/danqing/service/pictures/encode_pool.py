@@ -92,7 +92,9 @@ class EncodePool:
             raise
 
     async def run(self, owner: str, work: Callable[[], T]) -> T:
-        """Run work in a thread when it is the owner's turn; no more runs at once than there are cores.
+        """Run work in a thread when it is the owner's turn.
+
+        No more runs at once than there are cores.
 
         If it is cancelled before its turn, the work is not done.
         """

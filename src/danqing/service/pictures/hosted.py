@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(?:png|jpeg|webp)", re.ASCII)
 
 
 class HostedPictures:
-    """Stores files in a folder under names that cannot be guessed, and deletes them after an hour.
+    """Stores files for an hour, under names that cannot be guessed.
 
     share: of the bytes that are stored.
     """
@@ -52,7 +52,10 @@ class HostedPictures:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def store(self, files: Sequence[bytes], format: Format, owner: str = "") -> list[str]:
-        """Store files for an hour and return their names; raises ApiError 507 where there is no room."""
+        """Store files for an hour and return their names.
+
+        Raises ApiError 507 where there is no room.
+        """
         names = [f"{secrets.token_urlsafe(24)}.{format}" for _ in files]
         total = sum(map(len, files))
         if not self.share.take(owner, total):
@@ -80,7 +83,10 @@ class HostedPictures:
         return names
 
     async def read(self, name: str) -> bytes | None:
-        """Return a stored file; None where no file has this name, or it has expired."""
+        """Return a stored file.
+
+        None where no file has this name, or it has expired.
+        """
         if not _NAME.fullmatch(name):
             return None
 

@@ -43,7 +43,10 @@ def image_facts(request: PlannedRequest) -> dict[str, Any]:
 
 
 def usage(request: PlannedRequest, index: int | None = None) -> dict[str, Any]:
-    """Return the tokens of a request, or of the event of picture `index`: only the first counts the input."""
+    """Return the tokens of a request.
+
+    index: of a picture, for its event; only the first counts the input.
+    """
     text, sent = (0, 0) if index else request.tokens
     painted = request.offer.image_tokens * (request.n if index is None else 1)
     return {

@@ -110,7 +110,10 @@ def _steps(offer: Offer, known: Mapping[str, Any], fields: schemas.Guided, most:
 
 
 def check_background(fields: schemas.Fields, offer: Offer, alpha: bool) -> None:
-    """Raise ApiError 400 for transparency that is not possible; alpha: whether the pictures have any."""
+    """Raise ApiError 400 for transparency that is not possible.
+
+    alpha: whether the pictures have any.
+    """
     if fields.background != "transparent":
         return
     if not alpha:
@@ -124,7 +127,10 @@ def check_background(fields: schemas.Fields, offer: Offer, alpha: bool) -> None:
 def output_size(
     requested: str | None, own: tuple[int, int], offer: Offer, n: int, limits: Limits
 ) -> tuple[int, int]:
-    """Return the (width, height) of the pictures to return; raises ApiError that names possible sizes."""
+    """Return the (width, height) of the pictures to return.
+
+    Raises ApiError that names possible sizes.
+    """
     if requested in (None, "auto", f"{own[0]}x{own[1]}"):
         return own
     assert requested is not None

@@ -33,7 +33,7 @@ _SLICE = 1024**2  # characters of base64 that are decoded at once, a multiple of
 
 @dataclass(frozen=True, slots=True)
 class PreparedPictures:
-    """The pictures of a request as its model takes them, one row per picture to paint.
+    """The pictures of a request as its model takes them, row by row.
 
     images: uint8 `[n, h, w, c]`, at the model's size.
     masks: bool `[n, h, w]`, true where to paint; None for variations.
@@ -52,7 +52,7 @@ class PreparedPictures:
 
 
 def check_count(fields: schemas.Edit | schemas.Variation, offer: Offer, count: int) -> None:
-    """Raise ApiError where a request to edit or vary does not bring one picture, with its label if needed."""
+    """Raise ApiError unless there is one picture, with a label where the model needs it."""
     if isinstance(fields, schemas.Variation) and offer.labels and fields.label is None:
         message = f"{offer.name} was trained with labels: say by label what the picture shows."
         raise invalid(message, "label", "missing_required_parameter")
@@ -64,7 +64,10 @@ def check_count(fields: schemas.Edit | schemas.Variation, offer: Offer, count: i
 
 
 async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, held: HeldBytes) -> Uploads:
-    """Read the pictures that a JSON request holds or points to; raises ApiError."""
+    """Read the pictures that a JSON request holds or points to.
+
+    Raises ApiError.
+    """
     found = [
         await _content(reference, f"images.{number}", settings, held)
         for number, reference in enumerate(fields.images or ())
@@ -77,13 +80,16 @@ async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, hel
 def prepare(
     fields: schemas.Edit | schemas.Variation, offer: Offer, sent: Uploads, limits: Limits
 ) -> PreparedPictures:
-    """Decode the pictures of a request and bring them to the model's size; raises ApiError."""
+    """Decode the pictures of a request and bring them to the model's size.
+
+    Raises ApiError.
+    """
     make = _varied if isinstance(fields, schemas.Variation) else _edited
     return make(sent.images[0], sent.mask, offer, fields.n or 1, limits)
 
 
 def check(content: bytes, limits: Limits, param: str) -> None:
-    """Raise ApiError for a file that is not a still picture within the limits, judging by its header."""
+    """Raise ApiError for a file whose header is not that of a still picture within the limits."""
     if not content:
         raise ApiError(400, "The file is empty.", param=param, code="empty_image_file")
     if len(content) > limits.file_bytes:

@@ -32,7 +32,9 @@ _BYTES_PER_ESCAPED_CHARACTER = 12
 async def json_body(
     request: Request, limits: Limits, held: HeldBytes, *, pictures: bool = False
 ) -> dict[str, Any]:
-    """Read the JSON object in a request's body; raises ApiError 400, 413 and 415.
+    """Read the JSON object in a request's body.
+
+    Raises ApiError 400, 413 and 415.
 
     Names are unique, numbers are finite, and strings can be encoded as UTF-8.
 

@@ -46,7 +46,10 @@ def _around(touched: NDArray[np.bool_], length: int) -> slice | None:
 
 
 def resize_mask(where: Mask, size: tuple[int, int]) -> Mask:
-    """Resize a mask to (width, height): a new pixel is true where any pixel that it covers is."""
+    """Resize a mask to (width, height).
+
+    A new pixel is true where any pixel that it covers is.
+    """
     for axis, count in ((0, size[1]), (1, size[0])):
         length = where.shape[axis]
         places = np.arange(count)

@@ -35,7 +35,9 @@ _DRAWN_SEEDS = 2**53  # clients in any language can read these as numbers and se
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A request whose fields fit its model; its pictures have not been read yet.
+    """A request whose fields fit its model.
+
+    Its pictures have not been read yet.
 
     meaning: what the prompt and the label mean to the model.
     options: of the model's sampling, each with a valid value.
@@ -57,7 +59,7 @@ class CheckedRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """A validated request: what to paint for it, and in which form to return the pictures.
+    """A validated request: what to paint, and how to return it.
 
     seed: which all pictures follow from, given by the client or drawn.
     revised: the prompt in the model's own words, None where it is unchanged.
@@ -126,7 +128,9 @@ class Planner:
     def check(
         self, endpoint: Endpoint, body: Mapping[str, Any], caller: Caller, *, as_text: bool = False
     ) -> CheckedRequest:
-        """Check the fields of a request; raises ApiError with the name of a wrong field.
+        """Check the fields of a request.
+
+        Raises ApiError with the name of a wrong field.
 
         as_text: whether values may be text, as in a form.
         """
@@ -142,7 +146,9 @@ class Planner:
     async def read_pictures(
         self, request: CheckedRequest, held: HeldBytes, uploads: Uploads | None = None
     ) -> Uploads | None:
-        """Return the pictures of a request, None where it has none; raises ApiError.
+        """Return the pictures of a request, None where it has none.
+
+        Raises ApiError.
 
         uploads: the files of a form. Otherwise pictures are decoded from the JSON body, or fetched.
         """
@@ -153,7 +159,10 @@ class Planner:
         return uploads or await input_pictures.read(request.fields, self._settings, held)
 
     async def embed(self, body: Mapping[str, Any], sent: Uploads, held: HeldBytes) -> dict[str, Any]:
-        """Return a JSON body that holds its pictures: what lies at their addresses may change later."""
+        """Return a JSON body with its pictures in it.
+
+        What lies at their addresses may change later.
+        """
 
         async def embedded(reference: Mapping[str, Any], content: bytes) -> Mapping[str, Any]:
             if input_pictures.is_data_url(reference["image_url"]):
@@ -168,7 +177,10 @@ class Planner:
         return whole
 
     async def plan(self, request: CheckedRequest, sent: Uploads | None) -> PlannedRequest:
-        """Plan what to paint for a checked request and its pictures; raises ApiError."""
+        """Plan what to paint for a checked request and its pictures.
+
+        Raises ApiError.
+        """
         fields, offer, n, limits = request.fields, request.offer, request.n, self._settings.limits
         seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
         own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None

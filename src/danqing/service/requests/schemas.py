@@ -11,7 +11,9 @@ _WORD = 512
 
 
 class Fields(BaseModel):
-    """The fields of all requests for pictures; null means that a field is not set.
+    """The fields of all requests for pictures.
+
+    Null means that a field is not set.
 
     Further fields are options of the model's sampling, such as `temperature` or `top_p`; GET /v1/models lists
     them.
@@ -116,7 +118,10 @@ _Reference = Annotated[Reference, WithJsonSchema(Reference.model_json_schema())]
 
 
 class Edit(Guided):
-    """The fields of POST /v1/images/edits; a form has its pictures as the files `image` and `mask`."""
+    """The fields of POST /v1/images/edits.
+
+    A form has its pictures as the files `image` and `mask`.
+    """
 
     images: list[_Reference] | None = Field(None, min_length=1, max_length=16)
     mask: _Reference | None = Field(None, description="Its transparent part is painted again.")
@@ -131,7 +136,10 @@ class Edit(Guided):
 
 
 class Variation(Fields):
-    """The fields of POST /v1/images/variations; a form has its picture as the file `image`."""
+    """The fields of POST /v1/images/variations.
+
+    A form has its picture as the file `image`.
+    """
 
     images: list[_Reference] | None = Field(None, min_length=1, max_length=1)
 

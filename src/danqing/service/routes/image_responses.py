@@ -36,7 +36,10 @@ _PATIENCE = 5.0  # seconds that the status of a stream waits for its first event
 
 
 async def respond(request: Request, caller: Caller, plan: PlannedRequest) -> Response:
-    """Paint a planned request and answer it, whole or as a stream; stops when the client leaves."""
+    """Paint a planned request and answer it, whole or as a stream.
+
+    Stops when the client leaves.
+    """
     service = service_of(request)
     log_facts(request, model=plan.offer.name, images=plan.n, user=plan.fields.identifier)
     reserved = service.encode_pool.reserve(plan.order.owner, plan.work)
@@ -151,7 +154,9 @@ async def _stream(
 async def stream_events(
     request: Request, caller: Caller, plan: PlannedRequest, charged: float, events: AsyncIterator[Event]
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the documented events of a stream; with several pictures, each says its `image_index`.
+    """Yield the documented events of a stream.
+
+    With several pictures, each says its `image_index`.
 
     charged: when the pictures were charged to the caller, who gets a refund if painting fails.
     events: of the order that is painted.

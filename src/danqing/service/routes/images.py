@@ -105,7 +105,10 @@ async def vary(request: Request, caller: Annotated[Caller, Depends(needs("edit")
     responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, "4XX": _ANSWERS["4XX"]},
 )
 async def picture(request: Request, name: str) -> Response:
-    """Return a picture that an answer pointed to, for an hour. Anyone who knows the address may see it."""
+    """Return a picture that an answer pointed to, for an hour.
+
+    Anyone who knows the address may see it.
+    """
     content = await service_of(request).hosted.read(name)
     if content is None:
         raise ApiError(404, "There is no such picture: addresses are valid for an hour.", code="not_found")

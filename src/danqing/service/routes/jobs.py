@@ -49,14 +49,20 @@ class JobRequest(BaseModel):
 
 
 class JobProgress(BaseModel):
-    """Steps done and all steps; both are 0 before their number is known."""
+    """Steps done and all steps.
+
+    Both are 0 before their number is known.
+    """
 
     done: int
     total: int
 
 
 class JobWebhook(BaseModel):
-    """Where a job reports its end; only the answer to its creation has the secret."""
+    """Where a job reports its end.
+
+    Only the answer to its creation has the secret.
+    """
 
     url: str
     secret: str | None = None
@@ -86,7 +92,10 @@ class JobAnswer(BaseModel):
 
 
 class JobList(BaseModel):
-    """Jobs, the latest first. The next page begins `after` the last_id of this one."""
+    """Jobs, the latest first.
+
+    The next page begins `after` the last_id of this one.
+    """
 
     object: Literal["list"] = "list"
     data: list[JobAnswer]
@@ -223,10 +232,10 @@ async def events(
         str | None, Header(description="The id of the last event that the client knows.")
     ] = None,
 ) -> Response:
-    """Stream the events of a job, from its start or after a known event, until it ends.
+    """Stream the events of a job until it ends.
 
-    They are `job.queued`, `job.running`, `job.progress`, `job.succeeded`, `job.failed` or `job.cancelled`,
-    each with an id.
+    They start after the event that the client knows. Their names are `job.queued`, `job.running`,
+    `job.progress`, `job.succeeded`, `job.failed` and `job.cancelled`; each has an id.
     """
     service, owner = service_of(request), caller.owner
     known = last_event_id or "0"

@@ -14,15 +14,16 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz", summary="Whether the process answers")
 async def live() -> dict[str, str]:
-    """Answer 200 as long as this process can answer at all: restart it when it does not."""
+    """Answer 200: restart the process when it does not."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", summary="Whether requests can be served")
 async def ready(request: Request) -> JSONResponse:
-    """Answer 200 when the worker runs, a model can paint and the service is not stopping.
+    """Answer 200 while pictures can be painted.
 
-    Otherwise answer 503 with the reason: send no requests then. Painting does not need the database.
+    That is while the worker runs, a model can paint and the service is not stopping. Otherwise answer 503
+    with the reason: send no requests then. Painting does not need the database.
     """
     service = service_of(request)
     state = service.scheduler.state()
@@ -52,7 +53,10 @@ async def numbers(service: Annotated[Service, Depends(service_of)]) -> Response:
 
 
 def register_gauges(service: Service) -> None:
-    """Add the scheduler's state to the metrics; it is read whenever they are requested."""
+    """Add the scheduler's state to the metrics.
+
+    It is read whenever they are requested.
+    """
     scheduler, numbers = service.scheduler, service.metrics
     numbers.register("danqing_queue_images", "Pictures that wait.", lambda: scheduler.state().queued)
     numbers.register("danqing_worker_images", "Pictures being painted.", lambda: scheduler.state().in_flight)

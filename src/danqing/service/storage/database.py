@@ -33,7 +33,10 @@ _MIGRATION_LOCK = 0x64616E71  # any number: servers that start together migrate 
 
 
 class Base(DeclarativeBase):
-    """The tables of a service; constraints have fixed names, which migrations refer to."""
+    """The tables of a service.
+
+    Constraints have fixed names, which migrations refer to.
+    """
 
     metadata = MetaData(
         naming_convention={
@@ -55,7 +58,7 @@ class DatabaseAwayError(DatabaseError):
 
 
 class Database:
-    """Runs transactions in threads of its own, so that the event loop never waits for a disk.
+    """Runs transactions in threads, so that the event loop never waits.
 
     SQLite has one thread: it allows one writer at a time, and a queue is cheaper than waiting for its lock.
 
@@ -152,7 +155,7 @@ class Database:
             raise DatabaseAwayError("The database does not answer at present: retry in a moment.") from error
 
     async def run(self, function: Callable[[Session, *Ts], T], *arguments: *Ts, patience: float = 10.0) -> T:
-        """Call a function in a transaction, in a thread of the database, and return what it returns.
+        """Call a function in a transaction in a thread; return what it returns.
 
         It is retried for `patience` seconds while the database is away. So it must be idempotent: a
         connection can break just after a commit. Choose identifiers outside of it. Raises DatabaseAwayError,
