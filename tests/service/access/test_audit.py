@@ -94,7 +94,7 @@ def test_a_log_whose_end_was_cut_off_or_that_was_written_anew_is_found_by_a_note
 
 
 def test_a_long_chain_is_read_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(audit, "ROWS_AT_ONCE", 5)
     assert audit.verify(database).number == COUNT
     database.transact(change(11, facts="{}"))
     with pytest.raises(AuditError, match="Entry 11 "):
@@ -113,7 +113,7 @@ def test_those_who_write_at_the_same_time_continue_one_chain(database: Database)
 
 
 def test_what_is_alike_is_one_entry_and_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "_WAITING", 3)
+    monkeypatch.setattr(audit, "MOST_WAITING", 3)
     log = AuditLog()
     for number in range(5):
         log.record("request", number=number)

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from danqing.service.errors import ApiError, internal
-from danqing.service.jobs import store
+from danqing.service.jobs import queries, store
 from danqing.service.jobs.store import Claim, NewJob
 from danqing.service.jobs.tables import Job, JobBody, JobEvent, JobPicture
 from danqing.service.jobs.webhooks import Delivery
@@ -61,7 +61,7 @@ def status(database: Database, job_id: str) -> str:
 
 
 def told(database: Database, job_id: str) -> list[str]:
-    events, _ = database.transact(store.events_after, "somebody", job_id, 0)
+    events, _ = database.transact(queries.events_after, "somebody", job_id, 0)
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     return [event.type.removeprefix("job.") for event in events]
 
@@ -79,11 +79,11 @@ def test_a_job_goes_from_the_line_to_its_pictures(database: Database) -> None:
         assert database.transact(store.renew, "a", {job_id: steps}, 10.0, 101.0) == {job_id}
     assert succeed(database, claim)
     assert told(database, job_id) == ["queued", "running", "progress", "progress", "succeeded"]
-    job = store.describe(database.transact(store.find, "somebody", job_id), "https://example.org")
+    job = queries.describe(database.transact(queries.find, "somebody", job_id), "https://example.org")
     assert (job["status"], job["started_at"], job["finished_at"]) == ("succeeded", 100, 105)
     assert job["progress"] == {"done": 12, "total": 12}
     assert job["response"]["data"] == [{"url": "https://example.org/picture"}]
-    picture = database.transact(store.picture, "somebody", job_id, 0)
+    picture = database.transact(queries.picture, "somebody", job_id, 0)
     assert (picture.media_type, picture.content) == ("image/png", b"picture")
     assert database.transact(store.body_of, claim) is None  # what was sent is not kept longer than needed
 
@@ -122,7 +122,7 @@ def test_a_job_that_no_server_survives_is_given_up_and_none_that_waited_beside_i
         assert len(claims) == 9
         database.transact(store.begin, [one for one in claims if one.id == deadly], 101.0 + 20 * number)
         database.transact(store.reclaim, LIMITS.attempts, 115.0 + 20 * number)
-    job = store.describe(database.transact(store.find, "somebody", deadly))
+    job = queries.describe(database.transact(queries.find, "somebody", deadly))
     assert job["status"] == "failed"
     assert job["error"]["code"] == "painting_failed"
     for number in range(10):  # that they waited is never held against them
@@ -271,18 +271,18 @@ def test_a_job_is_there_for_its_owner_alone(database: Database) -> None:
     (job_id,) = put(database, new(webhook="https://example.org"))
     assert succeed(database, *take(database))
     for look in (
-        (store.find, "other", job_id),
+        (queries.find, "other", job_id),
         (store.cancel, "other", job_id, 1.0),
-        (store.events_after, "other", job_id, 0),
-        (store.picture, "other", job_id, 0),
-        (store.page, "other", 10, job_id, None),
-        (store.find, "somebody", "job_\0"),
-        (store.picture, "somebody", job_id, 1),
+        (queries.events_after, "other", job_id, 0),
+        (queries.picture, "other", job_id, 0),
+        (queries.page, "other", 10, job_id, None),
+        (queries.find, "somebody", "job_\0"),
+        (queries.picture, "somebody", job_id, 1),
     ):
         with pytest.raises(ApiError) as missing:
             database.transact(*look)
         assert missing.value.status == 404
-    assert database.transact(store.page, "other", 10, None, None) == ([], False)
+    assert database.transact(queries.page, "other", 10, None, None) == ([], False)
 
 
 def test_pages_show_each_job_once_though_new_ones_come(database: Database) -> None:
@@ -291,14 +291,14 @@ def test_pages_show_each_job_once_though_new_ones_come(database: Database) -> No
     seen: list[str] = []
     more, after = True, None
     while more:
-        found, more = database.transact(store.page, "somebody", 3, after, None)
+        found, more = database.transact(queries.page, "somebody", 3, after, None)
         seen += [job.id for job in found]
         after = seen[-1]
         put(database, new(), now=900)
     assert sorted(seen) == sorted(ids + same_time)
     assert seen[4:] == ids[3::-1]
     claims = take(database, room=2)
-    running, _ = database.transact(store.page, "somebody", 10, None, "running")
+    running, _ = database.transact(queries.page, "somebody", 10, None, "running")
     assert {job.id for job in running} == {claim.id for claim in claims}
 
 

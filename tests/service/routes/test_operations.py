@@ -155,7 +155,7 @@ def test_in_a_terminal_lines_are_for_people_and_nobody_elses_words_steer_it() ->
 
 
 def test_who_logs_never_waits_for_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_WAITING", 100)
+    monkeypatch.setattr(logs, "MOST_WAITING", 100)
     stream = Stream(still=True)
     with logs.configured("json", stream=stream):
         began = time.monotonic()

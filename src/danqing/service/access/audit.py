@@ -16,9 +16,9 @@ from danqing.errors import DanqingError
 from danqing.service.storage.database import Base, Database
 
 _BEFORE_ALL = "0" * 64
-_WAITING = 10_000  # different entries that wait for the database; further ones are counted, not kept
+MOST_WAITING = 10_000  # different entries that wait for the database; further ones are counted, not kept
 _CHAIN_LOCK = 0x61756469  # any number: two processes must not continue the chain from the same entry
-_ROWS_AT_ONCE = 1000
+ROWS_AT_ONCE = 1000
 _written = json.JSONEncoder(sort_keys=True, default=str).encode
 _COLUMNS = ("number", "at", "event", "facts", "previous", "hash")
 
@@ -95,7 +95,7 @@ class AuditLog:
         known = {name: value for name, value in facts.items() if value is not None}
         what = (event, _written(known))
         first, count = self._waiting.get(what, (time.time(), 0))
-        if not count and len(self._waiting) >= _WAITING:
+        if not count and len(self._waiting) >= MOST_WAITING:
             self._lost += 1
             return
         self._waiting[what] = (first, count + 1)
@@ -177,7 +177,7 @@ def last(session: Session, count: int) -> list[Entry]:
 def _page(session: Session, after: int) -> list[Entry]:
     """Return the next entries, page by page: SQLite blocks writers during a transaction."""
     return list(
-        session.scalars(select(Entry).where(Entry.number > after).order_by(Entry.number).limit(_ROWS_AT_ONCE))
+        session.scalars(select(Entry).where(Entry.number > after).order_by(Entry.number).limit(ROWS_AT_ONCE))
     )
 
 

@@ -13,7 +13,7 @@ from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import invalid
-from danqing.service.jobs import store
+from danqing.service.jobs import queries, store
 from danqing.service.jobs.runner import JobRunner, cancel_and_wait, run_forever
 from danqing.service.jobs.store import NewJob
 from danqing.service.jobs.tables import Job, JobEvent, JobPicture, Status
@@ -156,7 +156,7 @@ class JobManager:
 
     async def find(self, owner: str, job_id: str) -> Job:
         """Return a job of this owner; raises ApiError 404."""
-        return await self._database.run(store.find, owner, job_id)
+        return await self._database.run(queries.find, owner, job_id)
 
     async def page(
         self, owner: str, *, limit: int, after: str | None = None, status: Status | None = None
@@ -165,11 +165,11 @@ class JobManager:
 
         after: the id of the job before the first one.
         """
-        return await self._database.run(store.page, owner, limit, after, status)
+        return await self._database.run(queries.page, owner, limit, after, status)
 
     async def picture(self, owner: str, job_id: str, number: int) -> JobPicture:
         """Return a picture of a job of this owner; raises ApiError 404."""
-        return await self._database.run(store.picture, owner, job_id, number)
+        return await self._database.run(queries.picture, owner, job_id, number)
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a job, unless it has ended.
@@ -190,7 +190,7 @@ class JobManager:
         with self._watchers.watch(job_id) as changed:
             while not self._draining.is_set():
                 changed.clear()
-                events, finished = await self._database.run(store.events_after, owner, job_id, after)
+                events, finished = await self._database.run(queries.events_after, owner, job_id, after)
                 for event in events:
                     after = event.number
                     yield event

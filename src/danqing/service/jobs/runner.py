@@ -21,7 +21,7 @@ from danqing.service.engine.orders import OrderCancelledError, Painted, Priority
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import ApiError, internal
 from danqing.service.failures import from_danqing
-from danqing.service.jobs import store
+from danqing.service.jobs import queries, store
 from danqing.service.jobs.store import Claim
 from danqing.service.jobs.watchers import JobWatchers
 from danqing.service.jobs.webhooks import Webhooks
@@ -190,7 +190,7 @@ class JobRunner:
         if now - self._looked_at > lease:  # the database was away: others could not renew theirs either
             self._patient_until = now + lease
         taken_over = store.reclaim(session, self._limits.attempts, now) if now > self._patient_until else 0
-        return held, taken_over, store.last_events(session, watched) if watched else {}
+        return held, taken_over, queries.last_events(session, watched) if watched else {}
 
     async def _store_started(self) -> None:
         """Store which jobs are being painted, those of a batch in one transaction."""

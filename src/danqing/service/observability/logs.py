@@ -22,7 +22,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _access = logging.getLogger("danqing.access")
 _UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
-_WAITING = 20_000  # lines; further ones are dropped and counted: a blocked reader must not fill the memory
+MOST_WAITING = 20_000
+"""Lines that wait to be written; further ones are dropped and counted."""
 _SECONDS_BETWEEN_WRITES = 0.1
 
 
@@ -129,7 +130,7 @@ class _Writer(logging.Handler):
         except Exception:  # a line that cannot be written must not become the client's error
             self.handleError(record)
             return
-        if len(self._lines) >= _WAITING:
+        if len(self._lines) >= MOST_WAITING:
             self._dropped += 1
             return
         self._lines.append(line)

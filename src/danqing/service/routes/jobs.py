@@ -14,7 +14,7 @@ from danqing.service.errors import ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.http import sse
 from danqing.service.http.gate import held_bytes, log_facts, needs
-from danqing.service.jobs.store import describe
+from danqing.service.jobs.queries import describe
 from danqing.service.jobs.tables import Status
 from danqing.service.parts import Service, service_of
 from danqing.service.pictures.encoding import MEDIA_TYPES, PICTURE_HEADERS
