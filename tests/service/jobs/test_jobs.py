@@ -178,14 +178,13 @@ def test_a_job_makes_its_files_when_there_is_room_for_them(http: httpx.Client, r
         job = post(http)
         time.sleep(1)
         assert http.get(f"/v1/jobs/{job['id']}").json()["status"] == "running"
-        assert (
-            http.post("/v1/images/generations", json=PAINT["body"]).status_code == 200
-        )  # has room of its own
+        request = http.post("/v1/images/generations", json=PAINT["body"])
+        assert request.status_code == 200  # requests have room of their own
     finally:
         running.loop.call_soon_threadsafe(let_go.set)
     holding.result(60)
     assert finished(http, job["id"])["status"] == "succeeded"
-    assert line.taken == 0
+    assert line.in_use == 0
 
 
 def test_a_key_is_worth_one_job(http: httpx.Client) -> None:
