@@ -30,9 +30,9 @@ import uvloop
 from service_client import Client, load, quantile
 
 from danqing import presets
-from danqing.service.engine import Engine
-from danqing.service.metrics import Metrics
-from danqing.service.orders import Order, rows_of
+from danqing.service.engine.orders import Order, rows_of
+from danqing.service.engine.scheduler import Scheduler
+from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Limits, Settings
 
 SIZES = (16, 32, 64, 128)
@@ -103,7 +103,7 @@ async def measure_engine(
     name: str, folder: str, clients: int, seconds: float, threads: int
 ) -> tuple[float, list[float], str]:
     """Pictures per second through the engine, how long each took, and a prompt that the model understands."""
-    engine = Engine(Settings(models={name: folder}, engine={"threads": threads}), Metrics())
+    engine = Scheduler(Settings(models={name: folder}, engine={"threads": threads}), Metrics())
     await engine.start()
     times: list[float] = []
 

@@ -63,7 +63,7 @@ class Blank(Family):
 # The process that speaks HTTP must stay without torch: only the worker learns of the family.
 SITE = """
 import sys
-if "danqing.service.worker" in sys.orig_argv:
+if "danqing.service.engine.worker" in sys.orig_argv:
     from danqing import families
     families.REGISTRY["blank"] = ("blank_family", "Blank", "BlankConfig")
 """
@@ -120,9 +120,9 @@ def write_blank(folder: Path) -> str:
 
 @contextlib.contextmanager
 def on_path(folder: Path) -> Iterator[None]:
-    """Let the processes that are started meanwhile import from a folder."""
+    """Let the processes that are started meanwhile import from a folder as well."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [before])])
     try:
         yield
     finally:

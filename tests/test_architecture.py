@@ -1,6 +1,7 @@
-"""A room imports from rooms before it, never from one behind it; nothing is ever unpickled."""
+"""A package imports only from packages of a lower rank, also for types; nothing is ever unpickled."""
 
 import ast
+import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ ROOMS = [
         "atomic",
         "randomness",
         "control_groups",
+        "frames",
         "machine",
         "names",
         "quantities",
@@ -36,6 +38,20 @@ ROOMS = [
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
+SERVICE = [
+    {"settings", "json_output"},
+    {"errors"},
+    {"fairness", "storage", "observability"},
+    {"access", "engine"},
+    {"failures"},
+    {"pictures"},
+    {"requests"},
+    {"http", "jobs"},
+    {"parts"},
+    {"routes", "pages"},
+    {"app"},
+]
+SERVICE_RANK = {name: rank for rank, names in enumerate(SERVICE) for name in names}
 
 
 def imports(file: Path) -> Iterator[tuple[str, int]]:
@@ -54,6 +70,45 @@ def test_a_room_imports_only_from_those_before_it(file: Path) -> None:
     for imported, line in imports(file):
         if imported in RANK:
             assert RANK[imported] <= RANK[room], f"{file}:{line} imports danqing.{imported}"
+
+
+def modules_imported(file: Path) -> Iterator[tuple[str, int]]:
+    """The modules below `danqing` that a file imports, for types as well, as dotted paths."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "danqing":
+            for alias in node.names:
+                inside = ".".join([*(node.module or "").split(".")[1:], alias.name])
+                is_module = (SOURCE / inside.replace(".", "/")).with_suffix(".py").exists()
+                yield (inside if is_module else inside.rpartition(".")[0]), node.lineno
+
+
+@pytest.mark.parametrize(
+    "file", sorted((SOURCE / "service").rglob("*.py")), ids=lambda f: str(f.relative_to(SOURCE / "service"))
+)
+def test_a_package_of_the_service_imports_only_from_lower_ranks(file: Path) -> None:
+    own = file.relative_to(SOURCE / "service").parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for module, line in modules_imported(file):
+        room, _, inside = module.partition(".")
+        package = inside.split(".")[0]
+        if room == "service" and package != own:
+            lower = SERVICE_RANK[package] < SERVICE_RANK[own]
+            assert lower, f"{file}:{line} imports danqing.{module}, which is not of a lower rank"
+
+
+def test_every_package_of_the_service_has_a_rank() -> None:
+    packages = {path.name.removesuffix(".py") for path in (SOURCE / "service").iterdir()}
+    assert packages - {"__init__", "__pycache__"} == SERVICE_RANK.keys()
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {}
+    for file in SOURCE.rglob("*.py"):
+        parts = file.relative_to(SOURCE).with_suffix("").parts
+        if parts[-1] != "__init__":
+            graph[".".join(parts)] = {module for module, _ in modules_imported(file)} - {".".join(parts)}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, with the modules in it
 
 
 def test_every_room_has_its_place() -> None:

@@ -1,4 +1,4 @@
-"""An engine with its worker, for tests that ask it for pictures."""
+"""A scheduler with its worker, for tests that order pictures."""
 
 import asyncio
 import contextlib
@@ -7,26 +7,26 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from danqing.service.engine import Engine
-from danqing.service.metrics import Metrics
-from danqing.service.orders import Order, Painted
+from danqing.service.engine.orders import Order, Painted
+from danqing.service.engine.scheduler import Scheduler
+from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import EngineSettings, Settings
 
 Result = TypeVar("Result")
 
 
 class Running:
-    """A running engine, and the loop that it runs in."""
+    """A running scheduler, and the loop that it runs in."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine, metrics: Metrics) -> None:
-        self.loop, self.engine, self.metrics = loop, engine, metrics
+    def __init__(self, loop: asyncio.AbstractEventLoop, scheduler: Scheduler, metrics: Metrics) -> None:
+        self.loop, self.scheduler, self.metrics = loop, scheduler, metrics
 
     @property
     def pid(self) -> int:
         """Of the worker."""
-        worker = self.engine._keeper.worker
-        assert worker is not None
-        return worker.process.pid
+        pid = self.scheduler.state().worker_pid
+        assert pid is not None
+        return pid
 
     def do(self, coroutine: Coroutine[Any, Any, Result], seconds: float = 120.0) -> Result:
         """The result of a coroutine, which must not take longer."""
@@ -36,21 +36,21 @@ class Running:
         """What comes of orders that are submitted together."""
 
         async def paint() -> list[Painted]:
-            return list(await asyncio.gather(*[self.engine.submit(order).painted() for order in orders]))
+            return list(await asyncio.gather(*[self.scheduler.submit(order).painted() for order in orders]))
 
         return self.do(paint())
 
 
 @contextlib.contextmanager
 def running(models: Mapping[str, str], **settings: Any) -> Iterator[Running]:
-    """An engine that serves models, with some settings of `EngineSettings`."""
+    """A scheduler that serves models, with some settings of `EngineSettings`."""
     metrics = Metrics()
-    engine = Engine(Settings(models=dict(models), engine=EngineSettings(**settings)), metrics)
+    scheduler = Scheduler(Settings(models=dict(models), engine=EngineSettings(**settings)), metrics)
     loop = uvloop.new_event_loop()
     try:
-        loop.run_until_complete(asyncio.wait_for(engine.start(), 120))
-        yield Running(loop, engine, metrics)
+        loop.run_until_complete(asyncio.wait_for(scheduler.start(), 120))
+        yield Running(loop, scheduler, metrics)
     finally:
-        loop.run_until_complete(engine.stop(0))
+        loop.run_until_complete(scheduler.stop(0))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from danqing.service import errors
-from danqing.service.caller import Caller
-from danqing.service.database import Database
-from danqing.service.guard import Gate, needs, note
-from danqing.service.keys import Keys
-from danqing.service.metrics import Metrics
+from danqing.service.access.caller import Caller
+from danqing.service.access.keys import Keys
+from danqing.service.http import error_handlers
+from danqing.service.http.gate import Gate, log_facts, needs
+from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Settings
+from danqing.service.storage.database import Database
 from tests.service.listening import listening
 
 
@@ -76,7 +76,7 @@ def _app(server: Gated) -> FastAPI:
         await database.stop()
 
     app = FastAPI(lifespan=lifespan)
-    errors.install(app)
+    error_handlers.install(app)
     app.add_middleware(Gate, settings=server.settings)
     generate = Annotated[Caller, Depends(needs("generate"))]
 
@@ -84,7 +84,7 @@ def _app(server: Gated) -> FastAPI:
     async def paint(request: Request, caller: generate) -> dict[str, Any]:
         server.reached += 1
         body = await request.json()
-        note(request, model=body.get("model", "cats"), images=body.get("n", 1), user=body.get("user"))
+        log_facts(request, model=body.get("model", "cats"), images=body.get("n", 1), user=body.get("user"))
         caller.permit(body.get("model", "cats"))
         charged = caller.account.charge(body.get("n", 1))
         if body.get("fails"):

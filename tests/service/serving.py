@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from danqing.service.app import create_app
+from danqing.service.parts import Service
 from danqing.service.settings import Settings
-from danqing.service.state import Service
 from tests.service.listening import listening
 
 
@@ -23,13 +23,13 @@ class Running:
     @contextlib.contextmanager
     def standstill(self) -> Iterator[None]:
         """The worker does nothing until the block ends."""
-        worker = self.service.engine._keeper.worker
-        assert worker is not None
-        os.kill(worker.process.pid, signal.SIGSTOP)
+        pid = self.service.scheduler.state().worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(worker.process.pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

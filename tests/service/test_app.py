@@ -16,7 +16,7 @@ from tests.service.serving import served
 
 
 def test_the_process_that_answers_never_imports_torch() -> None:
-    script = "import sys, danqing.service.app, danqing.service.server; print('torch' in sys.modules)"
+    script = "import sys, danqing.service.app, danqing.service.http.server; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
 

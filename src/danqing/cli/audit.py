@@ -9,7 +9,7 @@ from danqing.cli import output
 from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, opened
 
 if TYPE_CHECKING:
-    from danqing.service.audit import Entry
+    from danqing.service.access.audit import Entry
 
 _VERIFY = """Examples:
 
@@ -47,7 +47,7 @@ def verify(
 ) -> None:
     """Check that no entry of the audit log was changed, removed or put in between."""
     with opened(config, data, database_url, reading=True) as database:
-        from danqing.service import audit
+        from danqing.service.access import audit
 
         known = None if head is None else audit.Head.parse(head.strip())
         found = audit.verify(database, known)
@@ -65,7 +65,7 @@ def show(
 ) -> None:
     """Print the last entries of the audit log, the newest at the end."""
     with opened(config, data, database_url, reading=True) as database:
-        from danqing.service import audit
+        from danqing.service.access import audit
 
         entries = database.transact(lambda session: audit.last(session, last))
     rows = [("NUMBER", "TIME", "EVENT", "FACTS"), *map(_row, entries)]

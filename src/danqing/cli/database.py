@@ -11,7 +11,7 @@ import typer
 from danqing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from danqing.service.database import Database
+    from danqing.service.storage.database import Database
 
 _NEEDED = ("fastapi", "sqlalchemy", "alembic", "pythonjsonlogger")
 
@@ -58,7 +58,7 @@ def opened(
             "run pip install 'danqing[serve]'."
         )
     from danqing.service import settings
-    from danqing.service.database import Database
+    from danqing.service.storage.database import Database
 
     values = settings.read(config) if config is not None else {}
     given = {"data": data, "database": database_url}

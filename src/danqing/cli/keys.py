@@ -13,8 +13,8 @@ from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, opene
 from danqing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from danqing.service.keys import Key
-    from danqing.service.usage import Used
+    from danqing.service.access.keys import Key
+    from danqing.service.access.usage import UsageTotals
 
 _CREATE = """Examples:
 
@@ -70,9 +70,9 @@ def create(
 ) -> None:
     """Make a key. It is shown this once: only a hash of it is kept."""
     with opened(config, data, database_url, new=True) as database:
-        from danqing.service import keys
+        from danqing.service.access import key_admin
 
-        grant = keys.Grant(
+        grant = key_admin.Grant(
             name=name,
             scopes=tuple(scope or ("generate", "edit")),
             models=tuple(model) if model else None,
@@ -80,7 +80,7 @@ def create(
             quota=quota,
             expires=None if expires is None else _moment(expires),
         )
-        key, token = keys.create(database, grant)
+        key, token = key_admin.create(database, grant)
         where = database.engine.url.render_as_string(hide_password=True)
     progress.say(f"A key for {output.printable(name)}, shown this once; its hash is in {where}.")
     output.result({"key": token, **_payload(key)}, token, as_json=as_json)
@@ -95,9 +95,9 @@ def list_keys(
 ) -> None:
     """All keys that were ever made, and what each has used."""
     with opened(config, data, database_url, reading=True) as database:
-        from danqing.service import keys
+        from danqing.service.access import key_admin
 
-        found = keys.every(database)
+        found = key_admin.list_keys(database)
     heading = ("NAME", "ID", "STATE", "SCOPES", "MODELS", "RATE", "TODAY", "PICTURES", "LAST USED", "EXPIRES")
     text = (
         output.table([heading, *(_row(key, used) for key, used in found)])
@@ -118,9 +118,9 @@ def revoke(
 ) -> None:
     """End a key for good: a running service refuses it within two seconds."""
     with opened(config, data, database_url) as database:
-        from danqing.service import keys
+        from danqing.service.access import key_admin
 
-        ended = keys.revoke(database, key)
+        ended = key_admin.revoke(database, key)
     output.result(_payload(ended), f"{ended.name} ({ended.id}) is revoked.", as_json=as_json)
 
 
@@ -151,7 +151,7 @@ def _payload(key: "Key") -> dict[str, Any]:
     }
 
 
-def _used(used: "Used") -> dict[str, Any]:
+def _used(used: "UsageTotals") -> dict[str, Any]:
     last = None if used.last is None else _date(used.last * _DAY, "%Y-%m-%d")
     return {
         "images_today": used.today,
@@ -161,7 +161,7 @@ def _used(used: "Used") -> dict[str, Any]:
     }
 
 
-def _row(key: "Key", used: "Used") -> tuple[str, ...]:
+def _row(key: "Key", used: "UsageTotals") -> tuple[str, ...]:
     return (
         key.name,
         key.id,

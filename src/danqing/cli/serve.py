@@ -24,7 +24,7 @@ EXAMPLES = """Examples:
 
   danqing keys create studio && danqing serve runs/photos --host 0.0.0.0"""
 
-_PLATFORM = sys.platform
+PLATFORM = sys.platform
 _NEEDED = (
     "fastapi",
     "uvicorn",
@@ -84,13 +84,13 @@ def serve(
     as_json: output.JsonOption = False,
 ) -> None:
     """Serve models to any client of the OpenAI images API, on this machine until you make a key."""
-    if _PLATFORM == "win32":  # which cannot hand a socket to the process that paints
+    if PLATFORM == "win32":  # which cannot hand a socket to the process that paints
         raise ConfigError("The service runs on Linux and macOS: on Windows, start it in WSL or a container.")
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"The service needs {', '.join(missing)}: run pip install 'danqing[serve]'.")
-    settings = _settings(
+    settings = read_settings(
         config,
-        models=_named(models or []),
+        models=named_models(models or []),
         aliases=dict(_pair(text, "--alias dall-e-2=cats") for text in alias or []),
         engine={} if device is None else {"device": device},
         host=host,
@@ -99,13 +99,14 @@ def serve(
         database=database_url,
         log=log,
     )
-    from danqing.service import logs, server, tracing
     from danqing.service.app import create_app
+    from danqing.service.http import server
+    from danqing.service.observability import logs, tracing
 
     app = create_app(settings)
 
     def tell(url: str) -> None:
-        offers = app.state.service.engine.offers.values()
+        offers = app.state.service.scheduler.offers.values()
         names = [offer.name for offer in offers if offer.fault is None]
         for offer in offers:
             if offer.fault is not None:
@@ -117,7 +118,7 @@ def serve(
         server.serve(app, settings.host, settings.port, drain=settings.drain, on_ready=tell)
 
 
-def _settings(config: Path | None, **given: Any) -> "Settings":
+def read_settings(config: Path | None, **given: Any) -> "Settings":
     """What the file says, changed by what the command line says."""
     from danqing.service import settings
 
@@ -135,7 +136,7 @@ def _settings(config: Path | None, **given: Any) -> "Settings":
     return settings.checked(values)
 
 
-def _named(models: list[str]) -> dict[str, str]:
+def named_models(models: list[str]) -> dict[str, str]:
     """Models by the names that clients will use: `cats=runs/a`, or the last part of the path."""
     named: dict[str, str] = {}
     for text in models:

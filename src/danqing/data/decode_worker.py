@@ -1,17 +1,16 @@
 """The process that decodes pictures for a cache: reads encoded files on stdin, writes pixels on stdout.
 
-It imports no torch, so that it starts in a fraction of a second. A message is a JSON header and a block of
-bytes, after the lengths of both; see `receive` and `send`.
+It imports no torch, so that it starts in a fraction of a second. Its messages are frames (`danqing.frames`).
 """
 
 import hashlib
 import json
-import struct
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from danqing import frames
 from danqing.errors import DataError
 from danqing.image_files import DeepPixels, Frame, decode
 from danqing.images import Pixels
@@ -52,26 +51,6 @@ def decoded_or_reason(
         return str(error)
 
 
-def send(stream: IO[bytes], header: Any, block: bytes) -> None:
-    """Write one message."""
-    text = json.dumps(header).encode()
-    stream.write(struct.pack("<QQ", len(text), len(block)) + text)
-    stream.write(block)
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> tuple[Any, bytes]:
-    """Read one message; raises EOFError where the stream has ended."""
-    lengths = stream.read(16)
-    if len(lengths) < 16:
-        raise EOFError
-    text_length, block_length = struct.unpack("<QQ", lengths)
-    text, block = stream.read(text_length), stream.read(block_length)
-    if len(text) < text_length or len(block) < block_length:
-        raise EOFError
-    return json.loads(text), block
-
-
 def split(header: list[Any], block: bytes) -> Iterable[bytes | str | Frame]:
     """Yield the images of a request.
 
@@ -97,14 +76,14 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     options["size"] = tuple(options["size"])
     options["range"] = options["range"] and tuple(options["range"])
-    send(sys.stdout.buffer, "ready", b"")
+    frames.write(sys.stdout.buffer, "ready")
     while True:
         try:
-            header, block = receive(sys.stdin.buffer)
+            header, block = frames.read(sys.stdin.buffer)
         except EOFError:
             return
         result = packed(decoded_or_reason(source, options) for source in split(header, block))
-        send(sys.stdout.buffer, [result.reasons, result.digests], result.pixels)
+        frames.write(sys.stdout.buffer, [result.reasons, result.digests], result.pixels)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import danqing
-from danqing.data.decode_worker import Decoded, decoded_or_reason, packed, receive, send
+from danqing import frames
+from danqing.data.decode_worker import Decoded, decoded_or_reason, packed
 from danqing.data.headers import described
 from danqing.data.records import ImageSpec, Loaded, Record
 from danqing.errors import DataError
@@ -155,7 +156,7 @@ class _Worker:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         try:
-            receive(self._answers)
+            frames.read(self._answers)
         except BaseException:
             self.end()
             raise
@@ -170,8 +171,8 @@ class _Worker:
                 blocks.append(source)
             place = len(source) if isinstance(source, bytes) else str(source)
             header.append(place if number is None else [place, number])
-        send(self._requests, header, b"".join(blocks))
-        (reasons, digests), pixels = receive(self._answers)
+        frames.write(self._requests, header, b"".join(blocks))
+        (reasons, digests), pixels = frames.read(self._answers)
         return Decoded(reasons, digests, pixels)
 
     def end(self) -> None:

@@ -1,38 +1,38 @@
-"""The application: its routes, what stands before them, and how its parts start and stop."""
+"""The application: its routes, its middleware, and how its parts start and stop."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from danqing.service import (
-    docs_page,
-    edits_api,
-    errors,
-    images_api,
-    jobs_api,
-    models_api,
-    operations_api,
-    start_page,
-    tracing,
-)
-from danqing.service.database import Database
-from danqing.service.engine import Engine
-from danqing.service.guard import Gate, check_address
-from danqing.service.jobs import Jobs
-from danqing.service.keys import Keys
-from danqing.service.metrics import Metrics
-from danqing.service.pace import Paced
-from danqing.service.pictures import Pictures
+from danqing.service.access.keys import Keys
+from danqing.service.engine.scheduler import Scheduler
+from danqing.service.http import error_handlers
+from danqing.service.http.gate import Gate
+from danqing.service.http.origin import check_address
+from danqing.service.http.slow_readers import SlowReaderLimit
+from danqing.service.jobs.manager import JobManager
+from danqing.service.observability import tracing
+from danqing.service.observability.metrics import Metrics
+from danqing.service.pages import docs_page, start_page
+from danqing.service.parts import Service
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.hosted import HostedPictures
+from danqing.service.requests.planner import Planner
+from danqing.service.routes import images, jobs, models, operations
 from danqing.service.settings import Settings
-from danqing.service.state import Service
+from danqing.service.storage.database import Database
 from danqing.version import __version__
 
 _DESCRIPTION = "Paints with the models of this service. Any client of the OpenAI images API can call it."
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application of a service. Its parts start and stop with its lifespan: `app.state.service`."""
+    """Create the application of a service.
+
+    Its lifespan starts and stops the parts in `app.state.service`.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,47 +45,65 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # its page would fetch scripts from another host
+        docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # their address would be made of the Host that a client sends
     )
-    errors.install(app)
+    error_handlers.install(app)
     app.add_middleware(Gate, settings=settings)
-    app.add_middleware(Paced)  # before the gate, which counts an answer until it is read
-    app.add_middleware(tracing.Traces)  # outermost: what the gate refuses is traced as well
-    for api in (images_api, edits_api, models_api, jobs_api, operations_api, start_page, docs_page):
-        app.include_router(api.router)
+    app.add_middleware(SlowReaderLimit)  # before the gate, which counts an answer until it is read
+    app.add_middleware(tracing.Traces)  # outermost: what the gate rejects is traced as well
+    for module in (images, models, jobs, operations, start_page, docs_page):
+        app.include_router(module.router)
     return app
 
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
-    """The parts of a service, started in the order in which they need one another, stopped in the reverse.
+    """Start the parts of a service in the order of their dependencies, and stop them in reverse.
 
-    Raises ConfigError where it would listen at a public address without keys.
+    Raises ConfigError where it would listen on a public address without keys.
     """
     settings.data.mkdir(0o700, parents=True, exist_ok=True)
-    metrics, database = Metrics(), Database(settings.database_url)
-    service = Service(
-        settings=settings,
-        engine=Engine(settings, metrics),
-        metrics=metrics,
-        database=database,
-        keys=Keys(database),
-        jobs=Jobs(settings, database),
-        pictures=Pictures(settings.data / "pictures"),
-    )
+    service = _parts(settings)
     async with contextlib.AsyncExitStack() as started:
-        started.push_async_callback(database.stop)
-        await database.start()
+        started.push_async_callback(service.database.stop)
+        await service.database.start()
         started.push_async_callback(service.keys.stop)
         await service.keys.start()
         check_address(settings.host, service.keys.exist)
-        started.push_async_callback(service.pictures.stop)
-        await service.pictures.start()
-        started.push_async_callback(service.engine.stop, settings.drain)
-        await service.engine.start()
+        started.callback(service.encode_pool.stop)
+        started.push_async_callback(service.hosted.stop)
+        await service.hosted.start()
+        started.push_async_callback(service.scheduler.stop, settings.drain)
+        await service.scheduler.start()
         started.push_async_callback(service.jobs.stop)
-        await service.jobs.start(service)
-        operations_api.watch(service)
+        await service.jobs.start()
+        operations.register_gauges(service)
         yield service
+
+
+def _parts(settings: Settings) -> Service:
+    metrics, database, encode_pool = Metrics(), Database(settings.database_url), EncodePool()
+    scheduler, keys, draining = Scheduler(settings, metrics), Keys(database), asyncio.Event()
+    planner = Planner(settings, scheduler.offers, encode_pool)
+    return Service(
+        settings=settings,
+        scheduler=scheduler,
+        metrics=metrics,
+        database=database,
+        keys=keys,
+        jobs=JobManager(
+            settings,
+            database,
+            planner=planner,
+            scheduler=scheduler,
+            encode_pool=encode_pool,
+            keys=keys,
+            draining=draining,
+        ),
+        encode_pool=encode_pool,
+        hosted=HostedPictures(settings.data / "pictures"),
+        planner=planner,
+        draining=draining,
+    )

@@ -1,4 +1,4 @@
-"""How a service is configured: a TOML file, then the command line."""
+"""The settings of a service: from a TOML file, then from the command line."""
 
 import tomllib
 from collections.abc import Mapping
@@ -17,11 +17,18 @@ class _Section(BaseModel):
 
 
 class Limits(_Section):
-    """What a request may be at most. Bytes of the body and of one file in it; fields of a form; pixels and
-    side of a picture that is sent or asked for; characters of a prompt; nesting of JSON; pictures of a
-    request; seconds until it is given up. Of all together: requests that are answered at the same time, a
-    quarter of them for one key; bytes of the bodies, and of pictures in them or that they point to, that are
-    held for these, and as many for the jobs that are painted.
+    """Limits of requests.
+
+    body_bytes, file_bytes: of a body, and of one file in it.
+    fields, images: of a form.
+    pixels, side: of a picture that is sent or requested.
+    prompt: characters.
+    depth: nesting of JSON.
+    n: pictures of one request.
+    seconds: until a request expires.
+    requests: that are answered at the same time; at most a quarter of them for one key.
+    bytes_in_flight: of bodies, and of the pictures in them or that they point to, that all requests may hold;
+        jobs that are being painted may hold as many.
     """
 
     body_bytes: int = Field(64 * MEGABYTE, ge=1024)
@@ -48,10 +55,14 @@ class Limits(_Section):
 
 
 class EngineSettings(_Section):
-    """How pictures are computed. threads: of the worker, 0 for all cores. window: seconds to wait for company
-    when nothing is computed. queue: pictures that may wait, beside those of jobs. queue_seconds: how long
-    these may take together. memory: bytes that loaded models may take, 0 for what the machine can spare.
+    """How pictures are computed.
+
+    threads: of the worker, 0 for all cores.
+    window: seconds that an idle worker waits for further orders.
     batch: pictures at once.
+    queue: pictures that may be queued, beside those of jobs.
+    queue_seconds: how long these may take together.
+    memory: bytes that loaded models may take, 0 for what the machine can spare.
     """
 
     device: str = "auto"
@@ -64,8 +75,13 @@ class EngineSettings(_Section):
 
 
 class Outbound(_Section):
-    """Whom the service itself calls: no host that is not named here. pictures: where `image_url` may lead;
-    webhooks: where jobs may report to. `*.example.org` names all hosts below a domain.
+    """The hosts that the service may call; by default none.
+
+    pictures: for `image_url`.
+    webhooks: for messages about jobs.
+    seconds: that a call may take.
+
+    `*.example.org` allows all hosts below a domain.
     """
 
     pictures: tuple[str, ...] = ()
@@ -74,10 +90,13 @@ class Outbound(_Section):
 
 
 class JobSettings(_Section):
-    """Work that nobody waits for. waiting, bytes: jobs that one key may have unfinished, and what their
-    bodies may be together. keep: days until a finished job and its pictures are deleted. seconds: that
-    painting one may take. lease: seconds of silence after which a server's jobs are run again. attempts:
-    servers that may fall silent while they paint a job until it is given up.
+    """Limits of jobs.
+
+    waiting, bytes: unfinished jobs that one key may have, and the size of their bodies together.
+    keep: days until a finished job and its pictures are deleted.
+    seconds: that painting one job may take.
+    lease: seconds of silence after which the jobs of a server are run by another.
+    attempts: servers that may fall silent while they paint a job before it fails.
     """
 
     waiting: int = Field(10_000, ge=1)
@@ -89,13 +108,16 @@ class JobSettings(_Section):
 
 
 class Settings(_Section):
-    """A service: its models by the names that clients use, where it listens and keeps its things.
+    """The settings of a service.
 
-    aliases: further names of models, such as "dall-e-2". database: an SQLAlchemy URL; "" is a file in `data`.
-    hosts: names that the `Host` of a request may have beside those of the loopback, while there are no keys.
-    public_url: what the addresses of pictures begin with where clients do not reach it at its own, as behind
-    a proxy. drain: seconds that requests have to end when the service stops. log: lines for people or
-    programs.
+    models: paths or hub ids, by the names that clients use.
+    aliases: further names of models, such as "dall-e-2".
+    data: the folder of its database and pictures.
+    database: an SQLAlchemy URL; "" for a file in `data`.
+    hosts: names allowed in the `Host` header beside those of the loopback, while there are no keys.
+    public_url: the start of the addresses of pictures, where clients reach the service through a proxy.
+    drain: seconds that requests have to end when the service stops.
+    log: lines for people (text) or programs (json); auto for text in a terminal.
     """
 
     models: dict[str, str] = Field(min_length=1)
@@ -117,17 +139,20 @@ class Settings(_Section):
     def _aliases_lead_somewhere(self) -> Self:
         for alias, name in self.aliases.items():
             if name not in self.models:
-                raise ValueError(f"the alias {alias} leads to {name}, which is no model of this service")
+                raise ValueError(f"the alias {alias} refers to {name}, which is not a model of this service")
         return self
 
     @property
     def database_url(self) -> str:
-        """Where jobs, keys and the audit log are."""
+        """The URL of the database of jobs, keys and the audit log."""
         return self.database or f"sqlite:///{self.data / 'service.db'}"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a configuration file says, unchecked; paths in it start from its folder. Raises ConfigError."""
+    """Read a configuration file, unchecked.
+
+    Paths in it are relative to its folder. Raises ConfigError.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -143,7 +168,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def checked(values: Mapping[str, Any]) -> Settings:
-    """The settings that plain values give; raises ConfigError with the names of those that are wrong."""
+    """Check plain values.
+
+    Raises ConfigError with the names of those that are wrong.
+    """
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
@@ -151,6 +179,6 @@ def checked(values: Mapping[str, Any]) -> Settings:
 
 
 def _from(folder: Path, model: Any) -> Any:
-    """A model's path as seen from `folder`; an id of the hub, where no such folder lies, stays as it is."""
+    """Resolve a model's path relative to `folder`; a hub id stays as it is."""
     inside = folder / model if isinstance(model, str) else None
     return str(inside) if inside is not None and inside.exists() else model

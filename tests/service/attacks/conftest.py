@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from danqing.service import keys
-from danqing.service.keys import Grant
+from danqing.service.access import key_admin
+from danqing.service.access.key_admin import Grant
 from tests.service.attacks.asking import Planted
 from tests.service.serving import Running, served
 
@@ -52,7 +52,7 @@ def locked(models: dict[str, str], tmp_path: Path) -> Iterator[tuple[Running, di
     """A service with keys, and what its two users send."""
     with served({"masked": models["masked"]}, tmp_path) as running:
         database = running.service.database
-        tokens = {name: keys.create(database, Grant(name))[1] for name in ("anna", "bert")}
+        tokens = {name: key_admin.create(database, Grant(name))[1] for name in ("anna", "bert")}
         deadline = time.monotonic() + 10
         while httpx.get(f"{running.url}/v1/models").status_code != 401:
             assert time.monotonic() < deadline

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from danqing.service import fetch
 from danqing.service.app import create_app
+from danqing.service.requests.outbound import target
 from tests.service.attacks.asking import STAR, assert_refused, picture, raw
 from tests.service.serving import Running, served
 
@@ -137,7 +137,7 @@ def test_ssrf_no_address_is_called_unless_its_host_is_allowed_and_public(
 
     answers["a.example"] = ["93.184.215.14"]
     asked.clear()
-    where = asyncio.run(fetch.target("https://a.example/x?y=1", ["a.example"]))
+    where = asyncio.run(target("https://a.example/x?y=1", ["a.example"]))
     answers["a.example"] = ["127.0.0.1"]  # what the name says now is not asked any more
     assert asked == ["a.example"]
     assert str(where.url) == "https://93.184.215.14/x?y=1"

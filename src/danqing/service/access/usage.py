@@ -1,0 +1,69 @@
+"""What each key has used, by day (UTC)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Integer, String, func, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from danqing.service.storage.database import Base
+
+Amounts = Mapping[tuple[str, int], tuple[int, int]]
+"""(key, days since 1970) to (requests, pictures)."""
+
+
+class Usage(Base):
+    """What one key used on one day; day: days since 1970."""
+
+    __tablename__ = "usage"
+
+    key: Mapped[str] = mapped_column(String(16), primary_key=True)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    requests: Mapped[int] = mapped_column(BigInteger, default=0)
+    images: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """What a key has used today and in total.
+
+    last: the last day on which it was used, None for never.
+    """
+
+    today: int = 0
+    requests: int = 0
+    images: int = 0
+    last: int | None = None
+
+
+def add(session: Session, amounts: Amounts) -> None:
+    """Add what was used; the caller prevents concurrent calls."""
+    for (key, day), (requests, images) in amounts.items():
+        more = {"requests": Usage.requests + requests, "images": Usage.images + images}
+        changed = session.execute(update(Usage).where(Usage.key == key, Usage.day == day).values(more))
+        if not changed.rowcount:  # type: ignore[attr-defined]
+            session.add(Usage(key=key, day=day, requests=requests, images=images))
+            session.flush()
+
+
+def images_of(session: Session, day: int) -> dict[str, int]:
+    """Return the pictures of a day by key."""
+    rows = session.execute(select(Usage.key, Usage.images).where(Usage.day == day))
+    return {row.key: row.images for row in rows}
+
+
+def totals(session: Session, today: int) -> dict[str, UsageTotals]:
+    """Return what each key has used; today: days since 1970."""
+    images_today = images_of(session, today)
+    rows = session.execute(
+        select(
+            Usage.key,
+            func.sum(Usage.requests).label("requests"),
+            func.sum(Usage.images).label("images"),
+            func.max(Usage.day).label("last"),
+        ).group_by(Usage.key)
+    )
+    return {
+        row.key: UsageTotals(images_today.get(row.key, 0), int(row.requests), int(row.images), row.last)
+        for row in rows
+    }

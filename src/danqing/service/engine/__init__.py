@@ -1,0 +1,1 @@
+"""Paints pictures: schedules orders for a worker process."""

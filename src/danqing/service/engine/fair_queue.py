@@ -1,0 +1,248 @@
+"""The pictures that wait for the worker: bounded, fair to their owners, and taken by kind.
+
+Pictures are served in a fair order (`fairness.turns`), by the seconds of work that they take. Where there are
+many owners, no share is large, and an owner's turn may be far away; so jobs have a share of their own
+together, however many others there are.
+"""
+
+import heapq
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from danqing.service.engine.orders import Priority
+from danqing.service.fairness.fair_share import FairShare
+from danqing.service.fairness.turns import FairOrder
+
+Item = TypeVar("Item")
+
+JOB_DELAY = 5.0
+"""Seconds of interactive work that go before a job; then it has its turn, however much more there is."""
+JOB_WEIGHT = 4.0
+"""Jobs receive one second of work for so many seconds of interactive work."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[Item]):
+    """Pictures `start` to `stop` of an item, which are queued.
+
+    kind: pictures of the same kind may be painted together.
+    """
+
+    item: Item
+    kind: Hashable
+    owner: str
+    priority: Priority
+    start: int
+    stop: int
+    seconds: float
+    """Of work per picture."""
+    chunk: int = 1
+    """How many pictures are computed in the time of one."""
+    tag: float = 0.0
+    number: int = 0
+    """Identifies its current place in the heap; earlier places are ignored."""
+    arrived: float = 0.0
+    queued: bool = True
+
+    @property
+    def pictures(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(slots=True, eq=False)
+class Lane(Generic[Item]):
+    """The queued pictures of a kind, by tag.
+
+    seconds: that a chunk of them takes.
+    jobs: how many of the pictures belong to jobs.
+    gone: heap elements that are ignored.
+    """
+
+    kind: Hashable
+    chunk: int
+    seconds: float
+    heap: list[tuple[float, int, Entry[Item]]] = field(default_factory=list)
+    pictures: int = 0
+    jobs: int = 0
+    gone: int = 0
+
+    def head(self) -> tuple[float, int, Entry[Item]]:
+        """Return the first entry that is queued; there must be one."""
+        while not _is_queued(self.heap[0]):
+            heapq.heappop(self.heap)
+            self.gone -= 1
+        return self.heap[0]
+
+    def work(self) -> float:
+        """Return the seconds that all of them take."""
+        return -(-self.pictures // self.chunk) * self.seconds
+
+    def interactive_work(self) -> float:
+        """Return the seconds that those take which do not belong to jobs."""
+        return -(-(self.pictures - self.jobs) // self.chunk) * self.seconds
+
+    def drop_gone(self) -> None:
+        """Drop cancelled elements before they pile up."""
+        if self.gone > len(self.heap) // 2:
+            self.heap = [element for element in self.heap if _is_queued(element)]
+            heapq.heapify(self.heap)
+            self.gone = 0
+
+
+def _is_queued(element: tuple[float, int, Entry[Item]]) -> bool:
+    """Return whether an entry is queued at this place: it may be cancelled, or have another place."""
+    return element[2].queued and element[2].number == element[1]
+
+
+class FairQueue(Generic[Item]):
+    """A queue of at most `limit` interactive pictures, and those of jobs.
+
+    Jobs yield to interactive pictures and take no room of theirs: few are here at a time, most are queued in
+    the database.
+
+    pictures: how many are queued.
+    seconds: how long the worker needs for them all.
+    interactive, interactive_seconds: the same without jobs.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.pictures, self.seconds = 0, 0.0
+        self.interactive_seconds = 0.0
+        self._share = FairShare(limit)
+        self._order = FairOrder()
+        self._lanes: dict[Hashable, Lane[Item]] = {}
+        self._job_credit = 0.0  # seconds of interactive work that went before jobs
+        self._number = 0
+
+    @property
+    def interactive(self) -> int:
+        """How many pictures are queued that do not belong to jobs."""
+        return self._share.held
+
+    @property
+    def remembered(self) -> int:
+        """How many owners and heap elements are in memory."""
+        return self._order.owners + sum(len(lane.heap) for lane in self._lanes.values())
+
+    def has_room(self, owner: str, pictures: int) -> bool:
+        """Return whether an owner may add so many interactive pictures."""
+        return self._share.has_room(owner, pictures)
+
+    def add(self, entry: Entry[Item], chunk_seconds: float) -> None:
+        """Queue pictures; chunk_seconds: that a chunk of their kind takes."""
+        is_job = entry.priority == Priority.JOB
+        if is_job:
+            entry.seconds *= JOB_WEIGHT
+        cost, delay = entry.pictures * entry.seconds, JOB_DELAY if is_job else 0.0
+        entry.tag = self._order.tag((entry.owner, entry.priority), cost, delay)
+        self._push(entry, chunk_seconds)
+
+    def put_back(self, entry: Entry[Item], chunk_seconds: float) -> None:
+        """Queue pictures again that have had their turn, before all others."""
+        entry.tag = -math.inf
+        self._push(entry, chunk_seconds)
+
+    def head(self) -> tuple[Entry[Item], int]:
+        """Return the next entry, and how many pictures of its kind are queued.
+
+        There must be some.
+        """
+        lane = self._next()
+        return lane.head()[2], lane.pictures
+
+    def take(self, room: int) -> list[tuple[Item, int, int]]:
+        """Take the next pictures, at most `room`, all of one kind.
+
+        Return items with `start` and `stop`.
+        """
+        taken: list[tuple[Item, int, int]] = []
+        lane, before, job = self._next(), self.seconds, False
+        while room and lane.pictures:
+            tag, number, entry = lane.head()
+            count = min(room, entry.pictures)
+            self._order.serve(tag)
+            job = job or entry.priority == Priority.JOB
+            start, entry.start = entry.start, entry.start + count
+            taken.append((entry.item, start, entry.start))
+            room -= count
+            heapq.heappop(lane.heap)
+            if entry.start < entry.stop:
+                entry.tag += count * entry.seconds
+                heapq.heappush(lane.heap, (entry.tag, number, entry))
+            else:
+                entry.queued = False
+            self._count(lane, entry, -count)
+        work = before - self.seconds
+        credit = self._job_credit - JOB_WEIGHT * work if job else self._job_credit + work
+        self._job_credit = max(0.0, credit) if self.interactive < self.pictures else 0.0
+        return taken
+
+    def cancel(self, entry: Entry[Item]) -> None:
+        """Remove what is still queued of an entry."""
+        if entry.queued:
+            entry.queued = False
+            self._order.withdraw((entry.owner, entry.priority), entry.pictures * entry.seconds)
+            lane = self._lanes[entry.kind]
+            lane.gone += 1
+            lane.drop_gone()
+            self._count(lane, entry, -entry.pictures)
+
+    def set_chunk_seconds(self, kind: Hashable, chunk_seconds: float) -> None:
+        """Update how long a chunk of a kind takes."""
+        if lane := self._lanes.get(kind):
+            work, interactive, lane.seconds = lane.work(), lane.interactive_work(), chunk_seconds
+            self.seconds += lane.work() - work
+            self.interactive_seconds += lane.interactive_work() - interactive
+
+    def _push(self, entry: Entry[Item], chunk_seconds: float) -> None:
+        lane = self._lanes.get(entry.kind)
+        if lane is None:
+            lane = self._lanes[entry.kind] = Lane(entry.kind, entry.chunk, chunk_seconds)
+        self._place(lane, entry)
+        self._count(lane, entry, entry.pictures)
+
+    def _place(self, lane: Lane[Item], entry: Entry[Item]) -> None:
+        self._number += 1
+        entry.number = self._number
+        heapq.heappush(lane.heap, (entry.tag, entry.number, entry))
+
+    def _next(self) -> Lane[Item]:
+        lane = self._first()
+        if self.interactive < self.pictures and self._job_credit >= JOB_DELAY:
+            tag, _, entry = lane.head()
+            if entry.priority != Priority.JOB and tag > -math.inf:
+                return self._prefer_a_job(tag)
+        return lane
+
+    def _first(self) -> Lane[Item]:
+        return min(self._lanes.values(), key=lambda lane: lane.head()[:2])
+
+    def _prefer_a_job(self, tag: float) -> Lane[Item]:
+        """Move the first job before the entry with this tag; return its lane."""
+        waiting = (element for lane in self._lanes.values() for element in lane.heap if _is_queued(element))
+        *_, entry = min(element for element in waiting if element[2].priority == Priority.JOB)
+        entry.tag = math.nextafter(tag, -math.inf)
+        lane = self._lanes[entry.kind]
+        self._place(lane, entry)
+        lane.gone += 1
+        lane.drop_gone()
+        return lane
+
+    def _count(self, lane: Lane[Item], entry: Entry[Item], change: int) -> None:
+        work, interactive = lane.work(), lane.interactive_work()
+        lane.pictures += change
+        self.pictures += change
+        if entry.priority == Priority.JOB:
+            lane.jobs += change
+        else:
+            self._share.add(entry.owner, change)
+        self.seconds += lane.work() - work
+        self.interactive_seconds += lane.interactive_work() - interactive
+        if not lane.pictures:
+            del self._lanes[lane.kind]
+        if not self.pictures:
+            self.seconds = 0.0
+        if not self.interactive:
+            self.interactive_seconds = 0.0

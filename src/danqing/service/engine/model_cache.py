@@ -1,0 +1,91 @@
+"""The models in the worker's memory: loaded when they are used, dropped when memory is short."""
+
+import gc
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from danqing import model_folder
+from danqing.machine import available_memory
+from danqing.model import Model
+from danqing.precision import choose_device
+from danqing.service.engine.model_description import LOAD_ERRORS, locate
+from danqing.service.engine.orders import ModelUnavailableError
+
+HEADROOM = 2.0
+"""How many times a model's memory must be free to load it, where no budget is set."""
+RETRY_SECONDS = 5.0
+"""How long until a model that could not be loaded is retried."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    until: float
+    message: str
+
+
+class ModelCache:
+    """Loaded models; the least recently used are dropped when memory is short.
+
+    budget: bytes of weights, with all layouts that are kept of them; 0 for what the machine can spare.
+    """
+
+    def __init__(self, sources: Mapping[str, str], *, device: str, budget: int) -> None:
+        self._sources, self._device, self._budget = sources, choose_device(device), budget
+        self._models: OrderedDict[str, tuple[Model, int]] = OrderedDict()
+        self._failures: dict[str, _Failure] = {}
+
+    @property
+    def loaded(self) -> list[str]:
+        """The names of the loaded models, the least recently used first."""
+        return list(self._models)
+
+    def has(self, name: str) -> bool:
+        """Return whether a model is loaded."""
+        return name in self._models
+
+    def get(self, name: str) -> Model:
+        """Return a model, loaded if necessary; raises ModelUnavailableError with the reason."""
+        if name in self._models:
+            self._models.move_to_end(name)
+            return self._models[name][0]
+        failure = self._failures.get(name)
+        if failure is not None and time.monotonic() < failure.until:
+            raise ModelUnavailableError(failure.message)
+        try:
+            return self._load(name)
+        except LOAD_ERRORS as error:
+            message = f"The model {name} cannot be loaded: {str(error) or type(error).__name__}"
+            self._failures[name] = _Failure(time.monotonic() + RETRY_SECONDS, message)
+            raise ModelUnavailableError(message) from error
+
+    def _load(self, name: str) -> Model:
+        folder, within = locate(self._sources[name])
+        size = model_folder.examine(folder, within=within)[0].sampling_bytes()
+        self._make_room(size)
+        model = Model(*model_folder.read(folder, within=within)).to(self._device)
+        self._failures.pop(name, None)
+        self._models[name] = (model, size)
+        return model
+
+    def _make_room(self, size: int) -> None:
+        """Drop models until there is room for `size` bytes."""
+        while self._models and not self._has_room(size):
+            self._models.popitem(last=False)
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+        if not self._has_room(size):
+            raise ModelUnavailableError(
+                f"it takes {size:,} bytes, and the worker has no room for it: raise engine.memory, "
+                "or use a larger machine."
+            )
+
+    def _has_room(self, size: int) -> bool:
+        if self._budget:
+            return size + sum(taken for _, taken in self._models.values()) <= self._budget
+        return math.ceil(HEADROOM * size) <= available_memory(self._device)

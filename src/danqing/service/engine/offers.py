@@ -1,0 +1,60 @@
+"""What a served model is and can do."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from danqing.options import Verb
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a served model is and can do, as the worker found it in the model's folder.
+
+    width, height: in pixels.
+    reads: what its prompt is.
+    captions: for a model that reads text, some examples; for a labelled model, those of each label, if any.
+    options: of each verb that it supports, with their defaults.
+    guides: whether guidance_scale may differ from 1.
+    steps: whether it has intermediate pictures.
+    range: the (low, high) that become black and white in pictures of more than 8 bits, None for 8 bits.
+    tokens: codes that one picture is written in, 0 for families without codes.
+    prompt_tokens: the longest text that it reads, 0 where it reads none.
+    resamples: whether its card allows other sizes to be made from its pictures.
+    chunk: how many pictures are computed in the time of one.
+    created: seconds since 1970.
+    fault: why it cannot be used, None where it can.
+    """
+
+    name: str
+    path: str
+    family: str = ""
+    width: int = 0
+    height: int = 0
+    channels: int = 0
+    range: tuple[float, float] | None = None
+    reads: Literal["text", "label", "none"] = "none"
+    labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    options: Mapping[Verb, Mapping[str, Any]] = field(default_factory=lambda: {"sample": {}})
+    guides: bool = True
+    steps: bool = False
+    tokens: int = 0
+    prompt_tokens: int = 0
+    resamples: bool = True
+    chunk: int = 1
+    parameters: int = 0
+    created: int = 0
+    card: str = ""
+    fault: str | None = None
+
+    @property
+    def verbs(self) -> tuple[Verb, ...]:
+        """The verbs that it supports."""
+        return tuple(self.options)
+
+    @property
+    def image_tokens(self) -> int:
+        """The tokens of one picture in `usage`: its codes, or one per 16x16 pixels where it has none."""
+        return self.tokens or math.ceil(self.width / 16) * math.ceil(self.height / 16)

@@ -1,0 +1,118 @@
+"""What passes between callers who order pictures and the scheduler."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danqing.errors import DanqingError
+from danqing.options import Verb
+
+Pixels = NDArray[np.uint8]
+"""`[n, h, w, c]`, c from 1 to 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture to paint.
+
+    Its pixels depend on nothing else but the options of its order.
+    """
+
+    seed: int
+    label: str | int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+
+
+class Priority(IntEnum):
+    """Who goes first: a client that waits, or a job."""
+
+    INTERACTIVE = 0
+    JOB = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Pictures that are ordered together.
+
+    images: uint8 `[n, h, w, c]`, one per row, at the model's size; for `fill` and `vary`.
+    masks: bool `[n, h, w]`, true where to paint; for `fill`.
+    previews: how many intermediate pictures are wanted.
+    owner: whose order it is, for fairness.
+    seconds: until it expires, from now or, for a job, from when its painting begins.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+    verb: Verb = "sample"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    images: Pixels | None = None
+    masks: NDArray[np.bool_] | None = None
+    previews: int = 0
+    owner: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Steps done, and all steps, of the whole order."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Intermediate pictures of all rows, number `index` of the order's `previews`."""
+
+    index: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """The pictures of all rows, and how many seconds they were queued and computed."""
+
+    pixels: Pixels
+    queue_seconds: float
+    compute_seconds: float
+
+
+Event = Progress | Preview | Painted
+
+
+class OverloadedError(DanqingError):
+    """The queue is full; `retry_after`: seconds until there should be room."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelUnavailableError(DanqingError):
+    """The model is served here, but cannot be loaded at present."""
+
+
+class DeadlinePassedError(DanqingError):
+    """An order expired before it was painted."""
+
+
+class PaintingFailedError(DanqingError):
+    """The worker could not paint the order, or died of it twice.
+
+    The order was valid.
+    """
+
+
+class OrderCancelledError(DanqingError):
+    """The order was cancelled, or the scheduler stops."""
+
+
+def rows_of(seeds: Sequence[int], **of_all: Any) -> tuple[Row, ...]:
+    """Return a row per seed, equal in all else."""
+    return tuple(Row(seed=seed, **of_all) for seed in seeds)

@@ -1,0 +1,147 @@
+"""An order that has been submitted, as its caller sees it until it is painted."""
+
+import asyncio
+import collections
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+
+from danqing.service.engine.fair_queue import Entry
+from danqing.service.engine.orders import Event, Order, Painted, Pixels, Preview, Progress
+
+
+class PendingOrder:
+    """An order that is queued or painted.
+
+    One task reads it: either its events, or only the pictures. The order is cancelled when that task stops
+    reading before the end, or is itself cancelled.
+    """
+
+    def __init__(
+        self, order: Order, number: int, now: float, cancel: Callable[["PendingOrder"], None]
+    ) -> None:
+        self.order, self.number, self.submitted = order, number, now
+        self.entries: list[Entry[PendingOrder]] = []
+        """Its entries in the queue."""
+        self.deadline: asyncio.TimerHandle | None = None
+        self.deaths = 0
+        """How many workers died while they painted it."""
+        self.steps_done = 0
+        """Of all its pictures together."""
+        self.ended = False
+        self.on_begin: Callable[[], None] | None = None
+        """Called once, when the first of its pictures are sent to the worker."""
+        self._cancel = cancel
+        self._events: collections.deque[Event] = collections.deque()
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._pixels: Pixels | None = None
+        self._previews: dict[int, tuple[Pixels, int]] = {}
+        self._missing = len(order.rows)
+        self._began: float | None = None
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._read()
+
+    async def painted(self) -> Painted:
+        """Wait for the pictures; raises the error that ended the order."""
+        try:
+            while not self.ended:
+                await self._changed()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if self._error is not None:
+            raise self._error
+        last = self._events[-1]
+        assert isinstance(last, Painted)
+        return last
+
+    def cancel(self) -> None:
+        """Cancel the order; does nothing where it has ended."""
+        if not self.ended:
+            self._cancel(self)
+
+    def begin(self) -> None:
+        """Note that the worker has some of its pictures."""
+        if self.on_begin is not None:
+            self.on_begin()
+            self.on_begin = None
+
+    def progress(self, pictures: int, done: int, steps: int) -> None:
+        """Note progress: so many pictures have done `done` of `steps`.
+
+        Those before them are finished.
+        """
+        rows = len(self.order.rows)
+        self.steps_done = (rows - self._missing) * steps + pictures * done
+        self._add_event(Progress(self.steps_done, rows * steps))
+
+    def preview(self, index: int, start: int, pixels: Pixels) -> None:
+        """Add an intermediate picture of some rows.
+
+        The event follows when there is one of all rows.
+        """
+        if len(pixels) == len(self.order.rows):
+            self._add_event(Preview(index, pixels))
+            return
+        whole, missing = self._previews.get(index) or (self._empty(pixels), len(self.order.rows))
+        whole[start : start + len(pixels)] = pixels
+        missing -= len(pixels)
+        self._previews[index] = whole, missing
+        if not missing:
+            self._add_event(Preview(index, self._previews.pop(index)[0]))
+
+    def paint(self, start: int, pixels: Pixels, began: float, now: float) -> bool:
+        """Add painted pictures of some rows; return whether these were the last."""
+        if self._began is None:
+            self._began = began
+        if len(pixels) == len(self.order.rows):
+            self._pixels = pixels
+        else:
+            if self._pixels is None:
+                self._pixels = self._empty(pixels)
+            self._pixels[start : start + len(pixels)] = pixels
+        self._missing -= len(pixels)
+        if self._missing:
+            return False
+        waited = max(0.0, self._began - self.submitted)
+        self.ended = True
+        self._add_event(Painted(self._pixels, waited, now - self._began))
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End the order with an error."""
+        self.ended, self._error = True, error
+        self._wake()
+
+    def _empty(self, pixels: Pixels) -> Pixels:
+        return np.zeros((len(self.order.rows), *pixels.shape[1:]), np.uint8)
+
+    def _add_event(self, event: Event) -> None:
+        if isinstance(event, Progress) and self._events and isinstance(self._events[-1], Progress):
+            self._events.pop()  # it has not been read, and the new one replaces it
+        self._events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _changed(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    async def _read(self) -> AsyncIterator[Event]:
+        try:
+            while True:
+                while self._events:
+                    event = self._events.popleft()
+                    yield event
+                    if isinstance(event, Painted):
+                        return
+                if self._error is not None:
+                    raise self._error
+                await self._changed()
+        finally:
+            self.cancel()

@@ -1,0 +1,95 @@
+"""The worker process as the supervisor sees it: started, sent frames, waited for."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from danqing.frames import Buffer, Header
+from danqing.service.engine.connections import FrameProtocol
+
+_LAST_FRAMES = 1.0  # seconds to read what a dead worker has sent
+_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "GOMP_SPINCOUNT": "20000"}
+"""oneDNN compiles a kernel of a third of a megabyte for each shape, and would cache a thousand; edits and
+varying numbers of steps have ever new shapes. Waiting OpenMP threads spin for milliseconds, on cores that are
+needed to answer requests.
+"""
+
+
+class WorkerProcess:
+    """A running worker.
+
+    A thread waits for its exit, so that it is noticed whatever its connection does.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: FrameProtocol) -> None:
+        self.pid = process.pid
+        self._process, self._connection = process, connection
+        self._loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._wait, name=f"worker {self.pid}", daemon=True).start()
+
+    @classmethod
+    async def start(cls, setup: Header, on_frame: Callable[[Header, memoryview], None]) -> Self:
+        """Start a worker.
+
+        setup: its first frame, which says what to serve.
+        on_frame: called with each frame that it sends.
+
+        Raises OSError or RuntimeError where the machine has no room for it, and leaves nothing behind.
+        """
+        with contextlib.ExitStack() as undo:
+            mine, theirs = socket.socketpair()
+            undo.callback(mine.close)
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "danqing.service.engine.worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            mine.setblocking(False)
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_unix_connection(lambda: FrameProtocol(on_frame), sock=mine)
+            undo.callback(connection.close)
+            worker = cls(process, connection)
+            connection.send(setup)
+            undo.pop_all()
+        return worker
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, None while it runs.
+
+        A negative one is the number of the signal that ended it.
+        """
+        return self._process.returncode
+
+    def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
+        """Send the worker a frame; does nothing where it is gone."""
+        self._connection.send(header, blocks)
+
+    def kill(self) -> None:
+        """Kill the worker: it has no state that matters."""
+        self._process.kill()
+
+    async def ended(self) -> None:
+        """Wait until the worker is gone and all its frames have been read."""
+        lost = self._connection.lost
+        await asyncio.wait({lost, self._exited}, return_when=asyncio.FIRST_COMPLETED)
+        self.kill()
+        await self._exited
+        await asyncio.wait({lost}, timeout=_LAST_FRAMES)
+        self._connection.close()
+
+    def _wait(self) -> None:
+        self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._exited.set_result, None)

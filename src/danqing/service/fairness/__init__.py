@@ -1,0 +1,1 @@
+"""How limited resources are shared between the owners of requests."""

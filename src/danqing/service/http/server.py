@@ -1,0 +1,176 @@
+"""The server below the application: binds early, reports when it is ready, and drains when stopped."""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from danqing.errors import ConfigError
+from danqing.service.http.http1 import KEEP_ALIVE, protocol_for
+from danqing.service.observability import logs
+
+_log = logging.getLogger("danqing.service")
+_TICK = 0.1  # seconds
+_FAILED = 3  # uvicorn's exit status of an application that cannot start
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
+_LARGE, _ARENAS = 1024**2, 2
+
+
+def serve(
+    app: FastAPI, host: str, port: int, *, drain: float, on_ready: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve an application until SIGTERM or SIGINT.
+
+    port: 0 lets the system choose.
+    drain: seconds that running requests have after the first signal; the second one stops at once.
+    on_ready: called with the address.
+
+    Raises ConfigError where the address is not available, and whatever the application raises as it starts.
+    """
+    listener = _bound(host, port)
+    _allow_many_connections()
+    tune_malloc()
+    starting = _Starting(app)
+    config = uvicorn.Config(
+        starting,
+        lifespan="on",
+        http=protocol_for(app),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # any client could write a false address into the log
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(drain)),
+    )
+    shown, bound_port = (f"[{host}]" if ":" in host else host), listener.getsockname()[1]
+    server = _Server(config, app, lambda: on_ready(f"http://{shown}:{bound_port}"))
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if starting.error is None:
+            raise
+    finally:
+        listener.close()
+    if starting.error is not None:
+        raise starting.error
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Bind a socket that does not listen yet: nobody connects before the models are known."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {host}, port {port} ({error.strerror or error}): choose another --host or "
+            "--port, or stop the program that listens there."
+        ) from error
+    bound.set_inheritable(False)
+    return bound
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as the system allows: each connection is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def tune_malloc() -> None:
+    """Make glibc return the memory of large pictures to the system.
+
+    It would keep it, for each thread.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+class _Starting:
+    """The application; an error while it starts is kept for `serve` to raise, and not logged by uvicorn."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.error: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await self.app(scope, receive, send)
+
+        async def without_traceback(message: Message) -> None:
+            quiet = {"type": message["type"]} if message["type"].endswith("startup.failed") else message
+            await send(quiet)
+
+        try:
+            await self.app(scope, receive, without_traceback)
+        except asyncio.CancelledError:  # stopped before it had started
+            return
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: FastAPI, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._app, self._on_ready = app, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then report it.
+
+        A signal stops the start, however long the models would take.
+        """
+        starting = asyncio.create_task(self._start(sockets))
+        while not starting.done():
+            await asyncio.wait({starting}, timeout=_TICK)
+            if self.should_exit and not starting.done():
+                starting.cancel()
+                return
+        if not starting.result():
+            raise SystemExit(_FAILED)
+        gc.collect()
+        gc.freeze()  # objects that live as long as the service need not be scanned at every collection
+        if not self.should_exit:
+            self._on_ready()
+
+    async def _start(self, sockets: list[socket.socket] | None) -> bool:
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # a task must not end with it
+            return False
+        return True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain: running requests end, and so do streams that would never end by themselves."""
+        logs.event(_log, "draining", connections=len(self.server_state.connections))
+        self._app.state.service.draining.set()
+        await super().shutdown(sockets)
+        logs.event(_log, "stopped")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal and stop at the second.
+
+        Neither is raised again.
+        """
+        self.force_exit = self.should_exit
+        self.should_exit = True

@@ -1,0 +1,222 @@
+"""The jobs of a service, as clients see them: accepted, found, watched and cancelled."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+
+from danqing.service.access.caller import Caller
+from danqing.service.access.held_bytes import HeldBytes
+from danqing.service.access.keys import Keys
+from danqing.service.engine.scheduler import Scheduler
+from danqing.service.errors import invalid
+from danqing.service.jobs import queries, store
+from danqing.service.jobs.runner import JobRunner, cancel_and_wait, run_forever
+from danqing.service.jobs.store import NewJob
+from danqing.service.jobs.tables import Job, JobEvent, JobPicture, Status
+from danqing.service.jobs.watchers import JobWatchers
+from danqing.service.jobs.webhooks import DELAYS, Webhooks, new_secret
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.requests import json_bodies
+from danqing.service.requests.planner import Planner
+from danqing.service.requests.schemas import Endpoint
+from danqing.service.settings import Settings
+from danqing.service.storage.database import Database
+
+_SWEEP_SECONDS = 60.0
+
+
+class JobManager:
+    """The jobs in the database of a service.
+
+    draining: set when the service stops.
+    beat: see `JobRunner`.
+    delays: see `Webhooks`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        planner: Planner,
+        scheduler: Scheduler,
+        encode_pool: EncodePool,
+        keys: Keys,
+        draining: asyncio.Event,
+        beat: float = 1.0,
+        delays: Sequence[float] = DELAYS,
+    ) -> None:
+        self._limits, self._database = settings.jobs, database
+        self._planner, self._draining = planner, draining
+        self._watchers = JobWatchers()
+        self._webhooks = Webhooks(settings.outbound, database, delays)
+        self.runner = JobRunner(
+            settings,
+            database,
+            planner=planner,
+            scheduler=scheduler,
+            encode_pool=encode_pool,
+            keys=keys,
+            watchers=self._watchers,
+            webhooks=self._webhooks,
+            draining=draining,
+            beat=beat,
+        )
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start to run queued jobs."""
+        await self.runner.start()
+        loops = (self._sweep, self._webhooks.run, self._release_watchers)
+        self._loops = [asyncio.create_task(run_forever(loop)) for loop in loops]
+
+    async def stop(self) -> None:
+        """Store finished jobs, and leave all others to the next server."""
+        await self.runner.stop()
+        await cancel_and_wait(*self._loops)
+
+    async def accept(
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, Any],
+        caller: Caller,
+        held: HeldBytes,
+        *,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> tuple[Job, bool]:
+        """Accept a request as a job.
+
+        Return the job, and whether it is new.
+
+        With an idempotency key it is accepted once. The request is checked as if it were painted now, and its
+        pictures are charged. Raises ApiError.
+        """
+        for field in ("stream", "partial_images"):
+            if body.get(field):
+                message = f"A job has no {field}: GET /v1/jobs/ID/events reports its progress."
+                raise invalid(message, f"body.{field}", "unsupported_parameter")
+        owner = caller.owner
+        asked = await store.fingerprint(
+            {"endpoint": endpoint, "body": body, "webhook": [webhook, webhook_secret]}
+        )
+        if idempotency_key is not None:
+            repeated = await self._database.run(store.find_repeated, owner, idempotency_key, asked)
+            if repeated is not None:
+                return repeated, False
+        if webhook is not None:
+            await self._webhooks.check(webhook, webhook_secret)
+            webhook_secret = webhook_secret or new_secret()
+        checked = self._planner.check(endpoint, body, caller)
+        sent = await self._planner.read_pictures(checked, held)
+        plan = await self._planner.plan(checked, sent)
+        model, seed, pictures = plan.offer.name, plan.seed, plan.n
+        if sent is not None:
+            body = await self._planner.embed(body, sent, held)
+        del checked, plan, sent  # to free their pictures
+        # Everything that the pictures depend on is fixed now: after a crash, the job paints the same ones.
+        whole = {**body, "model": model, "seed": seed}
+        whole.pop("response_format", None)
+        new = NewJob(
+            id=store.new_id(),
+            owner=owner,
+            caller=caller.name,
+            endpoint=endpoint,
+            model=model,
+            pictures=pictures,
+            body=await _serialise(whole, held),
+            request=json.dumps({name: whole[name] for name in whole if name not in ("images", "mask")}),
+            fingerprint=asked,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            webhook_secret=webhook_secret,
+        )
+        charged = caller.account.charge(pictures)
+        try:
+            job = await self._accept(new, charged)
+        except Exception:
+            caller.account.refund(pictures, charged)
+            raise
+        if job.id != new.id:
+            caller.account.refund(pictures, charged)
+            return job, False
+        self.runner.wake()
+        return job, True
+
+    async def _accept(self, new: NewJob, now: float) -> Job:
+        try:
+            return await self._database.run(store.accept, new, self._limits, now)
+        except IntegrityError:  # the same idempotency key came twice at the same moment
+            return await self._database.run(store.accept, new, self._limits, now)
+
+    async def find(self, owner: str, job_id: str) -> Job:
+        """Return a job of this owner; raises ApiError 404."""
+        return await self._database.run(queries.find, owner, job_id)
+
+    async def page(
+        self, owner: str, *, limit: int, after: str | None = None, status: Status | None = None
+    ) -> tuple[list[Job], bool]:
+        """Return an owner's jobs, the latest first, and whether there are more.
+
+        after: the id of the job before the first one.
+        """
+        return await self._database.run(queries.page, owner, limit, after, status)
+
+    async def picture(self, owner: str, job_id: str, number: int) -> JobPicture:
+        """Return a picture of a job of this owner; raises ApiError 404."""
+        return await self._database.run(queries.picture, owner, job_id, number)
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Cancel a job, unless it has ended.
+
+        One that was never started is refunded.
+        """
+        job, untouched = await self._database.run(store.cancel, caller.owner, job_id, time.time())
+        if untouched:
+            caller.account.refund(job.pictures, job.created)
+        self.runner.cancel(job_id)
+        return job
+
+    async def events(self, owner: str, job_id: str, after: int) -> AsyncIterator[JobEvent]:
+        """Yield the events of a job after number `after`, until it ends or the service stops.
+
+        Raises ApiError 404.
+        """
+        with self._watchers.watch(job_id) as changed:
+            while not self._draining.is_set():
+                changed.clear()
+                events, finished = await self._database.run(queries.events_after, owner, job_id, after)
+                for event in events:
+                    after = event.number
+                    yield event
+                if finished:
+                    return
+                await changed.wait()
+
+    async def _release_watchers(self) -> None:
+        """Wake all watchers when the service stops: their clients reconnect to the next server."""
+        await self._draining.wait()
+        self._watchers.wake_all()
+        await asyncio.Event().wait()
+
+    async def _sweep(self) -> None:
+        """Delete expired jobs."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            oldest = time.time() - self._limits.keep * 86_400
+            while await self._database.run(store.forget, oldest):
+                pass
+
+
+async def _serialise(whole: Mapping[str, Any], held: HeldBytes) -> str:
+    """Return a body as it is stored; it counts among the bytes that its request holds."""
+    pieces = []
+    async for piece in json_bodies.write_json(whole):
+        held.hold(len(piece))
+        pieces.append(piece)
+    return "".join(pieces)

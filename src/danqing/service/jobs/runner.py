@@ -1,0 +1,317 @@
+"""Runs jobs: claims them in the database, has them painted, and stores the results."""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple
+
+from sqlalchemy.orm import Session
+
+from danqing.errors import DanqingError
+from danqing.service.access.caller import RIGHTS, Caller
+from danqing.service.access.held_bytes import HeldBytes
+from danqing.service.access.keys import Key, Keys
+from danqing.service.engine.orders import OrderCancelledError, Painted, Priority, Progress
+from danqing.service.engine.scheduler import Scheduler
+from danqing.service.errors import ApiError, internal
+from danqing.service.failures import from_danqing
+from danqing.service.jobs import queries, store
+from danqing.service.jobs.store import Claim
+from danqing.service.jobs.watchers import JobWatchers
+from danqing.service.jobs.webhooks import Webhooks
+from danqing.service.observability import logs
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.encoding import MEDIA_TYPES
+from danqing.service.requests import answers, json_bodies
+from danqing.service.requests.planner import Planner
+from danqing.service.settings import Settings
+from danqing.service.storage.database import Database, DatabaseError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_RETRY_SECONDS = 1.0
+_SHORTEST_DELAY, _LONGEST_DELAY = (
+    1.0,
+    300.0,
+)  # seconds until a job that cannot be painted now is retried; doubled each time
+_PLANNED_AT_ONCE = 2  # bodies in memory at the same time; each may hold large pictures
+
+_log = logging.getLogger("danqing.jobs")
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _RunningJob:
+    """A job that runs here. steps: done, and all."""
+
+    claim: Claim
+    steps: tuple[int, int] = (0, 0)
+    painted: bool = False
+    storing: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class JobRunner:
+    """Runs the jobs whose leases this process holds.
+
+    beat: seconds between two renewals of its leases.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        planner: Planner,
+        scheduler: Scheduler,
+        encode_pool: EncodePool,
+        keys: Keys,
+        watchers: JobWatchers,
+        webhooks: Webhooks,
+        draining: asyncio.Event,
+        beat: float,
+    ) -> None:
+        self._planner, self._scheduler, self._encode_pool, self._keys = planner, scheduler, encode_pool, keys
+        self._draining = draining
+        self._settings, self._limits, self._database = settings, settings.jobs, database
+        self._watchers, self._webhooks = watchers, webhooks
+        self._name = f"run_{uuid.uuid4().hex}"
+        self._beat_seconds = min(beat, self._limits.lease / 3)
+        self._room = 2 * settings.engine.batch  # one batch is combined while another is painted
+        self._running: dict[str, _RunningJob] = {}
+        self._started_claims: list[Claim] = []
+        self._begins = asyncio.Event()
+        self._looked_at, self._patient_until = math.inf, -math.inf
+        self._news = asyncio.Event()
+        self._planning = asyncio.Semaphore(_PLANNED_AT_ONCE)
+        self._loops: list[asyncio.Task[None]] = []
+        self._dispatcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start to run queued jobs."""
+        self._dispatcher = asyncio.create_task(run_forever(self._dispatch))
+        self._loops = [asyncio.create_task(run_forever(loop)) for loop in (self._beat, self._store_started)]
+
+    async def stop(self) -> None:
+        """Store finished jobs, and leave all others to the next server."""
+        if self._dispatcher is not None:
+            await cancel_and_wait(self._dispatcher)
+        painting = [one for one in self._running.values() if not one.storing]
+        await cancel_and_wait(*(one.task for one in painting if one.task))
+        with contextlib.suppress(DatabaseError):  # otherwise their leases expire
+            claims = [one.claim for one in painting]
+            await self._database.run(store.put_back, claims, time.time())
+        storing = [one.task for one in self._running.values() if one.task]
+        if storing:
+            await asyncio.wait(storing, timeout=self._limits.lease)
+        await cancel_and_wait(*self._loops, *storing)
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The ids of the jobs that run here."""
+        return tuple(self._running)
+
+    def note_progress(self, job_id: str, done: int, total: int) -> None:
+        """Set the progress of a job that runs here, in steps.
+
+        It is reported with the next beat.
+        """
+        if (running := self._running.get(job_id)) is not None:
+            running.steps = (done, total)
+
+    def wake(self) -> None:
+        """Claim queued jobs now."""
+        self._news.set()
+
+    def cancel(self, job_id: str) -> None:
+        """Stop running a cancelled job, if it runs here."""
+        if (running := self._running.get(job_id)) is not None:
+            self._abandon(running)
+        self.changed(job_id)
+
+    def changed(self, job_id: str) -> None:
+        """Wake those who wait for a job: it has changed."""
+        self._watchers.wake(job_id)
+        self._webhooks.wake()
+
+    async def _dispatch(self) -> None:
+        """Claim the next jobs whenever there is room for them."""
+        while not self._draining.is_set():
+            self._news.clear()
+            claims = [one.claim for one in self._running.values()]
+            room = self._room - sum(claim.pictures for claim in claims)
+            space = self._settings.limits.bytes_in_flight - sum(claim.size for claim in claims)
+            taken: list[Claim] = []
+            if room > 0:
+                offers = self._scheduler.offers.values()
+                models = [offer.name for offer in offers if offer.fault is None]
+                here, lease = list(self._running), self._limits.lease
+                taken = await self._database.run(
+                    store.claim, self._name, models, room, lease, time.time(), here, space
+                )
+                for claim in taken:
+                    running = self._running[claim.id] = _RunningJob(claim)
+                    running.task = asyncio.create_task(self._run(running))
+                    self.changed(claim.id)
+            if not taken:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._beat_seconds):
+                        await self._news.wait()
+        await asyncio.Event().wait()
+
+    async def _beat(self) -> None:
+        """Renew leases, report progress, take over from silent servers, and find what others changed."""
+        while True:
+            await asyncio.sleep(self._beat_seconds)
+            running = dict(self._running)
+            steps = {job_id: one.steps for job_id, one in running.items()}
+            held, taken_over, numbers = await self._database.run(self._look, steps, self._watchers.jobs)
+            self._looked_at = time.time()
+            for job_id in steps.keys() - held:
+                self._abandon(running[job_id])
+            for job_id, number in numbers.items():
+                self._watchers.wake_for(job_id, number)
+            if taken_over:
+                logs.event(_log, "jobs of a silent server are taken over", logging.WARNING, jobs=taken_over)
+                self._news.set()
+                self._webhooks.wake()
+
+    def _look(
+        self, session: Session, steps: Mapping[str, tuple[int, int]], watched: Sequence[str]
+    ) -> tuple[set[str], int, dict[str, int]]:
+        now, lease = time.time(), self._limits.lease
+        held = store.renew(session, self._name, steps, lease, now) if steps else set()
+        if now - self._looked_at > lease:  # the database was away: others could not renew theirs either
+            self._patient_until = now + lease
+        taken_over = store.reclaim(session, self._limits.attempts, now) if now > self._patient_until else 0
+        return held, taken_over, queries.last_events(session, watched) if watched else {}
+
+    async def _store_started(self) -> None:
+        """Store which jobs are being painted, those of a batch in one transaction."""
+        while True:
+            await self._begins.wait()
+            self._begins.clear()
+            begun, self._started_claims = self._started_claims, []
+            await self._database.run(store.begin, begun, time.time())
+
+    def _begin(self, claim: Claim) -> None:
+        self._started_claims.append(claim)
+        self._begins.set()
+
+    def _abandon(self, running: _RunningJob) -> None:
+        """Stop running a job that is no longer ours; the database rejects what is being stored."""
+        if running.task is not None and not running.storing:
+            running.task.cancel()
+
+    async def _run(self, running: _RunningJob) -> None:
+        claim = running.claim
+        try:
+            change, refunded = await self._outcome(running)
+            running.storing = True
+            if not await self._run_until_stored(change, time.time()):
+                self._log_loss(running)
+            elif refunded is not None:
+                refunded.account.refund(claim.pictures, claim.charged)
+        finally:
+            del self._running[claim.id]
+            self.changed(claim.id)
+            self._news.set()
+
+    def _log_loss(self, running: _RunningJob) -> None:
+        what = "a painted job had been cancelled, or taken over by another server"
+        logs.event(
+            _log, what if running.painted else "a job was taken over or cancelled", job=running.claim.id
+        )
+
+    async def _outcome(self, running: _RunningJob) -> tuple[Callable[[Session, float], bool], Caller | None]:
+        """Paint a job; return the transaction that stores its outcome, and whom to refund after it."""
+        claim = running.claim
+        try:
+            answer, files = await self._painted(running)
+            running.painted = True
+            return lambda session, now: store.succeed(session, claim, answer, files, now), None
+        except (ApiError, DanqingError) as error:
+            failure = error if isinstance(error, ApiError) else from_danqing(error)
+        except Exception:
+            _log.exception("the job %s failed", claim.id)
+            failure = internal()
+        if failure.status == 503:  # the scheduler stops, or the model cannot be loaded at present
+            delay = min(_LONGEST_DELAY, _SHORTEST_DELAY * 2.0 ** min(claim.attempt - 1, 10))
+            return lambda session, now: store.put_back(session, [claim], now, delay), None
+        caller = self._keys.of(claim.owner)
+        return lambda session, now: store.fail(session, claim, failure, now), caller
+
+    async def _painted(self, running: _RunningJob) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+        """Return the answer of a job, and its pictures as media type and content."""
+        claim = running.claim
+        async with self._planning:
+            body, good = await self._run_until_stored(_claimed_body, claim, time.time())
+            if body is None:
+                raise OrderCancelledError("The job has ended.")
+            if not good:
+                message = "The key of this job was revoked or expired before the job was painted."
+                raise ApiError(401, message, code="revoked_api_key")
+            # The scopes of the key were checked when the job was accepted.
+            caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
+            held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
+            asked = await json_bodies.read_json(body.encode(), self._settings.limits, held)
+            plan = await self._planner.check_and_plan(claim.endpoint, asked, caller, held)
+            del body, asked
+        order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
+        painted: Painted | None = None
+        ticket = self._scheduler.submit(order)
+        ticket.on_begin = functools.partial(self._begin, claim)
+        async for event in ticket:
+            match event:
+                case Progress(done, total):
+                    self.note_progress(claim.id, done, total)
+                case Painted():
+                    painted = event
+        assert painted is not None
+        async with self._encode_pool.job_turns.turn("", plan.work):  # first come, first served
+            files = await self._encode_pool.encode(
+                painted.pixels, plan.output, plan.compose, plan.order.owner
+            )
+        revised = answers.revision(plan)
+        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
+        return answers.describe(plan, data), [(MEDIA_TYPES[plan.output.format], file) for file in files]
+
+    async def _run_until_stored(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
+        """Call `Database.run` until it succeeds: painted pictures are not lost to a full disk."""
+        while True:
+            try:
+                return await self._database.run(function, *arguments, patience=60)
+            except DatabaseError as error:
+                logs.event(_log, "a job waits for the database", logging.WARNING, reason=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _claimed_body(session: Session, claim: Claim, now: float) -> tuple[str | None, bool]:
+    """Return the body of a job, None where it has ended; and whether its key is still valid."""
+    key = session.get(Key, claim.owner) if claim.owner else None
+    return store.body_of(session, claim), not claim.owner or (key is not None and key.state(now) == "active")
+
+
+async def run_forever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop again whenever it fails: other parts rely on it."""
+    while True:
+        try:
+            await loop()
+        except DatabaseError as error:
+            logs.event(_log, "jobs wait for the database", logging.WARNING, reason=str(error))
+        except Exception:
+            _log.exception("a mistake in %s", loop.__name__)
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks, and wait until they are done."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,41 @@
+"""The parts of a running service: made when it starts, found by every request."""
+
+import asyncio
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from danqing.service.access.keys import Keys
+from danqing.service.engine.scheduler import Scheduler
+from danqing.service.jobs.manager import JobManager
+from danqing.service.observability.metrics import Metrics
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.hosted import HostedPictures
+from danqing.service.requests.planner import Planner
+from danqing.service.settings import Settings
+from danqing.service.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of a running service; each one owns its state.
+
+    draining: set once the service stops, to end what would never end by itself, such as a stream of events.
+    """
+
+    settings: Settings
+    scheduler: Scheduler
+    metrics: Metrics
+    database: Database
+    keys: Keys
+    jobs: JobManager
+    encode_pool: EncodePool
+    hosted: HostedPictures
+    planner: Planner
+    draining: asyncio.Event
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request has reached."""
+    service: Service = request.app.state.service
+    return service

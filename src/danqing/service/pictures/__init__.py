@@ -1,0 +1,1 @@
+"""Encodes painted pictures as files, and hosts them for an hour."""

@@ -1,0 +1,58 @@
+"""The fields of answers: what clients receive for planned requests, beside the pictures themselves."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from danqing.service.requests.field_checks import QUALITY
+from danqing.service.requests.planner import PlannedRequest
+
+
+def describe(request: PlannedRequest, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the body of an answer.
+
+    data: one object per picture, with its content or its address.
+    """
+    body = {"created": int(time.time()), "data": data, **image_facts(request), "usage": usage(request)}
+    if body["quality"] == "auto":
+        del body["quality"]
+    return body | origin(request)
+
+
+def revision(request: PlannedRequest) -> dict[str, Any]:
+    """Return the prompt in the model's own words, where these differ from the client's."""
+    return {} if request.revised is None else {"revised_prompt": request.revised}
+
+
+def origin(request: PlannedRequest) -> dict[str, Any]:
+    """Return the seed, and for whom the pictures were painted, if the client said so."""
+    identifier = request.fields.identifier
+    return {"seed": request.seed, **({} if identifier is None else {"safety_identifier": identifier})}
+
+
+def image_facts(request: PlannedRequest) -> dict[str, Any]:
+    """Return what whole answers and the events of a stream say of their pictures."""
+    quality, output = getattr(request.fields, "quality", None), request.output
+    keeps_alpha = request.alpha and not output.opaque and output.format != "jpeg"
+    return {
+        "background": "transparent" if keeps_alpha else "opaque",
+        "output_format": output.format,
+        "size": f"{output.size[0]}x{output.size[1]}",
+        "quality": quality if quality in QUALITY else "auto",
+    }
+
+
+def usage(request: PlannedRequest, index: int | None = None) -> dict[str, Any]:
+    """Return the tokens of a request.
+
+    index: of a picture, for its event; only the first counts the input.
+    """
+    text, sent = (0, 0) if index else request.tokens
+    painted = request.offer.image_tokens * (request.n if index is None else 1)
+    return {
+        "total_tokens": text + sent + painted,
+        "input_tokens": text + sent,
+        "output_tokens": painted,
+        "input_tokens_details": {"text_tokens": text, "image_tokens": sent},
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": painted},
+    }

@@ -1,0 +1,249 @@
+"""Reads the pictures of a request, and brings them to the size and channels of its model.
+
+Only decoded pixels are passed on. While a picture waits to be painted it is kept as it was sent, and it is
+decoded again when the result is laid into it: a small file may decode to many pixels.
+"""
+
+import asyncio
+import base64
+import binascii
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from danqing import image_files, images
+from danqing.errors import DataError
+from danqing.image_files import Range
+from danqing.service.access.held_bytes import HeldBytes
+from danqing.service.engine.offers import Offer
+from danqing.service.engine.orders import Pixels
+from danqing.service.errors import ApiError, invalid
+from danqing.service.requests import masks, outbound, schemas
+from danqing.service.requests.forms import Uploads
+from danqing.service.requests.masks import Mask
+from danqing.service.settings import Limits, Settings
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+_SLICE = 1024**2  # characters of base64 that are decoded at once, a multiple of four
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPictures:
+    """The pictures of a request as its model takes them, row by row.
+
+    images: uint8 `[n, h, w, c]`, at the model's size.
+    masks: bool `[n, h, w]`, true where to paint; None for variations.
+    size: (width, height) of the answer by default; None for the model's own.
+    compose: lays painted pictures into the one that was sent, at its size; None for variations.
+    pictures: how many were sent.
+    alpha: whether the pictures of the answer have an alpha channel.
+    """
+
+    images: Pixels
+    masks: Mask | None
+    size: tuple[int, int] | None
+    compose: Callable[[Pixels], Sequence[Pixels]] | None
+    pictures: int
+    alpha: bool
+
+
+def check_count(fields: schemas.Edit | schemas.Variation, offer: Offer, count: int) -> None:
+    """Raise ApiError unless there is one picture, with a label where the model needs it."""
+    if isinstance(fields, schemas.Variation) and offer.labels and fields.label is None:
+        message = f"{offer.name} was trained with labels: say by label what the picture shows."
+        raise invalid(message, "label", "missing_required_parameter")
+    if not count:
+        raise invalid("image is missing: send the picture.", "image", "missing_required_parameter")
+    if count > 1:
+        message = f"{offer.name} works on one picture at a time: send one, not {count}."
+        raise invalid(message, "image")
+
+
+async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, held: HeldBytes) -> Uploads:
+    """Read the pictures that a JSON request holds or points to.
+
+    Raises ApiError.
+    """
+    found = [
+        await _content(reference, f"images.{number}", settings, held)
+        for number, reference in enumerate(fields.images or ())
+    ]
+    reference = fields.mask if isinstance(fields, schemas.Edit) else None
+    mask = None if reference is None else await _content(reference, "mask", settings, held)
+    return Uploads(tuple(found), mask)
+
+
+def prepare(
+    fields: schemas.Edit | schemas.Variation, offer: Offer, sent: Uploads, limits: Limits
+) -> PreparedPictures:
+    """Decode the pictures of a request and bring them to the model's size.
+
+    Raises ApiError.
+    """
+    make = _varied if isinstance(fields, schemas.Variation) else _edited
+    return make(sent.images[0], sent.mask, offer, fields.n or 1, limits)
+
+
+def check(content: bytes, limits: Limits, param: str) -> None:
+    """Raise ApiError for a file whose header is not that of a still picture within the limits."""
+    if not content:
+        raise ApiError(400, "The file is empty.", param=param, code="empty_image_file")
+    if len(content) > limits.file_bytes:
+        message = f"The file has over {limits.file_bytes:,} bytes: shrink the picture first."
+        raise ApiError(400, message, param=param, code="image_file_too_large")
+    known = content.startswith(_SIGNATURES) and (content[:4] != b"RIFF" or content[8:12] == b"WEBP")
+    if not known:
+        message = "The file is not a png, jpeg or webp: convert it to one of them."
+        raise ApiError(400, message, param=param, code="invalid_image_format")
+    try:
+        with image_files.opened(content, max_pixels=None, formats=FORMATS) as picture:
+            width, height = picture.size
+            frames = 1 if picture.format in ("JPEG", "MPO") else getattr(picture, "n_frames", 1)
+    except DataError as error:
+        raise ApiError(400, str(error), param=param, code="image_parse_error") from None
+    except Exception:  # counting frames, Pillow's decoders raise anything on hostile input
+        message = "The picture cannot be read: send a complete file."
+        raise ApiError(400, message, param=param, code="image_parse_error") from None
+    if width > limits.side or height > limits.side or width * height > limits.pixels:
+        message = (
+            f"The picture has {width}x{height} pixels: a side may have {limits.side}, and all together "
+            f"{limits.pixels:,}."
+        )
+        raise ApiError(400, message, param=param, code="image_too_large")
+    if frames > 1:
+        message = f"The picture has {frames} frames: send a still picture."
+        raise ApiError(400, message, param=param, code="invalid_image")
+
+
+def _decoded(content: bytes, limits: Limits, param: str, range: Range | None) -> Pixels:
+    """Decode a picture as uint8 `[h, w, c]` with its own channels; `range` is that of the model."""
+    check(content, limits, param)
+    try:
+        return image_files.decode(
+            content, alpha="keep", range=range, max_pixels=limits.pixels, max_bytes=limits.file_bytes
+        )
+    except DataError as error:
+        raise ApiError(400, str(error), param=param, code="image_parse_error") from None
+
+
+def _varied(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> PreparedPictures:
+    """Prepare the centre of a picture, cropped to the model's aspect ratio."""
+    if mask is not None:
+        raise invalid("Variations take no mask: send it to /v1/images/edits.", "mask")
+    picture = _decoded(content, limits, "image", offer.range)
+    size = (offer.width, offer.height)
+    pixels = images.conform(picture, size=size, channels=offer.channels, fit="crop")
+    return PreparedPictures(np.repeat(pixels[None], n, axis=0), None, None, None, 1, offer.channels in (2, 4))
+
+
+def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> PreparedPictures:
+    """Prepare a picture as the model sees it, the part to paint, and how to lay the result back."""
+    picture, where = _to_edit(content, mask, offer, limits)
+    height, width = where.shape
+    if n * width * height > limits.pixels:
+        message = (
+            f"{n} pictures of {width}x{height} are more than {limits.pixels:,} pixels: ask for fewer, or "
+            "send a smaller one."
+        )
+        raise invalid(message, "n")
+    window = masks.window_of(where, offer)
+    seen, covered = picture[window], where[window]
+    if mask is None and not covered.all():  # colours that an editor left under transparency mean nothing
+        seen = seen.copy()
+        seen[covered] = seen[~covered].mean(axis=0).round().astype(np.uint8)
+    size = (offer.width, offer.height)
+    pixels = images.conform(seen, size=size, channels=offer.channels, fit="stretch")
+    transparent = picture.shape[2] in (2, 4) and bool((picture[:, :, -1][~where] < 255).any())
+    return PreparedPictures(
+        images=np.repeat(pixels[None], n, axis=0),
+        masks=np.repeat(masks.resize_mask(covered, size)[None], n, axis=0),
+        size=(width, height),
+        compose=functools.partial(_composed, content, mask, window, offer, limits),
+        pictures=1,
+        alpha=transparent or offer.channels in (2, 4),
+    )
+
+
+def _to_edit(content: bytes, mask: bytes | None, offer: Offer, limits: Limits) -> tuple[Pixels, Mask]:
+    """Return a picture `[h, w, c]` and where to paint, `[h, w]`.
+
+    That is where the mask, or else the picture, is fully transparent.
+    """
+    picture = _decoded(content, limits, "image", offer.range)
+    sheet, param = (picture, "image") if mask is None else (_decoded(mask, limits, "mask", None), "mask")
+    if sheet.shape[:2] != picture.shape[:2]:
+        sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (sheet, picture)]
+        raise invalid(f"The mask has {sizes[0]} pixels and the picture {sizes[1]}: make them equal.", "mask")
+    if sheet.shape[2] in (1, 3):
+        message = "The mask has no alpha channel: make it transparent where the model should paint."
+        if mask is None:
+            message = "Send a mask, or a picture, that is transparent where the model should paint."
+        raise ApiError(400, message, param="mask", code="invalid_image_mode")
+    where = sheet[:, :, -1] == 0
+    if not where.any():
+        raise invalid("No pixel is fully transparent: nothing would be painted.", param)
+    return picture, where
+
+
+def _composed(
+    content: bytes,
+    mask: bytes | None,
+    window: tuple[slice, slice],
+    offer: Offer,
+    limits: Limits,
+    painted: Pixels,
+) -> list[Pixels]:
+    """Lay painted pictures into the picture that was sent, decoded once more."""
+    picture, where = _to_edit(content, mask, offer, limits)
+    return masks.lay_into(picture, where, window, painted)
+
+
+async def _content(reference: schemas.Reference, param: str, settings: Settings, held: HeldBytes) -> bytes:
+    if reference.file_id is not None:
+        message = "This service stores no files: send the picture as image_url, a data URL."
+        raise ApiError(400, message, param=f"{param}.file_id", code="image_file_not_found")
+    url, param, limits = reference.image_url, f"{param}.image_url", settings.limits
+    if url is None:
+        raise invalid("image_url is missing: send a data URL with the picture.", param)
+    if is_data_url(url):
+        return await _unpacked(url, limits, param, held)
+    allowed, seconds = settings.outbound.pictures, settings.outbound.seconds
+    try:
+        if not allowed:
+            raise outbound.AddressError("This service fetches no pictures: send the picture as a data URL.")
+        return await outbound.get(url, allowed, most=limits.file_bytes, seconds=seconds, on_bytes=held.hold)
+    except outbound.AddressError as error:
+        raise ApiError(400, str(error), param=param, code="invalid_image_url") from None
+
+
+def is_data_url(url: str) -> bool:
+    """Whether an address holds the picture itself."""
+    return url[:5].lower() == "data:"
+
+
+async def _unpacked(url: str, limits: Limits, param: str, held: HeldBytes) -> bytes:
+    """Decode a data URL."""
+    start = url.find(",", 0, 201) + 1
+    if not start or not url[: start - 1].lower().endswith(";base64"):
+        message = "The data URL is not of the form data:image/png;base64,..."
+        raise ApiError(400, message, param=param, code="invalid_image_url")
+    if len(url) - start > limits.file_bytes * 4 // 3 + 4:
+        message = f"The file has over {limits.file_bytes:,} bytes: shrink the picture first."
+        raise ApiError(400, message, param=param, code="image_file_too_large")
+    held.hold((len(url) - start) * 3 // 4)
+    parts: list[tuple[bytes, bool]] = []
+    try:
+        for at in range(start, len(url), _SLICE):
+            if parts:
+                await asyncio.sleep(0)  # let other requests run
+                if parts[-1][1]:
+                    raise ValueError("padding within")
+            piece = url[at : at + _SLICE]
+            parts.append((base64.b64decode(piece, validate=True), piece.endswith("=")))
+        return b"".join(part for part, _ in parts)
+    except (binascii.Error, ValueError):
+        message = "The data URL does not hold valid base64."
+        raise ApiError(400, message, param=param, code="invalid_base64_image") from None

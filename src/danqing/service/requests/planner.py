@@ -1,0 +1,307 @@
+"""Validates requests for pictures and plans what to paint for them, for HTTP and for jobs."""
+
+import logging
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from danqing.options import Verb
+from danqing.randomness import derived_seed
+from danqing.service.access.caller import Caller
+from danqing.service.access.held_bytes import HeldBytes
+from danqing.service.engine.offers import Offer
+from danqing.service.engine.orders import Order, Pixels, rows_of
+from danqing.service.errors import FINAL, ApiError, invalid
+from danqing.service.failures import from_validation
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.encoding import OutputFormat
+from danqing.service.requests import field_checks, input_pictures, prompts, schemas
+from danqing.service.requests.forms import Uploads
+from danqing.service.requests.schemas import Endpoint
+from danqing.service.settings import Limits, Settings
+
+_log = logging.getLogger("danqing.service")
+
+VERBS: dict[Endpoint, Verb] = {"generations": "sample", "edits": "fill", "variations": "vary"}
+_DOES = {"generations": "paint", "edits": "edit a picture", "variations": "vary a picture"}
+
+_DRAWN_SEEDS = 2**53  # clients in any language can read these as numbers and send them again
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRequest:
+    """A request whose fields fit its model.
+
+    Its pictures have not been read yet.
+
+    meaning: what the prompt and the label mean to the model.
+    options: of the model's sampling, each with a valid value.
+    owner: the id of the key that the request came with, or "".
+    """
+
+    endpoint: Endpoint
+    fields: schemas.Generation | schemas.Edit | schemas.Variation
+    offer: Offer
+    meaning: prompts.PromptMeaning
+    options: dict[str, Any]
+    owner: str
+
+    @property
+    def n(self) -> int:
+        """How many pictures are requested."""
+        return self.fields.n or 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """A validated request: what to paint, and how to return it.
+
+    seed: which all pictures follow from, given by the client or drawn.
+    revised: the prompt in the model's own words, None where it is unchanged.
+    tokens: of the text and of the pictures that were sent.
+    alpha: whether painted pictures have an alpha channel, before `output` is applied.
+    compose: makes the pictures to return from the painted ones; None where they are the same.
+    """
+
+    endpoint: Endpoint
+    fields: schemas.Generation | schemas.Edit | schemas.Variation
+    offer: Offer
+    order: Order
+    output: OutputFormat
+    seed: int
+    revised: str | None
+    tokens: tuple[int, int]
+    alpha: bool
+    compose: Callable[[Pixels], Sequence[Pixels]] | None = None
+
+    @property
+    def n(self) -> int:
+        """How many pictures are requested."""
+        return len(self.order.rows)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client wants the answer as events."""
+        return bool(isinstance(self.fields, schemas.Guided) and self.fields.stream)
+
+    @property
+    def work(self) -> int:
+        """The cost of encoding all pictures, previews included; see `OutputFormat.work`."""
+        return (
+            self.n * max(self.output.work, self.offer.width * self.offer.height) * (1 + self.order.previews)
+        )
+
+
+class Planner:
+    """Turns the fields of requests into planned requests.
+
+    offers: the models of the service by name; they change while it runs.
+    pool: its threads decode the pictures of requests.
+    """
+
+    def __init__(self, settings: Settings, offers: Mapping[str, Offer], pool: EncodePool) -> None:
+        self._settings, self._offers, self._pool = settings, offers, pool
+
+    def find(self, name: str, caller: Caller) -> Offer:
+        """Return the model of a name or an alias.
+
+        Raises ApiError 404 for an unknown name, and 403 where the key may not use the model.
+        """
+        offer = self._offers.get(self._settings.aliases.get(name, name))
+        if offer is None:
+            allowed = [one for one in self._offers if caller.may_use(one)]
+            near = prompts.nearest(name, allowed) or allowed
+            raise ApiError(
+                404,
+                f"There is no model {name[:100]!r} here: choose {prompts.some(near)}.",
+                param="model",
+                code="model_not_found",
+            )
+        caller.permit(offer.name)
+        return offer
+
+    def check(
+        self, endpoint: Endpoint, body: Mapping[str, Any], caller: Caller, *, as_text: bool = False
+    ) -> CheckedRequest:
+        """Check the fields of a request.
+
+        Raises ApiError with the name of a wrong field.
+
+        as_text: whether values may be text, as in a form.
+        """
+        fields = _fields(endpoint, body, self._settings.limits, as_text=as_text)
+        offer = self._offer(fields.model, caller)
+        if VERBS[endpoint] not in offer.verbs:
+            raise self._unable(endpoint, offer, caller)
+        prompt = fields.prompt if isinstance(fields, schemas.Guided) else None
+        meaning = prompts.read(offer, prompt, fields.label)
+        options = field_checks.sampling_options(offer, VERBS[endpoint], fields, as_text=as_text)
+        return CheckedRequest(endpoint, fields, offer, meaning, options, caller.owner)
+
+    async def read_pictures(
+        self, request: CheckedRequest, held: HeldBytes, uploads: Uploads | None = None
+    ) -> Uploads | None:
+        """Return the pictures of a request, None where it has none.
+
+        Raises ApiError.
+
+        uploads: the files of a form. Otherwise pictures are decoded from the JSON body, or fetched.
+        """
+        if isinstance(request.fields, schemas.Generation):
+            return None
+        sent = request.fields.images if uploads is None else uploads.images
+        input_pictures.check_count(request.fields, request.offer, len(sent or ()))
+        return uploads or await input_pictures.read(request.fields, self._settings, held)
+
+    async def embed(self, body: Mapping[str, Any], sent: Uploads, held: HeldBytes) -> dict[str, Any]:
+        """Return a JSON body with its pictures in it.
+
+        What lies at their addresses may change later.
+        """
+
+        async def embedded(reference: Mapping[str, Any], content: bytes) -> Mapping[str, Any]:
+            if input_pictures.is_data_url(reference["image_url"]):
+                return reference
+            packed = (await self._pool.to_base64([content]))[0].decode()
+            held.hold(len(packed))
+            return {**reference, "image_url": f"data:application/octet-stream;base64,{packed}"}
+
+        whole = {**body, "images": [await embedded(body["images"][0], sent.images[0])]}
+        if sent.mask is not None:
+            whole["mask"] = await embedded(body["mask"], sent.mask)
+        return whole
+
+    async def plan(self, request: CheckedRequest, sent: Uploads | None) -> PlannedRequest:
+        """Plan what to paint for a checked request and its pictures.
+
+        Raises ApiError.
+        """
+        fields, offer, n, limits = request.fields, request.offer, request.n, self._settings.limits
+        seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
+        own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
+        if not isinstance(fields, schemas.Generation):
+            assert sent is not None
+            work = partial(input_pictures.prepare, fields, offer, sent, limits)
+            given = await self._pool.run(request.owner, work)
+            own, alpha = given.size or own, given.alpha
+        field_checks.check_background(fields, offer, alpha)
+        size = field_checks.output_size(fields.size, own, offer, n, limits)
+        prompt, negative, previews = None, None, 0
+        if isinstance(fields, schemas.Guided):
+            prompt, negative = fields.prompt, fields.negative_prompt
+            previews = (fields.partial_images or 0) if offer.steps else 0
+        order = Order(
+            model=offer.name,
+            rows=rows_of(
+                [derived_seed(seed, "image", number) for number in range(n)],
+                label=request.meaning.label,
+                prompt=request.meaning.prompt,
+                negative_prompt=negative,
+            ),
+            verb=VERBS[request.endpoint],
+            options=request.options,
+            images=None if given is None else given.images,
+            masks=None if given is None else given.masks,
+            previews=previews,
+            owner=request.owner,
+            seconds=limits.seconds,
+        )
+        compression = 100 if fields.output_compression is None else fields.output_compression
+        sent_tokens = 0 if given is None else given.pictures * offer.image_tokens
+        return PlannedRequest(
+            endpoint=request.endpoint,
+            fields=fields,
+            offer=offer,
+            order=order,
+            output=OutputFormat(
+                size, fields.output_format or "png", fields.background == "opaque", compression
+            ),
+            seed=seed,
+            revised=request.meaning.revised,
+            tokens=(_text_tokens(prompt, negative), sent_tokens),
+            alpha=alpha,
+            compose=None if given is None else given.compose,
+        )
+
+    async def check_and_plan(
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, Any],
+        caller: Caller,
+        held: HeldBytes,
+        uploads: Uploads | None = None,
+    ) -> PlannedRequest:
+        """Check a request, read its pictures and plan it; raises ApiError.
+
+        body: the fields from JSON, or the text fields of a form whose files are `uploads`.
+        """
+        request = self.check(endpoint, body, caller, as_text=uploads is not None)
+        return await self.plan(request, await self.read_pictures(request, held, uploads))
+
+    def _offer(self, name: str | None, caller: Caller) -> Offer:
+        """Return the requested model; by default the first that the caller may use."""
+        if name is None:
+            allowed = [model for model in self._settings.models if caller.may_use(model)]
+            name = next(iter(allowed or self._settings.models))
+        offer = self.find(name, caller)
+        if offer.fault is not None:  # which may name files of this machine
+            _log.warning("%s cannot be used: %s", offer.name, offer.fault)
+            message = f"{offer.name} cannot be used now: the log of the service says why."
+            raise ApiError(503, message, param="model", code="model_unavailable", headers=FINAL)
+        return offer
+
+    def _unable(self, endpoint: Endpoint, offer: Offer, caller: Caller) -> ApiError:
+        able = [
+            one.name
+            for one in self._offers.values()
+            if VERBS[endpoint] in one.verbs and one.fault is None and caller.may_use(one.name)
+        ]
+        advice = f"use {prompts.some(able)}" if able else "no model of this service can"
+        message = f"{offer.name} cannot {_DOES[endpoint]}: {advice}."
+        return invalid(message, "model", "unsupported_model")
+
+
+def _fields(
+    endpoint: Endpoint, body: Mapping[str, Any], limits: Limits, *, as_text: bool
+) -> schemas.Generation | schemas.Edit | schemas.Variation:
+    """Parse and check the fields, as far as that does not depend on the model."""
+    kind = schemas.FIELDS[endpoint]
+    for name in kind.unsupported.keys() & body.keys():
+        if body[name] is not None:
+            raise invalid(
+                f"{name} is not supported: {kind.unsupported[name]}.", name, "unsupported_parameter"
+            )
+    try:
+        fields = kind.model_validate(body, strict=False if as_text else None)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    if fields.n is not None and fields.n > limits.n:
+        raise invalid(f"n may be at most {limits.n} (got {fields.n}).", "n")
+    if fields.output_compression not in (None, 100) and fields.output_format in (None, "png"):
+        message = "output_compression is for jpeg and webp: png is lossless."
+        raise invalid(message, "output_compression")
+    if isinstance(fields, schemas.Guided):
+        _check_guided(fields, limits)
+    return fields
+
+
+def _check_guided(fields: schemas.Guided, limits: Limits) -> None:
+    prompts.check_length(fields.prompt, "prompt", limits.prompt)
+    prompts.check_length(fields.negative_prompt, "negative_prompt", limits.prompt)
+    if fields.style is not None:
+        message = "style is not supported: no model of this service has styles, describe it in the prompt."
+        raise invalid(message, "style", "unsupported_parameter")
+    if fields.partial_images and not fields.stream:
+        raise invalid("partial_images requires a stream: set stream to true.", "partial_images")
+    if fields.stream and fields.response_format == "url":
+        message = "A stream contains its pictures: leave response_format out."
+        raise invalid(message, "response_format")
+
+
+def _text_tokens(*texts: str | None) -> int:
+    return sum(math.ceil(len(text.encode("utf-8")) / 4) for text in texts if text)

@@ -1,0 +1,268 @@
+"""The fields of requests and answers: those of the OpenAI images API, and further ones."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+Endpoint = Literal["generations", "edits", "variations"]
+
+_SEED_LIMIT = 2**63
+_WORD = 512
+
+
+class Fields(BaseModel):
+    """The fields of all requests for pictures.
+
+    Null means that a field is not set.
+
+    Further fields are options of the model's sampling, such as `temperature` or `top_p`; GET /v1/models lists
+    them.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    unsupported: ClassVar[dict[str, str]] = {
+        "complexity": "these models have no planning step",
+        "frame_count": "these models paint still pictures",
+        "frame_duration_ms": "these models paint still pictures",
+        "svg": "these models paint pixels",
+    }
+    """Fields of the API that no model here supports, with the reason."""
+
+    model: str | None = Field(
+        None, max_length=_WORD, description="By default the first model that is served."
+    )
+    n: int | None = Field(None, ge=1, description="How many pictures; by default 1.")
+    size: str | None = Field(
+        None,
+        max_length=_WORD,
+        description="By default `auto`, the model's own size; or WIDTHxHEIGHT with the same aspect ratio.",
+    )
+    response_format: Literal["url", "b64_json"] | None = Field(
+        None, description="By default b64_json; an address (url) is valid for 60 minutes."
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of a jpeg or webp file; by default 100."
+    )
+    background: Literal["transparent", "opaque", "auto"] | None = Field(
+        None,
+        description="`transparent` needs a model with an alpha channel; `opaque` puts pictures on white.",
+    )
+    user: str | None = Field(None, max_length=_WORD, description="Is written to the log.")
+    safety_identifier: str | None = Field(
+        None, max_length=_WORD, description="Like `user`, and used instead of it."
+    )
+    seed: int | None = Field(
+        None, ge=-_SEED_LIMIT, lt=_SEED_LIMIT, description="The same seed paints the same pictures."
+    )
+    label: str | int | None = Field(None, description="A class by its name or its number.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields that are options of the model's sampling, without nulls."""
+        return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+
+    @property
+    def identifier(self) -> str | None:
+        """For whom the pictures are painted, as the client says."""
+        return self.safety_identifier or self.user or None
+
+
+class Guided(Fields):
+    """The fields of requests that describe in words what to paint."""
+
+    prompt: str = Field(
+        description="What to paint: a text, a class name or its caption, or nothing, depending on the model."
+    )
+    negative_prompt: str | None = Field(None, description="What not to paint, for models that read text.")
+    guidance_scale: float | None = Field(
+        None, allow_inf_nan=False, description="How closely the prompt is followed."
+    )
+    num_steps: int | None = Field(None, ge=1, description="Steps of sampling.")
+    quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] | None = Field(
+        None,
+        description="`low`, `medium` and `high` set `num_steps`; `auto` and `standard` use the model's own.",
+    )
+    style: Literal["vivid", "natural"] | None = Field(None, description="Rejected: no model here has styles.")
+    moderation: Literal["low", "auto"] | None = Field(
+        None, description="Both are accepted: there is no filter."
+    )
+    stream: bool | None = Field(None, description="Answer with server-sent events.")
+    partial_images: int | None = Field(
+        None, ge=0, le=3, description="Intermediate pictures in a stream, from models that paint in steps."
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields that are options of the model's sampling, without nulls."""
+        named = {"guidance_scale": self.guidance_scale, "num_steps": self.num_steps}
+        return {**super().options, **{name: value for name, value in named.items() if value is not None}}
+
+
+class Generation(Guided):
+    """The body of POST /v1/images/generations."""
+
+
+class Reference(BaseModel):
+    """A picture that a JSON request contains or points to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    image_url: str | None = Field(None, description="A data URL, or an address if the service allows it.")
+    file_id: str | None = Field(None, description="Rejected: the service stores no files.")
+
+
+_Reference = Annotated[Reference, WithJsonSchema(Reference.model_json_schema())]
+"""Its schema is inlined: `$defs` of a separate schema are not found within another document."""
+
+
+class Edit(Guided):
+    """The fields of POST /v1/images/edits.
+
+    A form has its pictures as the files `image` and `mask`.
+    """
+
+    images: list[_Reference] | None = Field(None, min_length=1, max_length=16)
+    mask: _Reference | None = Field(None, description="Its transparent part is painted again.")
+    input_fidelity: Literal["high", "low"] | None = Field(
+        None, description="Both are accepted: pixels outside of the mask never change."
+    )
+
+    unsupported: ClassVar[dict[str, str]] = {
+        **Fields.unsupported,
+        "markup": "send a `mask` that shows where to paint",
+    }
+
+
+class Variation(Fields):
+    """The fields of POST /v1/images/variations.
+
+    A form has its picture as the file `image`.
+    """
+
+    images: list[_Reference] | None = Field(None, min_length=1, max_length=1)
+
+
+FIELDS: dict[Endpoint, type[Generation] | type[Edit] | type[Variation]] = {
+    "generations": Generation,
+    "edits": Edit,
+    "variations": Variation,
+}
+
+
+class InputTokens(BaseModel):
+    """The tokens of a request by kind."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class Usage(BaseModel):
+    """The tokens of a request.
+
+    Text counts a quarter of its bytes in UTF-8; pictures count the codes that the model writes, or one per
+    16x16 pixels where it writes none.
+    """
+
+    total_tokens: int
+    input_tokens: int
+    output_tokens: int
+    input_tokens_details: InputTokens
+    output_tokens_details: InputTokens
+
+
+class Picture(BaseModel):
+    """One picture of an answer."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+
+
+class ImagesResponse(BaseModel):
+    """The answer to a request for pictures."""
+
+    created: int
+    data: list[Picture]
+    background: Literal["transparent", "opaque"]
+    output_format: Literal["png", "jpeg", "webp"]
+    size: str
+    quality: Literal["low", "medium", "high"] | None = None
+    usage: Usage
+    seed: int
+    safety_identifier: str | None = None
+
+
+class ImageEvent(BaseModel):
+    """An event of a stream.
+
+    For a finished picture it has `usage`, `seed` and, where one was sent, `safety_identifier`; for an
+    intermediate one `partial_image_index`. With several pictures, `image_index` is the number of this one.
+    """
+
+    type: str
+    b64_json: str
+    created_at: int
+    size: str
+    quality: Literal["low", "medium", "high", "auto"]
+    background: Literal["transparent", "opaque"]
+    output_format: Literal["png", "jpeg", "webp"]
+    partial_image_index: int | None = None
+    image_index: int | None = None
+    seed: int | None = None
+    revised_prompt: str | None = None
+    safety_identifier: str | None = None
+    usage: Annotated[Usage, WithJsonSchema({"type": "object"})] | None = None
+
+
+class ModelCard(BaseModel):
+    """A model in GET /v1/models: the documented fields, then further ones."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    shutdown_date: None = None
+    family: str
+    size: str
+    channels: int
+    parameters: int
+    reads: Literal["text", "label", "none"]
+    prompt_tokens: int
+    labels: list[str]
+    captions: list[str]
+    options: dict[str, Any]
+    endpoints: list[Endpoint]
+    partial_images: bool
+    other_sizes: bool
+    available: bool
+    card: str | None = None
+
+
+class ModelList(BaseModel):
+    """All models that the caller may use."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Mistake(BaseModel):
+    """What is wrong with a request, or failed in the service."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The answer to a request that was rejected or failed."""
+
+    error: Mistake
+
+
+REJECTED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorResponse, "description": "The request is rejected."}
+}
+"""How the OpenAPI document describes every route's rejections."""

@@ -1,0 +1,72 @@
+"""Health checks and metrics, for the people and programs that run the service."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from danqing.service.http.gate import needs
+from danqing.service.observability import metrics
+from danqing.service.parts import Service, service_of
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="Whether the process answers")
+async def live() -> dict[str, str]:
+    """Answer 200: restart the process when it does not."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Whether requests can be served")
+async def ready(request: Request) -> JSONResponse:
+    """Answer 200 while pictures can be painted.
+
+    That is while the worker runs, a model can paint and the service is not stopping. Otherwise answer 503
+    with the reason: send no requests then. Painting does not need the database.
+    """
+    service = service_of(request)
+    state = service.scheduler.state()
+    usable = [name for name, offer in service.scheduler.offers.items() if offer.fault is None]
+    checks = {
+        "accepting": not service.draining.is_set(),
+        "worker": state.alive,
+        "models": bool(usable),
+    }
+    answer: dict[str, Any] = {
+        "status": "ready" if all(checks.values()) else "unavailable",
+        "checks": checks,
+        "models": {"usable": len(usable), "all": len(service.scheduler.offers)},
+    }
+    return JSONResponse(answer, 200 if all(checks.values()) else 503)
+
+
+@router.get(
+    "/metrics",
+    summary="Numbers for Prometheus",
+    response_class=Response,
+    dependencies=[Depends(needs("metrics"))],
+)
+async def numbers(service: Annotated[Service, Depends(service_of)]) -> Response:
+    """Return requests, queue and compute time, batches, failures by reason, pictures and memory."""
+    return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+
+def register_gauges(service: Service) -> None:
+    """Add the scheduler's state to the metrics.
+
+    It is read whenever they are requested.
+    """
+    scheduler, numbers = service.scheduler, service.metrics
+    numbers.register("danqing_queue_images", "Pictures that wait.", lambda: scheduler.state().queued)
+    numbers.register("danqing_worker_images", "Pictures being painted.", lambda: scheduler.state().in_flight)
+    numbers.register("danqing_worker_up", "1 while the worker lives.", lambda: scheduler.state().alive)
+    numbers.register(
+        "danqing_worker_restarts_total", "Workers that died.", lambda: scheduler.state().restarts
+    )
+    numbers.register(
+        "danqing_worker_memory_bytes",
+        "Resident memory of the worker.",
+        lambda: scheduler.state().memory_bytes,
+    )
+    numbers.register("danqing_models_loaded", "Models in memory.", lambda: len(scheduler.state().loaded))

@@ -1,0 +1,1 @@
+"""The database of a service, and how its tables change."""
