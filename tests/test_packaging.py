@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -113,6 +114,20 @@ def test_every_direct_dependency_is_pinned() -> None:
         name = plain(requirement.split("[")[0].split(">")[0].split("=")[0])
         assert name == "danqing" or pinned.get(name), requirement
     assert pinned["torch"] == "2.13.0"
+
+
+def test_the_container_and_the_package_name_python_versions_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    claimed = {
+        version
+        for line in project["classifiers"]
+        if (version := line.removeprefix("Programming Language :: Python :: ")) != line
+    }
+    assert project["requires-python"] == f">={min(claimed, key=lambda version: int(version[2:]))}"
+    image = (ROOT / "deploy" / "Dockerfile").read_text()
+    used = set(re.findall(r"^FROM python:(\d+\.\d+)", image, re.MULTILINE))
+    assert used
+    assert used <= claimed
 
 
 def test_the_version_is_the_same_everywhere() -> None:
