@@ -74,6 +74,7 @@ def test_the_source_archive_can_be_worked_with(archives: Path) -> None:
         assert any(name == entry or name.startswith(f"{entry}/") for name in names), entry
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_an_empty_environment(elsewhere: Path, tmp_path: Path) -> None:
     python, danqing = elsewhere / "bin" / "python", elsewhere / "bin" / "danqing"
     home = run(python, "-c", "import danqing; print(danqing.__file__)", cwd=tmp_path)
