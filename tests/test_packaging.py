@@ -51,6 +51,7 @@ def run(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_the_source_tree_holds(archives: Path) -> None:
     with zipfile.ZipFile(next(archives.glob("*.whl"))) as wheel:
         packed = {name for name in wheel.namelist() if name.startswith("danqing/")}
@@ -64,6 +65,7 @@ def test_the_wheel_holds_what_the_source_tree_holds(archives: Path) -> None:
     assert {"danqing/py.typed", "danqing/training/report.css", "danqing/presets/gan-32.toml"} <= packed
 
 
+@pytest.mark.slow
 def test_the_source_archive_can_be_worked_with(archives: Path) -> None:
     with tarfile.open(next(archives.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
