@@ -1,4 +1,4 @@
-# make demo | test | lint | docs | build | clean
+# make demo | test | test-all | lint | docs | build | clean
 # Everything happens in .venv, with the versions of constraints.txt. Another Python: make demo PYTHON=python3.13
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -9,12 +9,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The tests hold our Inception against an independent one; in a folder of its own, since it asks for torchvision.
 PARITY := .venv/parity
 
-.PHONY: demo test lint docs build clean
+.PHONY: demo test test-all lint docs build clean
 
 demo: .venv/.demo
 	$(BIN)/danqing demo
 
 test: .venv/.test $(PARITY)
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: .venv/.test $(PARITY)
 	$(BIN)/python -m pytest -n auto
 
 lint: .venv/.test

@@ -67,7 +67,9 @@ def test_peak_memory_covers_what_was_taken_and_given_back():
 
 
 def test_peak_memory_is_not_that_of_the_process_that_started_it():
-    held = b"x" * 1_200_000_000
+    held = b"x" * 200_000_000  # beyond PyTorch, which both hold
+    ours = machine.peak_memory(CPU)
+    assert ours is not None
     code = "import torch; from danqing import machine; print(machine.peak_memory(torch.device('cpu')))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 50_000_000 < int(said.stdout) < len(held)
+    assert 50_000_000 < int(said.stdout) < ours - len(held) // 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -50,6 +51,7 @@ def run(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_the_source_tree_holds(archives: Path) -> None:
     with zipfile.ZipFile(next(archives.glob("*.whl"))) as wheel:
         packed = {name for name in wheel.namelist() if name.startswith("danqing/")}
@@ -63,6 +65,7 @@ def test_the_wheel_holds_what_the_source_tree_holds(archives: Path) -> None:
     assert {"danqing/py.typed", "danqing/training/report.css", "danqing/presets/gan-32.toml"} <= packed
 
 
+@pytest.mark.slow
 def test_the_source_archive_can_be_worked_with(archives: Path) -> None:
     with tarfile.open(next(archives.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -73,6 +76,7 @@ def test_the_source_archive_can_be_worked_with(archives: Path) -> None:
         assert any(name == entry or name.startswith(f"{entry}/") for name in names), entry
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_an_empty_environment(elsewhere: Path, tmp_path: Path) -> None:
     python, danqing = elsewhere / "bin" / "python", elsewhere / "bin" / "danqing"
     home = run(python, "-c", "import danqing; print(danqing.__file__)", cwd=tmp_path)
@@ -113,6 +117,20 @@ def test_every_direct_dependency_is_pinned() -> None:
         name = plain(requirement.split("[")[0].split(">")[0].split("=")[0])
         assert name == "danqing" or pinned.get(name), requirement
     assert pinned["torch"] == "2.13.0"
+
+
+def test_the_container_and_the_package_name_python_versions_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    claimed = {
+        version
+        for line in project["classifiers"]
+        if (version := line.removeprefix("Programming Language :: Python :: ")) != line
+    }
+    assert project["requires-python"] == f">={min(claimed, key=lambda version: int(version[2:]))}"
+    image = (ROOT / "deploy" / "Dockerfile").read_text()
+    used = set(re.findall(r"^FROM python:(\d+\.\d+)", image, re.MULTILINE))
+    assert used
+    assert used <= claimed
 
 
 def test_the_version_is_the_same_everywhere() -> None:

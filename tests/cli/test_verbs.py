@@ -4,13 +4,15 @@ import io
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from rich.console import Console
 
 import danqing
 from danqing import presets, progress
-from danqing.cli import main, output
+from danqing.cli import app, main, output
 from danqing.cli.arguments import parse_settings, parse_size, parse_value
 from danqing.errors import ConfigError
 from danqing.training import config as configs
@@ -98,12 +100,23 @@ def test_presets_are_listed_and_printed_to_be_copied(capsys: pytest.CaptureFixtu
     assert [preset["name"] for preset in listed] == presets.names()
 
 
-def test_every_verb_has_help_with_examples_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("demo", "train", "sample", "show", "presets", "data check", "data list", "data fetch"):
-        code, out, _ = run(capsys, *verb.split(), "--help")
-        assert code == 0
-        assert "--json" in out
-        assert f"danqing {verb}" in out.partition("Examples")[2]
+def verbs(group: Any, *before: str) -> list[tuple[str, ...]]:
+    """The words of every command below a group."""
+    found = []
+    for name, command in group.commands.items():
+        words = (*before, name)
+        found += verbs(command, *words) if hasattr(command, "commands") else [words]
+    return found
+
+
+@pytest.mark.parametrize("verb", verbs(typer.main.get_command(app)), ids=" ".join)
+def test_every_verb_has_help_with_examples_and_json(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, *verb, "--help")
+    assert code == 0
+    assert "--json" in out
+    assert f"danqing {' '.join(verb)}" in out.partition("Examples")[2]
 
 
 def test_a_bare_group_shows_its_help_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from tests.e2e.test_report_browser import CHROMIUM, CONTRASTS, browser, visit
 from tests.studies.written import write_comparison
 
 __all__ = ["browser"]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 KILLS = 20
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.diversity import relative_diversity, within_class_diversity
+from danqing.evaluation.diversity import relative_diversity
 from danqing.randomness import generator
 
 
@@ -16,23 +16,33 @@ def gaussian(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
     return torch.randn(n, d, generator=generator(seed, "rows")) + shift
 
 
+def pairwise(rows: Tensor) -> float:
+    """The mean squared distance of two different rows."""
+    distances = (rows[:, None] - rows[None]).double().square().sum(2)
+    return float(distances.sum()) / (len(rows) * (len(rows) - 1))
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(8, 60), d=st.integers(1, 12))
 def test_pair_by_pair(seed: int, n: int, d: int) -> None:
-    rows = gaussian(n, d, seed, 50.0)
-    labels = np.random.default_rng(seed).integers(-1, 3, n)
-    labels[:2] = 0
-    total = count = 0.0
+    random = np.random.default_rng(seed)
+    ours, real = gaussian(n, d, seed, 50.0), gaussian(n + 5, d, seed + 1, 50.0) * 2
+    our_labels, real_labels = random.integers(-1, 3, n), random.integers(-1, 3, n + 5)
+    our_labels[:2] = real_labels[:2] = 0
+    above = below = 0.0
     for label in range(3):
-        inside = rows[torch.from_numpy(labels == label)].double()
-        if len(inside) > 1:
-            distances = (inside[:, None] - inside[None]).square().sum(2)
-            total += len(inside) * float(distances.sum()) / (len(inside) * (len(inside) - 1))
-            count += len(inside)
-    assert within_class_diversity(rows, labels).value == pytest.approx(total / count, rel=1e-9)
-    order = np.random.default_rng(seed + 1).permutation(n)
-    shuffled = within_class_diversity(rows[torch.from_numpy(order)], labels[order])
-    assert shuffled.value == pytest.approx(total / count, rel=1e-9)
+        mine, theirs = (
+            ours[torch.from_numpy(our_labels == label)],
+            real[torch.from_numpy(real_labels == label)],
+        )
+        if min(len(mine), len(theirs)) > 1:
+            above += len(theirs) * pairwise(mine.double())
+            below += len(theirs) * pairwise(theirs.double())
+    found = relative_diversity(ours, our_labels, real, real_labels)
+    assert found.value == pytest.approx(above / below, rel=1e-9)
+    order = random.permutation(n)
+    shuffled = relative_diversity(ours[torch.from_numpy(order)], our_labels[order], real, real_labels)
+    assert shuffled.value == pytest.approx(above / below, rel=1e-9)
 
 
 def test_a_class_mixed_otherwise_is_not_diversity() -> None:
@@ -69,7 +79,7 @@ def test_the_interval_covers_the_ratio() -> None:
 def test_what_cannot_be_measured_is_refused() -> None:
     rows = gaussian(4, 3, 3)
     with pytest.raises(EvaluationError, match="two images or more"):
-        within_class_diversity(rows, np.arange(4))
+        relative_diversity(rows, np.arange(4), rows, np.arange(4))
     with pytest.raises(EvaluationError, match="two images or more"):
         relative_diversity(rows, np.zeros(4, np.int64), rows, np.ones(4, np.int64))
     with pytest.raises(EvaluationError, match="all the same"):

@@ -606,5 +606,7 @@ def test_a_folder_of_the_models_samples_scores_as_the_model(
     assert [score.value for score in painted.scores] == pytest.approx([score.value for score in saved.scores])
 
 
-def test_every_metric_has_a_name_that_can_be_asked_for() -> None:
-    assert {"frechet", "kernel", "memorised", "duplicates", "membership", "bits-per-dim"} <= METRICS.keys()
+def test_every_metric_is_measured_or_left_out_under_the_name_that_requests_it(evaluated: Evaluation) -> None:
+    measured = {score.metric.partition("/")[0] for score in evaluated.scores}
+    assert measured | evaluated.left_out.keys() == METRICS.keys()
+    assert not measured & evaluated.left_out.keys()

@@ -140,14 +140,16 @@ def test_a_users_module_gets_pixels_between_minus_one_and_one() -> None:
     assert network.name.startswith("Flat-")
 
 
-def test_every_network_names_how_it_takes_levels(tmp_path: Path) -> None:
+def test_networks_name_how_they_take_levels(tmp_path: Path) -> None:
     _tiny("clip").save_pretrained(tmp_path)
+    _tiny("dinov2").save_pretrained(tmp_path / "dinov2")
     _onnx(tmp_path / "net.onnx", (8, 8))
     formulas = {
         "pixels": "x / 255",
         "efficientnet-lite0": "(x - 127) / 128",
         f"clip:{tmp_path}": "(x / 255 - [0.48145466, 0.4578275, 0.40821073])"
         " / [0.26862954, 0.26130258, 0.27577711]",
+        f"dinov2:{tmp_path / 'dinov2'}": "(x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]",
         str(tmp_path / "net.onnx"): "x / 127.5 - 1",
     }
     for source, formula in formulas.items():

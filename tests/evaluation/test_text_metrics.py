@@ -19,7 +19,7 @@ from danqing.evaluation.evaluate import METRICS, Evaluation, _plan, evaluate, sc
 from danqing.evaluation.features import extract
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import Score
-from danqing.families.transformer import TransformerFamily
+from danqing.families.transformer_sampling import TransformerFamily
 from danqing.images import Images
 from danqing.model import Model
 from danqing.precision import candidates

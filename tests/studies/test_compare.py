@@ -49,6 +49,7 @@ def snapshot(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in kept}
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def command(arguments: dict[str, object], trials: int) -> list[str]:
     return words
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_with_the_trial_that_it_was_at(
     arguments: dict[str, object], tmp_path: Path
 ) -> None:

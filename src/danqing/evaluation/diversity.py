@@ -12,29 +12,23 @@ from danqing.evaluation.rows import check_comparable, tiles
 Labels = NDArray[np.int64]
 
 
-def within_class_diversity(features: Rows, labels: Labels | None = None) -> Estimate:
-    """The mean squared distance of two images of a class, in features `[n, d]` with labels `[n]`.
-
-    In closed form 2 tr Σ, with Σ the covariance within the class (divided by n - 1). Each class of at least
-    two images weighs by their number; labels below 0 are left out; without labels all images are one class.
-    Raises EvaluationError where no class has two images.
-    """
-    spread = _Spread(features, labels)
-    weights = _shares(spread, spread.classes)
-    return Estimate(spread.mean(weights), (spread.influences(weights),))
-
-
 def relative_diversity(
     generated: Rows,
     generated_labels: Labels | None,
     reference: Rows,
     reference_labels: Labels | None,
 ) -> Estimate:
-    """The diversity within classes of generated images, over that of real ones: 1 is like real.
+    """Return the diversity of generated images within classes, divided by that of real ones.
 
-    Features `[n, d]` and `[m, d]`. Each class that has two images on either side weighs as it does among the
-    real images, so that another mix of classes is not taken for diversity. Where either side has no labels,
-    over all images. Raises EvaluationError where no class is left, or no two real images of one class differ.
+    Diversity is the mean squared distance of two images of a class: 2 tr Σ, with Σ the covariance within the
+    class (divided by n - 1). 1 means as diverse as real images.
+
+    generated, reference: features `[n, d]` and `[m, d]`.
+    generated_labels, reference_labels: `[n]` and `[m]`; rows with labels below 0 are left out. Where either
+        is None, all images are one class. A class with two images on either side has the weight that it has
+        among the real images, so that a different mix of classes does not count as diversity.
+
+    Raises EvaluationError where no class is left, or where no two real images of a class differ.
     """
     check_comparable(generated, reference)
     if generated_labels is None or reference_labels is None:

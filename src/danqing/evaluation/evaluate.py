@@ -38,7 +38,7 @@ SMALL = 10_000
 SCORES_FILE = "scores.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What was measured. headline: the one score to quote, and reason: why that one.
 
@@ -114,7 +114,15 @@ def evaluate(
     files, failures = _save(scores, picture, opened, folders)
     notes += failures
     neighbours = next((file for file in files if file.name == model_folder.NEIGHBOURS), None)
-    return Evaluation(scores, headline, reason, left_out, notes, neighbours, files)
+    return Evaluation(
+        scores=scores,
+        headline=headline,
+        reason=reason,
+        left_out=left_out,
+        notes=notes,
+        neighbours=neighbours,
+        files=files,
+    )
 
 
 def score_samples(

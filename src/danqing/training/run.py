@@ -26,7 +26,7 @@ from danqing.training.trainer import Trainer
 from danqing.training.validation import FEWEST
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """What came of a run. final: the averages in the last line of its log; status: "finished" or
     "interrupted".
