@@ -15,6 +15,7 @@ ROOMS = [
         "randomness",
         "control_groups",
         "machine",
+        "threads",
         "quantities",
         "precision",
         "options",

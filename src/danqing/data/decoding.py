@@ -23,6 +23,7 @@ from typing import Self
 from PIL import Image
 
 import danqing
+from danqing import threads
 from danqing.data.decode_worker import Decoded, decoded_or_reason, packed, receive, send
 from danqing.data.records import ImageSpec, Record
 from danqing.errors import DataError
@@ -41,9 +42,7 @@ class Decoder:
     def __init__(self, spec: ImageSpec, count: int) -> None:
         self.spec = spec
         self._options = asdict(spec)
-        self._cores = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        self._cores = threads.cores()
         self._workers: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         for _ in range(self._cores):
             self._workers.put(None)

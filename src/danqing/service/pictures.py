@@ -7,7 +7,6 @@ import base64
 import collections
 import contextlib
 import itertools
-import os
 import re
 import secrets
 import threading
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from danqing import images
+from danqing import images, threads
 from danqing.service.errors import FINAL, ApiError
 from danqing.service.orders import Pixels
 from danqing.service.shares import Line, Shares
@@ -94,7 +93,7 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._free = max(2, os.cpu_count() or 1)
+        self._free = max(2, threads.cores())
         self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="pictures")
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="files")
         self._shares = Shares(_MOST_WORK * self._free)
@@ -118,8 +117,8 @@ class Pictures:
         """End the threads; the files stay until a next start."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for threads in (self._threads, self._disk):
-            threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._disk):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def room(self, owner: str, work: int) -> Room:
         """Let somebody have so much (`Look.work`) made into files; raises ApiError 429 where much waits."""
