@@ -79,6 +79,35 @@ def test_two_processors_of_one_core_get_one_thread(monkeypatch: pytest.MonkeyPat
     assert threads.cores() == 3
 
 
+def test_cores_that_others_keep_busy_are_not_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(threads, "_allowed", lambda: frozenset({0, 1, 3}))
+    monkeypatch.setattr(control_groups, "cpus", lambda: float("inf"))
+    monkeypatch.setattr(threads, "_TIMES", tmp_path / "stat")
+    tick = os.sysconf("SC_CLK_TCK")
+
+    def free(seconds: tuple[float, float, float], own: float = 0.0) -> int:
+        def write(*spent: float) -> None:
+            lines = ["cpu  9 9 9 9 9 9 9"]
+            lines += [
+                f"cpu{number} {int(tick * each)} 0 0 5 6 0 0 0 0 0" for number, each in enumerate(spent)
+            ]
+            (tmp_path / "stat").write_text("\n".join([*lines, "intr 5"]))
+
+        write(0, 0, 0, 0)
+        clock = iter((0.0, own))
+        monkeypatch.setattr(threads.time, "process_time", lambda: next(clock))
+        monkeypatch.setattr(threads.time, "sleep", lambda _: write(seconds[0], seconds[1], 1.0, seconds[2]))
+        return threads.free_cores(1.0)
+
+    assert free((0.0, 0.1, 0.1)) == 3
+    assert free((1.0, 0.0, 0.0)) == 2
+    assert free((0.3, 0.3, 0.3)) == 2
+    assert free((1.0, 1.0, 1.0)) == 1
+    assert free((1.0, 0.0, 0.0), own=1.0) == 3
+    monkeypatch.setattr(threads, "_TIMES", tmp_path / "none")
+    assert threads.free_cores(0.0) == 3
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_a_process_on_one_processor_has_one_core() -> None:
     code = "import os, danqing.threads as t; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "

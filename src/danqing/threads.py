@@ -7,7 +7,8 @@ loaded. Importing `danqing` sets them there. Processes that this one starts inhe
 import math
 import os
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from danqing import control_groups
@@ -20,6 +21,8 @@ on a core that another process could use, and the thread that it waits for may n
 _WAITING_NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _COUNT_NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
+_TIMES = Path("/proc/stat")
+_LOOK_SECONDS = 0.3
 
 
 def configure(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -31,8 +34,41 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> None:
         return
     if not any(name in environment for name in _WAITING_NAMES):
         environment.update(_WAITING)
-    if not any(name in environment for name in _COUNT_NAMES) and cores() < len(_allowed()):
+    if not is_count_chosen(environment) and cores() < len(_allowed()):
         environment["OMP_NUM_THREADS"] = str(min(cores(), _physical_cores(_allowed())))
+
+
+def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the environment sets the number of threads, be it by the user or for a quota."""
+    return any(name in environment for name in _COUNT_NAMES)
+
+
+def free_cores(seconds: float = _LOOK_SECONDS) -> int:
+    """Return how many of its cores other processes leave to this one, at least one, over so many seconds.
+
+    A core that others keep busy for more than half of the time is not free. On systems other than Linux, all
+    are.
+    """
+    before = _seconds_of_others()
+    if before is None:
+        return cores()
+    time.sleep(seconds)
+    others = ((_seconds_of_others() or before) - before) / seconds
+    return max(1, min(cores(), round(len(_allowed()) - others)))
+
+
+def _seconds_of_others() -> float | None:
+    """The time that other processes have used of these processors; None where the system does not say."""
+    busy = 0.0
+    try:
+        for line in _TIMES.read_text().splitlines():
+            name, *counts = line.split()
+            if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in _allowed():
+                user, nice, system, _idle, _waiting, interrupts, soft = map(int, counts[:7])
+                busy += user + nice + system + interrupts + soft
+    except (OSError, ValueError):
+        return None
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def cores() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from danqing import machine
+from danqing import machine, threads
 from danqing.data import Dataset, open_dataset
 from danqing.data.splits import Held, open_held
 from danqing.errors import ConfigError, TrainingError
@@ -225,19 +225,27 @@ def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_threads(folder: RunFolder, device: torch.device, listener: Listener) -> Iterator[None]:
-    """Let a run that goes on compute with as many threads as it began with.
+    """Let a run compute with as many threads as it began with, and a new one with as many as cores are free.
 
     How many threads share a sum decides how it is rounded, so another number would end in other weights.
+    Threads wait for each other so often that a single one without a core of its own slows down all of them.
     """
     here = torch.get_num_threads()
-    own = int(folder.facts().get("hardware", {}).get("threads", here))
-    if device.type != "cpu" or own == here:
-        yield
-        return
-    listener.on_message(
-        f"This run began with {own} thread{'s' * (own > 1)} and keeps that number, although this process "
-        f"would use {here}: the number of threads decides how sums are rounded."
-    )
+    own = int(folder.facts().get("hardware", {}).get("threads", 0))
+    if device.type != "cpu":
+        own = here
+    elif own not in (0, here):
+        listener.on_message(
+            f"This run began with {own} thread{'s' * (own > 1)} and keeps that number, although this process "
+            f"would use {here}: the number of threads decides how sums are rounded."
+        )
+    elif not own:
+        own = here if here == 1 or threads.is_count_chosen() else min(here, threads.free_cores())
+        if own < here:
+            listener.on_message(
+                f"Other processes keep cores busy, so this run computes with {own} of {here} threads, which "
+                f"is faster now. It keeps that number; OMP_NUM_THREADS={here} would set it for a new run."
+            )
     with machine.computing_threads(own):
         yield
 
