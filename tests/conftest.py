@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; must be set before torch is imported
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each worker has a core. Named, so that no run takes fewer because the machine is busy; torch reads it once.
+_THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count())
+os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
 
 HOSTILE = "<script>document.title='broken'</script>"
 

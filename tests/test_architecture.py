@@ -18,6 +18,7 @@ ROOMS = [
         "frames",
         "machine",
         "names",
+        "threads",
         "quantities",
         "precision",
         "options",

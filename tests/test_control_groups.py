@@ -1,5 +1,6 @@
-"""Limits of memory, as both versions of Linux's control groups tell them."""
+"""Limits of memory and of processor time, as both versions of Linux's control groups tell them."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -61,3 +62,29 @@ def test_a_smaller_container_is_the_machine(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(control_groups, "memory", lambda: Allowance(7000, 5000))
     assert machine.available_memory(torch.device("cpu")) == 5000
     assert machine.total_memory() == 7000
+
+
+@pytest.mark.parametrize(("root", "line"), [(".", "0::{}"), ("cpu", "1:cpu,cpuacct:{}\n0::/")])
+def test_the_tightest_quota_of_processor_time_counts(root: str, line: str, tmp_path: Path) -> None:
+    listed, mount = tmp_path / "cgroup", tmp_path / "mount"
+    listed.write_text(f"5:memory:/other\n{line.format('/pods/one')}\n")
+    assert control_groups.cpus(listed, mount) == math.inf
+    outer = mount / root / "pods"
+
+    def limit(folder: Path, quota: int | None, period: int = 100_000) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if root == ".":
+            (folder / "cpu.max").write_text(f"{'max' if quota is None else quota} {period}\n")
+        else:
+            (folder / "cpu.cfs_quota_us").write_text(f"{-1 if quota is None else quota}\n")
+            (folder / "cpu.cfs_period_us").write_text(f"{period}\n")
+
+    limit(outer / "one", None)
+    limit(mount / root / "other", 1000)  # not ours
+    assert control_groups.cpus(listed, mount) == math.inf
+    limit(outer, 150_000)
+    assert control_groups.cpus(listed, mount) == 1.5
+    limit(outer / "one", 400_000, 200_000)
+    assert control_groups.cpus(listed, mount) == 1.5
+    limit(outer / "one", 20_000, 200_000)
+    assert control_groups.cpus(listed, mount) == 0.1

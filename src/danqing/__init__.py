@@ -8,6 +8,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from danqing import threads
 from danqing.version import __version__
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ _HOMES = {
     "train": "danqing.training.run",
     "tune": "danqing.studies.tune",
 }
+
+threads.configure()
 
 
 def __getattr__(name: str) -> Any:

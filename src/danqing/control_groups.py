@@ -1,6 +1,7 @@
-"""What Linux's control groups, such as a container is, leave a process of the machine's memory."""
+"""What Linux's control groups, such as those of containers, leave a process of memory and processor time."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -19,31 +20,55 @@ class Allowance(NamedTuple):
     free: int = sys.maxsize
 
 
-def memory(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> Allowance:
+_GROUPS = Path("/proc/self/cgroup")
+_MOUNT = Path("/sys/fs/cgroup")
+
+
+def memory(groups: Path = _GROUPS, mount: Path = _MOUNT) -> Allowance:
     """What the group of this process, and each around it, leaves; very large numbers without a limit.
 
     groups: names the groups of a process; mount: where all are found.
     """
     allowances = [Allowance()]
     with contextlib.suppress(OSError, ValueError):
-        for folder in _folders(groups.read_text(), mount):
+        for folder in _folders(groups.read_text(), mount, "memory"):
             for names in _NAMES:
                 with contextlib.suppress(OSError, ValueError):
                     allowances.append(_allowance(folder, *names))
     return Allowance(*map(min, zip(*allowances, strict=True)))
 
 
-def _folders(groups: str, mount: Path) -> Iterator[Path]:
-    """Of the groups that may limit memory. A container may see its own alone, which is then the outermost."""
+def cpus(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float:
+    """How many processors' time this process and all others of its group may use; infinite without a limit.
+
+    The tightest limit of the group and of each around it counts. Arguments are those of `memory`.
+    """
+    limits = [math.inf]
+    with contextlib.suppress(OSError, ValueError):
+        for folder in _folders(groups.read_text(), mount, "cpu"):
+            with contextlib.suppress(OSError, ValueError):  # version 2; "max" is no number
+                quota, period = (folder / "cpu.max").read_text().split()
+                limits.append(int(quota) / int(period))
+            with contextlib.suppress(OSError, ValueError):  # version 1; -1 is no limit
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                limits.append(int(quota) / int(period))
+    return min(limit for limit in limits if limit > 0)
+
+
+def _folders(groups: str, mount: Path, controller: str) -> Iterator[Path]:
+    """Yield the groups that may set a controller's limits, the process's own first.
+
+    A container may see only its own group, which is then the outermost.
+    """
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
-        version_1 = "memory" in controllers.split(",")
+        version_1 = controller in controllers.split(",")
         if controllers and not version_1:
             continue
         inside = PurePosixPath(path.lstrip("/"))
         inside = PurePosixPath() if ".." in inside.parts else inside
         for group in (inside, *inside.parents):
-            yield mount / "memory" / group if version_1 else mount / group
+            yield mount / controller / group if version_1 else mount / group
 
 
 def _allowance(folder: Path, limit_name: str, used_name: str, cache_name: str) -> Allowance:

@@ -5,7 +5,7 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,17 @@ def peak_memory(device: torch.device) -> int | None:
 def cores_used(device: torch.device) -> int:
     """How many cores work on a device's behalf: all that torch was given, or the one that feeds a GPU."""
     return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+@contextlib.contextmanager
+def computing_threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads in the meantime."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass

@@ -119,6 +119,27 @@ def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, s
     assert_equal_runs(whole, killed)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads need two cores")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_resumed_run_keeps_its_number_of_threads(pictures, tmp_path, threads):
+    env = environment(tmp_path) | {"OMP_NUM_THREADS": str(threads)}
+    other = env | {"OMP_NUM_THREADS": str(3 - threads)}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    settings = [*VAE, "--images", "3000"]
+    train(command(pictures, whole, *settings, checkpoint_seconds="60"), env)
+    words = command(pictures, killed, *settings)
+    process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while newest_checkpoint(killed) < "images-000000000100":
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it had been killed"
+    said = " ".join(train(words, other).stderr.split())
+    assert f"began with {threads} thread" in said
+    assert json.loads((killed / "run.json").read_text())["hardware"]["threads"] == threads
+    assert_equal_runs(whole, killed)
+
+
 def newest_checkpoint(run: Path) -> str:
     return max((path.name for path in (run / "checkpoints").glob("images-*")), default="")
 

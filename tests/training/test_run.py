@@ -311,6 +311,30 @@ def test_a_size_that_is_too_small_is_a_sentence(pictures, tmp_path):
         dq.train(pictures, preset="vae-32", out=tmp_path / "run", images=64, size=(3, 3), settings=SMALL)
 
 
+def test_a_new_run_takes_the_free_cores_and_an_old_one_its_own(pictures, tmp_path, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    free = iter((2, 1))
+    monkeypatch.setattr(run_module.threads, "free_cores", lambda: next(free))
+    torch.set_num_threads(3)
+    try:
+        heard = Heard()
+        run = train(pictures, tmp_path / "run", images=320, listener=heard)
+        assert "2 of 3 threads" in heard.messages[0]
+        assert torch.get_num_threads() == 3
+        heard = Heard()
+        train(pictures, tmp_path / "run", listener=heard)
+        assert "began with 2 threads" in heard.messages[0]
+        assert RunFolder(run.folder).facts()["hardware"]["threads"] == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        train(pictures, tmp_path / "other", listener=(heard := Heard()))
+        assert not heard.messages
+        assert RunFolder(tmp_path / "other").facts()["hardware"]["threads"] == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_run_reads_back_from_its_folder(pictures, tmp_path):
     run = train(pictures, tmp_path / "run")
     assert run_module.read_run(tmp_path / "run") == run

@@ -104,9 +104,14 @@ def _has_bfloat16(device: Any) -> bool:
 def _threads() -> dict[str, Any]:
     import torch
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from danqing import threads
+
     named = {name: value for name, value in os.environ.items() if name.startswith(_THREAD_NAMES)}
-    return {"torch": torch.get_num_threads(), "cores": allowed, "environment": dict(sorted(named.items()))}
+    return {
+        "torch": torch.get_num_threads(),
+        "cores": threads.cores(),
+        "environment": dict(sorted(named.items())),
+    }
 
 
 def _extras() -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import danqing
-from danqing import frames
+from danqing import frames, threads
 from danqing.data.decode_worker import Decoded, decoded_or_reason, packed
 from danqing.data.headers import described
 from danqing.data.records import ImageSpec, Loaded, Record
@@ -41,9 +41,7 @@ class Decoder:
     def __init__(self, spec: ImageSpec, count: int) -> None:
         self.spec = spec
         self._options = spec.decode_options()
-        self._cores = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        self._cores = threads.cores()
         self._workers: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         for _ in range(self._cores):
             self._workers.put(None)

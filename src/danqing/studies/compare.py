@@ -151,7 +151,7 @@ class _Room:
             self._write(study)
             for place, one in enumerate(study.contestants):
                 if one.status == "waiting":
-                    study = self._replace(study, place, self._train(one, place, len(study.contestants)))
+                    study = self._replace(study, place, self._train(one, place, study))
             for place, one in enumerate(study.contestants):
                 if one.status == "waiting":
                     study = self._replace(study, place, self._measure(one, study, place))
@@ -170,14 +170,14 @@ class _Room:
         one = one.model_copy(update=_of_run(run))
         return one if found is None else _with(one, found)
 
-    def _train(self, one: Contestant, place: int, of: int) -> Contestant:
-        """Train one, or go on with it; a run that is complete is not touched."""
+    def _train(self, one: Contestant, place: int, study: Comparison) -> Contestant:
+        """Train one with as many threads as all the others, or go on with it, unless it is complete."""
         run = self.folder / one.run
         if not _is_complete(RunFolder(run), self.configs[one.name]):
             wait_until_free(run)
             arguments = {**self.task, "preset": one.preset, "out": str(run)}
-            text = f"Training {one.name} ({place + 1} of {of})"
-            with Trainee(arguments) as trainee:
+            text = f"Training {one.name} ({place + 1} of {len(study.contestants)})"
+            with Trainee(arguments, study.machine["threads"]) as trainee:
                 while trainee.running:
                     self.tell(trainee.done, trainee.total or None, text)
                     time.sleep(_POLL_SECONDS)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from danqing import machine, threads
 from danqing.data import Dataset, open_dataset
 from danqing.data.splits import Held, open_held
 from danqing.errors import ConfigError, TrainingError
@@ -135,7 +138,9 @@ def train(
         if _is_complete(folder, wanted):
             report.write(folder.path)  # a process that was killed at the end may not have come to it
             listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
-        elif wanted.tokenizer is None:
+            return read_run(folder.path)
+        stack.enter_context(_own_threads(folder, chosen, listener))
+        if wanted.tokenizer is None:
             completed = folder.complete(wanted, dataset)
             Trainer(completed, dataset, folder, chosen, listener, held=held, track=track).run()
         elif second := FirstStage(wanted, dataset, held, folder, chosen, listener).run():
@@ -220,6 +225,33 @@ def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
             f"{error.filename or folder.path} cannot be written or read ({error.strerror or error}): "
             "make room or mend the folder, then run the same command again to go on."
         ) from error
+
+
+@contextlib.contextmanager
+def _own_threads(folder: RunFolder, device: torch.device, listener: Listener) -> Iterator[None]:
+    """Let a run compute with as many threads as it began with, and a new one with as many as cores are free.
+
+    How many threads share a sum decides how it is rounded, so another number would end in other weights.
+    Threads wait for each other so often that a single one without a core of its own slows down all of them.
+    """
+    here = torch.get_num_threads()
+    own = int(folder.facts().get("hardware", {}).get("threads", 0))
+    if device.type != "cpu":
+        own = here
+    elif own not in (0, here):
+        listener.on_message(
+            f"This run began with {own} thread{'s' * (own > 1)} and keeps that number, although this process "
+            f"would use {here}: the number of threads decides how sums are rounded."
+        )
+    elif not own:
+        own = here if here == 1 or threads.is_count_chosen() else min(here, threads.free_cores())
+        if own < here:
+            listener.on_message(
+                f"Other processes keep cores busy, so this run computes with {own} of {here} threads, which "
+                f"is faster now. It keeps that number; OMP_NUM_THREADS={here} would set it for a new run."
+            )
+    with machine.computing_threads(own):
+        yield
 
 
 def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:

@@ -14,10 +14,9 @@ from danqing.frames import Buffer, Header
 from danqing.service.engine.connections import FrameProtocol
 
 _LAST_FRAMES = 1.0  # seconds to read what a dead worker has sent
-_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "GOMP_SPINCOUNT": "20000"}
-"""oneDNN compiles a kernel of a third of a megabyte for each shape, and would cache a thousand; edits and
-varying numbers of steps have ever new shapes. Waiting OpenMP threads spin for milliseconds, on cores that are
-needed to answer requests.
+_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+"""oneDNN compiles a kernel of a third of a megabyte for each shape and keeps a thousand of them by default.
+Requests for different numbers of steps or images have different shapes.
 """
 
 

@@ -1,7 +1,6 @@
 """Threads for work with pixels, such as encoding files; owners take turns."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from danqing.service.errors import ApiError
 from danqing.service.fairness.fair_share import FairShare
 from danqing.service.fairness.turns import TurnTaker
 from danqing.service.pictures.encoding import BASE64_SLICE, OutputFormat, to_base64
+from danqing.threads import cores
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class EncodePool:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        count = max(2, os.cpu_count() or 1) if threads is None else threads
+        count = max(2, cores()) if threads is None else threads
         self.turns = TurnTaker(count)
         self.share = FairShare(MOST_WORK * count)
         self.job_turns = TurnTaker(MOST_WORK * count)

@@ -1,0 +1,120 @@
+"""One contestant of `busy_machine.py`: a process that does one kind of work for as long as it is told.
+
+    python benchmarks/busy_contestant.py gan training [--data digits]
+
+It says "ready" on standard output when everything is loaded and warm. Then each line on standard input is a
+number of seconds to work, and the answer is the images per second of that time.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from gan_speed import CONFIG, plain_loop
+
+from danqing import families
+from danqing.data import Batches, Dataset, open_dataset
+from danqing.evaluation.networks import open_network
+from danqing.families.base import Tokenizes
+from danqing.images import Images
+from danqing.model import Model
+from danqing.training.codes import CodedBatches, Codes, batch_options
+from danqing.training.config import parse, resolve
+from danqing.training.engine import Engine
+
+PRESETS = {"gan": "gan-32", "vae": "vae-32", "vqvae": "vqvae-32", "transformer": "transformer-32"}
+CPU = torch.device("cpu")
+WARM_SECONDS = 0.8
+PAINTED, READ = 64, 256
+"""How many images are painted, and how many are read by the feature network, in one piece of work."""
+Work = tuple[Callable[[], object], int]
+"""A piece of work, and how many images it is for."""
+
+
+def plain(dataset: Dataset) -> Work:
+    """A step of a DCGAN as most tutorials write it, in float32."""
+    config = parse(CONFIG).for_data(dataset)
+    engine = Engine(config, Batches(dataset, config.batch_size, 0), CPU, "float32")
+    return plain_loop(engine), config.batch_size
+
+
+def engine_of(family: str, dataset: Dataset) -> Engine:
+    """The trainer's engine for a preset; a transformer learns codes that mean nothing."""
+    config = resolve(preset=PRESETS[family])
+    if config.tokenizer is None:
+        config = config.for_data(dataset)
+        return Engine(config, Batches(dataset, **batch_options(config, CPU)), CPU, "bfloat16")
+    tokenizer = families.build(parse(config.tokenizer.settings).for_data(dataset).model)
+    assert isinstance(tokenizer, Tokenizes)
+    config = config.for_data(dataset, tokenizer.config)
+    shape = (len(dataset), *tokenizer.code_shape)
+    codes = np.random.default_rng(0).integers(0, tokenizer.vocabulary, shape)
+    batches = CodedBatches(
+        dataset, Codes(lambda places: codes[places], len(dataset)), **batch_options(config, CPU)
+    )
+    return Engine(config, batches, CPU, "bfloat16")
+
+
+def training(family: str, dataset: Dataset) -> Work:
+    """A step of the trainer's engine."""
+    engine, steps = engine_of(family, dataset), 0
+
+    def step() -> None:
+        nonlocal steps
+        engine.step(steps * engine.images_per_step, steps, 1_000_000)
+        steps += 1
+
+    return step, engine.images_per_step
+
+
+def sampling(family: str, dataset: Dataset) -> Work:
+    """Images painted by a model whose weights are random; a tokenizer reconstructs them."""
+    model = Model(engine_of(family, dataset).family)
+    if not model.family.has_prior:
+        pictures = Images(dataset.images(np.arange(PAINTED)).numpy())
+        return lambda: model.reconstruct(pictures), PAINTED
+    return lambda: model.sample(PAINTED, seed=1), PAINTED
+
+
+def evaluation(dataset: Dataset) -> Work:
+    """Features of images by the default network, which is what takes the time of a score."""
+    network, pixels = open_network("auto"), dataset.images(np.arange(READ))
+    return lambda: network.features(pixels), READ
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("family", choices=[*PRESETS, "plain", "features"])
+    parser.add_argument("task", choices=["training", "sampling", "evaluation"])
+    parser.add_argument("--data", default="digits", help="images to work on, resized to 32×32")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    dataset = open_dataset(arguments.data, size=(32, 32))
+    if arguments.task == "evaluation":
+        work, images = evaluation(dataset)
+    elif arguments.family == "plain":
+        work, images = plain(dataset)
+    else:
+        work, images = {"training": training, "sampling": sampling}[arguments.task](arguments.family, dataset)
+    speed(work, images, WARM_SECONDS)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(speed(work, images, float(line)), flush=True)
+
+
+def speed(work: Callable[[], object], images: int, seconds: float) -> float:
+    """Images per second over this many seconds of work."""
+    start, pieces = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or not pieces:
+        work()
+        pieces += 1
+    return pieces * images / elapsed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""How many threads a process uses, and how they wait for each other; decided before torch is imported.
+
+The OpenMP runtime that PyTorch computes with reads its settings from the environment, once, when it is
+loaded. Importing `danqing` sets them there. Processes that this one starts inherit them.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+from danqing import control_groups
+
+_WAITING = {"GOMP_SPINCOUNT": "2000"}
+"""How a thread waits for the others at the end of each parallel loop. By default it spins for milliseconds,
+on a core that another process could use, and the thread that it waits for may need that very core.
+`benchmarks/busy_machine.py` measures the choice.
+"""
+_WAITING_NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+_COUNT_NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+_TIMES = Path("/proc/stat")
+_LOOK_SECONDS = 0.3
+
+
+def configure(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set how many threads there are and how they wait, unless the user has.
+
+    Does nothing where torch is imported already, because its threads no longer read the environment.
+    """
+    if "torch" in sys.modules:
+        return
+    if not any(name in environment for name in _WAITING_NAMES):
+        environment.update(_WAITING)
+    if not is_count_chosen(environment) and cores() < len(_allowed()):
+        environment["OMP_NUM_THREADS"] = str(min(cores(), _physical_cores(_allowed())))
+
+
+def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the environment sets the number of threads, be it by the user or for a quota."""
+    return any(name in environment for name in _COUNT_NAMES)
+
+
+def free_cores(seconds: float = _LOOK_SECONDS) -> int:
+    """Return how many of its cores other processes leave to this one, at least one, over so many seconds.
+
+    A core that others keep busy for more than half of the time is not free. On systems other than Linux, all
+    are.
+    """
+    before = _seconds_of_others()
+    if before is None:
+        return cores()
+    time.sleep(seconds)
+    others = ((_seconds_of_others() or before) - before) / seconds
+    return max(1, min(cores(), round(len(_allowed()) - others)))
+
+
+def _seconds_of_others() -> float | None:
+    """The time that other processes have used of these processors; None where the system does not say."""
+    busy = 0.0
+    try:
+        for line in _TIMES.read_text().splitlines():
+            name, *counts = line.split()
+            if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in _allowed():
+                user, nice, system, _idle, _waiting, interrupts, soft = map(int, counts[:7])
+                busy += user + nice + system + interrupts + soft
+    except (OSError, ValueError):
+        return None
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def cores() -> int:
+    """Return how many cores this process may keep busy: all that its affinity and its CPU quota allow.
+
+    A quota of one and a half cores counts as two.
+    """
+    return max(1, min(len(_allowed()), math.ceil(min(control_groups.cpus(), sys.maxsize))))
+
+
+def _allowed() -> frozenset[int]:
+    """The numbers of the logical processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def _physical_cores(processors: frozenset[int]) -> int:
+    """How many cores these logical processors belong to; each counts as one where the system does not say."""
+    found = set()
+    for number in processors:
+        try:
+            siblings = _TOPOLOGY / f"cpu{number}" / "topology" / "thread_siblings_list"
+            found.add(siblings.read_text().strip())
+        except OSError:
+            found.add(str(number))
+    return len(found)
