@@ -610,3 +610,16 @@ def test_every_metric_is_measured_or_left_out_under_the_name_that_requests_it(ev
     measured = {score.metric.partition("/")[0] for score in evaluated.scores}
     assert measured | evaluated.left_out.keys() == METRICS.keys()
     assert not measured & evaluated.left_out.keys()
+
+
+def test_a_folder_of_images_with_a_config_of_something_else_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"any")
+    (tmp_path / "config.json").write_text('{"camera": "x100"}')
+    assert not is_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"model": {"family": "gan"}}')
+    assert is_model(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.toml").write_text('name = "of another tool"')
+    assert not is_model(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    assert is_model(tmp_path)
