@@ -29,6 +29,18 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that goes wrong in training.
+
+    kind: what it is about, as a short name; an alarm of each kind is raised once in a run.
+    text: a sentence that names the setting to change.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """One optimiser's turn in a training step.
 
@@ -174,9 +186,10 @@ class Family(nn.Module):
         """Return the bytes of memory that sampling holds between calls: weights, buffers and their caches."""
         return bytes_of(self)
 
-    def alarms(self, logged: Mapping[str, float]) -> list[str]:
-        """Sentences on what goes wrong, each naming the setting to change; `logged` is the log's latest
-        averages.
+    def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
+        """Return what goes wrong by now.
+
+        logged: the latest averages of the log.
         """
         return []
 

@@ -12,6 +12,7 @@ from danqing import machine
 from danqing.data import Batches, Dataset
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
+from danqing.families.base import Alarm
 from danqing.model import Model
 from danqing.training import captions, checkpoint, facts, publication, report
 from danqing.training.codes import CodedBatches, augmentation, batch_options
@@ -157,9 +158,8 @@ class Trainer:
             self._take_up(*found)
         self.position.evaluation_seconds += opening
         self._settle_budget(measured.images_per_second)
-        self.watch = Watch(
-            self.engine.family, [a["text"] for a in earlier.get("alarms", [])], self.log.read()
-        )
+        raised = [alarm.get("kind", "") for alarm in earlier.get("alarms", [])]
+        self.watch = Watch(self.engine.family, raised, self.log.read())
         values = self.config.model_dump(mode="json")
         self.trackers = open_trackers(
             self.track, self.folder, values, self.position.images, self.listener.on_message
@@ -238,10 +238,11 @@ class Trainer:
         self.position.rollbacks = 1
         self.position.learning_rate_scale *= 0.5
         self._save_checkpoint()
-        self._alarm(
+        text = (
             f"The loss stopped being a number after {broken.images} images: training went back to "
             f"{self.position.images} and goes on with half of optimizer.learning_rate."
         )
+        self._alarm(Alarm("rollback", text))
 
     def _settle_budget(self, images_per_second: float) -> None:
         """Give a new run its budget, and an old one the part that the same command with a larger budget
@@ -274,8 +275,8 @@ class Trainer:
         shown = {name: value for name, value in record.items() if name not in ("images", "step")}
         self.trackers.log(shown, position.images)
         self._count_costs()  # a counter of energy comes round within the hour
-        for text in self.watch.on_log(record):
-            self._alarm(text)
+        for alarm in self.watch.on_log(record):
+            self._alarm(alarm)
 
     def _paint(self) -> None:
         """Paint the grid of fixed seeds, and bring the model folder up to date: until there is a score, the
@@ -293,8 +294,8 @@ class Trainer:
         self.listener.on_samples(path)
         if self.position.images * 3 > self.budget.total(self.position.images):
             painted = samples.array[:, :, -self.dataset.size[0] :]  # beside the originals, in a first stage
-            for text in self.watch.on_samples(painted, self.real.array):
-                self._alarm(text)
+            for alarm in self.watch.on_samples(painted, self.real.array):
+                self._alarm(alarm)
 
     def _evaluate(self) -> None:
         """Score the moving average on the held-out images; the best goes into the model folder. The time that
@@ -355,10 +356,10 @@ class Trainer:
         peak = machine.peak_memory(self.device) or 0
         self.position.peak_memory_bytes = max(self.position.peak_memory_bytes, peak)
 
-    def _alarm(self, text: str) -> None:
-        text = self._told(text)
-        alarms = self.folder.facts().get("alarms", [])
-        self.folder.update_facts(alarms=[*alarms, {"images": self.position.images, "text": text}])
+    def _alarm(self, alarm: Alarm) -> None:
+        text = self._told(alarm.text)
+        fact = {"images": self.position.images, "kind": alarm.kind, "text": text}
+        self.folder.update_facts(alarms=[*self.folder.facts().get("alarms", []), fact])
         self.listener.on_alarm(text)
 
     def _told(self, text: str) -> str:
