@@ -14,6 +14,7 @@ from danqing.errors import TrainingError
 from danqing.families.base import Family
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
+from danqing.training import optimizers
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 
@@ -76,8 +77,7 @@ def _state_bytes(config: RunConfig) -> int:
     """
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in families.build(config.model).parameters())
-    averages = {"adam": 2, "adamw": 2, "muon": 2, "sgd": 1, "rmsprop": 2}[config.optimizer.name]
-    return 4 * parameters * (3 + averages)
+    return 4 * parameters * (3 + optimizers.averages(config.optimizer))
 
 
 def _kept_by_batch(engine: Engine) -> int:
