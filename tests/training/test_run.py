@@ -294,7 +294,7 @@ def test_a_gradient_that_is_no_number_never_reaches_the_model_folder(pictures, t
         if images == 624:  # the last step: no further loss would tell
             steps.append(1)
             if len(steps) == 1:
-                next(self.family.decoder.parameters()).data.fill_(torch.nan)
+                next(self.learner.decoder.parameters()).data.fill_(torch.nan)
         return result
 
     monkeypatch.setattr(Engine, "step", step)

@@ -1,13 +1,13 @@
 """The families of generative models, and the one place where each is registered."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from danqing.errors import ConfigError, explain
-from danqing.families.base import Family, FamilyConfig
+from danqing.families.base import Family, FamilyConfig, Learner
 
 REGISTRY = {
     "gan": ("danqing.families.gan", "GAN", "GANConfig"),
@@ -32,20 +32,40 @@ def parse_config(values: Mapping[str, Any]) -> FamilyConfig:
 
 
 def build(config: FamilyConfig) -> Family:
-    """A family with freshly initialised weights (from torch's global generator: seed it first)."""
-    module, name, _ = _entry(config.family)
-    return cast(Family, getattr(importlib.import_module(module), name)(config))
+    """Build a family with fresh weights; raises ConfigError where it does not sample images.
+
+    The weights come from torch's global generator: seed it first.
+    """
+    learner = build_learner(config)
+    if not isinstance(learner, Family):
+        raise ConfigError(f"A {display_name(config.family)} does not sample images: choose another family.")
+    return learner
+
+
+def build_learner(config: FamilyConfig) -> Learner:
+    """Build what learns with fresh weights, whether it samples images or not."""
+    return cast(Learner, _builder(config.family)(config))
+
+
+def can_sample(family: str) -> bool:
+    """Return whether a family samples images, and does not only learn from them."""
+    builder = _builder(family)
+    return not isinstance(builder, type) or issubclass(builder, Family)
 
 
 def has_prior(family: str) -> bool:
-    """Whether a family paints out of nothing, and is not a first stage alone."""
-    module, name, _ = _entry(family)
-    return bool(getattr(getattr(importlib.import_module(module), name), "has_prior", True))
+    """Return whether a family samples images out of nothing, and is not a first stage alone."""
+    return can_sample(family) and bool(getattr(_builder(family), "has_prior", True))
 
 
 def display_name(family: str) -> str:
     """What a family is called in a sentence: GAN, transformer; its `family` where it is not registered."""
     return config_class(family).display_name or family if family in REGISTRY else family
+
+
+def _builder(family: str) -> Callable[..., Any]:
+    module, name, _ = _entry(family)
+    return cast("Callable[..., Any]", getattr(importlib.import_module(module), name))
 
 
 def _entry(family: str) -> tuple[str, str, str]:

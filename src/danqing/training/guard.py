@@ -1,4 +1,4 @@
-"""What watches over a run: samples that are all alike, and the alarms of the family itself."""
+"""What watches over a run: samples that are all alike, and the alarms of the learner itself."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing.families.base import Alarm, Family
+from danqing.families.base import Alarm, Family, Learner
 
 WINDOW = 20
 COLLAPSED = 0.15
@@ -19,8 +19,8 @@ class Watch:
     log: its lines so far.
     """
 
-    def __init__(self, family: Family, raised: Iterable[str], log: Iterable[Mapping[str, float]]) -> None:
-        self._family = family
+    def __init__(self, learner: Learner, raised: Iterable[str], log: Iterable[Mapping[str, float]]) -> None:
+        self._learner = learner
         self._raised = set(raised)
         self._recent: deque[Mapping[str, float]] = deque(log, maxlen=WINDOW)
 
@@ -31,17 +31,18 @@ class Watch:
             return []
         names = set.intersection(*(set(line) for line in self._recent))
         averages = {name: float(np.mean([line[name] for line in self._recent])) for name in names}
-        return self._new(self._family.alarms(averages))
+        return self._new(self._learner.alarms(averages))
 
     def on_samples(self, samples: NDArray[np.uint8], real: NDArray[np.uint8]) -> list[Alarm]:
         """Return an alarm where samples differ far less than real images do; both `[n, h, w, c]`."""
         ratio = diversity(samples) / max(diversity(real), 1e-9)
         if ratio >= COLLAPSED:
             return []
-        shown = "samples" if self._family.has_prior else "reconstructions"
+        assert isinstance(self._learner, Family)  # what does not sample has no samples to look at
+        shown = "samples" if self._learner.has_prior else "reconstructions"
         text = (
             f"The {shown} are nearly all alike (they differ {ratio:.0%} as much as the data does): "
-            f"{self._family.advice_on_collapse}."
+            f"{self._learner.advice_on_collapse}."
         )
         return self._new([Alarm("alike", text)])
 

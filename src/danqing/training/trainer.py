@@ -12,7 +12,7 @@ from danqing import machine
 from danqing.data import Batches, Dataset
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
-from danqing.families.base import Alarm
+from danqing.families.base import Alarm, Family
 from danqing.model import Model
 from danqing.training import captions, checkpoint, facts, publication, report
 from danqing.training.codes import CodedBatches, augmentation, batch_options
@@ -159,7 +159,7 @@ class Trainer:
         self.position.evaluation_seconds += opening
         self._settle_budget(measured.images_per_second)
         raised = [alarm.get("kind", "") for alarm in earlier.get("alarms", [])]
-        self.watch = Watch(self.engine.family, raised, self.log.read())
+        self.watch = Watch(self.engine.learner, raised, self.log.read())
         values = self.config.model_dump(mode="json")
         self.trackers = open_trackers(
             self.track, self.folder, values, self.position.images, self.listener.on_message
@@ -279,9 +279,14 @@ class Trainer:
             self._alarm(alarm)
 
     def _paint(self) -> None:
-        """Paint the grid of fixed seeds, and bring the model folder up to date: until there is a score, the
-        latest model is the best.
+        """Sample the grid of fixed seeds where the learner can, and bring the model folder up to date.
+
+        Until there is a score, the latest model is the best.
         """
+        if not isinstance(self.engine.ema.learner, Family):
+            publication.publish_learner(self.folder.model, self.engine.ema.learner, self._trained())
+            self._painted_at = self.position.images
+            return
         model = self._model()
         samples = publication.grid(model, self.config, self.shown)
         path = self.folder.samples / f"{self.position.images:09d}.png"
@@ -324,7 +329,7 @@ class Trainer:
 
     def _publish(self, best: Best) -> None:
         """Let the model folder hold the best model; it may hold one from a future that a kill has undone."""
-        family = copy.deepcopy(self.engine.ema.family)
+        family = copy.deepcopy(self._family())
         family.load_state_dict(best.weights)
         model = Model(family, best.facts)
         there = self.folder.model
@@ -338,7 +343,17 @@ class Trainer:
     def _stall(self) -> str | None:
         return self.validation.stall() if self.validation else None
 
+    def _family(self) -> Family:
+        """The moving average, where it samples images."""
+        family = self.engine.ema.learner
+        assert isinstance(family, Family)
+        return family
+
     def _model(self) -> Model:
+        return Model(self._family(), self._trained())
+
+    def _trained(self) -> dict[str, Any]:
+        """What is known of the training so far, for the model folder."""
         trained = {
             "images": self.position.images,
             "seconds": round(self.position.seconds, 1),
@@ -348,7 +363,7 @@ class Trainer:
         }
         if self.stage.tokenized:
             trained["tokenizer"] = facts.of_first_stage(self.stage.tokenized.facts)
-        return Model(self.engine.ema.family, trained)
+        return trained
 
     def _count_costs(self) -> None:
         if self.energy is not None:
@@ -384,6 +399,7 @@ class Trainer:
         report.write(self.folder.path)
 
     def _write_facts(self, plan: Plan, earlier: Mapping[str, Any]) -> None:
+        family = self.engine.learner
         self.folder.update_facts(
             version=__version__,
             status="running",
@@ -393,7 +409,7 @@ class Trainer:
             hardware=machine.hardware(self.device),
             plan=facts.of_plan(plan),
             **({"tokenizer": self.stage.tokenized.facts} if self.stage.tokenized else {}),
-            **({} if self.engine.family.has_prior else {"reconstructs": True}),
+            **({"reconstructs": True} if isinstance(family, Family) and not family.has_prior else {}),
             **({"prompts": shown} if (shown := publication.prompts(self.config)) else {}),
             progress=self.position.facts(),
             alarms=earlier.get("alarms", []),
