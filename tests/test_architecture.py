@@ -14,6 +14,7 @@ ROOMS = [
         "atomic",
         "randomness",
         "control_groups",
+        "folder_formats",
         "machine",
         "names",
         "quantities",

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from danqing import atomic, families, weights
+from danqing import atomic, families, folder_formats, weights
 from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
 from danqing.image_files.levels import is_range
@@ -55,6 +55,7 @@ def write(
     write_card(folder, info)
     config = {
         "library_name": "danqing",
+        "format": folder_formats.MODEL,
         "danqing_version": __version__,
         "model": learner.config.model_dump(mode="json"),
         "trained": dict(facts),
@@ -227,9 +228,24 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(_not_a_folder(path.parent)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}): get a whole copy.") from error
+    if isinstance(config, dict) and config.get("library_name") == "danqing":
+        _check_format(path.parent, config)
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise ModelError(f"{path} is not the configuration of a Danqing model.")
     return config
+
+
+def _check_format(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where a newer version wrote the folder in a format that is not known here."""
+    number, version = folder_formats.format_of(config), config.get("danqing_version")
+    if number is None or number < 1:
+        raise ModelError(f"The format in {folder / FILES[0]} is not a number from 1 on: get a whole copy.")
+    if number > folder_formats.MODEL:
+        raise ModelError(
+            f"{folder} was written by {folder_formats.writer(version)} in format {number}, and danqing "
+            f"{__version__} reads formats up to {folder_formats.MODEL}: run "
+            f"{folder_formats.install_command(version)}."
+        )
 
 
 def _plain_facts(trained: Any) -> dict[str, Any]:

@@ -155,7 +155,8 @@ class Trainer:
             for lines in self._lines():
                 lines.cut(0)
         else:
-            self._take_up(*found)
+            with self.folder.readable():
+                self._take_up(*found)
         self.position.evaluation_seconds += opening
         self._settle_budget(measured.images_per_second)
         raised = [alarm.get("kind", "") for alarm in earlier.get("alarms", [])]
