@@ -56,6 +56,8 @@ def test_latents_go_there_and_back(folder):
     latents = model.encode(images, label="cat")
     assert latents.shape == (3, 4)
     assert model.reconstruct(images, label=["cat", 1, 0]).array.shape == images.array.shape
+    there, back = (model.reconstruct(given, label="cat").array for given in (images, images[::-1]))
+    assert np.abs(there.astype(int) - back[::-1]).max() <= 1
     line = model.interpolate(images[:1], images[1:2], steps=5, label="cat")
     assert np.abs(line.array[0].astype(int) - model.reconstruct(images[:1], label="cat").array[0]).max() <= 1
     assert len(line) == 5

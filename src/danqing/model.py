@@ -385,7 +385,8 @@ class Model:
         """What gives some of the images as float, on the model's device; raises ConfigError for another
         size.
         """
-        config, pixels = self.family.config, torch.from_numpy(images.array)
+        config = self.family.config
+        pixels = torch.from_numpy(np.ascontiguousarray(images.array))  # images[::-1] is a view
         if tuple(pixels.shape[1:]) != (config.height, config.width, config.channels):
             raise ConfigError(
                 f"This model takes images of {config.width}x{config.height} with {config.channels} channels, "
