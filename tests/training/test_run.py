@@ -338,7 +338,7 @@ def test_a_run_of_another_version_is_rejected_with_the_version_that_resumes_it(p
         config = run.folder / "config.toml"
         config.write_text(config.read_text().replace("[model]\n", "[model]\ncolour = 3\n"))
     if "tensor" in changes:
-        (newest,) = sorted((run.folder / "checkpoints").iterdir())[-1:]
+        newest = max((run.folder / "checkpoints").iterdir())
         with safe_open(newest, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -350,5 +350,5 @@ def test_a_run_of_another_version_is_rejected_with_the_version_that_resumes_it(p
     words = r"written by danqing 0\.9\.1: install that version .*\(pip install danqing==0\.9\.1\)"
     with pytest.raises(TrainingError, match=words):
         train(pictures, tmp_path / "run", images=128)
-    kept = {path: path.read_bytes() for path in before if path.suffix in (".safetensors", ".toml")}
+    kept = {path: path.read_bytes() for path in before if path.suffix == ".safetensors"}
     assert kept.items() <= before.items()

@@ -133,7 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
-    progress.set_verbosity(Verbosity.NORMAL)
     try:
         sys.exit(_command()(words, prog_name="danqing", standalone_mode=False) or 0)
     except DanqingError as error:
@@ -147,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_MISTAKE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(train.INTERRUPTED)
+    finally:
+        progress.set_verbosity(Verbosity.NORMAL)  # the next call in this process says what it wants
 
 
 def _usage_sentence(error: BaseException) -> str:
