@@ -18,7 +18,7 @@ from gan_speed import CONFIG, plain_loop
 from danqing import families
 from danqing.data import Batches, Dataset, open_dataset
 from danqing.evaluation.networks import open_network
-from danqing.families.base import Tokenizes
+from danqing.families.base import Family, Tokenizes
 from danqing.images import Images
 from danqing.model import Model
 from danqing.training.codes import CodedBatches, Codes, batch_options
@@ -72,7 +72,9 @@ def training(family: str, dataset: Dataset) -> Work:
 
 def sampling(family: str, dataset: Dataset) -> Work:
     """Images painted by a model whose weights are random; a tokenizer reconstructs them."""
-    model = Model(engine_of(family, dataset).family)
+    learner = engine_of(family, dataset).learner
+    assert isinstance(learner, Family)
+    model = Model(learner)
     if not model.family.has_prior:
         pictures = Images(dataset.images(np.arange(PAINTED)).numpy())
         return lambda: model.reconstruct(pictures), PAINTED

@@ -35,7 +35,7 @@ CONFIG = {
 def plain_loop(engine: Engine) -> Callable[[], None]:
     """One step of a DCGAN as most tutorials write it, on fresh copies of the same two networks."""
     torch.manual_seed(0)
-    family = build(engine.family.config)
+    family = build(engine.learner.config)
     assert isinstance(family, GAN)
     generator, discriminator, latents = family.generator, family.discriminator, family.config.latents
     generator_optimizer = torch.optim.Adam(generator.parameters(), 2e-4, betas=(0.5, 0.999))

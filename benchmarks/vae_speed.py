@@ -26,7 +26,7 @@ from danqing.training.engine import Engine
 def plain_loop(engine: Engine, config: RunConfig) -> Callable[[], None]:
     """One step as most tutorials write it, on a fresh copy of the same networks."""
     torch.manual_seed(0)
-    family = build(engine.family.config)
+    family = build(engine.learner.config)
     (phase,) = family.phases()
     optimizer = torch.optim.Adam(family.parameters(), config.optimizer.learning_rate)
     rng = torch.Generator().manual_seed(0)

@@ -16,6 +16,7 @@ ROOMS = [
         "randomness",
         "control_groups",
         "frames",
+        "folder_formats",
         "machine",
         "names",
         "threads",

@@ -56,6 +56,8 @@ def test_latents_go_there_and_back(folder):
     latents = model.encode(images, label="cat")
     assert latents.shape == (3, 4)
     assert model.reconstruct(images, label=["cat", 1, 0]).array.shape == images.array.shape
+    there, back = (model.reconstruct(given, label="cat").array for given in (images, images[::-1]))
+    assert np.abs(there.astype(int) - back[::-1]).max() <= 1
     line = model.interpolate(images[:1], images[1:2], steps=5, label="cat")
     assert np.abs(line.array[0].astype(int) - model.reconstruct(images[:1], label="cat").array[0]).max() <= 1
     assert len(line) == 5
@@ -256,3 +258,27 @@ def test_names_that_are_no_model(tmp_path, monkeypatch):
             dq.load(name)
     with pytest.raises(ModelError, match="the hub did not give it"):
         dq.load("nobody/nothing")
+
+
+def rewrite_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_newer_format_names_the_version_that_reads_it(folder):
+    rewrite_config(folder, format=2, danqing_version="0.9.1", model="laid out otherwise")
+    with pytest.raises(ModelError, match=r"danqing 0\.9\.1 in format 2.*pip install danqing==0\.9\.1"):
+        dq.load(folder)
+    rewrite_config(folder, danqing_version="0.9.1 --index-url https://example.org")
+    with pytest.raises(ModelError, match=r"run pip install --upgrade danqing\.$"):
+        dq.load(folder)
+    rewrite_config(folder, format="two")
+    with pytest.raises(ModelError, match="not a number"):
+        dq.load(folder)
+
+
+def test_a_folder_without_a_format_number_is_of_the_first_format(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("format") == 1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert dq.load(folder).sample(1).array.shape == (1, 7, 9, 3)

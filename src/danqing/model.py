@@ -24,6 +24,7 @@ from danqing.families.base import (
     HasLikelihood,
     HasTokenLikelihood,
     Interpolates,
+    Learner,
     PaintsInSteps,
     Traverses,
     Varies,
@@ -314,18 +315,10 @@ class Model:
 
     def info(self) -> dict[str, Any]:
         """What `danqing show` prints: the family, its image shape, what it reads, parameters and training."""
-        config = self.family.config
         return {
-            "family": config.family,
-            "width": config.width,
-            "height": config.height,
-            "channels": config.channels,
-            "labels": list(config.labels),
-            "text": conditions.reading(config),
-            "parameters": sum(parameter.numel() for parameter in self.family.parameters()),
+            **describe(self.family, self.facts),
             "sample_options": self.sample_options,
             "other_sizes": self.facts.get("other_sizes") != "refused",
-            "trained": self.facts,
         }
 
     def save(self, folder: str | Path, samples: Images | None = None) -> Path:
@@ -392,7 +385,8 @@ class Model:
         """What gives some of the images as float, on the model's device; raises ConfigError for another
         size.
         """
-        config, pixels = self.family.config, torch.from_numpy(images.array)
+        config = self.family.config
+        pixels = torch.from_numpy(np.ascontiguousarray(images.array))  # images[::-1] is a view
         if tuple(pixels.shape[1:]) != (config.height, config.width, config.channels):
             raise ConfigError(
                 f"This model takes images of {config.width}x{config.height} with {config.channels} channels, "
@@ -425,6 +419,24 @@ class Model:
                 f"A {self.family.config.family} has no latent space to encode images into: use a vae."
             )
         return self.family
+
+
+def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a learner as plain values: its image shape, what it reads, parameters and training.
+
+    trained: what is known of its training.
+    """
+    config = learner.config
+    return {
+        "family": config.family,
+        "width": config.width,
+        "height": config.height,
+        "channels": config.channels,
+        "labels": list(config.labels),
+        "text": conditions.reading(config),
+        "parameters": sum(parameter.numel() for parameter in learner.parameters()),
+        "trained": dict(trained),
+    }
 
 
 def _written(method: Callable[..., Any]) -> dict[str, Any]:

@@ -15,36 +15,32 @@ def card(
 ) -> str:
     """The model card in Markdown, with the metadata block that the hub reads.
 
+    info: as `Model.info` gives it; without `sample_options`, of a learner that does not sample images.
     scores: those of `scores.json`. neighbours: the name of a picture of samples beside training images.
     """
     trained = info.get("trained", {})
     data, tokenizer = trained.get("data", {}), trained.get("tokenizer", {})
     size, name = f"{info['width']}×{info['height']}", families.display_name(info["family"])
     text = info.get("text") or {}
-    prompts = text.get("captions", [])
+    prompts, samples = text.get("captions", []), "sample_options" in info
+    pipeline = "text-to-image" if text else "unconditional-image-generation"
     lines = [
         "---",
         "library_name: danqing",
-        f"pipeline_tag: {'text-to-image' if text else 'unconditional-image-generation'}",
-        f"tags: [danqing, {info['family']}, image-generation]",
+        *([f"pipeline_tag: {pipeline}"] if samples else []),
+        f"tags: [danqing, {info['family']}{', image-generation' if samples else ''}]",
         "---",
         "",
         f"# {name[0].upper()}{name[1:]} for {size} images of {_plain(data.get('name', 'unnamed data'))}",
         "",
-        "![Samples](samples.png)",
-        "",
-        "```python",
-        "import danqing as dq",
-        "",
-        'model = dq.load("path/of/this/folder")',
-        f"model.sample(16{_example(info['labels'], prompts)}, seed=1)",
-        "```",
-        "",
+        *(_how_to_sample(info["labels"], prompts) if samples else []),
         "## Model",
         f"- Family: {info['family']}, {info['parameters']:,} parameters",
         f"- Images: {size}, {info['channels']} channel{'s' if info['channels'] > 1 else ''}",
-        f"- Other sizes: {'resampled from these' if info.get('other_sizes', True) else 'refused'}",
     ]
+    if samples:
+        others = "resampled from these" if info.get("other_sizes", True) else "refused"
+        lines.append(f"- Other sizes: {others}")
     if info["labels"]:
         shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])
         lines.append(f"- Labels: {shown}{', …' if len(info['labels']) > _MAX_LABELS else ''}")
@@ -100,6 +96,20 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = lines if len(lines) > 2 else []
     how = [f"- {_plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores]
     return [*lines, *(["", "How each was made:", ""] if lines else []), *how]
+
+
+def _how_to_sample(labels: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    return [
+        "![Samples](samples.png)",
+        "",
+        "```python",
+        "import danqing as dq",
+        "",
+        'model = dq.load("path/of/this/folder")',
+        f"model.sample(16{_example(labels, prompts)}, seed=1)",
+        "```",
+        "",
+    ]
 
 
 def _example(labels: Sequence[str], prompts: Sequence[str]) -> str:

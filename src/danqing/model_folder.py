@@ -5,15 +5,15 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from danqing import atomic, families, weights
+from danqing import atomic, families, folder_formats, weights
 from danqing.errors import ConfigError, ModelError
-from danqing.families.base import Family
+from danqing.families.base import Family, Learner
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
 from danqing.model_card import card
@@ -25,35 +25,39 @@ NEIGHBOURS = "neighbours.png"
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MAX_CONFIG_BYTES = 10_000_000
+_L = TypeVar("_L", bound=Learner)
 _HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError)
 
 
 def write(
     folder: Path,
-    family: Family,
+    learner: Learner,
     facts: Mapping[str, Any],
     info: Mapping[str, Any],
-    grid: Images,
+    grid: Images | None = None,
     *,
     origin: Path | None = None,
 ) -> Path:
-    """Write a family with its facts as a model folder.
+    """Write a learner with its facts as a model folder.
 
-    Scores of these weights that lie there are kept, or else those in `origin`, where the family comes from.
+    info: what the model card says. grid: samples; None where the learner does not sample images.
+    Scores of these weights that lie there are kept, or else those in `origin`, where the learner comes from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
-    atomic.write_bytes(folder / "samples.png", encode(grid.grid(), "png"))
-    content = weights.to_bytes(family.state_dict(), {"format": "pt"})
+    if grid is not None:
+        atomic.write_bytes(folder / "samples.png", encode(grid.grid(), "png"))
+    content = weights.to_bytes(learner.state_dict(), {"format": "pt"})
     atomic.write_bytes(folder / "model.safetensors", content)
-    digest = weights.digest(family.state_dict())
+    digest = weights.digest(learner.state_dict())
     if not _keep_scores(folder, folder, digest) and origin is not None:
         _keep_scores(origin, folder, digest)
     write_card(folder, info)
     config = {
         "library_name": "danqing",
+        "format": folder_formats.MODEL,
         "danqing_version": __version__,
-        "model": family.config.model_dump(mode="json"),
+        "model": learner.config.model_dump(mode="json"),
         "trained": dict(facts),
     }
     atomic.write_json(folder / "config.json", config)  # last: a folder without it is no model
@@ -111,18 +115,27 @@ def find(folder: Path) -> Path:
 
 
 def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
-    """The family and the facts in a model folder; raises ModelError with the reason when it cannot be
-    trusted.
+    """Read the family and the facts in a model folder.
 
-    Files must lie in the folder itself, or, where links are the folder's nature (a hub cache), `within`
-    another.
+    within: the folder in which the files must lie, where links are the folder's nature (a hub cache); by
+    default `folder` itself.
+    Raises ModelError with the reason where it cannot be trusted, and where it does not sample images.
     """
     family, facts = examine(folder, within=within)
-    weights_file = folder / FILES[1]
-    family.load_state_dict(weights.read(weights_file, family.state_dict()), assign=True)
-    tensors = [*family.parameters(), *family.buffers()]
+    return _with_weights(family, folder), facts
+
+
+def read_learner(folder: Path, *, within: Path | None = None) -> tuple[Learner, dict[str, Any]]:
+    """Read a model folder as `read` does, whether its learner samples images or not."""
+    learner, facts = _examine(folder, within or folder)
+    return _with_weights(learner, folder), facts
+
+
+def _with_weights(learner: _L, folder: Path) -> _L:
+    learner.load_state_dict(weights.read(folder / FILES[1], learner.state_dict()), assign=True)
+    tensors = [*learner.parameters(), *learner.buffers()]
     assert not any(tensor.is_meta for tensor in tensors)  # a buffer that no file holds is made on the CPU
-    return family.to(memory_format=torch.channels_last), facts  # type: ignore[call-overload]
+    return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def names_a_family(folder: Path) -> bool:
@@ -137,10 +150,18 @@ def names_a_family(folder: Path) -> bool:
 
 
 def examine(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
-    """The same as `read` but for the weights: they have been found to fit, and lie on "meta"."""
+    """Read a model folder as `read` does, but for the weights: they fit, and lie on "meta"."""
+    learner, facts = _examine(folder, within or folder)
+    if not isinstance(learner, Family):
+        name = families.display_name(learner.config.family)
+        raise ModelError(f"{folder} holds a {name}, which does not sample images: give another model.")
+    return learner, facts
+
+
+def _examine(folder: Path, within: Path) -> tuple[Learner, dict[str, Any]]:
     if not folder.is_dir():
         raise ModelError(_not_a_folder(folder))
-    config_file, weights_file = (_inside(folder, name, within or folder) for name in FILES[:2])
+    config_file, weights_file = (_inside(folder, name, within) for name in FILES[:2])
     config = _read_config(config_file)
     if not weights_file.exists():
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _PICKLES)
@@ -151,14 +172,14 @@ def examine(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[s
     try:
         parsed = families.parse_config(config["model"])
         with torch.device("meta"):  # nothing is allocated until the weights have been found to fit
-            family = families.build(parsed)
+            learner = families.build_learner(parsed)
     except (ConfigError, RecursionError) as error:
         raise ModelError(
             f"{config_file} does not describe a model that this version knows: {error}"
         ) from error
-    family.drop_training_only()
-    weights.check(weights_file, family.state_dict())
-    return family, _plain_facts(config.get("trained"))
+    learner.drop_training_only()
+    weights.check(weights_file, learner.state_dict())
+    return learner, _plain_facts(config.get("trained"))
 
 
 def download(repo_id: str, revision: str | None = None) -> tuple[Family, dict[str, Any]]:
@@ -207,9 +228,24 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(_not_a_folder(path.parent)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}): get a whole copy.") from error
+    if isinstance(config, dict) and config.get("library_name") == "danqing":
+        _check_format(path.parent, config)
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise ModelError(f"{path} is not the configuration of a Danqing model.")
     return config
+
+
+def _check_format(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where a newer version wrote the folder in a format that is not known here."""
+    number, version = folder_formats.format_of(config), config.get("danqing_version")
+    if number is None or number < 1:
+        raise ModelError(f"The format in {folder / FILES[0]} is not a number from 1 on: get a whole copy.")
+    if number > folder_formats.MODEL:
+        raise ModelError(
+            f"{folder} was written by {folder_formats.writer(version)} in format {number}, and danqing "
+            f"{__version__} reads formats up to {folder_formats.MODEL}: run "
+            f"{folder_formats.install_command(version)}."
+        )
 
 
 def _plain_facts(trained: Any) -> dict[str, Any]:

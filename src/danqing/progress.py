@@ -1,5 +1,6 @@
-"""How long things take, said on stderr: a bar in a terminal, a line now and then elsewhere."""
+"""What is said on stderr, and how much: sentences, and a bar in a terminal or a line now and then."""
 
+import enum
 import time
 from types import TracebackType
 from typing import Self
@@ -14,13 +15,39 @@ from danqing.quantities import duration
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+class Verbosity(enum.Enum):
+    """How much is said besides errors and results."""
+
+    QUIET = enum.auto()
+    """Nothing."""
+    NORMAL = enum.auto()
+    VERBOSE = enum.auto()
+    """More: versions, and where an error comes from."""
+
+
+_verbosity = Verbosity.NORMAL
+
+
+def set_verbosity(verbosity: Verbosity) -> None:
+    """Choose how much this process says from now on."""
+    global _verbosity
+    _verbosity = verbosity
+
+
+def verbosity() -> Verbosity:
+    """Return how much this process says."""
+    return _verbosity
+
+
 def console() -> Console:
     """The console for everything that is not the result; made anew, since tests replace stderr."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(message: str, *, style: str = "") -> None:
-    """One line on stderr; `message` is plain text, whatever brackets a file name holds."""
+    """Print one line on stderr, unless quiet; `message` is plain text, whatever brackets it has."""
+    if _verbosity is Verbosity.QUIET:
+        return
     console().print(Text(message, style=style))
 
 
@@ -62,6 +89,8 @@ class Bar:
         detail: str = "",
     ) -> None:
         """Show that `done` of `total` are done; the time left is estimated where it is not given."""
+        if _verbosity is Verbosity.QUIET:
+            return
         now = time.monotonic()
         if stage != self._stage:
             self.close()
@@ -95,5 +124,7 @@ class Bar:
         self._live.update(task, completed=done, total=total, detail=escape(detail), left=left)
 
     def say(self, message: str, *, style: str = "") -> None:
-        """A line above the bar."""
+        """Print a line above the bar, unless quiet."""
+        if _verbosity is Verbosity.QUIET:
+            return
         (self._live.console if self._live else self._console).print(Text(message, style=style))

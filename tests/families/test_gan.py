@@ -134,9 +134,9 @@ def test_painting_needs_the_generator_alone() -> None:
 def test_alarm_names_the_setting_to_change() -> None:
     family = make()
     assert family.alarms({"discriminator/wins": 0.9}) == []
-    (sentence,) = family.alarms({"discriminator/wins": 0.999})
-    assert "has won" in sentence
-    assert "r1" in sentence
+    (alarm,) = family.alarms({"discriminator/wins": 0.999})
+    assert "has won" in alarm.text
+    assert "r1" in alarm.text
     assert make(loss="wasserstein").alarms({"discriminator/wins": 1.0}) == []
 
 

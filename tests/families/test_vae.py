@@ -264,7 +264,7 @@ def test_a_collapsed_posterior_is_counted_and_reported_once_training_has_settled
     assert vae.alarms(logged) == []
     vae.on_progress(50_000)
     (alarm,) = vae.alarms(logged)
-    assert "beta (now 8)" in alarm
+    assert "beta (now 8)" in alarm.text
     assert vae.alarms({"autoencoder/active_latents": 0.5}) == []
 
 

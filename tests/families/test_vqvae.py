@@ -209,7 +209,7 @@ def test_unused_codes_are_reported_once_training_has_settled() -> None:
     assert vqvae.alarms({"autoencoder/codebook_use": 0.2}) == []
     vqvae.on_progress(50_000)
     (alarm,) = vqvae.alarms({"autoencoder/codebook_use": 0.2})
-    assert "20% of the 100 codes" in alarm
+    assert "20% of the 100 codes" in alarm.text
     assert vqvae.alarms({"autoencoder/codebook_use": 0.95}) == []
 
 

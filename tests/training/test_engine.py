@@ -96,18 +96,18 @@ def test_each_phase_trains_its_own_modules_alone(dataset):
     engine = engine_of(dataset, "gan-32", **SMALL_GAN, discriminator_steps=3)
     assert engine.images_per_step == 24
     seen = {}
-    original = engine.family.loss
+    original = engine.learner.loss
 
     def loss(batch, phase, rng):
         trained = {
             name
-            for name, child in engine.family.named_children()
+            for name, child in engine.learner.named_children()
             if any(p.requires_grad for p in child.parameters())
         }
         seen.setdefault(phase.name, []).append(trained)
         return original(batch, phase, rng)
 
-    engine.family.loss = loss
+    engine.learner.loss = loss
     run(engine, 1)
     assert seen == {"discriminator": [{"discriminator"}] * 3, "generator": [{"generator"}]}
 

@@ -3,17 +3,14 @@
 import numpy as np
 import pytest
 
-from danqing.families.base import Family
+from danqing.families.base import Alarm, Family
 from danqing.training.guard import WINDOW, Watch, diversity
 
 
 class Complaining(Family):
     def alarms(self, logged):
-        return (
-            [f"The discriminator has won, at {logged['d/loss']:.3f}: lower it."]
-            if logged["d/loss"] < 0.1
-            else []
-        )
+        text = f"The discriminator has won, at {logged['d/loss']:.3f}: lower it."
+        return [Alarm("discriminator won", text)] if logged["d/loss"] < 0.1 else []
 
 
 class FirstStage(Family):
@@ -24,7 +21,8 @@ def test_a_family_alarm_is_given_once_and_needs_a_full_window():
     watch = Watch(Complaining(), [], [])
     given = [watch.on_log({"images": i, "d/loss": 0.05}) for i in range(WINDOW + 5)]
     assert [len(texts) for texts in given] == [0] * (WINDOW - 1) + [1] + [0] * 5
-    resumed = Watch(Complaining(), given[WINDOW - 1], [{"d/loss": 0.0}] * WINDOW)
+    (alarm,) = given[WINDOW - 1]
+    resumed = Watch(Complaining(), [alarm.kind], [{"d/loss": 0.0}] * WINDOW)
     assert resumed.on_log({"d/loss": 0.0}) == []
     assert len(Watch(Complaining(), [], [{"d/loss": 0.0}] * WINDOW).on_log({"d/loss": 0.0})) == 1
 
@@ -43,9 +41,9 @@ def test_samples_all_alike_raise_the_alarm_and_varied_ones_do_not():
     watch = Watch(Complaining(), [], [])
     assert watch.on_samples(real[::-1], real) == []
     collapsed = np.clip(real[:1].astype(int) + rng.integers(-3, 4, real.shape), 0, 255).astype(np.uint8)
-    (text,) = watch.on_samples(collapsed, real)
-    assert text.startswith("The samples are nearly all alike")
-    assert "optimizer.learning_rate" in text
+    (alarm,) = watch.on_samples(collapsed, real)
+    assert alarm.text.startswith("The samples are nearly all alike")
+    assert "optimizer.learning_rate" in alarm.text
     assert watch.on_samples(collapsed, real) == []
-    (text,) = Watch(FirstStage(), [], []).on_samples(collapsed, real)
-    assert text.startswith("The reconstructions are nearly all alike")
+    (alarm,) = Watch(FirstStage(), [], []).on_samples(collapsed, real)
+    assert alarm.text.startswith("The reconstructions are nearly all alike")

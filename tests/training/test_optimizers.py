@@ -1,6 +1,7 @@
 """What an optimiser does of itself, whatever the gradients say."""
 
 import itertools
+import typing
 
 import pytest
 import torch
@@ -77,3 +78,14 @@ def test_muon_is_refused_where_nothing_is_for_it() -> None:
     family = families.build(families.parse_config({"family": "vqvae", **SIDES, **FAMILIES["vqvae"]}))
     with pytest.raises(ConfigError, match="set optimizer=adamw"):
         optimizers.build(config, family.named_parameters())
+
+
+@pytest.mark.parametrize("name", typing.get_args(OptimizerConfig.model_fields["name"].annotation))
+def test_an_optimiser_keeps_no_more_averages_than_it_declares(name: str) -> None:
+    config = OptimizerConfig.model_validate({"name": name, "momentum": 0.9})
+    parameter = torch.nn.Parameter(torch.ones(3, 3))
+    optimizer = optimizers.build(config, [("blocks.0.weight", parameter)])
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = [value for value in optimizer.state[parameter].values() if value.shape == parameter.shape]
+    assert 1 <= len(kept) <= optimizers.averages(config)

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import danqing as dq
 from danqing.errors import ConfigError, DanqingError, TrainingError
+from danqing.training import checkpoint
 from danqing.training import run as run_module
 from danqing.training.run_folder import RunFolder
 from tests.small_run import SMALL
@@ -294,7 +296,7 @@ def test_a_gradient_that_is_no_number_never_reaches_the_model_folder(pictures, t
         if images == 624:  # the last step: no further loss would tell
             steps.append(1)
             if len(steps) == 1:
-                next(self.family.decoder.parameters()).data.fill_(torch.nan)
+                next(self.learner.decoder.parameters()).data.fill_(torch.nan)
         return result
 
     monkeypatch.setattr(Engine, "step", step)
@@ -340,3 +342,37 @@ def test_a_run_reads_back_from_its_folder(pictures, tmp_path):
     assert run_module.read_run(tmp_path / "run") == run
     with pytest.raises(TrainingError, match="not a run folder"):
         run_module.read_run(Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2, "version": "0.9.1"},
+        {"format": 0, "version": "0.9.1"},
+        {"version": "0.9.1", "setting": "colour"},
+        {"version": "0.9.1", "tensor": "family/decoder"},
+    ],
+    ids=["newer format", "older format", "other settings", "other weights"],
+)
+def test_a_run_of_another_version_is_rejected_with_the_version_that_resumes_it(pictures, tmp_path, changes):
+    run = train(pictures, tmp_path / "run", images=64)
+    facts = json.loads((run.folder / "run.json").read_text())
+    assert (facts["format"], facts["version"]) == (1, dq.__version__)
+    if "setting" in changes:
+        config = run.folder / "config.toml"
+        config.write_text(config.read_text().replace("[model]\n", "[model]\ncolour = 3\n"))
+    if "tensor" in changes:
+        newest = max((run.folder / "checkpoints").iterdir())
+        with safe_open(newest, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(changes["tensor"])}
+        checkpoint.write(run.folder / "checkpoints", 64, kept, state)
+    altered = facts | {name: changes[name] for name in ("format", "version") if name in changes}
+    (run.folder / "run.json").write_text(json.dumps(altered))
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    words = r"written by danqing 0\.9\.1: install that version .*\(pip install danqing==0\.9\.1\)"
+    with pytest.raises(TrainingError, match=words):
+        train(pictures, tmp_path / "run", images=128)
+    kept = {path: path.read_bytes() for path in before if path.suffix == ".safetensors"}
+    assert kept.items() <= before.items()

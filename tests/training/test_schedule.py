@@ -45,13 +45,13 @@ def test_tenths_follow_the_corrected_budget_and_a_larger_one_begins_anew(tmp_pat
 def test_ema_halves_the_distance_in_its_half_life():
     family = build(parse_config({"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1}))
     ema = EMA(family, half_life_images=100)
-    before = {name: value.clone() for name, value in ema.family.state_dict().items()}
+    before = {name: value.clone() for name, value in ema.learner.state_dict().items()}
     with torch.no_grad():
         for parameter in family.parameters():
             parameter.add_(1.0)
     ema.update(images=1_000_000, step_images=100)
     name = next(name for name, _ in family.named_parameters())
-    moved = (ema.family.state_dict()[name] - before[name]).mean()
+    moved = (ema.learner.state_dict()[name] - before[name]).mean()
     assert math.isclose(float(moved), 0.5, rel_tol=1e-5)
 
 
@@ -63,4 +63,4 @@ def test_ema_of_a_young_run_forgets_its_random_start():
             parameter.fill_(3.0)
     for images in range(64, 6400, 64):
         ema.update(images, 64)
-    assert float(next(ema.family.parameters()).mean()) == pytest.approx(3.0, abs=1e-3)
+    assert float(next(ema.learner.parameters()).mean()) == pytest.approx(3.0, abs=1e-3)

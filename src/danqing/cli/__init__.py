@@ -1,11 +1,14 @@
 """The command `danqing`: one module per verb, which parses, calls the public API and prints."""
 
+import copy
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from danqing import progress
 from danqing.cli import (
     audit,
     cache,
@@ -26,7 +29,8 @@ from danqing.cli import (
     train,
     tune,
 )
-from danqing.errors import DanqingError
+from danqing.errors import ConfigError, DanqingError
+from danqing.progress import Verbosity
 from danqing.version import __version__
 
 _MISTAKE = 2
@@ -44,6 +48,23 @@ app = typer.Typer(
 )
 
 
+def _be_quiet(wanted: bool) -> None:
+    if wanted:
+        _choose(Verbosity.QUIET)
+
+
+def _be_verbose(wanted: bool) -> None:
+    if wanted and progress.verbosity() is not Verbosity.VERBOSE:  # it may be written twice
+        _choose(Verbosity.VERBOSE)
+        output.versions()
+
+
+def _choose(wanted: Verbosity) -> None:
+    if progress.verbosity() not in (Verbosity.NORMAL, wanted):
+        raise ConfigError("Give --quiet or --verbose, not both.")
+    progress.set_verbosity(wanted)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"danqing {__version__}")
@@ -55,6 +76,16 @@ def _options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", callback=_be_quiet, help="Print nothing but errors and the result."),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", callback=_be_verbose, help="Print versions and the tracebacks of errors too."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -79,6 +110,22 @@ app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
 
 
+def _command() -> Any:
+    """Return the whole command. Its subcommands accept --quiet and --verbose wherever they are written."""
+    command = typer.main.get_command(app)
+    shared = [copy.copy(option) for option in command.params if option.name in ("quiet", "verbose")]
+    for option in shared:
+        option.expose_value = False  # their callbacks do all that there is to do
+    _add_options(command, shared)
+    return command
+
+
+def _add_options(group: Any, options: Sequence[Any]) -> None:
+    for command in getattr(group, "commands", {}).values():
+        command.params.extend(options)
+        _add_options(command, options)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code: 0 done, 2 the user's mistake, 130 interrupted.
 
@@ -87,8 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:
-        sys.exit(app(words, prog_name="danqing", standalone_mode=False) or 0)
+        sys.exit(_command()(words, prog_name="danqing", standalone_mode=False) or 0)
     except DanqingError as error:
+        if progress.verbosity() is Verbosity.VERBOSE:
+            traceback.print_exception(error)
         output.error(str(error), as_json=as_json)
         sys.exit(_MISTAKE)
     except _UsageError as error:
@@ -97,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_MISTAKE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(train.INTERRUPTED)
+    finally:
+        progress.set_verbosity(Verbosity.NORMAL)  # the next call in this process says what it wants
 
 
 def _usage_sentence(error: BaseException) -> str:

@@ -1,7 +1,9 @@
 """What the command line says: progress and sentences on stderr, the result alone on stdout."""
 
+import contextlib
 import json
 import math
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -10,8 +12,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from danqing.progress import console
+from danqing.progress import console, say
+from danqing.version import __version__
 
+_LIBRARIES = ("torch", "numpy", "pillow", "safetensors", "pydantic")
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; progress stays on stderr.")
 ]
@@ -31,6 +35,17 @@ def error(message: str, *, as_json: bool) -> None:
     console().print(Text.assemble(("Error: ", "bold red"), (message, "red")))
     if as_json:
         result({"error": message}, as_json=True)
+
+
+def versions() -> None:
+    """Print the versions of what matters most, on stderr and without importing any of it."""
+    from importlib import metadata
+
+    known = [f"python {platform.python_version()}"]
+    for package in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            known.append(f"{package} {metadata.version(package)}")
+    say(f"danqing {__version__}, {', '.join(known)}, {platform.platform()}")
 
 
 def plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """`danqing presets`: the named configurations, and the TOML of one to start from."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -12,14 +13,31 @@ EXAMPLES = """Examples:
 
   danqing presets gan-32 > mine.toml
 
-  danqing train photos/ --config mine.toml --out runs/mine"""
+  danqing train photos/ --config mine.toml --out runs/mine
+
+  danqing presets --schema > danqing.schema.json"""
 
 
 def presets(
-    name: Annotated[str | None, typer.Argument(help="Print this preset's TOML, to copy and change.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this preset's TOML, to copy and change; a family's name with --schema."),
+    ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema", help="Print the JSON Schema of configuration files, of all families or of NAME."
+        ),
+    ] = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """List the named configurations, or print one."""
+    if schema:
+        from danqing.training import config_schema
+
+        found = config_schema.schema(name)
+        output.result(found, json.dumps(found, indent=2, ensure_ascii=False), as_json=as_json)
+        return
     from danqing import presets as room
 
     if name is not None:

@@ -25,6 +25,11 @@ EXAMPLES = """Examples:
   danqing keys create studio && danqing serve runs/photos --host 0.0.0.0"""
 
 PLATFORM = sys.platform
+_LOG_LEVELS = {
+    progress.Verbosity.QUIET: "error",
+    progress.Verbosity.NORMAL: "info",
+    progress.Verbosity.VERBOSE: "debug",
+}
 _NEEDED = (
     "fastapi",
     "uvicorn",
@@ -114,7 +119,8 @@ def serve(
         output.result({"url": url, "models": names}, as_json=as_json)
         progress.say(f"Danqing serves {', '.join(names) or 'no model'} at {url}/ (Ctrl-C stops it).")
 
-    with logs.configured(settings.log), tracing.configured():
+    level = _LOG_LEVELS[progress.verbosity()]
+    with logs.configured(settings.log, level), tracing.configured():
         server.serve(app, settings.host, settings.port, drain=settings.drain, on_ready=tell)
 
 

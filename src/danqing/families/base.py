@@ -1,6 +1,7 @@
 """The contract between a family of generative models and everything around it.
 
-The trainer knows phases, the evaluator knows `sample`, the service knows `Condition`; none knows a family.
+The trainer knows the phases of a `Learner`, the evaluator knows `sample` of a `Family`, the service knows
+`Condition`; none knows a family.
 What a family can do beyond painting is a `Protocol` below that it implements or does not: callers ask with
 `isinstance`.
 """
@@ -26,6 +27,18 @@ class Losses:
 
     total: Tensor
     logged: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that goes wrong in training.
+
+    kind: what it is about, as a short name; an alarm of each kind is raised once in a run.
+    text: a sentence that names the setting to change.
+    """
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +134,49 @@ class FamilyConfig(BaseModel):
         return self
 
 
-class Family(nn.Module):
-    """A generative model: how it learns, and how it paints.
+class Learner(nn.Module):
+    """A network that a run trains, resumes and saves: configuration, phases and loss.
 
     Randomness comes only from the generator or the seeds passed in, never from torch's global state, so that
     a resumed run repeats an uninterrupted one bit for bit.
     """
 
     training_only: ClassVar[tuple[str, ...]] = ()
-    """Direct children that painting does not need (a discriminator): kept out of the EMA and the model
+    """Direct children that a trained model does not need (a discriminator): kept out of the EMA and the model
     folder.
     """
+
+    config: FamilyConfig
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The optimiser turns of one training step, in order."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        """The loss of `phase` on `batch`; `rng` lives on the batch's device."""
+        raise NotImplementedError
+
+    def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
+        """Return what goes wrong by now.
+
+        logged: the latest averages of the log.
+        """
+        return []
+
+    def on_progress(self, images: int) -> None:
+        """Prepare for the next training step, for warm-ups; the state must follow from `images` alone.
+
+        images: how many have been seen.
+        """
+
+    def drop_training_only(self) -> None:
+        """Remove the children that a trained model does not need."""
+        for name in self.training_only:
+            setattr(self, name, None)
+
+
+class Family(Learner):
+    """A generative model: a learner that also samples images."""
 
     has_prior: ClassVar[bool] = True
     """False where `sample` paints from codes drawn at random, because the family is a first stage: it is then
@@ -145,16 +190,6 @@ class Family(nn.Module):
 
     advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
     """What to change when the samples are all alike, as the end of a sentence."""
-
-    config: FamilyConfig
-
-    def phases(self) -> tuple[Phase, ...]:
-        """The optimiser turns of one training step, in order."""
-        raise NotImplementedError
-
-    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """The loss of `phase` on `batch`; `rng` lives on the batch's device."""
-        raise NotImplementedError
 
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Paint one image per seed: `[n, c, h, w]`, float32 in [-1, 1].
@@ -173,22 +208,6 @@ class Family(nn.Module):
     def sampling_bytes(self) -> int:
         """Return the bytes of memory that sampling holds between calls: weights, buffers and their caches."""
         return bytes_of(self)
-
-    def alarms(self, logged: Mapping[str, float]) -> list[str]:
-        """Sentences on what goes wrong, each naming the setting to change; `logged` is the log's latest
-        averages.
-        """
-        return []
-
-    def on_progress(self, images: int) -> None:
-        """Told before each training step how many images have been seen, for warm-ups; the state must follow
-        from it.
-        """
-
-    def drop_training_only(self) -> None:
-        """Forget the children that painting does not need."""
-        for name in self.training_only:
-            setattr(self, name, None)
 
 
 Preview = Callable[[], Tensor]

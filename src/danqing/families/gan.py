@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from danqing.errors import ConfigError
 from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, squared_gradients
-from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase
+from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
 from danqing.nets.diffaugment import Augmentation, augment
 from danqing.nets.gan_pairs import Net, Shape, build_discriminator, build_generator
 from danqing.options import check
@@ -109,16 +109,17 @@ class GAN(Family):
         images: Tensor = self.generator(latents, self._label(condition))
         return images
 
-    def alarms(self, logged: Mapping[str, float]) -> list[str]:
+    def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         if self.config.loss == "wasserstein" or logged.get("discriminator/wins", 0) < 0.995:
             return []
         mend = f"raise r1 (it is {self.config.r1:g})"
         if not self.config.diffaugment:
             mend += ' or set diffaugment=["colour","translation"]'
-        return [
+        text = (
             f"The discriminator has won: it tells {logged['discriminator/wins']:.1%} of the pairs apart, "
             f"so that the generator learns no more; {mend}, or lower discriminator_learning_rate_scale."
-        ]
+        )
+        return [Alarm("discriminator won", text)]
 
     def _discriminator_loss(
         self, real: Tensor, latents: Tensor, label: Tensor | None, rng: torch.Generator

@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase, nats_to_bits_per_dim
+from danqing.families.base import (
+    Alarm,
+    Batch,
+    Condition,
+    Family,
+    FamilyConfig,
+    Losses,
+    Phase,
+    nats_to_bits_per_dim,
+)
 from danqing.families.likelihoods import LikelihoodName, build_likelihood
 from danqing.nets.autoencoders import Net, Shape, build_decoder, build_encoder
 from danqing.nets.priors import FlowPrior, NormalPrior
@@ -238,17 +247,18 @@ class VAE(Family):
             total = torch.logaddexp(total, log_weight)
         return nats_to_bits_per_dim(math.log(samples) - total, self.config.dimensions)
 
-    def alarms(self, logged: Mapping[str, float]) -> list[str]:
+    def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         config = self.config
         active = logged.get(f"{PHASE}/active_latents", 1.0)
         settled = self._images >= max(20_000, 2 * config.beta_warmup_images)
         if not settled or active * config.latents >= max(1.0, 0.1 * config.latents):
             return []
-        return [
+        text = (
             f"Only {active:.0%} of the {config.latents} latents carry anything about the images (posterior "
             f"collapse): lower beta (now {config.beta:g}), raise beta_warmup_images (now "
             f"{config.beta_warmup_images}), or use fewer latents."
-        ]
+        )
+        return [Alarm("posterior collapse", text)]
 
     def _label(self, condition: Condition) -> Tensor | None:
         """The labels where this model has learned labels, else None."""

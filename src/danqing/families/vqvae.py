@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from danqing.errors import ConfigError
 from danqing.families.adversarial import LOSSES, Loss, squared_gradients
-from danqing.families.base import Batch, Condition, Family, FamilyConfig, Losses, Phase
+from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
 from danqing.nets.grids import GridDecoder, GridEncoder, GridShape
 from danqing.nets.patchgan import PatchDiscriminator
 from danqing.nets.quantizers import Binary, Codebook, FiniteScalar, Gradient, Quantizer
@@ -269,7 +269,7 @@ class VQVAE(Family):
             loss = loss + self.config.r1 * logged["r1"]
         return Losses(loss, {name: value.detach() for name, value in logged.items()})
 
-    def alarms(self, logged: Mapping[str, float]) -> list[str]:
+    def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         use = logged.get(f"{PHASE}/codebook_use", 1.0)
         if self._images < SETTLED_IMAGES or use >= 0.5:
             return []
@@ -278,7 +278,8 @@ class VQVAE(Family):
             "fsq": "use fewer levels",
             "binary": "lower vocabulary, or raise entropy",
         }[self.config.quantizer]
-        return [f"Only {use:.0%} of the {self.vocabulary} codes are in use: {mend}."]
+        text = f"Only {use:.0%} of the {self.vocabulary} codes are in use: {mend}."
+        return [Alarm("unused codes", text)]
 
 
 def _build_quantizer(config: VQVAEConfig) -> Quantizer:

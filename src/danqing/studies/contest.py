@@ -12,7 +12,8 @@ from danqing.data.splits import HELD_OUT, open_held, open_if_there
 from danqing.errors import ConfigError, DataError
 from danqing.evaluation.candidates import reference_info
 from danqing.evaluation.scores import ReferenceInfo
-from danqing.families import REGISTRY, has_prior
+from danqing.families import has_prior
+from danqing.families import names as family_names
 from danqing.training import config as configs
 from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
@@ -49,9 +50,10 @@ def choose_presets(
 
     The size is that of the data where none is given. Raises ConfigError.
     """
+    known = family_names() if families else []
     for family in families:
-        if family not in REGISTRY:
-            raise ConfigError(f"There is no family called {family!r}: choose from {', '.join(REGISTRY)}.")
+        if family not in known:
+            raise ConfigError(f"There is no family called {family!r}: choose from {', '.join(known)}.")
     chosen = [presets.path(name).stem for name in wanted]
     if families:
         side = math.prod(size if size is not None else open_dataset(data).size)

@@ -16,7 +16,7 @@ from danqing.data import Augment, Dataset
 from danqing.data.captions import captions_of
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError, explain
-from danqing.families import config_class, parse_config
+from danqing.families import can_sample, config_class, parse_config
 from danqing.families.base import FamilyConfig
 from danqing.image_files.levels import is_range
 from danqing.text.contract import TextConfig
@@ -197,6 +197,9 @@ class RunConfig(_Section):
             raise ValueError("batch_size must be a multiple of training.accumulate")
         if self.images is not None and self.minutes is not None:
             raise ValueError("give images or minutes, not both")
+        scored = self.evaluation.every_images not in (0, "auto") or self.evaluation.patience_images
+        if scored and not can_sample(self.family):
+            raise ValueError(f"a {self.family} samples no images to score: set evaluation.every_images=0")
         if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
             raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as text2image-32")
         return self
@@ -267,6 +270,8 @@ class RunConfig(_Section):
         """What "auto" comes to for a data set of so many images."""
         if self.evaluation.patience_images:
             return True
+        if not can_sample(self.family):
+            return False
         long = (self.minutes or 0) >= AUTO_MINUTES or (self.images or 0) >= AUTO_IMAGES
         return long and images >= AUTO_DATA
 

@@ -5,23 +5,23 @@ import copy
 import torch
 from torch import Tensor
 
-from danqing.families.base import Family
+from danqing.families.base import Learner
 
 
 class EMA:
-    """An exponential moving average of a family's weights, with a half-life in images.
+    """An exponential moving average of a learner's weights, with a half-life in images.
 
-    `family` is a copy without the children that painting does not need. Early on the half-life is at most a
-    twentieth of the images seen, so that the average soon forgets the random start (Karras et al. 2020,
-    StyleGAN2-ADA's ramp-up). Floating-point buffers (running statistics) are averaged, counters copied.
+    `learner` is a copy without the children that a trained model does not need. Early on the half-life is at
+    most a twentieth of the images seen, so that the average soon forgets the random start (Karras et al.
+    2020, StyleGAN2-ADA's ramp-up). Floating-point buffers (running statistics) are averaged, counters copied.
     """
 
-    def __init__(self, family: Family, half_life_images: int) -> None:
+    def __init__(self, learner: Learner, half_life_images: int) -> None:
         self.half_life_images = half_life_images
-        self.family = copy.deepcopy(family).eval().requires_grad_(False)
-        self.family.drop_training_only()
-        live = family.state_dict(keep_vars=True)
-        pairs = [(average, live[name]) for name, average in self.family.state_dict(keep_vars=True).items()]
+        self.learner = copy.deepcopy(learner).eval().requires_grad_(False)
+        self.learner.drop_training_only()
+        live = learner.state_dict(keep_vars=True)
+        pairs = [(average, live[name]) for name, average in self.learner.state_dict(keep_vars=True).items()]
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 

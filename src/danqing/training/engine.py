@@ -8,7 +8,7 @@ from torch import Tensor
 from danqing import families
 from danqing.data import Batches
 from danqing.evaluation.networks import open_teacher
-from danqing.families.base import Batch, Family, HasTokenizer, Perceives, Phase
+from danqing.families.base import Batch, HasTokenizer, Learner, Perceives, Phase
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
@@ -19,7 +19,7 @@ from danqing.training.tracking import Meter
 
 
 class Engine:
-    """A family, its optimisers and its average: everything that a checkpoint must hold, and the step that
+    """A learner, its optimisers and its average: everything that a checkpoint must hold, and the step that
     moves it.
 
     A step is a function of that state, the configuration and the images seen: nothing else is random.
@@ -31,15 +31,15 @@ class Engine:
         batches: Batches,
         device: torch.device,
         precision: Precision,
-        tokenizer: Family | None = None,
+        tokenizer: Learner | None = None,
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
-        family = initialise(config, tokenizer)
-        self.family = family.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.phases = self.family.phases()
-        self.ema = EMA(self.family, config.training.ema_half_life_images)
-        if isinstance(self.family, Perceives) and self.family.perceptual_network:
-            self.family.perceive(open_teacher(self.family.perceptual_network, device=device).perceive)
+        learner = initialise(config, tokenizer)
+        self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.phases = self.learner.phases()
+        self.ema = EMA(self.learner, config.training.ema_half_life_images)
+        if isinstance(self.learner, Perceives) and self.learner.perceptual_network:
+            self.learner.perceive(open_teacher(self.learner.perceptual_network, device=device).perceive)
         self.meter = Meter()
         self.optimizers = {
             phase.name: optimizers.build(config.optimizer, self._parameters(phase)) for phase in self.phases
@@ -52,7 +52,7 @@ class Engine:
         """Take one training step at `images` of `total`; the sum of its losses, not finite when training
         broke.
         """
-        self.family.on_progress(images)
+        self.learner.on_progress(images)
         factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)
         drawn: dict[int, Batch] = {}  # phases of one step see the same images
         broken = torch.zeros((), device=self.device)
@@ -82,13 +82,13 @@ class Engine:
 
     def weights_are_finite(self) -> bool:
         """Whether every weight and every average is a number."""
-        tensors = [*self.family.state_dict().values(), *self.ema.family.state_dict().values()]
+        tensors = [*self.learner.state_dict().values(), *self.ema.learner.state_dict().values()]
         return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state, named for a checkpoint."""
-        tensors = {f"family/{name}": value for name, value in self.family.state_dict().items()}
-        tensors |= {f"ema/{name}": value for name, value in self.ema.family.state_dict().items()}
+        tensors = {f"family/{name}": value for name, value in self.learner.state_dict().items()}
+        tensors |= {f"ema/{name}": value for name, value in self.ema.learner.state_dict().items()}
         tensors |= {f"meter/{name}": value for name, value in self.meter.sums.items()}
         for phase in self.phases:
             state = optimizers.state_tensors(self.optimizers[phase.name], self._parameters(phase))
@@ -97,8 +97,8 @@ class Engine:
 
     def load_tensors(self, tensors: Mapping[str, Tensor], meter_counts: Mapping[str, int]) -> None:
         """Put back what `tensors` gave."""
-        self.family.load_state_dict(_below(tensors, "family/"))
-        self.ema.family.load_state_dict(_below(tensors, "ema/"))
+        self.learner.load_state_dict(_below(tensors, "family/"))
+        self.ema.learner.load_state_dict(_below(tensors, "ema/"))
         self.meter.sums = {name: value.to(self.device) for name, value in _below(tensors, "meter/").items()}
         self.meter.counts = dict(meter_counts)
         for phase in self.phases:
@@ -108,7 +108,7 @@ class Engine:
     def _accumulate(self, phase: Phase, batch: Batch, step: int, repeat: int, part: int) -> Tensor:
         rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
         with autocast(self.precision, self.device):
-            losses = self.family.loss(batch, phase, rng)
+            losses = self.learner.loss(batch, phase, rng)
         (losses.total / self.config.training.accumulate).backward()
         self.meter.add(phase.name, {"loss": losses.total, **losses.logged})
         total: Tensor = losses.total.detach()
@@ -118,28 +118,30 @@ class Engine:
         return [
             (f"{module}.{name}", parameter)
             for module in phase.modules
-            for name, parameter in self.family.get_submodule(module).named_parameters()
+            for name, parameter in self.learner.get_submodule(module).named_parameters()
         ]
 
     def _train_only(self, phase: Phase) -> None:
         if len(self.phases) == 1:
             return
-        for name, module in self.family.named_children():
+        for name, module in self.learner.named_children():
             module.requires_grad_(name in phase.modules)
 
 
-def initialise(config: RunConfig, tokenizer: Family | None = None) -> Family:
-    """The family with weights that follow from the run's seed, and with those of its trained tokenizer, which
-    nothing trains any more; torch's global generator is left as it was.
+def initialise(config: RunConfig, tokenizer: Learner | None = None) -> Learner:
+    """Build the learner with weights that follow from the run's seed.
+
+    tokenizer: trained before it; its weights are taken and stay as they are.
+    torch's global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
-        family = families.build(config.model)
-    if isinstance(family, HasTokenizer):
+        learner = families.build_learner(config.model)
+    if isinstance(learner, HasTokenizer):
         if tokenizer is not None:
-            family.tokenizer.load_state_dict(tokenizer.state_dict())
-        family.tokenizer.requires_grad_(False)
-    return family
+            learner.tokenizer.load_state_dict(tokenizer.state_dict())
+        learner.tokenizer.requires_grad_(False)
+    return learner
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

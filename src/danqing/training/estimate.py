@@ -11,9 +11,10 @@ from torch import Tensor
 from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
-from danqing.families.base import Family
+from danqing.families.base import Learner
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
+from danqing.training import optimizers
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 
@@ -38,7 +39,7 @@ def estimate(
     batches: Batches,
     device: torch.device,
     precision: str,
-    tokenizer: Family | None = None,
+    tokenizer: Learner | None = None,
 ) -> Estimate:
     """Count memory, refuse what cannot fit, then time a few steps; "auto" times each precision and takes the
     faster.
@@ -51,10 +52,10 @@ def estimate(
     _refuse_what_cannot_fit(config, _state_bytes(config), machine.available_memory(device))
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
     engine, end = Engine(config, batches, device, choices[0], tokenizer), config.images or _LATE
-    engine.family.on_progress(end)
+    engine.learner.on_progress(end)
     parameters = {
         name: sum(parameter.numel() for parameter in child.parameters())
-        for name, child in engine.family.named_children()
+        for name, child in engine.learner.named_children()
     }
     needed = _state_bytes(config) + 2 * _kept_by_batch(engine)
     _refuse_what_cannot_fit(config, needed, machine.available_memory(device))
@@ -75,9 +76,8 @@ def _state_bytes(config: RunConfig) -> int:
     it.
     """
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in families.build(config.model).parameters())
-    averages = {"adam": 2, "adamw": 2, "muon": 2, "sgd": 1, "rmsprop": 2}[config.optimizer.name]
-    return 4 * parameters * (3 + averages)
+        parameters = sum(parameter.numel() for parameter in families.build_learner(config.model).parameters())
+    return 4 * parameters * (3 + optimizers.averages(config.optimizer))
 
 
 def _kept_by_batch(engine: Engine) -> int:
@@ -107,7 +107,7 @@ def _kept_for_backward(engine: Engine, count: int) -> int:
         rng = generator(0, "estimate", device=engine.device)
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
         with hooks, autocast(engine.precision, engine.device):
-            losses = engine.family.loss(batch, phase, rng)  # held, so that no address is given out twice
+            losses = engine.learner.loss(batch, phase, rng)  # held, so that no address is given out twice
         most = max(most, sum(kept.values()))
         del losses
     return most

@@ -1,53 +1,54 @@
-"""What watches over a run: losses that are no numbers, samples that are all alike, and a family's own
-alarms.
-"""
+"""What watches over a run: samples that are all alike, and the alarms of the learner itself."""
 
-import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing.families.base import Family
+from danqing.families.base import Alarm, Family, Learner
 
 WINDOW = 20
 COLLAPSED = 0.15
 
 
 class Watch:
-    """Turns the log and the sample grids into alarms, each given once."""
+    """Turns the log and the sample grids into alarms, one of each kind.
 
-    def __init__(self, family: Family, earlier: Iterable[str], log: Iterable[Mapping[str, float]]) -> None:
-        self._family = family
-        self._given = {_kind(text) for text in earlier}
+    raised: the kinds of alarms that the run has raised before.
+    log: its lines so far.
+    """
+
+    def __init__(self, learner: Learner, raised: Iterable[str], log: Iterable[Mapping[str, float]]) -> None:
+        self._learner = learner
+        self._raised = set(raised)
         self._recent: deque[Mapping[str, float]] = deque(log, maxlen=WINDOW)
 
-    def on_log(self, record: Mapping[str, float]) -> list[str]:
-        """New alarms after another line of the log; the family sees averages over the last lines."""
+    def on_log(self, record: Mapping[str, float]) -> list[Alarm]:
+        """Return the new alarms after another line of the log, from averages over the last lines."""
         self._recent.append(record)
         if len(self._recent) < WINDOW:
             return []
         names = set.intersection(*(set(line) for line in self._recent))
         averages = {name: float(np.mean([line[name] for line in self._recent])) for name in names}
-        return self._new(self._family.alarms(averages))
+        return self._new(self._learner.alarms(averages))
 
-    def on_samples(self, samples: NDArray[np.uint8], real: NDArray[np.uint8]) -> list[str]:
-        """An alarm when samples differ from each other far less than real images do; both `[n, h, w, c]`."""
+    def on_samples(self, samples: NDArray[np.uint8], real: NDArray[np.uint8]) -> list[Alarm]:
+        """Return an alarm where samples differ far less than real images do; both `[n, h, w, c]`."""
         ratio = diversity(samples) / max(diversity(real), 1e-9)
         if ratio >= COLLAPSED:
             return []
-        shown = "samples" if self._family.has_prior else "reconstructions"
-        return self._new(
-            [
-                f"The {shown} are nearly all alike (they differ {ratio:.0%} as much as the data does): "
-                f"{self._family.advice_on_collapse}."
-            ]
+        assert isinstance(self._learner, Family)  # what does not sample has no samples to look at
+        shown = "samples" if self._learner.has_prior else "reconstructions"
+        text = (
+            f"The {shown} are nearly all alike (they differ {ratio:.0%} as much as the data does): "
+            f"{self._learner.advice_on_collapse}."
         )
+        return self._new([Alarm("alike", text)])
 
-    def _new(self, texts: list[str]) -> list[str]:
-        fresh = [text for text in texts if _kind(text) not in self._given]
-        self._given |= {_kind(text) for text in fresh}
+    def _new(self, alarms: list[Alarm]) -> list[Alarm]:
+        fresh = [alarm for alarm in alarms if alarm.kind not in self._raised]
+        self._raised |= {alarm.kind for alarm in fresh}
         return fresh
 
 
@@ -61,8 +62,3 @@ def diversity(images: NDArray[np.uint8]) -> float:
     flat = images.reshape(len(images), -1).astype(np.float64)
     variance = flat.var(axis=0, ddof=1).mean()
     return float(np.sqrt(2 * variance))
-
-
-def _kind(text: str) -> str:
-    """What an alarm is about: its beginning, without the numbers, which change."""
-    return re.sub(r"[\d.,%]+", "", text)[:40]

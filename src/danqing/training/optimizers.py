@@ -1,7 +1,7 @@
 """Optimisers from their configuration, and their state as named tensors."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,35 +12,59 @@ from danqing.training.config import OptimizerConfig
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
+class _Kind(NamedTuple):
+    """One optimiser. averages: tensors as large as the weights that it keeps, at most."""
+
+    averages: int
+    build: Callable[[OptimizerConfig, list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
+
+
 def build(config: OptimizerConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
-    """The configured optimiser over `parameters`, with the fused kernel where torch has one.
+    """Build the configured optimiser over `parameters`, with torch's fastest kernel.
 
     Weights decay, and nothing else: a gain, a bias or a position that is drawn to zero says less, and is no
     simpler for it. Raises ConfigError where there is nothing that the optimiser is for.
     """
-    named = list(parameters)
-    if config.name == "muon":
-        return MuonAndAdamW(config, named)
-    tensors: list[dict[str, Any]] = [
+    return _KINDS[config.name].build(config, list(parameters))
+
+
+def averages(config: OptimizerConfig) -> int:
+    """Return how many tensors as large as the weights the optimiser keeps, at most."""
+    return _KINDS[config.name].averages
+
+
+def _adamw(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.AdamW(
+        _groups(named), rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
+    )
+
+
+def _adam(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.Adam(
+        _groups(named), rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
+    )
+
+
+def _sgd(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.SGD(_groups(named), rate, momentum=config.momentum, weight_decay=decay, fused=True)
+
+
+def _rmsprop(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
+    return torch.optim.RMSprop(
+        _groups(named), rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
+    )
+
+
+def _groups(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    """Return the parameters that decay, and those that do not."""
+    return [
         {"params": [p for name, p in named if _decays(name, p)]},
         {"params": [p for name, p in named if not _decays(name, p)], "weight_decay": 0.0},
     ]
-    rate, decay = config.learning_rate, config.weight_decay
-    match config.name:
-        case "adamw":
-            return torch.optim.AdamW(
-                tensors, rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
-            )
-        case "adam":
-            return torch.optim.Adam(
-                tensors, rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
-            )
-        case "sgd":
-            return torch.optim.SGD(tensors, rate, momentum=config.momentum, weight_decay=decay, fused=True)
-        case "rmsprop":
-            return torch.optim.RMSprop(
-                tensors, rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
-            )
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -62,7 +86,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             matrices, rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
         others = [(name, p) for name, p in named if not _is_of_a_block(name, p)]
-        adamw = build(config.model_copy(update={"name": "adamw"}), others)
+        adamw = _adamw(config, others)
         super().__init__([*muon.param_groups, *adamw.param_groups], adamw.defaults)
         self._parts = (muon, adamw)
         for part in self._parts:
@@ -73,6 +97,16 @@ class MuonAndAdamW(torch.optim.Optimizer):
         """Take one step of both."""
         for part in self._parts:
             part.step()
+
+
+_KINDS = {
+    "adamw": _Kind(2, _adamw),
+    "adam": _Kind(2, _adam),
+    "muon": _Kind(2, MuonAndAdamW),
+    "sgd": _Kind(1, _sgd),
+    "rmsprop": _Kind(2, _rmsprop),
+}
+"""Every optimiser, by the name that `OptimizerConfig` allows."""
 
 
 def _is_of_a_block(name: str, parameter: nn.Parameter) -> bool:

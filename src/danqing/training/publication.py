@@ -1,8 +1,9 @@
 """What a run shows of its model: the model folder, and grids of painted and real images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from danqing import model_folder, weights
 from danqing.data import Dataset
 from danqing.errors import DataError
 from danqing.evaluation import scores
+from danqing.families.base import Learner
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model import Model, describe
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
 
@@ -52,6 +54,11 @@ def publish(folder: Path, model: Model, samples: Images, measured: Sequence[scor
     (folder / "neighbours.png").unlink(missing_ok=True)
     scores.write(folder / "scores.json", measured)
     model.save(folder, samples)
+
+
+def publish_learner(folder: Path, learner: Learner, trained: Mapping[str, Any]) -> None:
+    """Let the model folder hold a learner that does not sample images."""
+    model_folder.write(folder, learner, trained, describe(learner, trained))
 
 
 def holds(folder: Path, model: Model) -> bool:

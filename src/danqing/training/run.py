@@ -153,6 +153,7 @@ def read_run(path: str | Path) -> Run:
     """The run in a folder, as its facts tell it; raises TrainingError where there is none."""
     folder = RunFolder(path)
     facts = folder.facts()
+    folder.check_format()
     if "progress" not in facts:
         raise TrainingError(f"{path} is not a run folder.")
     lines = folder.log_file.read_text(encoding="utf-8").splitlines() if folder.log_file.exists() else []

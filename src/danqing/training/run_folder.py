@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from danqing import atomic
+from danqing import atomic, folder_formats
 from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
@@ -17,6 +17,7 @@ from danqing.families import parse_config
 from danqing.families.base import FamilyConfig
 from danqing.training import config as configs
 from danqing.training.config import RunConfig
+from danqing.version import __version__
 
 
 class RunFolder:
@@ -57,10 +58,11 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training in this folder; the lock goes with the process, however it
-        ends.
+        ends. Raises TrainingError where another process has it, and as `check_format`.
         """
         try:
             with FileLock(self.path / ".lock", timeout=0):
+                self.check_format()  # before anything is written
                 for folder in (self.path, self.samples, self.model):
                     atomic.remove_leftovers(folder)
                 yield
@@ -108,9 +110,9 @@ class RunFolder:
             for file in (self.facts_file, self.budget_file, self.from_data_file):
                 file.unlink(missing_ok=True)
         else:
-            recorded = configs.from_toml(self.config_file).evaluated(
-                0
-            )  # "auto" from before there was a choice
+            with self.readable():
+                recorded = configs.from_toml(self.config_file)
+            recorded = recorded.evaluated(0)  # "auto" from before there was a choice
             assert recorded.evaluation.every_images != "auto"
             wanted = wanted.evaluated(recorded.evaluation.every_images)
             if changed := configs.differences(recorded, wanted):
@@ -121,6 +123,29 @@ class RunFolder:
                 )
         self.write_config(wanted)
         return wanted
+
+    def check_format(self) -> None:
+        """Raise TrainingError where another version wrote this run in a format that is not this version's."""
+        facts = self.facts()
+        if folder_formats.format_of(facts) != folder_formats.RUN:
+            raise TrainingError(self._resumable_by(facts.get("version")))
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[None]:
+        """Raise TrainingError with the version to install where this one cannot read what another wrote."""
+        try:
+            yield
+        except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            version = self.facts().get("version", __version__)
+            if version == __version__:
+                raise
+            raise TrainingError(self._resumable_by(version)) from error
+
+    def _resumable_by(self, version: object) -> str:
+        return (
+            f"{self.path} was written by {folder_formats.writer(version)}: install that version to resume it "
+            f"({folder_formats.install_command(version)}), or choose another --out."
+        )
 
     def write_config(self, config: RunConfig) -> None:
         """Write `config.toml`."""
@@ -137,7 +162,8 @@ class RunFolder:
         if self.has_checkpoints and self.from_data_file.exists():
             try:
                 kept = json.loads(self.from_data_file.read_text(encoding="utf-8"))
-                model = parse_config({**config.model.model_dump(), **kept})
+                with self.readable():
+                    model = parse_config({**config.model.model_dump(), **kept})
             except (ValueError, TypeError, ConfigError) as error:
                 raise TrainingError(
                     f"{self.from_data_file} is damaged: restore it, or choose another --out."
@@ -169,4 +195,4 @@ class RunFolder:
 
     def update_facts(self, **changes: Any) -> None:
         """Write `changes` into `run.json`."""
-        atomic.write_json(self.facts_file, self.facts() | changes)
+        atomic.write_json(self.facts_file, {"format": folder_formats.RUN} | self.facts() | changes)

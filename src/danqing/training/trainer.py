@@ -12,6 +12,7 @@ from danqing import machine
 from danqing.data import Batches, Dataset
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
+from danqing.families.base import Alarm, Family
 from danqing.model import Model
 from danqing.training import captions, checkpoint, facts, publication, report
 from danqing.training.codes import CodedBatches, augmentation, batch_options
@@ -154,12 +155,12 @@ class Trainer:
             for lines in self._lines():
                 lines.cut(0)
         else:
-            self._take_up(*found)
+            with self.folder.readable():
+                self._take_up(*found)
         self.position.evaluation_seconds += opening
         self._settle_budget(measured.images_per_second)
-        self.watch = Watch(
-            self.engine.family, [a["text"] for a in earlier.get("alarms", [])], self.log.read()
-        )
+        raised = [alarm.get("kind", "") for alarm in earlier.get("alarms", [])]
+        self.watch = Watch(self.engine.learner, raised, self.log.read())
         values = self.config.model_dump(mode="json")
         self.trackers = open_trackers(
             self.track, self.folder, values, self.position.images, self.listener.on_message
@@ -238,10 +239,11 @@ class Trainer:
         self.position.rollbacks = 1
         self.position.learning_rate_scale *= 0.5
         self._save_checkpoint()
-        self._alarm(
+        text = (
             f"The loss stopped being a number after {broken.images} images: training went back to "
             f"{self.position.images} and goes on with half of optimizer.learning_rate."
         )
+        self._alarm(Alarm("rollback", text))
 
     def _settle_budget(self, images_per_second: float) -> None:
         """Give a new run its budget, and an old one the part that the same command with a larger budget
@@ -274,13 +276,18 @@ class Trainer:
         shown = {name: value for name, value in record.items() if name not in ("images", "step")}
         self.trackers.log(shown, position.images)
         self._count_costs()  # a counter of energy comes round within the hour
-        for text in self.watch.on_log(record):
-            self._alarm(text)
+        for alarm in self.watch.on_log(record):
+            self._alarm(alarm)
 
     def _paint(self) -> None:
-        """Paint the grid of fixed seeds, and bring the model folder up to date: until there is a score, the
-        latest model is the best.
+        """Sample the grid of fixed seeds where the learner can, and bring the model folder up to date.
+
+        Until there is a score, the latest model is the best.
         """
+        if not isinstance(self.engine.ema.learner, Family):
+            publication.publish_learner(self.folder.model, self.engine.ema.learner, self._trained())
+            self._painted_at = self.position.images
+            return
         model = self._model()
         samples = publication.grid(model, self.config, self.shown)
         path = self.folder.samples / f"{self.position.images:09d}.png"
@@ -293,8 +300,8 @@ class Trainer:
         self.listener.on_samples(path)
         if self.position.images * 3 > self.budget.total(self.position.images):
             painted = samples.array[:, :, -self.dataset.size[0] :]  # beside the originals, in a first stage
-            for text in self.watch.on_samples(painted, self.real.array):
-                self._alarm(text)
+            for alarm in self.watch.on_samples(painted, self.real.array):
+                self._alarm(alarm)
 
     def _evaluate(self) -> None:
         """Score the moving average on the held-out images; the best goes into the model folder. The time that
@@ -323,7 +330,7 @@ class Trainer:
 
     def _publish(self, best: Best) -> None:
         """Let the model folder hold the best model; it may hold one from a future that a kill has undone."""
-        family = copy.deepcopy(self.engine.ema.family)
+        family = copy.deepcopy(self._family())
         family.load_state_dict(best.weights)
         model = Model(family, best.facts)
         there = self.folder.model
@@ -337,7 +344,17 @@ class Trainer:
     def _stall(self) -> str | None:
         return self.validation.stall() if self.validation else None
 
+    def _family(self) -> Family:
+        """The moving average, where it samples images."""
+        family = self.engine.ema.learner
+        assert isinstance(family, Family)
+        return family
+
     def _model(self) -> Model:
+        return Model(self._family(), self._trained())
+
+    def _trained(self) -> dict[str, Any]:
+        """What is known of the training so far, for the model folder."""
         trained = {
             "images": self.position.images,
             "seconds": round(self.position.seconds, 1),
@@ -347,7 +364,7 @@ class Trainer:
         }
         if self.stage.tokenized:
             trained["tokenizer"] = facts.of_first_stage(self.stage.tokenized.facts)
-        return Model(self.engine.ema.family, trained)
+        return trained
 
     def _count_costs(self) -> None:
         if self.energy is not None:
@@ -355,10 +372,10 @@ class Trainer:
         peak = machine.peak_memory(self.device) or 0
         self.position.peak_memory_bytes = max(self.position.peak_memory_bytes, peak)
 
-    def _alarm(self, text: str) -> None:
-        text = self._told(text)
-        alarms = self.folder.facts().get("alarms", [])
-        self.folder.update_facts(alarms=[*alarms, {"images": self.position.images, "text": text}])
+    def _alarm(self, alarm: Alarm) -> None:
+        text = self._told(alarm.text)
+        fact = {"images": self.position.images, "kind": alarm.kind, "text": text}
+        self.folder.update_facts(alarms=[*self.folder.facts().get("alarms", []), fact])
         self.listener.on_alarm(text)
 
     def _told(self, text: str) -> str:
@@ -383,6 +400,7 @@ class Trainer:
         report.write(self.folder.path)
 
     def _write_facts(self, plan: Plan, earlier: Mapping[str, Any]) -> None:
+        family = self.engine.learner
         self.folder.update_facts(
             version=__version__,
             status="running",
@@ -392,7 +410,7 @@ class Trainer:
             hardware=machine.hardware(self.device),
             plan=facts.of_plan(plan),
             **({"tokenizer": self.stage.tokenized.facts} if self.stage.tokenized else {}),
-            **({} if self.engine.family.has_prior else {"reconstructs": True}),
+            **({"reconstructs": True} if isinstance(family, Family) and not family.has_prior else {}),
             **({"prompts": shown} if (shown := publication.prompts(self.config)) else {}),
             progress=self.position.facts(),
             alarms=earlier.get("alarms", []),

@@ -1,0 +1,44 @@
+"""Write the golden model folder of a new family; those that exist stay: python -m tests.golden.make."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.numpy import save_file
+
+import danqing as dq
+from danqing.families import build, parse_config
+from danqing.model import Model
+from tests.families.test_golden import CALLS, GOLDEN
+
+LABELS = {"labels": ("bar", "square"), "label_frequencies": (0.5, 0.5)}
+CONFIGURATIONS = {
+    "gan": {"generator_features": 4, "latents": 4, **LABELS},
+    "vae": {"net": "conv", "features": 4, "latents": 3, "couplings": 2, "prior_features": 8, **LABELS},
+    "vqvae": {"features": 4, "blocks": 0, "downsamplings": 1, "quantizer": "fsq", "levels": (5, 5)},
+}
+
+
+def make(family: str, folder: Path) -> None:
+    """Save a family with random weights, and the pixels that each of its calls gives."""
+    torch.manual_seed(0)
+    size = {"width": 8, "height": 6, "channels": 3}
+    learner = build(parse_config({"family": family, **size, **CONFIGURATIONS[family]}))
+    for parameter in learner.parameters():  # fresh weights may ignore the label, or be zero
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    learner.drop_training_only()
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as whole:
+        Model(learner).save(whole)
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(Path(whole) / name, folder)
+    model = dq.load(folder)
+    pixels = {call: function(model).array for call, function in CALLS[family].items()}
+    save_file(pixels, folder / "expected.safetensors")
+
+
+if __name__ == "__main__":
+    for family in CALLS:
+        if not (GOLDEN / family).exists():
+            make(family, GOLDEN / family)
