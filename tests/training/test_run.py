@@ -245,6 +245,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="mounting a small disk needs user namespaces")
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(pictures, tmp_path):
     """A real file system of a few megabytes fills up while the run writes; after making room, it goes on."""
     disk = tmp_path / "disk"
