@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 import danqing as dq
 from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.training import run as run_module
+from danqing.training.run_files import read_json
 from danqing.training.run_folder import RunFolder
+from danqing.training.tracking import AppendedLines
 from tests.small_run import SMALL
 
 
@@ -341,3 +343,34 @@ def test_a_run_reads_back_from_its_folder(pictures, tmp_path):
     assert run_module.read_run(tmp_path / "run") == run
     with pytest.raises(TrainingError, match="not a run folder"):
         run_module.read_run(Path(tmp_path))
+
+
+def test_a_run_without_a_budget_says_how_to_give_one(pictures, tmp_path):
+    config = tmp_path / "endless.toml"
+    config.write_text('family = "vae"\n')
+    with pytest.raises(TrainingError, match="--minutes 5, or --images 200000"):
+        dq.train(pictures, config=config, out=tmp_path / "run", size=(6, 9), settings=SMALL)
+
+
+def test_a_run_in_a_thread_trains_without_signal_handlers(pictures, tmp_path):
+    with ThreadPoolExecutor(1) as thread:
+        run = thread.submit(train, pictures, tmp_path / "run", images=64).result()
+    assert (run.status, run.images) == ("finished", 64)
+
+
+def test_a_log_that_lost_lines_is_an_error(tmp_path):
+    log = AppendedLines(tmp_path / "log.jsonl")
+    log.append({"images": 1})
+    length = log.sync()
+    log.cut(length)
+    with pytest.raises(TrainingError, match="has lost lines"):
+        log.cut(length + 1)
+    log.close()
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", None])
+def test_facts_that_cannot_be_read_are_empty(tmp_path, content):
+    file = tmp_path / "run.json"
+    if content is not None:
+        file.write_text(content)
+    assert read_json(file) == {}
