@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import danqing as dq
+from danqing import threads
 from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.training import run as run_module
 from danqing.training.run_files import read_json
@@ -319,7 +320,7 @@ def test_a_new_run_takes_the_free_cores_and_an_old_one_its_own(pictures, tmp_pat
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     free = iter((2, 1))
-    monkeypatch.setattr(run_module.threads, "free_cores", lambda: next(free))
+    monkeypatch.setattr(threads, "free_cores", lambda: next(free))
     torch.set_num_threads(3)
     try:
         heard = Heard()
