@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,8 @@ def test_cores_that_others_keep_busy_are_not_free(monkeypatch: pytest.MonkeyPatc
 
         write(0, 0, 0, 0)
         clock = iter((0.0, own))
-        monkeypatch.setattr(threads.time, "process_time", lambda: next(clock))
-        monkeypatch.setattr(threads.time, "sleep", lambda _: write(seconds[0], seconds[1], 1.0, seconds[2]))
+        monkeypatch.setattr(time, "process_time", lambda: next(clock))
+        monkeypatch.setattr(time, "sleep", lambda _: write(seconds[0], seconds[1], 1.0, seconds[2]))
         return threads.free_cores(1.0)
 
     assert free((0.0, 0.1, 0.1)) == 3

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def test_without_a_terminal_lines_come_seldom(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 4000, 1))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     with progress.Bar() as bar:
         for done in range(1, 31):
             bar.update(done, 30, "Training", detail=f"{done} images")

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import features
 
 from danqing.data import builtin, open_dataset
 from danqing.data.builtin import cifar10, emoji, fashion_mnist, mnist
 from danqing.data.download import Published
+from danqing.data.records import ImageSpec
 from danqing.errors import DataError
 
 
@@ -75,7 +77,7 @@ def test_emoji_sizes_need_not_be_square_and_groups_are_labels() -> None:
 def test_without_a_text_shaper_only_joined_emoji_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     every = emoji.EmojiSource(("faces",))
     whole = every.count()
-    monkeypatch.setattr(emoji.features, "check", lambda name: False)
+    monkeypatch.setattr(features, "check", lambda name: False)
     fewer = emoji.EmojiSource(("faces",))
     assert 0.9 * whole < fewer.count() < whole
     assert every.key() != fewer.key()
@@ -87,7 +89,7 @@ def test_without_a_text_shaper_only_joined_emoji_are_left_out(monkeypatch: pytes
 
 def test_nearly_all_named_emoji_have_a_drawing_and_a_group() -> None:
     source = emoji.EmojiSource(())
-    groups = [record.label for record in source.records(emoji.ImageSpec())]
+    groups = [record.label for record in source.records(ImageSpec())]
     assert 3900 <= source.count() <= 4100
     assert set(groups) == set(emoji.GROUPS)
     assert emoji.group_of("🏴‍☠️") == "flags"

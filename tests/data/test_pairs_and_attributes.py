@@ -197,12 +197,12 @@ def test_a_volume_is_read_slice_by_slice(tmp_path: Path) -> None:
 def test_dicom_files_need_no_ending(tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
     for number, name in enumerate(["IM0001", "1.2.840.113", "IM0003"]):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
-        meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
+        meta.MediaStorageSOPInstanceUID = UID(f"1.2.{number}")
         scan = pydicom.Dataset()
         scan.file_meta, scan.Rows, scan.Columns = meta, 8, 8
         scan.BitsAllocated = scan.BitsStored = 16

@@ -112,7 +112,7 @@ def test_sixteen_bits_survive_the_cache_and_reach_the_batches(
 def test_a_change_of_one_level_in_sixteen_bits_changes_the_fingerprint(tmp_path: Path) -> None:
     images = [np.random.default_rng(n).integers(0, 65536, (8, 6), dtype=np.uint16) for n in range(3)]
     before = open_dataset(scans(tmp_path / "a", images))
-    images[1] = images[1] ^ 1
+    images[1] ^= 1
     after = open_dataset(scans(tmp_path / "b", images))
     assert before.fingerprint != after.fingerprint
     assert torch.equal(before.images([0, 2]), after.images([0, 2]))

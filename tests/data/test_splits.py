@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from danqing.data import Dataset
 from danqing.data.sources import open_dataset
 from danqing.data.splits import has_split, hold_out, open_held, open_if_there
 from danqing.errors import DataError
@@ -18,7 +19,7 @@ def write_pictures(folder: Path, count: int, seed: int) -> None:
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{number:04d}.png")
 
 
-def pixels(dataset: object) -> set[bytes]:
+def pixels(dataset: Dataset) -> set[bytes]:
     return {image.numpy().tobytes() for image in dataset.images(np.arange(len(dataset)))}
 
 

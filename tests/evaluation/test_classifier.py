@@ -13,6 +13,7 @@ from danqing.errors import EvaluationError
 from danqing.evaluation import classifier
 from danqing.evaluation.classifier import fit, macro_f1
 from danqing.evaluation.painted import relabelled
+from danqing.evaluation.towers import prepared
 
 
 def test_it_learns_digits_and_repeats_itself() -> None:
@@ -29,7 +30,7 @@ def test_it_learns_digits_and_repeats_itself() -> None:
 
 
 def test_it_computes_in_float32_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    formats, prepared = set(), classifier.prepared
+    formats = set()
 
     def told(images: torch.Tensor) -> torch.Tensor:
         formats.add((torch.ones(1, 1) @ prepared(images).flatten(1)[:1, :1]).dtype)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from danqing.errors import EvaluationError
 from danqing.evaluation import features
+from danqing.evaluation.contract import FeatureNetwork
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.networks.pixels import Pixels
@@ -144,11 +146,11 @@ def test_batches_order_and_chunks_change_no_feature(data: st.DataObject) -> None
     assert (found[:] - expected[images.order]).abs().max() <= 1e-6 * expected.abs().max()
 
 
-def _lite() -> object:
+def _lite() -> FeatureNetwork:
     return open_network("efficientnet-lite0")
 
 
-_NETWORKS = (Pixels, _lite)
+_NETWORKS: tuple[Callable[[], FeatureNetwork], ...] = (Pixels, _lite)
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:

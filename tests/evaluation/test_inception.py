@@ -103,6 +103,7 @@ def test_folding_changes_nothing(ours: Inception, weights: Path) -> None:
 
 def test_the_resizer_is_said_and_matters(ours: Inception, weights: Path) -> None:
     antialiased = open_network(f"inception-antialiased:{weights}")
+    assert isinstance(antialiased, Inception)
     antialiased.batch_size = 1
     assert antialiased.resizer == "antialiased bicubic to 299x299, clamped to 0..255"
     assert ours.resizer == "legacy bilinear (TensorFlow 1) to 299x299, clamped to 0..255"

@@ -18,6 +18,8 @@ from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Classifies, HasStages
 from danqing.evaluation.networks import efficientnet, open_network, open_teacher
 from danqing.evaluation.networks.checkpoint import read_tensors
+from danqing.evaluation.networks.efficientnet import EfficientNetLite0
+from danqing.evaluation.networks.hub import HubNetwork
 from danqing.evaluation.resize import prepared
 
 
@@ -37,9 +39,10 @@ def test_efficientnet_lite0_is_that_of_its_package() -> None:
     found = ours.features(images)
     assert found.shape == (3, ours.dimensions)
     torch.testing.assert_close(found, maps.mean((2, 3)), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(ours.probabilities(found), logits.softmax(1), atol=1e-5, rtol=1e-4)
+    assert isinstance(ours, EfficientNetLite0)
     assert isinstance(ours, Classifies)
     assert isinstance(ours, HasStages)
+    torch.testing.assert_close(ours.probabilities(found), logits.softmax(1), atol=1e-5, rtol=1e-4)
     stages = ours.stages(images)
     assert [tuple(stage.shape[1:]) for stage in stages] == [
         *((16, 48, 48), (24, 24, 24), (40, 12, 12), (112, 6, 6), (320, 3, 3)),
@@ -54,6 +57,7 @@ def test_efficientnet_lite0_resizes_as_published_scores_do() -> None:
     larger = F.interpolate(images.permute(0, 3, 1, 2) / 255, (96, 96), mode="bicubic", antialias=True).clamp(
         0, 1
     )
+    assert isinstance(network, EfficientNetLite0)
     found = network._inputs(images) * 128 + 127
     torch.testing.assert_close(found, larger * 255, atol=2e-3, rtol=0)
 
@@ -75,6 +79,7 @@ def test_efficientnet_lite0_recognises_photographs_best_by_its_own_normalization
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
     levels = prepared(pixels[None, top : top + side, left : left + side], (224, 224))
     network = open_network("efficientnet-lite0")
+    assert isinstance(network, EfficientNetLite0)
     mean, std = (torch.tensor(v)[:, None, None] * 255 for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
         own, usual = (
@@ -273,6 +278,7 @@ def test_transformers_get_what_their_own_image_processor_gives(tmp_path: Path, k
         if is_saved:
             processor.save_pretrained(tmp_path)
         network = open_network(f"{kind}:{tmp_path}")
+        assert isinstance(network, HubNetwork)
         expected = processor(list(images.numpy()), return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(network._inputs(images), expected, atol=1e-4, rtol=1e-4)
         said.append(network.normalization)
@@ -294,6 +300,7 @@ def test_a_clip_of_pictures_and_texts_gives_its_pictures(
     theirs.save_pretrained(tmp_path)
     capfd.readouterr()
     network, images = open_network(f"clip:{tmp_path}"), _drawn(2, 28, 28, 3)
+    assert isinstance(network, HubNetwork)
     assert capfd.readouterr().err == ""
     with torch.inference_mode():
         seen = theirs.vision_model(pixel_values=network._inputs(images)).pooler_output
@@ -362,6 +369,7 @@ def test_what_cannot_be_had_is_said(name: str, options: dict[str, object], messa
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_network_teaches_by_the_activations_that_it_compares_by(channels: int) -> None:
     network, images = open_teacher("efficientnet-lite0"), _drawn(2, 16, 20, channels)
+    assert isinstance(network, EfficientNetLite0)
     wanted = _drawn(2, 16, 20, channels, seed=1).permute(0, 3, 1, 2) / 127.5 - 1
     given = (images.permute(0, 3, 1, 2) / 127.5 - 1).requires_grad_()
     found = network.perceive(given)

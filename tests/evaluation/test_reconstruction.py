@@ -84,10 +84,15 @@ def test_perceptual_distance_by_hand() -> None:
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images, targets = noise(5, 30, 25, 3), noise(5, 30, 25, 3, seed=1)
-    measures, seen = (squared_error, ssim, ms_ssim), []
+    measures, seen = (squared_error, ssim, ms_ssim), list[int]()
     whole = [measure(images, targets) for measure in measures]
     planes = reconstruction._planes
-    monkeypatch.setattr(reconstruction, "_planes", lambda part: seen.append(len(part)) or planes(part))
+
+    def watched(part: Tensor) -> Tensor:
+        seen.append(len(part))
+        return planes(part)
+
+    monkeypatch.setattr(reconstruction, "_planes", watched)
     monkeypatch.setattr(reconstruction, "_NUMBERS", 2 * 30 * 25 * 3)
     torch.testing.assert_close([each(images, targets) for each in measures], whole, rtol=1e-12, atol=0)
     assert seen == [2, 2, 2, 2, 1, 1] * 3

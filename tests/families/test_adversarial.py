@@ -55,6 +55,7 @@ def test_optimal_discriminator(loss: str) -> None:
         # each loss is a sum of a term in the real logits and one in the fake logits: weigh them apart
         real, fake = both(value[None], zero), both(zero, value[None])
         (p * real + q * fake).backward(retain_graph=True)
+    assert logit.grad is not None
     below, at, above = logit.grad
     assert below < 0 < above
     assert at.item() == pytest.approx(0, abs=1e-6)
@@ -64,9 +65,11 @@ def test_optimal_discriminator(loss: str) -> None:
 def test_gradients_pull_the_right_way(loss: str) -> None:
     real, fake = torch.zeros(5, requires_grad=True), torch.zeros(5, requires_grad=True)
     LOSSES[loss].discriminator(real, fake).backward()
+    assert real.grad is not None
+    assert fake.grad is not None
     assert (real.grad < 0).all()  # descending raises the logits of real images
     assert (fake.grad >= 0).all()
-    fake.grad = None
+    fake.grad.zero_()
     LOSSES[loss].generator(real.detach(), fake).backward()
     assert (fake.grad < 0).all()
 

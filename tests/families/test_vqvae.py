@@ -175,14 +175,17 @@ def test_a_saved_tokenizer_comes_back_alone_and_within_a_transformer(kind: str, 
     assert np.array_equal(loaded.sample(2, seed=3).array, writer.sample(2, seed=3).array)
 
 
-def test_samples_are_written_as_often_as_training_wrote_each_code() -> None:
+def test_samples_are_written_as_often_as_training_wrote_each_code(monkeypatch: pytest.MonkeyPatch) -> None:
     vqvae = build(vocabulary=4, width=64, height=64).eval()
     shares = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
     vqvae.quantizer.frequencies.copy_(shares)
-    vqvae.quantizer.lookup, drawn = (
-        lambda codes: drawn.append(codes) or codes.new_zeros(2, 16, 16, 16).float(),
-        [],
-    )
+    drawn: list[Tensor] = []
+
+    def lookup(codes: Tensor) -> Tensor:
+        drawn.append(codes)
+        return codes.new_zeros(2, 16, 16, 16).float()
+
+    monkeypatch.setattr(vqvae.quantizer, "lookup", lookup)
     vqvae.sample(Condition(), seeds=[1, 2])
     counts = torch.bincount(drawn[0].flatten(), minlength=4) / drawn[0].numel()
     assert torch.allclose(counts, shares[0], atol=0.1)

@@ -4,6 +4,7 @@ import pytest
 
 from danqing import presets
 from danqing.errors import ConfigError
+from danqing.families.vae import VAEConfig
 from danqing.training import config as configs
 
 
@@ -28,6 +29,7 @@ def test_settings_find_their_section_by_a_bare_name_a_path_or_a_section():
             "data.augment.flip": "true",
         },
     )
+    assert isinstance(config.model, VAEConfig)
     assert (config.model.net, config.optimizer.learning_rate, config.optimizer.name) == ("mlp", 1e-5, "sgd")
     assert config.data.augment is not None
 
@@ -117,3 +119,27 @@ def test_an_unknown_preset_names_the_known_ones():
 def test_differences_name_what_changed_and_pass_over_the_budget():
     before, after = (configs.resolve(preset="vae-32", images=n, seed=n) for n in (1, 2))
     assert configs.differences(before, after) == ["seed: 1 → 2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({}, "needs a family"),
+        ({"family": 3}, "needs a family"),
+        ({"family": "vae", "model": "mlp"}, "`model` must be a table"),
+    ],
+)
+def test_a_configuration_without_a_family_or_with_no_table_for_it_is_a_sentence(values, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        configs.parse(values)
+
+
+def test_a_configuration_file_that_cannot_be_read_is_a_sentence(tmp_path):
+    broken = tmp_path / "broken.toml"
+    broken.write_text("family = ")
+    with pytest.raises(ConfigError, match=r"broken\.toml cannot be read"):
+        configs.resolve(config=broken)
+    with pytest.raises(ConfigError, match=r"There is no configuration file at .*missing\.toml"):
+        configs.resolve(config=tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match="not both"):
+        configs.resolve(config=broken, preset="vae-32")

@@ -61,6 +61,7 @@ def test_a_warning_about_few_images_reaches_who_trains(
     assert few in (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_comparing_and_tuning_account_for_every_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

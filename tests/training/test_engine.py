@@ -138,7 +138,6 @@ def test_the_estimate_counts_what_starts_later_than_the_run(dataset, monkeypatch
 
 def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, monkeypatch):
     from danqing.errors import TrainingError
-    from danqing.training import estimate as module
 
     def memory(batch_size):
         config = resolve(
@@ -146,9 +145,9 @@ def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, 
         ).for_data(dataset)
         return estimate(config, Batches(dataset, batch_size, 0), CPU, "float32").memory_bytes
 
-    monkeypatch.setattr(module.machine, "resident_memory", lambda: 0)
+    monkeypatch.setattr(machine, "resident_memory", lambda: 0)
     one, two, four = (memory(n) for n in (64, 128, 256))
     assert (four - two) == pytest.approx(2 * (two - one), rel=0.1)
-    monkeypatch.setattr(module.machine, "available_memory", lambda device: one // 2)
+    monkeypatch.setattr(machine, "available_memory", lambda device: one // 2)
     with pytest.raises(TrainingError, match=r"training\.accumulate"):
         memory(64)

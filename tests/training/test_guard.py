@@ -47,3 +47,7 @@ def test_samples_all_alike_raise_the_alarm_and_varied_ones_do_not():
     assert watch.on_samples(collapsed, real) == []
     (alarm,) = Watch(FirstStage(), [], []).on_samples(collapsed, real)
     assert alarm.text.startswith("The reconstructions are nearly all alike")
+
+
+def test_one_image_has_no_diversity():
+    assert diversity(np.zeros((1, 4, 4, 3), np.uint8)) == 0

@@ -18,10 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import danqing as dq
+from danqing import threads
 from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.training import checkpoint
 from danqing.training import run as run_module
+from danqing.training.run_files import read_json
 from danqing.training.run_folder import RunFolder
+from danqing.training.tracking import AppendedLines
 from tests.small_run import SMALL
 
 
@@ -247,6 +250,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="mounting a small disk needs user namespaces")
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(pictures, tmp_path):
     """A real file system of a few megabytes fills up while the run writes; after making room, it goes on."""
     disk = tmp_path / "disk"
@@ -318,7 +322,7 @@ def test_a_new_run_takes_the_free_cores_and_an_old_one_its_own(pictures, tmp_pat
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     free = iter((2, 1))
-    monkeypatch.setattr(run_module.threads, "free_cores", lambda: next(free))
+    monkeypatch.setattr(threads, "free_cores", lambda: next(free))
     torch.set_num_threads(3)
     try:
         heard = Heard()
@@ -376,3 +380,34 @@ def test_a_run_of_another_version_is_rejected_with_the_version_that_resumes_it(p
         train(pictures, tmp_path / "run", images=128)
     kept = {path: path.read_bytes() for path in before if path.suffix == ".safetensors"}
     assert kept.items() <= before.items()
+
+
+def test_a_run_without_a_budget_says_how_to_give_one(pictures, tmp_path):
+    config = tmp_path / "endless.toml"
+    config.write_text('family = "vae"\n')
+    with pytest.raises(TrainingError, match="--minutes 5, or --images 200000"):
+        dq.train(pictures, config=config, out=tmp_path / "run", size=(6, 9), settings=SMALL)
+
+
+def test_a_run_in_a_thread_trains_without_signal_handlers(pictures, tmp_path):
+    with ThreadPoolExecutor(1) as thread:
+        run = thread.submit(train, pictures, tmp_path / "run", images=64).result()
+    assert (run.status, run.images) == ("finished", 64)
+
+
+def test_a_log_that_lost_lines_is_an_error(tmp_path):
+    log = AppendedLines(tmp_path / "log.jsonl")
+    log.append({"images": 1})
+    length = log.sync()
+    log.cut(length)
+    with pytest.raises(TrainingError, match="has lost lines"):
+        log.cut(length + 1)
+    log.close()
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", None])
+def test_facts_that_cannot_be_read_are_empty(tmp_path, content):
+    file = tmp_path / "run.json"
+    if content is not None:
+        file.write_text(content)
+    assert read_json(file) == {}

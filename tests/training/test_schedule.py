@@ -64,3 +64,11 @@ def test_ema_of_a_young_run_forgets_its_random_start():
     for images in range(64, 6400, 64):
         ema.update(images, 64)
     assert float(next(ema.learner.parameters()).mean()) == pytest.approx(3.0, abs=1e-3)
+
+
+def test_a_resumed_run_keeps_the_correction_that_a_killed_process_made_further_on(tmp_path):
+    budget = Budget(tmp_path / "budget.json", [(0, 1000), (500, 900)])
+    budget.replan(seconds=100, spent=60, images=300, step=10)
+    assert budget.entries == [(0, 1000), (500, 900)]
+    budget.replan(seconds=100, spent=60, images=600, step=10)
+    assert budget.entries == [(0, 1000), (500, 900), (600, 1000)]

@@ -208,7 +208,7 @@ def read_wandb(path):
         part += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
-            record = proto.Record()
+            record = proto.Record()  # type: ignore[attr-defined]  # made when it is imported
             record.ParseFromString(part)
             yield record
             part = b""

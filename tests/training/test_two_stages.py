@@ -22,10 +22,12 @@ from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError, TrainingError
 from danqing.evaluation.candidates import open_candidate, open_reference
 from danqing.families.base import HasTokenizer
+from danqing.families.transformer import TransformerConfig
 from danqing.families.vqvae import VQVAE
 from danqing.training import codes, trainer
 from danqing.training.config import resolve
 from danqing.training.engine import initialise
+from danqing.training.estimate import estimate
 from danqing.training.listener import Listener
 from danqing.weights import digest
 from tests.small_run import TWO_STAGES
@@ -257,13 +259,11 @@ def test_what_goes_wrong_in_the_first_stage_names_settings_that_are_its_own(pict
 
 
 def test_a_first_stage_that_does_not_fit_names_its_own_settings(pictures, tmp_path, monkeypatch):
-    counted = trainer.estimate
-
-    def estimate(*arguments):
+    def counted(*arguments):
         monkeypatch.setattr(machine, "available_memory", lambda device: 1000)
-        return counted(*arguments)
+        return estimate(*arguments)
 
-    monkeypatch.setattr(trainer, "estimate", estimate)
+    monkeypatch.setattr(trainer, "estimate", counted)
     with pytest.raises(TrainingError, match=r"accumulate=.*: --set tokenizer\.settings\.KEY=VALUE\.$"):
         train(pictures, tmp_path / "run")
 
@@ -362,7 +362,9 @@ def test_pixels_are_written_where_there_is_no_tokenizer(pictures, tmp_path):
         listener=Heard(),
     )
     assert run.tokenizer is None
-    assert dq.load(run).family.config.tokenizer is None
+    config = dq.load(run).family.config
+    assert isinstance(config, TransformerConfig)
+    assert config.tokenizer is None
 
 
 def _without_tokenizer(folder):

@@ -1,5 +1,6 @@
 """Whatever is done to the audit log afterwards is found."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ def rewrite(session: Session) -> None:
     entry = session.get_one(Entry, 6)
     entry.facts = entry.facts.replace("5", "500")
     content = json.dumps([entry.number, entry.at, entry.event, entry.facts, entry.previous])
-    entry.hash = audit.hashlib.sha256(content.encode()).hexdigest()
+    entry.hash = hashlib.sha256(content.encode()).hexdigest()
 
 
 TAMPERINGS: dict[str, tuple[Callable[[Session], object], str]] = {

@@ -25,7 +25,11 @@ class _Origin(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body, status, headers = picture(), 200, {}
         if self.path == "/redirect":
-            body, status, headers = b"", 302, {"location": f"http://127.0.0.1:{self.server.server_port}/a"}
+            body, status, headers = (
+                b"",
+                302,
+                {"location": f"http://127.0.0.1:{self.server.server_address[1]}/a"},
+            )
         elif self.path == "/large":
             body = b"\x89PNG" + bytes(2_000_000)
         elif self.path == "/bomb":

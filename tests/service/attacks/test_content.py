@@ -75,7 +75,13 @@ def test_path_traversal_no_name_that_is_sent_is_a_path(running: Running, tmp_pat
     before = {
         path for path in running.service.settings.data.parent.rglob("*") if "pictures" not in path.parts
     }
-    ways = ("../secret.png", "..%2fsecret.png", "%2e%2e/secret.png", "..\\secret.png", "/etc/passwd")
+    ways: tuple[str, ...] = (
+        "../secret.png",
+        "..%2fsecret.png",
+        "%2e%2e/secret.png",
+        "..\\secret.png",
+        "/etc/passwd",
+    )
     ways += ("....//secret.png", "..%c0%afsecret.png", "%00secret.png", "C:\\secret.png")
     for way in ways:
         for route in (

@@ -137,13 +137,13 @@ def test_native_overflow_chunks_and_numbers_reach_no_limit_of_c(running: Running
         b"2;" + b"a" * 100_000 + b"\r\n{}\r\n0\r\n\r\n",
         b"1\r\n{\r\n" * 5000 + b"0\r\n\r\n",
     ):
-        status, answer = raw(running, head + body, ends=True)
+        status, received = raw(running, head + body, ends=True)
         assert status in (0, 400, 413)
-        assert b"/tmp" not in answer
-        assert b"Traceback" not in answer
+        assert b"/tmp" not in received
+        assert b"Traceback" not in received
     both = head.replace(b"\r\n\r\n", b"\r\ncontent-length: 5\r\n\r\n") + b"0\r\n\r\nGET /x HTTP/1.1\r\n\r\n"
-    status, answer = raw(running, both)  # two lengths: a proxy before us could read the other
-    assert answer.count(b"HTTP/1.1 ") <= 1
+    status, received = raw(running, both)  # two lengths: a proxy before us could read the other
+    assert received.count(b"HTTP/1.1 ") <= 1
     assert status in (0, 400)
     assert_paints(running)
 

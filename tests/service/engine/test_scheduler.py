@@ -171,7 +171,7 @@ def test_jobs_and_those_who_wait_leave_each_other_room(served: Running) -> None:
         last = scheduler.submit(Order("gan", rows_of([1]), priority=Priority.JOB))
         for ticket in (*jobs, *waiting):
             ticket.cancel()
-        return len(waiting), await asyncio.gather(last.painted())
+        return len(waiting), [await last.painted()]
 
     waiting, painted = served.do(both())
     assert QUEUE // 2 <= waiting <= QUEUE

@@ -241,7 +241,7 @@ def test_few_pictures_are_decoded_at_once_and_owners_take_turns(
     file, order = io.BytesIO(), []
     Image.new("RGB", (8, 8)).save(file, "PNG")
     sent = forms.Uploads((file.getvalue(),))
-    decode, decoding, most = input_pictures.image_files.decode, [], 0
+    decode, decoding, most = image_files.decode, [], 0
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         nonlocal most
@@ -251,9 +251,9 @@ def test_few_pictures_are_decoded_at_once_and_owners_take_turns(
         decoding.pop()
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(input_pictures.image_files, "decode", slowly)
+    monkeypatch.setattr(image_files, "decode", slowly)
 
-    async def walk() -> int:
+    async def walk() -> float:
         pictures = EncodePool()
         offer = Offer("model", "", width=8, height=8, channels=3, options={"sample": {}, "vary": {}})
         planner, places = (
