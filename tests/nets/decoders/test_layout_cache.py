@@ -67,8 +67,8 @@ def test_an_average_that_grows_paints_with_what_it_has_become() -> None:
 
     def painted() -> torch.Tensor:
         with torch.inference_mode():
-            prefix = average.family.prefix.nothing(2)
-            return RasterDecoder(average.family.net, prefix, "float32").logits
+            prefix = average.learner.prefix.nothing(2)
+            return RasterDecoder(average.learner.net, prefix, "float32").logits
 
     before = painted()
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_an_average_that_grows_paints_with_what_it_has_become() -> None:
     after = painted()
     assert not torch.equal(before, after)
     with torch.inference_mode():
-        fresh = Transformer(average.family.net.shape)
-        fresh.load_state_dict(average.family.net.state_dict())
-        expected = RasterDecoder(fresh, average.family.prefix.nothing(2), "float32").logits
+        fresh = Transformer(average.learner.net.shape)
+        fresh.load_state_dict(average.learner.net.state_dict())
+        expected = RasterDecoder(fresh, average.learner.prefix.nothing(2), "float32").logits
     assert torch.equal(after, expected)
