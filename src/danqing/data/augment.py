@@ -40,7 +40,9 @@ class Augment(BaseModel):
         if self.is_off:
             return to_float(images)
         rng = generator(seed, "augment", images_seen)
-        n = images.shape[0]
+        n, dtype = images.shape[0], images.dtype
+        if dtype == torch.uint16:  # torch moves few unsigned types; here bits are only moved
+            images = images.view(torch.int16)
         if self.flip:
             chance = 0.5 if self.flip is True else float(self.flip)
             chosen = (torch.rand(n, generator=rng) < chance).to(images.device)
@@ -49,7 +51,7 @@ class Augment(BaseModel):
         shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * self.crop if self.crop else torch.zeros(n, 2)
         if self.crop and not turns:
             images = _shifted(images, shift.to(images.device))
-        result = to_float(images)
+        result = to_float(images.view(dtype))
         if turns:
             result = _turned(result, self._matrices(n, shift, result.shape[2] / result.shape[3], rng))
         if self.colour:
