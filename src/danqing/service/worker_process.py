@@ -13,9 +13,10 @@ from typing import Self
 from danqing.service.link import Buffer, Connection, Header
 
 _LAST_WORDS = 1.0
-_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
-"""oneDNN compiles a kernel of a third of a megabyte for each shape and keeps a thousand of them by default.
-Requests for different numbers of steps or images have different shapes.
+_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "GOMP_SPINCOUNT": "20000"}
+"""oneDNN compiles a kernel for each shape, of a third of a megabyte, and would keep a thousand: what is
+filled or painted in ever other numbers of steps has ever other shapes. And threads of OpenMP that wait for
+each other turn round for milliseconds, on cores that those who answer requests need.
 """
 
 
