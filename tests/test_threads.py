@@ -22,10 +22,11 @@ def run(code: str, **settings: str) -> None:
 
 
 def test_torch_starts_as_many_threads_as_the_quota_allows_unless_the_user_says_otherwise() -> None:
-    code = "import danqing; from danqing import control_groups, threads; control_groups.cpus = lambda: 0.5; "
-    code += "threads.configure(); import torch; assert torch.get_num_threads() == "
-    run(code + "1")
-    run(code + "2", OMP_NUM_THREADS="2")
+    quota = "from danqing import control_groups, threads; control_groups.cpus = lambda: 0.5; "
+    check = "threads.configure(); import torch; assert torch.get_num_threads() == "
+    of_this_machine = "import os, danqing; os.environ.pop('OMP_NUM_THREADS', None); "
+    run(of_this_machine + quota + check + "1")
+    run(quota + check + "2", OMP_NUM_THREADS="2")
 
 
 def test_torch_that_was_imported_first_keeps_its_environment() -> None:
