@@ -1,7 +1,7 @@
-"""How many threads a process uses, and how they wait for each other; decided before torch is imported.
+"""How many threads a process uses: no more than its CPU quota allows, and as many as there are free cores.
 
-The OpenMP runtime that PyTorch computes with reads its settings from the environment, once, when it is
-loaded. Importing `danqing` sets them there. Processes that this one starts inherit them.
+PyTorch's OpenMP runtime reads the environment once, when it is loaded, so importing `danqing` sets the limit
+there. Processes that this one starts inherit it.
 """
 
 import math
@@ -13,12 +13,6 @@ from pathlib import Path
 
 from danqing import control_groups
 
-_WAITING = {"GOMP_SPINCOUNT": "2000"}
-"""How a thread waits for the others at the end of each parallel loop. By default it spins for milliseconds,
-on a core that another process could use, and the thread that it waits for may need that very core.
-`benchmarks/busy_machine.py` measures the choice.
-"""
-_WAITING_NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _COUNT_NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _TIMES = Path("/proc/stat")
@@ -26,14 +20,12 @@ _LOOK_SECONDS = 0.3
 
 
 def configure(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set how many threads there are and how they wait, unless the user has.
+    """Limit the threads to the CPU quota, unless the user has set their number.
 
     Does nothing where torch is imported already, because its threads no longer read the environment.
     """
     if "torch" in sys.modules:
         return
-    if not any(name in environment for name in _WAITING_NAMES):
-        environment.update(_WAITING)
     if not is_count_chosen(environment) and cores() < len(_allowed()):
         environment["OMP_NUM_THREADS"] = str(min(cores(), _physical_cores(_allowed())))
 
@@ -59,11 +51,11 @@ def free_cores(seconds: float = _LOOK_SECONDS) -> int:
 
 def _seconds_of_others() -> float | None:
     """The time that other processes have used of these processors; None where the system does not say."""
-    busy = 0.0
+    busy, allowed = 0.0, _allowed()
     try:
         for line in _TIMES.read_text().splitlines():
             name, *counts = line.split()
-            if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in _allowed():
+            if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in allowed:
                 user, nice, system, _idle, _waiting, interrupts, soft = map(int, counts[:7])
                 busy += user + nice + system + interrupts + soft
     except (OSError, ValueError):

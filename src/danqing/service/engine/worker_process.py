@@ -14,9 +14,10 @@ from danqing.frames import Buffer, Header
 from danqing.service.engine.connections import FrameProtocol
 
 _LAST_FRAMES = 1.0  # seconds to read what a dead worker has sent
-_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "GOMP_SPINCOUNT": "20000"}
 """oneDNN compiles a kernel of a third of a megabyte for each shape and keeps a thousand of them by default.
-Requests for different numbers of steps or images have different shapes.
+Requests for different numbers of steps or images have different shapes. Waiting OpenMP threads spin for
+milliseconds by default, on cores that are needed to answer requests.
 """
 
 
