@@ -90,7 +90,7 @@ def test_cores_that_others_keep_busy_are_not_free(monkeypatch: pytest.MonkeyPatc
         clock = iter((0.0, own))
         monkeypatch.setattr(time, "process_time", lambda: next(clock))
         monkeypatch.setattr(time, "sleep", lambda _: write(seconds[0], seconds[1], 1.0, seconds[2]))
-        return threads.free_cores(1.0)
+        return threads.free_cores(1.0, looks=1)
 
     assert free((0.0, 0.1, 0.1)) == 3
     assert free((1.0, 0.0, 0.0)) == 2
@@ -99,6 +99,20 @@ def test_cores_that_others_keep_busy_are_not_free(monkeypatch: pytest.MonkeyPatc
     assert free((1.0, 0.0, 0.0), own=1.0) == 3
     monkeypatch.setattr(threads, "_TIMES", tmp_path / "none")
     assert threads.free_cores(0.0) == 3
+
+
+def test_a_moment_of_work_elsewhere_takes_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_allowed", lambda: frozenset({0, 1}))
+    monkeypatch.setattr(control_groups, "cpus", lambda: float("inf"))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def free(*looks: float) -> int:
+        spent = iter([reading for look in looks for reading in (0.0, look)])
+        monkeypatch.setattr(threads, "_seconds_of_others", lambda: next(spent))
+        return threads.free_cores(1.0, looks=len(looks))
+
+    assert free(1.0, 0.0, 1.0) == 2
+    assert free(1.0, 1.0, 1.0) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")

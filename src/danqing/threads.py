@@ -16,7 +16,7 @@ from danqing import control_groups
 _COUNT_NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _TIMES = Path("/proc/stat")
-_LOOK_SECONDS = 0.3
+_LOOK_SECONDS, _LOOKS = 0.3, 3
 
 
 def configure(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -35,18 +35,24 @@ def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
     return any(name in environment for name in _COUNT_NAMES)
 
 
-def free_cores(seconds: float = _LOOK_SECONDS) -> int:
-    """Return how many of its cores other processes leave to this one, at least one, over so many seconds.
+def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS) -> int:
+    """Return how many of its cores other processes leave to this one, at least one.
 
-    A core that others keep busy for more than half of the time is not free. On systems other than Linux, all
-    are.
+    seconds: how long a look takes. looks: how many at most; the first that finds all cores free is the last, and
+    otherwise the best counts, so that a moment's work of another process does not. A core that others keep
+    busy for more than half of a look is not free. On systems other than Linux, all are.
     """
-    before = _seconds_of_others()
-    if before is None:
-        return cores()
-    time.sleep(seconds)
-    others = ((_seconds_of_others() or before) - before) / seconds
-    return max(1, min(cores(), round(len(_allowed()) - others)))
+    most = 1
+    for _ in range(looks):
+        before = _seconds_of_others()
+        if before is None:
+            return cores()
+        time.sleep(seconds)
+        others = ((_seconds_of_others() or before) - before) / seconds
+        most = max(most, min(cores(), round(len(_allowed()) - others)))
+        if most == cores():
+            break
+    return most
 
 
 def _seconds_of_others() -> float | None:
