@@ -38,9 +38,9 @@ def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
 def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS) -> int:
     """Return how many of its cores other processes leave to this one, at least one.
 
-    seconds: how long a look takes. looks: how many at most; the first that finds all cores free is the last, and
-    otherwise the best counts, so that a moment's work of another process does not. A core that others keep
-    busy for more than half of a look is not free. On systems other than Linux, all are.
+    seconds: how long a look takes. looks: how many at most; the first that finds all cores free is the last,
+    and otherwise the best counts, so that a moment's work of another process does not. A core that others
+    keep busy for more than half of a look is not free. On systems other than Linux, all are.
     """
     most = 1
     for _ in range(looks):
