@@ -30,6 +30,7 @@ _PURPOSES = {
     "onnx": "feature networks in ONNX files",
     "parquet": "data in Parquet files",
     "postgresql": "a service whose database is PostgreSQL",
+    "scans": "JPEG XL, and colour of more than 8 bits",
     "serve": "danqing serve",
     "text": "the sentence encoder that comes as a package",
     "track": "tracking with TensorBoard",

@@ -70,12 +70,12 @@ def compare(
     given: dict[str, Any] = {"size": size, "seed": seed, "settings": settings or {}, **budget}
     first = contest.configure(names, own=own, **given)[names[0]]
     judged = contest.open_judged(data, first)
-    if on_dataset is not None:
-        on_dataset(judged.training.info.report)
     own["evaluation.held_out"] = judged.held_out
     chosen = contest.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
     network = open_network(features, device=choose_device(device))
+    if on_dataset is not None:
+        on_dataset(judged.training.info.report)
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
     folder = Path(out)
     asked = {
