@@ -194,7 +194,9 @@ def test_on_a_terminal_the_time_left_is_in_view(place: Path) -> None:
     assert re.search(r"Training .*\d+% .*images, [\d,]+/s .* left", text)
 
 
-def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
+def test_help_does_not_wait_for_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)  # measuring coverage takes time of its own
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for words in (["--help"], ["train", "--help"], ["presets"]):
         danqing(tmp_path, *words)

@@ -42,7 +42,8 @@ def write(folder: Path, pixels: np.ndarray, labels: list[str] | None = None) -> 
 
 def only_tested(folder: Path, count: int) -> Path:
     """Data with a test split of some digits and no other."""
-    pictures = write(folder / "pictures", digit_pixels(np.arange(count)))
+    pictures = write(folder.with_name(f"{folder.name} pictures"), digit_pixels(np.arange(count)))
+    folder.mkdir()
     with tarfile.open(folder / "test-000.tar", "w") as shard:
         for path in sorted(pictures.iterdir()):
             shard.add(path, path.name)
@@ -453,8 +454,8 @@ def test_a_mistake_is_one_sentence(changes: dict[str, object], sentence: str, sp
     ("files", "sentence"),
     [
         ({}, "holds no files"),
-        ({"a.png": b"no picture"}, "No picture of folder can be read"),
-        ({"notes.txt": b"no picture"}, "holds no picture"),
+        ({"a.png": b"no picture"}, "No image of folder can be read"),
+        ({"notes.txt": b"no picture"}, "holds no images"),
         ({"config.json": b"{}"}, "is not the configuration of a Danqing model"),
         ({"config.toml": b"[data"}, "is no model folder"),
     ],

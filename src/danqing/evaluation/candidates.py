@@ -13,6 +13,7 @@ import torch
 from danqing import model_folder, weights
 from danqing.data import builtin
 from danqing.data.dataset import Dataset
+from danqing.data.folder import Folder
 from danqing.data.headers import LOSSY
 from danqing.data.probe import resolve
 from danqing.data.records import DataReport, ImageSpec
@@ -30,7 +31,7 @@ MOST_REFERENCE = 50_000
 _Sizes = tuple[tuple[int, int], tuple[int, int]]
 _UNLIKE_SHARE = 0.5
 """How far the shares of lossy files may be apart before a score says so."""
-_PREPARATION = ("channels", "alpha", "background", "fit", "range", "pairs")
+_PREPARATION = ("channels", "alpha", "background", "fit", "range")
 _LEARNT = "measured on images that may have been learnt from"
 _LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and these may be among them)"
 _TOKENIZER = "its tokenizer learnt from other images than the model did, and these may be among them"
@@ -151,8 +152,12 @@ def is_model(path: Path) -> bool:
     A folder of images may hold a `config.json` of something else: only one beside weights makes a model.
     """
     if path.is_dir():
-        is_run = (path / "config.toml").exists() and (path / "run.json").exists()
-        return is_run or (path / model_folder.FILES[1]).exists() or model_folder.names_a_family(path)
+        if (path / "config.toml").exists() and (path / "run.json").exists():
+            return True
+        if (path / model_folder.FILES[1]).exists() or model_folder.names_a_family(path):
+            return True
+        has_settings = any((path / name).exists() for name in ("config.toml", model_folder.FILES[0]))
+        return has_settings and Folder(path).count_images(0) == 0
     named = str(path).replace(":", "/").split("/")[0]
     return model_folder.is_hub_id(str(path)) and named not in builtin.names()
 

@@ -63,7 +63,7 @@ def of_training(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
         "citation": info.citation,
-        "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit", "pairs"})
+        "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"})
         | ({} if dataset.range is None else {"range": list(dataset.range)}),
         **held_out(config, held),
         **({"chosen_by": held.split} if held is not None and config.evaluation.keep == "best" else {}),
