@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from danqing import control_groups, threads
+from danqing import control_groups, machine, threads
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -119,3 +120,16 @@ def test_a_moment_of_work_elsewhere_takes_no_core(monkeypatch: pytest.MonkeyPatc
 def test_a_process_on_one_processor_has_one_core() -> None:
     code = "import os, danqing.threads as t; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
     run(code + "assert t.cores() == 1")
+
+
+def test_commands_that_paint_take_free_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(threads, "free_cores", lambda seconds: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    machine.use_free_cores()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    machine.use_free_cores()
+    assert chosen == [1]

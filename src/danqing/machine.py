@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from danqing import control_groups
+from danqing import control_groups, threads
+
+_GLANCE_SECONDS = 0.1  # of looking for free cores before a command that may be short
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -100,6 +102,16 @@ def computing_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def use_free_cores() -> None:
+    """Let torch compute on the cores that other processes leave free, unless the user has set the threads.
+
+    For commands that paint or score: their results do not depend on the number of threads.
+    """
+    here = torch.get_num_threads()
+    if here > 1 and not threads.is_count_chosen():
+        torch.set_num_threads(min(here, threads.free_cores(_GLANCE_SECONDS)))
 
 
 @dataclass

@@ -83,6 +83,9 @@ def evaluate(
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")  # torch alone takes seconds to import
         import danqing
+        from danqing.machine import use_free_cores
+
+        use_free_cores()
 
         found = danqing.evaluate(
             candidate,

@@ -71,7 +71,9 @@ def fill(
     import danqing
     from danqing.image_files import decode
     from danqing.images import Images
+    from danqing.machine import use_free_cores
 
+    use_free_cores()
     trained = danqing.load(model)
     config = trained.family.config
     size = (config.width, config.height)

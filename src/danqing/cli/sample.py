@@ -100,8 +100,10 @@ def sample(
     rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
 
     import danqing
+    from danqing.machine import use_free_cores
     from danqing.text.prompt_writer import PromptWriter
 
+    use_free_cores()
     trained = danqing.load(model)
     suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
     painted: list[Images] = []
