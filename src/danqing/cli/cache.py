@@ -107,7 +107,7 @@ def _chosen(found: Sequence["Cache"], what: Sequence[str]) -> list["Cache"]:
         matches = [each for each in found if word in ("all", each.kind)] or by_key
         if not matches and word not in ("all", *KINDS):
             raise ConfigError(
-                f"There is no cache {word!r}: choose of {', '.join(KINDS)}, all, or the first "
+                f"There is no cache {word!r}: choose one of {', '.join(KINDS)}, all, or the first "
                 f"{_SHORTEST_KEY} characters or more of a key (danqing cache list)."
             )
         chosen |= {(each.kind, each.key): each for each in matches}
