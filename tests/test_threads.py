@@ -6,10 +6,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from danqing import control_groups, machine, threads
+import danqing as dq
+from danqing import control_groups, families, machine, threads
+from danqing.evaluation.networks import open_network
+from danqing.model import Model
+from danqing.training.config import resolve
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -133,3 +138,28 @@ def test_commands_that_paint_take_free_cores_unless_told(monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
     machine.use_free_cores()
     assert chosen == [1]
+
+
+@pytest.mark.parametrize("preset", ["gan-32", "vae-32", "transformer-32"])
+def test_what_is_painted_does_not_depend_on_the_number_of_threads(preset: str) -> None:
+    """Commands that paint may therefore take as many threads as cores are free."""
+    side = 16 if preset == "transformer-32" else 32  # codes that are pixels are slow to write
+    config = resolve(preset=preset).model_copy(update={"tokenizer": None})
+    config = config.for_data(dq.open_dataset("digits:0,1", size=(side, side)))
+    model = Model(families.build(config.model))
+    for number, parameter in enumerate(model.family.parameters()):
+        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05)
+    painted = []
+    for count in (1, 2):
+        with machine.computing_threads(count):
+            painted.append(model.sample(4, seed=3).array)
+    assert np.array_equal(*painted)
+
+
+def test_features_do_not_depend_on_the_number_of_threads() -> None:
+    images = dq.open_dataset("digits:0,1", size=(32, 32)).images(range(40))
+    network, found = open_network("auto"), []
+    for count in (1, 2):
+        with machine.computing_threads(count):
+            found.append(network.features(images))
+    assert torch.equal(*found)
