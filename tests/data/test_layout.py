@@ -127,6 +127,15 @@ def test_a_column_of_splits_divides_tables_of_every_kind(kind: str, tmp_path: Pa
     assert len(open_dataset(tmp_path, split="validation")) == 1
 
 
+def test_what_the_table_of_another_split_names_in_vain_is_not_held_against_this_one(tmp_path: Path) -> None:
+    write(tmp_path, ["train/a/0.png", "train/b/1.png", "test/a/2.png"])
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,label\na/2.png,a\na/gone.png,b\n")
+    report = open_dataset(tmp_path).info.report
+    assert (report.images, report.skipped) == (2, 0)
+    assert report.left_out == {"in the test split": 2}
+    assert add_up(report)
+
+
 # Names of samples
 
 

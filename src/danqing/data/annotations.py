@@ -158,7 +158,7 @@ def _match(
             if posixpath.normpath(base + path.replace("\\", "/")).startswith("../"):
                 found.outside.append(path)
             else:
-                found.missing[path] = split
+                found.missing[base + path.replace("\\", "/")] = split
             continue
         told = Annotation(
             label,

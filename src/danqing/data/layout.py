@@ -116,7 +116,7 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
             one.split = told.split_of(one.name)
     kept = _chosen(files, images, split, told, survey)
     layout.rows = _slices(files, _rows(files, kept, told, beside, column, survey), survey)
-    layout.rows += _missing(told, split, survey)
+    layout.rows += _missing(told, split, by_folder, survey)
     survey.understood["Layout"] = _layout_in_words(files, images, told)
     survey.understood["Split"] = _split_in_words(images, split, by_folder)
     _explain_others(files, survey, others, told, beside)
@@ -288,12 +288,14 @@ def _slices(files: Files, rows: Sequence[Row], survey: Survey) -> list[Row]:
     return found
 
 
-def _missing(told: Annotations, split: str, survey: Survey) -> list[Row]:
+def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> list[Row]:
     """Rows for what tables name in vain: they count as images that cannot be read."""
     rows = []
     for path in told.outside:
         survey.leave_out(path, f"listed in {_and(told.tables)} by a path that leads out of the data")
     for path, own in told.missing.items():
+        if by_folder:
+            own = next(filter(None, map(split_named, path.split("/")[:-1])), None)
         if own is not None and split not in ("all", own):
             survey.leave_out(path, f"in the {own} split")
         else:
