@@ -1,4 +1,4 @@
-"""One contestant of `busy_machine.py`: a process that does one kind of work for as long as it is told.
+"""One contestant of `busy_machine.py`: a process that does one kind of work until it is stopped.
 
     python benchmarks/busy_contestant.py gan training [--data digits]
 

@@ -50,7 +50,7 @@ OURS = ("OMP_", "GOMP_", "KMP_", "MKL_")
 
 
 class Contestant:
-    """A process that does one kind of work under one setting, for as long as it is told."""
+    """A process that does one kind of work under one setting, until it is stopped."""
 
     def __init__(self, work: str, setting: str, data: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}

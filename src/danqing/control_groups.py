@@ -46,10 +46,10 @@ def cpus(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float:
     limits = [math.inf]
     with contextlib.suppress(OSError, ValueError):
         for folder in _folders(groups.read_text(), mount, "cpu"):
-            with contextlib.suppress(OSError, ValueError):  # version 2; "max" is no number
+            with contextlib.suppress(OSError, ValueError):  # version 2; "max" is not a number
                 quota, period = (folder / "cpu.max").read_text().split()
                 limits.append(int(quota) / int(period))
-            with contextlib.suppress(OSError, ValueError):  # version 1; -1 is no limit
+            with contextlib.suppress(OSError, ValueError):  # version 1; -1 means no limit
                 quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
                 limits.append(int(quota) / int(period))
     return min(limit for limit in limits if limit > 0)
