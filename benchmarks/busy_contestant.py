@@ -20,7 +20,7 @@ from danqing.data import Batches, Dataset, open_dataset
 from danqing.evaluation.networks import open_network
 from danqing.families.base import Family, Tokenizes
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.training.codes import CodedBatches, Codes, batch_options
 from danqing.training.config import parse, resolve
 from danqing.training.engine import Engine

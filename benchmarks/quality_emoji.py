@@ -22,7 +22,7 @@ from danqing.data.dataset import Dataset
 from danqing.data.splits import open_held
 from danqing.families.base import Tokenizes
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.sheet import Sheet
 
 DATA, SIZE = "emoji", (32, 32)

@@ -25,7 +25,7 @@ import torch
 import danqing as dq
 from danqing.data import open_dataset
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 
 VARIANTS = {
     "raster": {},

@@ -24,7 +24,7 @@ import danqing as dq
 from danqing.data import open_dataset
 from danqing.families.base import Family, HasTokenizer
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 
 GOAL = 0.9
 

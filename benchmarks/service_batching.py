@@ -44,7 +44,7 @@ def write_model(preset: str, folder: Path) -> Path:
     import torch
 
     from danqing import families
-    from danqing.model import Model
+    from danqing.model.model import Model
 
     shape = {"width": 32, "height": 32, "channels": 3}
     settings = presets.read(preset)
@@ -66,8 +66,8 @@ def bare(folder: str, seconds: float) -> None:
     import torch
 
     import danqing
-    from danqing import conditions
     from danqing.images import to_uint8
+    from danqing.model import conditions
 
     model = danqing.load(folder)
     family = model.family

@@ -107,7 +107,7 @@ def write_blank(folder: Path) -> str:
     (folder / "blank_family.py").write_text(FAMILY)
     (folder / "sitecustomize.py").write_text(SITE)
     write = (
-        "import sys; from danqing import families; from danqing.model import Model\n"
+        "import sys; from danqing import families; from danqing.model.model import Model\n"
         "families.REGISTRY['blank'] = ('blank_family', 'Blank', 'BlankConfig')\n"
         "config = families.parse_config({'family': 'blank', 'width': 8, 'height': 8, 'channels': 3})\n"
         "model = Model(families.build(config)); model.save(sys.argv[1], model.sample(1))"

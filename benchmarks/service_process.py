@@ -15,7 +15,7 @@ import tomli_w
 import torch
 
 from danqing import families
-from danqing.model import Model
+from danqing.model.model import Model
 
 SIDE = 16
 LABELS = ("circle", "square", "star")

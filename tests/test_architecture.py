@@ -32,7 +32,7 @@ ROOMS = [
     {"text"},
     {"nets"},
     {"families", "presets"},
-    {"conditions", "model", "model_card", "model_folder", "loading"},
+    {"model"},
     {"evaluation"},
     {"training"},
     {"studies"},

@@ -9,7 +9,7 @@ import torch
 from danqing import families, options
 from danqing.errors import ConfigError
 from danqing.families.base import Condition
-from danqing.model import Model
+from danqing.model.model import Model
 
 SHAPE = {"width": 4, "height": 4, "channels": 1}
 WRITES = {"family": "transformer", **SHAPE, "layers": 1, "features": 16, "heads": 2, "labels": ("a", "b")}

@@ -62,7 +62,7 @@ def test_the_wheel_holds_what_the_source_tree_holds(archives: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == there
-    assert {"danqing/py.typed", "danqing/training/report.css", "danqing/presets/gan-32.toml"} <= packed
+    assert {"danqing/py.typed", "danqing/training/report/report.css", "danqing/presets/gan-32.toml"} <= packed
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 import danqing as dq
 from danqing import control_groups, families, machine, threads
 from danqing.evaluation.networks import open_network
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.training.config import resolve
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from danqing.evaluation.evaluate import Evaluation, evaluate
     from danqing.evaluation.scores import Score
     from danqing.images import Images
-    from danqing.loading import load
-    from danqing.model import Model
+    from danqing.model.loading import load
+    from danqing.model.model import Model
     from danqing.studies.compare import compare
     from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
     from danqing.training.listener import Listener
-    from danqing.training.report import report
+    from danqing.training.report.document import report
     from danqing.training.run import Run, train
 
 __all__ = [
@@ -53,14 +53,14 @@ _HOMES = {
     "Evaluation": "danqing.evaluation.evaluate",
     "Images": "danqing.images",
     "Listener": "danqing.training.listener",
-    "Model": "danqing.model",
+    "Model": "danqing.model.model",
     "Run": "danqing.training.run",
     "Score": "danqing.evaluation.scores",
     "Tuning": "danqing.studies.tune",
     "evaluate": "danqing.evaluation.evaluate",
-    "load": "danqing.loading",
+    "load": "danqing.model.loading",
     "open_dataset": "danqing.data",
-    "report": "danqing.training.report",
+    "report": "danqing.training.report.document",
     "train": "danqing.training.run",
     "tune": "danqing.studies.tune",
 }

@@ -13,7 +13,7 @@ from danqing import families
 from danqing.cli import main
 from danqing.errors import ConfigError
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -20,7 +20,7 @@ from danqing.cli import main
 from danqing.cli.prompts import Row, read, record
 from danqing.data import open_dataset
 from danqing.errors import ConfigError
-from danqing.model import Model
+from danqing.model.model import Model
 
 DEFAULT = Row(None, 8, 3, {"temperature": 0.5})
 CAPTIONS = ("a red heart", "红心", "a blue star", "two circles")

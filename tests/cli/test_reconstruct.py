@@ -11,7 +11,7 @@ from PIL import Image
 import danqing
 from danqing import families
 from danqing.cli import main
-from danqing.model import Model
+from danqing.model.model import Model
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 
 from danqing.families import build, parse_config
-from danqing.model import Model
+from danqing.model.model import Model
 
 
 def small_model(**changes: object) -> Model:

@@ -12,7 +12,7 @@ from danqing.data.builtin import shapes
 from danqing.data.builtin.shapes import Combination
 from danqing.families.base import Condition, Family, FamilyConfig
 from danqing.images import to_float
-from danqing.model import Model
+from danqing.model.model import Model
 
 Change = Callable[[Combination], Combination]
 

@@ -21,7 +21,7 @@ from danqing.evaluation.features import extract
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import Score, read
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from tests.evaluation.models import small_model
 
 SMALL = {

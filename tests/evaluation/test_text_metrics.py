@@ -21,7 +21,7 @@ from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import Score
 from danqing.families.transformer_sampling import TransformerFamily
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.precision import candidates
 from tests.evaluation.models import small_model
 from tests.evaluation.painters import always, copier, painter

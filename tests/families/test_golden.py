@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 import danqing as dq
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from tests.families.test_golden_transformer import given
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -15,7 +15,7 @@ import pytest
 
 import danqing as dq
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformer"
 MODELS = ("pixels-raster", "labels-raster", "captions-masked")

@@ -26,7 +26,7 @@ from danqing.families.base import (
 )
 from danqing.families.transformer_sampling import TransformerConfig, TransformerFamily
 from danqing.images import Images, to_float, to_uint8
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.randomness import generator
 from danqing.training.config import resolve
 from danqing.training.engine import Engine

@@ -17,7 +17,7 @@ from danqing.errors import ConfigError
 from danqing.families.base import Batch, Condition, Encodes, HasLikelihood, Perceives, Phase, Tokenizes
 from danqing.families.vqvae import VQVAE
 from danqing.images import Images, to_uint8
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.randomness import generator
 
 SMALL = {"family": "vqvae", "width": 16, "height": 16, "channels": 3, "features": 16, "blocks": 1}

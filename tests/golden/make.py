@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 import danqing as dq
 from danqing.families import build, parse_config
-from danqing.model import Model
+from danqing.model.model import Model
 from tests.families.test_golden import CALLS, GOLDEN
 
 LABELS = {"labels": ("bar", "square"), "label_frequencies": (0.5, 0.5)}

@@ -10,7 +10,7 @@ import torch
 
 from danqing import families
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.text.contract import TextConfig
 from danqing.text.encoders import settle
 from tests.service.postgresql import Server, programs

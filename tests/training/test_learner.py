@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import danqing as dq
-from danqing import families, model_folder
+from danqing import families
 from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Batch, FamilyConfig, Learner, Losses, Phase
+from danqing.model import folder as model_folder
 
 CONFIG = """
 family = "mean"

@@ -12,7 +12,7 @@ from danqing.cli.arguments import parse_value
 from danqing.errors import ConfigError
 
 if TYPE_CHECKING:
-    from danqing.model import Model
+    from danqing.model.model import Model
 
 MOST_ROWS = 10_000
 _LONGEST_NAME = 40

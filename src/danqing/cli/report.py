@@ -19,7 +19,7 @@ def report(
     as_json: output.JsonOption = False,
 ) -> None:
     """Write a run's report.html anew, and print where it is."""
-    from danqing.training import report as reports
+    from danqing.training.report import document as reports
 
     path = reports.report(run)
     output.result({"report": path}, str(path), as_json=as_json)

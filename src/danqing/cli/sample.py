@@ -21,7 +21,7 @@ from danqing.errors import ConfigError, DanqingError
 
 if TYPE_CHECKING:
     from danqing.images import Images, Pixels
-    from danqing.model import Model
+    from danqing.model.model import Model
     from danqing.text.prompt_writer import PromptWriter
 
 EXAMPLES = """Examples:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from danqing import model_folder, weights
+from danqing import weights
 from danqing.data import builtin
 from danqing.data.dataset import Dataset
 from danqing.data.folder import Folder
@@ -21,8 +21,9 @@ from danqing.data.sources import find_source, open_dataset
 from danqing.data.splits import has_split, has_two, hold_out, open_if_there
 from danqing.errors import ConfigError, DataError, EvaluationError
 from danqing.evaluation.scores import ReferenceInfo
-from danqing.loading import HasModel, load
-from danqing.model import Model
+from danqing.model import folder as model_folder
+from danqing.model.loading import HasModel, load
+from danqing.model.model import Model
 from danqing.randomness import generator
 
 Progress = Callable[[int, int, str], None]

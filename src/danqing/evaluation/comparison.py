@@ -27,7 +27,7 @@ from danqing.evaluation.rows import Selected
 from danqing.evaluation.scores import Score
 from danqing.families.base import Tokenizes
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.precision import candidates, exact
 from danqing.randomness import derived_seed, generator
 

@@ -9,7 +9,7 @@ from typing import Literal
 from filelock import FileLock
 from torch import nn
 
-from danqing import atomic, model_folder
+from danqing import atomic
 from danqing.data import captions
 from danqing.data.cache import default_folder
 from danqing.data.dataset import Dataset
@@ -27,8 +27,9 @@ from danqing.evaluation.networks import open_network
 from danqing.evaluation.painted import paint, reconstruct, spread
 from danqing.evaluation.scores import ReferenceInfo, Score
 from danqing.images import encode
-from danqing.loading import HasModel
-from danqing.model import Model
+from danqing.model import folder as model_folder
+from danqing.model.loading import HasModel
+from danqing.model.model import Model
 from danqing.precision import Precision, choose_device
 
 Progress = Callable[[int, int, str], None]

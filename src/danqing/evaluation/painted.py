@@ -17,7 +17,7 @@ from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.resize import images_at_once
 from danqing.images import Images, Pixels
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.precision import exact
 from danqing.randomness import derived_seed
 

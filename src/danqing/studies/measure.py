@@ -18,8 +18,8 @@ from danqing.evaluation.evaluate import evaluate
 from danqing.evaluation.painted import reconstruct, spread
 from danqing.evaluation.scores import Score
 from danqing.images import Images
-from danqing.loading import load
-from danqing.model import Model
+from danqing.model.loading import load
+from danqing.model.model import Model
 from danqing.studies.contest import Judged
 from danqing.studies.results import Point
 from danqing.training.run_files import read_json, read_lines

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from danqing.evaluation.scores import number
-from danqing.training.curves import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, grid
+from danqing.training.report.curves import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, grid
 
 _SIZE = 4.5  # of a mark, to all sides
 _MARKS = ("circle", "square", "triangle", "diamond", "bar")

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from danqing import families, loading, machine, model_folder, weights
+from danqing import families, machine, weights
 from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
 from danqing.families.base import Family, FamilyConfig, HasTokenizer, Tokenizes
-from danqing.training import captions, codes, facts, report
+from danqing.model import folder as model_folder
+from danqing.model import loading
+from danqing.training import captions, codes, facts
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
 from danqing.training.config import FREE, SHARED, EvaluationConfig, RunConfig, from_toml, parse
 from danqing.training.estimate import estimate
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan
 from danqing.training.position import Position
+from danqing.training.report import document as report
 from danqing.training.run_folder import RunFolder
 from danqing.training.stage import OF_TOKENIZER, PRIOR, TOKENIZER, Stage, Tokenized
 from danqing.training.trainer import Trainer

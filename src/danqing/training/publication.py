@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from danqing import model_folder, weights
+from danqing import weights
 from danqing.data import Dataset
 from danqing.errors import DataError
 from danqing.evaluation import scores
 from danqing.families.base import Learner
 from danqing.images import Images
-from danqing.model import Model, describe
+from danqing.model import folder as model_folder
+from danqing.model.model import Model, describe
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
 

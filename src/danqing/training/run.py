@@ -13,16 +13,16 @@ from danqing import machine, threads
 from danqing.data import Dataset, open_dataset
 from danqing.data.splits import Held, open_held
 from danqing.errors import ConfigError, TrainingError
-from danqing.loading import HasModel
-from danqing.model import Model
+from danqing.model.loading import HasModel
+from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
-from danqing.training import report
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig, resolve
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, left_for_the_second
 from danqing.training.listener import Listener
+from danqing.training.report import document as report
 from danqing.training.run_folder import RunFolder
 from danqing.training.trackers import check_service
 from danqing.training.trainer import Trainer

@@ -13,8 +13,8 @@ from danqing.data import Batches, Dataset
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.families.base import Alarm, Family
-from danqing.model import Model
-from danqing.training import captions, checkpoint, facts, publication, report
+from danqing.model.model import Model
+from danqing.training import captions, checkpoint, facts, publication
 from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
@@ -23,6 +23,7 @@ from danqing.training.guard import Watch
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan, Progress
 from danqing.training.position import Position
+from danqing.training.report import document as report
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
 from danqing.training.stage import Stage

@@ -13,7 +13,7 @@ from danqing import weights
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.evaluation.scores import ReferenceInfo, Score
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.training.config import RunConfig
 from danqing.training.listener import Scored
 from danqing.training.schedule import Budget

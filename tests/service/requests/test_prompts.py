@@ -10,7 +10,7 @@ import pytest
 from danqing import families
 from danqing.data import open_dataset
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.service.engine import model_description
 from danqing.service.engine.offers import Offer
 from danqing.service.errors import ApiError

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from danqing import model_folder
 from danqing.machine import available_memory
-from danqing.model import Model
+from danqing.model import folder as model_folder
+from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.service.engine.model_description import LOAD_ERRORS, locate
 from danqing.service.engine.orders import ModelUnavailableError

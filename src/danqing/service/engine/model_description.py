@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from danqing import model_folder
 from danqing.errors import DanqingError
 from danqing.families.base import Family, Fills, HasTokenizer, PaintsInSteps, Tokenizes, Varies
-from danqing.model import Model
+from danqing.model import folder as model_folder
+from danqing.model.model import Model
 from danqing.options import Verb
 from danqing.service.engine.offers import Offer
 

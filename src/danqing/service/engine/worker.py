@@ -27,7 +27,7 @@ from danqing.errors import ConfigError
 from danqing.frames import Header
 from danqing.images import Images
 from danqing.machine import resident_memory
-from danqing.model import Model
+from danqing.model.model import Model
 from danqing.service.engine.connections import FrameSocket
 from danqing.service.engine.model_cache import ModelCache
 from danqing.service.engine.model_description import describe

@@ -8,7 +8,7 @@ from typing import Any
 from danqing import page
 from danqing.images import grid_columns
 from danqing.quantities import duration
-from danqing.training.curves import Series, chart
+from danqing.training.report.curves import Series, chart
 from danqing.training.run_files import read_lines
 
 _CURVES = ("codebook_use", "perplexity", "squared_error")

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Protocol
 
-from danqing import model_folder
-from danqing.model import Model
+from danqing.model import folder as model_folder
+from danqing.model.model import Model
 from danqing.precision import choose_device
 
 

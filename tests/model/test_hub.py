@@ -44,7 +44,7 @@ def run(script, argument, address, home):
 @pytest.fixture
 def model_folder(tmp_path):
     from danqing.families import build, parse_config
-    from danqing.model import Model
+    from danqing.model.model import Model
 
     config = parse_config(
         {"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1, "features": 4}

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from danqing.cli import main
-from danqing.training import report
+from danqing.training.report import document as report
 
 HOSTILE = "<script>document.title='broken'</script>"
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danqing.training.curves import Series, chart, number_text, smoothed, thin
+from danqing.training.report.curves import Series, chart, number_text, smoothed, thin
 
 finite = st.floats(-1e12, 1e12)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from danqing import families
-from danqing.conditions import asked, how_many, known
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, Family, FamilyConfig
 from danqing.images import Images
-from danqing.model import Model
+from danqing.model.conditions import asked, how_many, known
+from danqing.model.model import Model
 from danqing.names import match_index
 
 CHUNK = Family.chunk

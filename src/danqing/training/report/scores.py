@@ -8,7 +8,7 @@ from typing import Any
 
 from danqing.page import embed
 from danqing.quantities import duration
-from danqing.training.curves import Series, chart, number_text
+from danqing.training.report.curves import Series, chart, number_text
 from danqing.training.run_files import read_lines, read_text
 
 _ARROWS: dict[Any, str] = {True: " ↑", False: " ↓"}

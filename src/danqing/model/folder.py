@@ -16,7 +16,7 @@ from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
-from danqing.model_card import card
+from danqing.model.card import card
 from danqing.version import __version__
 
 FILES = ("config.json", "model.safetensors", "README.md", "samples.png", "scores.json")

@@ -11,9 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing import conditions, model_folder
 from danqing import options as rules
-from danqing.conditions import Label, Prompt, asked, how_many, known
 from danqing.errors import ConfigError
 from danqing.families.base import (
     Batch,
@@ -30,6 +28,9 @@ from danqing.families.base import (
     Varies,
 )
 from danqing.images import Images, to_float, to_uint8
+from danqing.model import conditions
+from danqing.model import folder as model_folder
+from danqing.model.conditions import Label, Prompt, asked, how_many, known
 from danqing.options import Verb
 from danqing.randomness import derived_seed, generator
 

@@ -12,7 +12,7 @@ import danqing as dq
 from danqing import weights
 from danqing.errors import ConfigError, ModelError
 from danqing.families import build, parse_config
-from danqing.model import Model
+from danqing.model.model import Model
 
 
 def small_model(**changes):

@@ -1,0 +1,1 @@
+"""The report of a run: one HTML file, made from what lies in the run folder alone."""
