@@ -228,7 +228,7 @@ def test_the_demo_leads_from_nothing_to_pictures_and_onwards(
         r'^Again +danqing sample demo --prompt "?.a large green cross on the right',
         r"^  danqing data check photos/$",
         r"^  danqing train photos/ --preset text2image-32 --out runs/photos --minutes 30$",
-        r'^  danqing sample runs/photos --prompt "what you want to see" --out photos.png$',
+        r'^  danqing sample runs/photos --prompt "what the images should show" --out photos.png$',
     ):
         assert re.search(line, stdout, re.MULTILINE), stdout
     with Image.open(place / "demo" / "grid.png") as grid:

@@ -1,4 +1,4 @@
-"""What the command line says: progress and sentences on stderr, the result alone on stdout."""
+"""Output of the command line: messages on stderr, only the result on stdout."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ JsonOption = Annotated[
 
 
 def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool) -> None:
-    """The verb's result on stdout: `payload` as one JSON object, or `text` for people."""
+    """Print a command's result on stdout: `payload` as one JSON object, or `text` for people."""
     if as_json:
         sys.stdout.write(json.dumps(plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
     elif text:
@@ -31,14 +31,14 @@ def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool) -> None
 
 
 def error(message: str, *, as_json: bool) -> None:
-    """One red sentence on stderr, and `{"error": ...}` on stdout where JSON was asked for."""
+    """Print an error on stderr, and as `{"error": ...}` on stdout if JSON was requested."""
     console().print(Text.assemble(("Error: ", "bold red"), (message, "red")))
     if as_json:
         result({"error": message}, as_json=True)
 
 
 def versions() -> None:
-    """Print the versions of what matters most, on stderr and without importing any of it."""
+    """Print the versions of the main libraries on stderr, without importing them."""
     from importlib import metadata
 
     known = [f"python {platform.python_version()}"]
@@ -49,7 +49,7 @@ def versions() -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` with only what JSON knows: paths become text, and numbers that are not finite become null."""
+    """Return `value` for JSON: paths become text, and numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, str | bool | int) or value is None:
@@ -62,7 +62,7 @@ def plain(value: Any) -> Any:
 
 
 def facts(rows: Mapping[str, Any]) -> str:
-    """Names and values in two aligned columns, as text for stdout; rows without a value are left out."""
+    """Return names and values in two aligned columns; rows without a value are left out."""
     shown = {name: printable(value) for name, value in rows.items() if value is not None and value != ""}
     width = max(map(len, shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
@@ -70,9 +70,7 @@ def facts(rows: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns, the first of them the heading, as text for stdout; empty columns are left
-    out.
-    """
+    """Return rows in aligned columns, the first as the heading; empty columns are left out."""
     shown = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     kept = [number for number, width in enumerate(widths) if width]
@@ -83,5 +81,5 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def printable(value: Any) -> str:
-    """Text in which names that are not ours cannot steer the terminal."""
+    """Return text without control characters, so that untrusted names cannot control the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
