@@ -1,4 +1,4 @@
-"""Pixels: `uint8` at every edge, `float32` in [-1, 1] inside. This module is the only place that converts."""
+"""Pixels: `uint8` at every boundary, `float32` in [-1, 1] inside. Only this module converts them."""
 
 import io
 import math
@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from danqing import atomic
 from danqing.errors import ConfigError, DataError
 
-if TYPE_CHECKING:  # torch is imported where it is used: the processes that decode need none
+if TYPE_CHECKING:  # torch is imported where it is used: the processes that decode do not need it
     from torch import Tensor
 
 Pixels = NDArray[np.uint8]
@@ -43,22 +43,22 @@ def to_float(images: "Tensor") -> "Tensor":
 
 
 def to_uint8(images: "Tensor") -> "Tensor":
-    """Images float `[n, c, h, w]` in [-1, 1] to uint8 `[n, h, w, c]`, rounded, what lies outside clamped."""
+    """Convert images float `[n, c, h, w]` in [-1, 1] to uint8 `[n, h, w, c]`, rounded and clamped."""
     import torch
 
-    # A half is added and the rest cut off: round_ wakes all cores, however few the numbers, and then waits
-    # for whichever is busy.
+    # Adding a half and truncating avoids round_, which wakes all cores even for few numbers and then waits
+    # for busy ones.
     levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(127.5)
     return levels.nan_to_num_(0).add_(0.5).clamp_(0, 255).to(torch.uint8).contiguous()
 
 
 def parse_background(colour: str) -> tuple[int, int, int]:
-    """A colour such as `#ffffff` or `white` as red, green and blue; raises ConfigError."""
+    """Read a colour such as `#ffffff` or `white` as red, green and blue; raise ConfigError."""
     try:
         red, green, blue = ImageColor.getrgb(colour)[:3]
     except ValueError as error:
         raise ConfigError(
-            f"The background {colour!r} is no colour: write it as '#rrggbb' or by an English name."
+            f"The background {colour!r} is not a colour: write it as '#rrggbb' or by an English name."
         ) from error
     return red, green, blue
 
@@ -72,7 +72,7 @@ def conform(
     background: str = "#ffffff",
     fit: Fit = "crop",
 ) -> Pixels:
-    """Bring an image of 8 bits, Pillow's or uint8 `[h, w, c]`, to a size and channels.
+    """Convert an 8-bit image (Pillow's, or uint8 `[h, w, c]`) to a size and channels.
 
     The arguments are those of `danqing.image_files.decode`.
     """
@@ -96,7 +96,7 @@ def conform(
 
 
 def to_pil(pixels: Pixels) -> Image.Image:
-    """One picture uint8 `[h, w, c]` as a Pillow image of mode L, LA, RGB or RGBA."""
+    """Return an image uint8 `[h, w, c]` as a Pillow image of mode L, LA, RGB or RGBA."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in MODES:
         raise ValueError(f"expected uint8 [h, w, c] with 1 to 4 channels, got {pixels.dtype} {pixels.shape}")
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
@@ -105,9 +105,10 @@ def to_pil(pixels: Pixels) -> Image.Image:
 def encode(
     image: Image.Image | Pixels, format: str = "png", *, quality: int = 90, background: str = "#ffffff"
 ) -> bytes:
-    """A picture as the bytes of a png, webp or jpeg file.
+    """Encode an image as the bytes of a png, webp or jpeg file.
 
-    `quality` (1 to 100) is that of webp and jpeg. JPEG knows no transparency: it is laid on `background`.
+    quality: 1 to 100, for webp and jpeg. background: shown behind transparent pixels in jpeg, which has no
+    transparency.
     """
     name = _SAVED.get(format.lower().lstrip("."))
     if name is None:
@@ -123,12 +124,12 @@ def encode(
 
 
 def grid_columns(count: int, width: int, height: int) -> int:
-    """How many of so many pictures of one size a row of their grid has, which is then about square."""
+    """Return how many images a row of an about square grid has."""
     return min(count, max(1, round(math.sqrt(count * height / width))))
 
 
 class Images:
-    """Pictures of one size, uint8 `[n, h, w, c]`, that index, save and show themselves."""
+    """Images of one size, uint8 `[n, h, w, c]`, that can be indexed, saved and shown."""
 
     def __init__(self, array: "Pixels | Tensor") -> None:
         pixels = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
@@ -144,7 +145,7 @@ class Images:
     @overload
     def __getitem__(self, index: slice | list[int] | NDArray[np.int64]) -> "Images": ...
     def __getitem__(self, index: int | slice | list[int] | NDArray[np.int64]) -> "Pixels | Images":
-        """One picture `[h, w, c]` by its number; several, as Images, by a slice or a list."""
+        """Return one image `[h, w, c]` by its number, or several, as Images, by a slice or a list."""
         chosen = self.array[index]
         return chosen if chosen.ndim == 3 else Images(chosen)
 
@@ -156,7 +157,7 @@ class Images:
         return f"Images({n} of {width}x{height}, {MODES[channels]})"
 
     def to_pil(self) -> list[Image.Image]:
-        """Each picture as a Pillow image."""
+        """Return each image as a Pillow image."""
         return [to_pil(pixels) for pixels in self.array]
 
     def grid(
@@ -167,15 +168,15 @@ class Images:
         scale: int | None = None,
         checker: bool = False,
     ) -> Image.Image:
-        """All pictures on one sheet, `columns` to a row (default: about square).
+        """Return all images in one grid, with `columns` images per row (default: about square).
 
-        `scale` enlarges each pixel to a square of that many (default: until a picture is about 96 pixels
-        tall, for a sheet of at most about 2,000). `gap` pixels lie between. Transparency is kept, or shown
-        over a `checker`.
+        scale: each pixel becomes a square of this side (default: until an image is about 96 pixels tall, and
+        the grid at most about 2,000). gap: pixels between images. checker: show transparency over a checker
+        pattern instead of keeping it.
         """
         n, height, width, channels = self.array.shape
         if n == 0:
-            raise DataError("There are no pictures to show: ask for at least one.")
+            raise DataError("There are no images to show: request at least one.")
         columns = min(n, columns or grid_columns(n, width, height))
         rows = -(-n // columns)
         if scale is None:
@@ -196,7 +197,7 @@ class Images:
     def save(
         self, path: str | Path, format: str | None = None, *, quality: int = 90, columns: int | None = None
     ) -> Path:
-        """Write the grid (one picture: itself, unscaled) to `path`, atomically; the ending is the format."""
+        """Write the grid (a single image: unscaled) to `path`, atomically; the suffix sets the format."""
         path = Path(path)
         picture = to_pil(self.array[0]) if len(self) == 1 else self.grid(columns)
         content = encode(picture, format or path.suffix.lstrip(".") or "png", quality=quality)
@@ -206,10 +207,10 @@ class Images:
     def save_each(
         self, folder: str | Path, format: str = "png", *, quality: int = 90, name: str = ""
     ) -> list[Path]:
-        """Write each picture to a file in `folder`, which is made where it is missing: `00.png` to `63.png`.
+        """Write each image to a file in `folder`, such as `00.png` to `63.png`; create the folder if needed.
 
-        `format` is png, webp, jpeg or jpg, and ends the names, which `name` begins. Raises ConfigError for
-        another format, and OSError.
+        format: png, webp, jpeg or jpg, the suffix of the names. name: the beginning of the names. Raises
+        ConfigError for another format, and OSError.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,13 +225,13 @@ class Images:
 
 
 def too_large(size: tuple[int, int], max_pixels: int) -> str:
-    """Say that an image of some (width, height) is over the limit."""
+    """Return the message for an image of a (width, height) over the limit."""
     width, height = size
     return f"The image has {width}x{height} pixels, over {max_pixels / 1e6:.0f} million: shrink it first."
 
 
 def _on_background(image: Image.Image, background: str) -> Image.Image:
-    """What is transparent shows `background`; a grey picture on a grey background stays grey."""
+    """Put a transparent image on `background`; a grey image on a grey background stays grey."""
     red, green, blue = parse_background(background)
     grey = image.mode in ("1", "L", "LA", "La") and red == green == blue
     cover = image.convert("RGBA")
@@ -242,7 +243,7 @@ def _on_background(image: Image.Image, background: str) -> Image.Image:
 def resized(
     image: Image.Image, size: tuple[int, int], fit: Fit, fill: float | tuple[int, ...]
 ) -> Image.Image:
-    """Bring an image to another (width, height) as `fit` says; what `pad` adds is `fill`, in its mode."""
+    """Resize an image to (width, height) as `fit` says; `pad` adds pixels of `fill`, in the image's mode."""
     width, height = size
     ratio = min if fit == "crop" else max
     if fit == "stretch":
@@ -261,7 +262,7 @@ def resized(
 
 
 def _fill(mode: str, background: str) -> float | tuple[int, ...]:
-    """A background in a mode, clear where the mode has alpha."""
+    """Return a background colour in a mode; transparent if the mode has alpha."""
     colour = parse_background(background)
     one = (
         Image.new("RGBA", (1, 1), (*colour, 0))
@@ -274,7 +275,7 @@ def _fill(mode: str, background: str) -> float | tuple[int, ...]:
 def _scaled(
     image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None
 ) -> Image.Image:
-    """Antialiased when shrinking; Pillow premultiplies alpha meanwhile, so hidden colours do not bleed."""
+    """Resize with antialiasing; Pillow premultiplies alpha, so hidden colours do not bleed."""
     width = image.width if box is None else box[2] - box[0]
     shrinking = size[0] < width
     method = Image.Resampling.LANCZOS if shrinking else Image.Resampling.BICUBIC

@@ -1,17 +1,15 @@
-"""Randomness that is derived, never stored: the same (seed, purpose, numbers) always gives the same
-stream.
-"""
+"""Derived randomness: the same (seed, purpose, numbers) always gives the same stream; nothing is stored."""
 
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # torch is imported where it is used: the process that answers HTTP needs seeds alone
+if TYPE_CHECKING:  # torch is imported where it is used: the process that answers HTTP needs only seeds
     import torch
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one use: `numbers` are, for instance, the step and the rank."""
+    """Return a 63-bit seed for one use; `numbers` are, for example, the step and the rank."""
     text = ":".join([str(seed), purpose, *map(str, numbers)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -19,7 +17,7 @@ def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
 def generator(
     seed: int, purpose: str, *numbers: int, device: "torch.device | str" = "cpu"
 ) -> "torch.Generator":
-    """A torch generator for one use; `device` is where its numbers are drawn."""
+    """Return a torch generator for one use; `device` is where its numbers are drawn."""
     import torch
 
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose, *numbers))
@@ -32,9 +30,9 @@ def normal(
     purpose: str = "latents",
     device: "torch.device | str" = "cpu",
 ) -> "torch.Tensor":
-    """Standard normal values `[len(seeds), *shape]`, float32; row i depends on `seeds[i]` alone.
+    """Return standard normal values `[len(seeds), *shape]`, float32; row i depends only on `seeds[i]`.
 
-    Drawn on the CPU, so that a seed paints the same picture on every device.
+    They are drawn on the CPU, so that a seed gives the same image on every device.
     """
     import torch
 
@@ -45,7 +43,7 @@ def normal(
 def uniform(
     seeds: Sequence[int], shape: Sequence[int], *, purpose: str, device: "torch.device | str" = "cpu"
 ) -> "torch.Tensor":
-    """Values uniform in [0, 1), `[len(seeds), *shape]`, float32; drawn as those of `normal` are."""
+    """Return uniform values in [0, 1), `[len(seeds), *shape]`, float32, drawn like those of `normal`."""
     import torch
 
     rows = [torch.rand(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
