@@ -95,9 +95,7 @@ def test_images_of_other_splits_and_beside_them_are_accounted_for(tmp_path: Path
 
 def test_splits_without_training_images_are_not_taken_for_classes(tmp_path: Path) -> None:
     write(tmp_path, ["test/0.png", "val/1.png"])
-    with pytest.raises(
-        MissingSplitError, match=r"it has test and validation; put the images to learn from into"
-    ):
+    with pytest.raises(MissingSplitError, match=r"it has test and validation; put the training images into"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, split="test")) == 1
 

@@ -1,4 +1,4 @@
-"""Attributes: what is known of an image besides its label and captions, as numbers, categories or vectors."""
+"""Attributes: numbers, categories or vectors that describe an image besides its label and captions."""
 
 import json
 import math
@@ -18,7 +18,7 @@ class Attribute(BaseModel):
     """One declared column.
 
     width: how many numbers it takes; a category takes one, its index in `categories`. known: the share of the
-    images that have a value. mean, deviation: of a number or vector, where it is known.
+    images that have a value. mean, deviation: of the known values of a number or vector.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,8 +37,8 @@ def tabulate(
 ) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
     """Turn the cells of declared columns into numbers `[n, sum of widths]`, NaN where a value is missing.
 
-    A column whose values are all numbers is numeric, one of lists of as many numbers each is a vector, and
-    any other holds categories.
+    A column of numbers is numeric, a column of equally long lists of numbers is a vector, and any other
+    column holds categories.
     """
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     parts, attributes = [], []
@@ -82,7 +82,7 @@ def _is_missing(cell: Any) -> bool:
 
 
 def _numbers(cell: Any) -> list[float] | None:
-    """The finite numbers in a cell, or None where it holds anything else."""
+    """Return the finite numbers in a cell, or None if it holds anything else."""
     value = _parsed(cell)
     items = value if isinstance(value, list | tuple) else [value]
     try:
@@ -94,7 +94,7 @@ def _numbers(cell: Any) -> list[float] | None:
 
 
 def _parsed(cell: Any) -> Any:
-    """A cell, or the list that its text stands for, as a spreadsheet writes `[1, 2]`."""
+    """Return a cell, or the list in its text, as a spreadsheet writes `[1, 2]`."""
     if isinstance(cell, str) and cell.strip().startswith("["):
         try:
             return json.loads(cell)

@@ -1,4 +1,4 @@
-"""Batches as a pure function of how many images have been seen: nothing is stored to resume."""
+"""Batches as a pure function of the number of images seen: resuming needs no stored state."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,13 +19,13 @@ from danqing.machine import total_memory
 
 
 class Batches:
-    """A data set shuffled anew each epoch and cut into batches that run across the ends of epochs.
+    """A data set, shuffled again each epoch and cut into batches that may span two epochs.
 
-    augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition
-    holds labels, where the data has any. use_texts: whether it holds captions, where the data has any: where
-    an image has several, the seed and the images seen decide on one. prefetch: whether a thread reads the
-    next batch while this one is learned from, by default where the data exceeds half of the machine's memory;
-    the batches are the same either way.
+    augment: None for none; `dataset.info.augment` is the data's default. use_labels: whether the condition
+    holds labels, if the data has any. use_texts: whether it holds captions, if the data has any; of several
+    captions, the seed and the images seen select one. prefetch: whether a thread reads the next batch during
+    the training step, by default if the data exceeds half of the machine's memory; the batches are the same
+    either way.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Batches:
         self._ahead = _Ahead(self._read) if prefetch else None
 
     def at(self, images_seen: int) -> Batch:
-        """The batch that follows after `images_seen` images, on the device."""
+        """Return the batch that follows after `images_seen` images, on the device."""
         pixels, condition = (
             self._ahead(images_seen, images_seen + self.batch_size)
             if self._ahead
@@ -62,7 +62,7 @@ class Batches:
         return Batch(images, condition.to(self.device))
 
     def indices(self, images_seen: int) -> NDArray[np.int64]:
-        """Which images that batch shows, int64 `[batch_size]`."""
+        """Return the indices of that batch's images, int64 `[batch_size]`."""
         count = len(self.dataset)
         positions = np.arange(images_seen, images_seen + self.batch_size)
         epochs, places = positions // count, positions % count
@@ -72,7 +72,7 @@ class Batches:
         return np.concatenate(parts)
 
     def condition(self, images_seen: int) -> Condition:
-        """What is known of the images of that batch, on the CPU."""
+        """Return the condition of that batch's images, on the CPU."""
         indices = self.indices(images_seen)
         label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
         texts = self.dataset.texts(indices) if self.use_texts else None
@@ -91,7 +91,7 @@ class Batches:
 
 
 class _Ahead:
-    """Reads the batch that is expected next in a thread; any other position is read when asked for."""
+    """Reads the next batch ahead in a thread; any other batch is read on demand."""
 
     def __init__(self, read: Callable[[int], tuple[Tensor, Condition]]) -> None:
         self._read = read

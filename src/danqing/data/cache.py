@@ -1,10 +1,10 @@
-"""The packed cache: every image of a source, decoded once, in one file that training reads from.
+"""The packed cache: all images of a source, decoded once, in one file that training reads.
 
 A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`, uint8, or uint16 where the source has
 more than 8 bits), `records.safetensors` (`labels`
 `[n]`, and `text_ends` `[n + 1]` into `texts`), `report.json`, and `manifest.json`, which is written last: a
-cache without one is still being built. The images are appended in the order of the source and a journal says
-how far they go, so that a build killed at any moment goes on where it was.
+cache without one is still being built. The images are appended in the order of the source, and a journal says
+how many are complete, so that a killed build continues where it stopped.
 """
 
 import json
@@ -23,7 +23,7 @@ from danqing.image_files.formats import is_installed
 
 
 def default_folder() -> Path:
-    """`$DANQING_CACHE`, or the platform's folder for caches."""
+    """Return `$DANQING_CACHE`, or the platform's folder for caches."""
     if chosen := os.environ.get("DANQING_CACHE"):
         return Path(chosen)
     if os.name == "nt":
@@ -36,13 +36,13 @@ def default_folder() -> Path:
 def ensure(
     source: Source, spec: ImageSpec, folder: Path | None = None, on_progress: Progress | None = None
 ) -> Path:
-    """The cache of a source, built now if there is none; two processes that ask at once build it once."""
+    """Return the cache of a source; build it if necessary, only once even for two processes at a time."""
     folder = folder or default_folder()
     cache = folder / _key(source, spec)
     if _is_current(cache):
         atomic.touch(cache)
         return cache
-    if spec.range is not None:  # the data may have led to the same range before
+    if spec.range is not None:  # the data itself may have given the same range before
         unasked = folder / _key(source, replace(spec, range=None))
         if _is_current(unasked) and read_manifest(unasked).range == tuple(spec.range):
             return unasked
@@ -60,7 +60,7 @@ def ensure(
 
 
 def is_complete(cache: Path) -> bool:
-    """Whether a cache is finished and its images have the length that its manifest says."""
+    """Return whether a cache is finished and its images have the length in its manifest."""
     try:
         manifest = read_manifest(cache)
         length = (cache / "images.safetensors").stat().st_size
@@ -72,7 +72,7 @@ def is_complete(cache: Path) -> bool:
 
 
 def _is_current(cache: Path) -> bool:
-    """Whether a cache is finished, and no extra was installed since that reads more of its source."""
+    """Return whether a cache is finished, and no extra installed since would read more of its source."""
     return is_complete(cache) and not any(map(is_installed, read_manifest(cache).lacking))
 
 

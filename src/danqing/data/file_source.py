@@ -1,4 +1,4 @@
-"""Images that are files, of a folder or of archives, as a source of records."""
+"""A source of records whose images are files, in a folder or in archives."""
 
 import functools
 import re
@@ -21,7 +21,7 @@ _ARCHIVE = re.compile(r"\.(?:zip|tgz|tar(?:\.\w+)?)$", re.IGNORECASE)
 
 
 class FileSource:
-    """The images of a folder, a zip or tar archives, with what tables, side files and folders say of them."""
+    """The images of a folder, a zip or tar archives, described by tables, side files and folders."""
 
     label_names: tuple[str, ...] = ()
     natural: Natural | None = None
@@ -55,7 +55,7 @@ class FileSource:
     def _record(self, row: Row, load: Loader) -> Record:
         try:
             words = read_beside(row.beside, self.files.read) if any(row.beside) else Words()
-        except DataError as error:  # nothing is known of an image whose label cannot be read
+        except DataError as error:  # an image whose label cannot be read counts as unreadable
             return Record(row.name, functools.partial(_refuse, str(error)))
         values: tuple[Any, ...] = row.attributes
         if self.declared.attributes and not any(not tables.is_missing(value) for value in values):

@@ -74,7 +74,7 @@ def pillow_formats() -> tuple[str, ...]:
 
 
 def recognised(content: bytes) -> str:
-    """Name what a file is by its first bytes, "" where they say nothing.
+    """Name the kind of a file from its first bytes; "" if it is unknown.
 
     The names are those of `FORMATS`, and of formats that cannot be read: SVG, PDF, HTML and so on.
     """

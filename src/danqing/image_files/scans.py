@@ -1,4 +1,4 @@
-"""Images of more than 8 bits in colour, and JPEG XL: read through tifffile and imagecodecs."""
+"""Colour images of more than 8 bits, and JPEG XL: read through tifffile and imagecodecs."""
 
 import io
 from typing import Any
@@ -31,7 +31,7 @@ def read_tiff(content: bytes, max_pixels: int) -> Image.Image | Deep:
         if page.imagedepth > 1 or samples > 4 or page.photometric not in (0, 1, 2):
             raise DataError(
                 f"TIFF files of {samples} channels ({page.photometric.name}) and {page.imagedepth} layers "
-                "are not supported: convert it to grey or RGB."
+                "are not supported: convert the file to grey or RGB."
             )
         values = page.asarray(maxworkers=1)
         if page.planarconfig == 2 and values.ndim == 3 and samples > 1:

@@ -22,14 +22,14 @@ ABOUT = About(
 
 
 def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> None:
-    """Nothing to fetch: the images come with scikit-learn."""
+    """Download nothing: the images come with scikit-learn."""
     DigitsSource()
 
 
 def open(
     split: str, part: tuple[str, ...], on_progress: Callable[[int, int, str], None] | None
 ) -> tuple[Source, tuple[str, ...]]:
-    """The digits; `part` names those wanted."""
+    """Open the digits; `part` names those to select."""
     only_train("digits", split)
     return DigitsSource(), part
 
