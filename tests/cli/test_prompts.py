@@ -17,12 +17,12 @@ from PIL import Image
 import danqing
 from danqing import families
 from danqing.cli import main
-from danqing.cli.prompts import Row, read, record
+from danqing.cli.prompts import PromptRow, read, record
 from danqing.data import open_dataset
 from danqing.errors import ConfigError
 from danqing.model.model import Model
 
-DEFAULT = Row(None, 8, 3, {"temperature": 0.5})
+DEFAULT = PromptRow(None, 8, 3, {"temperature": 0.5})
 CAPTIONS = ("a red heart", "红心", "a blue star", "two circles")
 
 
@@ -336,7 +336,7 @@ def test_what_a_row_leaves_out_is_as_on_the_command_line(tmp_path: Path, ending:
     path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
     first, second = (f"{path}, line {number}" for number in ((2, 3) if ending == "csv" else (1, 2)))
     assert read(path, DEFAULT) == [
-        Row("7", 2, 0, {"temperature": 0.5, "guidance_scale": 1.5, "top_k": 5}, where=first),
+        PromptRow("7", 2, 0, {"temperature": 0.5, "guidance_scale": 1.5, "top_k": 5}, where=first),
         DEFAULT._replace(prompt="a star", where=second),
     ]
 
@@ -369,10 +369,10 @@ def test_a_table_that_cannot_be_read_is_named_by_its_line(
 
 
 def test_files_are_named_by_what_a_name_may_hold() -> None:
-    row = Row("../../etc: a <b>红心</b>?", 1, 0, {})
+    row = PromptRow("../../etc: a <b>红心</b>?", 1, 0, {})
     assert row.file_name(3, 12) == "03-etc-a-b-红心-b-"
-    assert Row("/..", 1, 0, {}).file_name(0, 1) == ""
-    assert len(Row("a" * 500, 1, 0, {}).file_name(0, 1)) <= 41
+    assert PromptRow("/..", 1, 0, {}).file_name(0, 1) == ""
+    assert len(PromptRow("a" * 500, 1, 0, {}).file_name(0, 1)) <= 41
     assert DEFAULT.file_name(0, 1) == ""
 
 

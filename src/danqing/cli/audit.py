@@ -9,7 +9,7 @@ from danqing.cli import output
 from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, opened
 
 if TYPE_CHECKING:
-    from danqing.service.access.audit import Entry
+    from danqing.service.access.audit import AuditEntry
 
 _VERIFY = """Examples:
 
@@ -82,7 +82,7 @@ def show(
     output.result({"entries": payload}, output.table(rows), as_json=as_json)
 
 
-def _row(entry: "Entry") -> tuple[str, ...]:
+def _row(entry: "AuditEntry") -> tuple[str, ...]:
     facts = json.loads(entry.facts)
     return (
         str(entry.number),

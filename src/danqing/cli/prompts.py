@@ -19,7 +19,7 @@ _LONGEST_NAME = 40
 _TEXTS, _OPTIONS = ("prompt", "negative_prompt"), ("--prompt", "--negative-prompt")
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """The images of one prompt. A prompt of None draws from the model's captions.
 
     asked: the prompt before a language model expanded it. negative_prompt: what guidance leads away from.
@@ -51,7 +51,7 @@ class Row(NamedTuple):
         return f"{before}{name}-" if name else before
 
 
-def read(path: Path, default: Row) -> list[Row]:
+def read(path: Path, default: PromptRow) -> list[PromptRow]:
     """Read the rows of a table of prompts.
 
     A `.csv` or `.jsonl` file has a column `prompt` and optional columns `n`, `seed`, `guidance`,
@@ -101,7 +101,7 @@ def _file_name(line: bytes) -> str:
         return ""
 
 
-def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
+def _row(values: Mapping[str, Any], default: PromptRow, where: str) -> PromptRow:
     given = {key: value for key, value in values.items() if value not in (None, "")}
     prompt = given.pop("prompt", None)
     if not isinstance(prompt, str):
@@ -119,7 +119,9 @@ def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
     if not isinstance(negative, str | None):
         raise ConfigError(f"{where}, has negative_prompt {negative!r}: give a text.")
     options = {**default.options, **given}
-    return Row(prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative, where=where)
+    return PromptRow(
+        prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative, where=where
+    )
 
 
 def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:

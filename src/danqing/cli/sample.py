@@ -96,7 +96,7 @@ def sample(
     chosen = image_format or (format_of(out) if out is not None else "png")
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     count = n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES)
-    wanted = prompts.Row(prompt, count, seed, options, negative_prompt=negative_prompt)
+    wanted = prompts.PromptRow(prompt, count, seed, options, negative_prompt=negative_prompt)
     rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
 
     import danqing
@@ -152,7 +152,9 @@ def sample(
     output.result(payload, output.facts(facts), as_json=as_json)
 
 
-def _written_out(rows: Sequence[prompts.Row], model: "Model", writer: "PromptWriter") -> list[prompts.Row]:
+def _written_out(
+    rows: Sequence[prompts.PromptRow], model: "Model", writer: "PromptWriter"
+) -> list[prompts.PromptRow]:
     """Return the rows with their prompts expanded by a language model, each distinct prompt once.
 
     After the first failure the remaining prompts are used unchanged, and a message says why.
@@ -178,7 +180,7 @@ def _written_out(rows: Sequence[prompts.Row], model: "Model", writer: "PromptWri
     return [row._replace(prompt=written.get(row.prompt, row.prompt), asked=row.prompt) for row in rows]
 
 
-def _paint(model: "Model", rows: Sequence[prompts.Row], label: str | None) -> Iterator["Images"]:
+def _paint(model: "Model", rows: Sequence[prompts.PromptRow], label: str | None) -> Iterator["Images"]:
     """Yield the images of each row, and show every sampling step in a bar."""
     import numpy as np
 
@@ -191,7 +193,7 @@ def _paint(model: "Model", rows: Sequence[prompts.Row], label: str | None) -> It
 
 
 def _one_by_one(
-    model: "Model", rows: Sequence[prompts.Row], label: str | None, bar: progress.Bar
+    model: "Model", rows: Sequence[prompts.PromptRow], label: str | None, bar: progress.Bar
 ) -> Iterator["Pixels"]:
     """Yield the images of all rows, one after another; adjacent rows with equal options share chunks.
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from danqing.data import pairs, tables
 from danqing.data.files import Files, Loader
-from danqing.data.layout import NOTHING_DECLARED, Declared, Layout, Row, lay_out
+from danqing.data.layout import NOTHING_DECLARED, Declared, ImageEntry, Layout, lay_out
 from danqing.data.records import About, ImageSpec, Natural, Record, digest
 from danqing.data.side_files import Words, read_beside
 from danqing.data.survey import Survey
@@ -52,7 +52,7 @@ class FileSource:
     def _layout(self) -> Layout:
         return lay_out(self.files, self.split, self.declared)
 
-    def _record(self, row: Row, load: Loader) -> Record:
+    def _record(self, row: ImageEntry, load: Loader) -> Record:
         try:
             words = read_beside(row.beside, self.files.read) if any(row.beside) else Words()
         except DataError as error:  # an image whose label cannot be read counts as unreadable

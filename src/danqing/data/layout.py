@@ -46,7 +46,7 @@ class Declared(NamedTuple):
 NOTHING_DECLARED = Declared()
 
 
-class Row(NamedTuple):
+class ImageEntry(NamedTuple):
     """One image: its file, its label and captions, and its side files.
 
     attributes: cells, in the order of their declaration. partner: the file of its source image. frame: the
@@ -68,7 +68,7 @@ class Row(NamedTuple):
 class Layout:
     """The images of one split in the order of their files, and an account of all other files."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ImageEntry] = field(default_factory=list)
     survey: Survey = field(default_factory=Survey)
 
 
@@ -239,7 +239,7 @@ def _rows(
     beside: dict[str, Beside],
     partner_column: str,
     survey: Survey,
-) -> list[Row]:
+) -> list[ImageEntry]:
     labels_beside, captions_beside = say_something(list(beside.values()), files.read)
     labels, captions = Counter[str](), Counter[str]()
     rows = []
@@ -266,15 +266,17 @@ def _rows(
             label=near.label if labels_beside else None,
             json=near.json,
         )
-        rows.append(Row(one.name, label, said.caption, near, said.attributes, one.partner or said.partner))
+        rows.append(
+            ImageEntry(one.name, label, said.caption, near, said.attributes, one.partner or said.partner)
+        )
     survey.understood["Labels"] = _counted(labels, len(rows)) or "none: no class folders, column or files"
     survey.understood["Captions"] = _counted(captions, len(rows)) or _where_captions_were_sought(told, beside)
     return rows
 
 
-def _slices(files: Files, rows: Sequence[Row], survey: Survey) -> list[Row]:
+def _slices(files: Files, rows: Sequence[ImageEntry], survey: Survey) -> list[ImageEntry]:
     """Return the rows, with one for each slice of a volume."""
-    found, volumes = list[Row](), 0
+    found, volumes = list[ImageEntry](), 0
     for row in rows:
         count = 1
         if row.name.lower().endswith(_VOLUMES):
@@ -288,7 +290,7 @@ def _slices(files: Files, rows: Sequence[Row], survey: Survey) -> list[Row]:
     return found
 
 
-def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> list[Row]:
+def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> list[ImageEntry]:
     """Return rows for files that tables name but that do not exist; they count as unreadable images."""
     rows = []
     for path in told.outside:
@@ -299,7 +301,9 @@ def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> 
         if own is not None and split not in ("all", own):
             survey.leave_out(path, f"in the {own} split")
         else:
-            rows.append(Row(path, missing=f"It is listed in {_and(told.tables)}, but there is no such file."))
+            rows.append(
+                ImageEntry(path, missing=f"It is listed in {_and(told.tables)}, but there is no such file.")
+            )
     return rows
 
 

@@ -23,7 +23,7 @@ LARGEST = 128
 """The longest side that is chosen by default; larger images are expensive, so users must request them."""
 
 
-class _Seen(NamedTuple):
+class _ImageFacts(NamedTuple):
     """The properties of one image: some of its values if they have more than 8 bits, and a missing extra."""
 
     natural: Natural
@@ -40,12 +40,12 @@ def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
     Range: one for all such images, chosen by `value_range`.
     """
     if source.natural is not None:
-        seen = [_Seen(source.natural)]
+        seen = [_ImageFacts(source.natural)]
     else:
         step = max(1, source.count() // SAMPLE)
         records = islice(source.records(spec), 0, None, step)
         looked = [(load.name, _look(load)) for record in records for load in _loads(record)]
-        seen = [one for _, one in looked if isinstance(one, _Seen)]
+        seen = [one for _, one in looked if isinstance(one, _ImageFacts)]
         failed = [Skipped(name=name, reason=one) for name, one in looked if isinstance(one, str)]
     if not seen:
         reasons = Counter(reason_kind(one.reason) for one in failed)
@@ -75,7 +75,7 @@ def _range_remarks(values: list[NDArray[np.float64]], asked: Range | None, bound
     return [f"Values of more than 8 bits: {low:g} becomes black and {high:g} white.{clipped}{chosen}"]
 
 
-def _lacking(seen: list[_Seen]) -> list[str]:
+def _lacking(seen: list[_ImageFacts]) -> list[str]:
     count = sum(one.lacks == "scans" for one in seen)
     if not count:
         return []
@@ -127,7 +127,7 @@ def _loads(record: Record) -> list[Record]:
     return [record] if record.source is None else [record, Record(record.name, record.source)]
 
 
-def _look(record: Record) -> _Seen | str:
+def _look(record: Record) -> _ImageFacts | str:
     """Return the properties of an image, or why it cannot be read."""
     try:
         image = record.load()
@@ -136,14 +136,14 @@ def _look(record: Record) -> _Seen | str:
             deep = deep_values(image) if header.depth > 8 else None
             transparent = header.transparent and bool((decode(image, channels=4)[:, :, 3] < 255).any())
             natural = Natural(header.size, header.colour, transparent, 8 if deep is None else 16)
-            return _Seen(natural, None if deep is None else sample(deep), header.lacks)
+            return _ImageFacts(natural, None if deep is None else sample(deep), header.lacks)
         if isinstance(image, Deep):
             height, width, channels = image.values.shape
-            return _Seen(Natural((width, height), channels > 2, False, 16), sample(image))
+            return _ImageFacts(Natural((width, height), channels > 2, False, 16), sample(image))
         if isinstance(image, Image.Image):
             image = np.asarray(image.convert("RGBA"))
         height, width, channels = image.shape
         transparent = channels in (2, 4) and bool((image[:, :, -1] < 255).any())
-        return _Seen(Natural((width, height), channels > 2, transparent))
+        return _ImageFacts(Natural((width, height), channels > 2, transparent))
     except DataError as error:
         return str(error)

@@ -103,7 +103,7 @@ def find_source(
     raise DataError(f"There is no data at {source}: {_HOW} {', '.join(builtin.names())}.")
 
 
-class _Shards(NamedTuple):
+class _ArchiveKind(NamedTuple):
     """A kind of archive that holds samples, and the reader for all shards of a folder."""
 
     endings: tuple[str, ...]
@@ -114,7 +114,7 @@ def _tar_source(path: Path, shards: Sequence[Path], split: str, declared: Declar
     return FileSource(Tars(path, shards), split, declared)
 
 
-_KINDS = (_Shards(tar_shards.ENDINGS, _tar_source), _Shards((".parquet",), ParquetSource))
+_KINDS = (_ArchiveKind(tar_shards.ENDINGS, _tar_source), _ArchiveKind((".parquet",), ParquetSource))
 
 
 def _in_folder(path: Path, split: str, declared: Declared) -> Source:

@@ -27,7 +27,7 @@ class AuditError(DanqingError):
     """The audit log differs from what was written."""
 
 
-class Entry(Base):
+class AuditEntry(Base):
     """An entry of the chain.
 
     at: ISO 8601, UTC.
@@ -124,7 +124,7 @@ def append(session: Session, entries: Sequence[PendingEntry]) -> Head:
         at_end = Head(at_end.number + 1, _seal(*content))
         rows.append(dict(zip(_COLUMNS, (*content, at_end.hash), strict=True)))
     if rows:
-        session.execute(insert(Entry), rows)
+        session.execute(insert(AuditEntry), rows)
     return at_end
 
 
@@ -133,13 +133,15 @@ def head(session: Session) -> Head:
 
     Its number is 0 where the log is empty.
     """
-    last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
+    last = session.execute(
+        select(AuditEntry.number, AuditEntry.hash).order_by(AuditEntry.number.desc()).limit(1)
+    ).first()
     return Head(last.number, last.hash) if last else Head(0, _BEFORE_ALL)
 
 
 def has(session: Session, wanted: Head) -> bool:
     """Return whether the chain contains exactly this entry."""
-    found = session.scalar(select(Entry.hash).where(Entry.number == wanted.number))
+    found = session.scalar(select(AuditEntry.hash).where(AuditEntry.number == wanted.number))
     return found == wanted.hash
 
 
@@ -169,15 +171,20 @@ def verify(database: Database, known: Head | None = None) -> Head:
     return at_end
 
 
-def last(session: Session, count: int) -> list[Entry]:
+def last(session: Session, count: int) -> list[AuditEntry]:
     """Return the last entries, oldest first."""
-    return list(session.scalars(select(Entry).order_by(Entry.number.desc()).limit(count)))[::-1]
+    return list(session.scalars(select(AuditEntry).order_by(AuditEntry.number.desc()).limit(count)))[::-1]
 
 
-def _page(session: Session, after: int) -> list[Entry]:
+def _page(session: Session, after: int) -> list[AuditEntry]:
     """Return the next entries, page by page: SQLite blocks writers during a transaction."""
     return list(
-        session.scalars(select(Entry).where(Entry.number > after).order_by(Entry.number).limit(ROWS_AT_ONCE))
+        session.scalars(
+            select(AuditEntry)
+            .where(AuditEntry.number > after)
+            .order_by(AuditEntry.number)
+            .limit(ROWS_AT_ONCE)
+        )
     )
 
 

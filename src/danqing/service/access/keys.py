@@ -65,7 +65,7 @@ class Key(Base):
 
 
 @dataclass(slots=True)
-class _Batch:
+class _PendingWrites:
     """What is written in one transaction, retried until it is stored, and stored once."""
 
     entries: list[PendingEntry]
@@ -82,7 +82,7 @@ class _KnownKey:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _KeyChanges:
     """What was read from the database; keys: None where they have not changed."""
 
     mark: tuple[int, int]
@@ -106,7 +106,7 @@ class Keys:
         self._known: dict[str, _KnownKey] = {}
         self._mark = (-1, -1)
         self._read_at = -math.inf
-        self._batch: _Batch | None = None
+        self._batch: _PendingWrites | None = None
         self._head: Head | None = None
         self.is_database_away = False
         """Whether the latest attempt to reach the database failed."""
@@ -232,14 +232,14 @@ class Keys:
                     held.caller.account.set_used(seen.day, images)
         self._read_at = began
 
-    def _exchange(self, batch: _Batch | None) -> Callable[[Session], _Seen]:
+    def _exchange(self, batch: _PendingWrites | None) -> Callable[[Session], _KeyChanges]:
         mark = self._mark
 
-        def exchange(session: Session) -> _Seen:
+        def exchange(session: Session) -> _KeyChanges:
             if batch is not None:
                 _write(session, batch)
             count, changes = session.execute(select(func.count(), func.sum(Key.changes))).one()
-            seen = _Seen((count, int(changes or 0)), None, int(time.time() // DAY))
+            seen = _KeyChanges((count, int(changes or 0)), None, int(time.time() // DAY))
             if seen.mark != mark:
                 seen.keys = list(session.scalars(select(Key)))
             if batch is not None or seen.keys is not None:
@@ -248,7 +248,7 @@ class Keys:
 
         return exchange
 
-    def _pending_batch(self) -> _Batch | None:
+    def _pending_batch(self) -> _PendingWrites | None:
         """Return what waits to be written, if anything.
 
         Usage is written with entries of the audit log: they show whether a batch was committed unnoticed.
@@ -262,7 +262,7 @@ class Keys:
             for identity, held in self._known.items()
             for day, counted in held.caller.account.unwritten().items()
         }
-        return _Batch(entries, amounts)
+        return _PendingWrites(entries, amounts)
 
     def _set_keys(self, keys: Iterable[Key]) -> None:
         old, self._known = self._known, {}
@@ -279,7 +279,7 @@ class Keys:
         self.exist = self.exist or bool(self._known)
 
 
-def _write(session: Session, batch: _Batch) -> None:
+def _write(session: Session, batch: _PendingWrites) -> None:
     """Write a batch, unless it was: the connection may have broken just after its commit."""
     if batch.tried is not None and audit.has(session, batch.tried):
         return

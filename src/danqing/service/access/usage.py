@@ -12,7 +12,7 @@ Amounts = Mapping[tuple[str, int], tuple[int, int]]
 """(key, days since 1970) to (requests, pictures)."""
 
 
-class Usage(Base):
+class KeyUsage(Base):
     """What one key used on one day; day: days since 1970."""
 
     __tablename__ = "usage"
@@ -39,16 +39,18 @@ class UsageTotals:
 def add(session: Session, amounts: Amounts) -> None:
     """Add what was used; the caller prevents concurrent calls."""
     for (key, day), (requests, images) in amounts.items():
-        more = {"requests": Usage.requests + requests, "images": Usage.images + images}
-        changed = session.execute(update(Usage).where(Usage.key == key, Usage.day == day).values(more))
+        more = {"requests": KeyUsage.requests + requests, "images": KeyUsage.images + images}
+        changed = session.execute(
+            update(KeyUsage).where(KeyUsage.key == key, KeyUsage.day == day).values(more)
+        )
         if not changed.rowcount:  # type: ignore[attr-defined]
-            session.add(Usage(key=key, day=day, requests=requests, images=images))
+            session.add(KeyUsage(key=key, day=day, requests=requests, images=images))
             session.flush()
 
 
 def images_of(session: Session, day: int) -> dict[str, int]:
     """Return the pictures of a day by key."""
-    rows = session.execute(select(Usage.key, Usage.images).where(Usage.day == day))
+    rows = session.execute(select(KeyUsage.key, KeyUsage.images).where(KeyUsage.day == day))
     return {row.key: row.images for row in rows}
 
 
@@ -57,11 +59,11 @@ def totals(session: Session, today: int) -> dict[str, UsageTotals]:
     images_today = images_of(session, today)
     rows = session.execute(
         select(
-            Usage.key,
-            func.sum(Usage.requests).label("requests"),
-            func.sum(Usage.images).label("images"),
-            func.max(Usage.day).label("last"),
-        ).group_by(Usage.key)
+            KeyUsage.key,
+            func.sum(KeyUsage.requests).label("requests"),
+            func.sum(KeyUsage.images).label("images"),
+            func.max(KeyUsage.day).label("last"),
+        ).group_by(KeyUsage.key)
     )
     return {
         row.key: UsageTotals(images_today.get(row.key, 0), int(row.requests), int(row.images), row.last)

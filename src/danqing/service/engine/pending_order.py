@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
-from danqing.service.engine.fair_queue import Entry
+from danqing.service.engine.fair_queue import QueueEntry
 from danqing.service.engine.orders import Event, Order, Painted, Pixels, Preview, Progress
 
 
@@ -21,7 +21,7 @@ class PendingOrder:
         self, order: Order, number: int, now: float, cancel: Callable[["PendingOrder"], None]
     ) -> None:
         self.order, self.number, self.submitted = order, number, now
-        self.entries: list[Entry[PendingOrder]] = []
+        self.entries: list[QueueEntry[PendingOrder]] = []
         """Its entries in the queue."""
         self.deadline: asyncio.TimerHandle | None = None
         self.deaths = 0

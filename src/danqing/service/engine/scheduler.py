@@ -15,7 +15,7 @@ import numpy as np
 from danqing.errors import ConfigError
 from danqing.frames import Header
 from danqing.service.engine.batching import BatchKind, WorkerBatch, check_images, kind_of
-from danqing.service.engine.fair_queue import Entry, FairQueue
+from danqing.service.engine.fair_queue import FairQueue, QueueEntry
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.orders import (
     DeadlinePassedError,
@@ -172,10 +172,12 @@ class Scheduler:
 
     def _entry(
         self, pending: PendingOrder, kind: BatchKind, start: int, stop: int, chunk_seconds: float, now: float
-    ) -> Entry[PendingOrder]:
+    ) -> QueueEntry[PendingOrder]:
         order, chunk = pending.order, self._chunk(kind)
         seconds = chunk_seconds / chunk
-        entry = Entry(pending, kind, order.owner, order.priority, start, stop, seconds, chunk, arrived=now)
+        entry = QueueEntry(
+            pending, kind, order.owner, order.priority, start, stop, seconds, chunk, arrived=now
+        )
         pending.entries.append(entry)
         return entry
 

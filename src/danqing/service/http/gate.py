@@ -86,7 +86,7 @@ def held_bytes(request: Request) -> HeldBytes:
     return _exchange(request.scope).held
 
 
-class _Parts(Protocol):
+class _GateParts(Protocol):
     """What the gate needs of the service behind it."""
 
     @property
@@ -121,7 +121,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        parts: _Parts = scope["app"].state.service
+        parts: _GateParts = scope["app"].state.service
         exchange = Exchange(scope, receive, send, self._limits, self._bytes)
         scope.setdefault("state", {})["exchange"] = exchange
         request_id = logs.request_id.set(exchange.id)

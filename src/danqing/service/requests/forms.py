@@ -38,7 +38,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], U
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:  # RFC 2046, section 5.1.1
         raise _unreadable("its boundary must have 1 to 70 characters")
-    parts = _Parts(limits)
+    parts = _FormParts(limits)
     parser = MultipartParser(
         boundary,
         {
@@ -69,7 +69,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], U
 
 
 @dataclass(slots=True)
-class _Parts:
+class _FormParts:
     """Collects the parts of a form as the parser finds them."""
 
     limits: Limits
