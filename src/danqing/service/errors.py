@@ -75,6 +75,6 @@ def overloaded(reason: str) -> ApiError:
 
 
 def printable(value: bytes) -> str:
-    """Return what a client wrote as short printable ASCII."""
+    """Return a client's text as short printable ASCII."""
     text = value[:100].decode("latin-1")
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text) or "(none)"

@@ -1,4 +1,4 @@
-"""How exceptions from within the service become errors that clients receive."""
+"""Converts internal exceptions to the errors that clients receive."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ _CHOICES = {"str", "int"}
 
 
 def from_danqing(error: DanqingError) -> ApiError:
-    """Convert an error from within.
+    """Convert an internal error.
 
     Messages that may name files of this machine are only logged.
     """

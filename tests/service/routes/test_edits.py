@@ -265,8 +265,8 @@ def test_wrong_references_are_refused_by_the_name_of_the_field(running: Running)
     for reference, field, words in (
         ({}, "images.0.image_url", "image_url is missing"),
         ({"file_id": "file-1"}, "images.0.file_id", "stores no files"),
-        ({"image_url": "https://example.org/a.png"}, "images.0.image_url", "fetches no pictures"),
-        ({"image_url": "file:///etc/passwd"}, "images.0.image_url", "fetches no pictures"),
+        ({"image_url": "https://example.org/a.png"}, "images.0.image_url", "does not fetch pictures"),
+        ({"image_url": "file:///etc/passwd"}, "images.0.image_url", "does not fetch pictures"),
         ({"image_url": "data:image/png,abc"}, "images.0.image_url", "base64"),
         ({"image_url": "data:image/png;base64,@@@@"}, "images.0.image_url", "valid base64"),
         ({"image_url": good, "detail": "high"}, "images.0.detail", "no field"),

@@ -1,4 +1,4 @@
-"""The audit log: who did what, as a hash chain in which each entry seals all entries before it."""
+"""The audit log: a hash chain, in which each entry protects all earlier entries from changes."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ _COLUMNS = ("number", "at", "event", "facts", "previous", "hash")
 
 
 class AuditError(DanqingError):
-    """The audit log differs from what was written."""
+    """The audit log was changed."""
 
 
 class AuditEntry(Base):
@@ -49,7 +49,7 @@ class AuditEntry(Base):
 class Head:
     """The last entry of a chain.
 
-    Kept elsewhere, it shows later whether the end of the log was cut off.
+    Stored elsewhere, it shows later whether the end of the log was removed.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Head:
 
     @classmethod
     def parse(cls, written: str) -> "Head":
-        """Parse what `str` wrote; raises AuditError."""
+        """Parse the output of `str`; raise AuditError."""
         number, _, digest = written.partition(":")
         if not (number.isascii() and number.isdigit() and len(digest) == 64):
             raise AuditError(
@@ -131,7 +131,7 @@ def append(session: Session, entries: Sequence[PendingEntry]) -> Head:
 def head(session: Session) -> Head:
     """Return the last entry.
 
-    Its number is 0 where the log is empty.
+    Its number is 0 if the log is empty.
     """
     last = session.execute(
         select(AuditEntry.number, AuditEntry.hash).order_by(AuditEntry.number.desc()).limit(1)

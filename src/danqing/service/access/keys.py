@@ -1,4 +1,4 @@
-"""The keys of a service: who may use it, for what, how much and until when. Only their hashes are stored."""
+"""The keys of a service, with their scopes, limits and expiry. Only their hashes are stored."""
 
 import asyncio
 import contextlib
@@ -66,7 +66,7 @@ class Key(Base):
 
 @dataclass(slots=True)
 class _PendingWrites:
-    """What is written in one transaction, retried until it is stored, and stored once."""
+    """The entries and usage of one transaction, which is retried until it is stored exactly once."""
 
     entries: list[PendingEntry]
     amounts: usage.Amounts
@@ -83,7 +83,7 @@ class _KnownKey:
 
 @dataclass(slots=True)
 class _KeyChanges:
-    """What was read from the database; keys: None where they have not changed."""
+    """The latest values from the database; keys: None if they have not changed."""
 
     mark: tuple[int, int]
     keys: list[Key] | None
@@ -122,7 +122,7 @@ class Keys:
         self._task = asyncio.create_task(self._keep_up_to_date(), name="keys")
 
     async def stop(self) -> None:
-        """Write what has not been written yet."""
+        """Write everything that is pending."""
         if self._task is None:
             return
         self._task.cancel()
@@ -139,7 +139,7 @@ class Keys:
     async def caller(self, token: str) -> Caller:
         """Return the caller of a key.
 
-        Raises ApiError 401 for a key that is wrong, revoked or expired, and 503 where the database has been
+        Raises ApiError 401 for a key that is wrong, revoked or expired, and 503 if the database has been
         away for too long.
         """
         if time.monotonic() - self._read_at > AWAY:
@@ -182,7 +182,7 @@ class Keys:
                 await self._synchronise_now(patience=0)
 
     def _log_head(self) -> None:
-        """Log the head of the chain: kept elsewhere, it proves later that nothing was cut off."""
+        """Log the head of the chain: stored elsewhere, it proves later that nothing was removed."""
         logs.event(_log, "audit log", head=str(self._head))
 
     async def _keep_up_to_date(self) -> None:
@@ -194,7 +194,7 @@ class Keys:
             except DatabaseError as error:
                 if not was_away:
                     logs.event(_log, "the database is away", logging.WARNING, reason=str(error))
-            except Exception:  # whatever it was, revoked keys must be found
+            except Exception:  # whatever the error was, revoked keys must be found
                 _log.exception("reading changes of keys failed")
 
     async def _synchronise(self, patience: float) -> None:
@@ -202,7 +202,7 @@ class Keys:
             await self._synchronise_now(patience)
 
     async def _synchronise_now(self, patience: float) -> None:
-        """Write what is pending and read what has changed, in one transaction."""
+        """Write pending entries and read changed keys, in one transaction."""
         began = time.monotonic()
         batch = self._batch = self._batch or self._pending_batch()
         try:
@@ -249,7 +249,7 @@ class Keys:
         return exchange
 
     def _pending_batch(self) -> _PendingWrites | None:
-        """Return what waits to be written, if anything.
+        """Return the pending entries and usage, if there are any.
 
         Usage is written with entries of the audit log: they show whether a batch was committed unnoticed.
         Each counted request has an entry when it ends.

@@ -1,4 +1,4 @@
-"""What each key has used, by day (UTC)."""
+"""The usage of each key by day (UTC)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Amounts = Mapping[tuple[str, int], tuple[int, int]]
 
 
 class KeyUsage(Base):
-    """What one key used on one day; day: days since 1970."""
+    """The usage of one key on one day; day: days since 1970."""
 
     __tablename__ = "usage"
 
@@ -25,7 +25,7 @@ class KeyUsage(Base):
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """What a key has used today and in total.
+    """The usage of a key today and in total.
 
     last: the last day on which it was used, None for never.
     """
@@ -37,7 +37,7 @@ class UsageTotals:
 
 
 def add(session: Session, amounts: Amounts) -> None:
-    """Add what was used; the caller prevents concurrent calls."""
+    """Add to the usage of keys; the caller prevents concurrent calls."""
     for (key, day), (requests, images) in amounts.items():
         more = {"requests": KeyUsage.requests + requests, "images": KeyUsage.images + images}
         changed = session.execute(
@@ -55,7 +55,7 @@ def images_of(session: Session, day: int) -> dict[str, int]:
 
 
 def totals(session: Session, today: int) -> dict[str, UsageTotals]:
-    """Return what each key has used; today: days since 1970."""
+    """Return the usage of each key; today: days since 1970."""
     images_today = images_of(session, today)
     rows = session.execute(
         select(

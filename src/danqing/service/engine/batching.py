@@ -115,7 +115,7 @@ def kind_of(order: Order) -> BatchKind:
 
 
 def check_images(order: Order, offer: Offer) -> None:
-    """Raise ConfigError where the images or masks of an order do not suit its verb."""
+    """Raise ConfigError if the images or masks of an order do not suit its verb."""
     if order.verb not in offer.verbs:
         raise ConfigError(
             f"The model {offer.name} does not support {order.verb}: it supports {', '.join(offer.verbs)}."

@@ -1,8 +1,8 @@
 """The pictures that wait for the worker: bounded, fair to their owners, and taken by kind.
 
-Pictures are served in a fair order (`fairness.turns`), by the seconds of work that they take. Where there are
-many owners, no share is large, and an owner's turn may be far away; so jobs have a share of their own
-together, however many others there are.
+Pictures are served in a fair order (`fairness.turns`), by the seconds of work that they take. With many
+owners, each share is small, and an owner's turn may be far away. So all jobs together have a share of their
+own, however many owners there are.
 """
 
 import heapq
@@ -18,9 +18,9 @@ from danqing.service.fairness.turns import FairOrder
 Item = TypeVar("Item")
 
 JOB_DELAY = 5.0
-"""Seconds of interactive work that go before a job; then it has its turn, however much more there is."""
+"""Seconds of interactive work that may go before a job; then the job has its turn."""
 JOB_WEIGHT = 4.0
-"""Jobs receive one second of work for so many seconds of interactive work."""
+"""Seconds of interactive work for each second of jobs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,8 +99,8 @@ def _is_queued(element: tuple[float, int, QueueEntry[Item]]) -> bool:
 class FairQueue(Generic[Item]):
     """A queue of at most `limit` interactive pictures, and those of jobs.
 
-    Jobs yield to interactive pictures and take no room of theirs: few are here at a time, most are queued in
-    the database.
+    Jobs yield to interactive pictures and do not count towards their limit: few jobs are here at a time, most
+    are queued in the database.
 
     pictures: how many are queued.
     seconds: how long the worker needs for them all.
@@ -127,7 +127,7 @@ class FairQueue(Generic[Item]):
         return self._order.owners + sum(len(lane.heap) for lane in self._lanes.values())
 
     def has_room(self, owner: str, pictures: int) -> bool:
-        """Return whether an owner may add so many interactive pictures."""
+        """Return whether an owner may add this many interactive pictures."""
         return self._share.has_room(owner, pictures)
 
     def add(self, entry: QueueEntry[Item], chunk_seconds: float) -> None:
@@ -140,7 +140,7 @@ class FairQueue(Generic[Item]):
         self._push(entry, chunk_seconds)
 
     def put_back(self, entry: QueueEntry[Item], chunk_seconds: float) -> None:
-        """Queue pictures again that have had their turn, before all others."""
+        """Queue pictures that had their turn again, before all others."""
         entry.tag = -math.inf
         self._push(entry, chunk_seconds)
 

@@ -13,7 +13,7 @@ from danqing.options import Verb
 from danqing.service.engine.offers import Offer
 
 LOAD_ERRORS = (DanqingError, OSError, RuntimeError, MemoryError, ValueError)
-"""What reading a model may raise."""
+"""The errors that reading a model may raise."""
 MOST_CARD = 200_000
 """Characters of a model card that are shown."""
 
@@ -21,7 +21,7 @@ MOST_CARD = 200_000
 def describe(name: str, source: str) -> Offer:
     """Describe a model without loading its weights.
 
-    The offer has a `fault` where it cannot be used.
+    The offer has a `fault` if it cannot be used.
     """
     try:
         folder, within = locate(source)

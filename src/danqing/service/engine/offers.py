@@ -1,4 +1,4 @@
-"""What a served model is and can do."""
+"""The description of a served model."""
 
 import math
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from danqing.options import Verb
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a served model is and can do, as the worker found it in the model's folder.
+    """A served model and its abilities, as the worker found them in the model's folder.
 
     width, height: in pixels.
     reads: what its prompt is.
-    captions: for a model that reads text, some examples; for a labelled model, those of each label, if any.
+    captions: examples for a model that reads text; for a labelled model, those of each label, if any.
     options: of each verb that it supports, with their defaults.
     guides: whether guidance_scale may differ from 1.
     steps: whether it has intermediate pictures.
     range: the (low, high) that become black and white in pictures of more than 8 bits, None for 8 bits.
     tokens: codes that one picture is written in, 0 for families without codes.
-    prompt_tokens: the longest text that it reads, 0 where it reads none.
+    prompt_tokens: the longest text that it reads, 0 if it reads none.
     resamples: whether its card allows other sizes to be made from its pictures.
     chunk: how many pictures are computed in the time of one.
     created: seconds since 1970.
-    fault: why it cannot be used, None where it can.
+    fault: why it cannot be used, None if it can.
     """
 
     name: str
@@ -56,5 +56,5 @@ class Offer:
 
     @property
     def image_tokens(self) -> int:
-        """The tokens of one picture in `usage`: its codes, or one per 16x16 pixels where it has none."""
+        """The tokens of one picture in `usage`: its codes, or one per 16x16 pixels if it has none."""
         return self.tokens or math.ceil(self.width / 16) * math.ceil(self.height / 16)

@@ -1,4 +1,4 @@
-"""An order that has been submitted, as its caller sees it until it is painted."""
+"""A submitted order, as its caller sees it until it is painted."""
 
 import asyncio
 import collections
@@ -27,7 +27,7 @@ class PendingOrder:
         self.deaths = 0
         """How many workers died while they painted it."""
         self.steps_done = 0
-        """Of all its pictures together."""
+        """Seconds that its pictures took together."""
         self.ended = False
         self.on_begin: Callable[[], None] | None = None
         """Called once, when the first of its pictures are sent to the worker."""
@@ -58,7 +58,7 @@ class PendingOrder:
         return last
 
     def cancel(self) -> None:
-        """Cancel the order; does nothing where it has ended."""
+        """Cancel the order; does nothing if it has ended."""
         if not self.ended:
             self._cancel(self)
 
@@ -69,7 +69,7 @@ class PendingOrder:
             self.on_begin = None
 
     def progress(self, pictures: int, done: int, steps: int) -> None:
-        """Note progress: so many pictures have done `done` of `steps`.
+        """Record progress: a number of pictures have done `done` of `steps`.
 
         Those before them are finished.
         """

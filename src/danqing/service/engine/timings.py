@@ -1,9 +1,9 @@
-"""How long painting takes, learned from what has been painted."""
+"""Estimates of painting times, from earlier measurements."""
 
 from danqing.service.engine.batching import BatchKind
 
 FIRST_GUESS = 0.05
-"""Seconds that a chunk takes, where none has been painted yet."""
+"""The estimate for a chunk in seconds before anything was measured."""
 _MOST = 512
 
 

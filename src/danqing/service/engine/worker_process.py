@@ -41,7 +41,7 @@ class WorkerProcess:
         setup: its first frame, which says what to serve.
         on_frame: called with each frame that it sends.
 
-        Raises OSError or RuntimeError where the machine has no room for it, and leaves nothing behind.
+        Raises OSError or RuntimeError if the machine has no room for it, and leaves nothing behind.
         """
         with contextlib.ExitStack() as undo:
             mine, theirs = socket.socketpair()
@@ -73,11 +73,11 @@ class WorkerProcess:
         return self._process.returncode
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
-        """Send the worker a frame; does nothing where it is gone."""
+        """Send the worker a frame; does nothing if it is gone."""
         self._connection.send(header, blocks)
 
     def kill(self) -> None:
-        """Kill the worker: it has no state that matters."""
+        """Kill the worker; the scheduler has all of its state."""
         self._process.kill()
 
     async def ended(self) -> None:

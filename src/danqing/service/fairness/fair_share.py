@@ -1,7 +1,7 @@
 """Admission: how much of a limited resource each owner may take."""
 
 GREED = 4
-"""An owner may hold at most so many times as much as is left for all others."""
+"""How many times the amount that is left for all others one owner may hold."""
 
 
 class FairShare:
@@ -20,16 +20,16 @@ class FairShare:
         self._held_by: dict[str, int] = {}
 
     def has_room(self, owner: str, amount: int) -> bool:
-        """Return whether an owner may take so much now."""
+        """Return whether an owner may take an amount now."""
         if not self.held:
             return True
         free, held = self._most - self.held, self._held_by.get(owner, 0)
         return amount <= free and held + amount <= (GREED * free if self._each is None else self._each)
 
     def take(self, owner: str, amount: int) -> bool:
-        """Take so much for an owner.
+        """Take an amount for an owner.
 
-        Returns False, and takes nothing, where there is no room.
+        Returns False, and takes nothing, if there is no room.
         """
         if not self.has_room(owner, amount):
             return False
@@ -37,7 +37,7 @@ class FairShare:
         return True
 
     def add(self, owner: str, amount: int) -> None:
-        """Count what an owner holds, whether there is room for it or not.
+        """Count an amount for an owner, even if there is no room for it.
 
         amount: negative for less.
         """
@@ -47,5 +47,5 @@ class FairShare:
             del self._held_by[owner]
 
     def give_back(self, owner: str, amount: int) -> None:
-        """Count that an owner holds so much less."""
+        """Release an amount of an owner."""
         self.add(owner, -amount)

@@ -87,7 +87,7 @@ def held_bytes(request: Request) -> HeldBytes:
 
 
 class _GateParts(Protocol):
-    """What the gate needs of the service behind it."""
+    """The parts of the service that the gate needs."""
 
     @property
     def keys(self) -> Keys: ...
@@ -148,7 +148,7 @@ class Gate:
                 if not isinstance(error, ApiError):
                     _log.exception("a request failed")
                 exchange.rejection = error if isinstance(error, ApiError) else internal()
-            if exchange.status:  # half an answer was sent: the client notices only an aborted connection
+            if exchange.status:  # part of an answer was sent: only an aborted connection tells the client
                 raise
             await exchange.reject()
 

@@ -48,7 +48,7 @@ class _LingeringTransport:
 
 
 class Http1Protocol(HttpToolsProtocol):
-    """A connection whose headers must be small and arrive soon.
+    """A connection with limits on the size of headers and the time for them.
 
     Neither httptools nor uvicorn has these limits. Errors below HTTP are answered in the shape of all others.
     """
@@ -132,7 +132,7 @@ class Http1Protocol(HttpToolsProtocol):
         return answered and self._between_requests and not self.transport.is_closing()
 
     def _hang_up(self) -> None:
-        """Close the connection, and drop what was written and not read in all this time."""
+        """Close the connection, and drop data that was written but not read in all this time."""
         if self.transport.get_write_buffer_size():
             self._abort()
         else:
@@ -140,7 +140,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _abort(self) -> None:
         connection = self.transport.get_extra_info("socket")
-        if connection is not None:  # the kernel, too, drops what it has not sent
+        if connection is not None:  # the kernel also drops data that it has not sent
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
@@ -151,7 +151,7 @@ class Http1Protocol(HttpToolsProtocol):
             self._deadline = None
 
     def _reject(self, status: int, phrase: str, message: str) -> None:
-        """Answer what is not a request in the shape of all errors, and hang up."""
+        """Answer data that is not a request with an error, and close the connection."""
         body, request = json.dumps(ApiError(status, message).body()).encode(), exchange.new_request_id()
         headers = [
             *exchange.ALWAYS,

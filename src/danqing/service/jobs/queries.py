@@ -24,7 +24,7 @@ def find(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Jo
     # Only valid ids are looked up: PostgreSQL rejects NUL.
     job = session.get(Job, job_id, with_for_update=lock) if _ID.fullmatch(job_id) else None
     if job is None or job.owner != owner:
-        raise ApiError(404, "There is no such job: GET /v1/jobs lists yours.", code="not_found")
+        raise ApiError(404, "There is no such job: GET /v1/jobs lists your jobs.", code="not_found")
     return job
 
 

@@ -1,4 +1,4 @@
-"""Those who wait for changes of jobs, made by this server or found in the database."""
+"""Tasks that wait for changes of jobs, made by this server or found in the database."""
 
 import asyncio
 import contextlib

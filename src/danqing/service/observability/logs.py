@@ -1,6 +1,6 @@
 """The log: one JSON object per line on stderr, or plain lines in a terminal.
 
-What clients wrote occurs only in values; line breaks in it are escaped.
+Clients' text occurs only in values, with its line breaks escaped.
 """
 
 import atexit
@@ -46,7 +46,7 @@ def configured(form: Form = "auto", level: str = "info", stream: TextIO | None =
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # they install their own handlers
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
-    logging.getLogger("uvicorn.access").disabled = True  # ours says more
+    logging.getLogger("uvicorn.access").disabled = True  # our log has more facts
     for name in ("uvicorn.error", "alembic"):
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
     atexit.register(handler.close)

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, where it is installed and its standard variables say where to send them.
+"""OpenTelemetry traces, if OpenTelemetry is installed and its standard variables name a destination.
 
 Nothing is sent unless OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) is set.
 """
@@ -26,9 +26,9 @@ _tracer: "Tracer | None" = None
 
 @contextlib.contextmanager
 def configured() -> Iterator[None]:
-    """Send traces while the block lasts, if the environment says where to.
+    """Send traces while the block lasts, if the environment names a destination.
 
-    Raises ConfigError where it does and OpenTelemetry is not installed.
+    Raises ConfigError if it does but OpenTelemetry is not installed.
     """
     global _tracer
     if not any(os.environ.get(name) for name in _ADDRESSES):

@@ -17,10 +17,10 @@ PICTURE_HEADERS = {
     "content-security-policy": "default-src 'none'; sandbox",
     "cache-control": "private, max-age=3600, immutable",
 }
-"""Headers of every answer that is a picture: no browser takes it for a page, whatever its bytes are."""
+"""Headers of every answer that is a picture: no browser treats it as a page, whatever its bytes are."""
 
 BASE64_SLICE = 196_608
-"""Bytes, a multiple of three: encoding so many in base64 delays no other request."""
+"""Bytes, a multiple of three: encoding this many in base64 does not delay other requests."""
 _PLACEHOLDER = b'"b64_json": ""'
 
 
@@ -61,7 +61,7 @@ def to_base64(file: bytes) -> bytes:
 
 
 def fill_pictures(text: bytes, packed: Sequence[bytes]) -> bytes:
-    """Put files in base64 in the places of a JSON text's empty `b64_json`.
+    """Insert files in base64 for the empty `b64_json` values of a JSON text.
 
     They bypass the JSON encoder, which would delay all other requests.
     """

@@ -45,7 +45,7 @@ def sampling_options(offer: Offer, verb: Verb, fields: schemas.Fields, *, as_tex
         raise invalid(message, "num_steps")
     if isinstance(fields, schemas.Guided):
         if fields.negative_prompt is not None and offer.reads != "text":
-            message = f"{offer.name} reads no text: leave negative_prompt out."
+            message = f"{offer.name} does not read text: leave negative_prompt out."
             raise invalid(message, "negative_prompt", "unsupported_parameter")
         scale = chosen.get("guidance_scale", known.get("guidance_scale", 1))
         if (fields.negative_prompt or "").strip() and scale == 1:
@@ -96,7 +96,7 @@ def _read(word: str) -> bool | int | float | str:
 
 
 def _steps(offer: Offer, known: Mapping[str, Any], fields: schemas.Guided, most: int) -> dict[str, int]:
-    """Return the number of steps that the quality stands for, at most `most`; nothing where none is set."""
+    """Return the number of steps that the quality stands for, at most `most`; nothing if none is set."""
     quality = fields.quality
     if quality in (None, "auto", "standard"):
         return {}

@@ -70,7 +70,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], U
 
 @dataclass(slots=True)
 class _FormParts:
-    """Collects the parts of a form as the parser finds them."""
+    """Collects the parts of a form while it is parsed."""
 
     limits: Limits
     fields: dict[str, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class _FormParts:
             found = self.files.setdefault(param, [])
             found.append(bytes(self._content))
             if len(found) > self.limits.images:
-                raise invalid(f"At most {self.limits.images} pictures are read_json.", param)
+                raise invalid(f"At most {self.limits.images} pictures are read: send fewer.", param)
         else:
             if param in ("image", "mask"):
                 raise invalid(f"{param} must be a file of the form, not text.", param, "invalid_image")
@@ -152,7 +152,7 @@ class _FormParts:
         self.finished = True
 
     def _param(self) -> str:
-        """The name of the field in answers: `image[]` is `image`."""
+        """Return the name of the field for answers: `image` for `image[]`."""
         name = self._name.removesuffix("[]")
         return name if len(name) <= 64 else name[:64] + "..."
 

@@ -1,4 +1,4 @@
-"""Health checks and metrics, for the people and programs that run the service."""
+"""Health checks and metrics for operators and monitoring."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz", summary="Whether the process answers")
 async def live() -> dict[str, str]:
-    """Answer 200: restart the process when it does not."""
+    """Answer 200; if this fails, restart the process."""
     return {"status": "ok"}
 
 

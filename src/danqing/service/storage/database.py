@@ -63,7 +63,7 @@ class Database:
     SQLite has one thread: it allows one writer at a time, and a queue is cheaper than waiting for its lock.
 
     url: an SQLAlchemy URL, `sqlite:///FILE` or `postgresql://...`; raises ConfigError for others.
-    reading: opens the database read-only; raises ConfigError where a file does not exist.
+    reading: opens the database read-only; raises ConfigError if a file does not exist.
     """
 
     def __init__(self, url: str, *, reading: bool = False) -> None:
@@ -90,8 +90,8 @@ class Database:
     def migrate(self, patience: float = 10.0) -> None:
         """Migrate the tables to the newest version; data is kept.
 
-        Raises DatabaseAwayError where the database does not answer for `patience` seconds, DatabaseError
-        where a newer Danqing has written it.
+        Raises DatabaseAwayError if the database does not answer for `patience` seconds, DatabaseError
+        if a newer Danqing has written it.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -208,7 +208,7 @@ def _sqlite(url: URL) -> Engine:
     path = Path(str(url.database))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Created here with private permissions: it contains secrets of webhooks.
+        # Created here with private permissions, because it contains secrets of webhooks.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise DatabaseError(f"The database cannot be written: {error}.") from error
@@ -223,7 +223,7 @@ def _sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later would fail at once where another one writes.
+        # A transaction that reads first and writes later would fail at once if another transaction writes.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
