@@ -212,7 +212,7 @@ DEMO = ["demo", "--minutes", "0.02", "--out", "demo", "--data", "shapes:300"]
 
 @pytest.fixture(scope="module")
 def demonstrated(place: Path) -> tuple[str, str]:
-    """What a demo in `place/demo` prints where there is no terminal."""
+    """The output of a demo in `place/demo` without a terminal."""
     return danqing(place, *DEMO)
 
 

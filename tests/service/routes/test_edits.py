@@ -255,7 +255,7 @@ def test_wrong_pictures_are_refused_by_the_name_of_the_field(running: Running) -
     status, param, _ = refused(
         running, data={"model": "masked", "prompt": "star", "n": 4}, files={"image": encoded(hole(500, 600))}
     )
-    assert (status, param) == (400, "n")  # so many of this size would be too many pixels
+    assert (status, param) == (400, "n")  # this many of this size would be too many pixels
     status, param, _ = refused(running, "variations", data={"model": "vae"}, files={"image": good})
     assert (status, param) == (400, "label")
 
