@@ -1,4 +1,4 @@
-"""Atomic file writes: files are written under a temporary name, synced, then renamed."""
+"""Files that appear whole or not at all: written under a temporary name, synced, then renamed."""
 
 import contextlib
 import json
@@ -13,10 +13,10 @@ _LEFTOVERS = ".*.tmp"
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` when the block ends without an exception.
+    """Open a binary file that takes the place of `path` when the block ends without an exception.
 
-    The temporary file is in the same folder, so that the rename stays within one file system. It is removed
-    if the block raises. File and folder are synced, so that the new content survives a power cut.
+    The temporary file lies in the same folder, so that the rename cannot cross file systems; it is removed
+    when the block raises. File and folder are synced, so that the new content survives a power cut.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -51,16 +51,16 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def touch(path: Path) -> None:
-    """Record that a file or folder is used now; do nothing if it cannot be changed."""
+    """Note on a file or folder that it is used now; does nothing where it cannot be changed."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` durable, if the system can sync folders."""
+    """Make renames within `folder` durable, where the system lets a folder be opened."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows cannot open folders, and does not need to sync them
+    except OSError:  # Windows cannot open folders, and needs no sync of them
         return
     try:
         os.fsync(descriptor)
@@ -69,13 +69,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def present(folder: Path) -> set[str]:
-    """Return the names in `folder` (none if it is missing), without leftovers of killed writers."""
+    """The names of what lies in `folder`, none where it is missing; but not what killed writers left."""
     entries = folder.iterdir() if folder.is_dir() else ()
     return {entry.name for entry in entries if not entry.match(_LEFTOVERS)}
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of killed writers in `folder`."""
+    """Delete what killed writers left behind in `folder`."""
     for leftover in folder.glob(_LEFTOVERS):
         with contextlib.suppress(OSError):
             leftover.unlink()

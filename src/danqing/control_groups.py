@@ -1,4 +1,4 @@
-"""The limits of memory and processor time that Linux's control groups set, for example for containers."""
+"""What Linux's control groups, such as those of containers, leave a process of memory and processor time."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ _NAMES = (
 
 
 class Allowance(NamedTuple):
-    """The bytes that all processes of a group may use together, and how many of them are left."""
+    """Bytes that all processes of a group may take together, and those that are left of them."""
 
     limit: int = sys.maxsize
     free: int = sys.maxsize
@@ -25,7 +25,7 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 def memory(groups: Path = _GROUPS, mount: Path = _MOUNT) -> Allowance:
-    """Return the limit of this process's group and its parents; very large numbers if there is none.
+    """What the group of this process, and each around it, leaves; very large numbers without a limit.
 
     groups: names the groups of a process; mount: where all are found.
     """
@@ -39,7 +39,7 @@ def memory(groups: Path = _GROUPS, mount: Path = _MOUNT) -> Allowance:
 
 
 def cpus(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float:
-    """Return how many processors' time this process's group may use; infinite if there is no limit.
+    """How many processors' time this process and all others of its group may use; infinite without a limit.
 
     The tightest limit of the group and of each around it counts. Arguments are those of `memory`.
     """
@@ -72,10 +72,8 @@ def _folders(groups: str, mount: Path, controller: str) -> Iterator[Path]:
 
 
 def _allowance(folder: Path, limit_name: str, used_name: str, cache_name: str) -> Allowance:
-    """Return the limit of one group; raise OSError or ValueError if it has none.
-
-    The group's cache of files that were not used recently counts as free: the kernel drops it when memory is
-    short.
+    """Of one group; raises OSError and ValueError where it has no limit. What it holds of files that were not
+    used for long is free: it is forgotten when memory is short.
     """
     limit = int((folder / limit_name).read_text())
     used = int((folder / used_name).read_text())

@@ -1,4 +1,4 @@
-"""The errors that Danqing raises. Every message is one sentence: what happened and what to do next."""
+"""What Danqing raises. Every message is one sentence that says what happened and what to do next."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,12 @@ from pydantic import BaseModel, ValidationError
 
 
 class DanqingError(Exception):
-    """A mistake that the user can fix; the command line prints only the message and exits with code 2."""
+    """A mistake that the user can mend; the command line prints it alone and exits with code 2."""
 
 
 class ConfigError(DanqingError):
-    """A setting that does not exist, has a wrong value, or does not fit the others.
-
-    option: the name of the sampling option that is wrong, if it is one.
+    """A setting that does not exist, has a wrong value, or does not fit the others; option: its name, where
+    it is one of those that painting takes.
     """
 
     def __init__(self, message: str, option: str | None = None) -> None:
@@ -25,11 +24,11 @@ class DataError(DanqingError):
 
 
 class MissingSplitError(DataError):
-    """Data that does not have the requested split."""
+    """Data that has no split of the name that was asked for."""
 
 
 class EvaluationError(DanqingError):
-    """A score that cannot be measured as requested."""
+    """A score that cannot be measured as it was asked for."""
 
 
 class ModelError(DanqingError):
@@ -37,20 +36,20 @@ class ModelError(DanqingError):
 
 
 class TextError(DanqingError):
-    """A text encoder that is missing, or is not the one that the model needs."""
+    """A text encoder that is not there, or not the one that is needed."""
 
 
 class TrainingError(DanqingError):
-    """A run that cannot start, resume or be saved."""
+    """A run that cannot start, go on or be saved."""
 
 
 def explain(error: ValidationError) -> str:
-    """Return the first few mistakes that pydantic found, as one sentence with the user's names."""
+    """The first few mistakes that pydantic found, as one sentence with the names that the user wrote."""
     mistakes = []
     for mistake in error.errors()[:4]:
         where = ".".join(str(part) for part in mistake["loc"]) or "the configuration"
         given = mistake["input"]
-        # For settings that do not fit each other, the input is a whole table; the message names them.
+        # A whole table is given where settings do not fit each other: the message names them.
         got = "" if isinstance(given, Mapping | BaseModel) else f" (got {given!r})"
         mistakes.append(f"{where}: {mistake['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(mistakes) + "."

@@ -1,4 +1,4 @@
-"""Pixels: `uint8` at every boundary, `float32` in [-1, 1] inside. Only this module converts them."""
+"""Pixels: `uint8` at every edge, `float32` in [-1, 1] inside. This module is the only place that converts."""
 
 import io
 import math
@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from danqing import atomic
 from danqing.errors import ConfigError, DataError
 
-if TYPE_CHECKING:  # torch is imported where it is used: the processes that decode do not need it
+if TYPE_CHECKING:  # torch is imported where it is used: the processes that decode need none
     from torch import Tensor
 
 Pixels = NDArray[np.uint8]
@@ -43,22 +43,22 @@ def to_float(images: "Tensor") -> "Tensor":
 
 
 def to_uint8(images: "Tensor") -> "Tensor":
-    """Convert images float `[n, c, h, w]` in [-1, 1] to uint8 `[n, h, w, c]`, rounded and clamped."""
+    """Images float `[n, c, h, w]` in [-1, 1] to uint8 `[n, h, w, c]`, rounded, what lies outside clamped."""
     import torch
 
-    # Adding a half and truncating avoids round_, which wakes all cores even for few numbers and then waits
-    # for busy ones.
+    # A half is added and the rest cut off: round_ wakes all cores, however few the numbers, and then waits
+    # for whichever is busy.
     levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(127.5)
     return levels.nan_to_num_(0).add_(0.5).clamp_(0, 255).to(torch.uint8).contiguous()
 
 
 def parse_background(colour: str) -> tuple[int, int, int]:
-    """Read a colour such as `#ffffff` or `white` as red, green and blue; raise ConfigError."""
+    """A colour such as `#ffffff` or `white` as red, green and blue; raises ConfigError."""
     try:
         red, green, blue = ImageColor.getrgb(colour)[:3]
     except ValueError as error:
         raise ConfigError(
-            f"The background {colour!r} is not a colour: write it as '#rrggbb' or by an English name."
+            f"The background {colour!r} is no colour: write it as '#rrggbb' or by an English name."
         ) from error
     return red, green, blue
 
@@ -72,7 +72,7 @@ def conform(
     background: str = "#ffffff",
     fit: Fit = "crop",
 ) -> Pixels:
-    """Convert an 8-bit image (Pillow's, or uint8 `[h, w, c]`) to a size and channels.
+    """Bring an image of 8 bits, Pillow's or uint8 `[h, w, c]`, to a size and channels.
 
     The arguments are those of `danqing.image_files.decode`.
     """
@@ -96,7 +96,7 @@ def conform(
 
 
 def to_pil(pixels: Pixels) -> Image.Image:
-    """Return an image uint8 `[h, w, c]` as a Pillow image of mode L, LA, RGB or RGBA."""
+    """One picture uint8 `[h, w, c]` as a Pillow image of mode L, LA, RGB or RGBA."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in MODES:
         raise ValueError(f"expected uint8 [h, w, c] with 1 to 4 channels, got {pixels.dtype} {pixels.shape}")
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
@@ -105,10 +105,9 @@ def to_pil(pixels: Pixels) -> Image.Image:
 def encode(
     image: Image.Image | Pixels, format: str = "png", *, quality: int = 90, background: str = "#ffffff"
 ) -> bytes:
-    """Encode an image as the bytes of a png, webp or jpeg file.
+    """A picture as the bytes of a png, webp or jpeg file.
 
-    quality: 1 to 100, for webp and jpeg. background: shown behind transparent pixels in jpeg, which has no
-    transparency.
+    `quality` (1 to 100) is that of webp and jpeg. JPEG knows no transparency: it is laid on `background`.
     """
     name = _SAVED.get(format.lower().lstrip("."))
     if name is None:
@@ -124,12 +123,12 @@ def encode(
 
 
 def grid_columns(count: int, width: int, height: int) -> int:
-    """Return how many images a row of an about square grid has."""
+    """How many of so many pictures of one size a row of their grid has, which is then about square."""
     return min(count, max(1, round(math.sqrt(count * height / width))))
 
 
 class Images:
-    """Images of one size, uint8 `[n, h, w, c]`, that can be indexed, saved and shown."""
+    """Pictures of one size, uint8 `[n, h, w, c]`, that index, save and show themselves."""
 
     def __init__(self, array: "Pixels | Tensor") -> None:
         pixels = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
@@ -145,7 +144,7 @@ class Images:
     @overload
     def __getitem__(self, index: slice | list[int] | NDArray[np.int64]) -> "Images": ...
     def __getitem__(self, index: int | slice | list[int] | NDArray[np.int64]) -> "Pixels | Images":
-        """Return one image `[h, w, c]` by its number, or several, as Images, by a slice or a list."""
+        """One picture `[h, w, c]` by its number; several, as Images, by a slice or a list."""
         chosen = self.array[index]
         return chosen if chosen.ndim == 3 else Images(chosen)
 
@@ -157,7 +156,7 @@ class Images:
         return f"Images({n} of {width}x{height}, {MODES[channels]})"
 
     def to_pil(self) -> list[Image.Image]:
-        """Return each image as a Pillow image."""
+        """Each picture as a Pillow image."""
         return [to_pil(pixels) for pixels in self.array]
 
     def grid(
@@ -168,15 +167,15 @@ class Images:
         scale: int | None = None,
         checker: bool = False,
     ) -> Image.Image:
-        """Return all images in one grid, with `columns` images per row (default: about square).
+        """All pictures on one sheet, `columns` to a row (default: about square).
 
-        scale: each pixel becomes a square of this side (default: until an image is about 96 pixels tall, and
-        the grid at most about 2,000). gap: pixels between images. checker: show transparency over a checker
-        pattern instead of keeping it.
+        `scale` enlarges each pixel to a square of that many (default: until a picture is about 96 pixels
+        tall, for a sheet of at most about 2,000). `gap` pixels lie between. Transparency is kept, or shown
+        over a `checker`.
         """
         n, height, width, channels = self.array.shape
         if n == 0:
-            raise DataError("There are no images to show: request at least one.")
+            raise DataError("There are no pictures to show: ask for at least one.")
         columns = min(n, columns or grid_columns(n, width, height))
         rows = -(-n // columns)
         if scale is None:
@@ -197,7 +196,7 @@ class Images:
     def save(
         self, path: str | Path, format: str | None = None, *, quality: int = 90, columns: int | None = None
     ) -> Path:
-        """Write the grid (a single image: unscaled) to `path`, atomically; the suffix sets the format."""
+        """Write the grid (one picture: itself, unscaled) to `path`, atomically; the ending is the format."""
         path = Path(path)
         picture = to_pil(self.array[0]) if len(self) == 1 else self.grid(columns)
         content = encode(picture, format or path.suffix.lstrip(".") or "png", quality=quality)
@@ -207,10 +206,10 @@ class Images:
     def save_each(
         self, folder: str | Path, format: str = "png", *, quality: int = 90, name: str = ""
     ) -> list[Path]:
-        """Write each image to a file in `folder`, such as `00.png` to `63.png`; create the folder if needed.
+        """Write each picture to a file in `folder`, which is made where it is missing: `00.png` to `63.png`.
 
-        format: png, webp, jpeg or jpg, the suffix of the names. name: the beginning of the names. Raises
-        ConfigError for another format, and OSError.
+        `format` is png, webp, jpeg or jpg, and ends the names, which `name` begins. Raises ConfigError for
+        another format, and OSError.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,13 +224,13 @@ class Images:
 
 
 def too_large(size: tuple[int, int], max_pixels: int) -> str:
-    """Return the message for an image of a (width, height) over the limit."""
+    """Say that an image of some (width, height) is over the limit."""
     width, height = size
     return f"The image has {width}x{height} pixels, over {max_pixels / 1e6:.0f} million: shrink it first."
 
 
 def _on_background(image: Image.Image, background: str) -> Image.Image:
-    """Put a transparent image on `background`; a grey image on a grey background stays grey."""
+    """What is transparent shows `background`; a grey picture on a grey background stays grey."""
     red, green, blue = parse_background(background)
     grey = image.mode in ("1", "L", "LA", "La") and red == green == blue
     cover = image.convert("RGBA")
@@ -243,7 +242,7 @@ def _on_background(image: Image.Image, background: str) -> Image.Image:
 def resized(
     image: Image.Image, size: tuple[int, int], fit: Fit, fill: float | tuple[int, ...]
 ) -> Image.Image:
-    """Resize an image to (width, height) as `fit` says; `pad` adds pixels of `fill`, in the image's mode."""
+    """Bring an image to another (width, height) as `fit` says; what `pad` adds is `fill`, in its mode."""
     width, height = size
     ratio = min if fit == "crop" else max
     if fit == "stretch":
@@ -262,7 +261,7 @@ def resized(
 
 
 def _fill(mode: str, background: str) -> float | tuple[int, ...]:
-    """Return a background colour in a mode; transparent if the mode has alpha."""
+    """A background in a mode, clear where the mode has alpha."""
     colour = parse_background(background)
     one = (
         Image.new("RGBA", (1, 1), (*colour, 0))
@@ -275,7 +274,7 @@ def _fill(mode: str, background: str) -> float | tuple[int, ...]:
 def _scaled(
     image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None
 ) -> Image.Image:
-    """Resize with antialiasing; Pillow premultiplies alpha, so hidden colours do not bleed."""
+    """Antialiased when shrinking; Pillow premultiplies alpha meanwhile, so hidden colours do not bleed."""
     width = image.width if box is None else box[2] - box[0]
     shrinking = size[0] < width
     method = Image.Resampling.LANCZOS if shrinking else Image.Resampling.BICUBIC

@@ -1,4 +1,4 @@
-"""The machine: its processor, its memory and how much of it is free, and its energy use."""
+"""What the machine has: processor, memory, how much of it is free, and how much energy it takes."""
 
 import contextlib
 import ctypes
@@ -14,11 +14,11 @@ import torch
 
 from danqing import control_groups, threads
 
-_GLANCE_SECONDS = 0.1  # to look for free cores, before a command that may be short
+_GLANCE_SECONDS = 0.1  # of looking for free cores before a command that may be short
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """The facts about a machine that a run's speed depends on, for its report."""
+    """What a run's speed depends on, for its report."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processor": _processor(),
@@ -32,7 +32,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def total_memory() -> int:
-    """Return the memory of the machine or container in bytes; 0 if the system does not report it."""
+    """The machine's memory in bytes, or what a container may have of it; 0 where the system does not tell."""
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return min(machine, control_groups.memory().limit)
@@ -49,7 +49,7 @@ def _processor() -> str:
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that are free on `device`; a very large number if the system does not report it."""
+    """Bytes that a run may take on `device`; a very large number where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = control_groups.memory().free
@@ -61,7 +61,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def resident_memory() -> int:
-    """Return the bytes of memory that the process uses; 0 if the system does not report it."""
+    """Bytes of memory that the process takes now; 0 where the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -70,14 +70,13 @@ def resident_memory() -> int:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak memory of the process in bytes: that of the GPU if it uses one, otherwise resident.
+    """The most bytes that the process has taken: on the GPU where it trains on one, in all otherwise.
 
-    None if the system does not report it.
+    None where the system does not tell.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    # Linux's ru_maxrss includes the memory of the parent before exec.
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # Linux's ru_maxrss holds what the parent took before exec
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -90,13 +89,13 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def cores_used(device: torch.device) -> int:
-    """Return the number of cores that a device keeps busy: torch's threads, or one that feeds a GPU."""
+    """How many cores work on a device's behalf: all that torch was given, or the one that feeds a GPU."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 @contextlib.contextmanager
 def computing_threads(count: int) -> Iterator[None]:
-    """Let torch compute with `count` threads within a block."""
+    """Let torch compute with `count` threads in the meantime."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -106,9 +105,9 @@ def computing_threads(count: int) -> Iterator[None]:
 
 
 def use_free_cores() -> None:
-    """Let torch use the cores that other processes leave free, unless the user has set the threads.
+    """Let torch compute on the cores that other processes leave free, unless the user has set the threads.
 
-    For commands that sample or score: their results do not depend on the number of threads.
+    For commands that paint or score: their results do not depend on the number of threads.
     """
     here = torch.get_num_threads()
     if here > 1 and not threads.is_count_chosen():
@@ -117,7 +116,7 @@ def use_free_cores() -> None:
 
 @dataclass
 class _Counter:
-    """A counter of joules that only grows, and wraps to zero when it reaches `limit`."""
+    """A count of joules that only grows, and begins at zero again when it reaches `limit`."""
 
     read: Callable[[], float]
     limit: float
@@ -131,10 +130,10 @@ class _Counter:
 
 
 class EnergyMeter:
-    """The joules that the processors and the GPU use, by their own counters, for the whole machine.
+    """The joules that processors and the GPU take, as they count them: of the whole machine, whoever uses it.
 
-    Linux reports those of Intel and AMD processor packages (RAPL) if the user may read them, and the driver
-    those of NVIDIA GPUs. A RAPL counter wraps within an hour: read it more often.
+    Linux tells those of Intel's and AMD's processor packages (RAPL) where the user may read them, and the
+    driver those of NVIDIA GPUs. A RAPL counter comes round within an hour: ask more often.
     """
 
     def __init__(self, counters: Sequence[_Counter]) -> None:
@@ -142,14 +141,14 @@ class EnergyMeter:
 
     @classmethod
     def open(cls, device: torch.device, folder: Path = Path("/sys/class/powercap")) -> "EnergyMeter | None":
-        """Open a meter of the processors, and of `device` if it is a GPU; None if nothing reports energy."""
+        """A meter of the processors, and of `device` where that is a GPU; None where nothing tells."""
         counters = [counter for domain in sorted(folder.glob("intel-rapl:*")) if (counter := _rapl(domain))]
         if device.type == "cuda" and (gpu := _nvidia(device)):
             counters.append(gpu)
         return cls(counters) if counters else None
 
     def spent(self) -> float:
-        """Return the joules since the last call, or since the meter was opened."""
+        """Joules since the last call, or since the meter was opened."""
         total = 0.0
         for counter in self._counters:
             with contextlib.suppress(OSError, ValueError):
@@ -158,7 +157,7 @@ class EnergyMeter:
 
 
 def _rapl(domain: Path) -> _Counter | None:
-    """Open the counter of a processor package; None for a part of one, or if it cannot be read."""
+    """A processor package; None for a part of one, and where the counter may not be read."""
 
     def read() -> float:
         return int((domain / "energy_uj").read_text()) / 1e6
@@ -172,7 +171,7 @@ def _rapl(domain: Path) -> _Counter | None:
 
 
 def _nvidia(device: torch.device) -> _Counter | None:
-    """Open a GPU's counter since its driver was loaded, through the driver's library (NVML)."""
+    """A GPU's own count since its driver was loaded, through the driver's library (NVML)."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         handle, total = ctypes.c_void_p(), ctypes.c_ulonglong()

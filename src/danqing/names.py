@@ -1,4 +1,4 @@
-"""Names: compared regardless of Unicode form, case and spacing, and decoded from bytes."""
+"""Names as people read them: compared without Unicode form, case and spacing; decoded from bytes."""
 
 import functools
 import re
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 _ENCODINGS = ("gb18030", "cp932", "cp949", "big5", "cp437", "cp866")
-"""Encodings of file names that are not UTF-8; of several that fit equally well, the first is taken."""
+"""Encodings of file names that are not UTF-8, the most likely first where several fit equally well."""
 _SAMPLE_BYTES = 64_000
 _DIGITS = 9
-"""The maximum number of digits of an index."""
+"""The longest number that is taken for an index."""
 
 
 def normalized(text: str) -> str:
@@ -28,11 +28,11 @@ def comparable(text: str) -> str:
 
 
 def match(wanted: str, names: Sequence[str], captions: Sequence[str] = ()) -> str | None:
-    """Find the name that a user means, or None.
+    """Find the name that a person means, or None.
 
-    An exact match comes first, then one that differs only in Unicode form, case, spacing or a leading
-    article.
-    captions: alternative names, one text per name with one alternative per line.
+    An exact spelling comes first, then one that differs in Unicode form, case, spacing or an article before
+    it.
+    captions: what else each name may be called, one text per name, an alternative to a line.
     """
     if wanted in names:
         return wanted
@@ -43,7 +43,9 @@ def match(wanted: str, names: Sequence[str], captions: Sequence[str] = ()) -> st
 def match_index(wanted: str | int, names: Sequence[str], captions: Sequence[str] = ()) -> int | None:
     """Find the index of the label that a name or a number means, or None.
 
-    If all names are whole numbers (`0`, `90`, `180`), a number is a name. Otherwise it is an index.
+    A number is the name itself where all names are whole numbers (`0`, `90`, `180`), and an index where they
+    are
+    not: it never means one thing for one label and another for the next.
     """
     if isinstance(wanted, str) and (found := match(wanted, names, captions)) is not None:
         return names.index(found)
@@ -67,8 +69,8 @@ def are_numbers(names: Iterable[str]) -> bool:
 def decoded(raw_names: Iterable[bytes]) -> tuple[dict[bytes, str], str]:
     """Decode file names of one archive or folder, all in the same encoding.
 
-    Returns the text of each name, and the encoding: UTF-8 if all names fit it, otherwise the one that gives
-    the most readable text for all names together. Bytes that fit no encoding become replacement characters.
+    Returns the text of each name, and the encoding: UTF-8 where all names fit it, otherwise the one that
+    makes the most readable text of them together. Bytes that fit no encoding become replacement characters.
     """
     raws = list(dict.fromkeys(raw_names))
     encoding = _encoding_of(raws)
@@ -80,7 +82,7 @@ def _encoding_of(raws: Sequence[bytes]) -> str:
         return "utf-8"
     from charset_normalizer import from_bytes
 
-    # ASCII names say nothing about the encoding and would outweigh the others.
+    # ASCII names say nothing of the encoding and would drown the others.
     telling = [raw for raw in raws if not raw.isascii()]
     sample = b"\n".join(telling)[:_SAMPLE_BYTES]
     fitting = [name for name in _ENCODINGS if all(_fits(raw, name) for raw in telling)]
@@ -102,7 +104,7 @@ def _fits(raw: bytes, encoding: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _alternatives(names: tuple[str, ...], captions: tuple[str, ...]) -> dict[str, str]:
-    """Return names by their alternative names; captions count if there is one for each name."""
+    """Names by what they may be called; captions count where there is one for each name."""
     known: dict[str, str] = {}
     for name in names:
         known.setdefault(comparable(name), name)

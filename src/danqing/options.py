@@ -1,4 +1,4 @@
-"""The allowed values of sampling options: an option means the same in every family that has it."""
+"""What the options of painting may be: one of the same name means the same, whatever family has it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 from danqing.errors import ConfigError
 
 Verb = Literal["sample", "fill", "vary"]
-"""The number formats that a model can sample in."""
+"""What a model may be asked for."""
 
 Schedule = Literal["constant", "linear", "cosine"]
-"""How guidance changes as an image is written: constant, or rising from 1."""
+"""How guidance rises as an image is written: not at all, or from 1."""
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "guidance_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
@@ -28,7 +28,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check(**chosen: Any) -> None:
-    """Raise ConfigError for a value that no family accepts; families check their other options."""
+    """Raise ConfigError for an option whose value no family takes; those of other names are their own."""
     for name, value in chosen.items():
         fits, kind = _RULES.get(name, (None, ""))
         if fits is not None and not fits(value):

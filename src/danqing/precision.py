@@ -1,4 +1,4 @@
-"""The number format of matrix products."""
+"""Which number format the matrix products run in."""
 
 import contextlib
 from typing import Any, Literal
@@ -11,7 +11,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def candidates(device: torch.device) -> list[Precision]:
-    """Return the formats worth measuring on a device: bfloat16 first if the hardware supports it."""
+    """The formats worth measuring on a device: bfloat16 first where hardware is known to have it."""
     if device.type == "cuda":
         return ["bfloat16", "float32"] if torch.cuda.is_bf16_supported() else ["float32"]
     if device.type == "cpu":
@@ -20,14 +20,14 @@ def candidates(device: torch.device) -> list[Precision]:
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Run matrix products and convolutions in `precision` within a block; weights stay float32."""
+    """A context in which matrix products and convolutions run in `precision`; weights stay float32."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def exact() -> contextlib.AbstractContextManager[Any]:
-    """Make a GPU's convolutions deterministic, and exact in float32 (no TF32), within a block."""
+    """A context in which a GPU's convolutions take float32 for float32, and come out the same each time."""
     flags: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
         enabled=True, deterministic=True, allow_tf32=False
     )
@@ -35,7 +35,7 @@ def exact() -> contextlib.AbstractContextManager[Any]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is CUDA, else Apple's GPU, else the CPU. Raise ConfigError."""
+    """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the CPU. Raises ConfigError."""
     if name != "auto":
         return _checked(name)
     if torch.cuda.is_available():

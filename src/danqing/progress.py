@@ -1,4 +1,4 @@
-"""Messages and progress on stderr: sentences, and a bar in a terminal or occasional lines elsewhere."""
+"""What is said on stderr, and how much: sentences, and a bar in a terminal or a line now and then."""
 
 import enum
 import time
@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Verbosity(enum.Enum):
-    """How much is printed besides errors and results."""
+    """How much is said besides errors and results."""
 
     QUIET = enum.auto()
     """Nothing."""
@@ -29,30 +29,30 @@ _verbosity = Verbosity.NORMAL
 
 
 def set_verbosity(verbosity: Verbosity) -> None:
-    """Set how much this process prints from now on."""
+    """Choose how much this process says from now on."""
     global _verbosity
     _verbosity = verbosity
 
 
 def verbosity() -> Verbosity:
-    """Return how much this process prints."""
+    """Return how much this process says."""
     return _verbosity
 
 
 def console() -> Console:
-    """Return a console for everything except the result; a new one each time, since tests replace stderr."""
+    """The console for everything that is not the result; made anew, since tests replace stderr."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(message: str, *, style: str = "") -> None:
-    """Print one line on stderr, unless quiet; `message` is plain text, and brackets are not markup."""
+    """Print one line on stderr, unless quiet; `message` is plain text, whatever brackets it has."""
     if _verbosity is Verbosity.QUIET:
         return
     console().print(Text(message, style=style))
 
 
 class Bar:
-    """A progress bar with the time left; if stderr is not a terminal, a line every ten seconds instead.
+    """A progress bar with the time left; where stderr is no terminal, a line every ten seconds instead.
 
     Used as a context manager; it appears with the first update, and several stages may follow one another.
     """
@@ -73,7 +73,7 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """End the current bar; the next update starts a new one."""
+        """Leave the bar as it stands; the next update starts a new one."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -88,7 +88,7 @@ class Bar:
         seconds_left: float | None = None,
         detail: str = "",
     ) -> None:
-        """Show that `done` of `total` are done; the time left is estimated if it is not given."""
+        """Show that `done` of `total` are done; the time left is estimated where it is not given."""
         if _verbosity is Verbosity.QUIET:
             return
         now = time.monotonic()

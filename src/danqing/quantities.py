@@ -4,7 +4,7 @@ import math
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as text: 0.8 s, 42 s, 4 min 05 s, 2 h 10 min."""
+    """A length of time: 0.8 s, 42 s, 4 min 05 s, 2 h 10 min."""
     if not math.isfinite(seconds):
         return "unknown"
     if 0 < seconds < 9.95:
@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: float) -> str:
-    """Return a number of bytes in decimal units: 812 kB, 1.3 GB."""
+    """A number of bytes in decimal units: 812 kB, 1.3 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
             return f"{size:.3g} {unit}"
@@ -27,12 +27,12 @@ def memory(size: float) -> str:
 
 
 def number(value: float) -> str:
-    """Return a measured value with four significant digits: 138.0, 0.0312, 1,009."""
+    """A measured value with four significant digits: 138.0, 0.0312, 1,009."""
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def count(number: float) -> str:
-    """Return a large number with three digits: 950, 12.4 k, 3.57 M."""
+    """A large number with three digits: 950, 12.4 k, 3.57 M."""
     for unit in ("", " k", " M", " G"):
         if abs(number) < 999.5:
             return f"{number:.3g}{unit}"

@@ -1,15 +1,17 @@
-"""Derived randomness: the same (seed, purpose, numbers) always gives the same stream; nothing is stored."""
+"""Randomness that is derived, never stored: the same (seed, purpose, numbers) always gives the same
+stream.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # torch is imported where it is used: the process that answers HTTP needs only seeds
+if TYPE_CHECKING:  # torch is imported where it is used: the process that answers HTTP needs seeds alone
     import torch
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """Return a 63-bit seed for one use; `numbers` are, for example, the step and the rank."""
+    """A 63-bit seed for one use: `numbers` are, for instance, the step and the rank."""
     text = ":".join([str(seed), purpose, *map(str, numbers)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -17,7 +19,7 @@ def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
 def generator(
     seed: int, purpose: str, *numbers: int, device: "torch.device | str" = "cpu"
 ) -> "torch.Generator":
-    """Return a torch generator for one use; `device` is where its numbers are drawn."""
+    """A torch generator for one use; `device` is where its numbers are drawn."""
     import torch
 
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose, *numbers))
@@ -30,9 +32,9 @@ def normal(
     purpose: str = "latents",
     device: "torch.device | str" = "cpu",
 ) -> "torch.Tensor":
-    """Return standard normal values `[len(seeds), *shape]`, float32; row i depends only on `seeds[i]`.
+    """Standard normal values `[len(seeds), *shape]`, float32; row i depends on `seeds[i]` alone.
 
-    They are drawn on the CPU, so that a seed gives the same image on every device.
+    Drawn on the CPU, so that a seed paints the same picture on every device.
     """
     import torch
 
@@ -43,7 +45,7 @@ def normal(
 def uniform(
     seeds: Sequence[int], shape: Sequence[int], *, purpose: str, device: "torch.device | str" = "cpu"
 ) -> "torch.Tensor":
-    """Return uniform values in [0, 1), `[len(seeds), *shape]`, float32, drawn like those of `normal`."""
+    """Values uniform in [0, 1), `[len(seeds), *shape]`, float32; drawn as those of `normal` are."""
     import torch
 
     rows = [torch.rand(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]

@@ -1,4 +1,4 @@
-"""Sheets of images with a caption below each."""
+"""Pictures with words below them: a sheet that a stranger can read."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ _GAP = 14
 
 
 class Sheet:
-    """A grid of images, each with a caption below it, `columns` per row, and a `note` below all of them.
+    """Images, each with a caption below it, `columns` to a row; a `note` stands under them all.
 
-    Each pixel is enlarged to a square, until an image is about 128 pixels tall. The font of the captions has
-    Latin, Greek and Cyrillic letters. Raises DataError if there is not one caption per image.
+    Each pixel is enlarged to a square, until a picture is about 128 pixels tall. Captions are drawn with a
+    font that knows Latin, Greek and Cyrillic letters. Raises DataError where the numbers do not agree.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Sheet:
         self.columns = columns or grid_columns(len(images), width, height)
 
     def draw(self) -> Image.Image:
-        """Draw the whole sheet, in RGB."""
+        """The whole sheet, RGB."""
         n, height, width, _ = self.images.array.shape
         scale = max(1, 128 // max(height, width))
         font = ImageFont.load_default(_TEXT)
@@ -62,12 +62,12 @@ class Sheet:
         return sheet
 
     def save(self, path: str | Path) -> Path:
-        """Write the sheet to `path`, atomically; the suffix sets the format."""
+        """Write the sheet to `path`, atomically; the ending is the format."""
         path = Path(path)
         atomic.write_bytes(path, encode(self.draw(), path.suffix.lstrip(".") or "png"))
         return path
 
 
 def _wrapped(text: str, letters: int) -> list[str]:
-    """Wrap text to lines of a maximum length; a no-break space keeps words together, drawn as a space."""
+    """Lines of at most so many letters; a no-break space keeps words together, and is drawn as any space."""
     return [line.replace("\u00a0", " ") for line in textwrap.wrap(text, letters)]

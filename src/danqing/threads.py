@@ -1,4 +1,4 @@
-"""The number of threads of a process: within its CPU quota, and as many as there are free cores.
+"""How many threads a process uses: no more than its CPU quota allows, and as many as there are free cores.
 
 PyTorch's OpenMP runtime reads the environment once, when it is loaded, so importing `danqing` sets the limit
 there. Processes that this one starts inherit it.
@@ -22,7 +22,7 @@ _LOOK_SECONDS, _LOOKS = 0.3, 3
 def configure(environment: MutableMapping[str, str] = os.environ) -> None:
     """Limit the threads to the CPU quota, unless the user has set their number.
 
-    It does nothing if torch is already imported, because OpenMP no longer reads the environment then.
+    Does nothing where torch is imported already, because its threads no longer read the environment.
     """
     if "torch" in sys.modules:
         return
@@ -31,17 +31,16 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the environment sets the number of threads, by the user or for a quota."""
+    """Return whether the environment sets the number of threads, be it by the user or for a quota."""
     return any(name in environment for name in _COUNT_NAMES)
 
 
 def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS) -> int:
-    """Return how many cores other processes leave free, at least one.
+    """Return how many of its cores other processes leave to this one, at least one.
 
-    seconds: the length of one measurement. looks: the maximum number of measurements. They end with the
-    first that finds all cores free; otherwise the best one counts, so that brief work of another process
-    does not matter. A core is busy if others use it for more than half of a measurement. On systems other
-    than Linux, all cores count as free.
+    seconds: how long a look takes. looks: how many at most; the first that finds all cores free is the last,
+    and otherwise the best counts, so that a moment's work of another process does not. A core that others
+    keep busy for more than half of a look is not free. On systems other than Linux, all are.
     """
     most = 1
     for _ in range(looks):
@@ -57,7 +56,7 @@ def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS) -> int:
 
 
 def _seconds_of_others() -> float | None:
-    """Return the time that other processes used of these processors; None if it is not reported."""
+    """The time that other processes have used of these processors; None where the system does not say."""
     busy, allowed = 0.0, _allowed()
     try:
         for line in _TIMES.read_text().splitlines():
@@ -79,14 +78,14 @@ def cores() -> int:
 
 
 def _allowed() -> frozenset[int]:
-    """Return the numbers of the logical processors that this process may run on."""
+    """The numbers of the logical processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
 def _physical_cores(processors: frozenset[int]) -> int:
-    """Return the number of cores of these logical processors; each counts as one if nothing says so."""
+    """How many cores these logical processors belong to; each counts as one where the system does not say."""
     found = set()
     for number in processors:
         try:

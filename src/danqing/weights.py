@@ -1,4 +1,6 @@
-"""Reading untrusted safetensors files: every claim of a file is checked before it is used."""
+"""Reading safetensors files that nobody vouches for: every claim of the file is checked before it is
+believed.
+"""
 
 import hashlib
 import json
@@ -17,11 +19,12 @@ _PICKLE_STARTS = (b"\x80", b"PK\x03\x04", b"\x1f\x8b")
 
 
 def check(path: Path, expected: Mapping[str, Tensor]) -> None:
-    """Check that a safetensors file has exactly the names and shapes of `expected`.
+    """Make sure that a safetensors file has exactly the names and shapes of `expected`.
 
-    expected: may be on "meta", so that nothing is allocated and a forged configuration cannot exhaust the
-    memory. Raises ModelError with its own message for a missing file, a pickle or an archive, a damaged
-    header, a file longer or shorter than its header says, unknown or missing names, and wrong shapes.
+    `expected` may lie on "meta": nothing is allocated, so that a forged configuration cannot exhaust the
+    memory. Raises ModelError, with a message of its own for each: no such file, a pickle or an archive in
+    disguise, a header that is damaged, a file longer or shorter than its header says, unknown and missing
+    names, other shapes.
     """
     header = _header(path)
     unknown, missing = sorted(header.keys() - expected.keys()), sorted(expected.keys() - header.keys())
@@ -31,32 +34,32 @@ def check(path: Path, expected: Mapping[str, Tensor]) -> None:
         )
     if missing:
         raise ModelError(
-            f"{path.name} lacks weights that this model needs ({_some(missing)}): get a complete copy."
+            f"{path.name} lacks weights that this model needs ({_some(missing)}): get a whole copy."
         )
     for name, shape in header.items():
         if shape != list(expected[name].shape):
             raise ModelError(
-                f"{path.name} has {name} in the shape {shape}, but config.json says "
+                f"{path.name} has {name} in the shape {shape}, and config.json says "
                 f"{list(expected[name].shape)}: the two files do not belong together."
             )
 
 
 def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file that passed `check`, in the number formats of `expected`."""
+    """The tensors of a file that `check` has passed, in the number formats of `expected`."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path.name} cannot be read ({error}): get a complete copy.") from error
+        raise ModelError(f"{path.name} cannot be read ({error}): get a whole copy.") from error
     return {name: tensors[name].to(expected[name].dtype) for name in expected}
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a safetensors file; tensors that share memory are written separately."""
+    """The content of a safetensors file. Tensors that share memory are written once each."""
     return save({name: on_its_own(tensor) for name, tensor in tensors.items()}, dict(metadata))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256, in hexadecimal, of the names, formats and values of tensors."""
+    """The sha256, in hexadecimal, of the names, formats and values of some tensors."""
     hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = on_its_own(tensors[name])
@@ -66,18 +69,18 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def on_its_own(tensor: Tensor) -> Tensor:
-    """Return a contiguous copy on the CPU that shares no memory, as safetensors requires."""
+    """A copy on the CPU, contiguous, with memory that no other tensor shares: what safetensors can write."""
     return torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
 
 
 def _header(path: Path) -> dict[str, list[int]]:
-    """Return the names and shapes of a file; raise ModelError unless its header agrees with its length."""
+    """Names and shapes of a file whose header agrees with its length."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(8)
             if len(start) < 8:
-                raise ModelError(f"{path.name} is truncated: get a complete copy.")
+                raise ModelError(f"{path.name} is cut short: get a whole copy.")
             length = int.from_bytes(start, "little")
             if length > MAX_HEADER_BYTES:
                 if start.startswith(_PICKLE_STARTS):
@@ -88,14 +91,14 @@ def _header(path: Path) -> dict[str, list[int]]:
                     f"{path.name} is not a safetensors file (its header would be {length} bytes long)."
                 )
             if length + 8 > size:
-                raise ModelError(f"{path.name} is truncated: its header alone should take {length} bytes.")
+                raise ModelError(f"{path.name} is cut short: its header alone should take {length} bytes.")
             header = json.loads(file.read(length).decode("utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"There is no {path.name} in {path.parent}.") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} is not a safetensors file (its header is not JSON).") from error
+        raise ModelError(f"{path.name} is not a safetensors file (its header is no JSON).") from error
     try:
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         shapes = {name: [int(side) for side in entry["shape"]] for name, entry in entries.items()}
@@ -107,9 +110,7 @@ def _header(path: Path) -> dict[str, list[int]]:
             f"{path.name} is larger than its header says ({size} > {8 + length + end} bytes): do not use it."
         )
     if size < 8 + length + end:
-        raise ModelError(
-            f"{path.name} is truncated ({size} of {8 + length + end} bytes): get a complete copy."
-        )
+        raise ModelError(f"{path.name} is cut short ({size} of {8 + length + end} bytes): get a whole copy.")
     return shapes
 
 

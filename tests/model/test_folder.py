@@ -165,7 +165,7 @@ def first(tensors):
         (tamper_torch_zip, "pickle"),
         (tamper_only_pickle, "only pickled weights"),
         (tamper_longer, "larger than its header says"),
-        (tamper_shorter, "is truncated"),
+        (tamper_shorter, "cut short"),
         (tamper_no_json, "no JSON"),
         (tamper_link, "leads out of its folder"),
         (tamper_tensors(lambda t: t.update(extra=torch.zeros(2))), "weights that this model does not have"),

@@ -43,9 +43,9 @@ def ensure(
         atomic.touch(cache)
         return cache
     if spec.range is not None:  # the data itself may have given the same range before
-        unasked = folder / _key(source, replace(spec, range=None))
-        if _is_current(unasked) and read_manifest(unasked).range == tuple(spec.range):
-            return unasked
+        by_default = folder / _key(source, replace(spec, range=None))
+        if _is_current(by_default) and read_manifest(by_default).range == tuple(spec.range):
+            return by_default
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / f"{cache.name}.lock"):

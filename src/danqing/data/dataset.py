@@ -276,7 +276,7 @@ class TensorFile:
                 seek(offset)
                 if read_into(row) != length:
                     raise DataError(
-                        f"{self._file.name} ends too early: delete its folder, and it is built anew."
+                        f"{self._file.name} ends too early: delete its folder, and it is built again."
                     )
         return result
 
@@ -297,6 +297,6 @@ class TensorFile:
                 count = self._file.readinto(target[done:])
                 if not count:
                     raise DataError(
-                        f"{self._file.name} ends too early: delete its folder, and it is built anew."
+                        f"{self._file.name} ends too early: delete its folder, and it is built again."
                     )
                 done += count

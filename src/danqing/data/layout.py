@@ -108,7 +108,7 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
     if lacking and not any(one.json for one in beside.values()):
         raise DataError(
             f"There is no column {lacking[0]!r} for data.attributes: the columns are "
-            f"{', '.join(told.headers) or 'none, for there is no metadata table'}."
+            f"{', '.join(told.headers) or 'none: there is no metadata table'}."
         )
     by_folder = any(one.split for one in images)
     if not by_folder:

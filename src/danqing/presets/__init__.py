@@ -1,4 +1,4 @@
-"""Named configurations, one TOML file each; users copy one as a starting point."""
+"""Named, complete configurations, one TOML file each; a user copies one to start."""
 
 import tomllib
 from pathlib import Path
@@ -10,24 +10,24 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Return the names of all presets, sorted."""
+    """The names of all presets, sorted."""
     return sorted(file.stem for file in _FOLDER.glob("*.toml"))
 
 
 def path(name: str) -> Path:
-    """Return the path of a preset's TOML file; raise ConfigError for an unknown name."""
+    """Where a preset's TOML file lies; raises ConfigError for a name that is not a preset's."""
     if name not in names():
         raise ConfigError(f"There is no preset called {name!r}: choose one of {', '.join(names())}.")
     return _FOLDER / f"{name}.toml"
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return a preset's settings as plain values."""
+    """A preset's settings, as plain values."""
     return tomllib.loads(path(name).read_text(encoding="utf-8"))
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return a preset's name, description, family, size and network for `danqing presets`."""
+    """What `danqing presets` shows of a preset: its name, description, family, size and network."""
     values = read(name)
     return {
         "name": name,

@@ -1,7 +1,7 @@
 """The built-in data sets: one small file each, with licence and citation.
 
 A module here has `ABOUT`, `SUMMARY` (one line), `fetch(on_progress)` (which downloads what is
-missing and returns the folder, or None where a package brings the data), and
+missing and returns the folder, or None if a package has the data), and
 `open(split, part, on_progress)`, which returns a source and the labels that are still to be selected from it.
 """
 
