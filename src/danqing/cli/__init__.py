@@ -127,7 +127,9 @@ def _add_options(group: Any, options: Sequence[Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code: 0 success, 2 the user's mistake, 130 interrupted.
+    """Run one command and exit with its code.
+
+    0 success, 2 the user's mistake, 130 interrupted.
 
     An exception that is not a DanqingError is a bug: it keeps its traceback.
     """

@@ -30,7 +30,10 @@ SeedOption = Annotated[
 
 
 def picked_seed(seed: int) -> int:
-    """Return the seed, or a random one for -1; raise ConfigError for other negative numbers."""
+    """Return the seed, or a random one for -1.
+
+    Raises ConfigError for other negative numbers.
+    """
     if seed < -1:
         raise ConfigError(f"--seed {seed} is not a seed: write a whole number from 0 up, or -1 to pick one.")
     return secrets.randbelow(2**31) if seed == -1 else seed
@@ -73,7 +76,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_duration(text: str) -> int | None:
-    """Read `"30d"` as seconds; also minutes (m), hours (h) and weeks (w). None for anything else."""
+    """Read `"30d"` as seconds.
+
+    Also minutes (m), hours (h) and weeks (w). None for anything else.
+    """
     units = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
     found = re.fullmatch(r"(\d{1,5})([mhdw])", text.strip().lower())
     return int(found[1]) * units[found[2]] if found else None

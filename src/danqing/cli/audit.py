@@ -45,7 +45,10 @@ def verify(
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Check that no entry of the audit log was changed, removed or inserted."""
+    """Check that the audit log was not changed.
+
+    No entry may have been changed, removed or inserted.
+    """
     with opened(config, data, database_url, reading=True) as database:
         from danqing.service.access import audit
 

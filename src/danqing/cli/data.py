@@ -95,7 +95,10 @@ def check(
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Read every image once and report what was found; training then starts at once."""
+    """Read every image once and report what was found.
+
+    Training then starts at once.
+    """
     import numpy as np
 
     from danqing.data import open_dataset

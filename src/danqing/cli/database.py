@@ -47,7 +47,7 @@ def opened(
     new: bool = False,
     reading: bool = False,
 ) -> Iterator["Database"]:
-    """Open the database of a service, with its tables, for the length of a block.
+    """Open the database of a service within a block.
 
     new: create the database if it does not exist. reading: write nothing, unless its tables are of an older
     version; this works on a read-only copy and on a full disk. Raises ConfigError if there is no database,

@@ -67,7 +67,10 @@ def demo(
     ] = SOURCE,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Train a small text-to-image model in about five minutes, and generate images from prompts."""
+    """Train a small text-to-image model, and generate images from prompts.
+
+    This takes about five minutes.
+    """
     import danqing
 
     run = train_with_bar(data, preset="demo", out=out, minutes=minutes)
@@ -82,7 +85,7 @@ def demo(
 
 
 def paint_prompts(model: "Model", path: Path) -> Path:
-    """Generate the demo's prompts, and save a sheet with the prompt below each image."""
+    """Generate the demo's prompts, and save them as a sheet."""
     from danqing.sheet import Sheet
 
     progress.say(
@@ -95,7 +98,7 @@ def paint_prompts(model: "Model", path: Path) -> Path:
 
 
 def converse(model: "Model", out: Path) -> None:
-    """Ask for prompts and generate four images of each, until an empty line."""
+    """Ask for prompts until an empty line; generate four images of each."""
     from danqing.sheet import Sheet
 
     progress.say(

@@ -69,7 +69,10 @@ def create(
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Create a key. It is shown only once: the service stores only its hash."""
+    """Create a key. It is shown only once.
+
+    The service stores only its hash.
+    """
     with opened(config, data, database_url, new=True) as database:
         from danqing.service.access import key_admin
 
@@ -117,7 +120,10 @@ def revoke(
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Revoke a key for good; a running service rejects it within two seconds."""
+    """Revoke a key for good.
+
+    A running service rejects it within two seconds.
+    """
     with opened(config, data, database_url) as database:
         from danqing.service.access import key_admin
 

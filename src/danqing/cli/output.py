@@ -22,7 +22,10 @@ JsonOption = Annotated[
 
 
 def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool) -> None:
-    """Print a command's result on stdout: `payload` as one JSON object, or `text` for people."""
+    """Print a command's result on stdout.
+
+    `payload` as one JSON object, or `text` for people.
+    """
     if as_json:
         sys.stdout.write(json.dumps(plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
     elif text:
@@ -31,7 +34,10 @@ def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool) -> None
 
 
 def error(message: str, *, as_json: bool) -> None:
-    """Print an error on stderr, and as `{"error": ...}` on stdout if JSON was requested."""
+    """Print an error on stderr.
+
+    With JSON, also as `{"error": ...}` on stdout.
+    """
     console().print(Text.assemble(("Error: ", "bold red"), (message, "red")))
     if as_json:
         result({"error": message}, as_json=True)
@@ -49,7 +55,10 @@ def versions() -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` for JSON: paths become text, and numbers that are not finite become null."""
+    """Return `value` for JSON.
+
+    Paths become text, and numbers that are not finite become null.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, str | bool | int) or value is None:
@@ -62,7 +71,10 @@ def plain(value: Any) -> Any:
 
 
 def facts(rows: Mapping[str, Any]) -> str:
-    """Return names and values in two aligned columns; rows without a value are left out."""
+    """Return names and values in two aligned columns.
+
+    Rows without a value are left out.
+    """
     shown = {name: printable(value) for name, value in rows.items() if value is not None and value != ""}
     width = max(map(len, shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
@@ -70,7 +82,10 @@ def facts(rows: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows in aligned columns, the first as the heading; empty columns are left out."""
+    """Return rows in aligned columns, the first as the heading.
+
+    Empty columns are left out.
+    """
     shown = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     kept = [number for number, width in enumerate(widths) if width]
@@ -81,5 +96,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def printable(value: Any) -> str:
-    """Return text without control characters, so that untrusted names cannot control the terminal."""
+    """Return text without control characters.
+
+    Untrusted names then cannot control the terminal.
+    """
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))

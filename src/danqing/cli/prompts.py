@@ -20,7 +20,9 @@ _TEXTS, _OPTIONS = ("prompt", "negative_prompt"), ("--prompt", "--negative-promp
 
 
 class PromptRow(NamedTuple):
-    """The images of one prompt. A prompt of None draws from the model's captions.
+    """The images of one prompt.
+
+    A prompt of None draws from the model's captions.
 
     asked: the prompt before a language model expanded it. negative_prompt: what guidance leads away from.
     where: the table and line of this row, for messages.
@@ -35,14 +37,17 @@ class PromptRow(NamedTuple):
     where: str = ""
 
     def check(self, model: "Model") -> None:
-        """Raise ConfigError for unknown options of the model, and for texts that are too long for it."""
+        """Raise ConfigError for unknown options and for texts that are too long."""
         model.check_options(self.options)
         where = (f"{self.where},", f"The negative prompt of {self.where},") if self.where else _OPTIONS
         for text, name in zip((self.prompt, self.negative_prompt), where, strict=True):
             model.check_prompt(text or "", name)
 
     def file_name(self, number: int, rows: int) -> str:
-        """Return the beginning of this row's file names: its number and the words of its prompt."""
+        """Return the beginning of this row's file names.
+
+        It has the number and the words of the prompt.
+        """
         if self.prompt is None:
             return ""
         words = "".join(c if c.isalnum() else " " for c in self.asked or self.prompt).split()
@@ -83,7 +88,9 @@ def read(path: Path, default: PromptRow) -> list[PromptRow]:
 
 
 def record(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write the prompt of each file into the folder's `metadata.jsonl`, so that the folder has captions.
+    """Write the prompt of each file into the folder's `metadata.jsonl`.
+
+    The folder then has captions.
 
     Lines about other files are kept.
     """

@@ -242,7 +242,10 @@ def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> Non
 
 
 def format_of(out: Path) -> str:
-    """Return the format of a file by its suffix; raise ConfigError if it is none of ours."""
+    """Return the format of a file by its suffix.
+
+    Raises ConfigError if it is none of ours.
+    """
     if out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"{out.name} has no known image suffix: end it in .png, .webp or .jpg.")
     return _SUFFIXES[out.suffix.lower()]

@@ -89,7 +89,10 @@ def serve(
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Serve models through the OpenAI images API, only on this machine until you create a key."""
+    """Serve models through the OpenAI images API.
+
+    Only on this machine, until you create a key.
+    """
     if PLATFORM == "win32":  # Windows cannot pass a socket to the worker
         raise ConfigError("The service runs on Linux and macOS: on Windows, run it in WSL or a container.")
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
@@ -126,7 +129,7 @@ def serve(
 
 
 def read_settings(config: Path | None, **given: Any) -> "Settings":
-    """Return the settings of the file, overridden by those of the command line."""
+    """Return the file's settings, overridden by those of the command line."""
     from danqing.service import settings
 
     values = settings.read(config) if config is not None else {}
@@ -144,7 +147,10 @@ def read_settings(config: Path | None, **given: Any) -> "Settings":
 
 
 def named_models(models: list[str]) -> dict[str, str]:
-    """Return models by the names that clients use: `cats=runs/a`, or the last part of the path."""
+    """Return models by the names that clients use.
+
+    `cats=runs/a`, or the last part of the path.
+    """
     named: dict[str, str] = {}
     for text in models:
         name, path = _pair(text, "cats=runs/cats") if "=" in text and not Path(text).exists() else ("", text)

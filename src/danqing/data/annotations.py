@@ -16,7 +16,10 @@ from danqing.names import normalized
 
 @dataclass
 class Annotation:
-    """The values of one image in the tables; several captions have one line each."""
+    """The values of one image in the tables.
+
+    Several captions have one line each.
+    """
 
     label: str | None = None
     caption: str | None = None
@@ -48,12 +51,15 @@ class Annotations:
     headers: dict[str, None] = field(default_factory=dict)
 
     def split_of(self, image: str) -> str | None:
-        """Return the split of an image in a table; None if no table has splits or lists the image."""
+        """Return the split of an image in a table.
+
+        None if no table has splits or lists the image.
+        """
         told = self.by_image.get(image)
         return None if told is None or not self.has_splits else told.split
 
     def lists_all_but(self, image: str, path: str) -> bool:
-        """Return whether a table lists the images of a folder, but not this one."""
+        """Return whether a table lists a folder's images, except this one."""
         return image not in self.by_image and any(path.startswith(folder) for folder in self.folders)
 
     def are_shards(self, path: str) -> bool:
@@ -100,7 +106,10 @@ def read_annotations(
 
 
 class Matcher:
-    """Finds the image of a path in a table: exactly, else regardless of case, else by a unique file name."""
+    """Finds the image of a path in a table.
+
+    Exactly, else regardless of case, else by a unique file name.
+    """
 
     def __init__(self, files: Files, images: Sequence[str]) -> None:
         self.by_name_alone = 0
@@ -117,7 +126,10 @@ class Matcher:
                 known[key] = None if key in known else image  # None: not the only one
 
     def find(self, base: str, path: str) -> str | None:
-        """Return the image at a path relative to the folder `base` (empty, or ending in `/`), or None."""
+        """Return the image at a path relative to `base`, or None.
+
+        base: a folder, empty or ending in `/`.
+        """
         written = normalized(path).replace("\\", "/")
         inside = posixpath.normpath(base + written)
         if found := self._exact.get(inside) or self._caseless.get(inside.casefold()):

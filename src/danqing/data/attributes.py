@@ -35,7 +35,9 @@ class Attribute(BaseModel):
 def tabulate(
     names: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
-    """Turn the cells of declared columns into numbers `[n, sum of widths]`, NaN where a value is missing.
+    """Convert the cells of declared columns to numbers `[n, sum of widths]`.
+
+    Missing values are NaN.
 
     A column of numbers is numeric, a column of equally long lists of numbers is a vector, and any other
     column holds categories.

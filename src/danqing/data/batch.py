@@ -10,7 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What the images should show; each field is batched along its first axis, or None if it is not given.
+    """What the images should show.
+
+    Each field is batched along its first axis, or None if it is not given.
 
     label: `[n]` int64 class indices. text: n captions. negative_text: n texts to lead away from, "" for the
     empty prompt. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in {0, 1}, 1 where the model may

@@ -19,7 +19,9 @@ from danqing.machine import total_memory
 
 
 class Batches:
-    """A data set, shuffled again each epoch and cut into batches that may span two epochs.
+    """A data set, shuffled each epoch and cut into batches.
+
+    A batch may span two epochs.
 
     augment: None for none; `dataset.info.augment` is the data's default. use_labels: whether the condition
     holds labels, if the data has any. use_texts: whether it holds captions, if the data has any; of several

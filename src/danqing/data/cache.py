@@ -36,7 +36,10 @@ def default_folder() -> Path:
 def ensure(
     source: Source, spec: ImageSpec, folder: Path | None = None, on_progress: Progress | None = None
 ) -> Path:
-    """Return the cache of a source; build it if necessary, only once even for two processes at a time."""
+    """Return the cache of a source.
+
+    It is built if necessary; two processes at a time build it once.
+    """
     folder = folder or default_folder()
     cache = folder / _key(source, spec)
     if _is_current(cache):
@@ -60,7 +63,7 @@ def ensure(
 
 
 def is_complete(cache: Path) -> bool:
-    """Return whether a cache is finished and its images have the length in its manifest."""
+    """Return whether a cache is finished, with images of the right length."""
     try:
         manifest = read_manifest(cache)
         length = (cache / "images.safetensors").stat().st_size

@@ -264,7 +264,9 @@ def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
 
 
 def write_header(path: Path, name: str, shape: tuple[int, ...], depth: int = 8) -> None:
-    """Complete a file of `HEADER` blank bytes and unsigned values into a safetensors file of one tensor.
+    """Write the safetensors header of one tensor of unsigned values.
+
+    The file begins with `HEADER` blank bytes for it.
 
     depth: bits of a value, 8 or 16.
     """

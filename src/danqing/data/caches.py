@@ -46,7 +46,10 @@ class Cache:
 
 
 def metadata(data: str, **others: str) -> dict[str, dict[str, str]]:
-    """Return the header of a cached safetensors file that describes it, with its data set's name first."""
+    """Return the metadata of a cached safetensors file.
+
+    It begins with the name of the data set.
+    """
     told = {"data": data, **others}
     return {"__metadata__": {key: text.encode("utf-8", "replace").decode() for key, text in told.items()}}
 
@@ -61,7 +64,9 @@ def find(folder: Path | None = None) -> list[Cache]:
 
 
 def delete(cache: Cache) -> bool:
-    """Delete a cache; return False and delete nothing if it is being built.
+    """Delete a cache.
+
+    Returns False, and deletes nothing, if it is being built.
 
     A process that is reading it can continue, if the system can delete open files. Raises DataError.
     """

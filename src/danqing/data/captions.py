@@ -14,7 +14,9 @@ def captions_of(text: str) -> list[str]:
 
 
 def chosen(texts: Sequence[str], seed: int, images_seen: int) -> tuple[str, ...]:
-    """Choose a caption for each image that follows after `images_seen`; "" if an image has none.
+    """Choose a caption for each image that follows after `images_seen`.
+
+    "" if an image has none.
 
     The choice depends only on the seed and the image's position in the run, not on the batch size.
     """

@@ -27,7 +27,9 @@ Indices = NDArray[np.int64] | Tensor | Sequence[int]
 
 
 class Dataset:
-    """Images of one size, with their labels, captions and attributes; indices run from 0 to len - 1.
+    """Images of one size, with their labels, captions and attributes.
+
+    Indices run from 0 to len - 1.
 
     `labels` are int64 `[n]`, indices into `label_names`, -1 if an image has none. `fingerprint` is a
     sha256 in hexadecimal of the contents and the options that they were read with: it shows whether two runs
@@ -61,17 +63,26 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """Return the number of channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+        """Return the number of channels.
+
+        1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+        """
         return self._manifest.shape[3]
 
     @property
     def depth(self) -> int:
-        """Return the bits of a value: 8, or 16 if the source has more than 8."""
+        """Return the bits of a value.
+
+        8, or 16 if the source has more than 8.
+        """
         return self._manifest.depth
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """Return the (low, high) that became black and white in images of more than 8 bits."""
+        """Return the (low, high) that became black and white.
+
+        None for images of 8 bits.
+        """
         return self._manifest.range
 
     @property
@@ -93,14 +104,20 @@ class Dataset:
         return self._manifest.pairs
 
     def source_images(self, indices: Indices) -> Tensor:
-        """Return the source images of pairs, uint8 `[n, h, w, c]`; raise DataError if there are none."""
+        """Return the source images of pairs, uint8 `[n, h, w, c]`.
+
+        Raises DataError if there are none.
+        """
         if not self.has_pairs:
             raise DataError(f"{self.info.name} holds no pairs: declare them with pairs=...")
         return torch.from_numpy(_eight_bits(self._store.images(self._places(indices), side=1)))
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """Return the declared attribute columns; their widths add up to that of the table."""
+        """Return the declared attribute columns.
+
+        Their widths add up to that of the table.
+        """
         return self._manifest.attributes
 
     def attributes_at(self, indices: Indices) -> NDArray[np.float32]:
@@ -109,7 +126,10 @@ class Dataset:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Return all labels, int64 `[n]`, -1 for none; None if the data has no labels."""
+        """Return all labels, int64 `[n]`, -1 for none.
+
+        None if the data has no labels.
+        """
         return self.labels_at(np.arange(len(self))) if self._names else None
 
     def labels_at(self, indices: Indices) -> NDArray[np.int64]:
@@ -125,7 +145,10 @@ class Dataset:
 
     @functools.cached_property
     def label_frequencies(self) -> tuple[float, ...]:
-        """Return each label's share of the labelled images; they add up to 1."""
+        """Return each label's share of the labelled images.
+
+        They add up to 1.
+        """
         if self._rows is None:
             return self._manifest.label_frequencies
         labels = self.labels
@@ -136,7 +159,10 @@ class Dataset:
 
     @functools.cached_property
     def label_captions(self) -> tuple[str, ...]:
-        """Return, per label, the captions that all of its images share, one per line; empty if none do."""
+        """Return, per label, the captions that all of its images share.
+
+        One per line, empty if there are none.
+        """
         labels = self.labels
         if labels is None or not self.has_texts:
             return ()
@@ -155,11 +181,17 @@ class Dataset:
         return self._manifest.has_texts
 
     def texts(self, indices: Indices) -> tuple[str, ...] | None:
-        """Return the captions at `indices`, empty for an image without any; None if the data has none."""
+        """Return the captions at `indices`, empty for an image without any.
+
+        None if the data has none.
+        """
         return self._store.texts(self._places(indices)) if self.has_texts else None
 
     def subset(self, chosen: Indices | Sequence[str]) -> "Dataset":
-        """Return the images at some indices, in that order, or with some label names; raise DataError."""
+        """Select images by index, in that order, or by label name.
+
+        Raises DataError.
+        """
         by_name = len(chosen) > 0 and isinstance(chosen[0], str)
         indices = self._with_labels(cast(Sequence[str], chosen)) if by_name else cast(Indices, chosen)
         places = self._places(indices)

@@ -17,8 +17,9 @@ from danqing.images import Pixels
 
 
 class Decoded(NamedTuple):
-    """Decoded images in order: why each cannot be decoded (None if it can); digests and pixels of the rest.
+    """Decoded images in order.
 
+    reasons: why each cannot be decoded, None if it can. digests, pixels: of the others.
     headers: format and size of each before decoding, as `headers.described` gives them.
     """
 
@@ -44,7 +45,7 @@ def packed(outcomes: Iterable[Pixels | DeepPixels | str]) -> Decoded:
 def decoded_or_reason(
     source: bytes | Path | str | Frame, options: dict[str, Any]
 ) -> Pixels | DeepPixels | str:
-    """Decode one image with the options of `decode`, or return the sentence of its DataError."""
+    """Decode an image, or return the sentence of its DataError."""
     try:
         return decode(source, **options)
     except DataError as error:
@@ -72,7 +73,10 @@ def split(header: list[Any], block: bytes) -> Iterable[bytes | str | Frame]:
 
 
 def main() -> None:
-    """Answer requests until stdin ends; the options of `decode` are the only argument, as JSON."""
+    """Answer requests until stdin ends.
+
+    The options of `decode` are the only argument, as JSON.
+    """
     options = json.loads(sys.argv[1])
     options["size"] = tuple(options["size"])
     options["range"] = options["range"] and tuple(options["range"])

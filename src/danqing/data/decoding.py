@@ -36,7 +36,10 @@ _AHEAD_BYTES = 64 * 2**20
 
 
 class Decoder:
-    """Decodes records to a size and channels; as a context manager, it ends its processes."""
+    """Decodes records to a size and channels.
+
+    As a context manager, it ends its processes.
+    """
 
     def __init__(self, spec: ImageSpec, count: int) -> None:
         self.spec = spec

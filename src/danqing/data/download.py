@@ -23,7 +23,9 @@ TIMEOUT = 60
 
 @dataclass(frozen=True)
 class Published:
-    """Files at a publisher's address with their md5 or sha256, and folders where they may already be.
+    """Files at a publisher's address, with their md5 or sha256.
+
+    They may already be in some other folders.
 
     `$DANQING_MIRROR` replaces the address; it has one folder per data set.
     """
@@ -34,7 +36,9 @@ class Published:
     installed: tuple[Path, ...] = ()
 
     def folder(self, on_progress: Progress | None = None) -> Path:
-        """Return the folder with all files: `$DANQING_DATA/<name>`, a system folder, or a new download.
+        """Return the folder with all files.
+
+        `$DANQING_DATA/<name>`, a system folder, or a new download.
 
         Raises DataError.
         """
@@ -101,6 +105,9 @@ def idx_source(
 
 
 def present(folder: Path, file: str) -> Path | None:
-    """Return a published file in a folder, compressed or not; None if it is missing."""
+    """Return a published file in a folder, compressed or not.
+
+    None if it is missing.
+    """
     places = (folder / file, folder / file.removesuffix(".gz"))
     return next((place for place in places if place.is_file()), None)

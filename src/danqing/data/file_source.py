@@ -21,7 +21,10 @@ _ARCHIVE = re.compile(r"\.(?:zip|tgz|tar(?:\.\w+)?)$", re.IGNORECASE)
 
 
 class FileSource:
-    """The images of a folder, a zip or tar archives, described by tables, side files and folders."""
+    """The images of a folder, a zip or tar archives.
+
+    Tables, side files and folder names describe them.
+    """
 
     label_names: tuple[str, ...] = ()
     natural: Natural | None = None

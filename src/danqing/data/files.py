@@ -17,7 +17,7 @@ HEAD = 132
 
 
 class Files(Protocol):
-    """Files by their relative path with `/`, in the most efficient order for reading.
+    """Files by relative path with `/`, in the fastest order for reading.
 
     names: the files that may be data, without those that systems and programs leave behind. ignored: the
     number of other files, by reason. notes: sentences about the names.
@@ -44,11 +44,14 @@ class Files(Protocol):
         ...
 
     def head(self, name: str) -> bytes:
-        """Read the first 132 bytes of a file, or nothing if that is not possible."""
+        """Read the first 132 bytes of a file, or nothing."""
         ...
 
     def loaders(self, names: Sequence[str]) -> Iterator[Loader]:
-        """Yield the loader of each of some files, which must be in the order of `names()`."""
+        """Yield the loader of each of some files.
+
+        They must be in the order of `names()`.
+        """
         ...
 
 
@@ -97,7 +100,7 @@ def _free(name: str, taken: dict[str, bytes]) -> str:
 
 
 def too_large(size: int) -> DataError:
-    """Return the error for a file of `size` bytes, which is over the limit."""
+    """Return the error for a file over the limit."""
     return DataError(
         f"The file has {size / 2**20:.0f} MiB, over {MAX_BYTES / 2**20:.0f}: make it smaller first."
     )

@@ -23,7 +23,10 @@ class Folder:
         self.ignored = Counter[str]()
 
     def key(self) -> str:
-        """Return the sum of a hash of each file's name, size and time, in constant memory and any order."""
+        """Return a hash of all files' names, sizes and times.
+
+        A sum of hashes, which needs constant memory and no sorting.
+        """
         total = 0
         for name, entry in self._walk(self.path, "", Counter()):
             try:

@@ -22,7 +22,9 @@ LOSSY = frozenset({"JPEG", "WEBP", "AVIF", "HEIF", "JPEG2000", "JXL"})
 def described(
     image: bytes | Path | Frame | Pixels | Image.Image | Deep,
 ) -> tuple[str, tuple[int, int] | None]:
-    """Return the format, as Pillow calls it, and (width, height); empty and None if they are unknown.
+    """Return the format, as Pillow calls it, and (width, height).
+
+    Returns "" and None if they are unknown.
 
     Pixels that were never encoded have a size but no format.
     """

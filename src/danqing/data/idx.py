@@ -21,7 +21,10 @@ _PREFIX = {"train": "train", "test": "t10k"}
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read the uint8 array in an IDX file; raise DataError if its header and length disagree."""
+    """Read the uint8 array in an IDX file.
+
+    Raises DataError if its header and length disagree.
+    """
     try:
         with open(path, "rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
@@ -43,7 +46,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 class IdxSource:
-    """The images of one IDX file and, if there is one, the labels of another."""
+    """The images of an IDX file, with the labels of another."""
 
     attributes: tuple[str, ...] = ()
     natural: Natural | None = None
@@ -97,7 +100,10 @@ def _picture(images: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
 
 
 def find_idx(folder: Path, split: str) -> tuple[Path, Path | None] | None:
-    """Return the image and label files of a split, by MNIST's names; None for a missing one."""
+    """Return the image and label files of a split, by MNIST's names.
+
+    None for a missing one.
+    """
     prefix = _PREFIX.get(split)
     if prefix is None:
         return None
@@ -110,7 +116,7 @@ def find_idx(folder: Path, split: str) -> tuple[Path, Path | None] | None:
 
 
 def labels_beside(images: Path) -> Path | None:
-    """Return the label file that belongs to an image file, compressed or not."""
+    """Return the label file of an image file, compressed or not."""
     name = re.sub(r"images([-.])idx\d", r"labels\1idx1", images.name).removesuffix(".gz")
     if name == images.name.removesuffix(".gz"):
         return None

@@ -39,7 +39,7 @@ class Declared(NamedTuple):
     attributes: tuple[str, ...] = ()
 
     def key(self) -> tuple[str, ...]:
-        """Everything besides its files that determines the images of a source."""
+        """Return what else determines a source's images, besides its files."""
         return (self.pairs, *self.attributes) if any(self) else ()
 
 
@@ -66,7 +66,10 @@ class ImageEntry(NamedTuple):
 
 @dataclass
 class Layout:
-    """The images of one split in the order of their files, and an account of all other files."""
+    """The images of one split in file order.
+
+    Also an account of all other files.
+    """
 
     rows: list[ImageEntry] = field(default_factory=list)
     survey: Survey = field(default_factory=Survey)
@@ -74,7 +77,10 @@ class Layout:
 
 @dataclass
 class Found:
-    """An image and its folders, without those around all images and that of its split."""
+    """An image and its folders.
+
+    Without the folders around all images, and without that of its split.
+    """
 
     name: str
     path: str

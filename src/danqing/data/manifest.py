@@ -15,7 +15,9 @@ HEADER = 4096
 
 
 class Manifest(BaseModel):
-    """The contents of a finished cache: `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of everything.
+    """The contents of a finished cache.
+
+    `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of everything.
 
     name: of the source, for people; empty if an earlier version built the cache.
     depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, if
@@ -41,7 +43,10 @@ class Manifest(BaseModel):
 
     @property
     def image_bytes(self) -> int:
-        """Return the bytes of one image, including its source image if the data has pairs."""
+        """Return the bytes of one image.
+
+        Including its source image if the data has pairs.
+        """
         return int(np.prod(self.shape[1:])) * self.depth // 8 * (2 if self.pairs else 1)
 
 

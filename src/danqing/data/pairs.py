@@ -16,14 +16,16 @@ HALVES = ("side-by-side", "side-by-side-reversed")
 
 
 class Folders(NamedTuple):
-    """The folders of the sources and the targets, relative to the top of the data."""
+    """The folders of sources and targets, relative to the data."""
 
     sources: str
     targets: str
 
 
 def parse_pairs(text: str) -> Folders | str:
-    """Read "A:B" as two folders; return any other text: one of `HALVES`, or a column's name.
+    """Read "A:B" as two folders.
+
+    Return any other text: one of `HALVES`, or a column's name.
 
     Raises ConfigError.
     """
@@ -38,7 +40,10 @@ def parse_pairs(text: str) -> Folders | str:
 
 
 class Place(NamedTuple):
-    """The position of an image: which of the two folders, the path below it, and the split."""
+    """The position of an image.
+
+    Which of the two folders, the path below it, and the split.
+    """
 
     folder: str
     rest: str
@@ -46,7 +51,9 @@ class Place(NamedTuple):
 
 
 def place_of(path: str, split: str | None, folders: Folders) -> Place | None:
-    """Return the place of an image from its path below the top; None if it is in neither folder.
+    """Return the place of an image from its path below the top.
+
+    None if it is in neither folder.
 
     split: that of a folder above the two. Otherwise a folder below them may name one: `photos/train/1.png`.
     """
@@ -63,12 +70,18 @@ def place_of(path: str, split: str | None, folders: Folders) -> Place | None:
 
 
 def pair_key(place: Place) -> str:
-    """Return the common key of a pair: the path without suffix and case, and the split."""
+    """Return the common key of a pair.
+
+    The path without suffix and case, and the split.
+    """
     return f"{place.split or ''}/{posixpath.splitext(place.rest)[0].casefold()}"
 
 
 def half(load: Callable[[], bytes | Path], which: Half) -> Image.Image | Deep:
-    """Read one half of an image; raise DataError if its width is odd or it cannot be read."""
+    """Read one half of an image.
+
+    Raises DataError if its width is odd or it cannot be read.
+    """
     image = read(load())
     width = image.width if isinstance(image, Image.Image) else image.values.shape[1]
     if width % 2:

@@ -30,7 +30,10 @@ class _Meaning(NamedTuple):
 
 
 class ParquetSource:
-    """The rows of Parquet files; labels get names from the hub's description if the files have one."""
+    """The rows of Parquet files.
+
+    Labels get names from the hub's description if the files have one.
+    """
 
     natural: Natural | None = None
 

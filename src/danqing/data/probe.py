@@ -32,7 +32,7 @@ class _ImageFacts(NamedTuple):
 
 
 def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
-    """Decide what `spec` leaves open from up to `SAMPLE` records, and add notes about them.
+    """Decide what `spec` leaves open, from up to `SAMPLE` records.
 
     Size: that of the images if all agree, otherwise the median width and height in multiples of 8; shrunk
     until the longer side is at most `LARGEST`. Channels: grey if all are grey, otherwise colour; alpha if it

@@ -25,7 +25,9 @@ Loaded = bytes | Path | Frame | Pixels | Image.Image | Deep
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """The size (width, height), channels, range and depth of images; None and 0 leave it to the data.
+    """The size (width, height), channels, range and depth of images.
+
+    None and 0 leave it to the data.
 
     range: the (low, high) that become black and white, for values of more than 8 bits. depth: the bits
     that are kept, 8 or 16.
@@ -57,7 +59,10 @@ class ImageSpec:
             raise ConfigError(f"The range {self.range} is not valid: give two numbers, the lower one first.")
 
     def asked(self) -> dict[str, Any]:
-        """Return the options as plain values, without range and depth if these are left to the data."""
+        """Return the options as plain values.
+
+        Without range and depth if these are left to the data.
+        """
         left_open = {name for name in ("range", "depth") if not getattr(self, name)}
         return {name: value for name, value in asdict(self).items() if name not in left_open}
 
@@ -99,7 +104,7 @@ class About(NamedTuple):
 
 
 class Natural(NamedTuple):
-    """The size, colour, transparency and depth of a source's images, if known without reading them."""
+    """Properties of a source's images that are known without reading them."""
 
     size: tuple[int, int]
     colour: bool
@@ -108,7 +113,10 @@ class Natural(NamedTuple):
 
 
 class Source(Protocol):
-    """A source of images, whose order never changes while its `key` stays the same."""
+    """A source of images.
+
+    Their order never changes while its `key` stays the same.
+    """
 
     about: About
     label_names: tuple[str, ...]
@@ -118,7 +126,10 @@ class Source(Protocol):
     natural: Natural | None
 
     def key(self) -> str:
-        """Return a short text that changes with the source; must be fast, however large the source is."""
+        """Return a short text that changes with the source.
+
+        This must be fast, however large the source is.
+        """
         ...
 
     def count(self) -> int:
@@ -126,16 +137,21 @@ class Source(Protocol):
         ...
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
-        """Yield the records from number `start` on; `spec` is the form that the images will get."""
+        """Yield the records from number `start` on.
+
+        `spec` is the form that the images will get.
+        """
         ...
 
     def survey(self) -> Survey:
-        """Return how the source was understood, and what it leaves out and why."""
+        """Return how the source was understood and what it leaves out."""
         ...
 
 
 class DataReport(BaseModel):
-    """The account of all images that were found; stored as `report.json` in the cache.
+    """The account of all images that were found.
+
+    Stored as `report.json` in the cache.
 
     found = images + skipped + all of left_out. images: those in use. skipped: those that cannot be read, with
     their number by reason. left_out: those that are not wanted, such as images in another split or not in
@@ -162,7 +178,10 @@ class DataReport(BaseModel):
     source_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def account(self) -> str:
-        """Return one line: how many images were found, used, skipped and left out, and why."""
+        """Return one line.
+
+        How many images were found, used, skipped and left out, and why.
+        """
         parts = [f"{self.images:,} used"]
         if self.skipped:
             reasons = "; ".join(f"{count:,} × {_unended(reason)}" for reason, count in self.reasons.items())
@@ -171,20 +190,29 @@ class DataReport(BaseModel):
         return f"{self.found:,} found: {', '.join(parts)}"
 
     def lines(self) -> list[str]:
-        """Return what users should see before they use the data: the account, and the notes."""
+        """Return what users should see before they use the data.
+
+        The account, and the notes.
+        """
         known = [f"{topic}: {self.understood.get(topic, 'none')}" for topic in ("Labels", "Captions")]
         known = [line for line in known if ": none" not in line]
         return [f"Images: {self.account()}.", *(f"{line}." for line in known), *self.notes]
 
 
 def reason_kind(reason: str) -> str:
-    """Return a reason without the numbers and names of one file, to count files by it."""
+    """Return a reason without the details of one file.
+
+    It serves to count files by reason.
+    """
     plain = re.sub(r"\s*\([^()]*\)", "", reason)
     return re.sub(r"(?<![A-Za-z0-9])\d[\d.,x]*", "…", plain)
 
 
 def common_reasons(reasons: Mapping[str, int], files: Sequence[Skipped], most: int = 4) -> str:
-    """Return the most common reasons why images cannot be read, with counts and an example file."""
+    """Return the most common reasons why images cannot be read.
+
+    With counts, and a file as an example.
+    """
     parts = []
     for reason, count in Counter(reasons).most_common(most):
         example = next((file.name for file in files if reason_kind(file.reason) == reason), None)
@@ -224,7 +252,9 @@ def digest(*parts: str | bytes) -> str:
 
 
 def file_key(path: Path) -> str:
-    """Return the size, time and both ends of a file: fast, and rewriting an archive changes its end.
+    """Return the size, time and both ends of a file.
+
+    This is fast, and rewriting an archive changes its end.
 
     Raises DataError if the file cannot be read.
     """

@@ -77,7 +77,10 @@ def say_something(files: Sequence[Beside], read: Read) -> tuple[bool, bool]:
 
 
 def read_beside(files: Beside, read: Read) -> Words:
-    """Read the side files of an image; raise DataError if one cannot be read."""
+    """Read the side files of an image.
+
+    Raises DataError if one cannot be read.
+    """
     values: Mapping[str, Any] = MappingProxyType({})
     label = caption = None
     if files.json is not None:

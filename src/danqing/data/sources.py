@@ -85,7 +85,10 @@ def find_source(
     on_progress: Progress | None = None,
     declared: Declared = NOTHING_DECLARED,
 ) -> tuple[Source, tuple[str, ...]]:
-    """Find the source that a user means, and the labels to select (empty for all)."""
+    """Find the source that a user means, and the labels to select.
+
+    No labels select all.
+    """
     if split not in (*SPLITS.values(), "all"):
         raise DataError(f"There is no split {split!r}: choose train, test, validation or all.")
     if isinstance(source, str) and (named := builtin.find(source, split, on_progress)) is not None:

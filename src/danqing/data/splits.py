@@ -18,7 +18,10 @@ _CHUNK = 1024
 
 
 class Held(NamedTuple):
-    """Training images, and others to evaluate on; `split` is the name of the latter."""
+    """Training images, and others to evaluate on.
+
+    `split` is the name of the latter.
+    """
 
     training: Dataset
     judged: Dataset
@@ -26,7 +29,9 @@ class Held(NamedTuple):
 
 
 def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dataset]:
-    """Split a data set in two: the training images, and a fraction of it that is held out.
+    """Split a data set in two.
+
+    Returns the training images, and the fraction that is held out.
 
     The choice depends only on the pixels of all images, not on their order or names: equal images are always
     on the same side. Raises DataError if either side would be empty.
@@ -44,7 +49,10 @@ def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dat
 
 
 def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | None:
-    """Open a split of a source, with the options of `open_dataset`; None if the data has no such split."""
+    """Open a split of a source, with the options of `open_dataset`.
+
+    None if the data has no such split.
+    """
     try:
         return open_dataset(source, split=split, **options)
     except MissingSplitError:
@@ -52,18 +60,26 @@ def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | N
 
 
 def has_split(source: str | Path, split: str) -> bool:
-    """Return whether a source has a split, without reading its images; raise DataError without data."""
+    """Return whether a source has a split, without reading its images.
+
+    Raises DataError without data.
+    """
     return _find(source, split) is not None
 
 
 def has_two(source: str | Path, one: str, other: str) -> bool:
-    """Return whether two splits of a source are different files: a single file may serve as both."""
+    """Return whether two splits of a source are different files.
+
+    A single file may serve as both.
+    """
     first, second = _find(source, one), _find(source, other)
     return first is not None and second is not None and first.key() != second.key()
 
 
 def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) -> Held:
-    """Open the training split with the validation split, or with a part of itself that is held out.
+    """Open the training images and the images to evaluate on.
+
+    The latter are the validation split, or a part of the training split that is held out.
 
     A test split is never used here: the images that choose a model cannot also judge it. Raises DataError.
     """

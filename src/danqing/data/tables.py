@@ -48,7 +48,10 @@ class Columns(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The rows of one table by their stripped headers, and the meaning of its columns. place: its path."""
+    """The rows of one table, and the meaning of its columns.
+
+    rows: by stripped header. place: the path of the table.
+    """
 
     place: str
     rows: list[dict[str, Any]]
@@ -56,14 +59,20 @@ class Table(NamedTuple):
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell is empty: null, NaN, blank, or the word `nan` that pandas writes."""
+    """Return whether a cell is empty.
+
+    Null, NaN, blank, or the word `nan` that pandas writes.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     return isinstance(value, str) and value.strip().lower() in _MISSING
 
 
 def find_columns(headers: Iterable[str], has_value: Callable[[str], bool] = lambda header: True) -> Columns:
-    """Choose the column of each meaning by its header; of several, the first of our list with a value."""
+    """Choose the column of each meaning by its header.
+
+    Of several, the first of our list with a value.
+    """
     by_plain: dict[str, str] = {}
     for header in headers:
         by_plain.setdefault(plain_header(header), header)
@@ -100,7 +109,9 @@ def label_texts(values: Sequence[Any]) -> list[str | None]:
 
 
 def caption_text(value: Any) -> str | None:
-    """Return the captions in a cell, one per line; the cell is a text or a list of texts.
+    """Return the captions in a cell, one per line.
+
+    The cell is a text or a list of texts.
 
     None if there is none.
     """
@@ -111,7 +122,9 @@ def caption_text(value: Any) -> str | None:
 
 
 def read_table(place: str, content: bytes) -> Table | None:
-    """Read a table by the suffix of its path; None for JSON that describes something else.
+    """Read a table by the suffix of its path.
+
+    None for JSON that describes something else.
 
     Raises DataError for a table that is damaged, with its line.
     """
@@ -141,7 +154,10 @@ def read_table(place: str, content: bytes) -> Table | None:
 
 
 def decoded_text(place: str, content: bytes) -> str:
-    """Decode UTF-8, or UTF-16 with a byte-order mark as spreadsheets write it; raises DataError."""
+    """Decode UTF-8, or UTF-16 with a byte-order mark as spreadsheets write it.
+
+    Raises DataError.
+    """
     try:
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             return content.decode("utf-16")

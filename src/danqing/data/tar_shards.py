@@ -31,7 +31,9 @@ class _Member(NamedTuple):
 
 
 class Tars:
-    """The members of tar archives; a name is that of its shard, `/`, and the path in it.
+    """The members of tar archives.
+
+    A name is that of its shard, `/`, and the path in it.
 
     A plain tar is read at any position. A compressed one can only be read from front to back: its side
     files are kept when it is first read, and its images are read in their order.

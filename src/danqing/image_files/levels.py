@@ -27,7 +27,9 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Deep(NamedTuple):
-    """An image of more than 8 bits with the values of its file.
+    """An image of more than 8 bits.
+
+    With the values of its file.
 
     values: `[h, w, c]` with 1 to 4 channels, of any number type. full: the full range of the file's number
     format, None if it is unknown. top: the value of opaque alpha.
@@ -39,7 +41,10 @@ class Deep(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Return the number of channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+        """Return the number of channels.
+
+        1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+        """
         return int(self.values.shape[2])
 
 
@@ -54,7 +59,10 @@ def is_range(bounds: Any) -> bool:
 
 
 def sample(image: Deep) -> NDArray[np.float64]:
-    """Return up to `SAMPLED` finite values of an image, evenly spaced, without alpha."""
+    """Return up to `SAMPLED` finite values of an image.
+
+    Evenly spaced, without alpha.
+    """
     colours = image.values[:, :, : image.channels - (image.channels in (2, 4))]
     step = max(1, colours.shape[0] * colours.shape[1] // SAMPLED)
     values = colours.reshape(-1, colours.shape[2])[::step].astype(np.float64)
@@ -63,7 +71,9 @@ def sample(image: Deep) -> NDArray[np.float64]:
 
 
 def value_range(values: NDArray[np.float64] | Sequence[float]) -> Range:
-    """Choose the range of some values, float `[n]`: the values that become black and white.
+    """Choose the range of some values, float `[n]`.
+
+    The values that become black and white.
 
     It is a natural range (0 to 1, or 0 to 2^bits - 1) if the values fit one, and otherwise goes from their
     0.1% to their 99.9% quantile. Values that are not finite are ignored.
@@ -92,7 +102,9 @@ def value_range(values: NDArray[np.float64] | Sequence[float]) -> Range:
 
 
 def to_unit(image: Deep, bounds: Range | None) -> NDArray[np.float32]:
-    """Scale the values of an image to float32 `[h, w, c]` in [0, 1]; alpha has its own full range.
+    """Scale the values of an image to float32 `[h, w, c]` in [0, 1].
+
+    Alpha has its own full range.
 
     bounds: the values that become 0 and 1; None takes the file's full range, or one chosen from its values.
     Values outside are clamped, and NaN becomes 0.
@@ -118,7 +130,10 @@ def conform(
     range: Range | None = None,
     depth: int = 8,
 ) -> Pixels | DeepPixels:
-    """Convert an image to a size and channels, as uint8 or (`depth=16`) uint16 `[h, w, c]`; see `decode`."""
+    """Convert an image to a size, channels and depth.
+
+    Returns uint8 or (`depth=16`) uint16 `[h, w, c]`; see `decode`.
+    """
     unit = to_unit(image, range)
     transparent = image.channels in (2, 4)
     if channels == 0:

@@ -22,7 +22,10 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def dicom_shape(content: bytes, max_pixels: int) -> tuple[tuple[int, int], bool, int, int]:
-    """Read the header of a DICOM file: (width, height), whether it has colour, its bits and its frames."""
+    """Read the header of a DICOM file.
+
+    (width, height), whether it has colour, its bits and its frames.
+    """
     header = _dicom(content, max_pixels, stop_before_pixels=True)
     colour = int(header.SamplesPerPixel) > 1 or "PALETTE" in str(header.PhotometricInterpretation)
     deep = not colour and not _is_plain(header)
@@ -31,7 +34,9 @@ def dicom_shape(content: bytes, max_pixels: int) -> tuple[tuple[int, int], bool,
 
 
 def read_dicom(content: bytes, frame: int | None, max_pixels: int) -> Image.Image | Deep:
-    """Read one frame of a DICOM file, by default the middle one, with rescaled values; raise DataError.
+    """Read one frame of a DICOM file, with rescaled values.
+
+    By default the middle one. Raises DataError.
 
     If large values mean dark (MONOCHROME1), they are inverted.
     """
@@ -71,7 +76,10 @@ def read_dicom(content: bytes, frame: int | None, max_pixels: int) -> Image.Imag
 
 
 def nifti_shape(source: bytes | Path) -> tuple[tuple[int, int], bool, int]:
-    """Read the header of a NIfTI file: (width, height) of a slice, whether it has colour, its slices."""
+    """Read the header of a NIfTI file.
+
+    (width, height) of a slice, whether it has colour, its slices.
+    """
     volume = _volume_of(source)
     cut = _cut_of(volume)
     sides = volume.shape[cut.across], volume.shape[cut.up]
@@ -79,7 +87,9 @@ def nifti_shape(source: bytes | Path) -> tuple[tuple[int, int], bool, int]:
 
 
 def read_nifti(source: bytes | Path, frame: int | None, max_pixels: int) -> Image.Image | Deep:
-    """Read one slice of a NIfTI file, by default the middle one; raises DataError.
+    """Read one slice of a NIfTI file, by default the middle one.
+
+    Raises DataError.
 
     Slices are axial, unless the volume is flat or its voxels are more than twice as long along another axis:
     then slices are cut across that axis. Front or head is up, and the patient's left is on the left. The

@@ -27,7 +27,9 @@ _TURNS = {
 
 
 def without(content: bytes) -> bytes | None:
-    """Remove everything from a PNG or JPEG file that decoding does not need, except the orientation.
+    """Remove unneeded metadata from a PNG or JPEG file.
+
+    The orientation stays.
 
     None if there is nothing to remove, and for other formats.
     """
@@ -44,7 +46,10 @@ def without(content: bytes) -> bytes | None:
 
 
 def orientation(image: Image.Image, content: bytes) -> int:
-    """Return the EXIF orientation of an opened file, 1 to 8; 1 if it has no readable one."""
+    """Return the EXIF orientation of an opened file, 1 to 8.
+
+    1 if it has no readable one.
+    """
     if (
         image.format == "PNG" and b"eXIf" in content
     ):  # it may come after the pixels, which need not be decoded

@@ -34,7 +34,10 @@ for _library in ("PIL", "pydicom", "nibabel", "nibabel.global", "tifffile", "pil
 
 
 class Frame(NamedTuple):
-    """One image of a file that has several: a slice of a NIfTI volume, or a frame of a DICOM file."""
+    """One image of a file that has several.
+
+    A slice of a NIfTI volume, or a frame of a DICOM file.
+    """
 
     source: bytes | Path
     number: int
@@ -95,7 +98,9 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
 ) -> Pixels | DeepPixels:
-    """Decode the image in a file, upright and in sRGB, as uint8 or uint16 `[h, w, c]`.
+    """Decode the image in a file, upright and in sRGB.
+
+    Returns uint8 or uint16 `[h, w, c]`.
 
     source: the bytes of a file, its path, or a `Frame`. The first image of an animation is read, and the
     middle one of a volume.
@@ -128,7 +133,10 @@ def convert(
     range: Range | None = None,
     depth: int = 8,
 ) -> Pixels | DeepPixels:
-    """Convert an image in memory to a size, channels and depth; see `decode`."""
+    """Convert an image in memory to a size, channels and depth.
+
+    See `decode`.
+    """
     shape: dict[str, Any] = {
         "size": size,
         "channels": channels,
@@ -145,12 +153,18 @@ def convert(
 
 
 def read(source: bytes | str | Path | Frame) -> Image.Image | Deep:
-    """Decode an image upright, in its own size, mode and depth; raise DataError."""
+    """Decode an image upright, in its own size, mode and depth.
+
+    Raises DataError.
+    """
     return _read(source, None, MAX_PIXELS, MAX_BYTES)
 
 
 def deep_values(source: bytes | Path | Frame) -> Deep | None:
-    """Decode an image to its own values; None if it has at most 8 bits. Raise DataError."""
+    """Decode an image to its own values.
+
+    None if it has at most 8 bits. Raises DataError.
+    """
     image = _read(source, None, MAX_PIXELS, MAX_BYTES)
     return image if isinstance(image, Deep) else None
 
@@ -190,7 +204,10 @@ def inspect(
 
 
 def frames(source: bytes | Path) -> int:
-    """Count the images in a file: slices of a NIfTI volume, frames of a DICOM file, otherwise 1."""
+    """Count the images in a file.
+
+    Slices of a NIfTI volume, frames of a DICOM file, otherwise 1.
+    """
     content, _ = _content(source, MAX_BYTES)
 
     def count() -> int:
@@ -207,7 +224,9 @@ def opened(
     max_pixels: int | None = MAX_PIXELS,
     formats: tuple[str, ...] | None = None,
 ) -> Image.Image:
-    """Open an image file with Pillow without decoding it; remove metadata that prevents this.
+    """Open an image file with Pillow without decoding it.
+
+    Remove metadata that prevents this.
 
     max_pixels: None leaves the limit to the caller. formats: as Pillow calls them; None is all readable ones.
     Raises DataError.

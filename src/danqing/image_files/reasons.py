@@ -66,7 +66,10 @@ def undecodable(content: bytes, error: Exception) -> str:
 
 
 def is_truncated(content: bytes) -> bool:
-    """Report whether the end of a PNG, JPEG, GIF, WebP or TIFF file is missing."""
+    """Return whether the end of a file is missing.
+
+    Works for PNG, JPEG, GIF, WebP and TIFF.
+    """
     name = recognised(content)
     if name == "PNG":
         return b"IEND\xaeB`\x82" not in content and all(kind != b"IEND" for kind, _, _ in png_chunks(content))
@@ -80,7 +83,10 @@ def is_truncated(content: bytes) -> bool:
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each complete chunk of a PNG file: its type, and where it starts and ends."""
+    """Yield each complete chunk of a PNG file.
+
+    Its type, and where it starts and ends.
+    """
     start = 8
     while start + 12 <= len(content):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")

@@ -88,7 +88,10 @@ def facts(rows: Mapping[str, Any]) -> str:
 
 
 def command(text: str, number: int = 1) -> str:
-    """Return a command line with a copy button; `number` makes its id unique on the page."""
+    """Return a command line with a copy button.
+
+    `number` makes its id unique on the page.
+    """
     return (
         f'<div class="card command"><pre id="command{number}">{escape(text)}</pre>'
         f'<button type="button" data-copy="command{number}">Copy</button></div>'
@@ -96,7 +99,10 @@ def command(text: str, number: int = 1) -> str:
 
 
 def embed(path: Path) -> str:
-    """Return an image as a data URL; "" if it is missing or incomplete after a kill."""
+    """Return an image as a data URL.
+
+    "" if it is missing or incomplete after a kill.
+    """
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:

@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
-    """Start the parts of a service in the order of their dependencies, and stop them in reverse.
+    """Start the parts of a service, and stop them in reverse order.
 
     Raises ConfigError if it would listen on a public address without keys.
     """

@@ -55,7 +55,7 @@ def from_danqing(error: DanqingError) -> ApiError:
 
 
 def from_validation(error: ValidationError | RequestValidationError) -> ApiError:
-    """Convert the first error in a body, with the name of its field."""
+    """Convert the first error in a body, naming its field."""
     mistake = error.errors()[0]
     named = mistake["loc"]
     if isinstance(error, RequestValidationError):  # the first part says where: body, query, ...

@@ -144,7 +144,7 @@ class Settings(_Section):
 
     @property
     def database_url(self) -> str:
-        """The URL of the database of jobs, keys and the audit log."""
+        """Return the URL of the database."""
         return self.database or f"sqlite:///{self.data / 'service.db'}"
 
 

@@ -50,7 +50,10 @@ def load(name: str) -> Builtin:
 
 
 def find(text: str, split: str, on_progress: Progress | None) -> tuple[Source, tuple[str, ...]] | None:
-    """Return the set that `name`, `name:part,part` or `name/part,part` means; None if it is not built in."""
+    """Return the set that `name`, `name:part,part` or `name/part,part` means.
+
+    None if it is not built in.
+    """
     name, *rest = re.split("[:/]", text, maxsplit=1)  # only the first: a label may hold a slash
     if name not in MODULES:
         return None
@@ -59,6 +62,6 @@ def find(text: str, split: str, on_progress: Progress | None) -> tuple[Source, t
 
 
 def only_train(name: str, split: str) -> None:
-    """Raise DataError for any split except the only one that a set has."""
+    """Raise DataError unless a split is `train` or `all`."""
     if split not in ("train", "all"):
         raise MissingSplitError(f"{name} has no {split} split: all of it is training data.")

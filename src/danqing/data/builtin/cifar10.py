@@ -56,7 +56,7 @@ def open(
 
 
 class CifarSource:
-    """Rows of a label and 3x32x32 bytes, from some files of the archive."""
+    """Rows of a label and 3x32x32 bytes, from an archive's files."""
 
     about = ABOUT
     label_names: tuple[str, ...] = LABELS

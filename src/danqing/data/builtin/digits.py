@@ -35,7 +35,10 @@ def open(
 
 
 class DigitsSource:
-    """The digits as grey images; 17 levels of ink are spread over 0 to 255."""
+    """The digits as grey images.
+
+    Their 17 levels of ink are spread over 0 to 255.
+    """
 
     about = ABOUT
     label_names: tuple[str, ...] = tuple("0123456789")

@@ -113,7 +113,10 @@ def open(
 
 
 class EmojiSource:
-    """Emoji sequences as records; a group's name is the label, English and Chinese names the captions."""
+    """Emoji sequences as records.
+
+    A group's name is the label, English and Chinese names the captions.
+    """
 
     about = ABOUT
     attributes: tuple[str, ...] = ()
@@ -190,7 +193,10 @@ class EmojiSource:
 
 
 def render(font: Path, text: str, size: tuple[int, int]) -> Image.Image:
-    """Draw an emoji as RGBA of `size` (width, height), centred, with a margin around it."""
+    """Draw an emoji as RGBA of `size` (width, height).
+
+    It is centred, with a margin around it.
+    """
     longer = max(size)
     scale = 4 if longer <= 64 else 2
     side = 3 * longer * scale // 2

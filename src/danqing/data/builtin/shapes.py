@@ -110,7 +110,7 @@ class Combination:
 
     @property
     def is_held_out(self) -> bool:
-        """Return whether its pair of colour and shape occurs only in the test split."""
+        """Return whether its colour and shape occur only in the test split."""
         return SHAPES.index(self.shape) == (tuple(COLOURS).index(self.colour) + 3) % len(SHAPES)
 
     @property
@@ -158,7 +158,10 @@ def open(
 
 
 class ShapesSource:
-    """Images drawn one by one; the shape's name is the label, the captions are two lines."""
+    """Images drawn one by one.
+
+    The shape's name is the label, the captions are two lines.
+    """
 
     about = ABOUT
     label_names: tuple[str, ...] = SHAPES
@@ -198,7 +201,10 @@ class ShapesSource:
 
 
 def drawn(combination: Combination, name: str, size: tuple[int, int]) -> Pixels:
-    """Draw an image of `size` (width, height), uint8 `[h, w, 3]`; `name` seeds the open choices."""
+    """Draw an image of `size` (width, height), uint8 `[h, w, 3]`.
+
+    `name` seeds the open choices.
+    """
     across, down, *tint = _uniform(name, 5)
     x, y = middle(combination, size)
     reach = JITTER * min(size)
@@ -214,13 +220,16 @@ def drawn(combination: Combination, name: str, size: tuple[int, int]) -> Pixels:
 
 
 def offsets(count: int, size: tuple[int, int]) -> tuple[tuple[float, float], ...]:
-    """Return the positions of the figures of a group, in pixels from its centre."""
+    """Return the positions of a group's figures, in pixels from its centre."""
     pitch = PITCH * min(size)
     return tuple((pitch * x, pitch * y) for x, y in GROUPS[count])
 
 
 def middle(combination: Combination, size: tuple[int, int]) -> tuple[float, float]:
-    """Return the centre of the group before its random move, in pixels from the top left."""
+    """Return the centre of the group before its random move.
+
+    In pixels from the top left.
+    """
     shorter = min(size)
     places = []
     for axis, (side, where) in enumerate(zip(size, combination.place, strict=True)):
@@ -233,7 +242,10 @@ def middle(combination: Combination, size: tuple[int, int]) -> tuple[float, floa
 def coverage(
     shape: str, radius: float, centre: tuple[float, float], size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return how much of each pixel a figure covers, `[h, w]` in [0, 1], averaged over points in it."""
+    """Return how much of each pixel a figure covers.
+
+    `[h, w]` in [0, 1], averaged over points in the pixel.
+    """
     result = np.zeros((size[1], size[0]))
     points = 8 if radius <= 16 else 4
     (left, xs), (top, ys) = (

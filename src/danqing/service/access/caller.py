@@ -31,7 +31,10 @@ class Caller:
 
     @property
     def owner(self) -> str:
-        """The id of the key, "" without one: it owns the caller's work and jobs."""
+        """Return the id of the key, "" without one.
+
+        The id owns the caller's work and jobs.
+        """
         return self.key_id or ""
 
     def may(self, scope: Right) -> bool:

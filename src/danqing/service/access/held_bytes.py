@@ -7,7 +7,9 @@ from danqing.service.fairness.fair_share import FairShare
 
 
 class HeldBytes:
-    """Counts the bytes that one request holds, and adds them to those of all requests.
+    """Counts the bytes that one request holds.
+
+    They also count among those of all requests.
 
     share: what all requests may hold together.
     owner: the id of the key that the request came with, "" if it came without one.
@@ -20,7 +22,10 @@ class HeldBytes:
 
     @classmethod
     def unlimited(cls) -> "HeldBytes":
-        """Return a count without a limit, for work whose size is limited elsewhere."""
+        """Return a count without a limit.
+
+        For work whose size is limited elsewhere.
+        """
         return cls(FairShare(math.inf))
 
     def hold(self, count: int) -> None:

@@ -106,7 +106,10 @@ def revoke(database: Database, which: str) -> Key:
 
 
 def list_keys(database: Database) -> list[tuple[Key, usage.UsageTotals]]:
-    """Return all keys, including revoked ones, the oldest first, each with its usage."""
+    """Return all keys, the oldest first, each with its usage.
+
+    Including revoked ones.
+    """
 
     def read(session: Session) -> list[tuple[Key, usage.UsageTotals]]:
         used = usage.totals(session, int(time.time() // DAY))

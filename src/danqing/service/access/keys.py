@@ -92,7 +92,9 @@ class _KeyChanges:
 
 
 class Keys:
-    """The keys of a running service, in memory: checking one does not read the database.
+    """The keys of a running service, in memory.
+
+    Checking one does not read the database.
 
     A task reads changes twice a second, and writes usage together with the audit log. Keys stay valid for a
     minute while the database is away.
@@ -164,7 +166,10 @@ class Keys:
         return held.caller
 
     def of(self, key_id: str) -> Caller | None:
-        """Return the caller of a key that is valid now, for work that outlives its request; else None."""
+        """Return the caller of a key, or None if it is invalid.
+
+        For work that outlives its request.
+        """
         held = self._known.get(key_id)
         good = held is not None and not held.revoked and time.time() < held.expires
         return held.caller if held is not None and good else None

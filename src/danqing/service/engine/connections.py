@@ -11,7 +11,10 @@ from danqing.frames import LENGTHS, Buffer, Header, frame
 
 
 class FrameSocket:
-    """The worker's end: it blocks when it has nothing to do, and polls between the steps of its work."""
+    """The worker's end.
+
+    It blocks when it has nothing to do, and polls between the steps of its work.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -29,7 +32,7 @@ class FrameSocket:
             sent = max(0, sent - view.nbytes)
 
     def has_frame(self, seconds: float = 0.0) -> bool:
-        """Return whether `receive` would start to read, or raise EOFError, within a number of seconds."""
+        """Return whether a frame, or the end, arrives within some seconds."""
         return bool(self._incoming.poll(1000 * seconds))
 
     def receive(self) -> tuple[Header, memoryview]:

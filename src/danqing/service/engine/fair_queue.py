@@ -118,12 +118,12 @@ class FairQueue(Generic[Item]):
 
     @property
     def interactive(self) -> int:
-        """How many pictures are queued that do not belong to jobs."""
+        """Return how many pictures are queued that do not belong to jobs."""
         return self._share.held
 
     @property
     def remembered(self) -> int:
-        """How many owners and heap elements are in memory."""
+        """Return how many owners and heap elements are in memory."""
         return self._order.owners + sum(len(lane.heap) for lane in self._lanes.values())
 
     def has_room(self, owner: str, pictures: int) -> bool:
@@ -145,7 +145,7 @@ class FairQueue(Generic[Item]):
         self._push(entry, chunk_seconds)
 
     def head(self) -> tuple[QueueEntry[Item], int]:
-        """Return the next entry, and how many pictures of its kind are queued.
+        """Return the next entry, and how many of its kind are queued.
 
         There must be some.
         """

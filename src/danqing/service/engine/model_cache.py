@@ -41,7 +41,7 @@ class ModelCache:
 
     @property
     def loaded(self) -> list[str]:
-        """The names of the loaded models, the least recently used first."""
+        """Return the names of the loaded models, the least recently used first."""
         return list(self._models)
 
     def has(self, name: str) -> bool:

@@ -32,7 +32,10 @@ def describe(name: str, source: str) -> Offer:
 
 
 def locate(source: str) -> tuple[Path, Path]:
-    """Return the model folder of a path or a hub repository, and the folder that its links may lead into."""
+    """Return the model folder of a path or a hub repository.
+
+    Also the folder that its links may lead into.
+    """
     if model_folder.is_hub_id(source):
         return model_folder.fetch(source)
     folder = model_folder.find(Path(source))

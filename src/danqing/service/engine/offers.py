@@ -10,7 +10,9 @@ from danqing.options import Verb
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A served model and its abilities, as the worker found them in the model's folder.
+    """A served model and its abilities.
+
+    As the worker found them in the model's folder.
 
     width, height: in pixels.
     reads: what its prompt is.
@@ -51,10 +53,13 @@ class Offer:
 
     @property
     def verbs(self) -> tuple[Verb, ...]:
-        """The verbs that it supports."""
+        """Return the verbs that it supports."""
         return tuple(self.options)
 
     @property
     def image_tokens(self) -> int:
-        """The tokens of one picture in `usage`: its codes, or one per 16x16 pixels if it has none."""
+        """Return the tokens of one picture in `usage`.
+
+        Its codes, or one per 16x16 pixels if it has none.
+        """
         return self.tokens or math.ceil(self.width / 16) * math.ceil(self.height / 16)

@@ -76,7 +76,10 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """The pictures of all rows, and how many seconds they were queued and computed."""
+    """The pictures of all rows.
+
+    With the seconds that they were queued and computed.
+    """
 
     pixels: Pixels
     queue_seconds: float
@@ -103,7 +106,7 @@ class DeadlinePassedError(DanqingError):
 
 
 class PaintingFailedError(DanqingError):
-    """The worker could not paint the order, or died twice while painting it.
+    """The worker failed to paint the order, or died twice.
 
     The order was valid.
     """

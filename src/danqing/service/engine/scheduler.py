@@ -95,7 +95,10 @@ class Scheduler:
         await self.supervisor.start()
 
     async def stop(self, drain: float) -> None:
-        """Accept no more orders, finish those there are within `drain` seconds, then cancel the rest."""
+        """Accept no more orders, and finish the others.
+
+        After `drain` seconds, the rest are cancelled.
+        """
         self._closing = True
         if self._orders and drain > 0:
             self._idle = self._loop.create_future()

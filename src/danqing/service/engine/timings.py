@@ -23,7 +23,10 @@ class Timings:
         return self._by_verb.get((kind.model, kind.verb), FIRST_GUESS) if known is None else known
 
     def has(self, kind: BatchKind) -> bool:
-        """Return whether the model has been timed for this verb, with any options."""
+        """Return whether the model has been timed for this verb.
+
+        With any options.
+        """
         return (kind.model, kind.verb) in self._by_verb
 
     def add(self, kind: BatchKind, seconds: float) -> None:

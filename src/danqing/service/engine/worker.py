@@ -248,7 +248,10 @@ def _given(model: Model, batch: _Batch, start: int, count: int) -> tuple[Images,
 
 
 def main() -> None:
-    """Serve the scheduler at the other end of the socket whose number is the only argument."""
+    """Serve the scheduler at the other end of a socket.
+
+    The number of the socket is the only argument.
+    """
     for ending in (signal.SIGINT, signal.SIGTERM):
         # The whole process group receives these when the service stops: the scheduler finishes orders first.
         signal.signal(ending, signal.SIG_IGN)

@@ -66,7 +66,7 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, None while it runs.
+        """Return the exit code, None while it runs.
 
         A negative one is the number of the signal that ended it.
         """
@@ -81,7 +81,7 @@ class WorkerProcess:
         self._process.kill()
 
     async def ended(self) -> None:
-        """Wait until the worker is gone and all its frames have been read."""
+        """Wait until the worker is gone and its frames are read."""
         lost = self._connection.lost
         await asyncio.wait({lost, self._exited}, return_when=asyncio.FIRST_COMPLETED)
         self.kill()

@@ -5,7 +5,9 @@ GREED = 4
 
 
 class FairShare:
-    """Counts what owners hold of a limited resource, such as bytes, pixels or queued pictures.
+    """Counts what owners hold of a limited resource.
+
+    For example bytes, pixels or queued pictures.
 
     The more an owner holds, the less is left for it to take. When nothing is held, any one request is
     admitted, however large.
@@ -37,7 +39,7 @@ class FairShare:
         return True
 
     def add(self, owner: str, amount: int) -> None:
-        """Count an amount for an owner, even if there is no room for it.
+        """Count an amount for an owner, even beyond the limit.
 
         amount: negative for less.
         """

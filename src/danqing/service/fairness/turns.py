@@ -23,7 +23,7 @@ class FairOrder:
 
     @property
     def owners(self) -> int:
-        """How many owners are remembered."""
+        """Return how many owners are remembered."""
         return len(self._next)
 
     def tag(self, owner: Hashable, cost: float, delay: float = 0.0) -> float:
@@ -52,7 +52,7 @@ class FairOrder:
 
 
 class TurnTaker:
-    """Lets requests wait for a limited resource, and serves owners in a fair order.
+    """Lets requests wait for a resource, in a fair order of owners.
 
     Requests of one owner are served first come, first served. A request for more than the maximum is served
     when nothing else is in use.
@@ -69,7 +69,7 @@ class TurnTaker:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Return how many requests wait."""
         return sum(not waiter[-1].done() for waiter in self._waiting)
 
     async def acquire(self, owner: str, amount: int = 1) -> None:

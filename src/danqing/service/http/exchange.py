@@ -91,7 +91,7 @@ class Exchange:
         return self.caller
 
     def check_body(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise ApiError for a body that no route reads, judging by its headers."""
+        """Raise ApiError if the headers describe an unreadable body."""
         length = headers.get(b"content-length")
         if length is not None and not (length.isdigit() and len(length) < 19):
             raise ApiError(400, "The header Content-Length is not a number of bytes.", code="invalid_header")
@@ -142,7 +142,10 @@ class Exchange:
             raise
 
     async def send(self, message: Message) -> None:
-        """Pass a message to the client, the first with the headers of every answer."""
+        """Pass a message to the client.
+
+        The first one gets the headers of every answer.
+        """
         if message["type"] == "http.response.start":
             if self.rejection is not None:  # the application answered a truncated body
                 await self.reject()

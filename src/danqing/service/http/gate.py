@@ -71,7 +71,9 @@ async def any_key(
 
 
 def log_facts(request: Request, **facts: str | int | float | None) -> None:
-    """Add facts, such as model and images, to this request's line of the access log.
+    """Add facts to this request's line of the access log.
+
+    For example its model and number of images.
 
     The audit log receives model and images too.
     """

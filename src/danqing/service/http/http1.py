@@ -48,7 +48,7 @@ class _LingeringTransport:
 
 
 class Http1Protocol(HttpToolsProtocol):
-    """A connection with limits on the size of headers and the time for them.
+    """A connection with limits on the size and time of headers.
 
     Neither httptools nor uvicorn has these limits. Errors below HTTP are answered in the shape of all others.
     """
@@ -120,14 +120,14 @@ class Http1Protocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(PATIENCE, self._hang_up)
 
     def _is_sending(self) -> bool:
-        """Whether the client is still sending when the connection is to close; then it has a while."""
+        """Return whether the client is still sending when the connection is to close; then it has a while."""
         if not self._between_requests:
             self._stop_deadline()
             self._start_deadline()
         return not self._between_requests
 
     def _is_idle(self) -> bool:
-        """Whether a request has been answered, and none has begun."""
+        """Return whether a request has been answered, and none has begun."""
         answered = self.cycle is not None and self.cycle.response_complete
         return answered and self._between_requests and not self.transport.is_closing()
 

@@ -21,7 +21,10 @@ _log = logging.getLogger("danqing.service")
 
 
 class SlowReaderLimit:
-    """ASGI middleware that sends bodies in pieces, each after the one before it was read."""
+    """ASGI middleware that sends bodies in pieces.
+
+    Each is sent after the one before it was read.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

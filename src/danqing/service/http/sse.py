@@ -52,7 +52,7 @@ async def watching(receive: Receive, gone: Callable[[], object]) -> AsyncIterato
 
 
 class EventStream(Response):
-    """Sends events as they come, and a comment after a while without one.
+    """Sends events, and a comment after a while without one.
 
     events: as encoded by `event`.
     on_end: called once, when all are sent or the client has left.

@@ -46,7 +46,10 @@ def page(
 
 
 def events_after(session: Session, owner: str, job_id: str, number: int) -> tuple[list[JobEvent], bool]:
-    """Return the events of a job after number `number`; and whether it has ended."""
+    """Return the events of a job after number `number`.
+
+    Also returns whether the job has ended.
+    """
     job = find(session, owner, job_id)
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.number > number)
     events = session.scalars(query.order_by(JobEvent.number)).all()

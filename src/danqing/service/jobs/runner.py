@@ -114,7 +114,7 @@ class JobRunner:
 
     @property
     def running(self) -> tuple[str, ...]:
-        """The ids of the jobs that run here."""
+        """Return the ids of the jobs that run here."""
         return tuple(self._running)
 
     def note_progress(self, job_id: str, done: int, total: int) -> None:

@@ -93,7 +93,7 @@ def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | N
 
 
 def accept(session: Session, new: NewJob, limits: JobSettings, now: float) -> Job:
-    """Queue a job, or find the one that was accepted for this request before.
+    """Queue a job, or find the one accepted for this request.
 
     Owners take turns by the pictures that they request. This is the order of `fairness.turns`, stored in the
     database because several servers share it: a job's turn is after the owner's last one, but not before the
@@ -160,7 +160,9 @@ def claim(
     but: Collection[str] = (),
     space: float = math.inf,
 ) -> list[Claim]:
-    """Claim the next jobs for some models, at least one for an idle runner.
+    """Claim the next jobs for some models.
+
+    At least one for an idle runner.
 
     room: pictures that they may have together.
     lease: seconds.
@@ -224,7 +226,7 @@ def body_of(session: Session, claim: Claim) -> str | None:
 def renew(
     session: Session, runner: str, steps: Mapping[str, tuple[int, int]], lease: float, now: float
 ) -> set[str]:
-    """Renew the leases of a runner, and store the progress of its jobs.
+    """Renew a runner's leases, and store the progress of its jobs.
 
     steps: done, and all, by job.
 

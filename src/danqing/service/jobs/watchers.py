@@ -14,7 +14,7 @@ class JobWatchers:
 
     @property
     def jobs(self) -> list[str]:
-        """The ids of watched jobs."""
+        """Return the ids of watched jobs."""
         return list(self._waiting)
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_WRITES = 0.1
 
 @contextlib.contextmanager
 def configured(form: Form = "auto", level: str = "info", stream: TextIO | None = None) -> Iterator[None]:
-    """Send the log of this process to a stream while the block lasts.
+    """Send the log of this process to a stream within a block.
 
     form: "auto" writes plain lines to a terminal, and JSON otherwise.
     level: one of `logging`'s names.
@@ -59,7 +59,10 @@ def configured(form: Form = "auto", level: str = "info", stream: TextIO | None =
 
 
 def access(**facts: Any) -> None:
-    """Log an answered request, with facts such as method, path, status, seconds, key and model."""
+    """Log an answered request with its facts.
+
+    For example method, path, status, seconds, key and model.
+    """
     _access.info("request", extra={"facts": facts})
 
 

@@ -57,7 +57,7 @@ def configured() -> Iterator[None]:
 
 
 def painted(model: str, images: int, queue_seconds: float, compute_seconds: float) -> None:
-    """Add spans for queueing and painting to the current request, which was just painted."""
+    """Add spans for queueing and painting to the current request."""
     if _tracer is None:
         return
     end = time.time_ns()

@@ -36,7 +36,7 @@ async def start() -> Response:
 async def samples(
     request: Request, name: str, caller: Annotated[Caller, Depends(needs("generate"))]
 ) -> Response:
-    """Return the grid of samples in a model's folder, if there is one."""
+    """Return the grid of samples in a model's folder."""
     offer = service_of(request).planner.find(name, caller)
     content = await run_in_threadpool(_samples, offer.path)
     if content is None:

@@ -20,7 +20,7 @@ MOST_WORK = 100_000_000  # pixels per thread, which encodes about four million o
 
 
 class EncodeReservation:
-    """Capacity reserved for the encoding work of one request, until it is released."""
+    """Capacity reserved for the encoding work of one request."""
 
     def __init__(self, share: FairShare, owner: str, work: int) -> None:
         self._share, self._owner, self._work = share, owner, work

@@ -20,7 +20,7 @@ def describe(request: PlannedRequest, data: Sequence[Mapping[str, Any]]) -> dict
 
 
 def revision(request: PlannedRequest) -> dict[str, Any]:
-    """Return the prompt in the model's own words, if these differ from the client's."""
+    """Return the prompt in the model's words, if these differ."""
     return {} if request.revised is None else {"revised_prompt": request.revised}
 
 
@@ -31,7 +31,7 @@ def origin(request: PlannedRequest) -> dict[str, Any]:
 
 
 def image_facts(request: PlannedRequest) -> dict[str, Any]:
-    """Return the fields that complete answers and the events of a stream share."""
+    """Return the fields that answers and stream events share."""
     quality, output = getattr(request.fields, "quality", None), request.output
     keeps_alpha = request.alpha and not output.opaque and output.format != "jpeg"
     return {

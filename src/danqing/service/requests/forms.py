@@ -29,7 +29,9 @@ class Uploads:
 
 
 async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], Uploads]:
-    """Read the text fields of a form, and its files: `image` (or `image[]`) and `mask`.
+    """Read the text fields of a form, and its files.
+
+    `image` (or `image[]`) and `mask`.
 
     Raises ApiError 400 and 415.
     """

@@ -32,7 +32,7 @@ _SLICE = 1024**2  # characters of base64 that are decoded at once, a multiple of
 
 @dataclass(frozen=True, slots=True)
 class PreparedPictures:
-    """The pictures of a request in the form that its model takes, one row per picture.
+    """The pictures of a request in the form that its model takes.
 
     images: uint8 `[n, h, w, c]`, at the model's size.
     masks: bool `[n, h, w]`, true where to paint; None for variations.
@@ -51,7 +51,7 @@ class PreparedPictures:
 
 
 def check_count(fields: schemas.Edit | schemas.Variation, offer: Offer, count: int) -> None:
-    """Raise ApiError unless there is one picture, with a label if the model needs it."""
+    """Raise ApiError unless there is one picture, and any required label."""
     if isinstance(fields, schemas.Variation) and offer.labels and fields.label is None:
         message = f"{offer.name} was trained with labels: say by label what the picture shows."
         raise invalid(message, "label", "missing_required_parameter")
@@ -88,7 +88,10 @@ def prepare(
 
 
 def check(content: bytes, limits: Limits, param: str) -> None:
-    """Raise ApiError for a file whose header is not that of a still picture within the limits."""
+    """Raise ApiError unless a file is a still picture within the limits.
+
+    Only its header is read.
+    """
     if not content:
         raise ApiError(400, "The file is empty.", param=param, code="empty_image_file")
     if len(content) > limits.file_bytes:
@@ -222,7 +225,7 @@ async def _content(reference: schemas.Reference, param: str, settings: Settings,
 
 
 def is_data_url(url: str) -> bool:
-    """Return whether an address is a data URL, which holds the picture itself."""
+    """Return whether an address is a data URL."""
     return url[:5].lower() == "data:"
 
 

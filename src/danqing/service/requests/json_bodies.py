@@ -133,7 +133,7 @@ def _insert_long(value: Any, long: Mapping[str, str]) -> Any:
 
 
 async def write_json(value: Any) -> AsyncIterator[str]:
-    """Yield the JSON of a value in pieces, as `json.dumps` writes it with sorted names.
+    """Yield the JSON of a value in pieces, with sorted names.
 
     The value may hold large pictures; other requests run between the pieces.
     """

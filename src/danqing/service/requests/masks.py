@@ -14,7 +14,7 @@ _NEARLY_WHOLE = 0.98
 
 
 def window_of(where: Mask, offer: Offer) -> tuple[slice, slice]:
-    """Return the largest window with the model's aspect ratio that contains the whole mask.
+    """Return the largest window with the model's aspect ratio around a mask.
 
     where: bool `[h, w]`, true where to paint. The window is the whole picture if that is nearly the same.
     Raises ApiError if no such window contains the mask.
@@ -61,7 +61,7 @@ def resize_mask(where: Mask, size: tuple[int, int]) -> Mask:
 
 
 def lay_into(picture: Pixels, where: Mask, window: tuple[slice, slice], painted: Pixels) -> list[Pixels]:
-    """Put painted pictures into the picture that was sent, at its own size.
+    """Put painted pictures into the sent picture, at its size.
 
     picture: uint8 `[h, w, c]`.
     where: bool `[h, w]`; every pixel outside it stays unchanged.

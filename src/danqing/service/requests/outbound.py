@@ -27,7 +27,7 @@ _TRANSLATED = tuple(
 
 
 class AddressError(DanqingError):
-    """An address that the service may not call, or that could not be read."""
+    """An address that is forbidden or could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ async def _resolved(host: str, port: int, seconds: float) -> ipaddress.IPv4Addre
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether an address is public, and is not translated to another one."""
+    """Return whether an address is public, and not translated."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)

@@ -53,7 +53,7 @@ class CheckedRequest:
 
     @property
     def n(self) -> int:
-        """How many pictures are requested."""
+        """Return how many pictures are requested."""
         return self.fields.n or 1
 
 
@@ -81,17 +81,17 @@ class PlannedRequest:
 
     @property
     def n(self) -> int:
-        """How many pictures are requested."""
+        """Return how many pictures are requested."""
         return len(self.order.rows)
 
     @property
     def streams(self) -> bool:
-        """Whether the client wants the answer as events."""
+        """Return whether the client wants the answer as events."""
         return bool(isinstance(self.fields, schemas.Guided) and self.fields.stream)
 
     @property
     def work(self) -> int:
-        """The cost of encoding all pictures, previews included; see `OutputFormat.work`."""
+        """Return the cost of encoding all pictures, previews included; see `OutputFormat.work`."""
         return (
             self.n * max(self.output.work, self.offer.width * self.offer.height) * (1 + self.order.previews)
         )

@@ -25,7 +25,7 @@ class PromptMeaning:
 
 
 def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMeaning:
-    """Return the prompt and the label of a request as the model understands them.
+    """Return the meaning of a prompt and a label to a model.
 
     A labelled model takes the name of a class or its caption, in any case and spacing, with any article.
 
@@ -54,7 +54,7 @@ def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMea
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that are most similar to a name, at most five."""
+    """Return at most five known names that are similar to a name."""
     forgiven = {comparable(one): one for one in list(known)[:_COMPARED_NAMES]}
     found = difflib.get_close_matches(comparable(name[:_COMPARED_CHARACTERS]), forgiven, n=5, cutoff=0.5)
     return [forgiven[one] for one in found]

@@ -60,12 +60,12 @@ class Fields(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The fields that are options of the model's sampling, without nulls."""
+        """Return the fields that are options of the model's sampling, without nulls."""
         return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
 
     @property
     def identifier(self) -> str | None:
-        """The user for whom the client requests the pictures."""
+        """Return the user for whom the client requests the pictures."""
         return self.safety_identifier or self.user or None
 
 
@@ -95,7 +95,7 @@ class Guided(Fields):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The fields that are options of the model's sampling, without nulls."""
+        """Return the fields that are options of the model's sampling, without nulls."""
         named = {"guidance_scale": self.guidance_scale, "num_steps": self.num_steps}
         return {**super().options, **{name: value for name, value in named.items() if value is not None}}
 

@@ -48,7 +48,7 @@ async def ready(request: Request) -> JSONResponse:
     dependencies=[Depends(needs("metrics"))],
 )
 async def numbers(service: Annotated[Service, Depends(service_of)]) -> Response:
-    """Return requests, queue and compute time, batches, failures by reason, pictures and memory."""
+    """Return metrics of requests, times, batches, failures, pictures and memory."""
     return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 

@@ -50,7 +50,10 @@ class Base(DeclarativeBase):
 
 
 class DatabaseError(DanqingError):
-    """The database cannot be written: its disk is full, or it is read-only."""
+    """The database cannot be written.
+
+    Its disk is full, or it is read-only.
+    """
 
 
 class DatabaseAwayError(DatabaseError):
@@ -134,7 +137,7 @@ class Database:
                 ) from error
 
     def transact(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
-        """Call a function in a transaction, in this thread, and return what it returns.
+        """Call a function in a transaction in this thread; return its result.
 
         The transaction is committed when it returns, and rolled back when it raises. For the command line; a
         server uses `run`. Raises DatabaseAwayError, DatabaseError.
@@ -155,7 +158,7 @@ class Database:
             raise DatabaseAwayError("The database does not answer at present: retry in a moment.") from error
 
     async def run(self, function: Callable[[Session, *Ts], T], *arguments: *Ts, patience: float = 10.0) -> T:
-        """Call a function in a transaction in a thread; return what it returns.
+        """Call a function in a transaction in a thread; return its result.
 
         It is retried for `patience` seconds while the database is away. So it must be idempotent: a
         connection can break just after a commit. Choose identifiers outside of it. Raises DatabaseAwayError,
