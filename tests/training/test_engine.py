@@ -7,7 +7,7 @@ from torch.nn.utils import parameters_to_vector
 
 from danqing import machine
 from danqing.data import Batches, open_dataset
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine, initialise
 from danqing.training.estimate import estimate
 

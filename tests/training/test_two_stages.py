@@ -25,7 +25,7 @@ from danqing.families.base import HasTokenizer
 from danqing.families.transformer import TransformerConfig
 from danqing.families.vqvae import VQVAE
 from danqing.training import codes, trainer
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 from danqing.training.engine import initialise
 from danqing.training.estimate import estimate
 from danqing.training.listener import Listener

@@ -41,9 +41,9 @@ def presets(
     from danqing import presets as room
 
     if name is not None:
-        from danqing.training import config as configs
+        from danqing.training import config_reading
 
-        toml = configs.resolve(preset=name).to_toml()  # whole: what the preset leaves to the defaults too
+        toml = config_reading.resolve(preset=name).to_toml()  # with the defaults that the preset leaves
         output.result({**room.describe(name), "toml": toml}, toml, as_json=as_json)
         return
     known = [room.describe(each) for each in room.names()]

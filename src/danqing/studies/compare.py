@@ -23,9 +23,9 @@ from danqing.studies.contest import Judged
 from danqing.studies.results import Comparison, Contestant
 from danqing.studies.trainee import Trainee, wait_until_free
 from danqing.studies.verdict import cautions, verdict
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.command import command_line
-from danqing.training.config import RunConfig
+from danqing.training.config import RunConfig, differences
 from danqing.training.run import read_run
 from danqing.training.run_folder import RunFolder
 from danqing.version import __version__
@@ -230,10 +230,10 @@ def _is_complete(run: RunFolder, wanted: RunConfig) -> bool:
     if facts.get("status") != "finished" or facts.get("budget") != budget or not run.report.exists():
         return False
     try:
-        recorded = configs.from_toml(run.config_file)
+        recorded = config_reading.from_toml(run.config_file)
     except ConfigError:
         return False  # training will say what is wrong with it
-    return not configs.differences(recorded, wanted.model_copy(update={"source": recorded.source}))
+    return not differences(recorded, wanted.model_copy(update={"source": recorded.source}))
 
 
 def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:

@@ -12,7 +12,7 @@ from danqing.data.splits import open_held
 from danqing.errors import ConfigError, DataError, TrainingError
 from danqing.studies import folder as study_folder
 from danqing.studies import space as spaces
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
 
@@ -91,7 +91,7 @@ def tune(
     if pruner not in PRUNERS:
         raise ConfigError(f"There is no pruner called {pruner!r}: choose one of {', '.join(PRUNERS)}.")
     overrides = {"size": size, "minutes": minutes, "images": images, "seed": seed}
-    wanted = configs.resolve(preset=preset, config=config, settings=settings, **overrides)
+    wanted = config_reading.resolve(preset=preset, config=config, settings=settings, **overrides)
     wanted = _scored(wanted)
     dimensions = spaces.read(space, wanted)
     # What is wrong with the data is said once, before any trial, and the images are decoded once.
@@ -112,7 +112,7 @@ def tune(
         "judged": held.judged.fingerprint,
         "pruner": pruner,
         "config": wanted.model_dump(mode="json"),
-        "space": configs.read_toml(Path(space)),
+        "space": config_reading.read_toml(Path(space)),
     }
     with study_folder.locked(folder, "search"):
         study_folder.settle(folder, "search", asked)

@@ -18,7 +18,8 @@ from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.training.command import command_line
-from danqing.training.config import RunConfig, resolve
+from danqing.training.config import RunConfig
+from danqing.training.config_reading import resolve
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, left_for_the_second
 from danqing.training.listener import Listener
@@ -192,7 +193,7 @@ def _open_data(
     }
     if config.evaluation.every_images == "auto":
         whole = open_dataset(source, **options)
-        config = config.evaluated("tenth" if config.is_worth_evaluating(len(whole)) else 0)
+        config = config.with_evaluation("tenth" if config.is_worth_evaluating(len(whole)) else 0)
         folder.write_config(config)
     if not config.evaluation.every_images:
         return config, open_dataset(source, **options), None

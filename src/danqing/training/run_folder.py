@@ -15,8 +15,8 @@ from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
 from danqing.families import parse_config
 from danqing.families.base import FamilyConfig
-from danqing.training import config as configs
-from danqing.training.config import RunConfig
+from danqing.training import config_reading
+from danqing.training.config import RunConfig, differences
 from danqing.version import __version__
 
 
@@ -111,11 +111,11 @@ class RunFolder:
                 file.unlink(missing_ok=True)
         else:
             with self.readable():
-                recorded = configs.from_toml(self.config_file)
-            recorded = recorded.evaluated(0)  # "auto" from before there was a choice
+                recorded = config_reading.from_toml(self.config_file)
+            recorded = recorded.with_evaluation(0)  # "auto" from before there was a choice
             assert recorded.evaluation.every_images != "auto"
-            wanted = wanted.evaluated(recorded.evaluation.every_images)
-            if changed := configs.differences(recorded, wanted):
+            wanted = wanted.with_evaluation(recorded.evaluation.every_images)
+            if changed := differences(recorded, wanted):
                 raise ConfigError(
                     f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
                     f"settings to go on with it (--config {self.config_file} has them all), or choose "
