@@ -16,6 +16,7 @@ from danqing.evaluation.networks import open_network
 from danqing.images import Images
 from danqing.machine import hardware
 from danqing.precision import choose_device
+from danqing.progress import FractionalProgressCallback
 from danqing.studies import compare_page, contest
 from danqing.studies import folder as study_folder
 from danqing.studies import measure as measuring
@@ -29,8 +30,6 @@ from danqing.training.config import RunConfig, differences
 from danqing.training.run import read_run
 from danqing.training.run_folder import RunFolder
 from danqing.version import __version__
-
-Progress = Callable[[float, float | None, str], None]
 
 FORMAT = 2
 FEWEST_SAMPLES = 1000
@@ -51,7 +50,7 @@ def compare(
     n: int | None = None,
     out: str | Path,
     device: str = "auto",
-    on_progress: Progress | None = None,
+    on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Comparison:
     """Train families under the same budget on the same images, measure all alike, and write a page of it.
@@ -137,7 +136,7 @@ class _Room:
         configs: dict[str, RunConfig],
         judged: Judged,
         network: str,
-        on_progress: Progress | None,
+        on_progress: FractionalProgressCallback | None,
     ) -> None:
         self.folder, self.task, self.configs = folder, task, configs
         self.judged, self.network = judged, network

@@ -10,6 +10,7 @@ from danqing import atomic
 from danqing.data import DataReport
 from danqing.data.splits import open_held
 from danqing.errors import ConfigError, DataError, TrainingError
+from danqing.progress import FractionalProgressCallback
 from danqing.studies import folder as study_folder
 from danqing.studies import space as spaces
 from danqing.training import config_reading
@@ -17,7 +18,7 @@ from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
 
 if TYPE_CHECKING:  # Optuna is an extra, and takes its time
-    from danqing.studies.search import Progress, Trial
+    from danqing.studies.search import Trial
 
 FORMAT = 2
 
@@ -69,7 +70,7 @@ def tune(
     pruner: str = "median",
     jobs: int = 1,
     device: str = "auto",
-    on_progress: "Progress | None" = None,
+    on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Tuning:
     """Search for the settings whose model comes closest to held-out images; the same call again goes on.

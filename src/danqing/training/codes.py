@@ -20,6 +20,7 @@ from danqing.data.dataset import TensorFile
 from danqing.data.records import digest
 from danqing.errors import TrainingError
 from danqing.families.base import Family, Tokenizes
+from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 from danqing.training.config import RunConfig
 
@@ -28,7 +29,6 @@ _PIXELS_AT_ONCE = 2**18
 _PATIENCE_SECONDS = 0.5
 _OTHERS = "Waiting for the same codes, which another process writes"
 
-Progress = Callable[[int, int, str], None]
 _FORMATS: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
 
 
@@ -128,7 +128,7 @@ def ensure(
     views: Views,
     *,
     device: torch.device,
-    on_progress: Progress,
+    on_progress: ProgressCallback,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Codes | None:
     """The codes of a data set, from the cache, or made now; None where `stopped` said so before they were.
@@ -206,7 +206,7 @@ def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.de
     return _Encoded(dataset.info.name, format, (views.number * count, *tokenizer.code_shape), parts())
 
 
-def _write(path: Path, encoded: _Encoded, on_progress: Progress, stopped: Callable[[], bool]) -> None:
+def _write(path: Path, encoded: _Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
     format: np.dtype[Any] = _FORMATS[encoded.format]
     size = int(np.prod(encoded.shape)) * format.itemsize
     tensor = {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, size]}

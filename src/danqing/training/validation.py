@@ -1,7 +1,7 @@
 """Scoring during training: the moving average, against images that it does not learn from."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.evaluation.scores import ReferenceInfo, Score
 from danqing.model.model import Model
+from danqing.progress import ProgressCallback
 from danqing.training.config import RunConfig
 from danqing.training.listener import Scored
 from danqing.training.schedule import Budget
@@ -48,7 +49,7 @@ class Validation:
         held: Held,
         lines: AppendedLines,
         device: torch.device,
-        on_progress: Callable[[int, int, str], None],
+        on_progress: ProgressCallback,
     ) -> None:
         # Only where a run is evaluated do feature networks cost the time of their import.
         from danqing.evaluation.features import extract
