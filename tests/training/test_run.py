@@ -22,9 +22,9 @@ from danqing import threads
 from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.training import checkpoint
 from danqing.training import run as run_module
+from danqing.training.json_lines import AppendedLines
 from danqing.training.run_files import read_json
 from danqing.training.run_folder import RunFolder
-from danqing.training.tracking import AppendedLines
 from tests.small_run import SMALL
 
 

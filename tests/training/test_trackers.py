@@ -117,7 +117,7 @@ class Broken:
 
     id = "7"
 
-    def __init__(self, beginning):
+    def __init__(self, run):
         self.calls = 0
 
     def log(self, values, images):
@@ -155,7 +155,7 @@ def test_a_service_that_is_unknown_or_not_installed_is_refused(pictures, tmp_pat
     with pytest.raises(TrainingError, match="choose wandb or mlflow"):
         train(pictures, tmp_path / "run", "comet", 320)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setitem(trackers._KINDS, "wandb", lambda beginning: __import__("no_such_module"))
+    monkeypatch.setitem(trackers._KINDS, "wandb", lambda run: __import__("no_such_module"))
     with pytest.raises(TrainingError, match=r"pip install 'danqing\[wandb\]'"):
         train(pictures, tmp_path / "run", "wandb", 320)
 

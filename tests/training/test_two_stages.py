@@ -27,8 +27,8 @@ from danqing.families.vqvae import VQVAE
 from danqing.training import codes, trainer
 from danqing.training.config_reading import resolve
 from danqing.training.engine import initialise
-from danqing.training.estimate import estimate
 from danqing.training.listener import Listener
+from danqing.training.requirements import estimate_requirements
 from danqing.weights import digest
 from tests.small_run import TWO_STAGES
 
@@ -261,9 +261,9 @@ def test_what_goes_wrong_in_the_first_stage_names_settings_that_are_its_own(pict
 def test_a_first_stage_that_does_not_fit_names_its_own_settings(pictures, tmp_path, monkeypatch):
     def counted(*arguments):
         monkeypatch.setattr(machine, "available_memory", lambda device: 1000)
-        return estimate(*arguments)
+        return estimate_requirements(*arguments)
 
-    monkeypatch.setattr(trainer, "estimate", counted)
+    monkeypatch.setattr(trainer, "estimate_requirements", counted)
     with pytest.raises(TrainingError, match=r"accumulate=.*: --set tokenizer\.settings\.KEY=VALUE\.$"):
         train(pictures, tmp_path / "run")
 

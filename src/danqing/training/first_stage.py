@@ -22,11 +22,11 @@ from danqing.training import captions, codes, facts
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
 from danqing.training.config import FREE, SHARED, EvaluationConfig, RunConfig
 from danqing.training.config_reading import from_toml, parse
-from danqing.training.estimate import estimate
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan
 from danqing.training.position import Position
 from danqing.training.report import document as report
+from danqing.training.requirements import estimate_requirements
 from danqing.training.run_folder import RunFolder
 from danqing.training.stage import OF_TOKENIZER, PRIOR, TOKENIZER, Stage, Tokenized
 from danqing.training.trainer import Trainer
@@ -171,7 +171,7 @@ class FirstStage:
         numbers = np.random.default_rng(0).integers(0, blank.vocabulary, (1, *blank.code_shape))
         same = Codes(lambda places: np.repeat(numbers, len(places), axis=0), len(self.dataset))
         batches = CodedBatches(self.dataset, same, **batch_options(config, self.device))
-        measured = estimate(config, batches, self.device, config.training.precision)
+        measured = estimate_requirements(config, batches, self.device, config.training.precision)
         speed = measured.images_per_second
         images = config.images if config.images is not None else int(60 * (config.minutes or 0) * speed)
         return Plan(

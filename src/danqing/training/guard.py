@@ -12,7 +12,7 @@ WINDOW = 20
 COLLAPSED = 0.15
 
 
-class Watch:
+class Guard:
     """Turns the log and the sample grids into alarms, one of each kind.
 
     raised: the kinds of alarms that the run has raised before.

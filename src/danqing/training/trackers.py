@@ -24,7 +24,7 @@ _PROJECT = "danqing"
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class TrackedRun:
     """What a tracker begins with. images: seen by earlier processes. id: what the tracker calls the run, None
     where it does not know it yet.
     """
@@ -97,7 +97,7 @@ def open_trackers(
     opened: dict[str, Tracker] = {}
     for name in ("tensorboard", *([service] if service else [])):
         try:
-            opened[name] = _KINDS[name](Beginning(folder, config, images, ids.get(name)))
+            opened[name] = _KINDS[name](TrackedRun(folder, config, images, ids.get(name)))
         except ImportError:
             if name == service:
                 raise TrainingError(_missing(name)) from None
@@ -122,12 +122,10 @@ class TensorBoard:
 
     id: str | None = None
 
-    def __init__(self, beginning: Beginning) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(
-            str(beginning.folder.tensorboard), purge_step=beginning.images or None
-        )
+        self._writer: Any = SummaryWriter(str(run.folder.tensorboard), purge_step=run.images or None)
 
     def log(self, values: Mapping[str, float], images: int) -> None:
         for name, value in values.items():
@@ -148,19 +146,19 @@ class WeightsAndBiases:
     later by `wandb sync`; WANDB_PROJECT and WANDB_ENTITY are heard.
     """
 
-    def __init__(self, beginning: Beginning) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._image = wandb.Image
-        self.id: str | None = beginning.id or secrets.token_hex(4)
+        self.id: str | None = run.id or secrets.token_hex(4)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
-            name=beginning.name,
+            name=run.name,
             id=self.id,
             resume="allow",
-            dir=str(beginning.folder.path.resolve()),
-            config=dict(beginning.config),
+            dir=str(run.folder.path.resolve()),
+            config=dict(run.config),
             settings=wandb.Settings(console="off", silent=True),
         )
 
@@ -178,7 +176,7 @@ class WeightsAndBiases:
 class MLflow:
     """A run on MLflow: in an SQLite file within the run folder, or where MLFLOW_TRACKING_URI says."""
 
-    def __init__(self, beginning: Beginning) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         for name, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_LOGGING_LEVEL", "WARNING")):
             os.environ.setdefault(name, value)
         import sqlalchemy  # noqa: F401 (MLflow's own file needs it, and would say so late)
@@ -186,21 +184,19 @@ class MLflow:
         from mlflow.entities import Metric, Param
 
         self._metric = Metric
-        store = beginning.folder.path.resolve() / "mlflow"
+        store = run.folder.path.resolve() / "mlflow"
         address = os.environ.get("MLFLOW_TRACKING_URI")
         if address is None:
             store.mkdir(exist_ok=True)
             address = f"sqlite:///{(store / 'mlflow.db').as_posix()}"
         self._client = MlflowClient(tracking_uri=address)
-        if beginning.id is None:
+        if run.id is None:
             place = None if os.environ.get("MLFLOW_TRACKING_URI") else (store / "artifacts").as_uri()
-            self._id: str = self._client.create_run(
-                self._experiment(place), run_name=beginning.name
-            ).info.run_id
-            values = flat(beginning.config)
+            self._id: str = self._client.create_run(self._experiment(place), run_name=run.name).info.run_id
+            values = flat(run.config)
             self._client.log_batch(self._id, params=[Param(key, str(value)) for key, value in values.items()])
         else:
-            self._id = beginning.id
+            self._id = run.id
             self._client.update_run(self._id, status="RUNNING")
         self._known = {name: self._last_step(name) for name in self._client.get_run(self._id).data.metrics}
         self.id: str | None = self._id
@@ -234,7 +230,7 @@ class MLflow:
         return found.experiment_id if found else self._client.create_experiment(name, artifacts)
 
 
-_KINDS: Mapping[str, Callable[[Beginning], Tracker]] = {
+_KINDS: Mapping[str, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,

@@ -18,17 +18,17 @@ from danqing.training import captions, checkpoint, facts, publication
 from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
-from danqing.training.estimate import estimate
-from danqing.training.guard import Watch
+from danqing.training.guard import Guard
 from danqing.training.interruption import Interruption
+from danqing.training.json_lines import AppendedLines
 from danqing.training.listener import Listener, Plan, Progress
 from danqing.training.position import Position
 from danqing.training.report import document as report
+from danqing.training.requirements import estimate_requirements
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
 from danqing.training.stage import Stage
 from danqing.training.trackers import open_trackers
-from danqing.training.tracking import AppendedLines
 from danqing.training.validation import Best, Validation
 from danqing.version import __version__
 
@@ -140,7 +140,9 @@ class Trainer:
         if not self.stage.tokenized:  # else they were read before the first stage, or instead of it
             captions.read(self.config.model, self.dataset, self.listener)
         try:
-            measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
+            measured = estimate_requirements(
+                self.config, self.batches, self.device, precision, self.tokenizer
+            )
         except TrainingError as error:
             raise TrainingError(self._told(str(error))) from error
         self.engine = Engine(self.config, self.batches, self.device, measured.precision, self.tokenizer)
@@ -161,7 +163,7 @@ class Trainer:
         self.position.evaluation_seconds += opening
         self._settle_budget(measured.images_per_second)
         raised = [alarm.get("kind", "") for alarm in earlier.get("alarms", [])]
-        self.watch = Watch(self.engine.learner, raised, self.log.read())
+        self.guard = Guard(self.engine.learner, raised, self.log.read())
         values = self.config.model_dump(mode="json")
         self.trackers = open_trackers(
             self.track, self.folder, values, self.position.images, self.listener.on_message
@@ -277,7 +279,7 @@ class Trainer:
         shown = {name: value for name, value in record.items() if name not in ("images", "step")}
         self.trackers.log(shown, position.images)
         self._count_costs()  # a counter of energy comes round within the hour
-        for alarm in self.watch.on_log(record):
+        for alarm in self.guard.on_log(record):
             self._alarm(alarm)
 
     def _paint(self) -> None:
@@ -301,7 +303,7 @@ class Trainer:
         self.listener.on_samples(path)
         if self.position.images * 3 > self.budget.total(self.position.images):
             painted = samples.array[:, :, -self.dataset.size[0] :]  # beside the originals, in a first stage
-            for alarm in self.watch.on_samples(painted, self.real.array):
+            for alarm in self.guard.on_samples(painted, self.real.array):
                 self._alarm(alarm)
 
     def _evaluate(self) -> None:

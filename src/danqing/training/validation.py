@@ -16,9 +16,9 @@ from danqing.evaluation.scores import ReferenceInfo, Score
 from danqing.model.model import Model
 from danqing.progress import ProgressCallback
 from danqing.training.config import RunConfig
+from danqing.training.json_lines import AppendedLines
 from danqing.training.listener import Scored
 from danqing.training.schedule import Budget
-from danqing.training.tracking import AppendedLines
 
 FEWEST = 10
 """Held-out images below which no score says anything."""

@@ -10,7 +10,7 @@ from danqing import atomic, families, page
 from danqing.errors import TrainingError
 from danqing.quantities import count, duration, memory
 from danqing.training.report.curves import Series, chart
-from danqing.training.report.scores import evaluation_share, scores_section
+from danqing.training.report.score_section import evaluation_share, scores_section
 from danqing.training.report.stages import prompts_table, tokenizer_section
 from danqing.training.run_files import read_json, read_lines, read_text
 from danqing.version import __version__

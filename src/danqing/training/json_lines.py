@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: exact averages, and lines that a resumed run repeats exactly."""
+"""Files of JSON lines that a resumed run can continue exactly."""
 
 import json
 import os
@@ -6,34 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from danqing.errors import TrainingError
-
-
-class Meter:
-    """Averages of scalars between two lines of the log, kept as sums on the device so that no step waits for
-    it.
-    """
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, prefix: str, logged: Mapping[str, Tensor]) -> None:
-        """Take in the scalars of one loss."""
-        for name, value in logged.items():
-            key = f"{prefix}/{name}"
-            value = value.detach().to(torch.float32)
-            self.sums[key] = self.sums[key] + value if key in self.sums else value
-            self.counts[key] = self.counts.get(key, 0) + 1
-
-    def drain(self) -> dict[str, float]:
-        """The averages since the last call, by name: a resumed run must write its lines in the same order."""
-        averages = {key: float(self.sums[key]) / self.counts[key] for key in sorted(self.sums)}
-        self.sums, self.counts = {}, {}
-        return averages
 
 
 class AppendedLines:

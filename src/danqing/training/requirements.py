@@ -25,7 +25,7 @@ _LATE = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Requirements:
     """Parameters per module, expected peak in bytes, the faster precision and its images per second."""
 
     parameters: dict[str, int]
@@ -34,13 +34,13 @@ class Estimate:
     images_per_second: float
 
 
-def estimate(
+def estimate_requirements(
     config: RunConfig,
     batches: Batches,
     device: torch.device,
     precision: str,
     tokenizer: Learner | None = None,
-) -> Estimate:
+) -> Requirements:
     """Count memory, refuse what cannot fit, then time a few steps; "auto" times each precision and takes the
     faster.
 
@@ -68,7 +68,7 @@ def estimate(
         speed = _images_per_second(engine, end, config.training.measure_seconds / rounds)
         speeds[choice] = max(speeds[choice], speed)
     best = max(speeds, key=lambda choice: speeds[choice])
-    return Estimate(parameters, memory, best, speeds[best])
+    return Requirements(parameters, memory, best, speeds[best])
 
 
 def _state_bytes(config: RunConfig) -> int:
