@@ -16,6 +16,9 @@ from danqing.errors import TrainingError
 
 KEPT = 2
 
+Found = tuple[dict[str, Tensor], dict[str, Any], list[str]]
+"""Tensors, state, and a sentence on each newer checkpoint that is damaged."""
+
 
 def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
     """Write the checkpoint at `images`, then delete all but the newest few.
@@ -37,7 +40,7 @@ def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mappi
     return path
 
 
-def read_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
+def read_latest(folder: Path) -> Found | None:
     """The tensors and the state of the newest checkpoint that is whole, and a sentence on each that is not.
 
     None where there is no checkpoint at all. Raises TrainingError where there are some and none is whole.

@@ -22,6 +22,7 @@ from danqing.training import captions, codes, facts
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
 from danqing.training.config import FREE, SHARED, EvaluationConfig, RunConfig
 from danqing.training.config_reading import from_toml, parse
+from danqing.training.costs import CostMeter, total_cost
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan
 from danqing.training.position import Position
@@ -129,7 +130,7 @@ class FirstStage:
             )
             status = trainer.run()
             self._write_facts()
-            if status != "finished" or trainer.interruption.wanted:  # be it at its last step
+            if status != "finished" or trainer.interruption.requested:  # be it at its last step
                 return None
         return model_folder.read(self.own.model)[0]
 
@@ -171,20 +172,11 @@ class FirstStage:
         numbers = np.random.default_rng(0).integers(0, blank.vocabulary, (1, *blank.code_shape))
         same = Codes(lambda places: np.repeat(numbers, len(places), axis=0), len(self.dataset))
         batches = CodedBatches(self.dataset, same, **batch_options(config, self.device))
-        measured = estimate_requirements(config, batches, self.device, config.training.precision)
-        speed = measured.images_per_second
-        images = config.images if config.images is not None else int(60 * (config.minutes or 0) * speed)
-        return Plan(
-            parameters=measured.parameters,
-            memory_bytes=measured.memory_bytes,
-            images=images,
-            seconds=images / speed,
-            images_per_second=speed,
-            precision=measured.precision,
-            device=str(self.device),
-            resumed_from=0,
-            stage=PRIOR,
-        )
+        needs = estimate_requirements(config, batches, self.device, config.training.precision)
+        images = config.images
+        if images is None:
+            images = int(60 * (config.minutes or 0) * needs.images_per_second)
+        return needs.plan(images, self.device, stage=PRIOR)
 
     def _completed(self, tokenizer: FamilyConfig) -> RunConfig:
         """The run's configuration for its data and this tokenizer; reading the captions may take its time."""
@@ -203,34 +195,26 @@ class FirstStage:
                 "it, or choose another --out."
             )
         views = codes.views_of(augmentation(self.config, self.dataset), self.config.seed, self.wanted.views)
-        energy, started, interruption = (
-            machine.EnergyMeter.open(self.device),
-            time.monotonic(),
-            Interruption(),
-        )
-        with interruption.heard():
+        costs, started, interruption = CostMeter(self.device), time.monotonic(), Interruption()
+        with interruption.handling_signals():
             written = codes.ensure(
                 tokenizer,
                 self.dataset,
                 views,
                 device=self.device,
                 on_progress=self.listener.on_data,
-                stopped=lambda: interruption.wanted,
+                stopped=lambda: interruption.requested,
             )
-        if written is None or interruption.wanted:
+        if written is None or interruption.requested:
             return None
         if self._begun:  # what it took then is what the budget was reckoned with
             return Tokenized(tokenizer, written, earlier)
-        spent = Position(
-            evaluation_seconds=0.0,
-            seconds=time.monotonic() - started,
-            energy_joules=energy.spent() if energy else 0.0,
-            peak_memory_bytes=machine.peak_memory(self.device) or 0,
-        )
-        cost = facts.of_cost(vars(spent), machine.cores_used(self.device), energy is not None)
+        spent = Position(seconds=time.monotonic() - started)
+        costs.count(spent)
+        cost = costs.cost(spent)
         known = self._facts() | {"weights": digest, "codes_seconds": spent.seconds, "views": views.number}
         if known["cost"]:
-            cost = facts.of_both(known["cost"], cost)
+            cost = total_cost(known["cost"], cost)
         return Tokenized(tokenizer, written, known | {"status": "finished", "cost": cost})
 
     def _facts(self) -> dict[str, Any]:

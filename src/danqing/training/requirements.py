@@ -17,6 +17,7 @@ from danqing.randomness import generator
 from danqing.training import optimizers
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
+from danqing.training.listener import Plan
 
 _GIB = 2**30
 _ROUNDS = 3
@@ -32,6 +33,23 @@ class Requirements:
     memory_bytes: int
     precision: Precision
     images_per_second: float
+
+    def plan(
+        self, images: int, device: torch.device, *, seen: int = 0, stage: str = "", then: Plan | None = None
+    ) -> Plan:
+        """Return the plan of a run of `images`, of which `seen` have been seen."""
+        return Plan(
+            parameters=self.parameters,
+            memory_bytes=self.memory_bytes,
+            images=images,
+            seconds=max(images - seen, 0) / self.images_per_second,
+            images_per_second=self.images_per_second,
+            precision=self.precision,
+            device=str(device),
+            resumed_from=seen,
+            stage=stage,
+            then=then,
+        )
 
 
 def estimate_requirements(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danqing import atomic
-from danqing.training.config import ScheduleConfig
+from danqing.errors import TrainingError
+from danqing.training.config import RunConfig, ScheduleConfig
+from danqing.training.position import Position
 
 REPLAN_AT = (0.03, 0.1, 0.3, 0.6, 0.85)
 """Shares of a budget in minutes at which the number of images it buys is measured again."""
@@ -25,6 +27,19 @@ def learning_rate_factor(config: ScheduleConfig, images: int, total: int) -> flo
     progress = min(1.0, images / max(total, 1))
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return warmup * (config.final_fraction + (1 - config.final_fraction) * cosine)
+
+
+def total_images(config: RunConfig, position: Position, images_per_second: float) -> int:
+    """Return how many images the configured budget is, counted from the run's start.
+
+    Raises TrainingError if there is no budget.
+    """
+    if config.images is not None:
+        return config.images
+    if config.minutes is None:
+        raise TrainingError("The run has no budget: give --minutes 5, or --images 200000.")
+    left = max(config.minutes * 60 - position.seconds, 0)
+    return position.images + int(left * images_per_second)
 
 
 @dataclass

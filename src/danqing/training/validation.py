@@ -136,8 +136,11 @@ class Validation:
         """What else a checkpoint must hold."""
         return {"bytes": self.lines.sync(), "facts": dict(self.best.facts) if self.best else None}
 
-    def take_up(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from what `tensors` and `state` gave; raises TrainingError where scores would not compare."""
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restore what `tensors` and `state` returned.
+
+        Raises TrainingError if new scores could not be compared with the earlier ones.
+        """
         self.lines.cut(state["bytes"])
         self._told = self.lines.read()
         found = [line for line in self._told if line["is_best"]]
