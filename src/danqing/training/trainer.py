@@ -337,10 +337,9 @@ class Trainer:
         return Model(self._family(), self._trained())
 
     def _trained(self) -> dict[str, Any]:
-        precision, first = self.engine.precision, self.stage.tokenized
-        return facts.of_trained(
-            self.position, precision, self.config, self.dataset, self.held, first and first.facts
-        )
+        precision = self.engine.precision
+        first = self.stage.tokenized.facts if self.stage.tokenized else None
+        return facts.of_trained(self.position, precision, self.config, self.dataset, self.held, first)
 
     def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
