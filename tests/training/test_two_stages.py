@@ -286,7 +286,7 @@ def test_ctrl_c_is_heard_between_the_stages_and_the_same_command_goes_on(picture
     with pytest.raises(typer.Exit):
         leave_if_interrupted(stopped, as_json=True)
     said = " ".join(capsys.readouterr().err.split())
-    assert "Interrupted while its tokenizer was trained, and saved at 48 images;" in said
+    assert "Interrupted while its tokenizer was being trained, and saved at 48 images;" in said
     show(str(whole.folder), as_json=False)
     assert "336 images in" in capsys.readouterr().out
 
