@@ -45,7 +45,7 @@ _LITTLE_DISK = 2 * 10**9
 
 
 def doctor(as_json: output.JsonOption = False) -> None:
-    """Show versions, devices, threads, extras and settings, and what is wrong with them."""
+    """Show versions, devices, threads, extras and settings, with their problems."""
     versions, lacking = _versions()
     extras = _extras()
     cache = _cache()

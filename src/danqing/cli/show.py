@@ -26,7 +26,7 @@ def show(
     ],
     as_json: output.JsonOption = False,
 ) -> None:
-    """Show what a model or a run is, how it was trained, and its options."""
+    """Show what a model or a run is, and its options."""
     import danqing
     from danqing.training.run_folder import RunFolder
 

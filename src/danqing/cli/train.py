@@ -116,7 +116,7 @@ def train(
 
 
 def train_with_bar(data: str, **arguments: Any) -> "Run":
-    """Call `danqing.train` with a progress bar on stderr; the arguments are the same."""
+    """Call `danqing.train` with a progress bar on stderr."""
     try:
         with progress.Bar() as bar:
             bar.update(0, None, "Starting")  # importing torch takes seconds
@@ -167,7 +167,7 @@ def run_text(run: "Run") -> dict[str, Any]:
 
 
 def tokenizer_text(first: Mapping[str, Any] | None) -> str | None:
-    """Return the line on the first of two stages; None if there is only one."""
+    """Return the line on the first stage; None if there is none."""
     if first is None:
         return None
     seconds = sum(first.get(name) or 0.0 for name in ("seconds", "codes_seconds"))

@@ -41,7 +41,7 @@ def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mappi
 
 
 def read_latest(folder: Path) -> Found | None:
-    """Read the newest checkpoint that is whole; None if there is no checkpoint.
+    """Read the newest checkpoint that is whole; None if there is none.
 
     Raises TrainingError if there are checkpoints and all are damaged.
     """

@@ -45,7 +45,10 @@ class Codes:
 
     @classmethod
     def open(cls, path: Path, images: int) -> Self:
-        """Open codes in a file; they are read when they are needed, so memory stays flat."""
+        """Open codes in a file.
+
+        They are read when they are needed, so that memory stays flat.
+        """
         file = TensorFile(path)
         count, *shape = file.shape("codes")
         format = _FORMATS[file.dtype("codes")]
@@ -56,19 +59,28 @@ class Codes:
         )
 
     def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
-        """Return the codes of some images, each in one of its views: int64 `[n, rows, columns, depth]`."""
+        """Return images' codes, each in one of its views.
+
+        The result is int64 `[n, rows, columns, depth]`.
+        """
         return torch.from_numpy(self._read(views * self.images + indices).astype(np.int64))
 
 
 class CodedBatches(Batches):
-    """The images of `Batches` in the same order, as codes; epoch e reads view e modulo the views."""
+    """The images of `Batches` as codes, in the same order.
+
+    Epoch e reads view e modulo the number of views.
+    """
 
     def __init__(self, dataset: Dataset, codes: Codes, **options: Any) -> None:
         super().__init__(dataset, **options, prefetch=False)
         self.codes = codes
 
     def at(self, images_seen: int) -> Batch:
-        """Return the batch after `images_seen` images, on the device; its images are `[n, 0, 0, 0]`."""
+        """Return the batch after `images_seen` images, on the device.
+
+        Its images are empty, `[n, 0, 0, 0]`.
+        """
         indices = self.indices(images_seen)
         epochs = np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset)
         codes = self.codes.at(indices, epochs % self.codes.views)
@@ -78,7 +90,7 @@ class CodedBatches(Batches):
 
 
 def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
-    """Return the augmentation of a run: as configured, or as suits the data.
+    """Return a run's augmentation: as configured, or as suits the data.
 
     By default, images are not mirrored if their captions are read, since these may say "on the left".
     """
@@ -110,13 +122,16 @@ class Views(NamedTuple):
     number: int
 
     def of(self, dataset: Dataset, view: int, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Return one view of the images `rows`, which are consecutive: float32 `[n, c, h, w]` in [-1, 1]."""
+        """Return one view of consecutive images, float32 `[n, c, h, w]` in [-1, 1]."""
         return self.augment.apply(
             dataset.full_depth(rows), derived_seed(self.seed, "view", view), images_seen=int(rows[0])
         )
 
     def key(self) -> str:
-        """Return what distinguishes these views from others; without augmentation, the seed has no effect."""
+        """Return what distinguishes these views from others.
+
+        Without augmentation, the seed has no effect.
+        """
         return "" if self.augment.is_off else f"{self.augment.model_dump_json()} {self.seed} {self.number}"
 
 
@@ -134,7 +149,7 @@ def ensure(
     on_progress: ProgressCallback,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Codes | None:
-    """Return the codes of a data set, from the cache if they are there.
+    """Return the codes of a data set, from the cache if possible.
 
     They are cached by the tokenizer's weights, the images and the views.
 

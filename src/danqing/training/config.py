@@ -88,7 +88,10 @@ class DataConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """How a run trains; only the first four settings change what is learnt."""
+    """How a run trains.
+
+    Only the first four settings change what is learnt.
+    """
 
     ema_half_life_images: int = Field(10_000, ge=0)
     clip_norm: float = Field(0.0, ge=0)
@@ -102,7 +105,7 @@ class TrainingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """How the moving average is scored on images that are not trained on.
+    """How the moving average is scored on held-out images.
 
     every_images: how often; 0 is never, "tenth" is every tenth of the budget. "auto" is "tenth" for runs of
     20 minutes or 2,000,000 images on data of 1,000 images or more, and 0 for others; it is decided when the

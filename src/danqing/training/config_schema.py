@@ -10,7 +10,7 @@ _DEFINITIONS = "#/$defs/{model}"
 
 
 def schema(family: str | None = None) -> dict[str, Any]:
-    """Return the JSON Schema of configuration files, of one family or of all.
+    """Return the JSON Schema of configuration files, by default for all families.
 
     What a model takes from the data, such as its labels, is left out. Raises ConfigError for a family that
     does not exist.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Display(Listener):
-    """Shows a run on a progress bar, with its plan, scores and messages as lines above it."""
+    """Shows a run on a progress bar, with lines above it."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar

@@ -15,7 +15,7 @@ COLLAPSED = 0.15
 
 
 class Guard:
-    """Turns the log and the sample grids into alarms, one of each kind.
+    """Turns the log and sample grids into alarms, one per kind.
 
     raised: the kinds of alarms that the run has raised before.
     log: the lines of the log so far.
@@ -27,7 +27,10 @@ class Guard:
         self._recent: deque[Mapping[str, float]] = deque(log, maxlen=WINDOW)
 
     def on_log(self, record: Mapping[str, float]) -> list[Alarm]:
-        """Return the new alarms after another line of the log, from averages over the last lines."""
+        """Return the new alarms after another line of the log.
+
+        They follow from averages over the last lines.
+        """
         self._recent.append(record)
         if len(self._recent) < WINDOW:
             return []
@@ -36,7 +39,10 @@ class Guard:
         return self._new(self._learner.alarms(averages))
 
     def on_samples(self, samples: NDArray[np.uint8], real: NDArray[np.uint8]) -> list[Alarm]:
-        """Return an alarm where samples differ far less than real images do; both `[n, h, w, c]`."""
+        """Return an alarm if samples are nearly all alike.
+
+        samples, real: `[n, h, w, c]`; samples should differ about as much as real images do.
+        """
         ratio = diversity(samples) / max(diversity(real), 1e-9)
         if ratio >= COLLAPSED:
             return []
@@ -55,7 +61,9 @@ class Guard:
 
 
 def diversity(images: NDArray[np.uint8]) -> float:
-    """Return the root of the mean squared difference between images `[n, h, w, c]`, in pixel values.
+    """Return the root mean squared difference between images `[n, h, w, c]`.
+
+    It is in pixel values.
 
     From E|x - y|² = 2 (E|x|² - |E x|²): the variance about the mean image, without n² comparisons.
     """

@@ -10,7 +10,7 @@ from danqing.errors import TrainingError
 
 
 class AppendedLines:
-    """A file of JSON lines that can be cut to an earlier length.
+    """A file of JSON lines that can be cut shorter.
 
     A resumed run cuts it, so that no line is written twice.
     """

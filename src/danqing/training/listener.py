@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will need, estimated before its first step by a few steps of a copy of the model.
+    """What a run will need, estimated before its first step.
 
     parameters: count per module.
     memory_bytes: expected peak of the process.
@@ -38,7 +38,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: images, seconds, and the latest averages of its log.
+    """How far a run is, with the latest averages of its log.
 
     stage: if a run has two stages, the name of the one that all this is about.
     """
@@ -53,8 +53,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The score of the moving average on held-out images, after `images` have been seen.
+    """The score of the moving average on held-out images.
 
+    images: how many had been seen.
     best_images: how many had been seen at the best score so far; None if the run keeps its last model,
     whatever the scores.
     """
@@ -75,10 +76,10 @@ class Listener:
         """`done` of `total` images have been prepared; `text` says for what."""
 
     def on_dataset(self, report: "DataReport") -> None:
-        """The images have been read; the report says how many are used and left out."""
+        """The images have been read; the report says how many are used."""
 
     def on_plan(self, plan: Plan) -> None:
-        """The run has been estimated and is about to take its first step."""
+        """The run has been estimated and begins."""
 
     def on_progress(self, progress: Progress) -> None:
         """A training step has been taken."""

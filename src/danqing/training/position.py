@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Position:
-    """What a run has seen and used so far; it is part of a checkpoint.
+    """What a run has seen and used so far.
 
     seconds: of training alone.
     learning_rate_scale: 1, or less after a rollback.

@@ -43,7 +43,10 @@ class Requirements:
     def plan(
         self, images: int, device: torch.device, *, seen: int = 0, stage: str = "", then: Plan | None = None
     ) -> Plan:
-        """Return the plan of a run of `images`, of which `seen` have been seen."""
+        """Return the plan of a run.
+
+        images: the whole budget, of which `seen` have been seen.
+        """
         return Plan(
             parameters=self.parameters,
             memory_bytes=self.memory_bytes,
@@ -65,9 +68,9 @@ def estimate_requirements(
     precision: str,
     tokenizer: Learner | None = None,
 ) -> Requirements:
-    """Count the memory and time a few steps, as at the end of the run.
+    """Count the memory that a run needs, and time a few steps.
 
-    At the end, everything has started that starts later than the run, such as a discriminator.
+    Both as at the end of the run, when everything has started that starts late, such as a discriminator.
 
     precision: "auto" times each precision and chooses the faster.
     tokenizer: of a run whose batches are codes.

@@ -59,7 +59,7 @@ class Run:
 
     @property
     def evaluation_share(self) -> float:
-        """Return the share of the run's time that evaluation took, in [0, 1]."""
+        """Return the share of time that evaluation took, in [0, 1]."""
         spent = self.seconds + self.evaluation_seconds
         return self.evaluation_seconds / spent if spent else 0.0
 
@@ -160,7 +160,7 @@ def train(
 
 
 def read_run(path: str | Path) -> Run:
-    """Return the run in a folder, from its facts; raises TrainingError if there is none."""
+    """Return the run in a folder; raises TrainingError if there is none."""
     folder = RunFolder(path)
     facts = folder.facts()
     folder.check_format()

@@ -23,7 +23,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines, without lines that a kill has cut short."""
+    """Return the objects of a file of JSON lines, without broken lines."""
     lines = []
     for text in read_text(path).splitlines():
         try:

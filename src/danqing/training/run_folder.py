@@ -21,7 +21,7 @@ from danqing.version import __version__
 
 
 class RunFolder:
-    """The paths in a run folder, its configuration, and `run.json`, the facts of the report."""
+    """A run's paths, its configuration, and its facts in `run.json`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -84,7 +84,7 @@ class RunFolder:
         return self.facts().get("status") == "finished" and (self.model / "config.json").exists()
 
     def check_images(self, dataset: Dataset, held: Held | None) -> None:
-        """Raise TrainingError if these are not the images that the run began with."""
+        """Raise TrainingError if the images have changed since the run began."""
         known = self.facts().get("data", {})
         pairs = [(known.get("fingerprint"), dataset.fingerprint)]
         if held is not None:
@@ -95,7 +95,7 @@ class RunFolder:
             )
 
     def settle_config(self, wanted: RunConfig) -> RunConfig:
-        """Write the configuration of a new run, or compare `wanted` with that of an existing one.
+        """Write a new run's configuration, or compare an existing one with `wanted`.
 
         The result has what the run has decided in place of "auto". The budget may change; other changes would
         make a different run and raise ConfigError. If there is neither a checkpoint nor a finished first
@@ -133,7 +133,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
-        """Raise TrainingError, with the version to install, for what this version cannot read."""
+        """Raise TrainingError, naming the version to install, for unreadable content."""
         try:
             yield
         except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -155,10 +155,10 @@ class RunFolder:
     def complete(
         self, config: RunConfig, dataset: Dataset, tokenizer: FamilyConfig | None = None
     ) -> RunConfig:
-        """Return the configuration for its data, as `RunConfig.for_data` made it when training began.
+        """Return the configuration for its data, as it was when training began.
 
-        It is written down, so that a run is resumed with the text encoder that it began with, even if a
-        library or the hub would now give another one.
+        `RunConfig.for_data` makes it. It is written down, so that a resumed run has the text encoder that it
+        began with, even if a library or the hub would now give another one.
         """
         if self.has_checkpoints and self.from_data_file.exists():
             try:

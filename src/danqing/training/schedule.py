@@ -17,7 +17,7 @@ TENTHS = 10
 
 
 def learning_rate_factor(config: ScheduleConfig, images: int, total: int) -> float:
-    """Return the factor of the learning rate after `images` of `total`, in [0, 1].
+    """Return the learning rate's factor after `images` of `total`, in [0, 1].
 
     A linear warm-up over `warmup_images`, multiplied, for "cosine", by half a cosine wave from 1 to
     `final_fraction` (Loshchilov and Hutter 2017, equation 5, one period).
@@ -31,7 +31,7 @@ def learning_rate_factor(config: ScheduleConfig, images: int, total: int) -> flo
 
 
 def total_images(config: RunConfig, position: Position, images_per_second: float) -> int:
-    """Return how many images the configured budget is, counted from the run's start.
+    """Return how many images the budget is, from the run's start.
 
     Raises TrainingError if there is no budget.
     """
@@ -58,7 +58,7 @@ class Budget:
 
     @classmethod
     def read(cls, path: Path) -> "Budget":
-        """Return the budget written at `path`; an empty one if there is none yet."""
+        """Return the budget at `path`; an empty one if there is none."""
         if not path.exists():
             return cls(path, [])
         return cls(
@@ -72,16 +72,19 @@ class Budget:
 
     @property
     def begun(self) -> int:
-        """How many images had been seen when this budget was given; 0 for a run's first."""
+        """How many images had been seen when this budget was given."""
         return self.entries[0][0]
 
     def tenth(self, images: int) -> int:
-        """Return how many tenths of the budget are over after `images`, as it is known by then: 0 to 10."""
+        """Return how many tenths of the budget are over after `images`.
+
+        The budget is the one known by then.
+        """
         total = self.total(images)
         return TENTHS if images >= total else images * TENTHS // total
 
     def begin(self, images: int, total: int, step: int) -> None:
-        """Replace the budget by `total` from `images` on, rounded up to whole steps.
+        """Replace the budget by `total` from `images` on, in whole steps.
 
         step: images per step.
         """
@@ -89,7 +92,9 @@ class Budget:
         self.set(images, max(images, -(-total // step) * step))
 
     def replan(self, seconds: float, spent: float, images: int, step: int) -> None:
-        """Correct the total of a budget in seconds by the speed so far, at a few fixed points.
+        """Correct the total of a budget in seconds by the speed.
+
+        This happens at a few fixed points.
 
         spent: the seconds that `images` have taken.
         step: images per step.

@@ -42,7 +42,7 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """One place that numbers and pictures are logged to, each at a number of images seen.
+    """One place that numbers and pictures are logged to, by the images seen.
 
     id: its name for the run, under which a resumed run continues.
     """
@@ -186,7 +186,10 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run on MLflow, in an SQLite file in the run folder or at MLFLOW_TRACKING_URI."""
+    """A run on MLflow.
+
+    It is in an SQLite file in the run folder, or at MLFLOW_TRACKING_URI.
+    """
 
     def __init__(self, run: TrackedRun) -> None:
         for name, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_LOGGING_LEVEL", "WARNING")):

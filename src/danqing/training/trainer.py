@@ -36,7 +36,7 @@ from danqing.version import __version__
 
 
 class Trainer:
-    """Trains in one run folder, and owns everything that is written to it.
+    """Trains in one run folder and owns what is written there.
 
     config: completed with `for_data`.
     folder: exists and is locked.

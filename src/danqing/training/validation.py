@@ -40,7 +40,7 @@ class Best:
 
 
 class Validation:
-    """Scores a model at times, keeps the best, and says when it stops improving.
+    """Scores a model at times and keeps the best.
 
     lines: the run's `scores.jsonl`.
 
@@ -92,7 +92,7 @@ class Validation:
         return bool(self._scored) and self._scored[-1]["images"] == images
 
     def stall(self) -> str | None:
-        """Return why a run ends whose score has not improved for `patience_images`, or None."""
+        """Return why the run ends early, or None."""
         if not self.config.patience_images or self.best is None:
             return None
         waited = self._scored[-1]["images"] - self.best.images
@@ -104,7 +104,10 @@ class Validation:
         )
 
     def score(self, model: Model, images: int, budget: Budget) -> Scored:
-        """Score a model that has seen `images` of its budget, and record the score."""
+        """Score a model and record the score.
+
+        images: how many it has seen of its budget.
+        """
         from danqing.evaluation.evaluate import score_samples
 
         c = self.config

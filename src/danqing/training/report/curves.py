@@ -14,7 +14,7 @@ COLOURS = 5
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Named values over images seen, in order; values that are not finite are not drawn."""
+    """Named values over images seen; only finite values are drawn."""
 
     name: str
     x: Sequence[float]
@@ -22,7 +22,9 @@ class Series:
 
 
 def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zero: bool = False) -> str:
-    """Return a `<figure>` with one curve per series; "" if no value is finite.
+    """Return a `<figure>` with one curve per series, or "".
+
+    It is "" if no value is finite.
 
     The raw values are drawn faintly behind a smoothed curve. The axis is logarithmic if all values are
     positive and span one and a half decades or more. Its range is that of the smoothed curves, so that one
@@ -68,7 +70,7 @@ def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zer
 
 
 def thin(series: Series) -> Series:
-    """Return at most 240 points: means of equally long stretches of the finite values."""
+    """Return at most 240 points: means of equally long stretches."""
     pairs = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     stretch = max(1, math.ceil(len(pairs) / _POINTS))
     groups = [pairs[start : start + stretch] for start in range(0, len(pairs), stretch)]
@@ -88,7 +90,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def number_text(value: float) -> str:
-    """Format a number for an axis or a caption: 0.031, 12.5, 4.2k, 1.5M, 2e-05."""
+    """Format a number for an axis: 0.031, 12.5, 4.2k, 1.5M, 2e-05."""
     size = abs(value)
     if size and size < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")
@@ -101,7 +103,7 @@ def number_text(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Maps values to positions on the page: `low` to `start` and `high` to `end`."""
+    """Maps values to positions: `low` to `start` and `high` to `end`."""
 
     low: float
     high: float

@@ -28,7 +28,7 @@ _SENTENCES = {
 
 
 def report(run: Any) -> Path:
-    """Write the report of a run or a run folder again; returns its path.
+    """Write the report of a run or run folder; returns its path.
 
     The run may still be training. Raises TrainingError if there is no run or the report cannot be written.
     """

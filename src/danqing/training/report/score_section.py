@@ -15,7 +15,7 @@ _ARROWS: dict[Any, str] = {True: " ↑", False: " ↓"}
 
 
 def scores_section(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Return held-out scores as a curve, and the model's as a table with its neighbours."""
+    """Return held-out scores as a curve and the model's as a table."""
     parts = [
         _over_images(read_lines(folder / "scores.jsonl"), facts),
         _table(_scores(folder / "model" / "scores.json")),
@@ -26,7 +26,7 @@ def scores_section(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def evaluation_share(facts: Mapping[str, Any]) -> float:
-    """Return the share of the run's time that evaluation took, in [0, 1]."""
+    """Return the share of time that evaluation took, in [0, 1]."""
     progress = facts.get("progress") or {}
     evaluation = progress.get("evaluation_seconds") or 0.0
     spent = (progress.get("seconds") or 0.0) + evaluation

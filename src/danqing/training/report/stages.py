@@ -15,7 +15,7 @@ _CURVES = ("codebook_use", "perplexity", "squared_error")
 
 
 def tokenizer_section(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Return the first stage: its cost, how its codebook is used, and its reconstructions."""
+    """Return the first stage: its cost, codebook use and reconstructions."""
     first = facts.get("tokenizer")
     if not isinstance(first, dict):
         return ""
@@ -40,7 +40,7 @@ def tokenizer_section(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def prompts_table(facts: Mapping[str, Any]) -> str:
-    """Return the prompts of a grid, in the rows and columns of its images."""
+    """Return the prompts of a grid, arranged like its images."""
     prompts, data = facts.get("prompts") or [], facts.get("data") or {}
     if not prompts or not data.get("width") or not data.get("height"):
         return ""
