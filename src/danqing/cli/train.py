@@ -67,7 +67,7 @@ def train(
     evaluate_every: Annotated[
         int | None,
         typer.Option(
-            help="Score on held-out images every so many images, and keep the best; 0 is never.",
+            help="How often to score on held-out images and keep the best; 0 is never.",
             metavar="IMAGES",
             show_default="ten times in a long run",
             min=0,
@@ -76,7 +76,9 @@ def train(
     patience: Annotated[
         int | None,
         typer.Option(
-            help="Stop when the held-out score has not improved for so many images.", metavar="IMAGES", min=0
+            help="Stop when the held-out score has not improved for this many images.",
+            metavar="IMAGES",
+            min=0,
         ),
     ] = None,
     tokenizer: Annotated[

@@ -112,7 +112,7 @@ class EvaluationConfig(_Section):
     run begins.
     samples: the number of images to sample for a score.
     held_out: the share of the training images to hold out if the data has no validation split.
-    patience_images: end the run when the score has not improved for so many images; 0 is never.
+    patience_images: end the run when the score has not improved for this many images; 0 is never.
     keep: whether the model folder gets the weights with the best score or the last ones. Later scores on the
     same images flatter the best weights, since those images chose them.
     """
@@ -272,7 +272,7 @@ class RunConfig(_Section):
         return self.model_copy(update={"evaluation": evaluation})
 
     def is_worth_evaluating(self, images: int) -> bool:
-        """Whether "auto" means evaluation for a data set of so many images."""
+        """Whether "auto" means evaluation for a data set of this many images."""
         if self.evaluation.patience_images:
             return True
         if not can_sample(self.family):

@@ -103,7 +103,7 @@ def train(
     minutes, images: the budget, one of the two; by default, the preset's.
     evaluate_every: score the model on held-out images after every so many images, and keep the best; 0 is
     never. By default, long runs are scored at every tenth of their budget.
-    patience: end the run when the score has not improved for so many images.
+    patience: end the run when the score has not improved for this many images.
     tokenizer: a model, its folder, a run or a hub id whose tokenizer is used, if the family needs one,
     instead of training one first.
     track: "wandb" or "mlflow", to log to besides TensorBoard.

@@ -168,8 +168,8 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
             "<figure><figcaption>Real images, as the model saw them</figcaption>"
             f'<img alt="A grid of real images from the data" src="{real}"></figure>'
         )
-    asked = prompts_table(facts)
-    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{asked}</section>'
+    prompts = prompts_table(facts)
+    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{prompts}</section>'
 
 
 def _curves_section(log: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]) -> str:
