@@ -8,10 +8,11 @@ from typing import Any
 
 from danqing import atomic, families, page
 from danqing.errors import TrainingError
+from danqing.images import grid_columns
 from danqing.quantities import count, duration, memory
 from danqing.training.report.curves import Series, chart
 from danqing.training.report.score_section import evaluation_share, scores_section
-from danqing.training.report.stages import prompts_table, tokenizer_section
+from danqing.training.report.tokenizer_section import tokenizer_section
 from danqing.training.run_files import read_json, read_lines, read_text
 from danqing.version import __version__
 
@@ -168,8 +169,22 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
             "<figure><figcaption>Real images, as the model saw them</figcaption>"
             f'<img alt="A grid of real images from the data" src="{real}"></figure>'
         )
-    prompts = prompts_table(facts)
+    prompts = _prompts_table(facts)
     return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{prompts}</section>'
+
+
+def _prompts_table(facts: Mapping[str, Any]) -> str:
+    """The prompts of a grid, arranged like its images."""
+    prompts, data = facts.get("prompts") or [], facts.get("data") or {}
+    if not prompts or not data.get("width") or not data.get("height"):
+        return ""
+    columns = grid_columns(len(prompts), data["width"], data["height"])
+    rows = [prompts[start : start + columns] for start in range(0, len(prompts), columns)]
+    cells = "".join(f"<tr>{''.join(f'<td>{escape(str(text))}</td>' for text in row)}</tr>" for row in rows)
+    return (
+        '<div class="card"><details><summary>The prompt of each image</summary>'
+        f'<div class="scroll"><table class="prompts"><tbody>{cells}</tbody></table></div></details></div>'
+    )
 
 
 def _curves_section(log: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The report's sections on the first of two stages, and on the prompts of a grid."""
+"""The report's section on the first of two stages, the tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from danqing import page
-from danqing.images import grid_columns
 from danqing.quantities import duration
 from danqing.training.report.curves import Series, chart
 from danqing.training.run_files import read_lines
@@ -36,20 +35,6 @@ def tokenizer_section(folder: Path, facts: Mapping[str, Any]) -> str:
     return (
         f'<section><h2>The first stage: a tokenizer</h2><p class="said">{text}</p>'
         f'<div class="charts">{charts}</div>{figure}</section>'
-    )
-
-
-def prompts_table(facts: Mapping[str, Any]) -> str:
-    """Return the prompts of a grid, arranged like its images."""
-    prompts, data = facts.get("prompts") or [], facts.get("data") or {}
-    if not prompts or not data.get("width") or not data.get("height"):
-        return ""
-    columns = grid_columns(len(prompts), data["width"], data["height"])
-    rows = [prompts[start : start + columns] for start in range(0, len(prompts), columns)]
-    cells = "".join(f"<tr>{''.join(f'<td>{escape(str(text))}</td>' for text in row)}</tr>" for row in rows)
-    return (
-        '<div class="card"><details><summary>The prompt of each image</summary>'
-        f'<div class="scroll"><table class="prompts"><tbody>{cells}</tbody></table></div></details></div>'
     )
 
 
