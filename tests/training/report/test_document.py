@@ -84,7 +84,7 @@ def test_hostile_names_stay_text(written_run: Path) -> None:
 def test_scores_are_shown_with_their_stories(scored_run: Path) -> None:
     page = read(scored_run)
     for words in (
-        "The best is 0.0234, after 80,000 images: that model is kept.",
+        "The best is 0.0234, after 80,000 images; that model is kept.",
         "(512, held-out)",
         "Evaluation took 30 s, 10% of the run’s time.",
         "0.0181 to 0.0263",
