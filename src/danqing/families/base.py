@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
+from danqing.text.contract import TextConfig, TextFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,15 @@ class FamilyConfig(BaseModel):
 
     @property
     def reads_text(self) -> bool:
-        """Whether the model is told the caption of an image: it then cannot learn without captions."""
+        """Return whether the model learns from captions.
+
+        Such a model needs data with captions, and its configuration implements `ReadsText`.
+        """
+        return False
+
+    @property
+    def can_guide(self) -> bool:
+        """Return whether sampling takes a `guidance_scale` other than 1."""
         return False
 
     @property
@@ -132,6 +141,21 @@ class FamilyConfig(BaseModel):
         the vocabulary of its text; called once, after the shape has been filled in.
         """
         return self
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """A configuration whose model learns from captions, where its `reads_text` is true.
+
+    text: how captions are read. text_facts: what was settled from the captions of the data, by `complete`;
+    None before that.
+    """
+
+    @property
+    def text(self) -> TextConfig: ...
+
+    @property
+    def text_facts(self) -> TextFacts | None: ...
 
 
 class Learner(nn.Module):

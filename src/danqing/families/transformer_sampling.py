@@ -44,8 +44,7 @@ class TransformerFamily(TransformerLearner):
         return math.prod(self.codec.code_shape)
 
     def sample_defaults(self) -> Mapping[str, Any]:
-        can_guide = self.prefix.embed is not None and self.config.condition_dropout > 0
-        guidance_scale = self.config.guidance_scale if can_guide else 1.0
+        guidance_scale = self.config.guidance_scale if self.config.can_guide else 1.0
         return {
             **({"num_steps": NUM_STEPS} if self.config.order == "masked" else {}),
             **asdict(Sampling(guidance_scale=guidance_scale)),
