@@ -9,7 +9,7 @@ What a family can do beyond painting is a `Protocol` below that it implements or
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -158,6 +158,16 @@ class ReadsText(Protocol):
     def text_facts(self) -> TextFacts | None: ...
 
 
+ParameterKind = Literal["matrix", "weight", "other"]
+"""How an optimiser treats a parameter.
+
+matrix: lies between hidden layers; it decays, and Muon takes its steps. A kernel `[out, in, h, w]` counts as
+    the matrix `[out, in * h * w]`.
+weight: another matrix, kernel or table; it decays.
+other: a gain, a bias or a position; it does not decay, since a smaller one is no simpler.
+"""
+
+
 class Learner(nn.Module):
     """A network that a run trains, resumes and saves: configuration, phases and loss.
 
@@ -179,6 +189,17 @@ class Learner(nn.Module):
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         """The loss of `phase` on `batch`; `rng` lives on the batch's device."""
         raise NotImplementedError
+
+    def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
+        """Return how an optimiser treats a parameter.
+
+        name: of the parameter, as in `named_parameters()`.
+        By default a parameter of two or more dimensions whose name has "weight" in it decays, and is a matrix
+        where it has two dimensions and lies in a module list called "blocks".
+        """
+        if parameter.dim() < 2 or "weight" not in name:
+            return "other"
+        return "matrix" if parameter.dim() == 2 and "blocks." in name else "weight"
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         """Return what goes wrong by now.

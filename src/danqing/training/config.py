@@ -35,7 +35,7 @@ class _Section(BaseModel):
 
 class OptimizerConfig(_Section):
     """How weights follow gradients. `betas` are Adam's; `momentum` is read by sgd and rmsprop. muon is for
-    transformers: what is no matrix of a block follows AdamW.
+    the matrices between hidden layers, as a family declares them; all else follows AdamW.
     """
 
     name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
