@@ -182,6 +182,19 @@ class Learner(nn.Module):
 
     config: FamilyConfig
 
+    @classmethod
+    def from_config(cls, config: Any) -> "Learner":
+        """Build the variant that suits a configuration, with fresh weights."""
+        return cls(config)
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type["Learner"]]:
+        """Return the classes that `from_config` chooses from, by their display names.
+
+        An empty name is the display name of the family. A class comes before those that can do more.
+        """
+        return {"": cls}
+
     def phases(self) -> tuple[Phase, ...]:
         """The optimiser turns of one training step, in order."""
         raise NotImplementedError

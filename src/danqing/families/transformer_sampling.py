@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, OnStep, bytes_of, nats_to_bits_per_dim
+from danqing.families.base import Batch, Condition, Learner, OnStep, bytes_of, nats_to_bits_per_dim
 from danqing.families.decoding import OnCodes, Sampling, write, write_in_parallel
 from danqing.families.masked_order import spread
 from danqing.families.transformer import TransformerConfig as TransformerConfig
@@ -34,6 +34,20 @@ class TransformerFamily(TransformerLearner):
     """A transformer of either order, as it samples."""
 
     chunk = 32  # a step costs little more than of 16
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Learner]]:
+        return {
+            "": TransformerFamily,
+            "raster transformer": RasterTransformer,
+            "transformer without a tokenizer": PixelTransformer,
+        }
+
+    @classmethod
+    def from_config(cls, config: TransformerConfig) -> Learner:
+        if config.order == "masked":
+            return TransformerFamily(config)
+        return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
 
     def sampling_bytes(self) -> int:
         return super().sampling_bytes() + MOST_LAYOUTS * bytes_of(self.net)
@@ -244,13 +258,6 @@ class PixelTransformer(RasterTransformer):
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
         """Return -log2 p(image | condition) per dimension, `[n]`; exact, whatever `samples`."""
         return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
-
-
-def build(config: TransformerConfig) -> TransformerFamily:
-    """Build the class that has what this configuration allows: a likelihood of codes, or of images."""
-    if config.order == "masked":
-        return TransformerFamily(config)
-    return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
 
 
 def _halved(side: int, places: int) -> int:
