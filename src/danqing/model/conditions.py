@@ -62,6 +62,21 @@ def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None) -> int:
     return next((len(given) for given in lists if not isinstance(given, str | int)), 1)
 
 
+def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
+    """Return one seed per image: those given, or `count` derived from one.
+
+    Raises ConfigError where a seed is negative, or where there are not `count` seeds.
+    """
+    for given in (seed, *(seeds or ())):
+        if given < 0:
+            raise ConfigError(f"A seed is a whole number from 0 on, not {given}.")
+    derived = (derived_seed(seed, "image", number) for number in range(count))
+    chosen = list(derived if seeds is None else seeds)
+    if len(chosen) != count:
+        raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {count} images.")
+    return chosen
+
+
 def reading(config: FamilyConfig) -> dict[str, Any] | None:
     """Describe how a model reads text, for people; None where it reads none.
 
