@@ -44,7 +44,7 @@ class TransformerFamily(TransformerLearner):
         return math.prod(self.codec.code_shape)
 
     def sample_defaults(self) -> Mapping[str, Any]:
-        can_guide = self.prefix.embed is not None and self.config.condition_dropout > 0
+        can_guide = self.prefix.reads_any and self.config.condition_dropout > 0
         guidance_scale = self.config.guidance_scale if can_guide else 1.0
         return {
             **({"num_steps": NUM_STEPS} if self.config.order == "masked" else {}),
@@ -150,9 +150,9 @@ class TransformerFamily(TransformerLearner):
     def _sampling(self, options: Mapping[str, Any]) -> Sampling:
         """Return how codes are drawn; raises ConfigError for guidance that the model did not learn."""
         sampling = Sampling(**{field.name: options[field.name] for field in fields(Sampling)})
-        if sampling.is_guided and self.prefix.embed is None:
+        if sampling.is_guided and not self.prefix.reads_any:
             raise ConfigError(
-                "This model was trained without labels or captions: leave guidance_scale at 1.",
+                "This model was trained without labels, captions or attributes: leave guidance_scale at 1.",
                 "guidance_scale",
             )
         if sampling.is_guided and not self.config.condition_dropout:
@@ -181,7 +181,11 @@ class TransformerFamily(TransformerLearner):
                     "negative_prompt",
                 )
             return given
-        away = self.prefix(Condition(text=negative), present) if negative else self.prefix.nothing(count)
+        away = (
+            self.prefix(replace(condition, text=negative), present)
+            if negative
+            else self.prefix.nothing(count)
+        )
         return torch.cat([given, away])
 
     def _codes_outside(self, condition: Condition) -> Tensor | None:

@@ -7,7 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
 
+HIDDEN = 128
+"""Width of the vectors that are summed over attributes."""
 FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 """Of the waves that describe a number, in radians per standard deviation of the data."""
 FARTHEST = 6.0
@@ -20,19 +23,17 @@ class AttributeEmbedding(nn.Module):
     Each attribute gives a vector, a missing one a learned vector of its own. A layer on their sum lets them
     interact. The result of one image depends on that image alone.
 
-    attributes: what `FamilyConfig.attributes` describes, one at least. width: of the result. hidden: of the
-    vectors that are summed, by default `width`.
+    attributes: what `FamilyConfig.attributes` describes, one at least. width: of the result.
     """
 
-    def __init__(self, attributes: Sequence[Attribute], width: int, hidden: int | None = None) -> None:
+    def __init__(self, attributes: Sequence[Attribute], width: int) -> None:
         super().__init__()
-        hidden = width if hidden is None else hidden
         self.columns = [attribute.width for attribute in attributes]
         self.parts = nn.ModuleList(
-            _Category(len(one.categories), hidden) if one.kind == "category" else _Number(one, hidden)
+            _Category(len(one.categories), HIDDEN) if one.kind == "category" else _Number(one, HIDDEN)
             for one in attributes
         )
-        self.last = nn.Linear(hidden, width)
+        self.last = nn.Linear(HIDDEN, width)
 
     def forward(self, values: Tensor, known: Tensor) -> Tensor:
         """Return `[n, width]`.
@@ -44,6 +45,13 @@ class AttributeEmbedding(nn.Module):
         vectors = [part(*column) for part, column in zip(self.parts, columns, strict=True)]
         out: Tensor = self.last(F.silu(torch.stack(vectors).sum(0) * len(vectors) ** -0.5))
         return out
+
+    def of(self, condition: Condition | None, count: int) -> Tensor:
+        """Return the vectors `[count, width]` of a condition; what it does not say is missing."""
+        if condition is None or condition.attributes is None or condition.attribute_mask is None:
+            values = torch.zeros(count, sum(self.columns), device=self.last.weight.device)
+            return self(values, values.bool())
+        return self(condition.attributes, condition.attribute_mask)
 
 
 class _Category(nn.Module):
