@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from danqing.data import tables
 
 Kind = Literal["number", "category", "vector"]
+_SHOWN = 20
 
 
 class Attribute(BaseModel):
@@ -32,6 +33,17 @@ class Attribute(BaseModel):
     deviation: tuple[float, ...] = ()
     lowest: tuple[float, ...] = ()
     highest: tuple[float, ...] = ()
+
+    def in_words(self) -> str:
+        """Return its name, its kind, its values, and how often it is known."""
+        known = "" if self.known == 1 else f", known for {self.known:.0%}"
+        if self.kind == "category":
+            shown = ", ".join(self.categories[:_SHOWN])
+            return f"{self.name} ({len(self.categories)} categories: {shown}{known})"
+        if self.kind == "vector":
+            return f"{self.name} (vector of {self.width}{known})"
+        mean, deviation = self.mean[0], self.deviation[0]
+        return f"{self.name} (number, {mean:.4g} ± {deviation:.4g}{known})"
 
 
 class Example(BaseModel):

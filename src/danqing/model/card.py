@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from danqing import families
+from danqing.data.attributes import Attribute
 from danqing.quantities import number
 
 _MAX_LABELS = 40
@@ -23,6 +24,7 @@ def card(
     size, name = f"{info['width']}×{info['height']}", families.display_name(info["family"])
     text = info.get("text") or {}
     prompts, samples = text.get("captions", []), "sample_options" in info
+    attributes = info.get("attributes", [])
     pipeline = "text-to-image" if text else "unconditional-image-generation"
     lines = [
         "---",
@@ -44,6 +46,7 @@ def card(
     if info["labels"]:
         shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])
         lines.append(f"- Labels: {shown}{', …' if len(info['labels']) > _MAX_LABELS else ''}")
+    lines += [f"- Attribute: {_plain(Attribute.model_validate(one).in_words())}" for one in attributes]
     if text:
         lines.append(f"- Reads: text through {_plain(text['encoder'])}, {text['length']} tokens at most")
     if prompts:

@@ -30,6 +30,7 @@ from danqing.families.base import (
 from danqing.images import Images, to_float, to_uint8
 from danqing.model import conditions
 from danqing.model import folder as model_folder
+from danqing.model.attributes import Attributes
 from danqing.model.conditions import Label, Prompt, asked, how_many, known
 from danqing.options import Verb
 from danqing.randomness import derived_seed, generator
@@ -105,6 +106,7 @@ class Model:
         label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        attributes: Attributes = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
@@ -115,15 +117,18 @@ class Model:
 
         label: a class name or index for all, or one per image; None draws them as often as the data had them.
         prompt: a text for all, or one per image; None draws captions that were learnt from, "" asks for
-        nothing in particular. negative_prompt: what guidance is to lead away from, likewise. seeds: one per
-        image, instead of `seed`. on_step: told as the painting goes on.
-        Raises ConfigError for a label or an option that is not there, and for what the model does not read.
+        nothing in particular. negative_prompt: what guidance is to lead away from, likewise. attributes:
+        `{"age": 30, "kind": "hat"}` for all, or one such table per image; None is a value that is not known,
+        and what is left out is drawn from training images most like the rest. seeds: one per image, instead
+        of `seed`. on_step: told as the painting goes on.
+        Raises ConfigError for a label, an attribute or an option that is not there, and for what the model
+        does not read. Warns of numbers that no training image has.
         """
-        n = how_many(label, prompt, seeds) if n is None else n
+        n = how_many(label, prompt, seeds, attributes) if n is None else n
         if n < 1:
             raise ConfigError("Ask for at least one image.")
         chosen = _one_seed_each(n, seed, seeds)
-        condition = asked(self.family.config, chosen, label, prompt, negative_prompt)
+        condition = asked(self.family.config, chosen, label, prompt, negative_prompt, attributes)
 
         def paint(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return self.family.sample(wanted, **given)
@@ -138,6 +143,7 @@ class Model:
         label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        attributes: Attributes = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
@@ -145,8 +151,9 @@ class Model:
     ) -> Images:
         """Images painted anew where `mask` is true, so that it suits the rest, which stays exactly as it is.
 
-        mask: bool `[h, w]` for all, or `[n, h, w]`. label, prompt: what each image shows; without a prompt,
-        whatever suits it. Others as of `sample`. Raises ConfigError where the family cannot, or as `sample`.
+        mask: bool `[h, w]` for all, or `[n, h, w]`. label, prompt, attributes: what each image shows; without
+        a prompt or an attribute, whatever suits it. Others as of `sample`. Raises ConfigError where the
+        family cannot, or as `sample`.
         """
         family, pixels, count = self.family, self._pixels(images), len(images)
         if not isinstance(family, Fills):
@@ -158,7 +165,7 @@ class Model:
                 f"The mask must be true or false for each of {shape[2]}x{shape[1]} pixels, and is "
                 f"{mask.dtype} of shape {list(mask.shape)}."
             )
-        condition = known(family.config, count, label, prompt, negative_prompt)
+        condition = known(family.config, count, label, prompt, negative_prompt, attributes)
         covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
 
         def fill(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
@@ -174,6 +181,7 @@ class Model:
         label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        attributes: Attributes = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
@@ -182,7 +190,8 @@ class Model:
         """Images like those given: one for each of them.
 
         strength: from 0, where they come back as the model encodes them, to 1, where nothing of them is left.
-        label, prompt: what each image shows; without a prompt, whatever suits it. Others as of `sample`.
+        label, prompt, attributes: what each image shows; without a prompt or an attribute, whatever suits it.
+        Others as of `sample`.
         Raises ConfigError where the family cannot, or as `sample`.
         """
         family, pixels, count = self.family, self._pixels(images), len(images)
@@ -190,7 +199,7 @@ class Model:
             raise ConfigError(f"A {family.config.family} cannot vary an image: use a vae or a transformer.")
         rules.check(strength=strength)
         chosen = _one_seed_each(count, seed, seeds)
-        condition = known(family.config, count, label, prompt, negative_prompt)
+        condition = known(family.config, count, label, prompt, negative_prompt, attributes)
 
         def vary(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.vary(pixels(rows), wanted, strength=strength, **given)
@@ -333,7 +342,8 @@ class Model:
         """Upload the model folder to a hub repository, made if need be; returns its address.
 
         Whoever may read it sees the captions that the folder shows as examples (`text.examples` of its
-        configuration) and those that all images of a class share (`label_captions`). Raises ModelError.
+        configuration), those that all images of a class share (`label_captions`), and the attributes of some
+        training images (`attribute_examples`). Raises ModelError.
         """
         return model_folder.push(self.save, repo_id, private=private, token=token)
 
@@ -435,6 +445,7 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
         "channels": config.channels,
         "labels": list(config.labels),
         "text": conditions.reading(config),
+        "attributes": [one.model_dump(mode="json", exclude_defaults=True) for one in config.attributes],
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "trained": dict(trained),
     }
