@@ -33,9 +33,13 @@ class ConditionedConfig(FamilyConfig):
         return self.conditional and self.condition == "text"
 
     @property
+    def reads_attributes(self) -> bool:
+        return self.conditional and self.condition != "none"
+
+    @property
     def can_guide(self) -> bool:
-        has_condition = self.reads_text or (self.reads_labels and bool(self.labels))
-        return has_condition and self.condition_dropout > 0
+        has_labels = self.reads_labels and bool(self.labels)
+        return self.condition_dropout > 0 and (self.reads_text or has_labels or bool(self.attributes))
 
     def complete(self, captions: Sequence[str]) -> Self:
         """Add the vocabulary of captions; raises what `text.encoders.settle` raises."""

@@ -4,7 +4,8 @@ This file is the whole model, to be read from top to bottom:
 
 1. Configuration. A tokenizer, trained before, turns an image into a grid of codes (whole numbers), and codes
    into an image. Without a tokenizer, the codes are the pixels.
-2. Prefix. What the image should show, a label or a text, becomes a few vectors that stand before the codes.
+2. Prefix. What the image should show, a label or a text, and attributes, becomes a few vectors that stand
+   before the codes.
 3. Blocks. A residual stream of vectors, one per position, to which attention and feed-forward networks add.
 4. Network. Prefix and codes in, logits of every code out, each from the codes that come before it.
 5. Loss. The cross-entropy of the codes of real images.
@@ -34,6 +35,7 @@ from danqing.families.decoding import Sampling, guide
 from danqing.families.masked_order import given_in_training, known_when_written, spread
 from danqing.families.tokenizers import SecondStage, build_tokenizer
 from danqing.nets.attention import attend, grid_rotations, rotate_unit
+from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.decoders.contract import Shape
 from danqing.nets.layers import RMS_EPSILON
 from danqing.text.encoders import shared_encoder
@@ -90,7 +92,8 @@ class TransformerConfig(ConditionedConfig):
 
 # 2. Prefix
 class Prefix(nn.Module):
-    """What an image should show, as vectors `[n, length, features]`: of a label, or of each token of a text.
+    """What an image should show, as vectors `[n, length, features]`: of a label, or of each token of a text,
+    and one of all attributes, if the model reads any.
 
     What stands there without a condition is learned too, which is what guidance compares with.
     """
@@ -110,8 +113,15 @@ class Prefix(nn.Module):
             self.embed = nn.Embedding(len(config.labels), width)
         if isinstance(self.embed, nn.Embedding):
             nn.init.normal_(self.embed.weight, std=EMBEDDING_SCALE)
+        self.attributes = AttributeEmbedding(config.attributes, width) if config.attributes else None
+        self.length += self.attributes is not None
         self.absent = nn.Parameter(torch.empty(self.length, width))
         nn.init.normal_(self.absent, std=EMBEDDING_SCALE)
+
+    @property
+    def reads_any(self) -> bool:
+        """Whether the model was told anything of its images."""
+        return self.embed is not None or self.attributes is not None
 
     def forward(self, condition: Condition, absent: Tensor) -> Tensor:
         """Return the vectors of a condition, `[n, length, features]`.
@@ -120,6 +130,13 @@ class Prefix(nn.Module):
         Raises ConfigError where the condition lacks what this model reads.
         """
         nothing = self.nothing(len(absent))
+        if self.attributes is None:
+            return self._of_label_or_text(condition, absent, nothing)
+        main = self._of_label_or_text(condition, absent, nothing[:, :-1])
+        told = self.attributes.of(condition, len(absent))[:, None]  # [n] -> [n, 1, features]
+        return torch.cat([main, torch.where(absent[:, None, None], nothing[:, -1:], told)], dim=1)
+
+    def _of_label_or_text(self, condition: Condition, absent: Tensor, nothing: Tensor) -> Tensor:
         if self.embed is None:
             return nothing
         if self.config.reads_text:

@@ -163,9 +163,9 @@ class TransformerFamily(TransformerLearner):
     def _sampling(self, options: Mapping[str, Any]) -> Sampling:
         """Return how codes are drawn; raises ConfigError for guidance that the model did not learn."""
         sampling = Sampling(**{field.name: options[field.name] for field in fields(Sampling)})
-        if sampling.is_guided and self.prefix.embed is None:
+        if sampling.is_guided and not self.prefix.reads_any:
             raise ConfigError(
-                "This model was trained without labels or captions: leave guidance_scale at 1.",
+                "This model was trained without labels, captions or attributes: leave guidance_scale at 1.",
                 "guidance_scale",
             )
         if sampling.is_guided and not self.config.condition_dropout:
@@ -194,7 +194,11 @@ class TransformerFamily(TransformerLearner):
                     "negative_prompt",
                 )
             return given
-        away = self.prefix(Condition(text=negative), present) if negative else self.prefix.nothing(count)
+        away = (
+            self.prefix(replace(condition, text=negative), present)
+            if negative
+            else self.prefix.nothing(count)
+        )
         return torch.cat([given, away])
 
     def _codes_outside(self, condition: Condition) -> Tensor | None:

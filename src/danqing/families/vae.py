@@ -61,6 +61,10 @@ class VAEConfig(FamilyConfig):
     couplings: int = Field(6, ge=1, le=64)
     prior_features: int = Field(256, ge=1, le=8192)
 
+    @property
+    def reads_attributes(self) -> bool:
+        return self.conditional
+
     @model_validator(mode="after")
     def _settings_fit(self) -> "VAEConfig":
         if not isinstance(self.scale, str) and not 0 < self.scale < math.inf:
@@ -89,6 +93,7 @@ class VAE(Family):
             features=config.features,
             blocks=config.blocks if config.net != "conv" else 0,
             labels=labels,
+            attributes=config.attributes,
         )
         self.encoder = build_encoder(config.net, shape)
         self.decoder = build_decoder(
@@ -97,10 +102,14 @@ class VAE(Family):
         self.prior: FlowPrior | NormalPrior
         if config.prior == "flow":
             self.prior = FlowPrior(
-                config.latents, labels, couplings=config.couplings, hidden=config.prior_features
+                config.latents,
+                labels,
+                config.attributes,
+                couplings=config.couplings,
+                hidden=config.prior_features,
             )
         else:
-            self.prior = NormalPrior(config.latents, labels)
+            self.prior = NormalPrior(config.latents, labels, config.attributes)
         self._images = 0
 
     def phases(self) -> tuple[Phase, ...]:
@@ -120,12 +129,12 @@ class VAE(Family):
 
         What is logged as bits_per_dim has beta = 1.
         """
-        label = self._label(batch.condition)
-        mean, log_scale = self.posterior(batch.images, label)
+        condition = batch.condition
+        mean, log_scale = self.posterior(batch.images, condition)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         latents = mean + log_scale.exp() * noise
-        reconstruction = -self.likelihood.log_prob(self.decoder(latents, label), batch.images).mean()
-        divergence = self.divergence(latents, mean, log_scale, label).mean()
+        reconstruction = -self.likelihood.log_prob(self.decoder(latents, condition), batch.images).mean()
+        divergence = self.divergence(latents, mean, log_scale, condition).mean()
         total = (reconstruction + self.beta * divergence) / self.config.dimensions
         with torch.no_grad():
             logged = {
@@ -141,20 +150,23 @@ class VAE(Family):
                 logged["scale"] = scale
         return Losses(total, logged)
 
-    def posterior(self, images: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def posterior(self, images: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation `[n, d]` of q(z | x), float32."""
-        mean, log_scale = self.encoder(images, label).float().chunk(2, dim=1)
+        self._check(condition)
+        mean, log_scale = self.encoder(images, condition).float().chunk(2, dim=1)
         return mean, log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
 
-    def divergence(self, latents: Tensor, mean: Tensor, log_scale: Tensor, label: Tensor | None) -> Tensor:
+    def divergence(
+        self, latents: Tensor, mean: Tensor, log_scale: Tensor, condition: Condition | None
+    ) -> Tensor:
         """KL(q(z|x) || p(z)) in nats `[n]`.
 
         Closed for the Gaussian prior, else estimated at `latents` drawn from q.
         """
         if isinstance(self.prior, NormalPrior):
-            return gaussian_divergence(mean, log_scale, *self.prior.statistics(mean, label))
+            return gaussian_divergence(mean, log_scale, *self.prior.statistics(mean, condition))
         entropy = (log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
-        return -entropy - self.prior.log_prob(latents, label)
+        return -entropy - self.prior.log_prob(latents, condition)
 
     def sample(
         self, condition: Condition, *, seeds: Sequence[int], temperature: float = 1.0, **options: Any
@@ -166,17 +178,19 @@ class VAE(Family):
         if options:
             raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
         check(temperature=temperature)
+        self._check(condition)
         device = next(self.parameters()).device
         noise = temperature * normal(seeds, (self.config.latents,), device=device)
-        return self.decode(self.prior.from_noise(noise, self._label(condition)), condition)
+        return self.decode(self.prior.from_noise(noise, condition), condition)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
         """The posterior's mean `[n, latents]` for each image."""
-        return self.posterior(images, self._label(condition))[0]
+        return self.posterior(images, condition)[0]
 
     def decode(self, latents: Tensor, condition: Condition) -> Tensor:
         """The mean image `[n, c, h, w]` in [-1, 1] for each vector of latents."""
-        return self.likelihood.mean(self.decoder(latents, self._label(condition)))
+        self._check(condition)
+        return self.likelihood.mean(self.decoder(latents, condition))
 
     def reconstruct(self, images: Tensor, condition: Condition) -> Tensor:
         """Images `[n, c, h, w]` as they come back from their most likely latents."""
@@ -188,10 +202,9 @@ class VAE(Family):
         The way is spherical (slerp) in the prior's noise, where the typical set is a sphere, not straight in
         latents.
         """
-        label = self._label(condition)
-        start, end = (self.prior.to_noise(self.encode(i, condition), label)[0] for i in (first, second))
+        start, end = (self.prior.to_noise(self.encode(i, condition), condition)[0] for i in (first, second))
         frames = [
-            self.decode(self.prior.from_noise(slerp(start, end, float(t)), label), condition)
+            self.decode(self.prior.from_noise(slerp(start, end, float(t)), condition), condition)
             for t in torch.linspace(0, 1, steps)
         ]
         return torch.stack(frames, 1)
@@ -206,24 +219,22 @@ class VAE(Family):
         """
         if not 0 <= latent < self.config.latents:
             raise ConfigError(f"There is no latent {latent}: choose one from 0 to {self.config.latents - 1}.")
-        label = self._label(condition)
-        noise = self.prior.to_noise(self.encode(images, condition), label)[0]
+        noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
         frames = []
         for value in values:
             moved = noise.clone()
             moved[:, latent] = value
-            frames.append(self.decode(self.prior.from_noise(moved, label), condition))
+            frames.append(self.decode(self.prior.from_noise(moved, condition), condition))
         return torch.stack(frames, 1)
 
     def vary(self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float) -> Tensor:
         """Paint from the images' own noise moved towards fresh noise, by a step that keeps it normal: that of
         the preconditioned Crank-Nicolson proposal (Cotter et al. 2013).
         """
-        label = self._label(condition)
-        noise = self.prior.to_noise(self.encode(images, condition), label)[0]
+        noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
         fresh = normal(seeds, (self.config.latents,), device=noise.device)
         moved = math.sqrt(1 - strength**2) * noise + strength * fresh
-        return self.decode(self.prior.from_noise(moved, label), condition)
+        return self.decode(self.prior.from_noise(moved, condition), condition)
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
@@ -235,15 +246,15 @@ class VAE(Family):
         if samples < 1:
             raise ConfigError(f"samples must be at least 1 (got {samples}).")
         self.likelihood.check_levels(batch.images)
-        label = self._label(batch.condition)
-        mean, log_scale = self.posterior(batch.images, label)
+        condition = batch.condition
+        mean, log_scale = self.posterior(batch.images, condition)
         total = torch.full((len(batch),), -math.inf, device=mean.device)
         for _ in range(samples):
             noise = torch.randn(mean.shape, generator=rng, device=mean.device)
             latents = mean + log_scale.exp() * noise
             log_q = -(log_scale + 0.5 * (noise.square() + math.log(2 * math.pi))).sum(1)
-            log_likelihood = self.likelihood.log_prob(self.decoder(latents, label), batch.images)
-            log_weight = log_likelihood + self.prior.log_prob(latents, label) - log_q
+            log_likelihood = self.likelihood.log_prob(self.decoder(latents, condition), batch.images)
+            log_weight = log_likelihood + self.prior.log_prob(latents, condition) - log_q
             total = torch.logaddexp(total, log_weight)
         return nats_to_bits_per_dim(math.log(samples) - total, self.config.dimensions)
 
@@ -260,15 +271,12 @@ class VAE(Family):
         )
         return [Alarm("posterior collapse", text)]
 
-    def _label(self, condition: Condition) -> Tensor | None:
-        """The labels where this model has learned labels, else None."""
-        if not self.labels:
-            return None
-        if condition.label is None:
+    def _check(self, condition: Condition | None) -> None:
+        """Raise ConfigError where this model has learned labels and the condition has none."""
+        if self.labels and (condition is None or condition.label is None):
             raise ConfigError(
                 f"This model needs a label for every image: one of {', '.join(self.config.labels[:8])}."
             )
-        return condition.label
 
 
 def gaussian_divergence(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from danqing import families
+from danqing.data.attributes import Attribute
 from danqing.families.base import Learner
 from danqing.model import conditions
 from danqing.quantities import number
@@ -25,6 +26,7 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
         "channels": config.channels,
         "labels": list(config.labels),
         "text": conditions.reading(config),
+        "attributes": [one.model_dump(mode="json", exclude_defaults=True) for one in config.attributes],
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "trained": dict(trained),
     }
@@ -43,6 +45,7 @@ def card(
     size, name = f"{info['width']}×{info['height']}", families.display_name(info["family"])
     text = info.get("text") or {}
     prompts, samples = text.get("captions", []), "sample_options" in info
+    attributes = info.get("attributes", [])
     pipeline = "text-to-image" if text else "unconditional-image-generation"
     lines = [
         "---",
@@ -64,6 +67,7 @@ def card(
     if info["labels"]:
         shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])
         lines.append(f"- Labels: {shown}{', …' if len(info['labels']) > _MAX_LABELS else ''}")
+    lines += [f"- Attribute: {_plain(Attribute.model_validate(one).in_words())}" for one in attributes]
     if text:
         lines.append(f"- Reads: text through {_plain(text['encoder'])}, {text['length']} tokens at most")
     if prompts:

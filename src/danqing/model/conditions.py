@@ -1,6 +1,6 @@
-"""What is asked of a model: labels and prompts, checked, drawn where none is given, one row per image."""
+"""What is requested of a model, one row per image: checked, and drawn where it is not given."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 from danqing.data.captions import captions_of
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig, ReadsText
+from danqing.model import attributes as attribute_values
+from danqing.model.attributes import Attributes
 from danqing.names import match_index
 from danqing.randomness import derived_seed, generator
 from danqing.text.encoders import shared_encoder
@@ -25,17 +27,24 @@ def asked(
     label: Label = None,
     prompt: Prompt = None,
     negative_prompt: Prompt = None,
+    attributes: Attributes = None,
+    *,
+    draws_attributes: bool = True,
 ) -> Condition:
     """The condition of one image per seed; what is not given, each seed draws.
 
-    Raises ConfigError for a label that is not there, and for what the model does not read.
+    Raises ConfigError for a label or an attribute that is not there, and for what the model does not read.
     """
     if negative_prompt is not None and not config.reads_text:
         raise ConfigError(f"This {config.family} reads no text: leave the negative prompt out.")
+    labels = _labels(config, label, seeds)
+    values, known = attribute_values.chosen(config, attributes, labels, seeds, draws=draws_attributes)
     return Condition(
-        label=_labels(config, label, seeds),
+        label=labels,
         text=_texts(config, prompt, seeds),
         negative_text=None if negative_prompt is None else _texts(config, negative_prompt, seeds),
+        attributes=values,
+        attribute_mask=known,
     )
 
 
@@ -45,21 +54,22 @@ def known(
     label: Label = None,
     prompt: Prompt = None,
     negative_prompt: Prompt = None,
+    attributes: Attributes = None,
 ) -> Condition:
-    """The condition of images that are there already: nothing is drawn.
+    """The condition of images that are there already: nothing is drawn, and other attributes are missing.
 
     Raises ConfigError as `asked` does, and where the model needs labels and none are given.
     """
     if label is None and config.labels:
         raise ConfigError("This model was trained with labels: say which each image has by label=...")
     prompt = "" if prompt is None and config.reads_text else prompt
-    return asked(config, range(count), label, prompt, negative_prompt)
+    return asked(config, range(count), label, prompt, negative_prompt, attributes, draws_attributes=False)
 
 
-def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None) -> int:
-    """As many images as there are seeds, prompts or labels; one where none is in a list."""
-    lists = [given for given in (seeds, prompt, label) if given is not None]
-    return next((len(given) for given in lists if not isinstance(given, str | int)), 1)
+def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None, attributes: Attributes = None) -> int:
+    """As many images as there are seeds, prompts, labels or attributes; one where none is in a list."""
+    lists = [given for given in (seeds, prompt, label, attributes) if given is not None]
+    return next((len(given) for given in lists if not isinstance(given, str | int | Mapping)), 1)
 
 
 def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:

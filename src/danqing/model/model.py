@@ -27,6 +27,7 @@ from danqing.families.base import (
 from danqing.images import Images, to_uint8
 from danqing.model import conditions, verb_options
 from danqing.model import folder as model_folder
+from danqing.model.attributes import Attributes
 from danqing.model.card import describe
 from danqing.model.chunks import OnPainting, frames_to_uint8, in_chunks, pixels_of, sample_in_chunks
 from danqing.model.conditions import Label, Prompt, asked, how_many, known, one_seed_each
@@ -99,6 +100,7 @@ class Model:
         label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        attributes: Attributes = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
@@ -106,23 +108,26 @@ class Model:
     ) -> Images:
         """Sample `n` images.
 
-        Image i depends on (seed, i), on its label or prompt and on the options alone.
+        Image i depends on (seed, i), on what is requested of it and on the options alone.
 
-        n: by default the number of prompts, labels or seeds, or one.
+        n: by default the number of prompts, labels, attributes or seeds, or one.
         label: a class name or index for all images, or one for each; None draws them as the data had them.
         prompt: a text for all images, or one for each; None draws captions of the data, "" requests nothing
             in particular.
         negative_prompt: a text that guidance leads away from, or one for each image.
+        attributes: `{"age": 30, "kind": "hat"}` for all images, or one such table for each; None is an
+            unknown value, and what is left out is drawn from the training images that are most like the rest.
         seeds: one for each image, instead of `seed`.
         on_step: called after each step of sampling.
         options: of the family, as in `sample_options`.
-        Raises ConfigError for an unknown label or option, and for a condition that the model does not read.
+        Raises ConfigError for an unknown label, attribute or option, and for a condition that the model does
+        not read. Warns of numbers that no training image has.
         """
-        n = how_many(label, prompt, seeds) if n is None else n
+        n = how_many(label, prompt, seeds, attributes) if n is None else n
         if n < 1:
             raise ConfigError("Request at least one image.")
         chosen = one_seed_each(n, seed, seeds)
-        condition = asked(self.family.config, chosen, label, prompt, negative_prompt)
+        condition = asked(self.family.config, chosen, label, prompt, negative_prompt, attributes)
 
         def draw(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return self.family.sample(wanted, **given)
@@ -137,6 +142,7 @@ class Model:
         label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        attributes: Attributes = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
@@ -147,7 +153,7 @@ class Model:
         Pixels outside of the mask stay exactly as they are.
 
         mask: bool `[h, w]` for all images, or `[n, h, w]`; true where to sample.
-        label, prompt: what each image shows; without a prompt, whatever suits it.
+        label, prompt, attributes: what each image shows; without a prompt or an attribute, whatever suits it.
         Other arguments are those of `sample`. Raises ConfigError where the family cannot, or as `sample`.
         """
         family, pixels, count = self.family, self._pixels(images), len(images)
@@ -160,7 +166,7 @@ class Model:
                 f"The mask must be true or false for each of {shape[2]}x{shape[1]} pixels, and is "
                 f"{mask.dtype} of shape {list(mask.shape)}."
             )
-        condition = known(family.config, count, label, prompt, negative_prompt)
+        condition = known(family.config, count, label, prompt, negative_prompt, attributes)
         covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
 
         def fill(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
@@ -176,6 +182,7 @@ class Model:
         label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        attributes: Attributes = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
@@ -184,7 +191,7 @@ class Model:
         """Sample a variation of each image.
 
         strength: from 0, which returns each as the model encodes it, to 1, which keeps nothing of it.
-        label, prompt: what each image shows; without a prompt, whatever suits it.
+        label, prompt, attributes: what each image shows; without a prompt or an attribute, whatever suits it.
         Other arguments are those of `sample`. Raises ConfigError where the family cannot, or as `sample`.
         """
         family, pixels, count = self.family, self._pixels(images), len(images)
@@ -192,7 +199,7 @@ class Model:
             raise self._cannot("vary an image", Varies)
         rules.check(strength=strength)
         chosen = one_seed_each(count, seed, seeds)
-        condition = known(family.config, count, label, prompt, negative_prompt)
+        condition = known(family.config, count, label, prompt, negative_prompt, attributes)
 
         def vary(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.vary(pixels(rows), wanted, strength=strength, **given)
@@ -341,8 +348,9 @@ class Model:
         """Upload the model folder to a hub repository; returns its address.
 
         The repository is created where it does not exist. Anyone who may read it sees the captions that the
-        folder shows as examples (`text.examples` of its configuration) and those that all images of a class
-        share (`label_captions`). Raises ModelError.
+        folder shows as examples (`text.examples` of its configuration), those that all images of a class
+        share (`label_captions`), and the attributes of some training images (`attribute_examples`). Raises
+        ModelError.
         """
         return model_folder.push(self.save, repo_id, private=private, token=token)
 

@@ -2,8 +2,8 @@
 
 Every pair works for any height and width: a stage halves the sides, rounding up, and the decoder crops on its
 way back. No layer works at the full resolution, where a processor spends most of its time moving memory: the
-first convolution strides, the last one paints four pixels per place. A label enters as a learned vector that
-is added to the first layer, where all later layers can use it.
+first convolution strides, the last one paints four pixels per place. Label and attributes enter as learned
+vectors that are added to the first layer, where all later layers can use them.
 """
 
 import itertools
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
+from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.layers import ToMap, crop, halvings, pad_to_even
 
 Net = Literal["mlp", "conv", "resnet", "hybrid"]
@@ -26,6 +29,7 @@ class Shape:
 
     features: the two coarsest maps have twice as many channels, each finer one half of the one before, and no
     map fewer than 16. blocks: residual blocks per resolution. labels: how many classes, 0 for none.
+    attributes: those that are read.
     """
 
     height: int
@@ -35,6 +39,7 @@ class Shape:
     features: int
     blocks: int = 0
     labels: int = 0
+    attributes: tuple[Attribute, ...] = ()
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -49,21 +54,25 @@ class Shape:
         return [max(16, 2 * self.features >> max(0, maps - 2 - i)) for i in range(maps)]
 
 
-class LabelBias(nn.Module):
-    """Adds a learned vector per label to `[n, features, ...]`.
+class ConditionBias(nn.Module):
+    """Add learned vectors of the label and the attributes to `[n, features, ...]`.
 
-    Without labels it changes and stores nothing.
+    Without labels and attributes it changes and stores nothing.
     """
 
-    def __init__(self, labels: int, features: int) -> None:
+    def __init__(self, labels: int, attributes: tuple[Attribute, ...], features: int) -> None:
         super().__init__()
         self.vectors = nn.Parameter(0.5 * torch.randn(labels, features)) if labels else None
+        self.attributes = AttributeEmbedding(attributes, features) if attributes else None
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
-        if self.vectors is None or label is None:
-            return x
-        bias = F.embedding(label, self.vectors).to(x.dtype)
-        return x + bias.reshape(*bias.shape, *(1,) * (x.dim() - 2))
+    def forward(self, x: Tensor, condition: Condition | None) -> Tensor:
+        if self.vectors is not None and condition is not None and condition.label is not None:
+            x = _plus(x, F.embedding(condition.label, self.vectors))
+        return x if self.attributes is None else _plus(x, self.attributes.of(condition, len(x)))
+
+
+def _plus(x: Tensor, bias: Tensor) -> Tensor:
+    return x + bias.to(x.dtype).reshape(*bias.shape, *(1,) * (x.dim() - 2))
 
 
 class ResidualBlock(nn.Module):
@@ -83,42 +92,42 @@ class ResidualBlock(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Images `[n, c, h, w]` and labels `[n]` to `[n, 2 * latents]`: a layer, residual blocks, a layer."""
+    """Images `[n, c, h, w]` and conditions to `[n, 2 * latents]`: a layer, residual blocks, a layer."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         hidden = 16 * shape.features
         self.first = nn.Linear(shape.channels * shape.height * shape.width, hidden)
-        self.label = LabelBias(shape.labels, hidden)
+        self.label = ConditionBias(shape.labels, shape.attributes, hidden)
         self.blocks = nn.Sequential(*(_linear_block(hidden) for _ in range(max(1, shape.blocks))))
         self.last = nn.Linear(hidden, 2 * shape.latents)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
-        h = self.label(self.first(images.flatten(1)), label)
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+        h = self.label(self.first(images.flatten(1)), condition)
         out: Tensor = self.last(activate(self.blocks(h)))
         return out
 
 
 class MLPDecoder(nn.Module):
-    """Latents `[n, latents]` and labels `[n]` to `[n, outputs, h, w]`: a layer, residual blocks, a layer."""
+    """Latents `[n, latents]` and conditions to `[n, outputs, h, w]`: a layer, residual blocks, a layer."""
 
     def __init__(self, shape: Shape, outputs: int) -> None:
         super().__init__()
         hidden = 16 * shape.features
         self.shape = (outputs, shape.height, shape.width)
         self.first = nn.Linear(shape.latents, hidden)
-        self.label = LabelBias(shape.labels, hidden)
+        self.label = ConditionBias(shape.labels, shape.attributes, hidden)
         self.blocks = nn.Sequential(*(_linear_block(hidden) for _ in range(max(1, shape.blocks))))
         self.last = nn.Linear(hidden, math.prod(self.shape))
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.label(self.first(latents), label)
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.label(self.first(latents), condition)
         out: Tensor = self.last(activate(self.blocks(h)))
         return out.reshape(-1, *self.shape)
 
 
 class HybridDecoder(nn.Module):
-    """Latents `[n, d]` and labels `[n]` to `[n, outputs, h, w]`: dense layers compose, convolutions finish.
+    """Latents `[n, d]` and conditions to `[n, outputs, h, w]`: dense layers compose, convolutions finish.
 
     Dense layers learn the most per second where the things in the images stand in one place; the
     convolutions, at half the resolution, take away the dense layers' grain.
@@ -134,14 +143,14 @@ class HybridDecoder(nn.Module):
         self.blocks = nn.Sequential(*(convolution_block(hidden) for _ in range(max(1, shape.blocks))))
         self.narrow = nn.Conv2d(hidden, 4 * outputs, 3, padding=1)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        draft = self.dense(latents, label).contiguous(memory_format=torch.channels_last)
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        draft = self.dense(latents, condition).contiguous(memory_format=torch.channels_last)
         finish = self.narrow(activate(self.blocks(self.widen(draft))))
         return crop(F.pixel_shuffle(draft + finish, 2), self.size)
 
 
 class ConvEncoder(nn.Module):
-    """Images `[n, c, h, w]` and labels `[n]` to `[n, 2 * latents]`.
+    """Images `[n, c, h, w]` and conditions to `[n, 2 * latents]`.
 
     One strided convolution per resolution.
     """
@@ -150,7 +159,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         widths, coarsest = shape.widths, shape.sizes[-1]
         self.stem = nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1)
-        self.label = LabelBias(shape.labels, widths[0])
+        self.label = ConditionBias(shape.labels, shape.attributes, widths[0])
         self.first = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -160,8 +169,8 @@ class ConvEncoder(nn.Module):
         )
         self.last = nn.Linear(widths[-1] * math.prod(coarsest), 2 * shape.latents)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
-        h = self.first(self.label(self.stem(pad_to_even(images)), label))
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+        h = self.first(self.label(self.stem(pad_to_even(images)), condition))
         for stage in self.stages:
             h = stage(activate(h))
         out: Tensor = self.last(activate(h).flatten(1))
@@ -169,7 +178,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latents `[n, latents]` and labels `[n]` to `[n, outputs, h, w]`: the encoder's resolutions, backwards.
+    """Latents `[n, latents]` and conditions to `[n, outputs, h, w]`: the encoder's resolutions, backwards.
 
     A place doubles by repetition and a convolution, which leaves no grid as strided transposes do (Odena et
     al. 2016); the last doubling is a pixel shuffle (Shi et al. 2016).
@@ -180,7 +189,7 @@ class ConvDecoder(nn.Module):
         self.sizes = shape.sizes[-2::-1]
         widths = shape.widths[::-1]
         self.first = ToMap(shape.latents, widths[0], shape.sizes[-1])
-        self.label = LabelBias(shape.labels, widths[0])
+        self.label = ConditionBias(shape.labels, shape.attributes, widths[0])
         self.blocks = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -190,8 +199,8 @@ class ConvDecoder(nn.Module):
         )
         self.last = nn.Conv2d(widths[-1], 4 * outputs, 3, padding=1)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.blocks(self.label(self.first(latents), label))
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.blocks(self.label(self.first(latents), condition))
         for stage, size in zip(self.stages, self.sizes, strict=False):
             h = stage(crop(F.interpolate(activate(h), scale_factor=2.0), size))
         return crop(F.pixel_shuffle(self.last(activate(h)), 2), self.sizes[-1])

@@ -1,9 +1,9 @@
 """Generators and discriminators, in pairs: `mlp`, `dcgan` and `resnet`.
 
-A generator maps latents `[n, latents]` and labels `[n]` (or None) to images `[n, c, h, w]` in [-1, 1]; a
-discriminator maps images and labels to logits `[n]`, high where it takes the image for real. Any height and
-width will do: a discriminator halves the sides, rounding up, down to a base of four or a little more, and the
-generator grows through the same sizes.
+A generator maps latents `[n, latents]` and a condition (or None) to images `[n, c, h, w]` in [-1, 1]; a
+discriminator maps images and a condition to logits `[n]`, high where it takes the image for real. Any height
+and width will do: a discriminator halves the sides, rounding up, down to a base of four or a little more, and
+the generator grows through the same sizes.
 """
 
 import itertools
@@ -14,18 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.nets.layers import JoinLabel, ProjectionHead, ToMap, crop, halvings, pad_to_even
+from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
+from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halvings, pad_to_even
 
 Net = Literal["mlp", "dcgan", "resnet"]
 
 
 class Shape(NamedTuple):
-    """What a pair has to know of the images: size in pixels, channels, labels (0: unconditional)."""
+    """What a pair has to know of the images: size in pixels, channels, labels (0: none), attributes."""
 
     height: int
     width: int
     channels: int
     labels: int
+    attributes: tuple[Attribute, ...] = ()
 
 
 class MLPGenerator(nn.Module):
@@ -34,13 +37,13 @@ class MLPGenerator(nn.Module):
     def __init__(self, shape: Shape, latents: int, features: int) -> None:
         super().__init__()
         self.size = (shape.channels, shape.height, shape.width)
-        self.join = JoinLabel(latents, shape.labels)
+        self.join = JoinCondition(latents, shape.labels, shape.attributes)
         widths = [self.join.outputs, 4 * features, 8 * features, 16 * features]
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
         self.last = nn.Linear(widths[-1], math.prod(self.size))
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.join(latents, label)
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.join(latents, condition)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)
         return torch.tanh(self.last(h)).float().reshape(-1, *self.size)
@@ -54,13 +57,13 @@ class MLPDiscriminator(nn.Module):
         pixels = shape.channels * shape.height * shape.width
         widths = [pixels, 16 * features, 8 * features, 4 * features]
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
-        self.head = ProjectionHead(widths[-1], shape.labels)
+        self.head = ProjectionHead(widths[-1], shape.labels, shape.attributes)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
         h = images.flatten(1)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)
-        logits: Tensor = self.head(h, label)
+        logits: Tensor = self.head(h, condition)
         return logits
 
 
@@ -85,7 +88,7 @@ class DCGANGenerator(nn.Module):
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
         widths = stage_widths(max(1, len(self.sizes)), features)[::-1]
-        self.join = JoinLabel(latents, shape.labels)
+        self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         widths.append(shape.channels)
@@ -98,10 +101,11 @@ class DCGANGenerator(nn.Module):
                 [base],
                 nn.ModuleList([nn.Conv2d(widths[0], shape.channels, 3, padding=1)]),
             )
-        self.apply(start_small)
+        self.first.apply(start_small)
+        self.grow.apply(start_small)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.first(self.join(latents, label))
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.first(self.join(latents, condition))
         for norm, grow, size in zip(self.norms, self.grow, self.sizes, strict=True):
             h = crop(grow(F.relu(norm(h))), size)
         return torch.tanh(h).float()
@@ -124,14 +128,15 @@ class DCGANDiscriminator(nn.Module):
             nn.BatchNorm2d(width) if batch_norm and stage else nn.Identity()
             for stage, width in enumerate(widths)
         )
-        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels)
-        self.apply(start_small)
+        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels, shape.attributes)
+        self.shrink.apply(start_small)
+        self.head.linear.apply(start_small)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
         h = images
         for shrink, norm in zip(self.shrink, self.norms, strict=True):
             h = F.leaky_relu(norm(shrink(pad_to_even(h) if shrink.stride == (2, 2) else h)), 0.2)
-        logits: Tensor = self.head(h.flatten(1), label)
+        logits: Tensor = self.head(h.flatten(1), condition)
         return logits
 
 
@@ -159,14 +164,14 @@ class ResNetGenerator(nn.Module):
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
         widths = [features, *stage_widths(len(self.sizes), features)][::-1]
-        self.join = JoinLabel(latents, shape.labels)
+        self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
         self.blocks = nn.ModuleList(GrowBlock(*pair) for pair in itertools.pairwise(widths))
         self.norm = nn.BatchNorm2d(widths[-1])
         self.last = nn.Conv2d(widths[-1], shape.channels, 3, padding=1)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.first(self.join(latents, label))
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.first(self.join(latents, condition))
         for block, size in zip(self.blocks, self.sizes, strict=True):
             h = block(h, size)
         h = self.last(F.relu(self.norm(h)))
@@ -197,13 +202,13 @@ class ResNetDiscriminator(nn.Module):
         widths = [features, *stage_widths(len(sizes), features)]
         self.first = nn.Conv2d(shape.channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(ShrinkBlock(*pair) for pair in itertools.pairwise(widths))
-        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels)
+        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels, shape.attributes)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
         h = self.first(images)
         for block in self.blocks:
             h = block(h)
-        logits: Tensor = self.head(F.leaky_relu(h, 0.2).flatten(1), label)
+        logits: Tensor = self.head(F.leaky_relu(h, 0.2).flatten(1), condition)
         return logits
 
 

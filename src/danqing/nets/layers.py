@@ -1,10 +1,15 @@
 """Small pieces that the networks of several families share."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
+from danqing.nets.attributes import AttributeEmbedding
 
 RMS_EPSILON = 1e-6
 """Added to the mean square of a vector before RMSNorm divides by its root."""
@@ -55,33 +60,60 @@ class LabelVectors(nn.Embedding):
         return super().forward(label % self.num_embeddings)
 
 
-class JoinLabel(nn.Module):
-    """Appends a learned vector per label to `[n, d]`, if there are labels; `outputs` is the joined width."""
+class JoinCondition(nn.Module):
+    """Append vectors of the label and the attributes to `[n, d]`, if the model reads any.
 
-    def __init__(self, inputs: int, labels: int, size: int = 32) -> None:
+    `outputs` is the joined width.
+    """
+
+    def __init__(
+        self, inputs: int, labels: int, attributes: Sequence[Attribute] = (), *, size: int = 32
+    ) -> None:
         super().__init__()
         self.embedding = LabelVectors(labels, size) if labels else None
-        self.outputs = inputs + (size if labels else 0)
+        self.attributes = AttributeEmbedding(attributes, size) if attributes else None
+        self.outputs = inputs + size * (bool(labels) + bool(attributes))
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
-        return x if self.embedding is None else torch.cat([x, self.embedding(label)], dim=1)
+    def forward(self, x: Tensor, condition: Condition | None) -> Tensor:
+        parts = [x]
+        if self.embedding is not None:
+            parts.append(self.embedding(_label(condition)))
+        if self.attributes is not None:
+            parts.append(self.attributes.of(condition, len(x)))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else x
 
 
 class ProjectionHead(nn.Module):
-    """Features h `[n, d]` and labels y `[n]` to logits `[n]`: wᵀh + b + e(y)ᵀh.
+    """Features h `[n, d]` and conditions y to logits `[n]`: wᵀh + b + e(y)ᵀh.
 
-    The projection of Miyato and Koyama (2018, eq. 3); without labels its last term is missing.
+    The projection of Miyato and Koyama (2018, eq. 3). e(y) is the sum of the vectors of the label and the
+    attributes; without either, the last term is missing.
     """
 
-    def __init__(self, features: int, labels: int) -> None:
+    def __init__(self, features: int, labels: int, attributes: Sequence[Attribute] = ()) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 1)
         self.embedding = LabelVectors(labels, features) if labels else None
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=features**-0.5)
+        self.attributes = AttributeEmbedding(attributes, features) if attributes else None
+        if self.attributes is not None:
+            with torch.no_grad():
+                self.attributes.last.weight.mul_(features**-0.5)
+                self.attributes.last.bias.mul_(features**-0.5)
 
-    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, condition: Condition | None) -> Tensor:
         logits: Tensor = self.linear(features).squeeze(1).float()
         if self.embedding is not None:
-            logits = logits + (self.embedding(label) * features).sum(1, dtype=torch.float32)
+            vectors = self.embedding(_label(condition))
+            logits = logits + (vectors * features).sum(1, dtype=torch.float32)
+        if self.attributes is not None:
+            vectors = self.attributes.of(condition, len(features))
+            logits = logits + (vectors * features).sum(1, dtype=torch.float32)
         return logits
+
+
+def _label(condition: Condition | None) -> Tensor:
+    label = condition.label if condition is not None else None
+    assert label is not None, "this network reads labels"
+    return label
