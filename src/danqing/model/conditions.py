@@ -31,9 +31,10 @@ def asked(
     *,
     draws_attributes: bool = True,
 ) -> Condition:
-    """The condition of one image per seed; what is not given, each seed draws.
+    """Return the condition of one image per seed.
 
-    Raises ConfigError for a label or an attribute that is not there, and for what the model does not read.
+    Each seed draws what is not given. draws_attributes: whether it draws attributes, too.
+    Raises ConfigError for an unknown label or attribute, and for what the model does not read.
     """
     if negative_prompt is not None and not config.reads_text:
         raise ConfigError(f"This {config.family} reads no text: leave the negative prompt out.")
@@ -56,9 +57,10 @@ def known(
     negative_prompt: Prompt = None,
     attributes: Attributes = None,
 ) -> Condition:
-    """The condition of images that are there already: nothing is drawn, and other attributes are missing.
+    """Return the condition of existing images.
 
-    Raises ConfigError as `asked` does, and where the model needs labels and none are given.
+    Nothing is drawn, and attributes that are not given are missing.
+    Raises ConfigError as `asked`, and where the model needs labels and none are given.
     """
     if label is None and config.labels:
         raise ConfigError("This model was trained with labels: say which each image has by label=...")
@@ -67,7 +69,7 @@ def known(
 
 
 def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None, attributes: Attributes = None) -> int:
-    """As many images as there are seeds, prompts, labels or attributes; one where none is in a list."""
+    """Return the number of seeds, prompts, labels or attributes, or 1."""
     lists = [given for given in (seeds, prompt, label, attributes) if given is not None]
     return next((len(given) for given in lists if not isinstance(given, str | int | Mapping)), 1)
 
@@ -88,10 +90,10 @@ def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[in
 
 
 def reading(config: FamilyConfig) -> dict[str, Any] | None:
-    """Describe how a model reads text, for people; None where it reads none.
+    """Describe for people how a model reads text.
 
     Returns the encoder, its vocabulary (0 where it gives hidden states), the number of tokens that are read
-    at most, and some captions of the data.
+    at most, and some captions of the data; None where the model reads no text.
     """
     if not (config.reads_text and isinstance(config, ReadsText)):
         return None
@@ -116,7 +118,7 @@ def check_length(config: FamilyConfig, text: str, name: str) -> None:
 
 
 def _labels(config: FamilyConfig, label: Label, seeds: Sequence[int]) -> Tensor | None:
-    """One class index per seed, int64; None where the model knows no labels."""
+    """Return one class index per seed, int64; None where the model has no labels."""
     if not config.labels:
         if label is not None:
             advice = "say by prompt=... what to paint" if config.reads_text else "leave the label out"
@@ -144,7 +146,7 @@ def _label_index(config: FamilyConfig, label: str | int) -> int:
 
 
 def _texts(config: FamilyConfig, prompt: Prompt, seeds: Sequence[int]) -> tuple[str, ...] | None:
-    """One text per seed; None where the model reads none. Not asked for anything, it paints its captions."""
+    """Return one text per seed, by default captions of the data; None where the model reads no text."""
     if not config.reads_text:
         if prompt is not None:
             reads = (

@@ -74,11 +74,11 @@ class Model:
 
     @property
     def sample_options(self) -> dict[str, Any]:
-        """Return the options of `sample` that are the family's own, with their defaults."""
+        """Return the family's own options of `sample` with their defaults."""
         return self.options_of("sample")
 
     def options_of(self, verb: Verb) -> dict[str, Any]:
-        """Return the options of a verb that are the family's own, with their defaults.
+        """Return the family's own options of a verb with their defaults.
 
         verb: one that the family has.
         """
@@ -148,9 +148,9 @@ class Model:
         on_step: OnPainting | None = None,
         **options: Any,
     ) -> Images:
-        """Sample the part of each image that a mask covers, to suit the rest.
+        """Sample the part of each image that a mask covers.
 
-        Pixels outside of the mask stay exactly as they are.
+        It suits the rest, whose pixels stay exactly as they are.
 
         mask: bool `[h, w]` for all images, or `[n, h, w]`; true where to sample.
         label, prompt, attributes: what each image shows; without a prompt or an attribute, whatever suits it.
@@ -207,15 +207,15 @@ class Model:
         return self._sample("vary", vary, condition, chosen, options, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
-        """Return the label that each seed draws where none is requested, `[n]`.
+        """Return the labels that seeds draw where none are requested, `[n]`.
 
-        It is -1 where the model has no labels.
+        They are -1 where the model has no labels.
         """
         labels = asked(self.family.config, seeds).label
         return np.full(len(seeds), -1, np.int64) if labels is None else labels.numpy()
 
     def drawn_prompts(self, seeds: Sequence[int]) -> tuple[str, ...] | None:
-        """Return the prompt that each seed draws where none is given.
+        """Return the prompts that seeds draw where none are requested.
 
         None where the model reads no text.
         """

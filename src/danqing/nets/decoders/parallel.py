@@ -28,7 +28,9 @@ TILE = 32
 
 
 class ParallelDecoder:
-    """Gives the logits of requested places, as `Transformer.parallel` does; caches keys and values.
+    """Computes the logits of requested places; caches keys and values.
+
+    The logits are those of `Transformer.parallel`.
 
     transformer: its weights are read when the decoder is made.
     prefix: `[n, p, width]`.
@@ -57,11 +59,12 @@ class ParallelDecoder:
 
     @torch.no_grad()
     def extend(self, codes: Tensor, places: Tensor, requested: Tensor) -> Tensor:
-        """Take codes that are now known; return logits `[n, b, vocabulary]` float32 of other places.
+        """Take known codes; return the logits of other places.
 
         codes: `[n, a]`, in the order in which they became known; images with fewer are padded with -1.
         places: `[n, a]`, where these codes stand.
         requested: `[n, b]`, the places whose logits are needed.
+        Returns float32 `[n, b, vocabulary]`.
         """
         shape, real = self._shape, codes >= 0
         sees = torch.cat([self._known, self._known + real.cumsum(1)], dim=1)  # how much is known by then
