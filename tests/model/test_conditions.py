@@ -104,15 +104,15 @@ def test_without_a_prompt_each_seed_draws_a_caption_of_its_own() -> None:
         (
             LABELS,
             {"prompt": "a cat"},
-            r"This gan reads labels, no text: choose one by label=... \(cat, dog\)",
+            r"This gan reads labels and not text: choose one by label=... \(cat, dog\)",
         ),
         (NEITHER, {"prompt": "a cat"}, "reads neither text nor labels: leave the prompt out"),
         (NEITHER, {"prompt": ""}, "reads neither text nor labels"),
-        (TEXT, {"label": "cat"}, "trained without labels: say by prompt=... what to paint"),
+        (TEXT, {"label": "cat"}, "trained without labels: describe the image by prompt=..."),
         (NEITHER, {"label": "cat"}, "trained without labels: leave the label out"),
         (TEXT, {"prompt": ["a", "b", "c"]}, "Give one prompt, or one per image: there are 3 for 2 images"),
-        (TEXT, {"prompt": ["a", 7]}, "A prompt is a text, and 7 is none"),
-        (LABELS, {"negative_prompt": "a cow"}, "This gan reads no text: leave the negative prompt out"),
+        (TEXT, {"prompt": ["a", 7]}, "A prompt is a text, not 7"),
+        (LABELS, {"negative_prompt": "a cow"}, "This gan does not read text: leave the negative prompt out"),
         (TEXT, {"negative_prompt": ["a"]}, "Give one prompt, or one per image: there are 1 for 2 images"),
         (LABELS, {"label": "cow"}, "does not know the label 'cow': choose one of cat, dog"),
     ],
@@ -141,7 +141,7 @@ def test_of_images_that_are_there_nothing_is_drawn() -> None:
     assert known(TEXT, 2).text == ("", "")
     assert known(TEXT, 2, prompt=["a", "b"]).text == ("a", "b")
     assert known(NEITHER, 2) == Condition()
-    with pytest.raises(ConfigError, match="say which each image has"):
+    with pytest.raises(ConfigError, match="give the label of each image"):
         known(LABELS, 2)
     label = known(LABELS, 2, label=["dog", 0]).label
     assert label is not None

@@ -76,8 +76,9 @@ class Learner(nn.Module):
     """
 
     training_only: ClassVar[tuple[str, ...]] = ()
-    """Direct children that a trained model does not need (a discriminator): kept out of the EMA and the model
-    folder.
+    """Direct children that a trained model does not need, such as a discriminator.
+
+    They are neither averaged nor saved in the model folder.
     """
 
     config: FamilyConfig
@@ -140,17 +141,18 @@ class Family(Learner):
     """A generative model: a learner that also samples images."""
 
     has_prior: ClassVar[bool] = True
-    """False where `sample` paints from codes drawn at random, because the family is a first stage: it is then
-    shown and scored by its reconstructions.
+    """False for a first stage, whose `sample` decodes random codes.
+
+    Reports and scores then use its reconstructions.
     """
 
     chunk: ClassVar[int] = 16
-    """Images computed at once. Always as many, the last chunk padded: a matrix product of another size may
-    round otherwise, and a picture must not depend on how many others were asked for.
+    """Images computed at once. The last chunk is filled up: a matrix product of another size may round
+    differently, and an image must not depend on how many others are requested.
     """
 
     advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
-    """What to change when the samples are all alike, as the end of a sentence."""
+    """What to change when all samples are alike, as the end of a sentence."""
 
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Sample one image per seed.
@@ -178,8 +180,8 @@ class Family(Learner):
 
 Preview = Callable[[], Tensor]
 OnStep = Callable[[int, int, Preview], None]
-"""Told while a family paints step by step: steps done, steps in all, and what gives the images as they are by
-then, `[n, c, h, w]` in [-1, 1]. Whoever wants to stop the painting raises an exception of their own.
+"""A function that is called after each step, with the steps done, the steps in all, and a function that
+returns the images so far, `[n, c, h, w]` in [-1, 1]. To stop sampling, it raises an exception of its own.
 """
 
 

@@ -27,7 +27,7 @@ class FamilyConfig(BaseModel):
     """
 
     display_name: ClassVar[str] = ""
-    """What people call it in a sentence; empty where that is its `family`."""
+    """The name of the family in a sentence; empty where that is `family`."""
     from_data: ClassVar[frozenset[str]] = frozenset(
         {
             "family",

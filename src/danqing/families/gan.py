@@ -121,12 +121,12 @@ class GAN(Family):
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         if self.config.loss == "wasserstein" or logged.get("discriminator/wins", 0) < 0.995:
             return []
-        mend = f"raise r1 (it is {self.config.r1:g})"
+        advice = f"raise r1 (it is {self.config.r1:g})"
         if not self.config.diffaugment:
-            mend += ' or set diffaugment=["colour","translation"]'
+            advice += ' or set diffaugment=["colour","translation"]'
         text = (
             f"The discriminator has won: it tells {logged['discriminator/wins']:.1%} of the pairs apart, "
-            f"so that the generator learns no more; {mend}, or lower discriminator_learning_rate_scale."
+            f"so that the generator learns no more; {advice}, or lower discriminator_learning_rate_scale."
         )
         return [Alarm("discriminator won", text)]
 

@@ -141,7 +141,7 @@ class Prefix(nn.Module):
             return nothing
         if self.config.reads_text:
             if condition.text is None:
-                raise ConfigError('This model paints what a text says: give it a prompt ("" for anything).')
+                raise ConfigError('This model reads text: give it a prompt ("" for anything).')
             blank = torch.tensor([not text.strip() for text in condition.text], device=absent.device)
             assert self.config.text_facts is not None
             encoder = shared_encoder(self.config.text, self.config.text_facts)
@@ -287,7 +287,7 @@ class Transformer(nn.Module):
             nn.init.normal_(table, std=EMBEDDING_SCALE)
         with torch.no_grad():
             self.head.weight.mul_(0.5)  # starts near the uniform distribution
-        with torch.device("cpu"):  # wherever the weights are built: no file holds these
+        with torch.device("cpu"):  # on any device of the weights: no file holds these
             place = torch.arange(-shape.prefix, shape.codes).clamp(min=0) // shape.depth  # [p + N]
             rotations = grid_rotations(place // shape.columns, place % shape.columns, shape.head_width)
             self.register_buffer("rotations", rotations, persistent=False)

@@ -170,7 +170,7 @@ class TransformerFamily(TransformerLearner):
             )
         if sampling.is_guided and not self.config.condition_dropout:
             raise ConfigError(
-                "This model never learnt to paint without a condition, which guidance needs: leave "
+                "This model did not learn to sample without a condition, which guidance needs: leave "
                 "guidance_scale at 1, or train it with condition_dropout=0.1.",
                 "guidance_scale",
             )

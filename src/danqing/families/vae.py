@@ -2,7 +2,7 @@
 
 The bound is E[log p(x|z)] - beta KL(q(z|x) || p(z)), with beta as in the beta-VAE (Higgins et al. 2017). What
 makes samples good is a learned scale of the pixels' likelihood (Rybkin et al. 2021), which lets the latents
-carry detail, and a learned prior, which follows the posteriors wherever they gather.
+carry detail, and a learned prior, which follows the posteriors.
 """
 
 import math

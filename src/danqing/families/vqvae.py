@@ -284,12 +284,12 @@ class VQVAE(Family):
         use = logged.get(f"{PHASE}/codebook_use", 1.0)
         if self._images < SETTLED_IMAGES or use >= 0.5:
             return []
-        mend = {
+        advice = {
             "codebook": "lower vocabulary, or set normalised=true or quantizer=fsq",
             "fsq": "use fewer levels",
             "binary": "lower vocabulary, or raise entropy",
         }[self.config.quantizer]
-        text = f"Only {use:.0%} of the {self.vocabulary} codes are in use: {mend}."
+        text = f"Only {use:.0%} of the {self.vocabulary} codes are in use: {advice}."
         return [Alarm("unused codes", text)]
 
 

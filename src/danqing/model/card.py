@@ -72,7 +72,7 @@ def card(
     if text:
         lines.append(f"- Reads: text through {_plain(text['encoder'])}, {text['length']} tokens at most")
     if prompts:
-        lines += ["", "## Prompts", "", "Captions that it learnt from, and others in their manner:", ""]
+        lines += ["", "## Prompts", "", "Captions that it learned from, and others like them:", ""]
         lines += [f"- {_plain(prompt)}" for prompt in prompts]
     lines += ["", "## Training"]
     rows = {

@@ -37,7 +37,7 @@ def asked(
     Raises ConfigError for an unknown label or attribute, and for what the model does not read.
     """
     if negative_prompt is not None and not config.reads_text:
-        raise ConfigError(f"This {config.family} reads no text: leave the negative prompt out.")
+        raise ConfigError(f"This {config.family} does not read text: leave the negative prompt out.")
     labels = _labels(config, label, seeds)
     values, known = attribute_values.chosen(config, attributes, labels, seeds, draws=draws_attributes)
     return Condition(
@@ -63,7 +63,7 @@ def known(
     Raises ConfigError as `asked`, and where the model needs labels and none are given.
     """
     if label is None and config.labels:
-        raise ConfigError("This model was trained with labels: say which each image has by label=...")
+        raise ConfigError("This model was trained with labels: give the label of each image by label=...")
     prompt = "" if prompt is None and config.reads_text else prompt
     return asked(config, range(count), label, prompt, negative_prompt, attributes, draws_attributes=False)
 
@@ -121,7 +121,7 @@ def _labels(config: FamilyConfig, label: Label, seeds: Sequence[int]) -> Tensor 
     """Return one class index per seed, int64; None where the model has no labels."""
     if not config.labels:
         if label is not None:
-            advice = "say by prompt=... what to paint" if config.reads_text else "leave the label out"
+            advice = "describe the image by prompt=..." if config.reads_text else "leave the label out"
             raise ConfigError(f"This model was trained without labels: {advice}.")
         return None
     if label is None:
@@ -150,7 +150,7 @@ def _texts(config: FamilyConfig, prompt: Prompt, seeds: Sequence[int]) -> tuple[
     if not config.reads_text:
         if prompt is not None:
             reads = (
-                f"reads labels, no text: choose one by label=... ({_some(config.labels)})"
+                f"reads labels and not text: choose one by label=... ({_some(config.labels)})"
                 if config.labels
                 else "reads neither text nor labels: leave the prompt out"
             )
@@ -165,7 +165,7 @@ def _texts(config: FamilyConfig, prompt: Prompt, seeds: Sequence[int]) -> tuple[
         )
     for one in wanted:
         if not isinstance(one, str):
-            raise ConfigError(f"A prompt is a text, and {one!r} is none: write what to paint.")
+            raise ConfigError(f"A prompt is a text, not {one!r}: describe the image.")
     return tuple(wanted)
 
 

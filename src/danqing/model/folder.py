@@ -62,7 +62,7 @@ def write(
         "model": learner.config.model_dump(mode="json"),
         "trained": dict(facts),
     }
-    atomic.write_json(folder / "config.json", config)  # last: a folder without it is no model
+    atomic.write_json(folder / "config.json", config)  # last: a folder without it is not a model
     return folder
 
 
@@ -98,7 +98,7 @@ def _read_scores(folder: Path) -> list[dict[str, Any]]:
     path = folder / "scores.json"
     try:
         found = [] if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(found, allow_nan=False)  # what cannot be written again is no score
+        json.dumps(found, allow_nan=False)  # what cannot be written again is not a score
     except (OSError, ValueError, RecursionError):
         return []
     return [score for score in found if isinstance(score, dict)] if isinstance(found, list) else []
@@ -215,7 +215,7 @@ def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
         snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, NEIGHBOURS]))
     except _HUB_ERRORS as error:
         raise ModelError(
-            f"{repo_id} is no folder here, and the hub did not give it: {_first_line(error)}"
+            f"{repo_id} is not a folder here, and the hub did not return it: {_first_line(error)}"
         ) from error
     return snapshot, snapshot.parent.parent
 
@@ -301,7 +301,9 @@ def _inside(folder: Path, name: str, within: Path) -> Path:
 
 
 def _not_a_folder(folder: Path) -> str:
-    return f"{folder} is no model folder: give one with config.json and model.safetensors, or a run folder."
+    return (
+        f"{folder} is not a model folder: give one with config.json and model.safetensors, or a run folder."
+    )
 
 
 def _first_line(error: Exception) -> str:

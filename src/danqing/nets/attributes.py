@@ -83,7 +83,7 @@ class _Number(nn.Module):
         self.linear = nn.Linear(attribute.width * (2 + 2 * len(FREQUENCIES)), width)
         mean = attribute.mean or (0.0,) * attribute.width
         deviation = attribute.deviation or (1.0,) * attribute.width
-        with torch.device("cpu"):  # wherever the weights are built: no file holds these
+        with torch.device("cpu"):  # on any device of the weights: no file holds these
             scale = [one if one > 0 else 1.0 for one in deviation]
             self.register_buffer("mean", torch.tensor(mean), persistent=False)
             self.register_buffer("deviation", torch.tensor(scale), persistent=False)

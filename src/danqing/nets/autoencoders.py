@@ -2,7 +2,7 @@
 
 Every pair works for any height and width: a stage halves the sides, rounding up, and the decoder crops on its
 way back. No layer works at the full resolution, where a processor spends most of its time moving memory: the
-first convolution strides, the last one paints four pixels per place. Label and attributes enter as learned
+first convolution strides, the last one makes four pixels per place. Label and attributes enter as learned
 vectors that are added to the first layer, where all later layers can use them.
 """
 

@@ -2,7 +2,7 @@
 
 Any height and width will do: an image is padded by repeating its last row and column, and the decoder's is
 cropped. No layer works at the full resolution, where a processor spends most of its time moving memory: the
-first convolution strides, the last one paints four pixels per place.
+first convolution strides, the last one makes four pixels per place.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """A discriminator that judges an image patch by patch (Isola et al. 2017, section 3.2.2).
 
-Each of its logits sees a part of the image, so that it teaches texture and leaves what the image shows alone.
+Each of its logits sees a part of the image, so that it teaches texture and not what the image shows.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """Priors over latents: invertible maps, per condition, between latents and standard normal noise.
 
 Each prior gives the exact log-density of latents, so that the bound on the likelihood stays exact, and maps
-the noise of a seed to latents when painting. `to_noise` and `from_noise` are inverse to each other.
+the noise of a seed to latents when sampling. `to_noise` and `from_noise` are inverse to each other.
 """
 
 import math

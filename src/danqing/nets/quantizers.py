@@ -2,7 +2,7 @@
 
 `Codebook` learns its vectors as moving averages (van den Oord et al. 2017, appendix A.1); `FiniteScalar`
 (Mentzer et al. 2024) and `Binary` (Yu et al. 2024) round each number by itself, and have nothing to learn.
-Gradients pass what has none by an estimator. Maps are `[n, d, h, w]`; all arithmetic is in float32.
+An estimator passes gradients through the rounding. Maps are `[n, d, h, w]`; all arithmetic is in float32.
 """
 
 import math
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 Gradient = Literal["straight_through", "rotation"]
 IN_USE = 0.01
-"""A code is in use while it is written at least so many times as often as all codes are on average."""
+"""A code is in use while it is written at least this many times as often as the average code."""
 DEAD = 0.05
-"""A code of a codebook that is written less than so many times the average moves to where vectors are."""
+"""A code that is written less than this many times as often as the average code is moved to a vector."""
 KMEANS_ROUNDS = 10
 _GROUP_BITS = 8
 
@@ -243,7 +243,7 @@ class FiniteScalar(Quantizer):
 
     def __init__(self, levels: Sequence[int], *, decay: float = 0.99) -> None:
         super().__init__(width=len(levels), vocabulary=math.prod(levels), decay=decay)
-        counts = torch.tensor(levels, device="cpu")  # whatever weights are built on: no file holds these
+        counts = torch.tensor(levels, device="cpu")  # on any device of the weights: no file holds these
         self.register_buffer("levels", counts, persistent=False)
         self.register_buffer("places", torch.cumprod(counts, 0) // counts, persistent=False)
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from danqing.errors import DataError, ModelError
 
 PADDING, END = 0, 1
-"""Ids of their own: no text can spell them, since the vocabulary's ids begin after them."""
+"""Ids that no text can contain, since the ids of the vocabulary begin after them."""
 _FIRST = 2
 
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-"""Scripts without spaces between words: each character stands alone, or whole sentences would be learnt as
-one token, and a new combination of known words would look like nothing that was learnt."""
+"""Scripts without spaces between words: each character stands alone, or whole sentences would be learned as
+one token, and a new combination of known words would be unknown."""
 _PIECES = rf"{_UNSPACED}| ?(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}])+| ?\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+"
-"""What pairs never cross: words with the space before them, single digits, runs of signs."""
+"""Pieces whose ends no pair crosses: words with the space before them, single digits, runs of signs."""
 
 
 def learn(captions: Iterable[str], vocabulary: int) -> str:
@@ -58,7 +58,7 @@ class BytePairs:
             words, merges = model["vocab"], [tuple(pair) for pair in model["merges"]]
             whole = sorted(words.values()) == list(range(len(words)))
             self._tokenizer = _with_pipeline(models.BPE(words, merges))
-        except Exception as error:  # the library's errors share no base of their own
+        except Exception as error:  # the library's errors have no base class
             raise ModelError("The model's words are damaged: get a whole copy of its config.json.") from error
         if not whole or not set(pre_tokenizers.ByteLevel.alphabet()) <= words.keys():
             raise ModelError("The model's words are damaged: get a whole copy of its config.json.")

