@@ -25,7 +25,7 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
         "height": config.height,
         "channels": config.channels,
         "labels": list(config.labels),
-        "text": conditions.reading(config),
+        "text": conditions.describe_text(config),
         "attributes": [one.model_dump(mode="json", exclude_defaults=True) for one in config.attributes],
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "trained": dict(trained),

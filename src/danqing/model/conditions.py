@@ -21,7 +21,7 @@ Prompt = str | Sequence[str] | None
 _SOME, _EXAMPLES = 12, 8
 
 
-def asked(
+def drawn_condition(
     config: FamilyConfig,
     seeds: Sequence[int],
     label: Label = None,
@@ -49,7 +49,7 @@ def asked(
     )
 
 
-def known(
+def given_condition(
     config: FamilyConfig,
     count: int,
     label: Label = None,
@@ -60,21 +60,25 @@ def known(
     """Return the condition of existing images.
 
     Nothing is drawn, and attributes that are not given are missing.
-    Raises ConfigError as `asked`, and where the model needs labels and none are given.
+    Raises ConfigError as `drawn_condition`, and where the model needs labels and none are given.
     """
     if label is None and config.labels:
         raise ConfigError("This model was trained with labels: give the label of each image by label=...")
     prompt = "" if prompt is None and config.reads_text else prompt
-    return asked(config, range(count), label, prompt, negative_prompt, attributes, draws_attributes=False)
+    return drawn_condition(
+        config, range(count), label, prompt, negative_prompt, attributes, draws_attributes=False
+    )
 
 
-def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None, attributes: Attributes = None) -> int:
+def count_images(
+    label: Label, prompt: Prompt, seeds: Sequence[int] | None, attributes: Attributes = None
+) -> int:
     """Return the number of seeds, prompts, labels or attributes, or 1."""
     lists = [given for given in (seeds, prompt, label, attributes) if given is not None]
     return next((len(given) for given in lists if not isinstance(given, str | int | Mapping)), 1)
 
 
-def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
+def image_seeds(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
     """Return one seed per image: those given, or `count` derived from one.
 
     Raises ConfigError where a seed is negative, or where there are not `count` seeds.
@@ -89,7 +93,7 @@ def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[in
     return chosen
 
 
-def reading(config: FamilyConfig) -> dict[str, Any] | None:
+def describe_text(config: FamilyConfig) -> dict[str, Any] | None:
     """Describe for people how a model reads text.
 
     Returns the encoder, its vocabulary (0 where it gives hidden states), the number of tokens that are read
