@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
-PACKAGES = ["families", "model", "nets", "text"]
+PACKAGES = ["families", "model", "nets", "presets", "text"]
+PACKAGES += ["atomic", "control_groups", "errors", "folder_formats", "frames", "images", "machine", "names"]
+PACKAGES += ["options", "precision", "quantities", "randomness", "sheet", "threads", "weights"]
 """Packages and modules whose docstrings are checked."""
 MOST_WORDS = 12
 VERBS = """
-Add Append Apply Build Carry Change Check Choose Compute Copy Count Create Crop Decode Delete
-Describe Download Draw Embed Encode Estimate Find Follow Generate Integrate Interpolate Invert Keep
-Learn Limit Load Map Measure Mix Move Open Pad Predict Prepare Print Project Put Quantize Raise Read
-Remove Repeat Replace Return Sample Save Scale Set Settle Shift Show Silence Sort Start Stop Take
-Train Turn Update Upload Wait Write Yield
+Add Append Apply Bring Build Carry Change Check Choose Compute Convert Copy Count Create Crop Decode
+Delete Describe Download Draw Embed Encode Estimate Find Follow Generate Integrate Interpolate
+Invert Keep Learn Let Limit Load Map Measure Mix Move Open Pad Predict Prepare Print Project Put
+Quantize Raise Read Remove Repeat Replace Resize Return Run Sample Save Scale Set Settle Shift Show
+Silence Sort Start Stop Sync Take Train Turn Update Upload Wait Write Yield
 """
 """How the docstring of a function may begin; add a verb where it is needed."""
 
