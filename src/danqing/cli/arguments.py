@@ -15,6 +15,14 @@ NegativeOption = Annotated[
     str | None,
     typer.Option(help="What guidance is to lead away from, where the model reads text.", metavar="TEXT"),
 ]
+AttributeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute",
+        help="What an image should show (age=30), where the model reads attributes; may be repeated.",
+        metavar="NAME=VALUE",
+    ),
+]
 SampleSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,6 +48,21 @@ def sample_options(settings: list[str] | None, guidance: float | None) -> dict[s
     """What `--set` and `--guidance` ask of a model's sampling; raises ConfigError."""
     options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
     return options if guidance is None else {**options, "guidance_scale": guidance}
+
+
+def parse_attributes(pairs: list[str] | None) -> dict[str, str | None] | None:
+    """`["age=30"]` to `{"age": "30"}`, None for a value that is left empty; raises ConfigError."""
+    if pairs is None:
+        return None
+    attributes: dict[str, str | None] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not name:
+            raise ConfigError(f"--attribute {pair} is not of the form name=value: write for instance age=30.")
+        if name in attributes:
+            raise ConfigError(f"--attribute {name} is given twice: give it once.")
+        attributes[name] = value or None
+    return attributes
 
 
 def parse_range(text: str) -> tuple[float, float]:

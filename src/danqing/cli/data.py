@@ -14,7 +14,6 @@ from danqing.quantities import memory
 
 if TYPE_CHECKING:
     from danqing.data import Dataset
-    from danqing.data.attributes import Attribute
 
 _CHECK = """Examples:
 
@@ -175,7 +174,7 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Labels": _with_source(_labels(dataset), report.understood.get("Labels")),
         "Captions": _with_source(_captions(dataset), report.understood.get("Captions")),
         "Pairs": report.understood.get("Pairs"),
-        "Attributes": ", ".join(map(_attribute, dataset.attributes)),
+        "Attributes": ", ".join(one.in_words() for one in dataset.attributes),
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
         "Not used": "\n  ".join([f"{count:,}", *skipped, *more]) if count else "none",
         "Not read": report.understood.get("Not read"),
@@ -202,18 +201,6 @@ def _depth(dataset: "Dataset") -> str | None:
         return None
     low, high = dataset.range
     return f"{dataset.depth} bits, from {low:g} (black) to {high:g} (white)"
-
-
-def _attribute(one: "Attribute") -> str:
-    """One attribute in words: its kind, its values, and how often it is known."""
-    known = "" if one.known == 1 else f", known for {one.known:.0%}"
-    if one.kind == "category":
-        shown = ", ".join(one.categories[:_LABELS_SHOWN])
-        return f"{one.name} ({len(one.categories)} categories: {shown}{known})"
-    if one.kind == "vector":
-        return f"{one.name} (vector of {one.width}{known})"
-    mean, deviation = one.mean[0], one.deviation[0]
-    return f"{one.name} (number, {mean:.4g} ± {deviation:.4g}{known})"
 
 
 def _labels(dataset: "Dataset") -> str:
@@ -245,6 +232,7 @@ def _payload(dataset: "Dataset") -> dict[str, Any]:
         "depth": dataset.depth,
         "labels": dict(zip(dataset.label_names, dataset.label_frequencies, strict=True)),
         "captions": dataset.has_texts,
+        "attributes": [one.model_dump(mode="json") for one in dataset.attributes],
         "cache": dataset.cache,
         "fingerprint": dataset.fingerprint,
     }

@@ -44,12 +44,15 @@ def show(
 
 
 def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
+    from danqing.data.attributes import Attribute
+
     trained = info.get("trained", {})
-    data = trained.get("data", {})
+    data, attributes = trained.get("data", {}), info["attributes"]
     return {
         "Family": info["family"],
         "Images": f"{info['width']} x {info['height']}, {info['channels']} channels",
         "Labels": _some(info["labels"]),
+        "Attributes": "\n  ".join(Attribute.model_validate(one).in_words() for one in attributes),
         "Reads": _reads(info),
         "Prompts": _some(info["text"]["captions"]) if info["text"] else None,
         "Parameters": f"{info['parameters']:,}",
@@ -67,7 +70,8 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
 def _reads(info: Mapping[str, Any]) -> str:
     text = info["text"]
     if text is None:
-        return "labels" if info["labels"] else "nothing"
+        read = [name for name in ("labels", "attributes") if info[name]]
+        return " and ".join(read) or "nothing"
     tokens = f"{text['length']} tokens at most"
     if text["encoder"] == "bpe":
         return f"text, in {text['vocabulary']:,} word pieces learnt from its captions, {tokens}"

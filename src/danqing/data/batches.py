@@ -16,6 +16,7 @@ from danqing.data.order import shuffled
 from danqing.errors import DataError
 from danqing.images import to_float
 from danqing.machine import total_memory
+from danqing.randomness import generator
 
 
 class Batches:
@@ -23,9 +24,10 @@ class Batches:
 
     augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition
     holds labels, where the data has any. use_texts: whether it holds captions, where the data has any: where
-    an image has several, the seed and the images seen decide on one. prefetch: whether a thread reads the
-    next batch while this one is learned from, by default where the data exceeds half of the machine's memory;
-    the batches are the same either way.
+    an image has several, the seed and the images seen decide on one. hide_attributes: the probability with
+    which each attribute of an image is treated as missing, so that a model learns to do without it. prefetch:
+    whether a thread reads the next batch while this one is learned from, by default where the data exceeds
+    half of the machine's memory; the batches are the same either way.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Batches:
         device: torch.device | str = "cpu",
         use_labels: bool = True,
         use_texts: bool = False,
+        hide_attributes: float = 0.0,
         prefetch: bool | None = None,
     ) -> None:
         if len(dataset) == 0:
@@ -47,6 +50,7 @@ class Batches:
         self.device = torch.device(device)
         self.use_labels = use_labels and bool(dataset.label_names)
         self.use_texts = use_texts and dataset.has_texts
+        self.hide_attributes = hide_attributes
         if prefetch is None:
             prefetch = len(dataset) * dataset.image_bytes > (total_memory() or 8e9) / 2
         self._ahead = _Ahead(self._read) if prefetch else None
@@ -81,10 +85,17 @@ class Batches:
         if not self.dataset.attributes:
             return Condition(label=label, text=text, image=image)
         values = torch.from_numpy(self.dataset.attributes_at(indices))
-        known = ~values.isnan()
+        known = ~values.isnan() & ~self._hidden(images_seen)
         return Condition(
-            label=label, text=text, image=image, attributes=values.nan_to_num(0.0), attribute_mask=known
+            label=label, text=text, image=image, attributes=values.where(known, 0.0), attribute_mask=known
         )
+
+    def _hidden(self, images_seen: int) -> Tensor:
+        """Which attributes of that batch are hidden, bool `[batch_size, sum of widths]`."""
+        columns = self.dataset.attributes
+        rng = generator(self.seed, "hide attributes", images_seen)
+        hidden = torch.rand(self.batch_size, len(columns), generator=rng) < self.hide_attributes
+        return hidden.repeat_interleave(torch.tensor([column.width for column in columns]), dim=1)
 
     def _read(self, images_seen: int) -> tuple[Tensor, Condition]:
         return self.dataset.full_depth(self.indices(images_seen)), self.condition(images_seen)

@@ -25,6 +25,8 @@ from danqing.randomness import derived_seed
 from danqing.training.config import RunConfig
 
 VERSION = 1
+HIDE_ATTRIBUTES = 0.1
+"""How often each attribute of an image is hidden in training: users may leave any of them out."""
 _PIXELS_AT_ONCE = 2**18
 _PATIENCE_SECONDS = 0.5
 _OTHERS = "Waiting for another process that writes the same codes"
@@ -108,6 +110,7 @@ def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "device": device,
         "use_labels": bool(config.model.labels),
         "use_texts": config.model.reads_text,
+        "hide_attributes": HIDE_ATTRIBUTES,
     }
 
 

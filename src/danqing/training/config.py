@@ -13,12 +13,13 @@ from danqing.data.captions import captions_of
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError
 from danqing.families import can_sample, config_class, parse_config
-from danqing.families.base import FamilyConfig
+from danqing.families.base import FamilyConfig, ReadsText
 from danqing.image_files.levels import is_range
-from danqing.text.contract import TextConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """A run is evaluated by default from this budget on, and from this number of images in its data on."""
+ATTRIBUTE_EXAMPLES = 512
+"""Images whose attributes a model keeps, to draw from them what is not requested."""
 SHARED = {
     *("precision", "log_every_steps", "checkpoint_seconds"),
     *("measure_seconds", "sample_grids", "sample_images"),
@@ -35,7 +36,7 @@ class _Section(BaseModel):
 class OptimizerConfig(_Section):
     """How gradients change the weights.
 
-    name: muon is for transformers: it updates the matrices of their blocks, and AdamW everything else.
+    name: muon updates the hidden matrices that a family declares, and AdamW everything else.
     betas: of adam and adamw.
     momentum: of sgd and rmsprop.
     """
@@ -214,7 +215,7 @@ class RunConfig(_Section):
         caption, and if the data has attributes or pairs that the family does not read.
         """
         width, height = dataset.size
-        if dataset.attributes and not self.model.reads_attributes:
+        if self.data.attributes and not self.model.reads_attributes:
             raise ConfigError(f"A {self.family} does not learn from attributes: leave data.attributes out.")
         if dataset.has_pairs and not self.model.reads_source:
             raise ConfigError(f"A {self.family} does not learn from pairs: leave data.pairs out.")
@@ -233,11 +234,18 @@ class RunConfig(_Section):
             "label_frequencies": dataset.label_frequencies if labels else (),
             "label_captions": dataset.label_captions if labels else (),
         }
+        if self.model.reads_attributes and dataset.attributes:
+            examples = dataset.attribute_examples(ATTRIBUTE_EXAMPLES)
+            if not labels:
+                examples = tuple(example.model_copy(update={"label": -1}) for example in examples)
+            shape |= {"attributes": dataset.attributes, "attribute_examples": examples}
+        if self.model.reads_source and dataset.has_pairs:
+            shape["source_channels"] = dataset.channels
         if tokenizer is not None:
             shape["tokenizer"] = tokenizer.model_dump()
         captions = self._captions(dataset)
-        text = getattr(self.model, "text", TextConfig())
-        shape["captions"] = _evenly(captions, text.examples)
+        if isinstance(self.model, ReadsText):
+            shape["captions"] = _evenly(captions, self.model.text.examples)
         model = parse_config({**self.model.model_dump(), **shape})
         model = model.complete([line for lines in captions for line in lines])
         return self.model_copy(update={"model": model, "size": dataset.size})

@@ -163,6 +163,8 @@ def _whole(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keys(family: str) -> Iterator[str]:
+    """The dotted paths of all settings; what a model takes from the data cannot be set."""
+    hidden = config_class(family).from_data
     sections: dict[str, type[BaseModel]] = {
         "model": config_class(family),
         "optimizer": OptimizerConfig,
@@ -176,7 +178,8 @@ def _keys(family: str) -> Iterator[str]:
         if name not in sections:
             yield name
             continue
-        yield from (f"{name}.{field}" for field in sections[name].model_fields if field != "family")
+        taken = hidden if name == "model" else {"family"}
+        yield from (f"{name}.{field}" for field in sections[name].model_fields if field not in taken)
 
 
 def _parse_value(text: str) -> Any:

@@ -90,8 +90,9 @@ class FirstStage:
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
         if not isinstance(family, Tokenizes):
+            kinds = families.alternatives(Tokenizes)
             raise ConfigError(
-                f"{self.wanted.model} is not a tokenizer: give a vqvae, or a model that has a tokenizer."
+                f"{self.wanted.model} is not a tokenizer: give {kinds}, or a model that has one."
             )
         size, channels = (family.config.width, family.config.height), family.config.channels
         if (size, channels) != (self.dataset.size, self.dataset.channels):
@@ -158,7 +159,8 @@ class FirstStage:
         evaluation = EvaluationConfig(
             every_images=0, held_out=config.evaluation.held_out, keep="last"
         )  # the same images are held out, so that the second stage can be scored on them
-        shape = {"source": config.source, "data": config.data, "size": self.dataset.size}
+        data = config.data.model_copy(update={"attributes": ()})  # a code says nothing of them
+        shape = {"source": config.source, "data": data, "size": self.dataset.size}
         return own.model_copy(update={**shape, **budget, "evaluation": evaluation})
 
     def _plan_of_second_stage(self, first: RunConfig) -> Plan:
