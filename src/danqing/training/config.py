@@ -24,8 +24,6 @@ from danqing.text.contract import TextConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """From which budget, and which number of images in the data, a run is evaluated unasked."""
-ATTRIBUTE_EXAMPLES = 512
-"""Images whose attributes a model keeps, to draw from them what is not requested."""
 SHARED = {
     *("precision", "log_every_steps", "checkpoint_seconds"),
     *("measure_seconds", "sample_grids", "sample_images"),
@@ -66,7 +64,8 @@ class DataConfig(_Section):
 
     range: the [low, high] that become black and white where values have more than 8 bits; absent takes one
     that suits the data. pairs: "SOURCES:TARGETS" for two folders, "side-by-side", "side-by-side-reversed", or
-    the column that names the source image. attributes: columns of numbers, categories or vectors. degrade:
+    the column that names the source image. attributes: columns of numbers, categories or vectors.
+    attribute_examples: how many images' attributes the model keeps, to draw what is not requested. degrade:
     steps such as "blur,down4,noise,jpeg" that make a source image of each image, where there are no pairs.
     """
 
@@ -77,6 +76,7 @@ class DataConfig(_Section):
     range: tuple[float, float] | None = None
     pairs: str = ""
     attributes: tuple[str, ...] = ()
+    attribute_examples: int = Field(512, ge=0, le=100_000)
     degrade: str = ""
     augment: Augment | None = None
 
@@ -248,7 +248,7 @@ class RunConfig(_Section):
             "label_captions": dataset.label_captions if labels else (),
         }
         if self.model.reads_attributes and dataset.attributes:
-            examples = dataset.attribute_examples(ATTRIBUTE_EXAMPLES)
+            examples = dataset.attribute_examples(self.data.attribute_examples)
             if not labels:
                 examples = tuple(example.model_copy(update={"label": -1}) for example in examples)
             shape |= {"attributes": dataset.attributes, "attribute_examples": examples}
