@@ -10,25 +10,28 @@ from torch import Tensor
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Condition, Family, FamilyConfig
+from danqing.families.base import Condition, Family, FamilyConfig, ReadsText
 from danqing.images import Images
-from danqing.model.conditions import asked, how_many, known
+from danqing.model.conditions import asked, how_many, known, reading
 from danqing.model.model import Model
 from danqing.names import match_index
+from danqing.text.contract import TextConfig, TextFacts
 
 CHUNK = Family.chunk
 CAPTIONS = ("a red heart\n红心", "a blue star", "two circles")
 
 
-class TextConfig(FamilyConfig):
+class StubConfig(FamilyConfig):
     family: str = "stub"
+    text: TextConfig = TextConfig(length=5)
+    text_facts: TextFacts | None = None
 
     @property
     def reads_text(self) -> bool:
         return True
 
 
-TEXT = TextConfig(width=4, height=4, channels=1, captions=CAPTIONS)
+TEXT = StubConfig(width=4, height=4, channels=1, captions=CAPTIONS)
 LABELS = FamilyConfig(family="gan", labels=("cat", "dog"), label_frequencies=(0.25, 0.75))
 NEITHER = FamilyConfig(family="gan")
 
@@ -121,6 +124,19 @@ def test_what_a_model_does_not_read_is_refused(
         asked(config, [1, 2], **wish)
 
 
+def test_how_text_is_read_is_told_of_configurations_that_read_text() -> None:
+    told = reading(TEXT)
+    assert told is not None
+    assert (told["encoder"], told["length"], told["vocabulary"]) == ("bpe", 5, 0)
+    assert told["captions"] == ["a red heart", "红心", "a blue star", "two circles"]
+    assert isinstance(TEXT, ReadsText)
+    assert not isinstance(LABELS, ReadsText)
+    assert reading(LABELS) is None
+    writes = families.parse_config({"family": "transformer", "width": 8, "height": 8, "condition": "label"})
+    assert isinstance(writes, ReadsText)
+    assert reading(writes) is None
+
+
 def test_of_images_that_are_there_nothing_is_drawn() -> None:
     assert known(TEXT, 2).text == ("", "")
     assert known(TEXT, 2, prompt=["a", "b"]).text == ("a", "b")
@@ -207,7 +223,7 @@ def test_options_that_are_not_there_are_refused() -> None:
 
 def test_who_cannot_vary_says_so_and_a_strength_is_a_share() -> None:
     images = Images(np.zeros((2, 4, 4, 1), np.uint8))
-    with pytest.raises(ConfigError, match="cannot vary an image: use a vae or a transformer"):
+    with pytest.raises(ConfigError, match=r"^A stub cannot vary an image: use a VAE.* or a"):
         Model(Painter(TEXT)).vary(images)
     small = {"width": 4, "height": 4, "channels": 1, "features": 4, "latents": 2, "prior": "normal"}
     model = Model(families.build(families.parse_config({"family": "vae", "net": "mlp", **small})))

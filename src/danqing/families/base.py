@@ -9,7 +9,7 @@ What a family can do beyond painting is a `Protocol` below that it implements or
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from danqing.data.attributes import Attribute, Example
 from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
+from danqing.text.contract import TextConfig, TextFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,15 @@ class FamilyConfig(BaseModel):
 
     @property
     def reads_text(self) -> bool:
-        """Whether the model is told the caption of an image: it then cannot learn without captions."""
+        """Return whether the model learns from captions.
+
+        Such a model needs data with captions, and its configuration implements `ReadsText`.
+        """
+        return False
+
+    @property
+    def can_guide(self) -> bool:
+        """Return whether sampling takes a `guidance_scale` other than 1."""
         return False
 
     @property
@@ -151,6 +160,31 @@ class FamilyConfig(BaseModel):
         return self
 
 
+@runtime_checkable
+class ReadsText(Protocol):
+    """A configuration whose model learns from captions, where its `reads_text` is true.
+
+    text: how captions are read. text_facts: what was settled from the captions of the data, by `complete`;
+    None before that.
+    """
+
+    @property
+    def text(self) -> TextConfig: ...
+
+    @property
+    def text_facts(self) -> TextFacts | None: ...
+
+
+ParameterKind = Literal["matrix", "weight", "other"]
+"""How an optimiser treats a parameter.
+
+matrix: lies between hidden layers; it decays, and Muon takes its steps. A kernel `[out, in, h, w]` counts as
+    the matrix `[out, in * h * w]`.
+weight: another matrix, kernel or table; it decays.
+other: a gain, a bias or a position; it does not decay, since a smaller one is no simpler.
+"""
+
+
 class Learner(nn.Module):
     """A network that a run trains, resumes and saves: configuration, phases and loss.
 
@@ -165,6 +199,19 @@ class Learner(nn.Module):
 
     config: FamilyConfig
 
+    @classmethod
+    def from_config(cls, config: Any) -> "Learner":
+        """Build the variant that suits a configuration, with fresh weights."""
+        return cls(config)
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type["Learner"]]:
+        """Return the classes that `from_config` chooses from, by their display names.
+
+        An empty name is the display name of the family. A class comes before those that can do more.
+        """
+        return {"": cls}
+
     def phases(self) -> tuple[Phase, ...]:
         """The optimiser turns of one training step, in order."""
         raise NotImplementedError
@@ -172,6 +219,17 @@ class Learner(nn.Module):
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         """The loss of `phase` on `batch`; `rng` lives on the batch's device."""
         raise NotImplementedError
+
+    def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
+        """Return how an optimiser treats a parameter.
+
+        name: of the parameter, as in `named_parameters()`.
+        By default a parameter of two or more dimensions whose name has "weight" in it decays, and is a matrix
+        where it has two dimensions and lies in a module list called "blocks".
+        """
+        if parameter.dim() < 2 or "weight" not in name:
+            return "other"
+        return "matrix" if parameter.dim() == 2 and "blocks." in name else "weight"
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         """Return what goes wrong by now.

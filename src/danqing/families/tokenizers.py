@@ -46,7 +46,7 @@ def build_tokenizer(config: FamilyConfig | None, images: FamilyConfig) -> nn.Mod
         return PixelCodes(images.height, images.width, images.channels)
     tokenizer = families.build(config)
     if not isinstance(tokenizer, Tokenizes):
-        raise ConfigError(f"A {config.family} makes no codes of images: use a vqvae as the tokenizer.")
+        raise ConfigError(families.cannot(config, "turn images into codes", Tokenizes))
     if (count := math.prod(tokenizer.code_shape)) > MOST_CODES:
         raise ConfigError(
             f"An image would be {count:,} codes, too many to write: use a tokenizer with more downsamplings, "

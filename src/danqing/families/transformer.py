@@ -20,7 +20,6 @@ decoders, in `nets/decoders/`, write the same codes as `generate` and `generate_
 """
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 from danqing import families
 from danqing.errors import ConfigError
 from danqing.families.base import Batch, Condition, FamilyConfig, Losses, Phase
+from danqing.families.conditioning import ConditionedConfig
 from danqing.families.decoding import Sampling, guide
 from danqing.families.masked_order import given_in_training, known_when_written, spread
 from danqing.families.tokenizers import SecondStage, build_tokenizer
@@ -38,8 +38,7 @@ from danqing.nets.attention import attend, grid_rotations, rotate_unit
 from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.decoders.contract import Shape
 from danqing.nets.layers import RMS_EPSILON
-from danqing.text.contract import TextConfig, TextFacts
-from danqing.text.encoders import settle, shared_encoder
+from danqing.text.encoders import shared_encoder
 
 MOST_PIXELS = 8192  # of one image: writing more, one by one, would take hours
 TRAINED_STEPS = (8, 17)  # the fewest steps that masked order is trained for, and one more than the most
@@ -52,17 +51,16 @@ def _parsed(value: Any) -> Any:
     return families.parse_config(value) if isinstance(value, dict) else value
 
 
-class TransformerConfig(FamilyConfig):
-    """Settings of a transformer.
+class TransformerConfig(ConditionedConfig):
+    """Settings of a transformer, besides those of its condition.
 
     features: the width of the residual stream. heads: of attention, which share key_value_heads keys and
-    values; 0 is one for each. condition_dropout: the share of images learned without their condition, which
-    guidance needs; guidance_scale: the default of sampling. label_smoothing: of the targets. noise: the share
-    of codes replaced by random ones where they are read, in raster order, so that the model learns to go on
-    after a wrong code. text: how captions are read. tokenizer: the first stage; None: codes are the pixels.
+    values; 0 is one for each. guidance_scale: the default of sampling. label_smoothing: of the targets.
+    noise: the share of codes replaced by random ones where they are read, in raster order, so that the model
+    learns to go on after a wrong code. tokenizer: the first stage; None: codes are the pixels.
     """
 
-    from_data: ClassVar[frozenset[str]] = FamilyConfig.from_data | {"text_facts", "tokenizer"}
+    from_data: ClassVar[frozenset[str]] = ConditionedConfig.from_data | {"tokenizer"}
 
     family: Literal["transformer"] = "transformer"
     order: Literal["raster", "masked"] = "raster"
@@ -70,13 +68,9 @@ class TransformerConfig(FamilyConfig):
     features: int = Field(256, ge=8, le=16384)
     heads: int = Field(8, ge=1, le=256)
     key_value_heads: int = Field(0, ge=0, le=256)
-    condition: Literal["label", "text", "none"] = "label"
-    condition_dropout: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     noise: float = Field(0.0, ge=0, lt=1)
     guidance_scale: float = Field(1.0, ge=0, le=100)
-    text: TextConfig = TextConfig()
-    text_facts: TextFacts | None = None
     tokenizer: Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(_parsed)] | None = None
 
     @model_validator(mode="after")
@@ -94,24 +88,6 @@ class TransformerConfig(FamilyConfig):
         if self.tokenizer and any(getattr(self.tokenizer, side) != getattr(self, side) for side in sides):
             raise ValueError("the tokenizer must be of images of the same width, height and channels")
         return self
-
-    @property
-    def reads_labels(self) -> bool:
-        return self.conditional and self.condition == "label"
-
-    @property
-    def reads_text(self) -> bool:
-        return self.conditional and self.condition == "text"
-
-    @property
-    def reads_attributes(self) -> bool:
-        return self.conditional and self.condition != "none"
-
-    def complete(self, captions: Sequence[str]) -> Self:
-        """Add the vocabulary of captions; raises what `text.encoders.settle` raises."""
-        if not self.reads_text:
-            return self
-        return self.model_copy(update={"text_facts": settle(self.text, captions)})
 
 
 # 2. Prefix

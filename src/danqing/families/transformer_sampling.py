@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, OnStep, bytes_of, nats_to_bits_per_dim
+from danqing.families.base import Batch, Condition, Learner, OnStep, bytes_of, nats_to_bits_per_dim
 from danqing.families.decoding import OnCodes, Sampling, write, write_in_parallel
 from danqing.families.masked_order import spread
 from danqing.families.transformer import TransformerConfig as TransformerConfig
@@ -35,6 +35,20 @@ class TransformerFamily(TransformerLearner):
 
     chunk = 32  # a step costs little more than of 16
 
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Learner]]:
+        return {
+            "": TransformerFamily,
+            "raster transformer": RasterTransformer,
+            "transformer without a tokenizer": PixelTransformer,
+        }
+
+    @classmethod
+    def from_config(cls, config: TransformerConfig) -> Learner:
+        if config.order == "masked":
+            return TransformerFamily(config)
+        return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
+
     def sampling_bytes(self) -> int:
         return super().sampling_bytes() + MOST_LAYOUTS * bytes_of(self.net)
 
@@ -44,8 +58,7 @@ class TransformerFamily(TransformerLearner):
         return math.prod(self.codec.code_shape)
 
     def sample_defaults(self) -> Mapping[str, Any]:
-        can_guide = self.prefix.reads_any and self.config.condition_dropout > 0
-        guidance_scale = self.config.guidance_scale if can_guide else 1.0
+        guidance_scale = self.config.guidance_scale if self.config.can_guide else 1.0
         return {
             **({"num_steps": NUM_STEPS} if self.config.order == "masked" else {}),
             **asdict(Sampling(guidance_scale=guidance_scale)),
@@ -249,13 +262,6 @@ class PixelTransformer(RasterTransformer):
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
         """Return -log2 p(image | condition) per dimension, `[n]`; exact, whatever `samples`."""
         return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
-
-
-def build(config: TransformerConfig) -> TransformerFamily:
-    """Build the class that has what this configuration allows: a likelihood of codes, or of images."""
-    if config.order == "masked":
-        return TransformerFamily(config)
-    return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
 
 
 def _halved(side: int, places: int) -> int:

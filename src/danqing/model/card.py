@@ -6,9 +6,30 @@ from typing import Any
 
 from danqing import families
 from danqing.data.attributes import Attribute
+from danqing.families.base import Learner
+from danqing.model import conditions
 from danqing.quantities import number
 
 _MAX_LABELS = 40
+
+
+def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a learner as plain values.
+
+    trained: what is known of its training.
+    """
+    config = learner.config
+    return {
+        "family": config.family,
+        "width": config.width,
+        "height": config.height,
+        "channels": config.channels,
+        "labels": list(config.labels),
+        "text": conditions.reading(config),
+        "attributes": [one.model_dump(mode="json", exclude_defaults=True) for one in config.attributes],
+        "parameters": sum(parameter.numel() for parameter in learner.parameters()),
+        "trained": dict(trained),
+    }
 
 
 def card(

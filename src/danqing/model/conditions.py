@@ -8,12 +8,11 @@ from torch import Tensor
 
 from danqing.data.captions import captions_of
 from danqing.errors import ConfigError
-from danqing.families.base import Condition, FamilyConfig
+from danqing.families.base import Condition, FamilyConfig, ReadsText
 from danqing.model import attributes as attribute_values
 from danqing.model.attributes import Attributes
 from danqing.names import match_index
 from danqing.randomness import derived_seed, generator
-from danqing.text.contract import TextConfig, TextFacts
 from danqing.text.encoders import shared_encoder
 
 Label = str | int | Sequence[str | int] | None
@@ -73,27 +72,45 @@ def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None, attribut
     return next((len(given) for given in lists if not isinstance(given, str | int | Mapping)), 1)
 
 
-def reading(config: FamilyConfig) -> dict[str, Any] | None:
-    """How a model reads text, for people: the encoder, its vocabulary (0 where it has hidden states), the
-    tokens it reads at most, and some captions that were learnt from; None where it reads none.
+def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
+    """Return one seed per image: those given, or `count` derived from one.
+
+    Raises ConfigError where a seed is negative, or where there are not `count` seeds.
     """
-    if not config.reads_text:
+    for given in (seed, *(seeds or ())):
+        if given < 0:
+            raise ConfigError(f"A seed is a whole number from 0 on, not {given}.")
+    derived = (derived_seed(seed, "image", number) for number in range(count))
+    chosen = list(derived if seeds is None else seeds)
+    if len(chosen) != count:
+        raise ConfigError(f"Give one seed per image: there are {len(chosen)} seeds for {count} images.")
+    return chosen
+
+
+def reading(config: FamilyConfig) -> dict[str, Any] | None:
+    """Describe how a model reads text, for people; None where it reads none.
+
+    Returns the encoder, its vocabulary (0 where it gives hidden states), the number of tokens that are read
+    at most, and some captions of the data.
+    """
+    if not (config.reads_text and isinstance(config, ReadsText)):
         return None
-    text, facts = getattr(config, "text", None), getattr(config, "text_facts", None)
     captions = [line for caption in config.captions for line in captions_of(caption)]
     return {
-        "encoder": text.encoder if isinstance(text, TextConfig) else "unknown",
-        "vocabulary": facts.vocabulary if isinstance(facts, TextFacts) else 0,
-        "length": text.length if isinstance(text, TextConfig) else 0,
+        "encoder": config.text.encoder,
+        "vocabulary": 0 if config.text_facts is None else config.text_facts.vocabulary,
+        "length": config.text.length,
         "captions": list(dict.fromkeys(captions))[:_EXAMPLES],
     }
 
 
 def check_length(config: FamilyConfig, text: str, name: str) -> None:
-    """Raise ConfigError for a text of more tokens than a model reads; name: of the option that it is."""
-    how, facts = getattr(config, "text", None), getattr(config, "text_facts", None)
-    if isinstance(how, TextConfig) and isinstance(facts, TextFacts):
-        length, most = shared_encoder(how, facts).measure(text)
+    """Raise ConfigError for a text of more tokens than a model reads.
+
+    name: of the option that holds the text.
+    """
+    if isinstance(config, ReadsText) and config.text_facts is not None:
+        length, most = shared_encoder(config.text, config.text_facts).measure(text)
         if length > most:
             raise ConfigError(f"{name} has {length} tokens, and this model reads {most}: shorten it.", name)
 

@@ -18,9 +18,8 @@ from danqing.data.degrade import Degradation
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError, explain
 from danqing.families import can_sample, config_class, parse_config
-from danqing.families.base import FamilyConfig
+from danqing.families.base import FamilyConfig, ReadsText
 from danqing.image_files.levels import is_range
-from danqing.text.contract import TextConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """From which budget, and which number of images in the data, a run is evaluated unasked."""
@@ -37,7 +36,7 @@ class _Section(BaseModel):
 
 class OptimizerConfig(_Section):
     """How weights follow gradients. `betas` are Adam's; `momentum` is read by sgd and rmsprop. muon is for
-    transformers: what is no matrix of a block follows AdamW.
+    the matrices between hidden layers, as a family declares them; all else follows AdamW.
     """
 
     name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
@@ -260,8 +259,8 @@ class RunConfig(_Section):
         if tokenizer is not None:
             shape["tokenizer"] = tokenizer.model_dump()
         captions = self._captions(dataset)
-        text = getattr(self.model, "text", TextConfig())
-        shape["captions"] = _evenly(captions, text.examples)
+        if isinstance(self.model, ReadsText):
+            shape["captions"] = _evenly(captions, self.model.text.examples)
         model = parse_config({**self.model.model_dump(), **shape})
         model = model.complete([line for lines in captions for line in lines])
         return self.model_copy(update={"model": model, "size": dataset.size})

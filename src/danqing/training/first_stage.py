@@ -87,7 +87,10 @@ class FirstStage:
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
         if not isinstance(family, Tokenizes):
-            raise ConfigError(f"{self.wanted.model} is no tokenizer: give a vqvae, or a model that has one.")
+            kinds = families.alternatives(Tokenizes)
+            raise ConfigError(
+                f"{self.wanted.model} is not a tokenizer: give {kinds}, or a model that has one."
+            )
         size, channels = (family.config.width, family.config.height), family.config.channels
         if (size, channels) != (self.dataset.size, self.dataset.channels):
             here, there = "{}x{}".format(*self.dataset.size), "{}x{}".format(*size)

@@ -15,7 +15,8 @@ from danqing.evaluation import scores
 from danqing.families.base import Learner
 from danqing.images import Images
 from danqing.model import folder as model_folder
-from danqing.model.model import Model, describe
+from danqing.model.card import describe
+from danqing.model.model import Model
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
 
