@@ -16,7 +16,13 @@ from danqing.model.attributes import OutsideTrainingWarning
 from danqing.training.run import Run
 from tests.small_run import SMALL
 
-COMMON = {**SMALL, "sample_grids": "1", "attributes": '["age", "side"]', "learning_rate": "3e-3"}
+COMMON = {
+    **SMALL,
+    "sample_grids": "1",
+    "attributes": '["age", "side"]',
+    "learning_rate": "3e-3",
+    "ema_half_life_images": "500",
+}
 FAMILIES = {
     "vae": ("vae-32", {**COMMON, "model.features": "8"}),
     "gan": (
