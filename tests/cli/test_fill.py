@@ -134,5 +134,5 @@ def test_mistakes_are_told_with_what_to_do(
         with pytest.raises(ConfigError, match=message):
             model.fill(images, **arguments)
     vae = families.build(families.parse_config({"family": "vae", "net": "mlp", "width": 6, "height": 5}))
-    with pytest.raises(ConfigError, match="use a transformer"):
+    with pytest.raises(ConfigError, match="A VAE cannot fill a part of an image: use a transformer"):
         Model(vae).fill(images, mask)

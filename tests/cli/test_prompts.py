@@ -201,9 +201,9 @@ MISTAKES = [
     (("--prompt", "a", "--prompts", "x.txt"), "Give --prompt or --prompts, not both"),
     (("--prompts", "/no/such.txt"), "/no/such.txt cannot be read"),
     (("--prompt", "a", "--set", "guidance=2"), "does not know the option 'guidance'"),
-    (("--label", "cat"), "say by prompt=... what to paint"),
+    (("--label", "cat"), "describe the image by prompt=..."),
     (("--expand", "http://localhost:1/v1"), "give --prompt or --prompts with --expand"),
-    (("--prompt", "a", "--expand", "localhost"), "is no address of a chat endpoint"),
+    (("--prompt", "a", "--expand", "localhost"), "is not the address of a chat endpoint"),
     (("--prompt", "x" * 12), "--prompt has 13 tokens, and this model reads 12: shorten it"),
     (
         ("--prompt", "a", "--negative-prompt", "x" * 12),
@@ -258,9 +258,7 @@ def test_show_and_the_card_say_what_is_read(model: Path, capsys: pytest.CaptureF
     shown = run(capsys, "show", model)[1]
     pieces = families.parse_config(json.loads((model / "config.json").read_text())["model"])
     count = pieces.text_facts.vocabulary  # type: ignore[attr-defined]
-    assert (
-        f"Reads       text, in {count} pieces of words learnt from its captions, 12 tokens at most\n" in shown
-    )
+    assert f"Reads       text, in {count} word pieces learnt from its captions, 12 tokens at most\n" in shown
     assert "Prompts     a red heart, 红心, a blue star, two circles\n" in shown
     assert "on_step" not in shown
     card = (model / "README.md").read_text(encoding="utf-8")

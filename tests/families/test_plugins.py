@@ -7,7 +7,15 @@ import pytest
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Family, FamilyConfig
+from danqing.families.base import (
+    Family,
+    FamilyConfig,
+    Fills,
+    HasLikelihood,
+    HasTokenLikelihood,
+    Tokenizes,
+    Varies,
+)
 
 MODULE = """
 from typing import Literal
@@ -23,6 +31,9 @@ class Tiny(Family):
     def __init__(self, config):
         super().__init__()
         self.config = config
+
+    def vary(self, images, condition, *, seeds, strength):
+        return images
 
 class Bare(Family):
     pass
@@ -75,6 +86,23 @@ def test_a_broken_package_is_named_in_one_sentence(site: Path) -> None:
     for name, sentence in expected.items():
         with pytest.raises(ConfigError, match=sentence):
             families.config_class(name)
+    del sys.modules["tiny_family"]
+
+
+def test_messages_name_the_families_that_can_and_no_others(site: Path) -> None:
+    gan = families.parse_config({"family": "gan"})
+    before = {protocol: families.implementing(protocol) for protocol in (Fills, Varies, HasTokenLikelihood)}
+    assert {"VAE", "transformer"} <= set(before[Varies])
+    assert "VAE" not in before[Fills]
+    assert before[HasTokenLikelihood] == ["raster transformer"]
+    assert "transformer without a tokenizer" in families.implementing(HasLikelihood)
+    assert families.alternatives(Tokenizes) == "a VQ-VAE"
+    install(site, "tiny_family", MODULE, tiny="Tiny", absent="Absent")
+    assert families.implementing(Varies) == [*before[Varies], "tiny"]
+    assert families.implementing(Fills) == before[Fills]
+    sentence = families.cannot(gan, "vary an image", Varies)
+    assert sentence.startswith("A GAN cannot vary an image: use a VAE, a transformer")
+    assert sentence.endswith(" or a tiny.")
     del sys.modules["tiny_family"]
 
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danqing.data.batch import Condition
 from danqing.nets.autoencoders import Shape, build_decoder, build_encoder
 
 NETS = ("mlp", "conv", "resnet", "hybrid")
@@ -22,11 +23,11 @@ def test_any_size_and_channels_go_to_latents_and_back(
     net: str, height: int, width: int, channels: int, labels: int
 ) -> None:
     shape = Shape(height, width, channels, latents=5, features=4, blocks=int(net != "conv"), labels=labels)
-    label = torch.tensor([0, 1]) if labels else None
+    condition = Condition(label=torch.tensor([0, 1])) if labels else None
     images = torch.rand(2, channels, height, width).contiguous(memory_format=torch.channels_last)
-    out = build_encoder(net, shape)(images, label)
+    out = build_encoder(net, shape)(images, condition)
     assert out.shape == (2, 10)
-    decoded = build_decoder(net, shape, 2 * channels)(out[:, :5], label)
+    decoded = build_decoder(net, shape, 2 * channels)(out[:, :5], condition)
     assert decoded.shape == (2, 2 * channels, height, width)
 
 
@@ -46,7 +47,7 @@ def test_a_label_changes_what_is_encoded_and_decoded(net: str) -> None:
         (build_encoder(net, shape), torch.rand(1, 1, 9, 8)),
         (build_decoder(net, shape, 1), torch.rand(1, 4)),
     ):
-        first, second = torch.tensor([0]), torch.tensor([1])
+        first, second = (Condition(label=torch.tensor([label])) for label in (0, 1))
         assert not torch.allclose(module(x, first), module(x, second))
         module(x, second).square().sum().backward()
         gradient = next(p.grad for n, p in module.named_parameters() if n.endswith("label.vectors"))

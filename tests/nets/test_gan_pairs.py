@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danqing.data.batch import Condition
 from danqing.nets.gan_pairs import Shape, build_discriminator, build_generator
-from danqing.nets.layers import JoinLabel, ProjectionHead, halvings
+from danqing.nets.layers import JoinCondition, ProjectionHead, halvings
 
 sides = st.integers(4, 70)
 
@@ -35,12 +36,12 @@ def test_any_shape(net: str, height: int, width: int, channels: int, labels: int
     shape = Shape(height, width, channels, labels)
     generator = build_generator(net, shape, latents=6, features=4)
     discriminator = build_discriminator(net, shape, features=4, batch_norm=True)
-    label = torch.arange(3) % labels - 1 if labels else None  # -1: not known
-    images = generator(torch.randn(3, 6), label)
+    condition = Condition(label=torch.arange(3) % labels - 1) if labels else None  # -1: not known
+    images = generator(torch.randn(3, 6), condition)
     assert images.shape == (3, channels, height, width)
     assert images.dtype == torch.float32
     assert images.abs().max() <= 1
-    assert discriminator(images, label).shape == (3,)
+    assert discriminator(images, condition).shape == (3,)
 
 
 @pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet"])
@@ -62,9 +63,10 @@ def test_labels_matter(net: str) -> None:
     generator = build_generator(net, shape, latents=6, features=8).eval()
     discriminator = build_discriminator(net, shape, features=8, batch_norm=False)
     latents = torch.randn(1, 6).expand(2, 6)
-    first, second = generator(latents, torch.tensor([0, 1]))
+    condition = Condition(label=torch.tensor([0, 1]))
+    first, second = generator(latents, condition)
     assert not torch.equal(first, second)
-    logits = discriminator(first[None].expand(2, -1, -1, -1), torch.tensor([0, 1]))
+    logits = discriminator(first[None].expand(2, -1, -1, -1), condition)
     assert logits[0] != logits[1]
 
 
@@ -75,10 +77,10 @@ def test_projection_equals_its_definition() -> None:
         head.linear.weight[0] @ h[i] + head.linear.bias[0] + head.embedding.weight[y[i]] @ h[i]
         for i in range(4)
     ]
-    torch.testing.assert_close(head(h, y), torch.stack(rows))
+    torch.testing.assert_close(head(h, Condition(label=y)), torch.stack(rows))
 
 
-def test_join_label_without_labels_changes_nothing() -> None:
+def test_joining_no_condition_changes_nothing() -> None:
     x = torch.randn(2, 7)
-    assert JoinLabel(7, 0)(x, None) is x
-    assert JoinLabel(7, 0).outputs == 7
+    assert JoinCondition(7, 0)(x, None) is x
+    assert JoinCondition(7, 0).outputs == 7

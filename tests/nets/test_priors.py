@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from danqing.data.batch import Condition
 from danqing.nets.priors import FlowPrior, NormalPrior, standard_normal_log_prob
 
 
@@ -21,25 +22,25 @@ def shaken(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("labels", [0, 3])
 @pytest.mark.parametrize("latents", [2, 5, 8])
 def test_noise_and_latents_are_inverse_to_each_other(latents: int, labels: int) -> None:
-    label = torch.arange(6) % labels if labels else None
+    condition = Condition(label=torch.arange(6) % labels) if labels else None
     x = torch.randn(6, latents, dtype=torch.float64)
     for prior in (NormalPrior(latents, labels), FlowPrior(latents, labels, couplings=5, hidden=16)):
         shaken(prior)
-        assert torch.allclose(prior.from_noise(prior.to_noise(x, label)[0], label), x, atol=1e-10)
-        assert torch.allclose(prior.to_noise(prior.from_noise(x, label), label)[0], x, atol=1e-10)
+        assert torch.allclose(prior.from_noise(prior.to_noise(x, condition)[0], condition), x, atol=1e-10)
+        assert torch.allclose(prior.to_noise(prior.from_noise(x, condition), condition)[0], x, atol=1e-10)
 
 
 @pytest.mark.parametrize("labels", [0, 2])
 def test_log_determinant_is_that_of_the_jacobian(labels: int) -> None:
     prior = shaken(FlowPrior(5, labels, couplings=4, hidden=16))
-    label = torch.tensor([1]) if labels else None
+    condition = Condition(label=torch.tensor([1])) if labels else None
     x = torch.randn(1, 5, dtype=torch.float64)
 
     def noise(row: Tensor) -> Tensor:
-        return prior.to_noise(row[None], label)[0][0]
+        return prior.to_noise(row[None], condition)[0][0]
 
     jacobian = torch.autograd.functional.jacobian(noise, x[0])
-    assert prior.to_noise(x, label)[1].item() == pytest.approx(
+    assert prior.to_noise(x, condition)[1].item() == pytest.approx(
         torch.linalg.slogdet(jacobian)[1].item(), abs=1e-9
     )
 
@@ -54,11 +55,11 @@ def test_density_of_a_flow_integrates_to_one() -> None:
 
 def test_a_fresh_prior_is_the_standard_normal_for_every_label() -> None:
     x = torch.randn(4, 6)
-    label = torch.arange(4)
+    condition = Condition(label=torch.arange(4))
     expected = torch.distributions.Normal(0, 1).log_prob(x).sum(1)
     assert torch.allclose(standard_normal_log_prob(x), expected, atol=1e-5)
     for prior in (NormalPrior(6, 4), FlowPrior(6, 4, couplings=2, hidden=8)):
-        assert torch.allclose(prior.log_prob(x, label), expected, atol=1e-5)
+        assert torch.allclose(prior.log_prob(x, condition), expected, atol=1e-5)
 
 
 def test_each_label_has_a_density_of_its_own() -> None:
@@ -66,7 +67,7 @@ def test_each_label_has_a_density_of_its_own() -> None:
     assert prior.statistics_of_label is not None
     with torch.no_grad():
         prior.statistics_of_label.copy_(torch.tensor([[0.0, 0.0], [2.0, math.log(3.0)]]))
-    value = prior.log_prob(torch.tensor([[5.0]]), torch.tensor([1])).item()
+    value = prior.log_prob(torch.tensor([[5.0]]), Condition(label=torch.tensor([1]))).item()
     assert value == pytest.approx(-0.5 - math.log(3 * math.sqrt(2 * math.pi)))
 
 

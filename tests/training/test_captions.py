@@ -15,7 +15,7 @@ from danqing.errors import TextError, TrainingError
 from danqing.text import bpe, pretrained
 from danqing.text.encoders import shared_encoder
 from danqing.training import captions
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 from danqing.training.listener import Listener
 from tests.tiny_encoders import written
 
@@ -120,7 +120,7 @@ def test_an_encoder_that_changed_under_a_run_changes_nothing_or_stops_it(
     assert weights[0] == weights[1]
     shutil.rmtree(tmp_path / "cache/text")
     forgotten()
-    with pytest.raises(TextError, match="is not the one that the model learnt with"):
+    with pytest.raises(TextError, match="is not the one that the model learned with"):
         dq.train(pictures, images=64, out=tmp_path / "run", **options)
 
 

@@ -2,14 +2,18 @@
 
 import itertools
 import typing
+from typing import Any
 
 import pytest
 import torch
 
-from danqing import families
+from danqing import families, presets
 from danqing.errors import ConfigError
+from danqing.families.base import ParameterKind, ReadsText
+from danqing.text.contract import TextFacts
 from danqing.training import optimizers
 from danqing.training.config import OptimizerConfig
+from danqing.weights import on_its_own
 
 SIDES = {"width": 8, "height": 8, "channels": 3}
 FAMILIES = {
@@ -27,7 +31,7 @@ def test_weights_decay_and_gains_biases_and_positions_do_not(kind: str, name: st
     parameters = {key: value for key, value in family.named_parameters() if value.requires_grad}
     before = {key: value.detach().clone() for key, value in parameters.items()}
     config = OptimizerConfig.model_validate({"name": name, "learning_rate": 0.1, "weight_decay": 0.5})
-    optimizer = optimizers.build(config, parameters.items())
+    optimizer = optimizers.build(config, parameters.items(), family.parameter_kind)
     for parameter in parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -53,7 +57,7 @@ def test_muon_turns_gradients_of_blocks_into_steps_of_one_length_in_every_direct
     steps = {}
     for name in ("muon", "adamw"):
         config = OptimizerConfig.model_validate({"name": name, "learning_rate": 0.01})
-        optimizer = optimizers.build(config, parameters.items())
+        optimizer = optimizers.build(config, parameters.items(), family.parameter_kind)
         for key, parameter in parameters.items():
             parameter.data.copy_(before[key])
             parameter.grad = gradients[key].clone()
@@ -73,18 +77,92 @@ def test_muon_turns_gradients_of_blocks_into_steps_of_one_length_in_every_direct
         assert (step * gradients[key]).sum() < 0
 
 
+def kernels() -> dict[str, torch.nn.Parameter]:
+    """A wide kernel, a tall one and a matrix, in the memory layout of the networks."""
+    rng = torch.Generator().manual_seed(1)
+    shapes = {"wide": (6, 5, 3, 3), "tall": (40, 3, 2, 2), "point": (8, 4, 1, 1), "matrix": (6, 9)}
+    values = {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+    return {
+        name: torch.nn.Parameter(
+            value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
+        )
+        for name, value in values.items()
+    }
+
+
+def take_steps(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], first: int, last: int
+) -> None:
+    for number in range(first, last):
+        rng = torch.Generator().manual_seed(number)
+        for parameter in parameters.values():
+            parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=rng))
+        optimizer.step()
+
+
+def test_muon_treats_a_kernel_as_a_matrix_and_a_matrix_as_torch_does() -> None:
+    ours, theirs = kernels(), {name: p.detach().flatten(1) for name, p in kernels().items()}
+    flat = {name: torch.nn.Parameter(value.clone()) for name, value in theirs.items()}
+    how: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.95}
+    expected = torch.optim.Muon(flat.values(), adjust_lr_fn="match_rms_adamw", **how)
+    take_steps(optimizers.Muon(list(ours.values()), 0.01, 0.1), ours, 0, 3)
+    for number in range(3):
+        rng = torch.Generator().manual_seed(number)
+        for name, parameter in flat.items():
+            parameter.grad = torch.randn(kernels()[name].shape, generator=rng).flatten(1)
+        expected.step()
+    for name, parameter in ours.items():
+        assert torch.equal(parameter.detach().flatten(1), flat[name].detach()), name
+
+
+def test_muon_over_kernels_resumes_bit_for_bit() -> None:
+    config = OptimizerConfig.model_validate({"name": "muon", "learning_rate": 0.01, "weight_decay": 0.1})
+
+    def kind_of(name: str, parameter: torch.nn.Parameter) -> ParameterKind:
+        return "weight" if name == "point" else "matrix"
+
+    whole, first, second = kernels(), kernels(), kernels()
+    takes = [optimizers.build(config, each.items(), kind_of) for each in (whole, first, second)]
+    take_steps(takes[0], whole, 0, 5)
+    take_steps(takes[1], first, 0, 2)
+    for name, parameter in second.items():
+        parameter.data.copy_(first[name].data)
+    saved = optimizers.state_tensors(takes[1], first.items())
+    saved = {name: on_its_own(value) for name, value in saved.items()}  # as a checkpoint stores it
+    optimizers.load_state_tensors(takes[2], second.items(), saved)
+    take_steps(takes[2], second, 2, 5)
+    for name, parameter in whole.items():
+        assert torch.equal(parameter, second[name]), name
+        assert parameter.stride() == second[name].stride()
+
+
+@pytest.mark.parametrize("preset", [name for name in presets.names() if "flow" not in name])
+def test_the_kinds_of_parameters_of_the_first_four_families_stay(preset: str) -> None:
+    values = presets.read(preset)
+    config = families.parse_config({"family": values["family"], **values.get("model", {})})
+    if isinstance(config, ReadsText):
+        config = config.model_copy(update={"text_facts": TextFacts(vocabulary=258)})
+    with torch.device("meta"):
+        learner = families.build_learner(config)
+    for name, parameter in learner.named_parameters():
+        decays = parameter.dim() > 1 and "weight" in name
+        is_matrix = decays and parameter.dim() == 2 and "blocks." in name
+        kind = learner.parameter_kind(name, parameter)
+        assert kind == ("matrix" if is_matrix else "weight" if decays else "other"), name
+
+
 def test_muon_is_refused_where_nothing_is_for_it() -> None:
     config = OptimizerConfig.model_validate({"name": "muon"})
     family = families.build(families.parse_config({"family": "vqvae", **SIDES, **FAMILIES["vqvae"]}))
     with pytest.raises(ConfigError, match="set optimizer=adamw"):
-        optimizers.build(config, family.named_parameters())
+        optimizers.build(config, family.named_parameters(), family.parameter_kind)
 
 
 @pytest.mark.parametrize("name", typing.get_args(OptimizerConfig.model_fields["name"].annotation))
 def test_an_optimiser_keeps_no_more_averages_than_it_declares(name: str) -> None:
     config = OptimizerConfig.model_validate({"name": name, "momentum": 0.9})
     parameter = torch.nn.Parameter(torch.ones(3, 3))
-    optimizer = optimizers.build(config, [("blocks.0.weight", parameter)])
+    optimizer = optimizers.build(config, [("weight", parameter)], lambda name, parameter: "matrix")
     parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     kept = [value for value in optimizer.state[parameter].values() if value.shape == parameter.shape]

@@ -1,9 +1,11 @@
 """The command `danqing`: one module per subcommand, which parses, calls the public API and prints."""
 
 import copy
+import functools
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -136,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:
-        sys.exit(_command()(words, prog_name="danqing", standalone_mode=False) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+            sys.exit(_command()(words, prog_name="danqing", standalone_mode=False) or 0)
     except DanqingError as error:
         if progress.verbosity() is Verbosity.VERBOSE:
             traceback.print_exception(error)
@@ -150,6 +154,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(train.INTERRUPTED)
     finally:
         progress.set_verbosity(Verbosity.NORMAL)  # for the next call in this process
+
+
+def _show_warning(
+    others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any
+) -> None:
+    """Say our own warnings as sentences; others: shows those of libraries."""
+    if category.__module__.startswith("danqing."):
+        progress.say(output.printable(message), style="yellow")
+    else:
+        others(message, category, *where)
 
 
 def _usage_sentence(error: BaseException) -> str:

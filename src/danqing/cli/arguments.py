@@ -15,6 +15,14 @@ NegativeOption = Annotated[
     str | None,
     typer.Option(help="What guidance leads away from, for a model that reads text.", metavar="TEXT"),
 ]
+AttributeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute",
+        help="What an image should show (age=30), where the model reads attributes; may be repeated.",
+        metavar="NAME=VALUE",
+    ),
+]
 SampleSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,6 +53,21 @@ def sample_options(settings: list[str] | None, guidance: float | None) -> dict[s
     return options if guidance is None else {**options, "guidance_scale": guidance}
 
 
+def parse_attributes(pairs: list[str] | None) -> dict[str, str | None] | None:
+    """`["age=30"]` to `{"age": "30"}`, None for a value that is left empty; raises ConfigError."""
+    if pairs is None:
+        return None
+    attributes: dict[str, str | None] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not name:
+            raise ConfigError(f"--attribute {pair} is not of the form name=value: write for instance age=30.")
+        if name in attributes:
+            raise ConfigError(f"--attribute {name} is given twice: give it once.")
+        attributes[name] = value or None
+    return attributes
+
+
 def parse_range(text: str) -> tuple[float, float]:
     """Read `"-1000:400"` as (low, high); raises ConfigError."""
     low, _, high = text.partition(":")
@@ -73,6 +96,11 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ConfigError(f"--size {text} is not a size: write 32 for a square, or 48x32 for width x height.")
     return int(parts[0]), int(parts[-1])
+
+
+def split_names(text: str) -> list[str]:
+    """`"age, price"` to `["age", "price"]`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_duration(text: str) -> int | None:

@@ -8,13 +8,12 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_range, parse_size
+from danqing.cli.arguments import parse_range, parse_size, split_names
 from danqing.errors import DanqingError
 from danqing.quantities import memory
 
 if TYPE_CHECKING:
     from danqing.data import Dataset
-    from danqing.data.attributes import Attribute
 
 _CHECK = """Examples:
 
@@ -115,7 +114,7 @@ def check(
             range=None if value_range is None else parse_range(value_range),
             split=split,
             pairs=pairs,
-            attributes=[name.strip() for name in attributes.split(",") if name.strip()],
+            attributes=split_names(attributes),
             on_progress=bar.update,
         )
     if grid is not None:
@@ -180,7 +179,7 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Labels": _with_source(_labels(dataset), report.understood.get("Labels")),
         "Captions": _with_source(_captions(dataset), report.understood.get("Captions")),
         "Pairs": report.understood.get("Pairs"),
-        "Attributes": ", ".join(map(_attribute, dataset.attributes)),
+        "Attributes": ", ".join(one.in_words() for one in dataset.attributes),
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
         "Not used": "\n  ".join([f"{count:,}", *skipped, *more]) if count else "none",
         "Not read": report.understood.get("Not read"),
@@ -207,18 +206,6 @@ def _depth(dataset: "Dataset") -> str | None:
         return None
     low, high = dataset.range
     return f"{dataset.depth} bits, from {low:g} (black) to {high:g} (white)"
-
-
-def _attribute(one: "Attribute") -> str:
-    """Describe an attribute: its kind, its values, and how often it is known."""
-    known = "" if one.known == 1 else f", known for {one.known:.0%}"
-    if one.kind == "category":
-        shown = ", ".join(one.categories[:_LABELS_SHOWN])
-        return f"{one.name} ({len(one.categories)} categories: {shown}{known})"
-    if one.kind == "vector":
-        return f"{one.name} (vector of {one.width}{known})"
-    mean, deviation = one.mean[0], one.deviation[0]
-    return f"{one.name} (number, {mean:.4g} ± {deviation:.4g}{known})"
 
 
 def _labels(dataset: "Dataset") -> str:
@@ -250,6 +237,7 @@ def _payload(dataset: "Dataset") -> dict[str, Any]:
         "depth": dataset.depth,
         "labels": dict(zip(dataset.label_names, dataset.label_frequencies, strict=True)),
         "captions": dataset.has_texts,
+        "attributes": [one.model_dump(mode="json") for one in dataset.attributes],
         "cache": dataset.cache,
         "fingerprint": dataset.fingerprint,
     }

@@ -8,10 +8,12 @@ import typer
 
 from danqing.cli import output
 from danqing.cli.arguments import (
+    AttributeOption,
     GuidanceOption,
     NegativeOption,
     SampleSettings,
     SeedOption,
+    parse_attributes,
     picked_seed,
     sample_options,
 )
@@ -58,6 +60,7 @@ def fill(
     ] = None,
     negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
+    attribute: AttributeOption = None,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
@@ -65,7 +68,7 @@ def fill(
     """Replace a part of an image; every pixel outside it stays unchanged."""
     if (mask is None) == (box is None):
         raise ConfigError("Say which part to replace: --mask MASK.png (white there) or --box X,Y,W,H.")
-    chosen = format_of(out)
+    chosen, attributes = format_of(out), parse_attributes(attribute)
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
 
     import numpy as np
@@ -86,7 +89,14 @@ def fill(
         where = decode(mask, size=size, channels=1, background="#000000")[:, :, 0] >= 128
     several = Images(np.repeat(pixels[None], n, axis=0))
     painted = trained.fill(
-        several, where, label=label, prompt=prompt, negative_prompt=negative_prompt, seed=seed, **options
+        several,
+        where,
+        label=label,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        attributes=attributes,
+        seed=seed,
+        **options,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

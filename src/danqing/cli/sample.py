@@ -1,19 +1,21 @@
 """`danqing sample`: generate images with a trained model, as one grid or one file each."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from danqing import progress
 from danqing.cli import output, prompts
 from danqing.cli.arguments import (
+    AttributeOption,
     GuidanceOption,
     NegativeOption,
     SampleSettings,
     SeedOption,
+    parse_attributes,
     picked_seed,
     sample_options,
 )
@@ -31,6 +33,8 @@ EXAMPLES = """Examples:
   danqing sample runs/digits --label 7 -n 16 --seed 3 --out sevens.webp
 
   danqing sample runs/emoji --prompt "a red heart" --guidance 3 -n 16 --out hearts.png
+
+  danqing sample runs/faces --attribute age=30 --attribute glasses=yes -n 16 --out faces.png
 
   danqing sample runs/emoji --prompts prompts.csv --each samples/ --format webp"""
 
@@ -67,6 +71,7 @@ def sample(
     ] = None,
     negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
+    attribute: AttributeOption = None,
     expand: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +102,7 @@ def sample(
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     count = n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES)
     wanted = prompts.PromptRow(prompt, count, seed, options, negative_prompt=negative_prompt)
+    given = {"label": label, "attributes": parse_attributes(attribute)}
     rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
 
     import danqing
@@ -115,7 +121,7 @@ def sample(
             row.check(trained)
         if expand is not None:
             rows = _written_out(rows, trained, PromptWriter(expand, expand_model))
-        for number, (row, images) in enumerate(zip(rows, _paint(trained, rows, label), strict=True)):
+        for number, (row, images) in enumerate(zip(rows, _paint(trained, rows, given), strict=True)):
             painted.append(images)
             if each is not None:
                 files.append(images.save_each(each, suffix, name=row.file_name(number, len(rows))))
@@ -133,7 +139,7 @@ def sample(
     count = sum(map(len, painted))
     payload = {
         "images": count,
-        "label": label,
+        **given,
         "seed": seed,
         "format": chosen,
         "grid": out,
@@ -180,20 +186,23 @@ def _written_out(
     return [row._replace(prompt=written.get(row.prompt, row.prompt), asked=row.prompt) for row in rows]
 
 
-def _paint(model: "Model", rows: Sequence[prompts.PromptRow], label: str | None) -> Iterator["Images"]:
-    """Yield the images of each row, and show every sampling step in a bar."""
+def _paint(model: "Model", rows: Sequence[prompts.PromptRow], given: Mapping[str, Any]) -> Iterator["Images"]:
+    """Yield the images of each row, and show every sampling step in a bar.
+
+    given: what all images should show.
+    """
     import numpy as np
 
     from danqing.images import Images
 
     with progress.Bar() as bar:
-        images = _one_by_one(model, rows, label, bar)
+        images = _one_by_one(model, rows, given, bar)
         for row in rows:
             yield Images(np.stack(list(itertools.islice(images, row.n))))
 
 
 def _one_by_one(
-    model: "Model", rows: Sequence[prompts.PromptRow], label: str | None, bar: progress.Bar
+    model: "Model", rows: Sequence[prompts.PromptRow], given: Mapping[str, Any], bar: progress.Bar
 ) -> Iterator["Pixels"]:
     """Yield the images of all rows, one after another; adjacent rows with equal options share chunks.
 
@@ -213,7 +222,7 @@ def _one_by_one(
             texts = [row.prompt for row, _ in chunk if row.prompt is not None]
             negative = [row.negative_prompt for row, _ in chunk]
             yield from model.sample(
-                label=label,
+                **given,
                 prompt=texts or None,
                 negative_prompt=[text or "" for text in negative] if any(negative) else None,
                 seeds=[seed for _, seed in chunk],

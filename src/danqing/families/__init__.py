@@ -1,13 +1,14 @@
 """The families of generative models, and the one place where each is registered.
 
 Other packages register theirs through the entry point group `danqing.families`: the name of an entry point is
-that of the family, its value the class. Nothing is imported until its name is asked for.
+the name of the family, its value is the class. A family is imported when its name is first used.
 """
 
 import importlib
 import importlib.metadata
+import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
@@ -19,9 +20,9 @@ REGISTRY = {
     "gan": ("danqing.families.gan", "GAN", "GANConfig"),
     "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
     "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
-    "transformer": ("danqing.families.transformer_sampling", "build", "TransformerConfig"),
+    "transformer": ("danqing.families.transformer_sampling", "TransformerFamily", "TransformerConfig"),
 }
-"""Module, builder and configuration class of each family of our own; these names win over other packages'."""
+"""Module, class and configuration class of each family of our own; these names win over other packages'."""
 GROUP = "danqing.families"
 
 
@@ -32,12 +33,15 @@ def names() -> list[str]:
 
 
 def config_class(family: str) -> type[FamilyConfig]:
-    """Return the configuration class of a family; raises ConfigError where there is none of that name."""
+    """Return the configuration class of a family; raises ConfigError."""
     return _find(family).config
 
 
 def parse_config(values: Mapping[str, Any]) -> FamilyConfig:
-    """A family's configuration from plain values, `family` among them; raises ConfigError."""
+    """Read a family's configuration from plain values; raises ConfigError.
+
+    values: `family` is one of them.
+    """
     try:
         return config_class(str(values.get("family"))).model_validate(dict(values))
     except ValidationError as error:
@@ -45,9 +49,10 @@ def parse_config(values: Mapping[str, Any]) -> FamilyConfig:
 
 
 def build(config: FamilyConfig) -> Family:
-    """Build a family with fresh weights; raises ConfigError where it does not sample images.
+    """Build a family with fresh weights; raises ConfigError.
 
-    The weights come from torch's global generator: seed it first.
+    The weights come from torch's global generator: seed it first. A learner that does not sample images is
+    rejected.
     """
     learner = build_learner(config)
     if not isinstance(learner, Family):
@@ -56,44 +61,88 @@ def build(config: FamilyConfig) -> Family:
 
 
 def build_learner(config: FamilyConfig) -> Learner:
-    """Build what learns with fresh weights, whether it samples images or not."""
-    return _find(config.family).builder(config)
+    """Build a learner with fresh weights, whether it samples images or not."""
+    return _find(config.family).learner.from_config(config)
 
 
 def can_sample(family: str) -> bool:
-    """Return whether a family samples images, and does not only learn from them."""
-    builder = _find(family).builder
-    return not isinstance(builder, type) or issubclass(builder, Family)
+    """Return whether a family samples images."""
+    return issubclass(_find(family).learner, Family)
 
 
 def has_prior(family: str) -> bool:
-    """Return whether a family samples images out of nothing, and is not a first stage alone."""
-    return can_sample(family) and bool(getattr(_find(family).builder, "has_prior", True))
+    """Return whether a family samples images without an input.
+
+    A first stage does not: it decodes codes that another family writes.
+    """
+    learner = _find(family).learner
+    return issubclass(learner, Family) and learner.has_prior
 
 
 def display_name(family: str) -> str:
-    """Return what a family is called in a sentence: GAN, transformer; `family` where it is not known here."""
+    """Return what people call a family: GAN, transformer.
+
+    A name that is not registered is returned as it is.
+    """
     try:
         return config_class(family).display_name or family
     except ConfigError:
         return family
 
 
+def implementing(protocol: type) -> list[str]:
+    """Return the display names of the families that implement a protocol.
+
+    protocol: one of `families.base`, such as `Varies`.
+    A family whose variants differ in it is named by the first variant that implements it ("raster
+    transformer"). A family of another package that cannot be imported is left out. Nothing is built.
+    """
+    found = []
+    for name in names():
+        try:
+            variants = _find(name).learner.variants()
+        except ConfigError:
+            continue
+        fitting = [variant for variant, learner in variants.items() if _implements(learner, protocol)]
+        if fitting:
+            found.append(fitting[0] or display_name(name))
+    return found
+
+
+def alternatives(protocol: type) -> str:
+    """Return the families that implement a protocol, for a sentence.
+
+    protocol: as of `implementing`. An example is "a VAE or a transformer"; without any such family, "another
+        family".
+    """
+    *first, last = [_with_article(name) for name in implementing(protocol)] or ["another family"]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def cannot(config: FamilyConfig, ability: str, protocol: type) -> str:
+    """Return a sentence: what a family cannot do, and which families can.
+
+    ability: such as "vary an image". protocol: as of `implementing`, what gives a family this ability.
+    """
+    name = _with_article(display_name(config.family))
+    return f"{name[0].upper()}{name[1:]} cannot {ability}: use {alternatives(protocol)}."
+
+
 class _Found(NamedTuple):
-    builder: Callable[[Any], Learner]
+    learner: type[Learner]
     config: type[FamilyConfig]
 
 
 def _find(family: str) -> _Found:
     if family not in REGISTRY:
         return _find_elsewhere(family)
-    module, builder, config = REGISTRY[family]
+    module, learner, config = REGISTRY[family]
     found = importlib.import_module(module)
-    return _Found(getattr(found, builder), getattr(found, config))
+    return _Found(getattr(found, learner), getattr(found, config))
 
 
 def _find_elsewhere(family: str) -> _Found:
-    """Return a family of another package; raises ConfigError where there is none, or it cannot be used."""
+    """Return a family of another package; raises ConfigError where it is missing or broken."""
     points = list(importlib.metadata.entry_points(group=GROUP, name=family))
     if not points:
         raise ConfigError(f"There is no family called {family!r}: choose one of {', '.join(names())}.")
@@ -104,10 +153,10 @@ def _find_elsewhere(family: str) -> _Found:
             "one of them."
         )
     try:
-        builder = points[0].load()
-        if not (isinstance(builder, type) and issubclass(builder, Learner)):
+        learner = points[0].load()
+        if not (isinstance(learner, type) and issubclass(learner, Learner)):
             raise TypeError(f"{points[0].value} is not a subclass of Family")
-        config = typing.get_type_hints(builder)["config"]
+        config = typing.get_type_hints(learner)["config"]
         if config is FamilyConfig or not issubclass(config, FamilyConfig):
             raise TypeError(f"{points[0].value} does not annotate `config` with its own FamilyConfig")
     except Exception as error:  # whatever another package raises
@@ -115,4 +164,17 @@ def _find_elsewhere(family: str) -> _Found:
             f"The family {family!r} of the package {packages[0]} cannot be used "
             f"({type(error).__name__}: {error}): update or uninstall that package."
         ) from error
-    return _Found(builder, cast("type[FamilyConfig]", config))
+    return _Found(learner, cast("type[FamilyConfig]", config))
+
+
+def _implements(learner: type, protocol: type) -> bool:
+    """Return whether a class has all members of a protocol.
+
+    `issubclass` does not accept protocols that have properties.
+    """
+    members = {*vars(protocol), *inspect.get_annotations(protocol)}
+    return all(hasattr(learner, name) for name in members if not name.startswith("_"))
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: a generator paints, a discriminator learns to tell its pictures."""
+"""Generative adversarial networks: a generator makes images, a discriminator tells them from real ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -18,7 +18,7 @@ from danqing.randomness import normal
 
 
 class GANConfig(FamilyConfig):
-    """The networks, the game that they play, and what keeps the discriminator in check."""
+    """Settings of the networks, their losses and the discriminator's penalties."""
 
     display_name: ClassVar[str] = "GAN"
 
@@ -44,6 +44,10 @@ class GANConfig(FamilyConfig):
     diffaugment: tuple[Augmentation, ...] = ()
     """Random changes to all that the discriminator sees, which keep it from learning a small set by heart."""
 
+    @property
+    def reads_attributes(self) -> bool:
+        return self.conditional
+
     @model_validator(mode="after")
     def _penalty_is_per_image(self) -> Self:  # Gulrajani et al. 2017, section 4
         if self.gradient_penalty and self.batch_norm and self.net == "dcgan":
@@ -52,7 +56,10 @@ class GANConfig(FamilyConfig):
 
 
 class GAN(Family):
-    """The generator and the discriminator take turns; painting needs the generator alone."""
+    """A generator and a discriminator, which are trained in turns.
+
+    Sampling needs the generator alone.
+    """
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
     advice_on_collapse: ClassVar[str] = "raise r1 and r2, or lower optimizer.learning_rate"
@@ -62,9 +69,8 @@ class GAN(Family):
         super().__init__()
         self.config = config
         self.adversarial = LOSSES[config.loss]
-        shape = Shape(
-            config.height, config.width, config.channels, len(config.labels) if config.conditional else 0
-        )
+        labels = len(config.labels) if config.conditional else 0
+        shape = Shape(config.height, config.width, config.channels, labels, config.attributes)
         self.generator = build_generator(
             config.net, shape, latents=config.latents, features=config.generator_features
         )
@@ -89,16 +95,19 @@ class GAN(Family):
         )
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        label = self._label(batch.condition)
+        condition = batch.condition
         latents = torch.randn((len(batch), self.config.latents), generator=rng, device=batch.images.device)
         if phase.name == "discriminator":
-            return self._discriminator_loss(batch.images, latents, label, rng)
-        return self._generator_loss(batch.images, latents, label, rng)
+            return self._discriminator_loss(batch.images, latents, condition, rng)
+        return self._generator_loss(batch.images, latents, condition, rng)
 
     def sample(
         self, condition: Condition, *, seeds: Sequence[int], truncation: float = 1.0, **options: Any
     ) -> Tensor:
-        """Paint one image per seed; `truncation` in [0, 1] scales the latents: lower is less varied."""
+        """Sample one image per seed.
+
+        truncation: scales the latents, in [0, 1]; lower is less varied.
+        """
         if options:
             raise ConfigError(
                 f"A GAN has no sampling option {', '.join(options)}: it takes truncation alone."
@@ -106,31 +115,31 @@ class GAN(Family):
         check(truncation=truncation)
         device = next(self.generator.parameters()).device
         latents = normal(seeds, (self.config.latents,), device=device) * truncation
-        images: Tensor = self.generator(latents, self._label(condition))
+        images: Tensor = self.generator(latents, condition)
         return images
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         if self.config.loss == "wasserstein" or logged.get("discriminator/wins", 0) < 0.995:
             return []
-        mend = f"raise r1 (it is {self.config.r1:g})"
+        advice = f"raise r1 (it is {self.config.r1:g})"
         if not self.config.diffaugment:
-            mend += ' or set diffaugment=["colour","translation"]'
+            advice += ' or set diffaugment=["colour","translation"]'
         text = (
             f"The discriminator has won: it tells {logged['discriminator/wins']:.1%} of the pairs apart, "
-            f"so that the generator learns no more; {mend}, or lower discriminator_learning_rate_scale."
+            f"so that the generator learns no more; {advice}, or lower discriminator_learning_rate_scale."
         )
         return [Alarm("discriminator won", text)]
 
     def _discriminator_loss(
-        self, real: Tensor, latents: Tensor, label: Tensor | None, rng: torch.Generator
+        self, real: Tensor, latents: Tensor, condition: Condition, rng: torch.Generator
     ) -> Losses:
         with torch.no_grad():
-            fake = self.generator(latents, label)
+            fake = self.generator(latents, condition)
         variety = fake.std(0, correction=0).mean() / real.std(0, correction=0).mean().clamp_min(1e-6)
         real, fake = (augment(images, self.config.diffaugment, rng) for images in (real, fake))
-        real_logits, fake_logits = self._logits(real, fake, label)
+        real_logits, fake_logits = self._logits(real, fake, condition)
         loss = self.adversarial.discriminator(real_logits, fake_logits)
-        penalties = self._penalties(real, fake, label, rng)
+        penalties = self._penalties(real, fake, condition, rng)
         total = loss + sum(getattr(self.config, name) * value for name, value in penalties.items())
         logged = {
             "loss": loss,
@@ -143,50 +152,49 @@ class GAN(Family):
         return Losses(total, {name: value.detach() for name, value in logged.items()})
 
     def _generator_loss(
-        self, real: Tensor, latents: Tensor, label: Tensor | None, rng: torch.Generator
+        self, real: Tensor, latents: Tensor, condition: Condition, rng: torch.Generator
     ) -> Losses:
-        fake = augment(self.generator(latents, label), self.config.diffaugment, rng)
-        fake_logits = self.discriminator(fake, label)
+        fake = augment(self.generator(latents, condition), self.config.diffaugment, rng)
+        fake_logits = self.discriminator(fake, condition)
         real_logits = fake_logits
         if self.adversarial.pairs:
             with torch.no_grad():
-                real_logits = self.discriminator(augment(real, self.config.diffaugment, rng), label)
+                real_logits = self.discriminator(augment(real, self.config.diffaugment, rng), condition)
         total = self.adversarial.generator(real_logits, fake_logits)
         return Losses(total, {"loss": total.detach()})
 
-    def _logits(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits of both; in one pass, which is faster, unless batch norm would mix their statistics."""
+    def _logits(self, real: Tensor, fake: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Compute the logits of both; in one pass, which is faster, unless batch norm would mix their
+        statistics.
+        """
         if self.config.net == "dcgan" and self.config.batch_norm:
-            return self.discriminator(real, label), self.discriminator(fake, label)
-        labels = None if label is None else torch.cat([label, label])
-        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), labels).chunk(2)
+            return self.discriminator(real, condition), self.discriminator(fake, condition)
+        both = condition[[*range(len(real))] * 2]
+        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), both).chunk(2)
         return real_logits, fake_logits
 
     def _penalties(
-        self, real: Tensor, fake: Tensor, label: Tensor | None, rng: torch.Generator
+        self, real: Tensor, fake: Tensor, condition: Condition, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """The penalties that the configuration asks for, not yet weighted, by its names for their weights."""
+        """Compute the penalties that have a weight, not yet weighted, by the names of their weights."""
         config, few = self.config, max(1, round(len(real) * self.config.penalty_fraction))
         asked = {name: images[:few] for name, images in (("r1", real), ("r2", fake)) if getattr(config, name)}
         penalties: dict[str, Tensor] = {}
         if asked:
-            discriminate = self._with_label(label, few, len(asked))
+            discriminate = self._under(condition, few, len(asked))
             values = squared_gradients(discriminate, torch.cat(list(asked.values()))).chunk(len(asked))
             penalties |= {name: value.mean() for name, value in zip(asked, values, strict=True)}
         if config.gradient_penalty:
-            discriminate = self._with_label(label, few, 1)
+            discriminate = self._under(condition, few, 1)
             penalties["gradient_penalty"] = gradient_penalty(discriminate, real[:few], fake[:few], rng)
         return penalties
 
-    def _with_label(self, label: Tensor | None, count: int, copies: int) -> Callable[[Tensor], Tensor]:
-        """The discriminator as a function of images alone, for the first `count` labels, several times."""
-        labels = None if label is None else label[:count].repeat(copies)
+    def _under(self, condition: Condition, count: int, copies: int) -> Callable[[Tensor], Tensor]:
+        """Return the discriminator under the first `count` conditions, repeated, as a function of images."""
+        repeated = condition[[*range(count)] * copies]
 
         def discriminate(images: Tensor) -> Tensor:
-            logits: Tensor = self.discriminator(images, labels)
+            logits: Tensor = self.discriminator(images, repeated)
             return logits
 
         return discriminate
-
-    def _label(self, condition: Condition) -> Tensor | None:
-        return condition.label if self.config.conditional and self.config.labels else None

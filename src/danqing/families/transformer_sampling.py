@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, OnStep, bytes_of, nats_to_bits_per_dim
+from danqing.families.base import Batch, Condition, Learner, OnStep, bytes_of, nats_to_bits_per_dim
 from danqing.families.decoding import OnCodes, Sampling, write, write_in_parallel
 from danqing.families.masked_order import spread
 from danqing.families.transformer import TransformerConfig as TransformerConfig
@@ -35,6 +35,20 @@ class TransformerFamily(TransformerLearner):
 
     chunk = 32  # a step costs little more than of 16
 
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Learner]]:
+        return {
+            "": TransformerFamily,
+            "raster transformer": RasterTransformer,
+            "transformer without a tokenizer": PixelTransformer,
+        }
+
+    @classmethod
+    def from_config(cls, config: TransformerConfig) -> Learner:
+        if config.order == "masked":
+            return TransformerFamily(config)
+        return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
+
     def sampling_bytes(self) -> int:
         return super().sampling_bytes() + MOST_LAYOUTS * bytes_of(self.net)
 
@@ -44,8 +58,7 @@ class TransformerFamily(TransformerLearner):
         return math.prod(self.codec.code_shape)
 
     def sample_defaults(self) -> Mapping[str, Any]:
-        can_guide = self.prefix.embed is not None and self.config.condition_dropout > 0
-        guidance_scale = self.config.guidance_scale if can_guide else 1.0
+        guidance_scale = self.config.guidance_scale if self.config.can_guide else 1.0
         return {
             **({"num_steps": NUM_STEPS} if self.config.order == "masked" else {}),
             **asdict(Sampling(guidance_scale=guidance_scale)),
@@ -69,7 +82,7 @@ class TransformerFamily(TransformerLearner):
     def fill(
         self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
     ) -> Tensor:
-        """Write what `mask` covers again: the codes of each place that it touches.
+        """Write the codes of each place that a mask touches again.
 
         options: as of `sample`.
         """
@@ -150,14 +163,14 @@ class TransformerFamily(TransformerLearner):
     def _sampling(self, options: Mapping[str, Any]) -> Sampling:
         """Return how codes are drawn; raises ConfigError for guidance that the model did not learn."""
         sampling = Sampling(**{field.name: options[field.name] for field in fields(Sampling)})
-        if sampling.is_guided and self.prefix.embed is None:
+        if sampling.is_guided and not self.prefix.reads_any:
             raise ConfigError(
-                "This model was trained without labels or captions: leave guidance_scale at 1.",
+                "This model was trained without labels, captions or attributes: leave guidance_scale at 1.",
                 "guidance_scale",
             )
         if sampling.is_guided and not self.config.condition_dropout:
             raise ConfigError(
-                "This model never learnt to paint without a condition, which guidance needs: leave "
+                "This model did not learn to sample without a condition, which guidance needs: leave "
                 "guidance_scale at 1, or train it with condition_dropout=0.1.",
                 "guidance_scale",
             )
@@ -181,7 +194,11 @@ class TransformerFamily(TransformerLearner):
                     "negative_prompt",
                 )
             return given
-        away = self.prefix(Condition(text=negative), present) if negative else self.prefix.nothing(count)
+        away = (
+            self.prefix(replace(condition, text=negative), present)
+            if negative
+            else self.prefix.nothing(count)
+        )
         return torch.cat([given, away])
 
     def _codes_outside(self, condition: Condition) -> Tensor | None:
@@ -229,29 +246,25 @@ class TransformerFamily(TransformerLearner):
 
 
 class RasterTransformer(TransformerFamily):
-    """Raster order: the model knows how likely codes are."""
+    """Raster order: the model computes the probability of codes."""
 
     def token_nll(self, batch: Batch) -> Tensor:
-        """Return -log p(codes | condition) in nats per image, `[n]` float32."""
+        """Compute -log p(codes | condition) in nats per image, `[n]` float32."""
         codes = self.codes_of(batch)
         logits = self.net(self._prefixes(batch.condition, len(batch), guided=False), codes)
         return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
 
 
 class PixelTransformer(RasterTransformer):
-    """Raster order over pixels: the model knows exactly how likely an image is."""
+    """Raster order over pixels: the model computes the probability of images."""
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Return -log2 p(image | condition) per dimension, `[n]`; exact, whatever `samples`."""
+        """Compute -log2 p(image | condition) per dimension, `[n]`.
+
+        It is exact, whatever `samples`.
+        """
         return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
-
-
-def build(config: TransformerConfig) -> TransformerFamily:
-    """Build the class that has what this configuration allows: a likelihood of codes, or of images."""
-    if config.order == "masked":
-        return TransformerFamily(config)
-    return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
 
 
 def _halved(side: int, places: int) -> int:

@@ -2,7 +2,7 @@
 
 The bound is E[log p(x|z)] - beta KL(q(z|x) || p(z)), with beta as in the beta-VAE (Higgins et al. 2017). What
 makes samples good is a learned scale of the pixels' likelihood (Rybkin et al. 2021), which lets the latents
-carry detail, and a learned prior, which follows the posteriors wherever they gather.
+carry detail, and a learned prior, which follows the posteriors.
 """
 
 import math
@@ -37,13 +37,17 @@ _LOG_SCALE_LIMIT = 7.0
 
 
 class VAEConfig(FamilyConfig):
-    """A variational autoencoder's settings.
+    """Settings of a variational autoencoder.
 
-    net: `hybrid` learns most per second where things stand in one place; `resnet` and `conv` expect no such
-    thing. features: the width of a convolution at the coarsest resolutions is twice that, of a dense layer 16
-    times. blocks: residual blocks per resolution, or of dense layers. scale: of the pixels' likelihood,
-    "learned", "pixel" (one per pixel, from the decoder) or a number in units of the pixel range [-1, 1]. beta
-    reaches its value after `beta_warmup_images` images. couplings: of the flow prior.
+    net: `hybrid` learns most per second where things stand in the same place in all images; `resnet` and
+        `conv` do not expect that.
+    features: a convolution at the coarsest resolutions has twice as many channels, a dense layer 16 times as
+        many.
+    blocks: residual blocks per resolution, or of dense layers.
+    scale: of the pixels' likelihood: "learned", "pixel" (one per pixel, from the decoder) or a number in
+        units of the pixel range [-1, 1].
+    beta: reaches its value after `beta_warmup_images` images.
+    couplings: of the flow prior.
     """
 
     display_name: ClassVar[str] = "VAE"
@@ -61,6 +65,10 @@ class VAEConfig(FamilyConfig):
     couplings: int = Field(6, ge=1, le=64)
     prior_features: int = Field(256, ge=1, le=8192)
 
+    @property
+    def reads_attributes(self) -> bool:
+        return self.conditional
+
     @model_validator(mode="after")
     def _settings_fit(self) -> "VAEConfig":
         if not isinstance(self.scale, str) and not 0 < self.scale < math.inf:
@@ -71,7 +79,7 @@ class VAEConfig(FamilyConfig):
 
 
 class VAE(Family):
-    """Encoder, prior, decoder and likelihood, each a direct child; one phase trains them all."""
+    """Encoder, prior, decoder and likelihood, trained in one phase."""
 
     config: VAEConfig
 
@@ -89,6 +97,7 @@ class VAE(Family):
             features=config.features,
             blocks=config.blocks if config.net != "conv" else 0,
             labels=labels,
+            attributes=config.attributes,
         )
         self.encoder = build_encoder(config.net, shape)
         self.decoder = build_decoder(
@@ -97,10 +106,14 @@ class VAE(Family):
         self.prior: FlowPrior | NormalPrior
         if config.prior == "flow":
             self.prior = FlowPrior(
-                config.latents, labels, couplings=config.couplings, hidden=config.prior_features
+                config.latents,
+                labels,
+                config.attributes,
+                couplings=config.couplings,
+                hidden=config.prior_features,
             )
         else:
-            self.prior = NormalPrior(config.latents, labels)
+            self.prior = NormalPrior(config.latents, labels, config.attributes)
         self._images = 0
 
     def phases(self) -> tuple[Phase, ...]:
@@ -111,21 +124,21 @@ class VAE(Family):
 
     @property
     def beta(self) -> float:
-        """The weight of the divergence at this point of the warm-up."""
+        """Return the weight of the divergence at this point of the warm-up."""
         warmup = self.config.beta_warmup_images
         return self.config.beta * (min(1.0, self._images / warmup) if warmup else 1.0)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """The negative bound with beta, in nats per dimension.
+        """Compute the negative bound with beta, in nats per dimension.
 
-        What is logged as bits_per_dim has beta = 1.
+        The logged bits_per_dim have beta = 1.
         """
-        label = self._label(batch.condition)
-        mean, log_scale = self.posterior(batch.images, label)
+        condition = batch.condition
+        mean, log_scale = self.posterior(batch.images, condition)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         latents = mean + log_scale.exp() * noise
-        reconstruction = -self.likelihood.log_prob(self.decoder(latents, label), batch.images).mean()
-        divergence = self.divergence(latents, mean, log_scale, label).mean()
+        reconstruction = -self.likelihood.log_prob(self.decoder(latents, condition), batch.images).mean()
+        divergence = self.divergence(latents, mean, log_scale, condition).mean()
         total = (reconstruction + self.beta * divergence) / self.config.dimensions
         with torch.no_grad():
             logged = {
@@ -141,57 +154,68 @@ class VAE(Family):
                 logged["scale"] = scale
         return Losses(total, logged)
 
-    def posterior(self, images: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation `[n, d]` of q(z | x), float32."""
-        mean, log_scale = self.encoder(images, label).float().chunk(2, dim=1)
+    def posterior(self, images: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
+        """Compute mean and log standard deviation of q(z | x), float32.
+
+        Each is `[n, d]`.
+        """
+        self._check(condition)
+        mean, log_scale = self.encoder(images, condition).float().chunk(2, dim=1)
         return mean, log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
 
-    def divergence(self, latents: Tensor, mean: Tensor, log_scale: Tensor, label: Tensor | None) -> Tensor:
-        """KL(q(z|x) || p(z)) in nats `[n]`.
+    def divergence(
+        self, latents: Tensor, mean: Tensor, log_scale: Tensor, condition: Condition | None
+    ) -> Tensor:
+        """Compute KL(q(z|x) || p(z)) in nats, `[n]`.
 
-        Closed for the Gaussian prior, else estimated at `latents` drawn from q.
+        It is exact for the Gaussian prior, else estimated at `latents`, which were drawn from q.
         """
         if isinstance(self.prior, NormalPrior):
-            return gaussian_divergence(mean, log_scale, *self.prior.statistics(mean, label))
+            return gaussian_divergence(mean, log_scale, *self.prior.statistics(mean, condition))
         entropy = (log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
-        return -entropy - self.prior.log_prob(latents, label)
+        return -entropy - self.prior.log_prob(latents, condition)
 
     def sample(
         self, condition: Condition, *, seeds: Sequence[int], temperature: float = 1.0, **options: Any
     ) -> Tensor:
-        """Paint the decoder's mean image for noise times `temperature`.
+        """Sample one image per seed: the decoder's mean.
 
-        Below 1 safer, above 1 more varied.
+        temperature: multiplies the noise; below 1 is safer, above 1 more varied.
         """
         if options:
             raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
         check(temperature=temperature)
+        self._check(condition)
         device = next(self.parameters()).device
         noise = temperature * normal(seeds, (self.config.latents,), device=device)
-        return self.decode(self.prior.from_noise(noise, self._label(condition)), condition)
+        return self.decode(self.prior.from_noise(noise, condition), condition)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
-        """The posterior's mean `[n, latents]` for each image."""
-        return self.posterior(images, self._label(condition))[0]
+        """Return the posterior's mean `[n, latents]` for each image."""
+        return self.posterior(images, condition)[0]
 
     def decode(self, latents: Tensor, condition: Condition) -> Tensor:
-        """The mean image `[n, c, h, w]` in [-1, 1] for each vector of latents."""
-        return self.likelihood.mean(self.decoder(latents, self._label(condition)))
+        """Return the mean image of each vector of latents.
+
+        Images are `[n, c, h, w]` in [-1, 1].
+        """
+        self._check(condition)
+        return self.likelihood.mean(self.decoder(latents, condition))
 
     def reconstruct(self, images: Tensor, condition: Condition) -> Tensor:
-        """Images `[n, c, h, w]` as they come back from their most likely latents."""
+        """Encode and decode images `[n, c, h, w]`."""
         return self.decode(self.encode(images, condition), condition)
 
     def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
-        """Images `[n, steps, c, h, w]` on the way from `first` to `second` `[n, c, h, w]`, ends included.
+        """Interpolate from each of `first` to its partner in `second`.
 
-        The way is spherical (slerp) in the prior's noise, where the typical set is a sphere, not straight in
+        Both are `[n, c, h, w]`. Returns images `[n, steps, c, h, w]`, both ends included. The interpolation
+        is spherical (slerp) in the prior's noise, where the typical set is a sphere, and not linear in
         latents.
         """
-        label = self._label(condition)
-        start, end = (self.prior.to_noise(self.encode(i, condition), label)[0] for i in (first, second))
+        start, end = (self.prior.to_noise(self.encode(i, condition), condition)[0] for i in (first, second))
         frames = [
-            self.decode(self.prior.from_noise(slerp(start, end, float(t)), label), condition)
+            self.decode(self.prior.from_noise(slerp(start, end, float(t)), condition), condition)
             for t in torch.linspace(0, 1, steps)
         ]
         return torch.stack(frames, 1)
@@ -199,51 +223,51 @@ class VAE(Family):
     def traverse(
         self, images: Tensor, condition: Condition, *, latent: int, values: Sequence[float]
     ) -> Tensor:
-        """Images `[n, len(values), c, h, w]` where one coordinate of the noise takes each of `values`.
+        """Set one coordinate of the noise to each of some values.
 
-        `latent` counts from 0; values are in standard deviations. Raises ConfigError where there is no such
-        latent.
+        latent: its number, from 0. values: in standard deviations.
+        Returns images `[n, len(values), c, h, w]`. Raises ConfigError where there is no such latent.
         """
         if not 0 <= latent < self.config.latents:
             raise ConfigError(f"There is no latent {latent}: choose one from 0 to {self.config.latents - 1}.")
-        label = self._label(condition)
-        noise = self.prior.to_noise(self.encode(images, condition), label)[0]
+        noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
         frames = []
         for value in values:
             moved = noise.clone()
             moved[:, latent] = value
-            frames.append(self.decode(self.prior.from_noise(moved, label), condition))
+            frames.append(self.decode(self.prior.from_noise(moved, condition), condition))
         return torch.stack(frames, 1)
 
     def vary(self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float) -> Tensor:
-        """Paint from the images' own noise moved towards fresh noise, by a step that keeps it normal: that of
-        the preconditioned Crank-Nicolson proposal (Cotter et al. 2013).
+        """Sample from the images' own noise, moved towards fresh noise.
+
+        The step keeps the noise normal: it is that of the preconditioned Crank-Nicolson proposal (Cotter et
+            al. 2013).
         """
-        label = self._label(condition)
-        noise = self.prior.to_noise(self.encode(images, condition), label)[0]
+        noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
         fresh = normal(seeds, (self.config.latents,), device=noise.device)
         moved = math.sqrt(1 - strength**2) * noise + strength * fresh
-        return self.decode(self.prior.from_noise(moved, label), condition)
+        return self.decode(self.prior.from_noise(moved, condition), condition)
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension, `[n]`; beta = 1.
+        """Compute the importance-weighted bound in bits per dimension, `[n]`.
 
-        One pass per sample, so memory does not grow with `samples`. Raises ConfigError for greys under
-        Bernoulli.
+        Burda et al. 2016, eq. 8, with beta = 1. There is one pass per sample, so memory does not grow with
+        `samples`. Raises ConfigError for greys under Bernoulli.
         """
         if samples < 1:
             raise ConfigError(f"samples must be at least 1 (got {samples}).")
         self.likelihood.check_levels(batch.images)
-        label = self._label(batch.condition)
-        mean, log_scale = self.posterior(batch.images, label)
+        condition = batch.condition
+        mean, log_scale = self.posterior(batch.images, condition)
         total = torch.full((len(batch),), -math.inf, device=mean.device)
         for _ in range(samples):
             noise = torch.randn(mean.shape, generator=rng, device=mean.device)
             latents = mean + log_scale.exp() * noise
             log_q = -(log_scale + 0.5 * (noise.square() + math.log(2 * math.pi))).sum(1)
-            log_likelihood = self.likelihood.log_prob(self.decoder(latents, label), batch.images)
-            log_weight = log_likelihood + self.prior.log_prob(latents, label) - log_q
+            log_likelihood = self.likelihood.log_prob(self.decoder(latents, condition), batch.images)
+            log_weight = log_likelihood + self.prior.log_prob(latents, condition) - log_q
             total = torch.logaddexp(total, log_weight)
         return nats_to_bits_per_dim(math.log(samples) - total, self.config.dimensions)
 
@@ -260,30 +284,30 @@ class VAE(Family):
         )
         return [Alarm("posterior collapse", text)]
 
-    def _label(self, condition: Condition) -> Tensor | None:
-        """The labels where this model has learned labels, else None."""
-        if not self.labels:
-            return None
-        if condition.label is None:
+    def _check(self, condition: Condition | None) -> None:
+        """Raise ConfigError where this model has learned labels and the condition has none."""
+        if self.labels and (condition is None or condition.label is None):
             raise ConfigError(
                 f"This model needs a label for every image: one of {', '.join(self.config.labels[:8])}."
             )
-        return condition.label
 
 
 def gaussian_divergence(
     mean: Tensor, log_scale: Tensor, prior_mean: Tensor, prior_log_scale: Tensor
 ) -> Tensor:
-    """KL between diagonal Gaussians in nats `[n]`, from `[n, d]` each (Kingma and Welling 2014, app. B)."""
+    """Compute KL between diagonal Gaussians in nats, `[n]`.
+
+    Arguments are `[n, d]` each (Kingma and Welling 2014, app. B).
+    """
     difference = log_scale - prior_log_scale
     scaled = (mean - prior_mean) * torch.exp(-prior_log_scale)
     return 0.5 * ((2 * difference).exp() + scaled.square() - 1 - 2 * difference).sum(1)
 
 
 def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
-    """Spherical interpolation of `[n, d]` at t in [0, 1] (Shoemake 1985).
+    """Interpolate `[n, d]` spherically at t in [0, 1] (Shoemake 1985).
 
-    Straight where the two nearly align.
+    The interpolation is linear where the two vectors nearly align.
     """
     cosine = F.cosine_similarity(start, end, dim=1).clamp(-1, 1)
     angle = torch.acos(cosine)[:, None]

@@ -2,8 +2,8 @@
 
 Every pair works for any height and width: a stage halves the sides, rounding up, and the decoder crops on its
 way back. No layer works at the full resolution, where a processor spends most of its time moving memory: the
-first convolution strides, the last one paints four pixels per place. A label enters as a learned vector that
-is added to the first layer, where all later layers can use it.
+first convolution strides, the last one makes four pixels per place. Label and attributes enter as learned
+vectors that are added to the first layer, where all later layers can use them.
 """
 
 import itertools
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
+from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.layers import ToMap, crop, halvings, pad_to_even
 
 Net = Literal["mlp", "conv", "resnet", "hybrid"]
@@ -22,10 +25,13 @@ Net = Literal["mlp", "conv", "resnet", "hybrid"]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What encoder and decoder agree on.
+    """The sizes that encoder and decoder share.
 
-    features: the two coarsest maps have twice as many channels, each finer one half of the one before, and no
-    map fewer than 16. blocks: residual blocks per resolution. labels: how many classes, 0 for none.
+    features: the two coarsest maps have twice as many channels, each finer one half of the one before, and
+        none fewer than 16.
+    blocks: residual blocks per resolution.
+    labels: how many classes, 0 for none.
+    attributes: those that are read.
     """
 
     height: int
@@ -35,35 +41,46 @@ class Shape:
     features: int
     blocks: int = 0
     labels: int = 0
+    attributes: tuple[Attribute, ...] = ()
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) from the image down to the coarsest map: two at least."""
+        """Return (height, width) of all maps, from the image down.
+
+        There are at least two.
+        """
         sizes = halvings(self.height, self.width)
         return sizes if len(sizes) > 1 else [*sizes, (math.ceil(self.height / 2), math.ceil(self.width / 2))]
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each map below the full resolution, from fine to coarse."""
+        """Return the channels of each map, from fine to coarse.
+
+        The full resolution is not among them.
+        """
         maps = len(self.sizes) - 1
         return [max(16, 2 * self.features >> max(0, maps - 2 - i)) for i in range(maps)]
 
 
-class LabelBias(nn.Module):
-    """Adds a learned vector per label to `[n, features, ...]`.
+class ConditionBias(nn.Module):
+    """Adds learned vectors of label and attributes to `[n, features, ...]`.
 
-    Without labels it changes and stores nothing.
+    Without labels and attributes it changes and stores nothing.
     """
 
-    def __init__(self, labels: int, features: int) -> None:
+    def __init__(self, labels: int, attributes: tuple[Attribute, ...], features: int) -> None:
         super().__init__()
         self.vectors = nn.Parameter(0.5 * torch.randn(labels, features)) if labels else None
+        self.attributes = AttributeEmbedding(attributes, features) if attributes else None
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
-        if self.vectors is None or label is None:
-            return x
-        bias = F.embedding(label, self.vectors).to(x.dtype)
-        return x + bias.reshape(*bias.shape, *(1,) * (x.dim() - 2))
+    def forward(self, x: Tensor, condition: Condition | None) -> Tensor:
+        if self.vectors is not None and condition is not None and condition.label is not None:
+            x = _plus(x, F.embedding(condition.label, self.vectors))
+        return x if self.attributes is None else _plus(x, self.attributes.of(condition, len(x)))
+
+
+def _plus(x: Tensor, bias: Tensor) -> Tensor:
+    return x + bias.to(x.dtype).reshape(*bias.shape, *(1,) * (x.dim() - 2))
 
 
 class ResidualBlock(nn.Module):
@@ -83,45 +100,51 @@ class ResidualBlock(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Images `[n, c, h, w]` and labels `[n]` to `[n, 2 * latents]`: a layer, residual blocks, a layer."""
+    """A layer, residual blocks and a layer.
+
+    From images `[n, c, h, w]` and a condition to `[n, 2 * latents]`.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         hidden = 16 * shape.features
         self.first = nn.Linear(shape.channels * shape.height * shape.width, hidden)
-        self.label = LabelBias(shape.labels, hidden)
+        self.label = ConditionBias(shape.labels, shape.attributes, hidden)
         self.blocks = nn.Sequential(*(_linear_block(hidden) for _ in range(max(1, shape.blocks))))
         self.last = nn.Linear(hidden, 2 * shape.latents)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
-        h = self.label(self.first(images.flatten(1)), label)
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+        h = self.label(self.first(images.flatten(1)), condition)
         out: Tensor = self.last(activate(self.blocks(h)))
         return out
 
 
 class MLPDecoder(nn.Module):
-    """Latents `[n, latents]` and labels `[n]` to `[n, outputs, h, w]`: a layer, residual blocks, a layer."""
+    """A layer, residual blocks and a layer.
+
+    From latents `[n, latents]` and a condition to `[n, outputs, h, w]`.
+    """
 
     def __init__(self, shape: Shape, outputs: int) -> None:
         super().__init__()
         hidden = 16 * shape.features
         self.shape = (outputs, shape.height, shape.width)
         self.first = nn.Linear(shape.latents, hidden)
-        self.label = LabelBias(shape.labels, hidden)
+        self.label = ConditionBias(shape.labels, shape.attributes, hidden)
         self.blocks = nn.Sequential(*(_linear_block(hidden) for _ in range(max(1, shape.blocks))))
         self.last = nn.Linear(hidden, math.prod(self.shape))
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.label(self.first(latents), label)
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.label(self.first(latents), condition)
         out: Tensor = self.last(activate(self.blocks(h)))
         return out.reshape(-1, *self.shape)
 
 
 class HybridDecoder(nn.Module):
-    """Latents `[n, d]` and labels `[n]` to `[n, outputs, h, w]`: dense layers compose, convolutions finish.
+    """Dense layers, then convolutions at half the resolution.
 
-    Dense layers learn the most per second where the things in the images stand in one place; the
-    convolutions, at half the resolution, take away the dense layers' grain.
+    From latents `[n, d]` and a condition to `[n, outputs, h, w]`. Dense layers learn the most per second
+    where things stand in the same place in all images; the convolutions take away the dense layers' grain.
     """
 
     def __init__(self, shape: Shape, outputs: int) -> None:
@@ -134,23 +157,23 @@ class HybridDecoder(nn.Module):
         self.blocks = nn.Sequential(*(convolution_block(hidden) for _ in range(max(1, shape.blocks))))
         self.narrow = nn.Conv2d(hidden, 4 * outputs, 3, padding=1)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        draft = self.dense(latents, label).contiguous(memory_format=torch.channels_last)
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        draft = self.dense(latents, condition).contiguous(memory_format=torch.channels_last)
         finish = self.narrow(activate(self.blocks(self.widen(draft))))
         return crop(F.pixel_shuffle(draft + finish, 2), self.size)
 
 
 class ConvEncoder(nn.Module):
-    """Images `[n, c, h, w]` and labels `[n]` to `[n, 2 * latents]`.
+    """One strided convolution per resolution.
 
-    One strided convolution per resolution.
+    From images `[n, c, h, w]` and a condition to `[n, 2 * latents]`.
     """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         widths, coarsest = shape.widths, shape.sizes[-1]
         self.stem = nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1)
-        self.label = LabelBias(shape.labels, widths[0])
+        self.label = ConditionBias(shape.labels, shape.attributes, widths[0])
         self.first = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -160,8 +183,8 @@ class ConvEncoder(nn.Module):
         )
         self.last = nn.Linear(widths[-1] * math.prod(coarsest), 2 * shape.latents)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
-        h = self.first(self.label(self.stem(pad_to_even(images)), label))
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+        h = self.first(self.label(self.stem(pad_to_even(images)), condition))
         for stage in self.stages:
             h = stage(activate(h))
         out: Tensor = self.last(activate(h).flatten(1))
@@ -169,10 +192,11 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latents `[n, latents]` and labels `[n]` to `[n, outputs, h, w]`: the encoder's resolutions, backwards.
+    """The resolutions of the encoder, backwards.
 
-    A place doubles by repetition and a convolution, which leaves no grid as strided transposes do (Odena et
-    al. 2016); the last doubling is a pixel shuffle (Shi et al. 2016).
+    From latents `[n, latents]` and a condition to `[n, outputs, h, w]`. A place doubles by repetition and a
+    convolution, which leaves no grid as strided transposes do (Odena et al. 2016); the last doubling is a
+    pixel shuffle (Shi et al. 2016).
     """
 
     def __init__(self, shape: Shape, outputs: int) -> None:
@@ -180,7 +204,7 @@ class ConvDecoder(nn.Module):
         self.sizes = shape.sizes[-2::-1]
         widths = shape.widths[::-1]
         self.first = ToMap(shape.latents, widths[0], shape.sizes[-1])
-        self.label = LabelBias(shape.labels, widths[0])
+        self.label = ConditionBias(shape.labels, shape.attributes, widths[0])
         self.blocks = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -190,41 +214,47 @@ class ConvDecoder(nn.Module):
         )
         self.last = nn.Conv2d(widths[-1], 4 * outputs, 3, padding=1)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.blocks(self.label(self.first(latents), label))
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.blocks(self.label(self.first(latents), condition))
         for stage, size in zip(self.stages, self.sizes, strict=False):
             h = stage(crop(F.interpolate(activate(h), scale_factor=2.0), size))
         return crop(F.pixel_shuffle(self.last(activate(h)), 2), self.sizes[-1])
 
 
 def build_encoder(net: Net, shape: Shape) -> nn.Module:
-    """The encoder called `net`; its output is mean and log standard deviation, side by side."""
+    """Build the encoder of a name.
+
+    Its output is mean and log standard deviation, side by side.
+    """
     return MLPEncoder(shape) if net in ("mlp", "hybrid") else ConvEncoder(shape)
 
 
 def build_decoder(net: Net, shape: Shape, outputs: int) -> nn.Module:
-    """The decoder called `net`; `outputs` counts the likelihood's parameters per pixel."""
+    """Build the decoder of a name.
+
+    outputs: channels, as many per pixel as the likelihood has parameters.
+    """
     decoder = {"mlp": MLPDecoder, "hybrid": HybridDecoder}.get(net, ConvDecoder)
     return decoder(shape, outputs)
 
 
 def activate(x: Tensor) -> Tensor:
-    """The activation of all these nets.
+    """Apply the activation of all these nets.
 
-    Of the usual ones, the quickest forward and backward on a processor.
+    Of the usual ones, it is the fastest forward and backward on a processor.
     """
     return F.leaky_relu(x, 0.1)
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3×3 convolution whose weights suit `activate`."""
+    """Build a 3×3 convolution whose weights suit `activate`."""
     made = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
     nn.init.kaiming_normal_(made.weight, a=0.1)
     return made
 
 
 def convolution_block(channels: int) -> ResidualBlock:
-    """A residual block of two 3×3 convolutions."""
+    """Build a residual block of two 3×3 convolutions."""
     return ResidualBlock(convolution(channels, channels), convolution(channels, channels))
 
 

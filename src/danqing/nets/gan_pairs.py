@@ -1,9 +1,9 @@
 """Generators and discriminators, in pairs: `mlp`, `dcgan` and `resnet`.
 
-A generator maps latents `[n, latents]` and labels `[n]` (or None) to images `[n, c, h, w]` in [-1, 1]; a
-discriminator maps images and labels to logits `[n]`, high where it takes the image for real. Any height and
-width will do: a discriminator halves the sides, rounding up, down to a base of four or a little more, and the
-generator grows through the same sizes.
+A generator maps latents `[n, latents]` and a condition (or None) to images `[n, c, h, w]` in [-1, 1]; a
+discriminator maps images and a condition to logits `[n]`, high where it takes the image for real. Any height
+and width will do: a discriminator halves the sides, rounding up, down to a base of four or a little more, and
+the generator grows through the same sizes.
 """
 
 import itertools
@@ -14,18 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.nets.layers import JoinLabel, ProjectionHead, ToMap, crop, halvings, pad_to_even
+from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
+from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halvings, pad_to_even
 
 Net = Literal["mlp", "dcgan", "resnet"]
 
 
 class Shape(NamedTuple):
-    """What a pair has to know of the images: size in pixels, channels, labels (0: unconditional)."""
+    """What a pair needs to know of the images.
+
+    labels: how many, 0 for none. attributes: those that are read.
+    """
 
     height: int
     width: int
     channels: int
     labels: int
+    attributes: tuple[Attribute, ...] = ()
 
 
 class MLPGenerator(nn.Module):
@@ -34,13 +40,13 @@ class MLPGenerator(nn.Module):
     def __init__(self, shape: Shape, latents: int, features: int) -> None:
         super().__init__()
         self.size = (shape.channels, shape.height, shape.width)
-        self.join = JoinLabel(latents, shape.labels)
+        self.join = JoinCondition(latents, shape.labels, shape.attributes)
         widths = [self.join.outputs, 4 * features, 8 * features, 16 * features]
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
         self.last = nn.Linear(widths[-1], math.prod(self.size))
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.join(latents, label)
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.join(latents, condition)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)
         return torch.tanh(self.last(h)).float().reshape(-1, *self.size)
@@ -54,18 +60,21 @@ class MLPDiscriminator(nn.Module):
         pixels = shape.channels * shape.height * shape.width
         widths = [pixels, 16 * features, 8 * features, 4 * features]
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
-        self.head = ProjectionHead(widths[-1], shape.labels)
+        self.head = ProjectionHead(widths[-1], shape.labels, shape.attributes)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
         h = images.flatten(1)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)
-        logits: Tensor = self.head(h, label)
+        logits: Tensor = self.head(h, condition)
         return logits
 
 
 def start_small(module: nn.Module) -> None:
-    """Weights from N(0, 0.02²), as Radford et al. (2016, section 4) start theirs; biases at zero."""
+    """Draw the weights of a layer from N(0, 0.02²).
+
+    Biases start at zero (Radford et al. 2016, section 4).
+    """
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -73,7 +82,10 @@ def start_small(module: nn.Module) -> None:
 
 
 def stage_widths(stages: int, features: int) -> list[int]:
-    """Channels after 1, 2, ... halvings: `features`, doubled each time up to eight-fold."""
+    """Return the channels after 1, 2, ... halvings.
+
+    They are `features`, doubled each time up to eight-fold.
+    """
     return [features * min(2**stage, 8) for stage in range(stages)]
 
 
@@ -85,7 +97,7 @@ class DCGANGenerator(nn.Module):
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
         widths = stage_widths(max(1, len(self.sizes)), features)[::-1]
-        self.join = JoinLabel(latents, shape.labels)
+        self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         widths.append(shape.channels)
@@ -98,17 +110,21 @@ class DCGANGenerator(nn.Module):
                 [base],
                 nn.ModuleList([nn.Conv2d(widths[0], shape.channels, 3, padding=1)]),
             )
-        self.apply(start_small)
+        self.first.apply(start_small)
+        self.grow.apply(start_small)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.first(self.join(latents, label))
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.first(self.join(latents, condition))
         for norm, grow, size in zip(self.norms, self.grow, self.sizes, strict=True):
             h = crop(grow(F.relu(norm(h))), size)
         return torch.tanh(h).float()
 
 
 class DCGANDiscriminator(nn.Module):
-    """Strided 4×4 convolutions with leaky ReLU, the generator's stages in reverse; batch norm or none."""
+    """The generator's stages in reverse: strided 4×4 convolutions with leaky ReLU.
+
+    batch_norm: whether there is batch norm after all but the first.
+    """
 
     def __init__(self, shape: Shape, features: int, *, batch_norm: bool = True) -> None:
         super().__init__()
@@ -124,19 +140,23 @@ class DCGANDiscriminator(nn.Module):
             nn.BatchNorm2d(width) if batch_norm and stage else nn.Identity()
             for stage, width in enumerate(widths)
         )
-        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels)
-        self.apply(start_small)
+        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels, shape.attributes)
+        self.shrink.apply(start_small)
+        self.head.linear.apply(start_small)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
         h = images
         for shrink, norm in zip(self.shrink, self.norms, strict=True):
             h = F.leaky_relu(norm(shrink(pad_to_even(h) if shrink.stride == (2, 2) else h)), 0.2)
-        logits: Tensor = self.head(h.flatten(1), label)
+        logits: Tensor = self.head(h.flatten(1), condition)
         return logits
 
 
 class GrowBlock(nn.Module):
-    """Twice the size and another width: two 3×3 convolutions beside a 1×1 (Miyato et al. 2018, fig. 8)."""
+    """Two 3×3 convolutions beside a 1×1, which double the size.
+
+    Miyato et al. 2018, fig. 8.
+    """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -159,14 +179,14 @@ class ResNetGenerator(nn.Module):
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
         widths = [features, *stage_widths(len(self.sizes), features)][::-1]
-        self.join = JoinLabel(latents, shape.labels)
+        self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
         self.blocks = nn.ModuleList(GrowBlock(*pair) for pair in itertools.pairwise(widths))
         self.norm = nn.BatchNorm2d(widths[-1])
         self.last = nn.Conv2d(widths[-1], shape.channels, 3, padding=1)
 
-    def forward(self, latents: Tensor, label: Tensor | None) -> Tensor:
-        h = self.first(self.join(latents, label))
+    def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
+        h = self.first(self.join(latents, condition))
         for block, size in zip(self.blocks, self.sizes, strict=True):
             h = block(h, size)
         h = self.last(F.relu(self.norm(h)))
@@ -174,7 +194,10 @@ class ResNetGenerator(nn.Module):
 
 
 class ShrinkBlock(nn.Module):
-    """Half the size and another width: two 3×3 convolutions beside a 1×1, averaged over 2×2."""
+    """Two 3×3 convolutions beside a 1×1, which halve the size.
+
+    The average over 2×2 halves it.
+    """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -197,24 +220,30 @@ class ResNetDiscriminator(nn.Module):
         widths = [features, *stage_widths(len(sizes), features)]
         self.first = nn.Conv2d(shape.channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(ShrinkBlock(*pair) for pair in itertools.pairwise(widths))
-        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels)
+        self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels, shape.attributes)
 
-    def forward(self, images: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
         h = self.first(images)
         for block in self.blocks:
             h = block(h)
-        logits: Tensor = self.head(F.leaky_relu(h, 0.2).flatten(1), label)
+        logits: Tensor = self.head(F.leaky_relu(h, 0.2).flatten(1), condition)
         return logits
 
 
 def build_generator(net: Net, shape: Shape, *, latents: int, features: int) -> nn.Module:
-    """The generator called `net`; `features` is the width of its finest stage."""
+    """Build the generator of a name.
+
+    features: the width of its finest stage.
+    """
     kinds = {"mlp": MLPGenerator, "dcgan": DCGANGenerator, "resnet": ResNetGenerator}
     return kinds[net](shape, latents, features)
 
 
 def build_discriminator(net: Net, shape: Shape, *, features: int, batch_norm: bool) -> nn.Module:
-    """The discriminator called `net`; `batch_norm` matters to `dcgan` alone."""
+    """Build the discriminator of a name.
+
+    batch_norm: matters to `dcgan` alone.
+    """
     if net == "dcgan":
         return DCGANDiscriminator(shape, features, batch_norm=batch_norm)
     return {"mlp": MLPDiscriminator, "resnet": ResNetDiscriminator}[net](shape, features)

@@ -1,19 +1,24 @@
 """Small pieces that the networks of several families share."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
+from danqing.nets.attributes import AttributeEmbedding
 
 RMS_EPSILON = 1e-6
 """Added to the mean square of a vector before RMSNorm divides by its root."""
 
 
 def halvings(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]]:
-    """Sizes (height, width) from the given one down, each half of the one before, rounded up.
+    """Return the sizes from the given one down, each halved.
 
-    They end where the shorter side would fall below `smallest`.
+    They are (height, width), rounded up, and end where the shorter side would fall below `smallest`.
     """
     sizes = [(height, width)]
     while min(half := (math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2))) >= smallest:
@@ -22,18 +27,24 @@ def halvings(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]
 
 
 def pad_to_even(x: Tensor) -> Tensor:
-    """`[n, c, h, w]` with its last row and column repeated where a side is odd, so that halving rounds up."""
+    """Repeat the last row and column where a side is odd.
+
+    x: `[n, c, h, w]`. Halving it then rounds up.
+    """
     odd_height, odd_width = x.shape[-2] % 2, x.shape[-1] % 2
     return F.pad(x, (0, odd_width, 0, odd_height), mode="replicate") if odd_height or odd_width else x
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The upper left `size` (height, width) of `[n, c, h, w]`."""
+    """Crop `[n, c, h, w]` to its upper left (height, width)."""
     return x[..., : size[0], : size[1]]
 
 
 class ToMap(nn.Module):
-    """A vector `[n, inputs]` to a small picture `[n, channels, height, width]`, channels-last in memory."""
+    """A linear layer from vectors to small maps.
+
+    From `[n, inputs]` to `[n, channels, height, width]`, channels-last in memory.
+    """
 
     def __init__(self, inputs: int, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -46,7 +57,10 @@ class ToMap(nn.Module):
 
 
 class LabelVectors(nn.Embedding):
-    """Labels `[n]` to learned vectors `[n, size]`; -1, a label that is not known, has a vector of its own."""
+    """Learned vectors `[n, size]` of labels `[n]`.
+
+    -1, an unknown label, has a vector of its own.
+    """
 
     def __init__(self, labels: int, size: int) -> None:
         super().__init__(labels + 1, size)
@@ -55,33 +69,60 @@ class LabelVectors(nn.Embedding):
         return super().forward(label % self.num_embeddings)
 
 
-class JoinLabel(nn.Module):
-    """Appends a learned vector per label to `[n, d]`, if there are labels; `outputs` is the joined width."""
+class JoinCondition(nn.Module):
+    """Appends vectors of the label and the attributes to `[n, d]`.
 
-    def __init__(self, inputs: int, labels: int, size: int = 32) -> None:
+    outputs: the joined width; without labels and attributes, that of the input.
+    """
+
+    def __init__(
+        self, inputs: int, labels: int, attributes: Sequence[Attribute] = (), *, size: int = 32
+    ) -> None:
         super().__init__()
         self.embedding = LabelVectors(labels, size) if labels else None
-        self.outputs = inputs + (size if labels else 0)
+        self.attributes = AttributeEmbedding(attributes, size) if attributes else None
+        self.outputs = inputs + size * (bool(labels) + bool(attributes))
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
-        return x if self.embedding is None else torch.cat([x, self.embedding(label)], dim=1)
+    def forward(self, x: Tensor, condition: Condition | None) -> Tensor:
+        parts = [x]
+        if self.embedding is not None:
+            parts.append(self.embedding(_label(condition)))
+        if self.attributes is not None:
+            parts.append(self.attributes.of(condition, len(x)))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else x
 
 
 class ProjectionHead(nn.Module):
-    """Features h `[n, d]` and labels y `[n]` to logits `[n]`: wᵀh + b + e(y)ᵀh.
+    """Logits `[n]` of features under a condition.
 
-    The projection of Miyato and Koyama (2018, eq. 3); without labels its last term is missing.
+    wᵀh + b + e(y)ᵀh of features h `[n, d]` and conditions y (Miyato and Koyama 2018, eq. 3). e(y) is the sum
+    of the vectors of the label and the attributes; without either, the last term is missing.
     """
 
-    def __init__(self, features: int, labels: int) -> None:
+    def __init__(self, features: int, labels: int, attributes: Sequence[Attribute] = ()) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 1)
         self.embedding = LabelVectors(labels, features) if labels else None
         if self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=features**-0.5)
+        self.attributes = AttributeEmbedding(attributes, features) if attributes else None
+        if self.attributes is not None:
+            with torch.no_grad():
+                self.attributes.last.weight.mul_(features**-0.5)
+                self.attributes.last.bias.mul_(features**-0.5)
 
-    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, condition: Condition | None) -> Tensor:
         logits: Tensor = self.linear(features).squeeze(1).float()
         if self.embedding is not None:
-            logits = logits + (self.embedding(label) * features).sum(1, dtype=torch.float32)
+            vectors = self.embedding(_label(condition))
+            logits = logits + (vectors * features).sum(1, dtype=torch.float32)
+        if self.attributes is not None:
+            vectors = self.attributes.of(condition, len(features))
+            logits = logits + (vectors * features).sum(1, dtype=torch.float32)
         return logits
+
+
+def _label(condition: Condition | None) -> Tensor:
+    label = condition.label if condition is not None else None
+    assert label is not None, "this network reads labels"
+    return label

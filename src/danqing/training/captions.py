@@ -5,9 +5,8 @@ import numpy as np
 from danqing.data import Dataset
 from danqing.data.cache import default_folder
 from danqing.data.captions import captions_of
-from danqing.families.base import FamilyConfig
+from danqing.families.base import FamilyConfig, ReadsText
 from danqing.text.bpe import END
-from danqing.text.contract import TextConfig, TextFacts
 from danqing.text.encoders import shared_encoder
 from danqing.training.listener import Listener
 
@@ -24,9 +23,9 @@ def read(model: FamilyConfig, dataset: Dataset, listener: Listener) -> None:
 
     Byte pairs are read as quickly as looked up: some captions are tried, and nothing is kept of them.
     """
-    text, facts = getattr(model, "text", None), getattr(model, "text_facts", None)
-    if not model.reads_text or not isinstance(text, TextConfig) or not isinstance(facts, TextFacts):
+    if not (model.reads_text and isinstance(model, ReadsText)) or model.text_facts is None:
         return
+    text, facts = model.text, model.text_facts
     encoder, captions = shared_encoder(text, facts), _different(dataset)
     if facts.width:
         encoder.keep_in(default_folder() / "text")

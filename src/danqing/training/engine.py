@@ -14,8 +14,8 @@ from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA
+from danqing.training.meter import Meter
 from danqing.training.schedule import learning_rate_factor
-from danqing.training.tracking import Meter
 
 
 class Engine:
@@ -42,7 +42,10 @@ class Engine:
             self.learner.perceive(open_teacher(self.learner.perceptual_network, device=device).perceive)
         self.meter = Meter()
         self.optimizers = {
-            phase.name: optimizers.build(config.optimizer, self._parameters(phase)) for phase in self.phases
+            phase.name: optimizers.build(
+                config.optimizer, self._parameters(phase), self.learner.parameter_kind
+            )
+            for phase in self.phases
         }
         repeats = max(phase.repeats for phase in self.phases)
         self.images_per_step = config.batch_size * repeats

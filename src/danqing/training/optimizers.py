@@ -1,5 +1,6 @@
 """Optimisers from their configuration, and their state as named tensors."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,25 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError
+from danqing.families.base import ParameterKind
 from danqing.training.config import OptimizerConfig
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
+KindOf = Callable[[str, nn.Parameter], ParameterKind]
+Treated = list[tuple[ParameterKind, nn.Parameter]]
 
 
 class _Kind(NamedTuple):
     """One optimiser. averages: tensors as large as the weights that it keeps, at most."""
 
     averages: int
-    build: Callable[[OptimizerConfig, list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
+    build: Callable[[OptimizerConfig, Treated], torch.optim.Optimizer]
 
 
-def build(config: OptimizerConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
-    """Build the configured optimiser over `parameters`, with torch's fastest kernel.
+def build(config: OptimizerConfig, parameters: NamedParameters, kind_of: KindOf) -> torch.optim.Optimizer:
+    """Build the configured optimiser over some parameters, with torch's fastest kernel.
 
-    Weights decay, and nothing else: a gain, a bias or a position that is drawn to zero says less, and is no
-    simpler for it. Raises ConfigError where there is nothing that the optimiser is for.
+    kind_of: how to treat a parameter, as `Learner.parameter_kind` says.
+    Raises ConfigError where no parameter is of the kind that the optimiser is for.
     """
-    return _KINDS[config.name].build(config, list(parameters))
+    return _KINDS[config.name].build(config, [(kind_of(name, p), p) for name, p in parameters])
 
 
 def averages(config: OptimizerConfig) -> int:
@@ -33,60 +37,100 @@ def averages(config: OptimizerConfig) -> int:
     return _KINDS[config.name].averages
 
 
-def _adamw(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+def _adamw(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
     return torch.optim.AdamW(
-        _groups(named), rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
+        _groups(parameters), rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
     )
 
 
-def _adam(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+def _adam(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
     return torch.optim.Adam(
-        _groups(named), rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
+        _groups(parameters), rate, betas=config.betas, eps=config.eps, weight_decay=decay, fused=True
     )
 
 
-def _sgd(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+def _sgd(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
-    return torch.optim.SGD(_groups(named), rate, momentum=config.momentum, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        _groups(parameters), rate, momentum=config.momentum, weight_decay=decay, fused=True
+    )
 
 
-def _rmsprop(config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+def _rmsprop(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
     return torch.optim.RMSprop(
-        _groups(named), rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
+        _groups(parameters), rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
     )
 
 
-def _groups(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+def _groups(parameters: Treated) -> list[dict[str, Any]]:
     """Return the parameters that decay, and those that do not."""
     return [
-        {"params": [p for name, p in named if _decays(name, p)]},
-        {"params": [p for name, p in named if not _decays(name, p)], "weight_decay": 0.0},
+        {"params": [p for kind, p in parameters if kind != "other"]},
+        {"params": [p for kind, p in parameters if kind == "other"], "weight_decay": 0.0},
     ]
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
-    """Muon for the matrices of blocks (Jordan et al. 2024), AdamW for all else.
+class Muon(torch.optim.Optimizer):
+    """Muon over matrices and kernels (Jordan et al. 2024).
 
-    Muon makes all singular values of a matrix's step alike, so that what is rare in the gradient is learnt as
-    quickly as what is common. Its steps are scaled to be as long as AdamW's (Liu et al. 2025, equation 4):
-    one learning rate serves both.
+    All singular values of a matrix's step are about alike, so that what is rare in the gradient is learned as
+    quickly as what is common. Its steps are as long as those of AdamW (Liu et al. 2025, equation 4): one
+    learning rate serves both. A kernel `[out, in, h, w]` is treated as the matrix `[out, in * h * w]`, which
+    `torch.optim.Muon` does not accept; for matrices the two agree bit for bit.
     """
 
-    def __init__(self, config: OptimizerConfig, named: list[tuple[str, nn.Parameter]]) -> None:
-        matrices = [p for name, p in named if _is_of_a_block(name, p)]
+    def __init__(self, parameters: list[nn.Parameter], rate: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": rate, "weight_decay": weight_decay, "momentum": 0.95})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for parameter in group["params"]:
+                if (gradient := parameter.grad) is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                average = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+                step = orthogonalised(gradient.lerp(average, momentum).flatten(1))  # Nesterov
+                parameter.mul_(1 - rate * group["weight_decay"])
+                scale = 0.2 * math.sqrt(max(step.shape))
+                parameter.add_(step.reshape(parameter.shape), alpha=-rate * scale)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Return a matrix with all singular values near 1 and the same singular vectors, in bfloat16.
+
+    matrix: `[m, n]`. Five steps of a Newton-Schulz iteration, with the coefficients of Jordan et al. 2024,
+    bring singular values into [0.5, 1.5] quickly rather than to 1 exactly.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.bfloat16()
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if tall else x
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for the matrices between hidden layers, AdamW for all else."""
+
+    def __init__(self, config: OptimizerConfig, parameters: Treated) -> None:
+        matrices = [p for kind, p in parameters if kind == "matrix"]
         if not matrices:
             raise ConfigError(
-                "This network has no matrices in blocks, which muon is for: set optimizer=adamw.", "optimizer"
+                "This network has no matrices between hidden layers, which muon is for: set optimizer=adamw.",
+                "optimizer",
             )
-        rate, decay = config.learning_rate, config.weight_decay
-        muon = torch.optim.Muon(
-            matrices, rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        )
-        others = [(name, p) for name, p in named if not _is_of_a_block(name, p)]
-        adamw = _adamw(config, others)
+        muon = Muon(matrices, config.learning_rate, config.weight_decay)
+        adamw = _adamw(config, [(kind, p) for kind, p in parameters if kind != "matrix"])
         super().__init__([*muon.param_groups, *adamw.param_groups], adamw.defaults)
         self._parts = (muon, adamw)
         for part in self._parts:
@@ -107,16 +151,6 @@ _KINDS = {
     "rmsprop": _Kind(2, _rmsprop),
 }
 """Every optimiser, by the name that `OptimizerConfig` allows."""
-
-
-def _is_of_a_block(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it is a matrix between hidden layers: neither a table of vectors, nor what makes the output."""
-    return parameter.dim() == 2 and "blocks." in name and _decays(name, parameter)
-
-
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it is a matrix or a kernel, as a norm's own `weight` is not."""
-    return parameter.dim() > 1 and "weight" in name
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> dict[str, Tensor]:

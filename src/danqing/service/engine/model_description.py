@@ -63,7 +63,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         labels=config.labels if reads == "label" else (),
         captions=tuple(captions),
         options={verb: model.options_of(verb) for verb, kind in verbs.items() if isinstance(family, kind)},
-        guides=reads != "none" and getattr(config, "condition_dropout", 1) > 0,
+        guides=config.can_guide,
         steps=isinstance(family, PaintsInSteps),
         tokens=_tokens(family),
         prompt_tokens=info["text"]["length"] if info["text"] else 0,

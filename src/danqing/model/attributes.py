@@ -1,0 +1,180 @@
+"""Attributes that are requested of a model: checked, and drawn where they are not given."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from danqing.data.attributes import Attribute
+from danqing.errors import ConfigError
+from danqing.families.base import FamilyConfig
+from danqing.names import match
+from danqing.randomness import derived_seed
+
+Attributes = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+"""Values by the names of attributes, for all images or for each; None is a value that is not known."""
+
+_SOME = 12
+_MISMATCH = 1e6
+"""Squared distance of two images with another label or category: more than any numbers have."""
+_NEAR = 0.01
+"""Squared distance, in standard deviations, within which examples are as near as the nearest."""
+
+
+class OutsideTrainingWarning(UserWarning):
+    """A requested number is outside of the range of the training images.
+
+    The model may not know what such an image looks like.
+    """
+
+
+def chosen(
+    config: FamilyConfig, attributes: Attributes, label: Tensor | None, seeds: Sequence[int], *, draws: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the attributes of one image per seed, and which are known.
+
+    label: int64 `[n]`, or None.
+    draws: whether each seed draws what is not requested, jointly, from the training images that are most like
+        the request; otherwise it is missing.
+    Returns `Condition.attributes` and `Condition.attribute_mask`, None where the model reads no attributes.
+    Raises ConfigError for names and values that the model does not know; warns of numbers out of range.
+    """
+    if not config.attributes:
+        if attributes:
+            raise ConfigError(f"This {config.family} was trained without attributes: leave them out.")
+        return None, None
+    rows = _one_per_image(attributes, len(seeds))
+    read: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}  # by identity: one for all is common
+    for row in rows:
+        if id(row) not in read:
+            read[id(row)] = _read(config.attributes, row)
+    values = np.stack([read[id(row)][0] for row in rows])
+    given = np.stack([read[id(row)][1] for row in rows])
+    if draws and config.attribute_examples:
+        labels = [-1] * len(rows) if label is None else label.tolist()
+        draw = _Draw(config)
+        for number, seed in enumerate(seeds):
+            example = draw(values[number], given[number], labels[number], seed)
+            values[number] = np.where(given[number], values[number], example)
+    known = torch.from_numpy(~np.isnan(values))
+    return torch.from_numpy(np.nan_to_num(values)).float(), known
+
+
+def _one_per_image(attributes: Attributes, count: int) -> list[Mapping[str, Any]]:
+    if attributes is None or isinstance(attributes, Mapping):
+        return [attributes or {}] * count
+    rows = list(attributes)
+    if len(rows) != count or not all(isinstance(row, Mapping) for row in rows):
+        raise ConfigError(
+            f"Give one table of attributes, or one per image: there are {len(rows)} for {count} images."
+        )
+    return rows
+
+
+def _read(
+    columns: Sequence[Attribute], requested: Mapping[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The requested values in the order of the columns, NaN for others, and which were requested."""
+    names = [column.name for column in columns]
+    found: dict[str, Any] = {}
+    for name, value in requested.items():
+        meant = match(str(name), names)
+        if meant is None:
+            raise ConfigError(
+                f"This model does not know the attribute {name!r}: it knows {_some(names)}.", "attributes"
+            )
+        if meant in found:
+            raise ConfigError(f"The attribute {meant} is given twice: give it once.", "attributes")
+        found[meant] = value
+    values, given = [], []
+    for column in columns:
+        value = found.get(column.name)
+        values += [math.nan] * column.width if value is None else _numbers(column, value)
+        given += [column.name in found] * column.width
+    return np.array(values), np.array(given)
+
+
+def _numbers(column: Attribute, value: Any) -> list[float]:
+    if column.kind == "category":
+        category = match(str(value), column.categories)
+        if category is None:
+            raise ConfigError(
+                f"The attribute {column.name} cannot be {value!r}: choose one of {_some(column.categories)}.",
+                "attributes",
+            )
+        return [float(column.categories.index(category))]
+    items = _items(value) if column.kind == "vector" else [value]
+    try:
+        numbers = [float(item) for item in items if not isinstance(item, bool)]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != column.width or not all(map(math.isfinite, numbers)):
+        wanted = "a number" if column.kind == "number" else f"{column.width} numbers"
+        example = ",".join(f"{mean:.4g}" for mean in column.mean)
+        raise ConfigError(
+            f"The attribute {column.name} is {wanted} and cannot be {value!r}: give for instance {example}.",
+            "attributes",
+        )
+    _warn(column, numbers)
+    return numbers
+
+
+def _items(value: Any) -> Sequence[Any]:
+    if isinstance(value, str):
+        return value.strip().removeprefix("[").removesuffix("]").split(",")
+    return list(value) if isinstance(value, Sequence | np.ndarray) else [value]
+
+
+def _warn(column: Attribute, numbers: Sequence[float]) -> None:
+    bounds = zip(numbers, column.lowest, column.highest, column.deviation, strict=False)
+    for number, low, high, deviation in bounds:
+        beyond = max(low - number, number - high)
+        if beyond > 0:
+            far = f" ({beyond / deviation:.1f} standard deviations further)" if deviation > 0 else ""
+            warnings.warn(
+                f"{column.name} {number:g} is outside of the training images, which have {low:g} to "
+                f"{high:g}{far}: the model may not know what it looks like.",
+                OutsideTrainingWarning,
+                stacklevel=2,
+            )
+
+
+class _Draw:
+    """Draws attributes jointly, from the examples that are most like what is requested."""
+
+    def __init__(self, config: FamilyConfig) -> None:
+        examples = config.attribute_examples
+        columns = [column for column in config.attributes for _ in range(column.width)]
+        scales = [
+            scale for column in config.attributes for scale in column.deviation or (1.0,) * column.width
+        ]
+        self._values = np.array([example.values for example in examples], np.float64)
+        self._labels = np.array([example.label for example in examples])
+        self._is_category = np.array([column.kind == "category" for column in columns])
+        self._scale = np.array([scale if scale > 0 else 1.0 for scale in scales])
+
+    def __call__(
+        self, values: NDArray[np.float64], given: NDArray[np.bool_], label: int, seed: int
+    ) -> NDArray[np.float64]:
+        """The attributes of one example, NaN where one is missing.
+
+        values, given: what is requested, and where. label: of the image, -1 for none.
+        """
+        wanted = given & ~np.isnan(values)
+        apart = self._values[:, wanted] - values[wanted]
+        squared = np.nan_to_num(np.square(apart / self._scale[wanted]), nan=1.0)
+        is_category = self._is_category[wanted]
+        squared[:, is_category] = np.where(apart[:, is_category] == 0, 0.0, _MISMATCH)
+        distance = squared.sum(1) + np.where((self._labels != label) & (label >= 0), _MISMATCH, 0.0)
+        near = np.flatnonzero(distance <= distance.min() + _NEAR)
+        example: NDArray[np.float64] = self._values[near[derived_seed(seed, "attributes") % len(near)]]
+        return example
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SOME]) + (", ..." if len(names) > _SOME else "")
