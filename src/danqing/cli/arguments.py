@@ -54,14 +54,17 @@ def sample_options(settings: list[str] | None, guidance: float | None) -> dict[s
 
 
 def parse_attributes(pairs: list[str] | None) -> dict[str, str | None] | None:
-    """`["age=30"]` to `{"age": "30"}`, None for a value that is left empty; raises ConfigError."""
+    """Read `["age=30"]` as `{"age": "30"}`; raise ConfigError.
+
+    An empty value is None.
+    """
     if pairs is None:
         return None
     attributes: dict[str, str | None] = {}
     for pair in pairs:
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not name:
-            raise ConfigError(f"--attribute {pair} is not of the form name=value: write for instance age=30.")
+            raise ConfigError(f"--attribute {pair} is not of the form name=value: write for example age=30.")
         if name in attributes:
             raise ConfigError(f"--attribute {name} is given twice: give it once.")
         attributes[name] = value or None

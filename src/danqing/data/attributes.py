@@ -35,7 +35,7 @@ class Attribute(BaseModel):
     highest: tuple[float, ...] = ()
 
     def in_words(self) -> str:
-        """Return its name, its kind, its values, and how often it is known."""
+        """Return its name, kind, values, and how often it is known."""
         known = "" if self.known == 1 else f", known for {self.known:.0%}"
         if self.kind == "category":
             shown = ", ".join(self.categories[:_SHOWN])
@@ -47,9 +47,9 @@ class Attribute(BaseModel):
 
 
 class Example(BaseModel):
-    """The attributes of one image, in the order of the columns, None where one is missing.
+    """The attributes and the label of one image.
 
-    label: the index of its label, -1 where it has none.
+    values: in the order of the columns, None for a missing one. label: its index, -1 if there is none.
     """
 
     model_config = ConfigDict(frozen=True)

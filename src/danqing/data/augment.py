@@ -97,8 +97,9 @@ def _turned(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def weighted_by_alpha(images: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
-    """Average pixels of `[n, c, h, w]` in [-1, 1] with colours weighted by alpha: hidden ones stay hidden.
+    """Average pixels `[n, c, h, w]` in [-1, 1] with colours weighted by alpha.
 
+    Hidden colours stay hidden.
     average: replaces pixels by linear combinations of others, in each channel alike.
     """
     if images.shape[1] not in (2, 4):

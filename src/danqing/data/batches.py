@@ -95,7 +95,7 @@ class Batches:
         return np.concatenate(parts)
 
     def condition(self, images_seen: int) -> Condition:
-        """Return the condition of that batch's images without source images, on the CPU."""
+        """Return that batch's condition without source images, on the CPU."""
         indices = self.indices(images_seen)
         label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
         texts = self.dataset.texts(indices) if self.use_texts else None

@@ -126,7 +126,7 @@ class Dataset:
         return self._store.attributes(self._places(indices))
 
     def attribute_examples(self, most: int) -> tuple[Example, ...]:
-        """Return the attributes and labels of at most so many images, from all over the data."""
+        """Return attributes and labels of at most `most` evenly spaced images."""
         places = np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64)
         rows, labels = self.attributes_at(places).tolist(), self.labels_at(places).tolist()
         return tuple(
@@ -169,7 +169,7 @@ class Dataset:
 
     @functools.cached_property
     def label_captions(self) -> tuple[str, ...]:
-        """Return, per label, the captions that all of its images share.
+        """Return the captions that all images of each label share.
 
         One per line, empty if there are none.
         """

@@ -69,7 +69,7 @@ class Account:
         return now
 
     def refund(self, images: int, charged: float) -> None:
-        """Uncount pictures that were not painted.
+        """Refund pictures that were not painted.
 
         charged: when they were counted, in seconds since 1970.
         """

@@ -63,7 +63,7 @@ class PendingOrder:
             self._cancel(self)
 
     def begin(self) -> None:
-        """Note that the worker has some of its pictures."""
+        """Record that the worker has some of its pictures."""
         if self.on_begin is not None:
             self.on_begin()
             self.on_begin = None

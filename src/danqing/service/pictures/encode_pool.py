@@ -29,7 +29,7 @@ class EncodeReservation:
             raise ApiError(429, message, code="overloaded", headers={"retry-after": "5"})
 
     def release(self) -> None:
-        """Give the room back; does nothing the second time."""
+        """Release the capacity; do nothing the second time."""
         work, self._work = self._work, 0
         self._share.give_back(self._owner, work)
 
