@@ -16,6 +16,7 @@ class Plan:
 
     parameters: count per module. memory_bytes: expected peak of the process. seconds: expected for `images`
     that remain; images_per_second as measured; resumed_from: images that an earlier process has seen already.
+    snapshot_bytes: the most disk space of the snapshots of the moving averages, 0 if there are none.
     stage: what is learnt, where a run has two stages. then: the plan of the stage that follows.
     """
 
@@ -27,6 +28,7 @@ class Plan:
     precision: str
     device: str
     resumed_from: int
+    snapshot_bytes: int = 0
     stage: str = ""
     then: "Plan | None" = None
 
@@ -52,12 +54,14 @@ class Scored:
 
     best_images: how many had been seen at the best score so far, which is this one where `is_best`; None
     where the last model is kept, whatever its score.
+    ema_length: of the moving average; None if it has a half-life.
     """
 
     images: int
     score: "Score"
     is_best: bool
     best_images: int | None
+    ema_length: float | None = None
 
 
 class Listener:

@@ -14,7 +14,7 @@ from danqing.errors import TrainingError
 from danqing.families.base import Learner
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
-from danqing.training import optimizers
+from danqing.training import optimizers, snapshots
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 from danqing.training.listener import Plan
@@ -27,12 +27,16 @@ _LATE = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """Parameters per module, expected peak in bytes, the faster precision and its images per second."""
+    """Parameters per module, expected peak in bytes, the faster precision and its images per second.
+
+    snapshot_bytes: the most disk space that the snapshots of the moving averages take.
+    """
 
     parameters: dict[str, int]
     memory_bytes: int
     precision: Precision
     images_per_second: float
+    snapshot_bytes: int
 
     def plan(
         self, images: int, device: torch.device, *, seen: int = 0, stage: str = "", then: Plan | None = None
@@ -47,6 +51,7 @@ class Requirements:
             precision=self.precision,
             device=str(device),
             resumed_from=seen,
+            snapshot_bytes=self.snapshot_bytes,
             stage=stage,
             then=then,
         )
@@ -86,16 +91,20 @@ def estimate_requirements(
         speed = _images_per_second(engine, end, config.training.measure_seconds / rounds)
         speeds[choice] = max(speeds[choice], speed)
     best = max(speeds, key=lambda choice: speeds[choice])
-    return Requirements(parameters, memory, best, speeds[best])
+    averaged = engine.averaged()
+    values = sum(tensor.numel() for named in averaged.values() for tensor in named.values())
+    return Requirements(parameters, memory, best, speeds[best], snapshots.most_bytes(values))
 
 
 def _state_bytes(config: RunConfig) -> int:
-    """Bytes of weights, gradients, the optimiser's averages and the moving average; nothing is allocated for
-    it.
+    """Bytes of weights, gradients, the optimiser's averages and the moving averages.
+
+    Nothing is allocated for it.
     """
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in families.build_learner(config.model).parameters())
-    return 4 * parameters * (3 + optimizers.averages(config.optimizer))
+    moving = max(1, len(config.training.ema_lengths))
+    return 4 * parameters * (2 + moving + optimizers.averages(config.optimizer))
 
 
 def _kept_by_batch(engine: Engine) -> int:

@@ -39,7 +39,8 @@ class Run:
     held-out score, which is that of the model; None where the run is not evaluated. cost: core_hours,
     energy_wh and peak_memory_bytes, each None where the machine does not tell. `seconds` are of training
     alone. tokenizer: what is known of the first of two stages, where there are two; `seconds` and `cost` are
-    of both, all else is of the second.
+    of both, all else is of the second. ema: the EMA length of the model and how it was chosen, where averages
+    of several lengths are kept.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Run:
     cost: dict[str, float | None] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
     tokenizer: dict[str, Any] | None = None
+    ema: dict[str, Any] | None = None
 
     @property
     def evaluation_share(self) -> float:
@@ -122,7 +124,7 @@ def train(
         stack.enter_context(folder.locked())
         stack.enter_context(folder.honest())
         wanted = folder.settle_config(wanted)
-        wanted, dataset, held = _open_data(data, wanted, folder, listener)
+        wanted, dataset, held = open_data(data, wanted, folder, listener)
         listener.on_dataset(dataset.info.report)
         folder.check_images(dataset, held)
         options: dict[str, Any] = {
@@ -171,10 +173,11 @@ def read_run(path: str | Path) -> Run:
         cost=facts.get("cost") or {},
         evaluation_seconds=facts["progress"].get("evaluation_seconds", 0.0),
         tokenizer=facts.get("tokenizer"),
+        ema=facts.get("ema"),
     )
 
 
-def _open_data(
+def open_data(
     source: str | Path, config: RunConfig, folder: RunFolder, listener: Listener
 ) -> tuple[RunConfig, Dataset, Held | None]:
     """The images to learn from and, where the run is evaluated, those to judge by; the configuration says

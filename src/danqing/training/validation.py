@@ -86,6 +86,18 @@ class Validation:
         """Whether the last score is that of the model at `images`."""
         return bool(self._told) and self._told[-1]["images"] == images
 
+    def scored_lengths(self, images: int) -> dict[float, float]:
+        """Return what each EMA length has scored at `images`; lower is better, and infinity is not finite."""
+        found = {
+            line["ema_length"]: _score(line)
+            for line in self._told
+            if line["images"] == images and "ema_length" in line
+        }
+        return {
+            length: math.inf if not math.isfinite(s.value) else -s.value if s.higher_is_better else s.value
+            for length, s in found.items()
+        }
+
     def stall(self) -> str | None:
         """The sentence that ends a run whose score has not improved for `patience_images`, or None."""
         if not self.config.patience_images or self.best is None:
@@ -124,9 +136,12 @@ class Validation:
         line = {"images": images, "is_best": is_best, "score": score.to_json()}
         if c.every_images == "tenth":
             line["tenth"] = budget.tenth(images)
+        length = model.facts.get("ema_length")
+        if length is not None:
+            line["ema_length"] = length
         self.lines.append(line)
         self._told.append(line)
-        return Scored(images, score, is_best, self.best.images if self.best else None)
+        return Scored(images, score, is_best, self.best.images if self.best else None, length)
 
     def tensors(self) -> dict[str, Tensor]:
         """The best weights, named for a checkpoint."""
