@@ -35,7 +35,7 @@ class HalfLife:
 
     def newest(self, images: int, step_images: int) -> float:
         half_life = min(self.images, images / 20)
-        decay = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
+        decay: float = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
         return 1 - decay
 
 

@@ -23,7 +23,7 @@ MOST = 32
 FEWEST_STEPS = 32
 """Steps between two snapshots, at least."""
 _LARGEST_POWER = 15  # of two, in a float16
-_MOST_SCALED = 100  # 2**100 and its inverse are ordinary float32 numbers
+_MOST_SCALED = 126  # 2**126 and its inverse are ordinary float32 numbers
 
 Averages = Mapping[float, Mapping[str, Tensor]]
 """What is averaged, by name, for each EMA length."""
