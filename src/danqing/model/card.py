@@ -85,6 +85,7 @@ def card(
         "Seconds": trained.get("seconds"),
         "Images seen by its tokenizer before": tokenizer.get("images"),
         "Seconds of that": tokenizer.get("seconds"),
+        "EMA length": trained.get("ema_length"),
         "Precision": trained.get("precision"),
         "Seed": trained.get("seed"),
     }

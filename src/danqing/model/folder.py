@@ -290,6 +290,7 @@ def _plain_facts(trained: Any) -> dict[str, Any]:
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
     numbers = {"images": int, "seconds": int | float, "seed": int, "held_out": float, "channels": int}
+    numbers |= {"ema_length": float}
     return {key: value for key, value in facts.items() if isinstance(value, numbers.get(key, str))}
 
 

@@ -53,6 +53,10 @@ class Publisher:
             publish(self._folder.model, model, samples)
         return path, samples
 
+    def write(self, model: Model) -> None:
+        """Write a model without a score to the model folder."""
+        publish(self._folder.model, model, self._grid(model))
+
     def write_best(self, model: Model, score: scores.Score) -> None:
         """Write the model with the best score to the model folder.
 
@@ -63,18 +67,20 @@ class Publisher:
             publish(folder, model, self._grid(model), [score])
 
     def _grid(self, model: Model) -> Images:
-        """As many images as the run's grids have, always of the same seeds, evenly of all labels or captions.
-
-        A first stage cannot sample: it shows originals, each beside its reconstruction.
-        """
-        count, labels = self._config.training.sample_images, model.labels
+        """The images of a grid; a first stage cannot sample and shows originals beside reconstructions."""
         if not model.family.has_prior:
-            originals = self._originals[: max(1, count // 2)]
+            originals = self._originals[: max(1, self._config.training.sample_images // 2)]
             return Images(np.concatenate([originals.array, model.reconstruct(originals).array], axis=2))
-        if shown := prompts(self._config):
-            return model.sample(count, prompt=shown, seed=self._config.seed)
-        spread = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
-        return model.sample(count, label=spread if labels else None, seed=self._config.seed)
+        return sample_grid(model, self._config)
+
+
+def sample_grid(model: Model, config: RunConfig) -> Images:
+    """Return the samples of a grid, always of the same seeds, evenly of all labels or captions."""
+    count, labels = config.training.sample_images, model.labels
+    if shown := prompts(config):
+        return model.sample(count, prompt=shown, seed=config.seed)
+    spread = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
+    return model.sample(count, label=spread if labels else None, seed=config.seed)
 
 
 def prompts(config: RunConfig) -> list[str]:
