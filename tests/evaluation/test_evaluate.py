@@ -15,10 +15,11 @@ from torch import nn
 import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import DanqingError, DataError, EvaluationError
-from danqing.evaluation.candidates import is_model, open_candidate, open_reference
+from danqing.evaluation.candidate import is_model, open_candidate
 from danqing.evaluation.evaluate import METRICS, Evaluation, _save, evaluate, score_samples
 from danqing.evaluation.features import extract
 from danqing.evaluation.networks import open_network
+from danqing.evaluation.reference import open_reference
 from danqing.evaluation.scores import Score, read
 from danqing.images import Images
 from danqing.model.model import Model
@@ -206,7 +207,7 @@ def test_a_collapsed_folder_is_full_of_duplicates(split_digits: Path, tmp_path: 
 def test_labelled_images_are_judged_by_a_classifier(
     split_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danqing.evaluation.classifier._EPOCHS", (15, 15))
+    monkeypatch.setattr("danqing.evaluation.judges.classifier._EPOCHS", (15, 15))
     rows = np.arange(600, 800)
     labels = digit_labels(rows)
     names = [f"digit {label}" for label in labels]
@@ -323,7 +324,7 @@ def test_test_images_are_not_taken_for_training_images(split_digits: Path, tmp_p
 
 
 def test_a_picture_that_nobody_gets_is_not_drawn(split_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("danqing.evaluation.evaluate.sheet")
+    monkeypatch.delattr("danqing.evaluation.evaluate.draw_neighbour_sheet")
     found = evaluate("digits", split_digits, metrics="duplicates,memorised", features="pixels", n=50)
     assert (found.neighbours, found.files) == (None, [])
 
@@ -331,7 +332,7 @@ def test_a_picture_that_nobody_gets_is_not_drawn(split_digits: Path, monkeypatch
 def test_of_many_real_images_some_are_drawn_by_the_seed(
     split_digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danqing.evaluation.candidates.MOST_REFERENCE", 150)
+    monkeypatch.setattr("danqing.evaluation.reference.MOST_REFERENCE", 150)
     first, again, other = (
         evaluate("digits", split_digits, metrics="kernel", features="pixels", n=50, seed=seed)
         for seed in (0, 0, 1)

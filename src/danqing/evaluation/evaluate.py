@@ -1,7 +1,7 @@
 """`evaluate`: a model, or a folder of pictures, against a data set."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,24 +15,24 @@ from danqing.data.cache import default_folder
 from danqing.data.dataset import Dataset
 from danqing.errors import DataError, EvaluationError
 from danqing.evaluation import scores as score_files
-from danqing.evaluation.candidates import Candidate, open_candidate, open_reference
-from danqing.evaluation.comparison import CAPTIONS, FROM_REFERENCE, RECONSTRUCTED, Comparison
-from danqing.evaluation.contract import FeatureNetwork, ImageSet
+from danqing.evaluation.candidate import Candidate, open_candidate
+from danqing.evaluation.contract import FeatureNetwork, ImageSet, Progress
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.frechet import frechet_distance
+from danqing.evaluation.generated_images import generate_images, reconstruct
+from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.kernel import kernel_distance
-from danqing.evaluation.lookalikes import sheet
+from danqing.evaluation.metric_inputs import CAPTIONS, FROM_REFERENCE, RECONSTRUCTED, MetricInputs
 from danqing.evaluation.metrics import ALIASES, METRICS, distance_name, nearest
+from danqing.evaluation.neighbour_sheet import draw_neighbour_sheet
 from danqing.evaluation.networks import open_network
-from danqing.evaluation.painted import paint, reconstruct, spread
+from danqing.evaluation.reference import open_reference
 from danqing.evaluation.scores import ReferenceInfo, Score
 from danqing.images import encode
 from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.precision import Precision, choose_device
-
-Progress = Callable[[int, int, str], None]
 
 SMALL = 10_000
 """With fewer images than this on either side, the kernel distance is the number to quote."""
@@ -98,7 +98,7 @@ def evaluate(
     folders, notes = _writable(opened, out)
     reference = open_reference(data, opened, split=split, seed=seed, on_progress=on_progress)
     thorough = wanted is not None and "memorised" in wanted
-    comparison = Comparison(
+    comparison = MetricInputs(
         opened, reference, network, n=n, seed=seed, thorough=thorough, on_progress=on_progress
     )
     measured, left_out = _plan(comparison, wanted)
@@ -111,7 +111,7 @@ def evaluate(
         )
     pictured = "memorised" in measured or (wanted is None and "duplicates" in measured)
     drawn = pictured and folders and comparison.knows_training
-    picture = encode(sheet(comparison), "png") if drawn else None
+    picture = encode(draw_neighbour_sheet(comparison), "png") if drawn else None
     files, failures = _save(scores, picture, opened, folders)
     notes += failures
     neighbours = next((file for file in files if file.name == model_folder.NEIGHBOURS), None)
@@ -166,13 +166,13 @@ def score_samples(
 def _samples(model: Model, n: int, seed: int, judged: Dataset | None) -> tuple[ImageSet, dict[str, str], str]:
     """What a model paints, or makes of the judged images, with what is to be said of it."""
     if judged is not None and not model.family.has_prior:
-        rows = spread(len(judged), min(n, len(judged)))
+        rows = spread_evenly(len(judged), min(n, len(judged)))
         return reconstruct(model, judged, rows), {"images": FROM_REFERENCE}, RECONSTRUCTED
     if judged is not None and model.family.config.reads_text and judged.has_texts:
-        texts = judged.texts(spread(len(judged), n))
+        texts = judged.texts(spread_evenly(len(judged), n))
         prompts = captions.chosen(texts or (), seed, 0)
-        return paint(model, n, seed=seed, prompts=prompts), {"prompts": CAPTIONS}, ""
-    return paint(model, n, seed=seed), {}, ""
+        return generate_images(model, n, seed=seed, prompts=prompts), {"prompts": CAPTIONS}, ""
+    return generate_images(model, n, seed=seed), {}, ""
 
 
 def _known(metrics: str | Sequence[str] | None) -> list[str] | None:
@@ -190,7 +190,7 @@ def _known(metrics: str | Sequence[str] | None) -> list[str] | None:
     return list(dict.fromkeys(ALIASES.get(name, name) for name in names))
 
 
-def _plan(c: Comparison, wanted: list[str] | None) -> tuple[list[str], dict[str, str]]:
+def _plan(c: MetricInputs, wanted: list[str] | None) -> tuple[list[str], dict[str, str]]:
     """What will be measured, and why the rest will not; raises EvaluationError for what was asked by name."""
     measured, left_out = [], {}
     for name in METRICS if wanted is None else wanted:
@@ -208,7 +208,7 @@ def _plan(c: Comparison, wanted: list[str] | None) -> tuple[list[str], dict[str,
     return measured, left_out
 
 
-def _measure(c: Comparison, names: list[str], left_out: dict[str, str] | None) -> list[Score]:
+def _measure(c: MetricInputs, names: list[str], left_out: dict[str, str] | None) -> list[Score]:
     """The scores of some metrics. What turns out not to be measurable is told to `left_out`, or raised."""
     found: list[Score] = []
     for name in names:
@@ -224,7 +224,7 @@ def _measure(c: Comparison, names: list[str], left_out: dict[str, str] | None) -
     return found
 
 
-def _with_headline(scores: list[Score], c: Comparison) -> tuple[list[Score], Score, str]:
+def _with_headline(scores: list[Score], c: MetricInputs) -> tuple[list[Score], Score, str]:
     """The scores, of which one is the headline, and a sentence that says why."""
     few = min(c.n, c.reference.info.count)
     small = few < SMALL
@@ -247,7 +247,7 @@ def _with_headline(scores: list[Score], c: Comparison) -> tuple[list[Score], Sco
     return scores, scores[place], reason
 
 
-def _remarks(c: Comparison) -> Iterable[str]:
+def _remarks(c: MetricInputs) -> Iterable[str]:
     """What to beware of with these images."""
     if c.candidate.pictures is not None:
         remarks = c.candidate.pictures.info.report.notes

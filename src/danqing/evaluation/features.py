@@ -6,7 +6,6 @@ import struct
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
 
@@ -20,7 +19,7 @@ from danqing.data import Dataset, caches
 from danqing.data.cache import default_folder
 from danqing.data.records import digest
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import FeatureNetwork, ImageSet
+from danqing.evaluation.contract import FeatureNetwork, ImageSet, Progress
 from danqing.evaluation.networks.module import UserModule
 from danqing.evaluation.resize import images_at_once
 from danqing.evaluation.scores import FeatureInfo
@@ -28,8 +27,6 @@ from danqing.evaluation.scores import FeatureInfo
 VERSION = 1
 """Part of a cached file's name; raised when the same network would give other features than before."""
 _AT_ONCE = 256
-
-Progress = Callable[[int, int, str], None]
 
 
 class Features:

@@ -16,13 +16,11 @@ from danqing.evaluation.networks import open_network
 from danqing.images import Images
 from danqing.machine import hardware
 from danqing.precision import choose_device
-from danqing.studies import compare_page, contest
-from danqing.studies import folder as study_folder
-from danqing.studies import measure as measuring
-from danqing.studies.contest import Judged
+from danqing.studies import compare_page, compare_setup, measurements, study_folder
+from danqing.studies.compare_setup import ComparisonData
+from danqing.studies.recommendations import cautions, verdict
 from danqing.studies.results import Comparison, Contestant
-from danqing.studies.trainee import Trainee, wait_until_free
-from danqing.studies.verdict import cautions, verdict
+from danqing.studies.training_process import TrainingProcess, wait_until_free
 from danqing.training import config as configs
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig
@@ -63,15 +61,15 @@ def compare(
     `compare.html` and the runs; the same call again goes on where it was interrupted, and trains and measures
     nothing twice. Ctrl-C ends it, saved. Raises DanqingError.
     """
-    names = contest.choose_presets(families, presets, size, data)
+    names = compare_setup.choose_presets(families, presets, size, data)
     own: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
     own["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
     budget = {"minutes": minutes, "images": images}
     given: dict[str, Any] = {"size": size, "seed": seed, "settings": settings or {}, **budget}
-    first = contest.configure(names, own=own, **given)[names[0]]
-    judged = contest.open_judged(data, first)
+    first = compare_setup.configure(names, own=own, **given)[names[0]]
+    judged = compare_setup.open_judged(data, first)
     own["evaluation.held_out"] = judged.held_out
-    chosen = contest.configure(names, own=own, **given)
+    chosen = compare_setup.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
     network = open_network(features, device=choose_device(device))
     if on_dataset is not None:
@@ -123,11 +121,11 @@ def compare(
         (folder / "pictures").mkdir(exist_ok=True)
         atomic.remove_leftovers(folder / "pictures")
         _real_images(judged).save(folder / "pictures" / "real.png")
-        room = _Room(folder, task, chosen, judged, f"{network.name} {network.sha256}", on_progress)
+        room = _ComparisonRun(folder, task, chosen, judged, f"{network.name} {network.sha256}", on_progress)
         return room.run(study)
 
 
-class _Room:
+class _ComparisonRun:
     """Where a comparison takes place: its folder, and what all contestants share."""
 
     def __init__(
@@ -135,7 +133,7 @@ class _Room:
         folder: Path,
         task: dict[str, Any],
         configs: dict[str, RunConfig],
-        judged: Judged,
+        judged: ComparisonData,
         network: str,
         on_progress: Progress | None,
     ) -> None:
@@ -164,7 +162,7 @@ class _Room:
         run = self.folder / one.run
         if not _is_complete(RunFolder(run), self.configs[one.name]):
             return one
-        found = measuring.known(
+        found = measurements.known(
             run, self.judged, self._measurements(one), n=study.samples, seed=study.seed, network=self.network
         )
         one = one.model_copy(update=_of_run(run))
@@ -177,20 +175,20 @@ class _Room:
             wait_until_free(run)
             arguments = {**self.task, "preset": one.preset, "out": str(run)}
             text = f"Training {one.name} ({place + 1} of {len(study.contestants)})"
-            with Trainee(arguments, study.machine["threads"]) as trainee:
-                while trainee.running:
-                    self.tell(trainee.done, trainee.total or None, text)
+            with TrainingProcess(arguments, study.machine["threads"]) as process:
+                while process.running:
+                    self.tell(process.done, process.total or None, text)
                     time.sleep(_POLL_SECONDS)
-            if error := trainee.error():
+            if error := process.error():
                 return one.model_copy(update={"status": "failed", "error": error})
-            if trainee.interrupted:
+            if process.interrupted:
                 raise KeyboardInterrupt
         return one.model_copy(update=_of_run(run))
 
     def _measure(self, one: Contestant, study: Comparison, place: int) -> Contestant:
         text = f"Measuring {one.name} ({place + 1} of {len(study.contestants)})"
         try:
-            found = measuring.measure(
+            found = measurements.measure(
                 self.folder / one.run,
                 self.task["data"],
                 self.judged,
@@ -245,7 +243,7 @@ def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
     return one.model_copy(
         update={
             "status": "finished",
-            "scores": measuring.scores(found),
+            "scores": measurements.scores(found),
             "measured": one.measured | figures,
             "pictures": pictures,
         }
@@ -256,7 +254,7 @@ def _of_run(path: Path) -> dict[str, Any]:
     """What a run tells of itself."""
     run, folder = read_run(path), RunFolder(path)
     plan = folder.facts().get("plan", {})
-    name, points = measuring.curve(path)
+    name, points = measurements.curve(path)
     figures = {
         "training_speed": run.images_per_second,
         "images": run.images,
@@ -273,13 +271,13 @@ def _of_run(path: Path) -> dict[str, Any]:
     }
 
 
-def _real_images(judged: Judged) -> Images:
+def _real_images(judged: ComparisonData) -> Images:
     """As many real images as a grid has, evenly from those that all learn from."""
-    count = min(measuring.PICTURES, len(judged.training))
+    count = min(measurements.PICTURES, len(judged.training))
     return Images(judged.training.images(np.linspace(0, len(judged.training) - 1, count).astype(np.int64)))
 
 
-def _data_facts(judged: Judged) -> dict[str, Any]:
+def _data_facts(judged: ComparisonData) -> dict[str, Any]:
     dataset = judged.training
     return {
         "name": dataset.info.name,

@@ -8,8 +8,8 @@ from danqing import atomic, page
 from danqing.quantities import duration, memory
 from danqing.studies import plots
 from danqing.studies.plots import Line, Measured, Spot
+from danqing.studies.recommendations import picks
 from danqing.studies.results import GROUPS, Cell, Comparison, Contestant, Row, row, rows
-from danqing.studies.verdict import picks
 
 _STYLE = Path(__file__).with_name("compare.css")
 _ARROWS = {"higher": "↑", "lower": "↓"}
@@ -62,7 +62,7 @@ def _tiles(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if isinstance(data.get("images"), int):
         yield "Learnt from", f"{data['images']:,}"
     if reference is not None:
-        yield f"Judged by ({reference.split})", f"{reference.count:,}"
+        yield f"ComparisonData by ({reference.split})", f"{reference.count:,}"
     if data.get("width"):
         yield "Pixels", f"{data['width']} × {data['height']}"
     yield "Painted by each", f"{comparison.samples:,}"
@@ -221,7 +221,7 @@ def _making(comparison: Comparison) -> str:
         "Source": data.get("source"),
         "Learnt from": f"{data['images']:,} images" if isinstance(data.get("images"), int) else None,
         "Fingerprint": data.get("fingerprint"),
-        "Judged by": f"{reference.count:,} images, split {reference.split}" if reference else None,
+        "ComparisonData by": f"{reference.count:,} images, split {reference.split}" if reference else None,
         "Its fingerprint": reference.fingerprint if reference else None,
         "Licence": data.get("licence"),
         "Citation": data.get("citation"),

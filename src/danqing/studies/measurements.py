@@ -5,7 +5,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,18 @@ import numpy as np
 from danqing import atomic
 from danqing.data import Dataset, captions
 from danqing.data.builtin import shapes
+from danqing.evaluation.contract import Progress
 from danqing.evaluation.evaluate import evaluate
-from danqing.evaluation.painted import reconstruct, spread
+from danqing.evaluation.generated_images import reconstruct
+from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.scores import Score
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model
-from danqing.studies.contest import Judged
+from danqing.studies.compare_setup import ComparisonData
 from danqing.studies.results import Point
 from danqing.training.run_files import read_json, read_lines
 from danqing.training.run_folder import RunFolder
-
-Progress = Callable[[int, int, str], None]
 
 FORMAT = 1
 PICTURES = 36
@@ -39,7 +39,7 @@ _ROUNDS, _ROUND_SECONDS = 5, 0.25
 def measure(
     run: Path,
     data: str,
-    judged: Judged,
+    judged: ComparisonData,
     out: Path,
     *,
     n: int,
@@ -100,7 +100,9 @@ def measure(
     return content
 
 
-def known(run: Path, judged: Judged, out: Path, *, n: int, seed: int, network: str) -> dict[str, Any] | None:
+def known(
+    run: Path, judged: ComparisonData, out: Path, *, n: int, seed: int, network: str
+) -> dict[str, Any] | None:
     """What `measure` has made of the very same run; None where it has not, or not so."""
     with contextlib.suppress(OSError):
         made = read_json(out)
@@ -108,7 +110,7 @@ def known(run: Path, judged: Judged, out: Path, *, n: int, seed: int, network: s
     return None
 
 
-def _asked(run: Path, judged: Judged, *, n: int, seed: int, network: str) -> dict[str, Any]:
+def _asked(run: Path, judged: ComparisonData, *, n: int, seed: int, network: str) -> dict[str, Any]:
     """All that the measurements of a run follow from."""
     weights = RunFolder(run).model / _WEIGHTS
     return {
@@ -147,7 +149,7 @@ def grid(model: Model, reference: Dataset, seed: int) -> Images:
     """As many images as all grids have, of the same seeds, and evenly of all labels or of the captions of the
     reference images; of a first stage, what it makes of those.
     """
-    rows = spread(len(reference), PICTURES)
+    rows = spread_evenly(len(reference), PICTURES)
     if not model.family.has_prior:
         return Images(reconstruct(model, reference, rows).images(np.arange(PICTURES)))
     if model.family.config.reads_text and (texts := reference.texts(rows)) is not None:

@@ -1,7 +1,7 @@
 """A small classifier of a data set's labels: what generated images teach it says what they hold."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,13 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import ImageSet
+from danqing.evaluation.contract import ImageSet, Progress
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.painted import at_once, chunks, relabelled
-from danqing.evaluation.towers import image_tower, prepared, set_rate
+from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
+from danqing.evaluation.judges.small_networks import image_tower, prepared, set_rate
 from danqing.randomness import generator
-
-Progress = Callable[[int, int, str], None]
 
 _BATCH = 128
 _SHOWN = 40_000
@@ -37,7 +35,7 @@ class Classifier:
         chosen = np.arange(len(images)) if indices is None else indices
         found = []
         with torch.inference_mode():
-            for rows in chunks(len(chosen), at_once(images.size)):
+            for rows in index_batches(len(chosen), batch_size_for(images.size)):
                 logits = self._network(prepared(images.images(chosen[rows])))
                 found.append(logits.argmax(1).numpy())
         return np.concatenate(found)
@@ -61,7 +59,7 @@ def fit(
     there are not at least two labels.
     """
     names = tuple(images.label_names if label_names is None else label_names)
-    labels = relabelled(images, names)
+    labels = map_labels(images, names)
     rows = np.flatnonzero(labels >= 0)
     rng = generator(seed, "classifier")
     if limit is not None and limit < len(rows):
@@ -75,7 +73,7 @@ def fit(
     step = 0
     for _ in range(epochs):
         order = rows[torch.randperm(len(rows), generator=rng).numpy()]
-        for part in chunks(len(order), _BATCH):
+        for part in index_batches(len(order), _BATCH):
             if len(part) < 2:  # batch statistics of one image are none
                 continue
             set_rate(optimizer, _PEAK, step, steps, rise=5)

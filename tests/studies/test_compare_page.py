@@ -8,8 +8,8 @@ import pytest
 
 from danqing.errors import DataError
 from danqing.studies import compare_page, results
+from danqing.studies.recommendations import cautions, verdict
 from danqing.studies.results import Cell, Comparison
-from danqing.studies.verdict import cautions, verdict
 from tests.studies.written import HOSTILE, score, write_comparison
 
 
