@@ -16,10 +16,11 @@ import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import DanqingError, DataError, EvaluationError
 from danqing.evaluation.candidate import is_model, open_candidate
-from danqing.evaluation.evaluate import METRICS, Evaluation, _save, evaluate, score_samples
+from danqing.evaluation.evaluate import METRICS, Evaluation, evaluate, score_samples
 from danqing.evaluation.features import extract
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.reference import open_reference
+from danqing.evaluation.score_folders import save_scores
 from danqing.evaluation.scores import Score, read
 from danqing.images import Images
 from danqing.model.model import Model
@@ -507,7 +508,7 @@ def test_evaluations_at_once_keep_each_others_scores(
     candidate = open_candidate("digits", split_digits, n=10, seed=0)
     several = [evaluated.headline.model_copy(update={"seed": seed}) for seed in range(12)]
     with ThreadPoolExecutor(12) as pool:
-        done = [pool.submit(_save, [score], None, candidate, [tmp_path]) for score in several]
+        done = [pool.submit(save_scores, [score], None, candidate, [tmp_path]) for score in several]
     assert all(future.result() == ([tmp_path / "scores.json"], []) for future in done)
     assert {score.seed for score in read(tmp_path / "scores.json")} == set(range(12))
 
@@ -518,11 +519,11 @@ def test_a_score_takes_the_place_of_one_with_an_earlier_versions_normalization(
     candidate, new = open_candidate("digits", split_digits, n=10, seed=0), evaluated.headline
     assert new.features is not None
     old = new.features.model_copy(update={"normalization": "", "resizer": "antialiased bicubic to 16x16"})
-    _save([new.model_copy(update={"features": old, "value": 3.0})], None, candidate, [tmp_path])
-    _save([new], None, candidate, [tmp_path])
+    save_scores([new.model_copy(update={"features": old, "value": 3.0})], None, candidate, [tmp_path])
+    save_scores([new], None, candidate, [tmp_path])
     assert read(tmp_path / "scores.json") == [new]
     legacy = new.features.model_copy(update={"resizer": "legacy bilinear to 16x16, clamped to 0..255"})
-    _save([new.model_copy(update={"features": legacy})], None, candidate, [tmp_path])
+    save_scores([new.model_copy(update={"features": legacy})], None, candidate, [tmp_path])
     assert len(read(tmp_path / "scores.json")) == 2
 
 

@@ -13,7 +13,8 @@ from danqing.evaluation.candidate import Candidate
 from danqing.evaluation.contract import FeatureNetwork, ImageSet, Progress
 from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.feature_rows import Selected
-from danqing.evaluation.features import Features, extract
+from danqing.evaluation.features import Features, extract, feature_info
+from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.generated_images import generate_images, reconstruct
 from danqing.evaluation.image_sets import draw_rows, map_labels, spread_evenly
 from danqing.evaluation.judges.caption_matcher import CaptionMatcher
@@ -25,7 +26,7 @@ from danqing.evaluation.neighbours import manifold_scores
 from danqing.evaluation.pixel_rows import PixelRows, hashes
 from danqing.evaluation.real_image_results import RealImageResults, draw_captions
 from danqing.evaluation.reference import Reference, learnt_from
-from danqing.evaluation.scores import Score
+from danqing.evaluation.scores import FeatureInfo, Score
 from danqing.precision import candidates
 from danqing.randomness import generator
 
@@ -74,14 +75,16 @@ class MetricInputs:
         *,
         better: bool | None = None,
         unit: str = "",
-        features: Features | None = None,
+        features: FeatureInfo | None = None,
         settings: dict[str, Any] | None = None,
         note: str = "",
         images: int | None = None,
     ) -> Score:
-        """A score with all that there is to say of this comparison; better: whether higher is better.
+        """Return a score with everything that must be known about how it was measured.
 
-        images: how many were looked at, where they are not the generated ones.
+        better: whether higher is better; None where neither is.
+        features: the network that it is computed on.
+        images: how many images it is computed from, where they are not the generated ones.
         """
         estimate = measured if isinstance(measured, Estimate) else Estimate(measured)
         return Score(
@@ -94,7 +97,8 @@ class MetricInputs:
             images=self.n if images is None else images,
             candidate=self.candidate.name,
             reference=self.reference.info,
-            features=None if features is None else features.info,
+            features=features,
+            flattered=features is not None and self.is_flattered(features),
             seed=self.seed,
             settings={
                 **self.candidate.facts,
@@ -104,6 +108,15 @@ class MetricInputs:
             },
             note="; ".join(part for part in (note, *self._said(images), *self.reference.cautions) if part),
         )
+
+    @functools.cached_property
+    def feature_info(self) -> FeatureInfo:
+        """What scores say about the feature network."""
+        return feature_info(self.network)
+
+    def is_flattered(self, features: FeatureInfo) -> bool:
+        """Return whether the model was trained with a network, so that scores by it flatter."""
+        return self.candidate.model is not None and was_trained_with(self.candidate.model, features)
 
     @property
     def _made(self) -> dict[str, str]:

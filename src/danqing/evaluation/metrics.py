@@ -93,7 +93,7 @@ def of_manifold(name: str) -> Metric:
         n, m = c.n, c.reference.info.count
         uneven = f"it hangs on the counts, which are uneven: compare at {n:,} against {m:,} alone"
         note = uneven if max(n, m) > _UNEVEN * min(n, m) else ""
-        yield c.score(name, name, c.manifold[name], better=True, features=c.generated_features, note=note)
+        yield c.score(name, name, c.manifold[name], better=True, features=c.feature_info, note=note)
 
     return Metric(measure, (_too_few_for_balls,))
 
@@ -106,7 +106,7 @@ def diversity(c: MetricInputs) -> Iterable[Score]:
         "diversity",
         "diversity within labels" if conditional else "diversity",
         relative_diversity(c.generated_features, ours, c.reference_features, real),
-        features=c.generated_features,
+        features=c.feature_info,
         settings={"labels": len(c.shared_labels)} if conditional else None,
         note=f"1 is as diverse as real images{' of the same label' if conditional else ''}",
     )
@@ -167,7 +167,7 @@ def memorised(c: MetricInputs) -> Iterable[Score]:
         taught = {"training_images": len(c.training), "searched": searched, **judged}
         real, suffix = c.near_reference[space], "" if space == "features" else "/pixels"
         expected = float(f"{memorisation.expected_rate(len(c.judged_reference)):.2g}")
-        features = c.generated_features if space == "features" else None
+        features = c.feature_info if space == "features" else None
         yield c.score(
             f"memorised{suffix}",
             f"closer to training than real, by {space}",
@@ -200,7 +200,7 @@ def duplicates(c: MetricInputs) -> Iterable[Score]:
         "near duplicates",
         memorisation.rate_at(-ours, -real),
         better=False,
-        features=c.generated_features,
+        features=c.feature_info,
         settings={"judged": len(ours)},
         note=f"closer by features than all but {rare:.1%} of real images are to one another",
     )
@@ -224,7 +224,7 @@ def _distance(
     settings: dict[str, int] | None = None,
 ) -> Score:
     name = distance_name(kind, c.network.name)
-    return c.score(metric, name, estimate, better=better, features=c.generated_features, settings=settings)
+    return c.score(metric, name, estimate, better=better, features=c.feature_info, settings=settings)
 
 
 def _expected(value: str, c: MetricInputs) -> str:

@@ -47,7 +47,7 @@ def reconstruction(c: MetricInputs, metric: str) -> Score:
         else:
             assert isinstance(c.network, HasStages)
             found.append(perceptual(again, real, c.network))
-    by_network = c.reference_features if compare is None else None
+    by_network = c.feature_info if compare is None else None
     name = name if by_network is None else f"PD-{c.network.name} of reconstructions"
     values = torch.cat(found)
     finite = values[~values.isinf()]

@@ -30,7 +30,7 @@ from danqing.version import __version__
 
 Progress = Callable[[float, float | None, str], None]
 
-FORMAT = 2
+FORMAT = 3
 FEWEST_SAMPLES = 1000
 _POLL_SECONDS = 0.1
 
@@ -46,20 +46,29 @@ def compare(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     features: str = "auto",
+    second_features: str = "auto",
     n: int | None = None,
     out: str | Path,
     device: str = "auto",
     on_progress: Progress | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Comparison:
-    """Train families under the same budget on the same images, measure all alike, and write a page of it.
+    """Train families under one budget on the same images, and measure all alike.
 
-    families: each by its preset for about the data's size; presets: by name, instead or besides. The budget
-    of each is `minutes` or `images`; `settings` are for all, as `--set` takes them. n: how many images each
-    paints to be judged, by default as many as there are real ones to judge by, within 1,000 and 10,000. Each
-    trains in a process of its own; one that fails is listed with its reason. `out` gets `compare.json`,
-    `compare.html` and the runs; the same call again goes on where it was interrupted, and trains and measures
-    nothing twice. Ctrl-C ends it, saved. Raises DanqingError.
+    families: each by its preset for about the size of the data.
+    presets: by name, instead of families or as well.
+    minutes, images: the budget of each; give one of the two.
+    settings: for all of them, as `--set` takes them.
+    features: the network that images are compared by.
+    second_features: an independent network, by which the distances are measured again. "auto" is `hed` where
+        it is installed, and "none" is none.
+    n: how many images each samples to be measured; by default as many as there are real images to compare
+        with, between 1,000 and 10,000.
+    out: a folder that gets `compare.json`, `compare.html` and the runs.
+
+    Each trains in a process of its own, and one that fails is listed with its reason. The same call again
+    goes on where it was interrupted; nothing is trained or measured twice. Ctrl-C ends it, saved. Raises
+    DanqingError.
     """
     names = compare_setup.choose_presets(families, presets, size, data)
     own: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
@@ -71,7 +80,10 @@ def compare(
     own["evaluation.held_out"] = judged.held_out
     chosen = compare_setup.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
-    network = open_network(features, device=choose_device(device))
+    second_features = compare_setup.choose_second(second_features, features)
+    networks = [
+        open_network(name, device=choose_device(device)) for name in (features, second_features) if name
+    ]
     if on_dataset is not None:
         on_dataset(judged.training.info.report)
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
@@ -83,6 +95,7 @@ def compare(
         "size": first.size,
         "seed": seed,
         "features": features,
+        "second_features": second_features,
         "settings": dict(settings or {}),
         "device": machine["device"],  # speed and memory are of one machine, and scores of one version
         "threads": machine["threads"],
@@ -98,7 +111,15 @@ def compare(
         **budget,
     }
     options: dict[str, Any] = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
-    options |= {**budget, "size": size, "seed": seed or None, "features": features, "n": n, "device": device}
+    options |= {
+        **budget,
+        "size": size,
+        "seed": seed or None,
+        "features": features,
+        "second_features": second_features or "none",
+        "n": n,
+        "device": device,
+    }
     options["out"] = folder
     study = Comparison(
         command=command_line("compare", str(data), options, settings),
@@ -121,12 +142,13 @@ def compare(
         (folder / "pictures").mkdir(exist_ok=True)
         atomic.remove_leftovers(folder / "pictures")
         _real_images(judged).save(folder / "pictures" / "real.png")
-        room = _ComparisonRun(folder, task, chosen, judged, f"{network.name} {network.sha256}", on_progress)
-        return room.run(study)
+        identified = " ".join(f"{network.name} {network.sha256}" for network in networks)
+        comparison = _ComparisonRun(folder, task, chosen, judged, second_features, identified, on_progress)
+        return comparison.run(study)
 
 
 class _ComparisonRun:
-    """Where a comparison takes place: its folder, and what all contestants share."""
+    """A comparison at work: its folder, and what all contestants share."""
 
     def __init__(
         self,
@@ -134,11 +156,12 @@ class _ComparisonRun:
         task: dict[str, Any],
         configs: dict[str, RunConfig],
         judged: ComparisonData,
-        network: str,
+        second_features: str | None,
+        networks: str,
         on_progress: Progress | None,
     ) -> None:
         self.folder, self.task, self.configs = folder, task, configs
-        self.judged, self.network = judged, network
+        self.judged, self.second_features, self.networks = judged, second_features, networks
         self.tell = on_progress or (lambda done, total, text: None)
 
     def run(self, study: Comparison) -> Comparison:
@@ -163,7 +186,12 @@ class _ComparisonRun:
         if not _is_complete(RunFolder(run), self.configs[one.name]):
             return one
         found = measurements.known(
-            run, self.judged, self._measurements(one), n=study.samples, seed=study.seed, network=self.network
+            run,
+            self.judged,
+            self._measurements(one),
+            n=study.samples,
+            seed=study.seed,
+            networks=self.networks,
         )
         one = one.model_copy(update=_of_run(run))
         return one if found is None else _with(one, found)
@@ -196,7 +224,8 @@ class _ComparisonRun:
                 n=study.samples,
                 seed=study.seed,
                 features=self.task["settings"]["evaluation.features"],
-                network=self.network,
+                second_features=self.second_features,
+                networks=self.networks,
                 device=self.task["device"],
                 on_progress=lambda done, total, stage: self.tell(done, total or None, f"{text}: {stage}"),
             )

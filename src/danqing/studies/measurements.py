@@ -45,16 +45,21 @@ def measure(
     n: int,
     seed: int,
     features: str,
-    network: str,
+    second_features: str | None,
+    networks: str,
     device: str,
     on_progress: Progress,
 ) -> dict[str, Any]:
-    """The measurements of a finished run, made once: `out` keeps them with what they follow from.
+    """Measure a finished run once.
 
-    network: what identifies the feature network. Besides `out` itself, a JSON file, its grid and its nearest
-    neighbours are written beside it. Raises DanqingError.
+    out: a JSON file that keeps the measurements with what they follow from. The grid and the picture of
+        nearest neighbours are written beside it.
+    second_features: the second feature network; None for none.
+    networks: what identifies both feature networks.
+
+    Raises DanqingError.
     """
-    asked = _asked(run, judged, n=n, seed=seed, network=network)
+    asked = _asked(run, judged, n=n, seed=seed, networks=networks)
     if (made := read_json(out)).get("asked") == asked:
         return made
     reference = judged.info
@@ -76,6 +81,7 @@ def measure(
         data,
         metrics=metrics,
         features=features,
+        second_features=second_features,
         n=n,
         split=split,
         seed=seed,
@@ -101,16 +107,16 @@ def measure(
 
 
 def known(
-    run: Path, judged: ComparisonData, out: Path, *, n: int, seed: int, network: str
+    run: Path, judged: ComparisonData, out: Path, *, n: int, seed: int, networks: str
 ) -> dict[str, Any] | None:
-    """What `measure` has made of the very same run; None where it has not, or not so."""
+    """Return what `measure` has measured of this very run with these arguments; None where it has not."""
     with contextlib.suppress(OSError):
         made = read_json(out)
-        return made if made.get("asked") == _asked(run, judged, n=n, seed=seed, network=network) else None
+        return made if made.get("asked") == _asked(run, judged, n=n, seed=seed, networks=networks) else None
     return None
 
 
-def _asked(run: Path, judged: ComparisonData, *, n: int, seed: int, network: str) -> dict[str, Any]:
+def _asked(run: Path, judged: ComparisonData, *, n: int, seed: int, networks: str) -> dict[str, Any]:
     """All that the measurements of a run follow from."""
     weights = RunFolder(run).model / _WEIGHTS
     return {
@@ -119,7 +125,7 @@ def _asked(run: Path, judged: ComparisonData, *, n: int, seed: int, network: str
         "reference": [judged.info.split, judged.info.fingerprint],
         "samples": n,
         "seed": seed,
-        "network": network,
+        "network": networks,
     }
 
 

@@ -38,8 +38,12 @@ class Engine:
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.learner.phases()
         self.ema = EMA(self.learner, config.training.ema_half_life_images)
+        self.networks: tuple[dict[str, str], ...] = ()
+        """The name and the sha256 of each network whose features the loss is computed in."""
         if isinstance(self.learner, Perceives) and self.learner.perceptual_network:
-            self.learner.perceive(open_teacher(self.learner.perceptual_network, device=device).perceive)
+            network = open_teacher(self.learner.perceptual_network, device=device)
+            self.learner.perceive(network.perceive)
+            self.networks = ({"name": network.name, "sha256": network.sha256},)
         self.meter = Meter()
         self.optimizers = {
             phase.name: optimizers.build(config.optimizer, self._parameters(phase)) for phase in self.phases

@@ -95,10 +95,12 @@ def of_best(best: Best) -> dict[str, Any]:
 
 
 def of_first_stage(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model knows of the tokenizer that it was given: images seen and seconds, where they are known,
-    the digest of its weights, and the fingerprint of the images that it learnt from.
+    """Return what a model records about its tokenizer.
+
+    Images seen and seconds where they are known, the digest of its weights, the fingerprint of its training
+    images, and the networks that its loss was computed with.
     """
-    names = ("images", "seconds", "weights", "fingerprint")
+    names = ("images", "seconds", "weights", "fingerprint", "networks")
     return {name: tokenizer[name] for name in names if tokenizer.get(name)}
 
 

@@ -55,6 +55,7 @@ class FirstStage:
         self._begun = folder.has_checkpoints
         """Whether the second stage has begun: its tokenizer is then what it is."""
         self._learnt_from = dataset.fingerprint
+        self._networks: list[dict[str, str]] = []
         self._known: tuple[FamilyConfig, RunConfig] | None = None
 
     def run(self) -> tuple[RunConfig, Stage] | None:
@@ -84,8 +85,10 @@ class FirstStage:
         family = model.family
         told = [model.facts.get(name, {}).get("fingerprint") for name in ("tokenizer", "data")]
         self._learnt_from = told[0] or told[1] or "unknown"
+        self._networks = model.facts.get("networks", [])
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
+            self._networks = model.facts.get("tokenizer", {}).get("networks", [])
         if not isinstance(family, Tokenizes):
             raise ConfigError(f"{self.wanted.model} is no tokenizer: give a vqvae, or a model that has one.")
         size, channels = (family.config.width, family.config.height), family.config.channels
@@ -114,7 +117,7 @@ class FirstStage:
                 "folder, or choose another --out."
             )
         if self._begun or self.own.has_finished:  # its model is all that is needed
-            return model_folder.read(self.own.model)[0]
+            return self._read_own()
         self.own.create()
         with self.own.locked(), self.own.honest():
             config = self.own.settle_config(self._own_config())
@@ -130,7 +133,13 @@ class FirstStage:
             self._write_facts()
             if status != "finished" or trainer.interruption.wanted:  # be it at its last step
                 return None
-        return model_folder.read(self.own.model)[0]
+        return self._read_own()
+
+    def _read_own(self) -> Family:
+        """The tokenizer in the model folder of its run."""
+        family, trained = model_folder.read(self.own.model)
+        self._networks = trained.get("networks", [])
+        return family
 
     def _own_config(self) -> RunConfig:
         """What the tokenizer is trained with. All of it is settled when it begins, its budget too: what a run
@@ -239,6 +248,7 @@ class FirstStage:
         return {
             "model": self.wanted.model or None,
             "fingerprint": self._learnt_from,
+            **({"networks": self._networks} if self._networks else {}),
             "status": own.get("status", "running"),
             "images": progress.get("images", 0),
             "seconds": progress.get("seconds", 0.0),

@@ -363,6 +363,8 @@ class Trainer:
             "seed": self.config.seed,
             "data": facts.of_training(self.dataset, self.config, self.held),
         }
+        if self.engine.networks:
+            trained["networks"] = list(self.engine.networks)
         if self.stage.tokenized:
             trained["tokenizer"] = facts.of_first_stage(self.stage.tokenized.facts)
         return trained
