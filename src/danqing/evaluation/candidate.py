@@ -15,11 +15,11 @@ from danqing.data.records import ImageSpec
 from danqing.data.sources import find_source, open_dataset
 from danqing.data.splits import has_split, open_if_there
 from danqing.errors import ConfigError, EvaluationError
-from danqing.evaluation.contract import Progress
 from danqing.evaluation.image_sets import draw_rows
 from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel, load
 from danqing.model.model import Model
+from danqing.progress import ProgressCallback
 
 _PREPARATION = ("channels", "alpha", "background", "fit", "range")
 
@@ -59,7 +59,7 @@ def open_candidate(
     seed: int,
     size: tuple[int, int] | None = None,
     device: str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Candidate:
     """A model (itself, a run, its folder, or a hub id), or else the pictures that a source names.
 

@@ -1,6 +1,5 @@
 """What the parts of an evaluation hand to one another: sets of images, rows of features, networks."""
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,9 +7,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing.precision import Precision
-
-Progress = Callable[[int, int, str], None]
-"""Receives how much is done, of how much, and what is being done."""
 
 
 class ImageSet(Protocol):

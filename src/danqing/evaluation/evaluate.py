@@ -12,7 +12,7 @@ from danqing.data import captions
 from danqing.data.dataset import Dataset
 from danqing.errors import EvaluationError
 from danqing.evaluation.candidate import open_candidate
-from danqing.evaluation.contract import FeatureNetwork, ImageSet, Progress
+from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.frechet import frechet_distance
@@ -32,6 +32,7 @@ from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.precision import Precision, choose_device
+from danqing.progress import ProgressCallback
 
 SMALL = 10_000
 """With fewer images than this on either side, the kernel distance is the number to quote."""
@@ -69,7 +70,7 @@ def evaluate(
     precision: Precision = "float32",
     device: str = "auto",
     out: str | Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Score a model, or a folder of images, against a data set.
 
@@ -304,4 +305,4 @@ def _remarks(c: MetricInputs, scores: Sequence[Score]) -> Iterable[str]:
         yield f"{c.reference.info.count} reference images are few: trust no score further than its interval"
 
 
-__all__ = ["METRICS", "Evaluation", "Progress", "evaluate", "score_samples"]
+__all__ = ["METRICS", "Evaluation", "evaluate", "score_samples"]

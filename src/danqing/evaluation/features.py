@@ -19,10 +19,11 @@ from danqing.data import Dataset, caches
 from danqing.data.cache import default_folder
 from danqing.data.records import digest
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import FeatureNetwork, ImageSet, Progress
+from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.networks.module import UserModule
 from danqing.evaluation.resize import images_at_once
 from danqing.evaluation.scores import FeatureInfo
+from danqing.progress import ProgressCallback
 
 VERSION = 1
 """Part of a cached file's name; raised when the same network would give other features than before."""
@@ -66,7 +67,7 @@ class Features:
 
 
 def extract(
-    images: ImageSet, network: FeatureNetwork, *, keep: bool, on_progress: Progress | None = None
+    images: ImageSet, network: FeatureNetwork, *, keep: bool, on_progress: ProgressCallback | None = None
 ) -> Features:
     """The features of all images, in their order.
 
@@ -115,7 +116,7 @@ def feature_info(network: FeatureNetwork) -> FeatureInfo:
 
 
 def _write(
-    file: IO[bytes], images: ImageSet, network: FeatureNetwork, on_progress: Progress | None
+    file: IO[bytes], images: ImageSet, network: FeatureNetwork, on_progress: ProgressCallback | None
 ) -> tuple[int, tuple[int, int]]:
     """Write a safetensors file; returns where its rows begin, and the shape of the features."""
     total, message = len(images), f"Features of {network.name}"

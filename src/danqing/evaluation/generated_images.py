@@ -14,11 +14,12 @@ from torch import Tensor
 
 from danqing.data.cache import default_folder
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import ImageSet, Progress
+from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.images import Images, Pixels
 from danqing.model.model import Model
 from danqing.precision import exact
+from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 
 
@@ -86,7 +87,7 @@ def generate_images(
     *,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> GeneratedImages:
     """The images of `model.sample(n, seed=seed, prompt=prompts)`, painted chunk by chunk onto the disk.
 
@@ -119,7 +120,7 @@ def reconstruct(
     images: ImageSet,
     rows: NDArray[np.int64],
     *,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> GeneratedImages:
     """What a model makes of the images at `rows`: through its latents and back, onto the disk."""
     labels = map_labels(images, model.labels)[rows].tolist() if model.labels else None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from danqing.data.dataset import Dataset
 from danqing.evaluation.candidate import Candidate
-from danqing.evaluation.contract import FeatureNetwork, ImageSet, Progress
+from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.feature_rows import Selected
 from danqing.evaluation.features import Features, extract, feature_info
@@ -28,6 +28,7 @@ from danqing.evaluation.real_image_results import RealImageResults, draw_caption
 from danqing.evaluation.reference import Reference, learnt_from
 from danqing.evaluation.scores import FeatureInfo, Score
 from danqing.precision import candidates
+from danqing.progress import ProgressCallback
 from danqing.randomness import generator
 
 MOST_NEIGHBOURHOODS = 2000
@@ -59,7 +60,7 @@ class MetricInputs:
         n: int,
         seed: int,
         thorough: bool = False,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> None:
         self.candidate, self.reference, self.network, self.thorough = candidate, reference, network, thorough
         self.seed, self.on_progress = seed, on_progress

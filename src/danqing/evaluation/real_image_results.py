@@ -11,13 +11,14 @@ from torch import Tensor
 
 from danqing.data import captions
 from danqing.data.dataset import Dataset
-from danqing.evaluation.contract import ImageSet, Progress
+from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.generated_images import reconstruct
 from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batches, map_labels
 from danqing.families.base import Tokenizes
 from danqing.images import Images
 from danqing.model.model import Model
 from danqing.precision import exact
+from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 
 MOST_SHOWN = 2000
@@ -31,7 +32,7 @@ class RealImageResults:
     """
 
     def __init__(
-        self, model: Model, reference: Dataset, *, seed: int, on_progress: Progress | None = None
+        self, model: Model, reference: Dataset, *, seed: int, on_progress: ProgressCallback | None = None
     ) -> None:
         self.model, self._reference, self._seed, self._on_progress = model, reference, seed, on_progress
         self._likelihoods: dict[tuple[str, str], Tensor] = {}

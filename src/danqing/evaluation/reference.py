@@ -13,8 +13,8 @@ from danqing.data.sources import open_dataset
 from danqing.data.splits import has_split, has_two, hold_out, open_if_there
 from danqing.errors import DataError, EvaluationError
 from danqing.evaluation.candidate import Candidate, draw_subset
-from danqing.evaluation.contract import Progress
 from danqing.evaluation.scores import ReferenceInfo
+from danqing.progress import ProgressCallback
 
 MOST_REFERENCE = 50_000
 """Scores compare with at most this many real images: the time that some take grows with their square."""
@@ -52,7 +52,7 @@ def open_reference(
     *,
     split: str | None = None,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Reference:
     """The split of the data that scores compare with, and the training images beside it.
 
@@ -146,7 +146,7 @@ def _are_far_apart(sizes: _Sizes, others: _Sizes) -> bool:
 class _Seen:
     """The training images of some data as a candidate's run saw them, opened when they are first needed."""
 
-    def __init__(self, data: str | Path, candidate: Candidate, on_progress: Progress | None) -> None:
+    def __init__(self, data: str | Path, candidate: Candidate, on_progress: ProgressCallback | None) -> None:
         self._data, self._candidate, self._on_progress = data, candidate, on_progress
 
     @functools.cached_property

@@ -16,19 +16,18 @@ from danqing.evaluation.networks import open_network
 from danqing.images import Images
 from danqing.machine import hardware
 from danqing.precision import choose_device
+from danqing.progress import FractionalProgressCallback
 from danqing.studies import compare_page, compare_setup, measurements, study_folder
 from danqing.studies.compare_setup import ComparisonData
 from danqing.studies.recommendations import cautions, verdict
 from danqing.studies.results import Comparison, Contestant
 from danqing.studies.training_process import TrainingProcess, wait_until_free
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.command import command_line
-from danqing.training.config import RunConfig
+from danqing.training.config import RunConfig, differences
 from danqing.training.run import read_run
 from danqing.training.run_folder import RunFolder
 from danqing.version import __version__
-
-Progress = Callable[[float, float | None, str], None]
 
 FORMAT = 3
 FEWEST_SAMPLES = 1000
@@ -50,7 +49,7 @@ def compare(
     n: int | None = None,
     out: str | Path,
     device: str = "auto",
-    on_progress: Progress | None = None,
+    on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Comparison:
     """Train families under one budget on the same images, and measure all alike.
@@ -158,7 +157,7 @@ class _ComparisonRun:
         judged: ComparisonData,
         second_features: str | None,
         networks: str,
-        on_progress: Progress | None,
+        on_progress: FractionalProgressCallback | None,
     ) -> None:
         self.folder, self.task, self.configs = folder, task, configs
         self.judged, self.second_features, self.networks = judged, second_features, networks
@@ -257,10 +256,10 @@ def _is_complete(run: RunFolder, wanted: RunConfig) -> bool:
     if facts.get("status") != "finished" or facts.get("budget") != budget or not run.report.exists():
         return False
     try:
-        recorded = configs.from_toml(run.config_file)
+        recorded = config_reading.from_toml(run.config_file)
     except ConfigError:
         return False  # training will say what is wrong with it
-    return not configs.differences(recorded, wanted.model_copy(update={"source": recorded.source}))
+    return not differences(recorded, wanted.model_copy(update={"source": recorded.source}))
 
 
 def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:

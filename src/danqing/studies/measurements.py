@@ -14,7 +14,6 @@ import numpy as np
 from danqing import atomic
 from danqing.data import Dataset, captions
 from danqing.data.builtin import shapes
-from danqing.evaluation.contract import Progress
 from danqing.evaluation.evaluate import evaluate
 from danqing.evaluation.generated_images import reconstruct
 from danqing.evaluation.image_sets import spread_evenly
@@ -22,6 +21,7 @@ from danqing.evaluation.scores import Score
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.progress import ProgressCallback
 from danqing.studies.compare_setup import ComparisonData
 from danqing.studies.results import Point
 from danqing.training.run_files import read_json, read_lines
@@ -48,7 +48,7 @@ def measure(
     second_features: str | None,
     networks: str,
     device: str,
-    on_progress: Progress,
+    on_progress: ProgressCallback,
 ) -> dict[str, Any]:
     """Measure a finished run once.
 

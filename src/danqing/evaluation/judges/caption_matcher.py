@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from danqing.data.captions import captions_of
 from danqing.data.dataset import Dataset
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import ImageSet, Progress
+from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.image_sets import batch_size_for, index_batches
 from danqing.evaluation.judges.small_networks import begun, image_tower, prepared, set_rate
+from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextEncoder
 from danqing.text.encoders import open_encoder, settle
@@ -121,7 +122,7 @@ def captions_in(images: Dataset) -> list[list[str]]:
     return [[] for _ in range(len(images))] if texts is None else [captions_of(text) for text in texts]
 
 
-def fit(images: Dataset, *, seed: int = 0, on_progress: Progress | None = None) -> CaptionMatcher:
+def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None = None) -> CaptionMatcher:
     """Learn which images and captions belong together, the same way each time (CLIP, Radford et al. 2021).
 
     Nothing but the seed decides what is learnt; torch's global randomness is not touched, and it computes in

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.contract import ImageSet, Progress
+from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.evaluation.judges.small_networks import image_tower, prepared, set_rate
+from danqing.progress import ProgressCallback
 from danqing.randomness import generator
 
 _BATCH = 128
@@ -48,7 +49,7 @@ def fit(
     limit: int | None = None,
     flip: bool = False,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Classifier:
     """Learn the labels of `images` with a convolutional network of 280,000 weights, the same way each time.
 
