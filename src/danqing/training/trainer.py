@@ -289,6 +289,8 @@ class Trainer:
         if images * 3 > self.budget.total(images):
             sampled = samples.array[:, :, -self.dataset.size[0] :]  # right of the originals, in a first stage
             self._raise_alarms(self.guard.on_samples(sampled, self.publisher.real.array))
+            if images * 2 > self.budget.total(images):  # colours settle late, most of all in short runs
+                self._raise_alarms(self.guard.on_colours(sampled, self.publisher.real_colours))
 
     def _evaluate(self) -> None:
         """Score the moving average on held-out images; write the best to the model folder.
