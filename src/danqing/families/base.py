@@ -154,6 +154,11 @@ class Family(Learner):
     advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
     """What to change when all samples are alike, as the end of a sentence."""
 
+    advice_on_colours: ClassVar[str] = (
+        "train for longer, raise training.ema_half_life_images or lower optimizer.learning_rate"
+    )
+    """What to change when the samples have other colours than the images, as the end of a sentence."""
+
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Sample one image per seed.
 

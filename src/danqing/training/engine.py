@@ -40,8 +40,12 @@ class Engine:
         self.phases = self.learner.phases()
         self.averages = _averages(self.learner, config)
         self.ema = self.averages[0]
+        self.networks: tuple[dict[str, str], ...] = ()
+        """The name and the sha256 of each network whose features the loss is computed in."""
         if isinstance(self.learner, Perceives) and self.learner.perceptual_network:
-            self.learner.perceive(open_teacher(self.learner.perceptual_network, device=device).perceive)
+            network = open_teacher(self.learner.perceptual_network, device=device)
+            self.learner.perceive(network.perceive)
+            self.networks = ({"name": network.name, "sha256": network.sha256},)
         self.meter = Meter()
         self.optimizers = {
             phase.name: optimizers.build(

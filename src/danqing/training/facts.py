@@ -81,8 +81,9 @@ def of_trained(
     if config.training.ema_lengths:
         trained["ema_length"] = config.training.ema_lengths[0]
     if tokenizer:
-        # Only what is known: images seen, seconds, the digest of the weights, the fingerprint of the data.
-        names = ("images", "seconds", "weights", "fingerprint")
+        # Only what is known: images seen, seconds, the digest of the weights, the fingerprint of the data,
+        # and the networks that its loss was computed with.
+        names = ("images", "seconds", "weights", "fingerprint", "networks")
         trained["tokenizer"] = {name: tokenizer[name] for name in names if tokenizer.get(name)}
     return trained
 

@@ -298,6 +298,8 @@ class Trainer:
         if images * 3 > self.budget.total(images):
             sampled = samples.array[:, :, -self.dataset.size[0] :]  # right of the originals, in a first stage
             self._raise_alarms(self.guard.on_samples(sampled, self.publisher.real.array))
+            if images * 2 > self.budget.total(images):  # colours settle late, most of all in short runs
+                self._raise_alarms(self.guard.on_colours(sampled, self.publisher.real_colours))
 
     def _evaluate(self) -> None:
         """Score the moving average on held-out images; write the best to the model folder.
@@ -373,7 +375,8 @@ class Trainer:
     def _trained(self) -> dict[str, Any]:
         precision = self.engine.precision
         first = self.stage.tokenized.facts if self.stage.tokenized else None
-        return facts.of_trained(self.position, precision, self.config, self.dataset, self.held, first)
+        trained = facts.of_trained(self.position, precision, self.config, self.dataset, self.held, first)
+        return trained | ({"networks": list(self.engine.networks)} if self.engine.networks else {})
 
     def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from danqing.evaluation.scores import FLATTERED
 from danqing.page import embed
 from danqing.quantities import duration
 from danqing.training.report.curves import Series, chart, number_text
@@ -61,6 +62,11 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
         of_length = f" with the EMA length {length:g}" if isinstance(length, int | float) else ""
         kept = "" if facts.get("best", True) is None else " That model is kept."
         text += f" The best is {number_text(score['value'])}, after {images:,} images{of_length}.{kept}"
+    if last.get("flattered"):
+        text += (
+            " The model is trained with the network that scores it: the scores flatter it, and say only how "
+            "its own snapshots compare."
+        )
     if share := evaluation_share(facts):
         spent = facts["progress"]["evaluation_seconds"]
         text += f" Evaluation took {duration(spent)}, {share:.0%} of the run\u2019s time."
@@ -104,8 +110,9 @@ def _table(scores: Sequence[Mapping[str, Any]]) -> str:
     for score in scores:
         name = f"{score.get('name', score.get('metric'))}{_ARROWS.get(score.get('higher_is_better'), '')}"
         unit = f" {score['unit']}" if score.get("unit") else ""
+        flattered = f"<small>{FLATTERED}</small>" if score.get("flattered") else ""
         rows.append(
-            f'<tr><th scope="row">{escape(name)}</th>'
+            f'<tr><th scope="row">{escape(name)}{flattered}</th>'
             f'<td class="number">{"<b>" if score.get("headline") else ""}{number_text(score["value"])}'
             f"{escape(unit)}{'</b>' if score.get('headline') else ''}</td>"
             f'<td class="number">{_interval(score.get("interval"))}</td></tr>'
