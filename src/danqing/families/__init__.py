@@ -20,6 +20,7 @@ REGISTRY = {
     "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
     "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
     "transformer": ("danqing.families.transformer_sampling", "build", "TransformerConfig"),
+    "flow": ("danqing.families.flow", "Flow", "FlowConfig"),
 }
 """Module, builder and configuration class of each family of our own; these names win over other packages'."""
 GROUP = "danqing.families"
