@@ -18,7 +18,7 @@ class Attribute(BaseModel):
     """One declared column.
 
     width: how many numbers it takes; a category takes one, its index in `categories`. known: the share of the
-    images that have a value. mean, deviation: of a number or vector, where it is known.
+    images that have a value. mean, deviation, lowest, highest: of a number or vector, where it is known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,6 +30,20 @@ class Attribute(BaseModel):
     known: float = 0.0
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    lowest: tuple[float, ...] = ()
+    highest: tuple[float, ...] = ()
+
+
+class Example(BaseModel):
+    """The attributes of one image, in the order of the columns, None where one is missing.
+
+    label: the index of its label, -1 where it has none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    label: int = -1
+    values: tuple[float | None, ...]
 
 
 def tabulate(
@@ -62,12 +76,20 @@ def _column(name: str, cells: Sequence[Any]) -> tuple[NDArray[np.float64], Attri
         values = np.array(kept, np.float64).reshape(len(cells), width)
         kind: Kind = "vector" if any(isinstance(_parsed(cell), list) for cell in cells) else "number"
         known = ~np.isnan(values).any(axis=1)
-        mean, deviation = (
-            tuple(map(float, of(values[known], axis=0))) if known.any() else () for of in (np.mean, np.std)
+        mean, deviation, lowest, highest = (
+            tuple(map(float, of(values[known], axis=0))) if known.any() else ()
+            for of in (np.mean, np.std, np.min, np.max)
         )
         share = float(known.mean()) if len(cells) else 0.0
         return values, Attribute(
-            name=name, kind=kind, width=width, known=share, mean=mean, deviation=deviation
+            name=name,
+            kind=kind,
+            width=width,
+            known=share,
+            mean=mean,
+            deviation=deviation,
+            lowest=lowest,
+            highest=highest,
         )
     texts = tables.label_texts(cells)
     categories = tuple(sorted({text for text in texts if text is not None}))

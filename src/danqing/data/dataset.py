@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import struct
 import threading
 import weakref
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing.data.attributes import Attribute
+from danqing.data.attributes import Attribute, Example
 from danqing.data.captions import captions_of
 from danqing.data.manifest import Manifest, read_manifest
 from danqing.data.records import DatasetInfo, digest
@@ -106,6 +107,15 @@ class Dataset:
     def attributes_at(self, indices: Indices) -> NDArray[np.float32]:
         """Return the attributes of images, float32 `[n, sum of widths]`, NaN where one is missing."""
         return self._store.attributes(self._places(indices))
+
+    def attribute_examples(self, most: int) -> tuple[Example, ...]:
+        """Return the attributes and labels of at most so many images, from all over the data."""
+        places = np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64)
+        rows, labels = self.attributes_at(places).tolist(), self.labels_at(places).tolist()
+        return tuple(
+            Example(label=label, values=tuple(None if math.isnan(v) else float(f"{v:.6g}") for v in row))
+            for row, label in zip(rows, labels, strict=True)
+        )
 
     @property
     def labels(self) -> NDArray[np.int64] | None:

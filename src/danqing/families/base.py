@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from danqing.data.attributes import Attribute, Example
 from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
 
@@ -62,7 +63,10 @@ class FamilyConfig(BaseModel):
     A preset leaves out what `from_data` names: it is filled in from the data. `conditional=False` ignores
     labels and captions that the data has. captions: some of those learnt from, evenly drawn, where the model
     reads text: they are painted where no prompt is given. label_captions: of each label, those that all of
-    its images have, one to a line: what it may be called too.
+    its images have, one to a line: what it may be called too. attributes: the columns that the model reads,
+    empty where it reads none. attribute_examples: those of some training images, evenly drawn: what is not
+    requested is drawn from them. source_channels: of the source image that the model reads, 0 where it reads
+    none.
     """
 
     display_name: ClassVar[str] = ""
@@ -77,6 +81,9 @@ class FamilyConfig(BaseModel):
             "label_frequencies",
             "label_captions",
             "captions",
+            "attributes",
+            "attribute_examples",
+            "source_channels",
         }
     )
 
@@ -91,6 +98,9 @@ class FamilyConfig(BaseModel):
     label_frequencies: tuple[float, ...] = ()
     label_captions: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    attribute_examples: tuple[Example, ...] = ()
+    source_channels: int = Field(0, ge=0, le=4)
 
     @model_validator(mode="after")
     def _labels_have_frequencies(self) -> Self:
@@ -100,6 +110,13 @@ class FamilyConfig(BaseModel):
             raise ValueError("label_frequencies must not be negative, nor all be zero")
         if self.label_captions and len(self.label_captions) != len(self.labels):
             raise ValueError("label_captions must have one text per label")
+        return self
+
+    @model_validator(mode="after")
+    def _examples_have_the_attributes(self) -> Self:
+        width = sum(attribute.width for attribute in self.attributes)
+        if any(len(example.values) != width for example in self.attribute_examples):
+            raise ValueError(f"attribute_examples must have {width} values each")
         return self
 
     @property

@@ -23,6 +23,8 @@ from danqing.text.contract import TextConfig
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """From which budget, and which number of images in the data, a run is evaluated unasked."""
+ATTRIBUTE_EXAMPLES = 512
+"""Images whose attributes a model keeps, to draw from them what is not requested."""
 SHARED = {
     *("precision", "log_every_steps", "checkpoint_seconds"),
     *("measure_seconds", "sample_grids", "sample_images"),
@@ -212,7 +214,7 @@ class RunConfig(_Section):
         reads text and no image has a caption.
         """
         width, height = dataset.size
-        if dataset.attributes and not self.model.reads_attributes:
+        if self.data.attributes and not self.model.reads_attributes:
             raise ConfigError(f"A {self.family} does not learn from attributes: leave data.attributes out.")
         if dataset.has_pairs and not self.model.reads_source:
             raise ConfigError(f"A {self.family} does not learn from pairs: leave data.pairs out.")
@@ -231,6 +233,13 @@ class RunConfig(_Section):
             "label_frequencies": dataset.label_frequencies if labels else (),
             "label_captions": dataset.label_captions if labels else (),
         }
+        if self.model.reads_attributes and dataset.attributes:
+            examples = dataset.attribute_examples(ATTRIBUTE_EXAMPLES)
+            if not labels:
+                examples = tuple(example.model_copy(update={"label": -1}) for example in examples)
+            shape |= {"attributes": dataset.attributes, "attribute_examples": examples}
+        if self.model.reads_source and dataset.has_pairs:
+            shape["source_channels"] = dataset.channels
         if tokenizer is not None:
             shape["tokenizer"] = tokenizer.model_dump()
         captions = self._captions(dataset)
@@ -420,6 +429,8 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
 
 
 def _keys(family: str) -> Iterator[str]:
+    """The dotted paths of all settings; what a model takes from the data cannot be set."""
+    hidden = config_class(family).from_data
     sections: dict[str, type[BaseModel]] = {
         "model": config_class(family),
         "optimizer": OptimizerConfig,
@@ -433,7 +444,8 @@ def _keys(family: str) -> Iterator[str]:
         if name not in sections:
             yield name
             continue
-        yield from (f"{name}.{field}" for field in sections[name].model_fields if field != "family")
+        taken = hidden if name == "model" else {"family"}
+        yield from (f"{name}.{field}" for field in sections[name].model_fields if field not in taken)
 
 
 def _parse_value(text: str) -> Any:

@@ -152,7 +152,8 @@ class FirstStage:
         evaluation = EvaluationConfig(
             every_images=0, held_out=config.evaluation.held_out, keep="last"
         )  # with the same images held out, though nothing is scored on them
-        shape = {"source": config.source, "data": config.data, "size": self.dataset.size}
+        data = config.data.model_copy(update={"attributes": ()})  # a code says nothing of them
+        shape = {"source": config.source, "data": data, "size": self.dataset.size}
         return own.model_copy(update={**shape, **budget, "evaluation": evaluation})
 
     def _foreseen(self, first: RunConfig) -> Plan:

@@ -1,0 +1,388 @@
+"""Samplers: pure functions that follow a velocity field from noise to images.
+
+Time t runs from 0 (noise) to 1 (image) on the linear path x_t = t·x + (1−t)·ε. The velocity v(x, t) is dx/dt
+of the probability flow, and x + (1−t)·v is the predicted image.
+
+No operation here mixes the images of a batch, and none rounds in a way that depends on the place in a batch:
+tensors meet only in sums, products and quotients, which are exactly rounded. So an image depends on its own
+noise alone, as long as `velocity` computes each image in the same way.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from danqing.errors import ConfigError, ModelError
+from danqing.families.base import OnStep, Preview
+
+SamplerName = Literal["euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "adaptive"]
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""From x `[n, ...]` and one time for each image `[n]`, in the dtype of x, to dx/dt `[n, ...]`."""
+
+Noise = Callable[[int], Tensor]
+"""From the number of a step, from 0, to standard normal values of the shape of x; row i must follow from the
+seed of image i alone.
+"""
+
+TOLERANCE = 1e-3
+CHURN = 3.0
+"""How much noise all steps of "stochastic" add together: S_churn of Karras et al. 2022, algorithm 2."""
+MOST_CHURN = math.sqrt(2) - 1
+LEAST_NOISE = 1e-3
+MOST_ATTEMPTS = 1000
+
+
+def integrate(
+    name: SamplerName,
+    velocity: Velocity,
+    x: Tensor,
+    times: Sequence[float],
+    *,
+    noise: Noise | None = None,
+    on_step: OnStep | None = None,
+    tolerance: float = TOLERANCE,
+) -> Tensor:
+    """Follow `velocity` from x at `times[0]` to `times[-1]`; return x there.
+
+    x: `[n, ...]`, float32.
+    times: of each step's start and end, as `time_grid` returns them. "adaptive" chooses its own steps between
+        the first and the last time, and takes from the others its first step and its progress. "euler",
+        "heun", "midpoint", "ab2" and "adaptive" also follow falling times, which must start below 1.
+    noise: required for "stochastic", unused elsewhere.
+    on_step: called after each step. Its preview is the predicted image of the latest evaluation, and x itself
+        at the end.
+    tolerance: of "adaptive", absolute and relative: the estimated error of one step, as a root mean square
+        over an image.
+    Raises ModelError where "adaptive" cannot meet its tolerance.
+    """
+    problem = _Problem(velocity, x, times, noise, tolerance)
+    steps = len(times) - 1
+    for done, reached in SAMPLERS[name].run(problem):
+        x = reached
+        if on_step is not None:
+            on_step(done, steps, _preview(x) if done == steps else _preview(*problem.latest))
+    return x
+
+
+def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0) -> list[float]:
+    """Return `steps` + 1 times from `start` to 1, uniform up to the shift.
+
+    shift: t = u / (u + shift·(1−u)) for uniform u, which multiplies the ratio of noise to signal by the shift
+        (Esser et al. 2024, equation 23, where time runs from image to noise). Above 1, more steps are spent
+        on noisy images; 1 is uniform.
+    start: in [0, 1), for images that are noised in part.
+    """
+    first = _noisier(start, 1 / shift)
+    times = [_noisier(first + (1 - first) * step / steps, shift) for step in range(steps)]
+    return [start, *times[1:], 1.0]
+
+
+def evaluations(name: SamplerName, steps: int) -> int:
+    """Return how often `steps` steps to time 1 evaluate the velocity; raises ConfigError for "adaptive"."""
+    sampler = _of_fixed_cost(name)
+    return steps * sampler.evaluations_per_step + sampler.extra_evaluations
+
+
+def steps_for(name: SamplerName, evaluations: int) -> int:
+    """Return the most steps, at least 1, within so many evaluations; raises ConfigError for "adaptive"."""
+    sampler = _of_fixed_cost(name)
+    return max(1, (evaluations - sampler.extra_evaluations) // sampler.evaluations_per_step)
+
+
+def predicted_image(x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+    """Return the image x + (1−t)·v that a velocity leads to.
+
+    x, velocity: `[n, ...]`. t: `[n]`.
+    """
+    return x + _per_image(1 - t, x) * velocity
+
+
+def clipped(velocity: Velocity) -> Velocity:
+    """Return the velocity that leads to the predicted image, clamped to [-1, 1].
+
+    1−t is taken as at least LEAST_NOISE where the velocity divides by it.
+    """
+
+    def inside(x: Tensor, t: Tensor) -> Tensor:
+        image = predicted_image(x, t, velocity(x, t)).clamp(-1, 1)
+        return (image - x) / _per_image((1 - t).clamp_min(LEAST_NOISE), x)
+
+    return inside
+
+
+@dataclass
+class _Problem:
+    """What a sampler is given. latest: x, the times and the velocity of the latest evaluation."""
+
+    velocity: Velocity
+    x: Tensor
+    times: Sequence[float]
+    noise: Noise | None
+    tolerance: float
+    latest: tuple[Tensor, Tensor, Tensor] = field(init=False)
+
+    def at(self, x: Tensor, t: float | Sequence[float]) -> Tensor:
+        """Evaluate the velocity at one time, or at one for each image."""
+        times = [t] * len(x) if isinstance(t, float) else t
+        moments = _tensor(times, x)
+        velocity = self.velocity(x, moments)
+        self.latest = x, moments, velocity
+        return velocity
+
+    def steps(self) -> Iterator[tuple[int, float, float]]:
+        """Yield each step's number, from 0, its start and its end."""
+        for step, (t, s) in enumerate(pairwise(self.times)):
+            yield step, float(t), float(s)
+
+
+_Progress = Iterator[tuple[int, Tensor]]
+"""Yields how many of the steps are done, and x by then."""
+
+
+def _euler(problem: _Problem) -> _Progress:
+    """Order 1. On the linear path it equals DDIM (Song et al. 2021, equation 12)."""
+    x = problem.x
+    for step, t, s in problem.steps():
+        x = x + (s - t) * problem.at(x, t)
+        yield step + 1, x
+
+
+def _heun(problem: _Problem) -> _Progress:
+    """Order 2: Heun's method (Karras et al. 2022, algorithm 1)."""
+    x = problem.x
+    for step, t, s in problem.steps():
+        x = _heun_step(problem, x, t, s)
+        yield step + 1, x
+
+
+def _heun_step(problem: _Problem, x: Tensor, t: float, s: float) -> Tensor:
+    """Take one step of Heun's method; the step to time 1 is Euler's.
+
+    The velocity of a predicted image is (x̂ − x) / (1−t), which is 0/0 at time 1. One step of order 1 leaves
+    the method at order 2.
+    """
+    first = problem.at(x, t)
+    guess = x + (s - t) * first
+    return guess if s >= 1 else x + (s - t) / 2 * (first + problem.at(guess, s))
+
+
+def _midpoint(problem: _Problem) -> _Progress:
+    """Order 2: the explicit midpoint method.
+
+    The order is 3 for Gaussian data, where the deviation g of x_t is the root of a quadratic in t: its third
+    derivative is then −3·g'·g"/g, and the terms in h³ cancel.
+    """
+    x = problem.x
+    for step, t, s in problem.steps():
+        half = x + (s - t) / 2 * problem.at(x, t)
+        x = x + (s - t) * problem.at(half, (t + s) / 2)
+        yield step + 1, x
+
+
+def _adams_bashforth(problem: _Problem) -> _Progress:
+    """Order 2: the method of Adams and Bashforth for steps of any length.
+
+    The two latest velocities are extrapolated linearly (Hairer, Nørsett and Wanner, "Solving Ordinary
+    Differential Equations I", section III.5). The first step is Heun's, and the second step reuses the
+    velocity at the end of Heun's guess: its error of order 2 adds one of order 3 to x, once. So each step
+    still costs one evaluation.
+    """
+    x, following = problem.x, None
+    before, length = x, math.inf
+    for step, t, s in problem.steps():
+        velocity = problem.at(x, t) if following is None else following
+        following, aim = None, velocity
+        if step > 0:
+            aim = velocity + (s - t) / (2 * length) * (velocity - before)
+        elif s < 1:
+            following = problem.at(x + (s - t) * velocity, s)
+            aim = (velocity + following) / 2
+        x = x + (s - t) * aim
+        before, length = velocity, s - t
+        yield step + 1, x
+
+
+def _dpm_solver(problem: _Problem) -> _Progress:
+    """Order 2: DPM-Solver++(2M) (Lu et al. 2022, "DPM-Solver++", algorithm 2) with α = t and σ = 1−t.
+
+    The predicted image is extrapolated linearly in λ = log(t / (1−t)). The first step has no earlier
+    prediction, and the last one, over which λ grows without end, returns the predicted image exactly.
+    """
+    x, before, length = problem.x, problem.x, math.inf
+    for step, t, s in problem.steps():
+        image = x + (1 - t) * problem.at(x, t)
+        growth = _log_ratio(s) - _log_ratio(t)
+        aim = image
+        if step > 0 and s < 1:
+            aim = image + growth / (2 * length) * (image - before)
+        x = (1 - s) / (1 - t) * x + (s - t) / (1 - t) * aim
+        before, length = image, growth
+        yield step + 1, x
+
+
+def _stochastic(problem: _Problem) -> _Progress:
+    """Return to more noise before each step of Heun's (Karras et al. 2022, algorithm 2).
+
+    The ratio of noise to signal is multiplied by 1 + γ with γ = min(CHURN / steps, √2 − 1). On the linear
+    path that is a scaling and added noise, which also hold at time 0:
+    x' = (x + (1−t)·√((1+γ)² − 1)·z) / (1 + γ·(1−t)) is at time t' = t / (1 + γ·(1−t)).
+    """
+    if problem.noise is None:
+        raise ValueError("the stochastic sampler needs noise")
+    x, churn = problem.x, min(CHURN / (len(problem.times) - 1), MOST_CHURN)
+    for step, t, s in problem.steps():
+        added = (1 - t) * math.sqrt((1 + churn) ** 2 - 1)
+        x = (x + added * problem.noise(step)) / (1 + churn * (1 - t))
+        x = _heun_step(problem, x, _noisier(t, 1 + churn), s)
+        yield step + 1, x
+
+
+_STAGES: tuple[tuple[float, ...], ...] = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+def _adaptive(problem: _Problem) -> _Progress:
+    """Order 5: the pair of Dormand and Prince (1980), with a step size for each image.
+
+    The control is the elementary one (Hairer, Nørsett and Wanner, section II.4). It runs in Python floats,
+    and each error is summed by itself, so that neither depends on the batch. An image that has arrived stays
+    as it is.
+
+    Where the end is 1, the last step returns the predicted image at 1−t = tolerance, since the velocity has
+    no value at 1. For Gaussian data of any variance, that is off by less than 0.3 · tolerance.
+    """
+    start, last = float(problem.times[0]), float(problem.times[-1])
+    end = max(1 - problem.tolerance, start) if last >= 1 else last
+    sign, x = math.copysign(1.0, end - start), problem.x
+    t, size = [start] * len(x), [abs(float(problem.times[1]) - start)] * len(x)
+    velocity, attempts = problem.at(x, t), 0
+    while any(moment != end for moment in t):
+        left = [abs(end - moment) for moment in t]
+        lengths = [min(one, rest) for one, rest in zip(size, left, strict=True)]
+        found, slopes, error = _dormand_prince(problem, x, velocity, t, [sign * one for one in lengths])
+        errors = _norms(error, x, found, problem.tolerance)
+        attempts += 1
+        if attempts > MOST_ATTEMPTS or not all(map(math.isfinite, errors)):
+            raise ModelError(
+                f"The adaptive sampler cannot follow this model to a tolerance of {problem.tolerance:g}: "
+                "choose a larger tolerance, or another sampler."
+            )
+        fits = [value <= 1 for value in errors]
+        accepted = _per_image(torch.tensor(fits, device=x.device), x)
+        x, velocity = torch.where(accepted, found, x), torch.where(accepted, slopes, velocity)
+        for image, (length, rest, value) in enumerate(zip(lengths, left, errors, strict=True)):
+            if value <= 1:
+                t[image] = end if length == rest else t[image] + sign * length
+            size[image] = length * min(max(0.9 * max(value, 1e-10) ** -0.2, 0.2), 5.0)
+        reached = min(sign * moment for moment in t)
+        yield sum(sign * float(moment) <= reached for moment in problem.times[1:]), x
+    if last >= 1:
+        yield len(problem.times) - 1, x + (1 - end) * velocity
+
+
+def _dormand_prince(
+    problem: _Problem, x: Tensor, velocity: Tensor, t: Sequence[float], lengths: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Try one step of each image; return x at its end, the velocity there, and the estimated error.
+
+    velocity: at x, which is the last of the step before.
+    lengths: of each image's step; 0 for those that stay.
+    """
+    length, slopes, found = _per_image(_tensor(lengths, x), x), [velocity], x
+    for weights in _STAGES:
+        found = x + length * _weighted(weights, slopes)
+        share = sum(weights)
+        moments = [moment + share * one for moment, one in zip(t, lengths, strict=True)]
+        slopes.append(problem.at(found, moments))
+    return found, slopes[-1], length * _weighted(_ERROR, slopes)
+
+
+def _weighted(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    total = weights[0] * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total = total + weight * tensor
+    return total
+
+
+def _norms(error: Tensor, before: Tensor, after: Tensor, tolerance: float) -> list[float]:
+    """Return each image's error in units of the tolerance, as a root mean square."""
+    scaled = error / (tolerance + tolerance * torch.maximum(before.abs(), after.abs()))
+    rows = scaled.reshape(len(scaled), -1).double().cpu().numpy()
+    return [math.sqrt(float(np.square(row).mean())) for row in rows]
+
+
+def _preview(x: Tensor, t: Tensor | None = None, velocity: Tensor | None = None) -> Preview:
+    """Return what shows the image that a velocity leads to, or x itself."""
+
+    def shown() -> Tensor:
+        image = x if t is None or velocity is None else predicted_image(x, t, velocity)
+        return image.clamp(-1, 1)
+
+    return shown
+
+
+def _log_ratio(t: float) -> float:
+    """Return λ = log(t / (1−t)), half of the logarithm of the signal-to-noise ratio."""
+    if t <= 0 or t >= 1:
+        return math.copysign(math.inf, t - 0.5)
+    return math.log(t / (1 - t))
+
+
+def _noisier(t: float, factor: float) -> float:
+    """Return the time at which the ratio of noise to signal is `factor` times as large as at `t`."""
+    return t / (t + factor * (1 - t))
+
+
+def _tensor(times: Sequence[float], x: Tensor) -> Tensor:
+    return torch.tensor(times, dtype=x.dtype, device=x.device)
+
+
+def _per_image(values: Tensor, x: Tensor) -> Tensor:
+    """Shape values `[n]` so that each multiplies one image of x `[n, ...]`."""
+    return values.reshape(-1, *[1] * (x.dim() - 1))
+
+
+class Sampler(NamedTuple):
+    """A sampler and what it costs; "adaptive" has no fixed cost, which is 0 here.
+
+    extra_evaluations: of all steps together, where the last one ends at time 1.
+    """
+
+    run: Callable[[_Problem], _Progress]
+    evaluations_per_step: int
+    extra_evaluations: int = 0
+
+
+SAMPLERS: Mapping[SamplerName, Sampler] = {
+    "euler": Sampler(_euler, 1),
+    "heun": Sampler(_heun, 2, -1),
+    "midpoint": Sampler(_midpoint, 2),
+    "ab2": Sampler(_adams_bashforth, 1),
+    "dpm++": Sampler(_dpm_solver, 1),
+    "stochastic": Sampler(_stochastic, 2, -1),
+    "adaptive": Sampler(_adaptive, 0),
+}
+
+
+def _of_fixed_cost(name: SamplerName) -> Sampler:
+    sampler = SAMPLERS[name]
+    if not sampler.evaluations_per_step:
+        raise ConfigError(
+            "The adaptive sampler decides by itself how many evaluations it needs: choose another sampler "
+            "for a fixed number of them."
+        )
+    return sampler
