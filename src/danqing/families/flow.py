@@ -107,6 +107,10 @@ class FlowConfig(FamilyConfig):
         return self.conditional and self.condition == "text"
 
     @property
+    def reads_attributes(self) -> bool:
+        return self.conditional
+
+    @property
     def reads_source(self) -> bool:
         return self.pairs
 
@@ -125,12 +129,13 @@ def build_network(config: FlowConfig) -> ConditionedNet:
         if facts is None:
             raise ConfigError("This model reads captions and has none: train it on data with captions.")
         text = TextTokens(facts.vocabulary, facts.width, config.text.length, width, config.heads)
-    extra = (config.channels + 1 if config.mask_share else 0) + (config.channels if config.pairs else 0)
+    extra = config.channels + 1 if config.mask_share else 0
+    extra += config.channels if config.pairs else 0
     shape = FlowShape(
         config.channels, extra, config.widths, config.layers, config.heads, config.patch, config.reads_text
     )
     labels = len(config.labels) if config.reads_labels else 0
-    return ConditionedNet(config.net, shape, labels=labels, text=text)
+    return ConditionedNet(config.net, shape, labels=labels, attributes=config.attributes, text=text)
 
 
 class Flow(Family, HasGuide):
@@ -190,12 +195,10 @@ class Flow(Family, HasGuide):
 
         absent: bool `[n]`, the images whose label or text is hidden.
         """
-        config, label, encoded = self.config, None, None
-        if config.reads_labels and config.labels:
-            if condition.label is None:
-                some = ", ".join(config.labels[:8])
-                raise ConfigError(f"This model needs a label for every image: one of {some}.")
-            label = condition.label
+        config, encoded = self.config, None
+        if config.reads_labels and config.labels and condition.label is None:
+            some = ", ".join(config.labels[:8])
+            raise ConfigError(f"This model needs a label for every image: one of {some}.")
         if config.reads_text:
             if condition.text is None:
                 raise ConfigError('This model reads a text: give it a prompt ("" for anything).')
@@ -207,7 +210,7 @@ class Flow(Family, HasGuide):
             )
         network = self.guide if guide else self.network
         assert network is not None
-        return network.given(absent, label=label, encoded=encoded, channels=self._channels(condition, absent))
+        return network.given(condition, absent, encoded=encoded, channels=self._channels(condition, absent))
 
     def _channels(self, condition: Condition, like: Tensor) -> Tensor | None:
         """Return what the network sees beside its input: known pixels and mask, or the source image."""
@@ -234,8 +237,9 @@ class Flow(Family, HasGuide):
 
     @property
     def _can_guide(self) -> bool:
-        reads = (self.config.reads_labels and bool(self.config.labels)) or self.config.reads_text
-        return self.config.guide or (reads and self.config.condition_dropout > 0)
+        config = self.config
+        reads = (config.reads_labels and config.labels) or config.attributes or config.reads_text
+        return config.guide or (bool(reads) and config.condition_dropout > 0)
 
     def painting_steps(self, **options: Any) -> int:
         return int({**self.sample_defaults(), **options}["num_steps"])

@@ -1,8 +1,13 @@
 """A network for flow matching together with the layers that read its condition."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from danqing.data.attributes import Attribute
+from danqing.data.batch import Condition
+from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.flow.conditioning import LabelVector, TextTokens
 from danqing.nets.flow.contract import FlowShape, Given, Net
 from danqing.nets.flow.dit import DiT
@@ -19,25 +24,35 @@ class ConditionedNet(nn.Module):
     """
 
     def __init__(
-        self, net: Net, shape: FlowShape, *, labels: int = 0, text: TextTokens | None = None
+        self,
+        net: Net,
+        shape: FlowShape,
+        *,
+        labels: int = 0,
+        attributes: Sequence[Attribute] = (),
+        text: TextTokens | None = None,
     ) -> None:
         super().__init__()
         self.labels = LabelVector(labels, shape.width) if labels else None
+        self.attributes = AttributeEmbedding(attributes, shape.width) if attributes else None
         self.text = text
         self.net = _NETS[net](shape)
 
     def given(
-        self, absent: Tensor, *, label: Tensor | None, encoded: Tensor | None, channels: Tensor | None
+        self, condition: Condition, absent: Tensor, *, encoded: Tensor | None, channels: Tensor | None
     ) -> Given:
         """Turn a condition into tensors, once for all times.
 
-        absent: bool `[n]`, the images whose label and text are hidden. label: `[n]`. encoded: what the text
+        absent: bool `[n]`, the images whose label, attributes and text are hidden. encoded: what the text
         encoder gave. channels: `[n, extra channels, h, w]`.
         """
         vectors: list[Tensor] = []
         tokens = known = None
-        if self.labels is not None and label is not None:
-            vectors.append(self.labels(label, absent))
+        if self.labels is not None and condition.label is not None:
+            vectors.append(self.labels(condition.label, absent))
+        values, known_values = condition.attributes, condition.attribute_mask
+        if self.attributes is not None and values is not None and known_values is not None:
+            vectors.append(self.attributes(values, known_values & ~absent[:, None]))
         if self.text is not None and encoded is not None:
             tokens, known, vector = self.text(encoded, absent)
             vectors.append(vector)

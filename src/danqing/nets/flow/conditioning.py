@@ -31,7 +31,7 @@ class TextTokens(nn.Module):
     def __init__(
         self, vocabulary: int, hidden: int, length: int, width: int, heads: int, layers: int = 2
     ) -> None:
-        """vocabulary: of token ids. hidden: the width of the encoder's hidden states; 0 where it gives ids."""
+        """vocabulary: of token ids. hidden: of the hidden states of the encoder; 0 where it gives ids."""
         super().__init__()
         self.embed: nn.Module = nn.Linear(hidden, width) if hidden else nn.Embedding(vocabulary, width)
         if isinstance(self.embed, nn.Embedding):
