@@ -11,6 +11,7 @@ from danqing.nets.flow.contract import FlowShape, Given
 from danqing.nets.layers import RMS_EPSILON
 
 TIME_FREQUENCIES = 64
+PLACE_WAVES = 8
 TIME_SCALE = 1000.0
 """Times in [0, 1] are multiplied by it before they meet sines made for steps 0 ... 1000 (Ho et al. 2020)."""
 
@@ -131,6 +132,8 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """A stack of blocks over a grid of tokens.
 
+    Tokens are told their place in the image: rotations tell attention how far apart they are, and waves where
+    they are, which aligned images, such as faces or clothes, are learned much faster with.
     One linear layer turns the conditioning vector into shifts, scales and gates for all blocks; each block
     adds its own constants (PixArt-α, Chen et al. 2023, section 2.3). Both start at zero.
     """
@@ -142,6 +145,7 @@ class Blocks(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         self.constants = nn.Parameter(torch.zeros(shape.layers, 6, width))
+        self.place = nn.Linear(4 * PLACE_WAVES, width, bias=False)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.head_width = width // shape.heads
 
@@ -149,6 +153,7 @@ class Blocks(nn.Module):
         """Turn a map `[n, width, rows, columns]` into one of the same shape."""
         n, width, rows, columns = grid.shape
         x = grid.permute(0, 2, 3, 1).reshape(n, rows * columns, width)
+        x = x + self.place(place_waves(rows, columns).to(x.device))
         rotations = self._rotations(rows, columns, x.device)
         modulation = self.modulation(vector).view(n, 6, width)
         for block, constants in zip(self.blocks, self.constants, strict=True):
@@ -159,6 +164,19 @@ class Blocks(nn.Module):
         place = torch.arange(rows * columns)
         pairs = grid_rotations(place // columns, place % columns, self.head_width)  # [t, d / 2, 2]
         return torch.view_as_complex(pairs.contiguous())[:, None].to(device)  # [t, 1, d / 2]
+
+
+def place_waves(rows: int, columns: int) -> Tensor:
+    """Describe each place of a grid by sines and cosines, float32 `[rows · columns, 4 · 8]`.
+
+    They span the grid whatever its size, from half a wave to four waves.
+    """
+    half_waves = math.pi * torch.arange(1, PLACE_WAVES + 1)
+    down = (torch.arange(rows)[:, None] + 0.5) / rows * half_waves  # [rows, waves]
+    across = (torch.arange(columns)[:, None] + 0.5) / columns * half_waves  # [columns, waves]
+    down, across = (torch.cat([angles.cos(), angles.sin()], 1) for angles in (down, across))
+    grid = [down[:, None].expand(-1, columns, -1), across[None].expand(rows, -1, -1)]
+    return torch.cat(grid, dim=2).flatten(0, 1)
 
 
 class ConvBlock(nn.Module):
