@@ -71,6 +71,14 @@ def rotate_unit(x: Tensor, rotations: Tensor) -> Tensor:
     """
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     unit = F.rms_norm(exact, x.shape[-1:], eps=RMS_EPSILON) / math.sqrt(x.shape[-1])
-    pairs = torch.view_as_complex(unit.reshape(*unit.shape[:-1], -1, 2))  # [n, t, heads, d / 2]
+    return rotate(unit, rotations).to(x.dtype)
+
+
+def rotate(x: Tensor, rotations: Tensor) -> Tensor:
+    """Rotate float32 vectors `[n, t, heads, d]`; returns `[n, heads, t, d]`.
+
+    rotations: complex `[t, heads, d / 2]`, by which pairs of neighbouring numbers are multiplied.
+    """
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))  # [n, t, heads, d / 2]
     rotated = torch.view_as_real(pairs * rotations).flatten(-2)  # [n, t, heads, d]
-    return rotated.transpose(1, 2).to(x.dtype)
+    return rotated.transpose(1, 2)

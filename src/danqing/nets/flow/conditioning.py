@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.nets.attention import attend_all
-from danqing.nets.flow.blocks import into_stream, rms_norm
+from danqing.nets.flow.blocks import into_stream, normalize
 from danqing.nets.layers import LabelVectors
 
 
@@ -53,7 +53,7 @@ class TextTokens(nn.Module):
         x = x * known[..., None]
         for layer in self.layers:
             x = layer(x, known)
-        vector: Tensor = self.pool(rms_norm(x[:, 0]))
+        vector: Tensor = self.pool(normalize(x[:, 0]))
         return x, known, vector
 
 
@@ -68,9 +68,9 @@ class _TextLayer(nn.Module):
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
         n, length, width = x.shape
-        q, k, v = self.qkv(rms_norm(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(normalize(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scale = (width // self.heads) ** -0.5
         heads = attend_all(q * scale, k, v, known[:, None, :].expand(-1, length, -1))
         x = x + self.out(heads.transpose(1, 2).flatten(2))
-        out: Tensor = x + self.down(nn.functional.silu(self.up(rms_norm(x))))
+        out: Tensor = x + self.down(nn.functional.silu(self.up(normalize(x))))
         return out
