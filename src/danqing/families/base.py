@@ -285,6 +285,27 @@ class HasTokenizer:
     tokenizer: nn.Module
 
 
+class HasGuide:
+    """A family that keeps an early copy of what it trains, which guidance leads away from, inherits this.
+
+    Its child `guide` is trained by no phase. It is taken once, from the average of the weights, after a share
+    of the run; the buffer `guide_taken` says whether that happened, so that a resumed run knows.
+    (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself".)
+    """
+
+    GUIDE_SHARE: ClassVar[float] = 1 / 8
+
+    network: nn.Module
+    guide: nn.Module | None
+    guide_taken: Tensor
+
+    def take_guide(self, average: "HasGuide") -> None:
+        """Copy the network of the average to the guide."""
+        if self.guide is not None:
+            self.guide.load_state_dict(average.network.state_dict())
+            self.guide_taken.fill_(True)
+
+
 @runtime_checkable
 class Fills(Protocol):
     """A family that samples a part of an image."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from danqing import families
 from danqing.data import Batches
 from danqing.evaluation.networks import open_teacher
-from danqing.families.base import Batch, HasTokenizer, Learner, Perceives, Phase
+from danqing.families.base import Batch, HasGuide, HasTokenizer, Learner, Perceives, Phase
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
@@ -83,7 +83,16 @@ class Engine:
                 optimizer.step()
         for average in self.averages:
             average.update(images + self.images_per_step, self.images_per_step)
+        self._take_guide(images + self.images_per_step, total)
         return broken
+
+    def _take_guide(self, images: int, total: int) -> None:
+        """Copy the average to the guide, once, when its share of the run is over."""
+        learner, average = self.learner, self.ema.learner
+        if not isinstance(learner, HasGuide) or learner.guide is None or learner.guide_taken:
+            return
+        if images >= learner.GUIDE_SHARE * total and isinstance(average, HasGuide):
+            learner.take_guide(average)
 
     def learning_rate(self, images: int, total: int, learning_rate_scale: float) -> float:
         """The learning rate at `images`, before the phases' own scales."""
