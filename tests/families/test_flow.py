@@ -60,7 +60,9 @@ def test_any_size_and_channels_train_and_sample(net: str, channels: int, size: t
     labels = ("a", "b", "c") if channels % 2 else ()
     family = make(net=net, channels=channels, height=size[0], width=size[1], labels=labels)
     condition = Condition(torch.tensor([0, 2, 1]) if labels else None)
-    loss = family.loss(Batch(pictures(3, 0, channels, size), condition), family.phases()[0], torch.Generator())
+    loss = family.loss(
+        Batch(pictures(3, 0, channels, size), condition), family.phases()[0], torch.Generator()
+    )
     loss.total.backward()
     missing = [name for name, p in family.network.named_parameters() if p.grad is None]
     assert not missing, "these learn nothing"
@@ -295,7 +297,9 @@ def test_wrong_requests_are_rejected_with_what_to_do() -> None:
     with pytest.raises(ConfigError, match="needs a label"):
         family.sample(Condition(), seeds=[1])
     with pytest.raises(ConfigError, match="condition_dropout"):
-        make(labels=("a",), condition_dropout=0.0, guide=True).sample(condition, seeds=[1], guidance_scale=2.0)
+        make(labels=("a",), condition_dropout=0.0, guide=True).sample(
+            condition, seeds=[1], guidance_scale=2.0
+        )
     for settings, words in (
         ({"widths": ()}, "widths"),
         ({"widths": (10,)}, "multiple of four times heads"),

@@ -25,7 +25,9 @@ def points(n: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return t, torch.rand((n, 3, 4, 4), generator=rng) * 2 - 1, torch.randn((n, 3, 4, 4), generator=rng)
 
 
-def right_output(path: str, prediction: str, z: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def right_output(
+    path: str, prediction: str, z: torch.Tensor, x: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
     """What a network would have to return for the image `x`, from the papers' own formulas."""
     t = t.view(-1, 1, 1, 1)
     if path == "edm":

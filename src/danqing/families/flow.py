@@ -17,11 +17,21 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from danqing.errors import ConfigError
 from danqing.families import paths, samplers
-from danqing.families.base import Batch, Condition, Family, FamilyConfig, HasGuide, Losses, OnStep, Phase
+from danqing.families.base import (
+    Batch,
+    Condition,
+    Family,
+    HasGuide,
+    Losses,
+    OnStep,
+    ParameterKind,
+    Phase,
+)
+from danqing.families.conditioning import ConditionedConfig
 from danqing.families.mask_shapes import draw_masks
 from danqing.families.ode_likelihood import bits_per_dim
 from danqing.nets.flow.conditioned import ConditionedNet, joined
@@ -30,8 +40,7 @@ from danqing.nets.flow.contract import FlowShape, Given, Net
 from danqing.options import check
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import normal
-from danqing.text.contract import TextConfig, TextFacts
-from danqing.text.encoders import settle, shared_encoder
+from danqing.text.encoders import shared_encoder
 
 PHASE = "flow"
 PARTS = 3
@@ -39,7 +48,7 @@ PARTS = 3
 
 
 # 1. Configuration
-class FlowConfig(FamilyConfig):
+class FlowConfig(ConditionedConfig):
     """Settings of flow matching.
 
     widths: channels at each resolution, from fine to coarse; the last is the width of tokens, and the only
@@ -48,7 +57,6 @@ class FlowConfig(FamilyConfig):
     patch: the side of a token of `dit`, in pixels.
     path, prediction, times: what is learned, as `paths.py` explains; time_mean and time_deviation are of the
         logit of t.
-    condition_dropout: the share of images learned without their condition, which guidance needs.
     mask_share: the share of images learned with a mask, so that the network fills; 0 is none.
     pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
         deviation of the noise that is added to the source.
@@ -57,7 +65,7 @@ class FlowConfig(FamilyConfig):
         sampling.
     """
 
-    from_data: ClassVar[frozenset[str]] = FamilyConfig.from_data | {"text_facts"}
+    display_name: ClassVar[str] = "flow model"
 
     family: Literal["flow"] = "flow"
     net: Net = "hybrid"
@@ -70,8 +78,6 @@ class FlowConfig(FamilyConfig):
     times: paths.Times = "logit_normal"
     time_mean: float = Field(-0.4, ge=-10, le=10)
     time_deviation: float = Field(1.0, gt=0, le=10)
-    condition: Literal["label", "text", "none"] = "label"
-    condition_dropout: float = Field(0.1, ge=0, lt=1)
     mask_share: float = Field(0.0, ge=0, le=1)
     pairs: bool = False
     source_noise: float = Field(0.5, ge=0, le=10)
@@ -83,8 +89,6 @@ class FlowConfig(FamilyConfig):
     guidance_scale: float = Field(1.0, ge=0, le=100)
     guidance_start: float = Field(0.0, ge=0, le=1)
     guidance_end: float = Field(1.0, ge=0, le=1)
-    text: TextConfig = TextConfig()
-    text_facts: TextFacts | None = None
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
@@ -99,26 +103,12 @@ class FlowConfig(FamilyConfig):
         return self
 
     @property
-    def reads_labels(self) -> bool:
-        return self.conditional and self.condition == "label"
-
-    @property
-    def reads_text(self) -> bool:
-        return self.conditional and self.condition == "text"
-
-    @property
-    def reads_attributes(self) -> bool:
-        return self.conditional
-
-    @property
     def reads_source(self) -> bool:
         return self.pairs
 
-    def complete(self, captions: Sequence[str]) -> Self:
-        """Add the vocabulary of captions; raises what `text.encoders.settle` raises."""
-        if not self.reads_text:
-            return self
-        return self.model_copy(update={"text_facts": settle(self.text, captions)})
+    @property
+    def can_guide(self) -> bool:
+        return self.guide or super().can_guide
 
 
 def build_network(config: FlowConfig) -> ConditionedNet:
@@ -152,6 +142,13 @@ class Flow(Family, HasGuide):
         self.guide = build_network(config).requires_grad_(False) if config.guide else None
         if config.guide:
             self.register_buffer("guide_taken", torch.zeros((), dtype=torch.bool))
+
+    def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
+        """Let Muon train kernels too, all but those that read and write images."""
+        is_edge = ".net.first." in name or ".net.last." in name
+        if "weight" in name and parameter.dim() == 4 and not is_edge:
+            return "matrix"
+        return super().parameter_kind(name, parameter)
 
     # 2. Loss
     def phases(self) -> tuple[Phase, ...]:
@@ -230,16 +227,10 @@ class Flow(Family, HasGuide):
     # 3. Sampling
     def sample_defaults(self) -> Mapping[str, Any]:
         config = self.config
-        names = ("sampler", "num_steps", "time_shift")
-        if self._can_guide:
+        names: tuple[str, ...] = ("sampler", "num_steps", "time_shift")
+        if config.can_guide:
             names += ("guidance", "guidance_scale", "guidance_start", "guidance_end")
         return {**{name: getattr(config, name) for name in names}, "precision": "auto"}
-
-    @property
-    def _can_guide(self) -> bool:
-        config = self.config
-        reads = (config.reads_labels and config.labels) or config.attributes or config.reads_text
-        return config.guide or (bool(reads) and config.condition_dropout > 0)
 
     def painting_steps(self, **options: Any) -> int:
         return int({**self.sample_defaults(), **options}["num_steps"])
@@ -312,26 +303,31 @@ class Flow(Family, HasGuide):
                 hidden = present if condition.negative_text else ~present
                 away = self._given(negative, hidden)
 
-        def predicted(z: Tensor, t: Tensor, given: Given, *, guide: bool = False) -> Tensor:
-            with autocast(precision, device):
-                output = self._output(z, t, given, guide=guide)
-            return paths.predicted_image(self.config.path, self.config.prediction, output.float(), z, t)
-
         def image(z: Tensor, t: Tensor) -> Tensor:
             weight = torch.where((t >= first) & (t <= last), scale, 1.0)
             # The steps of the adaptive sampler differ from image to image, so that all are computed alike.
             if scale == 1 or (chosen["sampler"] != "adaptive" and bool((weight == 1).all())):
-                return predicted(z, t, under)
+                return self._predict(z, t, under, precision)
             if by_guide:
-                wanted, other = predicted(z, t, under), predicted(z, t, away, guide=True)
+                wanted = self._predict(z, t, under, precision)
+                other = self._predict(z, t, away, precision, guide=True)
             else:
-                wanted, other = predicted(z.repeat(2, 1, 1, 1), t.repeat(2), joined(under, away)).chunk(2)
+                both = joined(under, away)
+                wanted, other = self._predict(z.repeat(2, 1, 1, 1), t.repeat(2), both, precision).chunk(2)
             return torch.lerp(other, wanted, paths.wide(weight))
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
             return (image(z, t).clamp(-1, 1) - z) / paths.wide((1 - t).clamp_min(samplers.LEAST_NOISE))
 
         return velocity
+
+    def _predict(
+        self, z: Tensor, t: Tensor, given: Given, precision: Precision, *, guide: bool = False
+    ) -> Tensor:
+        """Return the images that the network, or its early copy, predicts at points `z`, float32."""
+        with autocast(precision, z.device):
+            output = self._output(z, t, given, guide=guide)
+        return paths.predicted_image(self.config.path, self.config.prediction, output.float(), z, t)
 
     def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
         """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
@@ -445,9 +441,16 @@ class Flow(Family, HasGuide):
 
         samples: random probes of the divergence, and draws of the dequantisation.
         """
-        chosen = self._checked({"precision": "float32"})
-        velocity = self._velocity(batch.condition, len(batch), {**chosen, "guidance_scale": 1})
-        return bits_per_dim(velocity, batch.images, rng, samples=samples)
+        with torch.inference_mode(mode=False):
+            given = self._given(
+                batch.condition, torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
+            )
+
+            def velocity(z: Tensor, t: Tensor) -> Tensor:
+                image = self._predict(z, t, given, "float32")
+                return (image - z) / paths.wide((1 - t).clamp_min(samplers.LEAST_NOISE))
+
+            return bits_per_dim(velocity, batch.images, rng, samples=samples)
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
