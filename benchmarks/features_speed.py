@@ -7,6 +7,7 @@ the first half of the images and the blurred second half, from our features and 
 network on the same resized images.
 
     python benchmarks/features_speed.py [--data SOURCE] [--images 10000] [--distances]
+    python benchmarks/features_speed.py --network hed --images 1000
     python benchmarks/features_speed.py --network inception --images 200
 
 `inception` runs on random weights, since only the time matters. Without `--data`, the images are noise.
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from danqing.data import open_dataset
 from danqing.evaluation.features import extract
 from danqing.evaluation.frechet import Moments, frechet_distance_of_moments
-from danqing.evaluation.networks import efficientnet, inception, open_network
+from danqing.evaluation.networks import efficientnet, hed, inception, open_network
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
 
@@ -86,6 +87,10 @@ def plain_network(name: str, weights: Path | None) -> tuple[Callable[[Tensor], T
         net.load_state_dict(read_tensors(efficientnet.published_weights()))
         mean, std = torch.tensor(127 / 255), torch.tensor(128 / 255)
         return lambda x: net.extract_features(x).mean((2, 3)), efficientnet.SIDE, mean, std
+    if name == "hed":
+        trunk = hed.Trunk().load_published(hed.published_weights())
+        mean = torch.tensor(hed.MEAN)[:, None, None] / 255
+        return trunk, hed.SIDE, mean, torch.tensor(1 / 255)
     assert weights is not None
     net = inception.InceptionV3().eval()
     net.load_state_dict(read_tensors(weights))
@@ -130,7 +135,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=32, help="pixels a side of the noise")
     parser.add_argument(
-        "--network", choices=["efficientnet-lite0", "inception"], default="efficientnet-lite0"
+        "--network", choices=["efficientnet-lite0", "hed", "inception"], default="efficientnet-lite0"
     )
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--distances", action="store_true")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
     from danqing.training.listener import Listener
+    from danqing.training.rebuild import Rebuilt, rebuild_ema
     from danqing.training.report.document import report
     from danqing.training.run import Run, train
 
@@ -33,6 +34,7 @@ __all__ = [
     "Images",
     "Listener",
     "Model",
+    "Rebuilt",
     "Run",
     "Score",
     "Tuning",
@@ -41,6 +43,7 @@ __all__ = [
     "evaluate",
     "load",
     "open_dataset",
+    "rebuild_ema",
     "report",
     "train",
     "tune",
@@ -54,12 +57,14 @@ _HOMES = {
     "Images": "danqing.images",
     "Listener": "danqing.training.listener",
     "Model": "danqing.model.model",
+    "Rebuilt": "danqing.training.rebuild",
     "Run": "danqing.training.run",
     "Score": "danqing.evaluation.scores",
     "Tuning": "danqing.studies.tune",
     "evaluate": "danqing.evaluation.evaluate",
     "load": "danqing.model.loading",
     "open_dataset": "danqing.data",
+    "rebuild_ema": "danqing.training.rebuild",
     "report": "danqing.training.report.document",
     "train": "danqing.training.run",
     "tune": "danqing.studies.tune",

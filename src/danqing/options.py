@@ -12,6 +12,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 """How guidance rises as an image is written: not at all, or from 1."""
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "guidance_end": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "guidance_start": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
     "guidance_schedule": (
         lambda value: value in get_args(Schedule),
@@ -21,6 +23,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
     "strength": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "temperature": (lambda value: 0 <= value <= 1000, "from 0 to 1000"),
+    "time_shift": (lambda value: 0 < value <= 100, "above 0 and at most 100"),
     "top_k": (lambda value: value >= 0, "a number of codes, or 0 for all of them"),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "truncation": (lambda value: 0 <= value <= 1, "between 0 and 1"),

@@ -10,10 +10,10 @@ from sklearn.metrics import f1_score
 import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import EvaluationError
-from danqing.evaluation import classifier
-from danqing.evaluation.classifier import fit, macro_f1
-from danqing.evaluation.painted import relabelled
-from danqing.evaluation.towers import prepared
+from danqing.evaluation.image_sets import map_labels
+from danqing.evaluation.judges import classifier
+from danqing.evaluation.judges.classifier import fit, macro_f1
+from danqing.evaluation.judges.small_networks import prepared
 
 
 def test_it_learns_digits_and_repeats_itself() -> None:
@@ -47,7 +47,7 @@ def test_it_computes_in_float32_on_every_processor(monkeypatch: pytest.MonkeyPat
 def test_only_the_labels_that_are_asked_for_are_learnt() -> None:
     digits = dq.open_dataset("digits")
     names = ("7", "1", "cow")
-    labels = relabelled(digits, names)
+    labels = map_labels(digits, names)
     assert set(labels) == {-1, 0, 1}
     assert np.array_equal(labels == 0, digits.labels == 7)
     learnt = fit(digits, label_names=names, limit=200)

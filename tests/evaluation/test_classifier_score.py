@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.classifier_score import classifier_score
-from danqing.evaluation.rows import Mapped
+from danqing.evaluation.feature_rows import Mapped
 from danqing.randomness import generator
 
 
@@ -27,7 +27,7 @@ def test_the_definition_whatever_the_order_and_tiles(seed: int, n: int, tile: in
     order = torch.randperm(n, generator=generator(seed, "order"))
     lazily = Mapped(logits[order], lambda rows: rows.softmax(1), 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("danqing.evaluation.rows.tile_rows", lambda dimensions: tile)
+        patch.setattr("danqing.evaluation.feature_rows.tile_rows", lambda dimensions: tile)
         assert classifier_score(lazily).value == pytest.approx(expected, rel=1e-6)
     parts = [float((q * (q / q.mean(0)).log()).sum(1).mean().exp()) for q in p.split(n // 2)[:2]]
     if n % 2 == 0:

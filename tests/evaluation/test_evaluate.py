@@ -15,10 +15,12 @@ from torch import nn
 import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import DanqingError, DataError, EvaluationError
-from danqing.evaluation.candidates import is_model, open_candidate, open_reference
-from danqing.evaluation.evaluate import METRICS, Evaluation, _save, evaluate, score_samples
+from danqing.evaluation.candidate import is_model, open_candidate
+from danqing.evaluation.evaluate import METRICS, Evaluation, evaluate, score_samples
 from danqing.evaluation.features import extract
 from danqing.evaluation.networks import open_network
+from danqing.evaluation.reference import open_reference
+from danqing.evaluation.score_folders import save_scores
 from danqing.evaluation.scores import Score, read
 from danqing.images import Images
 from danqing.model.model import Model
@@ -206,7 +208,7 @@ def test_a_collapsed_folder_is_full_of_duplicates(split_digits: Path, tmp_path: 
 def test_labelled_images_are_judged_by_a_classifier(
     split_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danqing.evaluation.classifier._EPOCHS", (15, 15))
+    monkeypatch.setattr("danqing.evaluation.judges.classifier._EPOCHS", (15, 15))
     rows = np.arange(600, 800)
     labels = digit_labels(rows)
     names = [f"digit {label}" for label in labels]
@@ -323,7 +325,7 @@ def test_test_images_are_not_taken_for_training_images(split_digits: Path, tmp_p
 
 
 def test_a_picture_that_nobody_gets_is_not_drawn(split_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("danqing.evaluation.evaluate.sheet")
+    monkeypatch.delattr("danqing.evaluation.evaluate.draw_neighbour_sheet")
     found = evaluate("digits", split_digits, metrics="duplicates,memorised", features="pixels", n=50)
     assert (found.neighbours, found.files) == (None, [])
 
@@ -331,7 +333,7 @@ def test_a_picture_that_nobody_gets_is_not_drawn(split_digits: Path, monkeypatch
 def test_of_many_real_images_some_are_drawn_by_the_seed(
     split_digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danqing.evaluation.candidates.MOST_REFERENCE", 150)
+    monkeypatch.setattr("danqing.evaluation.reference.MOST_REFERENCE", 150)
     first, again, other = (
         evaluate("digits", split_digits, metrics="kernel", features="pixels", n=50, seed=seed)
         for seed in (0, 0, 1)
@@ -506,7 +508,7 @@ def test_evaluations_at_once_keep_each_others_scores(
     candidate = open_candidate("digits", split_digits, n=10, seed=0)
     several = [evaluated.headline.model_copy(update={"seed": seed}) for seed in range(12)]
     with ThreadPoolExecutor(12) as pool:
-        done = [pool.submit(_save, [score], None, candidate, [tmp_path]) for score in several]
+        done = [pool.submit(save_scores, [score], None, candidate, [tmp_path]) for score in several]
     assert all(future.result() == ([tmp_path / "scores.json"], []) for future in done)
     assert {score.seed for score in read(tmp_path / "scores.json")} == set(range(12))
 
@@ -517,11 +519,11 @@ def test_a_score_takes_the_place_of_one_with_an_earlier_versions_normalization(
     candidate, new = open_candidate("digits", split_digits, n=10, seed=0), evaluated.headline
     assert new.features is not None
     old = new.features.model_copy(update={"normalization": "", "resizer": "antialiased bicubic to 16x16"})
-    _save([new.model_copy(update={"features": old, "value": 3.0})], None, candidate, [tmp_path])
-    _save([new], None, candidate, [tmp_path])
+    save_scores([new.model_copy(update={"features": old, "value": 3.0})], None, candidate, [tmp_path])
+    save_scores([new], None, candidate, [tmp_path])
     assert read(tmp_path / "scores.json") == [new]
     legacy = new.features.model_copy(update={"resizer": "legacy bilinear to 16x16, clamped to 0..255"})
-    _save([new.model_copy(update={"features": legacy})], None, candidate, [tmp_path])
+    save_scores([new.model_copy(update={"features": legacy})], None, candidate, [tmp_path])
     assert len(read(tmp_path / "scores.json")) == 2
 
 

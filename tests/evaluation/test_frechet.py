@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danqing.errors import EvaluationError
+from danqing.evaluation.feature_rows import Selected
 from danqing.evaluation.frechet import (
     Moments,
     extrapolated_frechet_distance,
@@ -17,7 +18,6 @@ from danqing.evaluation.frechet import (
     frechet_distance_of_moments,
     frechet_distance_per_class,
 )
-from danqing.evaluation.rows import Selected
 from danqing.randomness import generator
 
 
@@ -123,7 +123,7 @@ def test_order_and_chunks_change_nothing(seed: int, tile: int) -> None:
     value = frechet_distance(a, b).value
     order = torch.randperm(200, generator=generator(seed, "order"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("danqing.evaluation.rows.tile_rows", lambda dimensions: tile)
+        patch.setattr("danqing.evaluation.feature_rows.tile_rows", lambda dimensions: tile)
         assert frechet_distance(a[order], b).value == pytest.approx(value, rel=1e-6)
 
 
@@ -197,7 +197,7 @@ def test_per_class_is_the_distance_of_each_class() -> None:
 
 
 def test_selected_rows_are_those_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("danqing.evaluation.rows.tile_rows", lambda dimensions: 8)
+    monkeypatch.setattr("danqing.evaluation.feature_rows.tile_rows", lambda dimensions: 8)
     rows = gaussian(100, 3, 18)
     chosen = np.array([99, 3, 4, 50, 17, 16])
     selected = Selected(rows, chosen)

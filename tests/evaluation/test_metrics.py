@@ -9,27 +9,29 @@ from PIL import Image
 
 import danqing as dq
 from danqing.errors import EvaluationError
-from danqing.evaluation.candidates import open_candidate, open_reference
-from danqing.evaluation.comparison import Comparison
+from danqing.evaluation.candidate import open_candidate
+from danqing.evaluation.generated_images import store_images
+from danqing.evaluation.image_sets import labels_of
+from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.metrics import METRICS
 from danqing.evaluation.model_metrics import reconstruction
 from danqing.evaluation.networks import open_network
-from danqing.evaluation.painted import labels_of, store
+from danqing.evaluation.reference import open_reference
 from tests.evaluation.models import small_model
 
 
-def compare(candidate: object, data: str | Path, n: int = 100) -> Comparison:
+def compare(candidate: object, data: str | Path, n: int = 100) -> MetricInputs:
     opened = open_candidate(candidate, data, n=n, seed=0)  # type: ignore[arg-type]
-    return Comparison(opened, open_reference(data, opened), open_network("pixels"), n=n, seed=0)
+    return MetricInputs(opened, open_reference(data, opened), open_network("pixels"), n=n, seed=0)
 
 
 def test_perfect_reconstructions_are_counted_apart() -> None:
     c = compare(small_model(width=8, height=8, channels=1), "digits")
-    rows = c.shown(c.reference.images)
+    rows = c.on_real_images.shown(c.reference.images)
     real = c.reference.images.images(rows).numpy()
 
     def pretend(pixels: np.ndarray) -> None:
-        c.reconstructed = store([pixels], pixels.shape, np.full(len(pixels), -1), ())
+        c.on_real_images.reconstructed = store_images([pixels], pixels.shape, np.full(len(pixels), -1), ())
 
     some = np.concatenate([real[:300], np.roll(real[300:], 1, 2)])
     pretend(some)
@@ -78,6 +80,6 @@ def test_images_without_a_label_teach_nothing(tmp_path: Path) -> None:
 def test_a_score_says_on_what_device_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     c = compare(small_model(width=8, height=8, channels=1), "digits")
     assert "device" not in c.score("kernel", "KD", 1.0).settings
-    monkeypatch.setattr(type(c.model), "device", torch.device("cuda:0"))
-    again = compare(c.model, "digits")
+    monkeypatch.setattr(type(c.on_real_images.model), "device", torch.device("cuda:0"))
+    again = compare(c.on_real_images.model, "digits")
     assert again.score("kernel", "KD", 1.0).settings["device"] == "cuda"

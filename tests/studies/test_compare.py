@@ -14,7 +14,7 @@ import danqing
 from danqing.data.splits import hold_out
 from danqing.errors import ConfigError
 from danqing.studies import compare as compare_module
-from danqing.studies import contest, results
+from danqing.studies import compare_setup, results
 from danqing.studies.results import Comparison
 
 SETTINGS = {
@@ -102,7 +102,7 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_module, "Trainee", interrupted)
+    monkeypatch.setattr(compare_module, "TrainingProcess", interrupted)
     more = danqing.compare("digits:0,1,2", **{**arguments, "presets": ["gan-64", "gan-32", "vae-32"]})
     assert more.contestants[0].status == "waiting"
     assert more.contestants[1:] == found.contestants, "what is measured outlives an interruption"
@@ -170,25 +170,25 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_families_become_the_presets_for_about_the_size() -> None:
-    assert contest.choose_presets(["gan", "vae"], [], (28, 28), "digits") == ["gan-32", "vae-32"]
-    assert contest.choose_presets(["gan", "vae"], ["gan-32"], (72, 48), "digits") == [
+    assert compare_setup.choose_presets(["gan", "vae"], [], (28, 28), "digits") == ["gan-32", "vae-32"]
+    assert compare_setup.choose_presets(["gan", "vae"], ["gan-32"], (72, 48), "digits") == [
         "gan-32",
         "gan-64",
         "vae-64",
     ]
-    assert contest.choose_presets(["vae"], [], None, "digits") == ["vae-32"]
+    assert compare_setup.choose_presets(["vae"], [], None, "digits") == ["vae-32"]
     with pytest.raises(ConfigError, match="There is no family called 'gam': choose from gan"):
-        contest.choose_presets(["gam"], [], None, "digits")
+        compare_setup.choose_presets(["gam"], [], None, "digits")
     with pytest.raises(ConfigError, match="Say what to compare"):
-        contest.choose_presets([], [], None, "digits")
+        compare_setup.choose_presets([], [], None, "digits")
 
 
 def test_all_get_one_size_and_one_budget() -> None:
     with pytest.raises(ConfigError, match="choose one by --size"):
-        contest.configure(["gan-32", "vae-64"], size=None, minutes=1, images=None, seed=0, settings={})
+        compare_setup.configure(["gan-32", "vae-64"], size=None, minutes=1, images=None, seed=0, settings={})
     with pytest.raises(ConfigError, match="Say how long each may train"):
-        contest.configure(["gan-32"], size=None, minutes=None, images=None, seed=0, settings={})
-    chosen = contest.configure(
+        compare_setup.configure(["gan-32"], size=None, minutes=None, images=None, seed=0, settings={})
+    chosen = compare_setup.configure(
         ["gan-32", "vae-64"], size=(40, 40), minutes=1, images=None, seed=3, settings={}
     )
     assert {(c.size, c.minutes, c.images, c.seed) for c in chosen.values()} == {((40, 40), 1, None, 3)}

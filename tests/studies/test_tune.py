@@ -13,10 +13,10 @@ import pytest
 import danqing
 from danqing.errors import ConfigError, DataError, TrainingError
 from danqing.randomness import derived_seed
-from danqing.studies import trainee as trainee_module
+from danqing.studies import training_process
 from danqing.studies.search import Search, held_out_scores
-from danqing.studies.space import Dimension
-from danqing.studies.trainee import Trainee
+from danqing.studies.search_space import Dimension
+from danqing.studies.training_process import TrainingProcess
 
 SPACE = "[optimizer.learning_rate]\nlow = 1e-4\nhigh = 1e-2\nlog = true\n"
 SETTINGS = {
@@ -195,11 +195,11 @@ def test_a_trial_is_compared_at_the_same_tenth(tmp_path: Path) -> None:
 
 
 def test_a_process_that_does_not_end_is_ended_without_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainee_module, "_SAVING_TIME", 0.0)
-    monkeypatch.setattr(Trainee, "ask_to_stop", lambda self: None)
-    with pytest.raises(KeyboardInterrupt), Trainee({"data": "digits"}) as trainee:
+    monkeypatch.setattr(training_process, "_SAVING_TIME", 0.0)
+    monkeypatch.setattr(TrainingProcess, "ask_to_stop", lambda self: None)
+    with pytest.raises(KeyboardInterrupt), TrainingProcess({"data": "digits"}) as process:
         raise KeyboardInterrupt
-    assert not trainee.running
+    assert not process.running
 
 
 def test_importance_needs_trials_and_adds_up(tmp_path: Path) -> None:

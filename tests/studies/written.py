@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from danqing.evaluation.scores import FeatureInfo, ReferenceInfo, Score
+from danqing.studies.recommendations import cautions, verdict
 from danqing.studies.results import Comparison, Contestant, Point
-from danqing.studies.verdict import cautions, verdict
 
 HOSTILE = "<script>document.title='broken'</script>"
 REFERENCE = ReferenceInfo(name="pets & more", split="test", count=412, fingerprint="9f2c41d07a55" * 5)

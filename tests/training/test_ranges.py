@@ -9,7 +9,8 @@ import pytest
 import danqing
 from danqing.cli import main
 from danqing.errors import ConfigError
-from danqing.evaluation import candidates
+from danqing.evaluation.candidate import open_candidate
+from danqing.evaluation.reference import learnt_from, open_reference
 from danqing.training import config_reading
 from danqing.training.listener import Listener
 from tests.image_files.test_depths import tiff
@@ -43,12 +44,12 @@ def test_a_model_keeps_the_range_of_its_images_and_other_images_are_read_in_it(t
     facts = json.loads((out / "run.json").read_text())["data"]
     assert facts["range"] == [low, high]
     assert facts["depth"] == 16
-    candidate = candidates.open_candidate(model, others, n=4, seed=0)
-    reference = candidates.open_reference(others, candidate)
+    candidate = open_candidate(model, others, n=4, seed=0)
+    reference = open_reference(others, candidate)
     assert reference.images.range == (low, high)
     assert reference.images.full_depth(range(20)).float().max() / 65535 < 0.36
-    same = candidates.open_reference(data, candidate, split="train")
-    assert candidates.learnt_from(candidate, same.images)
+    same = open_reference(data, candidate, split="train")
+    assert learnt_from(candidate, same.images)
 
 
 def test_the_range_is_a_setting_that_is_checked() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from danqing.families import build, parse_config
 from danqing.training.config import ScheduleConfig
-from danqing.training.ema import EMA
+from danqing.training.ema import EMA, HalfLife
 from danqing.training.schedule import Budget, learning_rate_factor
 
 
@@ -44,7 +44,7 @@ def test_tenths_follow_the_corrected_budget_and_a_larger_one_begins_anew(tmp_pat
 
 def test_ema_halves_the_distance_in_its_half_life():
     family = build(parse_config({"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1}))
-    ema = EMA(family, half_life_images=100)
+    ema = EMA(family, HalfLife(100))
     before = {name: value.clone() for name, value in ema.learner.state_dict().items()}
     with torch.no_grad():
         for parameter in family.parameters():
@@ -57,7 +57,7 @@ def test_ema_halves_the_distance_in_its_half_life():
 
 def test_ema_of_a_young_run_forgets_its_random_start():
     family = build(parse_config({"family": "vae", "net": "mlp", "width": 8, "height": 8, "channels": 1}))
-    ema = EMA(family, half_life_images=10_000_000)
+    ema = EMA(family, HalfLife(10_000_000))
     with torch.no_grad():
         for parameter in family.parameters():
             parameter.fill_(3.0)

@@ -20,7 +20,8 @@ from danqing.cli.show import show
 from danqing.cli.train import leave_if_interrupted
 from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError, TrainingError
-from danqing.evaluation.candidates import open_candidate, open_reference
+from danqing.evaluation.candidate import open_candidate
+from danqing.evaluation.reference import open_reference
 from danqing.families.base import HasTokenizer
 from danqing.families.transformer import TransformerConfig
 from danqing.families.vqvae import VQVAE

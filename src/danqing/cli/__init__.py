@@ -18,6 +18,7 @@ from danqing.cli import (
     data,
     demo,
     doctor,
+    ema,
     evaluate,
     fill,
     keys,
@@ -99,6 +100,7 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)

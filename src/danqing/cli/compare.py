@@ -52,6 +52,13 @@ def compare(
     features: Annotated[
         str, typer.Option(help="The network that images are compared by, as for danqing evaluate.")
     ] = "auto",
+    second_features: Annotated[
+        str,
+        typer.Option(
+            help="A second, independent network: auto (hed where it is installed), none, or a name.",
+            metavar="NAME",
+        ),
+    ] = "auto",
     n: Annotated[
         int | None,
         typer.Option(
@@ -77,6 +84,7 @@ def compare(
             seed=seed,
             settings=parse_settings(settings or []),
             features=features,
+            second_features=second_features,
             n=n,
             out=out,
             device=device,
@@ -106,11 +114,16 @@ def _text(found: "Comparison", out: Path) -> str:
     table = [["", *(one.name for one in found.contestants)]]
     for row in rows(found):
         cells = [
-            "–" if cell is None else " ".join(filter(None, (cell.text, _MARKS.get(mark, ""))))
+            "–"
+            if cell is None
+            else " ".join(filter(None, (cell.text, _MARKS.get(mark, ""), "!" if cell.flattered else "")))
             for cell, mark in zip(row.cells, row.marks, strict=True)
         ]
         table.append([row.title, *cells])
     failures = "".join(f"{one.name} failed: {one.error}\n" for one in found.contestants if one.error)
-    text = f"{output.table(table)}* the best; = cannot be told from the best\n" if len(table) > 1 else ""
+    legend = "* the best; = cannot be told from the best"
+    if any(score.flattered for one in found.contestants for score in one.scores):
+        legend += "; ! trained with this network: flattering"
+    text = f"{output.table(table)}{legend}\n" if len(table) > 1 else ""
     words = " ".join((*found.verdict, *found.cautions))
     return f"{text}\n{failures}{words}\n\n" + output.facts({"Page": out / "compare.html"})

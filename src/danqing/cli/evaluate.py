@@ -47,14 +47,21 @@ def evaluate(
     features: Annotated[
         str,
         typer.Option(
-            help="The network that images are compared by: auto, inception, efficientnet-lite0, dinov2, "
-            "clip, pixels, or an ONNX file.",
+            help="The network that images are compared by: auto, inception, efficientnet-lite0, hed, "
+            "dinov2, clip, pixels, or an ONNX file.",
             metavar="NAME|PATH",
         ),
     ] = "auto",
     weights: Annotated[
         Path | None,
         typer.Option(help="The network's weights, where they cannot be fetched.", metavar="FILE"),
+    ] = None,
+    second_features: Annotated[
+        str | None,
+        typer.Option(
+            help="Another network, by which the kernel and Fréchet distance are measured again.",
+            metavar="NAME|PATH",
+        ),
     ] = None,
     n: Annotated[
         int, typer.Option("-n", min=2, help="How many images to paint, or to read at most.")
@@ -93,6 +100,7 @@ def evaluate(
             metrics=metrics,
             features=features,
             weights=weights,
+            second_features=second_features,
             n=n,
             split=split,
             seed=seed,
@@ -116,6 +124,8 @@ def evaluate(
 
 def _text(found: "Evaluation") -> str:
     """The scores for people: the one to quote and why, all of them, and what else there is to know."""
+    from danqing.evaluation.scores import FLATTERED
+
     head = found.headline
     value = f"{output.printable(head.name)} {_value(head)}, {_BETTER[head.higher_is_better]}"
     rows = [("score", "value", "95% interval", "")]
@@ -124,7 +134,7 @@ def _text(found: "Evaluation") -> str:
             output.printable(one.name),
             _value(one, interval=False),
             _interval(one),
-            _ARROWS[one.higher_is_better],
+            f"{_ARROWS[one.higher_is_better]}{f' {FLATTERED}' if one.flattered else ''}",
         )
         for one in found.scores
     ]

@@ -42,22 +42,24 @@ def reconstruct(
     import numpy as np
     import torch
 
-    from danqing.evaluation import candidates, painted
+    from danqing.evaluation.candidate import open_candidate
+    from danqing.evaluation.generated_images import reconstruct as reconstruct_images
     from danqing.evaluation.reconstruction import squared_error
+    from danqing.evaluation.reference import open_reference
     from danqing.families.base import Tokenizes
     from danqing.images import Images
     from danqing.randomness import generator
 
     with progress.Bar() as bar:
-        candidate = candidates.open_candidate(model, data, n=n, seed=seed, on_progress=bar.update)
+        candidate = open_candidate(model, data, n=n, seed=seed, on_progress=bar.update)
         if candidate.model is None:
             raise ConfigError(
                 f"{model} is not a model: name a run folder, a model folder or a model on the hub."
             )
-        reference = candidates.open_reference(data, candidate, split=split, seed=seed, on_progress=bar.update)
+        reference = open_reference(data, candidate, split=split, seed=seed, on_progress=bar.update)
         drawn = torch.randperm(len(reference.images), generator=generator(seed, "reconstruct"))[:n].numpy()
         rows = np.sort(drawn)
-        again = painted.reconstruct(candidate.model, reference.images, rows, on_progress=bar.update)
+        again = reconstruct_images(candidate.model, reference.images, rows, on_progress=bar.update)
     originals, rebuilt = reference.images.images(rows), again.images(np.arange(len(rows)))
     error = float(squared_error(rebuilt, originals).mean())
     try:

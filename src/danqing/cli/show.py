@@ -59,6 +59,7 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
         "Options": ", ".join(f"{name}={value}" for name, value in info["sample_options"].items()),
         "Seen": f"{trained['images']:,} images" if "images" in trained else None,
         "Time": duration(trained["seconds"]) if "seconds" in trained else None,
+        "EMA length": trained.get("ema_length"),
         "Precision": trained.get("precision"),
         "Seed": trained.get("seed"),
         "Data": f"{data.get('name', 'unnamed')}, {data.get('images', 0):,} images" if data else None,

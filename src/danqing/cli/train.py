@@ -176,6 +176,7 @@ def run_payload(run: "Run") -> Mapping[str, Any]:
         "evaluation_seconds": run.evaluation_seconds,
         "evaluation_share": run.evaluation_share,
         "tokenizer": run.tokenizer,
+        "ema": run.ema,
     }
 
 
@@ -192,6 +193,7 @@ def run_text(run: "Run") -> dict[str, Any]:
         if run.evaluation_seconds
         else None,
         "Best": run.best and f"{run.best['name']} {run.best['value']:.4g} at {run.best['images']:,} images",
+        "Average": run.ema and run.ema["text"],
         "Model": run.model,
         "Report": run.report,
     }

@@ -8,7 +8,7 @@ from torch import Tensor
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Rows
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.rows import tiles
+from danqing.evaluation.feature_rows import tiles
 
 
 def classifier_score(probabilities: Rows, *, splits: int = 1) -> Estimate:

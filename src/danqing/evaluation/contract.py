@@ -79,7 +79,13 @@ class Classifies(Protocol):
 
 @runtime_checkable
 class Teaches(Protocol):
-    """A feature network whose inner layers can be part of a loss."""
+    """A feature network whose inner layers can be part of a loss.
+
+    name, sha256: as of a `FeatureNetwork`; a model records them, and its scores are compared with them.
+    """
+
+    name: str
+    sha256: str
 
     def perceive(self, images: Tensor) -> list[Tensor]:
         """Images `[n, c, h, w]` in [-1, 1] to the activations `[n, channels, height, width]` of some layers,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Rows
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.rows import check_comparable, tiles
+from danqing.evaluation.feature_rows import check_comparable, tiles
 
 Labels = NDArray[np.int64]
 

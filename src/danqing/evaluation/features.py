@@ -77,13 +77,7 @@ def extract(
     fingerprint tells what its code does. What is not kept needs room on the same disk for a while. Raises
     EvaluationError.
     """
-    info = FeatureInfo(
-        name=network.name,
-        sha256=network.sha256,
-        resizer=network.resizer,
-        normalization=network.normalization,
-        precision=network.precision,
-    )
+    info = feature_info(network)
     folder = default_folder() / "features"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +102,17 @@ def extract(
             f"Features cannot be written to {folder} ({error.strerror or error}): make room there, or set "
             "DANQING_CACHE to another folder."
         ) from error
+
+
+def feature_info(network: FeatureNetwork) -> FeatureInfo:
+    """Return what a score says about the network that it is computed on."""
+    return FeatureInfo(
+        name=network.name,
+        sha256=network.sha256,
+        resizer=network.resizer,
+        normalization=network.normalization,
+        precision=network.precision,
+    )
 
 
 def _write(

@@ -15,7 +15,7 @@ from torch import Tensor
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Rows
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.rows import Selected, check_comparable, tiles
+from danqing.evaluation.feature_rows import Selected, check_comparable, tiles
 from danqing.randomness import generator
 
 _BLOCKS = 4

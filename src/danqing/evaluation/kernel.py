@@ -5,7 +5,7 @@ from torch import Tensor
 
 from danqing.evaluation.contract import Rows
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.rows import check_comparable, tiles
+from danqing.evaluation.feature_rows import check_comparable, tiles
 
 
 def kernel_distance(generated: Rows, reference: Rows, *, block: int = 1000) -> Estimate:

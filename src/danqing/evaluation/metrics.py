@@ -9,23 +9,23 @@ import torch
 from numpy.typing import NDArray
 
 from danqing.evaluation import memorisation, model_metrics, text_metrics
-from danqing.evaluation.classifier import macro_f1
 from danqing.evaluation.classifier_score import classifier_score
-from danqing.evaluation.comparison import Comparison
 from danqing.evaluation.contract import Classifies
 from danqing.evaluation.diversity import relative_diversity
 from danqing.evaluation.estimate import Estimate, mean_of
+from danqing.evaluation.feature_rows import Mapped
 from danqing.evaluation.frechet import (
     extrapolated_frechet_distance,
     frechet_distance,
     frechet_distance_per_class,
 )
+from danqing.evaluation.judges.classifier import macro_f1
 from danqing.evaluation.kernel import kernel_distance
-from danqing.evaluation.rows import Mapped
+from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.scores import Score
 from danqing.families.base import Encodes, HasLikelihood, HasTokenLikelihood
 
-Check = Callable[[Comparison], str | None]
+Check = Callable[[MetricInputs], str | None]
 _FEW_PER_CLASS = 500
 _MOST_CLASSES = 20
 _FEW_TO_TEACH = 500
@@ -41,7 +41,7 @@ class Metric:
     it is not measured unless it is asked for.
     """
 
-    measure: Callable[[Comparison], Iterable[Score]]
+    measure: Callable[[MetricInputs], Iterable[Score]]
     lacks: tuple[Check, ...] = ()
     unwise: tuple[Check, ...] = ()
 
@@ -52,18 +52,18 @@ def distance_name(kind: str, network: str) -> str:
     return inception[kind] if network == "inception" else f"{kind}-{network}"
 
 
-def frechet(c: Comparison) -> Iterable[Score]:
+def frechet(c: MetricInputs) -> Iterable[Score]:
     c.tell("Measuring the Fréchet distance")
     yield _distance(c, "frechet", "FD", frechet_distance(c.generated_features, c.reference_features))
 
 
-def frechet_infinity(c: Comparison) -> Iterable[Score]:
+def frechet_infinity(c: MetricInputs) -> Iterable[Score]:
     c.tell("Extrapolating the Fréchet distance")
     estimate = extrapolated_frechet_distance(c.generated_features, c.reference_features, seed=c.seed)
     yield _distance(c, "frechet-infinity", "FD∞", estimate)
 
 
-def frechet_per_class(c: Comparison) -> Iterable[Score]:
+def frechet_per_class(c: MetricInputs) -> Iterable[Score]:
     c.tell("Measuring the Fréchet distance per class")
     ours, real = c.labels(c.generated), c.labels(c.reference.images)
     by_label = frechet_distance_per_class(c.generated_features, ours, c.reference_features, real)
@@ -76,12 +76,12 @@ def frechet_per_class(c: Comparison) -> Iterable[Score]:
         )
 
 
-def kernel(c: Comparison) -> Iterable[Score]:
+def kernel(c: MetricInputs) -> Iterable[Score]:
     c.tell("Measuring the kernel distance")
     yield _distance(c, "kernel", "KD", kernel_distance(c.generated_features, c.reference_features))
 
 
-def classifier(c: Comparison) -> Iterable[Score]:
+def classifier(c: MetricInputs) -> Iterable[Score]:
     assert isinstance(c.network, Classifies)
     classes = c.network.probabilities(c.generated_features[0:1]).shape[1]
     estimate = classifier_score(Mapped(c.generated_features, c.network.probabilities, classes))
@@ -89,16 +89,16 @@ def classifier(c: Comparison) -> Iterable[Score]:
 
 
 def of_manifold(name: str) -> Metric:
-    def measure(c: Comparison) -> Iterable[Score]:
+    def measure(c: MetricInputs) -> Iterable[Score]:
         n, m = c.n, c.reference.info.count
         uneven = f"it hangs on the counts, which are uneven: compare at {n:,} against {m:,} alone"
         note = uneven if max(n, m) > _UNEVEN * min(n, m) else ""
-        yield c.score(name, name, c.manifold[name], better=True, features=c.generated_features, note=note)
+        yield c.score(name, name, c.manifold[name], better=True, features=c.feature_info, note=note)
 
     return Metric(measure, (_too_few_for_balls,))
 
 
-def diversity(c: Comparison) -> Iterable[Score]:
+def diversity(c: MetricInputs) -> Iterable[Score]:
     """How unlike one another the generated images of a label are, beside the real ones."""
     conditional = len(c.shared_labels) > 1
     ours, real = (c.labels(c.generated), c.labels(c.reference.images)) if conditional else (None, None)
@@ -106,13 +106,13 @@ def diversity(c: Comparison) -> Iterable[Score]:
         "diversity",
         "diversity within labels" if conditional else "diversity",
         relative_diversity(c.generated_features, ours, c.reference_features, real),
-        features=c.generated_features,
+        features=c.feature_info,
         settings={"labels": len(c.shared_labels)} if conditional else None,
         note=f"1 is as diverse as real images{' of the same label' if conditional else ''}",
     )
 
 
-def classification(c: Comparison) -> Iterable[Score]:
+def classification(c: MetricInputs) -> Iterable[Score]:
     """Ravuri and Vinyals 2019, "Classification accuracy score for conditional generative models"."""
     rows = np.flatnonzero(c.labels(c.reference.images) >= 0)
     true = c.labels(c.reference.images)[rows]
@@ -138,7 +138,7 @@ def classification(c: Comparison) -> Iterable[Score]:
     )
 
 
-def label_agreement(c: Comparison) -> Iterable[Score]:
+def label_agreement(c: MetricInputs) -> Iterable[Score]:
     asked = c.labels(c.generated)
     rows = np.flatnonzero(asked >= 0)
     agrees = c.classifier_of_real.predict(c.generated, rows) == asked[rows]
@@ -160,14 +160,14 @@ def label_agreement(c: Comparison) -> Iterable[Score]:
     )
 
 
-def memorised(c: Comparison) -> Iterable[Score]:
+def memorised(c: MetricInputs) -> Iterable[Score]:
     judged = {"generated_judged": len(c.judged), "reference_judged": len(c.judged_reference)}
     for space, ours in c.near_generated.items():
         searched = len(c.searched) if space == "features" else len(c.training)
         taught = {"training_images": len(c.training), "searched": searched, **judged}
         real, suffix = c.near_reference[space], "" if space == "features" else "/pixels"
         expected = float(f"{memorisation.expected_rate(len(c.judged_reference)):.2g}")
-        features = c.generated_features if space == "features" else None
+        features = c.feature_info if space == "features" else None
         yield c.score(
             f"memorised{suffix}",
             f"closer to training than real, by {space}",
@@ -188,7 +188,7 @@ def memorised(c: Comparison) -> Iterable[Score]:
         )
 
 
-def duplicates(c: Comparison) -> Iterable[Score]:
+def duplicates(c: MetricInputs) -> Iterable[Score]:
     c.tell("Looking for duplicates")
     yield c.score(
         "duplicates", "duplicates among samples", memorisation.repeats(c.generated_keys), better=False
@@ -200,7 +200,7 @@ def duplicates(c: Comparison) -> Iterable[Score]:
         "near duplicates",
         memorisation.rate_at(-ours, -real),
         better=False,
-        features=c.generated_features,
+        features=c.feature_info,
         settings={"judged": len(ours)},
         note=f"closer by features than all but {rare:.1%} of real images are to one another",
     )
@@ -215,7 +215,7 @@ def duplicates(c: Comparison) -> Iterable[Score]:
 
 
 def _distance(
-    c: Comparison,
+    c: MetricInputs,
     metric: str,
     kind: str,
     estimate: Estimate,
@@ -224,15 +224,15 @@ def _distance(
     settings: dict[str, int] | None = None,
 ) -> Score:
     name = distance_name(kind, c.network.name)
-    return c.score(metric, name, estimate, better=better, features=c.generated_features, settings=settings)
+    return c.score(metric, name, estimate, better=better, features=c.feature_info, settings=settings)
 
 
-def _expected(value: str, c: Comparison) -> str:
+def _expected(value: str, c: MetricInputs) -> str:
     expected = f"{value} is expected where nothing is memorised"
     return f"{expected}; {c.doubt}" if c.doubt else expected
 
 
-def _counts(c: Comparison) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _counts(c: MetricInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many images of each shared label either side has."""
     first, second = (
         np.bincount(labels[labels >= 0], minlength=len(c.shared_labels))
@@ -241,17 +241,17 @@ def _counts(c: Comparison) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return first, second
 
 
-def _too_few_for_balls(c: Comparison) -> str | None:
+def _too_few_for_balls(c: MetricInputs) -> str | None:
     few = min(c.n, c.reference.info.count)
     return f"it takes at least 10 images on either side, and there are {few}" if few < 10 else None
 
 
-def _too_few(c: Comparison) -> str | None:
+def _too_few(c: MetricInputs) -> str | None:
     few = min(c.n, c.reference.info.count)
     return f"it takes at least 2 images on either side, and there are {few}" if few < 2 else None
 
 
-def _no_shared_labels(c: Comparison) -> str | None:
+def _no_shared_labels(c: MetricInputs) -> str | None:
     if not c.candidate.label_names:
         return "the images that are scored have no labels"
     if not c.reference.images.label_names:
@@ -259,47 +259,47 @@ def _no_shared_labels(c: Comparison) -> str | None:
     return None if len(c.shared_labels) > 1 else "the two sides do not share two labels by name"
 
 
-def _no_training_labels(c: Comparison) -> str | None:
+def _no_training_labels(c: MetricInputs) -> str | None:
     return None if c.training.label_names else "the training images have no labels"
 
 
-def _few_per_class(c: Comparison) -> str | None:
+def _few_per_class(c: MetricInputs) -> str | None:
     if len(c.shared_labels) > _MOST_CLASSES:
         return f"there are {len(c.shared_labels)} labels, each of which takes as long as the whole distance"
     few = min(c.n, c.reference.info.count) / max(1, len(c.shared_labels))
     return f"there are only about {few:.0f} images of each label" if few < _FEW_PER_CLASS else None
 
 
-def _few_to_teach(c: Comparison) -> str | None:
+def _few_to_teach(c: MetricInputs) -> str | None:
     few = min(c.n, int((c.labels(c.training) >= 0).sum()))
     return f"{few} images teach a classifier little" if few < _FEW_TO_TEACH else None
 
 
-def _few_to_learn_from(c: Comparison) -> str | None:
+def _few_to_learn_from(c: MetricInputs) -> str | None:
     few = len(c.training)
     return f"{few} images teach little of captions" if few < _FEW_TO_TEACH else None
 
 
-def _few_to_extrapolate(c: Comparison) -> str | None:
+def _few_to_extrapolate(c: MetricInputs) -> str | None:
     needed = 4 * c.network.dimensions
     return f"it takes {needed:,} images of features this wide" if c.n < needed else None
 
 
-def _classifies_nothing(c: Comparison) -> str | None:
+def _classifies_nothing(c: MetricInputs) -> str | None:
     known = isinstance(c.network, Classifies)
     return None if known else f"{c.network.name} ends in no classifier"
 
 
-def _nothing_held_out(c: Comparison) -> str | None:
+def _nothing_held_out(c: MetricInputs) -> str | None:
     return None if c.is_held_out else "there are no real images that were not learnt from to compare with"
 
 
-def _much_to_search(c: Comparison) -> str | None:
+def _much_to_search(c: MetricInputs) -> str | None:
     many = len(c.training)
     return f"there are {many:,} training images to search" if many > _MANY_IMAGES else None
 
 
-def _no_likelihood(c: Comparison) -> str | None:
+def _no_likelihood(c: MetricInputs) -> str | None:
     if c.candidate.model is None:
         return "only a model has a likelihood"
     family = c.candidate.model.family
@@ -308,20 +308,20 @@ def _no_likelihood(c: Comparison) -> str | None:
     return model_metrics.unlabelled(c)
 
 
-def _no_token_likelihood(c: Comparison) -> str | None:
+def _no_token_likelihood(c: MetricInputs) -> str | None:
     if c.candidate.model is None:
         return "only a model writes tokens"
     family = c.candidate.model.family
-    if not isinstance(family, HasTokenLikelihood) or c.tokenizer is None:
+    if not isinstance(family, HasTokenLikelihood) or c.on_real_images.tokenizer is None:
         return f"this {family.config.family} cannot say how likely tokens are"
     return model_metrics.unlabelled(c)
 
 
-def _paints_nothing(c: Comparison) -> str | None:
+def _paints_nothing(c: MetricInputs) -> str | None:
     return "a first stage paints nothing of its own" if c.is_first_stage else None
 
 
-def _no_encoder(c: Comparison) -> str | None:
+def _no_encoder(c: MetricInputs) -> str | None:
     if c.candidate.model is None:
         return "only a model can reconstruct images"
     family = c.candidate.model.family
@@ -331,10 +331,10 @@ def _no_encoder(c: Comparison) -> str | None:
 
 
 def _reconstruction(name: str) -> Metric:
-    def measure(c: Comparison) -> Iterable[Score]:
+    def measure(c: MetricInputs) -> Iterable[Score]:
         yield model_metrics.reconstruction(c, name)
 
-    def lacks(c: Comparison) -> str | None:
+    def lacks(c: MetricInputs) -> str | None:
         return model_metrics.cannot_compare(c, name)
 
     return Metric(measure, (_no_encoder, lacks))

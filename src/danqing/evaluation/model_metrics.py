@@ -8,10 +8,10 @@ from torch import Tensor
 
 from danqing.errors import EvaluationError
 from danqing.evaluation import memorisation
-from danqing.evaluation.comparison import Comparison
 from danqing.evaluation.contract import HasStages
 from danqing.evaluation.estimate import mean_of
-from danqing.evaluation.painted import at_once, chunks
+from danqing.evaluation.image_sets import batch_size_for, index_batches
+from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.reconstruction import (
     WINDOW,
     ms_ssim,
@@ -35,19 +35,19 @@ RECONSTRUCTIONS: dict[str, tuple[str, _Pairs | None, str, bool]] = {
 """A name, how pairs are compared (None: by the feature network), the unit, and whether higher is better."""
 
 
-def reconstruction(c: Comparison, metric: str) -> Score:
+def reconstruction(c: MetricInputs, metric: str) -> Score:
     """One number of how real images come out of the latent space again."""
     name, compare, unit, better = RECONSTRUCTIONS[metric]
-    images, rows = c.reference.images, c.shown(c.reference.images)
+    images, rows = c.reference.images, c.on_real_images.shown(c.reference.images)
     found = []
-    for part in chunks(len(rows), at_once(images.size)):
-        again, real = c.reconstructed.images(part), images.images(rows[part])
+    for part in index_batches(len(rows), batch_size_for(images.size)):
+        again, real = c.on_real_images.reconstructed.images(part), images.images(rows[part])
         if compare is not None:
             found.append(compare(again, real))
         else:
             assert isinstance(c.network, HasStages)
             found.append(perceptual(again, real, c.network))
-    by_network = c.reference_features if compare is None else None
+    by_network = c.feature_info if compare is None else None
     name = name if by_network is None else f"PD-{c.network.name} of reconstructions"
     values = torch.cat(found)
     finite = values[~values.isinf()]
@@ -67,9 +67,9 @@ def reconstruction(c: Comparison, metric: str) -> Score:
     )
 
 
-def bits_per_dim(c: Comparison) -> Iterable[Score]:
+def bits_per_dim(c: MetricInputs) -> Iterable[Score]:
     """How many bits each value of a real image costs."""
-    found = c.bits_per_dim(c.reference.images)
+    found = c.on_real_images.bits_per_dim(c.reference.images)
     settings = {"samples": 1}
     yield c.score(
         "bits-per-dim",
@@ -81,10 +81,10 @@ def bits_per_dim(c: Comparison) -> Iterable[Score]:
     )
 
 
-def token_nll(c: Comparison) -> Iterable[Score]:
+def token_nll(c: MetricInputs) -> Iterable[Score]:
     """How many bits each code of a real image costs, given its caption or label."""
-    codes = c.tokens_per_image
-    found = c.token_nll(c.reference.images) / (codes * math.log(2))
+    codes = c.on_real_images.tokens_per_image
+    found = c.on_real_images.token_nll(c.reference.images) / (codes * math.log(2))
     yield c.score(
         "token-nll",
         "bits per token",
@@ -96,11 +96,11 @@ def token_nll(c: Comparison) -> Iterable[Score]:
     )
 
 
-def membership(c: Comparison) -> Iterable[Score]:
+def membership(c: MetricInputs) -> Iterable[Score]:
     """Whether training images can be told from others by their likelihood (Yeom et al. 2018; Carlini et al.
     2022 for the rate at few false positives).
     """
-    learnt, fresh = c.bits_per_dim(c.training), c.bits_per_dim(c.reference.images)
+    learnt, fresh = map(c.on_real_images.bits_per_dim, (c.training, c.reference.images))
     settings = {"training_judged": len(learnt), "reference_judged": len(fresh)}
     yield c.score(
         "membership",
@@ -123,15 +123,15 @@ def membership(c: Comparison) -> Iterable[Score]:
         )
 
 
-def unlabelled(c: Comparison) -> str | None:
+def unlabelled(c: MetricInputs) -> str | None:
     """Why a conditional model cannot be shown these real images; None where it can."""
-    model, known = c.model, c.reference.images.label_names
+    model, known = c.on_real_images.model, c.reference.images.label_names
     if model.labels and not set(model.labels) & set(known):
         return "the model wants to know each real image's label, and the data has none that it knows"
     return None
 
 
-def cannot_compare(c: Comparison, metric: str) -> str | None:
+def cannot_compare(c: MetricInputs, metric: str) -> str | None:
     """Why pairs of images cannot be compared so; None where they can."""
     if metric == "perceptual" and not isinstance(c.network, HasStages):
         return f"the layers of {c.network.name} cannot be compared place by place"

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from danqing.evaluation.contract import Rows
 from danqing.evaluation.estimate import Estimate, mean_of
-from danqing.evaluation.rows import check_comparable, tile_rows, tiles
+from danqing.evaluation.feature_rows import check_comparable, tile_rows, tiles
 
 _SPARE = 5
 _PAIR_NUMBERS = 1 << 16  # what a core's cache holds

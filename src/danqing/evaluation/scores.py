@@ -17,6 +17,8 @@ from danqing.errors import DataError
 from danqing.quantities import number as number
 from danqing.version import __version__
 
+FLATTERED = "trained with this network: flattering"
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,8 +65,8 @@ class Score(_Record):
     metric: the name that `--metrics` takes, or a part of it (`frechet/cat` is the class cat's). name: what
     people call it: "FID" for the FID Inception network alone, "FD-<network>" otherwise. interval: a bootstrap
     interval at `level`, None where nothing was sampled. images: how many were generated, or read from a
-    folder. candidate: what was scored. headline: whether it is the one number to quote. note: a sentence on
-    what to beware of.
+    folder. candidate: what was scored. flattered: whether it is computed on a network that the model was
+    trained with. headline: whether it is the one number to quote. note: a sentence on what to beware of.
     """
 
     metric: str
@@ -81,6 +83,7 @@ class Score(_Record):
     seed: int = 0
     settings: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=library_versions)
+    flattered: bool = False
     headline: bool = False
     note: str = ""
 
@@ -97,6 +100,8 @@ class Score(_Record):
             f = self.features
             preparation = ", ".join(filter(None, (f.resizer, f.normalization, f.precision)))
             parts.append(f"features {f.name} {f.sha256[:12]}, {preparation}")
+        if self.flattered:
+            parts.append(FLATTERED)
         plain = {key: value for key, value in self.settings.items() if not isinstance(value, dict | list)}
         parts += [f"{key} {value}" for key, value in plain.items()]
         parts.append(", ".join(f"{library} {version}" for library, version in self.versions.items()))

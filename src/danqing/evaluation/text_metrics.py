@@ -8,18 +8,20 @@ from numpy.typing import NDArray
 
 from danqing.data.builtin import shapes
 from danqing.errors import EvaluationError
-from danqing.evaluation import agreement
-from danqing.evaluation.comparison import MOST_READ, Comparison
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.estimate import Estimate, share_of
+from danqing.evaluation.image_sets import draw_rows
+from danqing.evaluation.judges import caption_matcher
+from danqing.evaluation.judges.shape_reader import read
+from danqing.evaluation.metric_inputs import MOST_READ, MetricInputs
+from danqing.evaluation.real_image_results import draw_captions
 from danqing.evaluation.scores import Score
-from danqing.evaluation.shape_reader import read
 
 _ATTRIBUTES = ("colour", "shape", "size", "place", "count")
 _FEW_PIXELS = 16
 
 
-def composition(c: Comparison) -> Iterable[Score]:
+def composition(c: MetricInputs) -> Iterable[Score]:
     """Every attribute of drawn shapes, read back from the images and held against their captions."""
     known = shapes.by_caption()
     rows, texts = _prompted(c, known.__contains__)
@@ -58,9 +60,9 @@ def composition(c: Comparison) -> Iterable[Score]:
     )
 
 
-def prompt_agreement(c: Comparison) -> Iterable[Score]:
+def prompt_agreement(c: MetricInputs) -> Iterable[Score]:
     """How often an image's caption is found again among a hundred (R-precision, Xu et al. 2018)."""
-    captions = agreement.captions_in(c.reference.images)
+    captions = caption_matcher.captions_in(c.reference.images)
     rows, texts = _prompted(c, bool)
     real_rows, real_texts = _captioned(c, MOST_READ, bool)
     if not texts or not real_texts:
@@ -74,7 +76,7 @@ def prompt_agreement(c: Comparison) -> Iterable[Score]:
         ("prompt-agreement-top5", "prompt agreement, top 5", 5),
     ):
         ceiling = float((real < most).mean())
-        settings = {"judged": len(rows), "among": among, "taught_by": c.agreement.taught}
+        settings = {"judged": len(rows), "among": among, "taught_by": c.caption_matcher.taught}
         yield c.score(
             metric,
             name,
@@ -85,17 +87,19 @@ def prompt_agreement(c: Comparison) -> Iterable[Score]:
         )
 
 
-def _prompted(c: Comparison, suits: Callable[[str], bool]) -> tuple[NDArray[np.int64], list[str]]:
+def _prompted(c: MetricInputs, suits: Callable[[str], bool]) -> tuple[NDArray[np.int64], list[str]]:
     """Some generated images, drawn by the seed, whose prompts suit, and these."""
     assert c.prompts is not None
-    rows = c.drawn(c.n, MOST_READ, "read")
+    rows = draw_rows(c.n, MOST_READ, c.seed, "read")
     return _suiting(rows, [c.prompts[row] for row in rows], suits)
 
 
-def _captioned(c: Comparison, most: int, suits: Callable[[str], bool]) -> tuple[NDArray[np.int64], list[str]]:
+def _captioned(
+    c: MetricInputs, most: int, suits: Callable[[str], bool]
+) -> tuple[NDArray[np.int64], list[str]]:
     """Some of at most so many real images, drawn by the seed, whose captions suit, and these."""
-    rows = c.drawn(c.reference.info.count, most, "read real")
-    return _suiting(rows, c.captions(c.reference.images, rows) or [""] * len(rows), suits)
+    rows = draw_rows(c.reference.info.count, most, c.seed, "read real")
+    return _suiting(rows, draw_captions(c.reference.images, rows, c.seed) or [""] * len(rows), suits)
 
 
 def _suiting(
@@ -106,7 +110,7 @@ def _suiting(
 
 
 def _right(
-    c: Comparison, images: ImageSet, rows: NDArray[np.int64], texts: Iterable[str]
+    c: MetricInputs, images: ImageSet, rows: NDArray[np.int64], texts: Iterable[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which attributes of each image are as its text says, and which cannot be read, both `[n, 5]`."""
     known, right, unread = shapes.by_caption(), [], []
@@ -125,19 +129,19 @@ def _per_attribute(flags: NDArray[np.bool_]) -> dict[str, float]:
 
 
 def _ranks(
-    c: Comparison,
+    c: MetricInputs,
     images: ImageSet,
     rows: NDArray[np.int64],
     texts: list[str],
     captions: list[list[str]],
 ) -> tuple[NDArray[np.int64], int]:
     """The rank of the right caption for each image, `[n]`, and among how many it was, at the least."""
-    others = agreement.other_captions(texts, captions, seed=c.seed)
-    ranks = c.agreement.ranks(images, rows, texts, others)
+    others = caption_matcher.other_captions(texts, captions, seed=c.seed)
+    ranks = c.caption_matcher.ranks(images, rows, texts, others)
     return ranks, 1 + min(map(len, others))
 
 
-def no_prompts(c: Comparison) -> str | None:
+def no_prompts(c: MetricInputs) -> str | None:
     """Why it is not known what the images should show; None where it is."""
     if c.candidate.model is None and not c.prompts:
         return "the images that are scored have no captions"
@@ -146,15 +150,15 @@ def no_prompts(c: Comparison) -> str | None:
     return None if c.prompts else "the model reads no text"
 
 
-def nothing_to_tell_apart(c: Comparison) -> str | None:
+def nothing_to_tell_apart(c: MetricInputs) -> str | None:
     """Why no caption can be looked for among others; None where it can."""
     if not c.training.has_texts:
         return "the training images have no captions"
-    few = len({text for lines in agreement.captions_in(c.reference.images) for text in lines})
+    few = len({text for lines in caption_matcher.captions_in(c.reference.images) for text in lines})
     return "there are not ten different captions" if few < 10 else None
 
 
-def no_shapes(c: Comparison) -> str | None:
+def no_shapes(c: MetricInputs) -> str | None:
     """Why attributes cannot be read back; None where they can."""
     if c.reference.images.info.source.partition(":")[0] != shapes.ABOUT.name:  # a folder may have the name
         return "it is known of the built-in data shapes alone what its images show"

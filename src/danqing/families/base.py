@@ -154,6 +154,11 @@ class Family(Learner):
     advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
     """What to change when all samples are alike, as the end of a sentence."""
 
+    advice_on_colours: ClassVar[str] = (
+        "train for longer, raise training.ema_half_life_images or lower optimizer.learning_rate"
+    )
+    """What to change when the samples have other colours than the images, as the end of a sentence."""
+
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Sample one image per seed.
 
@@ -278,6 +283,27 @@ class HasTokenizer:
     """
 
     tokenizer: nn.Module
+
+
+class HasGuide:
+    """A family that keeps an early copy of what it trains, which guidance leads away from, inherits this.
+
+    Its child `guide` is trained by no phase. It is taken once, from the average of the weights, after a share
+    of the run; the buffer `guide_taken` says whether that happened, so that a resumed run knows.
+    (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself".)
+    """
+
+    GUIDE_SHARE: ClassVar[float] = 1 / 8
+
+    network: nn.Module
+    guide: nn.Module | None
+    guide_taken: Tensor
+
+    def take_guide(self, average: "HasGuide") -> None:
+        """Copy the network of the average to the guide."""
+        if self.guide is not None:
+            self.guide.load_state_dict(average.network.state_dict())
+            self.guide_taken.fill_(True)
 
 
 @runtime_checkable

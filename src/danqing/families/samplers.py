@@ -125,6 +125,21 @@ def clipped(velocity: Velocity) -> Velocity:
     return inside
 
 
+def holding(velocity: Velocity, images: Tensor, noise: Tensor, mask: Tensor) -> Velocity:
+    """Return a velocity that changes pixels under the mask alone; the others end as those of `images`.
+
+    They move in a straight line from `noise`, where sampling starts, to their image, so that at time t the
+    network sees them with as much noise as it expects.
+    images, noise: `[n, c, h, w]`. mask: `[n, 1, h, w]`, 1 where pixels change.
+    """
+
+    def held(x: Tensor, t: Tensor) -> Tensor:
+        known = torch.lerp(noise, images, _per_image(t, x))
+        return torch.where(mask > 0, velocity(torch.where(mask > 0, x, known), t), images - noise)
+
+    return held
+
+
 @dataclass
 class _Problem:
     """What a sampler is given. latest: x, the times and the velocity of the latest evaluation."""

@@ -85,6 +85,7 @@ def card(
         "Seconds": trained.get("seconds"),
         "Images seen by its tokenizer before": tokenizer.get("images"),
         "Seconds of that": tokenizer.get("seconds"),
+        "EMA length": trained.get("ema_length"),
         "Precision": trained.get("precision"),
         "Seed": trained.get("seed"),
     }
@@ -116,6 +117,7 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
             interval = " to ".join(number(end) for end in ends or () if isinstance(end, int | float))
             higher = score.get("higher_is_better")
             better = "" if not isinstance(higher, bool) else "higher" if higher else "lower"
+            better += " (trained with this network: flattering)" if score.get("flattered") else ""
             value = f"{number(score['value'])} {_plain(score.get('unit') or '')}".strip()
             lines.append(f"| {mark}{_plain(score['name'])}{mark} | {value} | {interval} | {better} |")
     lines = lines if len(lines) > 2 else []

@@ -284,12 +284,21 @@ def _plain_facts(trained: Any) -> dict[str, Any]:
             if is_range(bounds := prepared.get("range")):
                 plain["data"]["prepared"]["range"] = bounds
     if isinstance(tokenizer := facts.get("tokenizer"), dict):
-        plain["tokenizer"] = _plain(tokenizer)
-    return plain
+        plain["tokenizer"] = _plain(tokenizer) | _networks(tokenizer)
+    return plain | _networks(facts)
+
+
+def _networks(facts: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The networks that a loss was computed with, as far as they have a name and a sha256."""
+    told = facts.get("networks")
+    found = [_plain(one) for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    whole = [one for one in found if one.keys() >= {"name", "sha256"}]
+    return {"networks": whole} if whole else {}
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
     numbers = {"images": int, "seconds": int | float, "seed": int, "held_out": float, "channels": int}
+    numbers |= {"ema_length": float}
     return {key: value for key, value in facts.items() if isinstance(value, numbers.get(key, str))}
 
 

@@ -17,13 +17,11 @@ from danqing.images import Images
 from danqing.machine import hardware
 from danqing.precision import choose_device
 from danqing.progress import FractionalProgressCallback
-from danqing.studies import compare_page, contest
-from danqing.studies import folder as study_folder
-from danqing.studies import measure as measuring
-from danqing.studies.contest import Judged
+from danqing.studies import compare_page, compare_setup, measurements, study_folder
+from danqing.studies.compare_setup import ComparisonData
+from danqing.studies.recommendations import cautions, verdict
 from danqing.studies.results import Comparison, Contestant
-from danqing.studies.trainee import Trainee, wait_until_free
-from danqing.studies.verdict import cautions, verdict
+from danqing.studies.training_process import TrainingProcess, wait_until_free
 from danqing.training import config_reading
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig, differences
@@ -31,7 +29,7 @@ from danqing.training.run import read_run
 from danqing.training.run_folder import RunFolder
 from danqing.version import __version__
 
-FORMAT = 2
+FORMAT = 3
 FEWEST_SAMPLES = 1000
 _POLL_SECONDS = 0.1
 
@@ -47,32 +45,44 @@ def compare(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     features: str = "auto",
+    second_features: str = "auto",
     n: int | None = None,
     out: str | Path,
     device: str = "auto",
     on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Comparison:
-    """Train families under the same budget on the same images, measure all alike, and write a page of it.
+    """Train families under one budget on the same images, and measure all alike.
 
-    families: each by its preset for about the data's size; presets: by name, instead or besides. The budget
-    of each is `minutes` or `images`; `settings` are for all, as `--set` takes them. n: how many images each
-    paints to be judged, by default as many as there are real ones to judge by, within 1,000 and 10,000. Each
-    trains in a process of its own; one that fails is listed with its reason. `out` gets `compare.json`,
-    `compare.html` and the runs; the same call again goes on where it was interrupted, and trains and measures
-    nothing twice. Ctrl-C ends it, saved. Raises DanqingError.
+    families: each by its preset for about the size of the data.
+    presets: by name, instead of families or as well.
+    minutes, images: the budget of each; give one of the two.
+    settings: for all of them, as `--set` takes them.
+    features: the network that images are compared by.
+    second_features: an independent network, by which the distances are measured again. "auto" is `hed` where
+        it is installed, and "none" is none.
+    n: how many images each samples to be measured; by default as many as there are real images to compare
+        with, between 1,000 and 10,000.
+    out: a folder that gets `compare.json`, `compare.html` and the runs.
+
+    Each trains in a process of its own, and one that fails is listed with its reason. The same call again
+    goes on where it was interrupted; nothing is trained or measured twice. Ctrl-C ends it, saved. Raises
+    DanqingError.
     """
-    names = contest.choose_presets(families, presets, size, data)
+    names = compare_setup.choose_presets(families, presets, size, data)
     own: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
     own["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
     budget = {"minutes": minutes, "images": images}
     given: dict[str, Any] = {"size": size, "seed": seed, "settings": settings or {}, **budget}
-    first = contest.configure(names, own=own, **given)[names[0]]
-    judged = contest.open_judged(data, first)
+    first = compare_setup.configure(names, own=own, **given)[names[0]]
+    judged = compare_setup.open_judged(data, first)
     own["evaluation.held_out"] = judged.held_out
-    chosen = contest.configure(names, own=own, **given)
+    chosen = compare_setup.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
-    network = open_network(features, device=choose_device(device))
+    second_features = compare_setup.choose_second(second_features, features)
+    networks = [
+        open_network(name, device=choose_device(device)) for name in (features, second_features) if name
+    ]
     if on_dataset is not None:
         on_dataset(judged.training.info.report)
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
@@ -84,6 +94,7 @@ def compare(
         "size": first.size,
         "seed": seed,
         "features": features,
+        "second_features": second_features,
         "settings": dict(settings or {}),
         "device": machine["device"],  # speed and memory are of one machine, and scores of one version
         "threads": machine["threads"],
@@ -99,7 +110,15 @@ def compare(
         **budget,
     }
     options: dict[str, Any] = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
-    options |= {**budget, "size": size, "seed": seed or None, "features": features, "n": n, "device": device}
+    options |= {
+        **budget,
+        "size": size,
+        "seed": seed or None,
+        "features": features,
+        "second_features": second_features or "none",
+        "n": n,
+        "device": device,
+    }
     options["out"] = folder
     study = Comparison(
         command=command_line("compare", str(data), options, settings),
@@ -122,24 +141,26 @@ def compare(
         (folder / "pictures").mkdir(exist_ok=True)
         atomic.remove_leftovers(folder / "pictures")
         _real_images(judged).save(folder / "pictures" / "real.png")
-        room = _Room(folder, task, chosen, judged, f"{network.name} {network.sha256}", on_progress)
-        return room.run(study)
+        identified = " ".join(f"{network.name} {network.sha256}" for network in networks)
+        comparison = _ComparisonRun(folder, task, chosen, judged, second_features, identified, on_progress)
+        return comparison.run(study)
 
 
-class _Room:
-    """Where a comparison takes place: its folder, and what all contestants share."""
+class _ComparisonRun:
+    """A comparison at work: its folder, and what all contestants share."""
 
     def __init__(
         self,
         folder: Path,
         task: dict[str, Any],
         configs: dict[str, RunConfig],
-        judged: Judged,
-        network: str,
+        judged: ComparisonData,
+        second_features: str | None,
+        networks: str,
         on_progress: FractionalProgressCallback | None,
     ) -> None:
         self.folder, self.task, self.configs = folder, task, configs
-        self.judged, self.network = judged, network
+        self.judged, self.second_features, self.networks = judged, second_features, networks
         self.tell = on_progress or (lambda done, total, text: None)
 
     def run(self, study: Comparison) -> Comparison:
@@ -163,8 +184,13 @@ class _Room:
         run = self.folder / one.run
         if not _is_complete(RunFolder(run), self.configs[one.name]):
             return one
-        found = measuring.known(
-            run, self.judged, self._measurements(one), n=study.samples, seed=study.seed, network=self.network
+        found = measurements.known(
+            run,
+            self.judged,
+            self._measurements(one),
+            n=study.samples,
+            seed=study.seed,
+            networks=self.networks,
         )
         one = one.model_copy(update=_of_run(run))
         return one if found is None else _with(one, found)
@@ -176,20 +202,20 @@ class _Room:
             wait_until_free(run)
             arguments = {**self.task, "preset": one.preset, "out": str(run)}
             text = f"Training {one.name} ({place + 1} of {len(study.contestants)})"
-            with Trainee(arguments, study.machine["threads"]) as trainee:
-                while trainee.running:
-                    self.tell(trainee.done, trainee.total or None, text)
+            with TrainingProcess(arguments, study.machine["threads"]) as process:
+                while process.running:
+                    self.tell(process.done, process.total or None, text)
                     time.sleep(_POLL_SECONDS)
-            if error := trainee.error():
+            if error := process.error():
                 return one.model_copy(update={"status": "failed", "error": error})
-            if trainee.interrupted:
+            if process.interrupted:
                 raise KeyboardInterrupt
         return one.model_copy(update=_of_run(run))
 
     def _measure(self, one: Contestant, study: Comparison, place: int) -> Contestant:
         text = f"Measuring {one.name} ({place + 1} of {len(study.contestants)})"
         try:
-            found = measuring.measure(
+            found = measurements.measure(
                 self.folder / one.run,
                 self.task["data"],
                 self.judged,
@@ -197,7 +223,8 @@ class _Room:
                 n=study.samples,
                 seed=study.seed,
                 features=self.task["settings"]["evaluation.features"],
-                network=self.network,
+                second_features=self.second_features,
+                networks=self.networks,
                 device=self.task["device"],
                 on_progress=lambda done, total, stage: self.tell(done, total or None, f"{text}: {stage}"),
             )
@@ -244,7 +271,7 @@ def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
     return one.model_copy(
         update={
             "status": "finished",
-            "scores": measuring.scores(found),
+            "scores": measurements.scores(found),
             "measured": one.measured | figures,
             "pictures": pictures,
         }
@@ -255,7 +282,7 @@ def _of_run(path: Path) -> dict[str, Any]:
     """What a run tells of itself."""
     run, folder = read_run(path), RunFolder(path)
     plan = folder.facts().get("plan", {})
-    name, points = measuring.curve(path)
+    name, points = measurements.curve(path)
     figures = {
         "training_speed": run.images_per_second,
         "images": run.images,
@@ -272,13 +299,13 @@ def _of_run(path: Path) -> dict[str, Any]:
     }
 
 
-def _real_images(judged: Judged) -> Images:
+def _real_images(judged: ComparisonData) -> Images:
     """As many real images as a grid has, evenly from those that all learn from."""
-    count = min(measuring.PICTURES, len(judged.training))
+    count = min(measurements.PICTURES, len(judged.training))
     return Images(judged.training.images(np.linspace(0, len(judged.training) - 1, count).astype(np.int64)))
 
 
-def _data_facts(judged: Judged) -> dict[str, Any]:
+def _data_facts(judged: ComparisonData) -> dict[str, Any]:
     dataset = judged.training
     return {
         "name": dataset.info.name,

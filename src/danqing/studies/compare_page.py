@@ -5,17 +5,19 @@ from html import escape
 from pathlib import Path
 
 from danqing import atomic, page
+from danqing.evaluation.networks import hed
 from danqing.quantities import duration, memory
 from danqing.studies import plots
 from danqing.studies.plots import Line, Measured, Spot
-from danqing.studies.results import GROUPS, Cell, Comparison, Contestant, Row, row, rows
-from danqing.studies.verdict import picks
+from danqing.studies.recommendations import picks
+from danqing.studies.results import GROUPS, SECOND, Cell, Comparison, Contestant, Row, row, rows
 
 _STYLE = Path(__file__).with_name("compare.css")
 _ARROWS = {"higher": "↑", "lower": "↓"}
 _MARKS = {
     "best": "the best, and its interval overlaps no other's",
     "tie": "cannot be told from the best: the intervals overlap",
+    "flattered": "trained with this network: flattering, so not ranked beside others",
 }
 
 
@@ -62,7 +64,7 @@ def _tiles(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if isinstance(data.get("images"), int):
         yield "Learnt from", f"{data['images']:,}"
     if reference is not None:
-        yield f"Judged by ({reference.split})", f"{reference.count:,}"
+        yield f"ComparisonData by ({reference.split})", f"{reference.count:,}"
     if data.get("width"):
         yield "Pixels", f"{data['width']} × {data['height']}"
     yield "Painted by each", f"{comparison.samples:,}"
@@ -131,7 +133,8 @@ def _cell(cell: Cell | None, mark: str) -> str:
     if cell is None:
         return '<td class="missing"><span aria-label="not measured">–</span></td>'
     value = f"<b>{escape(cell.text)}</b>" if mark == "best" else escape(cell.text)
-    badge = f'<span class="badge {mark}">{mark}</span>' if mark else ""
+    badges = [*([mark] if mark else []), *(["flattered"] if cell.flattered else [])]
+    badge = "".join(f'<span class="badge {name}">{name}</span>' for name in badges)
     interval = f"<small>{escape(cell.interval_text)}</small>" if cell.interval_text else ""
     return f"<td>{value}{badge}{interval}</td>"
 
@@ -144,6 +147,8 @@ def _how(comparison: Comparison) -> str:
         "sampling: images painted per second by the finished model, after a warm-up, in its own chunks",
         "peak memory: the most that the process which trained has held, its libraries included",
     ]
+    if row(comparison, f"{SECOND}kernel") is None:
+        lines.append(f"one feature network alone: for a second and independent one, {hed.INSTALL}")
     if all(one.measured.get("energy_wh") is None for one in comparison.finished):
         lines.append("energy: this machine does not tell")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
@@ -221,7 +226,7 @@ def _making(comparison: Comparison) -> str:
         "Source": data.get("source"),
         "Learnt from": f"{data['images']:,} images" if isinstance(data.get("images"), int) else None,
         "Fingerprint": data.get("fingerprint"),
-        "Judged by": f"{reference.count:,} images, split {reference.split}" if reference else None,
+        "ComparisonData by": f"{reference.count:,} images, split {reference.split}" if reference else None,
         "Its fingerprint": reference.fingerprint if reference else None,
         "Licence": data.get("licence"),
         "Citation": data.get("citation"),

@@ -19,6 +19,10 @@ _NOISE = 0.05
 """Speeds that lie closer than this are called equal: another try may turn them round."""
 
 
+SECOND = "second/"
+"""What the key of a score by the second feature network begins with."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,9 +61,15 @@ class Contestant(_Record):
     config: str = ""
     pictures: dict[str, str] = Field(default_factory=dict)
 
-    def score(self, metric: str) -> Score | None:
-        """Its score by a metric; None where it has none."""
-        return next((score for score in self.scores if score.metric == metric), None)
+    def score(self, key: str) -> Score | None:
+        """Return its score by a metric; None where it has none.
+
+        key: the metric, or `SECOND` and the metric for the score by the second feature network.
+        """
+        metric = key.removeprefix(SECOND)
+        found = [score for score in self.scores if score.metric == metric]
+        place = 1 if key.startswith(SECOND) else 0
+        return found[place] if place < len(found) else None
 
     @property
     def headline(self) -> Score | None:
@@ -133,18 +143,26 @@ def read(path: Path) -> Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One figure of one contestant; interval: None where it is not a sample's."""
+    """One figure of one contestant.
+
+    interval: None where it is not a sample's.
+    flattered: whether it is a score by a network that the contestant was trained with.
+    """
 
     value: float
     interval: tuple[float, float] | None
     text: str
     interval_text: str = ""
+    flattered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing measured of all. better: "higher", "lower", or "" where neither is. marks: for each
-    contestant "best", "tie" (with the best: the intervals overlap) or "".
+    """One thing measured of all.
+
+    better: "higher", "lower", or "" where neither is.
+    marks: for each contestant "best", "tie" (with the best: the intervals overlap) or "". A flattered score
+        has a mark only where all scores of the row are flattered.
     """
 
     key: str
@@ -160,9 +178,11 @@ _COPIES = "memorised/copies"
 _SCORES = (
     ("frechet", "Quality", "Fréchet distance", ""),
     ("kernel", "Quality", "Kernel distance", ""),
+    (f"{SECOND}frechet", "Quality", "Fréchet distance, second network", ""),
+    (f"{SECOND}kernel", "Quality", "Kernel distance, second network", ""),
     ("precision", "Quality", "Precision", "how many samples look real"),
     ("density", "Quality", "Density", "how near they are to real images"),
-    ("composition", "Quality", "Composition", "attributes painted as the captions ask"),
+    ("composition", "Quality", "Composition", "attributes that are as the captions ask"),
     ("recall", "Diversity", "Recall", "how many real images could be samples"),
     ("coverage", "Diversity", "Coverage", "how many real images have a sample near"),
     ("diversity", "Diversity", "Diversity within a label", "that of real images is 1"),
@@ -192,7 +212,7 @@ def rows(comparison: Comparison) -> list[Row]:
     """The table: a row for each thing that was measured of at least one contestant, the headline first."""
     table = [_score_row(comparison.contestants, *each) for each in _SCORES]
     headlines = [one.headline.metric for one in comparison.finished if one.headline is not None]
-    table.sort(key=lambda row: (GROUPS.index(row.group), row.key not in headlines[:1]))
+    table.sort(key=lambda row: (GROUPS.index(row.group), row.key.removeprefix(SECOND) not in headlines[:1]))
     table += [_figure_row(comparison.contestants, *each) for each in _FIGURES]
     return [row for row in table if any(row.cells)]
 
@@ -202,16 +222,29 @@ def row(comparison: Comparison, key: str) -> Row | None:
     return next((row for row in rows(comparison) if row.key == key), None)
 
 
-def _score_row(contestants: Sequence[Contestant], metric: str, group: str, title: str, detail: str) -> Row:
-    found = [one.score(metric) for one in contestants]
+def deciding_key(comparison: Comparison) -> str:
+    """Return the key of the row that says whose images are most like the real ones; "" without scores.
+
+    It is the distance to quote, by the first network unless that flatters somebody and the second does not.
+    """
+    metric = next((one.headline.metric for one in comparison.finished if one.headline is not None), "")
+    for key in (metric, f"{SECOND}{metric}"):
+        scores = [one.score(key) for one in comparison.finished]
+        if metric and all(score is not None and not score.flattered for score in scores):
+            return key
+    return metric
+
+
+def _score_row(contestants: Sequence[Contestant], key: str, group: str, title: str, detail: str) -> Row:
+    found = [one.score(key) for one in contestants]
     first = next((score for score in found if score is not None), None)
     better: Literal["higher", "lower", ""] = ""
-    if first is not None and first.higher_is_better is not None and metric not in _NEITHER:
+    if first is not None and first.higher_is_better is not None and key not in _NEITHER:
         better = "higher" if first.higher_is_better else "lower"
     cells = tuple(None if score is None else _score_cell(score) for score in found)
     told = detail or ("" if first is None else first.name)
-    marks = _marks_beyond_chance(cells, found) if metric == _COPIES else _marks(cells, better, 0.0)
-    return Row(metric, group, title, told, better, cells, marks)
+    marks = _marks_beyond_chance(cells, found) if key == _COPIES else _marks(cells, better, 0.0)
+    return Row(key, group, title, told, better, cells, marks)
 
 
 def chance(score: Score | None) -> float:
@@ -223,7 +256,7 @@ def _score_cell(score: Score) -> Cell:
     interval = score.interval
     between = " to ".join(_plain(bound) for bound in interval) if interval is not None else ""
     unit = f" {score.unit}" if score.unit else ""
-    return Cell(score.value, interval, _plain(score.value) + unit, between)
+    return Cell(score.value, interval, _plain(score.value) + unit, between, score.flattered)
 
 
 def _plain(value: float) -> str:
@@ -257,7 +290,12 @@ def _figure_text(key: str, value: float) -> str:
 
 
 def _marks(cells: Sequence[Cell | None], better: str, noise: float) -> tuple[str, ...]:
-    """Who is best, and who cannot be told from the best; nobody, where there is nobody to compare with."""
+    """Who is best, and who cannot be told from the best; nobody, where there is nobody to compare with.
+
+    Flattered scores count only where there is no other.
+    """
+    if not all(cell is None or cell.flattered for cell in cells):
+        cells = [None if cell is None or cell.flattered else cell for cell in cells]
     shown = [cell for cell in cells if cell is not None]
     if not better or len(shown) < 2:
         return ("",) * len(cells)

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from danqing import atomic
 from danqing.progress import FractionalProgressCallback
 from danqing.randomness import derived_seed
-from danqing.studies.space import Dimension
-from danqing.studies.trainee import Trainee, wait_until_free
+from danqing.studies.search_space import Dimension
+from danqing.studies.training_process import TrainingProcess, wait_until_free
 from danqing.training.run_files import read_lines
 from danqing.training.schedule import TENTHS
 
@@ -84,9 +84,9 @@ class Search:
                     self._look_after(one)
         finally:
             for one in self.running:
-                one.trainee.ask_to_stop()
+                one.process.ask_to_stop()
             for one in self.running:
-                one.trainee.stop()
+                one.process.stop()
 
     def trials(self) -> tuple[Trial, ...]:
         """All trials so far, in the order of their numbers."""
@@ -135,24 +135,24 @@ class Search:
         folder = self._folder(trial.number)
         wait_until_free(folder)
         merged = {**self.task, "settings": {**self.task.get("settings", {}), **settings}}
-        trainee = Trainee({**merged, "out": str(folder.resolve())}, threads)
-        self.running.append(_Running(trial, folder, trainee, reported))
+        process = TrainingProcess({**merged, "out": str(folder.resolve())}, threads)
+        self.running.append(_Running(trial, folder, process, reported))
 
     def _look_after(self, one: "_Running") -> None:
         """Report a trial's new scores, stop it where it is worse than others, note down how it has ended."""
-        running = one.trainee.running  # before its scores are read: the last ones must not be missed
+        running = one.process.running  # before its scores are read: the last ones must not be missed
         one.report()
         if running:
             if not one.pruned and one.trial.should_prune():
                 one.pruned = True
-                one.trainee.ask_to_stop()
+                one.process.ask_to_stop()
             return
         self.running.remove(one)
-        one.trainee.stop()
-        error = one.trainee.error() or ("" if one.scores else "It ended before its first score.")
-        if one.trainee.interrupted and one.pruned:
+        one.process.stop()
+        error = one.process.error() or ("" if one.scores else "It ended before its first score.")
+        if one.process.interrupted and one.pruned:
             self.study.tell(one.trial, state=TrialState.PRUNED)
-        elif one.trainee.interrupted:
+        elif one.process.interrupted:
             raise KeyboardInterrupt  # somebody stopped this trial alone; it can go on
         elif error:
             one.trial.set_user_attr("error", error)
@@ -184,7 +184,7 @@ class Search:
 class _Running:
     trial: optuna.trial.Trial
     folder: Path
-    trainee: Trainee
+    process: TrainingProcess
     reported: int
     scores: dict[int, float] = field(default_factory=dict)
     pruned: bool = False
@@ -192,7 +192,7 @@ class _Running:
     @property
     def share(self) -> float:
         """How much of it is done."""
-        return min(1.0, self.trainee.done / self.trainee.total) if self.trainee.total else 0.0
+        return min(1.0, self.process.done / self.process.total) if self.process.total else 0.0
 
     def report(self) -> None:
         """Tell the study the scores that are new; a step is a tenth of the budget, however many images."""

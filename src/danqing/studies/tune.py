@@ -11,8 +11,7 @@ from danqing.data import DataReport
 from danqing.data.splits import open_held
 from danqing.errors import ConfigError, DataError, TrainingError
 from danqing.progress import FractionalProgressCallback
-from danqing.studies import folder as study_folder
-from danqing.studies import space as spaces
+from danqing.studies import search_space, study_folder
 from danqing.training import config_reading
 from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
@@ -94,7 +93,7 @@ def tune(
     overrides = {"size": size, "minutes": minutes, "images": images, "seed": seed}
     wanted = config_reading.resolve(preset=preset, config=config, settings=settings, **overrides)
     wanted = _scored(wanted)
-    dimensions = spaces.read(space, wanted)
+    dimensions = search_space.read(space, wanted)
     # What is wrong with the data is said once, before any trial, and the images are decoded once.
     reading = wanted.data.model_dump(exclude={"augment"})
     held = open_held(data, wanted.evaluation.held_out, size=wanted.size, **reading)

@@ -16,6 +16,7 @@ from danqing.errors import ConfigError
 from danqing.families import can_sample, config_class, parse_config
 from danqing.families.base import FamilyConfig, ReadsText
 from danqing.image_files.levels import is_range
+from danqing.training.ema import LONGEST, SHORTEST
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """A run is evaluated by default from this budget on, and from this number of images in its data on."""
@@ -99,10 +100,14 @@ class DataConfig(_Section):
 class TrainingConfig(_Section):
     """How a run trains.
 
-    Only the first four settings change what is learnt.
+    Only the first five settings change what is learnt.
+
+    ema_lengths: keep averages of the weights whose widths are these shares of the run, in ascending order,
+        instead of one with a half-life. The average of any other length can then be computed after training.
     """
 
     ema_half_life_images: int = Field(10_000, ge=0)
+    ema_lengths: tuple[Annotated[float, Field(ge=SHORTEST, le=LONGEST)], ...] = Field((), max_length=4)
     clip_norm: float = Field(0.0, ge=0)
     accumulate: int = Field(1, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -111,6 +116,14 @@ class TrainingConfig(_Section):
     measure_seconds: float = Field(1.5, gt=0)
     sample_grids: int = Field(10, ge=1)
     sample_images: int = Field(64, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _has_lengths_to_combine(self) -> Self:
+        if len(self.ema_lengths) == 1:
+            raise ValueError("ema_lengths needs at least two lengths, such as [0.05, 0.1]")
+        if list(self.ema_lengths) != sorted(set(self.ema_lengths)):
+            raise ValueError("ema_lengths must ascend")
+        return self
 
 
 class EvaluationConfig(_Section):

@@ -47,7 +47,8 @@ class Display(Listener):
         else:
             standing = ": the best so far" if scored.is_best else f": the best was at {scored.best_images:,}"
         score = scored.score
-        self._bar.say(f"{score.name} {score.value:.4g} at {scored.images:,} images{standing}")
+        length = "" if scored.ema_length is None else f", EMA length {scored.ema_length:g}"
+        self._bar.say(f"{score.name} {score.value:.4g} at {scored.images:,} images{length}{standing}")
 
     def on_message(self, text: str) -> None:
         self._bar.say(text)
@@ -68,8 +69,9 @@ def _titled(title: str, stage: str) -> str:
 
 
 def _plan_text(plan: Plan) -> str:
+    disk = f", up to {memory(plan.snapshot_bytes)} of disk for snapshots" if plan.snapshot_bytes else ""
     return (
         f"{plan.images:,} images in about {duration(plan.seconds)} "
         f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
-        f"{memory(plan.memory_bytes)} of memory)"
+        f"{memory(plan.memory_bytes)} of memory{disk})"
     )

@@ -1,36 +1,112 @@
-"""The moving average of the weights, which is what paints."""
+"""Moving averages of the weights, which are what samples: with a half-life, or a fixed share of the run."""
 
 import copy
+import functools
+import math
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from danqing.families.base import Learner
 
+SHORTEST, LONGEST = 0.01, 0.28
+"""Bounds of an EMA length. The plain average of all weights has the length 12**-0.5 = 0.289."""
 
-class EMA:
-    """An exponential moving average of a learner's weights, with a half-life in images.
 
-    `learner` is a copy without the children that a trained model does not need. Early on the half-life is at
-    most a twentieth of the images seen, so that the average soon forgets the random start (Karras et al.
-    2020, StyleGAN2-ADA's ramp-up). Floating-point buffers (running statistics) are averaged, counters copied.
+class Decay(Protocol):
+    """How much the newest weights count."""
+
+    def newest(self, images: int, step_images: int) -> float:
+        """Return the share, in [0, 1], of the weights after a step of `step_images` that ends at `images`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HalfLife:
+    """An exponential average with a half-life in images.
+
+    Early in a run the half-life is at most a twentieth of the images seen, so that the average soon forgets
+    the random start (Karras et al. 2020, StyleGAN2-ADA's ramp-up).
     """
 
-    def __init__(self, learner: Learner, half_life_images: int) -> None:
-        self.half_life_images = half_life_images
+    images: int
+
+    def newest(self, images: int, step_images: int) -> float:
+        half_life = min(self.images, images / 20)
+        decay: float = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
+        return 1 - decay
+
+
+@dataclass(frozen=True, slots=True)
+class PowerFunction:
+    """An average whose width is a fixed share of the run so far (Karras et al. 2024, EDM2, equation 5).
+
+    Weights at `t` of `T` images count in proportion to (t/T)^γ. The random start counts for nothing.
+    length: the standard deviation of that profile as a share of T, σ_rel in the paper.
+    """
+
+    length: float
+
+    def newest(self, images: int, step_images: int) -> float:
+        # The integral of the normalised profile over the step, during which the weights are constant.
+        return 1 - ((images - step_images) / images) ** (exponent(self.length) + 1)
+
+
+@functools.cache
+def exponent(length: float) -> float:
+    """Return γ of the profile (t/T)^γ whose standard deviation is `length` of T.
+
+    length: in [SHORTEST, LONGEST], where γ falls from about 98 to 0.1.
+    The standard deviation is sqrt(γ+1) / ((γ+2) sqrt(γ+3)) (Karras et al. 2024, equation 7).
+    """
+    low, high = 0.0, 1 / length
+    while low < (middle := (low + high) / 2) < high:
+        deviation = math.sqrt(middle + 1) / ((middle + 2) * math.sqrt(middle + 3))
+        low, high = (middle, high) if deviation > length else (low, middle)
+    return middle
+
+
+def averaged_names(learner: Learner) -> set[str]:
+    """Return what is averaged of a learner: weights and floating-point buffers of what a phase trains.
+
+    All else is copied: counters, and frozen children, which may change as a whole.
+    """
+    trained = {module for phase in learner.phases() for module in phase.modules}
+    return {
+        name
+        for name, tensor in learner.state_dict().items()
+        if tensor.is_floating_point() and name.partition(".")[0] in trained
+    }
+
+
+class EMA:
+    """A moving average of a learner's weights.
+
+    `learner` is a copy without the children that a trained model does not need.
+    """
+
+    def __init__(self, learner: Learner, decay: Decay) -> None:
+        self.decay = decay
         self.learner = copy.deepcopy(learner).eval().requires_grad_(False)
         self.learner.drop_training_only()
-        live = learner.state_dict(keep_vars=True)
-        pairs = [(average, live[name]) for name, average in self.learner.state_dict(keep_vars=True).items()]
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        names, live = averaged_names(learner), learner.state_dict(keep_vars=True)
+        pairs = {
+            name: (average, live[name]) for name, average in self.learner.state_dict(keep_vars=True).items()
+        }
+        self._averaged = {name: pair for name, pair in pairs.items() if name in names}
+        self._copied = [pair for name, pair in pairs.items() if name not in names]
 
     @torch.no_grad()
     def update(self, images: int, step_images: int) -> None:
-        """Take in the weights after a step of `step_images`, `images` having been seen in all."""
-        half_life = min(self.half_life_images, images / 20)
-        decay = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
-        averages: list[Tensor] = [average.data for average, _ in self._averaged]
-        torch._foreach_lerp_(averages, [live.data for _, live in self._averaged], 1 - decay)
+        """Include the weights after a step of `step_images`, when `images` have been seen in total."""
+        newest = self.decay.newest(images, step_images)
+        averages: list[Tensor] = [average.data for average, _ in self._averaged.values()]
+        torch._foreach_lerp_(averages, [live.data for _, live in self._averaged.values()], newest)
         for average, live in self._copied:
             average.copy_(live)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Return what is averaged, by name: the very tensors, detached."""
+        return {name: average.detach() for name, (average, _) in self._averaged.items()}

@@ -8,14 +8,15 @@ from torch import Tensor
 from danqing import families
 from danqing.data import Batches
 from danqing.evaluation.networks import open_teacher
-from danqing.families.base import Batch, HasTokenizer, Learner, Perceives, Phase
+from danqing.families.base import Batch, HasGuide, HasTokenizer, Learner, Perceives, Phase
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
 from danqing.training.config import RunConfig
-from danqing.training.ema import EMA
+from danqing.training.ema import EMA, HalfLife, PowerFunction
 from danqing.training.meter import Meter
 from danqing.training.schedule import learning_rate_factor
+from danqing.training.snapshots import Averages
 
 
 class Engine:
@@ -37,9 +38,14 @@ class Engine:
         learner = initialise(config, tokenizer)
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.learner.phases()
-        self.ema = EMA(self.learner, config.training.ema_half_life_images)
+        self.averages = _averages(self.learner, config)
+        self.ema = self.averages[0]
+        self.networks: tuple[dict[str, str], ...] = ()
+        """The name and the sha256 of each network whose features the loss is computed in."""
         if isinstance(self.learner, Perceives) and self.learner.perceptual_network:
-            self.learner.perceive(open_teacher(self.learner.perceptual_network, device=device).perceive)
+            network = open_teacher(self.learner.perceptual_network, device=device)
+            self.learner.perceive(network.perceive)
+            self.networks = ({"name": network.name, "sha256": network.sha256},)
         self.meter = Meter()
         self.optimizers = {
             phase.name: optimizers.build(
@@ -75,8 +81,18 @@ class Engine:
                     norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
                     self.meter.add(phase.name, {"gradient_norm": norm})
                 optimizer.step()
-        self.ema.update(images + self.images_per_step, self.images_per_step)
+        for average in self.averages:
+            average.update(images + self.images_per_step, self.images_per_step)
+        self._take_guide(images + self.images_per_step, total)
         return broken
+
+    def _take_guide(self, images: int, total: int) -> None:
+        """Copy the average to the guide, once, when its share of the run is over."""
+        learner, average = self.learner, self.ema.learner
+        if not isinstance(learner, HasGuide) or learner.guide is None or learner.guide_taken:
+            return
+        if images >= learner.GUIDE_SHARE * total and isinstance(average, HasGuide):
+            learner.take_guide(average)
 
     def learning_rate(self, images: int, total: int, learning_rate_scale: float) -> float:
         """The learning rate at `images`, before the phases' own scales."""
@@ -85,13 +101,20 @@ class Engine:
 
     def weights_are_finite(self) -> bool:
         """Whether every weight and every average is a number."""
-        tensors = [*self.learner.state_dict().values(), *self.ema.learner.state_dict().values()]
+        learners = [self.learner, *(average.learner for average in self.averages)]
+        tensors = [tensor for learner in learners for tensor in learner.state_dict().values()]
         return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+    def averaged(self) -> Averages:
+        """Return what is averaged, for each EMA length; nothing if the average has a half-life."""
+        lengths = self.config.training.ema_lengths
+        return {length: self.averages[number].averaged() for number, length in enumerate(lengths)}
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state, named for a checkpoint."""
         tensors = {f"family/{name}": value for name, value in self.learner.state_dict().items()}
-        tensors |= {f"ema/{name}": value for name, value in self.ema.learner.state_dict().items()}
+        for prefix, average in zip(_prefixes(self.config), self.averages, strict=True):
+            tensors |= {f"{prefix}{name}": value for name, value in average.learner.state_dict().items()}
         tensors |= {f"meter/{name}": value for name, value in self.meter.sums.items()}
         for phase in self.phases:
             state = optimizers.state_tensors(self.optimizers[phase.name], self._parameters(phase))
@@ -101,7 +124,8 @@ class Engine:
     def load_tensors(self, tensors: Mapping[str, Tensor], meter_counts: Mapping[str, int]) -> None:
         """Put back what `tensors` gave."""
         self.learner.load_state_dict(_below(tensors, "family/"))
-        self.ema.learner.load_state_dict(_below(tensors, "ema/"))
+        for average, state in zip(self.averages, averages_in(tensors, self.config), strict=True):
+            average.learner.load_state_dict(state)
         self.meter.sums = {name: value.to(self.device) for name, value in _below(tensors, "meter/").items()}
         self.meter.counts = dict(meter_counts)
         for phase in self.phases:
@@ -145,6 +169,24 @@ def initialise(config: RunConfig, tokenizer: Learner | None = None) -> Learner:
             learner.tokenizer.load_state_dict(tokenizer.state_dict())
         learner.tokenizer.requires_grad_(False)
     return learner
+
+
+def averages_in(tensors: Mapping[str, Tensor], config: RunConfig) -> list[dict[str, Tensor]]:
+    """Return the state of each average in what `Engine.tensors` returned."""
+    return [_below(tensors, prefix) for prefix in _prefixes(config)]
+
+
+def _averages(learner: Learner, config: RunConfig) -> list[EMA]:
+    """The averages that a run keeps; its first is what it shows, scores and publishes."""
+    training = config.training
+    if training.ema_lengths:
+        return [EMA(learner, PowerFunction(length)) for length in training.ema_lengths]
+    return [EMA(learner, HalfLife(training.ema_half_life_images))]
+
+
+def _prefixes(config: RunConfig) -> list[str]:
+    """How the tensors of each average begin in a checkpoint."""
+    return ["ema/", *(f"ema-{length}/" for length in config.training.ema_lengths[1:])]
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

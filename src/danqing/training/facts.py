@@ -1,5 +1,6 @@
 """What `run.json` and the model folder say of a run, as plain values."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from danqing.data.splits import Held
 from danqing.training.config import RunConfig
 from danqing.training.listener import Plan
 from danqing.training.position import Position
-from danqing.training.validation import Best
+from danqing.training.validation import Best, Validation
 
 
 def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str, Any]:
@@ -77,9 +78,12 @@ def of_trained(
         "seed": config.seed,
         "data": _of_training_data(dataset, config, held),
     }
+    if config.training.ema_lengths:
+        trained["ema_length"] = config.training.ema_lengths[0]
     if tokenizer:
-        # Only what is known: images seen, seconds, the digest of the weights, the fingerprint of the data.
-        names = ("images", "seconds", "weights", "fingerprint")
+        # Only what is known: images seen, seconds, the digest of the weights, the fingerprint of the data,
+        # and the networks that its loss was computed with.
+        names = ("images", "seconds", "weights", "fingerprint", "networks")
         trained["tokenizer"] = {name: tokenizer[name] for name in names if tokenizer.get(name)}
     return trained
 
@@ -109,7 +113,33 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "seconds": plan.seconds,
         "images_per_second": plan.images_per_second,
         "precision": plan.precision,
+        **({"snapshot_bytes": plan.snapshot_bytes} if plan.snapshot_bytes else {}),
     } | ({"then": of_plan(plan.then)} if plan.then else {})
+
+
+def of_ema(length: float, validation: Validation | None, images: int) -> dict[str, Any]:
+    """Return the EMA length of a published model, and how it was chosen.
+
+    length: of the model, unless there is a best one.
+    validation: of the run; None if no images are held out.
+    images: how many had been seen when lengths were scored.
+    """
+    best = validation.best if validation else None
+    scores = validation.scored_lengths(images) if validation else {}
+    if best is not None:
+        length = best.facts["ema_length"]
+    among = ", ".join(f"{each:g}" for each in sorted(scores))
+    if best is None or len(scores) < 2:
+        text = f"EMA length {length:g}, the first of training.ema_lengths: no others were scored."
+    elif best.images == images:
+        text = f"EMA length {length:g}, chosen among {among} by {best.score.name} on held-out images."
+    else:
+        text = (
+            f"EMA length {length:g} at {best.images:,} images, which scores better than {among} at "
+            f"{images:,} images by {best.score.name} on held-out images."
+        )
+    values = [[each, value] for each, value in sorted(scores.items()) if math.isfinite(value)]
+    return {"length": length, "scores": values, "text": text}
 
 
 def of_best(best: Best) -> dict[str, Any]:

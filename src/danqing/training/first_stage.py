@@ -58,6 +58,7 @@ class FirstStage:
         self._begun = folder.has_checkpoints
         """Whether the second stage has begun, so that its tokenizer cannot change."""
         self._learnt_from = dataset.fingerprint
+        self._networks: list[dict[str, str]] = []
         self._known: tuple[FamilyConfig, RunConfig] | None = None
 
     def run(self) -> tuple[RunConfig, Stage] | None:
@@ -87,8 +88,10 @@ class FirstStage:
         family = model.family
         known = [model.facts.get(name, {}).get("fingerprint") for name in ("tokenizer", "data")]
         self._learnt_from = known[0] or known[1] or "unknown"
+        self._networks = model.facts.get("networks", [])
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
+            self._networks = model.facts.get("tokenizer", {}).get("networks", [])
         if not isinstance(family, Tokenizes):
             kinds = families.alternatives(Tokenizes)
             raise ConfigError(
@@ -120,7 +123,7 @@ class FirstStage:
                 "choose another --out."
             )
         if self._begun or self.own.has_finished:
-            return model_folder.read(self.own.model)[0]
+            return self._read_own()
         self.own.create()
         with self.own.locked(), self.own.recording_failure():
             config = self.own.settle_config(self._own_config())
@@ -136,7 +139,13 @@ class FirstStage:
             self._write_facts()
             if status != "finished" or trainer.interruption.requested:  # perhaps at its last step
                 return None
-        return model_folder.read(self.own.model)[0]
+        return self._read_own()
+
+    def _read_own(self) -> Family:
+        """The tokenizer in the model folder of its run."""
+        family, trained = model_folder.read(self.own.model)
+        self._networks = trained.get("networks", [])
+        return family
 
     def _own_config(self) -> RunConfig:
         """The configuration that the tokenizer is trained with.
@@ -231,6 +240,7 @@ class FirstStage:
         return {
             "model": self.wanted.model or None,
             "fingerprint": self._learnt_from,
+            **({"networks": self._networks} if self._networks else {}),
             "status": own.get("status", "running"),
             "images": progress.get("images", 0),
             "seconds": progress.get("seconds", 0.0),

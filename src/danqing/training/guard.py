@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.families.base import Alarm, Family, Learner
+from danqing.training import colour
 
 WINDOW = 20
 """Lines of the log that are averaged."""
@@ -53,6 +54,25 @@ class Guard:
             f"{self._learner.advice_on_collapse}."
         )
         return self._new([Alarm("alike", text)])
+
+    def on_colours(self, samples: NDArray[np.uint8], real: NDArray[np.float64]) -> list[Alarm]:
+        """Return an alarm if samples have other colours than real images.
+
+        samples: `[n, h, w, c]`.
+        real: the channel means of real images that show the same, `[m, c]` in levels of 255.
+        """
+        if min(len(samples), len(real)) < 2:
+            return []
+        shift = colour.drift(colour.channel_means(samples), real)
+        if shift is None:
+            return []
+        assert isinstance(self._learner, Family)  # other learners have no samples
+        shown = "samples" if self._learner.has_prior else "reconstructions"
+        text = (
+            f"The {shown} have other colours than the training images (on average {colour.in_words(shift)} "
+            f"of 255): {self._learner.advice_on_colours}."
+        )
+        return self._new([Alarm("colour", text)])
 
     def _new(self, alarms: list[Alarm]) -> list[Alarm]:
         fresh = [alarm for alarm in alarms if alarm.kind not in self._raised]

@@ -20,6 +20,7 @@ class Plan:
     seconds: expected for the images that remain.
     images_per_second: as measured.
     resumed_from: images that earlier processes have seen.
+    snapshot_bytes: the most disk space of the snapshots of the moving averages, 0 if there are none.
     stage: if a run has two stages, the name of this one.
     then: the plan of the stage that follows.
     """
@@ -32,6 +33,7 @@ class Plan:
     precision: str
     device: str
     resumed_from: int
+    snapshot_bytes: int = 0
     stage: str = ""
     then: "Plan | None" = None
 
@@ -58,12 +60,14 @@ class Scored:
     images: how many had been seen.
     best_images: how many had been seen at the best score so far; None if the run keeps its last model,
     whatever the scores.
+    ema_length: of the moving average; None if it has a half-life.
     """
 
     images: int
     score: "Score"
     is_best: bool
     best_images: int | None
+    ema_length: float | None = None
 
 
 class Listener:

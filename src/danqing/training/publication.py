@@ -1,5 +1,6 @@
 """What a run shows of its model: the model folder, and grids of samples and real images."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,20 +8,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from danqing import weights
+from danqing import families, weights
 from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import DataError
 from danqing.evaluation import scores
+from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.families.base import Learner
 from danqing.images import Images
 from danqing.model import folder as model_folder
 from danqing.model.card import describe
 from danqing.model.model import Model
 from danqing.randomness import generator
+from danqing.training.colour import channel_means
 from danqing.training.config import RunConfig
 from danqing.training.run_folder import RunFolder
+
+_PER_SAMPLE = 4
+"""Real images per sample of a grid, whose colours the samples should have."""
 
 
 class Publisher:
@@ -30,10 +37,34 @@ class Publisher:
     """
 
     def __init__(self, folder: RunFolder, config: RunConfig, dataset: Dataset, held: Held | None) -> None:
-        self._folder, self._config = folder, config
+        self._folder, self._config, self._dataset = folder, config, dataset
         self.real = real_images(dataset, config)
         # A first stage shows reconstructions, if possible of images that it is not trained on.
         self._originals = real_images(held.judged, config) if held else self.real
+
+    @functools.cached_property
+    def real_colours(self) -> NDArray[np.float64]:
+        """The channel means of real images that show what a grid shows, `[m, c]` in levels of 255.
+
+        They are the originals of a first stage. Otherwise several images are drawn for each sample, of its
+        label if it has one: a grid holds all labels alike, however rare they are in the data.
+        """
+        count, dataset = self._config.training.sample_images, self._dataset
+        if not families.has_prior(self._config.family):
+            return channel_means(self._originals[: max(1, count // 2)].array)
+        labels, rng = self._config.model.labels, generator(self._config.seed, "colours")
+        groups = [np.arange(len(dataset))] * count
+        if labels:
+            known = map_labels(dataset, labels)
+            groups = [np.flatnonzero(known == label) for label in _spread_labels(len(labels), count)]
+        drawn = [
+            group[torch.randint(len(group), (_PER_SAMPLE,), generator=rng).numpy()]
+            for group in groups
+            if len(group)
+        ]
+        rows = np.sort(np.concatenate(drawn))
+        batches = index_batches(len(rows), batch_size_for(dataset.size))
+        return np.concatenate([channel_means(dataset.images(rows[part]).numpy()) for part in batches])
 
     def write_real(self) -> None:
         """Write the grid of real images."""
@@ -53,6 +84,10 @@ class Publisher:
             publish(self._folder.model, model, samples)
         return path, samples
 
+    def write(self, model: Model) -> None:
+        """Write a model without a score to the model folder."""
+        publish(self._folder.model, model, self._grid(model))
+
     def write_best(self, model: Model, score: scores.Score) -> None:
         """Write the model with the best score to the model folder.
 
@@ -63,18 +98,25 @@ class Publisher:
             publish(folder, model, self._grid(model), [score])
 
     def _grid(self, model: Model) -> Images:
-        """As many images as the run's grids have, always of the same seeds, evenly of all labels or captions.
-
-        A first stage cannot sample: it shows originals, each beside its reconstruction.
-        """
-        count, labels = self._config.training.sample_images, model.labels
+        """The images of a grid; a first stage cannot sample and shows originals beside reconstructions."""
         if not model.family.has_prior:
-            originals = self._originals[: max(1, count // 2)]
+            originals = self._originals[: max(1, self._config.training.sample_images // 2)]
             return Images(np.concatenate([originals.array, model.reconstruct(originals).array], axis=2))
-        if shown := prompts(self._config):
-            return model.sample(count, prompt=shown, seed=self._config.seed)
-        spread = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
-        return model.sample(count, label=spread if labels else None, seed=self._config.seed)
+        return sample_grid(model, self._config)
+
+
+def sample_grid(model: Model, config: RunConfig) -> Images:
+    """Return the samples of a grid, always of the same seeds, evenly of all labels or captions."""
+    count, labels = config.training.sample_images, model.labels
+    if shown := prompts(config):
+        return model.sample(count, prompt=shown, seed=config.seed)
+    spread = _spread_labels(len(labels), count) if labels else None
+    return model.sample(count, label=spread, seed=config.seed)
+
+
+def _spread_labels(labels: int, count: int) -> list[int]:
+    """The label of each image in a grid of `count`: of all labels, alike."""
+    return [i * labels // count if labels <= count else i % labels for i in range(count)]
 
 
 def prompts(config: RunConfig) -> list[str]:

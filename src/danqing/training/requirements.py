@@ -14,7 +14,7 @@ from danqing.errors import TrainingError
 from danqing.families.base import Learner
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import generator
-from danqing.training import optimizers
+from danqing.training import optimizers, snapshots
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 from danqing.training.listener import Plan
@@ -33,12 +33,14 @@ class Requirements:
     memory_bytes: expected peak of the process.
     precision: the faster one.
     images_per_second: with that precision.
+    snapshot_bytes: the most disk space that the snapshots of the moving averages take.
     """
 
     parameters: dict[str, int]
     memory_bytes: int
     precision: Precision
     images_per_second: float
+    snapshot_bytes: int
 
     def plan(
         self, images: int, device: torch.device, *, seen: int = 0, stage: str = "", then: Plan | None = None
@@ -56,6 +58,7 @@ class Requirements:
             precision=self.precision,
             device=str(device),
             resumed_from=seen,
+            snapshot_bytes=self.snapshot_bytes,
             stage=stage,
             then=then,
         )
@@ -96,14 +99,17 @@ def estimate_requirements(
         speed = _images_per_second(engine, end, config.training.measure_seconds / rounds)
         speeds[choice] = max(speeds[choice], speed)
     best = max(speeds, key=lambda choice: speeds[choice])
-    return Requirements(parameters, memory, best, speeds[best])
+    averaged = engine.averaged()
+    values = sum(tensor.numel() for named in averaged.values() for tensor in named.values())
+    return Requirements(parameters, memory, best, speeds[best], snapshots.most_bytes(values))
 
 
 def _state_bytes(config: RunConfig) -> int:
-    """Bytes of weights, gradients, the optimiser's averages and the moving average."""
+    """Bytes of weights, gradients, the optimiser's averages and the moving averages."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in families.build_learner(config.model).parameters())
-    return 4 * parameters * (3 + optimizers.averages(config.optimizer))
+    moving = max(1, len(config.training.ema_lengths))
+    return 4 * parameters * (2 + moving + optimizers.averages(config.optimizer))
 
 
 def _kept_by_batch(engine: Engine) -> int:

@@ -44,6 +44,7 @@ class Run:
     cost: core_hours, energy_wh and peak_memory_bytes, each None if the machine does not report it.
     tokenizer: facts of the first stage, if there are two; `seconds` and `cost` are then of both stages, and
     everything else of the second.
+    ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Run:
     cost: dict[str, float | None] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
     tokenizer: dict[str, Any] | None = None
+    ema: dict[str, Any] | None = None
 
     @property
     def evaluation_share(self) -> float:
@@ -132,7 +134,7 @@ def train(
         stack.enter_context(folder.locked())
         stack.enter_context(folder.recording_failure())
         wanted = folder.settle_config(wanted)
-        wanted, dataset, held = _open_data(data, wanted, folder, listener)
+        wanted, dataset, held = open_data(data, wanted, folder, listener)
         listener.on_dataset(dataset.info.report)
         if wanted.data.degrade:
             listener.on_message(f"Source images: {Degradation(wanted.data.degrade).in_words()}")
@@ -183,10 +185,11 @@ def read_run(path: str | Path) -> Run:
         cost=facts.get("cost") or {},
         evaluation_seconds=facts["progress"].get("evaluation_seconds", 0.0),
         tokenizer=facts.get("tokenizer"),
+        ema=facts.get("ema"),
     )
 
 
-def _open_data(
+def open_data(
     source: str | Path, config: RunConfig, folder: RunFolder, listener: Listener
 ) -> tuple[RunConfig, Dataset, Held | None]:
     """The images to train on and, if the run is evaluated, those that are held out.

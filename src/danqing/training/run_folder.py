@@ -34,6 +34,7 @@ class RunFolder:
         self.scores_file = self.path / "scores.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
+        self.snapshots = self.path / "snapshots"
         self.tensorboard = self.path / "tensorboard"
         self.model = self.path / "model"
         self.report = self.path / "report.html"

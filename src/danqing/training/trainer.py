@@ -18,6 +18,7 @@ from danqing.training import captions, checkpoint, facts, publication
 from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
 from danqing.training.costs import CostMeter, total_cost
+from danqing.training.ema_choice import score_lengths
 from danqing.training.engine import Engine
 from danqing.training.guard import Guard
 from danqing.training.interruption import Interruption
@@ -29,6 +30,7 @@ from danqing.training.report import document as report
 from danqing.training.requirements import Requirements, estimate_requirements
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget, total_images
+from danqing.training.snapshots import Snapshot, SnapshotFolder, open_snapshots
 from danqing.training.stage import Stage
 from danqing.training.trackers import open_trackers
 from danqing.training.validation import Best, Validation
@@ -127,10 +129,14 @@ class Trainer:
         if minutes is not None:
             self.budget.replan(minutes * 60, position.seconds, position.images, step_images)
         grids = self.config.training.sample_grids
-        if before * grids // total < min(position.images, total) * grids // total:
-            if not engine.weights_are_finite():  # the loss can be finite and its gradient not
-                self._roll_back()
-                return
+        grid_is_due = before * grids // total < min(position.images, total) * grids // total
+        snapshot_is_due = self._lengths and self.snapshots.is_due(position.images)
+        if (grid_is_due or snapshot_is_due) and not engine.weights_are_finite():
+            self._roll_back()  # the loss can be finite and its gradient not
+            return
+        if snapshot_is_due:
+            self.snapshots.take(position.images, engine.averaged())
+        if grid_is_due:
             self._publish_latest()
         if self.validation and self.validation.is_due(before, position.images, self.budget):
             self._evaluate()
@@ -146,6 +152,7 @@ class Trainer:
         self.engine = Engine(self.config, self.batches, self.device, needs.precision, self.tokenizer)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
         self.publisher = Publisher(self.folder, self.config, self.dataset, self.held)
+        self.snapshots = SnapshotFolder(self.folder.snapshots, self.engine.images_per_step)
         opening = self._open_validation()
         self._restore_or_clear(found)
         self.position.evaluation_seconds += opening
@@ -182,6 +189,7 @@ class Trainer:
         if found is None:
             for lines in self._lines():
                 lines.cut(0)
+            self.snapshots.keep_until(0)
             return
         with self.folder.readable():
             self._restore(*found)
@@ -203,6 +211,7 @@ class Trainer:
         self.engine.load_tensors(tensors, state["meter_counts"])
         self.log.cut(state["log_bytes"])
         self.timing.cut(state["timing_bytes"])
+        self.snapshots.keep_until(self.position.images)
         if self.validation:
             self.validation.restore(tensors, state["validation"])
             best = self.validation.best
@@ -289,6 +298,8 @@ class Trainer:
         if images * 3 > self.budget.total(images):
             sampled = samples.array[:, :, -self.dataset.size[0] :]  # right of the originals, in a first stage
             self._raise_alarms(self.guard.on_samples(sampled, self.publisher.real.array))
+            if images * 2 > self.budget.total(images):  # colours settle late, most of all in short runs
+                self._raise_alarms(self.guard.on_colours(sampled, self.publisher.real_colours))
 
     def _evaluate(self) -> None:
         """Score the moving average on held-out images; write the best to the model folder.
@@ -315,6 +326,27 @@ class Trainer:
         scored = self.validation is None or self.validation.has_scored(self.position.images)
         if not scored and self.engine.weights_are_finite():
             self._evaluate()
+        keeps_best = self.validation is not None and self.config.evaluation.keep == "best"
+        if self._lengths and keeps_best and not self._stall() and self.engine.weights_are_finite():
+            self._score_lengths()
+
+    def _score_lengths(self) -> None:
+        """Score other EMA lengths of the last weights, and write the best model to the model folder."""
+        assert self.validation is not None
+        started = time.monotonic()
+        latest = Snapshot(self.position.images, self._lengths, self.engine.averaged)
+        snapshots, complaints = open_snapshots(self.snapshots.path, latest)
+        for complaint in complaints:
+            self.listener.on_message(complaint)
+        trained = self._trained()
+        for scored in score_lengths(self.validation, snapshots, self._family(), trained, self.budget):
+            self.listener.on_score(scored)
+            if self.interruption.requested:
+                break
+        if best := self.validation.best:
+            self._publish_best(best)
+            self.folder.update_facts(best=facts.of_best(best))
+        self.position.evaluation_seconds += time.monotonic() - started
 
     def _publish_best(self, best: Best) -> None:
         family = copy.deepcopy(self._family())
@@ -326,6 +358,10 @@ class Trainer:
 
     def _stall(self) -> str | None:
         return self.validation.stall() if self.validation else None
+
+    @property
+    def _lengths(self) -> tuple[float, ...]:
+        return self.config.training.ema_lengths
 
     def _family(self) -> Family:
         """The moving average of a learner that samples images."""
@@ -339,7 +375,8 @@ class Trainer:
     def _trained(self) -> dict[str, Any]:
         precision = self.engine.precision
         first = self.stage.tokenized.facts if self.stage.tokenized else None
-        return facts.of_trained(self.position, precision, self.config, self.dataset, self.held, first)
+        trained = facts.of_trained(self.position, precision, self.config, self.dataset, self.held, first)
+        return trained | ({"networks": list(self.engine.networks)} if self.engine.networks else {})
 
     def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
@@ -359,6 +396,11 @@ class Trainer:
         cost = self.costs.cost(self.position)
         if self.stage.tokenized:
             cost = total_cost(self.stage.tokenized.facts["cost"], cost)
+        if self._lengths:
+            ema = facts.of_ema(self._lengths[0], self.validation, self.position.images)
+            self.folder.update_facts(ema=ema)
+            if status == "finished":
+                self.listener.on_message(ema["text"])
         progress = self.position.facts()
         self.folder.update_facts(status=status, reason=reason, progress=progress, cost=cost)
         best = self.validation.best if self.validation else None

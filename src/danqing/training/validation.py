@@ -91,6 +91,18 @@ class Validation:
         """Whether the last score is that of the model at `images`."""
         return bool(self._scored) and self._scored[-1]["images"] == images
 
+    def scored_lengths(self, images: int) -> dict[float, float]:
+        """Return what each EMA length has scored at `images`; lower is better, and infinity is not finite."""
+        found = {
+            line["ema_length"]: _score(line)
+            for line in self._scored
+            if line["images"] == images and "ema_length" in line
+        }
+        return {
+            length: math.inf if not math.isfinite(s.value) else -s.value if s.higher_is_better else s.value
+            for length, s in found.items()
+        }
+
     def stall(self) -> str | None:
         """Return why the run ends early, or None."""
         if not self.config.patience_images or self.best is None:
@@ -132,9 +144,12 @@ class Validation:
         line = {"images": images, "is_best": is_best, "score": score.to_json()}
         if c.every_images == "tenth":
             line["tenth"] = budget.tenth(images)
+        length = model.facts.get("ema_length")
+        if length is not None:
+            line["ema_length"] = length
         self.lines.append(line)
         self._scored.append(line)
-        return Scored(images, score, is_best, self.best.images if self.best else None)
+        return Scored(images, score, is_best, self.best.images if self.best else None, length)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the best weights, named for a checkpoint."""

@@ -11,7 +11,7 @@ from torch import nn
 from danqing.families.transformer import Transformer
 from danqing.nets.decoders.layout_cache import MOST_LAYOUTS, cached_layout
 from danqing.nets.decoders.raster import RasterDecoder
-from danqing.training.ema import EMA
+from danqing.training.ema import EMA, HalfLife
 from tests.families.test_transformer import build
 
 
@@ -63,7 +63,7 @@ def test_only_the_latest_layouts_are_kept_and_none_of_a_module_that_is_gone() ->
 
 def test_an_average_that_grows_paints_with_what_it_has_become() -> None:
     family = build()
-    average = EMA(family, 100)
+    average = EMA(family, HalfLife(100))
 
     def painted() -> torch.Tensor:
         with torch.inference_mode():

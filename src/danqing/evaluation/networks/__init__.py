@@ -8,7 +8,7 @@ from torch import nn
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import FeatureNetwork, Teaches
-from danqing.evaluation.networks import efficientnet, inception, pixels
+from danqing.evaluation.networks import efficientnet, hed, inception, pixels
 from danqing.evaluation.networks.hub import HubNetwork, Kind
 from danqing.evaluation.networks.module import UserModule
 from danqing.evaluation.networks.onnx_file import OnnxFile
@@ -16,7 +16,7 @@ from danqing.evaluation.resize import Resizer
 from danqing.precision import Precision
 
 NAMES = (
-    *(efficientnet.NAME, inception.NAME, f"{inception.NAME}-antialiased", pixels.NAME),
+    *(efficientnet.NAME, inception.NAME, f"{inception.NAME}-antialiased", hed.NAME, pixels.NAME),
     *("inception:WEIGHTS", "dinov2", "dinov2:MODEL", "clip", "clip:MODEL", "FILE.onnx"),
 )
 """What `open_network` takes beside "auto": WEIGHTS is a file, MODEL a folder or a name on the hub."""
@@ -30,12 +30,15 @@ def open_network(
     precision: Precision = "float32",
     resizer: str | None = None,
 ) -> FeatureNetwork:
-    """The feature network of a name, or around a module or an ONNX file of the user's.
+    """Open a feature network by its name.
 
-    "auto" is EfficientNet-Lite0 where its package is installed, else the pixels themselves. `weights` names a
-    file (for `inception` and `efficientnet-lite0`) or a folder (`dinov2`, `clip`) instead of the usual one.
-    `resizer`, "legacy" or "antialiased", is a choice that `inception` alone has; legacy is what published FID
-    values use. Raises EvaluationError for what cannot be had, with what to install or to fetch.
+    name: one of `NAMES`, a module of the user's, or the path of an ONNX file. "auto" is EfficientNet-Lite0
+        where its package is installed, else the pixels themselves.
+    weights: a file (`inception`, `efficientnet-lite0`, `hed`) or a folder (`dinov2`, `clip`) to read instead
+        of the usual one.
+    resizer: "legacy" or "antialiased", a choice that only `inception` has; published FID values use legacy.
+
+    Raises EvaluationError for a network that is not available, with what to install or to fetch.
     """
     if precision not in get_args(Precision):
         known = " or ".join(get_args(Precision))
@@ -63,6 +66,9 @@ def open_network(
     if name == efficientnet.NAME:
         _refuse(None, resizer, name)
         return efficientnet.EfficientNetLite0(weights, device=device, precision=precision)
+    if name == hed.NAME:
+        _refuse(None, resizer, name)
+        return hed.HED(weights, device=device, precision=precision)
     if name == pixels.NAME:
         _refuse(weights, resizer, "pixels")
         return pixels.Pixels()
@@ -74,7 +80,8 @@ def open_teacher(name: str, *, device: torch.device | str = "cpu") -> Teaches:
     network = open_network(name, device=device)
     if not isinstance(network, Teaches):
         raise EvaluationError(
-            f"{name} passes no gradients to images: choose {efficientnet.NAME} or {inception.NAME}."
+            f"{name} passes no gradients to images: choose {efficientnet.NAME}, {hed.NAME} or "
+            f"{inception.NAME}."
         )
     return network
 

@@ -70,6 +70,29 @@ class TorchNetwork:
             yield
 
 
+class StagedNetwork(TorchNetwork):
+    """A network whose module has `stages`, which gives the activations of some of its layers."""
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Return the activations of some layers, float32 `[n, channels, h, w]`.
+
+        images: uint8 `[n, h, w, c]`.
+        """
+        with self._computing():
+            return [found.float().cpu() for found in self._stages(self._inputs(images.to(self.device)))]
+
+    def perceive(self, images: Tensor) -> list[Tensor]:
+        """Return the same activations with gradients for the images.
+
+        images: `[n, c, h, w]` in [-1, 1].
+        """
+        return self._stages(self._inputs((images.permute(0, 2, 3, 1) + 1) * 127.5))
+
+    def _stages(self, inputs: Tensor) -> list[Tensor]:
+        found: list[Tensor] = self.module.stages(inputs)  # type: ignore[operator]
+        return found
+
+
 def filled(images: Tensor, count: int) -> Tensor:
     """A batch of `count` images that begins with these; the first is repeated."""
     lacking = count - len(images)

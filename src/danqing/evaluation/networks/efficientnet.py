@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.networks import fingerprint
-from danqing.evaluation.networks.batched import TorchNetwork
+from danqing.evaluation.networks.batched import StagedNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
@@ -36,7 +36,7 @@ _STAGES = (0, 2, 4, 10, 15)
 """The last block of each resolution: 48, 24, 12, 6 and 3 pixels a side."""
 
 
-class EfficientNetLite0(TorchNetwork):
+class EfficientNetLite0(StagedNetwork):
     """1,280 pooled features of pictures at 96 pixels; it classifies the 1,000 kinds of ImageNet."""
 
     def __init__(
@@ -70,15 +70,6 @@ class EfficientNetLite0(TorchNetwork):
         with torch.no_grad():
             logits: Tensor = self.net.classifier(features.to(self.device))
             return logits.softmax(1).cpu()
-
-    def stages(self, images: Tensor) -> list[Tensor]:
-        """Images uint8 `[n, h, w, c]` to the activations at each of five resolutions, float32."""
-        with self._computing():
-            return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
-
-    def perceive(self, images: Tensor) -> list[Tensor]:
-        """The same activations of images `[n, c, h, w]` in [-1, 1], with gradients for the images."""
-        return self.net.stages(self._inputs((images.permute(0, 2, 3, 1) + 1) * 127.5))
 
     def _inputs(self, images: Tensor) -> Tensor:
         return normalized(prepared(images, (SIDE, SIDE))).contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from danqing.data.download import Published
 from danqing.errors import DataError, EvaluationError
 from danqing.evaluation.networks import fingerprint
-from danqing.evaluation.networks.batched import TorchNetwork
+from danqing.evaluation.networks.batched import StagedNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.resize import Resizer, in_words, prepared
 from danqing.precision import Precision
@@ -32,7 +32,7 @@ PUBLISHED = Published(
 SIDE = 299
 
 
-class Inception(TorchNetwork):
+class Inception(StagedNetwork):
     """2,048 pooled features; "FID" is the Fréchet distance of these alone.
 
     With other weights than the published ones, which `weights` may name in either format of PyTorch or as
@@ -75,15 +75,6 @@ class Inception(TorchNetwork):
         """Features `[n, 2048]` to the probability of each class `[n, 1008]`, without the bias of `fc`."""
         with torch.no_grad():
             return F.linear(features.to(self.device), self.net.fc.weight).softmax(1).cpu()
-
-    def stages(self, images: Tensor) -> list[Tensor]:
-        """Images uint8 `[n, h, w, c]` to the activations at five depths, float32 `[n, channels, h, w]`."""
-        with self._computing():
-            return [found.float().cpu() for found in self.net.stages(self._inputs(images.to(self.device)))]
-
-    def perceive(self, images: Tensor) -> list[Tensor]:
-        """The same activations of images `[n, c, h, w]` in [-1, 1], with gradients for the images."""
-        return self.net.stages(self._inputs((images.permute(0, 2, 3, 1) + 1) * 127.5))
 
     def _inputs(self, images: Tensor) -> Tensor:
         pixels = prepared(images, (SIDE, SIDE), self._resizer)

@@ -303,6 +303,7 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
     }
     estimate = {
         "Parameters": ", ".join(f"{name} {n:,}" for name, n in (plan.get("parameters") or {}).items()),
+        "Moving average": (facts.get("ema") or {}).get("text"),
         "Precision": plan.get("precision"),
         "Planned": f"{plan['images']:,} images" if plan.get("images") else None,
         "Estimated time": duration(plan["seconds"]) if plan.get("seconds") is not None else None,
@@ -310,6 +311,7 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
         if plan.get("images_per_second")
         else None,
         "Estimated memory": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
+        "Disk for snapshots": memory(plan["snapshot_bytes"]) if plan.get("snapshot_bytes") else None,
         "Most memory used": memory(cost["peak_memory_bytes"]) if cost.get("peak_memory_bytes") else None,
         "Evaluation": duration(cost["evaluation_seconds"]) if cost.get("evaluation_seconds") else None,
         "Core-hours": f"{cost['core_hours']:.2g}" if cost.get("core_hours") is not None else None,

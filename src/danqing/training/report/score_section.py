@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from danqing.evaluation.scores import FLATTERED
 from danqing.page import embed
 from danqing.quantities import duration
 from danqing.training.report.curves import Series, chart, number_text
@@ -18,6 +19,7 @@ def scores_section(folder: Path, facts: Mapping[str, Any]) -> str:
     """Return held-out scores as a curve and the model's as a table."""
     parts = [
         _over_images(read_lines(folder / "scores.jsonl"), facts),
+        _over_lengths(facts),
         _table(_scores(folder / "model" / "scores.json")),
         _neighbours(folder / "model" / "neighbours.png"),
     ]
@@ -35,7 +37,7 @@ def evaluation_share(facts: Mapping[str, Any]) -> float:
 
 def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     known = [
-        (line["images"], score, line.get("is_best"))
+        (line["images"], score, line.get("is_best"), line.get("ema_length"))
         for line in lines
         if isinstance(score := line.get("score"), dict)
         and isinstance(score.get("value"), int | float)
@@ -45,21 +47,48 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
         return ""
     last = known[-1][1]
     name = str(last.get("name", "score"))
-    curve = Series(name, [images for images, _, _ in known], [float(s["value"]) for _, s, _ in known])
+    firsts: dict[int, float] = {}  # other EMA lengths of the same weights follow
+    for images, score, _, _ in known:
+        firsts.setdefault(images, float(score["value"]))
+    curve = Series(name, list(firsts), list(firsts.values()))
     text = f"{name} of the moving average on held-out images"
     judged = last.get("reference")
     if isinstance(judged, dict) and isinstance(judged.get("count"), int):
         text += f" ({judged['count']:,}, {judged.get('split')})"
     text += "."
-    best = [(images, score) for images, score, is_best in known if is_best]
+    best = [line for line in known if line[2]]
     if best:
-        images, score = best[-1]
-        text += f" The best is {number_text(score['value'])}, after {images:,} images; that model is kept."
+        images, score, _, length = best[-1]
+        of_length = f" with the EMA length {length:g}" if isinstance(length, int | float) else ""
+        kept = "" if facts.get("best", True) is None else " That model is kept."
+        text += f" The best is {number_text(score['value'])}, after {images:,} images{of_length}.{kept}"
+    if last.get("flattered"):
+        text += (
+            " The model is trained with the network that scores it: the scores flatter it, and say only how "
+            "its own snapshots compare."
+        )
     if share := evaluation_share(facts):
         spent = facts["progress"]["evaluation_seconds"]
         text += f" Evaluation took {duration(spent)}, {share:.0%} of the run\u2019s time."
     figure = chart(f"{name} held out, over images seen", [curve], exact=True)
     return f'<p class="said">{escape(text)}</p><div class="charts">{figure}</div>'
+
+
+def _over_lengths(facts: Mapping[str, Any]) -> str:
+    """What other averages of the same weights scored."""
+    ema = facts.get("ema") or {}
+    scores = ema.get("scores") or []
+    if len(scores) < 2:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{length:g}</th><td class="number">{number_text(value)}</td></tr>'
+        for length, value in scores
+    )
+    return (
+        f'<h3>EMA lengths</h3><p class="said">{escape(str(ema.get("text")))}</p><div class="card"><table>'
+        "<thead><tr><th>Width of the moving average, as a share of the run</th>"
+        f'<td class="number">Score</td></tr></thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def _scores(path: Path) -> list[dict[str, Any]]:
@@ -81,8 +110,9 @@ def _table(scores: Sequence[Mapping[str, Any]]) -> str:
     for score in scores:
         name = f"{score.get('name', score.get('metric'))}{_ARROWS.get(score.get('higher_is_better'), '')}"
         unit = f" {score['unit']}" if score.get("unit") else ""
+        flattered = f"<small>{FLATTERED}</small>" if score.get("flattered") else ""
         rows.append(
-            f'<tr><th scope="row">{escape(name)}</th>'
+            f'<tr><th scope="row">{escape(name)}{flattered}</th>'
             f'<td class="number">{"<b>" if score.get("headline") else ""}{number_text(score["value"])}'
             f"{escape(unit)}{'</b>' if score.get('headline') else ''}</td>"
             f'<td class="number">{_interval(score.get("interval"))}</td></tr>'

@@ -28,7 +28,7 @@ _BETWEEN_TELLINGS = 0.2  # seconds
 _SAVING_TIME = 120.0  # seconds that a process may take to save before it is killed
 
 
-class Trainee:
+class TrainingProcess:
     """A process that trains. done and total: images seen and planned. `arguments` are those of `train`."""
 
     def __init__(self, arguments: Mapping[str, Any], threads: int | None = None) -> None:
@@ -40,7 +40,7 @@ class Trainee:
         self._said: dict[str, Any] = {}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "danqing.studies.trainee"],
+            [sys.executable, "-m", "danqing.studies.training_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -1,9 +1,10 @@
 """Which to choose for what, in plain words: only what the intervals allow."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from danqing.quantities import memory
-from danqing.studies.results import Cell, Comparison, Contestant, Row, chance, row
+from danqing.studies.results import SECOND, Cell, Comparison, Contestant, Row, chance, deciding_key, row
 
 _UNREAL = 0.05
 _FEW = 500
@@ -33,9 +34,8 @@ def verdict(comparison: Comparison) -> tuple[str, ...]:
 
 def picks(comparison: Comparison) -> Iterator[tuple[str, Row]]:
     """The purposes that a family is chosen for, each with the row that decides; its marks tell who leads."""
-    headline = next((one.headline for one in comparison.finished if one.headline is not None), None)
     purposes = (
-        ("Most like the real images", "" if headline is None else headline.metric),
+        ("Most like the real images", deciding_key(comparison)),
         ("Single pictures", "precision"),
         ("Variety", "recall"),
         ("Fewest copies", "memorised/copies"),
@@ -61,16 +61,16 @@ def _opening(comparison: Comparison) -> str:
 
 
 def _alone(comparison: Comparison, one: Contestant) -> Iterator[str]:
-    headline = one.headline
-    if headline is not None and (found := row(comparison, headline.metric)) is not None:
+    key = deciding_key(comparison)
+    if (score := one.score(key)) is not None and (found := row(comparison, key)) is not None:
         cell = next(cell for cell in found.cells if cell is not None)
-        yield f"Its {_lower(found.title)} ({headline.name}) is {_value(cell)}; it has no rival."
+        yield f"Its {_lower(found.title)} ({score.name}) is {_value(cell)}; it has no rival."
 
 
 def _compared(comparison: Comparison) -> Iterator[str]:
-    headline = next((one.headline for one in comparison.finished if one.headline is not None), None)
-    if headline is not None and (found := row(comparison, headline.metric)) is not None:
-        measure = f"{_lower(found.title)} ({headline.name}, {found.better} is better)"
+    if (found := row(comparison, deciding_key(comparison))) is not None:
+        name = next(score.name for one in comparison.finished if (score := one.score(found.key)) is not None)
+        measure = f"{_lower(found.title)} ({name}, {found.better} is better)"
         yield _choice(comparison, found, "For pictures that are as a whole most like the real ones", measure)
     for key, purpose, measure in (
         ("precision", "For single pictures that look real", "precision"),
@@ -98,7 +98,7 @@ def _choice(comparison: Comparison, found: Row, purpose: str, measure: str) -> s
         return f"{purpose}, there is no telling: {measure} was measured of too few."
     names = _listed([comparison.contestants[n].name for n in tied])
     values = _listed([_value(cell) for n in tied if (cell := found.cells[n]) is not None])
-    others = len([cell for cell in found.cells if cell is not None]) - len(tied)
+    others = len([cell for cell in found.cells if cell is not None and _counts(cell, found)]) - len(tied)
     ahead = ", ahead of the rest" if others else ""
     return f"{purpose}, {names} are a tie{ahead}: by {measure}, {values} overlap."
 
@@ -109,7 +109,7 @@ def _against(comparison: Comparison, found: Row) -> str:
     others = [
         f"{comparison.contestants[n].name}'s {_value(cell)}"
         for n, cell in enumerate(found.cells)
-        if n != leader and cell is not None
+        if n != leader and cell is not None and _counts(cell, found)
     ]
     best = found.cells[leader]
     assert best is not None
@@ -185,11 +185,64 @@ def _cautions(comparison: Comparison) -> Iterator[str]:
             f"There are only {reference.count:,} real images to judge by, so that only large differences can "
             "show."
         )
+    yield from _flattered(comparison)
+    yield from _disagreement(comparison)
     if len(comparison.finished) > 1:
         yield (
             "Each was trained once: the intervals say how far a score of these very models may be off, not "
             "how another seed, or a longer training, would turn out."
         )
+
+
+def _flattered(comparison: Comparison) -> Iterator[str]:
+    """Whose scores are computed on a network that they were trained with."""
+    for name in dict.fromkeys(
+        score.features.name
+        for one in comparison.finished
+        for score in one.scores
+        if score.flattered and score.features is not None
+    ):
+        those = [
+            one.name
+            for one in comparison.finished
+            if any(score.flattered and score.features and score.features.name == name for score in one.scores)
+        ]
+        were = "was" if len(those) == 1 else "were"
+        yield (
+            f"{_listed(those)} {were} trained with {name}. Scores by it flatter them and are not ranked "
+            "beside the others."
+        )
+
+
+def _disagreement(comparison: Comparison) -> Iterator[str]:
+    """Pairs that the two feature networks put in opposite orders, both beyond their intervals."""
+    key = deciding_key(comparison).removeprefix(SECOND)
+    first, second = row(comparison, key), row(comparison, f"{SECOND}{key}")
+    if first is None or second is None:
+        return
+    names = [one.name for one in comparison.contestants]
+    pairs = [
+        f"{names[a]} before {names[b]}"
+        for a, b in itertools.permutations(range(len(names)), 2)
+        if _is_lower(first.cells[a], first.cells[b]) and _is_lower(second.cells[b], second.cells[a])
+    ]
+    if pairs:
+        yield (
+            f"The two feature networks disagree: {first.detail} puts {_listed(pairs)}, and {second.detail} "
+            "the other way round. Look at the pictures before you choose."
+        )
+
+
+def _is_lower(one: Cell | None, other: Cell | None) -> bool:
+    """Whether a value is below another, with intervals that do not overlap."""
+    if one is None or other is None or one.interval is None or other.interval is None:
+        return False
+    return one.interval[1] < other.interval[0]
+
+
+def _counts(cell: Cell, found: Row) -> bool:
+    """Whether a value is ranked: flattered ones are not, beside others."""
+    return not cell.flattered or all(other is None or other.flattered for other in found.cells)
 
 
 def _leader(comparison: Comparison, found: Row) -> str | None:

@@ -14,8 +14,8 @@ from danqing.data.captions import captions_of
 from danqing.data.dataset import Dataset
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
-from danqing.evaluation.painted import at_once, chunks
-from danqing.evaluation.towers import begun, image_tower, prepared, set_rate
+from danqing.evaluation.image_sets import batch_size_for, index_batches
+from danqing.evaluation.judges.small_networks import begun, image_tower, prepared, set_rate
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextEncoder
@@ -38,7 +38,7 @@ _ROUNDING = 1e-6
 """Products of equal vectors may differ by so much."""
 
 
-class Agreement:
+class CaptionMatcher:
     """A trained pair of towers, which map images and texts to unit vectors: alike where they agree.
 
     taught: from how many images it learnt.
@@ -53,7 +53,7 @@ class Agreement:
         with torch.inference_mode():
             parts = [
                 self._images(prepared(images.images(rows[part])))
-                for part in chunks(len(rows), at_once(images.size))
+                for part in index_batches(len(rows), batch_size_for(images.size))
             ]
         return F.normalize(torch.cat(parts), dim=1)
 
@@ -62,7 +62,7 @@ class Agreement:
         with torch.inference_mode():
             parts = [
                 self._texts(self._encoder.encode([texts[row] for row in part]))
-                for part in chunks(len(texts), _BATCH)
+                for part in index_batches(len(texts), _BATCH)
             ]
         return F.normalize(torch.cat(parts), dim=1)
 
@@ -122,7 +122,7 @@ def captions_in(images: Dataset) -> list[list[str]]:
     return [[] for _ in range(len(images))] if texts is None else [captions_of(text) for text in texts]
 
 
-def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None = None) -> Agreement:
+def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None = None) -> CaptionMatcher:
     """Learn which images and captions belong together, the same way each time (CLIP, Radford et al. 2021).
 
     Nothing but the seed decides what is learnt; torch's global randomness is not touched, and it computes in
@@ -148,7 +148,7 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None 
     step = 0
     for epoch in range(epochs):
         order = rows[torch.randperm(len(rows), generator=rng).numpy()]
-        for part in chunks(len(order), _BATCH):
+        for part in index_batches(len(order), _BATCH):
             if len(part) < 2:  # of one pair nothing can be told apart
                 continue
             set_rate(optimizer, _PEAK, step, steps, rise=10)
@@ -163,7 +163,7 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None 
             step += 1
             if on_progress:
                 on_progress(min(step, steps), steps, "Learning which captions suit which images")
-    return Agreement(of_images, of_texts, encoder, len(rows))
+    return CaptionMatcher(of_images, of_texts, encoder, len(rows))
 
 
 def _line(lines: Sequence[str], drawn: int) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from danqing.errors import DataError
 from danqing.studies import compare_page, results
+from danqing.studies.recommendations import cautions, verdict
 from danqing.studies.results import Cell, Comparison
-from danqing.studies.verdict import cautions, verdict
 from tests.studies.written import HOSTILE, score, write_comparison
 
 
@@ -84,6 +84,72 @@ def test_the_best_is_marked_only_where_its_interval_overlaps_no_other(tmp_path: 
     assert marks((0.02, 0.004), (0.03, 0.004)) == ("best", "", "")
     assert marks((0.03, 0.004), (0.02, 0.004)) == ("", "best", "")
     assert marks((0.02, 0.006), (0.03, 0.006)) == ("tie", "tie", "")
+
+
+def by_two_networks(
+    told: Comparison, *pairs: tuple[float, float], flattered: tuple[bool, bool] = (False, False)
+) -> Comparison:
+    """The comparison with kernel distances by two networks: (first, second) of each contestant."""
+    contestants = list(told.contestants)
+    for place, (values, flatters) in enumerate(zip(pairs, flattered, strict=True)):
+        first, second = (
+            score("kernel", value, 0.002, higher=False, name=name)
+            for value, name in zip(values, NAMES, strict=True)
+        )
+        first = first.model_copy(update={"headline": True, "flattered": flatters})
+        kept = [one for one in contestants[place].scores if one.metric != "kernel"]
+        contestants[place] = contestants[place].model_copy(update={"scores": (first, second, *kept)})
+    return told.model_copy(update={"contestants": tuple(contestants)})
+
+
+NAMES = ("KD-efficientnet-lite0", "KD-hed")
+
+
+def test_both_networks_are_in_the_table_and_their_disagreement_is_said(tmp_path: Path) -> None:
+    told = write_comparison(tmp_path)
+    agreed = by_two_networks(told, (0.02, 0.2), (0.03, 0.3))
+    first, second = results.row(agreed, "kernel"), results.row(agreed, "second/kernel")
+    assert first is not None
+    assert second is not None
+    assert (first.detail, second.detail) == NAMES
+    assert (first.marks, second.marks) == (("best", "", ""), ("best", "", ""))
+    assert "disagree" not in " ".join(cautions(agreed))
+    overlapping = by_two_networks(told, (0.02, 0.301), (0.03, 0.3))
+    assert "disagree" not in " ".join(cautions(overlapping))
+    opposed = by_two_networks(told, (0.02, 0.4), (0.03, 0.3))
+    (sentence,) = [one for one in cautions(opposed) if "disagree" in one]
+    assert f"KD-efficientnet-lite0 puts gan-32 before vae-32 {HOSTILE}, and KD-hed the other way" in sentence
+    page = Page(compare_page.write(opposed, tmp_path).read_text(encoding="utf-8"))
+    assert "Kernel distance, second network" in page.text
+
+
+def test_a_flattering_score_wins_nothing_where_another_network_does_not_flatter(tmp_path: Path) -> None:
+    """The GAN leads by the network that it was trained with, and the VAE by the other one."""
+    told = by_two_networks(write_comparison(tmp_path), (0.01, 0.4), (0.03, 0.3), flattered=(True, False))
+    assert results.deciding_key(told) == "second/kernel"
+    first, second = results.row(told, "kernel"), results.row(told, "second/kernel")
+    assert first is not None
+    assert second is not None
+    assert first.marks == ("", "", "")
+    assert second.marks == ("", "best", "")
+    assert "most like the real ones, choose vae-32" in " ".join(verdict(told))
+    assert "gan-32 was trained with efficientnet-lite0" in " ".join(cautions(told))
+    page = Page(compare_page.write(told, tmp_path).read_text(encoding="utf-8"))
+    assert [attributes.get("class") for _, attributes in page.tags].count("badge flattered") == 1
+
+
+def test_where_all_are_flattered_they_are_ranked_with_a_caution(tmp_path: Path) -> None:
+    told = by_two_networks(write_comparison(tmp_path), (0.01, 0.4), (0.03, 0.3), flattered=(True, True))
+    one_network = [
+        one.model_copy(update={"scores": tuple(s for s in one.scores if s.name != NAMES[1])})
+        for one in told.contestants
+    ]
+    alone = told.model_copy(update={"contestants": tuple(one_network)})
+    assert results.deciding_key(alone) == "kernel"
+    found = results.row(alone, "kernel")
+    assert found is not None
+    assert found.marks == ("best", "", "")
+    assert "were trained with efficientnet-lite0" in " ".join(cautions(alone))
 
 
 def test_sentences_choose_only_what_the_intervals_allow(tmp_path: Path) -> None:

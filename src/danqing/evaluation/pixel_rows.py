@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.evaluation.contract import ImageSet
-from danqing.evaluation.painted import at_once, chunks
+from danqing.evaluation.image_sets import batch_size_for, index_batches
 
 SIDE = 32
 """Larger images are averaged down to this longer side before their pixels are compared."""
@@ -34,7 +34,7 @@ class PixelRows:
     def __getitem__(self, rows: slice, /) -> Tensor:
         indices = np.arange(*rows.indices(self._shape[0]))
         found = torch.empty(len(indices), self._shape[1])
-        for part in chunks(len(indices), at_once(self._images.size)):
+        for part in index_batches(len(indices), batch_size_for(self._images.size)):
             found[part[0] : part[-1] + 1] = self._shrunk(self._images.images(indices[part]))
         return found
 
@@ -50,7 +50,7 @@ class PixelRows:
 def hashes(images: ImageSet) -> NDArray[np.uint64]:
     """A number for each image that follows from its pixels, `[n]`: equal images have equal ones."""
     result = np.empty(len(images), np.uint64)
-    for rows in chunks(len(images), at_once(images.size)):
+    for rows in index_batches(len(images), batch_size_for(images.size)):
         for row, pixels in zip(rows, images.images(rows).numpy(), strict=True):
             result[row] = int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "big")
     return result

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.painted import at_once, paint
-from danqing.evaluation.pixels import PixelRows, hashes
+from danqing.evaluation.generated_images import generate_images
+from danqing.evaluation.image_sets import batch_size_for
+from danqing.evaluation.pixel_rows import PixelRows, hashes
 from tests.evaluation.models import small_model
 
 
 def test_painted_images_are_those_of_sample() -> None:
     model = small_model(labels=["cat", "dog", "hen"], label_frequencies=[0.5, 0.3, 0.2])
-    painted, sampled = paint(model, 300, seed=3), model.sample(300, seed=3)
+    painted, sampled = generate_images(model, 300, seed=3), model.sample(300, seed=3)
     assert (len(painted), painted.size, painted.channels) == (300, (9, 7), 3)
     assert np.array_equal(painted.images(np.arange(300)).numpy(), sampled.array)
     mixed = np.array([7, 8, 9, 2, 299, 2])
@@ -33,20 +34,29 @@ def test_painted_images_are_those_of_sample() -> None:
 def test_the_fingerprint_follows_from_seed_and_count_and_nothing_global_is_touched() -> None:
     model = small_model()
     before = torch.get_rng_state()
-    first = paint(model, 40, seed=1).fingerprint
+    first = generate_images(model, 40, seed=1).fingerprint
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert paint(model, 40, seed=1).fingerprint == first
-    assert len({first, paint(model, 40, seed=2).fingerprint, paint(model, 41, seed=1).fingerprint}) == 3
+    assert generate_images(model, 40, seed=1).fingerprint == first
+    assert (
+        len(
+            {
+                first,
+                generate_images(model, 40, seed=2).fingerprint,
+                generate_images(model, 41, seed=1).fingerprint,
+            }
+        )
+        == 3
+    )
     assert len(first) == hashlib.sha256().digest_size * 2
-    assert set(paint(model, 3).labels_at(np.arange(3))) == {-1}
+    assert set(generate_images(model, 3).labels_at(np.arange(3))) == {-1}
 
 
 def test_no_room_on_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(EvaluationError, match="make room there"):
-        paint(small_model(), 2)
+        generate_images(small_model(), 2)
 
 
 def test_pixels_are_weighted_by_alpha_and_large_images_averaged() -> None:
@@ -88,7 +98,12 @@ def test_large_images_are_held_a_few_at_a_time() -> None:
             return np.full(len(indices), -1)
 
     images = Large()
-    assert [at_once(size) for size in ((8, 8), (256, 256), (512, 1024), (5000, 5000))] == [256, 64, 8, 1]
+    assert [batch_size_for(size) for size in ((8, 8), (256, 256), (512, 1024), (5000, 5000))] == [
+        256,
+        64,
+        8,
+        1,
+    ]
     rows = PixelRows(images)[10:40]
     assert torch.allclose(rows, torch.arange(10, 40)[:, None] / 255, rtol=1e-4)
     assert rows.shape == (30, 32 * 16)
@@ -103,11 +118,11 @@ torch.set_num_threads(1)
 from danqing.evaluation.features import extract
 from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.networks import open_network
-from danqing.evaluation.painted import paint
+from danqing.evaluation.generated_images import generate_images
 from tests.evaluation.models import small_model
 
 def score(n):
-    features = extract(paint(model, n), open_network("pixels"), keep=False)
+    features = extract(generate_images(model, n), open_network("pixels"), keep=False)
     if n > 500:
         frechet_distance(features, features)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -10,7 +10,8 @@ from danqing.data import Dataset
 from danqing.data.sources import open_dataset
 from danqing.data.splits import HELD_OUT, open_held, open_if_there
 from danqing.errors import ConfigError, DataError
-from danqing.evaluation.candidates import reference_info
+from danqing.evaluation.networks import hed
+from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.families import has_prior
 from danqing.families import names as family_names
@@ -32,7 +33,7 @@ _OWN = {
 """What a comparison settles itself, alike for all, and what to do instead of setting it."""
 
 
-class Judged(NamedTuple):
+class ComparisonData(NamedTuple):
     """What all learn from, and what judges them; held_out: the share of the training images that is kept
     aside where the data has no validation split.
     """
@@ -102,7 +103,7 @@ def configure(
     return chosen
 
 
-def open_judged(data: str | Path, config: RunConfig) -> Judged:
+def open_judged(data: str | Path, config: RunConfig) -> ComparisonData:
     """The same images for everyone: the test split judges, else the validation split, else what is held out.
 
     Where there is no validation split, a part of the training images is held out for the scores during
@@ -119,8 +120,19 @@ def open_judged(data: str | Path, config: RunConfig) -> Judged:
             f"{len(whole):,} images leave only {len(held.judged)} to judge by: add images, or a test split."
         )
     if test is not None:
-        return Judged(held.training, test, reference_info(test, "test"), HELD_OUT)
-    return Judged(held.training, held.judged, reference_info(held.judged, held.split), share)
+        return ComparisonData(held.training, test, reference_info(test, "test"), HELD_OUT)
+    return ComparisonData(held.training, held.judged, reference_info(held.judged, held.split), share)
+
+
+def choose_second(name: str, features: str) -> str | None:
+    """Return the name of the second feature network; None for none.
+
+    name: "auto" for `hed` where it is installed, "none", or the name of a network.
+    features: the first network, which is never the second as well.
+    """
+    if name == "auto":
+        name = hed.NAME if hed.is_installed() and features != hed.NAME else "none"
+    return None if name == "none" else name
 
 
 def _refuse_own(settings: Mapping[str, Any], family: str) -> None:

@@ -1,8 +1,6 @@
 """A candidate beside a reference: what the metrics are measured on, each part made once when it is needed."""
 
 import functools
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,34 +8,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing.data import captions
 from danqing.data.dataset import Dataset
-from danqing.evaluation.agreement import Agreement
-from danqing.evaluation.agreement import fit as fit_agreement
-from danqing.evaluation.candidates import Candidate, Reference, learnt_from
-from danqing.evaluation.classifier import Classifier, fit
+from danqing.evaluation.candidate import Candidate
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.features import Features, extract
+from danqing.evaluation.feature_rows import Selected
+from danqing.evaluation.features import Features, extract, feature_info
+from danqing.evaluation.flattery import was_trained_with
+from danqing.evaluation.generated_images import generate_images, reconstruct
+from danqing.evaluation.image_sets import draw_rows, map_labels, spread_evenly
+from danqing.evaluation.judges.caption_matcher import CaptionMatcher
+from danqing.evaluation.judges.caption_matcher import fit as fit_caption_matcher
+from danqing.evaluation.judges.classifier import Classifier
+from danqing.evaluation.judges.classifier import fit as fit_classifier
 from danqing.evaluation.memorisation import Neighbourhood, crowding
 from danqing.evaluation.neighbours import manifold_scores
-from danqing.evaluation.painted import at_once, chunks, paint, reconstruct, relabelled, spread
-from danqing.evaluation.pixels import PixelRows, hashes
-from danqing.evaluation.rows import Selected
-from danqing.evaluation.scores import Score
-from danqing.families.base import Tokenizes
-from danqing.images import Images
-from danqing.model.model import Model
-from danqing.precision import candidates, exact
+from danqing.evaluation.pixel_rows import PixelRows, hashes
+from danqing.evaluation.real_image_results import RealImageResults, draw_captions
+from danqing.evaluation.reference import Reference, learnt_from
+from danqing.evaluation.scores import FeatureInfo, Score
+from danqing.precision import candidates
 from danqing.progress import ProgressCallback
-from danqing.randomness import derived_seed, generator
+from danqing.randomness import generator
 
 MOST_NEIGHBOURHOODS = 2000
 """So many generated and so many real images are held against the training images."""
 MOST_SEARCHED = 20_000
 """The features of so many training images at most are searched, unless memorisation was asked for by name."""
-MOST_SHOWN = 2000
-"""Likelihoods and reconstructions are measured on so many real images at most."""
 MOST_CLASSIFIED = 10_000
 """A classifier learns from so many images at most."""
 MOST_READ = 2000
@@ -46,7 +43,7 @@ FROM_REFERENCE, CAPTIONS = "reconstructions of the reference", "captions of the 
 RECONSTRUCTED = "of reconstructions, since a first stage has no prior to paint with"
 
 
-class Comparison:
+class MetricInputs:
     """What is compared, and by what network; `n` images are painted where a model is the candidate.
 
     A model that reads text paints the captions of the reference. A first stage, whose samples show nothing
@@ -69,8 +66,7 @@ class Comparison:
         self.seed, self.on_progress = seed, on_progress
         self.n = n if candidate.pictures is None else len(candidate.pictures)
         if self.is_first_stage:
-            self.n = min(n, len(self._known(reference.images)))
-        self._likelihoods: dict[tuple[str, str], Tensor] = {}
+            self.n = min(n, len(self.on_real_images.known(reference.images)))
 
     def score(
         self,
@@ -80,14 +76,16 @@ class Comparison:
         *,
         better: bool | None = None,
         unit: str = "",
-        features: Features | None = None,
+        features: FeatureInfo | None = None,
         settings: dict[str, Any] | None = None,
         note: str = "",
         images: int | None = None,
     ) -> Score:
-        """A score with all that there is to say of this comparison; better: whether higher is better.
+        """Return a score with everything that must be known about how it was measured.
 
-        images: how many were looked at, where they are not the generated ones.
+        better: whether higher is better; None where neither is.
+        features: the network that it is computed on.
+        images: how many images it is computed from, where they are not the generated ones.
         """
         estimate = measured if isinstance(measured, Estimate) else Estimate(measured)
         return Score(
@@ -100,7 +98,8 @@ class Comparison:
             images=self.n if images is None else images,
             candidate=self.candidate.name,
             reference=self.reference.info,
-            features=None if features is None else features.info,
+            features=features,
+            flattered=features is not None and self.is_flattered(features),
             seed=self.seed,
             settings={
                 **self.candidate.facts,
@@ -110,6 +109,15 @@ class Comparison:
             },
             note="; ".join(part for part in (note, *self._said(images), *self.reference.cautions) if part),
         )
+
+    @functools.cached_property
+    def feature_info(self) -> FeatureInfo:
+        """What scores say about the feature network."""
+        return feature_info(self.network)
+
+    def is_flattered(self, features: FeatureInfo) -> bool:
+        """Return whether the model was trained with a network, so that scores by it flatter."""
+        return self.candidate.model is not None and was_trained_with(self.candidate.model, features)
 
     @property
     def _made(self) -> dict[str, str]:
@@ -153,13 +161,13 @@ class Comparison:
         if self.is_first_stage:
             return reconstruct(model, self.reference.images, self._sources, on_progress=self.on_progress)
         prompts = self.prompts if self._reads_reference else None
-        return paint(model, self.n, seed=self.seed, prompts=prompts, on_progress=self.on_progress)
+        return generate_images(model, self.n, seed=self.seed, prompts=prompts, on_progress=self.on_progress)
 
     @functools.cached_property
     def _sources(self) -> NDArray[np.int64]:
         """Which reference image each generated one was made from, or has its prompt from."""
-        rows = self._known(self.reference.images) if self.is_first_stage else None
-        places = spread(len(self.reference.images if rows is None else rows), self.n)
+        rows = self.on_real_images.known(self.reference.images) if self.is_first_stage else None
+        places = spread_evenly(len(self.reference.images if rows is None else rows), self.n)
         return places if rows is None else rows[places]
 
     @functools.cached_property
@@ -169,18 +177,10 @@ class Comparison:
         Pictures that bring captions should show those. One line of several is drawn by the seed.
         """
         if self.candidate.pictures is not None:
-            return self.captions(self.candidate.pictures, np.arange(self.n))
+            return draw_captions(self.candidate.pictures, np.arange(self.n), self.seed)
         if self.is_first_stage or self._reads_reference:
-            return self.captions(self.reference.images, self._sources)
+            return draw_captions(self.reference.images, self._sources, self.seed)
         return None
-
-    def captions(self, images: Dataset, rows: NDArray[np.int64], first: int = 0) -> tuple[str, ...] | None:
-        """One caption for each of the images at `rows`, drawn by the seed; None where there are none.
-
-        first: the place of the first of them, where they are a part of more.
-        """
-        texts = images.texts(rows)
-        return None if texts is None else captions.chosen(texts, self.seed, first)
 
     @functools.cached_property
     def training(self) -> Dataset:
@@ -265,9 +265,9 @@ class Comparison:
         return self._classifier(self.training)
 
     @functools.cached_property
-    def agreement(self) -> Agreement:
+    def caption_matcher(self) -> CaptionMatcher:
         """What has learnt from the training images alone which captions suit them."""
-        return fit_agreement(self.training, seed=self.seed, on_progress=self.on_progress)
+        return fit_caption_matcher(self.training, seed=self.seed, on_progress=self.on_progress)
 
     @functools.cached_property
     def judged(self) -> NDArray[np.int64]:
@@ -300,75 +300,13 @@ class Comparison:
         first, second = (crowding(_read(Selected(features, rows))) for features, rows in chosen)
         return first, second
 
-    @property
-    def model(self) -> Model:
-        """The model that is scored; only where there is one."""
-        assert self.candidate.model is not None
-        return self.candidate.model
-
     @functools.cached_property
-    def reconstructed(self) -> ImageSet:
-        """What the model makes of the real images `shown(reference.images)`: through its latents and back."""
-        images = self.reference.images
-        return reconstruct(self.model, images, self.shown(images), on_progress=self.on_progress)
-
-    def bits_per_dim(self, images: Dataset) -> Tensor:
-        """What the real images `shown(images)` cost the model, measured once for each set."""
-        return self._likelihood("bits per dim", images)
-
-    def token_nll(self, images: Dataset) -> Tensor:
-        """What their codes cost it, in nats per image."""
-        return self._likelihood("token nll", images)
-
-    @property
-    def tokens_per_image(self) -> int:
-        """How many codes a model of two stages writes for an image."""
-        tokenizer = self.tokenizer
-        assert tokenizer is not None
-        return math.prod(tokenizer.code_shape)
-
-    @property
-    def tokenizer(self) -> Tokenizes | None:
-        """What turns images into the codes that the model writes; None where it writes none."""
-        child = getattr(self.candidate.model and self.candidate.model.family, "tokenizer", None)
-        return child if isinstance(child, Tokenizes) else None
-
-    def _likelihood(self, kind: str, images: Dataset) -> Tensor:
-        key = (kind, images.fingerprint)
-        if key not in self._likelihoods:
-            rows, found = self.shown(images), []
-            for part in chunks(len(rows), at_once(images.size, self.model.family.chunk)):
-                self.tell("Measuring likelihoods", int(part[0]), len(rows))
-                pictures, label = Images(images.images(rows[part])), self._model_labels(images, rows[part])
-                prompt = self._model_prompts(images, rows[part], int(part[0]))
-                seed = derived_seed(self.seed, kind, int(part[0]))
-                with exact():
-                    found.append(
-                        self.model.bits_per_dim(pictures, label, prompt=prompt, seed=seed)
-                        if kind == "bits per dim"
-                        else self.model.token_nll(pictures, label, prompt=prompt)
-                    )
-            self._likelihoods[key] = torch.cat(found)
-        return self._likelihoods[key]
-
-    def shown(self, images: Dataset) -> NDArray[np.int64]:
-        """Which real images the model is shown: some of those whose label it knows, drawn by the seed."""
-        known = self._known(images)
-        return known[self.drawn(len(known), MOST_SHOWN, "shown")]
-
-    def _known(self, images: Dataset) -> NDArray[np.int64]:
-        """The real images whose label the model knows, or all where it knows no labels."""
-        if not self.model.labels:
-            return np.arange(len(images))
-        return np.flatnonzero(relabelled(images, self.model.labels) >= 0)
-
-    def _model_labels(self, images: Dataset, rows: NDArray[np.int64]) -> list[int] | None:
-        """The labels of real images as the model knows them; None where it knows none."""
-        return relabelled(images, self.model.labels)[rows].tolist() if self.model.labels else None
-
-    def _model_prompts(self, images: Dataset, rows: NDArray[np.int64], first: int) -> Sequence[str] | None:
-        """The captions of real images; None where the model reads none, or they have none."""
-        return self.captions(images, rows, first) if self.model.family.config.reads_text else None
+    def on_real_images(self) -> RealImageResults:
+        """What the model makes of real images; only where a model is scored."""
+        assert self.candidate.model is not None
+        return RealImageResults(
+            self.candidate.model, self.reference.images, seed=self.seed, on_progress=self.on_progress
+        )
 
     @functools.cached_property
     def generated_keys(self) -> NDArray[np.uint64]:
@@ -385,13 +323,8 @@ class Comparison:
         if self.on_progress is not None:
             self.on_progress(done, total, stage)
 
-    def drawn(self, count: int, most: int, purpose: str) -> NDArray[np.int64]:
-        """At most so many of `count` images, drawn by the seed, in their order."""
-        rng = generator(self.seed, purpose)
-        return np.sort(torch.randperm(count, generator=rng)[:most].numpy())
-
     def _drawn(self, count: int) -> NDArray[np.int64]:
-        return self.drawn(count, MOST_NEIGHBOURHOODS, "neighbours")
+        return draw_rows(count, MOST_NEIGHBOURHOODS, self.seed, "neighbours")
 
     def _features(self, images: ImageSet, whose: str, *, keep: bool) -> Features:
         def tell(done: int, total: int, stage: str) -> None:
@@ -400,7 +333,7 @@ class Comparison:
         return extract(images, self.network, keep=keep, on_progress=tell)
 
     def _classifier(self, images: ImageSet) -> Classifier:
-        return fit(
+        return fit_classifier(
             images,
             label_names=self.shared_labels,
             limit=self.taught_images,
@@ -417,7 +350,7 @@ class Comparison:
 
     def labels(self, images: ImageSet) -> NDArray[np.int64]:
         """Every image's label as an index into `shared_labels`, -1 for others."""
-        return relabelled(images, self.shared_labels)
+        return map_labels(images, self.shared_labels)
 
     def _neighbourhoods(
         self, features: Features, images: ImageSet, rows: NDArray[np.int64]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.errors import ConfigError
-from danqing.studies import space as spaces
-from danqing.studies.space import Dimension
+from danqing.studies import search_space
+from danqing.studies.search_space import Dimension
 from danqing.training import config_reading
 
 CONFIG = config_reading.resolve(preset="vae-32", images=1000)
@@ -17,7 +17,7 @@ CONFIG = config_reading.resolve(preset="vae-32", images=1000)
 
 def read(tmp_path: Path, text: str) -> tuple[Dimension, ...]:
     (tmp_path / "space.toml").write_text(text, encoding="utf-8")
-    return spaces.read(tmp_path / "space.toml", CONFIG)
+    return search_space.read(tmp_path / "space.toml", CONFIG)
 
 
 def test_names_are_resolved_as_set_does_and_kinds_follow_the_setting(tmp_path: Path) -> None:

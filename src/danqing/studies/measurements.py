@@ -15,13 +15,14 @@ from danqing import atomic
 from danqing.data import Dataset, captions
 from danqing.data.builtin import shapes
 from danqing.evaluation.evaluate import evaluate
-from danqing.evaluation.painted import reconstruct, spread
+from danqing.evaluation.generated_images import reconstruct
+from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.scores import Score
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model
 from danqing.progress import ProgressCallback
-from danqing.studies.contest import Judged
+from danqing.studies.compare_setup import ComparisonData
 from danqing.studies.results import Point
 from danqing.training.run_files import read_json, read_lines
 from danqing.training.run_folder import RunFolder
@@ -38,22 +39,27 @@ _ROUNDS, _ROUND_SECONDS = 5, 0.25
 def measure(
     run: Path,
     data: str,
-    judged: Judged,
+    judged: ComparisonData,
     out: Path,
     *,
     n: int,
     seed: int,
     features: str,
-    network: str,
+    second_features: str | None,
+    networks: str,
     device: str,
     on_progress: ProgressCallback,
 ) -> dict[str, Any]:
-    """The measurements of a finished run, made once: `out` keeps them with what they follow from.
+    """Measure a finished run once.
 
-    network: what identifies the feature network. Besides `out` itself, a JSON file, its grid and its nearest
-    neighbours are written beside it. Raises DanqingError.
+    out: a JSON file that keeps the measurements with what they follow from. The grid and the picture of
+        nearest neighbours are written beside it.
+    second_features: the second feature network; None for none.
+    networks: what identifies both feature networks.
+
+    Raises DanqingError.
     """
-    asked = _asked(run, judged, n=n, seed=seed, network=network)
+    asked = _asked(run, judged, n=n, seed=seed, networks=networks)
     if (made := read_json(out)).get("asked") == asked:
         return made
     reference = judged.info
@@ -75,6 +81,7 @@ def measure(
         data,
         metrics=metrics,
         features=features,
+        second_features=second_features,
         n=n,
         split=split,
         seed=seed,
@@ -99,15 +106,17 @@ def measure(
     return content
 
 
-def known(run: Path, judged: Judged, out: Path, *, n: int, seed: int, network: str) -> dict[str, Any] | None:
-    """What `measure` has made of the very same run; None where it has not, or not so."""
+def known(
+    run: Path, judged: ComparisonData, out: Path, *, n: int, seed: int, networks: str
+) -> dict[str, Any] | None:
+    """Return what `measure` has measured of this very run with these arguments; None where it has not."""
     with contextlib.suppress(OSError):
         made = read_json(out)
-        return made if made.get("asked") == _asked(run, judged, n=n, seed=seed, network=network) else None
+        return made if made.get("asked") == _asked(run, judged, n=n, seed=seed, networks=networks) else None
     return None
 
 
-def _asked(run: Path, judged: Judged, *, n: int, seed: int, network: str) -> dict[str, Any]:
+def _asked(run: Path, judged: ComparisonData, *, n: int, seed: int, networks: str) -> dict[str, Any]:
     """All that the measurements of a run follow from."""
     weights = RunFolder(run).model / _WEIGHTS
     return {
@@ -116,7 +125,7 @@ def _asked(run: Path, judged: Judged, *, n: int, seed: int, network: str) -> dic
         "reference": [judged.info.split, judged.info.fingerprint],
         "samples": n,
         "seed": seed,
-        "network": network,
+        "network": networks,
     }
 
 
@@ -146,7 +155,7 @@ def grid(model: Model, reference: Dataset, seed: int) -> Images:
     """As many images as all grids have, of the same seeds, and evenly of all labels or of the captions of the
     reference images; of a first stage, what it makes of those.
     """
-    rows = spread(len(reference), PICTURES)
+    rows = spread_evenly(len(reference), PICTURES)
     if not model.family.has_prior:
         return Images(reconstruct(model, reference, rows).images(np.arange(PICTURES)))
     if model.family.config.reads_text and (texts := reference.texts(rows)) is not None:

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from danqing.evaluation.comparison import Comparison
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.memorisation import Neighbourhood
+from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.images import conform
 
 ROWS = 8
@@ -14,7 +14,7 @@ _CELL, _GAP, _MARGIN, _LINE = 80, 6, 20, 18
 _INK, _FAINT, _PAPER = (28, 28, 30), (110, 110, 116), (255, 255, 255)
 
 
-def sheet(c: Comparison) -> Image.Image:
+def draw_neighbour_sheet(c: MetricInputs) -> Image.Image:
     """The samples that are closest to single training images, worst first, one row each.
 
     Left the sample; then the training images nearest by features, and those nearest by pixels, closest first.

@@ -15,17 +15,15 @@ from torch import Tensor
 from danqing.data.cache import default_folder
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
-from danqing.evaluation.resize import images_at_once
+from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.images import Images, Pixels
 from danqing.model.model import Model
 from danqing.precision import exact
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 
-_MOST_AT_ONCE = 256
 
-
-class Painted:
+class GeneratedImages:
     """Images of one size in a temporary file that goes with this object: an `ImageSet`.
 
     labels: for each image the index of its label, or -1. fingerprint: follows from all pixels and labels.
@@ -78,19 +76,19 @@ class Painted:
 
     def _digest(self) -> str:
         hasher = hashlib.sha256(f"{self._shape} {self._names}".encode() + self._labels.tobytes())
-        for rows in chunks(len(self), at_once(self.size)):
+        for rows in index_batches(len(self), batch_size_for(self.size)):
             hasher.update(self.images(rows).numpy().data)
         return hasher.hexdigest()
 
 
-def paint(
+def generate_images(
     model: Model,
     n: int,
     *,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
     on_progress: ProgressCallback | None = None,
-) -> Painted:
+) -> GeneratedImages:
     """The images of `model.sample(n, seed=seed, prompt=prompts)`, painted chunk by chunk onto the disk.
 
     prompts: one per image, for a model that reads text. Raises EvaluationError where there is no room.
@@ -100,7 +98,7 @@ def paint(
     labels = model.drawn_labels(seeds)
 
     def parts() -> Iterator[Pixels]:
-        for rows in chunks(n, at_once((config.width, config.height), model.family.chunk)):
+        for rows in index_batches(n, batch_size_for((config.width, config.height), model.family.chunk)):
             start, end = int(rows[0]), int(rows[-1]) + 1
             label = labels[start:end].tolist() if model.labels else None
             with exact():
@@ -114,7 +112,7 @@ def paint(
             if on_progress:
                 on_progress(end, n, "Painting")
 
-    return store(parts(), (n, config.height, config.width, config.channels), labels, model.labels)
+    return store_images(parts(), (n, config.height, config.width, config.channels), labels, model.labels)
 
 
 def reconstruct(
@@ -123,12 +121,12 @@ def reconstruct(
     rows: NDArray[np.int64],
     *,
     on_progress: ProgressCallback | None = None,
-) -> Painted:
+) -> GeneratedImages:
     """What a model makes of the images at `rows`: through its latents and back, onto the disk."""
-    labels = relabelled(images, model.labels)[rows].tolist() if model.labels else None
+    labels = map_labels(images, model.labels)[rows].tolist() if model.labels else None
 
     def parts() -> Iterator[Pixels]:
-        for part in chunks(len(rows), at_once(images.size, model.family.chunk)):
+        for part in index_batches(len(rows), batch_size_for(images.size, model.family.chunk)):
             if on_progress:
                 on_progress(int(part[0]), len(rows), "Reconstructing")
             label = None if labels is None else labels[part[0] : part[-1] + 1]
@@ -137,12 +135,12 @@ def reconstruct(
             yield again.array
 
     (width, height), none = images.size, np.full(len(rows), -1, np.int64)
-    return store(parts(), (len(rows), height, width, images.channels), none, ())
+    return store_images(parts(), (len(rows), height, width, images.channels), none, ())
 
 
-def store(
+def store_images(
     parts: Iterable[Pixels], shape: tuple[int, int, int, int], labels: NDArray[np.int64], names: Sequence[str]
-) -> Painted:
+) -> GeneratedImages:
     """Images of the `shape` `[n, h, w, c]`, given some at a time, on the disk; raises EvaluationError."""
     folder = default_folder()  # not the system's, which may lie in memory
     try:
@@ -156,35 +154,4 @@ def store(
             f"{shape[0]:,} images cannot be kept in {folder} ({error.strerror or error}): make room there, "
             "or set DANQING_CACHE to another folder."
         ) from error
-    return Painted(file, shape, labels, names)
-
-
-def at_once(size: tuple[int, int], least: int = 1) -> int:
-    """How many images of a size (width, height) to hold at once, fewer of large ones; least: how many a model
-    treats at once in any case.
-    """
-    return max(least, min(_MOST_AT_ONCE, images_at_once(size)))
-
-
-def chunks(n: int, size: int = _MOST_AT_ONCE) -> Iterator[NDArray[np.int64]]:
-    """The numbers from 0 to n - 1, `size` at a time."""
-    for start in range(0, n, size):
-        yield np.arange(start, min(start + size, n))
-
-
-def labels_of(images: ImageSet) -> NDArray[np.int64]:
-    """Every image's label, `[n]`."""
-    return images.labels_at(np.arange(len(images)))
-
-
-def relabelled(images: ImageSet, names: Sequence[str]) -> NDArray[np.int64]:
-    """Every image's label as an index into other `names`, -1 where it is none of them: `[n]`."""
-    places = {name: place for place, name in enumerate(names)}
-    table = np.array([*(places.get(name, -1) for name in images.label_names), -1], np.int64)
-    renamed: NDArray[np.int64] = table[labels_of(images)]
-    return renamed
-
-
-def spread(count: int, n: int) -> NDArray[np.int64]:
-    """Which of `count` things `n` images stand for: each as often as the others, or evenly chosen of many."""
-    return np.arange(n) * count // n if n < count else np.arange(n) % count
+    return GeneratedImages(file, shape, labels, names)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.estimate import Estimate
-from danqing.evaluation.painted import at_once, chunks, relabelled
-from danqing.evaluation.towers import image_tower, prepared, set_rate
+from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
+from danqing.evaluation.judges.small_networks import image_tower, prepared, set_rate
 from danqing.progress import ProgressCallback
 from danqing.randomness import generator
 
@@ -36,7 +36,7 @@ class Classifier:
         chosen = np.arange(len(images)) if indices is None else indices
         found = []
         with torch.inference_mode():
-            for rows in chunks(len(chosen), at_once(images.size)):
+            for rows in index_batches(len(chosen), batch_size_for(images.size)):
                 logits = self._network(prepared(images.images(chosen[rows])))
                 found.append(logits.argmax(1).numpy())
         return np.concatenate(found)
@@ -60,7 +60,7 @@ def fit(
     there are not at least two labels.
     """
     names = tuple(images.label_names if label_names is None else label_names)
-    labels = relabelled(images, names)
+    labels = map_labels(images, names)
     rows = np.flatnonzero(labels >= 0)
     rng = generator(seed, "classifier")
     if limit is not None and limit < len(rows):
@@ -74,7 +74,7 @@ def fit(
     step = 0
     for _ in range(epochs):
         order = rows[torch.randperm(len(rows), generator=rng).numpy()]
-        for part in chunks(len(order), _BATCH):
+        for part in index_batches(len(order), _BATCH):
             if len(part) < 2:  # batch statistics of one image are none
                 continue
             set_rate(optimizer, _PEAK, step, steps, rise=5)

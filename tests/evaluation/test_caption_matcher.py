@@ -7,8 +7,8 @@ import torch
 import danqing as dq
 from danqing.data.builtin import shapes
 from danqing.errors import EvaluationError
-from danqing.evaluation import agreement
-from danqing.evaluation.agreement import _contrast, captions_in, fit, other_captions
+from danqing.evaluation.judges import caption_matcher
+from danqing.evaluation.judges.caption_matcher import _contrast, captions_in, fit, other_captions
 
 
 def test_other_captions_are_others_in_the_same_language() -> None:
@@ -42,7 +42,7 @@ def test_equal_captions_of_a_batch_are_equally_right() -> None:
 
 
 def test_the_same_seed_learns_the_same_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "_SHOWN", 600)
+    monkeypatch.setattr(caption_matcher, "_SHOWN", 600)
     data = dq.open_dataset("shapes:300", size=(16, 16))
     rows, captions = np.arange(40), captions_in(data)
     state = torch.get_rng_state()
@@ -60,7 +60,7 @@ def test_the_same_seed_learns_the_same_and_leaves_no_trace(monkeypatch: pytest.M
 def test_ranks_count_what_suits_better_and_half_of_what_suits_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agreement, "_SHOWN", 100)
+    monkeypatch.setattr(caption_matcher, "_SHOWN", 100)
     data = dq.open_dataset("shapes:100", size=(16, 16))
     judge, rows = fit(data), np.arange(5)
     texts = [lines[0] for lines in captions_in(data)[5:35]]

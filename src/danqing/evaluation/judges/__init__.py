@@ -1,0 +1,1 @@
+"""Small networks, trained on the data, and programs that judge images."""

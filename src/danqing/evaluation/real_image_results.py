@@ -1,0 +1,114 @@
+"""What a model makes of real images: reconstructions and likelihoods, each measured once."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from danqing.data import captions
+from danqing.data.dataset import Dataset
+from danqing.evaluation.contract import ImageSet
+from danqing.evaluation.generated_images import reconstruct
+from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batches, map_labels
+from danqing.families.base import Tokenizes
+from danqing.images import Images
+from danqing.model.model import Model
+from danqing.precision import exact
+from danqing.progress import ProgressCallback
+from danqing.randomness import derived_seed
+
+MOST_SHOWN = 2000
+"""Likelihoods and reconstructions are measured on at most this many real images."""
+
+
+class RealImageResults:
+    """Results of passing real images through a model, computed when they are first needed.
+
+    reference: the images whose reconstructions `reconstructed` holds.
+    """
+
+    def __init__(
+        self, model: Model, reference: Dataset, *, seed: int, on_progress: ProgressCallback | None = None
+    ) -> None:
+        self.model, self._reference, self._seed, self._on_progress = model, reference, seed, on_progress
+        self._likelihoods: dict[tuple[str, str], Tensor] = {}
+
+    @functools.cached_property
+    def reconstructed(self) -> ImageSet:
+        """The reconstructions of the real images `shown(reference)`, in their order."""
+        rows = self.shown(self._reference)
+        return reconstruct(self.model, self._reference, rows, on_progress=self._on_progress)
+
+    def bits_per_dim(self, images: Dataset) -> Tensor:
+        """Return the bits per dimension of the real images `shown(images)`, `[n]`."""
+        return self._likelihood("bits per dim", images)
+
+    def token_nll(self, images: Dataset) -> Tensor:
+        """Return what their codes cost the model, in nats per image, `[n]`."""
+        return self._likelihood("token nll", images)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """How many codes a model of two stages writes for an image."""
+        tokenizer = self.tokenizer
+        assert tokenizer is not None
+        return math.prod(tokenizer.code_shape)
+
+    @property
+    def tokenizer(self) -> Tokenizes | None:
+        """What turns images into the codes that the model writes; None where it writes none."""
+        child = getattr(self.model.family, "tokenizer", None)
+        return child if isinstance(child, Tokenizes) else None
+
+    def shown(self, images: Dataset) -> NDArray[np.int64]:
+        """Return which real images the model is shown: some whose label it knows, drawn by the seed."""
+        known = self.known(images)
+        return known[draw_rows(len(known), MOST_SHOWN, self._seed, "shown")]
+
+    def known(self, images: Dataset) -> NDArray[np.int64]:
+        """Return the rows whose label the model knows, or all where it knows no labels."""
+        if not self.model.labels:
+            return np.arange(len(images))
+        return np.flatnonzero(map_labels(images, self.model.labels) >= 0)
+
+    def _likelihood(self, kind: str, images: Dataset) -> Tensor:
+        key = (kind, images.fingerprint)
+        if key not in self._likelihoods:
+            rows, found = self.shown(images), []
+            for part in index_batches(len(rows), batch_size_for(images.size, self.model.family.chunk)):
+                if self._on_progress is not None:
+                    self._on_progress(int(part[0]), len(rows), "Measuring likelihoods")
+                pictures, label = Images(images.images(rows[part])), self._labels(images, rows[part])
+                prompt = self._prompts(images, rows[part], int(part[0]))
+                seed = derived_seed(self._seed, kind, int(part[0]))
+                with exact():
+                    found.append(
+                        self.model.bits_per_dim(pictures, label, prompt=prompt, seed=seed)
+                        if kind == "bits per dim"
+                        else self.model.token_nll(pictures, label, prompt=prompt)
+                    )
+            self._likelihoods[key] = torch.cat(found)
+        return self._likelihoods[key]
+
+    def _labels(self, images: Dataset, rows: NDArray[np.int64]) -> list[int] | None:
+        """The labels of real images as the model knows them; None where it knows none."""
+        return map_labels(images, self.model.labels)[rows].tolist() if self.model.labels else None
+
+    def _prompts(self, images: Dataset, rows: NDArray[np.int64], first: int) -> Sequence[str] | None:
+        """The captions of real images; None where the model reads none, or they have none."""
+        return draw_captions(images, rows, self._seed, first) if self.model.family.config.reads_text else None
+
+
+def draw_captions(
+    images: Dataset, rows: NDArray[np.int64], seed: int, first: int = 0
+) -> tuple[str, ...] | None:
+    """Draw one caption for each of the images at `rows`; None without captions.
+
+    first: the position of the first of them, where they are a part of more.
+    """
+    texts = images.texts(rows)
+    return None if texts is None else captions.chosen(texts, seed, first)

@@ -1,0 +1,49 @@
+"""The kernel and Fréchet distances again, by a second and independent feature network."""
+
+from collections.abc import Iterator
+
+import torch
+
+from danqing.evaluation.candidate import draw_subset
+from danqing.evaluation.contract import FeatureNetwork
+from danqing.evaluation.feature_rows import check_comparable
+from danqing.evaluation.features import extract, feature_info
+from danqing.evaluation.frechet import frechet_distance
+from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batches
+from danqing.evaluation.kernel import kernel_distance
+from danqing.evaluation.metric_inputs import MetricInputs
+from danqing.evaluation.metrics import distance_name
+from danqing.evaluation.reference import reference_info
+from danqing.evaluation.scores import Score
+
+MOST_IMAGES = 1000
+"""At most this many images on either side pass through a second network.
+
+It only has to confirm an order, and the network that we offer for it is several times as slow as the default.
+"""
+
+
+def second_distances(c: MetricInputs, network: FeatureNetwork) -> Iterator[Score]:
+    """Yield the kernel and the Fréchet distance by `network`.
+
+    The images are those that the other scores are computed from, or `MOST_IMAGES` of them drawn by the seed.
+    Raises EvaluationError for fewer than two images on either side.
+    """
+    info, rows = feature_info(network), draw_rows(len(c.generated), MOST_IMAGES, c.seed, "second network")
+    reference = draw_subset(c.reference.images, MOST_IMAGES, c.seed, "second reference")
+
+    def tell(done: int, total: int, stage: str) -> None:
+        c.tell(f"{stage}, the second network", done, total)
+
+    real = extract(reference, network, keep=True, on_progress=tell)
+    found = []
+    for part in index_batches(len(rows), batch_size_for(c.generated.size)):
+        tell(int(part[0]), len(rows), f"Features of {network.name}")
+        found.append(network.features(c.generated.images(rows[part])))
+    generated = torch.cat(found) if found else torch.empty(0, network.dimensions)
+    check_comparable(generated, real)
+    for metric, kind, distance in (("kernel", "KD", kernel_distance), ("frechet", "FD", frechet_distance)):
+        name = distance_name(kind, network.name)
+        score = c.score(metric, name, distance(generated, real), better=False, features=info)
+        seen = reference_info(reference, c.reference.info.split)
+        yield score.model_copy(update={"images": len(rows), "reference": seen})

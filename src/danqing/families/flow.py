@@ -1,0 +1,478 @@
+"""Flow matching: a network learns the velocity that carries noise to images (Lipman et al. 2023).
+
+This file reads from top to bottom:
+
+1. Configuration.
+2. Loss. Mix an image x with noise ε to z = t x + (1 - t) ε at a random time t. The network sees z and t and
+   predicts the image x, from which the velocity x - ε follows (Li and He 2025). `paths.py` has the equations.
+3. Sampling. Start at noise and follow the velocity from t = 0 to t = 1. `samplers.py` has the ways to do so.
+4. Editing. Fill under a mask, which the network sees, or else the known pixels stay on their own path; vary
+   from a time in between; translate from a source image instead of noise.
+5. Likelihood. The divergence of the velocity, summed along the way, says how likely an image is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from danqing.errors import ConfigError
+from danqing.families import paths, samplers
+from danqing.families.base import (
+    Batch,
+    Condition,
+    Family,
+    HasGuide,
+    Losses,
+    OnStep,
+    ParameterKind,
+    Phase,
+)
+from danqing.families.conditioning import ConditionedConfig
+from danqing.families.mask_shapes import draw_masks
+from danqing.families.ode_likelihood import bits_per_dim
+from danqing.nets.flow.conditioned import ConditionedNet, joined
+from danqing.nets.flow.conditioning import TextTokens
+from danqing.nets.flow.contract import FlowShape, Given, Net
+from danqing.options import check
+from danqing.precision import Precision, autocast, candidates
+from danqing.randomness import normal
+from danqing.text.encoders import shared_encoder
+
+PHASE = "flow"
+PARTS = 3
+"""The loss is logged for so many equal parts of the way, since its size differs between them."""
+
+
+# 1. Configuration
+class FlowConfig(ConditionedConfig):
+    """Settings of flow matching.
+
+    widths: channels at each resolution, from fine to coarse; the last is the width of tokens, and the only
+        one that `dit` uses.
+    layers: of the transformer, or residual blocks at each resolution of `unet`.
+    patch: the side of a token of `dit`, in pixels.
+    path, prediction, times: what is learned, as `paths.py` explains; time_mean and time_deviation are of the
+        logit of t.
+    mask_share: the share of images learned with a mask, so that the network fills; 0 is none.
+    pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
+        deviation of the noise that is added to the source.
+    guide: keep an early copy of the network, which guidance can lead away from.
+    sampler, num_steps, time_shift, guidance, guidance_scale, guidance_start, guidance_end: the defaults of
+        sampling.
+    """
+
+    display_name: ClassVar[str] = "flow model"
+
+    family: Literal["flow"] = "flow"
+    net: Net = "hybrid"
+    widths: tuple[int, ...] = (32, 96, 256)
+    layers: int = Field(6, ge=1, le=64)
+    heads: int = Field(4, ge=1, le=64)
+    patch: int = Field(4, ge=1, le=64)
+    path: paths.PathName = "linear"
+    prediction: paths.Prediction = "image"
+    times: paths.Times = "logit_normal"
+    time_mean: float = Field(-0.4, ge=-10, le=10)
+    time_deviation: float = Field(1.0, gt=0, le=10)
+    mask_share: float = Field(0.0, ge=0, le=1)
+    pairs: bool = False
+    source_noise: float = Field(0.5, ge=0, le=10)
+    guide: bool = False
+    sampler: samplers.SamplerName = "ab2"
+    num_steps: int = Field(24, ge=1, le=10_000)
+    time_shift: float = Field(1.0, gt=0, le=100)
+    guidance: Literal["condition", "guide"] = "condition"
+    guidance_scale: float = Field(1.0, ge=0, le=100)
+    guidance_start: float = Field(0.0, ge=0, le=1)
+    guidance_end: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Self:
+        if not self.widths or min(self.widths) < 4 or max(self.widths) > 8192:
+            raise ValueError("widths must hold one to several numbers from 4 to 8192")
+        if self.widths[-1] % (4 * self.heads):
+            raise ValueError("the last of widths must be a multiple of four times heads")
+        if self.guidance == "guide" and not self.guide:
+            raise ValueError("guidance = 'guide' needs guide = true, so that there is an early copy")
+        if self.pairs and self.mask_share:
+            raise ValueError("a model of pairs does not fill: set mask_share = 0")
+        return self
+
+    @property
+    def reads_source(self) -> bool:
+        return self.pairs
+
+    @property
+    def can_guide(self) -> bool:
+        return self.guide or super().can_guide
+
+
+def build_network(config: FlowConfig) -> ConditionedNet:
+    """Build the network of a configuration with fresh weights; raises ConfigError where captions lack."""
+    text, width = None, config.widths[-1]
+    if config.reads_text:
+        facts = config.text_facts
+        if facts is None:
+            raise ConfigError("This model reads captions and has none: train it on data with captions.")
+        text = TextTokens(facts.vocabulary, facts.width, config.text.length, width, config.heads)
+    extra = config.channels + 1 if config.mask_share else 0
+    extra += config.channels if config.pairs else 0
+    shape = FlowShape(
+        config.channels, extra, config.widths, config.layers, config.heads, config.patch, config.reads_text
+    )
+    labels = len(config.labels) if config.reads_labels else 0
+    return ConditionedNet(config.net, shape, labels=labels, attributes=config.attributes, text=text)
+
+
+class Flow(Family, HasGuide):
+    """A network that predicts images from noisy ones, and the velocity field that follows from it."""
+
+    config: FlowConfig
+    guide_taken: Tensor
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.path = paths.PATHS[config.path]
+        self.network = build_network(config)
+        self.guide = build_network(config).requires_grad_(False) if config.guide else None
+        if config.guide:
+            self.register_buffer("guide_taken", torch.zeros((), dtype=torch.bool))
+
+    def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
+        """Let Muon train kernels too, all but those that read and write images."""
+        is_edge = ".net.first." in name or ".net.last." in name
+        if "weight" in name and parameter.dim() == 4 and not is_edge:
+            return "matrix"
+        return super().parameter_kind(name, parameter)
+
+    # 2. Loss
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase(PHASE, ("network",)),)
+
+    def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
+        config, images, device = self.config, batch.images, batch.images.device
+        n = len(images)
+        uniforms = paths.stratified(n, rng, device)
+        t = paths.draw_times(config.path, config.times, config.time_mean, config.time_deviation, uniforms)
+        noise = torch.randn(images.shape, generator=rng, device=device)
+        absent = torch.rand(n, generator=rng, device=device) < config.condition_dropout
+        condition, mask = batch.condition, None
+        if config.mask_share:
+            mask = self._training_masks(n, rng, device)
+            condition = replace(condition, image=images, mask=mask)
+        start = self._start(condition, noise)
+        output = self._output(paths.mix(t, images, start), t, self._given(condition, absent))
+        errors = paths.training_loss(config.path, config.prediction, output, images, start, t, mask)
+        logged = {f"loss_{part}": _mean_within(errors.detach(), t, part - 1) for part in range(1, PARTS + 1)}
+        return Losses(errors.mean(), logged)
+
+    def _training_masks(self, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
+        """Draw masks `[n, 1, h, w]`; those of images that are learned without one cover all pixels."""
+        config = self.config
+        masks = draw_masks(n, config.height, config.width, rng)
+        whole = torch.rand(n, generator=rng, device=device) >= config.mask_share
+        return torch.where(paths.wide(whole), 1.0, masks)
+
+    def _output(self, z: Tensor, t: Tensor, given: Given, *, guide: bool = False) -> Tensor:
+        """Run the network, or its early copy, at points `z` of the linear path."""
+        network = self.guide if guide else self.network
+        assert network is not None
+        clock = self.path.clock(t)
+        z = (z * paths.wide(self.path.input_scale(t))).contiguous(memory_format=torch.channels_last)
+        out: Tensor = network(z, clock, clock, given)
+        return out
+
+    def _given(self, condition: Condition, absent: Tensor, *, guide: bool = False) -> Given:
+        """Turn a condition into tensors; raises ConfigError where it lacks what this model reads.
+
+        absent: bool `[n]`, the images whose label or text is hidden.
+        """
+        config, encoded = self.config, None
+        if config.reads_labels and config.labels and condition.label is None:
+            some = ", ".join(config.labels[:8])
+            raise ConfigError(f"This model needs a label for every image: one of {some}.")
+        if config.reads_text:
+            if condition.text is None:
+                raise ConfigError('This model reads a text: give it a prompt ("" for anything).')
+            assert config.text_facts is not None
+            encoder = shared_encoder(config.text, config.text_facts)
+            encoded = encoder.encode(condition.text).to(absent.device)
+            absent = absent | torch.tensor(
+                [not text.strip() for text in condition.text], device=absent.device
+            )
+        network = self.guide if guide else self.network
+        assert network is not None
+        return network.given(condition, absent, encoded=encoded, channels=self._channels(condition, absent))
+
+    def _channels(self, condition: Condition, like: Tensor) -> Tensor | None:
+        """Return what the network sees beside its input: known pixels and mask, or the source image."""
+        config, parts = self.config, []
+        if config.mask_share:
+            shape = (len(like), config.channels, config.height, config.width)
+            if condition.mask is None or condition.image is None:
+                mask = torch.ones((len(like), 1, *shape[2:]), device=like.device)
+                known = torch.zeros(shape, device=like.device)
+            else:
+                mask, known = condition.mask, condition.image * (1 - condition.mask)
+            parts += [known, mask]
+        if config.pairs:
+            parts.append(self._source(condition))
+        return torch.cat(parts, dim=1) if parts else None
+
+    # 3. Sampling
+    def sample_defaults(self) -> Mapping[str, Any]:
+        config = self.config
+        names: tuple[str, ...] = ("sampler", "num_steps", "time_shift")
+        if config.can_guide:
+            names += ("guidance", "guidance_scale", "guidance_start", "guidance_end")
+        return {**{name: getattr(config, name) for name in names}, "precision": "auto"}
+
+    def painting_steps(self, **options: Any) -> int:
+        return int({**self.sample_defaults(), **options}["num_steps"])
+
+    def sample(
+        self, condition: Condition, *, seeds: Sequence[int], on_step: OnStep | None = None, **options: Any
+    ) -> Tensor:
+        """Carry noise to an image per seed.
+
+        sampler, num_steps: how the velocity is followed.
+        time_shift: above 1 more steps are spent near noise.
+        guidance: what guidance leads away from, no "condition" or the early "guide".
+        guidance_scale: how far, while t is between guidance_start and guidance_end; 1 is not at all.
+        precision: of the matrix products; "auto" is what the machine is fast at.
+        Raises ConfigError.
+        """
+        chosen = self._checked(options)
+        start = self._start(condition, self._noise(seeds))
+        return self._follow(self._velocity(condition, len(seeds), chosen), start, 0.0, seeds, on_step, chosen)
+
+    def _noise(self, seeds: Sequence[int]) -> Tensor:
+        config = self.config
+        device = next(self.network.parameters()).device
+        return normal(seeds, (config.channels, config.height, config.width), device=device)
+
+    def _start(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Return where the path begins: at noise, or at the source image with noise."""
+        if not self.config.pairs:
+            return noise
+        return self._source(condition) + self.config.source_noise * noise
+
+    def _follow(
+        self,
+        velocity: samplers.Velocity,
+        start: Tensor,
+        begin: float,
+        seeds: Sequence[int],
+        on_step: OnStep | None,
+        chosen: Mapping[str, Any],
+    ) -> Tensor:
+        """Follow a velocity from points `start` at time `begin` to images."""
+        times = samplers.time_grid(chosen["num_steps"], chosen["time_shift"], start=begin)
+
+        def noise(step: int) -> Tensor:
+            return normal(seeds, start.shape[1:], purpose=f"step {step}", device=start.device)
+
+        images = samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=on_step)
+        return images.clamp(-1, 1)
+
+    def _velocity(self, condition: Condition, count: int, chosen: Mapping[str, Any]) -> samplers.Velocity:
+        """Return the velocity towards predicted images, which guidance moves and [-1, 1] bounds.
+
+        Guidance leads away from the prediction without the condition (Ho and Salimans 2022, equation 6) or
+        from that of an early copy (Karras et al. 2024, equation 3), within an interval of times (Kynkäänniemi
+        et al. 2024).
+        """
+        scale = chosen.get("guidance_scale", 1)
+        by_guide = scale != 1 and chosen["guidance"] == "guide"
+        first, last = chosen.get("guidance_start", 0), chosen.get("guidance_end", 1)
+        device = next(self.network.parameters()).device
+        precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
+        present = torch.zeros(count, dtype=torch.bool, device=device)
+        self._check_guidance(condition, guided=scale != 1, by_guide=by_guide)
+        with autocast(precision, device):
+            under = self._given(condition, present)
+            if by_guide:
+                away = self._given(condition, present, guide=True)
+            elif scale != 1:
+                negative = replace(condition, text=condition.negative_text or condition.text)
+                hidden = present if condition.negative_text else ~present
+                away = self._given(negative, hidden)
+
+        def image(z: Tensor, t: Tensor) -> Tensor:
+            weight = torch.where((t >= first) & (t <= last), scale, 1.0)
+            # The steps of the adaptive sampler differ from image to image, so that all are computed alike.
+            if scale == 1 or (chosen["sampler"] != "adaptive" and bool((weight == 1).all())):
+                return self._predict(z, t, under, precision)
+            if by_guide:
+                wanted = self._predict(z, t, under, precision)
+                other = self._predict(z, t, away, precision, guide=True)
+            else:
+                both = joined(under, away)
+                wanted, other = self._predict(z.repeat(2, 1, 1, 1), t.repeat(2), both, precision).chunk(2)
+            return torch.lerp(other, wanted, paths.wide(weight))
+
+        def velocity(z: Tensor, t: Tensor) -> Tensor:
+            return (image(z, t).clamp(-1, 1) - z) / paths.wide((1 - t).clamp_min(samplers.LEAST_NOISE))
+
+        return velocity
+
+    def _predict(
+        self, z: Tensor, t: Tensor, given: Given, precision: Precision, *, guide: bool = False
+    ) -> Tensor:
+        """Return the images that the network, or its early copy, predicts at points `z`, float32."""
+        with autocast(precision, z.device):
+            output = self._output(z, t, given, guide=guide)
+        return paths.predicted_image(self.config.path, self.config.prediction, output.float(), z, t)
+
+    def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
+        """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
+        if by_guide and self.guide is None:
+            raise ConfigError("This model has no guide: train it with guide=true.", "guidance")
+        if by_guide and not self.guide_taken:
+            raise ConfigError(
+                "The guide of this model is not trained yet: leave guidance_scale at 1.", "guidance"
+            )
+        if guided and not by_guide and not self.config.condition_dropout:
+            raise ConfigError(
+                "This model never learned images without their condition, which guidance needs: leave "
+                "guidance_scale at 1, or train it with condition_dropout=0.1.",
+                "guidance_scale",
+            )
+        if any(text.strip() for text in condition.negative_text or ()) and (by_guide or not guided):
+            raise ConfigError(
+                "A negative prompt is what guidance leads away from: set guidance_scale above 1 and guidance "
+                "to condition, or leave the negative prompt out.",
+                "negative_prompt",
+            )
+
+    def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options with their defaults; raises ConfigError."""
+        defaults = self.sample_defaults()
+        if unknown := [name for name in options if name not in defaults]:
+            raise ConfigError(
+                f"This flow model has no sampling option {', '.join(unknown)}: it has {', '.join(defaults)}."
+            )
+        chosen = {**defaults, **options}
+        check(**chosen)
+        for name, allowed in (("sampler", tuple(samplers.SAMPLERS)), ("guidance", ("condition", "guide"))):
+            if chosen.get(name, allowed[0]) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)} (got {chosen[name]!r}).", name)
+        return chosen
+
+    # 4. Editing
+    def fill(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Generate what `mask` covers so that it suits the rest.
+
+        A network that learned with masks sees the known pixels. Otherwise they follow their own straight path
+        from noise to the image, where the network sees them with the right amount of noise (Lugmayr et al.
+        2022, without resampling).
+        options: as of `sample`.
+        """
+        chosen, noise = self._checked(options), self._noise(seeds)
+        condition = replace(condition, image=images, mask=mask)
+        velocity = self._velocity(condition, len(seeds), chosen)
+        if not self.config.mask_share:
+            velocity = samplers.holding(velocity, images, noise, mask)
+        painted = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
+        return torch.where(mask > 0, painted, images)
+
+    def vary(
+        self,
+        images: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        strength: float,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Add noise up to the time 1 - strength and return from there (Meng et al. 2022).
+
+        options: as of `sample`.
+        """
+        chosen, noise = self._checked(options), self._noise(seeds)
+        if strength == 0:
+            return images
+        begin = 1 - strength
+        start = torch.lerp(noise, images, begin)
+        velocity = self._velocity(condition, len(seeds), chosen)
+        return self._follow(velocity, start, begin, seeds, on_step, chosen)
+
+    def translate(
+        self,
+        source: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Turn source images `[n, c, h, w]` into the images that they belong to.
+
+        options: as of `sample`. Raises ConfigError where the model did not learn pairs.
+        """
+        if not self.config.pairs:
+            raise ConfigError("This model did not learn from pairs: train it with --pairs and pairs=true.")
+        return self.sample(replace(condition, image=source), seeds=seeds, on_step=on_step, **options)
+
+    def _source(self, condition: Condition) -> Tensor:
+        """Return the source images with the channels of the target."""
+        if condition.image is None:
+            raise ConfigError("This model turns one image into another: give it a source image.")
+        return with_channels(condition.image, self.config.channels)
+
+    # 5. Likelihood
+    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
+        """Return bits per dimension of each image `[n]`, float32: an estimate, not a bound.
+
+        samples: random probes of the divergence, and draws of the dequantisation.
+        """
+        with torch.inference_mode(mode=False):
+            given = self._given(
+                batch.condition, torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
+            )
+
+            def velocity(z: Tensor, t: Tensor) -> Tensor:
+                image = self._predict(z, t, given, "float32")
+                return (image - z) / paths.wide((1 - t).clamp_min(samplers.LEAST_NOISE))
+
+            return bits_per_dim(velocity, batch.images, rng, samples=samples)
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Return images `[n, c, h, w]` with so many channels: grey as each colour, colours as their mean.
+
+    An alpha channel is opaque where there was none.
+    """
+    given = images.shape[1]
+    if given == channels:
+        return images
+    colour = images[:, :3] if given >= 3 else images[:, :1]
+    if channels <= 2:
+        colour = colour.mean(1, keepdim=True)
+    elif colour.shape[1] == 1:
+        colour = colour.expand(-1, 3, -1, -1)
+    if channels in (2, 4):
+        alpha = images[:, -1:] if given in (2, 4) else torch.ones_like(images[:, :1])
+        colour = torch.cat([colour, alpha], dim=1)
+    return colour
+
+
+def _mean_within(values: Tensor, t: Tensor, part: int) -> Tensor:
+    """Return the mean of those values `[n]` whose time lies in that part of the way, from 0; else 0."""
+    inside = ((t * PARTS).long() == part).float()
+    return (values * inside).sum() / inside.sum().clamp_min(1)

@@ -1,0 +1,157 @@
+"""Paths from noise to images, and what a network predicts on them.
+
+Every Gaussian path α x + σ ε becomes the linear path z = t x + (1 - t) ε when it is divided by α + σ, with
+t = α / (α + σ). The two differ in the clock and the scale of the network's input alone (Kingma and Gao 2023).
+So time is t everywhere, 0 at noise and 1 at the image, and a sampler never needs to know the path.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+PathName = Literal["linear", "vp", "edm"]
+Prediction = Literal["image", "velocity", "noise"]
+Times = Literal["logit_normal", "uniform"]
+
+LEAST_NOISE = 0.05
+"""1 - t is at least this where a loss divides by it (Li and He 2025, JiT)."""
+DATA_SCALE = 0.5
+"""The standard deviation of pixels in [-1, 1] that EDM assumes (Karras et al. 2022, table 1)."""
+EDM_MEAN, EDM_DEVIATION = -1.2, 1.2
+"""Of ln σ in training (Karras et al. 2022, table 1)."""
+EDM_LEAST, EDM_MOST = 0.002, 80.0
+
+
+class Path(NamedTuple):
+    """One path, in the coordinates of the linear path.
+
+    input_scale: from t to the factor by which the network's input is multiplied.
+    clock: from t to the number in [0, 1] that the network is told.
+    """
+
+    input_scale: Callable[[Tensor], Tensor]
+    clock: Callable[[Tensor], Tensor]
+
+
+def _one(t: Tensor) -> Tensor:
+    return torch.ones_like(t)
+
+
+def _vp_scale(t: Tensor) -> Tensor:
+    """1 / √(t² + (1 - t)²): a variance-preserving path has α² + σ² = 1 (Song et al. 2021, equation 11)."""
+    return (t.square() + (1 - t).square()).rsqrt()
+
+
+def _vp_clock(t: Tensor) -> Tensor:
+    """The u of α = sin(π u / 2), σ = cos(π u / 2) (Nichol and Dhariwal 2021, section 3.2)."""
+    return torch.atan2(t, 1 - t) * (2 / math.pi)
+
+
+def _edm_scale(t: Tensor) -> Tensor:
+    """c_in / t with σ = (1 - t) / t (Karras et al. 2022, table 1)."""
+    return ((1 - t).square() + (DATA_SCALE * t).square()).rsqrt()
+
+
+def _edm_clock(t: Tensor) -> Tensor:
+    """ln σ (Karras et al. 2022, table 1), brought to [0, 1]."""
+    log_sigma = torch.log(((1 - t) / t.clamp_min(1e-6)).clamp(EDM_LEAST, EDM_MOST))
+    return (math.log(EDM_MOST) - log_sigma) / (math.log(EDM_MOST) - math.log(EDM_LEAST))
+
+
+PATHS = {
+    "linear": Path(_one, lambda t: t),
+    "vp": Path(_vp_scale, _vp_clock),
+    "edm": Path(_edm_scale, _edm_clock),
+}
+
+
+def stratified(count: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    """Draw `[count]` uniform numbers in (0, 1), one from each of `count` equal parts.
+
+    They cover the interval evenly, which makes the loss of a small batch less noisy (Kingma et al. 2021,
+    "Variational Diffusion Models", appendix I.1).
+    """
+    places = torch.arange(count, device=device, dtype=torch.float64)
+    drawn = (places + torch.rand(count, generator=rng, device=device, dtype=torch.float64)) / count
+    return drawn.clamp(1e-6, 1 - 1e-6)
+
+
+def draw_times(path: PathName, times: Times, mean: float, deviation: float, uniforms: Tensor) -> Tensor:
+    """Turn uniform numbers float64 `[n]` into the times of training, float32 `[n]` in (0, 1).
+
+    times: on the linear path, uniform or with logit t ~ N(mean, deviation²) (Esser et al. 2024, equation 19).
+    The others have their own: u uniform (vp), ln σ ~ N(-1.2, 1.2²) (edm).
+    """
+    if path == "vp":
+        angles = uniforms * (math.pi / 2)
+        return (angles.sin() / (angles.sin() + angles.cos())).float()
+    if path == "edm":
+        return torch.sigmoid(-(EDM_MEAN + EDM_DEVIATION * torch.special.ndtri(uniforms))).float()
+    if times == "uniform":
+        return uniforms.float()
+    return torch.sigmoid(mean + deviation * torch.special.ndtri(uniforms)).float()
+
+
+def mix(t: Tensor, images: Tensor, start: Tensor) -> Tensor:
+    """Return the points z = t x + (1 - t) x0 of the linear path (Lipman et al. 2023, equation 22).
+
+    t: `[n]`; images, start: `[n, c, h, w]`, where start is noise or what else the path begins with.
+    """
+    return torch.lerp(start, images, wide(t))
+
+
+def predicted_image(path: PathName, prediction: Prediction, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    """Turn a network's output at points `z` into the image that it predicts, `[n, c, h, w]`.
+
+    velocity: v = x - ε, so x = z + (1 - t) v. noise: x = (z - (1 - t) ε) / t. On the path edm the output is
+    preconditioned (Karras et al. 2022, equation 7).
+    """
+    t = wide(t)
+    if path == "edm":
+        square = (1 - t).square() + (DATA_SCALE * t).square()
+        return (DATA_SCALE**2 * t / square) * z + (1 - t) * DATA_SCALE * square.rsqrt() * output
+    if prediction == "velocity":
+        return z + (1 - t) * output
+    if prediction == "noise":
+        return (z - (1 - t) * output) / t.clamp_min(LEAST_NOISE)
+    return output
+
+
+def training_loss(
+    path: PathName,
+    prediction: Prediction,
+    output: Tensor,
+    images: Tensor,
+    start: Tensor,
+    t: Tensor,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return the squared error of each image, float32 `[n]`, in the space that suits the prediction.
+
+    mask: `[n, 1, h, w]`, the pixels that count; None is all.
+
+    image: the error of the velocity that follows from it, ‖x̂ - x‖² / (1 - t)² (Li and He 2025, equation 5).
+    velocity: ‖output - (x - ε)‖² (Lipman et al. 2023, equation 23). noise: ‖output - ε‖² (Ho et al. 2020,
+    equation 14). edm: that of the preconditioned output, of unit variance (Karras et al. 2022, equation 8).
+    """
+    output = output.float()
+    if path == "edm":
+        error = (predicted_image(path, prediction, output, mix(t, images, start), t) - images) / wide(
+            (1 - t).clamp_min(1e-4) * DATA_SCALE * _edm_scale(t)
+        )
+    elif prediction == "velocity":
+        error = output - (images - start)
+    elif prediction == "noise":
+        error = output - start
+    else:
+        error = (output - images) / wide((1 - t).clamp_min(LEAST_NOISE))
+    squares = error.square() if mask is None else error.square() * mask
+    return squares.flatten(1).mean(1)
+
+
+def wide(t: Tensor) -> Tensor:
+    """Give one number per image, `[n]`, the shape `[n, 1, 1, 1]`."""
+    return t.view(-1, 1, 1, 1)

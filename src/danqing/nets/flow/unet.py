@@ -1,0 +1,126 @@
+"""The U-Net of the first diffusion models (Ho et al. 2020): convolutions, attention at the coarsest map."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from danqing.nets.attention import attend_all
+from danqing.nets.flow.blocks import TimeVector, beside, pad_to_multiple
+from danqing.nets.flow.contract import FlowShape, Given
+from danqing.nets.layers import crop
+
+GROUPS = 32
+"""Most groups of a group norm."""
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """Return a group norm with as many groups as divide the width, 32 at most."""
+    groups = next(g for g in range(min(GROUPS, width), 0, -1) if width % g == 0)
+    return nn.GroupNorm(groups, width, eps=1e-5)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions; the vector of time and condition is added between them."""
+
+    def __init__(self, inputs: int, outputs: int, vector: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = group_norm(inputs), group_norm(outputs)
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.vector = nn.Linear(vector, outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        h = self.first(F.silu(self.norm1(x))) + self.vector(vector)[:, :, None, None]
+        out: Tensor = self.skip(x) + self.second(F.silu(self.norm2(h)))
+        return out
+
+
+class MapAttention(nn.Module):
+    """Self-attention over the places of a map `[n, width, h, w]`, added to it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, group_norm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, width, rows, columns = x.shape
+        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n, rows * columns, width)
+        q, k, v = self.qkv(tokens).view(n, rows * columns, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        heads = attend_all(q * (width // self.heads) ** -0.5, k, v)
+        read = self.out(heads.transpose(1, 2).flatten(2))
+        return x + read.view(n, rows, columns, width).permute(0, 3, 1, 2)
+
+
+class Stage(nn.Module):
+    """Residual blocks at one resolution, each followed by attention where `heads` is not 0."""
+
+    def __init__(self, inputs: list[int], outputs: int, vector: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(width, outputs, vector) for width in inputs)
+        self.attention = nn.ModuleList(MapAttention(outputs, heads) for _ in inputs) if heads else None
+
+    def step(self, index: int, x: Tensor, vector: Tensor) -> Tensor:
+        """Apply the block of that number."""
+        x = self.blocks[index](x, vector)
+        return x if self.attention is None else self.attention[index](x)
+
+
+class UNet(nn.Module):
+    """Down and up again, with the maps of the way down beside those of the way up.
+
+    `layers` residual blocks at each resolution on the way down and one more on the way up; attention at the
+    coarsest. The vector of time and condition is as wide as the finest map's, times four. A text is read as a
+    whole.
+    """
+
+    def __init__(self, shape: FlowShape) -> None:
+        super().__init__()
+        widths, layers, vector = shape.widths, shape.layers, shape.width
+        self.multiple = 2 ** (len(widths) - 1)
+        self.time = TimeVector(vector)
+        self.first = nn.Conv2d(shape.channels + shape.extra_channels, widths[0], 3, padding=1)
+        skips, width = [widths[0]], widths[0]
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        for level, wide in enumerate(widths):
+            coarsest = level == len(widths) - 1
+            self.down.append(Stage([width] + [wide] * (layers - 1), wide, vector, shape.heads * coarsest))
+            skips += [wide] * layers
+            width = wide
+            if not coarsest:
+                self.shrink.append(nn.Conv2d(wide, wide, 3, stride=2, padding=1))
+                skips.append(wide)
+        self.middle1, self.middle2 = ResidualBlock(width, width, vector), ResidualBlock(width, width, vector)
+        self.middle = MapAttention(width, shape.heads)
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        for level, wide in reversed(list(enumerate(widths))):
+            inputs = [skips.pop() + (width if index == 0 else wide) for index in range(layers + 1)]
+            self.up.append(Stage(inputs, wide, vector, shape.heads * (level == len(widths) - 1)))
+            width = wide
+            if level:
+                self.grow.append(nn.Conv2d(wide, wide, 3, padding=1))
+        self.norm = group_norm(width)
+        self.last = nn.Conv2d(width, shape.channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, given: Given) -> Tensor:
+        """Predict as `FlowNet` says."""
+        size, vector = (x.shape[-2], x.shape[-1]), self.time(t, s, given.vector)
+        h = self.first(pad_to_multiple(beside(x, given), self.multiple))
+        skips = [h]
+        for level, stage in enumerate(self.down):
+            for index in range(len(stage.blocks)):
+                h = stage.step(index, h, vector)
+                skips.append(h)
+            if level < len(self.shrink):
+                h = self.shrink[level](h)
+                skips.append(h)
+        h = self.middle2(self.middle(self.middle1(h, vector)), vector)
+        for level, stage in enumerate(self.up):
+            for index in range(len(stage.blocks)):
+                h = stage.step(index, torch.cat([h, skips.pop()], dim=1), vector)
+            if level < len(self.grow):
+                h = self.grow[level](F.interpolate(h, scale_factor=2.0))
+        return crop(self.last(F.silu(self.norm(h))), size)

@@ -1,0 +1,324 @@
+"""Flow matching: its contract, that it learns the exact velocity, and what it edits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from danqing import presets
+from danqing.errors import ConfigError
+from danqing.families import build, parse_config
+from danqing.families.base import Batch, Condition
+from danqing.families.flow import Flow, with_channels
+from danqing.families.samplers import SAMPLERS
+from danqing.images import Images
+from danqing.model.loading import load
+from danqing.model.model import Model
+
+NETS = {
+    "hybrid": {"widths": (8, 16), "layers": 1, "heads": 2},
+    "dit": {"widths": (16,), "layers": 2, "heads": 2, "patch": 2},
+    "unet": {"widths": (8, 16), "layers": 1, "heads": 2},
+}
+
+
+def make(seed: int = 0, net: str = "dit", **settings: Any) -> Flow:
+    """Build a tiny model whose output is not zero, as that of fresh weights is."""
+    torch.manual_seed(seed)
+    values = {"family": "flow", "width": 8, "height": 8, "channels": 1, "net": net, **NETS[net]}
+    family = build(parse_config(values | settings))
+    assert isinstance(family, Flow)
+    for parameter in family.network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return family
+
+
+def train(family: Flow, batches: list[Batch], learning_rate: float = 3e-3) -> list[float]:
+    """A plain loop over the only phase; the losses."""
+    optimizer = torch.optim.Adam(family.network.parameters(), learning_rate, betas=(0.9, 0.99))
+    (phase,), losses = family.phases(), []
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 - step / len(batches))
+        loss = family.loss(batch, phase, torch.Generator().manual_seed(step)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def pictures(n: int, seed: int, channels: int = 1, size: tuple[int, int] = (8, 8)) -> torch.Tensor:
+    return torch.rand((n, channels, *size), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(("channels", "size"), [(1, (8, 8)), (2, (17, 23)), (4, (12, 8)), (3, (5, 4))])
+def test_any_size_and_channels_train_and_sample(net: str, channels: int, size: tuple[int, int]) -> None:
+    labels = ("a", "b", "c") if channels % 2 else ()
+    family = make(net=net, channels=channels, height=size[0], width=size[1], labels=labels)
+    condition = Condition(torch.tensor([0, 2, 1]) if labels else None)
+    loss = family.loss(
+        Batch(pictures(3, 0, channels, size), condition), family.phases()[0], torch.Generator()
+    )
+    loss.total.backward()
+    missing = [name for name, p in family.network.named_parameters() if p.grad is None]
+    assert not missing, "these learn nothing"
+    with torch.no_grad():
+        images = family.eval().sample(condition, seeds=[1, 2, 3], num_steps=3)
+    assert images.shape == (3, channels, *size)
+    assert images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_fresh_network_predicts_grey(net: str) -> None:
+    torch.manual_seed(0)
+    values = {"family": "flow", "width": 8, "height": 8, "channels": 1, "net": net, **NETS[net]}
+    family = build(parse_config(values)).eval()
+    with torch.no_grad():
+        assert family.sample(Condition(), seeds=[1], num_steps=2).abs().max() < 1e-6
+
+
+def test_the_learned_velocity_is_that_of_a_mixture_of_gaussians() -> None:
+    """Two constant images with noise: the best prediction is known, and a small network comes near it."""
+    means, spread = torch.tensor([-0.6, 0.5]), 0.1
+
+    def draw(n: int, seed: int) -> torch.Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        which = means[torch.randint(2, (n,), generator=rng)]
+        return which.view(-1, 1, 1, 1) + spread * torch.randn((n, 1, 4, 4), generator=rng)
+
+    torch.manual_seed(0)
+    shape = {"width": 4, "height": 4, "channels": 1}
+    settings = {"net": "dit", "widths": (32,), "layers": 2, "heads": 2, "patch": 4, "times": "uniform"}
+    family = build(parse_config({"family": "flow", **shape, **settings}))
+    assert isinstance(family, Flow)
+    train(family, [Batch(draw(256, seed)) for seed in range(400)])
+
+    def best(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """E[x | z]: each Gaussian's own, weighted by how likely it makes the whole image."""
+        t = t.view(-1, 1, 1, 1)
+        variance = t**2 * spread**2 + (1 - t) ** 2
+        under = [mean + t * spread**2 / variance * (z - t * mean) for mean in means]
+        logits = [-((z - t * mean) ** 2 / (2 * variance)).flatten(1).sum(1) for mean in means]
+        weights = torch.stack(logits).softmax(0)
+        return sum(w.view(-1, 1, 1, 1) * u for w, u in zip(weights, under, strict=True))
+
+    images, noise = draw(2000, 999), torch.randn((2000, 1, 4, 4), generator=torch.Generator().manual_seed(7))
+    t = torch.linspace(0.02, 0.8, 2000)
+    z = torch.lerp(noise, images, t.view(-1, 1, 1, 1))
+    chosen = family._checked({"precision": "float32"})
+    with torch.no_grad():
+        velocity = family.eval()._velocity(Condition(), 2000, chosen)(z, t)
+    wanted = (best(z, t) - z) / (1 - t).view(-1, 1, 1, 1)
+    error = (velocity - wanted).square().mean() / wanted.square().mean()
+    assert error < 0.02
+
+    with torch.no_grad():
+        painted = family.sample(Condition(), seeds=range(400), num_steps=24)
+    centres = painted.mean((1, 2, 3))
+    assert (centres > 0).float().mean() == pytest.approx(0.5, abs=0.1)
+    near = torch.stack([(centres - mean).abs() for mean in means]).amin(0)
+    assert near.mean() < 0.06  # the mean of 16 pixels deviates by 0.02 from its centre in the data
+    within = (painted - painted.mean((2, 3), keepdim=True)).std()
+    assert within == pytest.approx(spread, rel=0.25)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("net", NETS)
+def test_a_seed_alone_gives_the_same_bits_as_in_a_batch(net: str, sampler: str) -> None:
+    model = Model(make(net=net, labels=("a", "b")))
+    options = {"sampler": sampler, "num_steps": 4, "guidance_scale": 1.5, "guidance_end": 0.5}
+    labels = [0, 1] * 8
+    together = model.sample(label=labels, seeds=range(16), **options).array
+    for seed in (0, 7, 15):
+        alone = model.sample(label=labels[seed], seeds=[seed], **options).array
+        assert np.array_equal(alone[0], together[seed]), (sampler, seed)
+    assert not np.array_equal(together[0], together[2])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_guidance_of_one_is_none_bit_for_bit_and_more_changes_the_image(precision: str) -> None:
+    family = make(labels=("a", "b"), condition_dropout=0.1).eval()
+    condition, options = Condition(torch.tensor([0, 1])), {"num_steps": 4, "precision": precision}
+    with torch.no_grad():
+        plain = family.sample(condition, seeds=[1, 2], **options)
+        one = family.sample(condition, seeds=[1, 2], guidance_scale=1.0, **options)
+        more = family.sample(condition, seeds=[1, 2], guidance_scale=3.0, **options)
+        nowhere = family.sample(condition, seeds=[1, 2], guidance_scale=3.0, guidance_start=1.0, **options)
+    assert torch.equal(plain, one)
+    assert torch.equal(plain, nowhere)
+    assert not torch.equal(plain, more)
+
+
+def test_guidance_leads_away_from_no_condition() -> None:
+    """The guided prediction is the line through both predictions, at the scale."""
+    family = make(labels=("a", "b")).eval()
+    z, t = pictures(2, 3), torch.tensor([0.3, 0.6])
+    condition, unknown = Condition(torch.tensor([0, 1])), Condition(torch.tensor([-1, -1]))
+
+    def image(condition: Condition, scale: float) -> torch.Tensor:
+        chosen = family._checked({"precision": "float32", "guidance_scale": scale})
+        with torch.no_grad():
+            velocity = family._velocity(condition, 2, chosen)(z, t)
+        return z + (1 - t).view(-1, 1, 1, 1) * velocity
+
+    under, without = image(condition, 1.0), image(unknown, 1.0)
+    torch.testing.assert_close(image(condition, 2.5), (without + 2.5 * (under - without)).clamp(-1, 1))
+
+
+def test_the_early_copy_guides_and_is_taken_once() -> None:
+    family, average = make(guide=True), make(seed=5, guide=True)
+    family.eval()
+    with pytest.raises(ConfigError, match="not trained yet"):
+        family.sample(Condition(), seeds=[1], guidance="guide", guidance_scale=2.0)
+    family.take_guide(average)
+    assert bool(family.guide_taken)
+    assert family.guide is not None
+    for mine, theirs in zip(family.guide.parameters(), average.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    with torch.no_grad():
+        plain = family.sample(Condition(), seeds=[1], num_steps=3)
+        guided = family.sample(Condition(), seeds=[1], num_steps=3, guidance="guide", guidance_scale=2.0)
+        family.take_guide(family)  # a copy of itself leads nowhere
+        same = family.sample(Condition(), seeds=[1], num_steps=3, guidance="guide", guidance_scale=2.0)
+    assert not torch.equal(plain, guided)
+    torch.testing.assert_close(plain, same, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask_share", [0.0, 0.5])
+def test_filling_keeps_every_other_byte_and_depends_on_its_own_seed(mask_share: float) -> None:
+    model = Model(make(channels=3, mask_share=mask_share))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    mask = np.random.default_rng(1).random((3, 8, 8)) < 0.4
+    filled = model.fill(Images(pixels), mask, seeds=[4, 5, 6], num_steps=4).array
+    assert np.array_equal(filled[~mask], pixels[~mask])
+    assert not np.array_equal(filled[mask], pixels[mask])
+    alone = model.fill(Images(pixels[1:2]), mask[1:2], seeds=[5], num_steps=4).array
+    assert np.array_equal(alone[0], filled[1])
+    everything = np.ones((3, 8, 8), dtype=bool)
+    painted = model.fill(Images(pixels), everything, seeds=[4, 5, 6], num_steps=4).array
+    assert np.array_equal(painted, model.sample(seeds=[4, 5, 6], num_steps=4).array) or mask_share
+
+
+def test_a_model_that_learns_masks_sees_what_is_given() -> None:
+    """Half of each image is the mirror of the other half, so that what is known decides the rest."""
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(n: int) -> torch.Tensor:
+        left = torch.rand((n, 1, 1, 1), generator=rng).expand(-1, 1, 4, 2) * 1.6 - 0.8
+        return torch.cat([left, left], dim=3)
+
+    family = make(width=4, height=4, mask_share=0.9, patch=4, widths=(32,))
+    train(family, [Batch(draw(128)) for _ in range(250)])
+    images, mask = draw(64), torch.zeros(64, 1, 4, 4)
+    mask[..., 2:] = 1
+    with torch.no_grad():
+        filled = family.eval().fill(images, mask, Condition(), seeds=range(64), num_steps=12)
+    assert (filled - images)[..., 2:].abs().mean() < 0.12  # a blind guess is off by 0.5
+    assert torch.equal(filled[..., :2], images[..., :2])
+
+
+def test_varying_goes_from_the_image_to_a_sample() -> None:
+    family = make().eval()
+    images = pictures(2, 1)
+    with torch.no_grad():
+        same = family.vary(images, Condition(), seeds=[1, 2], strength=0.0)
+        near = family.vary(images, Condition(), seeds=[1, 2], strength=0.1, num_steps=3)
+        fresh = family.vary(images, Condition(), seeds=[1, 2], strength=1.0, num_steps=3)
+        sampled = family.sample(Condition(), seeds=[1, 2], num_steps=3)
+    assert torch.equal(same, images)
+    assert torch.equal(fresh, sampled)
+    assert (near - images).abs().mean() < (fresh - images).abs().mean()
+
+
+def test_a_translation_starts_at_its_source() -> None:
+    """Pairs of an image and its negative: what is made follows from the source."""
+    family = make(width=4, height=4, pairs=True, patch=4, widths=(32,), source_noise=0.3)
+    rng = torch.Generator().manual_seed(0)
+    flat = [torch.rand((128, 1, 1, 1), generator=rng).expand(-1, 1, 4, 4) * 1.6 - 0.8 for _ in range(200)]
+    train(family, [Batch(-source, Condition(image=source)) for source in flat])
+    source = flat[0][:32]
+    with torch.no_grad():
+        made = family.eval().translate(source, Condition(), seeds=range(32), num_steps=8)
+    assert (made + source).abs().mean() < 0.1
+    with pytest.raises(ConfigError, match="source image"):
+        family.sample(Condition(), seeds=[1])
+    with pytest.raises(ConfigError, match="pairs"):
+        make().translate(source, Condition(), seeds=range(32))
+
+
+@pytest.mark.parametrize("given", [1, 2, 3, 4])
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4])
+def test_a_source_of_other_channels_is_seen_as_the_target_has_them(given: int, wanted: int) -> None:
+    images = torch.full((2, given, 3, 3), 0.25)
+    seen = with_channels(images, wanted)
+    assert seen.shape == (2, wanted, 3, 3)
+    assert torch.equal(seen[:, 0], images[:, 0])
+
+
+def test_previews_come_nearer_to_the_image_and_sampling_can_be_stopped() -> None:
+    family, told = make().eval(), []
+
+    class StopError(Exception):
+        pass
+
+    def on_step(done: int, steps: int, preview: Any) -> None:
+        told.append((done, steps, preview()))
+
+    def stop(done: int, steps: int, preview: Any) -> None:
+        if done == 2:
+            raise StopError
+
+    with torch.no_grad():
+        images = family.sample(Condition(), seeds=[1, 2], num_steps=5, on_step=on_step)
+        with pytest.raises(StopError):
+            family.sample(Condition(), seeds=[1], num_steps=5, on_step=stop)
+    assert [entry[:2] for entry in told] == [(done, 5) for done in range(1, 6)]
+    assert family.painting_steps(num_steps=5) == 5
+    assert torch.equal(told[-1][2].clamp(-1, 1), images)
+
+
+def test_wrong_requests_are_rejected_with_what_to_do() -> None:
+    family = make(labels=("a", "b")).eval()
+    condition = Condition(torch.tensor([0]))
+    for options, words in (
+        ({"sampler": "leapfrog"}, "sampler must be one of"),
+        ({"guidance": "snapshot"}, "guidance must be one of"),
+        ({"guidance": "guide", "guidance_scale": 2.0}, "guide=true"),
+        ({"temperature": 1.0}, "no sampling option temperature"),
+        ({"num_steps": 0}, "at least 1"),
+        ({"guidance_end": 2.0}, "from 0 to 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            family.sample(condition, seeds=[1], **options)
+    with pytest.raises(ConfigError, match="needs a label"):
+        family.sample(Condition(), seeds=[1])
+    with pytest.raises(ConfigError, match="condition_dropout"):
+        make(labels=("a",), condition_dropout=0.0, guide=True).sample(
+            condition, seeds=[1], guidance_scale=2.0
+        )
+    for settings, words in (
+        ({"widths": ()}, "widths"),
+        ({"widths": (10,)}, "multiple of four times heads"),
+        ({"guidance": "guide"}, "guide = true"),
+        ({"pairs": True, "mask_share": 0.1}, "does not fill"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make(**settings)
+
+
+def test_a_saved_model_gives_the_same_images(tmp_path: Path) -> None:
+    model = Model(make(labels=("a", "b"), guide=True))
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    options = {"label": [0, 1], "seeds": [1, 2], "num_steps": 3}
+    assert np.array_equal(model.sample(**options).array, again.sample(**options).array)
+
+
+@pytest.mark.parametrize("name", [name for name in presets.names() if name.startswith("flow")])
+def test_presets_are_complete(name: str) -> None:
+    values = presets.read(name)
+    assert values["family"] == "flow"
