@@ -53,7 +53,7 @@ def test_class_folders_become_labels_in_natural_order(tmp_path: Path) -> None:
     assert dataset.label_frequencies == pytest.approx((2 / 3, 1 / 3))
     assert (dataset.size, dataset.channels, dataset.has_texts) == ((8, 8), 3, False)
     assert dataset.info.report.notes[0] == "1 file is not an image and was left out."
-    assert "4 images are few" in dataset.info.report.notes[1]
+    assert "There are only 4 images" in dataset.info.report.notes[1]
 
 
 def zipped(folder: Path, path: Path, prefix: str = "", method: int = zipfile.ZIP_DEFLATED) -> Path:
