@@ -106,7 +106,7 @@ def mix(t: Tensor, images: Tensor, start: Tensor) -> Tensor:
 def predicted_image(path: PathName, prediction: Prediction, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
     """Turn a network's output at points `z` into the image that it predicts, `[n, c, h, w]`.
 
-    image: the output itself. residual: what the best linear guess, made from `z` alone, lacks of the image, in
+    image: the output itself. residual: what the best linear guess from `z` alone lacks of the image, in
     units of the guess's error (Karras et al. 2022, equation 7, which the path edm always uses). velocity:
     v = x - ε, so x = z + (1 - t) v. noise: x = (z - (1 - t) ε) / t.
     """
