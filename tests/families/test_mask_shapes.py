@@ -61,6 +61,6 @@ def test_a_stroke_is_the_same_shape_at_a_fine_resolution() -> None:
 
 def test_masks_cost_less_than_a_millisecond_each() -> None:
     draw_masks(8, 64, 64, rng())
-    started = time.perf_counter()
+    started = time.process_time()
     draw_masks(256, 64, 64, rng())
-    assert time.perf_counter() - started < 0.256
+    assert time.process_time() - started < 0.256

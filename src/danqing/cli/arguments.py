@@ -95,6 +95,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+def split_names(text: str) -> list[str]:
+    """`"age, price"` to `["age", "price"]`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parse_duration(text: str) -> int | None:
     """`"30d"` to seconds, and likewise minutes (m), hours (h) and weeks (w); None for anything else."""
     units = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}

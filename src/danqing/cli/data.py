@@ -8,7 +8,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_range, parse_size
+from danqing.cli.arguments import parse_range, parse_size, split_names
 from danqing.errors import DanqingError
 from danqing.quantities import memory
 
@@ -109,7 +109,7 @@ def check(
             range=None if value_range is None else parse_range(value_range),
             split=split,
             pairs=pairs,
-            attributes=[name.strip() for name in attributes.split(",") if name.strip()],
+            attributes=split_names(attributes),
             on_progress=bar.update,
         )
     if grid is not None:

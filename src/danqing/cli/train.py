@@ -10,7 +10,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_settings, parse_size
+from danqing.cli.arguments import parse_settings, parse_size, split_names
 from danqing.quantities import duration
 from danqing.training.display import Display
 
@@ -27,6 +27,8 @@ EXAMPLES = """Examples:
   danqing train sprites.zip --preset vae-32 --size 48x32 --out runs/sprites
 
   danqing train photos/ --minutes 120 --evaluate-every 200000 --patience 1000000
+
+  danqing train faces/ --attributes age,glasses --preset vae-32 --out runs/faces
 
   danqing train emoji --preset text2image-32 --minutes 30 --out runs/words
 
@@ -61,6 +63,26 @@ def train(
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
     images: Annotated[int | None, typer.Option(help="How many images to see, instead of --minutes.")] = None,
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of a table that the model learns too: numbers or categories.", metavar="NAME,NAME"
+        ),
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn to turn one image into another: two folders, two halves of an image, or a column.",
+            metavar="SOURCES:TARGETS",
+        ),
+    ] = None,
+    degrade: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn to restore images from copies made by blur, down, noise, jpeg or gray.",
+            metavar="STEP,STEP",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The run's seed: the same seed repeats a run.")] = None,
     evaluate_every: Annotated[
         int | None,
@@ -97,7 +119,7 @@ def train(
         out=out,
         preset=preset,
         config=config,
-        settings=parse_settings(settings or []),
+        settings={**parse_settings(settings or []), **_of_data(attributes, pairs, degrade)},
         size=None if size is None else parse_size(size),
         minutes=minutes,
         images=images,
@@ -113,6 +135,13 @@ def train(
         {**run_text(run), "Next": shlex.join(["danqing", "sample", str(run.folder), "--out", "grid.png"])}
     )
     output.result(run_payload(run), text, as_json=as_json)
+
+
+def _of_data(attributes: str | None, pairs: str | None, degrade: str | None) -> dict[str, Any]:
+    """The settings of `data` that have an option of their own."""
+    names = None if attributes is None else split_names(attributes)
+    given = {"data.attributes": names, "data.pairs": pairs, "data.degrade": degrade}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def train_with_bar(data: str, **arguments: Any) -> "Run":

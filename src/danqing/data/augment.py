@@ -1,6 +1,7 @@
 """Augmentation of whole batches, deterministic in (seed, images seen)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,17 +87,26 @@ def _mirrored(index: Tensor, length: int) -> Tensor:
 
 
 def _turned(images: Tensor, matrices: Tensor) -> Tensor:
-    """Each image through its affine map, bilinear; colours are weighted by alpha: hidden ones stay hidden."""
-    transparent = images.shape[1] in (2, 4)
-    if transparent:
-        alpha = (images[:, -1:] + 1) / 2
-        images = torch.cat([(images[:, :-1] + 1) * alpha, alpha], dim=1)
+    """Each image through its affine map, bilinear."""
     grid = F.affine_grid(matrices.to(images.device), list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    if transparent:
-        alpha = images[:, -1:]
-        images = torch.cat([images[:, :-1] / alpha.clamp_min(1 / 512) - 1, alpha * 2 - 1], dim=1)
-    return images.clamp_(-1, 1)
+
+    def turned(images: Tensor) -> Tensor:
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+    return weighted_by_alpha(images, turned).clamp_(-1, 1)
+
+
+def weighted_by_alpha(images: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
+    """Average pixels of `[n, c, h, w]` in [-1, 1] with colours weighted by alpha: hidden ones stay hidden.
+
+    average: replaces pixels by linear combinations of others, in each channel alike.
+    """
+    if images.shape[1] not in (2, 4):
+        return average(images)
+    alpha = (images[:, -1:] + 1) / 2
+    images = average(torch.cat([(images[:, :-1] + 1) * alpha, alpha], dim=1))
+    alpha = images[:, -1:]
+    return torch.cat([images[:, :-1] / alpha.clamp_min(1 / 512) - 1, alpha * 2 - 1], dim=1)
 
 
 def _recoloured(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:

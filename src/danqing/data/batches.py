@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +14,19 @@ from danqing.data import captions
 from danqing.data.augment import Augment
 from danqing.data.batch import Batch, Condition
 from danqing.data.dataset import Dataset
+from danqing.data.degrade import Degradation
 from danqing.data.order import shuffled
 from danqing.errors import DataError
-from danqing.images import to_float
 from danqing.machine import total_memory
-from danqing.randomness import generator
+from danqing.randomness import derived_seed, generator
+
+
+class _Read(NamedTuple):
+    """What is read of a batch: pixels `[n, h, w, c]`, those of the sources of pairs, and the condition."""
+
+    pixels: Tensor
+    sources: Tensor | None
+    condition: Condition
 
 
 class Batches:
@@ -25,9 +35,10 @@ class Batches:
     augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition
     holds labels, where the data has any. use_texts: whether it holds captions, where the data has any: where
     an image has several, the seed and the images seen decide on one. hide_attributes: the probability with
-    which each attribute of an image is treated as missing, so that a model learns to do without it. prefetch:
-    whether a thread reads the next batch while this one is learned from, by default where the data exceeds
-    half of the machine's memory; the batches are the same either way.
+    which each attribute of an image is treated as missing, so that a model learns to do without it. degrade:
+    makes the source image of each image, where the data holds no pairs. Source images of pairs are augmented
+    as their targets are. prefetch: whether a thread reads the next batch while this one is learned from, by
+    default where the data exceeds half of the machine's memory; the batches are the same either way.
     """
 
     def __init__(
@@ -41,6 +52,7 @@ class Batches:
         use_labels: bool = True,
         use_texts: bool = False,
         hide_attributes: float = 0.0,
+        degrade: Degradation | None = None,
         prefetch: bool | None = None,
     ) -> None:
         if len(dataset) == 0:
@@ -50,20 +62,25 @@ class Batches:
         self.device = torch.device(device)
         self.use_labels = use_labels and bool(dataset.label_names)
         self.use_texts = use_texts and dataset.has_texts
-        self.hide_attributes = hide_attributes
+        self.hide_attributes, self.degrade = hide_attributes, degrade
         if prefetch is None:
             prefetch = len(dataset) * dataset.image_bytes > (total_memory() or 8e9) / 2
         self._ahead = _Ahead(self._read) if prefetch else None
 
     def at(self, images_seen: int) -> Batch:
         """The batch that follows after `images_seen` images, on the device."""
-        pixels, condition = (
+        read = (
             self._ahead(images_seen, images_seen + self.batch_size)
             if self._ahead
             else self._read(images_seen)
         )
-        images = self.augment.apply(pixels.to(self.device, non_blocking=True), self.seed, images_seen)
-        return Batch(images, condition.to(self.device))
+        images = self._changed(read.pixels, images_seen)
+        condition = read.condition.to(self.device)
+        if read.sources is not None:
+            condition = replace(condition, image=self._changed(read.sources, images_seen))
+        elif self.degrade is not None:
+            condition = replace(condition, image=self.degrade.apply(images, self._seeds(images_seen)))
+        return Batch(images, condition)
 
     def indices(self, images_seen: int) -> NDArray[np.int64]:
         """Which images that batch shows, int64 `[batch_size]`."""
@@ -76,19 +93,16 @@ class Batches:
         return np.concatenate(parts)
 
     def condition(self, images_seen: int) -> Condition:
-        """What is known of the images of that batch, on the CPU."""
+        """What is known of the images of that batch besides source images, on the CPU."""
         indices = self.indices(images_seen)
         label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
         texts = self.dataset.texts(indices) if self.use_texts else None
         text = None if texts is None else captions.chosen(texts, self.seed, images_seen)
-        image = to_float(self.dataset.source_images(indices)) if self.dataset.has_pairs else None
         if not self.dataset.attributes:
-            return Condition(label=label, text=text, image=image)
+            return Condition(label=label, text=text)
         values = torch.from_numpy(self.dataset.attributes_at(indices))
         known = ~values.isnan() & ~self._hidden(images_seen)
-        return Condition(
-            label=label, text=text, image=image, attributes=values.where(known, 0.0), attribute_mask=known
-        )
+        return Condition(label=label, text=text, attributes=values.where(known, 0.0), attribute_mask=known)
 
     def _hidden(self, images_seen: int) -> Tensor:
         """Which attributes of that batch are hidden, bool `[batch_size, sum of widths]`."""
@@ -97,20 +111,32 @@ class Batches:
         hidden = torch.rand(self.batch_size, len(columns), generator=rng) < self.hide_attributes
         return hidden.repeat_interleave(torch.tensor([column.width for column in columns]), dim=1)
 
-    def _read(self, images_seen: int) -> tuple[Tensor, Condition]:
-        return self.dataset.full_depth(self.indices(images_seen)), self.condition(images_seen)
+    def _changed(self, pixels: Tensor, images_seen: int) -> Tensor:
+        """The pixels of that batch on the device, augmented: sources and targets in the same way."""
+        return self.augment.apply(pixels.to(self.device, non_blocking=True), self.seed, images_seen)
+
+    def _seeds(self, images_seen: int) -> list[int]:
+        """A seed for each image of that batch in its epoch."""
+        epochs = np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset)
+        pairs = zip(self.indices(images_seen).tolist(), epochs.tolist(), strict=True)
+        return [derived_seed(self.seed, "degrade", image, epoch) for image, epoch in pairs]
+
+    def _read(self, images_seen: int) -> _Read:
+        indices = self.indices(images_seen)
+        sources = self.dataset.source_images(indices) if self.dataset.has_pairs else None
+        return _Read(self.dataset.full_depth(indices), sources, self.condition(images_seen))
 
 
 class _Ahead:
     """Reads the batch that is expected next in a thread; any other position is read when asked for."""
 
-    def __init__(self, read: Callable[[int], tuple[Tensor, Condition]]) -> None:
+    def __init__(self, read: Callable[[int], _Read]) -> None:
         self._read = read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="danqing-prefetch")
         self._position = -1
-        self._next: Future[tuple[Tensor, Condition]] | None = None
+        self._next: Future[_Read] | None = None
 
-    def __call__(self, position: int, following: int) -> tuple[Tensor, Condition]:
+    def __call__(self, position: int, following: int) -> _Read:
         hit = self._next if self._position == position else None
         current = hit or self._pool.submit(self._read, position)
         self._position, self._next = following, self._pool.submit(self._read, following)

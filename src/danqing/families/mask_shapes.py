@@ -37,8 +37,8 @@ def draw_masks(count: int, height: int, width: int, rng: torch.Generator) -> Ten
     Returns float32 `[count, 1, height, width]` of {0, 1} on the generator's device, 1 where the model must
     paint. The kind of each mask is drawn by `SHARES`.
     """
-    weights = torch.tensor(list(SHARES.values()), device=rng.device)
-    kinds = torch.multinomial(weights, count, replacement=True, generator=rng)
+    borders = torch.tensor(list(SHARES.values()), device=rng.device).cumsum(0)[:-1]
+    kinds = torch.bucketize(_uniform((count,), rng), borders, right=True)
     masks = torch.zeros(count, height, width, dtype=torch.bool, device=rng.device)
     for number, kind in enumerate(SHARES):
         rows = (kinds == number).nonzero()[:, 0]

@@ -17,6 +17,7 @@ from danqing.data import Augment, Batches, Dataset, caches
 from danqing.data.batch import Batch
 from danqing.data.cache import default_folder
 from danqing.data.dataset import TensorFile
+from danqing.data.degrade import Degradation
 from danqing.data.records import digest
 from danqing.errors import TrainingError
 from danqing.families.base import Family, Tokenizes
@@ -97,6 +98,7 @@ def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "use_labels": bool(config.model.labels),
         "use_texts": config.model.reads_text,
         "hide_attributes": HIDE_ATTRIBUTES,
+        "degrade": Degradation(config.data.degrade) if config.data.degrade else None,
     }
 
 

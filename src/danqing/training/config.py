@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from danqing import presets
 from danqing.data import Augment, Dataset
 from danqing.data.captions import captions_of
+from danqing.data.degrade import Degradation
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError, explain
 from danqing.families import can_sample, config_class, parse_config
@@ -22,8 +23,6 @@ from danqing.image_files.levels import is_range
 
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """From which budget, and which number of images in the data, a run is evaluated unasked."""
-ATTRIBUTE_EXAMPLES = 512
-"""Images whose attributes a model keeps, to draw from them what is not requested."""
 SHARED = {
     *("precision", "log_every_steps", "checkpoint_seconds"),
     *("measure_seconds", "sample_grids", "sample_images"),
@@ -65,6 +64,8 @@ class DataConfig(_Section):
     range: the [low, high] that become black and white where values have more than 8 bits; absent takes one
     that suits the data. pairs: "SOURCES:TARGETS" for two folders, "side-by-side", "side-by-side-reversed", or
     the column that names the source image. attributes: columns of numbers, categories or vectors.
+    attribute_examples: how many images' attributes the model keeps, to draw what is not requested. degrade:
+    steps such as "blur,down4,noise,jpeg" that make a source image of each image, where there are no pairs.
     """
 
     channels: int = Field(0, ge=0, le=4)
@@ -74,12 +75,18 @@ class DataConfig(_Section):
     range: tuple[float, float] | None = None
     pairs: str = ""
     attributes: tuple[str, ...] = ()
+    attribute_examples: int = Field(512, ge=0, le=100_000)
+    degrade: str = ""
     augment: Augment | None = None
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
         if self.range is not None and not is_range(self.range):
             raise ValueError("range needs two numbers, the lower one first")
+        if self.degrade and self.pairs:
+            raise ValueError("pairs have their source images: leave degrade or pairs out")
+        if self.degrade:
+            Degradation(self.degrade)
         return self
 
 
@@ -217,6 +224,13 @@ class RunConfig(_Section):
             raise ConfigError(f"A {self.family} does not learn from attributes: leave data.attributes out.")
         if dataset.has_pairs and not self.model.reads_source:
             raise ConfigError(f"A {self.family} does not learn from pairs: leave data.pairs out.")
+        if self.data.degrade and not self.model.reads_source:
+            raise ConfigError(f"A {self.family} does not restore images: leave data.degrade out.")
+        if self.model.reads_source and not (dataset.has_pairs or self.data.degrade):
+            raise ConfigError(
+                "This model learns to make an image from another: declare them by --pairs A:B, or let them "
+                "be made by --set data.degrade=blur,noise."
+            )
         labels = dataset.label_names if self.model.reads_labels else ()
         bare = 0 if dataset.labels is None else int((dataset.labels < 0).sum())
         if labels and bare:
@@ -233,12 +247,15 @@ class RunConfig(_Section):
             "label_captions": dataset.label_captions if labels else (),
         }
         if self.model.reads_attributes and dataset.attributes:
-            examples = dataset.attribute_examples(ATTRIBUTE_EXAMPLES)
+            examples = dataset.attribute_examples(self.data.attribute_examples)
             if not labels:
                 examples = tuple(example.model_copy(update={"label": -1}) for example in examples)
             shape |= {"attributes": dataset.attributes, "attribute_examples": examples}
-        if self.model.reads_source and dataset.has_pairs:
-            shape["source_channels"] = dataset.channels
+        if self.model.reads_source:
+            made = self.data.degrade
+            shape["source_channels"] = (
+                Degradation(made).channels(dataset.channels) if made else dataset.channels
+            )
         if tokenizer is not None:
             shape["tokenizer"] = tokenizer.model_dump()
         captions = self._captions(dataset)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from danqing.data import Dataset
+from danqing.data.degrade import Degradation
 from danqing.data.splits import Held
 from danqing.training.config import RunConfig
 from danqing.training.listener import Plan
@@ -39,6 +40,8 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
             [file.name, file.reason] for file in (*info.report.skipped_files, *info.report.left_out_files)
         ],
     }
+    if config.data.degrade:
+        facts["source_images"] = Degradation(config.data.degrade).in_words()
     if held is not None:
         judged = held.judged
         facts["judged"] = {
@@ -64,7 +67,8 @@ def of_training(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[
         "licence": info.licence,
         "citation": info.citation,
         "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"})
-        | ({} if dataset.range is None else {"range": list(dataset.range)}),
+        | ({} if dataset.range is None else {"range": list(dataset.range)})
+        | ({"degrade": config.data.degrade} if config.data.degrade else {}),
         **held_out(config, held),
         **({"chosen_by": held.split} if held is not None and config.evaluation.keep == "best" else {}),
     }

@@ -11,6 +11,7 @@ import torch
 
 from danqing import machine, threads
 from danqing.data import Dataset, open_dataset
+from danqing.data.degrade import Degradation
 from danqing.data.splits import Held, open_held
 from danqing.errors import ConfigError, TrainingError
 from danqing.model.loading import HasModel
@@ -123,6 +124,8 @@ def train(
         wanted = folder.settle_config(wanted)
         wanted, dataset, held = _open_data(data, wanted, folder, listener)
         listener.on_dataset(dataset.info.report)
+        if wanted.data.degrade:
+            listener.on_message(f"Source images: {Degradation(wanted.data.degrade).in_words()}")
         folder.check_images(dataset, held)
         options: dict[str, Any] = {
             "out": folder.path,

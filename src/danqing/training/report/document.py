@@ -224,6 +224,7 @@ def _data_section(data: Mapping[str, Any]) -> str:
         **(data.get("understood") or {}),
         "Size": f"{data['width']} × {data['height']} pixels" if data.get("width") else None,
         "Channels": data.get("channels"),
+        "Source images": data.get("source_images"),
         "Scored on": f"{judged['images']:,} other images ({judged.get('split')})"
         if isinstance(judged.get("images"), int)
         else None,
