@@ -15,10 +15,10 @@ PACKAGES += ["options", "precision", "quantities", "randomness", "sheet", "threa
 MOST_WORDS = 12
 VERBS = """
 Add Append Apply Bring Build Carry Change Check Choose Compute Convert Copy Count Create Crop Decode
-Delete Describe Download Draw Embed Encode Estimate Find Follow Generate Integrate Interpolate
+Delete Describe Download Draw Embed Encode Estimate Find Fit Follow Generate Integrate Interpolate
 Invert Keep Learn Let Limit Load Map Measure Mix Move Open Pad Predict Prepare Print Project Put
-Quantize Raise Read Remove Repeat Replace Resize Return Run Sample Save Scale Set Settle Shift Show
-Silence Sort Start Stop Sync Take Train Turn Update Upload Wait Write Yield
+Quantize Raise Read Remove Repeat Replace Reshape Resize Return Run Sample Save Scale Set Settle
+Shift Show Silence Sort Start Stop Sync Take Train Turn Update Upload Wait Write Yield
 """
 """How the docstring of a function may begin; add a verb where it is needed."""
 
