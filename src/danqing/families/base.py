@@ -127,6 +127,14 @@ class FamilyConfig(BaseModel):
         """Whether the model learns to make an image from the source image of a pair (`data.pairs`)."""
         return False
 
+    @property
+    def noise_chooses_images(self) -> bool:
+        """Whether a step learns from noise and the images that belong to it (`transport`), in `Batch.noise`.
+
+        Then an image is seen about once in every epoch, and not exactly once.
+        """
+        return False
+
     def complete(self, captions: Sequence[str]) -> Self:
         """The configuration with what a family itself takes from the captions of the training images, such as
         the vocabulary of its text; called once, after the shape has been filled in.
