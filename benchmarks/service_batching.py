@@ -73,7 +73,7 @@ def bare(folder: str, seconds: float) -> None:
     family = model.family
 
     def network(seeds: list[int]) -> None:
-        to_uint8(family.sample(conditions.asked(family.config, seeds), seeds=seeds)).cpu()
+        to_uint8(family.sample(conditions.drawn_condition(family.config, seeds), seeds=seeds)).cpu()
 
     def whole(seeds: list[int]) -> None:
         model.sample(seeds=seeds)

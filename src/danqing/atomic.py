@@ -13,10 +13,11 @@ _LEFTOVERS = ".*.tmp"
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the place of `path` when the block ends without an exception.
+    """Open a file that replaces `path` when the block ends.
 
-    The temporary file lies in the same folder, so that the rename cannot cross file systems; it is removed
-    when the block raises. File and folder are synced, so that the new content survives a power cut.
+    It is binary. Where the block raises an exception, `path` stays as it is. The temporary file lies in the
+    same folder, so that the rename cannot cross file systems. File and folder are synced, so that the new
+    content survives a power cut.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -46,18 +47,27 @@ def write_text(path: str | Path, content: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` to `path` atomically, as indented JSON that keeps Chinese readable."""
+    """Write `content` to `path` atomically, as indented JSON.
+
+    Chinese stays readable.
+    """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def touch(path: Path) -> None:
-    """Note on a file or folder that it is used now; does nothing where it cannot be changed."""
+    """Set the time of a file or folder to now.
+
+    It shows that the file is used. Does nothing where it cannot be changed.
+    """
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` durable, where the system lets a folder be opened."""
+    """Sync a folder, so that renames within it survive a power cut.
+
+    Does nothing where the system cannot open folders.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows cannot open folders, and needs no sync of them
@@ -69,13 +79,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def present(folder: Path) -> set[str]:
-    """The names of what lies in `folder`, none where it is missing; but not what killed writers left."""
+    """Return the names in a folder, without leftovers of killed writers.
+
+    There are none where the folder is missing.
+    """
     entries = folder.iterdir() if folder.is_dir() else ()
     return {entry.name for entry in entries if not entry.match(_LEFTOVERS)}
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left behind in `folder`."""
+    """Delete the files that killed writers left in a folder."""
     for leftover in folder.glob(_LEFTOVERS):
         with contextlib.suppress(OSError):
             leftover.unlink()

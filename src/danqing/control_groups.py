@@ -14,7 +14,7 @@ _NAMES = (
 
 
 class Allowance(NamedTuple):
-    """Bytes that all processes of a group may take together, and those that are left of them."""
+    """Bytes that all processes of a group may use, and those left."""
 
     limit: int = sys.maxsize
     free: int = sys.maxsize
@@ -25,9 +25,12 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 def memory(groups: Path = _GROUPS, mount: Path = _MOUNT) -> Allowance:
-    """What the group of this process, and each around it, leaves; very large numbers without a limit.
+    """Return what the group of this process, and each around it, leaves.
 
-    groups: names the groups of a process; mount: where all are found.
+    They are very large numbers without a limit.
+
+    groups: names the groups of a process.
+    mount: where all are found.
     """
     allowances = [Allowance()]
     with contextlib.suppress(OSError, ValueError):
@@ -39,9 +42,10 @@ def memory(groups: Path = _GROUPS, mount: Path = _MOUNT) -> Allowance:
 
 
 def cpus(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float:
-    """How many processors' time this process and all others of its group may use; infinite without a limit.
+    """Return how many processors the group of this process may use.
 
-    The tightest limit of the group and of each around it counts. Arguments are those of `memory`.
+    The tightest limit of the group and of each around it counts; without a limit, the number is infinite.
+    Arguments are those of `memory`.
     """
     limits = [math.inf]
     with contextlib.suppress(OSError, ValueError):

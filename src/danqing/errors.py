@@ -6,12 +6,16 @@ from pydantic import BaseModel, ValidationError
 
 
 class DanqingError(Exception):
-    """A mistake that the user can mend; the command line prints it alone and exits with code 2."""
+    """A mistake that the user can correct.
+
+    The command line prints the message alone and exits with code 2.
+    """
 
 
 class ConfigError(DanqingError):
-    """A setting that does not exist, has a wrong value, or does not fit the others; option: its name, where
-    it is one of those that painting takes.
+    """A setting that is unknown, invalid, or does not fit the others.
+
+    option: its name, where it is an option of sampling.
     """
 
     def __init__(self, message: str, option: str | None = None) -> None:
@@ -24,11 +28,11 @@ class DataError(DanqingError):
 
 
 class MissingSplitError(DataError):
-    """Data that has no split of the name that was asked for."""
+    """Data without the requested split."""
 
 
 class EvaluationError(DanqingError):
-    """A score that cannot be measured as it was asked for."""
+    """A score that cannot be measured as requested."""
 
 
 class ModelError(DanqingError):
@@ -36,7 +40,7 @@ class ModelError(DanqingError):
 
 
 class TextError(DanqingError):
-    """A text encoder that is not there, or not the one that is needed."""
+    """A text encoder that is missing, or not the right one."""
 
 
 class TrainingError(DanqingError):
@@ -44,7 +48,10 @@ class TrainingError(DanqingError):
 
 
 def explain(error: ValidationError) -> str:
-    """The first few mistakes that pydantic found, as one sentence with the names that the user wrote."""
+    """Return the first mistakes that pydantic found, as one sentence.
+
+    It has the names that the user wrote.
+    """
     mistakes = []
     for mistake in error.errors()[:4]:
         where = ".".join(str(part) for part in mistake["loc"]) or "the configuration"

@@ -13,7 +13,10 @@ _VERSION = re.compile(r"[0-9][0-9a-z.]{0,30}")
 
 
 def format_of(values: Mapping[str, Any]) -> int | None:
-    """Return the format number in the values of a folder: 1 where there is none, None for other things."""
+    """Return the format number in the values of a folder.
+
+    It is 1 where there is none, and None for what is not a number.
+    """
     number = values.get("format", _FIRST)
     return number if type(number) is int else None
 

@@ -43,7 +43,10 @@ def to_float(images: "Tensor") -> "Tensor":
 
 
 def to_uint8(images: "Tensor") -> "Tensor":
-    """Images float `[n, c, h, w]` in [-1, 1] to uint8 `[n, h, w, c]`, rounded, what lies outside clamped."""
+    """Turn floats in [-1, 1] into uint8 `[n, h, w, c]`.
+
+    images: `[n, c, h, w]`. They are rounded, and values outside of the range are clamped.
+    """
     import torch
 
     # A half is added and the rest cut off: round_ wakes all cores, however few the numbers, and then waits
@@ -53,7 +56,10 @@ def to_uint8(images: "Tensor") -> "Tensor":
 
 
 def parse_background(colour: str) -> tuple[int, int, int]:
-    """A colour such as `#ffffff` or `white` as red, green and blue; raises ConfigError."""
+    """Read a colour as red, green and blue; raises ConfigError.
+
+    Examples are `#ffffff` and `white`.
+    """
     try:
         red, green, blue = ImageColor.getrgb(colour)[:3]
     except ValueError as error:
@@ -72,9 +78,9 @@ def conform(
     background: str = "#ffffff",
     fit: Fit = "crop",
 ) -> Pixels:
-    """Bring an image of 8 bits, Pillow's or uint8 `[h, w, c]`, to a size and channels.
+    """Bring an image of 8 bits to a size and channels.
 
-    The arguments are those of `danqing.image_files.decode`.
+    The image is Pillow's or uint8 `[h, w, c]`. The arguments are those of `danqing.image_files.decode`.
     """
     if not isinstance(image, Image.Image):
         image = to_pil(image)
@@ -96,7 +102,10 @@ def conform(
 
 
 def to_pil(pixels: Pixels) -> Image.Image:
-    """One picture uint8 `[h, w, c]` as a Pillow image of mode L, LA, RGB or RGBA."""
+    """Turn an image uint8 `[h, w, c]` into one of Pillow.
+
+    Its mode is L, LA, RGB or RGBA.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in MODES:
         raise ValueError(f"expected uint8 [h, w, c] with 1 to 4 channels, got {pixels.dtype} {pixels.shape}")
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
@@ -105,9 +114,10 @@ def to_pil(pixels: Pixels) -> Image.Image:
 def encode(
     image: Image.Image | Pixels, format: str = "png", *, quality: int = 90, background: str = "#ffffff"
 ) -> bytes:
-    """A picture as the bytes of a png, webp or jpeg file.
+    """Encode an image as a png, webp or jpeg file.
 
-    `quality` (1 to 100) is that of webp and jpeg. JPEG knows no transparency: it is laid on `background`.
+    quality: of webp and jpeg, 1 to 100.
+    background: what is put behind the image in jpeg, which has no transparency.
     """
     name = _SAVED.get(format.lower().lstrip("."))
     if name is None:
@@ -123,12 +133,15 @@ def encode(
 
 
 def grid_columns(count: int, width: int, height: int) -> int:
-    """How many of so many pictures of one size a row of their grid has, which is then about square."""
+    """Return how many columns make a grid of images about square."""
     return min(count, max(1, round(math.sqrt(count * height / width))))
 
 
 class Images:
-    """Pictures of one size, uint8 `[n, h, w, c]`, that index, save and show themselves."""
+    """Images of one size, uint8 `[n, h, w, c]`.
+
+    They can be indexed, saved and shown.
+    """
 
     def __init__(self, array: "Pixels | Tensor") -> None:
         pixels = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
@@ -156,7 +169,7 @@ class Images:
         return f"Images({n} of {width}x{height}, {MODES[channels]})"
 
     def to_pil(self) -> list[Image.Image]:
-        """Each picture as a Pillow image."""
+        """Return each image as a Pillow image."""
         return [to_pil(pixels) for pixels in self.array]
 
     def grid(
@@ -167,11 +180,13 @@ class Images:
         scale: int | None = None,
         checker: bool = False,
     ) -> Image.Image:
-        """All pictures on one sheet, `columns` to a row (default: about square).
+        """Draw all images on one sheet.
 
-        `scale` enlarges each pixel to a square of that many (default: until a picture is about 96 pixels
-        tall, for a sheet of at most about 2,000). `gap` pixels lie between. Transparency is kept, or shown
-        over a `checker`.
+        columns: images in a row; by default the sheet is about square.
+        scale: the side of the square that each pixel becomes; by default an image is about 96 pixels tall,
+            and the sheet at most about 2,000.
+        gap: pixels between images.
+        checker: whether transparency is shown over a checkerboard; otherwise it is kept.
         """
         n, height, width, channels = self.array.shape
         if n == 0:
@@ -196,7 +211,10 @@ class Images:
     def save(
         self, path: str | Path, format: str | None = None, *, quality: int = 90, columns: int | None = None
     ) -> Path:
-        """Write the grid (one picture: itself, unscaled) to `path`, atomically; the ending is the format."""
+        """Write the grid atomically; the ending is the format.
+
+        A single image is written itself, without scaling.
+        """
         path = Path(path)
         picture = to_pil(self.array[0]) if len(self) == 1 else self.grid(columns)
         content = encode(picture, format or path.suffix.lstrip(".") or "png", quality=quality)
@@ -206,10 +224,13 @@ class Images:
     def save_each(
         self, folder: str | Path, format: str = "png", *, quality: int = 90, name: str = ""
     ) -> list[Path]:
-        """Write each picture to a file in `folder`, which is made where it is missing: `00.png` to `63.png`.
+        """Write each image to a file in a folder, `00.png` to `63.png`.
 
-        `format` is png, webp, jpeg or jpg, and ends the names, which `name` begins. Raises ConfigError for
-        another format, and OSError.
+        The folder is created where it is missing.
+
+        format: png, webp, jpeg or jpg; also the ending of the names.
+        name: the beginning of the names.
+        Raises ConfigError for another format, and OSError.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +245,7 @@ class Images:
 
 
 def too_large(size: tuple[int, int], max_pixels: int) -> str:
-    """Say that an image of some (width, height) is over the limit."""
+    """Return a message: an image of some size is over the limit."""
     width, height = size
     return f"The image has {width}x{height} pixels, over {max_pixels / 1e6:.0f} million: shrink it first."
 
@@ -242,7 +263,10 @@ def _on_background(image: Image.Image, background: str) -> Image.Image:
 def resized(
     image: Image.Image, size: tuple[int, int], fit: Fit, fill: float | tuple[int, ...]
 ) -> Image.Image:
-    """Bring an image to another (width, height) as `fit` says; what `pad` adds is `fill`, in its mode."""
+    """Resize an image to (width, height).
+
+    fit: how it is made to fit. fill: the colour that `pad` adds, in the image's mode.
+    """
     width, height = size
     ratio = min if fit == "crop" else max
     if fit == "stretch":

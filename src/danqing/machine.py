@@ -18,7 +18,7 @@ _GLANCE_SECONDS = 0.1  # of looking for free cores before a command that may be 
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What a run's speed depends on, for its report."""
+    """Describe what a run's speed depends on, for its report."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processor": _processor(),
@@ -32,7 +32,10 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def total_memory() -> int:
-    """The machine's memory in bytes, or what a container may have of it; 0 where the system does not tell."""
+    """Return the memory in bytes that the machine or container has.
+
+    It is 0 where the system does not report it.
+    """
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return min(machine, control_groups.memory().limit)
@@ -49,7 +52,10 @@ def _processor() -> str:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that a run may take on `device`; a very large number where the system does not tell."""
+    """Return the bytes that a run may use on a device.
+
+    They are a very large number where the system does not report them.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = control_groups.memory().free
@@ -61,7 +67,10 @@ def available_memory(device: torch.device) -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of memory that the process takes now; 0 where the system does not tell."""
+    """Return the bytes of memory that the process uses now.
+
+    They are 0 where the system does not report them.
+    """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -70,9 +79,9 @@ def resident_memory() -> int:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that the process has taken: on the GPU where it trains on one, in all otherwise.
+    """Return the most bytes that the process has used.
 
-    None where the system does not tell.
+    They are those of the GPU where it trains on one. None where the system does not report them.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
@@ -89,13 +98,16 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def cores_used(device: torch.device) -> int:
-    """How many cores work on a device's behalf: all that torch was given, or the one that feeds a GPU."""
+    """Return how many cores work for a device.
+
+    They are those that torch may use, or the one that feeds a GPU.
+    """
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 @contextlib.contextmanager
 def computing_threads(count: int) -> Iterator[None]:
-    """Let torch compute with `count` threads in the meantime."""
+    """Let torch compute with some number of threads in a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -105,9 +117,10 @@ def computing_threads(count: int) -> Iterator[None]:
 
 
 def use_free_cores() -> None:
-    """Let torch compute on the cores that other processes leave free, unless the user has set the threads.
+    """Let torch compute on the cores that other processes leave free.
 
-    For commands that paint or score: their results do not depend on the number of threads.
+    A number of threads that the user has set is kept. For commands that sample or score: their results do not
+    depend on the number of threads.
     """
     here = torch.get_num_threads()
     if here > 1 and not threads.is_count_chosen():
@@ -130,10 +143,11 @@ class _Counter:
 
 
 class EnergyMeter:
-    """The joules that processors and the GPU take, as they count them: of the whole machine, whoever uses it.
+    """The joules that the machine's processors and GPU use.
 
-    Linux tells those of Intel's and AMD's processor packages (RAPL) where the user may read them, and the
-    driver those of NVIDIA GPUs. A RAPL counter comes round within an hour: ask more often.
+    Those of other processes are included. Linux reports those of Intel's and AMD's processor packages (RAPL)
+    where the user may read them, and the driver those of NVIDIA GPUs. A RAPL counter starts again within an
+    hour: read it more often.
     """
 
     def __init__(self, counters: Sequence[_Counter]) -> None:
@@ -141,14 +155,18 @@ class EnergyMeter:
 
     @classmethod
     def open(cls, device: torch.device, folder: Path = Path("/sys/class/powercap")) -> "EnergyMeter | None":
-        """A meter of the processors, and of `device` where that is a GPU; None where nothing tells."""
+        """Open a meter of the processors, and of a GPU.
+
+        device: measured too where it is a GPU.
+        None where nothing can be measured.
+        """
         counters = [counter for domain in sorted(folder.glob("intel-rapl:*")) if (counter := _rapl(domain))]
         if device.type == "cuda" and (gpu := _nvidia(device)):
             counters.append(gpu)
         return cls(counters) if counters else None
 
     def spent(self) -> float:
-        """Joules since the last call, or since the meter was opened."""
+        """Return the joules since the last call, or since opening."""
         total = 0.0
         for counter in self._counters:
             with contextlib.suppress(OSError, ValueError):

@@ -14,7 +14,7 @@ _DIGITS = 9
 
 
 def normalized(text: str) -> str:
-    """Return a name in Unicode's composed form (NFC), without spaces around it.
+    """Return a name in Unicode's composed form (NFC), without surrounding spaces.
 
     macOS stores `é` as two characters and other systems as one; people see no difference.
     """
@@ -22,7 +22,10 @@ def normalized(text: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """Return a name without case, width and spacing, and with `_` and `-` as spaces."""
+    """Return a name without case, width and spacing.
+
+    `_` and `-` become spaces.
+    """
     plain = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(plain.replace("_", " ").replace("-", " ").split())
 
@@ -32,7 +35,8 @@ def match(wanted: str, names: Sequence[str], captions: Sequence[str] = ()) -> st
 
     An exact spelling comes first, then one that differs in Unicode form, case, spacing or an article before
     it.
-    captions: what else each name may be called, one text per name, an alternative to a line.
+
+    captions: other names of each name, one text per name, with one of them on each line.
     """
     if wanted in names:
         return wanted
@@ -41,11 +45,10 @@ def match(wanted: str, names: Sequence[str], captions: Sequence[str] = ()) -> st
 
 
 def match_index(wanted: str | int, names: Sequence[str], captions: Sequence[str] = ()) -> int | None:
-    """Find the index of the label that a name or a number means, or None.
+    """Find the index of the label that a name or number means.
 
     A number is the name itself where all names are whole numbers (`0`, `90`, `180`), and an index where they
-    are
-    not: it never means one thing for one label and another for the next.
+    are not: it never means one thing for one label and another for the next. None where nothing matches.
     """
     if isinstance(wanted, str) and (found := match(wanted, names, captions)) is not None:
         return names.index(found)
@@ -57,7 +60,10 @@ def match_index(wanted: str | int, names: Sequence[str], captions: Sequence[str]
 
 
 def are_numbers(names: Iterable[str]) -> bool:
-    """Return whether all names are whole numbers, as in class folders `0`, `90` and `180`."""
+    """Return whether all names are whole numbers.
+
+    Examples are class folders `0`, `90` and `180`.
+    """
     found = False
     for name in names:
         found = True
@@ -67,10 +73,11 @@ def are_numbers(names: Iterable[str]) -> bool:
 
 
 def decoded(raw_names: Iterable[bytes]) -> tuple[dict[bytes, str], str]:
-    """Decode file names of one archive or folder, all in the same encoding.
+    """Decode file names of one archive or folder, in one encoding.
 
     Returns the text of each name, and the encoding: UTF-8 where all names fit it, otherwise the one that
-    makes the most readable text of them together. Bytes that fit no encoding become replacement characters.
+        makes the most readable text of them together. Bytes that fit no encoding become replacement
+        characters.
     """
     raws = list(dict.fromkeys(raw_names))
     encoding = _encoding_of(raws)

@@ -28,7 +28,10 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check(**chosen: Any) -> None:
-    """Raise ConfigError for an option whose value no family takes; those of other names are their own."""
+    """Raise ConfigError for an option whose value no family takes.
+
+    Options that are not known here belong to a family and are not checked.
+    """
     for name, value in chosen.items():
         fits, kind = _RULES.get(name, (None, ""))
         if fits is not None and not fits(value):

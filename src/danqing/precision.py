@@ -11,7 +11,10 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def candidates(device: torch.device) -> list[Precision]:
-    """The formats worth measuring on a device: bfloat16 first where hardware is known to have it."""
+    """Return the formats worth measuring on a device.
+
+    bfloat16 comes first where the hardware is known to have it.
+    """
     if device.type == "cuda":
         return ["bfloat16", "float32"] if torch.cuda.is_bf16_supported() else ["float32"]
     if device.type == "cpu":
@@ -20,14 +23,20 @@ def candidates(device: torch.device) -> list[Precision]:
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """A context in which matrix products and convolutions run in `precision`; weights stay float32."""
+    """Run matrix products and convolutions in a precision, within a block.
+
+    Weights stay float32.
+    """
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def exact() -> contextlib.AbstractContextManager[Any]:
-    """A context in which a GPU's convolutions take float32 for float32, and come out the same each time."""
+    """Run convolutions of a GPU in exact float32, within a block.
+
+    Their results are the same each time.
+    """
     flags: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
         enabled=True, deterministic=True, allow_tf32=False
     )
@@ -35,7 +44,10 @@ def exact() -> contextlib.AbstractContextManager[Any]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes CUDA, then Apple's GPU, then the CPU. Raises ConfigError."""
+    """Return the device of a name; raises ConfigError.
+
+    "auto" takes CUDA, then Apple's GPU, then the CPU.
+    """
     if name != "auto":
         return _checked(name)
     if torch.cuda.is_available():

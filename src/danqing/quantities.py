@@ -4,7 +4,10 @@ import math
 
 
 def duration(seconds: float) -> str:
-    """A length of time: 0.8 s, 42 s, 4 min 05 s, 2 h 10 min."""
+    """Write a length of time, such as 4 min 05 s.
+
+    Others are 0.8 s, 42 s and 2 h 10 min.
+    """
     if not math.isfinite(seconds):
         return "unknown"
     if 0 < seconds < 9.95:
@@ -18,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: float) -> str:
-    """A number of bytes in decimal units: 812 kB, 1.3 GB."""
+    """Write a number of bytes in decimal units: 812 kB, 1.3 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
             return f"{size:.3g} {unit}"
@@ -27,12 +30,12 @@ def memory(size: float) -> str:
 
 
 def number(value: float) -> str:
-    """A measured value with four significant digits: 138.0, 0.0312, 1,009."""
+    """Write a value with four significant digits: 138.0, 0.0312, 1,009."""
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def count(number: float) -> str:
-    """A large number with three digits: 950, 12.4 k, 3.57 M."""
+    """Write a large number with three digits: 950, 12.4 k, 3.57 M."""
     for unit in ("", " k", " M", " G"):
         if abs(number) < 999.5:
             return f"{number:.3g}{unit}"

@@ -11,7 +11,10 @@ if TYPE_CHECKING:  # torch is imported where it is used: the process that answer
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one use: `numbers` are, for instance, the step and the rank."""
+    """Return a 63-bit seed for one use.
+
+    numbers: the position in the run, for instance the step and the rank.
+    """
     text = ":".join([str(seed), purpose, *map(str, numbers)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -19,7 +22,10 @@ def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
 def generator(
     seed: int, purpose: str, *numbers: int, device: "torch.device | str" = "cpu"
 ) -> "torch.Generator":
-    """A torch generator for one use; `device` is where its numbers are drawn."""
+    """Return a torch generator for one use.
+
+    device: where its numbers are drawn.
+    """
     import torch
 
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose, *numbers))
@@ -32,9 +38,10 @@ def normal(
     purpose: str = "latents",
     device: "torch.device | str" = "cpu",
 ) -> "torch.Tensor":
-    """Standard normal values `[len(seeds), *shape]`, float32; row i depends on `seeds[i]` alone.
+    """Draw standard normal values `[len(seeds), *shape]`, float32.
 
-    Drawn on the CPU, so that a seed paints the same picture on every device.
+    Row i depends on `seeds[i]` alone. They are drawn on the CPU, so that a seed gives the same image on every
+    device.
     """
     import torch
 
@@ -45,7 +52,10 @@ def normal(
 def uniform(
     seeds: Sequence[int], shape: Sequence[int], *, purpose: str, device: "torch.device | str" = "cpu"
 ) -> "torch.Tensor":
-    """Values uniform in [0, 1), `[len(seeds), *shape]`, float32; drawn as those of `normal` are."""
+    """Draw uniform values in [0, 1), `[len(seeds), *shape]`, float32.
+
+    They are drawn as those of `normal`.
+    """
     import torch
 
     rows = [torch.rand(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]

@@ -16,10 +16,12 @@ _GAP = 14
 
 
 class Sheet:
-    """Images, each with a caption below it, `columns` to a row; a `note` stands under them all.
+    """Images on a sheet, each with a caption below it.
 
-    Each pixel is enlarged to a square, until a picture is about 128 pixels tall. Captions are drawn with a
-    font that knows Latin, Greek and Cyrillic letters. Raises DataError where the numbers do not agree.
+    columns: images in a row. note: a text below them all.
+    Each pixel is enlarged to a square, until an image is about 128 pixels tall. Captions are drawn with a
+    font that has Latin, Greek and Cyrillic letters. Raises DataError where the numbers of images and captions
+    differ.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Sheet:
         self.columns = columns or grid_columns(len(images), width, height)
 
     def draw(self) -> Image.Image:
-        """The whole sheet, RGB."""
+        """Draw the whole sheet, RGB."""
         n, height, width, _ = self.images.array.shape
         scale = max(1, 128 // max(height, width))
         font = ImageFont.load_default(_TEXT)

@@ -20,9 +20,10 @@ _LOOK_SECONDS, _LOOKS = 0.3, 3
 
 
 def configure(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Limit the threads to the CPU quota, unless the user has set their number.
+    """Limit the threads to the CPU quota.
 
-    Does nothing where torch is imported already, because its threads no longer read the environment.
+    A number that the user has set is kept. Does nothing where torch is imported already, because its threads
+    no longer read the environment.
     """
     if "torch" in sys.modules:
         return
@@ -31,16 +32,19 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the environment sets the number of threads, be it by the user or for a quota."""
+    """Return whether the environment sets the number of threads."""
     return any(name in environment for name in _COUNT_NAMES)
 
 
 def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS) -> int:
-    """Return how many of its cores other processes leave to this one, at least one.
+    """Return how many cores other processes leave to this one.
 
-    seconds: how long a look takes. looks: how many at most; the first that finds all cores free is the last,
-    and otherwise the best counts, so that a moment's work of another process does not. A core that others
-    keep busy for more than half of a look is not free. On systems other than Linux, all are.
+    It is at least one.
+
+    seconds: how long one measurement takes.
+    looks: how many measurements at most; the first that finds all cores free is the last, and otherwise the
+        best counts, so that a moment's work of another process does not. A core that others keep busy for
+        more than half of a measurement is not free. On systems other than Linux, all are.
     """
     most = 1
     for _ in range(looks):
@@ -70,9 +74,9 @@ def _seconds_of_others() -> float | None:
 
 
 def cores() -> int:
-    """Return how many cores this process may keep busy: all that its affinity and its CPU quota allow.
+    """Return how many cores this process may keep busy.
 
-    A quota of one and a half cores counts as two.
+    They are those that its affinity and its CPU quota allow. A quota of one and a half cores counts as two.
     """
     return max(1, min(len(_allowed()), math.ceil(min(control_groups.cpus(), sys.maxsize))))
 

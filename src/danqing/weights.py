@@ -19,12 +19,13 @@ _PICKLE_STARTS = (b"\x80", b"PK\x03\x04", b"\x1f\x8b")
 
 
 def check(path: Path, expected: Mapping[str, Tensor]) -> None:
-    """Make sure that a safetensors file has exactly the names and shapes of `expected`.
+    """Check that a safetensors file has the expected names and shapes.
 
-    `expected` may lie on "meta": nothing is allocated, so that a forged configuration cannot exhaust the
-    memory. Raises ModelError, with a message of its own for each: no such file, a pickle or an archive in
-    disguise, a header that is damaged, a file longer or shorter than its header says, unknown and missing
-    names, other shapes.
+    expected: may lie on "meta": nothing is allocated, so that a forged configuration cannot exhaust the
+        memory.
+    Raises ModelError, with a different message for each: a missing file, a pickle or an archive in disguise,
+        a damaged header, a file longer or shorter than its header says, unknown and missing names, other
+        shapes.
     """
     header = _header(path)
     unknown, missing = sorted(header.keys() - expected.keys()), sorted(expected.keys() - header.keys())
@@ -45,7 +46,10 @@ def check(path: Path, expected: Mapping[str, Tensor]) -> None:
 
 
 def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file that `check` has passed, in the number formats of `expected`."""
+    """Read the tensors of a checked file.
+
+    expected: gives their number formats.
+    """
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -54,12 +58,18 @@ def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file. Tensors that share memory are written once each."""
+    """Return the content of a safetensors file.
+
+    Tensors that share memory are written once each.
+    """
     return save({name: on_its_own(tensor) for name, tensor in tensors.items()}, dict(metadata))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256, in hexadecimal, of the names, formats and values of some tensors."""
+    """Compute the sha256 of some tensors, in hexadecimal.
+
+    Their names, formats and values count.
+    """
     hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = on_its_own(tensors[name])
@@ -69,7 +79,10 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def on_its_own(tensor: Tensor) -> Tensor:
-    """A copy on the CPU, contiguous, with memory that no other tensor shares: what safetensors can write."""
+    """Copy a tensor to contiguous memory on the CPU.
+
+    No other tensor shares the memory. This is what safetensors can write.
+    """
     return torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
 
 

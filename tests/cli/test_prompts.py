@@ -201,9 +201,9 @@ MISTAKES = [
     (("--prompt", "a", "--prompts", "x.txt"), "Give --prompt or --prompts, not both"),
     (("--prompts", "/no/such.txt"), "/no/such.txt cannot be read"),
     (("--prompt", "a", "--set", "guidance=2"), "does not know the option 'guidance'"),
-    (("--label", "cat"), "say by prompt=... what to paint"),
+    (("--label", "cat"), "describe the image by prompt=..."),
     (("--expand", "http://localhost:1/v1"), "give --prompt or --prompts with --expand"),
-    (("--prompt", "a", "--expand", "localhost"), "is no address of a chat endpoint"),
+    (("--prompt", "a", "--expand", "localhost"), "is not the address of a chat endpoint"),
     (("--prompt", "x" * 12), "--prompt has 13 tokens, and this model reads 12: shorten it"),
     (
         ("--prompt", "a", "--negative-prompt", "x" * 12),

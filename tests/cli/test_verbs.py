@@ -41,11 +41,11 @@ MISTAKES = [
     (("train",), "Missing argument"),
     (("train", "digits", "--minuts", "3"), "No such option: --minuts"),
     (("paint",), "No such command 'paint'"),
-    (("sample", "/no/model", "--out", "x.png"), "is no model folder"),
+    (("sample", "/no/model", "--out", "x.png"), "is not a model folder"),
     (("sample", "/no/model"), "Say where the images go"),
     (("sample", "/no/model", "--out", "x.gif"), "x.gif does not say its format"),
     (("sample", "/no/model", "--out", "x.png", "-n", "0"), "'-n'"),
-    (("show", "/no/model"), "is no model folder"),
+    (("show", "/no/model"), "is not a model folder"),
     (("presets", "gan-23"), "There is no preset called 'gan-23'"),
 ]
 

@@ -457,7 +457,7 @@ def test_a_mistake_is_one_sentence(changes: dict[str, object], sentence: str, sp
         ({"a.png": b"no picture"}, "No image of folder can be read"),
         ({"notes.txt": b"no picture"}, "holds no images"),
         ({"config.json": b"{}"}, "is not the configuration of a Danqing model"),
-        ({"config.toml": b"[data"}, "is no model folder"),
+        ({"config.toml": b"[data"}, "is not a model folder"),
     ],
 )
 def test_a_hopeless_folder_is_one_sentence(

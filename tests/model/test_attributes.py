@@ -12,7 +12,7 @@ from danqing.data.attributes import Example, tabulate
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig
 from danqing.model.attributes import OutsideTrainingWarning
-from danqing.model.conditions import asked, how_many, known
+from danqing.model.conditions import count_images, drawn_condition, given_condition
 
 # Hats are worn from 60 on, and age has a gap; label 1 is for those who wear a cap.
 ROWS: list[tuple[Any, ...]] = [(20.0 + n, "cap", [n, 1.0]) for n in range(10)]
@@ -39,20 +39,22 @@ def values(condition: Condition) -> Mapping[str, Any]:
 
 def test_what_is_requested_reaches_its_image() -> None:
     for age in (30, "30", 30.0, np.float32(30)):
-        found = values(asked(CONFIG, [1, 2], attributes={"age": age, "kind": "HAT", "place": [3, 1]}))
+        found = values(
+            drawn_condition(CONFIG, [1, 2], attributes={"age": age, "kind": "HAT", "place": [3, 1]})
+        )
         assert found["age"].tolist() == [30, 30]
         assert found["kind"].tolist() == [1, 1]
         assert found["place"].tolist() == [[3, 1], [3, 1]]
-    each = values(asked(CONFIG, [1, 2], attributes=[{"age": 21}, {"age": None, "place": "4, 1"}]))
+    each = values(drawn_condition(CONFIG, [1, 2], attributes=[{"age": 21}, {"age": None, "place": "4, 1"}]))
     assert each["age"][0] == 21
     assert np.isnan(each["age"][1])
     assert each["place"][1].tolist() == [4, 1]
-    assert how_many(None, None, None, [{"age": 1}, {}]) == 2
-    assert how_many(None, None, None, {"age": 1}) == 1
+    assert count_images(None, None, None, [{"age": 1}, {}]) == 2
+    assert count_images(None, None, None, {"age": 1}) == 1
 
 
 def test_without_a_request_attributes_are_drawn_together_as_in_the_data() -> None:
-    found = values(asked(CONFIG, SEEDS))
+    found = values(drawn_condition(CONFIG, SEEDS))
     rows = {tuple(np.nan_to_num(row, nan=-1)) for row in TABLE}
     drawn = np.column_stack([found["age"], found["kind"], found["place"]])
     assert {tuple(np.nan_to_num(row, nan=-1)) for row in drawn} == rows
@@ -60,30 +62,30 @@ def test_without_a_request_attributes_are_drawn_together_as_in_the_data() -> Non
 
 
 def test_the_rest_is_drawn_from_images_most_like_the_request() -> None:
-    hats = values(asked(CONFIG, SEEDS, attributes={"kind": "hat"}))
+    hats = values(drawn_condition(CONFIG, SEEDS, attributes={"kind": "hat"}))
     assert np.nanmin(hats["age"]) >= 60
     assert len(set(hats["age"][~np.isnan(hats["age"])])) == 10
-    young = values(asked(CONFIG, SEEDS, attributes={"age": 25}))
+    young = values(drawn_condition(CONFIG, SEEDS, attributes={"age": 25}))
     assert set(young["kind"]) == {0}
     assert (young["age"] == 25).all()
-    labelled = asked(LABELLED, SEEDS)
+    labelled = drawn_condition(LABELLED, SEEDS)
     assert labelled.label is not None
     assert np.array_equal(values(labelled)["kind"] == 0, labelled.label.numpy() == 1)
 
 
 def test_an_image_draws_by_its_own_seed() -> None:
-    together = asked(LABELLED, [5, 6, 7], attributes={"age": 25})
-    alone = asked(LABELLED, [6], attributes={"age": 25})
+    together = drawn_condition(LABELLED, [5, 6, 7], attributes={"age": 25})
+    alone = drawn_condition(LABELLED, [6], attributes={"age": 25})
     assert together.attributes is not None
     assert alone.attributes is not None
     assert torch.equal(together.attributes[1:2], alone.attributes)
 
 
 def test_of_images_that_are_there_nothing_is_drawn() -> None:
-    found = values(known(CONFIG, 2, attributes={"age": 25}))
+    found = values(given_condition(CONFIG, 2, attributes={"age": 25}))
     assert found["age"].tolist() == [25, 25]
     assert np.isnan(found["kind"]).all()
-    assert np.isnan(values(known(CONFIG, 2))["age"]).all()
+    assert np.isnan(values(given_condition(CONFIG, 2))["age"]).all()
 
 
 @pytest.mark.parametrize(
@@ -101,19 +103,19 @@ def test_of_images_that_are_there_nothing_is_drawn() -> None:
 )
 def test_what_a_model_does_not_know_is_refused(attributes: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        asked(CONFIG, [1, 2], attributes=attributes)
+        drawn_condition(CONFIG, [1, 2], attributes=attributes)
 
 
 def test_a_model_without_attributes_says_so() -> None:
     bare = FamilyConfig(family="gan")
-    assert asked(bare, [1]).attributes is None
+    assert drawn_condition(bare, [1]).attributes is None
     with pytest.raises(ConfigError, match="trained without attributes: leave them out"):
-        asked(bare, [1], attributes={"age": 3})
+        drawn_condition(bare, [1], attributes={"age": 3})
 
 
 def test_a_number_that_no_training_image_has_is_a_warning() -> None:
     with pytest.warns(OutsideTrainingWarning, match=r"age 93 .* have 20 to 69 \(\d\.\d standard deviations"):
-        asked(CONFIG, [1], attributes={"age": 93})
+        drawn_condition(CONFIG, [1], attributes={"age": 93})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        asked(CONFIG, [1], attributes={"age": 45, "place": [0, 2]})
+        drawn_condition(CONFIG, [1], attributes={"age": 45, "place": [0, 2]})

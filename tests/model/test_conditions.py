@@ -12,7 +12,7 @@ from danqing import families
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, Family, FamilyConfig, ReadsText
 from danqing.images import Images
-from danqing.model.conditions import asked, how_many, known, reading
+from danqing.model.conditions import count_images, describe_text, drawn_condition, given_condition
 from danqing.model.model import Model
 from danqing.names import match_index
 from danqing.text.contract import TextConfig, TextFacts
@@ -94,7 +94,7 @@ def test_without_a_prompt_each_seed_draws_a_caption_of_its_own() -> None:
     assert np.isclose(counts["a blue star"], 1000, atol=110)
     assert np.isclose(counts["红心"], 500, atol=90)
     assert set(lengths(images)) <= {len(text) for text in counts}
-    assert asked(TEXT.model_copy(update={"captions": ()}), [1, 2]).text == ("", "")
+    assert drawn_condition(TEXT.model_copy(update={"captions": ()}), [1, 2]).text == ("", "")
     assert Model(Painter(TEXT)).drawn_labels([1]).tolist() == [-1]
 
 
@@ -104,15 +104,15 @@ def test_without_a_prompt_each_seed_draws_a_caption_of_its_own() -> None:
         (
             LABELS,
             {"prompt": "a cat"},
-            r"This gan reads labels, no text: choose one by label=... \(cat, dog\)",
+            r"This gan reads labels and not text: choose one by label=... \(cat, dog\)",
         ),
         (NEITHER, {"prompt": "a cat"}, "reads neither text nor labels: leave the prompt out"),
         (NEITHER, {"prompt": ""}, "reads neither text nor labels"),
-        (TEXT, {"label": "cat"}, "trained without labels: say by prompt=... what to paint"),
+        (TEXT, {"label": "cat"}, "trained without labels: describe the image by prompt=..."),
         (NEITHER, {"label": "cat"}, "trained without labels: leave the label out"),
         (TEXT, {"prompt": ["a", "b", "c"]}, "Give one prompt, or one per image: there are 3 for 2 images"),
-        (TEXT, {"prompt": ["a", 7]}, "A prompt is a text, and 7 is none"),
-        (LABELS, {"negative_prompt": "a cow"}, "This gan reads no text: leave the negative prompt out"),
+        (TEXT, {"prompt": ["a", 7]}, "A prompt is a text, not 7"),
+        (LABELS, {"negative_prompt": "a cow"}, "This gan does not read text: leave the negative prompt out"),
         (TEXT, {"negative_prompt": ["a"]}, "Give one prompt, or one per image: there are 1 for 2 images"),
         (LABELS, {"label": "cow"}, "does not know the label 'cow': choose one of cat, dog"),
     ],
@@ -121,29 +121,29 @@ def test_what_a_model_does_not_read_is_refused(
     config: FamilyConfig, wish: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        asked(config, [1, 2], **wish)
+        drawn_condition(config, [1, 2], **wish)
 
 
 def test_how_text_is_read_is_told_of_configurations_that_read_text() -> None:
-    told = reading(TEXT)
+    told = describe_text(TEXT)
     assert told is not None
     assert (told["encoder"], told["length"], told["vocabulary"]) == ("bpe", 5, 0)
     assert told["captions"] == ["a red heart", "红心", "a blue star", "two circles"]
     assert isinstance(TEXT, ReadsText)
     assert not isinstance(LABELS, ReadsText)
-    assert reading(LABELS) is None
+    assert describe_text(LABELS) is None
     writes = families.parse_config({"family": "transformer", "width": 8, "height": 8, "condition": "label"})
     assert isinstance(writes, ReadsText)
-    assert reading(writes) is None
+    assert describe_text(writes) is None
 
 
 def test_of_images_that_are_there_nothing_is_drawn() -> None:
-    assert known(TEXT, 2).text == ("", "")
-    assert known(TEXT, 2, prompt=["a", "b"]).text == ("a", "b")
-    assert known(NEITHER, 2) == Condition()
-    with pytest.raises(ConfigError, match="say which each image has"):
-        known(LABELS, 2)
-    label = known(LABELS, 2, label=["dog", 0]).label
+    assert given_condition(TEXT, 2).text == ("", "")
+    assert given_condition(TEXT, 2, prompt=["a", "b"]).text == ("a", "b")
+    assert given_condition(NEITHER, 2) == Condition()
+    with pytest.raises(ConfigError, match="give the label of each image"):
+        given_condition(LABELS, 2)
+    label = given_condition(LABELS, 2, label=["dog", 0]).label
     assert label is not None
     assert label.tolist() == [1, 0]
 
@@ -169,9 +169,14 @@ def test_rows_are_taken_in_any_order_with_all_that_is_given() -> None:
 
 
 def test_how_many_images_follow_from_what_is_in_lists() -> None:
-    assert how_many(None, None, None) == how_many("cat", "a cat", None) == how_many(3, None, None) == 1
-    assert how_many(None, ["a", "b"], None) == how_many(["cat", "dog"], None, None) == 2
-    assert how_many(None, "a", [1, 2, 3]) == 3
+    assert (
+        count_images(None, None, None)
+        == count_images("cat", "a cat", None)
+        == count_images(3, None, None)
+        == 1
+    )
+    assert count_images(None, ["a", "b"], None) == count_images(["cat", "dog"], None, None) == 2
+    assert count_images(None, "a", [1, 2, 3]) == 3
 
 
 @pytest.mark.parametrize("n", [1, CHUNK, CHUNK + 3])

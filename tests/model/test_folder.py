@@ -74,7 +74,7 @@ def test_latents_go_there_and_back(folder):
         (lambda m: m.sample(0), "at least one"),
         (lambda m: m.sample(2, seeds=[1]), "one seed per image"),
         (lambda m: m.sample(2, sharpness=3), "option 'sharpness'"),
-        (lambda m: m.reconstruct(m.sample(2)), "say which each image has"),
+        (lambda m: m.reconstruct(m.sample(2)), "give the label of each image"),
         (lambda m: m.interpolate(m.sample(1), m.sample(1), steps=1, label=0), "at least 2 steps"),
         (lambda m: m.encode(m.sample(2)[:0], label=[]), "at least one image"),
         (lambda m: m.encode(dq.Images(np.zeros((1, 4, 4, 3), np.uint8)), label=0), "resize"),
@@ -181,7 +181,7 @@ def first(tensors):
         (tamper_tokenizer(4096, depth=1), "4,194,304 codes, too many"),
         (tamper_header, "no JSON"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "cannot be read"),
-        (lambda f: (f / "config.json").unlink(), "no model folder"),
+        (lambda f: (f / "config.json").unlink(), "is not a model folder"),
     ],
 )
 def test_what_was_tampered_with_is_refused(folder, tamper, sentence):
@@ -256,7 +256,7 @@ def test_names_that_are_no_model(tmp_path, monkeypatch):
     for name in (tmp_path / "nothing", "../../etc", "owner/../../etc", "/etc/passwd"):
         with pytest.raises(ModelError):
             dq.load(name)
-    with pytest.raises(ModelError, match="the hub did not give it"):
+    with pytest.raises(ModelError, match="the hub did not return it"):
         dq.load("nobody/nothing")
 
 

@@ -68,7 +68,7 @@ def test_weights_that_changed_since_training_are_refused(tmp_path: Path) -> None
     facts = settle(config, [])
     other, _ = written("bert", tmp_path / "two", seed=1)
     changed = open_encoder(TextConfig(encoder=str(other)), facts)
-    with pytest.raises(TextError, match="is not the one that the model learnt with"):
+    with pytest.raises(TextError, match="is not the one that the model learned with"):
         changed.encode(["red"])
 
 
@@ -83,7 +83,7 @@ def test_another_vocabulary_is_another_encoder(tmp_path: Path) -> None:
     path.write_text(json.dumps(told))
     facts, other = (settle(TextConfig(encoder=str(tmp_path / name)), []) for name in ("one", "two"))
     assert facts.sha256 != other.sha256
-    with pytest.raises(TextError, match="is not the one that the model learnt with"):
+    with pytest.raises(TextError, match="is not the one that the model learned with"):
         open_encoder(TextConfig(encoder=str(tmp_path / "two")), facts).encode(["red"])
 
 

@@ -188,5 +188,5 @@ def test_no_key_is_sent_where_there_is_none(endpoint: Endpoint, monkeypatch: pyt
     "url", ["", "localhost:1", "file:///etc/passwd", "http://", "ftp://a/b", "http://a b"]
 )
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
-    with pytest.raises(ConfigError, match="is no address of a chat endpoint"):
+    with pytest.raises(ConfigError, match="is not the address of a chat endpoint"):
         PromptWriter(url)

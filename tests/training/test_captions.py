@@ -120,7 +120,7 @@ def test_an_encoder_that_changed_under_a_run_changes_nothing_or_stops_it(
     assert weights[0] == weights[1]
     shutil.rmtree(tmp_path / "cache/text")
     forgotten()
-    with pytest.raises(TextError, match="is not the one that the model learnt with"):
+    with pytest.raises(TextError, match="is not the one that the model learned with"):
         dq.train(pictures, images=64, out=tmp_path / "run", **options)
 
 

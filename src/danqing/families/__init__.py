@@ -110,9 +110,10 @@ def implementing(protocol: type) -> list[str]:
 
 
 def alternatives(protocol: type) -> str:
-    """Return the families that implement a protocol, as in "a VAE or a transformer".
+    """Return the families that implement a protocol, for a sentence.
 
-    protocol: as of `implementing`. Without any such family, "another family".
+    protocol: as of `implementing`. An example is "a VAE or a transformer"; without any such family, "another
+        family".
     """
     *first, last = [_with_article(name) for name in implementing(protocol)] or ["another family"]
     return f"{', '.join(first)} or {last}" if first else last

@@ -16,9 +16,10 @@ Discriminate = Callable[[Tensor], Tensor]
 
 
 class Adversarial(NamedTuple):
-    """Both players' losses, from logits of real and of generated images to a scalar to be minimised.
+    """The losses of both networks, which are minimised.
 
-    `pairs`: whether the generator's loss looks at the real logits.
+    Each takes the logits of real and of generated images. pairs: whether the generator's loss needs the
+    logits of real images.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
@@ -27,52 +28,79 @@ class Adversarial(NamedTuple):
 
 
 def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
-    """-E log σ(D(x)) - E log(1 - σ(D(G))) (Goodfellow et al. 2014, eq. 1)."""
+    """Compute the discriminator's cross-entropy.
+
+    -E log σ(D(x)) - E log(1 - σ(D(G))) (Goodfellow et al. 2014, eq. 1).
+    """
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def minimax_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """E log(1 - σ(D(G))) (Goodfellow et al. 2014, eq. 1): fades where the discriminator is sure."""
+    """Compute the generator's minimax loss.
+
+    E log(1 - σ(D(G))) (Goodfellow et al. 2014, eq. 1). Its gradient vanishes where the discriminator is sure.
+    """
     return -F.softplus(fake).mean()
 
 
 def non_saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """-E log σ(D(G)) (Goodfellow et al. 2014, section 3)."""
+    """Compute the generator's non-saturating loss.
+
+    -E log σ(D(G)) (Goodfellow et al. 2014, section 3).
+    """
     return F.softplus(-fake).mean()
 
 
 def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """½ E (D(x) - 1)² + ½ E D(G)² (Mao et al. 2017, eq. 9)."""
+    """Compute the discriminator's least-squares loss.
+
+    ½ E (D(x) - 1)² + ½ E D(G)² (Mao et al. 2017, eq. 9).
+    """
     return (real - 1).square().mean() / 2 + fake.square().mean() / 2
 
 
 def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """½ E (D(G) - 1)² (Mao et al. 2017, eq. 9)."""
+    """Compute the generator's least-squares loss.
+
+    ½ E (D(G) - 1)² (Mao et al. 2017, eq. 9).
+    """
     return (fake - 1).square().mean() / 2
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """E max(0, 1 - D(x)) + E max(0, 1 + D(G)) (Lim and Ye 2017)."""
+    """Compute the discriminator's hinge loss.
+
+    E max(0, 1 - D(x)) + E max(0, 1 + D(G)) (Lim and Ye 2017).
+    """
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def critic(real: Tensor, fake: Tensor) -> Tensor:
-    """E D(G) - E D(x) (Arjovsky et al. 2017, eq. 2)."""
+    """Compute the critic's loss, E D(G) - E D(x).
+
+    Arjovsky et al. 2017, eq. 2.
+    """
     return fake.mean() - real.mean()
 
 
 def critic_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """-E D(G)."""
+    """Compute the loss of the critic's generator, -E D(G)."""
     return -fake.mean()
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """-E log σ(D(x) - D(G)), pair by pair (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2)."""
+    """Compute the discriminator's relativistic loss, pair by pair.
+
+    -E log σ(D(x) - D(G)) (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2).
+    """
     return F.softplus(fake - real).mean()
 
 
 def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """-E log σ(D(G) - D(x)), pair by pair."""
+    """Compute the generator's relativistic loss, pair by pair.
+
+    -E log σ(D(G) - D(x)).
+    """
     return F.softplus(real - fake).mean()
 
 
@@ -87,22 +115,26 @@ LOSSES: dict[Loss, Adversarial] = {
 
 
 def squared_gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
-    """½ |∇D(x)|² at each image, `[n]`: their mean is R1 where images are real, R2 where they are generated.
+    """Compute ½ |∇D(x)|² at each image, `[n]`.
 
-    Mescheder et al. 2018, equations 9 and 10; the weight γ is the caller's.
+    The mean is R1 where images are real, R2 where they are generated (Mescheder et al. 2018, equations 9 and
+    10). The caller applies the weight γ.
     """
     return _gradients(discriminate, images).square().sum(1) / 2
 
 
 def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
-    """E (|∇D(x̂)| - 1)² at random places between pairs of images (Gulrajani et al. 2017, eq. 3)."""
+    """Compute the gradient penalty between pairs of images.
+
+    E (|∇D(x̂)| - 1)² at random points x̂ between a real and a generated image (Gulrajani et al. 2017, eq. 3).
+    """
     share = torch.rand((len(real), 1, 1, 1), generator=rng, device=real.device)
     norms: Tensor = _gradients(discriminate, torch.lerp(real, fake, share)).norm(dim=1)
     return (norms - 1).square().mean()
 
 
 def _gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
-    """∇D at each image, `[n, c·h·w]`, with a graph of its own: penalties are differentiated again."""
+    """Compute ∇D at each image, `[n, c·h·w]`, with a graph of its own: penalties are differentiated again."""
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         (gradients,) = torch.autograd.grad(discriminate(images).sum(), images, create_graph=True)

@@ -1,30 +1,30 @@
 """The contract between a family of generative models and everything around it.
 
 The trainer knows the phases of a `Learner`, the evaluator knows `sample` of a `Family`, the service knows
-`Condition`; none knows a family.
-What a family can do beyond painting is a `Protocol` below that it implements or does not: callers ask with
-`isinstance`.
+`Condition`; none of them knows a family. What a family can do besides sampling is a `Protocol` below that it
+implements or does not: callers ask with `isinstance`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from danqing.data.attributes import Attribute, Example
 from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
-from danqing.text.contract import TextConfig, TextFacts
+from danqing.families.configuration import FamilyConfig as FamilyConfig
+from danqing.families.configuration import ReadsText as ReadsText
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """`total` is minimised (a scalar with a graph); the detached scalars in `logged` are averaged into the
-    log.
+    """The loss of a phase, and what is logged.
+
+    total: a scalar with a graph, which is minimised.
+    logged: detached scalars, whose averages are written to the log.
     """
 
     total: Tensor
@@ -47,8 +47,8 @@ class Alarm:
 class Phase:
     """One optimiser's turn in a training step.
 
-    modules: names of the family's direct children whose parameters this phase trains; all others are frozen
-    meanwhile. repeats: optimiser steps of this phase in one training step, each on a fresh batch.
+    modules: names of the family's direct children whose parameters this phase trains; all others are frozen.
+    repeats: optimiser steps of this phase in one training step, each on a fresh batch.
     learning_rate_scale: multiplies the configured learning rate for this phase.
     """
 
@@ -56,123 +56,6 @@ class Phase:
     modules: tuple[str, ...]
     repeats: int = 1
     learning_rate_scale: float = 1.0
-
-
-class FamilyConfig(BaseModel):
-    """What every family needs to know of its images; `labels` are the class names, empty when unconditional.
-
-    A preset leaves out what `from_data` names: it is filled in from the data. `conditional=False` ignores
-    labels and captions that the data has. captions: some of those learnt from, evenly drawn, where the model
-    reads text: they are painted where no prompt is given. label_captions: of each label, those that all of
-    its images have, one to a line: what it may be called too. attributes: the columns that the model reads,
-    empty where it reads none. attribute_examples: those of some training images, evenly drawn: what is not
-    requested is drawn from them. source_channels: of the source image that the model reads, 0 where it reads
-    none.
-    """
-
-    display_name: ClassVar[str] = ""
-    """What people call it in a sentence; empty where that is its `family`."""
-    from_data: ClassVar[frozenset[str]] = frozenset(
-        {
-            "family",
-            "width",
-            "height",
-            "channels",
-            "labels",
-            "label_frequencies",
-            "label_captions",
-            "captions",
-            "attributes",
-            "attribute_examples",
-            "source_channels",
-        }
-    )
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    family: str
-    width: int = Field(32, ge=4, le=4096)
-    height: int = Field(32, ge=4, le=4096)
-    channels: int = Field(3, ge=1, le=4)
-    conditional: bool = True
-    labels: tuple[str, ...] = ()
-    label_frequencies: tuple[float, ...] = ()
-    label_captions: tuple[str, ...] = ()
-    captions: tuple[str, ...] = ()
-    attributes: tuple[Attribute, ...] = ()
-    attribute_examples: tuple[Example, ...] = ()
-    source_channels: int = Field(0, ge=0, le=4)
-
-    @model_validator(mode="after")
-    def _labels_have_frequencies(self) -> Self:
-        if self.label_frequencies and len(self.label_frequencies) != len(self.labels):
-            raise ValueError("label_frequencies must have one value per label")
-        if self.label_frequencies and not (min(self.label_frequencies) >= 0 < sum(self.label_frequencies)):
-            raise ValueError("label_frequencies must not be negative, nor all be zero")
-        if self.label_captions and len(self.label_captions) != len(self.labels):
-            raise ValueError("label_captions must have one text per label")
-        return self
-
-    @model_validator(mode="after")
-    def _examples_have_the_attributes(self) -> Self:
-        width = sum(attribute.width for attribute in self.attributes)
-        if any(len(example.values) != width for example in self.attribute_examples):
-            raise ValueError(f"attribute_examples must have {width} values each")
-        return self
-
-    @property
-    def dimensions(self) -> int:
-        """Values in one image: the d of bits per dimension."""
-        return self.width * self.height * self.channels
-
-    @property
-    def reads_labels(self) -> bool:
-        """Whether the model is told the label of an image, where the data has labels."""
-        return self.conditional
-
-    @property
-    def reads_text(self) -> bool:
-        """Return whether the model learns from captions.
-
-        Such a model needs data with captions, and its configuration implements `ReadsText`.
-        """
-        return False
-
-    @property
-    def can_guide(self) -> bool:
-        """Return whether sampling takes a `guidance_scale` other than 1."""
-        return False
-
-    @property
-    def reads_attributes(self) -> bool:
-        """Whether the model learns from the attributes of an image (`data.attributes`)."""
-        return False
-
-    @property
-    def reads_source(self) -> bool:
-        """Whether the model learns to make an image from the source image of a pair (`data.pairs`)."""
-        return False
-
-    def complete(self, captions: Sequence[str]) -> Self:
-        """The configuration with what a family itself takes from the captions of the training images, such as
-        the vocabulary of its text; called once, after the shape has been filled in.
-        """
-        return self
-
-
-@runtime_checkable
-class ReadsText(Protocol):
-    """A configuration whose model learns from captions, where its `reads_text` is true.
-
-    text: how captions are read. text_facts: what was settled from the captions of the data, by `complete`;
-    None before that.
-    """
-
-    @property
-    def text(self) -> TextConfig: ...
-
-    @property
-    def text_facts(self) -> TextFacts | None: ...
 
 
 ParameterKind = Literal["matrix", "weight", "other"]
@@ -186,15 +69,16 @@ other: a gain, a bias or a position; it does not decay, since a smaller one is n
 
 
 class Learner(nn.Module):
-    """A network that a run trains, resumes and saves: configuration, phases and loss.
+    """A network that a run trains, resumes and saves.
 
     Randomness comes only from the generator or the seeds passed in, never from torch's global state, so that
     a resumed run repeats an uninterrupted one bit for bit.
     """
 
     training_only: ClassVar[tuple[str, ...]] = ()
-    """Direct children that a trained model does not need (a discriminator): kept out of the EMA and the model
-    folder.
+    """Direct children that a trained model does not need, such as a discriminator.
+
+    They are neither averaged nor saved in the model folder.
     """
 
     config: FamilyConfig
@@ -213,11 +97,14 @@ class Learner(nn.Module):
         return {"": cls}
 
     def phases(self) -> tuple[Phase, ...]:
-        """The optimiser turns of one training step, in order."""
+        """Return the optimiser turns of one training step, in order."""
         raise NotImplementedError
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """The loss of `phase` on `batch`; `rng` lives on the batch's device."""
+        """Compute the loss of a phase on a batch.
+
+        rng: a generator on the device of the batch.
+        """
         raise NotImplementedError
 
     def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
@@ -232,16 +119,16 @@ class Learner(nn.Module):
         return "matrix" if parameter.dim() == 2 and "blocks." in name else "weight"
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
-        """Return what goes wrong by now.
+        """Return what goes wrong so far.
 
         logged: the latest averages of the log.
         """
         return []
 
     def on_progress(self, images: int) -> None:
-        """Prepare for the next training step, for warm-ups; the state must follow from `images` alone.
+        """Prepare for the next training step, for warm-ups.
 
-        images: how many have been seen.
+        images: how many have been seen; the state must follow from this number alone.
         """
 
     def drop_training_only(self) -> None:
@@ -254,121 +141,140 @@ class Family(Learner):
     """A generative model: a learner that also samples images."""
 
     has_prior: ClassVar[bool] = True
-    """False where `sample` paints from codes drawn at random, because the family is a first stage: it is then
-    shown and scored by its reconstructions.
+    """False for a first stage, whose `sample` decodes random codes.
+
+    Reports and scores then use its reconstructions.
     """
 
     chunk: ClassVar[int] = 16
-    """Images computed at once. Always as many, the last chunk padded: a matrix product of another size may
-    round otherwise, and a picture must not depend on how many others were asked for.
+    """Images computed at once. The last chunk is filled up: a matrix product of another size may round
+    differently, and an image must not depend on how many others are requested.
     """
 
     advice_on_collapse: ClassVar[str] = "lower optimizer.learning_rate"
-    """What to change when the samples are all alike, as the end of a sentence."""
+    """What to change when all samples are alike, as the end of a sentence."""
 
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
-        """Paint one image per seed: `[n, c, h, w]`, float32 in [-1, 1].
+        """Sample one image per seed.
 
-        Image i depends on `seeds[i]` and row i of `condition` alone. The caller sets eval mode and no-grad,
-        and gives a label for every image where the family has labels.
+        Images are `[n, c, h, w]`, float32 in [-1, 1]. Image i depends on `seeds[i]` and row i of `condition`
+        alone. The caller sets eval mode and no-grad, and gives a label for every image where the family has
+        labels.
         """
         raise NotImplementedError
 
     def sample_defaults(self) -> Mapping[str, Any]:
-        """Those options of `sample` whose default is not in its signature, for it follows from the
-        configuration.
+        """Return the options of `sample` whose defaults are not in its signature.
+
+        These follow from the configuration.
         """
         return {}
 
     def sampling_bytes(self) -> int:
-        """Return the bytes of memory that sampling holds between calls: weights, buffers and their caches."""
+        """Return the bytes of memory that sampling holds between calls.
+
+        They are weights, buffers and their caches.
+        """
         return bytes_of(self)
 
 
 Preview = Callable[[], Tensor]
 OnStep = Callable[[int, int, Preview], None]
-"""Told while a family paints step by step: steps done, steps in all, and what gives the images as they are by
-then, `[n, c, h, w]` in [-1, 1]. Whoever wants to stop the painting raises an exception of their own.
+"""A function that is called after each step, with the steps done, the steps in all, and a function that
+returns the images so far, `[n, c, h, w]` in [-1, 1]. To stop sampling, it raises an exception of its own.
 """
 
 
 @runtime_checkable
 class PaintsInSteps(Protocol):
-    """A family whose `sample` takes many steps, and takes `on_step: OnStep | None` among its options."""
+    """A family whose `sample` takes many steps.
+
+    It takes `on_step: OnStep | None` among its options.
+    """
 
     def painting_steps(self, **options: Any) -> int:
-        """How many steps `sample` takes with these options."""
+        """Return how many steps `sample` takes with some options."""
         ...
 
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A family with a latent space that images can be mapped into and back. Images are `[n, c, h, w]` in
-    [-1, 1].
+    """A family that maps images into a latent space and back.
+
+    Images are `[n, c, h, w]` in [-1, 1].
     """
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
-        """Images to their most likely latents `[n, ...]`."""
+        """Encode images as their most likely latents `[n, ...]`."""
         ...
 
     def decode(self, latents: Tensor, condition: Condition) -> Tensor:
-        """Latents to images."""
+        """Decode latents as images."""
         ...
 
 
 @runtime_checkable
 class Interpolates(Protocol):
-    """A family whose latent space has a way from one image to another."""
+    """A family that interpolates between images."""
 
     def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
-        """Images `[n, steps, c, h, w]` on the way from each of `first` to its partner, ends included."""
+        """Interpolate from each image to its partner.
+
+        first, second: images `[n, c, h, w]`.
+        Returns images `[n, steps, c, h, w]`, both ends included.
+        """
         ...
 
 
 @runtime_checkable
 class Traverses(Protocol):
-    """A family whose latents can be moved one by one."""
+    """A family whose latents can be changed one by one."""
 
     def traverse(
         self, images: Tensor, condition: Condition, *, latent: int, values: Sequence[float]
     ) -> Tensor:
-        """Images `[n, len(values), c, h, w]` with one latent set to each value, in standard deviations."""
+        """Set one latent of each image to each of some values.
+
+        latent: its number, from 0. values: in standard deviations.
+        Returns images `[n, len(values), c, h, w]`.
+        """
         ...
 
 
 @runtime_checkable
 class Tokenizes(Protocol):
-    """What turns images into whole numbers and back: the first stage of a family that writes tokens.
+    """A tokenizer: turns images into whole numbers, the codes, and back.
 
-    Codes are int64 `[n, rows, columns, depth]` in [0, vocabulary); `depth` numbers stand at each place, in
-    the order in which they are to be written (the stages of a residual quantizer, the channels of a pixel).
-    Images are `[n, c, h, w]` in [-1, 1].
+    It is the first stage of a family that writes codes. Codes are int64 `[n, rows, columns, depth]` in [0,
+    vocabulary); `depth` codes stand at each place, in the order in which they are written (the stages of a
+    residual quantizer, the channels of a pixel). Images are `[n, c, h, w]` in [-1, 1].
     """
 
     @property
     def vocabulary(self) -> int:
-        """How many different codes there are."""
+        """Return how many different codes there are."""
         ...
 
     @property
     def code_shape(self) -> tuple[int, int, int]:
-        """(rows, columns, depth)."""
+        """Return (rows, columns, depth)."""
         ...
 
     def tokenize(self, images: Tensor) -> Tensor:
-        """Images to codes, without gradients."""
+        """Turn images into codes, without gradients."""
         ...
 
     def detokenize(self, codes: Tensor) -> Tensor:
-        """Codes to images."""
+        """Turn codes into images."""
         ...
 
 
 class HasTokenizer:
-    """A family of two stages says so by inheriting this: its child `tokenizer` was trained before it and
-    never changes. (From Python 3.12 on, no Protocol finds the children of an nn.Module.)
+    """A family of two stages, which it declares by inheriting this.
 
-    It learns from `Batch.codes` where the batch has them, else from what the tokenizer makes of the images.
+    Its child `tokenizer` was trained before it and never changes. The family learns from `Batch.codes` where
+    the batch has them, else from what the tokenizer makes of the images.
+    (A class and not a Protocol: from Python 3.12 on, no Protocol finds the children of an nn.Module.)
     """
 
     tokenizer: nn.Module
@@ -376,40 +282,44 @@ class HasTokenizer:
 
 @runtime_checkable
 class Fills(Protocol):
-    """A family that can paint a part of an image so that it suits the rest."""
+    """A family that samples a part of an image."""
 
     def fill(
         self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
     ) -> Tensor:
-        """Images `[n, c, h, w]`, painted anew where `mask` `[n, 1, h, w]` is 1 and exactly as they were
-        elsewhere; image i depends on row i and `seeds[i]` alone.
+        """Sample the part of each image that a mask covers.
+
+        images: `[n, c, h, w]`. mask: `[n, 1, h, w]`, 1 where to sample; elsewhere images stay exactly as they
+            are.
+        Image i depends on row i and `seeds[i]` alone.
         """
         ...
 
 
 @runtime_checkable
 class Varies(Protocol):
-    """A family that can paint images like a given one."""
+    """A family that samples images like a given one."""
 
     def vary(
         self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float, **options: Any
     ) -> Tensor:
-        """Images like `images` `[n, c, h, w]`; image i depends on row i and `seeds[i]` alone.
+        """Sample a variation of each image, `[n, c, h, w]`.
 
-        strength: from 0, where each comes back as the family encodes it, to 1, where nothing is left of it
-        and the images are those that `sample` paints from these seeds. options: those of `sample`; a family
-        whose `vary` has none of them leaves them out of its signature.
+        Image i depends on row i and `seeds[i]` alone.
+        strength: from 0, which returns each image as the family encodes it, to 1, which keeps nothing of it:
+            the images are those that `sample` gives for these seeds.
+        options: those of `sample`; a family whose `vary` has none of them leaves them out of its signature.
         """
         ...
 
 
 @runtime_checkable
 class Perceives(Protocol):
-    """A family with a loss in the features of a network that it does not own.
+    """A family whose loss uses the features of another network.
 
     perceptual_network: its name, as `evaluation.networks.open_network` takes it; "" where there is none.
-    `perceive` is given what turns images into that network's feature maps, with gradients, once before
-    training; it must not become a child, which would be saved and averaged.
+    `perceive` is called once before training, with a function that turns images into that network's feature
+    maps, with gradients. The function must not become a child, which would be saved and averaged.
     """
 
     perceptual_network: str
@@ -419,23 +329,25 @@ class Perceives(Protocol):
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-    """A family that can bound or compute the probability of an image."""
+    """A family that bounds or computes the probability of an image."""
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Bits per dimension of each image `[n]`, an upper bound that tightens with `samples` where it is a
-        bound.
+        """Compute the bits per dimension of each image, `[n]`.
+
+        An upper bound tightens with `samples`.
         """
         ...
 
 
 @runtime_checkable
 class HasTokenLikelihood(Protocol):
-    """A family that computes the probability of an image's codes, which says nothing of what its tokenizer
-    lost.
+    """A family that computes the probability of an image's codes.
+
+    It says nothing about what the tokenizer lost.
     """
 
     def token_nll(self, batch: Batch) -> Tensor:
-        """-log p(codes | condition) in nats per image, `[n]` float32."""
+        """Compute -log p(codes | condition) in nats per image, `[n]` float32."""
         ...
 
 
@@ -445,5 +357,5 @@ def bytes_of(module: nn.Module) -> int:
 
 
 def nats_to_bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:
-    """Negative log-likelihood in nats per image to bits per dimension."""
+    """Turn a negative log-likelihood in nats per image into bits per dimension."""
     return nats / (dimensions * math.log(2))

@@ -5,16 +5,18 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
-from danqing.families.base import FamilyConfig
+from danqing.families.configuration import FamilyConfig
 from danqing.text.contract import TextConfig, TextFacts
 from danqing.text.encoders import settle
 
 
 class ConditionedConfig(FamilyConfig):
-    """Settings of a model that learns from the label or the caption of an image.
+    """Settings of a model that learns from labels or captions.
 
-    condition: which of the two. condition_dropout: the share of images learned without it, which guidance
-    needs. text: how captions are read. text_facts: what was settled from the captions of the data.
+    condition: which of the two.
+    condition_dropout: the share of images learned without their condition, which guidance needs.
+    text: how captions are read.
+    text_facts: what was settled from the captions of the data.
     """
 
     from_data: ClassVar[frozenset[str]] = FamilyConfig.from_data | {"text_facts"}

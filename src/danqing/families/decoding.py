@@ -21,14 +21,15 @@ OnCodes = Callable[[int, int, Tensor], None]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a code is drawn from logits; raises ConfigError for values outside of their range.
+    """How a code is drawn from logits.
 
     temperature: divides the logits; 0 takes the likeliest code.
     top_k: draw from so many of the likeliest codes; 0 is all.
-    top_p: draw from the fewest likeliest codes with this probability together (Holtzman et al. 2020,
-        section 3.1).
+    top_p: draw from the fewest likeliest codes with this probability together (Holtzman et al. 2020, section
+        3.1).
     guidance_scale: how far to move from the logits without the condition to those under it; 1 is under it.
     guidance_schedule: whether the scale is constant, or rises from 1 as the image is written.
+    Raises ConfigError for values outside of their range.
     """
 
     temperature: float = 1.0
@@ -42,11 +43,14 @@ class Sampling:
 
     @property
     def is_guided(self) -> bool:
-        """Whether logits without the condition are needed."""
+        """Return whether logits without the condition are needed."""
         return self.guidance_scale != 1
 
     def guidance(self, progress: float) -> float:
-        """Return the guidance scale when a share `progress` in [0, 1] of the image is written."""
+        """Return the guidance scale at some point of writing.
+
+        progress: the share of the image that is written, in [0, 1].
+        """
         share = {
             "constant": 1.0,
             "linear": progress,
@@ -77,10 +81,10 @@ class Sampling:
 
 
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Return the first index `[...]` at which the cumulative sum of weights exceeds a share of the total.
+    """Return the first index at which the cumulative sum exceeds a share.
 
     probabilities: weights `[..., v]`; an index of weight 0 is never returned.
-    uniforms: the shares `[...]`, in [0, 1).
+    uniforms: shares of the total `[...]`, in [0, 1).
     """
     sums = probabilities.cumsum(-1)
     total = sums[..., -1:]
@@ -89,9 +93,11 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Apply classifier-free guidance (Ho and Salimans 2022, equation 6, where the scale is 1 + w).
+    """Apply classifier-free guidance.
 
-    logits: `[2n, ...]`, the first half under the condition, the second half without it. Returns `[n, ...]`.
+    logits: `[2n, ...]`, the first half under the condition, the second half without it.
+    scale: 1 + w of Ho and Salimans 2022, equation 6.
+    Returns `[n, ...]`.
     """
     conditional, unconditional = logits.chunk(2)
     return torch.lerp(unconditional, conditional, scale)

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: a generator paints, a discriminator learns to tell its pictures."""
+"""Generative adversarial networks: a generator makes images, a discriminator tells them from real ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -18,7 +18,7 @@ from danqing.randomness import normal
 
 
 class GANConfig(FamilyConfig):
-    """The networks, the game that they play, and what keeps the discriminator in check."""
+    """Settings of the networks, their losses and the discriminator's penalties."""
 
     display_name: ClassVar[str] = "GAN"
 
@@ -56,7 +56,10 @@ class GANConfig(FamilyConfig):
 
 
 class GAN(Family):
-    """The generator and the discriminator take turns; painting needs the generator alone."""
+    """A generator and a discriminator, which are trained in turns.
+
+    Sampling needs the generator alone.
+    """
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
     advice_on_collapse: ClassVar[str] = "raise r1 and r2, or lower optimizer.learning_rate"
@@ -101,7 +104,10 @@ class GAN(Family):
     def sample(
         self, condition: Condition, *, seeds: Sequence[int], truncation: float = 1.0, **options: Any
     ) -> Tensor:
-        """Paint one image per seed; `truncation` in [0, 1] scales the latents: lower is less varied."""
+        """Sample one image per seed.
+
+        truncation: scales the latents, in [0, 1]; lower is less varied.
+        """
         if options:
             raise ConfigError(
                 f"A GAN has no sampling option {', '.join(options)}: it takes truncation alone."
@@ -115,12 +121,12 @@ class GAN(Family):
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         if self.config.loss == "wasserstein" or logged.get("discriminator/wins", 0) < 0.995:
             return []
-        mend = f"raise r1 (it is {self.config.r1:g})"
+        advice = f"raise r1 (it is {self.config.r1:g})"
         if not self.config.diffaugment:
-            mend += ' or set diffaugment=["colour","translation"]'
+            advice += ' or set diffaugment=["colour","translation"]'
         text = (
             f"The discriminator has won: it tells {logged['discriminator/wins']:.1%} of the pairs apart, "
-            f"so that the generator learns no more; {mend}, or lower discriminator_learning_rate_scale."
+            f"so that the generator learns no more; {advice}, or lower discriminator_learning_rate_scale."
         )
         return [Alarm("discriminator won", text)]
 
@@ -158,7 +164,9 @@ class GAN(Family):
         return Losses(total, {"loss": total.detach()})
 
     def _logits(self, real: Tensor, fake: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Logits of both; in one pass, which is faster, unless batch norm would mix their statistics."""
+        """Compute the logits of both; in one pass, which is faster, unless batch norm would mix their
+        statistics.
+        """
         if self.config.net == "dcgan" and self.config.batch_norm:
             return self.discriminator(real, condition), self.discriminator(fake, condition)
         both = condition[[*range(len(real))] * 2]
@@ -168,7 +176,7 @@ class GAN(Family):
     def _penalties(
         self, real: Tensor, fake: Tensor, condition: Condition, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """The penalties that the configuration asks for, not yet weighted, by its names for their weights."""
+        """Compute the penalties that have a weight, not yet weighted, by the names of their weights."""
         config, few = self.config, max(1, round(len(real) * self.config.penalty_fraction))
         asked = {name: images[:few] for name, images in (("r1", real), ("r2", fake)) if getattr(config, name)}
         penalties: dict[str, Tensor] = {}
@@ -182,7 +190,7 @@ class GAN(Family):
         return penalties
 
     def _under(self, condition: Condition, count: int, copies: int) -> Callable[[Tensor], Tensor]:
-        """The discriminator as a function of images, under the first `count` conditions, several times."""
+        """Return the discriminator under the first `count` conditions, repeated, as a function of images."""
         repeated = condition[[*range(count)] * copies]
 
         def discriminate(images: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """How probable an image is given the decoder's output: Gaussian, discretised logistic, Bernoulli.
 
-A pixel of the world is one of 256 levels; level k stands at 2k/255 - 1. Gaussian and logistic give each level
-the mass of the interval half a level to either side, and the two outermost levels the tails, so that the
-masses of the 256 levels sum to one and bits per dimension are those of a code for the real file's pixels.
+A pixel has one of 256 levels; level k stands at 2k/255 - 1. Gaussian and logistic give each level the mass of
+the interval half a level to either side, and the two outermost levels the tails. So the masses of the 256
+levels sum to one, and bits per dimension are those of a code for the pixels of the file.
 """
 
 import math
@@ -25,31 +25,40 @@ _START = 0.3
 
 
 class Likelihood(nn.Module):
-    """What the decoder's `parameters_per_channel * c` output channels mean."""
+    """The distribution of pixels that a decoder's output describes.
+
+    The output has `parameters_per_channel * c` channels.
+    """
 
     parameters_per_channel = 1
 
     def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
-        """Log-probability in nats of `images` `[n, c, h, w]` in [-1, 1], per image `[n]`."""
+        """Compute the log-probability of each image in nats, `[n]`.
+
+        images: `[n, c, h, w]` in [-1, 1].
+        """
         raise NotImplementedError
 
     def mean(self, output: Tensor) -> Tensor:
-        """The expected image `[n, c, h, w]` in [-1, 1]."""
+        """Return the expected image `[n, c, h, w]` in [-1, 1]."""
         raise NotImplementedError
 
     def scale(self) -> Tensor | None:
-        """The present scale, in units of the pixel range [-1, 1], where there is one for all pixels."""
+        """Return the scale, where all pixels share one.
+
+        It is in units of the pixel range [-1, 1].
+        """
         return None
 
     def check_levels(self, images: Tensor) -> None:
-        """Raise ConfigError where bits per dimension would have no meaning for these images."""
+        """Raise ConfigError where these images have no bits per dimension."""
 
 
 class LocationScale(Likelihood):
     """A symmetric density on the line, cut into 256 levels.
 
     scale: a number fixes it, "learned" learns one for all pixels (sigma-VAE, Rybkin et al. 2021), "pixel"
-    lets the decoder say one for every pixel and channel.
+        lets the decoder choose one for every pixel and channel.
     """
 
     def __init__(self, scale: Scale) -> None:
@@ -64,7 +73,7 @@ class LocationScale(Likelihood):
             self.fixed = float(scale)
 
     def log_cumulative(self, x: Tensor) -> Tensor:
-        """Log of the standard distribution's cumulative function."""
+        """Compute the log of the standard distribution's cumulative function."""
         raise NotImplementedError
 
     def location_and_log_scale(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,10 +90,10 @@ class LocationScale(Likelihood):
         return self.log_mass(images, location, log_scale).flatten(1).sum(1)
 
     def log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-        """Log-probability of each value's interval `[x - half a level, x + half a level]`, open at the ends.
+        """Compute the log-probability of each value's interval.
 
-        Both interior edges are reflected into the lower tail, where a logarithm of the cumulative keeps its
-        digits.
+        It is [x - half a level, x + half a level], open at the two ends of the range. Both interior edges are
+        reflected into the lower tail, where a logarithm of the cumulative function keeps its digits.
         """
         inverse = torch.exp(-log_scale)
         distance = x - location
@@ -114,17 +123,20 @@ class Gaussian(LocationScale):
 
 
 class DiscretisedLogistic(LocationScale):
-    """The logistic distribution, discretised (Kingma et al. 2016, section 5; Salimans et al. 2017, eq. 2)."""
+    """The logistic distribution, discretised.
+
+    Kingma et al. 2016, section 5; Salimans et al. 2017, eq. 2.
+    """
 
     def log_cumulative(self, x: Tensor) -> Tensor:
         return F.logsigmoid(x)
 
 
 class Bernoulli(Likelihood):
-    """Black or white, independently. Greys are taken as the probability of white, the usual relaxation.
+    """Black or white, independently.
 
-    The relaxed value is no log-probability of a grey image, so bits per dimension exist for black-and-white
-    images only.
+    Greys are taken as the probability of white, the usual relaxation. The relaxed value is not a
+    log-probability of a grey image, so bits per dimension exist for black-and-white images only.
     """
 
     def log_prob(self, output: Tensor, images: Tensor) -> Tensor:
@@ -144,7 +156,7 @@ class Bernoulli(Likelihood):
 
 
 def build_likelihood(name: LikelihoodName, scale: Scale) -> Likelihood:
-    """The likelihood called `name`."""
+    """Build the likelihood of a name."""
     if name == "bernoulli":
         return Bernoulli()
     return Gaussian(scale) if name == "gaussian" else DiscretisedLogistic(scale)

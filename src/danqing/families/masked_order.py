@@ -12,8 +12,9 @@ from torch import Tensor
 
 
 def left_unknown(wanted: Tensor, num_steps: int) -> Iterator[Tensor]:
-    """Yield how many of `wanted` codes, int64 `[n]`, are unknown after each step.
+    """Yield how many codes are unknown after each step.
 
+    wanted: how many are unknown at first, int64 `[n]`.
     The number falls as a cosine (Chang et al. 2022, section 3.2), by at least one per step.
     """
     left = wanted
@@ -24,7 +25,7 @@ def left_unknown(wanted: Tensor, num_steps: int) -> Iterator[Tensor]:
 
 
 def known_when_written(ranks: Tensor, given: Tensor, num_steps: int) -> Tensor:
-    """Return how many codes are known when each code is written, int64 `[n, N]`.
+    """Return how many codes are known when each is written, `[n, N]`.
 
     ranks: `[n, N]`, the place of each code in the order of writing.
     given: `[n]`, how many codes, the first in that order, are known from the start.
@@ -37,12 +38,12 @@ def known_when_written(ranks: Tensor, given: Tensor, num_steps: int) -> Tensor:
 
 
 def spread(rows: int, columns: int, depth: int) -> Tensor:
-    """Return when each code of a grid is written, float32 `[rows · columns · depth]` in [0, 1).
+    """Return when each code of a grid is written, in [0, 1).
 
-    At any time the written codes lie evenly over the grid, and the codes of one place are far apart in time.
-    At depth 1, each code of the second half is written after all its neighbours. The order of the places is
-    that of a dither matrix (Bayer 1973), for any number of rows and columns. It is the same for all images,
-    which is faster to learn than an order for each.
+    The result is float32 `[rows · columns · depth]`. At any time the written codes lie evenly over the grid,
+    and the codes of one place are far apart in time. At depth 1, each code of the second half is written
+    after all its neighbours. The order of the places is that of a dither matrix (Bayer 1973), for any number
+    of rows and columns. It is the same for all images, which is faster to learn than an order for each.
     """
     bits = (max(rows, columns) - 1).bit_length()
     start = 2**bits // 4  # the first places are not at the edge
@@ -59,10 +60,11 @@ def spread(rows: int, columns: int, depth: int) -> Tensor:
 def given_in_training(
     rows: int, columns: int, depth: int, count: int, share: float, rng: torch.Generator
 ) -> Tensor:
-    """Return which codes are given in training, bool `[count, rows · columns · depth]`.
+    """Return which codes are given in training.
 
-    A model learns to fill from them. In a `share` of the images a rectangle of random sides is given, or all
-    but a rectangle, or scattered places; in the other images nothing is given.
+    The result is bool `[count, rows · columns · depth]`. A model learns to fill from them. In a `share` of
+    the images a rectangle of random sides is given, or all but a rectangle, or scattered places; in the other
+    images nothing is given.
     """
 
     def spans(side: int) -> Tensor:

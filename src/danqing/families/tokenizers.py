@@ -16,7 +16,7 @@ MOST_CODES = 65_536
 
 
 class PixelCodes(nn.Module):
-    """The tokenizer that learns nothing and loses nothing: each 8-bit value of an image is a code.
+    """The tokenizer that loses nothing: each 8-bit value is a code.
 
     The channels of a pixel stand one after another. Other values are rounded to the nearest 8-bit value.
     """
@@ -27,7 +27,10 @@ class PixelCodes(nn.Module):
         self.vocabulary = LEVELS
 
     def tokenize(self, images: Tensor) -> Tensor:
-        """Turn images `[n, c, h, w]` in [-1, 1] into codes int64 `[n, h, w, c]` in [0, 256)."""
+        """Turn images into codes int64 `[n, h, w, c]` in [0, 256).
+
+        images: `[n, c, h, w]` in [-1, 1].
+        """
         return to_uint8(images).long()
 
     def detokenize(self, codes: Tensor) -> Tensor:
@@ -63,12 +66,12 @@ class SecondStage(Family, HasTokenizer):
 
     @property
     def codec(self) -> Tokenizes:
-        """The tokenizer, typed by what it does."""
+        """Return the tokenizer, typed by what it does."""
         assert isinstance(self.tokenizer, Tokenizes)
         return self.tokenizer
 
     def codes_of(self, batch: Batch) -> Tensor:
-        """Return the codes of a batch in the order of the grid, int64 `[n, N]`."""
+        """Return the codes of a batch in grid order, int64 `[n, N]`."""
         codes = self.codec.tokenize(batch.images) if batch.codes is None else batch.codes
         return codes.long().flatten(1)  # from [n, rows, columns, depth]
 

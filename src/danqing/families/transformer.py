@@ -92,10 +92,10 @@ class TransformerConfig(ConditionedConfig):
 
 # 2. Prefix
 class Prefix(nn.Module):
-    """What an image should show, as vectors `[n, length, features]`: of a label, or of each token of a text,
-    and one of all attributes, if the model reads any.
+    """Vectors `[n, length, features]` that say what an image should show.
 
-    What stands there without a condition is learned too, which is what guidance compares with.
+    There is one for a label, or one for each token of a text, and one for all attributes, if the model reads
+    any. The vectors that stand there without a condition are learned too: guidance compares with them.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -120,7 +120,7 @@ class Prefix(nn.Module):
 
     @property
     def reads_any(self) -> bool:
-        """Whether the model was told anything of its images."""
+        """Return whether the model learned from any condition."""
         return self.embed is not None or self.attributes is not None
 
     def forward(self, condition: Condition, absent: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Prefix(nn.Module):
             return nothing
         if self.config.reads_text:
             if condition.text is None:
-                raise ConfigError('This model paints what a text says: give it a prompt ("" for anything).')
+                raise ConfigError('This model reads text: give it a prompt ("" for anything).')
             blank = torch.tensor([not text.strip() for text in condition.text], device=absent.device)
             assert self.config.text_facts is not None
             encoder = shared_encoder(self.config.text, self.config.text_facts)
@@ -162,7 +162,10 @@ class Prefix(nn.Module):
 
 # 3. Blocks
 class NormedLinear(nn.Module):
-    """W (g · RMSNorm(x)) with RMSNorm(x) = x / √(mean(x²) + ε) (Zhang and Sennrich 2019)."""
+    """A linear layer with RMSNorm before it.
+
+    W (g · RMSNorm(x)) with RMSNorm(x) = x / √(mean(x²) + ε) (Zhang and Sennrich 2019).
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -203,15 +206,20 @@ class Attention(nn.Module):
         self.out = into_stream(shape, self.heads * self.head_width)
 
     def scaled_rotations(self, rotations: Tensor) -> Tensor:
-        """Turn rotations of queries and keys `[2, t, d / 2]` into factors `[t, heads + key heads, d / 2]`.
+        """Scale the rotations of queries and keys.
 
-        √d makes products of random unit vectors about standard normal.
+        rotations: `[2, t, d / 2]`, of queries and of keys.
+        Returns factors `[t, heads + key heads, d / 2]`. √d makes products of random unit vectors about
+        standard normal.
         """
         queries = rotations[0][:, None] * (self.gain * math.sqrt(self.head_width))
         return torch.cat([queries, rotations[1][:, None].expand(-1, self.key_value_heads, -1)], dim=1)
 
     def project(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Turn the stream `[n, t, width]` into queries, keys and values, `[n, heads, t, d]` each."""
+        """Project the stream to queries, keys and values, `[n, heads, t, d]`.
+
+        x: the stream `[n, t, width]`.
+        """
         qkv = self.qkv(x).view(*x.shape[:2], -1, self.head_width)  # [n, t, heads + 2 · key heads, d]
         qk, v = torch.split(qkv, [self.heads + self.key_value_heads, self.key_value_heads], dim=2)
         qk = rotate_unit(qk, self.scaled_rotations(rotations))  # [n, heads + key heads, t, d]
@@ -232,7 +240,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + down(silu(gate(norm(x))) · up(norm(x))): SwiGLU (Shazeer 2020)."""
+    """Attention and a feed-forward network, which add to the stream.
+
+    x + attention(norm(x)), then x + down(silu(gate(norm(x))) · up(norm(x))): SwiGLU (Shazeer 2020).
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -241,7 +252,7 @@ class Block(nn.Module):
         self.down = into_stream(shape, shape.hidden)
 
     def forward(self, x: Tensor, rotations: Tensor, seen: Tensor | None = None, start: int = 0) -> Tensor:
-        """Return the stream `[n, t - start, width]` of positions from `start` on."""
+        """Return the stream `[n, t - start, width]` from position `start` on."""
         return self.feed(x[:, start:] + self.attention(x, rotations, seen, start))
 
     def feed(self, x: Tensor) -> Tensor:
@@ -253,9 +264,10 @@ class Block(nn.Module):
 
 # 4. Network
 class Transformer(nn.Module):
-    """Turns a prefix `[n, p, width]` and codes int64 `[n, N]` into logits float32 `[n, N, vocabulary]`.
+    """The network: a prefix and codes in, logits of codes out.
 
-    The N codes are those of the grid, row by row, place by place, `depth` at each place.
+    A prefix is `[n, p, width]`, codes are int64 `[n, N]`, logits float32 `[n, N, vocabulary]`. The N codes
+    are those of the grid, row by row, place by place, `depth` at each place.
     """
 
     rotations: Tensor
@@ -275,15 +287,16 @@ class Transformer(nn.Module):
             nn.init.normal_(table, std=EMBEDDING_SCALE)
         with torch.no_grad():
             self.head.weight.mul_(0.5)  # starts near the uniform distribution
-        with torch.device("cpu"):  # wherever the weights are built: no file holds these
+        with torch.device("cpu"):  # on any device of the weights: no file holds these
             place = torch.arange(-shape.prefix, shape.codes).clamp(min=0) // shape.depth  # [p + N]
             rotations = grid_rotations(place // shape.columns, place % shape.columns, shape.head_width)
             self.register_buffer("rotations", rotations, persistent=False)
 
     def forward(self, prefix: Tensor, codes: Tensor) -> Tensor:
-        """Compute logits in raster order: those of code i follow from the prefix and the codes before i.
+        """Compute the logits of each code from those before it.
 
-        Position i holds code i - 1 and writes code i; the last position of the prefix writes the first code.
+        This is raster order. Position i holds code i - 1 and writes code i; the last position of the prefix
+        writes the first code.
         """
         x = torch.cat([prefix + self.prefix, self.embed(codes[:, :-1], 0, 1)], dim=1)  # [n, p + N - 1, width]
         rotations = self.raster_rotations()[:, : x.shape[1]]
@@ -292,9 +305,9 @@ class Transformer(nn.Module):
         return self.read(x[:, self.shape.prefix - 1 :])
 
     def parallel(self, prefix: Tensor, codes: Tensor, ranks: Tensor, before: Tensor) -> Tensor:
-        """Compute logits in any order: those of a code follow from the codes known when it is written.
+        """Compute the logits of each code from those known before it.
 
-        ranks: `[n, N]`, the place of each code in the order.
+        ranks: `[n, N]`, the place of each code in the order of writing, which may be any.
         before: `[n, N]`, how many codes are known when each is written; at most its rank.
 
         Each code stands in the sequence twice (two streams, Yang et al. 2019, section 2.3). As itself it sees
@@ -316,10 +329,11 @@ class Transformer(nn.Module):
         return self.read(last(x, rotations, seen[:, questions:], questions))
 
     def raster_rotations(self) -> Tensor:
-        """Return rotations of queries and of keys in raster order, complex `[2, p + N, head width / 2]`.
+        """Return the rotations of queries and keys in raster order.
 
-        A query rotates to the place that it writes, a key to the place that it holds. Then "the code above
-        the one that I write" is the same rotation everywhere, even at the edges.
+        They are complex, `[2, p + N, head width / 2]`. A query rotates to the place that it writes, a key to
+        the place that it holds. Then "the code above the one that I write" is the same rotation everywhere,
+        even at the edges.
         """
         held = torch.view_as_complex(self.rotations)
         return torch.stack([torch.cat([held[1:], held[-1:]]), held])
@@ -363,7 +377,10 @@ class TransformerLearner(SecondStage):
         return (Phase("transformer", ("prefix", "net")),)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """Return the cross-entropy of codes given those known before them, in nats per code."""
+        """Compute the cross-entropy of codes given those known before them.
+
+        It is in nats per code.
+        """
         codes = self.codes_of(batch)
         if self.config.order == "raster":
             logits = self._raster_logits(batch, codes, rng).flatten(0, 1)  # [n · N, vocabulary]
@@ -412,7 +429,9 @@ class TransformerLearner(SecondStage):
 # 6. Generation
 @torch.no_grad()
 def generate(net: Transformer, prefix: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """Write codes int64 `[n, N]` in raster order, with one pass of the network for each.
+    """Write codes int64 `[n, N]` in raster order.
+
+    The network runs once for each code.
 
     prefix: `[n, p, width]`; with guidance `[2n, p, width]`, under the condition, then without it.
     uniforms: `[n, N]` in [0, 1), the random numbers of each image.
@@ -431,9 +450,9 @@ def generate(net: Transformer, prefix: Tensor, uniforms: Tensor, sampling: Sampl
 def generate_masked(
     net: Transformer, prefix: Tensor, uniforms: Tensor, sampling: Sampling, num_steps: int
 ) -> Tensor:
-    """Write codes int64 `[n, N]` in masked order, with one pass of the network for each step.
+    """Write codes int64 `[n, N]` in masked order.
 
-    Arguments are those of `generate`, and the number of steps.
+    The network runs once for each step. Arguments are those of `generate`, and the number of steps.
     """
     shape, codes = net.shape, torch.zeros(uniforms.shape, dtype=torch.int64)  # [n, N]
     ranks = spread(shape.rows, shape.columns, shape.depth).argsort().argsort().expand_as(codes)  # [n, N]

@@ -82,7 +82,7 @@ class TransformerFamily(TransformerLearner):
     def fill(
         self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
     ) -> Tensor:
-        """Write what `mask` covers again: the codes of each place that it touches.
+        """Write the codes of each place that a mask touches again.
 
         options: as of `sample`.
         """
@@ -170,7 +170,7 @@ class TransformerFamily(TransformerLearner):
             )
         if sampling.is_guided and not self.config.condition_dropout:
             raise ConfigError(
-                "This model never learnt to paint without a condition, which guidance needs: leave "
+                "This model did not learn to sample without a condition, which guidance needs: leave "
                 "guidance_scale at 1, or train it with condition_dropout=0.1.",
                 "guidance_scale",
             )
@@ -246,21 +246,24 @@ class TransformerFamily(TransformerLearner):
 
 
 class RasterTransformer(TransformerFamily):
-    """Raster order: the model knows how likely codes are."""
+    """Raster order: the model computes the probability of codes."""
 
     def token_nll(self, batch: Batch) -> Tensor:
-        """Return -log p(codes | condition) in nats per image, `[n]` float32."""
+        """Compute -log p(codes | condition) in nats per image, `[n]` float32."""
         codes = self.codes_of(batch)
         logits = self.net(self._prefixes(batch.condition, len(batch), guided=False), codes)
         return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
 
 
 class PixelTransformer(RasterTransformer):
-    """Raster order over pixels: the model knows exactly how likely an image is."""
+    """Raster order over pixels: the model computes the probability of images."""
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Return -log2 p(image | condition) per dimension, `[n]`; exact, whatever `samples`."""
+        """Compute -log2 p(image | condition) per dimension, `[n]`.
+
+        It is exact, whatever `samples`.
+        """
         return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
 
 

@@ -2,7 +2,7 @@
 
 The bound is E[log p(x|z)] - beta KL(q(z|x) || p(z)), with beta as in the beta-VAE (Higgins et al. 2017). What
 makes samples good is a learned scale of the pixels' likelihood (Rybkin et al. 2021), which lets the latents
-carry detail, and a learned prior, which follows the posteriors wherever they gather.
+carry detail, and a learned prior, which follows the posteriors.
 """
 
 import math
@@ -37,13 +37,17 @@ _LOG_SCALE_LIMIT = 7.0
 
 
 class VAEConfig(FamilyConfig):
-    """A variational autoencoder's settings.
+    """Settings of a variational autoencoder.
 
-    net: `hybrid` learns most per second where things stand in one place; `resnet` and `conv` expect no such
-    thing. features: the width of a convolution at the coarsest resolutions is twice that, of a dense layer 16
-    times. blocks: residual blocks per resolution, or of dense layers. scale: of the pixels' likelihood,
-    "learned", "pixel" (one per pixel, from the decoder) or a number in units of the pixel range [-1, 1]. beta
-    reaches its value after `beta_warmup_images` images. couplings: of the flow prior.
+    net: `hybrid` learns most per second where things stand in the same place in all images; `resnet` and
+        `conv` do not expect that.
+    features: a convolution at the coarsest resolutions has twice as many channels, a dense layer 16 times as
+        many.
+    blocks: residual blocks per resolution, or of dense layers.
+    scale: of the pixels' likelihood: "learned", "pixel" (one per pixel, from the decoder) or a number in
+        units of the pixel range [-1, 1].
+    beta: reaches its value after `beta_warmup_images` images.
+    couplings: of the flow prior.
     """
 
     display_name: ClassVar[str] = "VAE"
@@ -75,7 +79,7 @@ class VAEConfig(FamilyConfig):
 
 
 class VAE(Family):
-    """Encoder, prior, decoder and likelihood, each a direct child; one phase trains them all."""
+    """Encoder, prior, decoder and likelihood, trained in one phase."""
 
     config: VAEConfig
 
@@ -120,14 +124,14 @@ class VAE(Family):
 
     @property
     def beta(self) -> float:
-        """The weight of the divergence at this point of the warm-up."""
+        """Return the weight of the divergence at this point of the warm-up."""
         warmup = self.config.beta_warmup_images
         return self.config.beta * (min(1.0, self._images / warmup) if warmup else 1.0)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """The negative bound with beta, in nats per dimension.
+        """Compute the negative bound with beta, in nats per dimension.
 
-        What is logged as bits_per_dim has beta = 1.
+        The logged bits_per_dim have beta = 1.
         """
         condition = batch.condition
         mean, log_scale = self.posterior(batch.images, condition)
@@ -151,7 +155,10 @@ class VAE(Family):
         return Losses(total, logged)
 
     def posterior(self, images: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation `[n, d]` of q(z | x), float32."""
+        """Compute mean and log standard deviation of q(z | x), float32.
+
+        Each is `[n, d]`.
+        """
         self._check(condition)
         mean, log_scale = self.encoder(images, condition).float().chunk(2, dim=1)
         return mean, log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
@@ -159,9 +166,9 @@ class VAE(Family):
     def divergence(
         self, latents: Tensor, mean: Tensor, log_scale: Tensor, condition: Condition | None
     ) -> Tensor:
-        """KL(q(z|x) || p(z)) in nats `[n]`.
+        """Compute KL(q(z|x) || p(z)) in nats, `[n]`.
 
-        Closed for the Gaussian prior, else estimated at `latents` drawn from q.
+        It is exact for the Gaussian prior, else estimated at `latents`, which were drawn from q.
         """
         if isinstance(self.prior, NormalPrior):
             return gaussian_divergence(mean, log_scale, *self.prior.statistics(mean, condition))
@@ -171,9 +178,9 @@ class VAE(Family):
     def sample(
         self, condition: Condition, *, seeds: Sequence[int], temperature: float = 1.0, **options: Any
     ) -> Tensor:
-        """Paint the decoder's mean image for noise times `temperature`.
+        """Sample one image per seed: the decoder's mean.
 
-        Below 1 safer, above 1 more varied.
+        temperature: multiplies the noise; below 1 is safer, above 1 more varied.
         """
         if options:
             raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
@@ -184,22 +191,26 @@ class VAE(Family):
         return self.decode(self.prior.from_noise(noise, condition), condition)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
-        """The posterior's mean `[n, latents]` for each image."""
+        """Return the posterior's mean `[n, latents]` for each image."""
         return self.posterior(images, condition)[0]
 
     def decode(self, latents: Tensor, condition: Condition) -> Tensor:
-        """The mean image `[n, c, h, w]` in [-1, 1] for each vector of latents."""
+        """Return the mean image of each vector of latents.
+
+        Images are `[n, c, h, w]` in [-1, 1].
+        """
         self._check(condition)
         return self.likelihood.mean(self.decoder(latents, condition))
 
     def reconstruct(self, images: Tensor, condition: Condition) -> Tensor:
-        """Images `[n, c, h, w]` as they come back from their most likely latents."""
+        """Encode and decode images `[n, c, h, w]`."""
         return self.decode(self.encode(images, condition), condition)
 
     def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
-        """Images `[n, steps, c, h, w]` on the way from `first` to `second` `[n, c, h, w]`, ends included.
+        """Interpolate from each of `first` to its partner in `second`.
 
-        The way is spherical (slerp) in the prior's noise, where the typical set is a sphere, not straight in
+        Both are `[n, c, h, w]`. Returns images `[n, steps, c, h, w]`, both ends included. The interpolation
+        is spherical (slerp) in the prior's noise, where the typical set is a sphere, and not linear in
         latents.
         """
         start, end = (self.prior.to_noise(self.encode(i, condition), condition)[0] for i in (first, second))
@@ -212,10 +223,10 @@ class VAE(Family):
     def traverse(
         self, images: Tensor, condition: Condition, *, latent: int, values: Sequence[float]
     ) -> Tensor:
-        """Images `[n, len(values), c, h, w]` where one coordinate of the noise takes each of `values`.
+        """Set one coordinate of the noise to each of some values.
 
-        `latent` counts from 0; values are in standard deviations. Raises ConfigError where there is no such
-        latent.
+        latent: its number, from 0. values: in standard deviations.
+        Returns images `[n, len(values), c, h, w]`. Raises ConfigError where there is no such latent.
         """
         if not 0 <= latent < self.config.latents:
             raise ConfigError(f"There is no latent {latent}: choose one from 0 to {self.config.latents - 1}.")
@@ -228,8 +239,10 @@ class VAE(Family):
         return torch.stack(frames, 1)
 
     def vary(self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float) -> Tensor:
-        """Paint from the images' own noise moved towards fresh noise, by a step that keeps it normal: that of
-        the preconditioned Crank-Nicolson proposal (Cotter et al. 2013).
+        """Sample from the images' own noise, moved towards fresh noise.
+
+        The step keeps the noise normal: it is that of the preconditioned Crank-Nicolson proposal (Cotter et
+            al. 2013).
         """
         noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
         fresh = normal(seeds, (self.config.latents,), device=noise.device)
@@ -238,10 +251,10 @@ class VAE(Family):
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """The importance-weighted bound (Burda et al. 2016, eq. 8) in bits per dimension, `[n]`; beta = 1.
+        """Compute the importance-weighted bound in bits per dimension, `[n]`.
 
-        One pass per sample, so memory does not grow with `samples`. Raises ConfigError for greys under
-        Bernoulli.
+        Burda et al. 2016, eq. 8, with beta = 1. There is one pass per sample, so memory does not grow with
+        `samples`. Raises ConfigError for greys under Bernoulli.
         """
         if samples < 1:
             raise ConfigError(f"samples must be at least 1 (got {samples}).")
@@ -282,16 +295,19 @@ class VAE(Family):
 def gaussian_divergence(
     mean: Tensor, log_scale: Tensor, prior_mean: Tensor, prior_log_scale: Tensor
 ) -> Tensor:
-    """KL between diagonal Gaussians in nats `[n]`, from `[n, d]` each (Kingma and Welling 2014, app. B)."""
+    """Compute KL between diagonal Gaussians in nats, `[n]`.
+
+    Arguments are `[n, d]` each (Kingma and Welling 2014, app. B).
+    """
     difference = log_scale - prior_log_scale
     scaled = (mean - prior_mean) * torch.exp(-prior_log_scale)
     return 0.5 * ((2 * difference).exp() + scaled.square() - 1 - 2 * difference).sum(1)
 
 
 def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
-    """Spherical interpolation of `[n, d]` at t in [0, 1] (Shoemake 1985).
+    """Interpolate `[n, d]` spherically at t in [0, 1] (Shoemake 1985).
 
-    Straight where the two nearly align.
+    The interpolation is linear where the two vectors nearly align.
     """
     cosine = F.cosine_similarity(start, end, dim=1).clamp(-1, 1)
     angle = torch.acos(cosine)[:, None]

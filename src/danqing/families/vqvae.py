@@ -1,8 +1,8 @@
 """Vector-quantized autoencoders (van den Oord et al. 2017): images to a grid of whole numbers, and back.
 
-They are a first stage: a transformer writes the numbers, and the decoder here paints what it wrote. Their own
-samples are drawn place by place and show nothing whole. A perceptual and an adversarial term make of it a
-VQGAN (Esser et al. 2021).
+They are a first stage: a transformer writes the numbers, and the decoder here turns them into an image. Their
+    own samples are drawn place by place and show nothing whole. With a perceptual and an adversarial term
+    they are VQGANs (Esser et al. 2021).
 """
 
 import math
@@ -29,18 +29,21 @@ _LARGEST_RATIO = 1e4
 
 
 class VQVAEConfig(FamilyConfig):
-    """A tokenizer's settings.
+    """Settings of a tokenizer.
 
-    features: the width of a convolution on the grid is twice that. blocks: residual blocks on the grid, in
-    the encoder and in the decoder. downsamplings: how often the sides are halved. quantizer: `codebook` and
-    `binary` have `vocabulary` codes, `fsq` the product of `levels`. depth: codes per place, where each
-    codebook after the first quantizes what was left over. code_width: numbers per code of a codebook.
-    normalised: codes on the unit sphere. entropy: the weight of a binary code's entropies.
-
-    perceptual: the weight of the distance in the features of `perceptual_network`. adversarial: the weight of
-    the discriminator's verdict, 0 for none; where `adversarial_adaptive`, relative to the other terms'
-    gradient. The discriminator starts to learn after `adversarial_start_images`, and its weight rises to the
-    full over `adversarial_warmup_images` more, so that it has learnt something before it is listened to.
+    features: a convolution on the grid has twice as many channels.
+    blocks: residual blocks on the grid, in the encoder and in the decoder.
+    downsamplings: how often the sides are halved.
+    quantizer: `codebook` and `binary` have `vocabulary` codes, `fsq` the product of `levels`.
+    depth: codes per place, where each codebook after the first quantizes what was left over.
+    code_width: numbers per code of a codebook.
+    normalised: codes lie on the unit sphere.
+    entropy: the weight of a binary code's entropies.
+    perceptual: the weight of the distance in the features of `perceptual_network`.
+    adversarial: the weight of the adversarial loss, 0 for none; where `adversarial_adaptive`, relative to the
+        gradient of the other terms. The discriminator starts to learn after `adversarial_start_images`, and
+        its weight rises over `adversarial_warmup_images` more, so that it has learned something before it
+        counts.
     """
 
     display_name: ClassVar[str] = "VQ-VAE"
@@ -89,12 +92,12 @@ class VQVAEConfig(FamilyConfig):
 
     @property
     def reads_labels(self) -> bool:
-        """A code says what an image looks like, whatever it is called."""
+        """Return False: a code describes how an image looks, not its label."""
         return False
 
 
 class VQVAE(Family):
-    """Encoder, quantizer and decoder, each a direct child, and the discriminator where there is one."""
+    """Encoder, quantizer and decoder, and a discriminator if one is configured."""
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
     has_prior: ClassVar[bool] = False
@@ -131,21 +134,21 @@ class VQVAE(Family):
 
     @property
     def vocabulary(self) -> int:
-        """How many different codes there are."""
+        """Return how many different codes there are."""
         return self.quantizer.vocabulary
 
     @property
     def code_shape(self) -> tuple[int, int, int]:
-        """Rows, columns and codes per place."""
+        """Return rows, columns and codes per place."""
         return (*self._grid, self.quantizer.depth)
 
     @property
     def perceptual_network(self) -> str:
-        """The network whose features are compared, "" for none."""
+        """Return the network whose features are compared, "" for none."""
         return self.config.perceptual_network if self.config.perceptual else ""
 
     def perceive(self, stages: Callable[[Tensor], Sequence[Tensor]]) -> None:
-        """Take what turns images into that network's feature maps."""
+        """Take the function that turns images into that network's feature maps."""
         self._stages = stages
 
     def phases(self) -> tuple[Phase, ...]:
@@ -159,7 +162,7 @@ class VQVAE(Family):
 
     @property
     def adversarial_weight(self) -> float:
-        """The weight of the discriminator's verdict by now."""
+        """Return the weight of the adversarial loss so far."""
         config, since = self.config, self._images - self.config.adversarial_start_images
         if since < 0:
             return 0.0
@@ -167,8 +170,10 @@ class VQVAE(Family):
         return config.adversarial * (min(1.0, since / warmup) if warmup else 1.0)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """The squared error as a share of the images' variance, the quantizer's loss, and what else is
-        configured. What is logged as squared_error is of values in [0, 1].
+        """Compute the loss of a phase.
+
+        The loss of the autoencoder is the squared error as a share of the images' variance, the quantizer's
+        loss, and what else is configured. The logged squared_error is of values in [0, 1].
         """
         if phase.name == DISCRIMINATOR:
             return self._discriminator_loss(batch.images)
@@ -191,27 +196,32 @@ class VQVAE(Family):
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
-        """Images `[n, c, h, w]` in [-1, 1] to codes, int64 `[n, rows, columns, depth]`."""
+        """Turn images into codes, int64 `[n, rows, columns, depth]`.
+
+        images: `[n, c, h, w]` in [-1, 1].
+        """
         codes: Tensor = self.quantizer(self.encoder(images), None).codes
         return codes
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
-        """Codes to images `[n, c, h, w]` in [-1, 1]."""
+        """Turn codes into images `[n, c, h, w]` in [-1, 1]."""
         painted: Tensor = self.decoder(self.quantizer.lookup(codes))
         return painted.float().clamp(-1, 1)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
-        """The images' codes, as `tokenize` gives them."""
+        """Return the images' codes, as `tokenize` does."""
         return self.tokenize(images)
 
     def decode(self, latents: Tensor, condition: Condition) -> Tensor:
-        """The images of codes, as `detokenize` paints them."""
+        """Return the images of codes, as `detokenize` does."""
         return self.detokenize(latents)
 
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
-        """Paint codes that are drawn each by itself, as often as training wrote them: there is no prior here
-        that would know which go together, so that these images show what codes look like and nothing more.
+        """Sample codes independently, as often as training used them, and decode them.
+
+        A tokenizer has no prior that would know which codes go together. So these images show what codes look
+        like and nothing more.
         """
         if options:
             raise ConfigError(f"A VQ-VAE has no sampling option {', '.join(options)}: it has no prior.")
@@ -236,7 +246,7 @@ class VQVAE(Family):
         return torch.stack(parts).mean()
 
     def _verdict(self, painted: Tensor, images: Tensor) -> Tensor:
-        """The generator's side of the adversarial loss."""
+        """Compute the generator's side of the adversarial loss."""
         assert self.discriminator is not None
         kind = LOSSES[self.config.adversarial_loss]
         fake = self.discriminator(painted)
@@ -244,8 +254,9 @@ class VQVAE(Family):
         return kind.generator(real, fake)
 
     def _gradient_ratio(self, likeness: Tensor, verdict: Tensor) -> Tensor:
-        """How many times as long the likeness' gradient is as the verdict's, at the decoder's last layer
-        (Esser et al. 2021, equation 7).
+        """Compute the ratio of the lengths of both gradients at the decoder's last layer.
+
+        Esser et al. 2021, equation 7.
         """
         weight = self.decoder.last.weight
         lengths = [
@@ -273,12 +284,12 @@ class VQVAE(Family):
         use = logged.get(f"{PHASE}/codebook_use", 1.0)
         if self._images < SETTLED_IMAGES or use >= 0.5:
             return []
-        mend = {
+        advice = {
             "codebook": "lower vocabulary, or set normalised=true or quantizer=fsq",
             "fsq": "use fewer levels",
             "binary": "lower vocabulary, or raise entropy",
         }[self.config.quantizer]
-        text = f"Only {use:.0%} of the {self.vocabulary} codes are in use: {mend}."
+        text = f"Only {use:.0%} of the {self.vocabulary} codes are in use: {advice}."
         return [Alarm("unused codes", text)]
 
 

@@ -1,1 +1,1 @@
-"""A trained model: its folder, its card, what it is asked for, and where it is found."""
+"""A trained model: its folder, its card, what is requested of it, and where it is found."""

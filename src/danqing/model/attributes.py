@@ -25,16 +25,21 @@ _NEAR = 0.01
 
 
 class OutsideTrainingWarning(UserWarning):
-    """A number was requested that no training image has: the model may not know what it looks like."""
+    """A requested number is outside of the range of the training images.
+
+    The model may not know what such an image looks like.
+    """
 
 
 def chosen(
     config: FamilyConfig, attributes: Attributes, label: Tensor | None, seeds: Sequence[int], *, draws: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return `Condition.attributes` and `attribute_mask` of one image per seed; None where none are read.
+    """Return the attributes of one image per seed, and which are known.
 
-    label: int64 `[n]`, or None. draws: whether each seed draws what is not requested, jointly, from the
-    training images that are most like the request; otherwise it is missing.
+    label: int64 `[n]`, or None.
+    draws: whether each seed draws what is not requested, jointly, from the training images that are most like
+        the request; otherwise it is missing.
+    Returns `Condition.attributes` and `Condition.attribute_mask`, None where the model reads no attributes.
     Raises ConfigError for names and values that the model does not know; warns of numbers out of range.
     """
     if not config.attributes:

@@ -1,4 +1,4 @@
-"""The model card: what a model folder's README.md says, made from what was measured and nothing else."""
+"""The model card, the README.md of a model folder: it says what was measured and nothing else."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
         "height": config.height,
         "channels": config.channels,
         "labels": list(config.labels),
-        "text": conditions.reading(config),
+        "text": conditions.describe_text(config),
         "attributes": [one.model_dump(mode="json", exclude_defaults=True) for one in config.attributes],
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "trained": dict(trained),
@@ -35,10 +35,11 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
 def card(
     info: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], *, neighbours: str | None = None
 ) -> str:
-    """The model card in Markdown, with the metadata block that the hub reads.
+    """Write the model card in Markdown, with metadata for the hub.
 
-    info: as `Model.info` gives it; without `sample_options`, of a learner that does not sample images.
-    scores: those of `scores.json`. neighbours: the name of a picture of samples beside training images.
+    info: as `Model.info` returns it; without `sample_options`, of a learner that does not sample images.
+    scores: those of `scores.json`.
+    neighbours: the name of a picture of samples beside training images.
     """
     trained = info.get("trained", {})
     data, tokenizer = trained.get("data", {}), trained.get("tokenizer", {})
@@ -71,7 +72,7 @@ def card(
     if text:
         lines.append(f"- Reads: text through {_plain(text['encoder'])}, {text['length']} tokens at most")
     if prompts:
-        lines += ["", "## Prompts", "", "Captions that it learnt from, and others in their manner:", ""]
+        lines += ["", "## Prompts", "", "Captions that it learned from, and others like them:", ""]
         lines += [f"- {_plain(prompt)}" for prompt in prompts]
     lines += ["", "## Training"]
     rows = {
@@ -106,7 +107,7 @@ def card(
 
 
 def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table with a line per score, the headline in bold, then how each of them was made."""
+    """Return a table with one line per score, the headline in bold, and how each score was made."""
     lines = ["| score | value | interval | better |", "| --- | --- | --- | --- |"]
     for score in scores:
         if "name" in score and isinstance(score.get("value"), int | float):
@@ -143,6 +144,6 @@ def _example(labels: Sequence[str], prompts: Sequence[str]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """One line of text that Markdown and HTML leave as it is."""
+    """Return a value as one line of text that Markdown and HTML leave as it is."""
     text = " ".join(str(value).split())
     return "".join(f"\\{c}" if c in "\\`*_[]#|" else {"<": "&lt;", ">": "&gt;"}.get(c, c) for c in text)

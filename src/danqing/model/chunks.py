@@ -23,7 +23,7 @@ own."""
 
 
 def in_chunks(compute: Callable[[list[int]], Tensor], n: int, chunk: int) -> Tensor:
-    """Compute `n` rows in chunks; returns them on the CPU, one after another.
+    """Compute `n` rows in chunks; returns them on the CPU.
 
     compute: called with the numbers of `chunk` rows, returns one result for each.
     Raises ConfigError where `n` is 0.
@@ -73,9 +73,10 @@ def sample_in_chunks(
 
 
 def pixels_of(images: Images, config: FamilyConfig, device: torch.device) -> Callable[[list[int]], Tensor]:
-    """Return a function that gives some of the images as floats on a device.
+    """Return a function that gives some images as floats.
 
-    Raises ConfigError where the images do not have the size and channels of the model.
+    They are `[n, c, h, w]` on a device. Raises ConfigError where the images do not have the size and channels
+    of the model.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(images.array))  # images[::-1] is a view
     if tuple(pixels.shape[1:]) != (config.height, config.width, config.channels):
@@ -87,7 +88,10 @@ def pixels_of(images: Images, config: FamilyConfig, device: torch.device) -> Cal
 
 
 def frames_to_uint8(frames: Tensor) -> Tensor:
-    """Turn floats `[n, steps, c, h, w]` into uint8 `[n, steps, h, w, c]`."""
+    """Turn float frames into uint8.
+
+    From `[n, steps, c, h, w]` in [-1, 1] to `[n, steps, h, w, c]`.
+    """
     n, steps, channels, height, width = frames.shape
     return to_uint8(frames.flatten(0, 1)).reshape(n, steps, height, width, channels)
 

@@ -21,7 +21,7 @@ Prompt = str | Sequence[str] | None
 _SOME, _EXAMPLES = 12, 8
 
 
-def asked(
+def drawn_condition(
     config: FamilyConfig,
     seeds: Sequence[int],
     label: Label = None,
@@ -31,12 +31,13 @@ def asked(
     *,
     draws_attributes: bool = True,
 ) -> Condition:
-    """The condition of one image per seed; what is not given, each seed draws.
+    """Return the condition of one image per seed.
 
-    Raises ConfigError for a label or an attribute that is not there, and for what the model does not read.
+    Each seed draws what is not given. draws_attributes: whether it draws attributes, too.
+    Raises ConfigError for an unknown label or attribute, and for what the model does not read.
     """
     if negative_prompt is not None and not config.reads_text:
-        raise ConfigError(f"This {config.family} reads no text: leave the negative prompt out.")
+        raise ConfigError(f"This {config.family} does not read text: leave the negative prompt out.")
     labels = _labels(config, label, seeds)
     values, known = attribute_values.chosen(config, attributes, labels, seeds, draws=draws_attributes)
     return Condition(
@@ -48,7 +49,7 @@ def asked(
     )
 
 
-def known(
+def given_condition(
     config: FamilyConfig,
     count: int,
     label: Label = None,
@@ -56,23 +57,28 @@ def known(
     negative_prompt: Prompt = None,
     attributes: Attributes = None,
 ) -> Condition:
-    """The condition of images that are there already: nothing is drawn, and other attributes are missing.
+    """Return the condition of existing images.
 
-    Raises ConfigError as `asked` does, and where the model needs labels and none are given.
+    Nothing is drawn, and attributes that are not given are missing.
+    Raises ConfigError as `drawn_condition`, and where the model needs labels and none are given.
     """
     if label is None and config.labels:
-        raise ConfigError("This model was trained with labels: say which each image has by label=...")
+        raise ConfigError("This model was trained with labels: give the label of each image by label=...")
     prompt = "" if prompt is None and config.reads_text else prompt
-    return asked(config, range(count), label, prompt, negative_prompt, attributes, draws_attributes=False)
+    return drawn_condition(
+        config, range(count), label, prompt, negative_prompt, attributes, draws_attributes=False
+    )
 
 
-def how_many(label: Label, prompt: Prompt, seeds: Sequence[int] | None, attributes: Attributes = None) -> int:
-    """As many images as there are seeds, prompts, labels or attributes; one where none is in a list."""
+def count_images(
+    label: Label, prompt: Prompt, seeds: Sequence[int] | None, attributes: Attributes = None
+) -> int:
+    """Return the number of seeds, prompts, labels or attributes, or 1."""
     lists = [given for given in (seeds, prompt, label, attributes) if given is not None]
     return next((len(given) for given in lists if not isinstance(given, str | int | Mapping)), 1)
 
 
-def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
+def image_seeds(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
     """Return one seed per image: those given, or `count` derived from one.
 
     Raises ConfigError where a seed is negative, or where there are not `count` seeds.
@@ -87,11 +93,11 @@ def one_seed_each(count: int, seed: int, seeds: Sequence[int] | None) -> list[in
     return chosen
 
 
-def reading(config: FamilyConfig) -> dict[str, Any] | None:
-    """Describe how a model reads text, for people; None where it reads none.
+def describe_text(config: FamilyConfig) -> dict[str, Any] | None:
+    """Describe for people how a model reads text.
 
     Returns the encoder, its vocabulary (0 where it gives hidden states), the number of tokens that are read
-    at most, and some captions of the data.
+    at most, and some captions of the data; None where the model reads no text.
     """
     if not (config.reads_text and isinstance(config, ReadsText)):
         return None
@@ -116,10 +122,10 @@ def check_length(config: FamilyConfig, text: str, name: str) -> None:
 
 
 def _labels(config: FamilyConfig, label: Label, seeds: Sequence[int]) -> Tensor | None:
-    """One class index per seed, int64; None where the model knows no labels."""
+    """Return one class index per seed, int64; None where the model has no labels."""
     if not config.labels:
         if label is not None:
-            advice = "say by prompt=... what to paint" if config.reads_text else "leave the label out"
+            advice = "describe the image by prompt=..." if config.reads_text else "leave the label out"
             raise ConfigError(f"This model was trained without labels: {advice}.")
         return None
     if label is None:
@@ -144,11 +150,11 @@ def _label_index(config: FamilyConfig, label: str | int) -> int:
 
 
 def _texts(config: FamilyConfig, prompt: Prompt, seeds: Sequence[int]) -> tuple[str, ...] | None:
-    """One text per seed; None where the model reads none. Not asked for anything, it paints its captions."""
+    """Return one text per seed, by default captions of the data; None where the model reads no text."""
     if not config.reads_text:
         if prompt is not None:
             reads = (
-                f"reads labels, no text: choose one by label=... ({_some(config.labels)})"
+                f"reads labels and not text: choose one by label=... ({_some(config.labels)})"
                 if config.labels
                 else "reads neither text nor labels: leave the prompt out"
             )
@@ -163,7 +169,7 @@ def _texts(config: FamilyConfig, prompt: Prompt, seeds: Sequence[int]) -> tuple[
         )
     for one in wanted:
         if not isinstance(one, str):
-            raise ConfigError(f"A prompt is a text, and {one!r} is none: write what to paint.")
+            raise ConfigError(f"A prompt is a text, not {one!r}: describe the image.")
     return tuple(wanted)
 
 

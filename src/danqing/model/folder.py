@@ -1,4 +1,4 @@
-"""The folder of a model, as the Hugging Face hub expects it: written atomically, read with suspicion."""
+"""The folder of a model, as the Hugging Face hub expects it: written atomically, checked when it is read."""
 
 import json
 import re
@@ -40,8 +40,10 @@ def write(
 ) -> Path:
     """Write a learner with its facts as a model folder.
 
-    info: what the model card says. grid: samples; None where the learner does not sample images.
-    Scores of these weights that lie there are kept, or else those in `origin`, where the learner comes from.
+    info: what the model card says.
+    grid: samples; None where the learner does not sample images.
+    origin: the folder that the learner comes from.
+    Scores of these weights are kept: those in the folder, or else those in `origin`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
@@ -60,12 +62,12 @@ def write(
         "model": learner.config.model_dump(mode="json"),
         "trained": dict(facts),
     }
-    atomic.write_json(folder / "config.json", config)  # last: a folder without it is no model
+    atomic.write_json(folder / "config.json", config)  # last: a folder without it is not a model
     return folder
 
 
 def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
-    """Write the model card of a folder with the scores that lie there; returns its path."""
+    """Write the model card with a folder's scores; returns its path."""
     scores = _read_scores(folder)
     shown = NEIGHBOURS if (folder / NEIGHBOURS).exists() else None
     atomic.write_text(folder / "README.md", card(info, scores, neighbours=shown))
@@ -73,8 +75,9 @@ def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
 
 
 def _keep_scores(origin: Path, folder: Path, digest: str) -> bool:
-    """Let a folder hold the scores in another that say of no other weights that they are theirs, and their
-    picture; returns whether there are any.
+    """Keep in a folder those scores of another that belong to the weights of a digest, and their picture.
+
+    Returns whether there are any.
     """
     there = _read_scores(origin)
     kept = [score for score in there if says_of(_settings(score), digest)]
@@ -88,18 +91,24 @@ def _keep_scores(origin: Path, folder: Path, digest: str) -> bool:
 
 
 def _read_scores(folder: Path) -> list[dict[str, Any]]:
-    """The scores in a folder as plain values: none where they cannot be read, and a model must be saved."""
+    """Return the scores in a folder as plain values.
+
+    There are none where the file cannot be read, since that must not keep a model from being saved.
+    """
     path = folder / "scores.json"
     try:
         found = [] if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(found, allow_nan=False)  # what cannot be written again is no score
+        json.dumps(found, allow_nan=False)  # what cannot be written again is not a score
     except (OSError, ValueError, RecursionError):
         return []
     return [score for score in found if isinstance(score, dict)] if isinstance(found, list) else []
 
 
 def says_of(settings: Mapping[str, Any], digest: str) -> bool:
-    """Whether a score with these settings may be of the weights of a digest: it names no others."""
+    """Return whether a score may belong to the weights of a digest.
+
+    settings: of the score. It may where the settings name no other weights.
+    """
     return digest.startswith(str(settings.get("weights", "")))
 
 
@@ -109,7 +118,7 @@ def _settings(score: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def find(folder: Path) -> Path:
-    """The model folder of a run folder, or the folder itself."""
+    """Return the model folder of a run folder, or the folder itself."""
     is_run = (folder / "config.toml").exists()
     return folder / "model" if is_run else folder
 
@@ -117,16 +126,19 @@ def find(folder: Path) -> Path:
 def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
     """Read the family and the facts in a model folder.
 
-    within: the folder in which the files must lie, where links are the folder's nature (a hub cache); by
-    default `folder` itself.
-    Raises ModelError with the reason where it cannot be trusted, and where it does not sample images.
+    within: the folder in which the files must lie, where links are normal (a hub cache); by default `folder`
+        itself.
+    Raises ModelError with the reason where the folder cannot be trusted, or does not hold a family.
     """
     family, facts = examine(folder, within=within)
     return _with_weights(family, folder), facts
 
 
 def read_learner(folder: Path, *, within: Path | None = None) -> tuple[Learner, dict[str, Any]]:
-    """Read a model folder as `read` does, whether its learner samples images or not."""
+    """Read a model folder whose learner may not sample images.
+
+    within: as of `read`. Raises ModelError as `read` does.
+    """
     learner, facts = _examine(folder, within or folder)
     return _with_weights(learner, folder), facts
 
@@ -139,7 +151,7 @@ def _with_weights(learner: _L, folder: Path) -> _L:
 
 
 def names_a_family(folder: Path) -> bool:
-    """Return whether the `config.json` of a folder is that of a model, and not of something else."""
+    """Return whether the `config.json` of a folder describes a model."""
     try:
         with open(folder / FILES[0], "rb") as file:
             found = json.loads(file.read(_MAX_CONFIG_BYTES))
@@ -150,7 +162,10 @@ def names_a_family(folder: Path) -> bool:
 
 
 def examine(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
-    """Read a model folder as `read` does, but for the weights: they fit, and lie on "meta"."""
+    """Read a model folder without its weights, which are only checked.
+
+    The weights of the family lie on the device "meta". Arguments and errors are those of `read`.
+    """
     learner, facts = _examine(folder, within or folder)
     if not isinstance(learner, Family):
         name = families.display_name(learner.config.family)
@@ -183,31 +198,41 @@ def _examine(folder: Path, within: Path) -> tuple[Learner, dict[str, Any]]:
 
 
 def download(repo_id: str, revision: str | None = None) -> tuple[Family, dict[str, Any]]:
-    """The family and the facts of a model on the hub, fetched into the hub's own cache; raises ModelError."""
+    """Read the family and the facts of a model on the hub.
+
+    Its files are downloaded into the hub's own cache. Raises ModelError.
+    """
     snapshot, within = fetch(repo_id, revision)
     return read(snapshot, within=within)
 
 
 def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
-    """The model folder of a repository on the hub, in the hub's own cache, and the folder within which its
-    links lead; raises ModelError.
+    """Download a model from the hub into the hub's own cache.
+
+    Returns the model folder, and the folder within which its links lead. Raises ModelError.
     """
     try:
         snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, NEIGHBOURS]))
     except _HUB_ERRORS as error:
         raise ModelError(
-            f"{repo_id} is no folder here, and the hub did not give it: {_first_line(error)}"
+            f"{repo_id} is not a folder here, and the hub did not return it: {_first_line(error)}"
         ) from error
     return snapshot, snapshot.parent.parent
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form `owner/name` and no folder of that name lies here."""
+    """Return whether a name is an id on the hub.
+
+    An id has the form `owner/name`, and there is no such path here.
+    """
     return bool(_HUB_ID.fullmatch(name)) and ".." not in name and not Path(name).exists()
 
 
 def push(save: Callable[[str], Any], repo_id: str, *, private: bool, token: str | None) -> str:
-    """Let `save` write a model folder and upload it; returns the repository's address. Raises ModelError."""
+    """Upload a model folder to the hub; returns the address. Raises ModelError.
+
+    save: writes the model folder.
+    """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save(folder)
@@ -249,7 +274,7 @@ def _check_format(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _plain_facts(trained: Any) -> dict[str, Any]:
-    """What a folder says of its training, as far as it has the form that others read."""
+    """Return what a folder says of its training, as far as it has the form that callers read."""
     facts = trained if isinstance(trained, dict) else {}
     plain = _plain(facts)
     if isinstance(data := facts.get("data"), dict):
@@ -276,7 +301,9 @@ def _inside(folder: Path, name: str, within: Path) -> Path:
 
 
 def _not_a_folder(folder: Path) -> str:
-    return f"{folder} is no model folder: give one with config.json and model.safetensors, or a run folder."
+    return (
+        f"{folder} is not a model folder: give one with config.json and model.safetensors, or a run folder."
+    )
 
 
 def _first_line(error: Exception) -> str:

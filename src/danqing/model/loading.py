@@ -1,4 +1,4 @@
-"""`load`: a model from wherever it is."""
+"""Loads a model from a folder, a run or the hub."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,18 +9,18 @@ from danqing.precision import choose_device
 
 
 class HasModel(Protocol):
-    """What came of a run: it knows where its model folder is."""
+    """A run that knows where its model folder is."""
 
     @property
     def model(self) -> Path: ...
 
 
 def load(source: str | Path | HasModel, *, device: str = "cpu", revision: str | None = None) -> Model:
-    """The model in a model folder, a run folder, a finished or stopped `Run`, or a hub repository
-    `owner/name`.
+    """Load a model from a folder, a run or the hub.
 
-    Nothing in it is executed. `revision` is a hub branch, tag or commit. Raises ModelError with the reason
-    when the model cannot be trusted or read.
+    source: a model folder, a run folder, a finished or stopped `Run`, or a hub repository `owner/name`.
+    revision: a hub branch, tag or commit.
+    Nothing in the source is executed. Raises ModelError with the reason where it cannot be trusted or read.
     """
     if not isinstance(source, str | Path):
         source = source.model

@@ -30,7 +30,7 @@ from danqing.model import folder as model_folder
 from danqing.model.attributes import Attributes
 from danqing.model.card import describe
 from danqing.model.chunks import OnPainting, frames_to_uint8, in_chunks, pixels_of, sample_in_chunks
-from danqing.model.conditions import Label, Prompt, asked, how_many, known, one_seed_each
+from danqing.model.conditions import Label, Prompt, count_images, drawn_condition, given_condition
 from danqing.model.verb_options import STRENGTH
 from danqing.options import Verb
 from danqing.randomness import generator
@@ -74,11 +74,11 @@ class Model:
 
     @property
     def sample_options(self) -> dict[str, Any]:
-        """Return the options of `sample` that are the family's own, with their defaults."""
+        """Return the family's own options of `sample` with their defaults."""
         return self.options_of("sample")
 
     def options_of(self, verb: Verb) -> dict[str, Any]:
-        """Return the options of a verb that are the family's own, with their defaults.
+        """Return the family's own options of a verb with their defaults.
 
         verb: one that the family has.
         """
@@ -123,11 +123,11 @@ class Model:
         Raises ConfigError for an unknown label, attribute or option, and for a condition that the model does
         not read. Warns of numbers that no training image has.
         """
-        n = how_many(label, prompt, seeds, attributes) if n is None else n
+        n = count_images(label, prompt, seeds, attributes) if n is None else n
         if n < 1:
             raise ConfigError("Request at least one image.")
-        chosen = one_seed_each(n, seed, seeds)
-        condition = asked(self.family.config, chosen, label, prompt, negative_prompt, attributes)
+        chosen = conditions.image_seeds(n, seed, seeds)
+        condition = drawn_condition(self.family.config, chosen, label, prompt, negative_prompt, attributes)
 
         def draw(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return self.family.sample(wanted, **given)
@@ -148,9 +148,9 @@ class Model:
         on_step: OnPainting | None = None,
         **options: Any,
     ) -> Images:
-        """Sample the part of each image that a mask covers, to suit the rest.
+        """Sample the part of each image that a mask covers.
 
-        Pixels outside of the mask stay exactly as they are.
+        It suits the rest, whose pixels stay exactly as they are.
 
         mask: bool `[h, w]` for all images, or `[n, h, w]`; true where to sample.
         label, prompt, attributes: what each image shows; without a prompt or an attribute, whatever suits it.
@@ -159,14 +159,14 @@ class Model:
         family, pixels, count = self.family, self._pixels(images), len(images)
         if not isinstance(family, Fills):
             raise self._cannot("fill a part of an image", Fills)
-        chosen = one_seed_each(count, seed, seeds)
+        chosen = conditions.image_seeds(count, seed, seeds)
         shape = images.array.shape[:3]
         if mask.dtype != np.bool_ or mask.shape not in (shape, shape[1:]):
             raise ConfigError(
                 f"The mask must be true or false for each of {shape[2]}x{shape[1]} pixels, and is "
                 f"{mask.dtype} of shape {list(mask.shape)}."
             )
-        condition = known(family.config, count, label, prompt, negative_prompt, attributes)
+        condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
         covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
 
         def fill(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
@@ -198,8 +198,8 @@ class Model:
         if not isinstance(family, Varies):
             raise self._cannot("vary an image", Varies)
         rules.check(strength=strength)
-        chosen = one_seed_each(count, seed, seeds)
-        condition = known(family.config, count, label, prompt, negative_prompt, attributes)
+        chosen = conditions.image_seeds(count, seed, seeds)
+        condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
 
         def vary(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.vary(pixels(rows), wanted, strength=strength, **given)
@@ -207,19 +207,19 @@ class Model:
         return self._sample("vary", vary, condition, chosen, options, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
-        """Return the label that each seed draws where none is requested, `[n]`.
+        """Return the labels that seeds draw where none are requested, `[n]`.
 
-        It is -1 where the model has no labels.
+        They are -1 where the model has no labels.
         """
-        labels = asked(self.family.config, seeds).label
+        labels = drawn_condition(self.family.config, seeds).label
         return np.full(len(seeds), -1, np.int64) if labels is None else labels.numpy()
 
     def drawn_prompts(self, seeds: Sequence[int]) -> tuple[str, ...] | None:
-        """Return the prompt that each seed draws where none is given.
+        """Return the prompts that seeds draw where none are requested.
 
         None where the model reads no text.
         """
-        return asked(self.family.config, seeds).text
+        return drawn_condition(self.family.config, seeds).text
 
     def check_prompt(self, text: str, name: str = "prompt") -> None:
         """Raise ConfigError for a prompt that is too long to read.
@@ -380,7 +380,7 @@ class Model:
     def _known(
         self, images: Images | Tensor, label: Label, prompt: Prompt = None
     ) -> Callable[[list[int]], Condition]:
-        return self._rows_of(known(self.family.config, len(images), label, prompt))
+        return self._rows_of(given_condition(self.family.config, len(images), label, prompt))
 
     def _rows_of(self, condition: Condition) -> Callable[[list[int]], Condition]:
         return lambda rows: condition[rows].to(self.device)

@@ -14,9 +14,9 @@ STRENGTH = 0.5
 
 
 def options_of(family: Family, verb: Verb) -> dict[str, Any]:
-    """Return the options of a verb with their defaults, besides images and conditions.
+    """Return the options of a verb with their defaults.
 
-    verb: one that the family has.
+    Images and conditions are not among them. verb: one that the family has.
     """
     sampling = {**_in_signature(family.sample), **family.sample_defaults()}
     if verb == "sample":

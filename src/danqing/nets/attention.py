@@ -37,10 +37,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tenso
 
 
 def grid_rotations(row: Tensor, column: Tensor, head_width: int) -> Tensor:
-    """Return the rotation of each position, unit complex numbers as real pairs `[t, head width / 2, 2]`.
+    """Return the rotation of each position on a grid.
 
-    Rotary positions (Su et al. 2021) in two dimensions (Heo et al. 2024, axial): half of the pairs of numbers
-    in a head rotate with the row `[t]`, half with the column `[t]`.
+    row, column: of each position, `[t]`.
+    Returns unit complex numbers as real pairs `[t, head width / 2, 2]`. Rotary positions (Su et al. 2021) in
+    two dimensions (Heo et al. 2024, axial): half of the pairs of numbers in a head rotate with the row, half
+    with the column.
     """
     quarter = head_width // 4
     speeds = ROTARY_BASE ** (-torch.arange(quarter) / quarter)
@@ -49,9 +51,10 @@ def grid_rotations(row: Tensor, column: Tensor, head_width: int) -> Tensor:
 
 
 def rotate_unit(x: Tensor, rotations: Tensor) -> Tensor:
-    """Scale vectors `[n, t, heads, d]` to length 1 and rotate them; returns `[n, heads, t, d]`.
+    """Scale vectors `[n, t, heads, d]` to length 1 and rotate them.
 
     rotations: complex `[t, heads, d / 2]`, by which pairs of neighbouring numbers are multiplied.
+    Returns `[n, heads, t, d]`.
     """
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     unit = F.rms_norm(exact, x.shape[-1:], eps=RMS_EPSILON) / math.sqrt(x.shape[-1])

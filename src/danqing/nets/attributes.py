@@ -18,12 +18,13 @@ FARTHEST = 6.0
 
 
 class AttributeEmbedding(nn.Module):
-    """Turn the attributes of images into one vector per image.
+    """Turns the attributes of images into one vector per image.
 
     Each attribute gives a vector, a missing one a learned vector of its own. A layer on their sum lets them
     interact. The result of one image depends on that image alone.
 
-    attributes: what `FamilyConfig.attributes` describes, one at least. width: of the result.
+    attributes: as in `FamilyConfig.attributes`, at least one.
+    width: of the result.
     """
 
     def __init__(self, attributes: Sequence[Attribute], width: int) -> None:
@@ -47,7 +48,10 @@ class AttributeEmbedding(nn.Module):
         return out
 
     def of(self, condition: Condition | None, count: int) -> Tensor:
-        """Return the vectors `[count, width]` of a condition; what it does not say is missing."""
+        """Return the vectors of a condition, `[count, width]`.
+
+        Attributes that it does not have are missing.
+        """
         if condition is None or condition.attributes is None or condition.attribute_mask is None:
             values = torch.zeros(count, sum(self.columns), device=self.last.weight.device)
             return self(values, values.bool())
@@ -79,7 +83,7 @@ class _Number(nn.Module):
         self.linear = nn.Linear(attribute.width * (2 + 2 * len(FREQUENCIES)), width)
         mean = attribute.mean or (0.0,) * attribute.width
         deviation = attribute.deviation or (1.0,) * attribute.width
-        with torch.device("cpu"):  # wherever the weights are built: no file holds these
+        with torch.device("cpu"):  # on any device of the weights: no file holds these
             scale = [one if one > 0 else 1.0 for one in deviation]
             self.register_buffer("mean", torch.tensor(mean), persistent=False)
             self.register_buffer("deviation", torch.tensor(scale), persistent=False)

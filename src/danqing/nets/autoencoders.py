@@ -2,7 +2,7 @@
 
 Every pair works for any height and width: a stage halves the sides, rounding up, and the decoder crops on its
 way back. No layer works at the full resolution, where a processor spends most of its time moving memory: the
-first convolution strides, the last one paints four pixels per place. Label and attributes enter as learned
+first convolution strides, the last one makes four pixels per place. Label and attributes enter as learned
 vectors that are added to the first layer, where all later layers can use them.
 """
 
@@ -25,10 +25,12 @@ Net = Literal["mlp", "conv", "resnet", "hybrid"]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What encoder and decoder agree on.
+    """The sizes that encoder and decoder share.
 
-    features: the two coarsest maps have twice as many channels, each finer one half of the one before, and no
-    map fewer than 16. blocks: residual blocks per resolution. labels: how many classes, 0 for none.
+    features: the two coarsest maps have twice as many channels, each finer one half of the one before, and
+        none fewer than 16.
+    blocks: residual blocks per resolution.
+    labels: how many classes, 0 for none.
     attributes: those that are read.
     """
 
@@ -43,19 +45,25 @@ class Shape:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) from the image down to the coarsest map: two at least."""
+        """Return (height, width) of all maps, from the image down.
+
+        There are at least two.
+        """
         sizes = halvings(self.height, self.width)
         return sizes if len(sizes) > 1 else [*sizes, (math.ceil(self.height / 2), math.ceil(self.width / 2))]
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each map below the full resolution, from fine to coarse."""
+        """Return the channels of each map, from fine to coarse.
+
+        The full resolution is not among them.
+        """
         maps = len(self.sizes) - 1
         return [max(16, 2 * self.features >> max(0, maps - 2 - i)) for i in range(maps)]
 
 
 class ConditionBias(nn.Module):
-    """Add learned vectors of the label and the attributes to `[n, features, ...]`.
+    """Adds learned vectors of label and attributes to `[n, features, ...]`.
 
     Without labels and attributes it changes and stores nothing.
     """
@@ -92,7 +100,10 @@ class ResidualBlock(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Images `[n, c, h, w]` and conditions to `[n, 2 * latents]`: a layer, residual blocks, a layer."""
+    """A layer, residual blocks and a layer.
+
+    From images `[n, c, h, w]` and a condition to `[n, 2 * latents]`.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -109,7 +120,10 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Latents `[n, latents]` and conditions to `[n, outputs, h, w]`: a layer, residual blocks, a layer."""
+    """A layer, residual blocks and a layer.
+
+    From latents `[n, latents]` and a condition to `[n, outputs, h, w]`.
+    """
 
     def __init__(self, shape: Shape, outputs: int) -> None:
         super().__init__()
@@ -127,10 +141,10 @@ class MLPDecoder(nn.Module):
 
 
 class HybridDecoder(nn.Module):
-    """Latents `[n, d]` and conditions to `[n, outputs, h, w]`: dense layers compose, convolutions finish.
+    """Dense layers, then convolutions at half the resolution.
 
-    Dense layers learn the most per second where the things in the images stand in one place; the
-    convolutions, at half the resolution, take away the dense layers' grain.
+    From latents `[n, d]` and a condition to `[n, outputs, h, w]`. Dense layers learn the most per second
+    where things stand in the same place in all images; the convolutions take away the dense layers' grain.
     """
 
     def __init__(self, shape: Shape, outputs: int) -> None:
@@ -150,9 +164,9 @@ class HybridDecoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Images `[n, c, h, w]` and conditions to `[n, 2 * latents]`.
+    """One strided convolution per resolution.
 
-    One strided convolution per resolution.
+    From images `[n, c, h, w]` and a condition to `[n, 2 * latents]`.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -178,10 +192,11 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latents `[n, latents]` and conditions to `[n, outputs, h, w]`: the encoder's resolutions, backwards.
+    """The resolutions of the encoder, backwards.
 
-    A place doubles by repetition and a convolution, which leaves no grid as strided transposes do (Odena et
-    al. 2016); the last doubling is a pixel shuffle (Shi et al. 2016).
+    From latents `[n, latents]` and a condition to `[n, outputs, h, w]`. A place doubles by repetition and a
+    convolution, which leaves no grid as strided transposes do (Odena et al. 2016); the last doubling is a
+    pixel shuffle (Shi et al. 2016).
     """
 
     def __init__(self, shape: Shape, outputs: int) -> None:
@@ -207,33 +222,39 @@ class ConvDecoder(nn.Module):
 
 
 def build_encoder(net: Net, shape: Shape) -> nn.Module:
-    """The encoder called `net`; its output is mean and log standard deviation, side by side."""
+    """Build the encoder of a name.
+
+    Its output is mean and log standard deviation, side by side.
+    """
     return MLPEncoder(shape) if net in ("mlp", "hybrid") else ConvEncoder(shape)
 
 
 def build_decoder(net: Net, shape: Shape, outputs: int) -> nn.Module:
-    """The decoder called `net`; `outputs` counts the likelihood's parameters per pixel."""
+    """Build the decoder of a name.
+
+    outputs: channels, as many per pixel as the likelihood has parameters.
+    """
     decoder = {"mlp": MLPDecoder, "hybrid": HybridDecoder}.get(net, ConvDecoder)
     return decoder(shape, outputs)
 
 
 def activate(x: Tensor) -> Tensor:
-    """The activation of all these nets.
+    """Apply the activation of all these nets.
 
-    Of the usual ones, the quickest forward and backward on a processor.
+    Of the usual ones, it is the fastest forward and backward on a processor.
     """
     return F.leaky_relu(x, 0.1)
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3×3 convolution whose weights suit `activate`."""
+    """Build a 3×3 convolution whose weights suit `activate`."""
     made = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
     nn.init.kaiming_normal_(made.weight, a=0.1)
     return made
 
 
 def convolution_block(channels: int) -> ResidualBlock:
-    """A residual block of two 3×3 convolutions."""
+    """Build a residual block of two 3×3 convolutions."""
     return ResidualBlock(convolution(channels, channels), convolution(channels, channels))
 
 

@@ -23,7 +23,10 @@ def augment(images: Tensor, kinds: Sequence[Augmentation], rng: torch.Generator)
 
 
 def colour(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Brightness ± 0.5, then saturation × 0 to 2, then contrast × 0.5 to 1.5."""
+    """Change brightness, saturation and contrast.
+
+    Brightness by up to ± 0.5, then saturation by a factor of 0 to 2, then contrast by 0.5 to 1.5.
+    """
     brightness, saturation, contrast = _uniform(images, rng, 3).unbind(1)
     x = images + (brightness - 0.5)
     grey = x.mean(1, keepdim=True)
@@ -33,7 +36,10 @@ def colour(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def translation(images: Tensor, rng: torch.Generator, ratio: float = 0.125) -> Tensor:
-    """Shift by up to `ratio` of the sides; what comes in from outside is 0, the middle grey."""
+    """Shift by up to a share of the sides.
+
+    What comes in from outside is 0, the middle grey.
+    """
     n, _, height, width = images.shape
     u = _uniform(images, rng, 2)[..., 0, 0]  # [n, 2, 1]
     rows, columns = _shifted(height, ratio, u[:, 0]), _shifted(width, ratio, u[:, 1])
@@ -43,7 +49,10 @@ def translation(images: Tensor, rng: torch.Generator, ratio: float = 0.125) -> T
 
 
 def cutout(images: Tensor, rng: torch.Generator, ratio: float = 0.5) -> Tensor:
-    """Replace a rectangle of `ratio` of the sides, centred anywhere, by 0."""
+    """Replace a rectangle, centred anywhere, by 0.
+
+    ratio: of its sides to those of the image.
+    """
     height, width = images.shape[-2:]
     sides = (int(height * ratio + 0.5), int(width * ratio + 0.5))
     centre = _uniform(images, rng, 2)[:, :, 0]  # [n, 2, 1, 1]

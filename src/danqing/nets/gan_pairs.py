@@ -22,7 +22,10 @@ Net = Literal["mlp", "dcgan", "resnet"]
 
 
 class Shape(NamedTuple):
-    """What a pair has to know of the images: size in pixels, channels, labels (0: none), attributes."""
+    """What a pair needs to know of the images.
+
+    labels: how many, 0 for none. attributes: those that are read.
+    """
 
     height: int
     width: int
@@ -68,7 +71,10 @@ class MLPDiscriminator(nn.Module):
 
 
 def start_small(module: nn.Module) -> None:
-    """Weights from N(0, 0.02²), as Radford et al. (2016, section 4) start theirs; biases at zero."""
+    """Draw the weights of a layer from N(0, 0.02²).
+
+    Biases start at zero (Radford et al. 2016, section 4).
+    """
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -76,7 +82,10 @@ def start_small(module: nn.Module) -> None:
 
 
 def stage_widths(stages: int, features: int) -> list[int]:
-    """Channels after 1, 2, ... halvings: `features`, doubled each time up to eight-fold."""
+    """Return the channels after 1, 2, ... halvings.
+
+    They are `features`, doubled each time up to eight-fold.
+    """
     return [features * min(2**stage, 8) for stage in range(stages)]
 
 
@@ -112,7 +121,10 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Strided 4×4 convolutions with leaky ReLU, the generator's stages in reverse; batch norm or none."""
+    """The generator's stages in reverse: strided 4×4 convolutions with leaky ReLU.
+
+    batch_norm: whether there is batch norm after all but the first.
+    """
 
     def __init__(self, shape: Shape, features: int, *, batch_norm: bool = True) -> None:
         super().__init__()
@@ -141,7 +153,10 @@ class DCGANDiscriminator(nn.Module):
 
 
 class GrowBlock(nn.Module):
-    """Twice the size and another width: two 3×3 convolutions beside a 1×1 (Miyato et al. 2018, fig. 8)."""
+    """Two 3×3 convolutions beside a 1×1, which double the size.
+
+    Miyato et al. 2018, fig. 8.
+    """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -179,7 +194,10 @@ class ResNetGenerator(nn.Module):
 
 
 class ShrinkBlock(nn.Module):
-    """Half the size and another width: two 3×3 convolutions beside a 1×1, averaged over 2×2."""
+    """Two 3×3 convolutions beside a 1×1, which halve the size.
+
+    The average over 2×2 halves it.
+    """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -213,13 +231,19 @@ class ResNetDiscriminator(nn.Module):
 
 
 def build_generator(net: Net, shape: Shape, *, latents: int, features: int) -> nn.Module:
-    """The generator called `net`; `features` is the width of its finest stage."""
+    """Build the generator of a name.
+
+    features: the width of its finest stage.
+    """
     kinds = {"mlp": MLPGenerator, "dcgan": DCGANGenerator, "resnet": ResNetGenerator}
     return kinds[net](shape, latents, features)
 
 
 def build_discriminator(net: Net, shape: Shape, *, features: int, batch_norm: bool) -> nn.Module:
-    """The discriminator called `net`; `batch_norm` matters to `dcgan` alone."""
+    """Build the discriminator of a name.
+
+    batch_norm: matters to `dcgan` alone.
+    """
     if net == "dcgan":
         return DCGANDiscriminator(shape, features, batch_norm=batch_norm)
     return {"mlp": MLPDiscriminator, "resnet": ResNetDiscriminator}[net](shape, features)

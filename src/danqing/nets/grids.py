@@ -2,7 +2,7 @@
 
 Any height and width will do: an image is padded by repeating its last row and column, and the decoder's is
 cropped. No layer works at the full resolution, where a processor spends most of its time moving memory: the
-first convolution strides, the last one paints four pixels per place.
+first convolution strides, the last one makes four pixels per place.
 """
 
 import itertools
@@ -17,10 +17,12 @@ from danqing.nets.layers import crop
 
 @dataclass(frozen=True, slots=True)
 class GridShape:
-    """What encoder and decoder agree on.
+    """The sizes that encoder and decoder share.
 
-    latents: numbers at each place of the grid. features: the grid has twice as many channels within the nets,
-    each finer map half of the one before, and none fewer than 16. blocks: residual blocks on the grid.
+    latents: numbers at each place of the grid.
+    features: the grid has twice as many channels within the nets, each finer map half of the one before, and
+        none fewer than 16.
+    blocks: residual blocks on the grid.
     downsamplings: how often the sides are halved.
     """
 
@@ -34,25 +36,34 @@ class GridShape:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the grid."""
+        """Return the rows and columns of the grid."""
         factor = 2**self.downsamplings
         return -(-self.height // factor), -(-self.width // factor)
 
     @property
     def padding(self) -> tuple[int, int, int, int]:
-        """What an image lacks to be a whole number of places: left, right, above, below."""
+        """Return how many pixels to pad: left, right, above, below.
+
+        The sides of the padded image are whole numbers of places.
+        """
         rows, columns = self.grid
         factor = 2**self.downsamplings
         return 0, columns * factor - self.width, 0, rows * factor - self.height
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each map below the full resolution, from fine to coarse."""
+        """Return the channels of each map, from fine to coarse.
+
+        The full resolution is not among them.
+        """
         return [max(16, 2 * self.features >> i) for i in reversed(range(self.downsamplings))]
 
 
 class GridEncoder(nn.Module):
-    """Images `[n, c, h, w]` to `[n, latents, rows, columns]`."""
+    """Strided convolutions, then residual blocks on the grid.
+
+    From images `[n, c, h, w]` to `[n, latents, rows, columns]`.
+    """
 
     def __init__(self, shape: GridShape) -> None:
         super().__init__()
@@ -71,10 +82,11 @@ class GridEncoder(nn.Module):
 
 
 class GridDecoder(nn.Module):
-    """Latents `[n, latents, rows, columns]` to images `[n, c, h, w]`: the encoder backwards.
+    """The encoder backwards.
 
-    A place doubles by repetition and a convolution, which leaves no grid as strided transposes do (Odena et
-    al. 2016); the last doubling is a pixel shuffle (Shi et al. 2016).
+    From latents `[n, latents, rows, columns]` to images `[n, c, h, w]`. A place doubles by repetition and a
+    convolution, which leaves no grid as strided transposes do (Odena et al. 2016); the last doubling is a
+    pixel shuffle (Shi et al. 2016).
     """
 
     def __init__(self, shape: GridShape) -> None:

@@ -16,9 +16,9 @@ RMS_EPSILON = 1e-6
 
 
 def halvings(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]]:
-    """Sizes (height, width) from the given one down, each half of the one before, rounded up.
+    """Return the sizes from the given one down, each halved.
 
-    They end where the shorter side would fall below `smallest`.
+    They are (height, width), rounded up, and end where the shorter side would fall below `smallest`.
     """
     sizes = [(height, width)]
     while min(half := (math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2))) >= smallest:
@@ -27,18 +27,24 @@ def halvings(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]
 
 
 def pad_to_even(x: Tensor) -> Tensor:
-    """`[n, c, h, w]` with its last row and column repeated where a side is odd, so that halving rounds up."""
+    """Repeat the last row and column where a side is odd.
+
+    x: `[n, c, h, w]`. Halving it then rounds up.
+    """
     odd_height, odd_width = x.shape[-2] % 2, x.shape[-1] % 2
     return F.pad(x, (0, odd_width, 0, odd_height), mode="replicate") if odd_height or odd_width else x
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The upper left `size` (height, width) of `[n, c, h, w]`."""
+    """Crop `[n, c, h, w]` to its upper left (height, width)."""
     return x[..., : size[0], : size[1]]
 
 
 class ToMap(nn.Module):
-    """A vector `[n, inputs]` to a small picture `[n, channels, height, width]`, channels-last in memory."""
+    """A linear layer from vectors to small maps.
+
+    From `[n, inputs]` to `[n, channels, height, width]`, channels-last in memory.
+    """
 
     def __init__(self, inputs: int, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -51,7 +57,10 @@ class ToMap(nn.Module):
 
 
 class LabelVectors(nn.Embedding):
-    """Labels `[n]` to learned vectors `[n, size]`; -1, a label that is not known, has a vector of its own."""
+    """Learned vectors `[n, size]` of labels `[n]`.
+
+    -1, an unknown label, has a vector of its own.
+    """
 
     def __init__(self, labels: int, size: int) -> None:
         super().__init__(labels + 1, size)
@@ -61,9 +70,9 @@ class LabelVectors(nn.Embedding):
 
 
 class JoinCondition(nn.Module):
-    """Append vectors of the label and the attributes to `[n, d]`, if the model reads any.
+    """Appends vectors of the label and the attributes to `[n, d]`.
 
-    `outputs` is the joined width.
+    outputs: the joined width; without labels and attributes, that of the input.
     """
 
     def __init__(
@@ -84,10 +93,10 @@ class JoinCondition(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """Features h `[n, d]` and conditions y to logits `[n]`: wᵀh + b + e(y)ᵀh.
+    """Logits `[n]` of features under a condition.
 
-    The projection of Miyato and Koyama (2018, eq. 3). e(y) is the sum of the vectors of the label and the
-    attributes; without either, the last term is missing.
+    wᵀh + b + e(y)ᵀh of features h `[n, d]` and conditions y (Miyato and Koyama 2018, eq. 3). e(y) is the sum
+    of the vectors of the label and the attributes; without either, the last term is missing.
     """
 
     def __init__(self, features: int, labels: int, attributes: Sequence[Attribute] = ()) -> None:

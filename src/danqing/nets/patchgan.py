@@ -1,6 +1,6 @@
 """A discriminator that judges an image patch by patch (Isola et al. 2017, section 3.2.2).
 
-Each of its logits sees a part of the image, so that it teaches texture and leaves what the image shows alone.
+Each of its logits sees a part of the image, so that it teaches texture and not what the image shows.
 """
 
 import itertools
@@ -12,11 +12,13 @@ from danqing.nets.layers import pad_to_even
 
 
 class PatchDiscriminator(nn.Module):
-    """Images `[n, c, h, w]` of any height and width to logits float32 `[n, rows, columns]`, high where the
-    patch is taken for a real one's.
+    """Logits of patches, high where a patch looks real.
+
+    From images `[n, c, h, w]` of any height and width to float32 `[n, rows, columns]`.
 
     layers: strided 4×4 convolutions, each of which halves the sides and doubles the `features` (up to eight
-    times). There is no normalisation: a patch's logit depends on that patch alone.
+        times).
+    There is no normalisation: a patch's logit depends on that patch alone.
     """
 
     def __init__(self, channels: int, *, features: int, layers: int) -> None:

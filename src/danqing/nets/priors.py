@@ -1,7 +1,7 @@
 """Priors over latents: invertible maps, per condition, between latents and standard normal noise.
 
 Each prior gives the exact log-density of latents, so that the bound on the likelihood stays exact, and maps
-the noise of a seed to latents when painting. `to_noise` and `from_noise` are inverse to each other.
+the noise of a seed to latents when sampling. `to_noise` and `from_noise` are inverse to each other.
 """
 
 import math
@@ -17,7 +17,10 @@ from danqing.nets.autoencoders import ConditionBias
 
 
 def standard_normal_log_prob(noise: Tensor) -> Tensor:
-    """Log-density in nats `[n]` of `[n, d]` under the standard normal."""
+    """Compute the log-density of the standard normal in nats, `[n]`.
+
+    noise: `[n, d]`.
+    """
     return -0.5 * (noise.square().sum(1) + noise.shape[1] * math.log(2 * math.pi))
 
 
@@ -33,7 +36,10 @@ class NormalPrior(nn.Module):
             nn.init.zeros_(self.attributes.last.bias)
 
     def statistics(self, latents: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of the prior, each shaped like `latents` `[n, d]`."""
+        """Return mean and log standard deviation of the prior.
+
+        Each has the shape of `latents`, `[n, d]`.
+        """
         statistics = latents.new_zeros(len(latents), 2 * latents.shape[1])
         if self.statistics_of_label is not None and condition is not None and condition.label is not None:
             statistics = F.embedding(condition.label, self.statistics_of_label)
@@ -43,25 +49,28 @@ class NormalPrior(nn.Module):
         return mean, log_scale
 
     def to_noise(self, latents: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
-        """Latents `[n, d]` to noise `[n, d]`, and log |d noise / d latents| `[n]`."""
+        """Map latents `[n, d]` to noise.
+
+        Returns noise `[n, d]` and log |d noise / d latents| `[n]`.
+        """
         mean, log_scale = self.statistics(latents, condition)
         return (latents - mean) * torch.exp(-log_scale), -log_scale.sum(1)
 
     def from_noise(self, noise: Tensor, condition: Condition | None) -> Tensor:
-        """Noise `[n, d]` to latents `[n, d]`."""
+        """Map noise `[n, d]` to latents `[n, d]`."""
         mean, log_scale = self.statistics(noise, condition)
         return mean + noise * torch.exp(log_scale)
 
     def log_prob(self, latents: Tensor, condition: Condition | None) -> Tensor:
-        """Log-density in nats `[n]` of latents `[n, d]`."""
+        """Compute the log-density of latents `[n, d]` in nats, `[n]`."""
         noise, log_det = self.to_noise(latents, condition)
         return standard_normal_log_prob(noise) + log_det
 
 
 class Coupling(nn.Module):
-    """One affine coupling (Real NVP, Dinh et al.
+    """An affine coupling: half of the latents shift and scale the others.
 
-    2017, eq. 7): one half of the latents shifts and scales the other.
+    Real NVP, Dinh et al. 2017, eq. 7.
     """
 
     def __init__(self, latents: int, labels: int, attributes: tuple[Attribute, ...], hidden: int) -> None:
@@ -97,7 +106,7 @@ class Coupling(nn.Module):
 class FlowPrior(nn.Module):
     """A normalising flow of affine couplings over a Gaussian per condition.
 
-    Follows whatever shape the posteriors have.
+    It follows whatever shape the posteriors have.
     """
 
     def __init__(
@@ -116,7 +125,10 @@ class FlowPrior(nn.Module):
         )
 
     def to_noise(self, latents: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
-        """Latents `[n, d]` to noise `[n, d]`, and log |d noise / d latents| `[n]`."""
+        """Map latents `[n, d]` to noise.
+
+        Returns noise `[n, d]` and log |d noise / d latents| `[n]`.
+        """
         total = latents.new_zeros(len(latents))
         for coupling in self.couplings:
             latents, log_det = coupling(latents, condition)
@@ -125,7 +137,7 @@ class FlowPrior(nn.Module):
         return noise, total + log_det
 
     def from_noise(self, noise: Tensor, condition: Condition | None) -> Tensor:
-        """Noise `[n, d]` to latents `[n, d]`."""
+        """Map noise `[n, d]` to latents `[n, d]`."""
         latents = self.base.from_noise(noise, condition)
         for coupling in reversed(self.couplings):
             assert isinstance(coupling, Coupling)
@@ -133,6 +145,6 @@ class FlowPrior(nn.Module):
         return latents
 
     def log_prob(self, latents: Tensor, condition: Condition | None) -> Tensor:
-        """Log-density in nats `[n]` of latents `[n, d]`."""
+        """Compute the log-density of latents `[n, d]` in nats, `[n]`."""
         noise, log_det = self.to_noise(latents, condition)
         return standard_normal_log_prob(noise) + log_det

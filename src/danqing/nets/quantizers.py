@@ -2,7 +2,7 @@
 
 `Codebook` learns its vectors as moving averages (van den Oord et al. 2017, appendix A.1); `FiniteScalar`
 (Mentzer et al. 2024) and `Binary` (Yu et al. 2024) round each number by itself, and have nothing to learn.
-Gradients pass what has none by an estimator. Maps are `[n, d, h, w]`; all arithmetic is in float32.
+An estimator passes gradients through the rounding. Maps are `[n, d, h, w]`; all arithmetic is in float32.
 """
 
 import math
@@ -15,18 +15,20 @@ from torch.nn import functional as F
 
 Gradient = Literal["straight_through", "rotation"]
 IN_USE = 0.01
-"""A code is in use while it is written at least so many times as often as all codes are on average."""
+"""A code is in use while it is written at least this many times as often as the average code."""
 DEAD = 0.05
-"""A code of a codebook that is written less than so many times the average moves to where vectors are."""
+"""A code that is written less than this many times as often as the average code is moved to a vector."""
 KMEANS_ROUNDS = 10
 _GROUP_BITS = 8
 
 
 class Quantized(NamedTuple):
-    """What becomes of a map of latents `[n, d, h, w]`.
+    """A quantized map of latents `[n, d, h, w]`.
 
-    latents: the quantized ones, `[n, d, h, w]` float32, through which gradients pass by the estimator. codes:
-    int64 `[n, h, w, depth]`. loss: to be minimised with the others. logged: detached scalars.
+    latents: `[n, d, h, w]` float32, through which gradients pass by the estimator.
+    codes: int64 `[n, h, w, depth]`.
+    loss: to be minimised with the others.
+    logged: detached scalars.
     """
 
     latents: Tensor
@@ -36,9 +38,10 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module):
-    """What all quantizers share: how often each code was written of late.
+    """What all quantizers share: how often each code was written lately.
 
-    width: d of the maps. vocabulary, depth: there are `depth` codes at each place, each below `vocabulary`.
+    width: d of the maps.
+    vocabulary, depth: there are `depth` codes at each place, each below `vocabulary`.
     frequencies: `[depth, vocabulary]`, a moving average of shares, equal on all ranks.
     """
 
@@ -50,7 +53,10 @@ class Quantizer(nn.Module):
         self.register_buffer("frequencies", torch.full((depth, vocabulary), 1 / vocabulary))
 
     def forward(self, latents: Tensor, rng: torch.Generator | None) -> Quantized:
-        """Quantize `[n, width, h, w]`; in training mode and given `rng`, learn from it too."""
+        """Quantize a map of latents `[n, width, h, w]`.
+
+        rng: in training mode the quantizer also learns from the latents, if it is given.
+        """
         n, _, height, width = latents.shape
         with torch.autocast(latents.device.type, enabled=False):
             vectors = latents.float().permute(0, 2, 3, 1).reshape(-1, self.width)
@@ -62,13 +68,18 @@ class Quantizer(nn.Module):
         return Quantized(found, codes.reshape(n, height, width, self.depth), loss, self.usage())
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """The latents `[n, width, h, w]` of codes `[n, h, w, depth]`."""
+        """Return the latents `[n, width, h, w]` of codes.
+
+        codes: `[n, h, w, depth]`.
+        """
         return self._vectors(codes).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def usage(self) -> dict[str, Tensor]:
-        """codebook_use: the share of the codes that are in use. perplexity: how many codes, evenly written,
-        would be as varied: exp of the entropy. Both are averages over the depth.
+        """Compute how evenly the codes are used, over all depths.
+
+        codebook_use: the share of the codes that are in use.
+        perplexity: exp of the entropy: how many codes, evenly used, would be as varied.
         """
         shares = self.frequencies / self.frequencies.sum(1, keepdim=True)
         perplexity = torch.special.entr(shares).sum(1).exp().mean()
@@ -95,13 +106,16 @@ class Quantizer(nn.Module):
 
 
 class Codebook(Quantizer):
-    """Each vector becomes the nearest of `vocabulary` vectors, which are averages of those that chose them.
+    """Replaces each vector by the nearest of some learned vectors.
 
-    With a `depth` of more, each further codebook quantizes what those before it left over, and their sum is
-    the quantized vector (Lee et al. 2022, section 3.1). A codebook starts as the k-means of the first batch;
-    later, a code that hardly any vector chooses is moved onto one of the batch's vectors. normalised: vectors
-    and codes lie on the unit sphere (Yu et al. 2022, section 3.2). The loss is `commitment` E (z - q)², the
-    mean over the partial sums q (Lee et al. 2022, equation 8), and leaves the codes alone.
+    The learned vectors, `vocabulary` codes, are averages of those that chose them. With a `depth` of more,
+    each further codebook quantizes what those before it left over, and their sum is the quantized vector (Lee
+    et al. 2022, section 3.1). A codebook starts as the k-means of the first batch; later, a code that hardly
+    any vector chooses is moved onto one of the batch's vectors.
+
+    normalised: vectors and codes lie on the unit sphere (Yu et al. 2022, section 3.2).
+    commitment: the weight of the loss E (z - q)², the mean over the partial sums q (Lee et al. 2022, equation
+        8), which has no gradient for the codes.
     """
 
     codes: Tensor
@@ -128,7 +142,10 @@ class Codebook(Quantizer):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def nearest(self, vectors: Tensor, stage: int = 0) -> Tensor:
-        """The index `[m]` of the code nearest to each of `[m, width]`, by Euclidean distance."""
+        """Return the index `[m]` of the code nearest to each vector.
+
+        vectors: `[m, width]`. The distance is Euclidean.
+        """
         codes = self._table(stage)
         distances = torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2)
         return distances.min(1).indices  # twice as fast as argmin on a processor
@@ -212,10 +229,13 @@ class Codebook(Quantizer):
 
 
 class FiniteScalar(Quantizer):
-    """Each number is bounded and rounded to one of a few levels (Mentzer et al. 2024).
+    """Bounds each number and rounds it to one of some levels.
+
+    Mentzer et al. 2024.
 
     levels: how many for each of the d numbers; the vocabulary is their product, and the first number is the
-    least significant digit of the code. Quantized numbers lie in [-1, 1]. There is no loss.
+        least significant digit of the code.
+    Quantized numbers lie in [-1, 1]. There is no loss.
     """
 
     levels: Tensor
@@ -223,7 +243,7 @@ class FiniteScalar(Quantizer):
 
     def __init__(self, levels: Sequence[int], *, decay: float = 0.99) -> None:
         super().__init__(width=len(levels), vocabulary=math.prod(levels), decay=decay)
-        counts = torch.tensor(levels, device="cpu")  # whatever weights are built on: no file holds these
+        counts = torch.tensor(levels, device="cpu")  # on any device of the weights: no file holds these
         self.register_buffer("levels", counts, persistent=False)
         self.register_buffer("places", torch.cumprod(counts, 0) // counts, persistent=False)
 
@@ -245,12 +265,13 @@ class FiniteScalar(Quantizer):
 
 
 class Binary(Quantizer):
-    """Each number becomes its sign: a code has one bit per number, the first the least significant.
+    """Replaces each number by its sign: one bit of the code.
 
-    Lookup-free quantization (Yu et al. 2024, section 3.1). The loss is `commitment` E (z - q)² plus `entropy`
-    times that of its equation 4: the entropy of a vector's choice, which should be sure, less the entropy of
-    the average choice, which should be varied. A choice of code c has p ∝ exp(2 z·c / temperature), in which
-    bits are independent; the average choice's entropy is that of groups of eight bits, summed.
+    The first number is the least significant bit. Lookup-free quantization (Yu et al. 2024, section 3.1). The
+    loss is `commitment` E (z - q)² plus `entropy` times that of its equation 4: the entropy of a vector's
+    choice, which should be sure, less the entropy of the average choice, which should be varied. A choice of
+    code c has p ∝ exp(2 z·c / temperature), in which bits are independent; the average choice's entropy is
+    that of groups of eight bits, summed.
     """
 
     powers: Tensor
@@ -278,7 +299,10 @@ class Binary(Quantizer):
         return estimated(vectors, signs, "straight_through"), codes, loss
 
     def entropies(self, vectors: Tensor) -> Tensor:
-        """E H(p(c | z)) - H(E p(c | z)) of vectors `[m, bits]`, in nats."""
+        """Compute E H(p(c | z)) - H(E p(c | z)) in nats.
+
+        vectors: `[m, bits]`.
+        """
         logits = 4 * vectors / self.temperature
         sure = torch.stack([logits.sigmoid(), (-logits).sigmoid()], dim=-1)  # [m, bits, 2]
         own = torch.special.entr(sure).sum((1, 2)).mean()
@@ -296,10 +320,11 @@ class Binary(Quantizer):
 
 
 def estimated(vectors: Tensor, quantized: Tensor, gradient: Gradient) -> Tensor:
-    """`quantized` `[m, d]`, with gradients for `vectors` `[m, d]`.
+    """Return quantized vectors with gradients for the vectors before.
 
-    straight_through: as if they were the same (Bengio et al. 2013). rotation: as if the turn and the stretch
-    that take one to the other were constants (Fifty et al. 2025, section 4).
+    vectors, quantized: `[m, d]`.
+    gradient: `straight_through`, as if they were the same (Bengio et al. 2013), or `rotation`, as if the turn
+        and the stretch that take one to the other were constants (Fifty et al. 2025, section 4).
     """
     if not vectors.requires_grad:
         return quantized

@@ -10,24 +10,27 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The names of all presets, sorted."""
+    """Return the names of all presets, sorted."""
     return sorted(file.stem for file in _FOLDER.glob("*.toml"))
 
 
 def path(name: str) -> Path:
-    """Where a preset's TOML file lies; raises ConfigError for a name that is not a preset's."""
+    """Return the path of a preset's TOML file; raises ConfigError."""
     if name not in names():
         raise ConfigError(f"There is no preset called {name!r}: choose one of {', '.join(names())}.")
     return _FOLDER / f"{name}.toml"
 
 
 def read(name: str) -> dict[str, Any]:
-    """A preset's settings, as plain values."""
+    """Read a preset's settings, as plain values."""
     return tomllib.loads(path(name).read_text(encoding="utf-8"))
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What `danqing presets` shows of a preset: its name, description, family, size and network."""
+    """Describe a preset, for `danqing presets`.
+
+    Returns its name, description, family, size and network.
+    """
     values = read(name)
     return {
         "name": name,

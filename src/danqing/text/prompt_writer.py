@@ -1,6 +1,6 @@
-"""An optional writer of prompts: a language model behind an OpenAI-compatible address says more in few words.
+"""An optional writer of prompts: a language model behind an OpenAI-compatible address expands a short prompt.
 
-It is never called unasked, and whatever goes wrong with it, the picture is painted from the prompt as it was.
+It is never called without a request for it. If it fails, the image is sampled from the prompt as it was.
 """
 
 import http.client
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from danqing.errors import ConfigError
 
 KEY = "DANQING_CHAT_KEY"
-"""The environment variable that holds the key; a name of its own, so that no other service's key is sent."""
+"""The environment variable that holds the key. The name is ours, so that no other service's key is sent."""
 LONGEST = 300
 """Characters of a written prompt; what follows is cut off."""
 
@@ -35,7 +35,10 @@ _FAILURES = (OSError, http.client.HTTPException, ValueError, LookupError, TypeEr
 
 
 class Written(NamedTuple):
-    """The prompt to paint from, and what went wrong, as a sentence: "" where nothing did."""
+    """A written prompt, and what went wrong.
+
+    problem: a sentence; "" where nothing went wrong.
+    """
 
     prompt: str
     problem: str = ""
@@ -43,11 +46,13 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PromptWriter:
-    """A chat endpoint. url: its base address, such as `http://localhost:11434/v1`. model: as the endpoint
-    calls it; "" asks it for the only one that it has. timeout: seconds for the whole answer.
+    """A chat endpoint that writes prompts.
 
-    The key is read from the environment variable `key_variable`, where the endpoint wants one. Raises
-    ConfigError for an address that is none.
+    url: its base address, such as `http://localhost:11434/v1`.
+    model: its name at the endpoint; "" takes the only one there.
+    timeout: seconds for the whole answer.
+    key_variable: the environment variable that holds the key, where the endpoint needs one.
+    Raises ConfigError for an invalid address.
     """
 
     url: str
@@ -63,14 +68,15 @@ class PromptWriter:
             is_address = False
         if not is_address or not self.url.isascii() or any(c.isspace() for c in self.url):
             raise ConfigError(
-                f"{self.url!r} is no address of a chat endpoint: write for instance http://localhost:11434/v1."
+                f"{self.url!r} is not the address of a chat endpoint: write for instance http://localhost:11434/v1."
             )
         if not self.timeout > 0:
             raise ConfigError(f"A prompt writer needs some time, not {self.timeout} seconds.")
 
     def expand(self, prompt: str, examples: Sequence[str] = ()) -> Written:
-        """The prompt written out as a caption in the manner of `examples`, which are sent too; where that
-        fails, as it was, with the problem.
+        """Write a prompt out as a caption in the style of examples.
+
+        The examples are sent too. Where writing fails, the prompt comes back as it was, with the problem.
         """
         found: list[Written] = []
 
@@ -80,7 +86,7 @@ class PromptWriter:
             except _FAILURES as error:
                 found.append(Written(prompt, self._problem(error)))
 
-        # A timeout of the socket begins anew with each packet; an endpoint that trickles is left behind.
+        # The timeout of a socket starts again with each packet: this one also ends a slow stream of packets.
         asking = threading.Thread(target=ask, name="danqing-prompt-writer", daemon=True)
         asking.start()
         asking.join(self.timeout)
@@ -118,7 +124,7 @@ class PromptWriter:
         return json.loads(content)
 
     def _problem(self, error: Exception) -> str:
-        """A sentence that holds nothing of the key, whatever an error quotes."""
+        """Return a sentence about an error, without the key, whatever the error quotes."""
         if isinstance(error, urllib.error.HTTPError):
             reason = f"answers with the error {error.code}"
             if error.code in (401, 403):
@@ -141,14 +147,14 @@ class _UnclearModelError(LookupError):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The key goes to the address that was given and nowhere else."""
+    """Follows no redirect: the key goes to the address that was given and nowhere else."""
 
     def redirect_request(self, *arguments: Any, **more: Any) -> None:
         return None
 
 
 def _caption(content: Any) -> str:
-    """One line without thoughts, quotation marks and excess; raises ValueError where nothing is left."""
+    """Return one line without thoughts and quotation marks; raises ValueError where nothing is left."""
     if not isinstance(content, str):
         raise ValueError("no text")
     plain = re.sub(r"<think>.*?(</think>|$)", " ", content, flags=re.DOTALL)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Shape(NamedTuple):
-    """Sizes of a transformer: the grid of codes that it writes, its residual stream, its prefix.
+    """Sizes of a transformer, its grid of codes and its prefix.
 
     heads is a multiple of key_value_heads; width is a multiple of 4 · heads; prefix is at least 1.
     """
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
     @property
     def codes(self) -> int:
-        """N, the number of codes in one image."""
+        """Return N, the number of codes in one image."""
         return self.rows * self.columns * self.depth
 
     @property
@@ -34,12 +34,15 @@ class Shape(NamedTuple):
 
     @property
     def hidden(self) -> int:
-        """Width inside the feed-forward network: 8/3 · width, so that its three matrices cost 8 · width²."""
+        """Return the width inside the feed-forward network.
+
+        It is 8/3 · width, so that its three matrices cost 8 · width².
+        """
         return 32 * math.ceil(self.width / 12)
 
 
 class NormedLinear(Protocol):
-    """A matrix `[outputs, inputs]` applied to RMSNorm(x), with the norm's gain `[inputs]`."""
+    """A matrix `[outputs, inputs]` after an RMSNorm with gain `[inputs]`."""
 
     weight: nn.Parameter
     gain: nn.Parameter

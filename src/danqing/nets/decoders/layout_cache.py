@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class HasParameters(Protocol):
-    """A module, as far as the cache knows it."""
+    """A module, as far as the cache needs to know it."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -47,7 +47,10 @@ class _Stamp:
 
 @torch.no_grad()
 def cached_layout(module: HasParameters, key: Hashable, make: Callable[[], T]) -> T:
-    """Return what `make` returns for a module and a key, made again once its parameters change."""
+    """Return what `make` returns for a module and a key.
+
+    It is made again once the module's parameters change.
+    """
     stamp, layouts = _Stamp(list(module.parameters())), _cache.setdefault(module, {})
     before, layout = layouts.pop(key, (None, None))
     if before != stamp:

@@ -28,7 +28,9 @@ TILE = 32
 
 
 class ParallelDecoder:
-    """Gives the logits of requested places, as `Transformer.parallel` does; caches keys and values.
+    """Computes the logits of requested places; caches keys and values.
+
+    The logits are those of `Transformer.parallel`.
 
     transformer: its weights are read when the decoder is made.
     prefix: `[n, p, width]`.
@@ -51,20 +53,23 @@ class ParallelDecoder:
         self._places = transformer.places()
         self._epsilon = prefix.new_tensor(math.sqrt(shape.width * RMS_EPSILON))
         self._known = torch.full((len(prefix), 1), shape.prefix, device=prefix.device)
-        self._most = shape.prefix  # known codes and prefix that any image can have by now
+        self._most = shape.prefix  # known codes and prefix that any image can have so far
         # None once it is in the cache, where it goes with the first codes.
         self._prefix: Tensor | None = prefix + transformer.prefix
 
     @torch.no_grad()
     def extend(self, codes: Tensor, places: Tensor, requested: Tensor) -> Tensor:
-        """Take codes that are now known; return logits `[n, b, vocabulary]` float32 of other places.
+        """Take known codes; return the logits of other places.
 
         codes: `[n, a]`, in the order in which they became known; images with fewer are padded with -1.
         places: `[n, a]`, where these codes stand.
         requested: `[n, b]`, the places whose logits are needed.
+        Returns float32 `[n, b, vocabulary]`.
         """
         shape, real = self._shape, codes >= 0
-        sees = torch.cat([self._known, self._known + real.cumsum(1)], dim=1)  # how much is known by then
+        sees = torch.cat(
+            [self._known, self._known + real.cumsum(1)], dim=1
+        )  # how much is known at that point
         self._known = sees[:, -1:]
         self._most = min(self._most + codes.shape[1], shape.prefix + shape.codes)
         columns = torch.where(real, sees[:, :-1], -1)

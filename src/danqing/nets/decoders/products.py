@@ -36,10 +36,11 @@ def product(
 
 
 def gated(weight: Tensor, rows: int, precision: Precision, gain: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes silu(gate) · up of unit vectors `[n, inputs]`.
+    """Return a function that computes silu(gate) · up of unit vectors.
 
     weight: `[2 · outputs, inputs]`; its first half gives the gate, its second half the rest.
     rows, precision, gain: as of `product`.
+    The function takes `[n, inputs]`.
     """
     if precision == "float32" or not packs(weight):
         both = product(weight, rows, precision, gain)
@@ -62,13 +63,16 @@ def gated(weight: Tensor, rows: int, precision: Precision, gain: Tensor) -> Call
 
 
 def packs(weight: Tensor) -> bool:
-    """Return whether the processor multiplies by bfloat16 weights that were laid out beforehand."""
+    """Return whether the processor multiplies by packed bfloat16 weights."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def unit(x: Tensor, epsilon: Tensor) -> Tensor:
-    """Return x / √(‖x‖² + ε²) along the last axis, in the precision of ε."""
+    """Return x / √(‖x‖² + ε²) along the last axis.
+
+    The result has the precision of ε.
+    """
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=epsilon.dtype)
     return x / length.hypot_(epsilon)

@@ -22,7 +22,7 @@ from danqing.precision import Precision
 
 
 class RasterDecoder:
-    """Gives the logits of the next code; caches keys and values of all codes before it.
+    """Computes the logits of the next code; caches keys and values.
 
     logits: `[n, vocabulary]` float32, of the next code.
     transformer: its weights are read when the decoder is made.
@@ -55,7 +55,10 @@ class RasterDecoder:
 
     @torch.no_grad()
     def extend(self, codes: Tensor) -> Tensor:
-        """Take the next code of each image, `[n]`; return the logits of the code after it."""
+        """Take the next code of each image; return the next logits.
+
+        codes: `[n]`.
+        """
         shape, number = self._shape, self._written
         x = F.embedding(codes + number % shape.depth * (shape.vocabulary + 1), self._table)
         x += self._places[number + 1]

@@ -1,0 +1,133 @@
+"""What the configuration of every family says of its images."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, Self, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from danqing.data.attributes import Attribute, Example
+from danqing.text.contract import TextConfig, TextFacts
+
+
+class FamilyConfig(BaseModel):
+    """What every family needs to know of its images.
+
+    A preset leaves out the settings in `from_data`, which are taken from the data.
+
+    conditional: false ignores labels, captions and attributes of the data.
+    labels: the class names; empty where there are none.
+    label_frequencies: how often each label is drawn.
+    label_captions: other names of each label, one to a line: the captions that all of its images have.
+    captions: some of the data's, evenly drawn, where the model reads text; they are drawn where no prompt is
+        given.
+    attributes: the columns that the model reads.
+    attribute_examples: the attributes of some training images, evenly drawn; attributes that are not
+        requested are drawn from them.
+    source_channels: of the source image that the model reads, 0 where it reads none.
+    """
+
+    display_name: ClassVar[str] = ""
+    """The name of the family in a sentence; empty where that is `family`."""
+    from_data: ClassVar[frozenset[str]] = frozenset(
+        {
+            "family",
+            "width",
+            "height",
+            "channels",
+            "labels",
+            "label_frequencies",
+            "label_captions",
+            "captions",
+            "attributes",
+            "attribute_examples",
+            "source_channels",
+        }
+    )
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+    width: int = Field(32, ge=4, le=4096)
+    height: int = Field(32, ge=4, le=4096)
+    channels: int = Field(3, ge=1, le=4)
+    conditional: bool = True
+    labels: tuple[str, ...] = ()
+    label_frequencies: tuple[float, ...] = ()
+    label_captions: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    attribute_examples: tuple[Example, ...] = ()
+    source_channels: int = Field(0, ge=0, le=4)
+
+    @model_validator(mode="after")
+    def _labels_have_frequencies(self) -> Self:
+        if self.label_frequencies and len(self.label_frequencies) != len(self.labels):
+            raise ValueError("label_frequencies must have one value per label")
+        if self.label_frequencies and not (min(self.label_frequencies) >= 0 < sum(self.label_frequencies)):
+            raise ValueError("label_frequencies must not be negative, nor all be zero")
+        if self.label_captions and len(self.label_captions) != len(self.labels):
+            raise ValueError("label_captions must have one text per label")
+        return self
+
+    @model_validator(mode="after")
+    def _examples_have_the_attributes(self) -> Self:
+        width = sum(attribute.width for attribute in self.attributes)
+        if any(len(example.values) != width for example in self.attribute_examples):
+            raise ValueError(f"attribute_examples must have {width} values each")
+        return self
+
+    @property
+    def dimensions(self) -> int:
+        """Return the number of values in an image, the d of bits_per_dim."""
+        return self.width * self.height * self.channels
+
+    @property
+    def reads_labels(self) -> bool:
+        """Return whether the model learns from labels, where the data has them."""
+        return self.conditional
+
+    @property
+    def reads_text(self) -> bool:
+        """Return whether the model learns from captions.
+
+        Such a model needs data with captions, and its configuration implements `ReadsText`.
+        """
+        return False
+
+    @property
+    def can_guide(self) -> bool:
+        """Return whether sampling takes a `guidance_scale` other than 1."""
+        return False
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Return whether the model learns from attributes (`data.attributes`)."""
+        return False
+
+    @property
+    def reads_source(self) -> bool:
+        """Return whether the model learns from the source image of a pair."""
+        return False
+
+    def complete(self, captions: Sequence[str]) -> Self:
+        """Add what the family takes from the captions of the training images.
+
+        It is called once, after the shape of the images has been filled in. An example is the vocabulary of
+        text.
+        """
+        return self
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """A configuration whose model learns from captions where `reads_text` is true.
+
+    text: how captions are read.
+    text_facts: what `complete` settled from the captions of the data; None before that.
+    """
+
+    @property
+    def text(self) -> TextConfig: ...
+
+    @property
+    def text_facts(self) -> TextFacts | None: ...
