@@ -22,7 +22,7 @@ from danqing.families.base import Family, Tokenizes
 from danqing.images import Images
 from danqing.model.model import Model
 from danqing.training.codes import CodedBatches, Codes, batch_options
-from danqing.training.config import parse, resolve
+from danqing.training.config_reading import parse, resolve
 from danqing.training.engine import Engine
 
 PRESETS = {"gan": "gan-32", "vae": "vae-32", "vqvae": "vqvae-32", "transformer": "transformer-32"}

@@ -20,7 +20,7 @@ from danqing.data import Batches, open_dataset
 from danqing.families import build
 from danqing.families.gan import GAN
 from danqing.precision import Precision
-from danqing.training.config import parse
+from danqing.training.config_reading import parse
 from danqing.training.engine import Engine
 
 BATCH = 64

@@ -19,7 +19,8 @@ from danqing.data import Batches, open_dataset
 from danqing.families import build
 from danqing.families.base import Batch
 from danqing.precision import Precision
-from danqing.training.config import RunConfig, resolve
+from danqing.training.config import RunConfig
+from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine
 
 

@@ -14,7 +14,7 @@ import danqing as dq
 from danqing import control_groups, families, machine, threads
 from danqing.evaluation.networks import open_network
 from danqing.model.model import Model
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

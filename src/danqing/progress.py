@@ -1,7 +1,8 @@
-"""What is said on stderr, and how much: sentences, and a bar in a terminal or a line now and then."""
+"""Progress and messages on stderr: how much is printed, sentences, and a bar."""
 
 import enum
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -14,47 +15,57 @@ from danqing.quantities import duration
 
 _SECONDS_BETWEEN_LINES = 10.0
 
+ProgressCallback = Callable[[int, int, str], None]
+"""Called with how many parts of a task are done, how many there are, and what is being done in words."""
+FractionalProgressCallback = Callable[[float, float | None, str], None]
+"""The same where parts can be partly done; the total is None while it is not known."""
+
 
 class Verbosity(enum.Enum):
-    """How much is said besides errors and results."""
+    """How much is printed besides errors and results."""
 
     QUIET = enum.auto()
     """Nothing."""
     NORMAL = enum.auto()
     VERBOSE = enum.auto()
-    """More: versions, and where an error comes from."""
+    """More: versions, and the traceback of an error."""
 
 
 _verbosity = Verbosity.NORMAL
 
 
 def set_verbosity(verbosity: Verbosity) -> None:
-    """Choose how much this process says from now on."""
+    """Choose how much this process prints from now on."""
     global _verbosity
     _verbosity = verbosity
 
 
 def verbosity() -> Verbosity:
-    """Return how much this process says."""
+    """Return how much this process prints."""
     return _verbosity
 
 
 def console() -> Console:
-    """The console for everything that is not the result; made anew, since tests replace stderr."""
+    """Return a console for everything but the result."""
+    # A new one each time, since tests replace stderr.
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(message: str, *, style: str = "") -> None:
-    """Print one line on stderr, unless quiet; `message` is plain text, whatever brackets it has."""
+    """Print one line on stderr, unless quiet.
+
+    message: plain text; brackets in it are not markup.
+    """
     if _verbosity is Verbosity.QUIET:
         return
     console().print(Text(message, style=style))
 
 
 class Bar:
-    """A progress bar with the time left; where stderr is no terminal, a line every ten seconds instead.
+    """A progress bar with the time left.
 
-    Used as a context manager; it appears with the first update, and several stages may follow one another.
+    If stderr is not a terminal, it prints a line every ten seconds instead. Use it as a context manager. It
+    appears at the first update; several stages may follow one another.
     """
 
     def __init__(self) -> None:
@@ -73,7 +84,7 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it stands; the next update starts a new one."""
+        """Leave the bar as it is; an update starts a new one."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -88,7 +99,11 @@ class Bar:
         seconds_left: float | None = None,
         detail: str = "",
     ) -> None:
-        """Show that `done` of `total` are done; the time left is estimated where it is not given."""
+        """Show that `done` of `total` parts are done.
+
+        total: None if not known.
+        seconds_left: estimated if not given.
+        """
         if _verbosity is Verbosity.QUIET:
             return
         now = time.monotonic()

@@ -16,7 +16,7 @@ from danqing import presets, progress
 from danqing.cli import app, main, output
 from danqing.cli.arguments import parse_settings, parse_size, parse_value
 from danqing.errors import ConfigError
-from danqing.training import config as configs
+from danqing.training import config_reading
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -87,7 +87,7 @@ def test_ctrl_c_before_the_first_step_says_how_to_go_on(
     monkeypatch.setattr(danqing, "train", interrupted, raising=False)
     code, out, err = run(capsys, "train", "digits")
     assert (code, out) == (130, "")
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
 
 
 def test_presets_are_listed_and_printed_to_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_presets_are_listed_and_printed_to_be_copied(capsys: pytest.CaptureFixtu
     assert code == 0
     assert {"gan-32", "gan-64", "vae-32", "vae-64"} <= {line.split()[0] for line in out.splitlines()}
     printed = tomllib.loads(run(capsys, "presets", "gan-32")[1])
-    assert configs.parse(printed) == configs.resolve(preset="gan-32")
+    assert config_reading.parse(printed) == config_reading.resolve(preset="gan-32")
     assert printed["model"]["spectral_norm"] is False  # what the preset leaves to the defaults is there too
     listed = json.loads(run(capsys, "presets", "--json")[1])["presets"]
     assert [preset["name"] for preset in listed] == presets.names()

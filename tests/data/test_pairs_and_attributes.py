@@ -13,7 +13,7 @@ from PIL import Image
 
 from danqing.data import Batches, Dataset, open_dataset
 from danqing.errors import ConfigError, DataError
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 
 from .pictures import picture, png, write
 from .test_layout import add_up, counts

@@ -28,7 +28,7 @@ from danqing.families.transformer_sampling import TransformerConfig, Transformer
 from danqing.images import Images, to_float, to_uint8
 from danqing.model.model import Model
 from danqing.randomness import generator
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine
 
 GOLDEN = {  # losses at steps 0, 6, 12 and 18 of `train` below

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from danqing.errors import ConfigError
 from danqing.studies import space as spaces
 from danqing.studies.space import Dimension
-from danqing.training import config as configs
+from danqing.training import config_reading
 
-CONFIG = configs.resolve(preset="vae-32", images=1000)
+CONFIG = config_reading.resolve(preset="vae-32", images=1000)
 
 
 def read(tmp_path: Path, text: str) -> tuple[Dimension, ...]:

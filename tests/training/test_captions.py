@@ -15,7 +15,7 @@ from danqing.errors import TextError, TrainingError
 from danqing.text import bpe, pretrained
 from danqing.text.encoders import shared_encoder
 from danqing.training import captions
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 from danqing.training.listener import Listener
 from tests.tiny_encoders import written
 

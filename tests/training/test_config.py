@@ -5,22 +5,23 @@ import pytest
 from danqing import presets
 from danqing.errors import ConfigError
 from danqing.families.vae import VAEConfig
-from danqing.training import config as configs
+from danqing.training import config_reading
+from danqing.training.config import differences
 
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_is_complete_and_survives_a_round_trip(name, tmp_path):
-    config = configs.resolve(preset=name)
+    config = config_reading.resolve(preset=name)
     for key in ("batch_size", "seed", "optimizer", "schedule"):
         assert key in presets.read(name), f"{name} leaves out {key}"
     assert presets.describe(name)["description"]
     file = tmp_path / "config.toml"
     file.write_text(config.to_toml(), encoding="utf-8")
-    assert configs.from_toml(file) == config
+    assert config_reading.from_toml(file) == config
 
 
 def test_settings_find_their_section_by_a_bare_name_a_path_or_a_section():
-    config = configs.resolve(
+    config = config_reading.resolve(
         preset="vae-32",
         settings={
             "net": "mlp",
@@ -46,7 +47,7 @@ def test_settings_find_their_section_by_a_bare_name_a_path_or_a_section():
 )
 def test_a_mistaken_setting_is_named(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        configs.resolve(preset="vae-32", settings=settings)
+        config_reading.resolve(preset="vae-32", settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -67,37 +68,37 @@ def test_a_mistaken_setting_is_named(settings, sentence):
 )
 def test_what_a_tokenizer_cannot_be_told_is_named_before_the_data_is_read(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        configs.resolve(preset="text2image-32", settings=settings)
+        config_reading.resolve(preset="text2image-32", settings=settings)
 
 
 def test_a_tokenizer_is_written_down_whole_and_its_settings_can_be_changed_there(tmp_path):
     file = tmp_path / "config.toml"
     given = {"tokenizer.settings.features": "8", "tokenizer.settings.learning_rate": "1e-4"}
-    first = configs.resolve(preset="demo", settings=given)
+    first = config_reading.resolve(preset="demo", settings=given)
     whole = first.tokenizer.settings
     assert (whole["family"], whole["model"]["features"], whole["model"]["vocabulary"]) == ("vqvae", 8, 256)
     assert (whole["optimizer"]["learning_rate"], whole["optimizer"]["name"]) == (1e-4, "adamw")
     assert whole["batch_size"] == presets.read("vqvae-32")["batch_size"]
     file.write_text(first.to_toml(), encoding="utf-8")
-    assert configs.from_toml(file) == first
+    assert config_reading.from_toml(file) == first
     for key in ("tokenizer.settings.features", "tokenizer.settings.model.features"):
-        changed = configs.resolve(config=file, settings={key: "16"})
+        changed = config_reading.resolve(config=file, settings={key: "16"})
         assert changed.tokenizer.preset == ""
-        assert configs.differences(first, changed) == ["tokenizer.settings.model.features: 8 → 16"]
+        assert differences(first, changed) == ["tokenizer.settings.model.features: 8 → 16"]
     with pytest.raises(ConfigError, match=r"remove \[tokenizer\.settings\] to take the preset vqvae-64"):
-        configs.resolve(config=file, settings={"tokenizer.preset": "vqvae-64"})
+        config_reading.resolve(config=file, settings={"tokenizer.preset": "vqvae-64"})
 
 
 def test_a_budget_is_given_once():
     with pytest.raises(ConfigError, match="not both"):
-        configs.resolve(preset="vae-32", images=10, minutes=1.0)
+        config_reading.resolve(preset="vae-32", images=10, minutes=1.0)
     with pytest.raises(ConfigError, match="not both"):
-        configs.resolve(preset="vae-32", minutes=1.0, settings={"images": "10"})
+        config_reading.resolve(preset="vae-32", minutes=1.0, settings={"images": "10"})
     with pytest.raises(ConfigError, match="not both"):
-        configs.parse({**presets.read("vae-32"), "images": 10, "minutes": 1.0})
-    assert configs.resolve(preset="vae-32", minutes=1.0).images is None
+        config_reading.parse({**presets.read("vae-32"), "images": 10, "minutes": 1.0})
+    assert config_reading.resolve(preset="vae-32", minutes=1.0).images is None
     for budget in ({"images": "10"}, {"minutes": "0.5"}):
-        config = configs.resolve(preset="vae-32", settings=budget)
+        config = config_reading.resolve(preset="vae-32", settings=budget)
         assert {"images": config.images, "minutes": config.minutes} == {
             "images": None,
             "minutes": None,
@@ -107,18 +108,18 @@ def test_a_budget_is_given_once():
 
 def test_what_does_not_fit_together_is_named_without_the_whole_table():
     with pytest.raises(ConfigError) as refused:
-        configs.resolve(preset="vae-32", settings={"every_images": 0, "patience_images": 10})
+        config_reading.resolve(preset="vae-32", settings={"every_images": 0, "patience_images": 10})
     assert str(refused.value) == "evaluation: patience_images needs evaluation.every_images."
 
 
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError, match="vae-32"):
-        configs.resolve(preset="vae-33")
+        config_reading.resolve(preset="vae-33")
 
 
 def test_differences_name_what_changed_and_pass_over_the_budget():
-    before, after = (configs.resolve(preset="vae-32", images=n, seed=n) for n in (1, 2))
-    assert configs.differences(before, after) == ["seed: 1 → 2"]
+    before, after = (config_reading.resolve(preset="vae-32", images=n, seed=n) for n in (1, 2))
+    assert differences(before, after) == ["seed: 1 → 2"]
 
 
 @pytest.mark.parametrize(
@@ -131,15 +132,15 @@ def test_differences_name_what_changed_and_pass_over_the_budget():
 )
 def test_a_configuration_without_a_family_or_with_no_table_for_it_is_a_sentence(values, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        configs.parse(values)
+        config_reading.parse(values)
 
 
 def test_a_configuration_file_that_cannot_be_read_is_a_sentence(tmp_path):
     broken = tmp_path / "broken.toml"
     broken.write_text("family = ")
     with pytest.raises(ConfigError, match=r"broken\.toml cannot be read"):
-        configs.resolve(config=broken)
+        config_reading.resolve(config=broken)
     with pytest.raises(ConfigError, match=r"There is no configuration file at .*missing\.toml"):
-        configs.resolve(config=tmp_path / "missing.toml")
+        config_reading.resolve(config=tmp_path / "missing.toml")
     with pytest.raises(ConfigError, match="not both"):
-        configs.resolve(config=broken, preset="vae-32")
+        config_reading.resolve(config=broken, preset="vae-32")

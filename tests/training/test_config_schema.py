@@ -6,7 +6,7 @@ import pytest
 
 from danqing import families, presets
 from danqing.errors import ConfigError
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.config_schema import schema
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -23,7 +23,7 @@ def test_every_preset_is_valid_as_it_is_and_in_full(name: str) -> None:
     values = presets.read(name)
     for family in (None, values["family"]):
         assert is_valid(values, family)
-        assert is_valid(configs.parse(values).plain(), family)
+        assert is_valid(config_reading.parse(values).plain(), family)
 
 
 def test_what_is_wrong_for_the_family_is_invalid() -> None:

@@ -7,9 +7,9 @@ from torch.nn.utils import parameters_to_vector
 
 from danqing import machine
 from danqing.data import Batches, open_dataset
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine, initialise
-from danqing.training.estimate import estimate
+from danqing.training.requirements import estimate_requirements
 
 CPU = torch.device("cpu")
 
@@ -129,7 +129,7 @@ def test_the_estimate_counts_what_starts_later_than_the_run(dataset, monkeypatch
         settings = SMALL_VQGAN | {"batch_size": 8, "measure_seconds": 0.001, "discriminator_features": 64}
         settings["adversarial_start_images"] = 1000
         config = resolve(preset="vqvae-32", settings=settings, **budget).for_data(dataset)
-        return estimate(config, Batches(dataset, 8, 0), CPU, "float32").memory_bytes
+        return estimate_requirements(config, Batches(dataset, 8, 0), CPU, "float32").memory_bytes
 
     never, later = memory(images=500), memory(images=2000)
     assert later > never + 1_000_000  # the discriminator's own activations, while it judges
@@ -143,7 +143,7 @@ def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, 
         config = resolve(
             preset="vae-32", settings={"batch_size": batch_size, "measure_seconds": 0.001, "net": "conv"}
         ).for_data(dataset)
-        return estimate(config, Batches(dataset, batch_size, 0), CPU, "float32").memory_bytes
+        return estimate_requirements(config, Batches(dataset, batch_size, 0), CPU, "float32").memory_bytes
 
     monkeypatch.setattr(machine, "resident_memory", lambda: 0)
     one, two, four = (memory(n) for n in (64, 128, 256))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from danqing.families.base import Alarm, Family
-from danqing.training.guard import WINDOW, Watch, diversity
+from danqing.training.guard import WINDOW, Guard, diversity
 
 
 class Complaining(Family):
@@ -18,13 +18,13 @@ class FirstStage(Family):
 
 
 def test_a_family_alarm_is_given_once_and_needs_a_full_window():
-    watch = Watch(Complaining(), [], [])
-    given = [watch.on_log({"images": i, "d/loss": 0.05}) for i in range(WINDOW + 5)]
+    guard = Guard(Complaining(), [], [])
+    given = [guard.on_log({"images": i, "d/loss": 0.05}) for i in range(WINDOW + 5)]
     assert [len(texts) for texts in given] == [0] * (WINDOW - 1) + [1] + [0] * 5
     (alarm,) = given[WINDOW - 1]
-    resumed = Watch(Complaining(), [alarm.kind], [{"d/loss": 0.0}] * WINDOW)
+    resumed = Guard(Complaining(), [alarm.kind], [{"d/loss": 0.0}] * WINDOW)
     assert resumed.on_log({"d/loss": 0.0}) == []
-    assert len(Watch(Complaining(), [], [{"d/loss": 0.0}] * WINDOW).on_log({"d/loss": 0.0})) == 1
+    assert len(Guard(Complaining(), [], [{"d/loss": 0.0}] * WINDOW).on_log({"d/loss": 0.0})) == 1
 
 
 def test_diversity_is_the_mean_distance_of_pairs():
@@ -38,14 +38,14 @@ def test_diversity_is_the_mean_distance_of_pairs():
 def test_samples_all_alike_raise_the_alarm_and_varied_ones_do_not():
     rng = np.random.default_rng(0)
     real = rng.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
-    watch = Watch(Complaining(), [], [])
-    assert watch.on_samples(real[::-1], real) == []
+    guard = Guard(Complaining(), [], [])
+    assert guard.on_samples(real[::-1], real) == []
     collapsed = np.clip(real[:1].astype(int) + rng.integers(-3, 4, real.shape), 0, 255).astype(np.uint8)
-    (alarm,) = watch.on_samples(collapsed, real)
+    (alarm,) = guard.on_samples(collapsed, real)
     assert alarm.text.startswith("The samples are nearly all alike")
     assert "optimizer.learning_rate" in alarm.text
-    assert watch.on_samples(collapsed, real) == []
-    (alarm,) = Watch(FirstStage(), [], []).on_samples(collapsed, real)
+    assert guard.on_samples(collapsed, real) == []
+    (alarm,) = Guard(FirstStage(), [], []).on_samples(collapsed, real)
     assert alarm.text.startswith("The reconstructions are nearly all alike")
 
 

@@ -10,7 +10,7 @@ import danqing
 from danqing.cli import main
 from danqing.errors import ConfigError
 from danqing.evaluation import candidates
-from danqing.training import config
+from danqing.training import config_reading
 from danqing.training.listener import Listener
 from tests.image_files.test_depths import tiff
 from tests.small_run import SMALL
@@ -52,11 +52,11 @@ def test_a_model_keeps_the_range_of_its_images_and_other_images_are_read_in_it(t
 
 
 def test_the_range_is_a_setting_that_is_checked() -> None:
-    chosen = config.resolve(preset="gan-32", settings={"data.range": "[-1000, 400]"})
+    chosen = config_reading.resolve(preset="gan-32", settings={"data.range": "[-1000, 400]"})
     assert chosen.data.range == (-1000, 400)
-    assert config.parse(chosen.plain()).data.range == (-1000, 400)
+    assert config_reading.parse(chosen.plain()).data.range == (-1000, 400)
     with pytest.raises(ConfigError, match="the lower one first"):
-        config.resolve(preset="gan-32", settings={"data.range": "[400, -1000]"})
+        config_reading.resolve(preset="gan-32", settings={"data.range": "[400, -1000]"})
 
 
 def test_data_check_takes_a_range_and_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

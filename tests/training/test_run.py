@@ -22,9 +22,9 @@ from danqing import threads
 from danqing.errors import ConfigError, DanqingError, TrainingError
 from danqing.training import checkpoint
 from danqing.training import run as run_module
+from danqing.training.json_lines import AppendedLines
 from danqing.training.run_files import read_json
 from danqing.training.run_folder import RunFolder
-from danqing.training.tracking import AppendedLines
 from tests.small_run import SMALL
 
 
@@ -285,7 +285,7 @@ def test_a_run_whose_checkpoints_are_gone_keeps_its_model(pictures, tmp_path):
     run = train(pictures, tmp_path / "run")
     before = (run.model / "model.safetensors").read_bytes()
     shutil.rmtree(run.folder / "checkpoints")
-    with pytest.raises(TrainingError, match="are gone"):
+    with pytest.raises(TrainingError, match="are missing"):
         train(pictures, tmp_path / "run", images=960)
     assert (run.model / "model.safetensors").read_bytes() == before
 

@@ -117,7 +117,7 @@ class Broken:
 
     id = "7"
 
-    def __init__(self, beginning):
+    def __init__(self, run):
         self.calls = 0
 
     def log(self, values, images):
@@ -138,7 +138,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(pictures, tmp_path
     run = train(pictures, tmp_path / "run", "wandb", 640, heard)
     assert run.status == "finished"
     assert heard.messages == [
-        "wandb is no longer told of this run (the service is gone); the run folder keeps everything."
+        "Logging to wandb has stopped (the service is gone); the run folder has everything."
     ]
 
 
@@ -148,14 +148,14 @@ def test_a_service_that_cannot_be_reached_is_one_sentence(pictures, tmp_path, mo
     heard = Heard()
     assert train(pictures, tmp_path / "run", "mlflow", 320, heard).status == "finished"
     assert len(heard.messages) == 1
-    assert heard.messages[0].startswith("mlflow is no longer told")
+    assert heard.messages[0].startswith("Logging to mlflow has stopped")
 
 
 def test_a_service_that_is_unknown_or_not_installed_is_refused(pictures, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="choose wandb or mlflow"):
         train(pictures, tmp_path / "run", "comet", 320)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setitem(trackers._KINDS, "wandb", lambda beginning: __import__("no_such_module"))
+    monkeypatch.setitem(trackers._KINDS, "wandb", lambda run: __import__("no_such_module"))
     with pytest.raises(TrainingError, match=r"pip install 'danqing\[wandb\]'"):
         train(pictures, tmp_path / "run", "wandb", 320)
 
@@ -189,7 +189,7 @@ def test_wandb_without_a_login_is_refused_and_never_asks(tmp_path, known, refuse
         timeout=60,
     )
     assert (done.returncode != 0) == refused, done.stderr
-    assert ("TrainingError: W&B knows no key: log in by `wandb login`" in done.stderr) == refused
+    assert ("TrainingError: W&B has no key: log in with `wandb login`" in done.stderr) == refused
 
 
 def read_wandb(path):

@@ -15,11 +15,12 @@ from pathlib import Path
 import filelock
 
 from danqing import atomic
-from danqing.data.cache_build import Build, Progress
+from danqing.data.cache_build import Build
 from danqing.data.manifest import HEADER, VERSION, read_manifest
 from danqing.data.records import ImageSpec, Source, digest
 from danqing.errors import DataError
 from danqing.image_files.formats import is_installed
+from danqing.progress import ProgressCallback
 
 
 def default_folder() -> Path:
@@ -34,7 +35,7 @@ def default_folder() -> Path:
 
 
 def ensure(
-    source: Source, spec: ImageSpec, folder: Path | None = None, on_progress: Progress | None = None
+    source: Source, spec: ImageSpec, folder: Path | None = None, on_progress: ProgressCallback | None = None
 ) -> Path:
     """The cache of a source, built now if there is none; two processes that ask at once build it once."""
     folder = folder or default_folder()

@@ -6,7 +6,7 @@ import math
 import os
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -33,8 +33,7 @@ from danqing.data.records import (
 from danqing.data.survey import NAMED, Skipped
 from danqing.errors import DataError
 from danqing.image_files.reasons import missing_extras
-
-Progress = Callable[[int, int, str], None]
+from danqing.progress import ProgressCallback
 
 _FINGERPRINT = 3
 """Part of every fingerprint; it stays while the same data gives the same images."""
@@ -72,7 +71,9 @@ class _Tally:
 class Build:
     """One build of a cache, which goes on where an earlier one was killed."""
 
-    def __init__(self, source: Source, asked: ImageSpec, cache: Path, on_progress: Progress | None) -> None:
+    def __init__(
+        self, source: Source, asked: ImageSpec, cache: Path, on_progress: ProgressCallback | None
+    ) -> None:
         self.source, self.asked, self.cache = source, asked, cache
         self.spec, self.notes = resolve(source, asked)
         assert self.spec.size is not None

@@ -5,7 +5,7 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from danqing.data.cache import default_folder
 from danqing.data.idx import IdxSource, find_idx
 from danqing.data.records import About
 from danqing.errors import DataError, MissingSplitError
+from danqing.progress import ProgressCallback
 
-Progress = Callable[[int, int, str], None]
 TIMEOUT = 60
 
 
@@ -34,7 +34,7 @@ class Published:
     files: Mapping[str, str]
     installed: tuple[Path, ...] = ()
 
-    def folder(self, on_progress: Progress | None = None) -> Path:
+    def folder(self, on_progress: ProgressCallback | None = None) -> Path:
         """The folder that holds all files: `$DANQING_DATA/<name>`, a system folder, or fetched now.
 
         Raises DataError.
@@ -58,7 +58,7 @@ class Published:
             ) from error
         return home
 
-    def _fetch(self, file: str, checksum: str, folder: Path, on_progress: Progress | None) -> None:
+    def _fetch(self, file: str, checksum: str, folder: Path, on_progress: ProgressCallback | None) -> None:
         mirror = os.environ.get("DANQING_MIRROR")
         url = (f"{mirror.rstrip('/')}/{self.name}/" if mirror else self.address) + file
         algorithm = "md5" if len(checksum) == 32 else "sha256"
@@ -90,7 +90,11 @@ class Published:
 
 
 def idx_source(
-    published: Published, about: About, label_names: tuple[str, ...], split: str, on_progress: Progress | None
+    published: Published,
+    about: About,
+    label_names: tuple[str, ...],
+    split: str,
+    on_progress: ProgressCallback | None,
 ) -> IdxSource:
     """The IDX files of a published set's split; raises DataError."""
     if split not in ("train", "test"):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from danqing.data import builtin, cache, tar_shards
 from danqing.data.augment import Augment
-from danqing.data.cache_build import Progress
 from danqing.data.dataset import Dataset
 from danqing.data.file_source import FileSource
 from danqing.data.folder import Folder
@@ -24,6 +23,7 @@ from danqing.data.zip_file import Zip
 from danqing.errors import ConfigError, DataError, MissingSplitError
 from danqing.image_files import Range
 from danqing.images import Alpha, Fit
+from danqing.progress import ProgressCallback
 
 _HOW = "name a folder, a zip, parquet, tar or IDX file, or one of"
 
@@ -41,7 +41,7 @@ def open_dataset(
     pairs: str = "",
     attributes: Sequence[str] = (),
     cache_dir: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Open a data set from a path or a built-in name.
 
@@ -81,7 +81,7 @@ def open_dataset(
 def find_source(
     source: str | Path,
     split: str,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
     declared: Declared = NOTHING_DECLARED,
 ) -> tuple[Source, tuple[str, ...]]:
     """Find the source that a user means, and the labels whose images alone are wanted (empty for all)."""

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.painted import at_once, chunks
 from danqing.evaluation.towers import begun, image_tower, prepared, set_rate
+from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed, generator
 from danqing.text.contract import TextConfig, TextEncoder
 from danqing.text.encoders import open_encoder, settle
-
-Progress = Callable[[int, int, str], None]
 
 AMONG = 100
 """The right caption is looked for among so many."""
@@ -123,7 +122,7 @@ def captions_in(images: Dataset) -> list[list[str]]:
     return [[] for _ in range(len(images))] if texts is None else [captions_of(text) for text in texts]
 
 
-def fit(images: Dataset, *, seed: int = 0, on_progress: Progress | None = None) -> Agreement:
+def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None = None) -> Agreement:
     """Learn which images and captions belong together, the same way each time (CLIP, Radford et al. 2021).
 
     Nothing but the seed decides what is learnt; torch's global randomness is not touched, and it computes in

@@ -24,9 +24,9 @@ from danqing.evaluation.scores import ReferenceInfo
 from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel, load
 from danqing.model.model import Model
+from danqing.progress import ProgressCallback
 from danqing.randomness import generator
 
-Progress = Callable[[int, int, str], None]
 MOST_REFERENCE = 50_000
 """Scores compare with so many real images at most: the time that some take grows with their square."""
 _Sizes = tuple[tuple[int, int], tuple[int, int]]
@@ -93,7 +93,7 @@ def open_candidate(
     seed: int,
     size: tuple[int, int] | None = None,
     device: str = "cpu",
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Candidate:
     """A model (itself, a run, its folder, or a hub id), or else the pictures that a source names.
 
@@ -169,7 +169,7 @@ def open_reference(
     *,
     split: str | None = None,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Reference:
     """The split of the data that scores compare with, and the training images beside it.
 
@@ -251,7 +251,7 @@ def _are_far_apart(sizes: _Sizes, others: _Sizes) -> bool:
 class _Seen:
     """The training images of some data as a candidate's run saw them, opened when they are first needed."""
 
-    def __init__(self, data: str | Path, candidate: Candidate, on_progress: Progress | None) -> None:
+    def __init__(self, data: str | Path, candidate: Candidate, on_progress: ProgressCallback | None) -> None:
         self._data, self._candidate, self._on_progress = data, candidate, on_progress
 
     @functools.cached_property

@@ -1,7 +1,7 @@
 """A small classifier of a data set's labels: what generated images teach it says what they hold."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,9 +14,8 @@ from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.painted import at_once, chunks, relabelled
 from danqing.evaluation.towers import image_tower, prepared, set_rate
+from danqing.progress import ProgressCallback
 from danqing.randomness import generator
-
-Progress = Callable[[int, int, str], None]
 
 _BATCH = 128
 _SHOWN = 40_000
@@ -50,7 +49,7 @@ def fit(
     limit: int | None = None,
     flip: bool = False,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Classifier:
     """Learn the labels of `images` with a convolutional network of 280,000 weights, the same way each time.
 

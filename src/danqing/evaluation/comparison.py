@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,8 @@ from danqing.families.base import Tokenizes
 from danqing.images import Images
 from danqing.model.model import Model
 from danqing.precision import candidates, exact
+from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed, generator
-
-Progress = Callable[[int, int, str], None]
 
 MOST_NEIGHBOURHOODS = 2000
 """So many generated and so many real images are held against the training images."""
@@ -64,7 +63,7 @@ class Comparison:
         n: int,
         seed: int,
         thorough: bool = False,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> None:
         self.candidate, self.reference, self.network, self.thorough = candidate, reference, network, thorough
         self.seed, self.on_progress = seed, on_progress

@@ -1,7 +1,7 @@
 """`evaluate`: a model, or a folder of pictures, against a data set."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,8 +31,7 @@ from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.precision import Precision, choose_device
-
-Progress = Callable[[int, int, str], None]
+from danqing.progress import ProgressCallback
 
 SMALL = 10_000
 """With fewer images than this on either side, the kernel distance is the number to quote."""
@@ -70,7 +69,7 @@ def evaluate(
     precision: Precision = "float32",
     device: str = "auto",
     out: str | Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Score a model, or pictures that are there already, against the images of a data set.
 
@@ -354,4 +353,4 @@ def _identity(score: Score) -> tuple[object, ...]:
     return score.metric, reference, features, score.images, score.seed
 
 
-__all__ = ["METRICS", "Evaluation", "Progress", "evaluate", "score_samples"]
+__all__ = ["METRICS", "Evaluation", "evaluate", "score_samples"]

@@ -6,7 +6,6 @@ import struct
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
 
@@ -24,12 +23,11 @@ from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.networks.module import UserModule
 from danqing.evaluation.resize import images_at_once
 from danqing.evaluation.scores import FeatureInfo
+from danqing.progress import ProgressCallback
 
 VERSION = 1
 """Part of a cached file's name; raised when the same network would give other features than before."""
 _AT_ONCE = 256
-
-Progress = Callable[[int, int, str], None]
 
 
 class Features:
@@ -69,7 +67,7 @@ class Features:
 
 
 def extract(
-    images: ImageSet, network: FeatureNetwork, *, keep: bool, on_progress: Progress | None = None
+    images: ImageSet, network: FeatureNetwork, *, keep: bool, on_progress: ProgressCallback | None = None
 ) -> Features:
     """The features of all images, in their order.
 
@@ -113,7 +111,7 @@ def extract(
 
 
 def _write(
-    file: IO[bytes], images: ImageSet, network: FeatureNetwork, on_progress: Progress | None
+    file: IO[bytes], images: ImageSet, network: FeatureNetwork, on_progress: ProgressCallback | None
 ) -> tuple[int, tuple[int, int]]:
     """Write a safetensors file; returns where its rows begin, and the shape of the features."""
     total, message = len(images), f"Features of {network.name}"

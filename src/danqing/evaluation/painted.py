@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -19,9 +19,9 @@ from danqing.evaluation.resize import images_at_once
 from danqing.images import Images, Pixels
 from danqing.model.model import Model
 from danqing.precision import exact
+from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 
-Progress = Callable[[int, int, str], None]
 _MOST_AT_ONCE = 256
 
 
@@ -89,7 +89,7 @@ def paint(
     *,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Painted:
     """The images of `model.sample(n, seed=seed, prompt=prompts)`, painted chunk by chunk onto the disk.
 
@@ -122,7 +122,7 @@ def reconstruct(
     images: ImageSet,
     rows: NDArray[np.int64],
     *,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Painted:
     """What a model makes of the images at `rows`: through its latents and back, onto the disk."""
     labels = relabelled(images, model.labels)[rows].tolist() if model.labels else None

@@ -16,6 +16,7 @@ from danqing.evaluation.networks import open_network
 from danqing.images import Images
 from danqing.machine import hardware
 from danqing.precision import choose_device
+from danqing.progress import FractionalProgressCallback
 from danqing.studies import compare_page, contest
 from danqing.studies import folder as study_folder
 from danqing.studies import measure as measuring
@@ -23,14 +24,12 @@ from danqing.studies.contest import Judged
 from danqing.studies.results import Comparison, Contestant
 from danqing.studies.trainee import Trainee, wait_until_free
 from danqing.studies.verdict import cautions, verdict
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.command import command_line
-from danqing.training.config import RunConfig
+from danqing.training.config import RunConfig, differences
 from danqing.training.run import read_run
 from danqing.training.run_folder import RunFolder
 from danqing.version import __version__
-
-Progress = Callable[[float, float | None, str], None]
 
 FORMAT = 2
 FEWEST_SAMPLES = 1000
@@ -51,7 +50,7 @@ def compare(
     n: int | None = None,
     out: str | Path,
     device: str = "auto",
-    on_progress: Progress | None = None,
+    on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Comparison:
     """Train families under the same budget on the same images, measure all alike, and write a page of it.
@@ -137,7 +136,7 @@ class _Room:
         configs: dict[str, RunConfig],
         judged: Judged,
         network: str,
-        on_progress: Progress | None,
+        on_progress: FractionalProgressCallback | None,
     ) -> None:
         self.folder, self.task, self.configs = folder, task, configs
         self.judged, self.network = judged, network
@@ -230,10 +229,10 @@ def _is_complete(run: RunFolder, wanted: RunConfig) -> bool:
     if facts.get("status") != "finished" or facts.get("budget") != budget or not run.report.exists():
         return False
     try:
-        recorded = configs.from_toml(run.config_file)
+        recorded = config_reading.from_toml(run.config_file)
     except ConfigError:
         return False  # training will say what is wrong with it
-    return not configs.differences(recorded, wanted.model_copy(update={"source": recorded.source}))
+    return not differences(recorded, wanted.model_copy(update={"source": recorded.source}))
 
 
 def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:

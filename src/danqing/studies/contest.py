@@ -14,7 +14,7 @@ from danqing.evaluation.candidates import reference_info
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.families import has_prior
 from danqing.families import names as family_names
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
 
@@ -86,7 +86,7 @@ def configure(
     for name in names:
         try:
             _refuse_own(settings, presets.read(name)["family"])
-            chosen[name] = configs.resolve(preset=name, settings={**settings, **(own or {})}, **every)
+            chosen[name] = config_reading.resolve(preset=name, settings={**settings, **(own or {})}, **every)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
     sizes = {config.size for config in chosen.values()}
@@ -125,7 +125,7 @@ def open_judged(data: str | Path, config: RunConfig) -> Judged:
 
 def _refuse_own(settings: Mapping[str, Any], family: str) -> None:
     for key in settings:
-        full = configs.full_name(key, family)
+        full = config_reading.full_name(key, family)
         if full in _OWN:
             raise ConfigError(f"{full} is the comparison's own, the same for all: {_OWN[full]}.")
 

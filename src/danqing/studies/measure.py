@@ -5,7 +5,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from danqing.evaluation.scores import Score
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.progress import ProgressCallback
 from danqing.studies.contest import Judged
 from danqing.studies.results import Point
 from danqing.training.run_files import read_json, read_lines
 from danqing.training.run_folder import RunFolder
-
-Progress = Callable[[int, int, str], None]
 
 FORMAT = 1
 PICTURES = 36
@@ -47,7 +46,7 @@ def measure(
     features: str,
     network: str,
     device: str,
-    on_progress: Progress,
+    on_progress: ProgressCallback,
 ) -> dict[str, Any]:
     """The measurements of a finished run, made once: `out` keeps them with what they follow from.
 

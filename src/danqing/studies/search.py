@@ -14,13 +14,12 @@ import torch
 from optuna.trial import TrialState
 
 from danqing import atomic
+from danqing.progress import FractionalProgressCallback
 from danqing.randomness import derived_seed
 from danqing.studies.space import Dimension
 from danqing.studies.trainee import Trainee, wait_until_free
 from danqing.training.run_files import read_lines
 from danqing.training.schedule import TENTHS
-
-Progress = Callable[[float, float, str], None]
 
 _STARTUP_TRIALS = 4  # never pruned: the first median is made of them
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
@@ -68,7 +67,7 @@ class Search:
             load_if_exists=True,
         )
 
-    def run(self, trials: int, jobs: int, on_progress: Progress) -> None:
+    def run(self, trials: int, jobs: int, on_progress: FractionalProgressCallback) -> None:
         """Go on until so many trials have ended in all, `jobs` at once; KeyboardInterrupt ends it, saved."""
         threads = max(1, torch.get_num_threads() // jobs) if jobs > 1 else None
         waiting = [trial.number for trial in self.study.trials if not trial.state.is_finished()]

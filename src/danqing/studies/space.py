@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeGuard
 
 from danqing.errors import ConfigError
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.config import RunConfig
 
 Scalar = str | int | float | bool
@@ -65,7 +65,9 @@ class Dimension:
 def read(path: str | Path, config: RunConfig) -> tuple[Dimension, ...]:
     """The space in a TOML file, around the configuration that a search begins from; raises ConfigError."""
     path, values = Path(path), config.model_dump(mode="json")
-    dimensions = [_dimension(name, table, values) for name, table in _leaves(configs.read_toml(path), ())]
+    dimensions = [
+        _dimension(name, table, values) for name, table in _leaves(config_reading.read_toml(path), ())
+    ]
     if not dimensions:
         raise ConfigError(f"{path} names no setting to search: write {_EXAMPLE}.")
     for name in {dimension.name for dimension in dimensions}:
@@ -140,8 +142,8 @@ def _check_values(dimension: Dimension, values: Mapping[str, Any]) -> None:
     for value in dimension.extremes:
         try:
             changed = copy.deepcopy(dict(values))
-            configs.apply_setting(changed, dimension.name, value)
-            configs.parse(changed)
+            config_reading.apply_setting(changed, dimension.name, value)
+            config_reading.parse(changed)
             return
         except ConfigError as error:
             problem = problem or error
@@ -150,7 +152,7 @@ def _check_values(dimension: Dimension, values: Mapping[str, Any]) -> None:
 
 def _full_name(name: str, values: Mapping[str, Any]) -> str:
     """The dotted path of the setting that `name` means; raises ConfigError for one that is not there."""
-    full = configs.full_name(name, str(values.get("family", "")))
+    full = config_reading.full_name(name, str(values.get("family", "")))
     if full.partition(".")[0] in _NOT_SEARCHED:
         raise ConfigError(f"[{name}] cannot be searched: {full} must be the same for all trials.")
     return full

@@ -10,14 +10,15 @@ from danqing import atomic
 from danqing.data import DataReport
 from danqing.data.splits import open_held
 from danqing.errors import ConfigError, DataError, TrainingError
+from danqing.progress import FractionalProgressCallback
 from danqing.studies import folder as study_folder
 from danqing.studies import space as spaces
-from danqing.training import config as configs
+from danqing.training import config_reading
 from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
 
 if TYPE_CHECKING:  # Optuna is an extra, and takes its time
-    from danqing.studies.search import Progress, Trial
+    from danqing.studies.search import Trial
 
 FORMAT = 2
 
@@ -69,7 +70,7 @@ def tune(
     pruner: str = "median",
     jobs: int = 1,
     device: str = "auto",
-    on_progress: "Progress | None" = None,
+    on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Tuning:
     """Search for the settings whose model comes closest to held-out images; the same call again goes on.
@@ -91,7 +92,7 @@ def tune(
     if pruner not in PRUNERS:
         raise ConfigError(f"There is no pruner called {pruner!r}: choose one of {', '.join(PRUNERS)}.")
     overrides = {"size": size, "minutes": minutes, "images": images, "seed": seed}
-    wanted = configs.resolve(preset=preset, config=config, settings=settings, **overrides)
+    wanted = config_reading.resolve(preset=preset, config=config, settings=settings, **overrides)
     wanted = _scored(wanted)
     dimensions = spaces.read(space, wanted)
     # What is wrong with the data is said once, before any trial, and the images are decoded once.
@@ -112,7 +113,7 @@ def tune(
         "judged": held.judged.fingerprint,
         "pruner": pruner,
         "config": wanted.model_dump(mode="json"),
-        "space": configs.read_toml(Path(space)),
+        "space": config_reading.read_toml(Path(space)),
     }
     with study_folder.locked(folder, "search"):
         study_folder.settle(folder, "search", asked)

@@ -16,6 +16,9 @@ from danqing.errors import TrainingError
 
 KEPT = 2
 
+Found = tuple[dict[str, Tensor], dict[str, Any], list[str]]
+"""Tensors, state, and a sentence on each newer checkpoint that is damaged."""
+
 
 def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
     """Write the checkpoint at `images`, then delete all but the newest few.
@@ -29,18 +32,18 @@ def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mappi
         atomic.write_bytes(path, save(compact, metadata))
     except OSError as error:
         raise TrainingError(
-            f"The checkpoint cannot be written to {folder} ({error.strerror}): make room or mend the folder, "
-            "then run the same command again; it goes on from the last checkpoint."
+            f"The checkpoint cannot be written to {folder} ({error.strerror}): free some space or repair the "
+            "folder, then run the same command again; it resumes from the last checkpoint."
         ) from error
     for old in _all(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
 
 
-def read_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
-    """The tensors and the state of the newest checkpoint that is whole, and a sentence on each that is not.
+def read_latest(folder: Path) -> Found | None:
+    """Read the newest checkpoint that is whole; None if there is none.
 
-    None where there is no checkpoint at all. Raises TrainingError where there are some and none is whole.
+    Raises TrainingError if there are checkpoints and all are damaged.
     """
     atomic.remove_leftovers(folder)
     complaints: list[str] = []
@@ -48,7 +51,7 @@ def read_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         try:
             return *_read(path), complaints
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            complaints.append(f"The checkpoint {path.name} is damaged ({error}) and was passed over.")
+            complaints.append(f"The checkpoint {path.name} is damaged ({error}) and was skipped.")
     if complaints:
         raise TrainingError(
             f"No checkpoint in {folder} is whole: delete the run folder to start again, or restore the files."

@@ -14,8 +14,8 @@ from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA
+from danqing.training.meter import Meter
 from danqing.training.schedule import learning_rate_factor
-from danqing.training.tracking import Meter
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""What a run says of itself in `run.json` and in the model folder, as plain values."""
+"""What `run.json` and the model folder say of a run, as plain values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,12 @@ from danqing.data.degrade import Degradation
 from danqing.data.splits import Held
 from danqing.training.config import RunConfig
 from danqing.training.listener import Plan
+from danqing.training.position import Position
 from danqing.training.validation import Best
 
 
 def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str, Any]:
-    """The images learnt from, and, as `judged`, those that the model is scored on."""
+    """Return facts of the training images and, as `judged`, the held-out ones."""
     info, labels = dataset.info, dataset.labels
     counts = {}
     if labels is not None:
@@ -53,12 +54,37 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
 
 
 def held_out(config: RunConfig, held: Held | None) -> dict[str, float]:
-    """The share of the training images that was kept aside; nothing where none was."""
+    """Return the held-out share of the training images, if any."""
     return {"held_out": config.evaluation.held_out} if held is not None and held.split == "held-out" else {}
 
 
-def of_training(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str, Any]:
-    """What a model knows of the images it was made from."""
+def of_trained(
+    position: Position,
+    precision: str,
+    config: RunConfig,
+    dataset: Dataset,
+    held: Held | None,
+    tokenizer: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what a model folder says of its training.
+
+    tokenizer: the facts of the first stage, if there is one.
+    """
+    trained: dict[str, Any] = {
+        "images": position.images,
+        "seconds": round(position.seconds, 1),
+        "precision": precision,
+        "seed": config.seed,
+        "data": _of_training_data(dataset, config, held),
+    }
+    if tokenizer:
+        # Only what is known: images seen, seconds, the digest of the weights, the fingerprint of the data.
+        names = ("images", "seconds", "weights", "fingerprint")
+        trained["tokenizer"] = {name: tokenizer[name] for name in names if tokenizer.get(name)}
+    return trained
+
+
+def _of_training_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str, Any]:
     info = dataset.info
     return {
         "name": info.name,
@@ -75,7 +101,7 @@ def of_training(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[
 
 
 def of_plan(plan: Plan) -> dict[str, Any]:
-    """What was foreseen before the first step."""
+    """Return what was estimated before the first step."""
     return {
         "parameters": plan.parameters,
         "memory_bytes": plan.memory_bytes,
@@ -87,7 +113,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
 
 
 def of_best(best: Best) -> dict[str, Any]:
-    """The best-scored model, which is the one in the model folder."""
+    """Return the score of the model in the model folder, the best."""
     score = best.score
     return {
         "images": best.images,
@@ -95,36 +121,4 @@ def of_best(best: Best) -> dict[str, Any]:
         "name": score.name,
         "value": score.value,
         "text": str(score),
-    }
-
-
-def of_first_stage(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model knows of the tokenizer that it was given: images seen and seconds, where they are known,
-    the digest of its weights, and the fingerprint of the images that it learnt from.
-    """
-    names = ("images", "seconds", "weights", "fingerprint")
-    return {name: tokenizer[name] for name in names if tokenizer.get(name)}
-
-
-def of_both(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> dict[str, float | None]:
-    """The cost of two stages: sums, and the larger of the two peaks; None where neither is known."""
-    sums = {}
-    for name in second:
-        known = [value for cost in (first, second) if (value := cost.get(name)) is not None]
-        sums[name] = (max if name == "peak_memory_bytes" else sum)(known) if known else None
-    return sums
-
-
-def of_cost(position: Mapping[str, Any], cores: int, measures_energy: bool) -> dict[str, float | None]:
-    """What the run has taken in all, over every process that worked on it.
-
-    energy_wh: of the whole machine; None where it does not tell. Time spent on evaluation is no training
-    time, and is counted here.
-    """
-    joules, evaluation = position["energy_joules"], position["evaluation_seconds"]
-    return {
-        "core_hours": (position["seconds"] + evaluation) * cores / 3600,
-        "energy_wh": joules / 3600 if joules or measures_energy else None,
-        "peak_memory_bytes": position["peak_memory_bytes"] or None,
-        "evaluation_seconds": evaluation,
     }

@@ -1,7 +1,7 @@
-"""The first stage of a run: a tokenizer, trained or brought along, and the codes that it makes of images.
+"""The first stage of a run: a tokenizer, trained or given, and the codes of the images.
 
-It is an ordinary run in the folder `tokenizer` of the run, with its share of the budget. What is trained
-after it never changes it, and a run whose second stage has begun goes on with that tokenizer or not at all.
+It is an ordinary run in the folder `tokenizer` of the run, with its share of the budget. The second stage
+never changes the tokenizer, and can only be resumed with the tokenizer that it began with.
 """
 
 import time
@@ -20,12 +20,14 @@ from danqing.model import folder as model_folder
 from danqing.model import loading
 from danqing.training import captions, codes, facts
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
-from danqing.training.config import FREE, SHARED, EvaluationConfig, RunConfig, from_toml, parse
-from danqing.training.estimate import estimate
+from danqing.training.config import FREE, SHARED, EvaluationConfig, RunConfig
+from danqing.training.config_reading import from_toml, parse
+from danqing.training.costs import CostMeter, total_cost
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan
 from danqing.training.position import Position
 from danqing.training.report import document as report
+from danqing.training.requirements import estimate_requirements
 from danqing.training.run_folder import RunFolder
 from danqing.training.stage import OF_TOKENIZER, PRIOR, TOKENIZER, Stage, Tokenized
 from danqing.training.trainer import Trainer
@@ -33,9 +35,10 @@ from danqing.version import __version__
 
 
 class FirstStage:
-    """What a run does before its own training, where its configuration names a tokenizer.
+    """What a run with a tokenizer does before its own training.
 
-    The folder must exist and be locked; `config` is not yet completed for the data.
+    config: not yet completed for the data.
+    folder: of the run; it exists and is locked.
     """
 
     def __init__(
@@ -53,22 +56,22 @@ class FirstStage:
         self.own = RunFolder(folder.tokenizer)
         self.wanted = config.tokenizer
         self._begun = folder.has_checkpoints
-        """Whether the second stage has begun: its tokenizer is then what it is."""
+        """Whether the second stage has begun, so that its tokenizer cannot change."""
         self._learnt_from = dataset.fingerprint
         self._known: tuple[FamilyConfig, RunConfig] | None = None
 
     def run(self) -> tuple[RunConfig, Stage] | None:
-        """The second stage with its configuration, completed and with what is left of the budget; None where
-        the user stopped the first.
+        """Train or load the tokenizer and encode the images.
 
-        Raises DanqingError; what went wrong then stands in the facts of the run.
+        Returns the second stage and its configuration, completed for the data and with the rest of the
+        budget; None if the user stopped the first stage. Raises DanqingError and records the failure.
         """
         self._write_facts()
         try:
-            family = self._brought() if self.wanted.model else self._trained()
+            family = self._given() if self.wanted.model else self._trained()
             tokenized = self._tokenized(family) if family is not None else None
         except BaseException as error:
-            if not self._begun:  # else nothing has been lost, and the run is what it was
+            if not self._begun:  # else the run is as it was before
                 stopped = isinstance(error, KeyboardInterrupt)
                 self._close("interrupted" if stopped else "failed", None if stopped else str(error))
             raise
@@ -76,71 +79,72 @@ class FirstStage:
             self._close("interrupted")
             return None
         completed = self._completed(tokenized.tokenizer.config)
-        return left_for_the_second(completed, tokenized.facts), Stage(PRIOR, tokenized=tokenized)
+        return second_stage_config(completed, tokenized.facts), Stage(PRIOR, tokenized=tokenized)
 
-    def _brought(self) -> Family:
-        """The tokenizer of a model that is there already."""
+    def _given(self) -> Family:
+        """The tokenizer of a model that has been trained before."""
         model = loading.load(self.wanted.model)
         family = model.family
-        told = [model.facts.get(name, {}).get("fingerprint") for name in ("tokenizer", "data")]
-        self._learnt_from = told[0] or told[1] or "unknown"
+        known = [model.facts.get(name, {}).get("fingerprint") for name in ("tokenizer", "data")]
+        self._learnt_from = known[0] or known[1] or "unknown"
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
         if not isinstance(family, Tokenizes):
             kinds = families.alternatives(Tokenizes)
             raise ConfigError(
-                f"{self.wanted.model} is not a tokenizer: give {kinds}, or a model that has one."
+                f"{self.wanted.model} is not a tokenizer: give {kinds}, or a model that has a tokenizer."
             )
         size, channels = (family.config.width, family.config.height), family.config.channels
         if (size, channels) != (self.dataset.size, self.dataset.channels):
             here, there = "{}x{}".format(*self.dataset.size), "{}x{}".format(*size)
-            mend = [f"--size {there}"] if size != self.dataset.size else []
+            options = [f"--size {there}"] if size != self.dataset.size else []
             if channels != self.dataset.channels:
-                mend.append(f"--set data.channels={channels}")
-                mend += ["--set data.alpha=keep"] if channels in (2, 4) else []
+                options.append(f"--set data.channels={channels}")
+                options += ["--set data.alpha=keep"] if channels in (2, 4) else []
             raise ConfigError(
-                f"The tokenizer {self.wanted.model} knows images of {there} with {channels} channels, and "
-                f"these are {here} with {self.dataset.channels}: choose {' '.join(mend)}."
+                f"The tokenizer {self.wanted.model} is for images of {there} with {channels} channels, and "
+                f"these are {here} with {self.dataset.channels}: add {' '.join(options)}."
             )
         if self.held is not None and self._learnt_from != self.dataset.fingerprint and not self._begun:
             self.listener.on_message(
-                f"The tokenizer {self.wanted.model} learnt from other images than this run does, and those "
-                "that are held out may be among them: scores may flatter; to be sure, leave --tokenizer out."
+                f"The tokenizer {self.wanted.model} was trained on other images than this run, perhaps on "
+                "some that are held out here, so scores may be too good. To be sure, leave --tokenizer out."
             )
         return family
 
     def _trained(self) -> Family | None:
-        """The tokenizer after its training, or after the rest of it; None where the user stopped it."""
+        """The tokenizer after its training; None if the user stopped it."""
         if self._begun and not self.own.model.exists():
             raise TrainingError(
-                f"The tokenizer in {self.own.path} is gone, and the run was built on it: restore that "
-                "folder, or choose another --out."
+                f"The tokenizer in {self.own.path} is missing, and the run needs it: restore that folder, or "
+                "choose another --out."
             )
-        if self._begun or self.own.has_finished:  # its model is all that is needed
+        if self._begun or self.own.has_finished:
             return model_folder.read(self.own.model)[0]
         self.own.create()
-        with self.own.locked(), self.own.honest():
+        with self.own.locked(), self.own.recording_failure():
             config = self.own.settle_config(self._own_config())
             self.own.check_images(self.dataset, self.held)
             completed = self.own.complete(config, self.dataset)
-            if not isinstance(_blank(completed.model), Tokenizes):
-                raise ConfigError(f"A {config.family} is no tokenizer: choose another tokenizer.preset.")
-            stage = Stage(TOKENIZER, OF_TOKENIZER, then=self._foreseen(completed))
+            if not isinstance(_without_weights(completed.model), Tokenizes):
+                raise ConfigError(f"A {config.family} is not a tokenizer: choose another tokenizer.preset.")
+            stage = Stage(TOKENIZER, OF_TOKENIZER, then=self._plan_of_second_stage(completed))
             trainer = Trainer(
                 completed, self.dataset, self.own, self.device, self.listener, held=self.held, stage=stage
             )
             status = trainer.run()
             self._write_facts()
-            if status != "finished" or trainer.interruption.wanted:  # be it at its last step
+            if status != "finished" or trainer.interruption.requested:  # perhaps at its last step
                 return None
         return model_folder.read(self.own.model)[0]
 
     def _own_config(self) -> RunConfig:
-        """What the tokenizer is trained with. All of it is settled when it begins, its budget too: what a run
-        is given later is for its second stage.
+        """The configuration that the tokenizer is trained with.
+
+        It is decided when the run begins. A larger budget later is for the second stage.
         """
         config, settings = self.config, self.wanted.settings
-        if self.own.has_checkpoints:  # whatever a preset may say by now
+        if self.own.has_checkpoints:  # a preset may have changed since
             begun = from_toml(self.own.config_file)
             free = {name: getattr(config.training, name) for name in FREE}
             return begun.model_copy(update={"training": begun.training.model_copy(update=free)})
@@ -154,90 +158,74 @@ class FirstStage:
             budget["minutes"] = config.minutes * self.wanted.share
         evaluation = EvaluationConfig(
             every_images=0, held_out=config.evaluation.held_out, keep="last"
-        )  # with the same images held out, though nothing is scored on them
+        )  # the same images are held out, so that the second stage can be scored on them
         data = config.data.model_copy(update={"attributes": ()})  # a code says nothing of them
         shape = {"source": config.source, "data": data, "size": self.dataset.size}
         return own.model_copy(update={**shape, **budget, "evaluation": evaluation})
 
-    def _foreseen(self, first: RunConfig) -> Plan:
-        """What the second stage will take, found out on codes that mean nothing. Raises TrainingError where
-        the memory will not be enough for it.
+    def _plan_of_second_stage(self, first: RunConfig) -> Plan:
+        """The plan of the second stage, measured on random codes.
+
+        Raises TrainingError if there is not enough memory for it.
         """
-        blank = _blank(first.model)
-        assert isinstance(blank, Tokenizes)
+        tokenizer = _without_weights(first.model)
+        assert isinstance(tokenizer, Tokenizes)
         seen = {"images": 0, "seconds": 60 * (first.minutes or 0)}
         if first.images is not None:
             seen["images"] = -(-first.images // first.batch_size) * first.batch_size  # in whole steps
-        config = left_for_the_second(self._completed(first.model), seen)
+        config = second_stage_config(self._completed(first.model), seen)
         brief = config.training.model_copy(update={"measure_seconds": config.training.measure_seconds / 3})
         config = config.model_copy(update={"training": brief})  # it is measured again when it begins
-        numbers = np.random.default_rng(0).integers(0, blank.vocabulary, (1, *blank.code_shape))
+        numbers = np.random.default_rng(0).integers(0, tokenizer.vocabulary, (1, *tokenizer.code_shape))
         same = Codes(lambda places: np.repeat(numbers, len(places), axis=0), len(self.dataset))
         batches = CodedBatches(self.dataset, same, **batch_options(config, self.device))
-        measured = estimate(config, batches, self.device, config.training.precision)
-        speed = measured.images_per_second
-        images = config.images if config.images is not None else int(60 * (config.minutes or 0) * speed)
-        return Plan(
-            parameters=measured.parameters,
-            memory_bytes=measured.memory_bytes,
-            images=images,
-            seconds=images / speed,
-            images_per_second=speed,
-            precision=measured.precision,
-            device=str(self.device),
-            resumed_from=0,
-            stage=PRIOR,
-        )
+        needs = estimate_requirements(config, batches, self.device, config.training.precision)
+        images = config.images
+        if images is None:
+            images = int(60 * (config.minutes or 0) * needs.images_per_second)
+        return needs.plan(images, self.device, stage=PRIOR)
 
     def _completed(self, tokenizer: FamilyConfig) -> RunConfig:
-        """The run's configuration for its data and this tokenizer; reading the captions may take its time."""
+        """The run's configuration for its data and this tokenizer; reading captions may take a while."""
         if self._known is None or self._known[0] != tokenizer:
             self._known = (tokenizer, self.folder.complete(self.config, self.dataset, tokenizer))
             captions.read(self._known[1].model, self.dataset, self.listener)
         return self._known[1]
 
     def _tokenized(self, tokenizer: Family) -> Tokenized | None:
-        """The tokenizer with its codes; None where the user stopped before they were written."""
+        """The tokenizer with its codes; None if the user stopped the run before they were written."""
         digest = weights.digest(tokenizer.state_dict())
         earlier = self.folder.facts().get("tokenizer", {})
         if self._begun and earlier.get("weights") != digest:
             raise TrainingError(
-                f"The tokenizer is no longer the one that the run in {self.folder.path} began with: restore "
-                "it, or choose another --out."
+                f"The tokenizer is not the one that the run in {self.folder.path} began with: restore it, or "
+                "choose another --out."
             )
         views = codes.views_of(augmentation(self.config, self.dataset), self.config.seed, self.wanted.views)
-        energy, started, interruption = (
-            machine.EnergyMeter.open(self.device),
-            time.monotonic(),
-            Interruption(),
-        )
-        with interruption.heard():
+        costs, started, interruption = CostMeter(self.device), time.monotonic(), Interruption()
+        with interruption.handling_signals():
             written = codes.ensure(
                 tokenizer,
                 self.dataset,
                 views,
                 device=self.device,
                 on_progress=self.listener.on_data,
-                stopped=lambda: interruption.wanted,
+                stopped=lambda: interruption.requested,
             )
-        if written is None or interruption.wanted:
+        if written is None or interruption.requested:
             return None
-        if self._begun:  # what it took then is what the budget was reckoned with
+        if self._begun:  # the budget was computed with what the codes took then
             return Tokenized(tokenizer, written, earlier)
-        spent = Position(
-            evaluation_seconds=0.0,
-            seconds=time.monotonic() - started,
-            energy_joules=energy.spent() if energy else 0.0,
-            peak_memory_bytes=machine.peak_memory(self.device) or 0,
-        )
-        cost = facts.of_cost(vars(spent), machine.cores_used(self.device), energy is not None)
+        spent = Position(seconds=time.monotonic() - started)
+        costs.count(spent)
+        cost = costs.cost(spent)
         known = self._facts() | {"weights": digest, "codes_seconds": spent.seconds, "views": views.number}
         if known["cost"]:
-            cost = facts.of_both(known["cost"], cost)
+            cost = total_cost(known["cost"], cost)
         return Tokenized(tokenizer, written, known | {"status": "finished", "cost": cost})
 
     def _facts(self) -> dict[str, Any]:
-        """What is known of the first stage so far: what its own run says of itself, or whose it was."""
+        """What is known of the first stage so far, from its own run or from the model that was given."""
         own = self.own.facts() if not self.wanted.model else {}
         progress = own.get("progress", {})
         return {
@@ -251,7 +239,7 @@ class FirstStage:
         }
 
     def _write_facts(self) -> None:
-        """Let `run.json` say that the first stage is at work; a second stage that has begun says more."""
+        """Record in `run.json` that the first stage is running, unless the second has begun."""
         if self._begun:
             return
         self.folder.update_facts(
@@ -271,9 +259,12 @@ class FirstStage:
         report.write(self.folder.path)
 
 
-def left_for_the_second(config: RunConfig, first: Mapping[str, Any]) -> RunConfig:
-    """The configuration with what is left of the budget after a first stage of so many `images` and
-    `seconds`, and after `codes_seconds`; always enough for a step.
+def second_stage_config(config: RunConfig, first: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with what the first stage leaves of the budget.
+
+    first: the facts of the first stage: `images`, `seconds` and perhaps `codes_seconds`.
+
+    At least one step is left.
     """
     images, minutes = config.images, config.minutes
     if images is not None:
@@ -284,7 +275,7 @@ def left_for_the_second(config: RunConfig, first: Mapping[str, Any]) -> RunConfi
     return config.model_copy(update={"images": images, "minutes": minutes})
 
 
-def _blank(config: FamilyConfig) -> Family:
-    """A family without weights, to ask what it is like."""
+def _without_weights(config: FamilyConfig) -> Family:
+    """A family whose weights take no memory, to read its properties."""
     with torch.device("meta"):
         return families.build(config)

@@ -1,4 +1,4 @@
-"""Ctrl-C and a polite kill, which end a run after its current step."""
+"""Ctrl-C and SIGTERM, which end a run after its current step."""
 
 import contextlib
 import signal
@@ -8,14 +8,14 @@ from types import FrameType
 
 
 class Interruption:
-    """Whether the user has asked the run to stop."""
+    """Whether the user has requested a stop."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.requested = False
 
     @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """Turn the first signal into `wanted`; a second one ends the process at once, as it would have."""
+    def handling_signals(self) -> Iterator[None]:
+        """Set `requested` at the first signal; a second ends the process."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -23,7 +23,7 @@ class Interruption:
         before = {number: signal.getsignal(number) for number in numbers}
 
         def stop(number: int, frame: FrameType | None) -> None:
-            self.wanted = True
+            self.requested = True
             signal.signal(number, before[signal.Signals(number)])
 
         for number in numbers:

@@ -1,4 +1,4 @@
-"""What a run shows of its model: the model folder, and grids of painted and real images."""
+"""What a run shows of its model: the model folder, and grids of samples and real images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import torch
 
 from danqing import weights
 from danqing.data import Dataset
+from danqing.data.splits import Held
 from danqing.errors import DataError
 from danqing.evaluation import scores
 from danqing.families.base import Learner
@@ -19,31 +20,74 @@ from danqing.model.card import describe
 from danqing.model.model import Model
 from danqing.randomness import generator
 from danqing.training.config import RunConfig
+from danqing.training.run_folder import RunFolder
 
 
-def grid(model: Model, config: RunConfig, real: Images) -> Images:
-    """As many images as the run's grids have, always of the same seeds, evenly of all labels or captions.
+class Publisher:
+    """Writes a run's sample grids and its model folder.
 
-    A first stage has nothing of its own to paint: it shows `real` images, each beside its reconstruction.
+    real: as many real images as a grid has.
     """
-    count, labels = config.training.sample_images, model.labels
-    if not model.family.has_prior:
-        originals = real[: max(1, count // 2)]
-        return Images(np.concatenate([originals.array, model.reconstruct(originals).array], axis=2))
-    if asked := prompts(config):
-        return model.sample(count, prompt=asked, seed=config.seed)
-    shown = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
-    return model.sample(count, label=shown if labels else None, seed=config.seed)
+
+    def __init__(self, folder: RunFolder, config: RunConfig, dataset: Dataset, held: Held | None) -> None:
+        self._folder, self._config = folder, config
+        self.real = real_images(dataset, config)
+        # A first stage shows reconstructions, if possible of images that it is not trained on.
+        self._originals = real_images(held.judged, config) if held else self.real
+
+    def write_real(self) -> None:
+        """Write the grid of real images."""
+        path = self._folder.samples / "data.png"
+        path.unlink(missing_ok=True)
+        self.real.save(path)
+
+    def write_latest(self, model: Model, *, is_best: bool) -> tuple[Path, Images]:
+        """Write a grid of samples; if `is_best`, write the model folder too.
+
+        Returns the path of the grid and its images.
+        """
+        samples = self._grid(model)
+        path = self._folder.samples / f"{model.facts['images']:09d}.png"
+        samples.save(path)
+        if is_best and not holds(self._folder.model, model):
+            publish(self._folder.model, model, samples)
+        return path, samples
+
+    def write_best(self, model: Model, score: scores.Score) -> None:
+        """Write the model with the best score to the model folder.
+
+        After a kill the folder may hold a model that was trained further than the run has been saved.
+        """
+        folder = self._folder.model
+        if not (holds(folder, model) and is_scored(folder, model)):
+            publish(folder, model, self._grid(model), [score])
+
+    def _grid(self, model: Model) -> Images:
+        """As many images as the run's grids have, always of the same seeds, evenly of all labels or captions.
+
+        A first stage cannot sample: it shows originals, each beside its reconstruction.
+        """
+        count, labels = self._config.training.sample_images, model.labels
+        if not model.family.has_prior:
+            originals = self._originals[: max(1, count // 2)]
+            return Images(np.concatenate([originals.array, model.reconstruct(originals).array], axis=2))
+        if shown := prompts(self._config):
+            return model.sample(count, prompt=shown, seed=self._config.seed)
+        spread = [i * len(labels) // count if len(labels) <= count else i % len(labels) for i in range(count)]
+        return model.sample(count, label=spread if labels else None, seed=self._config.seed)
 
 
 def prompts(config: RunConfig) -> list[str]:
-    """What the images of a grid are to show, where the model reads text: captions from all over the data."""
+    """Return the prompts of a grid: captions from all over the data.
+
+    Empty if the model does not read text.
+    """
     count, captions = config.training.sample_images, config.model.captions
     return [captions[number * len(captions) // count] for number in range(count)] if captions else []
 
 
 def real_images(dataset: Dataset, config: RunConfig) -> Images:
-    """As many real images as a grid has, drawn evenly from the data."""
+    """Return as many real images as a grid has, drawn evenly."""
     count = min(config.training.sample_images, len(dataset))
     rng = generator(config.seed, "real images")
     chosen = torch.randperm(len(dataset), generator=rng)[:count].numpy()
@@ -51,7 +95,10 @@ def real_images(dataset: Dataset, config: RunConfig) -> Images:
 
 
 def publish(folder: Path, model: Model, samples: Images, measured: Sequence[scores.Score] = ()) -> None:
-    """Let the model folder hold this model with its scores; what was measured on others leaves it."""
+    """Write a model and its scores to the model folder.
+
+    Scores and neighbours of the model that was there are removed.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "neighbours.png").unlink(missing_ok=True)
     scores.write(folder / "scores.json", measured)
@@ -59,12 +106,12 @@ def publish(folder: Path, model: Model, samples: Images, measured: Sequence[scor
 
 
 def publish_learner(folder: Path, learner: Learner, trained: Mapping[str, Any]) -> None:
-    """Let the model folder hold a learner that does not sample images."""
+    """Write a learner that does not sample images to the model folder."""
     model_folder.write(folder, learner, trained, describe(learner, trained))
 
 
 def holds(folder: Path, model: Model) -> bool:
-    """Whether a model folder holds the very weights of `model`, and whatever has been measured on them."""
+    """Whether a model folder holds exactly the weights of `model`."""
     try:
         trained = json.loads((folder / "config.json").read_text(encoding="utf-8"))["trained"]
         content = (folder / "model.safetensors").read_bytes()
@@ -75,7 +122,7 @@ def holds(folder: Path, model: Model) -> bool:
 
 
 def is_scored(folder: Path, model: Model) -> bool:
-    """Whether a model folder holds a score that may be of these weights."""
+    """Whether a model folder may hold a score of these weights."""
     digest = weights.digest(model.family.state_dict())
     try:
         found = scores.read(folder / "scores.json")

@@ -1,9 +1,9 @@
-"""The run: from its first step, or from where a killed one stopped, to the model folder and the report."""
+"""The run: from its first step, or its last checkpoint, to the model folder and the report."""
 
 import contextlib
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,28 +17,32 @@ from danqing.model.model import Model
 from danqing.training import captions, checkpoint, facts, publication
 from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
+from danqing.training.costs import CostMeter, total_cost
 from danqing.training.engine import Engine
-from danqing.training.estimate import estimate
-from danqing.training.guard import Watch
+from danqing.training.guard import Guard
 from danqing.training.interruption import Interruption
+from danqing.training.json_lines import AppendedLines
 from danqing.training.listener import Listener, Plan, Progress
 from danqing.training.position import Position
+from danqing.training.publication import Publisher
 from danqing.training.report import document as report
+from danqing.training.requirements import Requirements, estimate_requirements
 from danqing.training.run_folder import RunFolder
-from danqing.training.schedule import Budget
+from danqing.training.schedule import Budget, total_images
 from danqing.training.stage import Stage
 from danqing.training.trackers import open_trackers
-from danqing.training.tracking import AppendedLines
 from danqing.training.validation import Best, Validation
 from danqing.version import __version__
 
 
 class Trainer:
-    """Runs the training steps of one run folder, and owns everything that is written into it.
+    """Trains in one run folder and owns what is written there.
 
-    The folder must exist and be locked; `config` must have been completed with `for_data`. held: the images
-    to score by, and those to learn from, which `dataset` then is; None where nothing is held out. track: the
-    service to tell of the run, besides TensorBoard. stage: where a run has two, which of them this is.
+    config: completed with `for_data`.
+    folder: exists and is locked.
+    held: if images are held out, those to score on; `dataset` is then the rest.
+    track: a service to log to besides TensorBoard.
+    stage: if the run has two stages, which of them this is.
     """
 
     def __init__(
@@ -60,34 +64,35 @@ class Trainer:
         self.budget = Budget.read(folder.budget_file)
         self.interruption = Interruption()
         self.validation: Validation | None = None
-        self.energy = machine.EnergyMeter.open(device)
+        self.costs = CostMeter(device)
         self.batches = self._batches()
         self._started = 0.0
         self._logged: Mapping[str, float] = {}
-        self._painted_at = -1
+        self._published_at = -1
 
     def run(self) -> str:
-        """Train until the budget is spent or the user stops it: "finished" or "interrupted".
+        """Train until the budget is spent or the user stops the run.
 
-        Raises TrainingError when the loss stops being a number again after a rollback, or the disk refuses.
+        Returns "finished" or "interrupted". Raises TrainingError if the loss is not finite again after a
+        rollback, and if a file cannot be written.
         """
         self._prepare()
         try:
-            with self.interruption.heard():
+            with self.interruption.handling_signals():
                 status = self._train()
                 if status == "finished":
                     self._evaluate_at_the_end()
         except BaseException as error:
             at_once = isinstance(error, KeyboardInterrupt)  # the second Ctrl-C
             reason = None if at_once else str(error) or type(error).__name__
-            with contextlib.suppress(OSError):  # the disk may be what failed: the error itself matters more
+            with contextlib.suppress(OSError):  # the disk may be what failed; `error` matters more
                 self._close("interrupted" if at_once else "failed", reason)
             raise
-        if status == "finished" and self.engine.meter.sums:  # a budget in minutes may end between two lines
+        if status == "finished" and self.engine.meter.sums:  # minutes may end between two log lines
             self._log(self.budget.total(self.position.images))
         self._save_checkpoint()
-        if self._painted_at != self.position.images and self.engine.weights_are_finite():
-            self._paint()
+        if self._published_at != self.position.images and self.engine.weights_are_finite():
+            self._publish_latest()
         spent = self.position.images >= self.budget.total(self.position.images)
         self._close(status, self._stall() if status == "finished" and not spent else None)
         return status
@@ -96,7 +101,7 @@ class Trainer:
         self._started = time.monotonic() - self.position.seconds
         last_saved = time.monotonic()
         while self.position.images < self.budget.total(self.position.images) and not self._stall():
-            if self.interruption.wanted:
+            if self.interruption.requested:
                 return "interrupted"
             self._step()
             if time.monotonic() - last_saved > self.config.training.checkpoint_seconds:
@@ -123,72 +128,73 @@ class Trainer:
             self.budget.replan(minutes * 60, position.seconds, position.images, step_images)
         grids = self.config.training.sample_grids
         if before * grids // total < min(position.images, total) * grids // total:
-            if not engine.weights_are_finite():  # a broken gradient under a sound loss
+            if not engine.weights_are_finite():  # the loss can be finite and its gradient not
                 self._roll_back()
                 return
-            self._paint()
+            self._publish_latest()
         if self.validation and self.validation.is_due(before, position.images, self.budget):
             self._evaluate()
         self.listener.on_progress(self._progress(total))
 
     def _prepare(self) -> None:
-        """Take up the last checkpoint or start anew, and find out what the run will need."""
+        """Restore the last checkpoint or begin, and estimate what the run needs."""
         earlier = self.folder.facts()
         found = checkpoint.read_latest(self.folder.checkpoints)
-        # A run keeps the number format that it began with, whatever would be faster today.
-        precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
-        if not self.stage.tokenized:  # else they were read before the first stage, or instead of it
+        if not self.stage.tokenized:  # else the first stage has read them
             captions.read(self.config.model, self.dataset, self.listener)
-        try:
-            measured = estimate(self.config, self.batches, self.device, precision, self.tokenizer)
-        except TrainingError as error:
-            raise TrainingError(self._told(str(error))) from error
-        self.engine = Engine(self.config, self.batches, self.device, measured.precision, self.tokenizer)
+        needs = self._requirements(earlier)
+        self.engine = Engine(self.config, self.batches, self.device, needs.precision, self.tokenizer)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
-        self.real = publication.real_images(self.dataset, self.config)
-        self.shown = publication.real_images(self.held.judged, self.config) if self.held else self.real
+        self.publisher = Publisher(self.folder, self.config, self.dataset, self.held)
+        opening = self._open_validation()
+        self._restore_or_clear(found)
+        self.position.evaluation_seconds += opening
+        self._settle_budget(needs.images_per_second)
+        self._start_watching(earlier)
+        position, stage = self.position, self.stage
+        total = self.budget.total(position.images)
+        plan = needs.plan(total, self.device, seen=position.images, stage=stage.name, then=stage.then)
+        self._write_facts(plan, earlier)
+        if found is None:
+            self.publisher.write_real()
+            self._publish_latest()
+            self._save_checkpoint()  # last, so that a run that resumes from it has all of the above
+        self.listener.on_plan(plan)
+
+    def _requirements(self, earlier: Mapping[str, Any]) -> Requirements:
+        # A run keeps the number format that it began with, even if another would be faster today.
+        precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
+        try:
+            return estimate_requirements(self.config, self.batches, self.device, precision, self.tokenizer)
+        except TrainingError as error:
+            raise TrainingError(self._with_hint(str(error))) from error
+
+    def _open_validation(self) -> float:
+        """Prepare the scoring of held-out images, if there are any; returns the seconds that it took."""
+        if self.held is None or not self.config.evaluation.every_images:
+            return 0.0
         started = time.monotonic()
-        if self.held is not None and self.config.evaluation.every_images:
-            lines = AppendedLines(self.folder.scores_file)
-            self.validation = Validation(self.config, self.held, lines, self.device, self.listener.on_data)
-        opening = time.monotonic() - started if self.validation else 0.0
+        lines = AppendedLines(self.folder.scores_file)
+        self.validation = Validation(self.config, self.held, lines, self.device, self.listener.on_data)
+        return time.monotonic() - started
+
+    def _restore_or_clear(self, found: checkpoint.Found | None) -> None:
         if found is None:
             for lines in self._lines():
                 lines.cut(0)
-        else:
-            with self.folder.readable():
-                self._take_up(*found)
-        self.position.evaluation_seconds += opening
-        self._settle_budget(measured.images_per_second)
-        raised = [alarm.get("kind", "") for alarm in earlier.get("alarms", [])]
-        self.watch = Watch(self.engine.learner, raised, self.log.read())
-        values = self.config.model_dump(mode="json")
-        self.trackers = open_trackers(
-            self.track, self.folder, values, self.position.images, self.listener.on_message
-        )
-        total = self.budget.total(self.position.images)
-        left = max(total - self.position.images, 0)
-        plan = Plan(
-            parameters=measured.parameters,
-            memory_bytes=measured.memory_bytes,
-            images=total,
-            seconds=left / measured.images_per_second,
-            images_per_second=measured.images_per_second,
-            precision=measured.precision,
-            device=str(self.device),
-            resumed_from=self.position.images,
-            stage=self.stage.name,
-            then=self.stage.then,
-        )
-        self._write_facts(plan, earlier)
-        if found is None:
-            self.folder.samples.joinpath("data.png").unlink(missing_ok=True)
-            self.real.save(self.folder.samples / "data.png")
-            self._paint()
-            self._save_checkpoint()  # last: whoever resumes from it need not make up for the rest
-        self.listener.on_plan(plan)
+            return
+        with self.folder.readable():
+            self._restore(*found)
 
-    def _take_up(
+    def _start_watching(self, earlier: Mapping[str, Any]) -> None:
+        """Start the guard and the trackers, which continue from the restored log and position."""
+        raised = [alarm.get("kind", "") for alarm in earlier.get("alarms", [])]
+        self.guard = Guard(self.engine.learner, raised, self.log.read())
+        values = self.config.model_dump(mode="json")
+        say = self.listener.on_message
+        self.trackers = open_trackers(self.track, self.folder, values, self.position.images, say)
+
+    def _restore(
         self, tensors: dict[str, torch.Tensor], state: Mapping[str, Any], complaints: list[str]
     ) -> None:
         for complaint in complaints:
@@ -198,16 +204,16 @@ class Trainer:
         self.log.cut(state["log_bytes"])
         self.timing.cut(state["timing_bytes"])
         if self.validation:
-            self.validation.take_up(tensors, state["validation"])
+            self.validation.restore(tensors, state["validation"])
             best = self.validation.best
             if best is not None:
-                self._publish(best)
+                self._publish_best(best)
             self.folder.update_facts(best=facts.of_best(best) if best else None)
 
     def _save_checkpoint(self) -> None:
         if not self.engine.weights_are_finite():
-            return  # the next step's loss will tell; the last good checkpoint must stay
-        self._count_costs()
+            return  # the next step rolls back, to the last good checkpoint
+        self.costs.count(self.position)
         tensors = self.engine.tensors()
         state = {
             "position": vars(self.position),
@@ -222,91 +228,72 @@ class Trainer:
         self.folder.update_facts(progress=self.position.facts())
 
     def _roll_back(self) -> None:
-        """Go back to the last good checkpoint with half the learning rate; the second time, give up."""
+        """Return to the last good checkpoint with half the learning rate; give up the second time."""
         if self.position.rollbacks:
             text = (
-                f"The loss stopped being a number after {self.position.images} images, twice: lower "
+                f"The loss was not finite after {self.position.images} images, twice: lower "
                 "optimizer.learning_rate, set training.clip_norm=1, or set training.precision=float32."
             )
-            raise TrainingError(self._told(text))
+            raise TrainingError(self._with_hint(text))
         found = checkpoint.read_latest(self.folder.checkpoints)
         if found is None:
-            text = "The loss stopped being a number before anything was saved: lower optimizer.learning_rate."
-            raise TrainingError(self._told(text))
+            text = "The loss was not finite before the first checkpoint: lower optimizer.learning_rate."
+            raise TrainingError(self._with_hint(text))
         broken = self.position
-        self._take_up(*found)
+        self._restore(*found)
         for spent in ("seconds", "evaluation_seconds", "energy_joules", "peak_memory_bytes"):
             setattr(self.position, spent, getattr(broken, spent))
         self.position.rollbacks = 1
         self.position.learning_rate_scale *= 0.5
         self._save_checkpoint()
         text = (
-            f"The loss stopped being a number after {broken.images} images: training went back to "
-            f"{self.position.images} and goes on with half of optimizer.learning_rate."
+            f"The loss was not finite after {broken.images} images: training returned to "
+            f"{self.position.images} and continues with half of optimizer.learning_rate."
         )
-        self._alarm(Alarm("rollback", text))
+        self._raise_alarms([Alarm("rollback", text)])
 
     def _settle_budget(self, images_per_second: float) -> None:
-        """Give a new run its budget, and an old one the part that the same command with a larger budget
-        adds.
-        """
-        config, position = self.config, self.position
-        asked = {"images": config.images, "minutes": config.minutes}
-        if self.budget.entries and self.folder.facts().get("budget") == asked:
+        """Give a new run its budget, and a resumed run what a larger budget adds."""
+        requested = {"images": self.config.images, "minutes": self.config.minutes}
+        if self.budget.entries and self.folder.facts().get("budget") == requested:
             return
-        if config.images is not None:
-            total = config.images
-        elif config.minutes is not None:
-            left = max(config.minutes * 60 - position.seconds, 0)
-            total = position.images + int(left * images_per_second)
-        else:
-            raise TrainingError("Say how long to train: --minutes 5, or --images 200000.")
-        self.budget.begin(position.images, total, self.engine.images_per_step)
-        self.folder.update_facts(budget=asked)
+        total = total_images(self.config, self.position, images_per_second)
+        self.budget.begin(self.position.images, total, self.engine.images_per_step)
+        self.folder.update_facts(budget=requested)
 
     def _log(self, total: int) -> None:
         position = self.position
-        record: dict[str, float] = {"images": position.images, "step": position.step}
-        record["learning_rate"] = self.engine.learning_rate(
-            position.images, total, position.learning_rate_scale
-        )
-        record |= self.engine.meter.drain()
+        rate = self.engine.learning_rate(position.images, total, position.learning_rate_scale)
+        logged = {"learning_rate": rate, **self.engine.meter.drain()}
+        record = {"images": position.images, "step": position.step, **logged}
         self.log.append(record)
-        self.timing.append(self.position.facts())
+        self.timing.append(position.facts())
         self._logged = record
-        shown = {name: value for name, value in record.items() if name not in ("images", "step")}
-        self.trackers.log(shown, position.images)
-        self._count_costs()  # a counter of energy comes round within the hour
-        for alarm in self.watch.on_log(record):
-            self._alarm(alarm)
+        self.trackers.log(logged, position.images)
+        self.costs.count(position)
+        self._raise_alarms(self.guard.on_log(record))
 
-    def _paint(self) -> None:
-        """Sample the grid of fixed seeds where the learner can, and bring the model folder up to date.
+    def _publish_latest(self) -> None:
+        """Write a grid of samples and the model folder, as far as the learner and the scores allow.
 
-        Until there is a score, the latest model is the best.
+        Until there is a score, the latest model is the best. A learner that does not sample has no grid.
         """
+        images = self._published_at = self.position.images
         if not isinstance(self.engine.ema.learner, Family):
             publication.publish_learner(self.folder.model, self.engine.ema.learner, self._trained())
-            self._painted_at = self.position.images
             return
-        model = self._model()
-        samples = publication.grid(model, self.config, self.shown)
-        path = self.folder.samples / f"{self.position.images:09d}.png"
-        samples.save(path)
-        self._painted_at = self.position.images
-        is_latest = self.validation is None or self.validation.best is None
-        if is_latest and not publication.holds(self.folder.model, model):
-            publication.publish(self.folder.model, model, samples)
-        self.trackers.picture(path, self.position.images)
+        is_best = self.validation is None or self.validation.best is None
+        path, samples = self.publisher.write_latest(self._model(), is_best=is_best)
+        self.trackers.picture(path, images)
         self.listener.on_samples(path)
-        if self.position.images * 3 > self.budget.total(self.position.images):
-            painted = samples.array[:, :, -self.dataset.size[0] :]  # beside the originals, in a first stage
-            for alarm in self.watch.on_samples(painted, self.real.array):
-                self._alarm(alarm)
+        if images * 3 > self.budget.total(images):
+            sampled = samples.array[:, :, -self.dataset.size[0] :]  # right of the originals, in a first stage
+            self._raise_alarms(self.guard.on_samples(sampled, self.publisher.real.array))
 
     def _evaluate(self) -> None:
-        """Score the moving average on the held-out images; the best goes into the model folder. The time that
-        it takes is not the budget's.
+        """Score the moving average on held-out images; write the best to the model folder.
+
+        The time that it takes does not count towards the budget.
         """
         assert self.validation is not None
         if not self.engine.weights_are_finite():
@@ -316,7 +303,7 @@ class Trainer:
         images = self.position.images
         scored = self.validation.score(self._model(), images, self.budget)
         if scored.is_best and (best := self.validation.best):
-            self._publish(best)
+            self._publish_best(best)
             self.folder.update_facts(best=facts.of_best(best))
         spent = time.monotonic() - started
         self._started += spent
@@ -329,15 +316,10 @@ class Trainer:
         if not scored and self.engine.weights_are_finite():
             self._evaluate()
 
-    def _publish(self, best: Best) -> None:
-        """Let the model folder hold the best model; it may hold one from a future that a kill has undone."""
+    def _publish_best(self, best: Best) -> None:
         family = copy.deepcopy(self._family())
         family.load_state_dict(best.weights)
-        model = Model(family, best.facts)
-        there = self.folder.model
-        if not (publication.holds(there, model) and publication.is_scored(there, model)):
-            samples = publication.grid(model, self.config, self.shown)
-            publication.publish(there, model, samples, [best.score])
+        self.publisher.write_best(Model(family, best.facts), best.score)
 
     def _lines(self) -> list[AppendedLines]:
         return [self.log, self.timing, *([self.validation.lines] if self.validation else [])]
@@ -346,7 +328,7 @@ class Trainer:
         return self.validation.stall() if self.validation else None
 
     def _family(self) -> Family:
-        """The moving average, where it samples images."""
+        """The moving average of a learner that samples images."""
         family = self.engine.ema.learner
         assert isinstance(family, Family)
         return family
@@ -355,42 +337,28 @@ class Trainer:
         return Model(self._family(), self._trained())
 
     def _trained(self) -> dict[str, Any]:
-        """What is known of the training so far, for the model folder."""
-        trained = {
-            "images": self.position.images,
-            "seconds": round(self.position.seconds, 1),
-            "precision": self.engine.precision,
-            "seed": self.config.seed,
-            "data": facts.of_training(self.dataset, self.config, self.held),
-        }
-        if self.stage.tokenized:
-            trained["tokenizer"] = facts.of_first_stage(self.stage.tokenized.facts)
-        return trained
+        precision = self.engine.precision
+        first = self.stage.tokenized.facts if self.stage.tokenized else None
+        return facts.of_trained(self.position, precision, self.config, self.dataset, self.held, first)
 
-    def _count_costs(self) -> None:
-        if self.energy is not None:
-            self.position.energy_joules += self.energy.spent()
-        peak = machine.peak_memory(self.device) or 0
-        self.position.peak_memory_bytes = max(self.position.peak_memory_bytes, peak)
+    def _raise_alarms(self, alarms: Sequence[Alarm]) -> None:
+        for alarm in alarms:
+            text = self._with_hint(alarm.text)
+            fact = {"images": self.position.images, "kind": alarm.kind, "text": text}
+            self.folder.update_facts(alarms=[*self.folder.facts().get("alarms", []), fact])
+            self.listener.on_alarm(text)
 
-    def _alarm(self, alarm: Alarm) -> None:
-        text = self._told(alarm.text)
-        fact = {"images": self.position.images, "kind": alarm.kind, "text": text}
-        self.folder.update_facts(alarms=[*self.folder.facts().get("alarms", []), fact])
-        self.listener.on_alarm(text)
-
-    def _told(self, text: str) -> str:
-        """A sentence that names settings, with where they are found."""
+    def _with_hint(self, text: str) -> str:
+        """A sentence that names settings, and where these are found if that is not obvious."""
         return f"{text} {self.stage.settings}".rstrip()
 
     def _close(self, status: str, reason: str | None = None) -> None:
         for lines in self._lines():
             lines.close()
-        self._count_costs()
-        cores = machine.cores_used(self.device)
-        cost = facts.of_cost(vars(self.position), cores, self.energy is not None)
+        self.costs.count(self.position)
+        cost = self.costs.cost(self.position)
         if self.stage.tokenized:
-            cost = facts.of_both(self.stage.tokenized.facts["cost"], cost)
+            cost = total_cost(self.stage.tokenized.facts["cost"], cost)
         progress = self.position.facts()
         self.folder.update_facts(status=status, reason=reason, progress=progress, cost=cost)
         best = self.validation.best if self.validation else None
@@ -418,11 +386,9 @@ class Trainer:
         )
 
     def _progress(self, total: int) -> Progress:
-        position = self.position
-        left = (total - position.images) * position.seconds / max(position.images, 1)
-        return Progress(
-            position.images, total, position.seconds, max(left, 0.0), self._logged, self.stage.name
-        )
+        images, seconds = self.position.images, self.position.seconds
+        left = max((total - images) * seconds / max(images, 1), 0.0)
+        return Progress(images, total, seconds, left, self._logged, self.stage.name)
 
     def _batches(self) -> Batches:
         options = batch_options(self.config, self.device)

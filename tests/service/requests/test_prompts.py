@@ -15,7 +15,7 @@ from danqing.service.engine import model_description
 from danqing.service.engine.offers import Offer
 from danqing.service.errors import ApiError
 from danqing.service.requests import prompts
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 
 LABELLED = Offer("pets", "", reads="label", labels=("cat", "Guinea pig", "狗"))
 CAPTIONED = Offer(

@@ -7,14 +7,13 @@ missing and returns the folder, or None where a package brings the data), and
 
 import importlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
 from danqing.data.records import About, Source
 from danqing.errors import DataError, MissingSplitError
+from danqing.progress import ProgressCallback
 
-Progress = Callable[[int, int, str], None]
 MODULES = {
     "shapes": "shapes",
     "emoji": "emoji",
@@ -31,9 +30,9 @@ class Builtin(Protocol):
     ABOUT: About
     SUMMARY: str
 
-    def fetch(self, on_progress: Progress | None = None) -> Path | None: ...
+    def fetch(self, on_progress: ProgressCallback | None = None) -> Path | None: ...
     def open(
-        self, split: str, part: tuple[str, ...], on_progress: Progress | None
+        self, split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
     ) -> tuple[Source, tuple[str, ...]]: ...
 
 
@@ -49,7 +48,9 @@ def load(name: str) -> Builtin:
     return cast(Builtin, importlib.import_module(f"{__name__}.{MODULES[name]}"))
 
 
-def find(text: str, split: str, on_progress: Progress | None) -> tuple[Source, tuple[str, ...]] | None:
+def find(
+    text: str, split: str, on_progress: ProgressCallback | None
+) -> tuple[Source, tuple[str, ...]] | None:
     """The set that `name`, `name:part,part` or `name/part,part` means; None where it is not built in."""
     name, *rest = re.split("[:/]", text, maxsplit=1)  # only the first: a label may hold a slash
     if name not in MODULES:

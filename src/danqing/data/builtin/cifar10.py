@@ -3,7 +3,7 @@
 import functools
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from danqing.data.download import Published, present
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest, file_key
 from danqing.data.survey import Survey
 from danqing.errors import DataError, MissingSplitError
+from danqing.progress import ProgressCallback
 
 SUMMARY = "60,000 photographs, 32x32 colour, 10 labels (downloads 170 MB)"
 ABOUT = About(
@@ -39,13 +40,13 @@ PARTS = {
 ROW = 1 + 3 * 32 * 32
 
 
-def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> Path:
+def fetch(on_progress: ProgressCallback | None = None) -> Path:
     """The folder of the files, downloaded if they are missing."""
     return PUBLISHED.folder(on_progress)
 
 
 def open(
-    split: str, part: tuple[str, ...], on_progress: Callable[[int, int, str], None] | None
+    split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
     """The training or test photographs; `part` names the kinds wanted."""
     if split not in (*PARTS, "all"):

@@ -1,7 +1,7 @@
 """Handwritten digits, 8x8 grey: scikit-learn's copy of the UCI test set."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from danqing.data.builtin import only_train
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest
 from danqing.data.survey import Survey
 from danqing.errors import DataError
+from danqing.progress import ProgressCallback
 
 SUMMARY = "1,797 handwritten digits, 8x8 grey, 10 labels (needs danqing[digits])"
 ABOUT = About(
@@ -21,13 +22,13 @@ ABOUT = About(
 )
 
 
-def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> None:
+def fetch(on_progress: ProgressCallback | None = None) -> None:
     """Nothing to fetch: the images come with scikit-learn."""
     DigitsSource()
 
 
 def open(
-    split: str, part: tuple[str, ...], on_progress: Callable[[int, int, str], None] | None
+    split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
     """The digits; `part` names those wanted."""
     only_train("digits", split)

@@ -7,7 +7,7 @@ import bisect
 import functools
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
@@ -17,6 +17,7 @@ from danqing.data.builtin import only_train
 from danqing.data.records import About, ImageSpec, Natural, Record, Source, digest
 from danqing.data.survey import Survey
 from danqing.errors import DataError
+from danqing.progress import ProgressCallback
 
 SUMMARY = (
     "about 3,950 emoji at any size, captions, labels by group; emoji:faces is a part (needs danqing[emoji])"
@@ -99,13 +100,13 @@ PARTS = {
 """Parts of a group that have names too: the faces are Unicode's subgroups that begin with `face-`."""
 
 
-def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> None:
+def fetch(on_progress: ProgressCallback | None = None) -> None:
     """Nothing to fetch: the font and the names come with their packages."""
     EmojiSource(())
 
 
 def open(
-    split: str, part: tuple[str, ...], on_progress: Callable[[int, int, str], None] | None
+    split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
     """The emoji of some groups or parts, all by default."""
     only_train("emoji", split)

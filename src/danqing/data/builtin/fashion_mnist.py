@@ -1,11 +1,11 @@
 """Fashion-MNIST: pieces of clothing, 28x28 grey."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from danqing.data.augment import Augment
 from danqing.data.download import Published, idx_source
 from danqing.data.records import About, Source
+from danqing.progress import ProgressCallback
 
 SUMMARY = (
     "70,000 pieces of clothing, 28x28 grey, 10 labels (Debian's dataset-fashion-mnist, or downloads 31 MB)"
@@ -34,13 +34,13 @@ PUBLISHED = Published(
 )
 
 
-def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> Path:
+def fetch(on_progress: ProgressCallback | None = None) -> Path:
     """The folder of the files, downloaded if they are missing."""
     return PUBLISHED.folder(on_progress)
 
 
 def open(
-    split: str, part: tuple[str, ...], on_progress: Callable[[int, int, str], None] | None
+    split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
     """The training or test clothes; `part` names those wanted."""
     return idx_source(PUBLISHED, ABOUT, LABELS, split, on_progress), part

@@ -20,6 +20,7 @@ from danqing.data.records import About, ImageSpec, Natural, Record, Source, dige
 from danqing.data.survey import Survey
 from danqing.errors import DataError, MissingSplitError
 from danqing.images import Pixels
+from danqing.progress import ProgressCallback
 
 SUMMARY = (
     "coloured shapes at any size, captions in English and Chinese, 8 labels; shapes:50000 draws that many"
@@ -141,12 +142,12 @@ def by_caption() -> dict[str, Combination]:
     return {caption: each for each in combinations() for caption in (each.english, each.chinese)}
 
 
-def fetch(on_progress: Callable[[int, int, str], None] | None = None) -> None:
+def fetch(on_progress: ProgressCallback | None = None) -> None:
     """Nothing to fetch: the images are drawn."""
 
 
 def open(
-    split: str, part: tuple[str, ...], on_progress: Callable[[int, int, str], None] | None
+    split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
     """The drawn images; `part` may say how many there are to learn from."""
     if split not in ("train", "test", "all"):

@@ -1,4 +1,4 @@
-"""The report's section on scores: over the run, and as they were last measured on the model."""
+"""The report's section on scores: over the run, and as last measured on the model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _ARROWS: dict[Any, str] = {True: " ↑", False: " ↓"}
 
 
 def scores_section(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Held-out scores as a curve, those of the model as a table with their stories, and its neighbours."""
+    """Return held-out scores as a curve and the model's as a table."""
     parts = [
         _over_images(read_lines(folder / "scores.jsonl"), facts),
         _table(_scores(folder / "model" / "scores.json")),
@@ -26,7 +26,7 @@ def scores_section(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def evaluation_share(facts: Mapping[str, Any]) -> float:
-    """The part of the run's time that evaluation took, in [0, 1]."""
+    """Return the share of time that evaluation took, in [0, 1]."""
     progress = facts.get("progress") or {}
     evaluation = progress.get("evaluation_seconds") or 0.0
     spent = (progress.get("seconds") or 0.0) + evaluation
@@ -46,7 +46,7 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
     last = known[-1][1]
     name = str(last.get("name", "score"))
     curve = Series(name, [images for images, _, _ in known], [float(s["value"]) for _, s, _ in known])
-    text = f"{name} of the moving average on images that it did not learn from"
+    text = f"{name} of the moving average on held-out images"
     judged = last.get("reference")
     if isinstance(judged, dict) and isinstance(judged.get("count"), int):
         text += f" ({judged['count']:,}, {judged.get('split')})"
@@ -54,7 +54,7 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
     best = [(images, score) for images, score, is_best in known if is_best]
     if best:
         images, score = best[-1]
-        text += f" The best is {number_text(score['value'])}, after {images:,} images: that model is kept."
+        text += f" The best is {number_text(score['value'])}, after {images:,} images; that model is kept."
     if share := evaluation_share(facts):
         spent = facts["progress"]["evaluation_seconds"]
         text += f" Evaluation took {duration(spent)}, {share:.0%} of the run\u2019s time."

@@ -1,0 +1,189 @@
+"""From presets, files and `key=value` settings to one checked configuration."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from danqing import presets
+from danqing.errors import ConfigError, explain
+from danqing.families import config_class
+from danqing.training.config import (
+    SHARED,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    flat,
+)
+
+_OF_A_TOKENIZER = ("family", "batch_size", "seed", "model", "optimizer", "schedule", "training")
+"""What `tokenizer.settings` may hold; everything else is the run's."""
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> RunConfig:
+    """Combine a preset or a file, then settings, then `overrides`.
+
+    A setting's key is a dotted path (`optimizer.learning_rate`), a bare name that only one section has
+    (`net`, `learning_rate`), or a section that is chosen by name (`optimizer=sgd`). Its value is TOML or
+    text.
+
+    Raises ConfigError.
+    """
+    if preset is not None and config is not None:
+        raise ConfigError("Give a preset or a configuration file, not both.")
+    values = read_toml(Path(config)) if config is not None else presets.read(preset or "gan-32")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    budget = {"images", "minutes"} & {*given, *(settings or {})}
+    if len(budget) == 2:
+        raise ConfigError("Give --images or --minutes, not both.")
+    if budget:
+        values.pop("images", None)
+        values.pop("minutes", None)
+    for key, text in (settings or {}).items():
+        apply_setting(values, key, text)
+    return parse({**values, **given})
+
+
+def from_toml(path: Path) -> RunConfig:
+    """Read a configuration file; raises ConfigError."""
+    return parse(read_toml(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the plain values of a TOML file; raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file at {path}.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """Check plain values; raises ConfigError with every mistake found.
+
+    The tokenizer's preset is replaced by all of its settings.
+    """
+    values = dict(values)
+    if isinstance(values.get("tokenizer"), dict):
+        values["tokenizer"] = _with_whole_settings(values["tokenizer"])
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one `key=value` in plain values, in place.
+
+    Raises ConfigError for a key that does not exist.
+    """
+    *sections, name = full_name(key, str(values.get("family", ""))).split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[name] = _parse_value(value) if isinstance(value, str) else value
+
+
+def full_name(key: str, family: str) -> str:
+    """Return the dotted path of a family's setting; raises ConfigError for others."""
+    keys = list(_keys(family))
+    matches = [k for k in keys if key == k or key == k.rpartition(".")[2] or f"{key}.name" == k]
+    exact = [k for k in matches if k in (key, f"{key}.name")]
+    # A bare name means a setting of the model first: `features` is the model's, not the evaluation's. The
+    # tokenizer's names (`model`, `share`) are too general to stand alone.
+    meant = [k for k in matches if k.startswith("tokenizer.")]
+    matches = exact or [k for k in matches if k not in meant]
+    matches = [k for k in matches if not k.startswith("evaluation.")] or matches
+    if not matches:
+        nested = [k for k in keys if key.startswith(f"{k}.")]  # data.augment.flip
+        matches = [key] if nested else []
+    if len(matches) != 1:
+        names = keys + [k.rpartition(".")[2] for k in keys]
+        near = matches or meant or difflib.get_close_matches(key, names, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else " `danqing presets NAME` shows them all."
+        raise ConfigError(f"There is no setting called {key!r}.{hint}")
+    return matches[0]
+
+
+def _with_whole_settings(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """The table `tokenizer` with its preset written out, unless a trained model is given.
+
+    A table of the wrong types is returned as it is, for `RunConfig` to say what is wrong.
+    """
+    settings = tokenizer.get("settings", {})
+    if tokenizer.get("model") or not isinstance(settings, dict):
+        return tokenizer
+    default = "" if "family" in settings else TokenizerConfig.model_fields["preset"].default
+    preset = tokenizer.get("preset", default)
+    if not isinstance(preset, str):
+        return tokenizer
+    return {**tokenizer, "preset": "", "settings": _whole(preset, settings)}
+
+
+def _whole(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting that a tokenizer is trained with: those of a preset, changed by `settings`.
+
+    With the preset "", `settings` alone. Raises ConfigError for settings that belong to the run.
+    """
+    if preset and "family" in settings:
+        raise ConfigError(
+            "tokenizer.settings is complete, with the family: change it there, or remove "
+            f"[tokenizer.settings] to take the preset {preset}."
+        )
+    values = presets.read(preset) if preset else {"family": settings.get("family", "")}
+    values.pop("tokenizer", None)
+    named = {full_name(key, str(values["family"])): value for key, value in flat(settings).items()}
+    for name, value in named.items():
+        if name in ("images", "minutes"):
+            raise ConfigError(
+                f"tokenizer.settings has no {name}: the tokenizer gets tokenizer.share of the run's budget."
+            )
+        if name.split(".")[0] not in _OF_A_TOKENIZER:
+            raise ConfigError(f"tokenizer.settings has no {name}: set {name} of the run, for both stages.")
+        apply_setting(values, name, value)
+    whole = {key: value for key, value in parse(values).plain().items() if key in _OF_A_TOKENIZER}
+    if "seed" not in named:
+        del whole["seed"]
+    for name in SHARED - {name.removeprefix("training.") for name in named}:
+        del whole["training"][name]
+    return whole
+
+
+def _keys(family: str) -> Iterator[str]:
+    """The dotted paths of all settings; what a model takes from the data cannot be set."""
+    hidden = config_class(family).from_data
+    sections: dict[str, type[BaseModel]] = {
+        "model": config_class(family),
+        "optimizer": OptimizerConfig,
+        "schedule": ScheduleConfig,
+        "data": DataConfig,
+        "training": TrainingConfig,
+        "evaluation": EvaluationConfig,
+        "tokenizer": TokenizerConfig,
+    }
+    for name in RunConfig.model_fields:
+        if name not in sections:
+            yield name
+            continue
+        taken = hidden if name == "model" else {"family"}
+        yield from (f"{name}.{field}" for field in sections[name].model_fields if field not in taken)
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
