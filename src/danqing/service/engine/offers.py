@@ -14,6 +14,7 @@ class Offer:
 
     width, height: in pixels.
     reads: what its prompt is.
+    attributes: what may be requested besides, as plain values of `danqing.attributes.Attribute`.
     captions: for a model that reads text, some examples; for a labelled model, those of each label, if any.
     options: of each verb that it supports, with their defaults.
     guides: whether guidance_scale may differ from 1.
@@ -37,6 +38,7 @@ class Offer:
     reads: Literal["text", "label", "none"] = "none"
     labels: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
+    attributes: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[Verb, Mapping[str, Any]] = field(default_factory=lambda: {"sample": {}})
     guides: bool = True
     steps: bool = False
