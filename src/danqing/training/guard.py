@@ -69,7 +69,7 @@ class Guard:
         assert isinstance(self._learner, Family)  # other learners have no samples
         shown = "samples" if self._learner.has_prior else "reconstructions"
         text = (
-            f"The {shown} have other colours than the training images (on average {colour.in_words(shift)} "
+            f"The {shown} have other colours than the training images (on average {colour.in_words(shift.tolist())} "
             f"of 255): {self._learner.advice_on_colours}."
         )
         return self._new([Alarm("colour", text)])
