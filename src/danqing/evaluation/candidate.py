@@ -29,7 +29,7 @@ class Candidate:
     """What is scored: a model, or a folder of images.
 
     name: what a score calls it. folder: the model folder, where there is one. preparation: how the data that
-    it is held against must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`), and
+    it is compared with must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`), and
     as_trained: how a model's run read it, which the fingerprint of its images follows from too. facts:
     settings that every score of it carries.
     """

@@ -42,10 +42,12 @@ SMALL = 10_000
 class Evaluation:
     """The result of an evaluation.
 
-    headline: the one score to quote. reason: why it is this one.
-
-    left_out: metrics that were not measured, each with the reason. notes: what to beware of. neighbours: the
-    picture of samples beside the training images nearest to them. files: what was written.
+    headline: the one score to quote.
+    reason: why it is this one.
+    left_out: metrics that were not measured, each with the reason.
+    notes: what to keep in mind.
+    neighbours: the picture of samples beside the training images nearest to them.
+    files: what was written.
     """
 
     scores: list[Score]
@@ -184,7 +186,7 @@ def score_samples(
 
 
 def _samples(model: Model, n: int, seed: int, judged: Dataset | None) -> tuple[ImageSet, dict[str, str], str]:
-    """What a model paints, or makes of the judged images, with what is to be said of it."""
+    """The samples of a model, or its reconstructions of the judged images, with settings and a note."""
     if judged is not None and not model.family.has_prior:
         rows = spread_evenly(len(judged), min(n, len(judged)))
         return reconstruct(model, judged, rows), {"images": FROM_REFERENCE}, RECONSTRUCTED
@@ -241,7 +243,7 @@ def _plan(c: MetricInputs, wanted: list[str] | None) -> tuple[list[str], dict[st
 
 
 def _measure(c: MetricInputs, names: list[str], left_out: dict[str, str] | None) -> list[Score]:
-    """The scores of some metrics. What turns out not to be measurable is told to `left_out`, or raised."""
+    """The scores of some metrics. A metric that cannot be measured is added to `left_out`, or raised."""
     found: list[Score] = []
     for name in names:
         try:

@@ -102,15 +102,15 @@ def generate_images(
             start, end = int(rows[0]), int(rows[-1]) + 1
             label = labels[start:end].tolist() if model.labels else None
             with exact():
-                painted = model.sample(
+                sampled = model.sample(
                     end - start,
                     seeds=seeds[start:end],
                     label=label,
                     prompt=None if prompts is None else prompts[start:end],
                 )
-            yield painted.array
+            yield sampled.array
             if on_progress:
-                on_progress(end, n, "Painting")
+                on_progress(end, n, "Sampling")
 
     return store_images(parts(), (n, config.height, config.width, config.channels), labels, model.labels)
 

@@ -48,8 +48,8 @@ class MetricInputs:
 
     Where a model is the candidate, `n` images are sampled.
 
-    A model that reads text paints the captions of the reference. A first stage, whose samples show nothing
-    whole, is scored by what it makes of reference images, of which there are no more than there are.
+    A model that reads text samples the captions of the reference. A first stage, whose samples show nothing
+    meaningful, is scored by its reconstructions of reference images, at most as many as there are.
     thorough: whether all training images are searched by features, however many there are.
     """
 
@@ -320,12 +320,12 @@ class MetricInputs:
 
     @functools.cached_property
     def generated_keys(self) -> NDArray[np.uint64]:
-        """A number per generated image that tells equal ones."""
+        """A number for each generated image; equal images have equal ones."""
         return hashes(self.generated)
 
     @functools.cached_property
     def training_keys(self) -> NDArray[np.uint64]:
-        """A number per training image that tells equal ones."""
+        """A number for each training image; equal images have equal ones."""
         return hashes(self.training)
 
     def tell(self, stage: str, done: int = 0, total: int = 0) -> None:

@@ -33,7 +33,7 @@ _LOST = (
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that a candidate is held against.
+    """The real images that a candidate is compared with.
 
     is_held_out: whether they are others than those that may have been learnt from. open_training: what opens
     the latter, None where they are not known. cautions: what every score against them must be read with.
@@ -110,7 +110,7 @@ def reference_info(images: Dataset, split: str) -> ReferenceInfo:
 
 
 def _unlike_files(candidate: Candidate, reference: Dataset) -> list[str]:
-    """What to beware of where images and reference come from different kinds of files."""
+    """Notes for images and a reference that come from different kinds of files."""
     if candidate.pictures is None:
         return []
     cautions, ours, theirs = [], candidate.pictures.info.report, reference.info.report

@@ -56,7 +56,7 @@ def save_scores(
 
     Returns the files, and notes on what could not be written.
 
-    Nothing is raised: the scores took long to measure, and are told in any case.
+    Nothing is raised: the scores took long to measure, and must be shown even if they cannot be written.
     """
     files, failures = [], []
     for folder in folders:

@@ -66,7 +66,7 @@ class Score(_Record):
     people call it: "FID" for the FID Inception network alone, "FD-<network>" otherwise. interval: a bootstrap
     interval at `level`, None where nothing was sampled. images: how many were generated, or read from a
     folder. candidate: what was scored. flattered: whether it is computed on a network that the model was
-    trained with. headline: whether it is the one number to quote. note: a sentence on what to beware of.
+    trained with. headline: whether it is the one number to quote. note: a sentence on what to keep in mind.
     """
 
     metric: str

@@ -100,7 +100,7 @@ def _prompted(c: MetricInputs, suits: Callable[[str], bool]) -> tuple[NDArray[np
 def _captioned(
     c: MetricInputs, most: int, suits: Callable[[str], bool]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Some of at most so many real images, drawn by the seed, whose captions suit, and these."""
+    """Rows of at most `most` real images, drawn by the seed, whose captions suit, and these captions."""
     rows = draw_rows(c.reference.info.count, most, c.seed, "read real")
     return _suiting(rows, draw_captions(c.reference.images, rows, c.seed) or [""] * len(rows), suits)
 

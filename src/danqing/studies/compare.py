@@ -194,7 +194,7 @@ class _ComparisonRun:
         return one if found is None else _with(one, found)
 
     def _train(self, one: Contestant, place: int, study: Comparison) -> Contestant:
-        """Train one with as many threads as all the others, or go on with it, unless it is complete."""
+        """Train one with as many threads as all the others, or continue it, unless it is complete."""
         run = self.folder / one.run
         if not _is_complete(RunFolder(run), self.configs[one.name]):
             wait_until_free(run)
@@ -277,7 +277,7 @@ def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
 
 
 def _of_run(path: Path) -> dict[str, Any]:
-    """What a run tells of itself."""
+    """What a run records about itself."""
     run, folder = read_run(path), RunFolder(path)
     plan = folder.facts().get("plan", {})
     name, points = measurements.curve(path)

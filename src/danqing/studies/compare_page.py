@@ -187,11 +187,11 @@ def _grids(comparison: Comparison, folder: Path) -> str:
             f'<img alt="A grid of real images" src="{real}"></figure>'
         )
     for place, one in enumerate(comparison.contestants):
-        painted = page.embed(folder / one.pictures["grid"]) if "grid" in one.pictures else ""
-        if painted:
+        samples = page.embed(folder / one.pictures["grid"]) if "grid" in one.pictures else ""
+        if samples:
             figures.append(
                 f"<figure><figcaption>{plots.key(one.name, place)}</figcaption>"
-                f'<img alt="A grid of samples of {escape(one.name)}" src="{painted}"></figure>'
+                f'<img alt="A grid of samples of {escape(one.name)}" src="{samples}"></figure>'
             )
     if not figures:
         return ""

@@ -149,11 +149,11 @@ def sampling_speed(model: Model) -> float:
     chunk, rates = model.family.chunk, []
     model.sample(chunk)
     for _ in range(_ROUNDS):
-        started, painted = time.perf_counter(), 0
-        while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not painted:
-            model.sample(chunk, seed=painted)
-            painted += chunk
-        rates.append(painted / spent)
+        started, sampled = time.perf_counter(), 0
+        while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not sampled:
+            model.sample(chunk, seed=sampled)
+            sampled += chunk
+        rates.append(sampled / spent)
     return statistics.median(rates)
 
 
@@ -195,7 +195,7 @@ def curve(run: Path) -> tuple[str, tuple[Point, ...]]:
 
 
 def _seconds_at(images: int, clock: Sequence[tuple[int, float]]) -> float:
-    """How long training had taken when so many images had been seen, between the log's lines."""
+    """How long training had taken when this many images had been seen, between the log's lines."""
     before, after = (0, 0.0), None
     for seen, seconds in clock:
         if seen >= images:

@@ -8,7 +8,7 @@ from danqing.studies.results import SECOND, Cell, Comparison, Contestant, Row, c
 
 _UNREAL = 0.05
 _FEW = 500
-"""With fewer reference images than this, a reader is told that only large differences can show."""
+"""With fewer reference images than this, a caution says that only large differences can show."""
 
 
 def verdict(comparison: Comparison) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from danqing.quantities import count, memory
 from danqing.version import __version__
 
 _NOISE = 0.05
-"""Speeds that lie closer than this are called equal: another try may turn them round."""
+"""Speeds that are closer than this are called equal: another measurement may reverse them."""
 
 
 SECOND = "second/"
@@ -198,7 +198,7 @@ _SCORES = (
     ("memorised", "Memorisation", "Closeness", "to training images; that of real images is 0.5"),
     ("duplicates", "Memorisation", "Duplicates", "equal to an earlier sample"),
 )
-_NEITHER = ("memorised",)  # far away is no merit either
+_NEITHER = ("memorised",)  # far away is not better either
 _FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower", ""]], ...] = (
     ("training_speed", "Speed", "Training", "images per second", "higher"),
     ("sampling_speed", "Speed", "Sampling", "images per second", "higher"),
@@ -312,7 +312,7 @@ def _marks(cells: Sequence[Cell | None], better: str, noise: float) -> tuple[str
 
 
 def _marks_beyond_chance(cells: Sequence[Cell | None], found: Sequence[Score | None]) -> tuple[str, ...]:
-    """The marks of copies: fewer than chance has are no merit, and where none has more, none is marked."""
+    """The marks of copies: fewer than by chance are not better, and if none has more, none is marked."""
     by_chance = [
         cell is not None and cell.interval is not None and cell.interval[0] <= chance(score)
         for cell, score in zip(cells, found, strict=True)

@@ -81,7 +81,7 @@ def tune(
     pruner: what stops a trial that is worse than others: "median", "hyperband" or "none". jobs: how many
     trials run at once, each in a process of its own; with one, the same seed proposes the same settings. What
     the trials are scored by is set by `evaluation.metric` and the like. Ctrl-C ends the search, saved. A
-    trial that fails is listed with its reason and not tried again, and the search goes on. Raises
+    trial that fails is listed with its reason and not tried again, and the search continues. Raises
     DanqingError.
     """
     if importlib.util.find_spec("optuna") is None:

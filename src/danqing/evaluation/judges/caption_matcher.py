@@ -22,10 +22,10 @@ from danqing.text.contract import TextConfig, TextEncoder
 from danqing.text.encoders import open_encoder, settle
 
 AMONG = 100
-"""The right caption is looked for among so many."""
+"""The right caption must be found among this many."""
 WIDTH = 128
 _PLACES = 4
-"""The image tower ends in so many places a side, since captions tell left from right."""
+"""The image tower keeps this many places a side, since captions tell left from right."""
 _TEXT = TextConfig(vocabulary=4096, length=32)
 _BATCH = 256
 _SHOWN = 80_000
@@ -154,7 +154,7 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None 
     for epoch in range(epochs):
         order = rows[torch.randperm(len(rows), generator=rng).numpy()]
         for part in index_batches(len(order), _BATCH):
-            if len(part) < 2:  # of one pair nothing can be told apart
+            if len(part) < 2:  # one pair has nothing to be told apart from
                 continue
             set_rate(optimizer, _PEAK, step, steps, rise=10)
             shown = order[part]

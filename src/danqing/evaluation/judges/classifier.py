@@ -57,7 +57,8 @@ def fit(
     """Train a convolutional classifier of 280,000 weights on labelled images.
 
     label_names: the labels to tell apart, by default the images' own; images with others are left out.
-    limit: learn from so many images at most, drawn by the seed. flip: whether mirror images keep their label.
+    limit: learn from at most this many images, drawn by the seed.
+    flip: whether mirror images keep their label.
     Nothing but the seed decides what is learnt; torch's global randomness is not touched. It computes in
     float32 whatever the processor has, so that scores of two machines compare. Raises EvaluationError where
     there are not at least two labels.
