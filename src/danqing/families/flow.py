@@ -24,6 +24,7 @@ from danqing.families.base import Batch, Condition, Family, HasGuide, Losses, Pa
 from danqing.families.conditioning import ConditionedConfig
 from danqing.families.mask_shapes import draw_masks
 from danqing.families.samplers import SamplerName
+from danqing.families.transport import Transport, noise_for
 from danqing.nets.flow.conditioned import ConditionedNet
 from danqing.nets.flow.conditioning import TextTokens
 from danqing.nets.flow.contract import FlowShape, Given, Net
@@ -47,6 +48,8 @@ class FlowConfig(ConditionedConfig):
     patch: the side of a token of `dit`, in pixels.
     path, prediction, times: what is learned, as `paths.py` explains; time_mean and time_deviation are of the
         logit of t.
+    transport: pair noise with images so that their paths cross less: within a "minibatch", or over the whole
+        data set ("semidiscrete"); for models without labels, attributes and captions.
     mask_share: the share of images learned with a mask, so that the network fills; 0 is none.
     pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
         deviation of the noise that is added to the source.
@@ -68,6 +71,7 @@ class FlowConfig(ConditionedConfig):
     times: paths.Times = "logit_normal"
     time_mean: float = Field(-0.4, ge=-10, le=10)
     time_deviation: float = Field(1.0, gt=0, le=10)
+    transport: Transport = "none"
     mask_share: float = Field(0.0, ge=0, le=1)
     pairs: bool = False
     source_noise: float = Field(0.5, ge=0, le=10)
@@ -88,6 +92,16 @@ class FlowConfig(ConditionedConfig):
             raise ValueError("the last of widths must be a multiple of four times heads")
         if self.guidance == "guide" and not self.guide:
             raise ValueError("guidance = 'guide' needs guide = true, so that there is an early copy")
+        reads = (
+            self.reads_text
+            or (self.reads_attributes and self.attributes)
+            or (self.reads_labels and self.labels)
+        )
+        if self.transport != "none" and (reads or self.pairs):
+            raise ValueError(
+                "transport pairs noise with images whatever they show, which harms a model that is told what "
+                "they show: set conditional = false, or transport = 'none'"
+            )
         if self.pairs and self.mask_share:
             raise ValueError("a model of pairs does not fill: set mask_share = 0")
         return self
@@ -95,6 +109,10 @@ class FlowConfig(ConditionedConfig):
     @property
     def reads_source(self) -> bool:
         return self.pairs
+
+    @property
+    def noise_chooses_images(self) -> bool:
+        return self.transport == "semidiscrete"
 
     @property
     def can_guide(self) -> bool:
@@ -149,7 +167,7 @@ class FlowModel(Family, HasGuide):
         n = len(images)
         uniforms = paths.stratified(n, rng, device)
         t = paths.draw_times(config.path, config.times, config.time_mean, config.time_deviation, uniforms)
-        noise = torch.randn(images.shape, generator=rng, device=device)
+        noise = noise_for(config.transport, batch, rng)
         absent = torch.rand(n, generator=rng, device=device) < config.condition_dropout
         condition, mask = batch.condition, None
         if config.mask_share:
