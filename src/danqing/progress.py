@@ -62,9 +62,10 @@ def say(message: str, *, style: str = "") -> None:
 
 
 class Bar:
-    """A progress bar with the time left, or a line every ten seconds if stderr is not a terminal.
+    """A progress bar with the time left.
 
-    Use it as a context manager. It appears at the first update; several stages may follow one another.
+    If stderr is not a terminal, it prints a line every ten seconds instead. Use it as a context manager. It
+    appears at the first update; several stages may follow one another.
     """
 
     def __init__(self) -> None:
@@ -83,7 +84,7 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is; the next update starts a new one."""
+        """Leave the bar as it is; an update starts a new one."""
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -82,7 +82,7 @@ def test_the_beginning_of_a_key_is_enough_and_a_word_that_is_none_is_an_error(
     assert run(capsys, "clear", key[:8])[0] == 0
     assert set(listed(capsys)) == {"data", "downloads"}
     for words, sentence in (
-        ((), "Say what to delete"),
+        ((), "Name what to delete"),
         (("featurs",), "There is no cache 'featurs': choose one of data, codes, features"),
         ((key[:3],), "There is no cache"),
         (("--older-than", "long"), "--older-than long is not a length of time"),

@@ -159,10 +159,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(place: Path) -> None:
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "the same command goes on: danqing train photos" in stderr
+    assert "the same command resumes it: danqing train photos" in stderr
     told = json.loads(stdout)
     assert told["status"] == "interrupted"
-    assert "goes on where it stopped" in (place / "stopped" / "report.html").read_text(encoding="utf-8")
+    assert "the same command resumes it" in (place / "stopped" / "report.html").read_text(encoding="utf-8")
     more = str(told["images"] + 640)
     told_again = json.loads(danqing(place, *words[:-5], "--images", more, "--out", "stopped", "--json")[0])
     assert told_again["status"] == "finished"

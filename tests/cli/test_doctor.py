@@ -76,7 +76,7 @@ def test_a_dependency_that_does_not_fit_is_a_problem(
         importlib.metadata, "version", lambda name: "1.0" if name == "numpy" else version(name)
     )
     (problem,) = facts(capsys)["problems"]
-    assert problem.startswith("numpy is 1.0, and Danqing needs >=1.26: run pip install 'numpy>=1.26'")
+    assert problem.startswith("numpy is 1.0, but Danqing needs >=1.26: run pip install 'numpy>=1.26'")
 
 
 def test_what_the_network_goes_through_is_shown_without_passwords(

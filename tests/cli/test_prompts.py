@@ -258,9 +258,7 @@ def test_show_and_the_card_say_what_is_read(model: Path, capsys: pytest.CaptureF
     shown = run(capsys, "show", model)[1]
     pieces = families.parse_config(json.loads((model / "config.json").read_text())["model"])
     count = pieces.text_facts.vocabulary  # type: ignore[attr-defined]
-    assert (
-        f"Reads       text, in {count} pieces of words learnt from its captions, 12 tokens at most\n" in shown
-    )
+    assert f"Reads       text, in {count} word pieces learnt from its captions, 12 tokens at most\n" in shown
     assert "Prompts     a red heart, 红心, a blue star, two circles\n" in shown
     assert "on_step" not in shown
     card = (model / "README.md").read_text(encoding="utf-8")

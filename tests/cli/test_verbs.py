@@ -87,7 +87,7 @@ def test_ctrl_c_before_the_first_step_says_how_to_go_on(
     monkeypatch.setattr(danqing, "train", interrupted, raising=False)
     code, out, err = run(capsys, "train", "digits")
     assert (code, out) == (130, "")
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
 
 
 def test_presets_are_listed_and_printed_to_be_copied(capsys: pytest.CaptureFixture[str]) -> None:

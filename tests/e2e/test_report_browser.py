@@ -71,14 +71,14 @@ def test_no_width_needs_sideways_scrolling_and_text_stands_out(
 def test_the_slider_and_the_play_button_show_samples_over_time(browser: Browser, written_run: Path) -> None:
     page, trouble = visit(browser, report.write(written_run))
     caption = page.locator(".frames output")
-    assert caption.inner_text() == "Painted after 192,000 images"
+    assert caption.inner_text() == "Samples after 192,000 images"
     slider = page.get_by_label("Samples over time")
     slider.focus()
     slider.press("Home")
-    assert caption.inner_text() == "Painted after 0 images"
-    assert page.locator(".frames img:visible").get_attribute("alt") == "Painted after 0 images"
+    assert caption.inner_text() == "Samples after 0 images"
+    assert page.locator(".frames img:visible").get_attribute("alt") == "Samples after 0 images"
     page.get_by_role("button", name="Play").click()
-    expect(caption).to_have_text("Painted after 192,000 images")
+    expect(caption).to_have_text("Samples after 192,000 images")
     assert page.get_by_role("button", name="Play").is_visible(), "it stops at the end"
     assert trouble == []
 
@@ -99,7 +99,7 @@ def test_it_reads_without_scripts_too(browser: Browser, written_run: Path) -> No
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report.write(written_run).resolve().as_uri())
-    assert page.get_by_alt_text("Painted after 192,000 images").is_visible()
+    assert page.get_by_alt_text("Samples after 192,000 images").is_visible()
     assert not page.get_by_role("button", name="Play").is_visible()
     context.close()
 

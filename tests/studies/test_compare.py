@@ -74,7 +74,7 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
     told = json.loads(done.stdout)
     errors = [one["error"] for one in told["contestants"]]
     assert [one["status"] for one in told["contestants"]] == ["finished", "finished", "failed"], errors
-    assert "gan-64 is not empty and holds no run" in told["contestants"][2]["error"]
+    assert "gan-64 is not empty and is not a run folder" in told["contestants"][2]["error"]
     assert "gan-64 did not finish" in " ".join(told["verdict"])
     assert (first / "model/model.safetensors").stat().st_mtime_ns == trained
     before = snapshot(folder)

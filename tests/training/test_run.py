@@ -285,7 +285,7 @@ def test_a_run_whose_checkpoints_are_gone_keeps_its_model(pictures, tmp_path):
     run = train(pictures, tmp_path / "run")
     before = (run.model / "model.safetensors").read_bytes()
     shutil.rmtree(run.folder / "checkpoints")
-    with pytest.raises(TrainingError, match="are gone"):
+    with pytest.raises(TrainingError, match="are missing"):
         train(pictures, tmp_path / "run", images=960)
     assert (run.model / "model.safetensors").read_bytes() == before
 

@@ -138,7 +138,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(pictures, tmp_path
     run = train(pictures, tmp_path / "run", "wandb", 640, heard)
     assert run.status == "finished"
     assert heard.messages == [
-        "wandb is no longer told of this run (the service is gone); the run folder keeps everything."
+        "Logging to wandb has stopped (the service is gone); the run folder has everything."
     ]
 
 
@@ -148,7 +148,7 @@ def test_a_service_that_cannot_be_reached_is_one_sentence(pictures, tmp_path, mo
     heard = Heard()
     assert train(pictures, tmp_path / "run", "mlflow", 320, heard).status == "finished"
     assert len(heard.messages) == 1
-    assert heard.messages[0].startswith("mlflow is no longer told")
+    assert heard.messages[0].startswith("Logging to mlflow has stopped")
 
 
 def test_a_service_that_is_unknown_or_not_installed_is_refused(pictures, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_wandb_without_a_login_is_refused_and_never_asks(tmp_path, known, refuse
         timeout=60,
     )
     assert (done.returncode != 0) == refused, done.stderr
-    assert ("TrainingError: W&B knows no key: log in by `wandb login`" in done.stderr) == refused
+    assert ("TrainingError: W&B has no key: log in with `wandb login`" in done.stderr) == refused
 
 
 def read_wandb(path):

@@ -154,7 +154,7 @@ def test_a_tokenizer_is_brought_along_or_refused(pictures, tmp_path):
     vae = {"net": "mlp", "features": "4", "latents": "4", "measure_seconds": "0.001", "prior": "normal"}
     options = {"size": (8, 12), "listener": Heard()}
     plain = dq.train(pictures, preset="vae-32", out=tmp_path / "vae", images=64, settings=vae, **options)
-    with pytest.raises(ConfigError, match="is no tokenizer"):
+    with pytest.raises(ConfigError, match="is not a tokenizer"):
         train(pictures, tmp_path / "third", tokenizer=plain)
     assert json.loads((tmp_path / "third/run.json").read_text())["status"] == "failed"
     with pytest.raises(ConfigError, match="a vae has no tokenizer"):
@@ -162,9 +162,9 @@ def test_a_tokenizer_is_brought_along_or_refused(pictures, tmp_path):
     options = {"preset": "text2image-32", "images": 64, "tokenizer": dq.load(run), "listener": Heard()}
     for number, (size, settings, mend) in enumerate(
         [
-            ((8, 8), {}, "these are 8x8 with 3: choose --size 8x12\\."),
-            ((8, 12), {"data.channels": "1"}, "these are 8x12 with 1: choose --set data.channels=3\\."),
-            ((8, 8), {"data.channels": "1"}, "choose --size 8x12 --set data.channels=3\\."),
+            ((8, 8), {}, "these are 8x8 with 3: add --size 8x12\\."),
+            ((8, 12), {"data.channels": "1"}, "these are 8x12 with 1: add --set data.channels=3\\."),
+            ((8, 8), {"data.channels": "1"}, "add --size 8x12 --set data.channels=3\\."),
         ]
     ):
         with pytest.raises(ConfigError, match=mend):
@@ -175,7 +175,7 @@ def test_a_tokenizer_is_brought_along_or_refused(pictures, tmp_path):
                 out=tmp_path / f"shape{number}",
                 **options,
             )
-    with pytest.raises(ConfigError, match="lies in no folder here"):
+    with pytest.raises(ConfigError, match="is not in a folder"):
         train(pictures, tmp_path / "third", tokenizer=dq.Model(dq.load(run).family))
 
 
@@ -183,12 +183,12 @@ def test_a_begun_second_stage_keeps_its_tokenizer_or_goes_no_further(pictures, t
     run = train(pictures, tmp_path / "run")
     other = train(pictures, tmp_path / "other", **{"tokenizer.settings.learning_rate": "1e-4"})
     shutil.move(run.folder / "tokenizer", tmp_path / "kept")
-    with pytest.raises(TrainingError, match="is gone"):
+    with pytest.raises(TrainingError, match="is missing"):
         train(pictures, tmp_path / "run", images=1600)
     shutil.copytree(tmp_path / "kept", run.folder / "tokenizer")
     shutil.rmtree(run.folder / "tokenizer/model")
     shutil.copytree(other.folder / "tokenizer/model", run.folder / "tokenizer/model")
-    with pytest.raises(TrainingError, match="no longer the one"):
+    with pytest.raises(TrainingError, match="is not the one that the run"):
         train(pictures, tmp_path / "run", images=1600)
     with pytest.raises(ConfigError, match=r"tokenizer\.share"):
         train(pictures, tmp_path / "run", images=1600, **{"tokenizer.share": "0.5"})
@@ -286,7 +286,7 @@ def test_ctrl_c_is_heard_between_the_stages_and_the_same_command_goes_on(picture
     with pytest.raises(typer.Exit):
         leave_if_interrupted(stopped, as_json=True)
     said = " ".join(capsys.readouterr().err.split())
-    assert "Interrupted while its tokenizer was trained, and saved at 48 images;" in said
+    assert "Interrupted while its tokenizer was being trained, and saved at 48 images;" in said
     show(str(whole.folder), as_json=False)
     assert "336 images in" in capsys.readouterr().out
 
@@ -320,7 +320,7 @@ def test_scores_say_so_where_a_tokenizer_may_have_seen_what_is_held_out(pictures
     run = train(
         pictures, tmp_path / "run", tokenizer=whole, evaluate_every=320, images=320, listener=knows, **scored
     )
-    assert "held out may be among them" in knows.messages[0]
+    assert "that are held out here" in knows.messages[0]
     assert any("its tokenizer learnt from other images" in caution for caution in cautions(run))
     fair = train(pictures, tmp_path / "fair", evaluate_every=320, **scored)
     heard = Heard()
@@ -462,7 +462,7 @@ def test_whoever_waits_for_codes_is_told_and_may_stop(tokenizer, tmp_path):
             stopped=lambda: len(told) == 2,
         )
     assert found is None
-    assert told == [(0, 100, "Waiting for the same codes, which another process writes")] * 2
+    assert told == [(0, 100, "Waiting for another process that writes the same codes")] * 2
     assert written(family, dataset, views).images == 100
 
 

@@ -306,7 +306,7 @@ def test_short_runs_are_not_evaluated_and_extending_them_changes_nothing(picture
     assert longer.images == 960
     with pytest.raises(ConfigError, match="every_images: 0 → 128"):
         train(pictures, run.folder, images=1280)
-    with pytest.raises(ConfigError, match="holds no images out"):
+    with pytest.raises(ConfigError, match="has no held-out images"):
         dq.train(
             pictures, preset="vae-32", out=run.folder, images=1280, size=(6, 9), settings=SMALL, patience=9
         )
@@ -331,7 +331,7 @@ def test_auto_evaluates_long_runs_on_enough_images(budget, images, worth):
 
 
 def test_what_cannot_be_evaluated_is_refused_before_the_first_step(pictures, tmp_path):
-    with pytest.raises(TrainingError, match="too few to score by"):
+    with pytest.raises(TrainingError, match="too few to score on"):
         train(draw(tmp_path / "few", 30), tmp_path / "few-run")
     with pytest.raises(DanqingError, match="feature network"):
         train(pictures, tmp_path / "run", **{"evaluation.features": "no-such"})

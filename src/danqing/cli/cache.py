@@ -1,4 +1,4 @@
-"""`danqing cache`: what the folder for caches holds, and how to free its space."""
+"""`danqing cache`: list the caches and delete them."""
 
 import time
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ _SHOWN, _SHORTEST_KEY = 12, 6
 
 app = typer.Typer(
     name="cache",
-    help="Show what is kept of your data sets, and free its space; all of it can be made again.",
+    help="List and delete caches of your data sets; Danqing makes them again when it needs them.",
     no_args_is_help=True,
 )
 
 
 @app.command("list", epilog=_LIST)
 def list_caches(as_json: output.JsonOption = False) -> None:
-    """List the caches with their sizes and last use, the largest first."""
+    """List the caches with their size and last use, the largest first."""
     from danqing.data import cache, caches
 
     found, folder = caches.find(), cache.default_folder()
@@ -56,21 +56,21 @@ def clear(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A kind (data, codes, features, latents, text, downloads), the beginning of a key, or all."
+            help="A kind (data, codes, features, latents, text, downloads), the first part of a key, or all."
         ),
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Only what was not used for that long: 12h, 30d, 8w.", metavar="TIME")
+        str | None, typer.Option(help="Only caches not used for this long: 12h, 30d, 8w.", metavar="TIME")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Delete caches; those that are being built stay."""
+    """Delete caches, except those that are being built."""
     from danqing.data import caches
 
     if not what and older_than is None:
         raise ConfigError(
-            "Say what to delete: a kind such as features, a key (danqing cache list), all, or --older-than "
+            "Name what to delete: a kind such as features, a key (danqing cache list), all, or --older-than "
             "30d."
         )
     age = None if older_than is None else parse_duration(older_than)

@@ -1,4 +1,4 @@
-"""`danqing doctor`: what this installation has, what it lacks, and what it takes from the environment."""
+"""`danqing doctor`: what is installed, what is missing, and which settings the environment has."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from danqing.cli import output
 from danqing.quantities import memory
 from danqing.version import __version__
 
-if TYPE_CHECKING:  # every other command would wait for it
+if TYPE_CHECKING:  # importing it would slow down every command
     from packaging.requirements import Requirement
 
 EXAMPLES = """Examples:
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
 _PURPOSES = {
     "digits": "the built-in set digits",
     "emoji": "the built-in set emoji",
-    "features": "the default feature network of scores",
+    "features": "the default feature network for scores",
     "heif": "HEIC photos",
     "medical": "DICOM and NIfTI files",
     "mlflow": "tracking with MLflow",
@@ -32,7 +32,7 @@ _PURPOSES = {
     "postgresql": "a service whose database is PostgreSQL",
     "scans": "JPEG XL, and colour of more than 8 bits",
     "serve": "danqing serve",
-    "text": "the sentence encoder that comes as a package",
+    "text": "the sentence encoder that is a package",
     "track": "tracking with TensorBoard",
     "transformers": "text encoders, DINOv2 and CLIP from the hub",
     "tune": "danqing tune",
@@ -45,7 +45,7 @@ _LITTLE_DISK = 2 * 10**9
 
 
 def doctor(as_json: output.JsonOption = False) -> None:
-    """Show versions, devices, threads, optional parts and settings, and what is wrong with them."""
+    """Show versions, devices, threads, extras and settings, with their problems."""
     versions, lacking = _versions()
     extras = _extras()
     cache = _cache()
@@ -62,14 +62,14 @@ def doctor(as_json: output.JsonOption = False) -> None:
 
 
 def _versions() -> tuple[dict[str, str], list[str]]:
-    """The versions of Danqing, Python and all direct dependencies; and those that do not fit."""
+    """The versions of Danqing, Python and all direct dependencies, and what is wrong with them."""
     versions, problems = {"danqing": __version__, "python": sys.version.split()[0]}, []
     for requirement in _requirements(""):
         installed = _installed(requirement)
         versions[requirement.name] = installed or "missing"
         if not _fits(requirement):
             problems.append(
-                f"{requirement.name} is {installed or 'missing'}, and Danqing needs {requirement.specifier}: "
+                f"{requirement.name} is {installed or 'missing'}, but Danqing needs {requirement.specifier}: "
                 f"run pip install '{requirement.name}{requirement.specifier}'"
             )
     return versions, problems
@@ -96,7 +96,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _has_bfloat16(device: Any) -> bool:
-    """Whether the hardware multiplies bfloat16; elsewhere it is emulated, and slow."""
+    """Whether the hardware multiplies bfloat16; otherwise it is emulated and slow."""
     from danqing import precision
 
     return "bfloat16" in precision.candidates(device)
@@ -116,7 +116,7 @@ def _threads() -> dict[str, Any]:
 
 
 def _extras() -> list[dict[str, Any]]:
-    """Each optional part: what it is for, whether it is installed, and how to install it."""
+    """Each extra: what it is for, what is missing, and how to install it."""
     import importlib.metadata
 
     names = importlib.metadata.metadata("danqing").get_all("Provides-Extra") or []
@@ -130,7 +130,7 @@ def _extras() -> list[dict[str, Any]]:
 
 
 def _requirements(extra: str) -> Iterator["Requirement"]:
-    """What Danqing itself, or one of its extras, needs on this system."""
+    """What Danqing, or one of its extras, requires on this system."""
     import importlib.metadata
 
     from packaging.requirements import Requirement
@@ -141,7 +141,7 @@ def _requirements(extra: str) -> Iterator["Requirement"]:
         marker = requirement.marker
         always = marker is None or marker.evaluate({"extra": ""})
         if always if not extra else (not always and marker is not None and marker.evaluate({"extra": extra})):
-            if canonicalize_name(requirement.name) == "danqing":  # an extra that takes another one along
+            if canonicalize_name(requirement.name) == "danqing":  # an extra that includes another one
                 for other in requirement.extras:
                     yield from _requirements(other)
             else:
@@ -176,14 +176,14 @@ def _disk_problems(cache: dict[str, Any]) -> list[str]:
         return [f"{cache['folder']} cannot be written: set DANQING_CACHE to another folder"]
     if cache["free_bytes"] < _LITTLE_DISK:
         return [
-            f"{memory(cache['free_bytes'])} are left for {cache['folder']}: run danqing cache clear, or set "
-            "DANQING_CACHE to another folder"
+            f"only {memory(cache['free_bytes'])} are free for {cache['folder']}: run danqing cache clear, or "
+            "set DANQING_CACHE to another folder"
         ]
     return []
 
 
 def _network() -> dict[str, str]:
-    """The addresses and proxies in effect, without the passwords in them."""
+    """The addresses and proxies in use, without their passwords."""
     import urllib.request
 
     named = {name: os.environ[name] for name in _NETWORK if os.environ.get(name)}

@@ -1,4 +1,4 @@
-"""`danqing presets`: the named configurations, and the TOML of one to start from."""
+"""`danqing presets`: the named configurations, and the TOML of one to copy."""
 
 import json
 from typing import Annotated
@@ -21,12 +21,12 @@ EXAMPLES = """Examples:
 def presets(
     name: Annotated[
         str | None,
-        typer.Argument(help="Print this preset's TOML, to copy and change; a family's name with --schema."),
+        typer.Argument(help="A preset, to print its TOML; with --schema, a family."),
     ] = None,
     schema: Annotated[
         bool,
         typer.Option(
-            "--schema", help="Print the JSON Schema of configuration files, of all families or of NAME."
+            "--schema", help="Print the JSON Schema of configuration files, for all families or for NAME."
         ),
     ] = False,
     as_json: output.JsonOption = False,

@@ -1,4 +1,4 @@
-"""`danqing report`: the report of a run, written anew at any moment of it."""
+"""`danqing report`: write the report of a run, at any moment of it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +15,10 @@ EXAMPLES = """Examples:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder, of a run that is over or still goes on.")],
+    run: Annotated[Path, typer.Argument(help="A run folder; the run may still be training.")],
     as_json: output.JsonOption = False,
 ) -> None:
-    """Write a run's report.html anew, and print where it is."""
+    """Write a run's report.html again, and print its path."""
     from danqing.training.report import document as reports
 
     path = reports.report(run)

@@ -1,4 +1,4 @@
-"""`danqing show`: what a model or a run is, how it came about, and what it can be asked."""
+"""`danqing show`: what a model or a run is, how it was trained, and its options."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def show(
     ],
     as_json: output.JsonOption = False,
 ) -> None:
-    """Show what a model or a run is."""
+    """Show what a model or a run is, and its options."""
     import danqing
     from danqing.training.run_folder import RunFolder
 
@@ -34,7 +34,7 @@ def show(
     try:
         info = danqing.load(model).info()
     except ModelError:
-        if not run:  # a run that has only begun has no model yet, and is shown without one
+        if not run:  # a run that has just begun has no model yet and is shown without one
             raise
         info = {}
     text = output.facts(_model_rows(info)) if info else ""
@@ -71,8 +71,8 @@ def _reads(info: Mapping[str, Any]) -> str:
         return "labels" if info["labels"] else "nothing"
     tokens = f"{text['length']} tokens at most"
     if text["encoder"] == "bpe":
-        return f"text, in {text['vocabulary']:,} pieces of words learnt from its captions, {tokens}"
-    return f"text, through {text['encoder']}, {tokens}"
+        return f"text, in {text['vocabulary']:,} word pieces learnt from its captions, {tokens}"
+    return f"text, encoded by {text['encoder']}, {tokens}"
 
 
 def _run_rows(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`danqing train`: learn a model from images, with the time left; the same command again goes on."""
+"""`danqing train`: train a model on images; the same command again resumes the run."""
 
 import shlex
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from danqing import Run
 
 INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended: 128 and the number of the signal, as shells have it."""
+"""The exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 EXAMPLES = """Examples:
 
@@ -32,7 +32,7 @@ EXAMPLES = """Examples:
 
   danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits
 
-Ctrl-C saves; the same command again goes on where it stopped."""
+Ctrl-C saves the run; the same command again resumes it."""
 
 
 def train(
@@ -44,7 +44,7 @@ def train(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The run folder; the same folder again resumes.", show_default="runs/..."),
+        typer.Option(help="The run folder; with an existing run, resume it.", show_default="runs/..."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="A named configuration (danqing presets).", show_default="gan-32")
@@ -60,34 +60,36 @@ def train(
         str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
-    images: Annotated[int | None, typer.Option(help="How many images to see, instead of --minutes.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The run's seed: the same seed repeats a run.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="How many images to train on, instead of --minutes.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The run's seed; the same seed repeats a run.")] = None,
     evaluate_every: Annotated[
         int | None,
         typer.Option(
-            help="Score on held-out images after every so many, and keep the best; 0 is never.",
+            help="How often to score on held-out images and keep the best; 0 is never.",
             metavar="IMAGES",
-            show_default="ten times in long runs",
+            show_default="ten times in a long run",
             min=0,
         ),
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            help="End when the held-out score has not improved for so many images.", metavar="IMAGES", min=0
+            help="Stop when the held-out score has not improved for this many images.",
+            metavar="IMAGES",
+            min=0,
         ),
     ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="Take this model's tokenizer (a run, a model folder, a hub id) instead of training one.",
+            help="Use the tokenizer of this model (a run, a model folder or a hub id); train none.",
             metavar="MODEL",
-            show_default="trained first, where the preset wants one",
+            show_default="trained first, if the preset has one",
         ),
     ] = None,
-    track: Annotated[
-        str | None, typer.Option(help="Tell wandb or mlflow of the run too.", metavar="SERVICE")
-    ] = None,
+    track: Annotated[str | None, typer.Option(help="Log to wandb or mlflow too.", metavar="SERVICE")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
@@ -116,20 +118,20 @@ def train(
 
 
 def train_with_bar(data: str, **arguments: Any) -> "Run":
-    """`danqing.train` with a progress bar on stderr; the arguments are those of `danqing.train`."""
+    """Call `danqing.train` with a progress bar on stderr."""
     try:
         with progress.Bar() as bar:
-            bar.update(0, None, "Starting")  # torch alone takes seconds to import
+            bar.update(0, None, "Starting")  # importing torch takes seconds
             import danqing
 
             return danqing.train(data, listener=Display(bar), **arguments)
-    except KeyboardInterrupt:  # before the first step, or a second time
-        progress.say("Stopped; the same command goes on from what is saved.", style="yellow")
+    except KeyboardInterrupt:  # before the first step, or for the second time
+        progress.say("Stopped; the same command resumes from the last checkpoint.", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def run_payload(run: "Run") -> Mapping[str, Any]:
-    """What `--json` prints of a run."""
+    """Return what `--json` prints of a run."""
     return {
         "run": run.folder,
         "model": run.model,
@@ -150,7 +152,7 @@ def run_payload(run: "Run") -> Mapping[str, Any]:
 
 
 def run_text(run: "Run") -> dict[str, Any]:
-    """What people read of a run."""
+    """Return the lines on a run, by their titles."""
     speed = f"{run.images_per_second:,.0f} images/s"
     first = run.tokenizer or {}
     before = sum(first.get(name, 0.0) for name in ("seconds", "codes_seconds"))
@@ -169,7 +171,7 @@ def run_text(run: "Run") -> dict[str, Any]:
 
 
 def tokenizer_text(first: Mapping[str, Any] | None) -> str | None:
-    """What people read of the first of two stages; None where there is one stage alone."""
+    """Return the line on the first stage; None if there is none."""
     if first is None:
         return None
     seconds = sum(first.get(name) or 0.0 for name in ("seconds", "codes_seconds"))
@@ -177,17 +179,17 @@ def tokenizer_text(first: Mapping[str, Any] | None) -> str | None:
 
 
 def leave_if_interrupted(run: "Run", *, as_json: bool) -> None:
-    """Say how to go on with a run that Ctrl-C stopped, and leave with exit code 130."""
+    """After Ctrl-C, say how to resume and exit with code 130."""
     if run.status != "interrupted":
         return
     output.result(run_payload(run), as_json=as_json)
     where, first = f" and saved at {run.images:,} images", run.tokenizer
     if first is not None and not run.images:
-        where = f" while its tokenizer was trained, and saved at {first['images']:,} images"
+        where = f" while its tokenizer was being trained, and saved at {first['images']:,} images"
         if first.get("model") or first["status"] == "finished":
             where = " before the first step of its second stage"
     progress.say(
-        f"Interrupted{where}; the same command goes on: {shlex.join(['danqing', *sys.argv[1:]])}",
+        f"Interrupted{where}; the same command resumes it: {shlex.join(['danqing', *sys.argv[1:]])}",
         style="yellow",
     )
     raise typer.Exit(INTERRUPTED)

@@ -32,8 +32,8 @@ def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mappi
         atomic.write_bytes(path, save(compact, metadata))
     except OSError as error:
         raise TrainingError(
-            f"The checkpoint cannot be written to {folder} ({error.strerror}): make room or mend the folder, "
-            "then run the same command again; it goes on from the last checkpoint."
+            f"The checkpoint cannot be written to {folder} ({error.strerror}): free some space or repair the "
+            "folder, then run the same command again; it resumes from the last checkpoint."
         ) from error
     for old in _all(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
@@ -41,9 +41,9 @@ def write(folder: Path, images: int, tensors: Mapping[str, Tensor], state: Mappi
 
 
 def read_latest(folder: Path) -> Found | None:
-    """The tensors and the state of the newest checkpoint that is whole, and a sentence on each that is not.
+    """Read the newest checkpoint that is whole; None if there is none.
 
-    None where there is no checkpoint at all. Raises TrainingError where there are some and none is whole.
+    Raises TrainingError if there are checkpoints and all are damaged.
     """
     atomic.remove_leftovers(folder)
     complaints: list[str] = []
@@ -51,7 +51,7 @@ def read_latest(folder: Path) -> Found | None:
         try:
             return *_read(path), complaints
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            complaints.append(f"The checkpoint {path.name} is damaged ({error}) and was passed over.")
+            complaints.append(f"The checkpoint {path.name} is damaged ({error}) and was skipped.")
     if complaints:
         raise TrainingError(
             f"No checkpoint in {folder} is whole: delete the run folder to start again, or restore the files."

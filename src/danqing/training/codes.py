@@ -1,4 +1,4 @@
-"""Images as a tokenizer's codes: written once into the cache, and drawn from there batch by batch."""
+"""Images as a tokenizer's codes: written to the cache once, and read from there in batches."""
 
 import contextlib
 import json
@@ -27,14 +27,15 @@ from danqing.training.config import RunConfig
 VERSION = 1
 _PIXELS_AT_ONCE = 2**18
 _PATIENCE_SECONDS = 0.5
-_OTHERS = "Waiting for the same codes, which another process writes"
+_OTHERS = "Waiting for another process that writes the same codes"
 
 _FORMATS: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
 
 
 class Codes:
-    """The codes of every view of every image, view after view: `read` gives those at some of these places,
-    `[n, rows, columns, depth]`.
+    """The codes of every view of every image, one view after another.
+
+    read: returns the codes at some of these places, `[n, rows, columns, depth]`.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class Codes:
 
     @classmethod
     def open(cls, path: Path, images: int) -> Self:
-        """Those in a file; they are read where they are needed, so that memory stays flat however many."""
+        """Open codes in a file.
+
+        They are read when they are needed, so that memory stays flat.
+        """
         file = TensorFile(path)
         count, *shape = file.shape("codes")
         format = _FORMATS[file.dtype("codes")]
@@ -55,19 +59,28 @@ class Codes:
         )
 
     def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
-        """The codes of some images, each in one of its views: int64 `[n, rows, columns, depth]`."""
+        """Return images' codes, each in one of its views.
+
+        The result is int64 `[n, rows, columns, depth]`.
+        """
         return torch.from_numpy(self._read(views * self.images + indices).astype(np.int64))
 
 
 class CodedBatches(Batches):
-    """The same images in the same order as `Batches`, as codes: in epoch e, each in view e modulo views."""
+    """The images of `Batches` as codes, in the same order.
+
+    Epoch e reads view e modulo the number of views.
+    """
 
     def __init__(self, dataset: Dataset, codes: Codes, **options: Any) -> None:
         super().__init__(dataset, **options, prefetch=False)
         self.codes = codes
 
     def at(self, images_seen: int) -> Batch:
-        """The batch that follows after `images_seen` images, on the device; its images are `[n, 0, 0, 0]`."""
+        """Return the batch after `images_seen` images, on the device.
+
+        Its images are empty, `[n, 0, 0, 0]`.
+        """
         indices = self.indices(images_seen)
         epochs = np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset)
         codes = self.codes.at(indices, epochs % self.codes.views)
@@ -77,8 +90,9 @@ class CodedBatches(Batches):
 
 
 def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
-    """How images are changed while they are learnt from: as asked, or as the data advises, but not mirrored
-    where their captions are read, which may say "on the left".
+    """Return a run's augmentation: as configured, or as suits the data.
+
+    By default, images are not mirrored if their captions are read, since these may say "on the left".
     """
     if config.data.augment is not None:
         return config.data.augment
@@ -87,7 +101,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
 
 
 def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
-    """What the batches of a run are like, of images and of codes alike."""
+    """Return the options of a run's batches, of images or of codes."""
     return {
         "batch_size": config.batch_size // config.training.accumulate,
         "seed": config.seed,
@@ -98,8 +112,9 @@ def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
 
 
 class Views(NamedTuple):
-    """The changes under which each image is encoded: what a view changes follows from the seed, the image and
-    the view alone.
+    """The augmentations under which each image is encoded.
+
+    How a view changes an image follows from the seed, the image and the view alone.
     """
 
     augment: Augment
@@ -107,18 +122,21 @@ class Views(NamedTuple):
     number: int
 
     def of(self, dataset: Dataset, view: int, rows: NDArray[np.int64]) -> torch.Tensor:
-        """One view of the images that follow `rows[0]`, float32 `[n, c, h, w]` in [-1, 1]."""
+        """Return one view of consecutive images, float32 `[n, c, h, w]` in [-1, 1]."""
         return self.augment.apply(
             dataset.full_depth(rows), derived_seed(self.seed, "view", view), images_seen=int(rows[0])
         )
 
     def key(self) -> str:
-        """What tells these views from others: the seed means nothing where nothing is changed."""
+        """Return what distinguishes these views from others.
+
+        Without augmentation, the seed has no effect.
+        """
         return "" if self.augment.is_off else f"{self.augment.model_dump_json()} {self.seed} {self.number}"
 
 
 def views_of(augment: Augment, seed: int, count: int) -> Views:
-    """So many views, or one where `augment` changes nothing."""
+    """Return `count` views, or one if `augment` changes nothing."""
     return Views(augment, seed, 1 if augment.is_off else count)
 
 
@@ -131,10 +149,13 @@ def ensure(
     on_progress: ProgressCallback,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Codes | None:
-    """The codes of a data set, from the cache, or made now; None where `stopped` said so before they were.
+    """Return the codes of a data set, from the cache if possible.
 
-    They are found again as long as the tokenizer's weights, the images and the views are the same. Raises
-    TrainingError where the cache cannot be written.
+    They are cached by the tokenizer's weights, the images and the views.
+
+    stopped: asked between parts; if it is true, the result is None.
+
+    Raises TrainingError if the cache cannot be written.
     """
     key = digest(
         f"codes {VERSION}", weights.digest(tokenizer.state_dict()), dataset.fingerprint, views.key()
@@ -144,7 +165,7 @@ def ensure(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder / f"{key}.lock", lambda: on_progress(0, len(dataset), _OTHERS), stopped):
-            for leftover in folder.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+            for leftover in folder.glob(f".{path.name}.*.tmp"):  # of processes that were killed
                 leftover.unlink(missing_ok=True)
             if not path.exists():
                 _write(path, _encoded(tokenizer.to(device), dataset, views, device), on_progress, stopped)
@@ -154,14 +175,14 @@ def ensure(
         return None
     except OSError as error:
         raise TrainingError(
-            f"The codes cannot be written to {folder} ({error.strerror or error}): make room there, or set "
-            "DANQING_CACHE to another folder."
+            f"The codes cannot be written to {folder} ({error.strerror or error}): free some space there, or "
+            "set DANQING_CACHE to another folder."
         ) from error
 
 
 @contextlib.contextmanager
 def _alone(path: Path, on_wait: Callable[[], None], stopped: Callable[[], bool]) -> Iterator[None]:
-    """Hold a lock, once no other process does; whoever waits is told so, and may stop."""
+    """Hold a lock. While another process has it, call `on_wait` and stop if requested."""
     lock = FileLock(path)
     while not lock.is_locked:
         try:
@@ -177,9 +198,7 @@ def _alone(path: Path, on_wait: Callable[[], None], stopped: Callable[[], bool])
 
 
 class _Encoded(NamedTuple):
-    """What a tokenizer makes of some images: their name, the format and the shape of all codes, and the parts
-    one by one.
-    """
+    """The codes of a data set while they are computed: `shape` is that of all `parts` together."""
 
     name: str
     format: str
@@ -190,7 +209,7 @@ class _Encoded(NamedTuple):
 def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.device) -> _Encoded:
     assert isinstance(tokenizer, Tokenizes)
     count, (width, height) = len(dataset), dataset.size
-    # Always as many at once: a product of another size may round otherwise.
+    # Always the same number at once, since a product of another size may round differently.
     at_once = max(1, min(256, _PIXELS_AT_ONCE // (width * height)))
 
     @torch.inference_mode()
@@ -224,4 +243,4 @@ def _write(path: Path, encoded: _Encoded, on_progress: ProgressCallback, stopped
 
 
 class _StoppedError(Exception):
-    """The user wants no more codes."""
+    """The user has requested a stop."""

@@ -1,4 +1,4 @@
-"""The command line that asks for the same thing again, as pages and facts quote it."""
+"""The command line that repeats a run or a study, as pages and facts quote it."""
 
 import json
 import shlex
@@ -9,9 +9,10 @@ from typing import Any
 def command_line(
     verb: str, data: str, options: Mapping[str, Any], settings: Mapping[str, Any] | None = None
 ) -> str:
-    """`danqing VERB DATA` with its options and settings; what was not asked for, None or "auto", is left out.
+    """Return `danqing VERB DATA` with its options and settings.
 
-    A size is a tuple, (width, height); an option of one letter takes one dash.
+    options: those that are None or "auto" are left out. A size is a tuple (width, height). A name of one
+    letter gets one dash.
     """
     words = ["danqing", verb, data]
     for option, value in options.items():

@@ -89,8 +89,9 @@ class DataConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """How a run trains; only the first five settings change what is learnt.
+    """How a run trains.
 
+    Only the first five settings change what is learnt.
     ema_lengths: keep averages of the weights whose widths are these shares of the run, in ascending order,
     instead of one with a half-life. The average of any other length can then be computed after training.
     """
@@ -116,14 +117,14 @@ class TrainingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """How the moving average is scored on images that are not trained on.
+    """How the moving average is scored on held-out images.
 
     every_images: how often; 0 is never, "tenth" is every tenth of the budget. "auto" is "tenth" for runs of
     20 minutes or 2,000,000 images on data of 1,000 images or more, and 0 for others; it is decided when the
     run begins.
     samples: the number of images to sample for a score.
     held_out: the share of the training images to hold out if the data has no validation split.
-    patience_images: end the run when the score has not improved for so many images; 0 is never.
+    patience_images: end the run when the score has not improved for this many images; 0 is never.
     keep: whether the model folder gets the weights with the best score or the last ones. Later scores on the
     same images flatter the best weights, since those images chose them.
     """
@@ -283,7 +284,7 @@ class RunConfig(_Section):
         return self.model_copy(update={"evaluation": evaluation})
 
     def is_worth_evaluating(self, images: int) -> bool:
-        """Whether "auto" means evaluation for a data set of so many images."""
+        """Whether "auto" means evaluation for a data set of this many images."""
         if self.evaluation.patience_images:
             return True
         if not can_sample(self.family):

@@ -1,4 +1,4 @@
-"""The JSON Schema of configuration files, by which editors complete and check them."""
+"""The JSON Schema of configuration files, with which editors complete and check them."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ _DEFINITIONS = "#/$defs/{model}"
 
 
 def schema(family: str | None = None) -> dict[str, Any]:
-    """Return the JSON Schema of the configuration files of a family, or of all.
+    """Return the JSON Schema of configuration files, by default for all families.
 
-    What a model takes from the data, such as its labels, is no setting and is left out.
-    Raises ConfigError for a family that does not exist.
+    What a model takes from the data, such as its labels, is left out. Raises ConfigError for a family that
+    does not exist.
     """
     whole = RunConfig.model_json_schema(ref_template=_DEFINITIONS)
     names = [family] if family is not None else families.names()
@@ -35,7 +35,7 @@ def schema(family: str | None = None) -> dict[str, Any]:
 
 
 def _section(family: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file may say under `model`; what it refers to is added to `definitions`."""
+    """The schema of the section `model`; what it refers to is added to `definitions`."""
     config = families.config_class(family)
     section = config.model_json_schema(ref_template=_DEFINITIONS)
     definitions |= section.pop("$defs", {})

@@ -9,7 +9,7 @@ from danqing.training.position import Position
 
 
 class CostMeter:
-    """Counts the energy and the memory that this process uses on a device."""
+    """Counts the energy and memory that this process uses."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -26,7 +26,7 @@ class CostMeter:
         position.peak_memory_bytes = max(position.peak_memory_bytes, peak)
 
     def cost(self, position: Position) -> dict[str, float | None]:
-        """Return the cost of a run, over every process that worked on it.
+        """Return the cost of a run, over all its processes.
 
         energy_wh: of the whole machine; None if it does not report its energy.
         evaluation_seconds: they are part of the core-hours, but not of the training time.
@@ -44,9 +44,9 @@ class CostMeter:
 def total_cost(
     first: Mapping[str, float | None], second: Mapping[str, float | None]
 ) -> dict[str, float | None]:
-    """Return the cost of two stages: sums, and the larger of the two peaks.
+    """Return the cost of two stages: sums, and the larger peak.
 
-    None where neither stage knows a value.
+    A value is None if neither stage knows it.
     """
     total = {}
     for name in second:

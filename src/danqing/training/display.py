@@ -1,4 +1,4 @@
-"""A run shown to whoever waits for it."""
+"""A run shown on the terminal."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Display(Listener):
-    """Shows a run on a bar: the data being read, the plan, the progress, and what is worth a line."""
+    """Shows a run on a progress bar, with lines above it."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
@@ -27,9 +27,9 @@ class Display(Listener):
         parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.items() if count)
         self._bar.say(f"Parameters: {parts}")
         resumed = f"; {plan.resumed_from:,} images seen before" if plan.resumed_from else ""
-        self._bar.say(f"{_titled('Plan', plan.stage)}: {_told(plan)}{resumed}")
+        self._bar.say(f"{_titled('Plan', plan.stage)}: {_plan_text(plan)}{resumed}")
         if plan.then is not None:
-            self._bar.say(f"{_titled('Then', plan.then.stage)}: {_told(plan.then)}")
+            self._bar.say(f"{_titled('Then', plan.then.stage)}: {_plan_text(plan.then)}")
 
     def on_progress(self, progress: Progress) -> None:
         speed = progress.images / progress.seconds if progress.seconds > 0 else 0.0
@@ -58,7 +58,7 @@ class Display(Listener):
 
 
 def show_report(bar: Bar, report: "DataReport") -> None:
-    """Show what was found in the data, and in yellow what to look at."""
+    """Show what was found in the data, with notes in yellow."""
     notes = set(report.notes)
     for line in report.lines():
         bar.say(line, style="yellow" if line in notes else "")
@@ -68,7 +68,7 @@ def _titled(title: str, stage: str) -> str:
     return f"{title}, {stage}" if stage else title
 
 
-def _told(plan: Plan) -> str:
+def _plan_text(plan: Plan) -> str:
     disk = f", up to {memory(plan.snapshot_bytes)} of disk for snapshots" if plan.snapshot_bytes else ""
     return (
         f"{plan.images:,} images in about {duration(plan.seconds)} "

@@ -15,7 +15,7 @@ from danqing.training.validation import Best, Validation
 
 
 def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str, Any]:
-    """Return the images that are trained on and, as `judged`, those that are scored on."""
+    """Return facts of the training images and, as `judged`, the held-out ones."""
     info, labels = dataset.info, dataset.labels
     counts = {}
     if labels is not None:
@@ -52,7 +52,7 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
 
 
 def held_out(config: RunConfig, held: Held | None) -> dict[str, float]:
-    """Return the share of the training images that was held out, if any."""
+    """Return the held-out share of the training images, if any."""
     return {"held_out": config.evaluation.held_out} if held is not None and held.split == "held-out" else {}
 
 
@@ -138,7 +138,7 @@ def of_ema(length: float, validation: Validation | None, images: int) -> dict[st
 
 
 def of_best(best: Best) -> dict[str, Any]:
-    """Return the score of the best model, which is the one in the model folder."""
+    """Return the score of the model in the model folder, the best."""
     score = best.score
     return {
         "images": best.images,

@@ -1,7 +1,7 @@
-"""The first stage of a run: a tokenizer, trained or brought along, and the codes that it makes of images.
+"""The first stage of a run: a tokenizer, trained or given, and the codes of the images.
 
-It is an ordinary run in the folder `tokenizer` of the run, with its share of the budget. What is trained
-after it never changes it, and a run whose second stage has begun goes on with that tokenizer or not at all.
+It is an ordinary run in the folder `tokenizer` of the run, with its share of the budget. The second stage
+never changes the tokenizer, and can only be resumed with the tokenizer that it began with.
 """
 
 import time
@@ -35,9 +35,10 @@ from danqing.version import __version__
 
 
 class FirstStage:
-    """What a run does before its own training, where its configuration names a tokenizer.
+    """What a run with a tokenizer does before its own training.
 
-    The folder must exist and be locked; `config` is not yet completed for the data.
+    config: not yet completed for the data.
+    folder: of the run; it exists and is locked.
     """
 
     def __init__(
@@ -55,22 +56,22 @@ class FirstStage:
         self.own = RunFolder(folder.tokenizer)
         self.wanted = config.tokenizer
         self._begun = folder.has_checkpoints
-        """Whether the second stage has begun: its tokenizer is then what it is."""
+        """Whether the second stage has begun, so that its tokenizer cannot change."""
         self._learnt_from = dataset.fingerprint
         self._known: tuple[FamilyConfig, RunConfig] | None = None
 
     def run(self) -> tuple[RunConfig, Stage] | None:
-        """The second stage with its configuration, completed and with what is left of the budget; None where
-        the user stopped the first.
+        """Train or load the tokenizer and encode the images.
 
-        Raises DanqingError; what went wrong then stands in the facts of the run.
+        Returns the second stage and its configuration, completed for the data and with the rest of the
+        budget; None if the user stopped the first stage. Raises DanqingError and records the failure.
         """
         self._write_facts()
         try:
-            family = self._brought() if self.wanted.model else self._trained()
+            family = self._given() if self.wanted.model else self._trained()
             tokenized = self._tokenized(family) if family is not None else None
         except BaseException as error:
-            if not self._begun:  # else nothing has been lost, and the run is what it was
+            if not self._begun:  # else the run is as it was before
                 stopped = isinstance(error, KeyboardInterrupt)
                 self._close("interrupted" if stopped else "failed", None if stopped else str(error))
             raise
@@ -78,68 +79,71 @@ class FirstStage:
             self._close("interrupted")
             return None
         completed = self._completed(tokenized.tokenizer.config)
-        return left_for_the_second(completed, tokenized.facts), Stage(PRIOR, tokenized=tokenized)
+        return second_stage_config(completed, tokenized.facts), Stage(PRIOR, tokenized=tokenized)
 
-    def _brought(self) -> Family:
-        """The tokenizer of a model that is there already."""
+    def _given(self) -> Family:
+        """The tokenizer of a model that has been trained before."""
         model = loading.load(self.wanted.model)
         family = model.family
-        told = [model.facts.get(name, {}).get("fingerprint") for name in ("tokenizer", "data")]
-        self._learnt_from = told[0] or told[1] or "unknown"
+        known = [model.facts.get(name, {}).get("fingerprint") for name in ("tokenizer", "data")]
+        self._learnt_from = known[0] or known[1] or "unknown"
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
         if not isinstance(family, Tokenizes):
-            raise ConfigError(f"{self.wanted.model} is no tokenizer: give a vqvae, or a model that has one.")
+            raise ConfigError(
+                f"{self.wanted.model} is not a tokenizer: give a vqvae, or a model that has a tokenizer."
+            )
         size, channels = (family.config.width, family.config.height), family.config.channels
         if (size, channels) != (self.dataset.size, self.dataset.channels):
             here, there = "{}x{}".format(*self.dataset.size), "{}x{}".format(*size)
-            mend = [f"--size {there}"] if size != self.dataset.size else []
+            options = [f"--size {there}"] if size != self.dataset.size else []
             if channels != self.dataset.channels:
-                mend.append(f"--set data.channels={channels}")
-                mend += ["--set data.alpha=keep"] if channels in (2, 4) else []
+                options.append(f"--set data.channels={channels}")
+                options += ["--set data.alpha=keep"] if channels in (2, 4) else []
             raise ConfigError(
-                f"The tokenizer {self.wanted.model} knows images of {there} with {channels} channels, and "
-                f"these are {here} with {self.dataset.channels}: choose {' '.join(mend)}."
+                f"The tokenizer {self.wanted.model} is for images of {there} with {channels} channels, and "
+                f"these are {here} with {self.dataset.channels}: add {' '.join(options)}."
             )
         if self.held is not None and self._learnt_from != self.dataset.fingerprint and not self._begun:
             self.listener.on_message(
-                f"The tokenizer {self.wanted.model} learnt from other images than this run does, and those "
-                "that are held out may be among them: scores may flatter; to be sure, leave --tokenizer out."
+                f"The tokenizer {self.wanted.model} was trained on other images than this run, perhaps on "
+                "some that are held out here, so scores may be too good. To be sure, leave --tokenizer out."
             )
         return family
 
     def _trained(self) -> Family | None:
-        """The tokenizer after its training, or after the rest of it; None where the user stopped it."""
+        """The tokenizer after its training; None if the user stopped it."""
         if self._begun and not self.own.model.exists():
             raise TrainingError(
-                f"The tokenizer in {self.own.path} is gone, and the run was built on it: restore that "
-                "folder, or choose another --out."
+                f"The tokenizer in {self.own.path} is missing, and the run needs it: restore that folder, or "
+                "choose another --out."
             )
-        if self._begun or self.own.has_finished:  # its model is all that is needed
+        if self._begun or self.own.has_finished:
             return model_folder.read(self.own.model)[0]
         self.own.create()
-        with self.own.locked(), self.own.honest():
+        with self.own.locked(), self.own.recording_failure():
             config = self.own.settle_config(self._own_config())
             self.own.check_images(self.dataset, self.held)
             completed = self.own.complete(config, self.dataset)
-            if not isinstance(_blank(completed.model), Tokenizes):
-                raise ConfigError(f"A {config.family} is no tokenizer: choose another tokenizer.preset.")
-            stage = Stage(TOKENIZER, OF_TOKENIZER, then=self._foreseen(completed))
+            if not isinstance(_without_weights(completed.model), Tokenizes):
+                raise ConfigError(f"A {config.family} is not a tokenizer: choose another tokenizer.preset.")
+            stage = Stage(TOKENIZER, OF_TOKENIZER, then=self._plan_of_second_stage(completed))
             trainer = Trainer(
                 completed, self.dataset, self.own, self.device, self.listener, held=self.held, stage=stage
             )
             status = trainer.run()
             self._write_facts()
-            if status != "finished" or trainer.interruption.requested:  # be it at its last step
+            if status != "finished" or trainer.interruption.requested:  # perhaps at its last step
                 return None
         return model_folder.read(self.own.model)[0]
 
     def _own_config(self) -> RunConfig:
-        """What the tokenizer is trained with. All of it is settled when it begins, its budget too: what a run
-        is given later is for its second stage.
+        """The configuration that the tokenizer is trained with.
+
+        It is decided when the run begins. A larger budget later is for the second stage.
         """
         config, settings = self.config, self.wanted.settings
-        if self.own.has_checkpoints:  # whatever a preset may say by now
+        if self.own.has_checkpoints:  # a preset may have changed since
             begun = from_toml(self.own.config_file)
             free = {name: getattr(config.training, name) for name in FREE}
             return begun.model_copy(update={"training": begun.training.model_copy(update=free)})
@@ -153,23 +157,24 @@ class FirstStage:
             budget["minutes"] = config.minutes * self.wanted.share
         evaluation = EvaluationConfig(
             every_images=0, held_out=config.evaluation.held_out, keep="last"
-        )  # with the same images held out, though nothing is scored on them
+        )  # the same images are held out, so that the second stage can be scored on them
         shape = {"source": config.source, "data": config.data, "size": self.dataset.size}
         return own.model_copy(update={**shape, **budget, "evaluation": evaluation})
 
-    def _foreseen(self, first: RunConfig) -> Plan:
-        """What the second stage will take, found out on codes that mean nothing. Raises TrainingError where
-        the memory will not be enough for it.
+    def _plan_of_second_stage(self, first: RunConfig) -> Plan:
+        """The plan of the second stage, measured on random codes.
+
+        Raises TrainingError if there is not enough memory for it.
         """
-        blank = _blank(first.model)
-        assert isinstance(blank, Tokenizes)
+        tokenizer = _without_weights(first.model)
+        assert isinstance(tokenizer, Tokenizes)
         seen = {"images": 0, "seconds": 60 * (first.minutes or 0)}
         if first.images is not None:
             seen["images"] = -(-first.images // first.batch_size) * first.batch_size  # in whole steps
-        config = left_for_the_second(self._completed(first.model), seen)
+        config = second_stage_config(self._completed(first.model), seen)
         brief = config.training.model_copy(update={"measure_seconds": config.training.measure_seconds / 3})
         config = config.model_copy(update={"training": brief})  # it is measured again when it begins
-        numbers = np.random.default_rng(0).integers(0, blank.vocabulary, (1, *blank.code_shape))
+        numbers = np.random.default_rng(0).integers(0, tokenizer.vocabulary, (1, *tokenizer.code_shape))
         same = Codes(lambda places: np.repeat(numbers, len(places), axis=0), len(self.dataset))
         batches = CodedBatches(self.dataset, same, **batch_options(config, self.device))
         needs = estimate_requirements(config, batches, self.device, config.training.precision)
@@ -179,20 +184,20 @@ class FirstStage:
         return needs.plan(images, self.device, stage=PRIOR)
 
     def _completed(self, tokenizer: FamilyConfig) -> RunConfig:
-        """The run's configuration for its data and this tokenizer; reading the captions may take its time."""
+        """The run's configuration for its data and this tokenizer; reading captions may take a while."""
         if self._known is None or self._known[0] != tokenizer:
             self._known = (tokenizer, self.folder.complete(self.config, self.dataset, tokenizer))
             captions.read(self._known[1].model, self.dataset, self.listener)
         return self._known[1]
 
     def _tokenized(self, tokenizer: Family) -> Tokenized | None:
-        """The tokenizer with its codes; None where the user stopped before they were written."""
+        """The tokenizer with its codes; None if the user stopped the run before they were written."""
         digest = weights.digest(tokenizer.state_dict())
         earlier = self.folder.facts().get("tokenizer", {})
         if self._begun and earlier.get("weights") != digest:
             raise TrainingError(
-                f"The tokenizer is no longer the one that the run in {self.folder.path} began with: restore "
-                "it, or choose another --out."
+                f"The tokenizer is not the one that the run in {self.folder.path} began with: restore it, or "
+                "choose another --out."
             )
         views = codes.views_of(augmentation(self.config, self.dataset), self.config.seed, self.wanted.views)
         costs, started, interruption = CostMeter(self.device), time.monotonic(), Interruption()
@@ -207,7 +212,7 @@ class FirstStage:
             )
         if written is None or interruption.requested:
             return None
-        if self._begun:  # what it took then is what the budget was reckoned with
+        if self._begun:  # the budget was computed with what the codes took then
             return Tokenized(tokenizer, written, earlier)
         spent = Position(seconds=time.monotonic() - started)
         costs.count(spent)
@@ -218,7 +223,7 @@ class FirstStage:
         return Tokenized(tokenizer, written, known | {"status": "finished", "cost": cost})
 
     def _facts(self) -> dict[str, Any]:
-        """What is known of the first stage so far: what its own run says of itself, or whose it was."""
+        """What is known of the first stage so far, from its own run or from the model that was given."""
         own = self.own.facts() if not self.wanted.model else {}
         progress = own.get("progress", {})
         return {
@@ -232,7 +237,7 @@ class FirstStage:
         }
 
     def _write_facts(self) -> None:
-        """Let `run.json` say that the first stage is at work; a second stage that has begun says more."""
+        """Record in `run.json` that the first stage is running, unless the second has begun."""
         if self._begun:
             return
         self.folder.update_facts(
@@ -252,9 +257,12 @@ class FirstStage:
         report.write(self.folder.path)
 
 
-def left_for_the_second(config: RunConfig, first: Mapping[str, Any]) -> RunConfig:
-    """The configuration with what is left of the budget after a first stage of so many `images` and
-    `seconds`, and after `codes_seconds`; always enough for a step.
+def second_stage_config(config: RunConfig, first: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with what the first stage leaves of the budget.
+
+    first: the facts of the first stage: `images`, `seconds` and perhaps `codes_seconds`.
+
+    At least one step is left.
     """
     images, minutes = config.images, config.minutes
     if images is not None:
@@ -265,7 +273,7 @@ def left_for_the_second(config: RunConfig, first: Mapping[str, Any]) -> RunConfi
     return config.model_copy(update={"images": images, "minutes": minutes})
 
 
-def _blank(config: FamilyConfig) -> Family:
-    """A family without weights, to ask what it is like."""
+def _without_weights(config: FamilyConfig) -> Family:
+    """A family whose weights take no memory, to read its properties."""
     with torch.device("meta"):
         return families.build(config)

@@ -1,4 +1,4 @@
-"""What watches over a run: samples that are all alike, and the alarms of the learner itself."""
+"""The guard of a run: it raises an alarm where samples are all alike or the learner complains."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 from danqing.families.base import Alarm, Family, Learner
 
 WINDOW = 20
+"""Lines of the log that are averaged."""
 COLLAPSED = 0.15
+"""The diversity of samples, as a share of that of the data, below which they are all alike."""
 
 
 class Guard:
-    """Turns the log and the sample grids into alarms, one of each kind.
+    """Turns the log and sample grids into alarms, one per kind.
 
     raised: the kinds of alarms that the run has raised before.
-    log: its lines so far.
+    log: the lines of the log so far.
     """
 
     def __init__(self, learner: Learner, raised: Iterable[str], log: Iterable[Mapping[str, float]]) -> None:
@@ -25,7 +27,10 @@ class Guard:
         self._recent: deque[Mapping[str, float]] = deque(log, maxlen=WINDOW)
 
     def on_log(self, record: Mapping[str, float]) -> list[Alarm]:
-        """Return the new alarms after another line of the log, from averages over the last lines."""
+        """Return the new alarms after another line of the log.
+
+        They follow from averages over the last lines.
+        """
         self._recent.append(record)
         if len(self._recent) < WINDOW:
             return []
@@ -34,11 +39,14 @@ class Guard:
         return self._new(self._learner.alarms(averages))
 
     def on_samples(self, samples: NDArray[np.uint8], real: NDArray[np.uint8]) -> list[Alarm]:
-        """Return an alarm where samples differ far less than real images do; both `[n, h, w, c]`."""
+        """Return an alarm if samples are nearly all alike.
+
+        samples, real: `[n, h, w, c]`; samples should differ about as much as real images do.
+        """
         ratio = diversity(samples) / max(diversity(real), 1e-9)
         if ratio >= COLLAPSED:
             return []
-        assert isinstance(self._learner, Family)  # what does not sample has no samples to look at
+        assert isinstance(self._learner, Family)  # other learners have no samples
         shown = "samples" if self._learner.has_prior else "reconstructions"
         text = (
             f"The {shown} are nearly all alike (they differ {ratio:.0%} as much as the data does): "
@@ -53,7 +61,9 @@ class Guard:
 
 
 def diversity(images: NDArray[np.uint8]) -> float:
-    """The mean root-mean-square difference between different images of a set `[n, h, w, c]`, in pixel values.
+    """Return the root mean squared difference between images `[n, h, w, c]`.
+
+    It is in pixel values.
 
     From E|x - y|² = 2 (E|x|² - |E x|²): the variance about the mean image, without n² comparisons.
     """

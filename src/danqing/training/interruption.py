@@ -15,7 +15,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Set `requested` at the first signal; a second one ends the process at once."""
+        """Set `requested` at the first signal; a second ends the process."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

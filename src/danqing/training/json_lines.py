@@ -10,7 +10,10 @@ from danqing.errors import TrainingError
 
 
 class AppendedLines:
-    """A file of JSON lines that can be cut back to a known length, so that a resumed run repeats no line."""
+    """A file of JSON lines that can be cut shorter.
+
+    A resumed run cuts it, so that no line is written twice.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -21,13 +24,16 @@ class AppendedLines:
         self._file.flush()
 
     def sync(self) -> int:
-        """Make the lines durable; the file's length in bytes."""
+        """Make the lines durable; returns the file's length in bytes."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self.path.stat().st_size
 
     def cut(self, length: int) -> None:
-        """Forget everything behind the first `length` bytes."""
+        """Remove everything after the first `length` bytes.
+
+        Raises TrainingError if the file is shorter.
+        """
         self._file.flush()
         if self.path.stat().st_size < length:
             raise TrainingError(f"{self.path} has lost lines: restore it, or choose another --out.")

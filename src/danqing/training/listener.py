@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it; the command line draws bars from it, a notebook may plot."""
+"""What a run reports while it trains: the command line shows it as a bar, a notebook may plot it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will cost, estimated before its first step by taking a few on a copy of the model.
+    """What a run will need, estimated before its first step.
 
-    parameters: count per module. memory_bytes: expected peak of the process. seconds: expected for `images`
-    that remain; images_per_second as measured; resumed_from: images that an earlier process has seen already.
-    snapshot_bytes: the most disk space of the snapshots of the moving averages, 0 if there are none.
-    stage: what is learnt, where a run has two stages. then: the plan of the stage that follows.
+    parameters: count per module.
+    memory_bytes: expected peak of the process.
+    images: the whole budget.
+    seconds: expected for the images that remain.
+    images_per_second: as measured.
+    resumed_from: images that earlier processes have seen.
+    snapshot_bytes: the most disk space of the snapshots of the moving averages.
+    stage: if a run has two stages, the name of this one.
+    then: the plan of the stage that follows.
     """
 
     parameters: dict[str, int]
@@ -35,9 +40,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands: images seen and in all, seconds spent and left, and the log's latest averages.
+    """How far a run is, with the latest averages of its log.
 
-    Where a run has two stages, all this is of the one that is called `stage`.
+    stage: if a run has two stages, the name of the one that all this is about.
     """
 
     images: int
@@ -50,10 +55,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The score of the moving average on held-out images after `images` have been seen.
+    """The score of the moving average on held-out images.
 
-    best_images: how many had been seen at the best score so far, which is this one where `is_best`; None
-    where the last model is kept, whatever its score.
+    images: how many had been seen.
+    best_images: how many had been seen at the best score so far; None if the run keeps its last model,
+    whatever the scores.
     ema_length: of the moving average; None if it has a half-life.
     """
 
@@ -65,30 +71,31 @@ class Scored:
 
 
 class Listener:
-    """Told what happens in a run. Override what you care for; every method may be called often and must be
-    quick.
+    """Hears what happens in a run; override the methods that you need.
+
+    Every method may be called often and must return quickly.
     """
 
     def on_data(self, done: int, total: int, text: str) -> None:
-        """`done` of `total` images have been prepared."""
+        """`done` of `total` images have been prepared; `text` says for what."""
 
     def on_dataset(self, report: "DataReport") -> None:
-        """The images have been read: how many were found, used and left out, and what to look at."""
+        """The images have been read; the report says how many are used."""
 
     def on_plan(self, plan: Plan) -> None:
-        """The run has been estimated and is about to take its first step."""
+        """The run has been estimated and begins."""
 
     def on_progress(self, progress: Progress) -> None:
         """A training step has been taken."""
 
     def on_message(self, text: str) -> None:
-        """Something worth a line happened: a resume, a rollback."""
+        """Something worth a line of text happened."""
 
     def on_alarm(self, text: str) -> None:
-        """Something goes wrong, and `text` names the setting to change."""
+        """Training goes wrong; `text` names the setting to change."""
 
     def on_samples(self, path: Path) -> None:
-        """A grid of samples has been painted."""
+        """A grid of samples has been written to `path`."""
 
     def on_score(self, scored: Scored) -> None:
-        """The model has been scored on images that it does not learn from."""
+        """The model has been scored on held-out images."""

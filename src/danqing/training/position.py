@@ -1,14 +1,16 @@
-"""Where a run stands, and what it has taken so far."""
+"""The position of a run: what it has seen and used so far."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Position:
-    """Where a run stands; with the engine's tensors, all that a checkpoint holds.
+    """What a run has seen and used so far.
 
-    learning_rate_scale: 1, or less after a rollback. evaluation_seconds: spent on scoring, which `seconds`
-    leave out. peak_memory_bytes: 0 where the system does not tell.
+    seconds: of training alone.
+    learning_rate_scale: 1, or less after a rollback.
+    evaluation_seconds: of scoring.
+    peak_memory_bytes: 0 if the system does not report it.
     """
 
     images: int = 0
@@ -21,7 +23,7 @@ class Position:
     peak_memory_bytes: int = 0
 
     def facts(self) -> dict[str, float]:
-        """What `run.json` and `timing.jsonl` say of it."""
+        """Return what `run.json` and `timing.jsonl` say of it."""
         return {
             "images": self.images,
             "seconds": self.seconds,

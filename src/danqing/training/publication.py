@@ -23,7 +23,7 @@ from danqing.training.run_folder import RunFolder
 
 
 class Publisher:
-    """Writes a run's sample grids and keeps its model folder up to date.
+    """Writes a run's sample grids and its model folder.
 
     real: as many real images as a grid has.
     """
@@ -127,7 +127,7 @@ def holds(folder: Path, model: Model) -> bool:
 
 
 def is_scored(folder: Path, model: Model) -> bool:
-    """Whether a model folder holds a score that may be of these weights."""
+    """Whether a model folder may hold a score of these weights."""
     digest = weights.digest(model.family.state_dict())
     try:
         found = scores.read(folder / "scores.json")

@@ -1,4 +1,4 @@
-"""What a run will need, before its first step: memory by counting, time by a few steps on a copy."""
+"""What a run will need, before its first step: memory by counting, time by a few steps of a copy."""
 
 import math
 import time
@@ -22,14 +22,18 @@ from danqing.training.listener import Plan
 _GIB = 2**30
 _ROUNDS = 3
 _LATE = 10**9
-"""So many images are taken for the end of a run whose budget is in minutes."""
+"""Stands for the last image of a run whose budget is in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """Parameters per module, expected peak in bytes, the faster precision and its images per second.
+    """What a run needs.
 
-    snapshot_bytes: the most disk space that the snapshots of the moving averages take.
+    parameters: count per module.
+    memory_bytes: expected peak of the process.
+    precision: the faster one.
+    images_per_second: with that precision.
+    snapshot_bytes: the most disk space of the snapshots of the moving averages.
     """
 
     parameters: dict[str, int]
@@ -41,7 +45,10 @@ class Requirements:
     def plan(
         self, images: int, device: torch.device, *, seen: int = 0, stage: str = "", then: Plan | None = None
     ) -> Plan:
-        """Return the plan of a run of `images`, of which `seen` have been seen."""
+        """Return the plan of a run.
+
+        images: the whole budget, of which `seen` have been seen.
+        """
         return Plan(
             parameters=self.parameters,
             memory_bytes=self.memory_bytes,
@@ -64,15 +71,16 @@ def estimate_requirements(
     precision: str,
     tokenizer: Learner | None = None,
 ) -> Requirements:
-    """Count memory, refuse what cannot fit, then time a few steps; "auto" times each precision and takes the
-    faster.
+    """Count the memory that a run needs, and time a few steps.
 
-    Both are as they will be at the run's end, when all that starts later than the run, such as a
-    discriminator, has started.
+    Both as at the end of the run, when everything has started that starts late, such as a discriminator.
 
-    Raises TrainingError when the machine has not enough memory.
+    precision: "auto" times each precision and chooses the faster.
+    tokenizer: of a run whose batches are codes.
+
+    Raises TrainingError if the machine does not have enough memory.
     """
-    _refuse_what_cannot_fit(config, _state_bytes(config), machine.available_memory(device))
+    _check_memory(config, _state_bytes(config), machine.available_memory(device))
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
     engine, end = Engine(config, batches, device, choices[0], tokenizer), config.images or _LATE
     engine.learner.on_progress(end)
@@ -81,9 +89,9 @@ def estimate_requirements(
         for name, child in engine.learner.named_children()
     }
     needed = _state_bytes(config) + 2 * _kept_by_batch(engine)
-    _refuse_what_cannot_fit(config, needed, machine.available_memory(device))
+    _check_memory(config, needed, machine.available_memory(device))
     memory = needed + (machine.resident_memory() if device.type == "cpu" else 0)
-    # In turns, and the best of each: what else the machine does meanwhile must not decide.
+    # In turns, and the best of each, so that other work on the machine does not decide.
     rounds = _ROUNDS if len(choices) > 1 else 1
     speeds = dict.fromkeys(choices, 0.0)
     for choice in choices * rounds:
@@ -97,10 +105,7 @@ def estimate_requirements(
 
 
 def _state_bytes(config: RunConfig) -> int:
-    """Bytes of weights, gradients, the optimiser's averages and the moving averages.
-
-    Nothing is allocated for it.
-    """
+    """Bytes of weights, gradients, the optimiser's averages and the moving averages."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in families.build_learner(config.model).parameters())
     moving = max(1, len(config.training.ema_lengths))
@@ -108,9 +113,9 @@ def _state_bytes(config: RunConfig) -> int:
 
 
 def _kept_by_batch(engine: Engine) -> int:
-    """Bytes that backward keeps of a batch; kernels need working memory of about as much again.
+    """Bytes that the backward pass keeps of a batch; kernels need about as much again to work in.
 
-    Counted on two and on four images; what a further image adds is scaled to the batch.
+    Counted for two and four images, and scaled to the batch by what each further image adds.
     """
     count = engine.config.batch_size // engine.config.training.accumulate
     if count <= 4:
@@ -120,9 +125,9 @@ def _kept_by_batch(engine: Engine) -> int:
 
 
 def _kept_for_backward(engine: Engine, count: int) -> int:
-    """Bytes that the greediest phase keeps for its backward pass on `count` images."""
+    """Bytes that the phase that needs most keeps for its backward pass on `count` images."""
     batch = engine.batches.at(0)[:count]
-    kept: dict[int, int] = {}  # by address: a tensor that several operations keep takes its memory once
+    kept: dict[int, int] = {}  # by address, since several operations may keep the same tensor
 
     def note(tensor: Tensor) -> Tensor:
         kept[tensor.data_ptr()] = max(kept.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
@@ -134,13 +139,13 @@ def _kept_for_backward(engine: Engine, count: int) -> int:
         rng = generator(0, "estimate", device=engine.device)
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
         with hooks, autocast(engine.precision, engine.device):
-            losses = engine.learner.loss(batch, phase, rng)  # held, so that no address is given out twice
+            losses = engine.learner.loss(batch, phase, rng)  # kept alive, so that no address is reused
         most = max(most, sum(kept.values()))
         del losses
     return most
 
 
-def _refuse_what_cannot_fit(config: RunConfig, needed: int, available: int) -> None:
+def _check_memory(config: RunConfig, needed: int, available: int) -> None:
     if needed <= 0.9 * available:
         return
     parts = config.training.accumulate * math.ceil(needed / (0.7 * available))
@@ -153,8 +158,9 @@ def _refuse_what_cannot_fit(config: RunConfig, needed: int, available: int) -> N
 
 
 def _images_per_second(engine: Engine, begin: int, seconds: float) -> float:
-    """Speed over a few steps from `begin` images on, the first of which (allocations, kernels being chosen)
-    is not counted.
+    """The speed of a few steps from `begin` images on.
+
+    The first step is not counted: it allocates memory and chooses kernels.
     """
     images = engine.images_per_step
     _run(engine, begin, 0)

@@ -1,4 +1,4 @@
-"""`train`: from images and a preset to a run folder, and the run that comes of it."""
+"""`train`: from images and a preset to a run folder."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from danqing.training.command import command_line
 from danqing.training.config import RunConfig
 from danqing.training.config_reading import resolve
 from danqing.training.display import Display
-from danqing.training.first_stage import FirstStage, left_for_the_second
+from danqing.training.first_stage import FirstStage, second_stage_config
 from danqing.training.listener import Listener
 from danqing.training.report import document as report
 from danqing.training.run_folder import RunFolder
@@ -32,15 +32,18 @@ from danqing.training.validation import FEWEST
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What came of a run. final: the averages in the last line of its log; status: "finished" or
-    "interrupted".
+    """The result of a run.
 
-    reason: a sentence where the run ended before its budget did. best: images, value and text of the best
-    held-out score, which is that of the model; None where the run is not evaluated. cost: core_hours,
-    energy_wh and peak_memory_bytes, each None where the machine does not tell. `seconds` are of training
-    alone. tokenizer: what is known of the first of two stages, where there are two; `seconds` and `cost` are
-    of both, all else is of the second. ema: the EMA length of the model and how it was chosen, where averages
-    of several lengths are kept.
+    status: "finished" or "interrupted".
+    seconds: of training alone.
+    final: the averages in the last line of the log.
+    reason: a sentence if the run ended before its budget was spent.
+    best: images, value and text of the best held-out score, which is that of the model; None if the run is
+    not evaluated.
+    cost: core_hours, energy_wh and peak_memory_bytes, each None if the machine does not report it.
+    tokenizer: facts of the first stage, if there are two; `seconds` and `cost` are then of both stages, and
+    everything else of the second.
+    ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
     """
 
     folder: Path
@@ -58,7 +61,7 @@ class Run:
 
     @property
     def evaluation_share(self) -> float:
-        """The part of the run's time that evaluation took, in [0, 1]."""
+        """Return the share of time that evaluation took, in [0, 1]."""
         spent = self.seconds + self.evaluation_seconds
         return self.evaluation_seconds / spent if spent else 0.0
 
@@ -69,7 +72,7 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The report, one self-contained HTML file."""
+        """The report, a self-contained HTML file."""
         return RunFolder(self.folder).report
 
 
@@ -91,18 +94,24 @@ def train(
     device: str = "auto",
     listener: Listener | None = None,
 ) -> Run:
-    """Train a model on images; the same call again goes on where a stopped or killed one was.
+    """Train a model on images; the same call again resumes the run.
 
-    data: a folder, a file (zip, tar, Parquet, IDX) or a built-in name such as "emoji". preset: "gan-32"
-    unless a configuration file is given. out: the run folder, by default `runs/<data>-<preset>`. settings:
-    further `key: value` pairs, as `--set` takes them. size: (width, height). The budget is `minutes` or
-    `images`, where the preset's own is not wanted. evaluate_every: score the model after every so many images
-    on some that it does not learn from, and keep the best; 0 is never, and by default long runs are scored at
-    every tenth of their budget. patience: end the run when the score has not improved for so many images.
-    tokenizer: a model, its folder, a run or a hub id whose tokenizer is taken, where the family needs one,
-    instead of training it first. track: "wandb" or "mlflow", to be told of the run besides TensorBoard.
-    listener: told of the run's progress, by default a bar on stderr; `Listener()` is silent. Ctrl-C ends the
-    run after its step, saved. Raises DanqingError.
+    data: a folder, a file (zip, tar, Parquet, IDX) or a built-in name such as "emoji".
+    preset: "gan-32", unless a configuration file is given.
+    config: a configuration file instead of a preset.
+    out: the run folder, by default `runs/<data>-<preset>`.
+    settings: further `key: value` pairs, as `--set` takes them.
+    size: (width, height) in pixels.
+    minutes, images: the budget, one of the two; by default, the preset's.
+    evaluate_every: score the model on held-out images after every so many images, and keep the best; 0 is
+    never. By default, long runs are scored at every tenth of their budget.
+    patience: end the run when the score has not improved for this many images.
+    tokenizer: a model, its folder, a run or a hub id whose tokenizer is used, if the family needs one,
+    instead of training one first.
+    track: "wandb" or "mlflow", to log to besides TensorBoard.
+    listener: hears of the run's progress; by default a bar on stderr. `Listener()` is silent.
+
+    Ctrl-C saves the run and ends it after the current step. Raises DanqingError.
     """
     check_service(track)
     budget = {"minutes": minutes, "images": images}
@@ -112,8 +121,8 @@ def train(
     }
     if tokenizer is not None:
         dotted["tokenizer.model"] = _named(tokenizer)
-    asked = {**(settings or {}), **{key: value for key, value in dotted.items() if value is not None}}
-    wanted = resolve(preset=preset, config=config, settings=asked, size=size, seed=seed, **budget)
+    given = {**(settings or {}), **{key: value for key, value in dotted.items() if value is not None}}
+    wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
     chosen = choose_device(device)
@@ -122,7 +131,7 @@ def train(
         listener = listener or Display(stack.enter_context(Bar()))
         stack.enter_context(_disk_errors_explained(folder))
         stack.enter_context(folder.locked())
-        stack.enter_context(folder.honest())
+        stack.enter_context(folder.recording_failure())
         wanted = folder.settle_config(wanted)
         wanted, dataset, held = open_data(data, wanted, folder, listener)
         listener.on_dataset(dataset.info.report)
@@ -139,8 +148,8 @@ def train(
         options |= {"tokenizer": tokenizer and _model_path(tokenizer), "track": track, "device": device}
         folder.update_facts(command=command_line("train", str(data), options, settings))
         if _is_complete(folder, wanted):
-            report.write(folder.path)  # a process that was killed at the end may not have come to it
-            listener.on_message("This run is complete: ask for more --images or --minutes to go on with it.")
+            report.write(folder.path)  # a process that was killed at the end may not have written it
+            listener.on_message("This run is complete: give more --images or --minutes to continue it.")
             return read_run(folder.path)
         stack.enter_context(_own_threads(folder, chosen, listener))
         if wanted.tokenizer is None:
@@ -153,7 +162,7 @@ def train(
 
 
 def read_run(path: str | Path) -> Run:
-    """The run in a folder, as its facts tell it; raises TrainingError where there is none."""
+    """Return the run in a folder; raises TrainingError if there is none."""
     folder = RunFolder(path)
     facts = folder.facts()
     folder.check_format()
@@ -180,8 +189,9 @@ def read_run(path: str | Path) -> Run:
 def open_data(
     source: str | Path, config: RunConfig, folder: RunFolder, listener: Listener
 ) -> tuple[RunConfig, Dataset, Held | None]:
-    """The images to learn from and, where the run is evaluated, those to judge by; the configuration says
-    from then on whether it is. Raises DataError, TrainingError.
+    """The images to train on and, if the run is evaluated, those that are held out.
+
+    In the configuration that is returned, "auto" has been decided. Raises DataError and TrainingError.
     """
     options: dict[str, Any] = {
         "size": config.size,
@@ -203,21 +213,21 @@ def open_data(
     held = open_held(source, config.evaluation.held_out, **options)
     if len(held.judged) < FEWEST:
         raise TrainingError(
-            f"{len(held.judged)} images are too few to score by: add images, raise evaluation.held_out, or "
+            f"{len(held.judged)} images are too few to score on: add images, raise evaluation.held_out, or "
             "train with --evaluate-every 0."
         )
     if config.model.reads_labels:
-        _tell_lost_labels(open_dataset(source, split="train", **options), held, listener)
+        _report_lost_labels(open_dataset(source, split="train", **options), held, listener)
     return config, held.training, held
 
 
-def _tell_lost_labels(whole: Dataset, held: Held, listener: Listener) -> None:
-    """Say which labels the model will not know, for want of images once some are held out."""
+def _report_lost_labels(whole: Dataset, held: Held, listener: Listener) -> None:
+    """Say which labels have too few images left to train on, because some are held out."""
     lost = [label for label in whole.label_names if label not in held.training.label_names]
     if lost:
         listener.on_message(
-            f"The model will not know {', '.join(lost)}: too few images of them are left to learn from, for "
-            "some are held out to score by; add images, or train with --evaluate-every 0."
+            f"The model will not know {', '.join(lost)}: with some images held out for scores, too few of "
+            "these labels are left to train on. Add images, or train with --evaluate-every 0."
         )
 
 
@@ -228,16 +238,16 @@ def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         raise TrainingError(
             f"{error.filename or folder.path} cannot be written or read ({error.strerror or error}): "
-            "make room or mend the folder, then run the same command again to go on."
+            "free some space or repair the folder, then run the same command again to resume."
         ) from error
 
 
 @contextlib.contextmanager
 def _own_threads(folder: RunFolder, device: torch.device, listener: Listener) -> Iterator[None]:
-    """Let a run compute with as many threads as it began with, and a new one with as many as cores are free.
+    """Use as many threads as the run began with, or, in a new run, as many as there are free cores.
 
-    How many threads share a sum decides how it is rounded, so another number would end in other weights.
-    Threads wait for each other so often that a single one without a core of its own slows down all of them.
+    The number of threads decides how sums are rounded, so another number would give other weights. Threads
+    wait for each other often, so that a single one without a core of its own slows down all of them.
     """
     here = torch.get_num_threads()
     own = int(folder.facts().get("hardware", {}).get("threads", 0))
@@ -246,14 +256,14 @@ def _own_threads(folder: RunFolder, device: torch.device, listener: Listener) ->
     elif own not in (0, here):
         listener.on_message(
             f"This run began with {own} thread{'s' * (own > 1)} and keeps that number, although this process "
-            f"would use {here}: the number of threads decides how sums are rounded."
+            f"could use {here}: the number of threads decides how sums are rounded."
         )
     elif not own:
         own = here if here == 1 or threads.is_count_chosen() else min(here, threads.free_cores())
         if own < here:
             listener.on_message(
-                f"Other processes keep cores busy, so this run computes with {own} of {here} threads, which "
-                f"is faster now. It keeps that number; OMP_NUM_THREADS={here} would set it for a new run."
+                f"Other processes keep cores busy, so this run uses {own} of {here} threads, which is faster "
+                f"now. It keeps that number; OMP_NUM_THREADS={here} sets it for a new run."
             )
     with machine.computing_threads(own):
         yield
@@ -262,10 +272,10 @@ def _own_threads(folder: RunFolder, device: torch.device, listener: Listener) ->
 def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
     facts = folder.facts()
     if "tokenizer" in facts:
-        wanted = left_for_the_second(wanted, facts["tokenizer"])
+        wanted = second_stage_config(wanted, facts["tokenizer"])
     budget = {"images": wanted.images, "minutes": wanted.minutes}
     if facts.get("reason") and facts.get("patience_images") != wanted.evaluation.patience_images:
-        return False  # it ended early, and is now given more patience
+        return False  # it ended early, and now has more patience
     return facts.get("status") == "finished" and facts.get("budget") == budget
 
 
@@ -277,16 +287,18 @@ def _default_folder(data: str | Path, preset: str | None, config: str | Path | N
 def _model_path(model: str | Path | HasModel | Model) -> str:
     if isinstance(model, Model):
         if model.origin is None:
-            raise ConfigError("This model lies in no folder here: give its hub id, or save it and give that.")
+            raise ConfigError(
+                "This model is not in a folder: give its hub id, or save it and give its folder."
+            )
         return str(model.origin)
     return str(model) if isinstance(model, str | Path) else str(model.model)
 
 
 def _named(model: str | Path | HasModel | Model) -> str:
-    """A model as a setting, which is TOML: its absolute path, or its id on the hub."""
+    """A model as a setting, which is TOML: its absolute path or its hub id."""
     return json.dumps(_absolute(_model_path(model)), ensure_ascii=False)
 
 
 def _absolute(data: str | Path) -> str:
-    """The source as the run keeps it: an absolute path, so that a run can be resumed from another folder."""
+    """The source as an absolute path, so that a run can be resumed from another folder."""
     return str(Path(data).resolve()) if Path(data).exists() else str(data)

@@ -1,4 +1,4 @@
-"""A run's files as far as they can be read: a run may be killed at any moment, or still be going on."""
+"""Tolerant reading of a run's files: a run may be killed at any moment, or still be training."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; "" where it cannot be read."""
+    """Return the text of a file; "" if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -14,7 +14,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none."""
+    """Return the JSON object in a file; empty if there is none."""
     try:
         content = json.loads(read_text(path) or "{}")
     except ValueError:
@@ -23,7 +23,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line that a kill cut short is left out."""
+    """Return the objects of a file of JSON lines, without broken lines."""
     lines = []
     for text in read_text(path).splitlines():
         try:

@@ -1,4 +1,4 @@
-"""The folder of one run: where everything lies, what is known of it, and who may write."""
+"""The folder of one run: its paths, its lock, its configuration and its facts."""
 
 import contextlib
 import json
@@ -21,9 +21,7 @@ from danqing.version import __version__
 
 
 class RunFolder:
-    """Paths within a run folder, its configuration, and `run.json`: the facts that the report is made
-    from.
-    """
+    """A run's paths, its configuration, and its facts in `run.json`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -43,14 +41,16 @@ class RunFolder:
         self.tokenizer = self.path / "tokenizer"
 
     def create(self) -> None:
-        """Make the folder and its parts; raises TrainingError when it cannot be written to."""
-        own = {".lock", self.samples.name, self.checkpoints.name}  # what a kill at birth leaves
+        """Create the folder and its parts; raises TrainingError if that fails."""
+        own = {".lock", self.samples.name, self.checkpoints.name}  # left by a process killed in here
         try:
             if atomic.present(self.path) - own and not self.config_file.exists():
-                raise TrainingError(f"{self.path} is not empty and holds no run: choose another --out.")
+                raise TrainingError(
+                    f"{self.path} is not empty and is not a run folder: choose another --out."
+                )
             for folder in (self.path, self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path).close()  # has no name: others may try at the same time
+            tempfile.TemporaryFile(dir=self.path).close()  # no name, so processes do not disturb each other
         except OSError as error:
             raise TrainingError(
                 f"The run folder {self.path} cannot be written to ({error.strerror}): choose another --out."
@@ -58,8 +58,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in this folder; the lock goes with the process, however it
-        ends. Raises TrainingError where another process has it, and as `check_format`.
+        """Keep other processes from training in this folder.
+
+        The lock is released when the process ends, however it ends. Raises TrainingError if another process
+        has the lock, and as `check_format` does.
         """
         try:
             with FileLock(self.path / ".lock", timeout=0):
@@ -74,16 +76,16 @@ class RunFolder:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether training has begun here, and can go on."""
+        """Whether training has begun here and can be resumed."""
         return any(self.checkpoints.glob("*.safetensors"))
 
     @property
     def has_finished(self) -> bool:
-        """Whether training has come to its end here, and the model is there."""
+        """Whether training is finished here and has left its model."""
         return self.facts().get("status") == "finished" and (self.model / "config.json").exists()
 
     def check_images(self, dataset: Dataset, held: Held | None) -> None:
-        """Raise TrainingError where the images are not those that the run began with."""
+        """Raise TrainingError if the images have changed since the run began."""
         known = self.facts().get("data", {})
         pairs = [(known.get("fingerprint"), dataset.fingerprint)]
         if held is not None:
@@ -94,17 +96,16 @@ class RunFolder:
             )
 
     def settle_config(self, wanted: RunConfig) -> RunConfig:
-        """Write the configuration of a new run, or hold `wanted` against that of the run that is there.
+        """Write a new run's configuration, or compare an existing one with `wanted`.
 
-        What comes back has what the run has settled in place of "auto". The budget may change; anything else
-        would make a different run, and raises ConfigError. A folder without a checkpoint, and without one or
-        a finished model of a first stage, holds nothing to protect: a first try that failed may be mended and
-        repeated.
+        The result has what the run has decided in place of "auto". The budget may change; other changes would
+        make a different run and raise ConfigError. If there is neither a checkpoint nor a finished first
+        stage, there is nothing to protect: the run begins again, with any settings.
         """
         if not self.has_checkpoints and self.facts().get("progress", {}).get("images"):
             raise TrainingError(
-                f"The checkpoints of the run in {self.path} are gone: its model stays, and cannot be "
-                "trained further; choose another --out."
+                f"The checkpoints of the run in {self.path} are missing, so its model cannot be trained "
+                "further: choose another --out."
             )
         first = RunFolder(self.tokenizer)
         if not (self.has_checkpoints or first.has_checkpoints or first.has_finished):
@@ -113,27 +114,27 @@ class RunFolder:
         else:
             with self.readable():
                 recorded = config_reading.from_toml(self.config_file)
-            recorded = recorded.with_evaluation(0)  # "auto" from before there was a choice
+            recorded = recorded.with_evaluation(0)  # older runs say "auto" and are not evaluated
             assert recorded.evaluation.every_images != "auto"
             wanted = wanted.with_evaluation(recorded.evaluation.every_images)
             if changed := differences(recorded, wanted):
                 raise ConfigError(
                     f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
-                    f"settings to go on with it (--config {self.config_file} has them all), or choose "
-                    "another --out."
+                    f"settings to resume it (--config {self.config_file} has them all), or choose another "
+                    "--out."
                 )
         self.write_config(wanted)
         return wanted
 
     def check_format(self) -> None:
-        """Raise TrainingError where another version wrote this run in a format that is not this version's."""
+        """Raise TrainingError if the run has a format of another version."""
         facts = self.facts()
         if folder_formats.format_of(facts) != folder_formats.RUN:
             raise TrainingError(self._resumable_by(facts.get("version")))
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
-        """Raise TrainingError with the version to install where this one cannot read what another wrote."""
+        """Raise TrainingError, naming the version to install, for unreadable content."""
         try:
             yield
         except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -155,10 +156,10 @@ class RunFolder:
     def complete(
         self, config: RunConfig, dataset: Dataset, tokenizer: FamilyConfig | None = None
     ) -> RunConfig:
-        """The configuration for its data, as `RunConfig.for_data` makes it when training begins.
+        """Return the configuration for its data, as it was when training began.
 
-        It is kept: whatever a library makes of the captions later, or a hub gives as the encoder of the same
-        name, a run that has begun goes on with the words that it has learnt with.
+        `RunConfig.for_data` makes it. It is written down, so that a resumed run has the text encoder that it
+        began with, even if a library or the hub would now give another one.
         """
         if self.has_checkpoints and self.from_data_file.exists():
             try:
@@ -176,14 +177,14 @@ class RunFolder:
         return completed
 
     def facts(self) -> dict[str, Any]:
-        """What `run.json` says; empty for a new run."""
+        """Return what `run.json` says; empty for a new run."""
         if not self.facts_file.exists():
             return {}
         return dict(json.loads(self.facts_file.read_text(encoding="utf-8")))
 
     @contextlib.contextmanager
-    def honest(self) -> Iterator[None]:
-        """Let `run.json` never say that a run is going on which an exception has ended."""
+    def recording_failure(self) -> Iterator[None]:
+        """Record in `run.json` that an exception has ended the run."""
         try:
             yield
         except BaseException as error:

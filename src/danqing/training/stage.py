@@ -1,4 +1,4 @@
-"""A stage of a run, and what the second takes over from the first."""
+"""A stage of a run, and what the second stage takes from the first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ TOKENIZER, PRIOR = "tokenizer (stage 1 of 2)", "prior (stage 2 of 2)"
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """A trained tokenizer and the codes that it made of the images.
+    """A trained tokenizer and the codes of the images.
 
-    facts: what `run.json` says of them under `tokenizer`; `cost` among them.
+    facts: what `run.json` says of them under `tokenizer`, with their `cost`.
     """
 
     tokenizer: Family
@@ -26,9 +26,12 @@ class Tokenized:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Which part of a run is trained. name: what is learnt, "" where there is one stage alone; then: the plan
-    of the stage that follows; tokenized: what the stage before has left; settings: where its settings are
-    found, a sentence that follows what names them.
+    """Which stage of a run is trained.
+
+    name: "" if there is only one stage.
+    settings: a sentence on where the stage's settings are found, "" if that is obvious.
+    then: the plan of the stage that follows.
+    tokenized: the result of the stage before.
     """
 
     name: str = ""

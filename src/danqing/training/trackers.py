@@ -1,4 +1,4 @@
-"""Where else a run is written down: TensorBoard always, Weights & Biases or MLflow where asked for."""
+"""Where else a run is logged: TensorBoard always, Weights & Biases or MLflow on request."""
 
 import contextlib
 import importlib.util
@@ -25,8 +25,10 @@ _PROJECT = "danqing"
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """What a tracker begins with. images: seen by earlier processes. id: what the tracker calls the run, None
-    where it does not know it yet.
+    """The run that a tracker is opened for.
+
+    images: seen by earlier processes.
+    id: the tracker's name for the run; None if it has none yet.
     """
 
     folder: RunFolder
@@ -40,9 +42,9 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """One place that numbers and pictures go to, each at a number of images seen.
+    """One place that numbers and pictures are logged to, by the images seen.
 
-    id: what it calls the run, kept so that a resumed run goes on under it.
+    id: its name for the run, under which a resumed run continues.
     """
 
     id: str | None
@@ -52,28 +54,33 @@ class Tracker(Protocol):
     def picture(self, path: Path, images: int) -> None: ...
 
     def finish(self, status: str, summary: Mapping[str, float], model: Path) -> None:
-        """The last call. status: finished, interrupted or failed; summary: numbers of the run as a whole."""
+        """End the log.
+
+        status: finished, interrupted or failed.
+        summary: numbers of the run as a whole.
+        """
         ...
 
 
 class Trackers:
-    """The trackers of a run. One that fails is left out from then on, with one sentence: it never ends a
-    run.
+    """The trackers of a run.
+
+    A tracker that fails is dropped with a message; it never ends the run.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker], say: Callable[[str], None]) -> None:
         self._trackers, self._say = dict(trackers), say
 
     def log(self, values: Mapping[str, float], images: int) -> None:
-        """Numbers at so many images seen."""
+        """Log numbers at `images` seen."""
         self._each(lambda tracker: tracker.log(values, images))
 
     def picture(self, path: Path, images: int) -> None:
-        """A grid of samples."""
+        """Log a grid of samples."""
         self._each(lambda tracker: tracker.picture(path, images))
 
     def finish(self, status: str, summary: Mapping[str, float], model: Path) -> None:
-        """Close them all; a further call does nothing."""
+        """Close all trackers; a further call does nothing."""
         self._each(lambda tracker: tracker.finish(status, summary, model))
         self._trackers.clear()
 
@@ -81,7 +88,7 @@ class Trackers:
         for name, tracker in list(self._trackers.items()):
             try:
                 call(tracker)
-            except Exception as error:  # whatever a foreign service raises: the run matters more
+            except Exception as error:  # a foreign service may raise anything, and the run matters more
                 del self._trackers[name]
                 self._say(_failure(name, error))
 
@@ -89,9 +96,9 @@ class Trackers:
 def open_trackers(
     service: str | None, folder: RunFolder, config: Mapping[str, Any], images: int, say: Callable[[str], None]
 ) -> Trackers:
-    """TensorBoard where it is installed, and the `service` that was asked for.
+    """Open TensorBoard, if it is installed, and the requested service.
 
-    Raises TrainingError where there is no such service or its library is not installed.
+    Raises TrainingError if the library of the service is not installed.
     """
     ids: dict[str, str] = folder.facts().get("trackers", {})
     opened: dict[str, Tracker] = {}
@@ -110,7 +117,7 @@ def open_trackers(
 
 
 def check_service(service: str | None) -> None:
-    """Raise TrainingError where the service is not known, or would ask for a login in the midst of a run."""
+    """Raise TrainingError for an unknown service, and for W&B without a login."""
     if service is not None and service not in get_args(Service):
         raise TrainingError(f"There is no tracker {service!r}: choose {' or '.join(get_args(Service))}.")
     if service == "wandb" and importlib.util.find_spec("wandb") is not None:
@@ -118,7 +125,10 @@ def check_service(service: str | None) -> None:
 
 
 class TensorBoard:
-    """Event files in the run folder; what an earlier process wrote beyond `images` is hidden."""
+    """Event files in the run folder.
+
+    What an earlier process wrote after the run's `images` is hidden.
+    """
 
     id: str | None = None
 
@@ -142,8 +152,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run on W&B, in its own folder within the run folder. WANDB_MODE=offline keeps it there, to be sent
-    later by `wandb sync`; WANDB_PROJECT and WANDB_ENTITY are heard.
+    """A run on W&B, with files in the run folder.
+
+    WANDB_MODE=offline keeps it there, for `wandb sync` to upload later. WANDB_PROJECT and WANDB_ENTITY are
+    read.
     """
 
     def __init__(self, run: TrackedRun) -> None:
@@ -163,7 +175,7 @@ class WeightsAndBiases:
         )
 
     def log(self, values: Mapping[str, float], images: int) -> None:
-        self._run.log(dict(values), step=images)  # a step that is known already is left as it is
+        self._run.log(dict(values), step=images)  # W&B ignores a step that it has
 
     def picture(self, path: Path, images: int) -> None:
         self._run.log({"samples": self._image(str(path))}, step=images)
@@ -174,12 +186,15 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run on MLflow: in an SQLite file within the run folder, or where MLFLOW_TRACKING_URI says."""
+    """A run on MLflow.
+
+    It is in an SQLite file in the run folder, or at MLFLOW_TRACKING_URI.
+    """
 
     def __init__(self, run: TrackedRun) -> None:
         for name, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_LOGGING_LEVEL", "WARNING")):
             os.environ.setdefault(name, value)
-        import sqlalchemy  # noqa: F401 (MLflow's own file needs it, and would say so late)
+        import sqlalchemy  # noqa: F401 (MLflow needs it for its own file, and would fail later)
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -206,7 +221,7 @@ class MLflow:
         metrics = [
             self._metric(name, value, now, images)
             for name, value in values.items()
-            if images > self._known.get(name, -1)  # a killed process may have written it: not twice
+            if images > self._known.get(name, -1)  # a killed process may have written it already
         ]
         self._client.log_batch(self._id, metrics=metrics)
 
@@ -238,19 +253,19 @@ _KINDS: Mapping[str, Callable[[TrackedRun], Tracker]] = {
 
 
 def _refuse_wandb_without_login() -> None:
-    """W&B asks at the terminal where it knows no key, and waits: behind the bar, nobody would see it."""
+    """Without a key, W&B would ask for one at the terminal and wait, hidden behind the progress bar."""
     import wandb
 
     settings = wandb.setup().settings
     if settings.mode in ("offline", "dryrun", "disabled") or settings.api_key or settings.identity_token_file:
         return
-    hosts = (urlsplit(str(settings.base_url)).hostname or "", "api.wandb.ai")  # where W&B once was: keys stay
+    hosts = (urlsplit(str(settings.base_url)).hostname or "", "api.wandb.ai")  # old keys stay valid
     standard = [Path.home() / name for name in (".netrc", "_netrc")]
     for file in [Path(os.environ["NETRC"]).expanduser()] if os.environ.get("NETRC") else standard:
         with contextlib.suppress(OSError, netrc.NetrcParseError):
             if any(map(netrc.netrc(file).authenticators, hosts)):
                 return
-    raise TrainingError("W&B knows no key: log in by `wandb login`, or set WANDB_MODE=offline.")
+    raise TrainingError("W&B has no key: log in with `wandb login`, or set WANDB_MODE=offline.")
 
 
 def _missing(name: str) -> str:
@@ -259,4 +274,4 @@ def _missing(name: str) -> str:
 
 def _failure(name: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{name} is no longer told of this run ({reason}); the run folder keeps everything."
+    return f"Logging to {name} has stopped ({reason}); the run folder has everything."

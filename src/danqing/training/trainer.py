@@ -38,7 +38,7 @@ from danqing.version import __version__
 
 
 class Trainer:
-    """Trains in one run folder, and owns everything that is written to it.
+    """Trains in one run folder and owns what is written there.
 
     config: completed with `for_data`.
     folder: exists and is locked.
@@ -240,7 +240,7 @@ class Trainer:
         """Return to the last good checkpoint with half the learning rate; give up the second time."""
         if self.position.rollbacks:
             text = (
-                f"The loss was not finite after {self.position.images} images, for the second time: lower "
+                f"The loss was not finite after {self.position.images} images, twice: lower "
                 "optimizer.learning_rate, set training.clip_norm=1, or set training.precision=float32."
             )
             raise TrainingError(self._with_hint(text))

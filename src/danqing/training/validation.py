@@ -1,4 +1,4 @@
-"""Scoring during training: the moving average, against images that it does not learn from."""
+"""Scoring during training: the moving average, on held-out images."""
 
 import math
 from collections.abc import Mapping
@@ -21,13 +21,17 @@ from danqing.training.listener import Scored
 from danqing.training.schedule import Budget
 
 FEWEST = 10
-"""Held-out images below which no score says anything."""
+"""The smallest number of held-out images that a score is computed on."""
 _JUDGED_PER_SAMPLE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best-scored model so far: its weights on the CPU, what it knows of its training, and its score."""
+    """The model with the best score so far.
+
+    facts: what the model folder says of its training.
+    weights: on the CPU.
+    """
 
     images: int
     score: Score
@@ -36,11 +40,12 @@ class Best:
 
 
 class Validation:
-    """Scores a model now and then, remembers the best, and tells when it improves no more.
+    """Scores a model at times and keeps the best.
 
-    `lines` is the run's `scores.jsonl`. Nothing here draws from the random streams of training. Raises
-    EvaluationError where the feature network cannot be had, TrainingError where it is not that of earlier
-    scores.
+    lines: the run's `scores.jsonl`.
+
+    The random streams of training are not used. Raises EvaluationError if the feature network is not
+    available, and TrainingError if it is not that of earlier scores.
     """
 
     def __init__(
@@ -51,16 +56,16 @@ class Validation:
         device: torch.device,
         on_progress: ProgressCallback,
     ) -> None:
-        # Only where a run is evaluated do feature networks cost the time of their import.
+        # Imported here, since importing feature networks takes time that most runs do not need.
         from danqing.evaluation.features import extract
         from danqing.evaluation.networks import open_network
 
         self.config, self.lines, self.seed = config.evaluation, lines, config.seed
         self.best: Best | None = None
-        self._told: list[dict[str, Any]] = []
+        self._scored: list[dict[str, Any]] = []
         judged = held.judged
         most = _JUDGED_PER_SAMPLE * self.config.samples
-        if len(judged) > most:  # evenly, since data often lies sorted by class
+        if len(judged) > most:  # evenly spaced, since data is often sorted by class
             judged = judged.subset(np.linspace(0, len(judged) - 1, most).astype(np.int64))
         self._images = judged
         self._judged = ReferenceInfo(
@@ -73,24 +78,24 @@ class Validation:
     def is_due(self, before: int, images: int, budget: Budget) -> bool:
         """Whether the step from `before` to `images` crossed a point of evaluation.
 
-        A budget in minutes is corrected as it goes, and its tenths move: each is scored once at the most.
+        A budget in minutes is corrected during the run and its tenths move; each is scored at most once.
         """
         every = self.config.every_images
         if every == "tenth":
-            told = [line.get("tenth", 0) for line in self._told if line["images"] > budget.begun]
-            return budget.tenth(images) > max(told, default=budget.tenth(budget.begun))
+            scored = [line.get("tenth", 0) for line in self._scored if line["images"] > budget.begun]
+            return budget.tenth(images) > max(scored, default=budget.tenth(budget.begun))
         assert isinstance(every, int)
         return before // every < images // every
 
     def has_scored(self, images: int) -> bool:
         """Whether the last score is that of the model at `images`."""
-        return bool(self._told) and self._told[-1]["images"] == images
+        return bool(self._scored) and self._scored[-1]["images"] == images
 
     def scored_lengths(self, images: int) -> dict[float, float]:
         """Return what each EMA length has scored at `images`; lower is better, and infinity is not finite."""
         found = {
             line["ema_length"]: _score(line)
-            for line in self._told
+            for line in self._scored
             if line["images"] == images and "ema_length" in line
         }
         return {
@@ -99,19 +104,22 @@ class Validation:
         }
 
     def stall(self) -> str | None:
-        """The sentence that ends a run whose score has not improved for `patience_images`, or None."""
+        """Return why the run ends early, or None."""
         if not self.config.patience_images or self.best is None:
             return None
-        waited = self._told[-1]["images"] - self.best.images
+        waited = self._scored[-1]["images"] - self.best.images
         if waited < self.config.patience_images:
             return None
         return (
-            f"Training ended early: {self.best.score.name} has not improved for {waited:,} images; the model "
-            f"is that of {self.best.images:,} images; give more --patience to go on."
+            f"Training ended early: {self.best.score.name} has not improved for {waited:,} images. The model "
+            f"is that of {self.best.images:,} images. To continue, give more --patience."
         )
 
     def score(self, model: Model, images: int, budget: Budget) -> Scored:
-        """Score a model that has seen `images` of its budget, and write it down."""
+        """Score a model and record the score.
+
+        images: how many it has seen of its budget.
+        """
         from danqing.evaluation.evaluate import score_samples
 
         c = self.config
@@ -140,15 +148,15 @@ class Validation:
         if length is not None:
             line["ema_length"] = length
         self.lines.append(line)
-        self._told.append(line)
+        self._scored.append(line)
         return Scored(images, score, is_best, self.best.images if self.best else None, length)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The best weights, named for a checkpoint."""
+        """Return the best weights, named for a checkpoint."""
         return {f"best/{name}": value for name, value in self.best.weights.items()} if self.best else {}
 
     def state(self) -> dict[str, Any]:
-        """What else a checkpoint must hold."""
+        """Return what else a checkpoint must hold."""
         return {"bytes": self.lines.sync(), "facts": dict(self.best.facts) if self.best else None}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -157,8 +165,8 @@ class Validation:
         Raises TrainingError if new scores could not be compared with the earlier ones.
         """
         self.lines.cut(state["bytes"])
-        self._told = self.lines.read()
-        found = [line for line in self._told if line["is_best"]]
+        self._scored = self.lines.read()
+        found = [line for line in self._scored if line["is_best"]]
         self.best = None
         if found:
             kept = {name[5:]: value for name, value in tensors.items() if name.startswith("best/")}
@@ -171,20 +179,20 @@ class Validation:
         return self.best is None or _is_better(score, self.best.score)
 
     def _check_network(self) -> None:
-        scored = [found for line in self._told if (found := _score(line).features) is not None]
+        scored = [found for line in self._scored if (found := _score(line).features) is not None]
         if not scored:
             return
         before, now = scored[-1], self._network
         if before.sha256 != now.sha256:
             raise TrainingError(
-                f"The scores of this run were made with the features of {before.name}, which is not what "
-                f"is here now ({now.name}): install it again, or choose another --out."
+                f"The scores of this run were made with the features of {before.name}, and now there is "
+                f"{now.name}: install {before.name} again, or choose another --out."
             )
         if before.normalization != now.normalization:
             raise TrainingError(
                 f"The scores of this run were made by {before.name} with another normalization of images "
-                f"({before.normalization or 'not recorded'}, now {now.normalization}) and do not compare: "
-                "choose another --out."
+                f"({before.normalization or 'not recorded'}, now {now.normalization}) and cannot be "
+                "compared: choose another --out."
             )
 
 

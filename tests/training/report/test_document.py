@@ -58,7 +58,7 @@ def test_the_report_tells_the_runs_story(written_run: Path) -> None:
     page = read(written_run)
     for words in (
         "A GAN trained on 2,748 images from pets at 32 × 32 pixels, after 64% of its planned training.",
-        "the same command goes on",
+        "the same command resumes it",
         "The discriminator has won: raise r1 to 1.0.",
         "192,000",
         "4 min 31 s",
@@ -84,7 +84,7 @@ def test_hostile_names_stay_text(written_run: Path) -> None:
 def test_scores_are_shown_with_their_stories(scored_run: Path) -> None:
     page = read(scored_run)
     for words in (
-        "The best is 0.0234, after 80,000 images: that model is kept.",
+        "The best is 0.0234, after 80,000 images; that model is kept.",
         "(512, held-out)",
         "Evaluation took 30 s, 10% of the run’s time.",
         "0.0181 to 0.0263",
@@ -138,7 +138,7 @@ def test_a_run_that_was_killed_anywhere_still_has_a_report(written_run: Path) ->
     last = sorted((written_run / "samples").glob("0*.png"))[-1]
     last.write_bytes(last.read_bytes()[:500])
     whole = read(written_run)
-    assert "Painted after 144,000 images" in whole.text
+    assert "Samples after 144,000 images" in whole.text
     for part in ("run.json", "config.toml", "log.jsonl", "timing.jsonl"):
         (written_run / part).unlink()
         assert "Samples" in read(written_run).text
@@ -156,6 +156,6 @@ def test_long_runs_and_large_grids_give_a_file_that_can_be_mailed(written_run: P
     page = Page(path.read_text(encoding="utf-8"))
     frames = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert len(frames) == 17
-    assert frames[0] == "Painted after 0 images"
-    assert frames[15] == "Painted after 192,000 images"
+    assert frames[0] == "Samples after 0 images"
+    assert frames[15] == "Samples after 192,000 images"
     assert path.stat().st_size < 5_000_000  # of noise, which packs worst; the PNGs themselves have some 40 MB

@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file, made from what lies in the run folder alone."""
+"""The report of a run: one HTML file, made only from the run folder."""

@@ -14,7 +14,7 @@ COLOURS = 5
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Named values over images seen, in order; values that are not finite are left out of the drawing."""
+    """Named values over images seen; only finite values are drawn."""
 
     name: str
     x: Sequence[float]
@@ -22,12 +22,16 @@ class Series:
 
 
 def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zero: bool = False) -> str:
-    """A `<figure>` with one curve per series over a common axis, or "" where no value is finite.
+    """Return a `<figure>` with one curve per series, or "".
 
-    The raw values lie faint behind a smoothed curve. The axis is logarithmic where the values are positive
-    and span one and a half decades or more; its range is that of the smoothed curves, so that one spike does
-    not flatten the rest. `exact` draws the values as they are, on a linear axis;
-    `from_zero` puts zero on the axis.
+    It is "" if no value is finite.
+
+    The raw values are drawn faintly behind a smoothed curve. The axis is logarithmic if all values are
+    positive and span one and a half decades or more. Its range is that of the smoothed curves, so that one
+    spike does not flatten the rest.
+
+    exact: draw the values as they are, on a linear axis.
+    from_zero: begin the axis at zero.
     """
     thinned = [thin(each) for each in series]
     thinned = [each for each in thinned if each.x]
@@ -66,7 +70,7 @@ def chart(title: str, series: Sequence[Series], *, exact: bool = False, from_zer
 
 
 def thin(series: Series) -> Series:
-    """At most 240 points: the means of equal stretches of the finite values."""
+    """Return at most 240 points: means of equally long stretches."""
     pairs = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     stretch = max(1, math.ceil(len(pairs) / _POINTS))
     groups = [pairs[start : start + stretch] for start in range(0, len(pairs), stretch)]
@@ -76,14 +80,17 @@ def thin(series: Series) -> Series:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """An exponential average over about a thirtieth of the values, run both ways so that it does not lag."""
+    """Return an exponential average over about a thirtieth of the values.
+
+    It runs in both directions, so that it does not lag.
+    """
     forwards = _averaged(values)
     backwards = _averaged(values[::-1])[::-1]
     return [(ahead + behind) / 2 for ahead, behind in zip(forwards, backwards, strict=True)]
 
 
 def number_text(value: float) -> str:
-    """A number for an axis or a caption: 0.031, 12.5, 4.2k, 1.5M, 2e-05."""
+    """Format a number for an axis: 0.031, 12.5, 4.2k, 1.5M, 2e-05."""
     size = abs(value)
     if size and size < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")
@@ -96,7 +103,7 @@ def number_text(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From values to positions on the page: `start` is where `low` lies, `end` where `high` does."""
+    """Maps values to positions: `low` to `start` and `high` to `end`."""
 
     low: float
     high: float
@@ -174,6 +181,6 @@ def _averaged(values: Sequence[float]) -> list[float]:
     result = []
     for value in values:
         total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)  # without it, the first averages would be pulled towards zero
+        weight = keep * weight + (1 - keep)  # without it, the first averages would be too close to zero
         result.append(total / weight)
     return result

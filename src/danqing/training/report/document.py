@@ -1,4 +1,4 @@
-"""`report.html`: one file that tells a run's whole story, made from what lies in the run folder alone."""
+"""`report.html`: everything about a run in one file, made only from its run folder."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,10 +8,11 @@ from typing import Any
 
 from danqing import atomic, families, page
 from danqing.errors import TrainingError
+from danqing.images import grid_columns
 from danqing.quantities import count, duration, memory
 from danqing.training.report.curves import Series, chart
 from danqing.training.report.score_section import evaluation_share, scores_section
-from danqing.training.report.stages import prompts_table, tokenizer_section
+from danqing.training.report.tokenizer_section import tokenizer_section
 from danqing.training.run_files import read_json, read_lines, read_text
 from danqing.version import __version__
 
@@ -21,16 +22,16 @@ _FIRST_LABELS = 12
 _MOST_LABELS = 200
 _SENTENCES = {
     "finished": "The run is finished.",
-    "interrupted": "The run was interrupted and is saved: the same command goes on where it stopped.",
+    "interrupted": "The run was interrupted and is saved: the same command resumes it.",
     "failed": "The run stopped with an error; the last good state is saved.",
-    "running": "The run was still going on when this page was written.",
+    "running": "The run was still training when this page was written.",
 }
 
 
 def report(run: Any) -> Path:
-    """Write the report of a run, or of a run folder, anew and return its path.
+    """Write the report of a run or run folder; returns its path.
 
-    The run may still be going on. Raises TrainingError where there is no run, or the folder refuses.
+    The run may still be training. Raises TrainingError if there is no run or the report cannot be written.
     """
     folder = Path(getattr(run, "folder", run))
     if not (folder / "run.json").exists() or not (folder / "config.toml").exists():
@@ -39,15 +40,15 @@ def report(run: Any) -> Path:
         return write(folder)
     except OSError as error:
         raise TrainingError(
-            f"The report cannot be written to {folder} ({error.strerror}): make room or mend the folder."
+            f"The report cannot be written to {folder} ({error.strerror}): free some space, or repair it."
         ) from error
 
 
 def write(run_folder: str | Path) -> Path:
-    """Write `report.html` into a run folder and return its path.
+    """Write `report.html` to a run folder; returns its path.
 
-    It can be written at any moment of a run: a part whose file is missing or unreadable is left out. All text
-    is escaped, and the page's policy lets no script but its own run, whatever a label or a file name holds.
+    This works at any moment of a run: parts whose files are missing or damaged are left out. Labels and file
+    names may hold anything: all text is escaped, and the page's policy only allows its own script.
     """
     folder = Path(run_folder)
     facts = read_json(folder / "run.json")
@@ -147,7 +148,7 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
         return ""
     figures = []
     if frames:
-        done = "Originals beside their reconstructions" if facts.get("reconstructs") else "Painted"
+        done = "Originals beside their reconstructions" if facts.get("reconstructs") else "Samples"
         captions = [f"{done} after {seen:,} images" for seen, _ in frames]
         last = len(frames) - 1
         images = "".join(
@@ -168,8 +169,22 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
             "<figure><figcaption>Real images, as the model saw them</figcaption>"
             f'<img alt="A grid of real images from the data" src="{real}"></figure>'
         )
-    asked = prompts_table(facts)
-    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{asked}</section>'
+    prompts = _prompts_table(facts)
+    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{prompts}</section>'
+
+
+def _prompts_table(facts: Mapping[str, Any]) -> str:
+    """The prompts of a grid, arranged like its images."""
+    prompts, data = facts.get("prompts") or [], facts.get("data") or {}
+    if not prompts or not data.get("width") or not data.get("height"):
+        return ""
+    columns = grid_columns(len(prompts), data["width"], data["height"])
+    rows = [prompts[start : start + columns] for start in range(0, len(prompts), columns)]
+    cells = "".join(f"<tr>{''.join(f'<td>{escape(str(text))}</td>' for text in row)}</tr>" for row in rows)
+    return (
+        '<div class="card"><details><summary>The prompt of each image</summary>'
+        f'<div class="scroll"><table class="prompts"><tbody>{cells}</tbody></table></div></details></div>'
+    )
 
 
 def _curves_section(log: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]) -> str:
@@ -290,19 +305,21 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
         "Moving average": (facts.get("ema") or {}).get("text"),
         "Precision": plan.get("precision"),
         "Planned": f"{plan['images']:,} images" if plan.get("images") else None,
-        "Time foreseen": duration(plan["seconds"]) if plan.get("seconds") is not None else None,
-        "Speed foreseen": f"{plan['images_per_second']:,.0f} images/s"
+        "Estimated time": duration(plan["seconds"]) if plan.get("seconds") is not None else None,
+        "Estimated speed": f"{plan['images_per_second']:,.0f} images/s"
         if plan.get("images_per_second")
         else None,
-        "Memory foreseen": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
-        "Disk foreseen for snapshots": memory(plan["snapshot_bytes"]) if plan.get("snapshot_bytes") else None,
+        "Estimated memory": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
+        "Estimated disk for snapshots": memory(plan["snapshot_bytes"])
+        if plan.get("snapshot_bytes")
+        else None,
         "Most memory used": memory(cost["peak_memory_bytes"]) if cost.get("peak_memory_bytes") else None,
         "Evaluation": duration(cost["evaluation_seconds"]) if cost.get("evaluation_seconds") else None,
         "Core-hours": f"{cost['core_hours']:.2g}" if cost.get("core_hours") is not None else None,
         "Energy": (
             f"{cost['energy_wh']:,.3g} Wh"
             if cost.get("energy_wh") is not None
-            else "this machine does not tell"
+            else "this machine does not report it"
         ),
     }
     parts = []
@@ -322,7 +339,7 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
 
 
 def _spread(items: Sequence[Path], most: int) -> list[Path]:
-    """At most `most` of the items, evenly over the sequence, first and last among them."""
+    """At most `most` of the items, evenly spaced, with the first and the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]

@@ -1,4 +1,4 @@
-"""The report's section on scores: over the run, and as they were last measured on the model."""
+"""The report's section on scores: over the run, and as last measured on the model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _ARROWS: dict[Any, str] = {True: " ↑", False: " ↓"}
 
 
 def scores_section(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Held-out scores as a curve, those of the model as a table with their stories, and its neighbours."""
+    """Return held-out scores as a curve and the model's as a table."""
     parts = [
         _over_images(read_lines(folder / "scores.jsonl"), facts),
         _over_lengths(facts),
@@ -27,7 +27,7 @@ def scores_section(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def evaluation_share(facts: Mapping[str, Any]) -> float:
-    """The part of the run's time that evaluation took, in [0, 1]."""
+    """Return the share of time that evaluation took, in [0, 1]."""
     progress = facts.get("progress") or {}
     evaluation = progress.get("evaluation_seconds") or 0.0
     spent = (progress.get("seconds") or 0.0) + evaluation
@@ -50,7 +50,7 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
     for images, score, _, _ in known:
         firsts.setdefault(images, float(score["value"]))
     curve = Series(name, list(firsts), list(firsts.values()))
-    text = f"{name} of the moving average on images that it did not learn from"
+    text = f"{name} of the moving average on held-out images"
     judged = last.get("reference")
     if isinstance(judged, dict) and isinstance(judged.get("count"), int):
         text += f" ({judged['count']:,}, {judged.get('split')})"
@@ -59,7 +59,7 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
     if best:
         images, score, _, length = best[-1]
         of_length = f" with the EMA length {length:g}" if isinstance(length, int | float) else ""
-        kept = "" if facts.get("best", True) is None else ": that model is kept"
+        kept = "" if facts.get("best", True) is None else "; that model is kept"
         text += f" The best is {number_text(score['value'])}, after {images:,} images{of_length}{kept}."
     if share := evaluation_share(facts):
         spent = facts["progress"]["evaluation_seconds"]

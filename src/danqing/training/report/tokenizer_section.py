@@ -1,4 +1,4 @@
-"""The report's sections on a run in two stages, and on what a model of words was asked for."""
+"""The report's section on the first of two stages, the tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from danqing import page
-from danqing.images import grid_columns
 from danqing.quantities import duration
 from danqing.training.report.curves import Series, chart
 from danqing.training.run_files import read_lines
@@ -15,7 +14,7 @@ _CURVES = ("codebook_use", "perplexity", "squared_error")
 
 
 def tokenizer_section(folder: Path, facts: Mapping[str, Any]) -> str:
-    """The first stage: what it took, how much of its vocabulary is in use, and what its codes keep."""
+    """Return the first stage: its cost, codebook use and reconstructions."""
     first = facts.get("tokenizer")
     if not isinstance(first, dict):
         return ""
@@ -26,46 +25,32 @@ def tokenizer_section(folder: Path, facts: Mapping[str, Any]) -> str:
     grids = sorted(path for path in (own / "samples").glob("*.png") if path.stem.isdigit())
     picture = page.embed(grids[-1]) if grids else ""
     figure = (
-        '<div class="card"><figure class="natural"><figcaption>Originals, each beside what its codes keep of '
-        f'it</figcaption><img alt="Originals and reconstructions" src="{picture}"></figure></div>'
+        '<div class="card"><figure class="natural"><figcaption>Originals, each beside its reconstruction '
+        f'from codes</figcaption><img alt="Originals and reconstructions" src="{picture}"></figure></div>'
         if picture
         else ""
     )
     link = '<a href="tokenizer/report.html">its own report</a>' if (own / "run.json").exists() else ""
-    text = escape(_sentence(first)) + (f" All of it is in {link}." if link else "")
+    text = escape(_sentence(first)) + (f" Details are in {link}." if link else "")
     return (
         f'<section><h2>The first stage: a tokenizer</h2><p class="said">{text}</p>'
         f'<div class="charts">{charts}</div>{figure}</section>'
     )
 
 
-def prompts_table(facts: Mapping[str, Any]) -> str:
-    """What each image of a grid was to show, in rows and columns as they stand there."""
-    prompts, data = facts.get("prompts") or [], facts.get("data") or {}
-    if not prompts or not data.get("width") or not data.get("height"):
-        return ""
-    columns = grid_columns(len(prompts), data["width"], data["height"])
-    rows = [prompts[start : start + columns] for start in range(0, len(prompts), columns)]
-    cells = "".join(f"<tr>{''.join(f'<td>{escape(str(text))}</td>' for text in row)}</tr>" for row in rows)
-    return (
-        '<div class="card"><details><summary>What was asked for, image by image</summary>'
-        f'<div class="scroll"><table class="prompts"><tbody>{cells}</tbody></table></div></details></div>'
-    )
-
-
 def _sentence(first: Mapping[str, Any]) -> str:
     if first.get("model"):
-        text = f"The tokenizer was taken from {first['model']}"
+        text = f"The tokenizer is that of {first['model']}"
     else:
-        text = f"The tokenizer learnt from {first.get('images', 0):,} images in "
+        text = f"The tokenizer was trained on {first.get('images', 0):,} images in "
         text += duration(first.get("seconds") or 0.0)
         if first.get("status") != "finished":
-            return text + " so far; what writes its codes comes after it."
-    text += "; nothing changes it any more"
+            return text + " so far; the second stage is trained after it."
+    text += "; it does not change any more"
     if first.get("codes_seconds") is not None:
         views = first.get("views", 1)
-        times = "once" if views == 1 else f"{views} times, changed otherwise each time"
-        text += f". Each image was turned into codes {times}, in {duration(first['codes_seconds'])}"
+        times = "once" if views == 1 else f"{views} times, with another augmentation each time"
+        text += f". Each image was encoded {times}, in {duration(first['codes_seconds'])}"
     return text + "."
 
 
