@@ -100,9 +100,8 @@ class TrainingConfig(_Section):
     """How a run trains.
 
     Only the first five settings change what is learnt.
-
     ema_lengths: keep averages of the weights whose widths are these shares of the run, in ascending order,
-        instead of one with a half-life. The average of any other length can then be computed after training.
+    instead of one with a half-life. The average of any other length can then be computed after training.
     """
 
     ema_half_life_images: int = Field(10_000, ge=0)
