@@ -169,13 +169,16 @@ def fit_potentials(
     at_once = max(1, min(_DRAWS_AT_ONCE, _SCORES_AT_ONCE // count))
     steps, average = math.ceil(draws / at_once), torch.zeros(count, device=points.device)
     potentials, length = _of_gaussian(points), _length(points)
+    scores = torch.empty(at_once, count, device=points.device)
     damping = min(1, count / (4 * at_once))  # of a step in which many draws choose few points
     for step in range(steps):
         noise = torch.randn(at_once, dimensions, generator=rng, device=points.device)
         rounds = 1 + step * damping * at_once / count
-        rate, temperature = length / math.sqrt(rounds), SOFTNESS * length / rounds
-        scores = torch.addmm(potentials, noise, points.T)
-        chosen = (scores / temperature).softmax(1).sum(0)
+        rate, sharpness = length / math.sqrt(rounds), rounds / (SOFTNESS * length)
+        # A softmax in place: these are the largest tensors, and new memory costs more than the arithmetic.
+        torch.addmm(potentials, noise, points.T, beta=sharpness, alpha=sharpness, out=scores)
+        weights = scores.sub_(scores.amax(1, keepdim=True)).exp_()
+        chosen = weights.sum(1).reciprocal() @ weights
         potentials = potentials + damping * rate * (at_once * shares - chosen)
         if 2 * step >= steps - 1:
             average = average + potentials
