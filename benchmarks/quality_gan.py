@@ -7,6 +7,8 @@ on EfficientNet-Lite0 features, precision and recall of 5,000 images against the
 second, and the ratio of the distances. The plain DCGAN is the usual one: float32, transposed 4×4 convolutions
 256-128-64 with batch norm, Adam at 2e-4, weights from N(0, 0.02²), batches of 64.
 
+--images trains for as many images as an idle machine sees in that time (run --only with few --minutes to
+find its images per second), so that the result is the same on a busy one.
 With --seeds N ours is trained N times, and the ratio is that of the mean distance. What each contestant
 painted is kept in FOLDER: the same command goes on after an interruption, and --only trains one of the two.
 """
@@ -79,7 +81,7 @@ def start(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def plain_dcgan(images: Tensor, minutes: float) -> tuple[np.ndarray, dict[str, Any]]:
+def plain_dcgan(images: Tensor, budget: scoring.Budget) -> tuple[np.ndarray, dict[str, Any]]:
     """Train on uint8 images `[n, h, w, c]`; the pictures, and what the training was."""
     torch.manual_seed(0)
     generator = Generator(images.shape[-1]).apply(start)
@@ -87,7 +89,7 @@ def plain_dcgan(images: Tensor, minutes: float) -> tuple[np.ndarray, dict[str, A
     discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, betas=(0.5, 0.999))
     generator_optimizer = torch.optim.Adam(generator.parameters(), 2e-4, betas=(0.5, 0.999))
     seen, begun = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - begun) < 60 * minutes:
+    while not budget.is_spent(seen, elapsed := time.perf_counter() - begun):
         batch = images[torch.randint(len(images), (64,))]
         real = batch.permute(0, 3, 1, 2).float() / 127.5 - 1
         fake = generator(torch.randn(64, LATENTS, 1, 1))
@@ -108,11 +110,11 @@ def plain_dcgan(images: Tensor, minutes: float) -> tuple[np.ndarray, dict[str, A
 
 
 def danqing(
-    data: str, preset: str, minutes: float, seed: int, out: Path
+    data: str, preset: str, budget: scoring.Budget, seed: int, out: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by the public interface; the pictures, and what the training was."""
     begun = time.perf_counter()
-    run = dq.train(data, preset=preset, minutes=minutes, seed=seed, out=out, size=SIZE)
+    run = dq.train(data, preset=preset, seed=seed, out=out, size=SIZE, **budget.settings)
     seconds = time.perf_counter() - begun
     facts = json.loads((out / "run.json").read_text())
     pixels = dq.load(run).sample(COUNT, seed=1).array
@@ -129,8 +131,12 @@ def main() -> None:
     parser.add_argument("--preset", default="gan-32")
     parser.add_argument("--seeds", type=int, default=1, help="how often ours is trained")
     parser.add_argument("--only", choices=["plain_dcgan", "danqing"], help="train one of the two")
+    parser.add_argument("--images", type=int, help="train for so many images instead, with --only")
     parser.add_argument("--out", type=Path, help="keep the runs, the pictures and grids here")
     arguments = parser.parse_args()
+    if arguments.images and not arguments.only:
+        parser.error("--images is the budget of one contestant: choose it by --only")
+    budget = scoring.Budget(arguments.minutes, arguments.images)
     out = arguments.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
 
@@ -146,12 +152,12 @@ def main() -> None:
 
     distances = []
     if arguments.only != "danqing":
-        plain = scored("plain_dcgan", lambda: plain_dcgan(torch.from_numpy(training), arguments.minutes))
+        plain = scored("plain_dcgan", lambda: plain_dcgan(torch.from_numpy(training), budget))
     if arguments.only != "plain_dcgan":
         for seed in range(arguments.seeds):
             name = f"{arguments.preset}-seed-{seed}"
             make = functools.partial(
-                danqing, arguments.data, arguments.preset, arguments.minutes, seed, out / f"run-{seed}"
+                danqing, arguments.data, arguments.preset, budget, seed, out / f"run-{seed}"
             )
             distances.append(scored(name, make)["frechet_distance"])
     if arguments.only is None:

@@ -9,6 +9,9 @@ install pythae`) gets its convolutional MNIST networks at the 28×28 that they a
 examples have, its squared error and otherwise its trainer's defaults: Adam at 1e-4, batches of 64, float32.
 Its pictures are then resized to 32×32 as the real ones are.
 
+--images trains for as many images as an idle machine sees in that time (run --only with few --minutes to
+find its images per second), so that the result is the same on a busy one.
+
 What each contestant painted is kept in FOLDER: the same command goes on after an interruption, and --only
 trains one of the two.
 """
@@ -35,7 +38,7 @@ SIZE = (32, 32)
 COUNT = 5000
 
 
-def pythae(images: Tensor, minutes: float, learning_rate: float) -> tuple[np.ndarray, dict[str, Any]]:
+def pythae(images: Tensor, budget: scoring.Budget, learning_rate: float) -> tuple[np.ndarray, dict[str, Any]]:
     """Train on uint8 images `[n, 28, 28, 1]`; 32×32 pictures, and what the training was."""
     from pythae import models
     from pythae.data.datasets import DatasetOutput
@@ -47,7 +50,7 @@ def pythae(images: Tensor, minutes: float, learning_rate: float) -> tuple[np.nda
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     seen, begun = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - begun) < 60 * minutes:
+    while not budget.is_spent(seen, elapsed := time.perf_counter() - begun):
         optimizer.zero_grad()
         model(DatasetOutput(data=pixels[torch.randint(len(pixels), (64,))])).loss.backward()
         optimizer.step()
@@ -60,10 +63,10 @@ def pythae(images: Tensor, minutes: float, learning_rate: float) -> tuple[np.nda
 
 
 def danqing(
-    data: str, preset: str, minutes: float, settings: dict[str, str], out: Path
+    data: str, preset: str, budget: scoring.Budget, settings: dict[str, str], out: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by the public interface; the pictures, and what the training was."""
-    run = dq.train(data, preset=preset, minutes=minutes, settings=settings, out=out, size=SIZE)
+    run = dq.train(data, preset=preset, settings=settings, out=out, size=SIZE, **budget.settings)
     model = dq.load(run)
     facts: dict[str, Any] = {"images": run.images, "images_per_second": round(run.images_per_second)}
     test = open_dataset(data, size=SIZE, split="test")
@@ -95,8 +98,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
     parser.add_argument("--pythae-learning-rate", type=float, default=1e-4)
     parser.add_argument("--only", choices=["pythae", "danqing"], help="train one of the two")
+    parser.add_argument("--images", type=int, help="train for so many images instead, with --only")
     parser.add_argument("--out", type=Path, help="keep the run, the pictures and two grids here")
     arguments = parser.parse_args()
+    if arguments.images and not arguments.only:
+        parser.error("--images is the budget of one contestant: choose it by --only")
+    budget = scoring.Budget(arguments.minutes, arguments.images)
     out = arguments.out or Path(tempfile.mkdtemp())
     out.mkdir(parents=True, exist_ok=True)
     settings = dict(setting.split("=", 1) for setting in arguments.set)
@@ -105,13 +112,11 @@ def main() -> None:
     results: dict[str, Any] = {"threads": torch.get_num_threads()}
     if arguments.only != "danqing":
         small = torch.from_numpy(pixels_of(open_dataset(arguments.data, size=(28, 28))))
-        train = functools.partial(pythae, small, arguments.minutes, arguments.pythae_learning_rate)
+        train = functools.partial(pythae, small, budget, arguments.pythae_learning_rate)
         pixels, facts = scoring.kept(out, "pythae", arguments.minutes, train)
         results["pythae"] = {**scoring.score(pixels, reference), **facts}
     if arguments.only != "pythae":
-        train = functools.partial(
-            danqing, arguments.data, arguments.preset, arguments.minutes, settings, out / "run"
-        )
+        train = functools.partial(danqing, arguments.data, arguments.preset, budget, settings, out / "run")
         pixels, facts = scoring.kept(out, arguments.preset, arguments.minutes, train)
         results[arguments.preset] = {**scoring.score(pixels, reference), **facts}
     if arguments.only is None:

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,26 @@ from danqing.evaluation.networks import open_network
 from danqing.images import Images
 
 AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a contestant trains: so many minutes, or as many images as an idle machine sees in them.
+
+    With `images` the result does not depend on what else the machine does.
+    """
+
+    minutes: float
+    images: int | None = None
+
+    def is_spent(self, seen: int, seconds: float) -> bool:
+        """Whether training is over after so many images and seconds."""
+        return seconds >= 60 * self.minutes if self.images is None else seen >= self.images
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `danqing.train`."""
+        return {"minutes": self.minutes} if self.images is None else {"images": self.images}
 
 
 def kept(
