@@ -4,7 +4,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def pin_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def budgets(minutes: float, images: Sequence[str]) -> Callable[[str], Budget]:
+def budgets(minutes: float, images: list[str]) -> Callable[[str], Budget]:
     """Return what gives each contestant its budget by its name.
 
     images: NAME=COUNT for those that see so many images instead of training for the minutes.
