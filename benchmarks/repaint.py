@@ -39,7 +39,7 @@ def repaint(
     for start, end in walk(steps, resamplings, jump):
         t, s = times[start], times[end]
         if end < start:
-            z = noisier(z, t, s, noise())
+            z = noisier(z, s, t, noise())
             continue
         evaluations += 1
         moments = torch.full((len(images),), t)
@@ -84,7 +84,7 @@ def cleaner(z: Tensor, image: Tensor, t: float, s: float, noise: Tensor) -> Tens
 
 
 def noisier(z: Tensor, t: float, s: float, noise: Tensor) -> Tensor:
-    """Draw z at an earlier time t from what is at s: the forward process from s to t."""
+    """Draw z at the earlier time t from what is at s: the forward process."""
     return t / s * z + math.sqrt(_forward_variance(t, s)) * noise
 
 
