@@ -299,7 +299,7 @@ def gigaflops(training: Training) -> float:
     batch = training.images[: peer.batch].permute(0, 3, 1, 2).float() / 127.5 - 1
     with FlopCounterMode(display=False) as counter:
         peer.loss(peer.module, batch).backward()
-    return round(counter.get_total_flops() / len(batch) / 1e9, 3)
+    return float(round(counter.get_total_flops() / len(batch) / 1e9, 3))
 
 
 def parameters_of(module: nn.Module) -> int:

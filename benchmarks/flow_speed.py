@@ -78,7 +78,7 @@ class Ours:
         return done / elapsed
 
     def train(self) -> int:
-        batch = self.engine.images_per_step
+        batch: int = self.engine.images_per_step
         self.engine.step(self.steps * batch, self.steps, TOTAL)
         self.steps += 1
         return batch
@@ -98,7 +98,7 @@ class Ours:
         batch, (phase,) = self.engine.batches.at(0), self.engine.phases
         with FlopCounterMode(display=False) as counter:
             self.engine.learner.loss(batch, phase, generator(0, "flops")).total.backward()
-        return round(counter.get_total_flops() / len(batch) / 1e9, 3)
+        return float(round(counter.get_total_flops() / len(batch) / 1e9, 3))
 
 
 @contextmanager

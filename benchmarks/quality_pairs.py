@@ -63,7 +63,7 @@ class Generator(nn.Module):
         for level, wide in enumerate(ENCODER):
             # The deepest map has one place, which a norm of one image would set to 0.
             normed = 0 < level < len(ENCODER) - 1
-            parts = [nn.LeakyReLU(0.2)] if level else []
+            parts: list[nn.Module] = [nn.LeakyReLU(0.2)] if level else []
             parts += [nn.Conv2d(width, wide, 4, 2, 1, bias=not normed), *([norm(wide)] if normed else [])]
             self.down.append(nn.Sequential(*parts))
             width = wide
