@@ -30,7 +30,6 @@ import flow_evaluations
 import numpy as np
 import scoring
 import torch
-from danqing.families.flow import Flow
 from numpy.typing import NDArray
 from repaint import repaint
 from torch.nn import functional as F
@@ -41,6 +40,7 @@ from danqing.data.splits import has_split, open_held, open_if_there
 from danqing.evaluation.contract import HasStages
 from danqing.evaluation.networks import open_network
 from danqing.families.base import Condition
+from danqing.families.flow import Flow
 from danqing.images import Images, to_float, to_uint8
 from danqing.model.model import Model
 from danqing.randomness import generator
