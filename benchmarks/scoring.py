@@ -1,8 +1,9 @@
-"""The scores of the quality benchmarks: FD-efficientnet-lite0, precision and recall."""
+"""What the quality benchmarks share: scores, budgets, and the saved results of each contestant."""
 
 import functools
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from danqing import atomic
+from danqing.data import Dataset
 from danqing.evaluation.contract import FeatureNetwork
 from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.neighbours import manifold_scores
@@ -95,3 +97,23 @@ def features(images: np.ndarray) -> Tensor:
 @functools.cache
 def _network() -> FeatureNetwork:
     return open_network("efficientnet-lite0")
+
+
+def pixels_of(dataset: Dataset) -> np.ndarray:
+    """Return all images, uint8 `[n, h, w, c]`."""
+    return dataset.images(np.arange(len(dataset))).numpy()
+
+
+def pin_threads(count: int) -> None:
+    """Let this process, the runs that it trains and the processes that it starts use `count` threads."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    torch.set_num_threads(count)
+
+
+def budgets(minutes: float, images: list[str]) -> Callable[[str], Budget]:
+    """Return what gives each contestant its budget by its name.
+
+    images: NAME=COUNT for those that see so many images instead of training for the minutes.
+    """
+    counts = dict(one.split("=", 1) for one in images)
+    return lambda name: Budget(minutes, int(counts[name]) if name in counts else None)

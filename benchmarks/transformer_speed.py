@@ -16,12 +16,12 @@ with grouped key heads, the line before it that with all (masked order is only m
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
 import torch
+from peak import peak_flops
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -178,17 +178,6 @@ def flops_per_code(key_value_heads: int) -> float:
     net = ours(key_value_heads)
     weights = sum(p.numel() for name, p in net.named_parameters() if p.dim() == 2 and "embed" not in name)
     return 6 * weights + 6 * LAYERS * WIDTH * CODES
-
-
-def peak_flops(precision: Precision) -> float:
-    """Measure operations per second of the fastest of several square matrix products."""
-    a = torch.randn(2048, 2048).to(getattr(torch, precision))
-    best = math.inf
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048**3 / best
 
 
 def sampling(rounds: int, precision: Precision) -> float:

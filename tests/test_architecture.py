@@ -13,6 +13,7 @@ ROOMS = [
     {"errors", "version"},
     {
         "atomic",
+        "attributes",
         "randomness",
         "control_groups",
         "frames",

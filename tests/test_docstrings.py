@@ -16,12 +16,12 @@ MOST_WORDS = 12
 VERBS = """
 Accept Add Advance Answer Append Apply Average Bring Build Call Cancel Carry Change Check Choose
 Claim Close Compute Convert Copy Count Create Crop Decide Decode Degrade Delete Describe Download
-Draw Drop Embed Encode End Estimate Fetch Find Finish Follow Generate Handle Insert Integrate
+Draw Drop Embed Encode End Estimate Fetch Find Finish Fit Follow Generate Handle Insert Integrate
 Interpolate Invert Keep Kill Learn Let Limit List Load Log Make Map Measure Migrate Mix Move Name
 Open Pack Pad Paint Parse Pass Plan Predict Prepare Print Project Put Quantize Queue Raise Read
-Record Refund Release Remove Renew Repeat Replace Report Requeue Reserve Resize Resolve Return
-Revoke Rotate Run Sample Save Scale Select Send Serve Set Settle Shift Show Silence Sort Split Start
-Stop Store Stream Sync Take Train Turn Update Upload Verify Wait Wake Write Yield
+Record Refund Release Remove Renew Repeat Replace Report Requeue Reserve Reshape Resize Resolve
+Return Revoke Rotate Run Sample Save Scale Select Send Serve Set Settle Shift Show Silence Sort
+Split Start Stop Store Stream Sync Take Train Turn Update Upload Verify Wait Wake Write Yield
 """
 """How the docstring of a function may begin; add a verb where it is needed."""
 

@@ -74,7 +74,7 @@ def test_a_comparison_is_a_table_sentences_and_a_page(
     )
     code, _, err = run(capsys, *words)
     assert code == 130
-    assert "the same command goes on" in err
+    assert "run this to continue" in err
 
 
 def test_a_comparison_in_which_all_failed_is_an_error(
@@ -86,7 +86,7 @@ def test_a_comparison_in_which_all_failed_is_an_error(
     words = ("compare", "pets", "--families", "flow", "--minutes", "10", "--out", str(tmp_path), "--json")
     code, out, err = run(capsys, *words)
     assert code == 2
-    assert "the first failed so: The loss stopped being a number" in err
+    assert "the first failed with: The loss stopped being a number" in err
     assert json.loads(out).keys() == {"error"}
 
 

@@ -10,7 +10,7 @@ from danqing.data import Augment, Batches, open_dataset
 from danqing.data.degrade import Degradation, source_images
 from danqing.errors import ConfigError
 from danqing.images import to_float, to_uint8
-from danqing.training.config import resolve
+from danqing.training.config_reading import resolve
 
 from .pictures import write
 

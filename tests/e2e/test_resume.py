@@ -68,6 +68,8 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert tensors[0].keys() == tensors[1].keys()
     different = [n for n in tensors[0] if tensors[0][n].numpy().tobytes() != tensors[1][n].numpy().tobytes()]
     assert not different
+    snapshots = [{p.name: p.read_bytes() for p in (run / "snapshots").glob("*")} for run in (one, other)]
+    assert snapshots[0] == snapshots[1]
     kinds = {name.partition("/")[0] for name in tensors[0]}
     assert {"family", "ema", "optimizer"} <= kinds
     assert (one / "log.jsonl").read_bytes() == (other / "log.jsonl").read_bytes()
@@ -86,11 +88,15 @@ VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16"
 VAE += ["--set", "precision=float32"]
 EVALUATED = ["--evaluate-every", "1504", "--set", "evaluation.samples=16"]
 EVALUATED += ["--set", "evaluation.features=pixels", "--set", "evaluation.held_out=0.2"]
+AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and a length chosen at the end
 
 
 @pytest.mark.parametrize(
     ("family", "kills", "settings"),
-    [("gan", KILLS, [*GAN, "--images", "40000"]), ("vae", 6, [*VAE, *EVALUATED, "--images", "10000"])],
+    [
+        ("gan", KILLS, [*GAN, "--images", "40000"]),
+        ("vae", 6, [*VAE, *EVALUATED, *AVERAGED, "--images", "10000"]),
+    ],
 )
 def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, settings):
     env = environment(tmp_path)
@@ -117,6 +123,7 @@ def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, s
     assert len(positions) > kills / 2
     train(command(pictures, killed, *settings), env)
     assert_equal_runs(whole, killed)
+    assert len(list((killed / "snapshots").glob("*"))) == (19 if "ema_lengths" in str(settings) else 0)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads need two cores")

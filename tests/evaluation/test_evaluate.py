@@ -273,10 +273,10 @@ def test_splits_are_chosen_and_said(split_digits: Path, tmp_path: Path) -> None:
     grown = Model(model.family, {"data": {"fingerprint": "0" * 64, "held_out": 0.1}})
     learnt_others, lost = reference(grown, "digits")[1]
     assert learnt_others == told
-    assert "held out cannot be told from the others any more" in lost
+    assert "held out can no longer be told from the others" in lost
     with pytest.raises(EvaluationError, match="did not keep a part"):
         reference(model, "digits", "held-out")
-    with pytest.raises(EvaluationError, match="cannot be told from the others any more"):
+    with pytest.raises(EvaluationError, match="can no longer be told from the others"):
         reference(grown, "digits", "held-out")
     with pytest.raises(DataError, match="no validation split"):
         reference(model, split_digits, "validation")
@@ -568,7 +568,7 @@ def test_nothing_measured_says_why(split_digits: Path, tmp_path: Path) -> None:
     two = write(tmp_path / "two", digit_pixels(np.arange(2)), ["digit 1", "digit 2"])
     with pytest.raises(EvaluationError, match="Nothing could be measured: there are too few images"):
         evaluate(two, split_digits, metrics="frechet-per-class", features="pixels")
-    with pytest.raises(EvaluationError, match="is no model, and only a model's run holds images out"):
+    with pytest.raises(EvaluationError, match="is not a model, and only a model's run holds images out"):
         evaluate(two, split_digits, split="held-out", features="pixels")
 
 

@@ -177,8 +177,8 @@ def test_a_first_stage_is_scored_by_what_it_makes_of_the_reference() -> None:
     assert grey["composition"].settings["unread"]["shape"] == 1
     chosen, left_out = _plan(comparison(copier(), 200), None)
     assert {"frechet", "composition", "psnr"} <= set(chosen)
-    assert "paints nothing of its own" in left_out["memorised"]
-    assert "paints nothing of its own" in left_out["duplicates"]
+    assert "has no samples of its own" in left_out["memorised"]
+    assert "has no samples of its own" in left_out["duplicates"]
 
 
 def test_what_cannot_be_judged_by_words_says_why() -> None:

@@ -1,5 +1,6 @@
 """Flow matching: its contract, that it learns the exact velocity, and what it edits."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from danqing import presets
 from danqing.errors import ConfigError
 from danqing.families import build, parse_config
 from danqing.families.base import Batch, Condition
-from danqing.families.flow import Flow, with_channels
+from danqing.families.flow import generate, with_channels
+from danqing.families.flow_sampling import Flow
 from danqing.families.samplers import SAMPLERS
 from danqing.images import Images
 from danqing.model.loading import load
@@ -92,7 +94,8 @@ def test_the_learned_velocity_is_that_of_a_mixture_of_gaussians() -> None:
 
     torch.manual_seed(0)
     shape = {"width": 4, "height": 4, "channels": 1}
-    settings = {"net": "dit", "widths": (32,), "layers": 2, "heads": 2, "patch": 4, "times": "uniform"}
+    settings = {"net": "dit", "widths": (32,), "layers": 2, "heads": 2, "patch": 4}
+    settings |= {"times": "uniform", "prediction": "residual"}
     family = build(parse_config({"family": "flow", **shape, **settings}))
     assert isinstance(family, Flow)
     train(family, [Batch(draw(256, seed)) for seed in range(400)])
@@ -114,7 +117,7 @@ def test_the_learned_velocity_is_that_of_a_mixture_of_gaussians() -> None:
         velocity = family.eval()._velocity(Condition(), 2000, chosen)(z, t)
     wanted = (best(z, t) - z) / (1 - t).view(-1, 1, 1, 1)
     error = (velocity - wanted).square().mean() / wanted.square().mean()
-    assert error < 0.02
+    assert error < 0.03
 
     with torch.no_grad():
         painted = family.sample(Condition(), seeds=range(400), num_steps=24)
@@ -123,7 +126,7 @@ def test_the_learned_velocity_is_that_of_a_mixture_of_gaussians() -> None:
     near = torch.stack([(centres - mean).abs() for mean in means]).amin(0)
     assert near.mean() < 0.06  # the mean of 16 pixels deviates by 0.02 from its centre in the data
     within = (painted - painted.mean((2, 3), keepdim=True)).std()
-    assert within == pytest.approx(spread, rel=0.25)
+    assert within == pytest.approx(spread, abs=0.12)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -222,7 +225,7 @@ def test_a_model_that_learns_masks_sees_what_is_given() -> None:
 
 
 def test_varying_goes_from_the_image_to_a_sample() -> None:
-    family = make().eval()
+    family = make(prediction="velocity").eval()  # what fresh weights predict is near what they see
     images = pictures(2, 1)
     with torch.no_grad():
         same = family.vary(images, Condition(), seeds=[1, 2], strength=0.0)
@@ -322,3 +325,31 @@ def test_a_saved_model_gives_the_same_images(tmp_path: Path) -> None:
 def test_presets_are_complete(name: str) -> None:
     values = presets.read(name)
     assert values["family"] == "flow"
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_the_simple_generation_is_what_the_sampler_euler_does(net: str) -> None:
+    family = make(net=net, labels=("a", "b")).eval()
+    condition, seeds = Condition(torch.tensor([0, 1])), [3, 4]
+    simple = generate(family, condition, family._noise(seeds), num_steps=6)
+    options = {"sampler": "euler", "num_steps": 6, "precision": "float32"}
+    with torch.no_grad():
+        fast = family.sample(condition, seeds=seeds, **options)
+    inside = (simple.abs() < 0.9).flatten(1).all(1)  # the sampler bounds predicted images as well
+    torch.testing.assert_close(simple[inside], fast[inside], rtol=1e-4, atol=1e-4)
+    assert (simple - fast).abs().mean() < 0.02
+
+
+def test_the_likelihood_of_a_known_density_is_found() -> None:
+    """A network that predicts grey everywhere has a normal density, as narrow as a level is wide.
+
+    Of an image that is grey, with uniform noise, it gives ½ log(2π / 12) + ½ nats for each dimension.
+    """
+    torch.manual_seed(0)
+    shape = {"width": 4, "height": 4, "channels": 1}
+    family = build(parse_config({"family": "flow", **shape, "net": "dit", **NETS["dit"]}))
+    assert isinstance(family, Flow)
+    with torch.no_grad():
+        bits = family.eval().bits_per_dim(Batch(torch.zeros(64, 1, 4, 4)), torch.Generator().manual_seed(1))
+    expected = (0.5 * math.log(2 * math.pi / 12) + 0.5) / math.log(2)
+    assert bits.mean() == pytest.approx(expected, abs=0.06)

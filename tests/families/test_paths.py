@@ -9,6 +9,7 @@ from danqing.families import paths
 
 COMBINATIONS = [
     ("linear", "image"),
+    ("linear", "residual"),
     ("linear", "velocity"),
     ("linear", "noise"),
     ("vp", "image"),
@@ -30,7 +31,7 @@ def right_output(
 ) -> torch.Tensor:
     """What a network would have to return for the image `x`, from the papers' own formulas."""
     t = t.view(-1, 1, 1, 1)
-    if path == "edm":
+    if path == "edm" or prediction == "residual":
         sigma, scale = (1 - t) / t, paths.DATA_SCALE
         noisy = z / t  # x + σ ε
         c_skip = scale**2 / (sigma**2 + scale**2)
@@ -56,7 +57,11 @@ def test_a_wrong_output_costs_what_the_papers_weigh_it_by(path: str, prediction:
     output = right_output(path, prediction, z, x, t) + 0.1
     loss = paths.training_loss(path, prediction, output, x, noise, t)
     expected = (0.1 / (1 - t).clamp_min(paths.LEAST_NOISE)) ** 2 if prediction == "image" else 0.01
-    expected = torch.full_like(t, 0.01) if path == "edm" else torch.as_tensor(expected).expand_as(t)
+    expected = torch.as_tensor(expected).expand_as(t).clone()
+    if path == "edm":
+        expected[:] = 0.01
+    elif prediction == "residual":
+        expected *= paths.DATA_SCALE**2 / ((1 - t) ** 2 + (paths.DATA_SCALE * t) ** 2)
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-6)
 
 

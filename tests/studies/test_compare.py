@@ -164,7 +164,7 @@ def test_a_setting_that_is_not_all_of_theirs_is_refused(
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").write_text("sea")
-    with pytest.raises(ConfigError, match="is not empty and holds no comparison"):
+    with pytest.raises(ConfigError, match="is not empty and does not hold a comparison"):
         danqing.compare("digits:0,1,2", presets=["gan-32"], images=64, size=(8, 8), out=tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["holiday.txt"]
 

@@ -159,7 +159,7 @@ def test_a_pruner_that_is_not_there_is_named(arguments: dict[str, object]) -> No
 def test_other_settings_are_another_search(arguments: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "search").mkdir()
     (tmp_path / "search/holiday.png").write_bytes(b"")
-    with pytest.raises(ConfigError, match="is not empty and holds no search"):
+    with pytest.raises(ConfigError, match="is not empty and does not hold a search"):
         danqing.tune(**arguments, trials=1)  # type: ignore[arg-type]
     (tmp_path / "search/asked.json").write_text(json.dumps({"pruner": "hyperband"}))
     with pytest.raises(ConfigError, match="holds a search with other settings"):

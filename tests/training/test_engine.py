@@ -49,6 +49,7 @@ def run(engine, steps, start=0):
         ("vae-32", SMALL_VAE | {"optimizer": "sgd", "momentum": 0.9, "accumulate": 2, "clip_norm": 1.0}),
         ("vae-32", SMALL_VAE | {"optimizer": "rmsprop", "momentum": 0.5, "prior": "flow"}),
         ("gan-32", SMALL_GAN),
+        ("gan-32", SMALL_GAN | {"ema_lengths": (0.05, 0.1)}),
         ("transformer-16", SMALL_TRANSFORMER | {"optimizer": "muon", "weight_decay": 0.1}),
         ("vqvae-32", SMALL_VQGAN | {"depth": 2, "adversarial_start_images": 24, "accumulate": 2}),
         ("vqvae-32", SMALL_VQGAN | {"perceptual": 0.5, "normalised": True, "gradient": "rotation"}),
@@ -134,6 +135,21 @@ def test_the_estimate_counts_what_starts_later_than_the_run(dataset, monkeypatch
     never, later = memory(images=500), memory(images=2000)
     assert later > never + 1_000_000  # the discriminator's own activations, while it judges
     assert memory(minutes=1.0) == pytest.approx(later, rel=0.1)
+
+
+def test_the_estimate_counts_each_average_and_its_snapshots(dataset, monkeypatch):
+    monkeypatch.setattr(machine, "resident_memory", lambda: 0)
+
+    def needs(**settings):
+        values = SMALL_VAE | {"batch_size": 8, "measure_seconds": 0.001, "features": 64, **settings}
+        config = resolve(preset="vae-32", settings=values).for_data(dataset)
+        return estimate_requirements(config, Batches(dataset, 8, 0), CPU, "float32")
+
+    one, two = needs(), needs(ema_lengths=(0.05, 0.1))
+    values = sum(two.parameters.values())
+    assert two.memory_bytes - one.memory_bytes == pytest.approx(4 * values, rel=0.01)
+    assert one.snapshot_bytes == 0
+    assert two.snapshot_bytes == pytest.approx(32 * 2 * 2 * values, rel=0.01)
 
 
 def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, monkeypatch):

@@ -84,7 +84,7 @@ def test_a_drift_is_more_than_what_shows_and_than_chance(shift, spread, count, d
     found = drift(real + np.array([0, -shift, 0]), real)
     assert (found is not None) is drifts
     if found is not None:
-        assert in_words(found) == f"red +0.0, green -{shift:.1f}, blue +0.0"
+        assert in_words(found.tolist()) == f"red +0.0, green -{shift:.1f}, blue +0.0"
 
 
 def test_other_colours_raise_one_alarm_that_says_what_to_change():

@@ -1,4 +1,4 @@
-"""`danqing compare`: families under one budget on your images; the same command again goes on."""
+"""`danqing compare`: families under one budget on your images."""
 
 import shlex
 import sys
@@ -23,14 +23,14 @@ EXAMPLES = """Examples:
 
   danqing compare fashion-mnist --presets gan-32,vae-32 --images 500000 --out runs/fashion
 
-Ctrl-C saves; the same command again goes on where it stopped."""
+Ctrl-C saves; run the same command again to continue."""
 
 _MARKS = {"best": "*", "tie": "="}
 
 
 def compare(
     data: Annotated[str, typer.Argument(help="The images, as for danqing train.")],
-    out: Annotated[Path, typer.Option(help="The folder of the comparison; the same folder again goes on.")],
+    out: Annotated[Path, typer.Option(help="The folder of the comparison; use it again to continue.")],
     families: Annotated[
         str, typer.Option(help="Which families, each by its preset for about this size.", metavar="gan,vae")
     ] = "",
@@ -44,7 +44,7 @@ def compare(
     size: Annotated[
         str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of all runs and of what they paint.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of all runs and of their samples.")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change one setting for all; may be repeated.", metavar="KEY=VALUE"),
@@ -62,13 +62,13 @@ def compare(
     n: Annotated[
         int | None,
         typer.Option(
-            "-n", help="How many images each paints to be judged.", min=2, show_default="1000 to 10000"
+            "-n", help="How many images each samples to be measured.", min=2, show_default="1000 to 10000"
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
-    """Compare families on your images: the same budget, split and seed, measured alike."""
+    """Compare families on your images, under the same budget and measured alike."""
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")
         import danqing
@@ -92,11 +92,11 @@ def compare(
             on_dataset=lambda report: show_report(bar, report),
         )
     if all(one.status == "failed" for one in found.contestants):
-        raise TrainingError(f"None could be compared; the first failed so: {found.contestants[0].error}")
+        raise TrainingError(f"None could be compared; the first failed with: {found.contestants[0].error}")
     output.result(_payload(found, out), _text(found, out), as_json=as_json)
     if found.interrupted:
         command = shlex.join(["danqing", *sys.argv[1:]])
-        progress.say(f"Interrupted and saved; the same command goes on: {command}", style="yellow")
+        progress.say(f"Interrupted and saved; run this to continue: {command}", style="yellow")
         raise typer.Exit(INTERRUPTED)
 
 

@@ -40,7 +40,7 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Which scores, with commas between: frechet,kernel,precision,...",
+            help="The metrics, separated by commas: frechet,kernel,precision,...",
             show_default="all that apply",
         ),
     ] = None,
@@ -54,7 +54,7 @@ def evaluate(
     ] = "auto",
     weights: Annotated[
         Path | None,
-        typer.Option(help="The network's weights, where they cannot be fetched.", metavar="FILE"),
+        typer.Option(help="The weights of the network, if they cannot be fetched.", metavar="FILE"),
     ] = None,
     second_features: Annotated[
         str | None,
@@ -64,13 +64,13 @@ def evaluate(
         ),
     ] = None,
     n: Annotated[
-        int, typer.Option("-n", min=2, help="How many images to paint, or to read at most.")
+        int, typer.Option("-n", min=2, help="How many images to sample, or to read at most.")
     ] = 10_000,
     split: Annotated[
         str | None,
         typer.Option(
             help="Which part of the data: test, validation, held-out, train or all.",
-            show_default="the first that is not learnt from",
+            show_default="the first that the model did not learn from",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,

@@ -1,4 +1,4 @@
-"""`danqing tune`: search for better settings; the same command again goes on."""
+"""`danqing tune`: search for better settings."""
 
 import shlex
 import sys
@@ -32,16 +32,16 @@ where space.toml holds, for instance:
   [model.net]
   choices = ["dcgan", "mlp"]
 
-Ctrl-C saves; the same command again goes on where it stopped."""
+Ctrl-C saves; run the same command again to continue."""
 
 
 def tune(
     data: Annotated[str, typer.Argument(help="The images, as for danqing train.")],
     space: Annotated[
-        Path, typer.Option(help="What to search, and between which values.", metavar="FILE.toml")
+        Path, typer.Option(help="The settings to search, and their values.", metavar="FILE.toml")
     ],
-    out: Annotated[Path, typer.Option(help="The folder of the search; the same folder again goes on.")],
-    trials: Annotated[int, typer.Option(help="How many settings to try, in all.", min=1)] = 20,
+    out: Annotated[Path, typer.Option(help="The folder of the search; use it again to continue.")],
+    trials: Annotated[int, typer.Option(help="How many settings to try in all.", min=1)] = 20,
     preset: Annotated[
         str | None, typer.Option(help="The configuration to start from.", show_default="gan-32")
     ] = None,
@@ -96,7 +96,7 @@ def tune(
     output.result(_payload(found), _text(found), as_json=as_json)
     if found.status == "interrupted":
         command = shlex.join(["danqing", *sys.argv[1:]])
-        progress.say(f"Interrupted and saved; the same command goes on: {command}", style="yellow")
+        progress.say(f"Interrupted and saved; run this to continue: {command}", style="yellow")
         raise typer.Exit(INTERRUPTED)
 
 

@@ -3,47 +3,15 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from danqing.attributes import Attribute as Attribute
+from danqing.attributes import Kind
 from danqing.data import tables
-
-Kind = Literal["number", "category", "vector"]
-_SHOWN = 20
-
-
-class Attribute(BaseModel):
-    """One declared column.
-
-    width: how many numbers it takes; a category takes one, its index in `categories`. known: the share of the
-    images that have a value. mean, deviation, lowest, highest: of the known values of a number or vector.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    kind: Kind
-    width: int = 1
-    categories: tuple[str, ...] = ()
-    known: float = 0.0
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-    lowest: tuple[float, ...] = ()
-    highest: tuple[float, ...] = ()
-
-    def in_words(self) -> str:
-        """Return its name, kind, values, and how often it is known."""
-        known = "" if self.known == 1 else f", known for {self.known:.0%}"
-        if self.kind == "category":
-            shown = ", ".join(self.categories[:_SHOWN])
-            return f"{self.name} ({len(self.categories)} categories: {shown}{known})"
-        if self.kind == "vector":
-            return f"{self.name} (vector of {self.width}{known})"
-        mean, deviation = self.mean[0], self.deviation[0]
-        return f"{self.name} (number, {mean:.4g} ± {deviation:.4g}{known})"
 
 
 class Example(BaseModel):

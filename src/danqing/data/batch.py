@@ -52,11 +52,13 @@ class Batch:
 
     codes: the tokenizer's codes of the images, int64 `[n, rows, columns, depth]`. The images are then empty,
     `[n, 0, 0, 0]`.
+    noise: standard normal values of the shape of the images, if noise has chosen the images.
     """
 
     images: Tensor
     condition: Condition = field(default_factory=Condition)
     codes: Tensor | None = None
+    noise: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -64,8 +66,10 @@ class Batch:
     def __getitem__(self, rows: slice) -> "Batch":
         """Return a selection of the batch."""
         codes = None if self.codes is None else self.codes[rows]
-        return Batch(self.images[rows], self.condition[rows], codes)
+        noise = None if self.noise is None else self.noise[rows]
+        return Batch(self.images[rows], self.condition[rows], codes, noise)
 
     def to(self, device: torch.device | str) -> "Batch":
         codes = None if self.codes is None else self.codes.to(device, non_blocking=True)
-        return Batch(self.images.to(device, non_blocking=True), self.condition.to(device), codes)
+        noise = None if self.noise is None else self.noise.to(device, non_blocking=True)
+        return Batch(self.images.to(device, non_blocking=True), self.condition.to(device), codes, noise)

@@ -26,10 +26,10 @@ _PREPARATION = ("channels", "alpha", "background", "fit", "range")
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is scored: a model that has yet to paint, or pictures that are there already.
+    """What is scored: a model, or a folder of images.
 
     name: what a score calls it. folder: the model folder, where there is one. preparation: how the data that
-    it is held against must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`), and
+    it is compared with must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`), and
     as_trained: how a model's run read it, which the fingerprint of its images follows from too. facts:
     settings that every score of it carries.
     """
@@ -61,9 +61,12 @@ def open_candidate(
     device: str = "cpu",
     on_progress: ProgressCallback | None = None,
 ) -> Candidate:
-    """A model (itself, a run, its folder, or a hub id), or else the pictures that a source names.
+    """Open a model, or a source of images, to be scored.
 
-    `data` is what it will be held against. Of more than `n` pictures, `n` are drawn by the seed.
+    source: a model, a run, its folder, a hub id, or a source of images.
+    data: what it will be compared with.
+    n: of more images than this, `n` are drawn by the seed.
+
     Raises ModelError, DataError or EvaluationError.
     """
     if isinstance(source, Model):
@@ -106,7 +109,9 @@ def _is_coloured(data: str | Path) -> bool:
 
 
 def is_model(path: Path) -> bool:
-    """Return whether a path is a run, a model folder or a model on the hub, and not images.
+    """Return whether a path names a model, and not images.
+
+    A run, a model folder and a model on the hub are models.
 
     A folder of images may hold a `config.json` of something else: only one beside weights makes a model.
     """
@@ -125,7 +130,7 @@ def _of_model(model: Model, name: str, folder: Path | None, size: tuple[int, int
     config = model.family.config
     if size is not None and size != (config.width, config.height):
         raise EvaluationError(
-            f"This model paints {config.width}x{config.height}: leave --size out, which is for folders."
+            f"This model generates {config.width}x{config.height}: leave --size out, which is for folders."
         )
     shape = {"size": (config.width, config.height), "channels": config.channels}
     usual = {"alpha": "flatten" if config.channels in (1, 3) else "keep"}
@@ -171,5 +176,5 @@ def _told_preparation(model: Model) -> dict[str, Any]:
 
 
 def draw_subset(images: Dataset, most: int, seed: int, purpose: str) -> Dataset:
-    """Return the images, or `most` of them drawn by the seed, in their order."""
+    """Return at most `most` images, drawn by the seed, in their order."""
     return images if len(images) <= most else images.subset(draw_rows(len(images), most, seed, purpose))

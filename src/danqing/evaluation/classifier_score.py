@@ -12,7 +12,9 @@ from danqing.evaluation.feature_rows import tiles
 
 
 def classifier_score(probabilities: Rows, *, splits: int = 1) -> Estimate:
-    """exp of the mean KL(p(y|x) ‖ p(y)) of class probabilities `[n, classes]`: 1 to `classes`, best is high.
+    """Return the classifier score of class probabilities `[n, classes]`.
+
+    It is exp of the mean KL(p(y|x) ‖ p(y)), from 1 to `classes`; higher is better.
 
     The Inception score where the classifier is the Inception network (Salimans et al. 2016, section 4). The
     usual mean over ten splits of the images lies lower, since a tenth of them mixes fewer classes into p(y);

@@ -10,7 +10,10 @@ from danqing.precision import Precision
 
 
 class ImageSet(Protocol):
-    """Images of one size, read as they are needed; a `Dataset` is one, and so is what a model has painted."""
+    """Images of one size, read when they are needed.
+
+    A `Dataset` is one, and so are the images that a model has generated.
+    """
 
     fingerprint: str
     """A sha256 in hexadecimal of everything that the images follow from."""
@@ -31,16 +34,19 @@ class ImageSet(Protocol):
         ...
 
     def images(self, indices: NDArray[np.int64]) -> Tensor:
-        """The images at `indices`, uint8 `[n, h, w, c]`."""
+        """Return the images at `indices`, uint8 `[n, h, w, c]`."""
         ...
 
     def labels_at(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Their labels as indices into `label_names`, -1 for none."""
+        """Return their labels as indices into `label_names`, -1 for none."""
         ...
 
 
 class Rows(Protocol):
-    """Feature vectors `[n, d]`, float32, read slice by slice; a tensor is one, and so is a file of them."""
+    """Feature vectors float32 `[n, d]`, read slice by slice.
+
+    A tensor is one, and so is a file of features.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -64,7 +70,10 @@ class FeatureNetwork(Protocol):
     precision: Precision
 
     def features(self, images: Tensor) -> Tensor:
-        """Images uint8 `[n, h, w, c]` of 1 to 4 channels to feature vectors float32 `[n, dimensions]`."""
+        """Return feature vectors float32 `[n, dimensions]`.
+
+        images: uint8 `[n, h, w, c]` of 1 to 4 channels.
+        """
         ...
 
 
@@ -73,7 +82,10 @@ class Classifies(Protocol):
     """A feature network that ends in a classifier."""
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Features `[n, dimensions]` to the probability of each of its classes `[n, classes]`."""
+        """Return the probability of each class, `[n, classes]`.
+
+        features: `[n, dimensions]`.
+        """
         ...
 
 
@@ -88,15 +100,16 @@ class Teaches(Protocol):
     sha256: str
 
     def perceive(self, images: Tensor) -> list[Tensor]:
-        """Images `[n, c, h, w]` in [-1, 1] to the activations `[n, channels, height, width]` of some layers,
-        with gradients for the images.
+        """Return the activations of some layers, with gradients for the images.
+
+        images: `[n, c, h, w]` in [-1, 1]. Each result is `[n, channels, height, width]`.
         """
         ...
 
 
 @runtime_checkable
 class HasStages(Protocol):
-    """A feature network whose inner layers can be compared place by place, as a perceptual distance does.
+    """A feature network whose inner layers can be compared, place by place.
 
     batch_size: how many images it takes at once.
     """
@@ -104,7 +117,8 @@ class HasStages(Protocol):
     batch_size: int
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """Images uint8 `[n, h, w, c]` to the activations float32 `[n, channels, height, width]` of some
-        layers.
+        """Return the activations of some layers, float32 `[n, channels, height, width]`.
+
+        images: uint8 `[n, h, w, c]`.
         """
         ...

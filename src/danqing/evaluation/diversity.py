@@ -80,7 +80,7 @@ class _Spread:
         return sum(weight * self.pairwise(label) for label, weight in weights.items())
 
     def influences(self, weights: dict[int, float]) -> torch.Tensor:
-        """How the weighted sum over classes answers to the weight of each row, `[n]`."""
+        """Return how each row influences the weighted sum over classes, `[n]`."""
         result = torch.zeros_like(self.squares)
         for label, weight in weights.items():
             inside = self.labels == label

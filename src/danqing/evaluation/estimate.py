@@ -16,7 +16,7 @@ _DRAWS_AT_ONCE = 200_000  # what a core's cache holds
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value and, for each independent sample that it was measured on, what each item contributes to it.
+    """A measured value, and what each item contributed to it.
 
     influences: one float64 tensor `[n]` per sample (the generated images, the real ones): the empirical
     influence function, up to a constant, so that the value responds to a resampling like the mean of these.
@@ -36,8 +36,9 @@ class Estimate:
     is_share: bool = False
 
     def interval(self, seed: int = 0, level: float = LEVEL) -> tuple[float, float] | None:
-        """The percentile bootstrap interval around the value; None where nothing was sampled, or where the
-        value is not finite.
+        """Return the percentile bootstrap interval around the value.
+
+        None if nothing was sampled, or if the value is not finite.
 
         The items of a share have Wilson's interval instead, since resampling items that are all alike finds
         no spread; the two are joined by their squares (Zou and Donner 2008, equation 7).
@@ -60,7 +61,10 @@ class Estimate:
 
 
 def mean_of(values: Tensor) -> Estimate:
-    """The mean of one number per item, `[n]`; of booleans, the share of those that are true."""
+    """Return the mean of one number per item `[n]` as an estimate.
+
+    Of booleans it is the share that is true.
+    """
     if values.dtype == torch.bool:
         return share_of(values)
     values = values.double()

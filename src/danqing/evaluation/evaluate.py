@@ -40,10 +40,14 @@ SMALL = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured. headline: the one score to quote, and reason: why that one.
+    """The result of an evaluation.
 
-    left_out: metrics that were not measured, each with the reason. notes: what to beware of. neighbours: the
-    picture of samples beside the training images nearest to them. files: what was written.
+    headline: the one score to quote.
+    reason: why it is this one.
+    left_out: metrics that were not measured, each with the reason.
+    notes: what to keep in mind.
+    neighbours: the picture of samples beside the training images nearest to them.
+    files: what was written.
     """
 
     scores: list[Score]
@@ -94,7 +98,7 @@ def evaluate(
     """
     wanted = _known(metrics)
     if n < 2:
-        raise EvaluationError("A score takes at least two images: ask for more by -n.")
+        raise EvaluationError("A score needs at least two images: raise -n.")
     make_folder(out)
     chosen = choose_device(device)
     network = open_network(
@@ -182,7 +186,7 @@ def score_samples(
 
 
 def _samples(model: Model, n: int, seed: int, judged: Dataset | None) -> tuple[ImageSet, dict[str, str], str]:
-    """What a model paints, or makes of the judged images, with what is to be said of it."""
+    """The samples of a model, or its reconstructions of the judged images, with settings and a note."""
     if judged is not None and not model.family.has_prior:
         rows = spread_evenly(len(judged), min(n, len(judged)))
         return reconstruct(model, judged, rows), {"images": FROM_REFERENCE}, RECONSTRUCTED
@@ -239,7 +243,7 @@ def _plan(c: MetricInputs, wanted: list[str] | None) -> tuple[list[str], dict[st
 
 
 def _measure(c: MetricInputs, names: list[str], left_out: dict[str, str] | None) -> list[Score]:
-    """The scores of some metrics. What turns out not to be measurable is told to `left_out`, or raised."""
+    """The scores of some metrics. A metric that cannot be measured is added to `left_out`, or raised."""
     found: list[Score] = []
     for name in names:
         try:
@@ -249,7 +253,7 @@ def _measure(c: MetricInputs, names: list[str], left_out: dict[str, str] | None)
                 raise
             left_out[name] = str(error).rstrip(".")
     if not found:
-        reason = next(iter((left_out or {}).values()), "there are too few images for what was asked")
+        reason = next(iter((left_out or {}).values()), "there are too few images for the requested metrics")
         raise EvaluationError(f"Nothing could be measured: {reason}.")
     return found
 
@@ -275,9 +279,9 @@ def _with_headline(scores: list[Score], c: MetricInputs) -> tuple[list[Score], S
     elif metric == preferred[0]:
         reason = f"With {few:,} images or more on either side, the Fréchet distance is the number to quote."
     elif metric in preferred:
-        reason = f"The {preferred[0]} distance would be the number to quote, and was not asked for."
+        reason = f"The {preferred[0]} distance would be the number to quote, but was not requested."
     else:
-        reason = "No distance was asked for: this is the first score that was."
+        reason = "No distance was requested: this is the first score that was."
     if len(allowed) < len(of_distances):
         reason += f" It is by a network that the model was not trained with; {c.network.name} would flatter."
     scores = [score.model_copy(update={"headline": number == place}) for number, score in enumerate(scores)]
@@ -285,7 +289,7 @@ def _with_headline(scores: list[Score], c: MetricInputs) -> tuple[list[Score], S
 
 
 def _remarks(c: MetricInputs, scores: Sequence[Score]) -> Iterable[str]:
-    """What to beware of with these images and scores."""
+    """Notes on these images and scores."""
     flattering = dict.fromkeys(one.features.name for one in scores if one.flattered and one.features)
     for name in flattering:
         yield (
@@ -298,11 +302,11 @@ def _remarks(c: MetricInputs, scores: Sequence[Score]) -> Iterable[str]:
     if c.uses_training and c.doubt:
         yield c.doubt
     if skipped := c.candidate.facts.get("unreadable"):
-        yield f"{skipped:,} files of {c.candidate.name} could not be read, and were left out"
+        yield f"{skipped:,} files of {c.candidate.name} could not be read and were left out"
     if skipped := c.reference.images.info.report.skipped:
-        yield f"{skipped:,} files of {c.reference.info.name} could not be read, and were left out"
+        yield f"{skipped:,} files of {c.reference.info.name} could not be read and were left out"
     if c.reference.info.count < 100:
-        yield f"{c.reference.info.count} reference images are few: trust no score further than its interval"
+        yield f"{c.reference.info.count} reference images are few: read every score with its interval"
 
 
 __all__ = ["METRICS", "Evaluation", "evaluate", "score_samples"]

@@ -15,12 +15,12 @@ _MOST, _LEAST = 4096, 64
 
 
 def tile_rows(dimensions: int) -> int:
-    """How many rows are worked on at once: a tile holds about 8 million numbers."""
+    """Return how many rows to process at once: about 8 million numbers."""
     return max(_LEAST, min(_MOST, _NUMBERS // max(1, dimensions)))
 
 
 def tiles(rows: Rows, size: int | None = None, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """Each tile from row `first` on, with the number of its first row.
+    """Yield tiles from row `first` on, each with its first row's number.
 
     Raises EvaluationError where a number is not finite.
     """
@@ -38,7 +38,10 @@ def tiles(rows: Rows, size: int | None = None, first: int = 0) -> Iterator[tuple
 
 
 def check_comparable(generated: Rows, reference: Rows, least: int = 2) -> None:
-    """Raise EvaluationError unless both have `least` rows and the same number of dimensions."""
+    """Raise EvaluationError unless two sets of rows can be compared.
+
+    Both need at least `least` rows, and the same number of dimensions.
+    """
     if generated.shape[1] != reference.shape[1]:
         raise EvaluationError(
             f"Features of {generated.shape[1]} and of {reference.shape[1]} dimensions cannot be compared: "
@@ -75,7 +78,10 @@ class Selected:
 
 
 class Mapped:
-    """What `function` makes of others, tile by tile: `[n, d]` to `[n, dimensions]`."""
+    """Rows to which a function is applied, tile by tile.
+
+    function: from `[n, d]` to `[n, dimensions]`.
+    """
 
     def __init__(self, rows: Rows, function: Callable[[Tensor], Tensor], dimensions: int) -> None:
         self._rows = rows

@@ -31,7 +31,9 @@ _AT_ONCE = 256
 
 
 class Features:
-    """Feature vectors float32 `[n, d]` in a file; `features[start:stop]` reads some of them as a tensor.
+    """Feature vectors float32 `[n, d]` in a file.
+
+    `features[start:stop]` reads some of them as a tensor.
 
     Nothing is mapped or held, so that memory stays flat in n. The file is closed with the object; one that
     was not to be kept has no name and goes with it.
@@ -69,7 +71,7 @@ class Features:
 def extract(
     images: ImageSet, network: FeatureNetwork, *, keep: bool, on_progress: ProgressCallback | None = None
 ) -> Features:
-    """The features of all images, in their order.
+    """Compute the features of all images, in their order.
 
     `keep=True` keeps them in the folder for caches, under all that they follow from, and finds them there the
     next time: meant for reference sets. Two processes that ask at once compute them once, and one that is
@@ -105,7 +107,7 @@ def extract(
 
 
 def feature_info(network: FeatureNetwork) -> FeatureInfo:
-    """Return what a score says about the network that it is computed on."""
+    """Return what a score says about its feature network."""
     return FeatureInfo(
         name=network.name,
         sha256=network.sha256,

@@ -6,7 +6,9 @@ from danqing.model.model import Model
 
 
 def was_trained_with(model: Model, network: FeatureInfo) -> bool:
-    """Return whether a model, or its first stage, was trained with a network.
+    """Return whether a model was trained with a network.
+
+    The first stage of the model counts as well.
 
     Networks are compared by the sha256 of their weights, which a model records when it is trained. A model of
     an earlier version recorded none: for such a model the name in its configuration decides.

@@ -25,7 +25,10 @@ _EPSILON = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """The mean `[d]` and the covariance `[d, d]` (divided by n - 1) of `count` rows, float64."""
+    """The mean `[d]` and the covariance `[d, d]` of rows, float64.
+
+    count: how many rows there were. The covariance is divided by count - 1.
+    """
 
     count: int
     mean: Tensor
@@ -33,7 +36,10 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Rows) -> "Moments":
-        """The moments of rows `[n, d]`, read once; raises EvaluationError for fewer than two."""
+        """Return the moments of rows `[n, d]`, which are read once.
+
+        Raises EvaluationError for fewer than two.
+        """
         if rows.shape[0] < 2:
             raise EvaluationError("A Fréchet distance needs at least two images on either side: add images.")
         sums = _Sums(rows.shape[1])
@@ -101,7 +107,9 @@ class _Response:
 
 
 def frechet_distance(generated: Rows, reference: Rows) -> Estimate:
-    """The Fréchet distance of features `[n, d]` and `[m, d]`; ≥ 0, smaller is better.
+    """Return the Fréchet distance of two sets of features.
+
+    generated, reference: `[n, d]` and `[m, d]`. The distance is at least 0; smaller is better.
 
     Biased upwards, by about c/n + c'/m: compare only values of equal n and m. Raises EvaluationError for
     fewer than two rows or unequal dimensions. Rows are read twice: for the value, and for its influences.
@@ -113,7 +121,7 @@ def frechet_distance(generated: Rows, reference: Rows) -> Estimate:
 
 
 def frechet_distance_of_moments(generated: Moments, reference: Moments) -> float:
-    """The Fréchet distance from moments alone."""
+    """Return the Fréchet distance from moments alone."""
     first, second = sorted((generated, reference), key=lambda moments: moments.count)
     root, _ = _root(first.covariance)
     return _value(first, second, torch.linalg.eigvalsh(root.T @ second.covariance @ root))
@@ -125,7 +133,10 @@ def frechet_distance_per_class(
     reference: Rows,
     reference_labels: NDArray[np.int64],
 ) -> dict[int, Estimate]:
-    """The distance within each label that has at least two rows on either side; labels `[n]`, `[m]`."""
+    """Return the Fréchet distance within each label.
+
+    Labels are `[n]` and `[m]`. A label needs at least two rows on either side.
+    """
     result = {}
     for label in np.intersect1d(generated_labels, reference_labels).tolist():
         ours, real = np.flatnonzero(generated_labels == label), np.flatnonzero(reference_labels == label)
@@ -135,7 +146,9 @@ def frechet_distance_per_class(
 
 
 def extrapolated_frechet_distance(generated: Rows, reference: Rows, *, seed: int) -> Estimate:
-    """The Fréchet distance that infinitely many generated images would have (Chong and Forsyth 2020, FID∞).
+    """Return the Fréchet distance extrapolated to infinitely many generated images.
+
+    This is FID∞ (Chong and Forsyth 2020).
 
     A line in 1/n through the distances of all images, of the two halves and of the four quarters (each
     averaged; which image is in which follows from `seed`), read at 0. The bias of a finite reference stays.

@@ -1,4 +1,4 @@
-"""What a model has painted, in a file on disk: as many images as are asked for take no more memory."""
+"""Images that a model has generated, in a file: any number of them takes no more memory."""
 
 import hashlib
 import itertools
@@ -24,7 +24,7 @@ from danqing.randomness import derived_seed
 
 
 class GeneratedImages:
-    """Images of one size in a temporary file that goes with this object: an `ImageSet`.
+    """An `ImageSet` in a temporary file, which is deleted with this object.
 
     labels: for each image the index of its label, or -1. fingerprint: follows from all pixels and labels.
     """
@@ -60,18 +60,18 @@ class GeneratedImages:
         return self._names
 
     def images(self, indices: NDArray[np.int64]) -> Tensor:
-        """The images at `indices`, uint8 `[n, h, w, c]`."""
+        """Return the images at `indices`, uint8 `[n, h, w, c]`."""
         result = np.empty((len(indices), *self._shape[1:]), np.uint8)
         ends = [*(np.flatnonzero(np.diff(indices) != 1) + 1), len(indices)]  # neighbours are read at once
         with self._lock:
             for start, end in itertools.pairwise([0, *ends] if len(indices) else []):
                 self._file.seek(int(indices[start]) * int(np.prod(self._shape[1:])))
                 if self._file.readinto(result[start:end].data.cast("B")) != result[start:end].nbytes:  # type: ignore[attr-defined]
-                    raise EvaluationError("The painted images were cut short on disk: evaluate again.")
+                    raise EvaluationError("The generated images were cut short on disk: evaluate again.")
         return torch.from_numpy(result)
 
     def labels_at(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Their labels as indices into `label_names`, -1 for none."""
+        """Return their labels as indices into `label_names`, -1 for none."""
         return self._labels[indices]
 
     def _digest(self) -> str:
@@ -89,7 +89,7 @@ def generate_images(
     prompts: Sequence[str] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> GeneratedImages:
-    """The images of `model.sample(n, seed=seed, prompt=prompts)`, painted chunk by chunk onto the disk.
+    """Generate the images of `model.sample(n, seed=seed, prompt=prompts)` into a file.
 
     prompts: one per image, for a model that reads text. Raises EvaluationError where there is no room.
     """
@@ -102,15 +102,15 @@ def generate_images(
             start, end = int(rows[0]), int(rows[-1]) + 1
             label = labels[start:end].tolist() if model.labels else None
             with exact():
-                painted = model.sample(
+                sampled = model.sample(
                     end - start,
                     seeds=seeds[start:end],
                     label=label,
                     prompt=None if prompts is None else prompts[start:end],
                 )
-            yield painted.array
+            yield sampled.array
             if on_progress:
-                on_progress(end, n, "Painting")
+                on_progress(end, n, "Sampling")
 
     return store_images(parts(), (n, config.height, config.width, config.channels), labels, model.labels)
 
@@ -122,7 +122,7 @@ def reconstruct(
     *,
     on_progress: ProgressCallback | None = None,
 ) -> GeneratedImages:
-    """What a model makes of the images at `rows`: through its latents and back, onto the disk."""
+    """Reconstruct the images at `rows` with a model, into a file."""
     labels = map_labels(images, model.labels)[rows].tolist() if model.labels else None
 
     def parts() -> Iterator[Pixels]:
@@ -141,7 +141,13 @@ def reconstruct(
 def store_images(
     parts: Iterable[Pixels], shape: tuple[int, int, int, int], labels: NDArray[np.int64], names: Sequence[str]
 ) -> GeneratedImages:
-    """Images of the `shape` `[n, h, w, c]`, given some at a time, on the disk; raises EvaluationError."""
+    """Write images to a temporary file.
+
+    parts: the images, some at a time.
+    shape: `[n, h, w, c]` of all of them.
+
+    Raises EvaluationError.
+    """
     folder = default_folder()  # not the system's, which may lie in memory
     try:
         folder.mkdir(parents=True, exist_ok=True)

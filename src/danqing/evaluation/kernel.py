@@ -9,7 +9,9 @@ from danqing.evaluation.feature_rows import check_comparable, tiles
 
 
 def kernel_distance(generated: Rows, reference: Rows, *, block: int = 1000) -> Estimate:
-    """The squared MMD of features `[n, d]` and `[m, d]` under k(x, y) = (x·y/d + 1)³; 0 is best.
+    """Return the squared MMD of two sets of features; 0 is best.
+
+    generated, reference: `[n, d]` and `[m, d]`. The kernel is k(x, y) = (x·y/d + 1)³.
 
     KID (Bińkowski et al. 2018, section 4; the unbiased estimator is Gretton et al. 2012, equation 3): right
     on average whatever n and m are, so it may come out below 0. Every pair of images counts, rather than the

@@ -1,4 +1,4 @@
-"""Whether a model repeats what it learnt from: distances to training images, duplicates, membership."""
+"""Whether a model repeats its training images: distances to them, duplicates, membership."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ RARE = 0.01
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """For each image its nearest training images, closest first: distances and indices `[n, k]`."""
+    """The nearest training images of each image, closest first.
+
+    distances, indices: `[n, k]`.
+    """
 
     distances: Tensor
     indices: Tensor
@@ -36,7 +39,9 @@ class Neighbourhood:
 
     @property
     def isolation(self) -> Tensor:
-        """The distance to the nearest training image over the mean one to the next nearest, `[n]` in [0, 1].
+        """How much closer the nearest training image is than the next, `[n]`.
+
+        It is the distance to the nearest over the mean distance to the others, in [0, 1].
 
         A copy has 0. An image that is close to all of them, as blurred ones are, has nearly 1: the plain
         distance would take it for a copy. (After Carlini et al. 2023, "Extracting training data from
@@ -47,8 +52,9 @@ class Neighbourhood:
 
 
 def closer(generated: Tensor, real: Tensor) -> Estimate:
-    """How often a generated image is closer to the training images than a real one is that was not learnt
-    from: 0.5 where it is no closer, 1 where all are copies.
+    """Return how often generated images are closer to training images than real ones.
+
+    The real ones were not learnt from. 0.5 means no closer; 1 means that all are copies.
 
     generated, real: distances to the nearest training image, `[n]` and `[m]`. The Mann-Whitney statistic of
     the two samples, ties by half: the data-copying test of Meehan, Chaudhuri and Dasgupta 2020, section 3.
@@ -57,7 +63,9 @@ def closer(generated: Tensor, real: Tensor) -> Estimate:
 
 
 def roc_area(positives: Tensor, negatives: Tensor) -> Estimate:
-    """The chance that a positive scores higher than a negative, ties by half: the area below the ROC curve.
+    """Return the area below the ROC curve.
+
+    It is the chance that a positive scores higher than a negative; ties count half.
 
     The influences are DeLong's placements (DeLong et al. 1988, equation 5).
     """
@@ -67,7 +75,7 @@ def roc_area(positives: Tensor, negatives: Tensor) -> Estimate:
 
 
 def rate_at(positives: Tensor, negatives: Tensor, share: float = RARE) -> Estimate:
-    """The share of positives that score as high as only the highest `share` of negatives do.
+    """Return the share of positives above the highest `share` of negatives.
 
     The true positive rate at that false positive rate; `expected_rate` says what it is where all are drawn
     alike. The influence of the negatives is that of the threshold that they set, by the slope of the ROC
@@ -91,8 +99,9 @@ def rate_at(positives: Tensor, negatives: Tensor, share: float = RARE) -> Estima
 
 
 def expected_rate(negatives: int, share: float = RARE) -> float:
-    """What `rate_at` is on average where positives and so many negatives are drawn alike: at most `share`,
-    but not below the rank that is left of it by few negatives, 1/(m + 1).
+    """Return what `rate_at` is on average where both sides are alike.
+
+    It is at most `share`, or 1/(m + 1) for few negatives.
     """
     return _alarms(negatives, share) / (negatives + 1)
 
@@ -103,19 +112,22 @@ def _alarms(negatives: int, share: float) -> int:
 
 
 def repeats(keys: NDArray[np.uint64]) -> Estimate:
-    """The share of images that are equal to an earlier one, from a number per image that tells them apart."""
+    """Return the share of images that are equal to an earlier one.
+
+    keys: one number per image; equal images have equal ones.
+    """
     first = np.zeros(len(keys), bool)
     first[np.unique(keys, return_index=True)[1]] = True
     return share_of(torch.from_numpy(~first))
 
 
 def contained(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> Estimate:
-    """The share of images that are equal, in every pixel, to one of the known."""
+    """Return the share of images that are equal to a known one."""
     return share_of(torch.from_numpy(np.isin(keys, known)))
 
 
 def crowding(points: Rows) -> Tensor:
-    """Each image's distance to the nearest other one of the same set, `[n]`."""
+    """Return the distance of each image to the nearest other, `[n]`."""
     return nearest(points, points, 1, skip_self=True)[0][:, 0].double()
 
 

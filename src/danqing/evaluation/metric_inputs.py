@@ -1,4 +1,4 @@
-"""A candidate beside a reference: what the metrics are measured on, each part made once when it is needed."""
+"""What metrics are computed from: a candidate beside a reference, each part computed once."""
 
 import functools
 from typing import Any
@@ -32,22 +32,24 @@ from danqing.progress import ProgressCallback
 from danqing.randomness import generator
 
 MOST_NEIGHBOURHOODS = 2000
-"""So many generated and so many real images are held against the training images."""
+"""At most this many generated images, and real ones, are compared with the training images."""
 MOST_SEARCHED = 20_000
-"""The features of so many training images at most are searched, unless memorisation was asked for by name."""
+"""By features, at most this many training images are searched unless memorisation is requested by name."""
 MOST_CLASSIFIED = 10_000
-"""A classifier learns from so many images at most."""
+"""A classifier learns from at most this many images."""
 MOST_READ = 2000
-"""Whether images show what was asked for is judged by so many at most."""
+"""Whether images show what was requested is judged by at most this many."""
 FROM_REFERENCE, CAPTIONS = "reconstructions of the reference", "captions of the reference"
 RECONSTRUCTED = "of reconstructions, since a first stage has no prior to paint with"
 
 
 class MetricInputs:
-    """What is compared, and by what network; `n` images are painted where a model is the candidate.
+    """What metrics are computed from, each part computed when first needed.
 
-    A model that reads text paints the captions of the reference. A first stage, whose samples show nothing
-    whole, is scored by what it makes of reference images, of which there are no more than there are.
+    Where a model is the candidate, `n` images are sampled.
+
+    A model that reads text samples the captions of the reference. A first stage, whose samples show nothing
+    meaningful, is scored by its reconstructions of reference images, at most as many as there are.
     thorough: whether all training images are searched by features, however many there are.
     """
 
@@ -81,7 +83,7 @@ class MetricInputs:
         note: str = "",
         images: int | None = None,
     ) -> Score:
-        """Return a score with everything that must be known about how it was measured.
+        """Return a score with a record of how it was measured.
 
         better: whether higher is better; None where neither is.
         features: the network that it is computed on.
@@ -116,17 +118,19 @@ class MetricInputs:
         return feature_info(self.network)
 
     def is_flattered(self, features: FeatureInfo) -> bool:
-        """Return whether the model was trained with a network, so that scores by it flatter."""
+        """Return whether the model was trained with this network."""
         return self.candidate.model is not None and was_trained_with(self.candidate.model, features)
 
     @property
     def _made(self) -> dict[str, str]:
-        """How a model came by its images, where it did not paint them out of nothing or from labels."""
+        """How a model made its images, unless it sampled them freely or by labels."""
         if self.is_first_stage:
             return {"images": FROM_REFERENCE}
         made = {"prompts": CAPTIONS} if self._reads_reference else {}
         model = self.candidate.model
-        if model is not None and "precision" in model.sample_options:  # it paints as is quick on this machine
+        if (
+            model is not None and "precision" in model.sample_options
+        ):  # it samples in what is fast on this machine
             made["painted_in"] = candidates(model.device)[0]
         return made
 
@@ -135,25 +139,25 @@ class MetricInputs:
 
     @functools.cached_property
     def _device(self) -> dict[str, str]:
-        """What painted and looked, where that was no CPU: others round otherwise."""
+        """The device of the model or the network, unless it is a CPU: others round differently."""
         users = (self.candidate.model, self.network)
         found = {torch.device(getattr(user, "device", "cpu")).type for user in users} - {"cpu"}
         return {"device": found.pop()} if found else {}
 
     @property
     def is_first_stage(self) -> bool:
-        """Whether a model is scored that has no prior: its images are reconstructions of the reference."""
+        """Whether the model has no prior, and is scored by its reconstructions."""
         return self.candidate.model is not None and not self.candidate.model.family.has_prior
 
     @property
     def _reads_reference(self) -> bool:
-        """Whether a model is scored that paints captions, and the reference has some."""
+        """Whether a model is scored that reads text, and the reference has captions."""
         model = self.candidate.model
         return model is not None and model.family.config.reads_text and self.reference.images.has_texts
 
     @functools.cached_property
     def generated(self) -> ImageSet:
-        """The images that are scored: painted or reconstructed now, or read from their folder."""
+        """The images that are scored: sampled, reconstructed, or read from a folder."""
         model = self.candidate.model
         if model is None:
             assert self.candidate.pictures is not None
@@ -184,7 +188,10 @@ class MetricInputs:
 
     @functools.cached_property
     def training(self) -> Dataset:
-        """The images that a model may have learnt from; the reference images where they are not known."""
+        """The images that a model may have learnt from.
+
+        Where they are not known, these are the reference images.
+        """
         opens = self.reference.open_training
         return self.reference.images if opens is None else opens()
 
@@ -200,12 +207,12 @@ class MetricInputs:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether the reference images are others than those that may have been learnt from."""
+        """Whether the model cannot have learnt from the reference images."""
         return self.reference.is_held_out
 
     @functools.cached_property
     def doubt(self) -> str:
-        """What makes it doubtful that the training images were learnt from; empty for nothing."""
+        """Why the training images may be other ones; empty without doubt."""
         if not self.is_held_out or learnt_from(self.candidate, self.training) is not False:
             return ""
         return "the model says that it learnt from other images than this training split"
@@ -222,7 +229,10 @@ class MetricInputs:
 
     @functools.cached_property
     def searched(self) -> NDArray[np.int64]:
-        """Which training images are searched by features: the same for every seed, so that they are kept."""
+        """The training images that are searched by features.
+
+        They are the same for every seed, so that their features are kept.
+        """
         count = len(self.training)
         if self.thorough or self._training_is_reference or count <= MOST_SEARCHED:
             return np.arange(count)
@@ -231,7 +241,7 @@ class MetricInputs:
 
     @functools.cached_property
     def training_features(self) -> Features:
-        """The features of the training images that are searched, kept under their fingerprint."""
+        """The features of the searched training images, which are kept."""
         if self._training_is_reference:
             return self.reference_features
         whole = len(self.searched) == len(self.training)
@@ -250,7 +260,7 @@ class MetricInputs:
 
     @functools.cached_property
     def taught_images(self) -> int:
-        """From how many images either classifier learns, so that they can be compared."""
+        """How many images either classifier learns from, so that they compare."""
         sides = (self.labels(images) for images in (self.generated, self.training))
         return min(*(int((labels >= 0).sum()) for labels in sides), MOST_CLASSIFIED)
 
@@ -271,7 +281,7 @@ class MetricInputs:
 
     @functools.cached_property
     def judged(self) -> NDArray[np.int64]:
-        """Which generated images are held against the training images, drawn by the seed."""
+        """The generated images that are compared with training images."""
         return self._drawn(len(self.generated))
 
     @functools.cached_property
@@ -291,7 +301,7 @@ class MetricInputs:
 
     @functools.cached_property
     def crowds(self) -> tuple[Tensor, Tensor]:
-        """The distances from generated to other generated images, and from as many real ones to real ones."""
+        """Distances to the nearest other image, among generated and among real images."""
         count = min(len(self.judged), len(self.judged_reference))
         chosen = (
             (self.generated_features, self.judged[:count]),
@@ -310,16 +320,16 @@ class MetricInputs:
 
     @functools.cached_property
     def generated_keys(self) -> NDArray[np.uint64]:
-        """A number per generated image that tells equal ones."""
+        """A number for each generated image; equal images have equal ones."""
         return hashes(self.generated)
 
     @functools.cached_property
     def training_keys(self) -> NDArray[np.uint64]:
-        """A number per training image that tells equal ones."""
+        """A number for each training image; equal images have equal ones."""
         return hashes(self.training)
 
     def tell(self, stage: str, done: int = 0, total: int = 0) -> None:
-        """Pass on what is being done."""
+        """Report what is being done."""
         if self.on_progress is not None:
             self.on_progress(done, total, stage)
 
@@ -349,7 +359,10 @@ class MetricInputs:
         return tuple(name for name in self.candidate.label_names if name in theirs)
 
     def labels(self, images: ImageSet) -> NDArray[np.int64]:
-        """Every image's label as an index into `shared_labels`, -1 for others."""
+        """Return the label of every image as an index into `shared_labels`.
+
+        Other labels become -1.
+        """
         return map_labels(images, self.shared_labels)
 
     def _neighbourhoods(

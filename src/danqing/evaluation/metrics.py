@@ -1,4 +1,4 @@
-"""Every metric by its name: what it takes, when it is worth its cost, and how it is measured."""
+"""Every metric by its name: what it needs, when it is worth its cost, and how it is measured."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -37,8 +37,8 @@ _UNEVEN = 2
 class Metric:
     """How a metric is measured: all the scores that come of it.
 
-    lacks: what it needs and is not there, as the end of "because"; None where it can be measured. unwise: why
-    it is not measured unless it is asked for.
+    lacks: what is missing, as the end of "because"; None if it can be measured.
+    unwise: why it is measured only on request.
     """
 
     measure: Callable[[MetricInputs], Iterable[Score]]
@@ -47,7 +47,7 @@ class Metric:
 
 
 def distance_name(kind: str, network: str) -> str:
-    """What a distance is called: FID and KID are said of the Inception network alone."""
+    """Return the name of a distance; FID and KID mean Inception alone."""
     inception = {"FD": "FID", "FD∞": "FID∞", "KD": "KID", "CS": "IS"}
     return inception[kind] if network == "inception" else f"{kind}-{network}"
 
@@ -91,7 +91,7 @@ def classifier(c: MetricInputs) -> Iterable[Score]:
 def of_manifold(name: str) -> Metric:
     def measure(c: MetricInputs) -> Iterable[Score]:
         n, m = c.n, c.reference.info.count
-        uneven = f"it hangs on the counts, which are uneven: compare at {n:,} against {m:,} alone"
+        uneven = f"it depends on the counts, which are uneven: compare at {n:,} against {m:,} alone"
         note = uneven if max(n, m) > _UNEVEN * min(n, m) else ""
         yield c.score(name, name, c.manifold[name], better=True, features=c.feature_info, note=note)
 
@@ -99,7 +99,7 @@ def of_manifold(name: str) -> Metric:
 
 
 def diversity(c: MetricInputs) -> Iterable[Score]:
-    """How unlike one another the generated images of a label are, beside the real ones."""
+    """Measure the diversity of generated images beside that of real ones."""
     conditional = len(c.shared_labels) > 1
     ours, real = (c.labels(c.generated), c.labels(c.reference.images)) if conditional else (None, None)
     yield c.score(
@@ -317,8 +317,8 @@ def _no_token_likelihood(c: MetricInputs) -> str | None:
     return model_metrics.unlabelled(c)
 
 
-def _paints_nothing(c: MetricInputs) -> str | None:
-    return "a first stage paints nothing of its own" if c.is_first_stage else None
+def _has_no_samples(c: MetricInputs) -> str | None:
+    return "a first stage has no samples of its own" if c.is_first_stage else None
 
 
 def _no_encoder(c: MetricInputs) -> str | None:
@@ -362,8 +362,8 @@ METRICS: Mapping[str, Metric] = {
         (text_metrics.no_prompts, text_metrics.nothing_to_tell_apart, _nothing_held_out),
         (_few_to_learn_from,),
     ),
-    "memorised": Metric(memorised, (_paints_nothing, _too_few, _nothing_held_out), (_much_to_search,)),
-    "duplicates": Metric(duplicates, (_paints_nothing, _too_few), (_much_to_search,)),
+    "memorised": Metric(memorised, (_has_no_samples, _too_few, _nothing_held_out), (_much_to_search,)),
+    "duplicates": Metric(duplicates, (_has_no_samples, _too_few), (_much_to_search,)),
     "membership": Metric(model_metrics.membership, (_no_likelihood, _nothing_held_out)),
 }
 ALIASES = {
@@ -387,7 +387,10 @@ OTHER_NAMES = {
 
 
 def nearest(name: str) -> str:
-    """The metric that someone who wrote `name` may mean; empty where none is near."""
+    """Return the metric that `name` may be a misspelling of.
+
+    Empty if none is near.
+    """
     plain = name.lower().replace("_", "-").replace(" ", "-")
     if plain in OTHER_NAMES:
         return OTHER_NAMES[plain]

@@ -1,4 +1,4 @@
-"""What only a model can be asked: how well it reconstructs real images, and how likely it finds them."""
+"""Metrics of models alone: how well one reconstructs real images, and how likely it finds them."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -36,7 +36,7 @@ RECONSTRUCTIONS: dict[str, tuple[str, _Pairs | None, str, bool]] = {
 
 
 def reconstruction(c: MetricInputs, metric: str) -> Score:
-    """One number of how real images come out of the latent space again."""
+    """Measure how well real images are reconstructed, by one metric."""
     name, compare, unit, better = RECONSTRUCTIONS[metric]
     images, rows = c.reference.images, c.on_real_images.shown(c.reference.images)
     found = []
@@ -68,7 +68,7 @@ def reconstruction(c: MetricInputs, metric: str) -> Score:
 
 
 def bits_per_dim(c: MetricInputs) -> Iterable[Score]:
-    """How many bits each value of a real image costs."""
+    """Measure the bits per dimension of real images."""
     found = c.on_real_images.bits_per_dim(c.reference.images)
     settings = {"samples": 1}
     yield c.score(
@@ -82,7 +82,7 @@ def bits_per_dim(c: MetricInputs) -> Iterable[Score]:
 
 
 def token_nll(c: MetricInputs) -> Iterable[Score]:
-    """How many bits each code of a real image costs, given its caption or label."""
+    """Measure the bits per code of real images, given caption or label."""
     codes = c.on_real_images.tokens_per_image
     found = c.on_real_images.token_nll(c.reference.images) / (codes * math.log(2))
     yield c.score(
@@ -97,8 +97,9 @@ def token_nll(c: MetricInputs) -> Iterable[Score]:
 
 
 def membership(c: MetricInputs) -> Iterable[Score]:
-    """Whether training images can be told from others by their likelihood (Yeom et al. 2018; Carlini et al.
-    2022 for the rate at few false positives).
+    """Measure whether likelihoods tell training images from others.
+
+    After Yeom et al. 2018; the rate at few false positives after Carlini et al. 2022.
     """
     learnt, fresh = map(c.on_real_images.bits_per_dim, (c.training, c.reference.images))
     settings = {"training_judged": len(learnt), "reference_judged": len(fresh)}
@@ -124,7 +125,10 @@ def membership(c: MetricInputs) -> Iterable[Score]:
 
 
 def unlabelled(c: MetricInputs) -> str | None:
-    """Why a conditional model cannot be shown these real images; None where it can."""
+    """Return why a conditional model cannot use the real images.
+
+    None if it can.
+    """
     model, known = c.on_real_images.model, c.reference.images.label_names
     if model.labels and not set(model.labels) & set(known):
         return "the model wants to know each real image's label, and the data has none that it knows"
@@ -132,7 +136,10 @@ def unlabelled(c: MetricInputs) -> str | None:
 
 
 def cannot_compare(c: MetricInputs, metric: str) -> str | None:
-    """Why pairs of images cannot be compared so; None where they can."""
+    """Return why pairs of images cannot be compared by a metric.
+
+    None if they can.
+    """
     if metric == "perceptual" and not isinstance(c.network, HasStages):
         return f"the layers of {c.network.name} cannot be compared place by place"
     if metric in ("ssim", "ms-ssim") and min(c.reference.images.size) < WINDOW:

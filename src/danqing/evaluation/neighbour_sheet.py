@@ -1,4 +1,4 @@
-"""A picture of the samples that look most like training images, each beside those nearest to it."""
+"""A picture of the samples that look most like training images, each beside the nearest ones."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +15,7 @@ _INK, _FAINT, _PAPER = (28, 28, 30), (110, 110, 116), (255, 255, 255)
 
 
 def draw_neighbour_sheet(c: MetricInputs) -> Image.Image:
-    """The samples that are closest to single training images, worst first, one row each.
+    """Draw the samples that are closest to training images, worst first.
 
     Left the sample; then the training images nearest by features, and those nearest by pixels, closest first.
     """
@@ -53,14 +53,14 @@ def draw_neighbour_sheet(c: MetricInputs) -> Image.Image:
 
 
 def most_suspicious(near: dict[str, Neighbourhood]) -> list[int]:
-    """The rows of the samples that stand out most by features or by pixels, worst first."""
+    """Return the rows of the most isolated samples, worst first."""
     ranks = [found.isolation.argsort(stable=True).argsort().numpy() for found in near.values()]
     worst = np.lexsort((np.sum(ranks, axis=0), np.min(ranks, axis=0)))
     return [int(row) for row in worst[:ROWS]]
 
 
 def column(found: Neighbourhood, rows: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Which training images are nearest to some rows, `[len(rows), k]`."""
+    """Return the training images nearest to some rows, `[len(rows), k]`."""
     return found.indices[rows, :NEAREST].numpy()
 
 

@@ -14,7 +14,9 @@ _TIE = 1e-12
 
 
 def nearest(points: Rows, support: Rows, k: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
-    """The `k` nearest rows of `support` `[m, d]` to each of `points` `[n, d]`, float32 or uint8.
+    """Find the `k` nearest rows of `support` for each of `points`.
+
+    points, support: `[n, d]` and `[m, d]`, float32 or uint8.
 
     Returns Euclidean distances `[n, k]` float32, ascending, and row numbers `[n, k]` int64. `skip_self`
     leaves out the row of the same number: for the neighbours within one set. Exact: equal rows, and only

@@ -16,7 +16,7 @@ SIDE = 32
 
 
 class PixelRows:
-    """Images as rows of pixel values in [0, 1], `[n, h*w*c]`: `Rows` that are read slice by slice.
+    """Images as `Rows` of pixel values in [0, 1], `[n, h*w*c]`.
 
     Colours are weighted by their alpha, since what lies behind full transparency is not seen.
     """
@@ -48,7 +48,7 @@ class PixelRows:
 
 
 def hashes(images: ImageSet) -> NDArray[np.uint64]:
-    """A number for each image that follows from its pixels, `[n]`: equal images have equal ones."""
+    """Return a number for each image, `[n]`; equal images have equal ones."""
     result = np.empty(len(images), np.uint64)
     for rows in index_batches(len(images), batch_size_for(images.size)):
         for row, pixels in zip(rows, images.images(rows).numpy(), strict=True):

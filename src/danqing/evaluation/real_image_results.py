@@ -26,7 +26,7 @@ MOST_SHOWN = 2000
 
 
 class RealImageResults:
-    """Results of passing real images through a model, computed when they are first needed.
+    """Results of passing real images through a model, each computed once.
 
     reference: the images whose reconstructions `reconstructed` holds.
     """
@@ -60,17 +60,23 @@ class RealImageResults:
 
     @property
     def tokenizer(self) -> Tokenizes | None:
-        """What turns images into the codes that the model writes; None where it writes none."""
+        """What turns images into the codes of the model; None without codes."""
         child = getattr(self.model.family, "tokenizer", None)
         return child if isinstance(child, Tokenizes) else None
 
     def shown(self, images: Dataset) -> NDArray[np.int64]:
-        """Return which real images the model is shown: some whose label it knows, drawn by the seed."""
+        """Return the rows of the real images that the model is shown.
+
+        They are drawn by the seed from those whose label it knows.
+        """
         known = self.known(images)
         return known[draw_rows(len(known), MOST_SHOWN, self._seed, "shown")]
 
     def known(self, images: Dataset) -> NDArray[np.int64]:
-        """Return the rows whose label the model knows, or all where it knows no labels."""
+        """Return the rows whose label the model knows.
+
+        Without labels, these are all rows.
+        """
         if not self.model.labels:
             return np.arange(len(images))
         return np.flatnonzero(map_labels(images, self.model.labels) >= 0)

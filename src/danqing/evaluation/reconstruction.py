@@ -24,19 +24,24 @@ _NUMBERS = 1 << 22
 
 
 def squared_error(images: Tensor, targets: Tensor) -> Tensor:
-    """The mean squared difference of values in [0, 1]; 0 is best."""
+    """Return the mean squared difference of values in [0, 1]; 0 is best."""
     _check(images, targets)
     parts = [(a - b).square_().flatten(1).mean(1) for a, b in _batches(images, targets)]
     return torch.cat(parts) / 255**2
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB: 10 log₁₀(255² / mean squared difference), infinite for equals."""
+    """Return the peak signal-to-noise ratio in dB.
+
+    It is 10 log₁₀(255² / mean squared difference), infinite for equal images.
+    """
     return -10 * squared_error(images, targets).log10()
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity, at most 1 (Wang et al. 2004, equation 13): the mean over places and channels.
+    """Return the structural similarity, at most 1.
+
+    The mean over places and channels of Wang et al. 2004, equation 13.
 
     With the paper's Gaussian window, 11×11 of standard deviation 1.5, where it lies wholly inside. Raises
     EvaluationError for images below 11×11.
@@ -48,7 +53,9 @@ def ssim(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def ms_ssim(images: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity on several scales, 0 to 1 (Wang, Simoncelli and Bovik 2003, equation 7).
+    """Return the structural similarity on several scales, 0 to 1.
+
+    Wang, Simoncelli and Bovik 2003, equation 7.
 
     Each of the `ms_ssim_scales` halves the images by averaging. The weights of the paper's five scales are
     divided by their sum where fewer fit, so values compare only between images of one size. A scale whose
@@ -71,7 +78,9 @@ def ms_ssim(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def ms_ssim_scales(height: int, width: int) -> int:
-    """On how many scales MS-SSIM is measured: as many, up to five, as leave 11 pixels to the shorter side.
+    """Return on how many scales MS-SSIM is measured.
+
+    As many, up to five, as leave 11 pixels to the shorter side.
 
     All five from 176 pixels on, four from 88, three from 44, two from 22; one is SSIM itself. Raises
     EvaluationError below 11.
@@ -85,7 +94,9 @@ def ms_ssim_scales(height: int, width: int) -> int:
 
 
 def perceptual(images: Tensor, targets: Tensor, network: HasStages) -> Tensor:
-    """The distance of the activations of some layers of a network, each place's scaled to length 1.
+    """Return the distance of the activations of some layers; 0 is best.
+
+    The activations at each place are scaled to length 1.
 
     0 is best. Squared, averaged over places and then over layers (Zhang et al. 2018, equation 1, with all
     channels weighing the same: LPIPS has weights learnt from people's judgements, so this is not LPIPS).

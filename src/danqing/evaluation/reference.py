@@ -26,14 +26,14 @@ _LEARNT_OTHERS = f"{_LEARNT} (the model says that it learnt from others, and the
 _TOKENIZER = "its tokenizer learnt from other images than the model did, and these may be among them"
 _CHOSEN = "the model was chosen by its scores on these images, which flatters it a little"
 _LOST = (
-    "the images that the run held out cannot be told from the others any more: the data, or how it is read, "
+    "the images that the run held out can no longer be told from the others: the data, or how it is read, "
     "has changed since"
 )
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that a candidate is held against.
+    """The real images that a candidate is compared with.
 
     is_held_out: whether they are others than those that may have been learnt from. open_training: what opens
     the latter, None where they are not known. cautions: what every score against them must be read with.
@@ -54,7 +54,9 @@ def open_reference(
     seed: int = 0,
     on_progress: ProgressCallback | None = None,
 ) -> Reference:
-    """The split of the data that scores compare with, and the training images beside it.
+    """Open the split of the data that scores compare with.
+
+    The training images are opened beside it, where they are known.
 
     split: "train", "test", "validation", "held-out" (what a run kept from training) or "all"; None takes the
     first of test, validation and held-out that there is, and the training images where there is none. Of more
@@ -96,7 +98,7 @@ def open_reference(
 
 
 def reference_info(images: Dataset, split: str) -> ReferenceInfo:
-    """What a score says of the images that it compares with."""
+    """Return what a score says about its reference images."""
     source = images.info.source
     is_builtin = source.replace("/", ":").split(":")[0] in builtin.names()
     return ReferenceInfo(
@@ -108,7 +110,7 @@ def reference_info(images: Dataset, split: str) -> ReferenceInfo:
 
 
 def _unlike_files(candidate: Candidate, reference: Dataset) -> list[str]:
-    """What to beware of where images and reference come from different kinds of files."""
+    """Notes for images and a reference that come from different kinds of files."""
     if candidate.pictures is None:
         return []
     cautions, ours, theirs = [], candidate.pictures.info.report, reference.info.report
@@ -204,13 +206,18 @@ def _share_held_out(candidate: Candidate) -> float | None:
 
 def _why_none_held_out(candidate: Candidate) -> str:
     if candidate.model is None:
-        return f"{candidate.name} is no model, and only a model's run holds images out: name another --split."
+        return (
+            f"{candidate.name} is not a model, and only a model's run holds images out: name another --split."
+        )
     if _share_held_out(candidate) is not None:
         return f"For {candidate.name}, {_LOST}: name another --split."
     return f"{candidate.name} did not keep a part of this data from training: name another --split."
 
 
 def learnt_from(candidate: Candidate, images: Dataset) -> bool | None:
-    """Whether a model's own facts say that it learnt from these images; None where they do not tell."""
+    """Return whether a model says that it learnt from these images.
+
+    None if it does not say.
+    """
     known = candidate.model.facts.get("data", {}).get("fingerprint") if candidate.model else None
     return None if known is None else known == images.fingerprint

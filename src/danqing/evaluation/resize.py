@@ -17,12 +17,15 @@ _SHARPNESS = -0.5
 
 
 def in_words(size: tuple[int, int], resizer: Resizer = "antialiased") -> str:
-    """What `prepared` does to images, as a score reports it."""
+    """Return what `prepared` does to images, as a score reports it."""
     return f"{_IN_WORDS[resizer]} to {size[0]}x{size[1]}, clamped to 0..255"
 
 
 def prepared(images: Tensor, size: tuple[int, int], resizer: Resizer = "antialiased") -> Tensor:
-    """Levels `[n, h, w, c]` in [0, 255] as RGB of another size (width, height), float32 `[n, 3, h, w]`.
+    """Resize images to RGB of another size, float32 `[n, 3, h, w]`.
+
+    images: levels `[n, h, w, c]` in [0, 255].
+    size: width and height.
 
     Grey becomes RGB, and what is transparent shows white. `antialiased` is Pillow's bicubic filter without
     its rounding to whole levels (Parmar et al. 2022, "On Aliased Resizing"); `legacy` is TensorFlow 1's
@@ -38,7 +41,10 @@ def prepared(images: Tensor, size: tuple[int, int], resizer: Resizer = "antialia
 
 
 def flattened(images: Tensor) -> Tensor:
-    """Levels `[n, h, w, c]` without their alpha, float32 `[n, 1 or 3, h, w]` in [0, 255], on white."""
+    """Remove the alpha of images, on white.
+
+    images: levels `[n, h, w, c]`. Returns float32 `[n, 1 or 3, h, w]` in [0, 255].
+    """
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     if pixels.shape[1] in (1, 3):
         return pixels
@@ -81,6 +87,9 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def images_at_once(size: tuple[int, int], budget_bytes: int = 64 * 2**20) -> int:
-    """How many pictures of a size to treat at once, a power of two, for about so much working memory."""
+    """Return how many images to process at once, a power of two.
+
+    size: width and height. budget_bytes: about how much working memory they take.
+    """
     count = budget_bytes // (size[0] * size[1] * 4 * 4)
     return 1 << max(0, count.bit_length() - 1)

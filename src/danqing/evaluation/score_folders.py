@@ -17,7 +17,7 @@ SCORES_FILE = "scores.json"
 
 
 def make_folder(out: str | Path | None) -> None:
-    """Before the work, not after it."""
+    """Make the folder for scores, before the work begins."""
     try:
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,9 @@ def make_folder(out: str | Path | None) -> None:
 
 
 def writable_folders(candidate: Candidate, out: str | Path | None) -> tuple[list[Path], list[str]]:
-    """The folders that will get the scores, and what is to be said of others: found out before the work.
+    """Return the folders that can be written, and notes on others.
+
+    This is found out before the work begins.
 
     Raises EvaluationError where `out` cannot be written, and DataError where old scores cannot be read.
     """
@@ -50,9 +52,11 @@ def writable_folders(candidate: Candidate, out: str | Path | None) -> tuple[list
 def save_scores(
     scores: list[Score], picture: bytes | None, candidate: Candidate, folders: list[Path]
 ) -> tuple[list[Path], list[str]]:
-    """Write scores and picture into folders; returns the files, and what could not be written.
+    """Write scores and the picture of neighbours into folders.
 
-    Nothing is raised: the scores took long to measure, and are told in any case.
+    Returns the files, and notes on what could not be written.
+
+    Nothing is raised: the scores took long to measure, and must be shown even if they cannot be written.
     """
     files, failures = [], []
     for folder in folders:

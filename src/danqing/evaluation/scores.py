@@ -1,4 +1,4 @@
-"""A score that tells its own story: what was measured, on which images, against which, with what."""
+"""A score with a record of what was measured, on which images, against which, and with what."""
 
 import json
 import math
@@ -25,7 +25,7 @@ class _Record(BaseModel):
 
 
 class ReferenceInfo(_Record):
-    """The real images that a score compares with; `fingerprint` is the data set's."""
+    """The real images that a score compares with."""
 
     name: str
     split: str
@@ -49,7 +49,7 @@ class FeatureInfo(_Record):
 
 
 def library_versions() -> dict[str, str]:
-    """The libraries that a score may depend on."""
+    """Return the versions of libraries that a score may depend on."""
     return {
         "danqing": __version__,
         "torch": torch.__version__,
@@ -60,13 +60,13 @@ def library_versions() -> dict[str, str]:
 
 
 class Score(_Record):
-    """One measured number. `str(score)` is one line that says how it was made.
+    """One measured number; `str(score)` says how it was measured.
 
     metric: the name that `--metrics` takes, or a part of it (`frechet/cat` is the class cat's). name: what
     people call it: "FID" for the FID Inception network alone, "FD-<network>" otherwise. interval: a bootstrap
     interval at `level`, None where nothing was sampled. images: how many were generated, or read from a
     folder. candidate: what was scored. flattered: whether it is computed on a network that the model was
-    trained with. headline: whether it is the one number to quote. note: a sentence on what to beware of.
+    trained with. headline: whether it is the one number to quote. note: a sentence on what to keep in mind.
     """
 
     metric: str
@@ -108,7 +108,10 @@ class Score(_Record):
         return f"{value}: {'; '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
-        """The score as plain values, with its line as `text`; numbers that are not finite become None."""
+        """Return the score as plain values, with its line as `text`.
+
+        Numbers that are not finite become None.
+        """
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values | {"text": str(self)}
 
@@ -119,7 +122,10 @@ def write(path: Path, scores: Iterable[Score]) -> None:
 
 
 def read(path: Path) -> list[Score]:
-    """The scores of a `scores.json`, none where it is missing; raises DataError where it is damaged."""
+    """Read a `scores.json`; returns no scores if it is missing.
+
+    Raises DataError if it is damaged.
+    """
     if not path.exists():
         return []
     try:

@@ -1,4 +1,4 @@
-"""Whether images show what was asked for in words: read back by a program, or judged by what learnt it."""
+"""Whether images show what their prompts say: read back by a program, or judged by a network."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -22,7 +22,7 @@ _FEW_PIXELS = 16
 
 
 def composition(c: MetricInputs) -> Iterable[Score]:
-    """Every attribute of drawn shapes, read back from the images and held against their captions."""
+    """Measure which attributes of drawn shapes are as their captions say."""
     known = shapes.by_caption()
     rows, texts = _prompted(c, known.__contains__)
     real_rows, real_texts = _captioned(c, MOST_READ // 4, known.__contains__)
@@ -61,7 +61,10 @@ def composition(c: MetricInputs) -> Iterable[Score]:
 
 
 def prompt_agreement(c: MetricInputs) -> Iterable[Score]:
-    """How often an image's caption is found again among a hundred (R-precision, Xu et al. 2018)."""
+    """Measure how often an image's caption is found among a hundred.
+
+    This is R-precision (Xu et al. 2018).
+    """
     captions = caption_matcher.captions_in(c.reference.images)
     rows, texts = _prompted(c, bool)
     real_rows, real_texts = _captioned(c, MOST_READ, bool)
@@ -97,7 +100,7 @@ def _prompted(c: MetricInputs, suits: Callable[[str], bool]) -> tuple[NDArray[np
 def _captioned(
     c: MetricInputs, most: int, suits: Callable[[str], bool]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Some of at most so many real images, drawn by the seed, whose captions suit, and these."""
+    """Rows of at most `most` real images, drawn by the seed, whose captions suit, and these captions."""
     rows = draw_rows(c.reference.info.count, most, c.seed, "read real")
     return _suiting(rows, draw_captions(c.reference.images, rows, c.seed) or [""] * len(rows), suits)
 
@@ -142,7 +145,10 @@ def _ranks(
 
 
 def no_prompts(c: MetricInputs) -> str | None:
-    """Why it is not known what the images should show; None where it is."""
+    """Return why it is not known what the images should show.
+
+    None if it is known.
+    """
     if c.candidate.model is None and not c.prompts:
         return "the images that are scored have no captions"
     if not c.reference.images.has_texts:
@@ -151,7 +157,10 @@ def no_prompts(c: MetricInputs) -> str | None:
 
 
 def nothing_to_tell_apart(c: MetricInputs) -> str | None:
-    """Why no caption can be looked for among others; None where it can."""
+    """Return why a caption cannot be looked for among others.
+
+    None if it can.
+    """
     if not c.training.has_texts:
         return "the training images have no captions"
     few = len({text for lines in caption_matcher.captions_in(c.reference.images) for text in lines})
@@ -159,7 +168,7 @@ def nothing_to_tell_apart(c: MetricInputs) -> str | None:
 
 
 def no_shapes(c: MetricInputs) -> str | None:
-    """Why attributes cannot be read back; None where they can."""
+    """Return why attributes cannot be read back; None if they can."""
     if c.reference.images.info.source.partition(":")[0] != shapes.ABOUT.name:  # a folder may have the name
         return "it is known of the built-in data shapes alone what its images show"
     if c.reference.images.channels < 3:

@@ -109,6 +109,14 @@ class FamilyConfig(BaseModel):
         """Return whether the model learns from the source image of a pair."""
         return False
 
+    @property
+    def noise_chooses_images(self) -> bool:
+        """Return whether a step learns from noise and the images that belong to it (`Batch.noise`).
+
+        An image is then seen about once in every epoch, and not exactly once.
+        """
+        return False
+
     def complete(self, captions: Sequence[str]) -> Self:
         """Add what the family takes from the captions of the training images.
 

@@ -1,50 +1,41 @@
 """Flow matching: a network learns the velocity that carries noise to images (Lipman et al. 2023).
 
-This file reads from top to bottom:
+This file is the whole model, to be read from top to bottom:
 
 1. Configuration.
 2. Loss. Mix an image x with noise ε to z = t x + (1 - t) ε at a random time t. The network sees z and t and
    predicts the image x, from which the velocity x - ε follows (Li and He 2025). `paths.py` has the equations.
-3. Sampling. Start at noise and follow the velocity from t = 0 to t = 1. `samplers.py` has the ways to do so.
-4. Editing. Fill under a mask, which the network sees, or else the known pixels stay on their own path; vary
-   from a time in between; translate from a source image instead of noise.
-5. Likelihood. The divergence of the velocity, summed along the way, says how likely an image is.
+3. Generation. Start at noise and follow the velocity from t = 0 to t = 1 in small steps.
+
+`flow_sampling.py` adds what a trained model offers: other samplers, guidance, filling, variations,
+translation and likelihoods.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError
-from danqing.families import paths, samplers
-from danqing.families.base import (
-    Batch,
-    Condition,
-    Family,
-    HasGuide,
-    Losses,
-    OnStep,
-    ParameterKind,
-    Phase,
-)
+from danqing.families import paths
+from danqing.families.base import Batch, Condition, Family, HasGuide, Losses, ParameterKind, Phase
 from danqing.families.conditioning import ConditionedConfig
 from danqing.families.mask_shapes import draw_masks
-from danqing.families.ode_likelihood import bits_per_dim
-from danqing.nets.flow.conditioned import ConditionedNet, joined
+from danqing.families.samplers import SamplerName
+from danqing.families.transport import Transport, noise_for
+from danqing.nets.flow.conditioned import ConditionedNet
 from danqing.nets.flow.conditioning import TextTokens
 from danqing.nets.flow.contract import FlowShape, Given, Net
-from danqing.options import check
-from danqing.precision import Precision, autocast, candidates
-from danqing.randomness import normal
+from danqing.precision import Precision, autocast
 from danqing.text.encoders import shared_encoder
 
 PHASE = "flow"
 PARTS = 3
 """The loss is logged for so many equal parts of the way, since its size differs between them."""
+LEAST_NOISE = 1e-3
+"""1 - t is at least this where a sampler divides by it."""
 
 
 # 1. Configuration
@@ -57,6 +48,8 @@ class FlowConfig(ConditionedConfig):
     patch: the side of a token of `dit`, in pixels.
     path, prediction, times: what is learned, as `paths.py` explains; time_mean and time_deviation are of the
         logit of t.
+    transport: pair noise with images so that their paths cross less: within a "minibatch", or over the whole
+        data set ("semidiscrete"); for models without labels, attributes and captions.
     mask_share: the share of images learned with a mask, so that the network fills; 0 is none.
     pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
         deviation of the noise that is added to the source.
@@ -78,11 +71,12 @@ class FlowConfig(ConditionedConfig):
     times: paths.Times = "logit_normal"
     time_mean: float = Field(-0.4, ge=-10, le=10)
     time_deviation: float = Field(1.0, gt=0, le=10)
+    transport: Transport = "none"
     mask_share: float = Field(0.0, ge=0, le=1)
     pairs: bool = False
     source_noise: float = Field(0.5, ge=0, le=10)
     guide: bool = False
-    sampler: samplers.SamplerName = "ab2"
+    sampler: SamplerName = "ab2"
     num_steps: int = Field(24, ge=1, le=10_000)
     time_shift: float = Field(1.0, gt=0, le=100)
     guidance: Literal["condition", "guide"] = "condition"
@@ -98,6 +92,16 @@ class FlowConfig(ConditionedConfig):
             raise ValueError("the last of widths must be a multiple of four times heads")
         if self.guidance == "guide" and not self.guide:
             raise ValueError("guidance = 'guide' needs guide = true, so that there is an early copy")
+        reads = (
+            self.reads_text
+            or (self.reads_attributes and self.attributes)
+            or (self.reads_labels and self.labels)
+        )
+        if self.transport != "none" and (reads or self.pairs):
+            raise ValueError(
+                "transport pairs noise with images whatever they show, which harms a model that is told what "
+                "they show: set conditional = false, or transport = 'none'"
+            )
         if self.pairs and self.mask_share:
             raise ValueError("a model of pairs does not fill: set mask_share = 0")
         return self
@@ -105,6 +109,10 @@ class FlowConfig(ConditionedConfig):
     @property
     def reads_source(self) -> bool:
         return self.pairs
+
+    @property
+    def noise_chooses_images(self) -> bool:
+        return self.transport == "semidiscrete"
 
     @property
     def can_guide(self) -> bool:
@@ -128,7 +136,7 @@ def build_network(config: FlowConfig) -> ConditionedNet:
     return ConditionedNet(config.net, shape, labels=labels, attributes=config.attributes, text=text)
 
 
-class Flow(Family, HasGuide):
+class FlowModel(Family, HasGuide):
     """A network that predicts images from noisy ones, and the velocity field that follows from it."""
 
     config: FlowConfig
@@ -159,14 +167,14 @@ class Flow(Family, HasGuide):
         n = len(images)
         uniforms = paths.stratified(n, rng, device)
         t = paths.draw_times(config.path, config.times, config.time_mean, config.time_deviation, uniforms)
-        noise = torch.randn(images.shape, generator=rng, device=device)
+        noise = noise_for(config.transport, batch, rng)
         absent = torch.rand(n, generator=rng, device=device) < config.condition_dropout
         condition, mask = batch.condition, None
         if config.mask_share:
             mask = self._training_masks(n, rng, device)
             condition = replace(condition, image=images, mask=mask)
-        start = self._start(condition, noise)
-        output = self._output(paths.mix(t, images, start), t, self._given(condition, absent))
+        start = self.start(condition, noise)
+        output = self.output(paths.mix(t, images, start), t, self.given(condition, absent))
         errors = paths.training_loss(config.path, config.prediction, output, images, start, t, mask)
         logged = {f"loss_{part}": _mean_within(errors.detach(), t, part - 1) for part in range(1, PARTS + 1)}
         return Losses(errors.mean(), logged)
@@ -178,7 +186,7 @@ class Flow(Family, HasGuide):
         whole = torch.rand(n, generator=rng, device=device) >= config.mask_share
         return torch.where(paths.wide(whole), 1.0, masks)
 
-    def _output(self, z: Tensor, t: Tensor, given: Given, *, guide: bool = False) -> Tensor:
+    def output(self, z: Tensor, t: Tensor, given: Given, *, guide: bool = False) -> Tensor:
         """Run the network, or its early copy, at points `z` of the linear path."""
         network = self.guide if guide else self.network
         assert network is not None
@@ -187,7 +195,7 @@ class Flow(Family, HasGuide):
         out: Tensor = network(z, clock, clock, given)
         return out
 
-    def _given(self, condition: Condition, absent: Tensor, *, guide: bool = False) -> Given:
+    def given(self, condition: Condition, absent: Tensor, *, guide: bool = False) -> Given:
         """Turn a condition into tensors; raises ConfigError where it lacks what this model reads.
 
         absent: bool `[n]`, the images whose label or text is hidden.
@@ -221,236 +229,49 @@ class Flow(Family, HasGuide):
                 mask, known = condition.mask, condition.image * (1 - condition.mask)
             parts += [known, mask]
         if config.pairs:
-            parts.append(self._source(condition))
+            parts.append(self.source(condition))
         return torch.cat(parts, dim=1) if parts else None
 
-    # 3. Sampling
-    def sample_defaults(self) -> Mapping[str, Any]:
-        config = self.config
-        names: tuple[str, ...] = ("sampler", "num_steps", "time_shift")
-        if config.can_guide:
-            names += ("guidance", "guidance_scale", "guidance_start", "guidance_end")
-        return {**{name: getattr(config, name) for name in names}, "precision": "auto"}
-
-    def painting_steps(self, **options: Any) -> int:
-        return int({**self.sample_defaults(), **options}["num_steps"])
-
-    def sample(
-        self, condition: Condition, *, seeds: Sequence[int], on_step: OnStep | None = None, **options: Any
-    ) -> Tensor:
-        """Carry noise to an image per seed.
-
-        sampler, num_steps: how the velocity is followed.
-        time_shift: above 1 more steps are spent near noise.
-        guidance: what guidance leads away from, no "condition" or the early "guide".
-        guidance_scale: how far, while t is between guidance_start and guidance_end; 1 is not at all.
-        precision: of the matrix products; "auto" is what the machine is fast at.
-        Raises ConfigError.
-        """
-        chosen = self._checked(options)
-        start = self._start(condition, self._noise(seeds))
-        return self._follow(self._velocity(condition, len(seeds), chosen), start, 0.0, seeds, on_step, chosen)
-
-    def _noise(self, seeds: Sequence[int]) -> Tensor:
-        config = self.config
-        device = next(self.network.parameters()).device
-        return normal(seeds, (config.channels, config.height, config.width), device=device)
-
-    def _start(self, condition: Condition, noise: Tensor) -> Tensor:
+    def start(self, condition: Condition, noise: Tensor) -> Tensor:
         """Return where the path begins: at noise, or at the source image with noise."""
         if not self.config.pairs:
             return noise
-        return self._source(condition) + self.config.source_noise * noise
+        return self.source(condition) + self.config.source_noise * noise
 
-    def _follow(
-        self,
-        velocity: samplers.Velocity,
-        start: Tensor,
-        begin: float,
-        seeds: Sequence[int],
-        on_step: OnStep | None,
-        chosen: Mapping[str, Any],
-    ) -> Tensor:
-        """Follow a velocity from points `start` at time `begin` to images."""
-        times = samplers.time_grid(chosen["num_steps"], chosen["time_shift"], start=begin)
-
-        def noise(step: int) -> Tensor:
-            return normal(seeds, start.shape[1:], purpose=f"step {step}", device=start.device)
-
-        images = samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=on_step)
-        return images.clamp(-1, 1)
-
-    def _velocity(self, condition: Condition, count: int, chosen: Mapping[str, Any]) -> samplers.Velocity:
-        """Return the velocity towards predicted images, which guidance moves and [-1, 1] bounds.
-
-        Guidance leads away from the prediction without the condition (Ho and Salimans 2022, equation 6) or
-        from that of an early copy (Karras et al. 2024, equation 3), within an interval of times (Kynkäänniemi
-        et al. 2024).
-        """
-        scale = chosen.get("guidance_scale", 1)
-        by_guide = scale != 1 and chosen["guidance"] == "guide"
-        first, last = chosen.get("guidance_start", 0), chosen.get("guidance_end", 1)
-        device = next(self.network.parameters()).device
-        precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
-        present = torch.zeros(count, dtype=torch.bool, device=device)
-        self._check_guidance(condition, guided=scale != 1, by_guide=by_guide)
-        with autocast(precision, device):
-            under = self._given(condition, present)
-            if by_guide:
-                away = self._given(condition, present, guide=True)
-            elif scale != 1:
-                negative = replace(condition, text=condition.negative_text or condition.text)
-                hidden = present if condition.negative_text else ~present
-                away = self._given(negative, hidden)
-
-        def image(z: Tensor, t: Tensor) -> Tensor:
-            weight = torch.where((t >= first) & (t <= last), scale, 1.0)
-            # The steps of the adaptive sampler differ from image to image, so that all are computed alike.
-            if scale == 1 or (chosen["sampler"] != "adaptive" and bool((weight == 1).all())):
-                return self._predict(z, t, under, precision)
-            if by_guide:
-                wanted = self._predict(z, t, under, precision)
-                other = self._predict(z, t, away, precision, guide=True)
-            else:
-                both = joined(under, away)
-                wanted, other = self._predict(z.repeat(2, 1, 1, 1), t.repeat(2), both, precision).chunk(2)
-            return torch.lerp(other, wanted, paths.wide(weight))
-
-        def velocity(z: Tensor, t: Tensor) -> Tensor:
-            return (image(z, t).clamp(-1, 1) - z) / paths.wide((1 - t).clamp_min(samplers.LEAST_NOISE))
-
-        return velocity
-
-    def _predict(
-        self, z: Tensor, t: Tensor, given: Given, precision: Precision, *, guide: bool = False
-    ) -> Tensor:
-        """Return the images that the network, or its early copy, predicts at points `z`, float32."""
-        with autocast(precision, z.device):
-            output = self._output(z, t, given, guide=guide)
-        return paths.predicted_image(self.config.path, self.config.prediction, output.float(), z, t)
-
-    def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
-        """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
-        if by_guide and self.guide is None:
-            raise ConfigError("This model has no guide: train it with guide=true.", "guidance")
-        if by_guide and not self.guide_taken:
-            raise ConfigError(
-                "The guide of this model is not trained yet: leave guidance_scale at 1.", "guidance"
-            )
-        if guided and not by_guide and not self.config.condition_dropout:
-            raise ConfigError(
-                "This model never learned images without their condition, which guidance needs: leave "
-                "guidance_scale at 1, or train it with condition_dropout=0.1.",
-                "guidance_scale",
-            )
-        if any(text.strip() for text in condition.negative_text or ()) and (by_guide or not guided):
-            raise ConfigError(
-                "A negative prompt is what guidance leads away from: set guidance_scale above 1 and guidance "
-                "to condition, or leave the negative prompt out.",
-                "negative_prompt",
-            )
-
-    def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options with their defaults; raises ConfigError."""
-        defaults = self.sample_defaults()
-        if unknown := [name for name in options if name not in defaults]:
-            raise ConfigError(
-                f"This flow model has no sampling option {', '.join(unknown)}: it has {', '.join(defaults)}."
-            )
-        chosen = {**defaults, **options}
-        check(**chosen)
-        for name, allowed in (("sampler", tuple(samplers.SAMPLERS)), ("guidance", ("condition", "guide"))):
-            if chosen.get(name, allowed[0]) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)} (got {chosen[name]!r}).", name)
-        return chosen
-
-    # 4. Editing
-    def fill(
-        self,
-        images: Tensor,
-        mask: Tensor,
-        condition: Condition,
-        *,
-        seeds: Sequence[int],
-        on_step: OnStep | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Generate what `mask` covers so that it suits the rest.
-
-        A network that learned with masks sees the known pixels. Otherwise they follow their own straight path
-        from noise to the image, where the network sees them with the right amount of noise (Lugmayr et al.
-        2022, without resampling).
-        options: as of `sample`.
-        """
-        chosen, noise = self._checked(options), self._noise(seeds)
-        condition = replace(condition, image=images, mask=mask)
-        velocity = self._velocity(condition, len(seeds), chosen)
-        if not self.config.mask_share:
-            velocity = samplers.holding(velocity, images, noise, mask)
-        painted = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
-        return torch.where(mask > 0, painted, images)
-
-    def vary(
-        self,
-        images: Tensor,
-        condition: Condition,
-        *,
-        seeds: Sequence[int],
-        strength: float,
-        on_step: OnStep | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Add noise up to the time 1 - strength and return from there (Meng et al. 2022).
-
-        options: as of `sample`.
-        """
-        chosen, noise = self._checked(options), self._noise(seeds)
-        if strength == 0:
-            return images
-        begin = 1 - strength
-        start = torch.lerp(noise, images, begin)
-        velocity = self._velocity(condition, len(seeds), chosen)
-        return self._follow(velocity, start, begin, seeds, on_step, chosen)
-
-    def translate(
-        self,
-        source: Tensor,
-        condition: Condition,
-        *,
-        seeds: Sequence[int],
-        on_step: OnStep | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Turn source images `[n, c, h, w]` into the images that they belong to.
-
-        options: as of `sample`. Raises ConfigError where the model did not learn pairs.
-        """
-        if not self.config.pairs:
-            raise ConfigError("This model did not learn from pairs: train it with --pairs and pairs=true.")
-        return self.sample(replace(condition, image=source), seeds=seeds, on_step=on_step, **options)
-
-    def _source(self, condition: Condition) -> Tensor:
+    def source(self, condition: Condition) -> Tensor:
         """Return the source images with the channels of the target."""
         if condition.image is None:
             raise ConfigError("This model turns one image into another: give it a source image.")
         return with_channels(condition.image, self.config.channels)
 
-    # 5. Likelihood
-    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Return bits per dimension of each image `[n]`, float32: an estimate, not a bound.
+    def predict(
+        self, z: Tensor, t: Tensor, given: Given, precision: Precision, *, guide: bool = False
+    ) -> Tensor:
+        """Return the images that the network, or its early copy, predicts at points `z`, float32."""
+        with autocast(precision, z.device):
+            output = self.output(z, t, given, guide=guide)
+        return paths.predicted_image(self.config.path, self.config.prediction, output.float(), z, t)
 
-        samples: random probes of the divergence, and draws of the dequantisation.
-        """
-        with torch.inference_mode(mode=False):
-            given = self._given(
-                batch.condition, torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
-            )
+    def velocity(self, z: Tensor, t: Tensor, given: Given, precision: Precision = "float32") -> Tensor:
+        """Return the velocity of points `z` at times `t`, towards the images that the network predicts."""
+        return towards(self.predict(z, t, given, precision), z, t)
 
-            def velocity(z: Tensor, t: Tensor) -> Tensor:
-                image = self._predict(z, t, given, "float32")
-                return (image - z) / paths.wide((1 - t).clamp_min(samplers.LEAST_NOISE))
 
-            return bits_per_dim(velocity, batch.images, rng, samples=samples)
+# 3. Generation
+def towards(image: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    """Return the velocity (x̂ - z) / (1 - t) that leads from `z` at time `t` to an image."""
+    return (image - z) / paths.wide((1 - t).clamp_min(LEAST_NOISE))
+
+
+@torch.no_grad()
+def generate(model: FlowModel, condition: Condition, noise: Tensor, num_steps: int) -> Tensor:
+    """Generate images from noise `[n, c, h, w]` by Euler's method, the simplest sampler."""
+    z, n = model.start(condition, noise), len(noise)
+    given = model.given(condition, absent=torch.zeros(n, dtype=torch.bool))
+    for step in range(num_steps):
+        t = torch.full((n,), step / num_steps)
+        z = z + model.velocity(z, t, given) / num_steps
+    return z.clamp(-1, 1)
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:

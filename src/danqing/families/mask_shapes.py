@@ -61,7 +61,8 @@ def _boxes(count: int, height: int, width: int, rng: torch.Generator) -> Tensor:
     used = torch.arange(MOST_BOXES, device=rng.device) < boxes
     inside = (rows[..., None] & columns[..., None, :] & used[..., None, None]).any(1)
     outside = _uniform((count,), rng) < OUTSIDE
-    return inside ^ outside[:, None, None]
+    masks: Tensor = inside ^ outside[:, None, None]
+    return masks
 
 
 def _strokes(count: int, height: int, width: int, rng: torch.Generator) -> Tensor:
@@ -93,7 +94,8 @@ def _strokes(count: int, height: int, width: int, rng: torch.Generator) -> Tenso
         distance = F.interpolate(distance[:, None], (height, width), mode="bilinear")[:, 0]
     low, high = STROKE_WIDTH
     radius = (low + (high - low) * _uniform((count,), rng)) / 2
-    return distance <= radius[:, None, None]
+    masks: Tensor = distance <= radius[:, None, None]
+    return masks
 
 
 def _halves(count: int, height: int, width: int, rng: torch.Generator) -> Tensor:

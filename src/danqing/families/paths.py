@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 PathName = Literal["linear", "vp", "edm"]
-Prediction = Literal["image", "velocity", "noise"]
+Prediction = Literal["image", "residual", "velocity", "noise"]
 Times = Literal["logit_normal", "uniform"]
 
 LEAST_NOISE = 0.05
@@ -106,11 +106,12 @@ def mix(t: Tensor, images: Tensor, start: Tensor) -> Tensor:
 def predicted_image(path: PathName, prediction: Prediction, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
     """Turn a network's output at points `z` into the image that it predicts, `[n, c, h, w]`.
 
-    velocity: v = x - ε, so x = z + (1 - t) v. noise: x = (z - (1 - t) ε) / t. On the path edm the output is
-    preconditioned (Karras et al. 2022, equation 7).
+    image: the output itself. residual: what the best linear guess from `z` alone lacks of the image, in
+    units of the guess's error (Karras et al. 2022, equation 7, which the path edm always uses). velocity:
+    v = x - ε, so x = z + (1 - t) v. noise: x = (z - (1 - t) ε) / t.
     """
     t = wide(t)
-    if path == "edm":
+    if path == "edm" or prediction == "residual":
         square = (1 - t).square() + (DATA_SCALE * t).square()
         return (DATA_SCALE**2 * t / square) * z + (1 - t) * DATA_SCALE * square.rsqrt() * output
     if prediction == "velocity":
@@ -133,7 +134,8 @@ def training_loss(
 
     mask: `[n, 1, h, w]`, the pixels that count; None is all.
 
-    image: the error of the velocity that follows from it, ‖x̂ - x‖² / (1 - t)² (Li and He 2025, equation 5).
+    image, residual: the error of the velocity that follows, ‖x̂ - x‖² / (1 - t)² (Li and He 2025,
+    equation 5).
     velocity: ‖output - (x - ε)‖² (Lipman et al. 2023, equation 23). noise: ‖output - ε‖² (Ho et al. 2020,
     equation 14). edm: that of the preconditioned output, of unit variance (Karras et al. 2022, equation 8).
     """
@@ -142,6 +144,9 @@ def training_loss(
         error = (predicted_image(path, prediction, output, mix(t, images, start), t) - images) / wide(
             (1 - t).clamp_min(1e-4) * DATA_SCALE * _edm_scale(t)
         )
+    elif prediction == "residual":
+        image = predicted_image(path, prediction, output, mix(t, images, start), t)
+        error = (image - images) / wide((1 - t).clamp_min(1e-4))
     elif prediction == "velocity":
         error = output - (images - start)
     elif prediction == "noise":

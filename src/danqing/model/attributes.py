@@ -10,16 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing.data.attributes import Attribute
+from danqing.attributes import Attribute, read
 from danqing.errors import ConfigError
 from danqing.families.base import FamilyConfig
-from danqing.names import match
 from danqing.randomness import derived_seed
 
 Attributes = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Values by the names of attributes, for all images or for each; None is a value that is not known."""
 
-_SOME = 12
 _MISMATCH = 1e6
 """Squared distance of two images with another label or category: more than any numbers have."""
 _NEAR = 0.01
@@ -49,12 +47,12 @@ def chosen(
             raise ConfigError(f"This {config.family} was trained without attributes: leave them out.")
         return None, None
     rows = _one_per_image(attributes, len(seeds))
-    read: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}  # by identity: one for all is common
+    parsed: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}  # by identity: often one for all
     for row in rows:
-        if id(row) not in read:
-            read[id(row)] = _read(config.attributes, row)
-    values = np.stack([read[id(row)][0] for row in rows])
-    given = np.stack([read[id(row)][1] for row in rows])
+        if id(row) not in parsed:
+            parsed[id(row)] = _read(config.attributes, row)
+    values = np.stack([parsed[id(row)][0] for row in rows])
+    given = np.stack([parsed[id(row)][1] for row in rows])
     if draws and config.attribute_examples:
         labels = [-1] * len(rows) if label is None else label.tolist()
         draw = _Draw(config)
@@ -80,54 +78,14 @@ def _read(
     columns: Sequence[Attribute], requested: Mapping[str, Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The requested values in the order of the columns, NaN for others, and which were requested."""
-    names = [column.name for column in columns]
-    found: dict[str, Any] = {}
-    for name, value in requested.items():
-        meant = match(str(name), names)
-        if meant is None:
-            raise ConfigError(
-                f"This model does not know the attribute {name!r}: it knows {_some(names)}.", "attributes"
-            )
-        if meant in found:
-            raise ConfigError(f"The attribute {meant} is given twice: give it once.", "attributes")
-        found[meant] = value
-    values, given = [], []
+    found, values, given = read(columns, requested), list[float](), list[bool]()
     for column in columns:
-        value = found.get(column.name)
-        values += [math.nan] * column.width if value is None else _numbers(column, value)
+        numbers = found.get(column.name)
+        if numbers is not None and column.kind != "category":
+            _warn(column, numbers)
+        values += [math.nan] * column.width if numbers is None else numbers
         given += [column.name in found] * column.width
     return np.array(values), np.array(given)
-
-
-def _numbers(column: Attribute, value: Any) -> list[float]:
-    if column.kind == "category":
-        category = match(str(value), column.categories)
-        if category is None:
-            raise ConfigError(
-                f"The attribute {column.name} cannot be {value!r}: choose one of {_some(column.categories)}.",
-                "attributes",
-            )
-        return [float(column.categories.index(category))]
-    items = _items(value) if column.kind == "vector" else [value]
-    try:
-        numbers = [float(item) for item in items if not isinstance(item, bool)]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != column.width or not all(map(math.isfinite, numbers)):
-        wanted = "a number" if column.kind == "number" else f"{column.width} numbers"
-        example = ",".join(f"{mean:.4g}" for mean in column.mean)
-        raise ConfigError(
-            f"The attribute {column.name} is {wanted} and cannot be {value!r}: give for instance {example}.",
-            "attributes",
-        )
-    _warn(column, numbers)
-    return numbers
-
-
-def _items(value: Any) -> Sequence[Any]:
-    if isinstance(value, str):
-        return value.strip().removeprefix("[").removesuffix("]").split(",")
-    return list(value) if isinstance(value, Sequence | np.ndarray) else [value]
 
 
 def _warn(column: Attribute, numbers: Sequence[float]) -> None:
@@ -174,7 +132,3 @@ class _Draw:
         near = np.flatnonzero(distance <= distance.min() + _NEAR)
         example: NDArray[np.float64] = self._values[near[derived_seed(seed, "attributes") % len(near)]]
         return example
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SOME]) + (", ..." if len(names) > _SOME else "")

@@ -52,10 +52,12 @@ class AttributeEmbedding(nn.Module):
 
         Attributes that it does not have are missing.
         """
-        if condition is None or condition.attributes is None or condition.attribute_mask is None:
+        values = condition.attributes if condition is not None else None
+        known = condition.attribute_mask if condition is not None else None
+        if values is None or known is None:
             values = torch.zeros(count, sum(self.columns), device=self.last.weight.device)
-            return self(values, values.bool())
-        return self(condition.attributes, condition.attribute_mask)
+            known = values.bool()
+        return self.forward(values, known)
 
 
 class _Category(nn.Module):

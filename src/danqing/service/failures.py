@@ -19,7 +19,7 @@ from danqing.service.storage.database import DatabaseError
 
 _log = logging.getLogger("danqing.service")
 
-_CHOICES = {"str", "int"}
+_CHOICES = {"str", "int", "float", "list[float]"}
 """Parts of pydantic's locations that are not fields: the choices of a type."""
 
 

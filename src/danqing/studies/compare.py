@@ -79,10 +79,8 @@ def compare(
     own["evaluation.held_out"] = judged.held_out
     chosen = compare_setup.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
-    second_features = compare_setup.choose_second(second_features, features)
-    networks = [
-        open_network(name, device=choose_device(device)) for name in (features, second_features) if name
-    ]
+    second = compare_setup.choose_second(second_features, features)
+    networks = [open_network(name, device=choose_device(device)) for name in (features, second) if name]
     if on_dataset is not None:
         on_dataset(judged.training.info.report)
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
@@ -94,7 +92,7 @@ def compare(
         "size": first.size,
         "seed": seed,
         "features": features,
-        "second_features": second_features,
+        "second_features": second,
         "settings": dict(settings or {}),
         "device": machine["device"],  # speed and memory are of one machine, and scores of one version
         "threads": machine["threads"],
@@ -115,7 +113,7 @@ def compare(
         "size": size,
         "seed": seed or None,
         "features": features,
-        "second_features": second_features or "none",
+        "second_features": second or "none",
         "n": n,
         "device": device,
     }
@@ -142,7 +140,7 @@ def compare(
         atomic.remove_leftovers(folder / "pictures")
         _real_images(judged).save(folder / "pictures" / "real.png")
         identified = " ".join(f"{network.name} {network.sha256}" for network in networks)
-        comparison = _ComparisonRun(folder, task, chosen, judged, second_features, identified, on_progress)
+        comparison = _ComparisonRun(folder, task, chosen, judged, second, identified, on_progress)
         return comparison.run(study)
 
 
@@ -196,7 +194,7 @@ class _ComparisonRun:
         return one if found is None else _with(one, found)
 
     def _train(self, one: Contestant, place: int, study: Comparison) -> Contestant:
-        """Train one with as many threads as all the others, or go on with it, unless it is complete."""
+        """Train one with as many threads as all the others, or continue it, unless it is complete."""
         run = self.folder / one.run
         if not _is_complete(RunFolder(run), self.configs[one.name]):
             wait_until_free(run)
@@ -279,7 +277,7 @@ def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
 
 
 def _of_run(path: Path) -> dict[str, Any]:
-    """What a run tells of itself."""
+    """What a run records about itself."""
     run, folder = read_run(path), RunFolder(path)
     plan = folder.facts().get("plan", {})
     name, points = measurements.curve(path)

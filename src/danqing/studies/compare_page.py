@@ -22,7 +22,7 @@ _MARKS = {
 
 
 def write(comparison: Comparison, folder: Path) -> Path:
-    """Write `compare.html` into the folder where the comparison's pictures lie; returns its path.
+    """Write `compare.html` into the folder of a comparison; returns its path.
 
     A picture that is missing or unreadable is left out. All text is escaped.
     """
@@ -67,7 +67,7 @@ def _tiles(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield f"ComparisonData by ({reference.split})", f"{reference.count:,}"
     if data.get("width"):
         yield "Pixels", f"{data['width']} × {data['height']}"
-    yield "Painted by each", f"{comparison.samples:,}"
+    yield "Samples of each", f"{comparison.samples:,}"
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -143,14 +143,14 @@ def _how(comparison: Comparison) -> str:
     first = next((one for one in comparison.finished if one.scores), None)
     lines = [] if first is None else [str(score) + _note(score.note) for score in first.scores]
     lines += [
-        "training: images learnt from per second of training, without the time that scoring took",
-        "sampling: images painted per second by the finished model, after a warm-up, in its own chunks",
-        "peak memory: the most that the process which trained has held, its libraries included",
+        "training: images seen per second of training, without the time for scoring",
+        "sampling: images sampled per second by the finished model, after a warm-up, in its own chunks",
+        "peak memory: the most that the training process held, including its libraries",
     ]
     if row(comparison, f"{SECOND}kernel") is None:
         lines.append(f"one feature network alone: for a second and independent one, {hed.INSTALL}")
     if all(one.measured.get("energy_wh") is None for one in comparison.finished):
-        lines.append("energy: this machine does not tell")
+        lines.append("energy: this machine does not report it")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     whose = "" if first is None else f" (scores as of {escape(first.name)})"
     return (
@@ -187,16 +187,16 @@ def _grids(comparison: Comparison, folder: Path) -> str:
             f'<img alt="A grid of real images" src="{real}"></figure>'
         )
     for place, one in enumerate(comparison.contestants):
-        painted = page.embed(folder / one.pictures["grid"]) if "grid" in one.pictures else ""
-        if painted:
+        samples = page.embed(folder / one.pictures["grid"]) if "grid" in one.pictures else ""
+        if samples:
             figures.append(
                 f"<figure><figcaption>{plots.key(one.name, place)}</figcaption>"
-                f'<img alt="A grid of images painted by {escape(one.name)}" src="{painted}"></figure>'
+                f'<img alt="A grid of samples of {escape(one.name)}" src="{samples}"></figure>'
             )
     if not figures:
         return ""
     return (
-        "<section><h2>Pictures <small>the same seeds, labels and captions for all, none picked</small></h2>"
+        "<section><h2>Pictures <small>the same seeds, labels and captions for all, none selected</small></h2>"
         f'<div class="card grids">{"".join(figures)}</div></section>'
     )
 
@@ -207,7 +207,7 @@ def _neighbours(comparison: Comparison, folder: Path) -> str:
         picture = page.embed(folder / one.pictures["neighbours"]) if "neighbours" in one.pictures else ""
         if picture:
             figures.append(
-                f'<figure><figcaption>{plots.key(one.name, place)}</figcaption><img alt="Images painted by '
+                f'<figure><figcaption>{plots.key(one.name, place)}</figcaption><img alt="Samples of '
                 f'{escape(one.name)}, each beside its nearest training images" src="{picture}"></figure>'
             )
     if not figures:

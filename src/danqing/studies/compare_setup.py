@@ -1,4 +1,4 @@
-"""Who takes part in a comparison, and what each is given: the same images, size, seed and budget."""
+"""The set-up of a comparison: its presets, with the same images, size, seed and budget for all."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,13 @@ _OWN = {
 } | dict.fromkeys(
     [f"evaluation.{name}" for name in ("every_images", "held_out", "keep", "patience_images")], "leave it out"
 )
-"""What a comparison settles itself, alike for all, and what to do instead of setting it."""
+"""Settings that a comparison makes itself for all, and what to do instead of setting them."""
 
 
 class ComparisonData(NamedTuple):
-    """What all learn from, and what judges them; held_out: the share of the training images that is kept
-    aside where the data has no validation split.
+    """The images that all learn from, and those that all are compared with.
+
+    held_out: the share of the training images that is held out if the data has no validation split.
     """
 
     training: Dataset
@@ -47,7 +48,9 @@ class ComparisonData(NamedTuple):
 def choose_presets(
     families: Sequence[str], wanted: Sequence[str], size: tuple[int, int] | None, data: str | Path
 ) -> list[str]:
-    """The presets to compare: those named, and for each family the one made for about this size.
+    """Return the presets to compare.
+
+    They are those named, and for each family the one made for about this size.
 
     The size is that of the data where none is given. Raises ConfigError.
     """
@@ -75,8 +78,9 @@ def configure(
     settings: Mapping[str, Any],
     own: Mapping[str, Any] | None = None,
 ) -> dict[str, RunConfig]:
-    """The configuration of each preset under the same budget, with the user's settings and the comparison's
-    own.
+    """Return the configuration of each preset under the same budget.
+
+    settings: the user's. own: the comparison's.
 
     Raises ConfigError where sizes differ, and where a setting fits one of them not or is not the user's.
     """
@@ -97,14 +101,16 @@ def configure(
     first = [name for name, config in chosen.items() if not has_prior(config.model.family)]
     if first and len(first) < len(chosen):
         raise ConfigError(
-            f"{first[0]} is a first stage, which is scored by its reconstructions and not by what it paints: "
-            "compare first stages with one another alone."
+            f"{first[0]} is a first stage, which is scored by its reconstructions and not by samples: "
+            "compare first stages only with one another."
         )
     return chosen
 
 
 def open_judged(data: str | Path, config: RunConfig) -> ComparisonData:
-    """The same images for everyone: the test split judges, else the validation split, else what is held out.
+    """Open the same images for all.
+
+    Scores compare with the test split, else with the validation split, else with what is held out.
 
     Where there is no validation split, a part of the training images is held out for the scores during
     training; it is larger where it must judge in the end too and the data is small. Raises DataError.
@@ -117,7 +123,8 @@ def open_judged(data: str | Path, config: RunConfig) -> ComparisonData:
     held = open_held(data, HELD_OUT if test is not None else share, **reading)
     if len(held.judged) < FEWEST:
         raise DataError(
-            f"{len(whole):,} images leave only {len(held.judged)} to judge by: add images, or a test split."
+            f"{len(whole):,} images leave only {len(held.judged)} to compare with: add images "
+            "or a test split."
         )
     if test is not None:
         return ComparisonData(held.training, test, reference_info(test, "test"), HELD_OUT)

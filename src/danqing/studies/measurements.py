@@ -1,4 +1,4 @@
-"""What is measured of one contestant: its scores, its speed, its size, and pictures of what it paints."""
+"""The measurements of one contestant: its scores, speed and size, and a grid of its samples."""
 
 import contextlib
 import hashlib
@@ -109,7 +109,10 @@ def measure(
 def known(
     run: Path, judged: ComparisonData, out: Path, *, n: int, seed: int, networks: str
 ) -> dict[str, Any] | None:
-    """Return what `measure` has measured of this very run with these arguments; None where it has not."""
+    """Return the measurements of this very run with these arguments.
+
+    None if there are none.
+    """
     with contextlib.suppress(OSError):
         made = read_json(out)
         return made if made.get("asked") == _asked(run, judged, n=n, seed=seed, networks=networks) else None
@@ -130,7 +133,7 @@ def _asked(run: Path, judged: ComparisonData, *, n: int, seed: int, networks: st
 
 
 def scores(measured: Mapping[str, Any]) -> tuple[Score, ...]:
-    """The scores in what `measure` has given."""
+    """Return the scores in what `measure` has returned."""
     return tuple(
         Score.model_validate({key: value for key, value in one.items() if key != "text"})
         for one in measured["scores"]
@@ -139,21 +142,26 @@ def scores(measured: Mapping[str, Any]) -> tuple[Score, ...]:
 
 
 def sampling_speed(model: Model) -> float:
-    """Images per second that a model paints, in its own chunks: the median of a few rounds, once warm."""
+    """Measure how many images per second a model samples.
+
+    It samples in its own chunks. The result is the median of a few rounds, after a warm-up.
+    """
     chunk, rates = model.family.chunk, []
     model.sample(chunk)
     for _ in range(_ROUNDS):
-        started, painted = time.perf_counter(), 0
-        while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not painted:
-            model.sample(chunk, seed=painted)
-            painted += chunk
-        rates.append(painted / spent)
+        started, sampled = time.perf_counter(), 0
+        while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not sampled:
+            model.sample(chunk, seed=sampled)
+            sampled += chunk
+        rates.append(sampled / spent)
     return statistics.median(rates)
 
 
 def grid(model: Model, reference: Dataset, seed: int) -> Images:
-    """As many images as all grids have, of the same seeds, and evenly of all labels or of the captions of the
-    reference images; of a first stage, what it makes of those.
+    """Sample the grid of a model: the same seeds for all.
+
+    A grid has all labels alike, or captions of the reference images. For a first stage it holds
+    reconstructions.
     """
     rows = spread_evenly(len(reference), PICTURES)
     if not model.family.has_prior:
@@ -166,7 +174,10 @@ def grid(model: Model, reference: Dataset, seed: int) -> Images:
 
 
 def curve(run: Path) -> tuple[str, tuple[Point, ...]]:
-    """What a run's held-out score is called, and the score after every tenth of its budget."""
+    """Return the name of a run's held-out score, and its values.
+
+    There is a value after every tenth of the budget.
+    """
     folder = RunFolder(run)
     clock = [(line["images"], line["seconds"]) for line in read_lines(folder.timing_file)]
     name, points = "", []
@@ -184,7 +195,7 @@ def curve(run: Path) -> tuple[str, tuple[Point, ...]]:
 
 
 def _seconds_at(images: int, clock: Sequence[tuple[int, float]]) -> float:
-    """How long training had taken when so many images had been seen, between the log's lines."""
+    """How long training had taken when this many images had been seen, between the log's lines."""
     before, after = (0, 0.0), None
     for seen, seconds in clock:
         if seen >= images:

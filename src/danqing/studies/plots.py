@@ -27,7 +27,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one contestant scored, over seconds of training. place: which colour and mark are its own."""
+    """The scores of one contestant over seconds of training.
+
+    place: which colour and mark are its own.
+    """
 
     name: str
     place: int
@@ -46,12 +49,12 @@ class Spot:
 
 
 def style(place: int) -> str:
-    """The class that gives a contestant its colour."""
+    """Return the CSS class that gives a contestant its colour."""
     return f"c{place % COLOURS + 1}"
 
 
 def key(name: str, place: int) -> str:
-    """A contestant's mark and name, as they stand beside the plots and over the table."""
+    """Return a contestant's mark and name, for plots and tables."""
     middle = _SIZE + 1
     mark = _mark(place, middle, middle)
     size = 2 * middle
@@ -62,8 +65,9 @@ def key(name: str, place: int) -> str:
 
 
 def over_time(title: str, lines: Sequence[Line]) -> str:
-    """A `<figure>` of scores over minutes of training, with their intervals, the lower the better; "" where
-    there are none.
+    """Return a `<figure>` of scores over minutes of training.
+
+    Each has its interval; lower is better. Returns "" without scores.
     """
     lines = [line for line in lines if line.scores]
     if not lines:
@@ -103,7 +107,10 @@ def over_time(title: str, lines: Sequence[Line]) -> str:
 
 
 def against(up_title: str, across_title: str, spots: Sequence[Spot]) -> str:
-    """A `<figure>` of two scores, each with its interval as a whisker; "" where there are none."""
+    """Return a `<figure>` of two scores, with intervals as whiskers.
+
+    Returns "" without scores.
+    """
     if not spots:
         return ""
     across = _share_axis([bound for spot in spots for bound in spot.across.bounds], LEFT, RIGHT)

@@ -1,4 +1,4 @@
-"""Which to choose for what, in plain words: only what the intervals allow."""
+"""Which family to choose for what, in words: only what the intervals allow."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from danqing.studies.results import SECOND, Cell, Comparison, Contestant, Row, c
 
 _UNREAL = 0.05
 _FEW = 500
-"""With fewer reference images than this, a reader is told that only large differences can show."""
+"""With fewer reference images than this, a caution says that only large differences can show."""
 
 
 def verdict(comparison: Comparison) -> tuple[str, ...]:
@@ -16,7 +16,7 @@ def verdict(comparison: Comparison) -> tuple[str, ...]:
     finished = comparison.finished
     waiting = [one.name for one in comparison.contestants if one.status == "waiting"]
     if not finished and waiting:
-        return ("Nothing has been measured yet: the same command goes on.",)
+        return ("Nothing has been measured yet: run the same command to continue.",)
     if not finished:
         return ("No family finished, so that there is nothing to compare.",)
     sentences = [_opening(comparison)]
@@ -33,7 +33,10 @@ def verdict(comparison: Comparison) -> tuple[str, ...]:
 
 
 def picks(comparison: Comparison) -> Iterator[tuple[str, Row]]:
-    """The purposes that a family is chosen for, each with the row that decides; its marks tell who leads."""
+    """Yield each purpose with the row that decides it.
+
+    The marks of the row say who leads.
+    """
     purposes = (
         ("Most like the real images", deciding_key(comparison)),
         ("Single pictures", "precision"),
@@ -48,7 +51,7 @@ def picks(comparison: Comparison) -> Iterator[tuple[str, Row]]:
 
 
 def cautions(comparison: Comparison) -> tuple[str, ...]:
-    """What the verdict must be read with."""
+    """Return what to keep in mind when reading the recommendation."""
     return tuple(_cautions(comparison))
 
 
@@ -64,7 +67,7 @@ def _alone(comparison: Comparison, one: Contestant) -> Iterator[str]:
     key = deciding_key(comparison)
     if (score := one.score(key)) is not None and (found := row(comparison, key)) is not None:
         cell = next(cell for cell in found.cells if cell is not None)
-        yield f"Its {_lower(found.title)} ({score.name}) is {_value(cell)}; it has no rival."
+        yield f"Its {_lower(found.title)} ({score.name}) is {_value(cell)}; there is no other."
 
 
 def _compared(comparison: Comparison) -> Iterator[str]:
@@ -95,7 +98,7 @@ def _choice(comparison: Comparison, found: Row, purpose: str, measure: str) -> s
         return f"{purpose}, choose {_leader(comparison, found)}: by {measure}, {_against(comparison, found)}."
     tied = [n for n, mark in enumerate(found.marks) if mark == "tie"]
     if len(tied) < 2:
-        return f"{purpose}, there is no telling: {measure} was measured of too few."
+        return f"{purpose}, this comparison cannot say: {measure} was measured for too few."
     names = _listed([comparison.contestants[n].name for n in tied])
     values = _listed([_value(cell) for n in tied if (cell := found.cells[n]) is not None])
     others = len([cell for cell in found.cells if cell is not None and _counts(cell, found)]) - len(tied)
@@ -117,7 +120,7 @@ def _against(comparison: Comparison, found: Row) -> str:
 
 
 def _memorised(comparison: Comparison) -> Iterator[str]:
-    """Who repeats training images more often than chance would have it."""
+    """Who repeats training images more often than by chance."""
     found = row(comparison, "memorised/copies")
     if found is None:
         return
@@ -133,7 +136,7 @@ def _memorised(comparison: Comparison) -> Iterator[str]:
             )
     if not repeating:
         whom = "Neither" if len(told) == 2 else "None"
-        yield f"{whom} can be said to repeat training images more often than chance would have it."
+        yield f"{whom} can be said to repeat training images more often than by chance."
 
 
 def _percent(cell: Cell) -> str:
@@ -153,11 +156,11 @@ def _faster(comparison: Comparison) -> Iterator[str]:
     names = [one.name for one in comparison.contestants]
     if found.marks[leader] != "best":
         tied = [names[n] for n, mark in enumerate(found.marks) if mark == "tie"]
-        yield f"{_listed(tied)} paint about equally fast, {first:,.0f} images per second."
+        yield f"{_listed(tied)} sample about equally fast, {first:,.0f} images per second."
     else:
         times = f"{first / second:.1f} times" if first / second < 10 else f"{first / second:.0f} times"
         yield (
-            f"For speed, choose {names[leader]}: it paints {first:,.0f} images per second, {times} as many "
+            f"For speed, choose {names[leader]}: it samples {first:,.0f} images per second, {times} as many "
             f"as {names[runner]}."
         )
 
@@ -182,15 +185,15 @@ def _cautions(comparison: Comparison) -> Iterator[str]:
         yield "Hardly any of their pictures look real yet: give them more time before you choose."
     if reference is not None and reference.count < _FEW:
         yield (
-            f"There are only {reference.count:,} real images to judge by, so that only large differences can "
+            f"There are only {reference.count:,} real images to compare with, so only large differences can "
             "show."
         )
     yield from _flattered(comparison)
     yield from _disagreement(comparison)
     if len(comparison.finished) > 1:
         yield (
-            "Each was trained once: the intervals say how far a score of these very models may be off, not "
-            "how another seed, or a longer training, would turn out."
+            "Each was trained once: the intervals say how far the score of these models may be off, not "
+            "how another seed or a longer training would turn out."
         )
 
 

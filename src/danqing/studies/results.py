@@ -1,4 +1,4 @@
-"""What a comparison has found: everything that its page, its table and its sentences are made from."""
+"""The results of a comparison, from which its page, table and sentences are made."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from danqing.quantities import count, memory
 from danqing.version import __version__
 
 _NOISE = 0.05
-"""Speeds that lie closer than this are called equal: another try may turn them round."""
+"""Speeds that are closer than this are called equal: another measurement may reverse them."""
 
 
 SECOND = "second/"
@@ -41,7 +41,7 @@ class Contestant(_Record):
 
     run: its run folder, below the comparison's. status: "finished", "failed" (`error` says why) or "waiting".
     measured: `training_speed` and `sampling_speed` (images per second), `peak_memory_bytes` (of the process
-    that trained and scored), `parameters` (of the model that paints), `trained_parameters` (with what only
+    that trained and scored), `parameters` (of the model that samples), `trained_parameters` (with what only
     training needs), `model_bytes`, `energy_wh` and `core_hours` (scoring included), `images`, `seconds` (of
     training alone); a figure is missing where the machine does not tell it. curve: its held-out scores during
     training. pictures: files below the comparison's folder, `grid` and, where there is one, `neighbours`.
@@ -78,8 +78,11 @@ class Contestant(_Record):
 
 
 class Comparison(_Record):
-    """Families compared under one budget. data: facts of the images; machine: of what it ran on.
-    verdict: sentences that say which to choose for what; cautions: what to read them with.
+    """Families compared under one budget.
+
+    data: facts about the images. machine: what it ran on.
+    verdict: sentences that say which family to choose for what.
+    cautions: what to keep in mind when reading them.
     """
 
     format: Literal[1] = 1
@@ -128,7 +131,7 @@ class Comparison(_Record):
 
 
 def read(path: Path) -> Comparison:
-    """The comparison in a `compare.json`; raises DataError."""
+    """Read a `compare.json`; raises DataError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         for one in values["contestants"]:
@@ -195,12 +198,12 @@ _SCORES = (
     ("memorised", "Memorisation", "Closeness", "to training images; that of real images is 0.5"),
     ("duplicates", "Memorisation", "Duplicates", "equal to an earlier sample"),
 )
-_NEITHER = ("memorised",)  # far away is no merit either
+_NEITHER = ("memorised",)  # far away is not better either
 _FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower", ""]], ...] = (
     ("training_speed", "Speed", "Training", "images per second", "higher"),
     ("sampling_speed", "Speed", "Sampling", "images per second", "higher"),
     ("peak_memory_bytes", "Cost", "Peak memory", "of the process that trains and scores", "lower"),
-    ("parameters", "Cost", "Parameters", "of the model that paints", "lower"),
+    ("parameters", "Cost", "Parameters", "of the model that samples", "lower"),
     ("model_bytes", "Cost", "Size on disk", "of the weights", "lower"),
     ("energy_wh", "Cost", "Energy", "of the processor, training and scoring", ""),
     ("core_hours", "Cost", "Core-hours", "of training and its scoring", ""),
@@ -209,7 +212,10 @@ GROUPS = ("Quality", "Diversity", "Memorisation", "Speed", "Cost")
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """The table: a row for each thing that was measured of at least one contestant, the headline first."""
+    """Return the table: a row for each measured thing.
+
+    The distance to quote comes first.
+    """
     table = [_score_row(comparison.contestants, *each) for each in _SCORES]
     headlines = [one.headline.metric for one in comparison.finished if one.headline is not None]
     table.sort(key=lambda row: (GROUPS.index(row.group), row.key.removeprefix(SECOND) not in headlines[:1]))
@@ -218,12 +224,12 @@ def rows(comparison: Comparison) -> list[Row]:
 
 
 def row(comparison: Comparison, key: str) -> Row | None:
-    """One row of the table by its key."""
+    """Return one row of the table by its key."""
     return next((row for row in rows(comparison) if row.key == key), None)
 
 
 def deciding_key(comparison: Comparison) -> str:
-    """Return the key of the row that says whose images are most like the real ones; "" without scores.
+    """Return the key of the row that decides; "" without scores.
 
     It is the distance to quote, by the first network unless that flatters somebody and the second does not.
     """
@@ -248,7 +254,7 @@ def _score_row(contestants: Sequence[Contestant], key: str, group: str, title: s
 
 
 def chance(score: Score | None) -> float:
-    """The share of copies that real images would have."""
+    """Return the share of copies that real images would have."""
     return float(score.settings.get("expected", RARE)) if score is not None else RARE
 
 
@@ -306,7 +312,7 @@ def _marks(cells: Sequence[Cell | None], better: str, noise: float) -> tuple[str
 
 
 def _marks_beyond_chance(cells: Sequence[Cell | None], found: Sequence[Score | None]) -> tuple[str, ...]:
-    """The marks of copies: fewer than chance has are no merit, and where none has more, none is marked."""
+    """The marks of copies: fewer than by chance are not better, and if none has more, none is marked."""
     by_chance = [
         cell is not None and cell.interval is not None and cell.interval[0] <= chance(score)
         for cell, score in zip(cells, found, strict=True)

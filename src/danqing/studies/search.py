@@ -1,4 +1,4 @@
-"""The trials of a search: which settings come next, which are stopped early, and how each has ended."""
+"""The trials of a search: which settings come next, which are stopped early, and how each ended."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ class Trial:
 
 
 class Search:
-    """A study on disk, and the processes of the trials that are running.
+    """A study on disk, and the processes of its running trials.
 
     task: what each trial's `train` is called with besides its own folder and settings.
     """
@@ -68,7 +68,10 @@ class Search:
         )
 
     def run(self, trials: int, jobs: int, on_progress: FractionalProgressCallback) -> None:
-        """Go on until so many trials have ended in all, `jobs` at once; KeyboardInterrupt ends it, saved."""
+        """Continue until `trials` trials have ended, `jobs` at once.
+
+        KeyboardInterrupt ends it, saved.
+        """
         threads = max(1, torch.get_num_threads() // jobs) if jobs > 1 else None
         waiting = [trial.number for trial in self.study.trials if not trial.state.is_finished()]
         try:
@@ -89,11 +92,14 @@ class Search:
                 one.process.stop()
 
     def trials(self) -> tuple[Trial, ...]:
-        """All trials so far, in the order of their numbers."""
+        """Return all trials so far, in the order of their numbers."""
         return tuple(self._trial(trial) for trial in self.study.trials)
 
     def importance(self) -> dict[str, float]:
-        """How much of the scores' variance each setting explains, summing to 1; empty with too few trials."""
+        """Return how much of the scores' variance each setting explains.
+
+        The shares add up to 1. Empty with too few trials.
+        """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # "too few": then all would be called equal
@@ -104,7 +110,7 @@ class Search:
         return {name: float(share) for name, share in found.items()}
 
     def mark_best(self) -> None:
-        """Let `best` lead to the best run, and `best.toml` hold its configuration."""
+        """Link `best` to the best run, and write its configuration to `best.toml`."""
         finished = [trial for trial in self.trials() if trial.status == "finished"]
         best = min(finished, key=lambda trial: trial.score or 0.0, default=None)
         if best is None:
@@ -139,7 +145,7 @@ class Search:
         self.running.append(_Running(trial, folder, process, reported))
 
     def _look_after(self, one: "_Running") -> None:
-        """Report a trial's new scores, stop it where it is worse than others, note down how it has ended."""
+        """Report a trial's new scores, stop it if it is worse than others, and record how it ended."""
         running = one.process.running  # before its scores are read: the last ones must not be missed
         one.report()
         if running:
@@ -153,7 +159,7 @@ class Search:
         if one.process.interrupted and one.pruned:
             self.study.tell(one.trial, state=TrialState.PRUNED)
         elif one.process.interrupted:
-            raise KeyboardInterrupt  # somebody stopped this trial alone; it can go on
+            raise KeyboardInterrupt  # this trial alone was stopped; it can continue
         elif error:
             one.trial.set_user_attr("error", error)
             self.study.tell(one.trial, state=TrialState.FAIL)
@@ -203,8 +209,11 @@ class _Running:
 
 
 def held_out_scores(run_folder: Path) -> dict[int, float]:
-    """A run's scores on held-out images so far, each by the tenth of its budget, or by its number where the
-    run is scored after so many images; a line that is still being written is left out.
+    """Return a run's scores on held-out images so far.
+
+    Each has the tenth of its budget as its key, or its number if the run is scored after so many images. A
+    line that is
+    still being written is left out.
     """
     return {
         line.get("tenth", number): line["score"]["value"]

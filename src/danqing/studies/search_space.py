@@ -1,4 +1,4 @@
-"""The settings that a search may choose, and between which values: a TOML file, checked before it begins."""
+"""The settings that a search may choose and their values: a TOML file, checked before the search."""
 
 import copy
 import difflib
@@ -42,7 +42,7 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def suggest(self, trial: Suggests) -> Any:
-        """The value that `trial` chooses."""
+        """Return the value that `trial` chooses."""
         if self.kind == "float":
             return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
         if self.kind == "int":
@@ -51,7 +51,7 @@ class Dimension:
         return self.value(trial.suggest_categorical(self.name, [_as_scalar(each) for each in self.choices]))
 
     def value(self, stored: Any) -> Any:
-        """The setting's value from what Optuna stores of it, which knows no lists."""
+        """Return a setting's value from what Optuna stores, which has no lists."""
         return next((each for each in self.choices if _as_scalar(each) == stored), stored)
 
     @property
@@ -63,7 +63,12 @@ class Dimension:
 
 
 def read(path: str | Path, config: RunConfig) -> tuple[Dimension, ...]:
-    """The space in a TOML file, around the configuration that a search begins from; raises ConfigError."""
+    """Read the search space in a TOML file.
+
+    config: the configuration that the search starts from.
+
+    Raises ConfigError.
+    """
     path, values = Path(path), config.model_dump(mode="json")
     dimensions = [
         _dimension(name, table, values) for name, table in _leaves(config_reading.read_toml(path), ())
@@ -84,7 +89,7 @@ def _leaves(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[s
         name = ".".join((*path, key))
         if not isinstance(value, dict):
             raise ConfigError(
-                f"{name} = {value!r} says nothing of what to search: give each setting a table, {_EXAMPLE}."
+                f"{name} = {value!r} does not say what to search: give each setting a table, {_EXAMPLE}."
             )
         if not value:
             raise ConfigError(f"[{name}] is empty: give it low and high, or choices.")
@@ -137,7 +142,7 @@ def _choice(name: str, full: str, table: Mapping[str, Any]) -> Dimension:
 
 
 def _check_values(dimension: Dimension, values: Mapping[str, Any]) -> None:
-    """Refuse a setting none of whose values fits; one that fits only beside others is a trial's affair."""
+    """Reject a setting if none of its values fits; one that fits only beside others is left to the trials."""
     problem: ConfigError | None = None
     for value in dimension.extremes:
         try:

@@ -1,4 +1,4 @@
-"""The folder of a study: what was asked for, and who may write."""
+"""The folder of a study: its settings, and a lock."""
 
 import contextlib
 import json
@@ -17,7 +17,9 @@ _ASKED = "asked.json"
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Make a study's folder and keep other processes out; the lock goes with the process, however it ends.
+    """Make a study's folder and keep other processes out.
+
+    The lock goes with the process, however it ends.
 
     what: "search" or "comparison", for the sentences. Raises ConfigError for a folder of something else, one
     in use and one that cannot be written.
@@ -25,24 +27,26 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     try:
         present = atomic.present(folder)
         if present - {".lock"} and _ASKED not in present:
-            raise ConfigError(f"{folder} is not empty and holds no {what}: choose another --out.")
+            raise ConfigError(f"{folder} is not empty and does not hold a {what}: choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=0):
             atomic.remove_leftovers(folder)
             yield
     except Timeout as error:
         raise ConfigError(
-            f"Another process works on the {what} in {folder}: wait for it, or choose another --out."
+            f"Another process is working on the {what} in {folder}: wait for it, or choose another --out."
         ) from error
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder} cannot be written or read ({error.strerror or error}): make room or "
-            "mend the folder, then run the same command again to go on."
+            "repair the folder, then run the same command again to continue."
         ) from error
 
 
 def settle(folder: Path, what: str, asked: Mapping[str, Any], free: Collection[str] = ()) -> None:
-    """Write down what a new study was asked for, or hold it against what is written; `free` keys may change.
+    """Write down the settings of a study, or compare them with earlier ones.
+
+    free: keys that may change.
 
     Raises ConfigError that names what differs.
     """
@@ -62,6 +66,6 @@ def settle(folder: Path, what: str, asked: Mapping[str, Any], free: Collection[s
         if changed:
             raise ConfigError(
                 f"{folder} holds a {what} with other settings ({', '.join(changed[:4])}): use the same "
-                "settings to go on with it, or choose another --out."
+                "settings to continue it, or choose another --out."
             )
     atomic.write_json(path, wanted)

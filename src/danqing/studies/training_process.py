@@ -1,7 +1,7 @@
-"""A run in a process of its own: its memory, its energy and its crashes are nobody else's.
+"""A run in a process of its own, with its own memory, energy and crashes.
 
-The process is leashed: it reads its task from a pipe that stays open, and when the pipe is closed, be it to
-stop it or because whoever started it was killed, it saves and ends.
+It reads its task from a pipe that stays open. When the pipe is closed, on request or because the process that
+started it was killed, it saves and ends.
 """
 
 import _thread
@@ -29,7 +29,10 @@ _SAVING_TIME = 120.0  # seconds that a process may take to save before it is kil
 
 
 class TrainingProcess:
-    """A process that trains. done and total: images seen and planned. `arguments` are those of `train`."""
+    """A process that trains.
+
+    arguments: those of `train`. done, total: images seen and planned.
+    """
 
     def __init__(self, arguments: Mapping[str, Any], threads: int | None = None) -> None:
         environment = dict(os.environ)
@@ -45,10 +48,10 @@ class TrainingProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment,
-            start_new_session=True,  # a Ctrl-C reaches the one who started it, and him alone
+            start_new_session=True,  # Ctrl-C must reach only the process that started it
         )
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended already: its exit code will tell
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its exit code says why
             self._process.stdin.write(json.dumps(dict(arguments)).encode() + b"\n")
             self._process.stdin.flush()
         self._listening = threading.Thread(target=self._listen, daemon=True)
@@ -71,7 +74,7 @@ class TrainingProcess:
         return self._said.get("status") == "interrupted"
 
     def stop(self) -> None:
-        """Let it save and end, and wait for that; safe to call again."""
+        """Let it save and end, and wait; safe to call again."""
         self.ask_to_stop()
         try:
             self._process.wait(_SAVING_TIME)
@@ -96,7 +99,7 @@ class TrainingProcess:
             self._process.stdin.close()
 
     def error(self) -> str:
-        """Why it failed, in one sentence; "" where it did not."""
+        """Return why it failed, in one sentence; "" if it did not."""
         if self.running:
             return ""
         self._listening.join(5)
@@ -107,7 +110,7 @@ class TrainingProcess:
         code = self._process.returncode
         if code < 0:
             name = signal.Signals(-code).name
-            hint = ", perhaps for want of memory: lower batch_size" if name == "SIGKILL" else ""
+            hint = ", perhaps because memory ran out: lower batch_size" if name == "SIGKILL" else ""
             return f"The process was ended by {name}{hint}."
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
@@ -125,14 +128,14 @@ class TrainingProcess:
 
 
 def wait_until_free(run_folder: Path) -> None:
-    """Wait for a process that a killed study has left behind, and that is still saving its run."""
+    """Wait for a process of a killed study that still saves its run."""
     if run_folder.exists():
         with contextlib.suppress(Timeout), FileLock(run_folder / ".lock", timeout=_SAVING_TIME):
             pass
 
 
 class _Teller(Listener):
-    """Tells whoever started this process how far it is."""
+    """Reports progress to the process that started this one."""
 
     def __init__(self) -> None:
         self._told = 0.0
@@ -145,7 +148,7 @@ class _Teller(Listener):
 
 
 def _tell(**said: Any) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more: the leash will tell
+    with contextlib.suppress(OSError):  # nobody listens any more: the closed pipe ends the run
         os.write(1, json.dumps(said).encode() + b"\n")
 
 
@@ -158,7 +161,7 @@ def _stop_when_alone() -> None:
 
 
 def main() -> None:
-    """Read a task from standard input, train, and say on standard output what came of it."""
+    """Read a task from standard input, train, and report the result."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     with os.fdopen(0, "rb", buffering=0, closefd=False) as unbuffered:
         arguments = json.loads(unbuffered.readline() or "null")

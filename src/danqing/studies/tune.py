@@ -44,7 +44,7 @@ class Tuning:
 
     @property
     def best(self) -> Path | None:
-        """The best trial's run folder, to sample from or to train further; None where none has finished."""
+        """The best trial's run folder; None if no trial has finished."""
         return None if self.best_trial is None else self.folder / "best"
 
     @property
@@ -72,14 +72,16 @@ def tune(
     on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Tuning:
-    """Search for the settings whose model comes closest to held-out images; the same call again goes on.
+    """Search for the settings whose model comes closest to held-out images.
+
+    The same call again continues the search.
 
     space: a TOML file with a table for each setting, with `low` and `high`, perhaps `log` or `step`, or with
     `choices`. trials: how many in all. minutes or images: each trial's budget, by default the preset's own.
     pruner: what stops a trial that is worse than others: "median", "hyperband" or "none". jobs: how many
     trials run at once, each in a process of its own; with one, the same seed proposes the same settings. What
     the trials are scored by is set by `evaluation.metric` and the like. Ctrl-C ends the search, saved. A
-    trial that fails is listed with its reason and not tried again, and the search goes on. Raises
+    trial that fails is listed with its reason and not tried again, and the search continues. Raises
     DanqingError.
     """
     if importlib.util.find_spec("optuna") is None:
@@ -87,7 +89,7 @@ def tune(
     from danqing.studies.search import PRUNERS, Search
 
     if trials < 1 or jobs < 1:
-        raise ConfigError(f"{trials} trials, {jobs} at once, are no search: both must be at least 1.")
+        raise ConfigError(f"{trials} trials with {jobs} at once cannot be run: both must be at least 1.")
     if pruner not in PRUNERS:
         raise ConfigError(f"There is no pruner called {pruner!r}: choose one of {', '.join(PRUNERS)}.")
     overrides = {"size": size, "minutes": minutes, "images": images, "seed": seed}

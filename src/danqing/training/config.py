@@ -70,8 +70,7 @@ class DataConfig(_Section):
     names the source image.
     attributes: columns of numbers, categories or vectors.
     attribute_examples: how many images' attributes the model keeps, to draw what is not requested.
-    degrade: steps such as "blur,down4,noise,jpeg" that make a source image of each image, if there are no
-    pairs.
+    degrade: steps such as "blur,down4,noise,jpeg" that make a source image of each image, instead of pairs.
     augment: by default, what suits the data.
     """
 
@@ -101,9 +100,8 @@ class TrainingConfig(_Section):
     """How a run trains.
 
     Only the first five settings change what is learnt.
-
     ema_lengths: keep averages of the weights whose widths are these shares of the run, in ascending order,
-        instead of one with a half-life. The average of any other length can then be computed after training.
+    instead of one with a half-life. The average of any other length can then be computed after training.
     """
 
     ema_half_life_images: int = Field(10_000, ge=0)
@@ -244,8 +242,8 @@ class RunConfig(_Section):
             raise ConfigError(f"A {self.family} does not restore images: leave data.degrade out.")
         if self.model.reads_source and not (dataset.has_pairs or self.data.degrade):
             raise ConfigError(
-                "This model learns to make an image from another: declare them by --pairs A:B, or let them "
-                "be made by --set data.degrade=blur,noise."
+                "This model makes images from source images, and the data has none: declare pairs by --pairs "
+                "A:B, or degrade each image by --degrade blur,noise."
             )
         labels = dataset.label_names if self.model.reads_labels else ()
         bare = 0 if dataset.labels is None else int((dataset.labels < 0).sum())

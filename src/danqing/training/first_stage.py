@@ -95,7 +95,7 @@ class FirstStage:
         if not isinstance(family, Tokenizes):
             kinds = families.alternatives(Tokenizes)
             raise ConfigError(
-                f"{self.wanted.model} is not a tokenizer: give {kinds}, or a model that has one."
+                f"{self.wanted.model} is not a tokenizer: give {kinds}, or a model that has a tokenizer."
             )
         size, channels = (family.config.width, family.config.height), family.config.channels
         if (size, channels) != (self.dataset.size, self.dataset.channels):

@@ -68,9 +68,10 @@ class Guard:
             return []
         assert isinstance(self._learner, Family)  # other learners have no samples
         shown = "samples" if self._learner.has_prior else "reconstructions"
+        by = colour.in_words(shift.tolist())
         text = (
-            f"The {shown} have other colours than the training images (on average {colour.in_words(shift)} "
-            f"of 255): {self._learner.advice_on_colours}."
+            f"The {shown} have other colours than the training images (on average {by} of 255): "
+            f"{self._learner.advice_on_colours}."
         )
         return self._new([Alarm("colour", text)])
 

@@ -20,7 +20,7 @@ class Plan:
     seconds: expected for the images that remain.
     images_per_second: as measured.
     resumed_from: images that earlier processes have seen.
-    snapshot_bytes: the most disk space of the snapshots of the moving averages, 0 if there are none.
+    snapshot_bytes: the most disk space of the snapshots of the moving averages.
     stage: if a run has two stages, the name of this one.
     then: the plan of the stage that follows.
     """

@@ -33,7 +33,7 @@ class Requirements:
     memory_bytes: expected peak of the process.
     precision: the faster one.
     images_per_second: with that precision.
-    snapshot_bytes: the most disk space that the snapshots of the moving averages take.
+    snapshot_bytes: the most disk space of the snapshots of the moving averages.
     """
 
     parameters: dict[str, int]

@@ -32,6 +32,7 @@ class RunFolder:
         self.log_file = self.path / "log.jsonl"
         self.timing_file = self.path / "timing.jsonl"
         self.scores_file = self.path / "scores.jsonl"
+        self.transport_file = self.path / "transport.safetensors"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.snapshots = self.path / "snapshots"

@@ -14,7 +14,7 @@ from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.families.base import Alarm, Family
 from danqing.model.model import Model
-from danqing.training import captions, checkpoint, facts, publication
+from danqing.training import captions, checkpoint, facts, pairing, publication
 from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
 from danqing.training.costs import CostMeter, total_cost
@@ -436,4 +436,11 @@ class Trainer:
         options = batch_options(self.config, self.device)
         if self.stage.tokenized:
             return CodedBatches(self.dataset, self.stage.tokenized.codes, **options)
-        return Batches(self.dataset, augment=augmentation(self.config, self.dataset), **options)
+        options["augment"] = augmentation(self.config, self.dataset)
+        if not self.config.model.noise_chooses_images:
+            return Batches(self.dataset, **options)
+        started, file = time.monotonic(), self.folder.transport_file
+        begun = self.folder.has_checkpoints
+        batches = pairing.open_batches(self.dataset, file, self.listener, is_begun=begun, **options)
+        self.position.seconds = time.monotonic() - started  # the budget pays for it
+        return batches

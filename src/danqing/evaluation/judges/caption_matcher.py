@@ -22,10 +22,10 @@ from danqing.text.contract import TextConfig, TextEncoder
 from danqing.text.encoders import open_encoder, settle
 
 AMONG = 100
-"""The right caption is looked for among so many."""
+"""The right caption must be found among this many."""
 WIDTH = 128
 _PLACES = 4
-"""The image tower ends in so many places a side, since captions tell left from right."""
+"""The image tower keeps this many places a side, since captions tell left from right."""
 _TEXT = TextConfig(vocabulary=4096, length=32)
 _BATCH = 256
 _SHOWN = 80_000
@@ -39,7 +39,9 @@ _ROUNDING = 1e-6
 
 
 class CaptionMatcher:
-    """A trained pair of towers, which map images and texts to unit vectors: alike where they agree.
+    """A network that maps images and texts to unit vectors.
+
+    The vectors of an image and a text that belong together are alike.
 
     taught: from how many images it learnt.
     """
@@ -49,7 +51,7 @@ class CaptionMatcher:
         self.taught = taught
 
     def of_images(self, images: ImageSet, rows: NDArray[np.int64]) -> Tensor:
-        """Unit vectors `[n, WIDTH]` of the images at `rows`."""
+        """Return unit vectors `[n, WIDTH]` of the images at `rows`."""
         with torch.inference_mode():
             parts = [
                 self._images(prepared(images.images(rows[part])))
@@ -58,7 +60,7 @@ class CaptionMatcher:
         return F.normalize(torch.cat(parts), dim=1)
 
     def of_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors `[n, WIDTH]` of texts."""
+        """Return unit vectors `[n, WIDTH]` of texts."""
         with torch.inference_mode():
             parts = [
                 self._texts(self._encoder.encode([texts[row] for row in part]))
@@ -73,7 +75,9 @@ class CaptionMatcher:
         prompts: Sequence[str],
         choices: Sequence[Sequence[str]],
     ) -> NDArray[np.int64]:
-        """How many of its other choices suit each image better than its prompt, `[n]`: 0 is right.
+        """Return how many other choices suit each image better, `[n]`.
+
+        0 means that its prompt suits it best.
 
         Of captions that suit it just as well, half count.
         """
@@ -92,8 +96,9 @@ class CaptionMatcher:
 def other_captions(
     prompts: Sequence[str], captions: Sequence[Sequence[str]], *, seed: int = 0
 ) -> list[list[str]]:
-    """For each prompt `AMONG - 1` other captions, all different, drawn by the seed; fewer where there are not
-    as many.
+    """Draw `AMONG - 1` different other captions for each prompt.
+
+    There are fewer if the data has fewer.
 
     captions: of each real image. No caption of an image that the prompt is true of is among the others; and
     where the prompt is the second line of its image, so are they: they are in the same language.
@@ -117,13 +122,13 @@ def other_captions(
 
 
 def captions_in(images: Dataset) -> list[list[str]]:
-    """The captions of every image, none where it has none."""
+    """Return the captions of every image; an empty list for none."""
     texts = images.texts(np.arange(len(images)))
     return [[] for _ in range(len(images))] if texts is None else [captions_of(text) for text in texts]
 
 
 def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None = None) -> CaptionMatcher:
-    """Learn which images and captions belong together, the same way each time (CLIP, Radford et al. 2021).
+    """Learn which images and captions belong together (CLIP, Radford et al. 2021).
 
     Nothing but the seed decides what is learnt; torch's global randomness is not touched, and it computes in
     float32 whatever the processor has. A batch may hold a caption twice: it then belongs to both images.
@@ -149,7 +154,7 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None 
     for epoch in range(epochs):
         order = rows[torch.randperm(len(rows), generator=rng).numpy()]
         for part in index_batches(len(order), _BATCH):
-            if len(part) < 2:  # of one pair nothing can be told apart
+            if len(part) < 2:  # one pair has nothing to be told apart from
                 continue
             set_rate(optimizer, _PEAK, step, steps, rise=10)
             shown = order[part]

@@ -1,4 +1,4 @@
-"""A small classifier of a data set's labels: what generated images teach it says what they hold."""
+"""A small classifier of labels: its accuracy shows what generated images taught it."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,10 @@ class Classifier:
         self.label_names = tuple(label_names)
 
     def predict(self, images: ImageSet, indices: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """The label that each image, or each at `indices`, seems to have: int64 `[n]`."""
+        """Predict the label of each image, int64 `[n]`.
+
+        indices: the images to look at; all by default.
+        """
         chosen = np.arange(len(images)) if indices is None else indices
         found = []
         with torch.inference_mode():
@@ -51,10 +54,11 @@ def fit(
     seed: int = 0,
     on_progress: ProgressCallback | None = None,
 ) -> Classifier:
-    """Learn the labels of `images` with a convolutional network of 280,000 weights, the same way each time.
+    """Train a convolutional classifier of 280,000 weights on labelled images.
 
     label_names: the labels to tell apart, by default the images' own; images with others are left out.
-    limit: learn from so many images at most, drawn by the seed. flip: whether mirror images keep their label.
+    limit: learn from at most this many images, drawn by the seed.
+    flip: whether mirror images keep their label.
     Nothing but the seed decides what is learnt; torch's global randomness is not touched. It computes in
     float32 whatever the processor has, so that scores of two machines compare. Raises EvaluationError where
     there are not at least two labels.
@@ -95,7 +99,7 @@ def fit(
 
 
 def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> Estimate:
-    """The mean over the labels that occur of the harmonic mean of precision and recall, in [0, 1].
+    """Return the mean F1 over the labels that occur, in [0, 1].
 
     F1 = 2 h / (t + s), with h hits among t images of a label and s answers of it; its influences are the
     derivative of that by each image's weight.

@@ -50,7 +50,9 @@ class _Figure(NamedTuple):
 
 
 def read(image: Pixels) -> Reading:
-    """The attributes of an image uint8 `[h, w, c]` of 3 or 4 channels, of which alpha is not looked at.
+    """Read the attributes that an image shows.
+
+    image: uint8 `[h, w, c]` of 3 or 4 channels; alpha is ignored.
 
     Exact on everything that `shapes` draws from 24 pixels a side on. Of a group that is not alike in colour,
     shape or size, that attribute is None; of an image without figures, all are.

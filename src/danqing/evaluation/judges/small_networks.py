@@ -1,4 +1,4 @@
-"""What judges of labels and judges of captions share: convolutions, and a start that a seed alone decides."""
+"""What judges of labels and of captions share: convolutions, and weights that follow from a seed."""
 
 from collections.abc import Callable
 from typing import cast
@@ -16,7 +16,10 @@ LAYERS = ((32, 4, 2), (64, 3, 2), (64, 3, 1), (128, 3, 2), (128, 3, 1))
 
 
 def prepared(images: Tensor) -> Tensor:
-    """Images uint8 `[n, h, w, c]` to float `[n, c, h, w]` in [-1, 1] of at most `SIDE` a side."""
+    """Convert images to float `[n, c, h, w]` in [-1, 1], at most `SIDE` a side.
+
+    images: uint8 `[n, h, w, c]`.
+    """
     values = to_float(images)
     shrink = SIDE / max(values.shape[2:])
     if shrink < 1:
@@ -26,7 +29,10 @@ def prepared(images: Tensor) -> Tensor:
 
 
 def image_tower(channels: int, outputs: int, rng: torch.Generator, *, places: int) -> nn.Module:
-    """Strided convolutions with batch normalisation, then the means over `places` a side, then one matrix."""
+    """Build strided convolutions, a pooling layer and one matrix.
+
+    places: the pooling leaves this many places a side.
+    """
 
     def build() -> nn.Module:
         layers: list[nn.Module] = []
@@ -42,7 +48,7 @@ def image_tower(channels: int, outputs: int, rng: torch.Generator, *, places: in
 
 
 def begun(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
-    """A network whose fresh weights follow from the generator alone."""
+    """Initialise a network from the generator alone."""
     with torch.device("meta"):  # on meta, constructors draw nothing from torch's global randomness
         network = build()
     network = network.to_empty(device="cpu")
@@ -60,6 +66,9 @@ def begun(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, *, rise: int) -> None:
-    """The learning rate at a step: up to `peak` within a `rise`-th of the steps, meanwhile down to 0."""
+    """Set the learning rate of a step.
+
+    It rises to `peak` within a `rise`-th of the steps, and falls to 0 at the end.
+    """
     for group in optimizer.param_groups:
         group["lr"] = peak * min(1.0, rise * step / steps) * (1 - step / steps)

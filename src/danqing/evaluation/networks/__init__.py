@@ -76,7 +76,10 @@ def open_network(
 
 
 def open_teacher(name: str, *, device: torch.device | str = "cpu") -> Teaches:
-    """The network of a name as a part of a loss; raises EvaluationError for one that cannot be it."""
+    """Open a feature network as a part of a loss.
+
+    Raises EvaluationError for a network that passes no gradients to images.
+    """
     network = open_network(name, device=device)
     if not isinstance(network, Teaches):
         raise EvaluationError(

@@ -38,7 +38,10 @@ class TorchNetwork:
         self.module = module.to(self.device)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images uint8 `[n, h, w, c]` to feature vectors float32 `[n, dimensions]`, on the CPU."""
+        """Return feature vectors float32 `[n, dimensions]`, on the CPU.
+
+        images: uint8 `[n, h, w, c]`.
+        """
         _, height, width, _ = images.shape
         size = min(self.batch_size, images_at_once((width, height)))
         with self._computing():
@@ -71,7 +74,7 @@ class TorchNetwork:
 
 
 class StagedNetwork(TorchNetwork):
-    """A network whose module has `stages`, which gives the activations of some of its layers."""
+    """A network whose module has `stages`, the activations of some layers."""
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Return the activations of some layers, float32 `[n, channels, h, w]`.
@@ -94,6 +97,6 @@ class StagedNetwork(TorchNetwork):
 
 
 def filled(images: Tensor, count: int) -> Tensor:
-    """A batch of `count` images that begins with these; the first is repeated."""
+    """Return a batch of `count` images; the first is repeated as needed."""
     lacking = count - len(images)
     return torch.cat([images, images[:1].expand(lacking, -1, -1, -1)]) if lacking else images

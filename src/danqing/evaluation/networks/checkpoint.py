@@ -70,7 +70,9 @@ _MARK = object()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a state dictionary in either format of `torch.save`.
+    """Read the tensors of a safetensors file or of a state dictionary.
+
+    Both formats of `torch.save` are read.
 
     Raises EvaluationError where the file cannot be read or holds anything but tensors by name.
     """

@@ -37,7 +37,7 @@ _STAGES = (0, 2, 4, 10, 15)
 
 
 class EfficientNetLite0(StagedNetwork):
-    """1,280 pooled features of pictures at 96 pixels; it classifies the 1,000 kinds of ImageNet."""
+    """1,280 pooled features of images at 96 pixels, trained on ImageNet."""
 
     def __init__(
         self,
@@ -66,7 +66,10 @@ class EfficientNetLite0(StagedNetwork):
         self.net = net
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Features `[n, 1280]` to the probability of each kind of ImageNet `[n, 1000]`, float32."""
+        """Return the probability of each ImageNet class, float32 `[n, 1000]`.
+
+        features: `[n, 1280]`.
+        """
         with torch.no_grad():
             logits: Tensor = self.net.classifier(features.to(self.device))
             return logits.softmax(1).cpu()
@@ -76,7 +79,7 @@ class EfficientNetLite0(StagedNetwork):
 
 
 def normalized(pixels: Tensor) -> Tensor:
-    """Levels in [0, 255] to what the network was trained on (`NORMALIZATION`)."""
+    """Normalise levels in [0, 255] as in training (`NORMALIZATION`)."""
     return (pixels - 127) / 128
 
 
@@ -114,11 +117,14 @@ class Lite0(nn.Module):
         return self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised RGB `[n, 3, h, w]`, sides in multiples of 32, to pooled features `[n, 1280]`."""
+        """Return pooled features `[n, 1280]`.
+
+        x: normalised RGB `[n, 3, h, w]`, sides in multiples of 32.
+        """
         return _relu6(self.head(self.stages(x)[-1])).float().mean((2, 3))
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """The activations after the last block of each resolution."""
+        """Return the activations after the last block of each resolution."""
         x, found = _relu6(self.stem(x)), []
         for number, block in enumerate(self.blocks):
             x = block(x)
@@ -158,7 +164,10 @@ def _relu6(x: Tensor) -> Tensor:
 
 
 def published_weights() -> Path:
-    """Where the package has its weights; raises EvaluationError where it is not installed."""
+    """Return the file of weights in the package.
+
+    Raises EvaluationError if it is not installed.
+    """
     found = find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise EvaluationError(
@@ -168,5 +177,5 @@ def published_weights() -> Path:
 
 
 def is_installed() -> bool:
-    """Whether the package with the weights is there."""
+    """Return whether the package with the weights is installed."""
     return find_spec(_PACKAGE) is not None

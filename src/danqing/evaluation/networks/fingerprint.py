@@ -11,7 +11,10 @@ from danqing.errors import EvaluationError
 
 
 def of_file(path: Path) -> str:
-    """The sha256 of a file's content, in hexadecimal; raises EvaluationError where it cannot be read."""
+    """Return the sha256 of a file, in hexadecimal.
+
+    Raises EvaluationError if it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -22,7 +25,10 @@ def of_file(path: Path) -> str:
 
 
 def of_tensors(tensors: Mapping[str, Tensor], description: str = "") -> str:
-    """The sha256 of tensors, their names, shapes and number formats, and of what else tells them apart."""
+    """Return the sha256 of tensors with their names, shapes and formats.
+
+    description: what else tells them apart.
+    """
     hasher = hashlib.sha256(description.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -68,7 +68,7 @@ class HED(StagedNetwork):
 
 
 class Trunk(nn.Module):
-    """The convolutions of VGG16, in five blocks, each at half the resolution of the one before."""
+    """The convolutions of VGG16: five blocks, each at half the resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,10 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def load_published(self, path: Path) -> Self:
-        """Load the weights of the package, a Keras file; raises EvaluationError without h5py."""
+        """Load the weights of the package, a Keras file.
+
+        Raises EvaluationError without h5py.
+        """
         if find_spec("h5py") is None:
             raise EvaluationError(f"The weights of HED are in an HDF5 file, which needs h5py: run {INSTALL}.")
         import h5py
@@ -101,7 +104,10 @@ class Trunk(nn.Module):
         return self.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn normalised RGB `[n, 3, h, w]`, sides of at least 16, into pooled features `[n, 512]`."""
+        """Return pooled features `[n, 512]`.
+
+        x: normalised RGB `[n, 3, h, w]`, sides of at least 16.
+        """
         return self.stages(x)[-1].float().mean((2, 3))
 
     def stages(self, x: Tensor) -> list[Tensor]:
@@ -117,7 +123,10 @@ class Trunk(nn.Module):
 
 
 def published_weights() -> Path:
-    """Return the file of weights in the package; raises EvaluationError where it is not installed."""
+    """Return the file of weights in the package.
+
+    Raises EvaluationError if it is not installed.
+    """
     found = find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise EvaluationError(f"The weights of HED are missing: run {INSTALL}.")

@@ -33,7 +33,7 @@ _COLOURS: dict[Kind, _Colours] = {
 
 
 class HubNetwork(TorchNetwork):
-    """The vector that a vision transformer makes of a whole picture, resized to 224 pixels a side.
+    """The image vector of a vision transformer, at 224 pixels a side.
 
     DINOv2: its class token after the last normalisation; CLIP: its image embedding, not normalised. A model
     trained on smaller pictures than 224 takes its own size. Mean and standard deviation are those of its

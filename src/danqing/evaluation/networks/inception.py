@@ -72,7 +72,10 @@ class Inception(StagedNetwork):
         self._resizer: Resizer = resizer
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Features `[n, 2048]` to the probability of each class `[n, 1008]`, without the bias of `fc`."""
+        """Return the probability of each class, `[n, 1008]`.
+
+        features: `[n, 2048]`. The bias of `fc` is left out.
+        """
         with torch.no_grad():
             return F.linear(features.to(self.device), self.net.fc.weight).softmax(1).cpu()
 
@@ -261,7 +264,10 @@ class InceptionV3(nn.Module):
         return self.stages(x)[-1].float().mean((2, 3))
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """The activations before each reduction of the resolution, and the last: 64 to 2,048 channels."""
+        """Return the activations before each reduction, and the last ones.
+
+        They have 64 to 2,048 channels.
+        """
         first = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         second = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(first, 3, 2)))
         third = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(second, 3, 2))))
@@ -271,7 +277,10 @@ class InceptionV3(nn.Module):
         return [first, second, third, fourth, fifth]
 
     def fold(self) -> "InceptionV3":
-        """Fold every normalisation into its convolution: the same function, in three quarters of the time."""
+        """Fold every normalisation into its convolution.
+
+        The function stays the same and takes three quarters of the time.
+        """
         for module in self.modules():
             if isinstance(module, _Convolution):
                 module.fold()
@@ -279,7 +288,7 @@ class InceptionV3(nn.Module):
 
 
 def published_weights() -> Path:
-    """The published file: in the cache, where pytorch-fid has left it, or fetched now.
+    """Return the published file: cached, left by pytorch-fid, or fetched now.
 
     Raises EvaluationError.
     """

@@ -14,7 +14,9 @@ NORMALIZATION = "x / 127.5 - 1"
 
 
 class UserModule(TorchNetwork):
-    """A module that takes RGB float32 `[n, 3, h, w]` in [-1, 1], at the pictures' own size, to `[n, d]`.
+    """A module of the user's as a feature network.
+
+    It takes RGB float32 `[n, 3, h, w]` in [-1, 1], at the size of the images, and returns `[n, d]`.
 
     Activations `[n, d, h, w]` are pooled. `dimensions` is 0 until the first pictures have been seen, unless
     the module has an attribute of that name. The module stays in the mode, training or not, that it was in.
@@ -36,7 +38,10 @@ class UserModule(TorchNetwork):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """Images uint8 `[n, h, w, c]` to feature vectors float32; raises EvaluationError for other shapes."""
+        """Return feature vectors float32 `[n, d]`.
+
+        images: uint8 `[n, h, w, c]`. Raises EvaluationError if the module returns another shape.
+        """
         was_training = self.module.training
         self.module.eval()
         try:
@@ -54,7 +59,10 @@ class UserModule(TorchNetwork):
 
 
 def pooled(found: object, count: int, name: str) -> Tensor:
-    """Vectors `[n, d]` from these or from activations `[n, d, h, w]`; raises EvaluationError for the rest."""
+    """Return vectors `[n, d]`, pooled from activations `[n, d, h, w]` if needed.
+
+    Raises EvaluationError for anything else.
+    """
     if isinstance(found, Tensor) and found.ndim in (2, 4) and len(found) == count:
         return found if found.ndim == 2 else found.float().mean((2, 3))
     shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__

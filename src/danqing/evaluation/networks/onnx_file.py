@@ -17,7 +17,9 @@ _BATCH = 32
 
 
 class OnnxFile:
-    """A network that takes RGB float32 `[n, 3, h, w]` in [-1, 1] and whose first output is `[n, d]`.
+    """A feature network in an ONNX file.
+
+    It takes RGB float32 `[n, 3, h, w]` in [-1, 1], and its first output is `[n, d]`.
 
     Activations `[n, d, h, w]` are pooled. Where the file says its height and width, pictures are resized to
     them; else they come at their own size. The weights must lie in the file itself: what lies beside it is
@@ -51,7 +53,10 @@ class OnnxFile:
         self.dimensions = channels if isinstance(channels, int) else 0
 
     def features(self, images: Tensor) -> Tensor:
-        """Images uint8 `[n, h, w, c]` to feature vectors float32; raises EvaluationError for other shapes."""
+        """Return feature vectors float32 `[n, d]`.
+
+        images: uint8 `[n, h, w, c]`. Raises EvaluationError if the network returns another shape.
+        """
         _, height, width, _ = images.shape
         own = (self._size[0] or width, self._size[1] or height)
         at_once = self._batch or min(_BATCH, images_at_once((width, height)), images_at_once(own))

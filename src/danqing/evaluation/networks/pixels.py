@@ -13,7 +13,7 @@ SIDE = 16
 
 
 class Pixels:
-    """The 768 colour values in [0, 1] of a picture reduced to 16 pixels a side, whatever its size."""
+    """The 768 colour values in [0, 1] of an image at 16 pixels a side."""
 
     name = NAME
     sha256 = hashlib.sha256(f"{NAME} {SIDE}x{SIDE} RGB".encode()).hexdigest()
@@ -23,7 +23,10 @@ class Pixels:
     precision: Precision = "float32"
 
     def features(self, images: Tensor) -> Tensor:
-        """Images uint8 `[n, h, w, c]` to feature vectors float32 `[n, 768]`."""
+        """Return feature vectors float32 `[n, 768]`.
+
+        images: uint8 `[n, h, w, c]`.
+        """
         _, height, width, _ = images.shape
         found = images.new_empty((len(images), self.dimensions), dtype=torch.float32)
         size = images_at_once((width, height))

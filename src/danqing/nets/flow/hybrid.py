@@ -44,7 +44,7 @@ class Hybrid(nn.Module):
                 h = self.before[level](h, vector)
                 skips.append(h)
         h = self.trunk(h, vector, given)
-        for level in reversed(range(len(skips))):
+        for level in reversed(range(len(self.widen))):
             h = F.pixel_shuffle(self.widen[level](channel_norm(h)), 2) + skips[level]
             h = self.after[level](h, vector)
         return crop(self.last(F.silu(channel_norm(h))), size)

@@ -90,7 +90,15 @@ class WorkerBatch:
             "verb": self.kind.verb,
             "options": json.loads(self.kind.options),
             "rows": [
-                (p.pending.number, r.seed, r.label, r.prompt, r.negative_prompt, p.pending.order.previews)
+                (
+                    p.pending.number,
+                    r.seed,
+                    r.label,
+                    r.prompt,
+                    r.negative_prompt,
+                    p.pending.order.previews,
+                    r.attributes and dict(r.attributes),
+                )
                 for p in self.pieces
                 for r in p.pending.order.rows[p.start : p.stop]
             ],

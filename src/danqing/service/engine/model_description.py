@@ -62,6 +62,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         reads=reads,
         labels=config.labels if reads == "label" else (),
         captions=tuple(captions),
+        attributes=tuple(info["attributes"]),
         options={verb: model.options_of(verb) for verb, kind in verbs.items() if isinstance(family, kind)},
         guides=config.can_guide,
         steps=isinstance(family, PaintsInSteps),

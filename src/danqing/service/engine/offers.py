@@ -16,6 +16,7 @@ class Offer:
 
     width, height: in pixels.
     reads: what its prompt is.
+    attributes: those that may be requested, as plain values of `danqing.attributes.Attribute`.
     captions: examples for a model that reads text; for a labelled model, those of each label, if any.
     options: of each verb that it supports, with their defaults.
     guides: whether guidance_scale may differ from 1.
@@ -39,6 +40,7 @@ class Offer:
     reads: Literal["text", "label", "none"] = "none"
     labels: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
+    attributes: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[Verb, Mapping[str, Any]] = field(default_factory=lambda: {"sample": {}})
     guides: bool = True
     steps: bool = False

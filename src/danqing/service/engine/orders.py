@@ -26,6 +26,7 @@ class Row:
     label: str | int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    attributes: Mapping[str, Any] | None = None
 
 
 class Priority(IntEnum):

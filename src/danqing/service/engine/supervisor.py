@@ -193,7 +193,7 @@ class Supervisor:
         self._on_frame(worker, what, header, block)
 
     def _on_offer(self, header: Header) -> None:
-        for name in ("labels", "captions"):
+        for name in ("labels", "captions", "attributes"):
             header[name] = tuple(header[name])
         header["range"] = header["range"] and tuple(header["range"])
         offer = self._offers[header["name"]] = Offer(**header)

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from danqing.errors import ConfigError
 from danqing.frames import Header
 from danqing.images import Images
 from danqing.machine import resident_memory
+from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model
 from danqing.service.engine.connections import FrameSocket
 from danqing.service.engine.model_cache import ModelCache
@@ -53,6 +55,7 @@ class _Row:
     prompt: str | None
     negative_prompt: str | None
     previews: int
+    attributes: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +221,10 @@ def _is_due(done: int, total: int, count: int) -> bool:
 
 
 def _conditions(model: Model, rows: Sequence[_Row], *, draws: bool) -> dict[str, Any]:
-    """Return the labels and prompts of some rows; draws: whether missing ones are drawn from the seed."""
+    """Return the labels, prompts and attributes of some rows.
+
+    draws: whether missing ones are drawn from the seed.
+    """
     seeds = [row.seed for row in rows]
     labels: list[str | int | None] = [row.label for row in rows]
     prompts = [row.prompt for row in rows]
@@ -232,6 +238,8 @@ def _conditions(model: Model, rows: Sequence[_Row], *, draws: bool) -> dict[str,
         asked["prompt"] = [own if text is None else text for text, own in zip(prompts, texts, strict=True)]
     if any(text is not None for text in negative):
         asked["negative_prompt"] = [text or "" for text in negative]
+    if any(row.attributes for row in rows):
+        asked["attributes"] = [row.attributes or {} for row in rows]
     return asked
 
 
@@ -255,6 +263,7 @@ def main() -> None:
     for ending in (signal.SIGINT, signal.SIGTERM):
         # The whole process group receives these when the service stops: the scheduler finishes orders first.
         signal.signal(ending, signal.SIG_IGN)
+    warnings.simplefilter("ignore", OutsideTrainingWarning)  # each text would be kept for ever
     with socket.socket(fileno=int(sys.argv[1])) as end:
         connection = FrameSocket(end)
         setup, _ = connection.receive()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from danqing import options as rules
+from danqing.attributes import Attribute, read
 from danqing.errors import ConfigError
 from danqing.options import Verb
 from danqing.service.engine.offers import Offer
@@ -107,6 +108,19 @@ def _steps(offer: Offer, known: Mapping[str, Any], fields: schemas.Guided, most:
     if fields.num_steps is not None:
         raise invalid("quality and num_steps set the same thing: send one of them.", "quality")
     return {"num_steps": min(most, max(1, round(known["num_steps"] * QUALITY[quality])))}
+
+
+def check_attributes(offer: Offer, fields: schemas.Fields) -> None:
+    """Raise ApiError 400 for unknown attributes and values of a model."""
+    if not fields.attributes:
+        return
+    if not offer.attributes:
+        message = f"{offer.name} was trained without attributes: leave attributes out."
+        raise invalid(message, "attributes", "unsupported_parameter")
+    try:
+        read(list(map(Attribute.model_validate, offer.attributes)), fields.attributes)
+    except ConfigError as error:
+        raise invalid(str(error), "attributes") from None
 
 
 def check_background(fields: schemas.Fields, offer: Offer, alpha: bool) -> None:

@@ -140,6 +140,7 @@ class Planner:
             raise self._unable(endpoint, offer, caller)
         prompt = fields.prompt if isinstance(fields, schemas.Guided) else None
         meaning = prompts.read(offer, prompt, fields.label)
+        field_checks.check_attributes(offer, fields)
         options = field_checks.sampling_options(offer, VERBS[endpoint], fields, as_text=as_text)
         return CheckedRequest(endpoint, fields, offer, meaning, options, caller.owner)
 
@@ -202,6 +203,7 @@ class Planner:
                 label=request.meaning.label,
                 prompt=request.meaning.prompt,
                 negative_prompt=negative,
+                attributes=fields.attributes,
             ),
             verb=VERBS[request.endpoint],
             options=request.options,

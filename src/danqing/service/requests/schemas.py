@@ -1,13 +1,15 @@
 """The fields of requests and answers: those of the OpenAI images API, and additional ones."""
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 Endpoint = Literal["generations", "edits", "variations"]
 
 _SEED_LIMIT = 2**63
 _WORD = 512
+_MOST_ATTRIBUTES = 256
 
 
 class Fields(BaseModel):
@@ -57,6 +59,21 @@ class Fields(BaseModel):
         None, ge=-_SEED_LIMIT, lt=_SEED_LIMIT, description="The same seed paints the same pictures."
     )
     label: str | int | None = Field(None, description="A class by its name or its number.")
+    attributes: dict[str, str | int | float | list[float] | None] | None = Field(
+        None,
+        max_length=_MOST_ATTRIBUTES,
+        description="Numbers and categories by their names, if the model learned them; in a form as JSON.",
+    )
+
+    @field_validator("attributes", mode="before")
+    @classmethod
+    def _of_a_form(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError('write a JSON object such as {"age": 30}') from None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -232,6 +249,7 @@ class ModelCard(BaseModel):
     prompt_tokens: int
     labels: list[str]
     captions: list[str]
+    attributes: list[dict[str, Any]]
     options: dict[str, Any]
     endpoints: list[Endpoint]
     partial_images: bool

@@ -53,6 +53,7 @@ def _describe(offer: Offer) -> dict[str, Any]:
         "prompt_tokens": offer.prompt_tokens,
         "labels": list(offer.labels),
         "captions": list(offer.captions),
+        "attributes": list(offer.attributes),
         "options": dict(offer.options["sample"]),
         "endpoints": [endpoint for endpoint, verb in VERBS.items() if verb in offer.verbs],
         "partial_images": offer.steps,

@@ -311,7 +311,9 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
         if plan.get("images_per_second")
         else None,
         "Estimated memory": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
-        "Disk for snapshots": memory(plan["snapshot_bytes"]) if plan.get("snapshot_bytes") else None,
+        "Estimated disk for snapshots": memory(plan["snapshot_bytes"])
+        if plan.get("snapshot_bytes")
+        else None,
         "Most memory used": memory(cost["peak_memory_bytes"]) if cost.get("peak_memory_bytes") else None,
         "Evaluation": duration(cost["evaluation_seconds"]) if cost.get("evaluation_seconds") else None,
         "Core-hours": f"{cost['core_hours']:.2g}" if cost.get("core_hours") is not None else None,

@@ -60,8 +60,8 @@ def _over_images(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -
     if best:
         images, score, _, length = best[-1]
         of_length = f" with the EMA length {length:g}" if isinstance(length, int | float) else ""
-        kept = "" if facts.get("best", True) is None else " That model is kept."
-        text += f" The best is {number_text(score['value'])}, after {images:,} images{of_length}.{kept}"
+        kept = "" if facts.get("best", True) is None else "; that model is kept"
+        text += f" The best is {number_text(score['value'])}, after {images:,} images{of_length}{kept}."
     if last.get("flattered"):
         text += (
             " The model is trained with the network that scores it: the scores flatter it, and say only how "

@@ -1,0 +1,219 @@
+"""What a trained flow model offers: sampling with guidance, filling, variations, translation, likelihoods."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danqing.errors import ConfigError
+from danqing.families import paths, samplers
+from danqing.families.base import Batch, Condition, OnStep
+from danqing.families.flow import FlowConfig as FlowConfig
+from danqing.families.flow import FlowModel, towards
+from danqing.families.ode_likelihood import bits_per_dim
+from danqing.nets.flow.conditioned import joined
+from danqing.options import check
+from danqing.precision import Precision, autocast, candidates
+from danqing.randomness import normal
+
+
+class Flow(FlowModel):
+    """A flow model that samples with options, fills, varies, translates and says how likely an image is."""
+
+    def sample_defaults(self) -> Mapping[str, Any]:
+        config = self.config
+        names: tuple[str, ...] = ("sampler", "num_steps", "time_shift")
+        if config.can_guide:
+            names += ("guidance", "guidance_scale", "guidance_start", "guidance_end")
+        return {**{name: getattr(config, name) for name in names}, "precision": "auto"}
+
+    def painting_steps(self, **options: Any) -> int:
+        return int({**self.sample_defaults(), **options}["num_steps"])
+
+    def sample(
+        self, condition: Condition, *, seeds: Sequence[int], on_step: OnStep | None = None, **options: Any
+    ) -> Tensor:
+        """Carry noise to an image per seed.
+
+        sampler, num_steps: how the velocity is followed.
+        time_shift: above 1 more steps are spent near noise.
+        guidance: what guidance leads away from, no "condition" or the early "guide".
+        guidance_scale: how far, while t is between guidance_start and guidance_end; 1 is not at all.
+        precision: of the matrix products; "auto" is what the machine is fast at.
+        Raises ConfigError.
+        """
+        chosen = self._checked(options)
+        start = self.start(condition, self._noise(seeds))
+        return self._follow(self._velocity(condition, len(seeds), chosen), start, 0.0, seeds, on_step, chosen)
+
+    def _noise(self, seeds: Sequence[int]) -> Tensor:
+        config = self.config
+        device = next(self.network.parameters()).device
+        return normal(seeds, (config.channels, config.height, config.width), device=device)
+
+    def _follow(
+        self,
+        velocity: samplers.Velocity,
+        start: Tensor,
+        begin: float,
+        seeds: Sequence[int],
+        on_step: OnStep | None,
+        chosen: Mapping[str, Any],
+    ) -> Tensor:
+        """Follow a velocity from points `start` at time `begin` to images."""
+        times = samplers.time_grid(chosen["num_steps"], chosen["time_shift"], start=begin)
+
+        def noise(step: int) -> Tensor:
+            return normal(seeds, start.shape[1:], purpose=f"step {step}", device=start.device)
+
+        images = samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=on_step)
+        return images.clamp(-1, 1)
+
+    def _velocity(self, condition: Condition, count: int, chosen: Mapping[str, Any]) -> samplers.Velocity:
+        """Return the velocity towards predicted images, which guidance moves and [-1, 1] bounds.
+
+        Guidance leads away from the prediction without the condition (Ho and Salimans 2022, equation 6) or
+        from that of an early copy (Karras et al. 2024, equation 3), within an interval of times (Kynkäänniemi
+        et al. 2024).
+        """
+        scale = chosen.get("guidance_scale", 1)
+        by_guide = scale != 1 and chosen["guidance"] == "guide"
+        first, last = chosen.get("guidance_start", 0), chosen.get("guidance_end", 1)
+        device = next(self.network.parameters()).device
+        precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
+        present = torch.zeros(count, dtype=torch.bool, device=device)
+        self._check_guidance(condition, guided=scale != 1, by_guide=by_guide)
+        with autocast(precision, device):
+            under = self.given(condition, present)
+            if by_guide:
+                away = self.given(condition, present, guide=True)
+            elif scale != 1:
+                negative = replace(condition, text=condition.negative_text or condition.text)
+                hidden = present if condition.negative_text else ~present
+                away = self.given(negative, hidden)
+
+        def image(z: Tensor, t: Tensor) -> Tensor:
+            weight = torch.where((t >= first) & (t <= last), scale, 1.0)
+            # The steps of the adaptive sampler differ from image to image, so that all are computed alike.
+            if scale == 1 or (chosen["sampler"] != "adaptive" and bool((weight == 1).all())):
+                return self.predict(z, t, under, precision)
+            if by_guide:
+                wanted = self.predict(z, t, under, precision)
+                other = self.predict(z, t, away, precision, guide=True)
+            else:
+                both = joined(under, away)
+                wanted, other = self.predict(z.repeat(2, 1, 1, 1), t.repeat(2), both, precision).chunk(2)
+            return torch.lerp(other, wanted, paths.wide(weight))
+
+        return lambda z, t: towards(image(z, t).clamp(-1, 1), z, t)
+
+    def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
+        """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
+        if by_guide and self.guide is None:
+            raise ConfigError("This model has no guide: train it with guide=true.", "guidance")
+        if by_guide and not self.guide_taken:
+            raise ConfigError(
+                "The guide of this model is not trained yet: leave guidance_scale at 1.", "guidance"
+            )
+        if guided and not by_guide and not self.config.condition_dropout:
+            raise ConfigError(
+                "This model never learned images without their condition, which guidance needs: leave "
+                "guidance_scale at 1, or train it with condition_dropout=0.1.",
+                "guidance_scale",
+            )
+        if any(text.strip() for text in condition.negative_text or ()) and (by_guide or not guided):
+            raise ConfigError(
+                "A negative prompt is what guidance leads away from: set guidance_scale above 1 and guidance "
+                "to condition, or leave the negative prompt out.",
+                "negative_prompt",
+            )
+
+    def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options with their defaults; raises ConfigError."""
+        defaults = self.sample_defaults()
+        if unknown := [name for name in options if name not in defaults]:
+            raise ConfigError(
+                f"This flow model has no sampling option {', '.join(unknown)}: it has {', '.join(defaults)}."
+            )
+        chosen = {**defaults, **options}
+        check(**chosen)
+        for name, allowed in (("sampler", tuple(samplers.SAMPLERS)), ("guidance", ("condition", "guide"))):
+            if chosen.get(name, allowed[0]) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)} (got {chosen[name]!r}).", name)
+        return chosen
+
+    def fill(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Generate what `mask` covers so that it suits the rest.
+
+        A network that learned with masks sees the known pixels. Otherwise they follow their own straight path
+        from noise to the image, where the network sees them with the right amount of noise (Lugmayr et al.
+        2022, without resampling).
+        options: as of `sample`.
+        """
+        chosen, noise = self._checked(options), self._noise(seeds)
+        condition = replace(condition, image=images, mask=mask)
+        velocity = self._velocity(condition, len(seeds), chosen)
+        if not self.config.mask_share:
+            velocity = samplers.holding(velocity, images, noise, mask)
+        painted = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
+        return torch.where(mask > 0, painted, images)
+
+    def vary(
+        self,
+        images: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        strength: float,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Add noise up to the time 1 - strength and return from there (Meng et al. 2022).
+
+        options: as of `sample`.
+        """
+        chosen, noise = self._checked(options), self._noise(seeds)
+        if strength == 0:
+            return images
+        begin = 1 - strength
+        start = torch.lerp(noise, images, begin)
+        velocity = self._velocity(condition, len(seeds), chosen)
+        return self._follow(velocity, start, begin, seeds, on_step, chosen)
+
+    def translate(
+        self,
+        source: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Turn source images `[n, c, h, w]` into the images that they belong to.
+
+        options: as of `sample`. Raises ConfigError where the model did not learn pairs.
+        """
+        if not self.config.pairs:
+            raise ConfigError("This model did not learn from pairs: train it with --pairs and pairs=true.")
+        return self.sample(replace(condition, image=source), seeds=seeds, on_step=on_step, **options)
+
+    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
+        """Return bits per dimension of each image `[n]`, float32: an estimate, not a bound.
+
+        samples: random probes of the divergence, and draws of the dequantisation.
+        """
+        with torch.inference_mode(mode=False):
+            present = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
+            given = self.given(batch.condition, present)
+            return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
