@@ -89,8 +89,9 @@ def log_density(
     steps: int = STEPS,
     tolerance: float = TOLERANCE,
 ) -> Tensor:
-    """Return the log-density of x_T / T at `images` for T = END, `[n]` float32 in nats.
+    """Compute the log-density of images in nats, `[n]` float32.
 
+    It is that of x_T / T for T = END.
     images: `[n, ...]`, continuous.
 
     The flow is followed in w = x / (1−t) over u = t / (1−t), where it is dw/du = x̂, the predicted image.
@@ -120,8 +121,9 @@ def log_density(
 
 
 def trace_by_signs(signs: Tensor) -> Trace:
-    """Estimate the trace by ε·(∂v/∂x)ε for signs ε `[n, ...]`, the same at every time.
+    """Estimate a trace by random signs.
 
+    ε·(∂v/∂x)ε for signs ε `[n, ...]`, the same at every time.
     The signs stay the same so that a sampler follows one ordinary differential equation (Grathwohl et al.
     2019, section 3.1).
     """
