@@ -73,7 +73,7 @@ def test_what_cannot_be_reconstructed_is_said_in_a_sentence(
 ) -> None:
     gan = str(saved(tmp_path / "model", family="gan", net="mlp"))
     for words, sentence in (
-        ((gan, str(photos), "--out", str(tmp_path / "grid.png")), "no latent space"),
+        ((gan, str(photos), "--out", str(tmp_path / "grid.png")), "A GAN cannot encode images"),
         ((str(photos), str(photos), "--out", str(tmp_path / "grid.png")), "is no model"),
         ((gan, str(photos), "--out", "grid.gif"), "does not say its format"),
     ):

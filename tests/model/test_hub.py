@@ -69,7 +69,7 @@ def test_what_the_hub_gives_is_checked(model_folder, tmp_path):
         repositories["someone/long"] = files | {"model.safetensors": files["model.safetensors"] + bytes(100)}
         assert "pickle" in run(PULL, "someone/evil", address, tmp_path / "home")
         assert "larger than its header says" in run(PULL, "someone/long", address, tmp_path / "home")
-        assert "did not give it" in run(PULL, "someone/absent", address, tmp_path / "home")
+        assert "did not return it" in run(PULL, "someone/absent", address, tmp_path / "home")
 
 
 ENCODER = """
