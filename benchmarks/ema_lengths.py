@@ -66,7 +66,7 @@ def measure(preset: str, data: str, images: int, folder: Path) -> None:
     for length, average in direct.items():
         wanted = average.averaged()
         kept = [distance(engine.averaged()[other], wanted) for other in KEPT]
-        error = distance(reconstruct(found, length), wanted)
+        error = distance(dict(reconstruct(found, length)), wanted)
         print(f"  {length:>6g}  {error:>7.3%}" + "".join(f"  {value:>8.2%}" for value in kept))
 
 

@@ -42,7 +42,8 @@ from danqing.data import Batches, Dataset, open_dataset
 from danqing.model.model import Model
 from danqing.precision import candidates
 from danqing.randomness import generator
-from danqing.training.config import RunConfig, parse, resolve
+from danqing.training.config import RunConfig
+from danqing.training.config_reading import parse, resolve
 from danqing.training.engine import Engine
 
 CPU = torch.device("cpu")

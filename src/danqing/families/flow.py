@@ -120,7 +120,10 @@ class FlowConfig(ConditionedConfig):
 
 
 def build_network(config: FlowConfig) -> ConditionedNet:
-    """Build the network of a configuration with fresh weights; raises ConfigError where captions lack."""
+    """Build the network of a configuration with fresh weights.
+
+    Raises ConfigError where the model reads captions and there are none.
+    """
     text, width = None, config.widths[-1]
     if config.reads_text:
         facts = config.text_facts
@@ -186,10 +189,15 @@ class FlowModel(Family, HasGuide):
         whole = torch.rand(n, generator=rng, device=device) >= config.mask_share
         return torch.where(paths.wide(whole), 1.0, masks)
 
+    def _network(self, guide: bool) -> ConditionedNet:
+        """Return the network, or its early copy."""
+        network = self.guide if guide else self.network
+        assert isinstance(network, ConditionedNet)
+        return network
+
     def output(self, z: Tensor, t: Tensor, given: Given, *, guide: bool = False) -> Tensor:
         """Run the network, or its early copy, at points `z` of the linear path."""
-        network = self.guide if guide else self.network
-        assert network is not None
+        network = self._network(guide)
         clock = self.path.clock(t)
         z = (z * paths.wide(self.path.input_scale(t))).contiguous(memory_format=torch.channels_last)
         out: Tensor = network(z, clock, clock, given)
@@ -213,8 +221,7 @@ class FlowModel(Family, HasGuide):
             absent = absent | torch.tensor(
                 [not text.strip() for text in condition.text], device=absent.device
             )
-        network = self.guide if guide else self.network
-        assert network is not None
+        network = self._network(guide)
         return network.given(condition, absent, encoded=encoded, channels=self._channels(condition, absent))
 
     def _channels(self, condition: Condition, like: Tensor) -> Tensor | None:
@@ -275,8 +282,9 @@ def generate(model: FlowModel, condition: Condition, noise: Tensor, num_steps: i
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
-    """Return images `[n, c, h, w]` with so many channels: grey as each colour, colours as their mean.
+    """Convert images `[n, c, h, w]` to a number of channels.
 
+    Grey becomes each colour, and colours become their mean.
     An alpha channel is opaque where there was none.
     """
     given = images.shape[1]

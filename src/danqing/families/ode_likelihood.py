@@ -89,9 +89,10 @@ def log_density(
     steps: int = STEPS,
     tolerance: float = TOLERANCE,
 ) -> Tensor:
-    """Return the log-density of x_T/T at `images`, where T = END.
+    """Compute the log-density of images in nats, `[n]` float32.
 
-    images: `[n, ...]`, continuous. Returns `[n]` float32, in nats.
+    It is that of x_T / T for T = END.
+    images: `[n, ...]`, continuous.
 
     The flow is followed in w = x / (1−t) over u = t / (1−t), where it is dw/du = x̂, the predicted image.
     Where an image is certain, x̂ is constant and every step is exact; in x and t the error of the noise would
@@ -120,10 +121,11 @@ def log_density(
 
 
 def trace_by_signs(signs: Tensor) -> Trace:
-    """Estimate the trace by ε·(∂v/∂x)ε for signs ε `[n, ...]`.
+    """Estimate a trace by random signs.
 
-    The signs are the same at every time, so that a sampler follows one ordinary differential equation
-    (Grathwohl et al. 2019, section 3.1).
+    ε·(∂v/∂x)ε for signs ε `[n, ...]`, the same at every time.
+    The signs stay the same so that a sampler follows one ordinary differential equation (Grathwohl et al.
+    2019, section 3.1).
     """
 
     def estimate(slope: Tensor, x: Tensor) -> Tensor:

@@ -69,8 +69,9 @@ PATHS = {
 
 
 def stratified(count: int, rng: torch.Generator, device: torch.device) -> Tensor:
-    """Draw `[count]` uniform numbers in (0, 1), one from each of `count` equal parts.
+    """Draw uniform numbers `[count]` in (0, 1), one from each part.
 
+    The interval has `count` equal parts.
     They cover the interval evenly, which makes the loss of a small batch less noisy (Kingma et al. 2021,
     "Variational Diffusion Models", appendix I.1).
     """
@@ -80,8 +81,9 @@ def stratified(count: int, rng: torch.Generator, device: torch.device) -> Tensor
 
 
 def draw_times(path: PathName, times: Times, mean: float, deviation: float, uniforms: Tensor) -> Tensor:
-    """Turn uniform numbers float64 `[n]` into the times of training, float32 `[n]` in (0, 1).
+    """Turn uniform numbers into the times of training.
 
+    The numbers are float64 `[n]`, the times float32 `[n]` in (0, 1).
     times: on the linear path, uniform or with logit t ~ N(mean, deviation²) (Esser et al. 2024, equation 19).
     The others have their own: u uniform (vp), ln σ ~ N(-1.2, 1.2²) (edm).
     """
@@ -96,16 +98,18 @@ def draw_times(path: PathName, times: Times, mean: float, deviation: float, unif
 
 
 def mix(t: Tensor, images: Tensor, start: Tensor) -> Tensor:
-    """Return the points z = t x + (1 - t) x0 of the linear path (Lipman et al. 2023, equation 22).
+    """Mix images and start to the points of the linear path.
 
+    z = t x + (1 - t) x0 (Lipman et al. 2023, equation 22).
     t: `[n]`; images, start: `[n, c, h, w]`, where start is noise or what else the path begins with.
     """
     return torch.lerp(start, images, wide(t))
 
 
 def predicted_image(path: PathName, prediction: Prediction, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
-    """Turn a network's output at points `z` into the image that it predicts, `[n, c, h, w]`.
+    """Turn a network's output at points `z` into the predicted image.
 
+    It is `[n, c, h, w]`.
     image: the output itself. residual: what the best linear guess from `z` alone lacks of the image, in
     units of the guess's error (Karras et al. 2022, equation 7, which the path edm always uses). velocity:
     v = x - ε, so x = z + (1 - t) v. noise: x = (z - (1 - t) ε) / t.
@@ -130,8 +134,9 @@ def training_loss(
     t: Tensor,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the squared error of each image, float32 `[n]`, in the space that suits the prediction.
+    """Compute the squared error of each image, float32 `[n]`.
 
+    It is in the space that suits the prediction.
     mask: `[n, 1, h, w]`, the pixels that count; None is all.
 
     image, residual: the error of the velocity that follows, ‖x̂ - x‖² / (1 - t)² (Li and He 2025,
@@ -158,5 +163,5 @@ def training_loss(
 
 
 def wide(t: Tensor) -> Tensor:
-    """Give one number per image, `[n]`, the shape `[n, 1, 1, 1]`."""
+    """Reshape one number per image, `[n]`, to `[n, 1, 1, 1]`."""
     return t.view(-1, 1, 1, 1)

@@ -75,7 +75,6 @@ def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0) -> list[flo
     """Return `steps` + 1 times from `start` to 1.
 
     They are uniform up to the shift.
-
     shift: t = u / (u + shift·(1−u)) for uniform u, which multiplies the ratio of noise to signal by the shift
         (Esser et al. 2024, equation 23, where time runs from image to noise). Above 1, more steps are spent
         on noisy images; 1 is uniform.
@@ -87,7 +86,7 @@ def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0) -> list[flo
 
 
 def evaluations(name: SamplerName, steps: int) -> int:
-    """Return how often `steps` steps to time 1 evaluate the velocity.
+    """Return how often some steps to time 1 evaluate the velocity.
 
     Raises ConfigError for "adaptive".
     """
@@ -96,9 +95,9 @@ def evaluations(name: SamplerName, steps: int) -> int:
 
 
 def steps_for(name: SamplerName, evaluations: int) -> int:
-    """Return the most steps within a number of evaluations, at least 1.
+    """Return the most steps within some number of evaluations.
 
-    Raises ConfigError for "adaptive".
+    It is at least 1. Raises ConfigError for "adaptive".
     """
     sampler = _of_fixed_cost(name)
     return max(1, (evaluations - sampler.extra_evaluations) // sampler.evaluations_per_step)
@@ -113,8 +112,9 @@ def predicted_image(x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
 
 
 def clipped(velocity: Velocity) -> Velocity:
-    """Return the velocity to the predicted image, clamped to [-1, 1].
+    """Return the velocity that leads to the clamped predicted image.
 
+    The image is clamped to [-1, 1].
     1−t is taken as at least LEAST_NOISE where the velocity divides by it.
     """
 
@@ -126,8 +126,9 @@ def clipped(velocity: Velocity) -> Velocity:
 
 
 def holding(velocity: Velocity, images: Tensor, noise: Tensor, mask: Tensor) -> Velocity:
-    """Return a velocity that changes pixels under the mask alone; the others end as those of `images`.
+    """Return a velocity that changes only pixels under the mask.
 
+    The others end as those of `images`.
     They move in a straight line from `noise`, where sampling starts, to their image, so that at time t the
     network sees them with as much noise as it expects.
     images, noise: `[n, c, h, w]`. mask: `[n, 1, h, w]`, 1 where pixels change.
@@ -383,7 +384,6 @@ class Sampler(NamedTuple):
     """A sampler and its cost.
 
     "adaptive" has no fixed cost, which is 0 here.
-
     extra_evaluations: of all steps together, where the last one ends at time 1.
     """
 

@@ -45,8 +45,9 @@ _UNEVENNESS_DRAWS = 70
 
 
 def noise_for(transport: Transport, batch: Batch, rng: torch.Generator) -> Tensor:
-    """Return the standard normal noise `[n, c, h, w]` that belongs to the images of a batch.
+    """Return the noise that belongs to the images of a batch.
 
+    It is standard normal, `[n, c, h, w]`.
     transport: with "semidiscrete", the noise came with the batch.
     rng: on the batch's device.
     """
@@ -60,8 +61,9 @@ def noise_for(transport: Transport, batch: Batch, rng: torch.Generator) -> Tenso
 
 
 def closest(images: Tensor, noise: Tensor) -> Tensor:
-    """Return which noise belongs to each image so that the squared distances add up to the least.
+    """Return which noise belongs to each image.
 
+    The squared distances add up to the least.
     images, noise: `[n, ...]`. Returns a permutation, int64 `[n]`.
     """
     products = images.detach().float().flatten(1) @ noise.flatten(1).T
@@ -70,8 +72,9 @@ def closest(images: Tensor, noise: Tensor) -> Tensor:
 
 
 def assignment(costs: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the column of each row `[n]` whose costs `[n, n]` add up to the least, each column once.
+    """Return the column of each row `[n]`, at the least cost.
 
+    The costs are `[n, n]`, and each column is used once.
     Shortest augmenting paths, O(n³) (Jonker and Volgenant 1987; Crouse 2016, section III).
     """
     n = len(costs)
@@ -98,15 +101,17 @@ def assignment(costs: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def side_for(count: int) -> int:
-    """Return the rows and columns to which so many images are reduced; the work grows with the square of
-    their number.
+    """Return the side to which the images are reduced.
+
+    It is the number of rows and of columns. The work grows with the square of their number.
     """
     return _FINE if count <= _FEW else _COARSE
 
 
 def reduced(images: Tensor, side: int) -> Tensor:
-    """Return the coefficients `[n, d]` of images or noise `[n, c, h, w]` in an orthonormal basis of blocks.
+    """Return the coefficients of images in an orthonormal basis of blocks.
 
+    They are `[n, d]`, of images or noise `[n, c, h, w]`.
     Each block is a rectangle of pixels of one channel; there are at most `side` rows and columns of them.
     Coefficients of standard normal noise are standard normal, and their products with those of images are
     the products of the noise with the blocks' means.
@@ -121,8 +126,9 @@ def reduced(images: Tensor, side: int) -> Tensor:
 
 
 def assign(noise: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
-    """Return arg max_j ⟨ε, x_j⟩ + ψ_j of each noise ε, int64 `[n]`.
+    """Return which point each noise chooses, int64 `[n]`.
 
+    It is arg max_j ⟨ε, x_j⟩ + ψ_j for noise ε.
     noise: `[n, d]`. points: `[N, d]`, of all images. potentials: `[N]`.
     """
     count = max(1, _SCORES_AT_ONCE // len(noise))
@@ -148,8 +154,9 @@ def fit_potentials(
     draws: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Return potentials `[N]` under which standard normal noise chooses each point as often as it should.
+    """Fit potentials `[N]`, so that noise chooses each point often enough.
 
+    The noise is standard normal, and each point has its share.
     Averaged stochastic gradient ascent on the semidual of optimal transport (Genevay et al. 2016, algorithm
     2): the gradient of ψ_j is the share that j should have, less the share of noise that chooses j. Noise
     first chooses softly, by a softmax whose temperature falls to 0, so that few draws teach much of the
@@ -187,8 +194,9 @@ def fit_potentials(
 
 
 def unevenness(points: Tensor, shares: Tensor, potentials: Tensor, rng: torch.Generator) -> float:
-    """Estimate how far noise is from choosing points as often as it should, without bias.
+    """Estimate how far the shares of points are from their targets.
 
+    The estimate is without bias: how often noise chooses points, against how often it should.
     It is the χ² divergence Σ_j p_j²/q_j − 1 of the shares p_j of noise from those that it should have, q_j. 0
     is exact. At 0.01, the shares are off by a tenth (the square root) of themselves.
     """

@@ -37,8 +37,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tenso
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Return softmax(q kᵀ) v where each query sees all keys; the scale is 1.
+    """Return softmax(q kᵀ) v where each query sees all keys.
 
+    The scale is 1.
     q: queries `[n, heads, t, d]`. k, v: keys and values `[n, heads, s, d]`.
     seen: bool `[n, t, s]`, which keys each query sees, at least one; None is all of them.
     """
@@ -78,8 +79,9 @@ def rotate_unit(x: Tensor, rotations: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Rotate float32 vectors `[n, t, heads, d]`; returns `[n, heads, t, d]`.
+    """Turn float32 vectors `[n, t, heads, d]` by rotations.
 
+    Returns `[n, heads, t, d]`.
     rotations: complex `[t, heads, d / 2]`, by which pairs of neighbouring numbers are multiplied.
     """
     pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))  # [n, t, heads, d / 2]

@@ -51,7 +51,8 @@ class PowerFunction:
 
     def newest(self, images: int, step_images: int) -> float:
         # The integral of the normalised profile over the step, during which the weights are constant.
-        return 1 - ((images - step_images) / images) ** (exponent(self.length) + 1)
+        kept: float = ((images - step_images) / images) ** (exponent(self.length) + 1)
+        return 1 - kept
 
 
 @functools.cache

@@ -4,6 +4,7 @@ The method is that of Karras et al. 2024 (EDM2, arXiv 2312.02696), section 3.2 a
 profile is approximated by a linear combination of the profiles of the snapshots.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,9 +80,9 @@ def error_share(averages: Sequence[tuple[int, float]], images: int, length: floa
     """
     factors = coefficients(averages, images, length)
     products, target, norm = _products(averages, images, length)
-    error = factors @ products @ factors - 2 * factors @ target + norm
+    error = float(factors @ products @ factors - 2 * factors @ target + norm)
     distance = 1 / (2 * exponent(length) + 3)  # the integral of the squared profile before each time
-    return float(np.sqrt(max(error, 0.0) / distance))
+    return math.sqrt(max(error, 0.0) / distance)
 
 
 def _products(

@@ -17,8 +17,9 @@ TIME_SCALE = 1000.0
 
 
 class TimeVector(nn.Module):
-    """Turns the time t and the target time s, `[n]` each, into a vector `[n, width]`.
+    """Turns the times t and s into a vector `[n, width]`.
 
+    t is the time and s the target time, `[n]` each.
     t and s - t are embedded by sines and cosines (Vaswani et al. 2017) and a small network. What the model
     reads of a condition is added before the last layer, so that time and condition act together.
     """
@@ -37,15 +38,19 @@ class TimeVector(nn.Module):
 
 
 def sines(t: Tensor) -> Tensor:
-    """Embed times `[n]` in [-1, 1] as sines and cosines of many frequencies, float32 `[n, 2 · 64]`."""
+    """Embed times as sines and cosines of many frequencies.
+
+    times: `[n]` in [-1, 1]. Returns float32 `[n, 2 · 64]`.
+    """
     powers = torch.arange(TIME_FREQUENCIES, device=t.device) / (TIME_FREQUENCIES - 1)
     angles = TIME_SCALE * t[:, None].float() * (10 * TIME_SCALE) ** -powers
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Bring the last axis to mean 0 and variance 1 (Ba et al. 2016), without gains of its own.
+    """Scale the last axis to mean 0 and variance 1.
 
+    There are no gains (Ba et al. 2016).
     Torch computes this in one pass on a processor, forward and backward, and an RMSNorm in several.
     """
     return F.layer_norm(x, x.shape[-1:], eps=EPSILON)
@@ -61,8 +66,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class AttentionLayer(nn.Module):
-    """Attention of each token to all tokens of its image, and to those of a text if it reads one.
+    """Attention of each token to all tokens of its image.
 
+    If it reads a text, also to the tokens of the text.
     Queries and keys are normalized (Dehghani et al. 2023), times a learned gain for each head, and rotated by
     their place in the grid.
     """
@@ -87,7 +93,10 @@ class AttentionLayer(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """Attention of each token of an image to the tokens of its text; its output starts at zero."""
+    """Attention of the tokens of an image to those of its text.
+
+    Its output starts at zero.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -101,7 +110,10 @@ class TextAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
-        """Return what tokens `[n, t, width]` read of a text `[n, length, width]`, where it is `known`."""
+        """Return what tokens `[n, t, width]` read of a text.
+
+        The text is `[n, length, width]`, read where it is `known`.
+        """
         q = self.q(normalize(x)).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
         k, v = self.kv(normalize(tokens)).view(*tokens.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         scale = math.sqrt(self.head_width)
@@ -112,7 +124,10 @@ class TextAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, attention to a text, and a feed-forward network (SwiGLU, Shazeer 2020), each added to x."""
+    """Attention and a feed-forward network, each added to x.
+
+    There is also attention to a text. The feed-forward network is SwiGLU (Shazeer 2020).
+    """
 
     def __init__(self, shape: FlowShape) -> None:
         super().__init__()
@@ -131,7 +146,8 @@ class Block(nn.Module):
         if self.text is not None and given.tokens is not None and given.known is not None:
             x = x + self.text(x, given.tokens, given.known)
         a, b = self.gate_up(modulate(x, shift2, scale2)).chunk(2, dim=-1)
-        return x + (1 + gate2)[:, None] * self.down(F.silu(a) * b)
+        out: Tensor = x + (1 + gate2)[:, None] * self.down(F.silu(a) * b)
+        return out
 
 
 class Blocks(nn.Module):
@@ -163,7 +179,8 @@ class Blocks(nn.Module):
         modulation = self.modulation(vector).view(n, 6, width)
         for block, constants in zip(self.blocks, self.constants, strict=True):
             x = block(x, modulation + constants, rotations, given)
-        return x.view(n, rows, columns, width).permute(0, 3, 1, 2)
+        out: Tensor = x.view(n, rows, columns, width).permute(0, 3, 1, 2)
+        return out
 
     def _rotations(self, rows: int, columns: int, device: torch.device) -> Tensor:
         place = torch.arange(rows * columns)
@@ -185,15 +202,19 @@ def place_waves(rows: int, columns: int) -> Tensor:
 
 
 class ConvBlock(nn.Module):
-    """A residual block of two 3×3 convolutions on `[n, width, h, w]`, told of the time and the condition."""
+    """A residual block of two 3×3 convolutions.
+
+    It works on `[n, width, h, w]` and reads the time and the condition.
+    """
 
     def __init__(self, width: int, vector: int) -> None:
         super().__init__()
         self.modulation = nn.Linear(vector, 2 * width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        for zero in (self.modulation.weight, self.modulation.bias, self.second.weight, self.second.bias):
-            nn.init.zeros_(zero)
+        for layer in (self.modulation, self.second):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         shift, scale = self.modulation(vector).to(x.dtype).chunk(2, dim=1)
@@ -204,24 +225,33 @@ class ConvBlock(nn.Module):
 
 
 def channel_norm(x: Tensor) -> Tensor:
-    """Normalize the channels of each place of `[n, c, h, w]`."""
+    """Scale the channels of each place to mean 0 and variance 1.
+
+    x: `[n, c, h, w]`.
+    """
     return normalize(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def into_stream(inputs: int, outputs: int, layers: int) -> nn.Linear:
-    """Return a matrix that starts so small that all layers together add about as much as the stream has."""
+    """Return a matrix whose output is added to the stream.
+
+    It starts so small that all layers together add about as much as the stream has.
+    """
     linear = nn.Linear(inputs, outputs, bias=False)
     nn.init.normal_(linear.weight, std=(2 * layers * inputs) ** -0.5)
     return linear
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad `[n, c, h, w]` with zeros at the bottom and the right, to whole multiples of so many pixels."""
+    """Pad with zeros to whole multiples of some pixels.
+
+    x: `[n, c, h, w]`, padded at the bottom and the right.
+    """
     height, width = x.shape[-2:]
     missing = (-height % multiple, -width % multiple)
     return F.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x
 
 
 def beside(x: Tensor, given: Given) -> Tensor:
-    """Append the images that the network sees beside its input to the channels of `x`."""
+    """Append the images beside the input to the channels of `x`."""
     return x if given.channels is None else torch.cat([x, given.channels.to(x.dtype)], dim=1)

@@ -18,8 +18,9 @@ _NETS = {"hybrid": Hybrid, "dit": DiT, "unet": UNet}
 
 
 class ConditionedNet(nn.Module):
-    """The network called `net`, and a layer for each kind of condition that the model reads.
+    """A network with a layer for each kind of condition.
 
+    A kind has a layer where the model reads it.
     labels: how many classes; 0 for none. text: what reads the output of a text encoder, if anything does.
     """
 
@@ -65,7 +66,10 @@ class ConditionedNet(nn.Module):
 
 
 def joined(first: Given, second: Given) -> Given:
-    """Return two conditions as one, the rows of the second after those of the first."""
+    """Return two conditions as one.
+
+    The rows of the second come after those of the first.
+    """
 
     def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         return None if a is None or b is None else torch.cat([a, b])

@@ -16,7 +16,10 @@ class LabelVector(nn.Module):
         self.table = LabelVectors(labels, width)
 
     def forward(self, label: Tensor, absent: Tensor) -> Tensor:
-        """absent: bool `[n]`, the images to treat as if they had no label."""
+        """Return the vectors of labels.
+
+        absent: bool `[n]`, the images to treat as if they had no label.
+        """
         out: Tensor = self.table(torch.where(absent, -1, label))
         return out
 
@@ -41,8 +44,9 @@ class TextTokens(nn.Module):
         self.pool = nn.Linear(width, width)
 
     def forward(self, encoded: Tensor, absent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tokens, where there are any (bool `[n, 1 + length]`), and a vector of the whole text.
+        """Return tokens, where there are any, and a vector of the text.
 
+        The second is bool `[n, 1 + length]`.
         encoded: token ids int64 `[n, length]`, 0 beyond the end, or hidden states `[n, length, hidden]`.
         absent: bool `[n]`, the images to treat as if they had no text.
         """

@@ -10,8 +10,9 @@ Net = Literal["hybrid", "dit", "unet"]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the images should show, as tensors; each is None where the model reads nothing of that kind.
+    """What the images should show, as tensors.
 
+    Each is None where the model reads nothing of that kind.
     vector: `[n, width]`, of the label, the attributes and the text as a whole.
     tokens: `[n, length, width]`, of each token of the text. known: bool `[n, length]`, where there is one.
     channels: `[n, extra channels, h, w]`, images that the network sees beside its input.
@@ -44,7 +45,7 @@ class FlowShape:
 
     @property
     def width(self) -> int:
-        """The width of tokens and of the vector that conditions the network."""
+        """Return the width of tokens and of the condition's vector."""
         return self.widths[-1]
 
 

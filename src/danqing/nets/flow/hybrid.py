@@ -11,8 +11,9 @@ from danqing.nets.layers import crop
 
 
 class Hybrid(nn.Module):
-    """A convolution and a skip connection at each resolution, and blocks at the coarsest.
+    """Convolutions at fine resolutions, a transformer at the coarsest.
 
+    A skip connection joins each resolution on the way down with that on the way up.
     Resolutions change by moving pixels between space and channels (Shi et al. 2016), which loses nothing. The
     finest map has few channels, since a processor spends its time there on moving memory.
     """

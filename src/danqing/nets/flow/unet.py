@@ -14,13 +14,19 @@ GROUPS = 32
 
 
 def group_norm(width: int) -> nn.GroupNorm:
-    """Return a group norm with as many groups as divide the width, 32 at most."""
+    """Return a group norm of up to 32 groups.
+
+    It has as many as divide the width.
+    """
     groups = next(g for g in range(min(GROUPS, width), 0, -1) if width % g == 0)
     return nn.GroupNorm(groups, width, eps=1e-5)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions; the vector of time and condition is added between them."""
+    """Two 3×3 convolutions with time and condition between them.
+
+    The vector of time and condition is added.
+    """
 
     def __init__(self, inputs: int, outputs: int, vector: int) -> None:
         super().__init__()
@@ -49,12 +55,15 @@ class MapAttention(nn.Module):
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n, rows * columns, width)
         q, k, v = self.qkv(tokens).view(n, rows * columns, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         heads = attend_all(q * (width // self.heads) ** -0.5, k, v)
-        read = self.out(heads.transpose(1, 2).flatten(2))
+        read: Tensor = self.out(heads.transpose(1, 2).flatten(2))
         return x + read.view(n, rows, columns, width).permute(0, 3, 1, 2)
 
 
 class Stage(nn.Module):
-    """Residual blocks at one resolution, each followed by attention where `heads` is not 0."""
+    """Residual blocks at one resolution.
+
+    Attention follows each of them where `heads` is not 0.
+    """
 
     def __init__(self, inputs: list[int], outputs: int, vector: int, heads: int) -> None:
         super().__init__()
@@ -68,8 +77,9 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down and up again, with the maps of the way down beside those of the way up.
+    """A U-Net: down and up, with skip connections.
 
+    The maps of the way down stand beside those of the way up.
     `layers` residual blocks at each resolution on the way down and one more on the way up; attention at the
     coarsest. The vector of time and condition is as wide as the finest map's, times four. A text is read as a
     whole.
@@ -111,6 +121,7 @@ class UNet(nn.Module):
         h = self.first(pad_to_multiple(beside(x, given), self.multiple))
         skips = [h]
         for level, stage in enumerate(self.down):
+            assert isinstance(stage, Stage)
             for index in range(len(stage.blocks)):
                 h = stage.step(index, h, vector)
                 skips.append(h)
@@ -119,6 +130,7 @@ class UNet(nn.Module):
                 skips.append(h)
         h = self.middle2(self.middle(self.middle1(h, vector)), vector)
         for level, stage in enumerate(self.up):
+            assert isinstance(stage, Stage)
             for index in range(len(stage.blocks)):
                 h = stage.step(index, torch.cat([h, skips.pop()], dim=1), vector)
             if level < len(self.grow):
