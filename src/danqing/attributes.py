@@ -85,7 +85,7 @@ def _numbers(column: Attribute, value: Any) -> list[float]:
         wanted = "a number" if column.kind == "number" else f"{column.width} numbers"
         example = ",".join(f"{mean:.4g}" for mean in column.mean)
         raise ConfigError(
-            f"The attribute {column.name} is {wanted} and cannot be {_quoted(value)}: give for instance "
+            f"The attribute {column.name} is {wanted} and cannot be {_quoted(value)}: give for example "
             f"{example}.",
             "attributes",
         )

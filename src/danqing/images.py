@@ -64,7 +64,7 @@ def parse_background(colour: str) -> tuple[int, int, int]:
         red, green, blue = ImageColor.getrgb(colour)[:3]
     except ValueError as error:
         raise ConfigError(
-            f"The background {colour!r} is no colour: write it as '#rrggbb' or by an English name."
+            f"The background {colour!r} is not a colour: write it as '#rrggbb' or by an English name."
         ) from error
     return red, green, blue
 

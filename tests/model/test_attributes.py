@@ -92,7 +92,7 @@ def test_of_images_that_are_there_nothing_is_drawn() -> None:
     ("attributes", "sentence"),
     [
         ({"aeg": 30}, "does not know the attribute 'aeg': it knows age, Kind, place"),
-        ({"age": "old"}, "age is a number and cannot be 'old': give for instance"),
+        ({"age": "old"}, "age is a number and cannot be 'old': give for example"),
         ({"age": True}, "age is a number"),
         ({"age": float("inf")}, "age is a number"),
         ({"kind": "wig"}, "Kind cannot be 'wig': choose one of cap, hat"),

@@ -22,7 +22,7 @@ EXAMPLES = """Examples:
 
   danqing tune digits --preset vae-32 --space space.toml --trials 40 --images 50000 --jobs 2 --out runs/search
 
-where space.toml holds, for instance:
+where space.toml holds, for example:
 
   [optimizer.learning_rate]
   low = 1e-4
