@@ -1,12 +1,12 @@
 # make demo | test | test-all | lint | docs | build | clean
-# Everything happens in .venv, with the versions of constraints.txt. Another Python: make demo PYTHON=python3.13
+# Everything is installed into .venv, with the versions of constraints.txt. With another Python: make demo PYTHON=python3.13
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# The tests hold our Inception against an independent one; in a folder of its own, since it asks for torchvision.
+# The tests compare our Inception with an independent one. It requires torchvision, so it has a folder of its own.
 PARITY := .venv/parity
 
 .PHONY: demo test test-all lint docs build clean

@@ -1,9 +1,9 @@
-"""One contestant of `busy_machine.py`: a process that does one kind of work until it is stopped.
+"""A contestant of `busy_machine.py`: a process that does one kind of work until it is stopped.
 
     python benchmarks/busy_contestant.py gan training [--data digits]
 
-It says "ready" on standard output when everything is loaded and warm. Then each line on standard input is a
-number of seconds to work, and the answer is the images per second of that time.
+It prints "ready" on stdout when everything is loaded and warm. Each line on stdin is then a number of seconds
+to work; it answers with the images per second of that time.
 """
 
 import argparse
@@ -29,20 +29,20 @@ PRESETS = {"gan": "gan-32", "vae": "vae-32", "vqvae": "vqvae-32", "transformer":
 CPU = torch.device("cpu")
 WARM_SECONDS = 0.8
 PAINTED, READ = 64, 256
-"""How many images are painted, and how many are read by the feature network, in one piece of work."""
+"""How many images one piece of work samples, and how many it gives to the feature network."""
 Work = tuple[Callable[[], object], int]
-"""A piece of work, and how many images it is for."""
+"""A piece of work, and its number of images."""
 
 
 def plain(dataset: Dataset) -> Work:
-    """A step of a DCGAN as most tutorials write it, in float32."""
+    """Return a step of a typical tutorial's DCGAN, in float32."""
     config = parse(CONFIG).for_data(dataset)
     engine = Engine(config, Batches(dataset, config.batch_size, 0), CPU, "float32")
     return plain_loop(engine), config.batch_size
 
 
 def engine_of(family: str, dataset: Dataset) -> Engine:
-    """The trainer's engine for a preset; a transformer learns codes that mean nothing."""
+    """Return the trainer's engine for a preset; a transformer learns random codes."""
     config = resolve(preset=PRESETS[family])
     if config.tokenizer is None:
         config = config.for_data(dataset)
@@ -59,7 +59,7 @@ def engine_of(family: str, dataset: Dataset) -> Engine:
 
 
 def training(family: str, dataset: Dataset) -> Work:
-    """A step of the trainer's engine."""
+    """Return a step of the trainer's engine."""
     engine, steps = engine_of(family, dataset), 0
 
     def step() -> None:
@@ -71,7 +71,7 @@ def training(family: str, dataset: Dataset) -> Work:
 
 
 def sampling(family: str, dataset: Dataset) -> Work:
-    """Images painted by a model whose weights are random; a tokenizer reconstructs them."""
+    """Sample images from a model with random weights; a tokenizer reconstructs images."""
     learner = engine_of(family, dataset).learner
     assert isinstance(learner, Family)
     model = Model(learner)
@@ -82,7 +82,7 @@ def sampling(family: str, dataset: Dataset) -> Work:
 
 
 def evaluation(dataset: Dataset) -> Work:
-    """Features of images by the default network, which is what takes the time of a score."""
+    """Compute features with the default network, which takes most of the time of a score."""
     network, pixels = open_network("auto"), dataset.images(np.arange(READ))
     return lambda: network.features(pixels), READ
 
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def speed(work: Callable[[], object], images: int, seconds: float) -> float:
-    """Images per second over this many seconds of work."""
+    """Measure images per second over this many seconds of work."""
     start, pieces = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds or not pieces:
         work()

@@ -1,17 +1,17 @@
-"""How fast training, sampling and evaluation are next to a process that keeps a core busy.
+"""Speed of training, sampling and evaluation next to a process that keeps a core busy.
 
     python benchmarks/busy_machine.py --minutes 4 [--out busy.json] [--data FASHION_MNIST]
     python benchmarks/busy_machine.py --neighbour numpy --settings torch "1 thread" --out other.json
 
-Each kind of work (see `busy_contestant.py`) is done under several settings of PyTorch's threads, each in a
-process of its own. All processes of one kind of work wait while one of them works: alone, then next to the
-busy process, round by round. A turn in which anything else computed for more than a tenth of the time is
-repeated. `torch` is what PyTorch does by itself; Danqing begins a run with it on an idle machine, and with
-`1 thread` where one of two cores is busy. The family `plain` is a plain PyTorch loop.
+Each kind of work (see `busy_contestant.py`) runs under several settings of PyTorch's threads, each in its own
+process. All processes of one kind wait while one of them works: first alone, then next to the busy process,
+round by round. A turn is repeated if anything else computed for more than a tenth of it. `torch` is PyTorch's
+default. A run of Danqing begins with it on an idle machine, and with `1 thread` if one of two cores is busy.
+The family `plain` is a plain PyTorch loop.
 
-What is measured is kept in `--out` after each kind of work, and `--minutes` ends the benchmark before it
-would take longer; the same command goes on, and prints the table of all that there is. The columns are images
-per second, alone and next to the busy process, and each as a part of what `torch` reaches alone.
+Results are saved in `--out` after each kind of work, and `--minutes` stops the benchmark before it would take
+longer. The same command continues it, and prints a table of all results. The columns are images per second,
+alone and next to the busy process, and the ratio of each to `torch` alone.
 """
 
 import argparse
@@ -50,7 +50,7 @@ OURS = ("OMP_", "GOMP_", "KMP_", "MKL_")
 
 
 class Contestant:
-    """A process that does one kind of work under one setting, until it is stopped."""
+    """A process that does one kind of work with one setting, until it is stopped."""
 
     def __init__(self, work: str, setting: str, data: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
@@ -65,7 +65,7 @@ class Contestant:
         self._answer()
 
     def speed(self, seconds: float) -> float:
-        """Images per second over so many seconds of work."""
+        """Measure images per second over a number of seconds."""
         assert self._process.stdin is not None
         print(seconds, file=self._process.stdin, flush=True)
         return float(self._answer())
@@ -88,11 +88,11 @@ class Contestant:
 
 @contextmanager
 def busy(neighbour: str) -> Iterator[int]:
-    """Keep a core busy, as far as the scheduler gives it one; gives the number of the process that does."""
+    """Keep a core busy within a block; yield the id of the process that does so."""
     code = NEIGHBOURS[neighbour]
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | one)
-    time.sleep(0.3)  # until it has been started
+    time.sleep(0.3)  # until it has started
     try:
         yield process.pid
     finally:
@@ -101,7 +101,7 @@ def busy(neighbour: str) -> Iterator[int]:
 
 
 def seconds_of_others(*known: int) -> float:
-    """The time that the machine has computed for all processes but these and this one."""
+    """Return the processor time that all other processes used."""
     ticks = sum(int(count) for count in Path("/proc/stat").read_text().splitlines()[0].split()[1:4])
     for pid in known:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -110,7 +110,7 @@ def seconds_of_others(*known: int) -> float:
 
 
 def undisturbed(contestant: Contestant, seconds: float, *neighbours: int) -> float:
-    """The speed in a turn in which nothing else computed."""
+    """Measure the speed in a turn in which nothing else computed."""
     for _ in range(_TRIES):
         before, started = seconds_of_others(contestant.pid, *neighbours), time.monotonic()
         speed = contestant.speed(seconds)
@@ -118,11 +118,11 @@ def undisturbed(contestant: Contestant, seconds: float, *neighbours: int) -> flo
         if others < _DISTURBED * (time.monotonic() - started):
             return speed
         time.sleep(1.0)
-    raise SystemExit("The machine is never idle: end what else computes on it, then run this again.")
+    raise SystemExit("The machine is never idle: stop other programs, then run this again.")
 
 
 def measure(work: str, options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Images per second of one kind of work, by setting, alone and next to the busy process."""
+    """Measure one kind of work in images per second, by setting, alone and next to the busy process."""
     with ExitStack() as stack:
         contestants = {}
         for setting in options.settings:
@@ -140,7 +140,7 @@ def measure(work: str, options: argparse.Namespace) -> dict[str, dict[str, list[
 
 
 def table(results: dict[str, Any]) -> str:
-    """Medians of what was measured, as the text of a table."""
+    """Return the medians of the measurements as a table."""
     lines = [f"{'work':22} {'setting':16} {'alone':>8} {'of idle':>8} {'busy':>8} {'of idle':>8}"]
     for work, speeds in results.items():
         first = next(iter(speeds.values()))
@@ -164,8 +164,10 @@ def main() -> None:
     parser.add_argument("--neighbour", choices=NEIGHBOURS, default="spin")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.5, help="of work in each turn")
-    parser.add_argument("--minutes", type=float, default=60.0, help="when to stop, to go on later")
-    parser.add_argument("--out", type=Path, default=Path("busy.json"), help="what has been measured so far")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="when to stop; the same command continues"
+    )
+    parser.add_argument("--out", type=Path, default=Path("busy.json"), help="the file of results")
     options = parser.parse_args()
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     began, longest = time.monotonic(), 0.0

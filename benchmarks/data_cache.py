@@ -1,9 +1,9 @@
-"""How fast the cache is built and read.
+"""Speed of building and reading the cache.
 
-Reading: images per second that `Batches` gathers and converts, against twenty times what the quickest
-training step at 32x32 eats. Building: images per second of `open_dataset` on a folder, against plain loops
-over Pillow on the same files: in one thread, in a thread per core, and in a process per core. Processor time
-per image (of all processes) is told as well: unlike the rates, it means something on a machine that is busy.
+Reading: images per second that `Batches` gathers and converts, as multiples of the images that the fastest
+training step at 32x32 consumes. Building: images per second of `open_dataset` on a folder, and of plain
+Pillow loops over the same files: with one thread, a thread per core, and a process per core. The processor
+time per image (of all processes) is printed too: unlike the rates, it is meaningful on a busy machine.
 
     python benchmarks/data_cache.py [--data FOLDER_OR_ZIP_OF_JPEG] [--count 10000] [--rounds 3]
 """
@@ -26,7 +26,7 @@ from PIL import Image
 from danqing.data import Augment, Batches, open_dataset
 
 EATEN = 640
-"""Images per second of the quickest training step at 32x32 on the two cores this was written on."""
+"""Images per second of the fastest training step at 32x32, on the two cores that this was written on."""
 
 
 def decode_all(paths: list[Path]) -> int:
@@ -44,7 +44,7 @@ def decode_and_resize_all(paths: list[Path]) -> int:
 
 
 def make_files(folder: Path, data: Path | None, count: int) -> Path:
-    """Small jpeg files: from `data`, or smooth noise."""
+    """Write small jpeg files: from `data`, or smooth noise."""
     target = folder / "small"
     target.mkdir()
     if data is not None and data.suffix == ".zip":
@@ -69,7 +69,7 @@ def noise(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def rate(work: Callable[[], int]) -> tuple[float, float]:
-    """Images per second, and microseconds of processor time per image."""
+    """Measure images per second, and microseconds of processor time per image."""
     start, busy = time.perf_counter(), processor_time()
     done = work()
     return done / (time.perf_counter() - start), (processor_time() - busy) / done * 1e6
@@ -108,7 +108,7 @@ def measure_building(
         "danqing": lambda: built(folder, cache, size),
     }
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(rounds):  # in turn, so that other load falls on all alike
+    for _ in range(rounds):  # in turns, so that other load affects all equally
         for name, way in ways.items():
             rates[name].append(rate(way))
     medians = {
@@ -141,7 +141,7 @@ def measure_reading(folder: Path, cache: Path) -> None:
 
 
 def read(batches: Batches) -> int:
-    """How many images five hundred batches hold, of which each is made."""
+    """Read five hundred batches; return the number of images."""
     return sum(len(batches.at(64 * step)) for step in range(500))
 
 

@@ -1,7 +1,7 @@
 """Resident memory of training on 10,000 and on 1,000,000 cached images: they must agree within 5%.
 
-Each size is measured in a process of its own, which trains a small network on batches from the cache, with
-labels, captions and flips, and samples its resident memory (mapped pages included) all the while.
+Each size is measured in its own process, which trains a small network on batches from the cache, with labels,
+captions and flips, and samples its resident memory (including mapped pages) meanwhile.
 
     python benchmarks/data_memory.py [--sizes 10000 1000000] [--steps 3000] [--cache FOLDER]
 """
@@ -57,7 +57,7 @@ class Noise:
 
 
 def train(folder: Path, steps: int) -> dict[str, float]:
-    """Train on a cache; the resident memory's median and peak in MiB, and images per second."""
+    """Train on a cache; return median and peak resident memory in MiB, and images per second."""
     import torch
 
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def train(folder: Path, steps: int) -> dict[str, float]:
 
 
 def resident() -> float:
-    """This process's resident memory in MiB."""
+    """Return this process's resident memory in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

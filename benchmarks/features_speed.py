@@ -1,10 +1,10 @@
-"""Time of the features of many images, against a loop in which Pillow resizes each for the plain network.
+"""Time to compute the features of many images, and that of the usual loop with Pillow and the plain network.
 
-All in one process, in turns on the same images. `ratio` is our time over that of the usual way: batches of
-50 pictures, resized and stacked one by one, through the same weights in plain float32 PyTorch. With
-`--distances`, what folding and the number format do to a score: the Fréchet distance between the first half
-of the images and the second, blurred, from our features and from those of the plain network, which is given
-the same resized pictures.
+Both run in one process, in turns on the same images. `ratio` is our time divided by that of the usual way:
+batches of 50 images, resized and stacked one by one, through the same weights in plain float32 PyTorch.
+`--distances` shows the effect of folding and of the number format on a score: the Fréchet distance between
+the first half of the images and the blurred second half, from our features and from those of the plain
+network on the same resized images.
 
     python benchmarks/features_speed.py [--data SOURCE] [--images 10000] [--distances]
     python benchmarks/features_speed.py --network hed --images 1000
@@ -38,7 +38,7 @@ ROUNDS = 10
 
 
 class Held:
-    """Images in memory."""
+    """A source of images in memory."""
 
     fingerprint = "benchmark"
     label_names: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Held:
 
 
 def usual(net: Callable[[Tensor], Tensor], side: int, mean: Tensor, std: Tensor, pixels: Tensor) -> Tensor:
-    """Features as they are usually computed."""
+    """Compute features in the usual way."""
     found = []
     with torch.no_grad():
         for part in pixels.split(BATCH):
@@ -81,7 +81,7 @@ def usual(net: Callable[[Tensor], Tensor], side: int, mean: Tensor, std: Tensor,
 
 
 def plain_network(name: str, weights: Path | None) -> tuple[Callable[[Tensor], Tensor], int, Tensor, Tensor]:
-    """The network as it is usually run, the side of its pictures, and how their colours are scaled."""
+    """Return the plain network, the side of its images, and the scaling of their colours."""
     if name == "efficientnet-lite0":
         net = EfficientNet.from_name(name).eval()
         net.load_state_dict(read_tensors(efficientnet.published_weights()))
@@ -108,7 +108,7 @@ def random_inception(folder: Path) -> Path:
 
 
 def blurred(pixels: Tensor) -> Tensor:
-    """The same images, the second half of them a little out of focus."""
+    """Return the same images, with the second half slightly blurred."""
     found = pixels.clone()
     for place in range(len(pixels) // 2, len(pixels)):
         picture = Image.fromarray(pixels[place].squeeze().numpy()).filter(ImageFilter.GaussianBlur(0.7))
@@ -117,7 +117,7 @@ def blurred(pixels: Tensor) -> Tensor:
 
 
 def on_the_same_pictures(net: Callable[[Tensor], Tensor], network: TorchNetwork, pixels: Tensor) -> Tensor:
-    """The plain network's features of the pictures that ours prepares."""
+    """Compute the plain network's features of our resized images."""
     with torch.no_grad():
         return torch.cat([net(network._inputs(part).contiguous()) for part in pixels.split(BATCH)])
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", help="folder, archive or built-in set; noise where it is left out")
+    parser.add_argument("--data", help="folder, archive or built-in set; by default noise")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=32, help="pixels a side of the noise")
     parser.add_argument(

@@ -1,7 +1,8 @@
-"""Time of a Fréchet distance from features, against the usual way: NumPy's covariance and scipy.linalg.sqrtm.
+"""Time of a Fréchet distance from features, and of the usual way: NumPy's covariance and SciPy's sqrtm.
 
-All in one process, alternating, from the same features; medians. `ratio` is the distance alone over the usual
-way; `interval_ratio` is `frechet_distance` and its interval, which the usual way does not give.
+Both run in one process, in turns, on the same features; medians. `ratio` is the time of the distance alone
+divided by that of the usual way; `interval_ratio` includes the interval, which the usual way does not
+compute.
 
     python benchmarks/frechet_speed.py [--dimensions 2048] [--images 10000] [--rounds 3]
 """
@@ -19,7 +20,7 @@ from danqing.evaluation.frechet import Moments, frechet_distance, frechet_distan
 
 
 def features(images: int, dimensions: int, seed: int) -> torch.Tensor:
-    """Rows that are correlated and not negative, as those of a network after its last activation."""
+    """Return correlated, non-negative rows, like a network's features after its last activation."""
     rng = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(
         torch.randn(dimensions, dimensions, generator=torch.Generator().manual_seed(0))
@@ -31,7 +32,7 @@ def features(images: int, dimensions: int, seed: int) -> torch.Tensor:
 
 
 def usual(generated: np.ndarray, reference: np.ndarray) -> float:
-    """The distance as it is usually computed."""
+    """Compute the distance in the usual way."""
     means = [rows.mean(0) for rows in (generated, reference)]
     first, second = (np.cov(rows, rowvar=False) for rows in (generated, reference))
     root = scipy.linalg.sqrtm(first @ second)

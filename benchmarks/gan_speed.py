@@ -1,10 +1,10 @@
-"""Training speed of `dcgan` at 32×32: our training step beside a plain float32 loop over the same networks.
+"""Training speed of `dcgan` at 32×32: our training step and a plain float32 loop over the same networks.
 
     python benchmarks/gan_speed.py [--data DIR] [--seconds 60]
 
 Ours is the trainer's own step: reading the packed data, both phases, the optimisers and the moving average.
 The plain loop has its images in memory as float32 tensors and uses each generated batch for both players.
-Both run in this process by turns of a few seconds, so that whatever else the machine does hits both alike.
+Both run in this process, in turns of a few seconds, so that other load on the machine affects both equally.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CONFIG = {
 
 
 def plain_loop(engine: Engine) -> Callable[[], None]:
-    """One step of a DCGAN as most tutorials write it, on fresh copies of the same two networks."""
+    """Return a step of a typical tutorial's DCGAN, on fresh copies of the same two networks."""
     torch.manual_seed(0)
     family = build(engine.learner.config)
     assert isinstance(family, GAN)
@@ -58,7 +58,7 @@ def plain_loop(engine: Engine) -> Callable[[], None]:
 
 
 def our_loop(engine: Engine) -> Callable[[], None]:
-    """One step of the trainer's engine."""
+    """Return a step of the trainer's engine."""
     steps = 0
 
     def step() -> None:

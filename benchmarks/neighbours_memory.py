@@ -1,8 +1,8 @@
-"""Memory and time of precision, recall, density and coverage: never a matrix of all distances.
+"""Memory and time of precision, recall, density and coverage, which never hold a matrix of all distances.
 
-The features lie in files on disk, as an evaluation keeps them, and are read tile by tile. `growth_mib` is how
-far the process' resident memory rises above where it was before; `resident_mib` is the most of it, libraries
-included. All distances at once would take 4 n² bytes.
+The features are in files on disk, as in an evaluation, and are read in tiles. `growth_mib` is the growth of
+the process's resident memory; `resident_mib` is its peak, including libraries. All distances at once would
+take 4 n² bytes.
 
     python benchmarks/neighbours_memory.py [--images 50000] [--dimensions 1280]
 """
@@ -23,7 +23,7 @@ from danqing.evaluation.neighbours import manifold_scores
 
 
 class FileRows:
-    """Rows of float32 in a file, each slice read anew."""
+    """Rows of float32 in a file; each access reads from the file."""
 
     def __init__(self, path: Path, count: int, dimensions: int, seed: int) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class FileRows:
 
 
 class Peak(threading.Thread):
-    """The largest resident memory of this process, looked at all the while."""
+    """The peak resident memory of this process, sampled in a thread."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000, help="rows on either side")
     parser.add_argument("--dimensions", type=int, default=1280)
     arguments = parser.parse_args()
-    torch.randn(512, 512) @ torch.randn(512, 512)  # what the libraries themselves take is there before
+    torch.randn(512, 512) @ torch.randn(512, 512)  # so that the libraries' own memory is counted before
     with tempfile.TemporaryDirectory() as folder:
         generated, reference = (
             FileRows(Path(folder) / str(seed), arguments.images, arguments.dimensions, seed)

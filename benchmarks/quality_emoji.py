@@ -1,11 +1,12 @@
-"""What the preset `text2image-32` paints for captions of emoji that it never saw.
+"""Quality of the preset `text2image-32` on captions of emoji that it never saw.
 
     python benchmarks/quality_emoji.py [--minutes 25] [--set KEY=VALUE ...] --out FOLDER
 
 A tenth of the emoji is held out of both stages. 64 of these, drawn evenly, give the prompts; `grid.png` shows
-each beside what the model paints of its caption, nothing chosen. Prints one JSON object: nats per code of
-training and of held-out images under their own caption, under another image's and under none; how often the
-right caption is found among 100 for painted and for real held-out images (`prompt-agreement`); images seen.
+each next to the image that the model generates from its caption, without selection. Prints one JSON object:
+nats per code of training and of held-out images, given their own caption, another image's and none; how often
+the right caption is found among 100 for generated and for real held-out images (`prompt-agreement`); images
+seen.
 """
 
 import argparse
@@ -30,7 +31,7 @@ PROMPTS, COLUMNS = 64, 8
 
 
 def nats_per_code(model: Model, dataset: Dataset, codes: int) -> dict[str, float]:
-    """Under the image's own caption, under its neighbour's, and under none."""
+    """Compute nats per code given the image's own caption, its neighbour's, and none."""
     rows = drawn(dataset, 256)
     images, own = Images(dataset.images(rows).numpy()), english(dataset, rows)
     asked = {"own": own, "another": own[1:] + own[:1], "none": [""] * len(own)}
@@ -41,12 +42,12 @@ def nats_per_code(model: Model, dataset: Dataset, codes: int) -> dict[str, float
 
 
 def drawn(dataset: Dataset, count: int) -> np.ndarray:
-    """Rows drawn evenly, in order."""
+    """Draw rows evenly, in order."""
     return np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])
 
 
 def english(dataset: Dataset, rows: np.ndarray) -> list[str]:
-    """The first caption of each row."""
+    """Return the first caption of each row."""
     texts = dataset.texts(rows)
     assert texts is not None
     return [text.split("\n")[0] for text in texts]
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
     parser.add_argument("--guidance", type=float, nargs="*", default=[1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--evaluate-every", type=int, default=25_000, help="images; the best is kept")
-    parser.add_argument("--tokenizer", help="a trained one, which saw none of the images held out")
+    parser.add_argument("--tokenizer", help="a trained one that saw none of the held-out images")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     run = dq.train(

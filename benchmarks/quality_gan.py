@@ -1,4 +1,4 @@
-"""Quality after equal time: the preset `gan-32` beside a plain DCGAN, trained for minutes on this machine.
+"""Quality after equal time: the preset `gan-32` and a plain DCGAN, trained for minutes on this machine.
 
     python benchmarks/quality_gan.py --data DIR [--minutes 5] [--preset gan-32] [--seeds 1] [--out FOLDER]
 
@@ -9,8 +9,9 @@ second, and the ratio of the distances. The plain DCGAN is the usual one: float3
 
 --images trains for as many images as an idle machine sees in that time (run --only with few --minutes to
 find its images per second), so that the result is the same on a busy one.
-With --seeds N ours is trained N times, and the ratio is that of the mean distance. What each contestant
-painted is kept in FOLDER: the same command goes on after an interruption, and --only trains one of the two.
+With --seeds N ours is trained N times, and the ratio is that of the mean distance. The images of each
+contestant are saved in FOLDER: the same command continues after an interruption, and --only trains one of the
+two.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def start(module: nn.Module) -> None:
 
 
 def plain_dcgan(images: Tensor, budget: scoring.Budget) -> tuple[np.ndarray, dict[str, Any]]:
-    """Train on uint8 images `[n, h, w, c]`; the pictures, and what the training was."""
+    """Train on uint8 images `[n, h, w, c]`; return samples, and facts about the training."""
     torch.manual_seed(0)
     generator = Generator(images.shape[-1]).apply(start)
     discriminator = Discriminator(images.shape[-1]).apply(start)
@@ -112,7 +113,7 @@ def plain_dcgan(images: Tensor, budget: scoring.Budget) -> tuple[np.ndarray, dic
 def danqing(
     data: str, preset: str, budget: scoring.Budget, seed: int, out: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Train by the public interface; the pictures, and what the training was."""
+    """Train with the public API; return samples, and facts about the training."""
     begun = time.perf_counter()
     run = dq.train(data, preset=preset, seed=seed, out=out, size=SIZE, **budget.settings)
     seconds = time.perf_counter() - begun

@@ -1,14 +1,14 @@
-"""Quality of a transformer in raster order, in masked order, and with all key heads, after as many images.
+"""Quality of a transformer in raster order, in masked order, and with all key heads, after equal images.
 
     python benchmarks/quality_orders.py --data DIR [--images 60000] [--tokenizer MODEL] [--seeds 5]
 
-One tokenizer (preset `vqvae-32`, five minutes, unless a model is given) serves all. Each transformer has the
-preset `transformer-32` and sees as many images of the training split: in raster order, in raster order with
+All use one tokenizer (preset `vqvae-32`, five minutes, unless a model is given). Each transformer has the
+preset `transformer-32` and sees the same number of training images: in raster order, in raster order with
 three key heads instead of the preset's one, and in masked order. Prints one JSON object: for each, the
-Fréchet distance on EfficientNet-Lite0 features between the test images and as many samples, with the same
-labels, the mean over `--seeds`; for masked order after several numbers of steps, with one seed; minutes of
-training and images per second of sampling. `ratio`, last, is the distance of masked order with its default
-number of steps over that of raster order.
+Fréchet distance on EfficientNet-Lite0 features between the test images and as many samples with the same
+labels, as the mean over `--seeds`; for masked order also after several numbers of steps, with one seed;
+minutes of training and images per second of sampling. `ratio`, last, is the distance of masked order with its
+default number of steps divided by that of raster order.
 """
 
 import argparse
@@ -36,8 +36,9 @@ STEPS = (8, 12, 16, 32)
 
 
 def painted(model: Model, labels: np.ndarray, test: np.ndarray, seeds: int, **options: Any) -> dict[str, Any]:
-    """The distance of samples with these labels to the test images, its mean over seeds from 1 on; the
-    distance of each seed; and how quickly they came.
+    """Return the distance of samples with these labels to the test images, as the mean over seeds from 1 up.
+
+    Also returns the distance of each seed, and images per second.
     """
     distances, seconds = [], 0.0
     for seed in range(1, seeds + 1):

@@ -1,13 +1,13 @@
-"""Quality after minutes: whether the preset `text2image-32` paints combinations that it never saw, as asked.
+"""Quality after minutes: does the preset `text2image-32` generate combinations that it never saw?
 
     python benchmarks/quality_text2image.py [--data shapes] [--minutes 20] [--guidance 1 2 5] [--out FOLDER]
 
-Both stages are trained within the minutes, on this machine. Then the captions of the test split are painted,
-whose combinations of colour and shape are held out of training, and a program reads every attribute back.
-Prints one JSON object: `composition`, the share of attributes painted as asked, with its interval and each
-attribute's own share; `composition_all`, of images with all five right; the same of the tokenizer's
+Both stages are trained within the minutes, on this machine. The prompts are captions of the test split, whose
+combinations of colour and shape are held out of training, and a program reads every attribute back. Prints
+one JSON object: `composition`, the share of attributes that are as requested, with its interval and the share
+of each attribute; `composition_all`, the share of images with all five right; the same for the tokenizer's
 reconstructions of test images, which no prior can exceed by much; images per second of both stages; and the
-same for other guidance scales where `--guidance` names some. `ratio`, last, is the composition over 0.9.
+same for other guidance scales, if `--guidance` names some. `ratio`, last, is the composition divided by 0.9.
 """
 
 import argparse
@@ -30,7 +30,7 @@ GOAL = 0.9
 
 
 def composition(model: Model, data: str, n: int) -> dict[str, Any]:
-    """The shares of attributes and of images that are as their captions say, with their intervals."""
+    """Return the shares of attributes and of images that are as their captions say, with intervals."""
     found = dq.evaluate(model, data, metrics="composition", features="pixels", n=n, seed=1)
     score, every = (
         next(one for one in found.scores if one.metric == name) for name in ("composition", "composition-all")
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data", default="shapes", help="shapes, or shapes:50000 for as many to learn from")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--preset", default="text2image-32")
-    parser.add_argument("--images", type=int, default=1000, help="how many are painted and read")
+    parser.add_argument("--images", type=int, default=1000, help="how many are generated and read")
     parser.add_argument("--guidance", type=float, nargs="*", default=[], help="other scales to try")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
     parser.add_argument("--out", type=Path, help="keep the run and a grid here")

@@ -1,19 +1,19 @@
-"""Quality after equal time: the preset `vae-32` beside pythae's VAE, trained for minutes on this machine.
+"""Quality after equal time: the preset `vae-32` and pythae's VAE, trained for minutes on this machine.
 
     python benchmarks/quality_vae.py --data DIR [--minutes 5] [--preset vae-32] [--out FOLDER]
 
 DIR holds Fashion-MNIST IDX files. Prints one JSON object: Fréchet distance on EfficientNet-Lite0 features,
 precision and recall of 5,000 images against the test split, the same distance of reconstructed test images,
 images per second, our bits per dimension on the test split, and the ratio of the distances. pythae (`pip
-install pythae`) gets its convolutional MNIST networks at the 28×28 that they are made for, 16 latents as its
-examples have, its squared error and otherwise its trainer's defaults: Adam at 1e-4, batches of 64, float32.
-Its pictures are then resized to 32×32 as the real ones are.
+install pythae`) has its convolutional MNIST networks at the 28×28 that they are made for, 16 latents as in
+its examples, its squared error, and otherwise its trainer's defaults: Adam at 1e-4, batches of 64, float32.
+Its images are then resized to 32×32 like the real ones.
 
 --images trains for as many images as an idle machine sees in that time (run --only with few --minutes to
 find its images per second), so that the result is the same on a busy one.
 
-What each contestant painted is kept in FOLDER: the same command goes on after an interruption, and --only
-trains one of the two.
+The images of each contestant are saved in FOLDER: the same command continues after an interruption, and
+--only trains one of the two.
 """
 
 import argparse
@@ -39,7 +39,7 @@ COUNT = 5000
 
 
 def pythae(images: Tensor, budget: scoring.Budget, learning_rate: float) -> tuple[np.ndarray, dict[str, Any]]:
-    """Train on uint8 images `[n, 28, 28, 1]`; 32×32 pictures, and what the training was."""
+    """Train on uint8 images `[n, 28, 28, 1]`; return samples at 32×32, and facts about the training."""
     from pythae import models
     from pythae.data.datasets import DatasetOutput
     from pythae.models.nn.benchmarks.mnist import Decoder_Conv_AE_MNIST, Encoder_Conv_VAE_MNIST
@@ -65,7 +65,7 @@ def pythae(images: Tensor, budget: scoring.Budget, learning_rate: float) -> tupl
 def danqing(
     data: str, preset: str, budget: scoring.Budget, settings: dict[str, str], out: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Train by the public interface; the pictures, and what the training was."""
+    """Train with the public API; return samples, and facts about the training."""
     run = dq.train(data, preset=preset, settings=settings, out=out, size=SIZE, **budget.settings)
     model = dq.load(run)
     facts: dict[str, Any] = {"images": run.images, "images_per_second": round(run.images_per_second)}
@@ -79,7 +79,7 @@ def danqing(
 
 
 def enlarged(images: np.ndarray) -> np.ndarray:
-    """28×28 pictures at 32×32, resized as the data room resizes the real ones."""
+    """Resize images from 28×28 to 32×32, like the real ones."""
     pictures = (Image.fromarray(image[..., 0]).resize(SIZE, Image.Resampling.BICUBIC) for image in images)
     return np.stack([np.asarray(picture) for picture in pictures])[..., None]
 

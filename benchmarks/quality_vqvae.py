@@ -1,13 +1,13 @@
-"""Reconstruction after equal time: the preset `vqvae-32` beside pythae's VQ-VAE at as many tokens per image.
+"""Reconstruction after equal time: the preset `vqvae-32` and pythae's VQ-VAE with equal tokens per image.
 
     python benchmarks/quality_vqvae.py --data DIR [--minutes 5] [--tokens 7 8] [--out FOLDER]
 
 DIR holds Fashion-MNIST IDX files: 28×28 pixels give 7×7 tokens, 32×32 give 8×8, out of 512 each. Prints one
 JSON object: the squared error of the 10,000 reconstructed test images in [0, 1], their Fréchet distance to
 the originals on EfficientNet-Lite0 features, the share of the codes that they use and its perplexity, images
-seen; and ours divided by pythae's at the end. pythae (`pip install pythae`) gets its residual networks for
-MNIST, whose deepest halving is left out, since they would give 4×4 tokens; codes of 16 numbers; and its
-trainer's defaults: Adam at 1e-4, batches of 64, float32.
+seen; and at the end ours divided by pythae's. pythae (`pip install pythae`) has its residual networks for
+MNIST without the last halving, since they would give 4×4 tokens; codes of 16 numbers; and its trainer's
+defaults: Adam at 1e-4, batches of 64, float32.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def pythae(
 def danqing(
     data: str, size: int, preset: str, minutes: float, settings: dict[str, str], out: Path
 ) -> tuple[Recode, dict[str, Any]]:
-    """Train by the public interface."""
+    """Train with the public API."""
     run = dq.train(data, preset=preset, minutes=minutes, settings=settings, out=out, size=(size, size))
     model = dq.load(run)
 
@@ -81,7 +81,7 @@ def danqing(
 
 
 def scored(recode: Recode, facts: dict[str, Any], test: Tensor, picture: Path) -> dict[str, Any]:
-    """How near the reconstructions come, beside the facts of the training; a grid is kept as `picture`."""
+    """Return the errors of the reconstructions and facts about the training; save a grid as `picture`."""
     with torch.no_grad():
         made, codes = zip(*(recode(part) for part in test.split(AT_ONCE)), strict=True)
     rebuilt = torch.cat(made)

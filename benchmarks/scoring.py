@@ -1,4 +1,4 @@
-"""What the quality benchmarks share: scores, budgets, and what is kept of each contestant."""
+"""What the quality benchmarks share: scores, budgets, and the saved results of each contestant."""
 
 import functools
 import io
@@ -49,7 +49,7 @@ def kept(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return one contestant's images and the facts of its training; train it only if `out` has none.
 
-    A benchmark that was stopped goes on with the next contestant. Scores are always computed again.
+    A benchmark that was stopped continues with the next contestant. Scores are always computed again.
     """
     facts_file, pixels_file = out / f"{name}.json", out / f"{name}.npy"
     if facts_file.exists():
@@ -68,7 +68,7 @@ def kept(
 
 
 def score(generated: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Every score of `generated` against `reference`, both uint8 images `[n, h, w, c]`.
+    """Return all scores of `generated` against `reference`, both uint8 images `[n, h, w, c]`.
 
     The distance is FD-efficientnet-lite0, never called FID.
     """
@@ -84,12 +84,12 @@ def score(generated: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def distance(generated: np.ndarray, reference: np.ndarray) -> float:
-    """The Fréchet distance alone."""
+    """Return only the Fréchet distance."""
     return round(frechet_distance(features(generated), features(reference)).value, 2)
 
 
 def features(images: np.ndarray) -> Tensor:
-    """The features of uint8 images `[n, h, w, c]`, `[n, 1280]`."""
+    """Return the features of uint8 images `[n, h, w, c]`, `[n, 1280]`."""
     parts = torch.from_numpy(np.ascontiguousarray(images)).split(AT_ONCE)
     return torch.cat([_network().features(part) for part in parts])
 

@@ -1,18 +1,18 @@
-"""What 64 clients who ask for one picture each get, beside the bare network at its best batch size.
+"""Pictures per second for 64 clients that request one each, and for the bare network at its best batch size.
 
     python benchmarks/service_batching.py [--model NAME=FOLDER ...] [--seconds 20] [--rounds 3]
         [--threads 0]
 
-Without --model: the networks of gan-32 and of transformer-32, untrained, which paint as fast as trained ones.
-The bare network is `family.sample` in a process of its own, given 16, 32, 64 or 128 rows at once, with what
-it takes to have bytes of pixels; beside it, `Model.sample`, which always computes as many rows at once, so
-that a picture does not depend on its company. Then come the engine, asked by tasks of this process, and the
-service, asked over HTTP from a third process. They take turns, so that whatever else the machine does hits
-them alike. --threads: of the service's worker; all cores where it is 0, as those that it is compared with.
+Without --model: the untrained networks of gan-32 and transformer-32, which are as fast as trained ones. The
+bare network is `family.sample` in its own process, with 16, 32, 64 or 128 rows at once, including the
+conversion to bytes of pixels. `Model.sample` always computes the same number of rows, so that a picture does
+not depend on its batch. The engine is called by tasks of this process, and the service over HTTP from a third
+process. They take turns, so that other load on the machine affects all equally. --threads: of the service's
+worker; 0 for all cores, as for the others.
 
-A share is of the bare network at its best size: it holds what is lost to chunks of fewer rows, too, which
-`model_share` gives by itself. The time of a batch is that of as many pictures as there are clients, from the
-bare network at its best.
+A share is relative to the bare network at its best size. It includes the loss from chunks of fewer rows,
+which `model_share` shows by itself. The time of a batch is that of as many pictures as there are clients,
+from the bare network at its best.
 """
 
 import argparse
@@ -40,7 +40,7 @@ LABELS = ("circle", "square", "star")
 
 
 def write_model(preset: str, folder: Path) -> Path:
-    """A folder with the networks of a preset, untrained, for 32×32 pictures in colour with labels."""
+    """Save a preset's untrained networks for 32×32 colour pictures with labels; return the folder."""
     import torch
 
     from danqing import families
@@ -60,9 +60,7 @@ def write_model(preset: str, folder: Path) -> Path:
 
 
 def bare(folder: str, seconds: float) -> None:
-    """Print the pictures per second of the network given each number of rows, and of `Model.sample`, as
-    JSON.
-    """
+    """Print the pictures per second of the network by number of rows, and of `Model.sample`, as JSON."""
     import torch
 
     import danqing
@@ -82,7 +80,7 @@ def bare(folder: str, seconds: float) -> None:
     rates = {}
     with torch.inference_mode():
         for name, (paint, size) in ways.items():
-            paint(list(range(size)))  # the first time takes longest
+            paint(list(range(size)))  # the first call takes longest
             began, count = time.perf_counter(), 0
             while (passed := time.perf_counter() - began) < seconds / len(ways) or not count:
                 count += size
@@ -92,7 +90,7 @@ def bare(folder: str, seconds: float) -> None:
 
 
 def measure_bare(folder: str, seconds: float) -> dict[str, float]:
-    """Pictures per second of the network by its number of rows, and of the model."""
+    """Return pictures per second of the network by number of rows, and of the model."""
     command = [sys.executable, __file__, "--bare", folder, "--seconds", str(seconds)]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     rates: dict[str, float] = json.loads(told)
@@ -102,7 +100,7 @@ def measure_bare(folder: str, seconds: float) -> dict[str, float]:
 async def measure_engine(
     name: str, folder: str, clients: int, seconds: float, threads: int
 ) -> tuple[float, list[float], str]:
-    """Pictures per second through the engine, how long each took, and a prompt that the model understands."""
+    """Return pictures per second of the engine, the time of each, and a prompt for the model."""
     engine = Scheduler(Settings(models={name: folder}, engine={"threads": threads}), Metrics())
     await engine.start()
     times: list[float] = []
@@ -119,7 +117,7 @@ async def measure_engine(
         await asyncio.gather(*(client(number, began + seconds) for number in range(clients)))
         return time.perf_counter() - began
 
-    await crowd(min(2.0, seconds))  # the model is loaded, and its price is known
+    await crowd(min(2.0, seconds))  # the model is loaded and timed
     times.clear()
     passed = await crowd(seconds)
     await engine.stop(0)
@@ -131,7 +129,7 @@ async def measure_engine(
 def measure_http(
     name: str, folder: str, prompt: str, clients: int, seconds: float, threads: int
 ) -> tuple[float, list[float]]:
-    """Pictures per second over HTTP, and how long each took. The clients are in a process of their own."""
+    """Return pictures per second over HTTP, and the time of each; the clients are a separate process."""
     from service_process import ServiceProcess
 
     with tempfile.TemporaryDirectory() as place:
@@ -147,7 +145,7 @@ def measure_http(
 
 
 async def ask(url: str, prompt: str, clients: int, seconds: float) -> None:
-    """Ask a service for pictures, and print how long it took in all and each time, as JSON."""
+    """Request pictures from a service, and print the total time and that of each, as JSON."""
     client = Client(url)
     request = client.request("/v1/images/generations", {"prompt": prompt, "n": 1})
     await load(client, request, clients, min(2.0, seconds))
@@ -157,7 +155,7 @@ async def ask(url: str, prompt: str, clients: int, seconds: float) -> None:
 
 
 def compare(name: str, folder: str, arguments: argparse.Namespace) -> None:
-    """Print what each way gives, round by round, and their medians."""
+    """Print the results of each way by round, and their medians."""
     rounds: list[dict[str, Any]] = []
     for number in range(arguments.rounds):
         rates = measure_bare(folder, arguments.seconds)

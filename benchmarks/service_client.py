@@ -1,4 +1,4 @@
-"""A client that costs next to nothing: what is measured is the server."""
+"""A client that uses almost no processor time, so that the server is measured."""
 
 import asyncio
 import json
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 PIECE = 2**20
-"""Bytes of a request that are given to a connection at once: it keeps a copy of what it cannot send yet."""
+"""Bytes of a request that are written at once: the connection keeps a copy of unsent bytes."""
 
 
 class Answer(NamedTuple):
-    """What came back. status: 0 where nothing did. seconds: since the request was sent."""
+    """An answer. status: 0 if there was none. seconds: since the request was sent."""
 
     status: int
     seconds: float
@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Keeps its connections, and opens another where all are taken."""
+    """Keeps its connections open, and opens another one if all are in use."""
 
     def __init__(self, url: str, key: str = "") -> None:
         parts = urlsplit(url)
@@ -32,7 +32,7 @@ class Client:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     def request(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
-        """A request as its bytes, to be sent as often as wanted; GET where it has no body."""
+        """Return a request as bytes, which can be sent several times; GET if it has no body."""
         content = b"" if body is None else json.dumps(body).encode()
         verb = "GET" if body is None else "POST"
         return (
@@ -40,7 +40,7 @@ class Client:
         )
 
     async def send(self, request: bytes) -> Answer:
-        """Send it and wait for the whole answer."""
+        """Send a request and wait for the complete answer."""
         began = time.perf_counter()
         try:
             if self._idle:
@@ -63,14 +63,14 @@ class Client:
         return Answer(int(head[9:12]), time.perf_counter() - began, body)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         for _, writer in self._idle:
             writer.close()
         self._idle.clear()
 
 
 async def load(client: Client, request: bytes, clients: int, seconds: float) -> tuple[list[Answer], float]:
-    """What so many clients get who ask again as soon as they are answered, and the seconds that it took."""
+    """Let clients send their next request after each answer; return the answers, and the seconds."""
     began = time.perf_counter()
     answers: list[Answer] = []
 
@@ -83,13 +83,13 @@ async def load(client: Client, request: bytes, clients: int, seconds: float) -> 
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The smallest value that a share `q` does not exceed; nan of none."""
+    """Return the smallest value that a share `q` does not exceed; nan without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)] if ordered else math.nan
 
 
 def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
-    """Requests per second that were granted, milliseconds of those, and how often each status came."""
+    """Return answered requests per second, their milliseconds, and the count of each status."""
     good = [answer.seconds * 1000 for answer in answers if answer.status == 200]
     return {
         "requests_per_second": round(len(good) / seconds, 1),

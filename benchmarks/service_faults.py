@@ -1,15 +1,15 @@
-"""Breaks the service under load: nothing that it accepted may be lost, and no half picture may be served.
+"""Breaks the service under load: no accepted job may be lost, and no incomplete picture served.
 
     python benchmarks/service_faults.py [kills] [disk] [database] [--times 50] [--interval 2] [--clients 8]
 
-kills: kill -9 of the worker and of the server by turns, so many `times` each. disk: the file system of
-its data is full again and again (a tmpfs of 24 MB; needs root). database: PostgreSQL crashes and comes back
-(from the system's package). Meanwhile clients submit jobs with idempotency keys, again until they are
-accepted, and others ask for pictures at once, as base64 and as addresses. In the end every accepted job must
-have succeeded, with one last event, and no server may have painted one to its end that others had meanwhile.
-Every picture that was ever served must be whole and have the pixels that its seed has at its place, and
-painting may not fail but for a connection that broke, or an address (507) while the disk is full. The last
-line is JSON; the exit status is 1 where something was lost.
+kills: kill -9 of the worker and of the server in turns, `times` each. disk: the file system of its data is
+full again and again (a tmpfs of 24 MB; needs root). database: PostgreSQL (the system's package) crashes and
+comes back. Meanwhile clients submit jobs with idempotency keys, and retry until they are accepted; other
+clients request pictures directly, as base64 and as addresses. At the end every accepted job must have
+succeeded, with one last event, and no server may have finished a job that another server had taken over.
+Every served picture must be complete and have the pixels of its seed. Requests may fail only if a connection
+broke, or, for addresses (507), while the disk is full. The last line is JSON; the exit status is 1 if
+something was lost.
 """
 
 import argparse
@@ -47,14 +47,14 @@ def asked(seed: int) -> dict[str, Any]:
 
 
 def digest(content: bytes) -> str:
-    """Of the pixels of a file; raises where it is not whole."""
+    """Hash the pixels of a file; raise if it is incomplete."""
     with Image.open(io.BytesIO(content)) as picture:
         return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
 
 
 @dataclass
 class Load:
-    """Clients that go on whatever happens, and what they were given."""
+    """Clients that continue whatever happens, and the answers that they received."""
 
     url: str
     interval: float
@@ -65,14 +65,14 @@ class Load:
     over: bool = False
 
     async def learn(self, client: httpx.AsyncClient) -> None:
-        """What each seed looks like, before anything breaks."""
+        """Record the pictures of each seed before anything breaks."""
         for seed in range(SEEDS):
             answer = await client.post(f"{self.url}/v1/images/generations", json=asked(seed))
             answer.raise_for_status()
             self.expected[seed] = [digest(one) for one in files(answer.json())]
 
     async def submit(self, client: httpx.AsyncClient) -> None:
-        """Job after job, each sent again with its key until it is accepted."""
+        """Submit job after job; retry each with its key until it is accepted."""
         for seed in itertools.cycle(range(SEEDS)):
             headers = {"idempotency-key": str(uuid.uuid4())}
             body = {"endpoint": "generations", "body": asked(seed)}
@@ -89,7 +89,7 @@ class Load:
             await asyncio.sleep(self.interval / 10)
 
     async def paint(self, client: httpx.AsyncClient, response_format: str) -> None:
-        """Picture after picture, each of them looked at."""
+        """Request picture after picture, and check each."""
         for seed in itertools.cycle(range(SEEDS)):
             if self.over:
                 return
@@ -108,9 +108,9 @@ class Load:
             self.compare(f"{response_format} of seed {seed}", seed, found)
 
     def compare(self, what: str, seed: int, found: Sequence[bytes | None]) -> None:
-        """Note where pictures are missing, not whole, or not those of the seed in their order.
+        """Record pictures that are missing, incomplete, or not those of the seed in their order.
 
-        None: one that could not be fetched, for the service was away.
+        None: a picture that could not be fetched because the service was down.
         """
         if len(found) != N:
             self.wrong.append(f"{what}: {len(found)} pictures of {N}")
@@ -122,7 +122,7 @@ class Load:
                 self.wrong.append(f"{what}: {type(error).__name__} {error}")
 
     async def settle(self, client: httpx.AsyncClient, seconds: float) -> dict[str, Any]:
-        """Wait for the jobs that were accepted, and look at each; returns what became of them."""
+        """Wait for the accepted jobs, check each, and return their outcomes."""
         ends: Counter[str] = Counter()
         attempts: Counter[int] = Counter()
         deadline = time.monotonic() + seconds
@@ -186,7 +186,7 @@ def files(answer: dict[str, Any]) -> list[bytes]:
 
 
 async def kill(service: ServiceProcess, number: int) -> None:
-    """The worker and the server by turns."""
+    """Kill the worker and the server in turns."""
     if number % 2:
         await asyncio.to_thread(service.kill)
         await asyncio.to_thread(service.start)
@@ -198,7 +198,7 @@ async def kill(service: ServiceProcess, number: int) -> None:
 async def under_load(
     service: ServiceProcess, fault: Fault, options: argparse.Namespace, times: int
 ) -> dict[str, Any]:
-    """Let clients work while faults happen; returns what was accepted, lost and wrong."""
+    """Let clients work while faults happen; return what was accepted, lost and wrong."""
     load = Load(service.url, options.interval)
     limits = httpx.Limits(max_connections=4 * options.clients + 8)
     async with httpx.AsyncClient(timeout=60, limits=limits) as client:
@@ -230,14 +230,14 @@ async def under_load(
 
 
 async def kills(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
-    """Processes that end in the middle of whatever they do."""
+    """Kill processes in the middle of their work."""
     with ServiceProcess(folder, models, free_port(), engine={"threads": 1}) as service:
         return await under_load(service, kill, options, 2 * options.times)
 
 
 @contextlib.asynccontextmanager
 async def small_disk(folder: Path) -> AsyncIterator[Path]:
-    """A file system of 24 MB."""
+    """Mount a file system of 24 MB."""
     if not is_root():
         raise SystemExit("Mounting a small file system takes root: leave out disk.")
     folder.mkdir()
@@ -249,7 +249,7 @@ async def small_disk(folder: Path) -> AsyncIterator[Path]:
 
 
 async def disk(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
-    """A disk that is full for a while, and then not."""
+    """Fill the disk for a while, and free it again."""
 
     async with small_disk(folder / "small") as small:
 
@@ -261,7 +261,7 @@ async def disk(folder: Path, models: dict[str, str], options: argparse.Namespace
             await asyncio.sleep(options.interval)
             async with httpx.AsyncClient(timeout=60) as client:
                 answer = await client.post(f"{service.url}/v1/images/generations", json=asked(0))
-                answer.raise_for_status()  # painting needs no disk
+                answer.raise_for_status()  # painting does not need the disk
             filler.unlink()
 
         settings = {"engine": {"threads": 1}, "data": str(small / "data")}
@@ -270,7 +270,7 @@ async def disk(folder: Path, models: dict[str, str], options: argparse.Namespace
 
 
 async def database(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
-    """A database that crashes, stays away for a while and comes back."""
+    """Crash the database, and start it again after a while."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.service.postgresql import Server, programs
 

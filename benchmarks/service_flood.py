@@ -1,11 +1,11 @@
-"""What a flood of requests does to the service: its memory, its health, its answers, and its speed after.
+"""Effects of a flood of requests on the service: memory, health, answers, and the speed afterwards.
 
 python benchmarks/service_flood.py [--times 50] [--seconds 60] [--edit-megabytes 8]
 
-First it is found how many requests per second the service grants; then so many times as many are sent, by
-several processes, whether earlier ones are answered or not; from two to four seconds after the last it is
-seen what it grants. With --edit-megabytes the requests are edits of pictures of that size, in JSON. The
-exit status is 1 where a bound does not hold.
+First the benchmark measures how many requests per second the service answers. Then several processes send
+`times` as many, whether earlier ones are answered or not. Two to four seconds after the last one, the speed
+is measured again. With --edit-megabytes the requests are edits of pictures of that size, in JSON. The exit
+status is 1 if a limit is exceeded.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BODY = {"model": "painter", "prompt": "star", "n": 10}
 TICK = 0.02
 HEALTH_MS = 100.0
 RECOVERY = (2.0, 4.0)  # seconds after the flood
-FULL_SPEED = 0.9  # of what was granted before: two seconds do not tell more exactly
+FULL_SPEED = 0.9  # of the speed before: two seconds are not more precise
 AS_ASKED = 0.95
 MEGABYTES = 512.0  # that the server may grow by
 
@@ -57,9 +57,7 @@ def what_is_asked(megabytes: float) -> tuple[str, dict[str, Any]]:
 def flood(
     url: str, rate: float, seconds: float, most: int, asked: tuple[str, dict[str, Any]], results: Connection
 ) -> None:
-    """Send `rate` requests per second, at most `most` of them open at a time; tell how many these were, and
-    then what came back.
-    """
+    """Send `rate` requests per second, at most `most` at a time; print their number, then the answers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     statuses: Counter[int] = Counter()
@@ -94,7 +92,7 @@ def flood(
 
 
 class Watch:
-    """Looks at health and memory ten times a second."""
+    """Checks health and memory ten times a second."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self._service, self._ended = service, threading.Event()
@@ -128,7 +126,7 @@ async def speed(url: str, clients: int, seconds: float, asked: tuple[str, dict[s
 
 
 async def granted(url: str) -> float:
-    """Requests for pictures that were granted until now."""
+    """Return how many requests for pictures were answered until now."""
     client = Client(url)
     answer = await client.send(client.request("/metrics"))
     client.close()
@@ -138,9 +136,7 @@ async def granted(url: str) -> float:
 
 
 async def recovery(url: str, clients: int, asked: tuple[str, dict[str, Any]]) -> float:
-    """Requests per second that are granted soon after a flood, those of the flood that still wait included:
-    they go before.
-    """
+    """Measure answered requests per second soon after a flood, including those of the flood still queued."""
     await asyncio.sleep(RECOVERY[0])
     began, first = time.perf_counter(), await granted(url)
     client = Client(url)
@@ -190,10 +186,10 @@ def measure(service: ServiceProcess, arguments: argparse.Namespace) -> dict[str,
 
 
 def bounds(found: dict[str, Any]) -> dict[str, bool]:
-    """Which bounds hold."""
+    """Check each limit."""
     server = found["memory_mb"]["server"]
     return {
-        f"sent at least {AS_ASKED:.0%} of what was asked": (
+        f"sent at least {AS_ASKED:.0%} of the planned requests": (
             found["sent_per_second"] >= AS_ASKED * found["asked_per_second"]
         ),
         f"health within {HEALTH_MS:g} ms": found["health_ms"]["p100"] <= HEALTH_MS,
@@ -207,12 +203,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--times", type=float, default=50, help="of what the service grants")
+    parser.add_argument("--times", type=float, default=50, help="multiple of the service's own speed")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--measure", type=float, default=10, help="seconds of finding the speed")
-    parser.add_argument("--clients", type=int, default=64, help="when the speed is found")
+    parser.add_argument("--measure", type=float, default=10, help="seconds to measure the speed")
+    parser.add_argument("--clients", type=int, default=64, help="while the speed is measured")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--edit-megabytes", type=float, default=0, help="0: generations are asked for")
+    parser.add_argument("--edit-megabytes", type=float, default=0, help="0: request generations")
     parser.add_argument("--open", type=int, default=20_000, help="requests that wait for an answer at a time")
     parser.add_argument("--queue", type=int, default=2048, help="pictures that may wait in the service")
     arguments = parser.parse_args()

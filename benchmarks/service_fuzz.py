@@ -1,14 +1,14 @@
-"""Fuzzes the service: nothing that is sent may cost an answer of 500 or memory that does not come back.
+"""Fuzzes the service: no request may cause an answer of 500 or a memory leak.
 
     python benchmarks/service_fuzz.py [--requests 100000] [--examples 200] [--concurrency 16] [--seed 0]
 
-First schemathesis reads the service's OpenAPI document and sends `examples` requests to each operation, then
-come so many mutated bodies: generations, edits and variations in JSON, as forms and as jobs, whose fields,
-bytes and pictures are changed at random. Pictures are cut off, begin as another kind does, or have other
-bytes, with the checksums of PNG mended or not. Every answer must have a status below 500, and be a picture or
-an error in the documented shape; no job may fail by a mistake of the service. Memory is read after a tenth of
-the requests and at the end, both times when nothing is left to do. A body that fails is kept in --out. The
-last line is JSON.
+First schemathesis reads the service's OpenAPI document and sends `examples` requests to each operation. Then
+come `requests` mutated bodies: generations, edits and variations in JSON, as forms and as jobs, whose fields,
+bytes and pictures are changed at random. Pictures are truncated, begin like another format, or have changed
+bytes, with or without correct PNG checksums. Every answer must have a status below 500, and be a picture or
+an error in the documented shape. No job may fail because of a bug in the service. Memory is read after a
+tenth of the requests and at the end, when the service is idle. A body that fails is saved in --out. The last
+line is JSON.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from service_process import LABELS, SIDE, ServiceProcess, write_models
 JSON, BOUNDARY = "application/json", b"danqing-fuzz"
 FORM = f"multipart/form-data; boundary={BOUNDARY.decode()}"
 REST = 3.0
-"""Seconds without work before memory is read: the worker then has given back what is free."""
+"""Seconds without work before memory is read: the worker has then returned its free memory."""
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 11, 2**31, 2**63, 2**64, -(2**63), 10**30),
     *(0.0, -0.0, 0.5, 1e308, 1e-308),
@@ -66,14 +66,15 @@ GUIDED: dict[str, Any] = {
 }
 """Fields that only requests with a prompt have."""
 MASKS = 4
-"""So many of the pictures of a size, the first ones, are often masks."""
+"""How many of the pictures of a size, from the first, are often used as masks."""
 MOVING = ("PNG", "WEBP", "GIF")
 FOREIGN = ("style", "mask", "images", "negative_prompt", "strength", "endpoint", "__class__", "")
 
 
 def pictures(height: int, width: int) -> list[bytes]:
-    """Pictures of one size, of each kind that is read and of some that are not; the upper half of those with
-    an alpha channel is transparent.
+    """Return pictures of one size in supported and unsupported formats.
+
+    The upper half of those with an alpha channel is transparent.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
     pixels[:, :, 3] = 255
@@ -108,16 +109,14 @@ def form(parts: Sequence[tuple[str, bytes | str]]) -> bytes:
 
 
 class Fuzzer:
-    """Makes bodies of good ones, each of which is changed in one respect or two: its fields, its pictures or
-    its bytes. What it makes follows from the seed.
-    """
+    """Mutates valid bodies in one or two respects: fields, pictures or bytes. The seed determines them."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._pictures = [pictures(*size) for size in ((SIDE, SIDE), (24, 40), (1, 1))]
 
     def body(self) -> Body:
-        """The next one."""
+        """Return the next body."""
         changed = self._random.choice(
             ((), ("fields",), ("fields",), ("pictures",), ("pictures",), ("bytes",), ("fields", "pictures"))
         )
@@ -139,7 +138,7 @@ class Fuzzer:
         return body
 
     def _words(self, endpoint: str, *, odd: bool) -> dict[str, Any]:
-        """The fields of a request but for its pictures."""
+        """Return the fields of a request without its pictures."""
         labelled = endpoint == "edits" or self._random.random() < 0.6
         words: dict[str, Any] = {"model": "masked" if labelled else "vae", "seed": 1}
         further = {
@@ -168,7 +167,7 @@ class Fuzzer:
         return words
 
     def _sent(self, endpoint: str, *, spoiled: bool) -> dict[str, bytes]:
-        """The pictures of a request by their fields."""
+        """Return the pictures of a request by field."""
         kinds = self._random.choice(self._pictures)
         found = {"image": self._random.choice(kinds)}
         if endpoint == "edits" and self._random.random() < 0.5:
@@ -179,7 +178,7 @@ class Fuzzer:
         return found
 
     def _spoiled(self, content: bytes) -> bytes:
-        """A picture that is cut off, begins as another kind does, is of another size, or has other bytes."""
+        """Return a picture that is truncated, has another format's header or size, or changed bytes."""
         other = self._random.choice(self._random.choice(self._pictures))
         match self._random.randrange(6):
             case 0:
@@ -196,7 +195,7 @@ class Fuzzer:
         return content
 
     def _references(self, sent: Mapping[str, bytes], *, odd: bool) -> dict[str, Any]:
-        """Pictures as a body in JSON has them."""
+        """Return pictures in the form of a JSON body."""
 
         def reference(content: bytes) -> Any:
             url: Any = "data:image/png;base64," + base64.b64encode(content).decode()
@@ -229,7 +228,7 @@ class Fuzzer:
         return form(parts)
 
     def _bytes(self, content: bytes) -> bytes:
-        """A few bytes changed, cut, doubled, moved or put in."""
+        """Change, remove, repeat, move or insert a few bytes."""
         found = bytearray(content)
         for _ in range(self._random.choice((1, 1, 2, 5))):
             at = self._random.randrange(len(found) + 1)
@@ -251,7 +250,7 @@ class Fuzzer:
 
 
 def mended(content: bytes) -> bytes:
-    """A PNG whose chunks have the checksums that belong to them, so that what is in them is read."""
+    """Return a PNG with correct checksums, so that its chunks are read."""
     found, at = content[:8], 8
     while at + 12 <= len(content):
         length = int.from_bytes(content[at : at + 4], "big")
@@ -262,7 +261,7 @@ def mended(content: bytes) -> bytes:
 
 
 def complaint(answer: httpx.Response) -> str | None:
-    """What is wrong with an answer, None where nothing is."""
+    """Return what is wrong with an answer, or None."""
     if answer.status_code >= 500:
         return f"status {answer.status_code}"
     if answer.status_code >= 400:
@@ -276,7 +275,7 @@ def complaint(answer: httpx.Response) -> str | None:
 
 
 async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[str, Any]:
-    """Send the mutated bodies; returns what came of it."""
+    """Send the mutated bodies; return the results."""
     fuzzer, statuses, wrong = Fuzzer(options.seed), Counter[int](), []
     sent, began, broken = 0, time.perf_counter(), 0
 
@@ -285,7 +284,7 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
         headers = {"content-type": body.kind}
         try:
             return await client.post(service.url + body.path, content=body.content, headers=headers)
-        except httpx.TransportError:  # an idle connection may just have been closed: once more, on another
+        except httpx.TransportError:  # an idle connection may just have been closed: retry on another one
             broken += 1
             return await client.post(service.url + body.path, content=body.content, headers=headers)
 
@@ -309,7 +308,7 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
                 print(f"{number:,} sent, {dict(statuses)}, {service.memory()}", flush=True)
 
     async def memory_after(client: httpx.AsyncClient, until: int) -> dict[str, float]:
-        """Of both processes when so many bodies have been answered, and nothing is left to do."""
+        """Return the memory of both processes after a number of bodies, when the service is idle."""
         await asyncio.gather(*(one(client, until) for _ in range(options.concurrency)))
         for status in ("queued", "running"):
             while await jobs(client, status):
@@ -344,7 +343,7 @@ async def bombard(service: ServiceProcess, options: argparse.Namespace) -> dict[
 
 
 def follow_the_document(service: ServiceProcess, examples: int, folder: Path) -> int:
-    """Let schemathesis send what the OpenAPI document allows and forbids; returns its exit status."""
+    """Let schemathesis send what the OpenAPI document allows and forbids; return its exit status."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         "run",

@@ -1,4 +1,4 @@
-"""How many pictures per second a service that runs paints for so many clients at once.
+"""Pictures per second of a running service for a number of concurrent clients.
 
 python benchmarks/service_load.py http://127.0.0.1:8000 --model painter --prompt "a red heart" --clients 64
 """
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--model", default="", help="by default the service's first")
     parser.add_argument("--prompt", default="")
-    parser.add_argument("--body", default="{}", help="further fields as JSON")
+    parser.add_argument("--body", default="{}", help="additional fields as JSON")
     parser.add_argument("--n", type=int, default=1, help="pictures of a request")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=30)

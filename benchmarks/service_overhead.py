@@ -1,9 +1,9 @@
-"""What the service adds to painting: a model that computes nothing, asked by one client and by many.
+"""Overhead of the service: requests to a model that computes nothing, from one client and from many.
 
 python benchmarks/service_overhead.py [--litserve PYTHON]
 
-PYTHON: the interpreter of an environment in which `pip install litserve` was run; its server then serves
-the same model, which there hands out a picture that was encoded beforehand. Both are asked in turns.
+PYTHON: the interpreter of an environment with litserve installed. Its server then serves the same model, but
+returns a picture that was encoded in advance. Both are measured in turns.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Blank(Family):
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         return self.canvas.expand(len(seeds), -1, -1, -1)
 '''
-# The process that speaks HTTP must stay without torch: only the worker learns of the family.
+# The process that speaks HTTP must not import torch: only the worker registers the family.
 SITE = """
 import sys
 if "danqing.service.engine.worker" in sys.orig_argv:
@@ -103,7 +103,7 @@ if __name__ == "__main__":
 
 
 def write_blank(folder: Path) -> str:
-    """The folder of a model that computes nothing; what teaches the worker its family lies beside it."""
+    """Return the folder of a model that computes nothing, next to the module that registers its family."""
     (folder / "blank_family.py").write_text(FAMILY)
     (folder / "sitecustomize.py").write_text(SITE)
     write = (
@@ -120,7 +120,7 @@ def write_blank(folder: Path) -> str:
 
 @contextlib.contextmanager
 def on_path(folder: Path) -> Iterator[None]:
-    """Let the processes that are started meanwhile import from a folder as well."""
+    """Let processes started within a block also import from a folder."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [before])])
     try:
@@ -133,14 +133,14 @@ def on_path(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def danqing(folder: Path) -> Iterator[str]:
-    """The address of our service."""
+    """Start our service; yield its address."""
     with on_path(folder), ServiceProcess(folder, {"blank": write_blank(folder)}) as service:
         yield service.url
 
 
 @contextlib.contextmanager
 def litserve(python: str, folder: Path, batch: int) -> Iterator[str]:
-    """The address of LitServe's."""
+    """Start LitServe's; yield its address."""
     script, port = folder / f"litserve_{batch}.py", free_port()
     script.write_text(LITSERVE)
     process = subprocess.Popen(
@@ -157,7 +157,7 @@ def litserve(python: str, folder: Path, batch: int) -> Iterator[str]:
 
 
 async def latency(client: Client, request: bytes, count: int) -> dict[str, float]:
-    """Milliseconds of requests that come one after the other."""
+    """Measure the milliseconds of sequential requests."""
     times = [(await client.send(request)).seconds * 1000 for _ in range(count)]
     return {f"p{100 * q:g}_ms": round(quantile(times, q), 3) for q in (0.5, 0.9, 0.99)}
 

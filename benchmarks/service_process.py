@@ -1,4 +1,4 @@
-"""A service in a process of its own, with untrained models, for the benchmarks that treat it badly."""
+"""A service in its own process, with untrained models, for benchmarks that try to break it."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def write_models(folder: Path) -> dict[str, str]:
-    """Folders of transformers, a tiny and a usual one, and of a vae with an alpha channel, by their names."""
+    """Save a tiny and a normal transformer, and a VAE with an alpha channel; return folders by name."""
     found = {}
     for name, config in _CONFIGS.items():
         torch.manual_seed(0)
@@ -61,7 +61,7 @@ def write_models(folder: Path) -> dict[str, str]:
 
 
 class ServiceProcess:
-    """`danqing serve` with a configuration; `start` and `kill` it as often as wanted."""
+    """`danqing serve` with a configuration, which can be started and killed repeatedly."""
 
     def __init__(self, folder: Path, models: Mapping[str, str], port: int = 0, **settings: Any) -> None:
         self._log = folder / "service.log"
@@ -72,7 +72,7 @@ class ServiceProcess:
         self._process: subprocess.Popen[str]
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the service; return when it answers."""
         command = [sys.executable, "-m", "danqing", "serve", "--config", str(self._config), "--json"]
         with self._log.open("a") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -83,12 +83,12 @@ class ServiceProcess:
         self.url = json.loads(told)["url"].rstrip("/")
 
     def kill(self) -> None:
-        """End the server as a power cut does. Its worker sees that nobody is there any more."""
+        """Kill the server, as in a power cut; its worker then notices that it is gone."""
         self._process.kill()
         self._process.wait()
 
     def kill_worker(self) -> bool:
-        """End the process that paints; whether there was one."""
+        """Kill the worker; return whether there was one."""
         for child in self._process_and_children()[1:]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.send_signal(signal.SIGKILL)
@@ -96,7 +96,7 @@ class ServiceProcess:
         return False
 
     def stop(self) -> None:
-        """Ask it to end, and wait until it has."""
+        """Stop the service, and wait until it has ended."""
         self._process.terminate()
         try:
             self._process.wait(60)
@@ -104,7 +104,7 @@ class ServiceProcess:
             self.kill()
 
     def memory(self) -> dict[str, float]:
-        """Resident megabytes of the server and of its worker."""
+        """Return the resident megabytes of the server and of its worker."""
         names = ("server", "worker")
         found = [process.memory_info().rss / 1e6 for process in self._process_and_children()]
         return dict(zip(names, found, strict=False))
@@ -122,13 +122,13 @@ class ServiceProcess:
             self.stop()
 
     def lines(self) -> Iterator[str]:
-        """Its log."""
+        """Return the log of the service."""
         with self._log.open(errors="replace") as log:
             yield from log
 
 
 def free_port() -> int:
-    """A port that nobody listens on, for a service that is to come back under the same address."""
+    """Return an unused port, for a service that must come back at the same address."""
     import socket
 
     with socket.socket() as probe:
@@ -137,5 +137,5 @@ def free_port() -> int:
 
 
 def is_root() -> bool:
-    """Whether file systems may be mounted here."""
+    """Return whether file systems may be mounted here."""
     return hasattr(os, "getuid") and os.getuid() == 0

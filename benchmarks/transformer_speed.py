@@ -1,17 +1,17 @@
-"""Speed of the transformer beside a GPT-2 of the same size from Hugging Face's `transformers`.
+"""Speed of the transformer and of a GPT-2 of the same size from Hugging Face's `transformers`.
 
     python benchmarks/transformer_speed.py [sampling] [masked] [training] [--rounds 5] [--threads 2]
 
-256 codes of a vocabulary of 512 for 16 images, 6 layers, width 256, 8 heads. Ours has 2 key heads, a quarter,
-as the presets share them ("grouped"), and, for comparison, all 8. Both have random weights and draw codes
-instead of taking the likeliest. Theirs is `generate` with its cache, in the precision that is faster here.
-Ours and theirs run in turns in one process, so that other work on the machine slows both alike.
+256 codes of a vocabulary of 512 for 16 images, 6 layers, width 256, 8 heads. Ours has 2 key heads
+("grouped"), and for comparison all 8. Both have random weights and draw codes instead of taking the most
+likely one. Theirs is `generate` with its cache, in the precision that is faster here. Ours and theirs run in
+turns in one process, so that other load on the machine affects both equally.
 
 sampling: codes per second in raster order.
 masked: images per second in masked order, in the default number of steps, against theirs.
 training: codes per second of a training step of the same batch with AdamW, theirs in float32 without dropout,
-and the share of the machine's matrix product that ours makes use of. The last line of each part is the ratio
-with grouped key heads, the line before it that with all (masked order is measured grouped only).
+and our share of the speed of a matrix product on this machine. The last line of each part is the ratio
+with grouped key heads, the line before it that with all (masked order is only measured grouped).
 """
 
 import argparse
@@ -92,7 +92,7 @@ def their_sampling(precision: Precision) -> Callable[[], None]:
 
 
 def our_sampling(key_value_heads: int, precision: Precision) -> Callable[[], None]:
-    """The same by the transformer family's own way of writing, which gives each image a stream of its own."""
+    """Write the same codes with the transformer family, with a random stream for each image."""
     net, unknown = ours(key_value_heads), torch.ones(IMAGES, CODES, dtype=torch.bool)
 
     def call() -> None:
@@ -106,7 +106,7 @@ def our_sampling(key_value_heads: int, precision: Precision) -> Callable[[], Non
 
 
 def our_masked_sampling(key_value_heads: int, precision: Precision) -> Callable[[], None]:
-    """Many places at once, in the family's default number of steps."""
+    """Write many codes at once, in the family's default number of steps."""
     net, unknown = ours(key_value_heads), torch.ones(IMAGES, CODES, dtype=torch.bool)
 
     def call() -> None:
@@ -123,7 +123,7 @@ def our_masked_sampling(key_value_heads: int, precision: Precision) -> Callable[
 
 
 def our_training(key_value_heads: int, precision: Precision, batch: int) -> Callable[[], None]:
-    """A step as the trainer takes it: under autocast, clipped, with the fused AdamW."""
+    """Return a step like the trainer's: under autocast, clipped, with the fused AdamW."""
     net = ours(key_value_heads).train()
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.05, fused=True)
     codes = torch.randint(VOCABULARY, (batch, CODES), generator=torch.Generator().manual_seed(0))
@@ -141,7 +141,7 @@ def our_training(key_value_heads: int, precision: Precision, batch: int) -> Call
 
 
 def their_training(batch: int) -> Callable[[], None]:
-    """A step of the usual loop, in float32 and without dropout."""
+    """Return a step of the usual loop, in float32 and without dropout."""
     model = theirs().train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05, fused=True)
     codes = torch.randint(VOCABULARY, (batch, CODES + 1), generator=torch.Generator().manual_seed(0))
@@ -156,7 +156,7 @@ def their_training(batch: int) -> Callable[[], None]:
 
 
 def compare(calls: Mapping[str, Callable[[], None]], rounds: int, inference: bool) -> dict[str, list[float]]:
-    """Seconds of each call, by turns, after a first one that does not count."""
+    """Measure the seconds of each call, in turns, after an uncounted first one."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode(inference):
         for turn in range(rounds + 1):
@@ -169,12 +169,12 @@ def compare(calls: Mapping[str, Callable[[], None]], rounds: int, inference: boo
 
 
 def ratio(seconds: Mapping[str, list[float]], name: str, other: str) -> float:
-    """How many times as fast `name` is as `other`: the median of the rounds."""
+    """Return how many times as fast `name` is as `other`: the median of the rounds."""
     return statistics.median(b / a for a, b in zip(seconds[name], seconds[other], strict=True))
 
 
 def flops_per_code(key_value_heads: int) -> float:
-    """Of training: six for each weight of a product, and those of causal attention (Hoffmann et al. 2022)."""
+    """Count the operations of a training step: six per weight, plus attention (Hoffmann et al. 2022)."""
     net = ours(key_value_heads)
     weights = sum(p.numel() for name, p in net.named_parameters() if p.dim() == 2 and "embed" not in name)
     return 6 * weights + 6 * LAYERS * WIDTH * CODES
@@ -228,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    # argparse holds the absence of parts, an empty list, against the choices.
+    # argparse would check the default, an empty list, against the choices.
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,10 +1,10 @@
-"""Training speed of the preset `vae-32`: our training step beside a plain float32 loop over the same nets.
+"""Training speed of the preset `vae-32`: our training step and a plain float32 loop over the same networks.
 
     python benchmarks/vae_speed.py [--data DIR] [--seconds 60] [--net hybrid]
 
 Ours is the trainer's own step: reading the packed data, the loss, the optimiser and the moving average. The
-plain loop has its images in memory as float32 tensors, and Adam as most write it. Both run in this process by
-turns of a few seconds, so that whatever else the machine does hits both alike.
+plain loop has its images in memory as float32 tensors, and a plain Adam. Both run in this process, in turns
+of a few seconds, so that other load on the machine affects both equally.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from danqing.training.engine import Engine
 
 
 def plain_loop(engine: Engine, config: RunConfig) -> Callable[[], None]:
-    """One step as most tutorials write it, on a fresh copy of the same networks."""
+    """Return a step of a typical tutorial, on a fresh copy of the same networks."""
     torch.manual_seed(0)
     family = build(engine.learner.config)
     (phase,) = family.phases()
@@ -46,7 +46,7 @@ def plain_loop(engine: Engine, config: RunConfig) -> Callable[[], None]:
 
 
 def our_loop(engine: Engine, batch_size: int) -> Callable[[], None]:
-    """One step of the trainer's engine."""
+    """Return a step of the trainer's engine."""
     steps = 0
 
     def step() -> None:

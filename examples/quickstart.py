@@ -1,4 +1,4 @@
-"""Train on scikit-learn's handwritten digits for a minute, and paint sevens.
+"""Train on scikit-learn's handwritten digits for a minute, and generate sevens.
 
 Run: python examples/quickstart.py [MINUTES]
 """

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 @contextmanager
 def proxying(target: str) -> Iterator[tuple[str, list[str]]]:
-    """Run the proxy; gives its address and the list of addresses that it was asked for."""
+    """Run the proxy; yield its address and the list of requested addresses."""
     asked: list[str] = []
     handler = type("Handler", (_Handler,), {"target": target, "asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
-PACKAGES = ["families", "model", "nets", "presets", "text"]
+PACKAGES = ["data", "families", "image_files", "model", "nets", "page", "presets", "service", "text"]
 PACKAGES += ["atomic", "control_groups", "errors", "folder_formats", "frames", "images", "machine", "names"]
 PACKAGES += ["options", "precision", "quantities", "randomness", "sheet", "threads", "weights"]
 """Packages and modules whose docstrings are checked."""
 MOST_WORDS = 12
 VERBS = """
-Add Append Apply Bring Build Carry Change Check Choose Compute Convert Copy Count Create Crop Decode
-Delete Describe Download Draw Embed Encode Estimate Find Fit Follow Generate Integrate Interpolate
-Invert Keep Learn Let Limit Load Map Measure Mix Move Open Pad Predict Prepare Print Project Put
-Quantize Raise Read Remove Repeat Replace Reshape Resize Return Run Sample Save Scale Set Settle
-Shift Show Silence Sort Start Stop Sync Take Train Turn Update Upload Wait Write Yield
+Accept Add Advance Answer Append Apply Average Bring Build Call Cancel Carry Change Check Choose
+Claim Close Compute Convert Copy Count Create Crop Decide Decode Degrade Delete Describe Download
+Draw Drop Embed Encode End Estimate Fetch Find Finish Fit Follow Generate Handle Insert Integrate
+Interpolate Invert Keep Kill Learn Let Limit List Load Log Make Map Measure Migrate Mix Move Name
+Open Pack Pad Paint Parse Pass Plan Predict Prepare Print Project Put Quantize Queue Raise Read
+Record Refund Release Remove Renew Repeat Replace Report Requeue Reserve Reshape Resize Resolve
+Return Revoke Rotate Run Sample Save Scale Select Send Serve Set Settle Shift Show Silence Sort
+Split Start Stop Store Stream Sync Take Train Turn Update Upload Verify Wait Wake Write Yield
 """
 """How the docstring of a function may begin; add a verb where it is needed."""
 

@@ -1,4 +1,4 @@
-"""Energy and memory, as the machine tells them."""
+"""Energy and memory, as the machine reports them."""
 
 import subprocess
 import sys

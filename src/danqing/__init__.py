@@ -1,4 +1,4 @@
-"""From a folder of images to a generative model: `train`, `load`, and a model's `sample`.
+"""Train a generative model on a folder of images: `train`, `load`, and a model's `sample`.
 
 >>> import danqing as dq
 >>> run = dq.train("photos/", preset="vae-32", minutes=5)  # doctest: +SKIP
@@ -74,7 +74,7 @@ threads.configure()
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `danqing --help` does not wait for torch."""
+    """Import a public name on first use, so that `danqing --help` does not wait for torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'danqing' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

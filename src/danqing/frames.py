@@ -20,7 +20,7 @@ def frame(header: Any, blocks: Sequence[Buffer] = ()) -> list[Buffer]:
     """Return the parts of a frame, in order; blocks are not copied.
 
     header: any JSON value.
-    blocks: make up the block of the frame, one after another.
+    blocks: joined, they are the block of the frame.
     """
     text = _encode(header).encode()
     views = [memoryview(block).cast("B") for block in blocks]
@@ -34,7 +34,7 @@ def write(stream: IO[bytes], header: Any, block: Buffer = b"") -> None:
 
 
 def read(stream: IO[bytes]) -> tuple[Any, bytes]:
-    """Read a frame from a stream; raises EOFError where the stream ends."""
+    """Read a frame from a stream; raise EOFError at its end."""
     header, block = LENGTHS.unpack(_exactly(stream, LENGTHS.size))
     return json.loads(_exactly(stream, header)), _exactly(stream, block)
 

@@ -212,7 +212,7 @@ DEMO = ["demo", "--minutes", "0.02", "--out", "demo", "--data", "shapes:300"]
 
 @pytest.fixture(scope="module")
 def demonstrated(place: Path) -> tuple[str, str]:
-    """What a demo in `place/demo` prints where there is no terminal."""
+    """The output of a demo in `place/demo` without a terminal."""
     return danqing(place, *DEMO)
 
 
@@ -228,7 +228,7 @@ def test_the_demo_leads_from_nothing_to_pictures_and_onwards(
         r'^Again +danqing sample demo --prompt "?.a large green cross on the right',
         r"^  danqing data check photos/$",
         r"^  danqing train photos/ --preset text2image-32 --out runs/photos --minutes 30$",
-        r'^  danqing sample runs/photos --prompt "what you want to see" --out photos.png$',
+        r'^  danqing sample runs/photos --prompt "what the images should show" --out photos.png$',
     ):
         assert re.search(line, stdout, re.MULTILINE), stdout
     with Image.open(place / "demo" / "grid.png") as grid:

@@ -1,4 +1,4 @@
-"""Painting a part of a picture anew, by command and by `Model.fill`."""
+"""Replacing a part of an image, by command and by `Model.fill`."""
 
 import json
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_a_seed_of_minus_one_picks_one_that_paints_the_same_again(
     assert seed_of("again.png", picked) == picked
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "picked.png").read_bytes()
     code, _, err = run(capsys, *asked, "--out", str(tmp_path / "x.png"), "--seed", "-2")
-    assert (code, "from 0 on, or -1 to pick one" in err.replace("\n", " ")) == (2, True)
+    assert (code, "from 0 up, or -1 to pick one" in err.replace("\n", " ")) == (2, True)
 
 
 def test_mistakes_are_told_with_what_to_do(
@@ -116,10 +116,10 @@ def test_mistakes_are_told_with_what_to_do(
     for words, sentence in (
         ((), "--mask MASK.png"),
         (("--box", "1,2,3"), "left,top,width,height"),
-        (("--box", "9,9,2,2"), "lies outside of the model's 6x5 pixels"),
+        (("--box", "9,9,2,2"), "lies outside the model's 6x5 pixels"),
         (("--box", "0,0,2,2", "--set", "truncation=1"), "'truncation'"),
         (("--mask", str(tmp_path / "none.png")), "none.png"),
-        (("--box", "0,0,2,2", "--out", str(tmp_path / "filled")), "filled does not say its format"),
+        (("--box", "0,0,2,2", "--out", str(tmp_path / "filled")), "filled has no known image suffix"),
     ):
         code, out, err = run(capsys, *asked, *words)
         assert (code, out) == (2, "")

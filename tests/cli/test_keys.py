@@ -33,7 +33,7 @@ def test_a_key_is_made_listed_and_ended(capsys: pytest.CaptureFixture[str]) -> N
     assert code == 0
     assert token.startswith("dq_")
     assert token.count("\n") == 1  # the key alone on stdout, so that a script can take it
-    assert "shown this once" in told
+    assert "shown only once" in told
     _, listed, _ = run(capsys, "keys", "list")
     assert token.strip() not in listed
     row = listed.splitlines()[1]
@@ -114,10 +114,10 @@ def test_what_only_reads_needs_no_disk_that_can_be_written(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("keys", "list"), "No service has kept anything"),
-        (("keys", "revoke", "shop"), "No service has kept anything"),
-        (("audit", "verify"), "No service has kept anything"),
-        (("keys", "create", "shop", "--expires", "soon"), "--expires soon is no time"),
+        (("keys", "list"), "There is no database of a service at"),
+        (("keys", "revoke", "shop"), "There is no database of a service at"),
+        (("audit", "verify"), "There is no database of a service at"),
+        (("keys", "create", "shop", "--expires", "soon"), "--expires soon is not a time"),
         (("keys", "create", "shop", "--expires", "2001-01-01"), "expired already"),
         (("keys", "create", "shop", "--scope", "all"), "no scope 'all'"),
         (("keys", "create", "shop", "--database-url", "mysql://a:hunter2@b/c"), "is not supported"),

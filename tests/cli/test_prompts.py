@@ -17,12 +17,12 @@ from PIL import Image
 import danqing
 from danqing import families
 from danqing.cli import main
-from danqing.cli.prompts import Row, read, record
+from danqing.cli.prompts import PromptRow, read, record
 from danqing.data import open_dataset
 from danqing.errors import ConfigError
 from danqing.model.model import Model
 
-DEFAULT = Row(None, 8, 3, {"temperature": 0.5})
+DEFAULT = PromptRow(None, 8, 3, {"temperature": 0.5})
 CAPTIONS = ("a red heart", "红心", "a blue star", "two circles")
 
 
@@ -167,7 +167,7 @@ def test_lines_of_text_are_prompts_and_eight_pictures_each(
 def test_rows_that_ask_for_few_are_painted_together(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chunk of images is computed at once, however few are asked for."""
+    """A chunk of images is computed at once, however few are requested."""
     rows = [
         {"prompt": CAPTIONS[number % 4], "n": 1 + number % 3, "seed": number // 5} for number in range(17)
     ]
@@ -308,7 +308,7 @@ def test_prompts_are_written_out_until_that_fails_and_all_are_painted(
     told = json.loads(out)["prompts"]
     assert [row["prompt"] for row in told] == ["a heart on white"] * 2 + ["a star", "a circle"]
     assert [row["asked"] for row in told] == ["a heart", "a heart", "a star", "a circle"]
-    assert "a heart: a heart on white\nThat is longer than the model reads: its end is left out.\n" in err
+    assert "a heart: a heart on white\nThat is longer than the model reads: its end is ignored.\n" in err
     assert "gave no answer that can be read: the prompts are used as they are.\n" in err
     assert (tmp_path / "each" / "0-a-heart-0.png").is_file()
     again = open_dataset(tmp_path / "each", cache_dir=tmp_path / "cache")
@@ -334,7 +334,7 @@ def test_what_a_row_leaves_out_is_as_on_the_command_line(tmp_path: Path, ending:
     path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
     first, second = (f"{path}, line {number}" for number in ((2, 3) if ending == "csv" else (1, 2)))
     assert read(path, DEFAULT) == [
-        Row("7", 2, 0, {"temperature": 0.5, "guidance_scale": 1.5, "top_k": 5}, where=first),
+        PromptRow("7", 2, 0, {"temperature": 0.5, "guidance_scale": 1.5, "top_k": 5}, where=first),
         DEFAULT._replace(prompt="a star", where=second),
     ]
 
@@ -347,9 +347,9 @@ def test_what_a_row_leaves_out_is_as_on_the_command_line(tmp_path: Path, ending:
         ("a.csv", "prompt\na, red heart\n", "line 2, has more cells than columns"),
         ("a.csv", "prompt,n\na,0\n", "line 2, has n 0: give a whole number"),
         ("a.csv", "prompt,seed\na,x\n", "line 2, has seed 'x'"),
-        ("a.csv", f"prompt\n{'a' * 140_000}\n", "is no CSV that can be read"),
-        ("a.jsonl", "{", "line 1, is no JSON"),
-        ("a.jsonl", "\n[1]", "line 2, is no JSON object"),
+        ("a.csv", f"prompt\n{'a' * 140_000}\n", "is not valid CSV"),
+        ("a.jsonl", "{", "line 1, is not valid JSON"),
+        ("a.jsonl", "\n[1]", "line 2, is not a JSON object"),
         ("a.jsonl", '{"prompt": 3}', "line 1, has no prompt"),
         ("a.jsonl", '{"prompt": "a", "n": true}', "has n True"),
         ("a.txt", "a\n" * 10_001, "give at most 10,000 at once"),
@@ -367,10 +367,10 @@ def test_a_table_that_cannot_be_read_is_named_by_its_line(
 
 
 def test_files_are_named_by_what_a_name_may_hold() -> None:
-    row = Row("../../etc: a <b>红心</b>?", 1, 0, {})
+    row = PromptRow("../../etc: a <b>红心</b>?", 1, 0, {})
     assert row.file_name(3, 12) == "03-etc-a-b-红心-b-"
-    assert Row("/..", 1, 0, {}).file_name(0, 1) == ""
-    assert len(Row("a" * 500, 1, 0, {}).file_name(0, 1)) <= 41
+    assert PromptRow("/..", 1, 0, {}).file_name(0, 1) == ""
+    assert len(PromptRow("a" * 500, 1, 0, {}).file_name(0, 1)) <= 41
     assert DEFAULT.file_name(0, 1) == ""
 
 

@@ -74,8 +74,8 @@ def test_what_cannot_be_reconstructed_is_said_in_a_sentence(
     gan = str(saved(tmp_path / "model", family="gan", net="mlp"))
     for words, sentence in (
         ((gan, str(photos), "--out", str(tmp_path / "grid.png")), "A GAN cannot encode images"),
-        ((str(photos), str(photos), "--out", str(tmp_path / "grid.png")), "is no model"),
-        ((gan, str(photos), "--out", "grid.gif"), "does not say its format"),
+        ((str(photos), str(photos), "--out", str(tmp_path / "grid.png")), "is not a model"),
+        ((gan, str(photos), "--out", "grid.gif"), "has no known image suffix"),
     ):
         code, printed = run(capsys, "reconstruct", *words)
         assert code == 2

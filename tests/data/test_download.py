@@ -19,7 +19,7 @@ CONTENT = b"published"
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    """A publisher's server on loopback; its address and the paths that it was asked for."""
+    """A publisher's server on loopback; yields its address and the requested paths."""
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("DANQING_MIRROR", raising=False)

@@ -53,7 +53,7 @@ def test_class_folders_become_labels_in_natural_order(tmp_path: Path) -> None:
     assert dataset.label_frequencies == pytest.approx((2 / 3, 1 / 3))
     assert (dataset.size, dataset.channels, dataset.has_texts) == ((8, 8), 3, False)
     assert dataset.info.report.notes[0] == "1 file is not an image and was left out."
-    assert "4 images are few" in dataset.info.report.notes[1]
+    assert "There are only 4 images" in dataset.info.report.notes[1]
 
 
 def zipped(folder: Path, path: Path, prefix: str = "", method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -103,7 +103,7 @@ def test_a_member_that_the_metadata_of_a_zip_names_in_vain_is_skipped(tmp_path: 
     report = open_dataset(zipped(folder, tmp_path / "a.zip")).info.report
     assert (report.images, report.skipped) == (40, 2)
     assert {file.reason for file in report.skipped_files} == {
-        "It is listed in metadata.jsonl, and there is no such file."
+        "It is listed in metadata.jsonl, but there is no such file."
     }
 
 
@@ -233,7 +233,7 @@ def test_idx_files_of_another_layout_are_refused(tmp_path: Path, shape: tuple[in
 def test_idx_files_cut_short_are_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(idx(np.zeros((3, 4, 4), np.uint8))[:cut])
-    with pytest.raises(DataError, match="fetch it again"):
+    with pytest.raises(DataError, match="download it again"):
         open_dataset(tmp_path)
 
 
@@ -277,7 +277,7 @@ def test_a_tar_cut_short_is_refused_or_noted(tmp_path: Path) -> None:
     path.write_bytes(content[: last.offset])
     report = open_dataset(path).info.report
     assert report.images == 2
-    assert "a.tar has no end mark: it may be cut short." in report.notes
+    assert "a.tar has no end mark: it may be truncated." in report.notes
 
 
 @pytest.mark.parametrize("structured", [True, False])

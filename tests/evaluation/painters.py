@@ -70,7 +70,7 @@ class Copier(Family):
 
 
 def painter(change: Change = lambda one: one, side: int = 24) -> Model:
-    """A model that paints what it is asked for, after `change`."""
+    """A model that generates the requested image, after `change`."""
     config = PainterConfig(width=side, height=side, channels=3, captions=("a small red ring on the left",))
     return Model(Painter(config, change))
 

@@ -35,7 +35,7 @@ def test_translation_moves_by_whole_pixels_and_fills_with_zero() -> None:
     images = torch.arange(1.0, height * width + 1).reshape(1, 1, height, width).expand(50, 1, -1, -1)
     shifts = set()
     for moved in translation(images, seeded(0)):
-        # the first pixel that is no fill tells the shift
+        # the first pixel that is not fill shows the shift
         values = moved[0][moved[0] > 0].long() - 1
         y, x = (moved[0] > 0).nonzero()[0].tolist()
         dy, dx = int(values[0]) // width - y, int(values[0]) % width - x

@@ -81,7 +81,7 @@ def save(config: dict[str, Any], folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder that is no model."""
+    """A folder that is not a model."""
     folder: Path = tmp_path_factory.mktemp("broken")
     (folder / "config.json").write_text('{"model": {"family": "none"}}')
     return str(folder)

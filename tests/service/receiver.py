@@ -33,7 +33,7 @@ def receiving() -> Iterator[Receiver]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             length = int(self.headers["content-length"])
-            if len(body := self.rfile.read(length)) < length:  # whoever sent it was killed meanwhile
+            if len(body := self.rfile.read(length)) < length:  # the sender was killed meanwhile
                 return
             status = receiver.answers.pop(0) if receiver.answers else 200
             self.send_response(status)

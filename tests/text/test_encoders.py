@@ -163,7 +163,7 @@ def test_each_text_is_made_once_and_memory_is_bounded() -> None:
     first = rows.encode(["abcd", "bcde", "abcd"])
     assert maker.asked == ["abcd", "bcde"]
     assert torch.equal(rows.encode(["abcd"])[0], first[0])
-    rows.encode(["cdef", "defg"])  # a row too many: the one that was not asked for longest goes
+    rows.encode(["cdef", "defg"])  # one row too many: the least recently used one goes
     rows.encode(["abcd"])
     assert maker.asked == ["abcd", "bcde", "cdef", "defg"]
     rows.encode(["bcde"])

@@ -56,7 +56,7 @@ def test_a_warning_about_few_images_reaches_who_trains(
     out = tmp_path / "run"
     data = write(tmp_path / "data", [f"{n}.png" for n in range(30)])
     run(["train", str(data), "--images", "64", "--out", str(out), *SETTINGS])
-    few = "30 images are few: a model will copy them rather than learn from them."
+    few = "There are only 30 images: a model will copy them rather than learn from them."
     assert few in " ".join(capsys.readouterr().err.split())
     assert few in (out / "report.html").read_text(encoding="utf-8")
 

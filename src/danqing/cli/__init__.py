@@ -1,4 +1,4 @@
-"""The command `danqing`: one module per verb, which parses, calls the public API and prints."""
+"""The command `danqing`: one module per subcommand, which parses, calls the public API and prints."""
 
 import copy
 import functools
@@ -37,12 +37,12 @@ from danqing.progress import Verbosity
 from danqing.version import __version__
 
 _MISTAKE = 2
-# Typer brings click or its own copy of it, by version; BadParameter leads to the class of all usage errors.
+# Depending on its version, Typer uses click or its own copy of it; both derive BadParameter from UsageError.
 _UsageError: type[BaseException] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="danqing",
-    help="From a folder of images to a generative model of them, on your own machine.",
+    help="Train a generative model on a folder of images, on your own machine.",
     epilog="Start with: danqing demo",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -57,7 +57,7 @@ def _be_quiet(wanted: bool) -> None:
 
 
 def _be_verbose(wanted: bool) -> None:
-    if wanted and progress.verbosity() is not Verbosity.VERBOSE:  # it may be written twice
+    if wanted and progress.verbosity() is not Verbosity.VERBOSE:  # the option may be given twice
         _choose(Verbosity.VERBOSE)
         output.versions()
 
@@ -78,16 +78,16 @@ def _show_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     quiet: Annotated[
         bool,
-        typer.Option("--quiet", "-q", callback=_be_quiet, help="Print nothing but errors and the result."),
+        typer.Option("--quiet", "-q", callback=_be_quiet, help="Print only the result and errors."),
     ] = False,
     verbose: Annotated[
         bool,
         typer.Option(
-            "--verbose", "-v", callback=_be_verbose, help="Print versions and the tracebacks of errors too."
+            "--verbose", "-v", callback=_be_verbose, help="Also print versions and the tracebacks of errors."
         ),
     ] = False,
 ) -> None:
@@ -119,7 +119,7 @@ def _command() -> Any:
     command = typer.main.get_command(app)
     shared = [copy.copy(option) for option in command.params if option.name in ("quiet", "verbose")]
     for option in shared:
-        option.expose_value = False  # their callbacks do all that there is to do
+        option.expose_value = False  # their callbacks do all the work
     _add_options(command, shared)
     return command
 
@@ -131,9 +131,11 @@ def _add_options(group: Any, options: Sequence[Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and leave with its exit code: 0 done, 2 the user's mistake, 130 interrupted.
+    """Run one command and exit with its code.
 
-    An exception that is no DanqingError is our mistake: it keeps its traceback.
+    0 success, 2 the user's mistake, 130 interrupted.
+
+    An exception that is not a DanqingError is a bug: it keeps its traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
@@ -147,13 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.error(str(error), as_json=as_json)
         sys.exit(_MISTAKE)
     except _UsageError as error:
-        if type(error).__name__ != "NoArgsIsHelpError":  # a bare `danqing data`, whose help has been shown
+        if type(error).__name__ != "NoArgsIsHelpError":  # a bare `danqing data` has shown its help
             output.error(_usage_sentence(error), as_json=as_json)
         sys.exit(_MISTAKE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(train.INTERRUPTED)
     finally:
-        progress.set_verbosity(Verbosity.NORMAL)  # the next call in this process says what it wants
+        progress.set_verbosity(Verbosity.NORMAL)  # for the next call in this process
 
 
 def _show_warning(
@@ -167,7 +169,7 @@ def _show_warning(
 
 
 def _usage_sentence(error: BaseException) -> str:
-    """The usage error's sentence and where help is, without the program's usual box."""
+    """Return the usage error as one sentence that says where help is, without Typer's box."""
     message = str(getattr(error, "format_message", error.__str__)()).strip()
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "danqing"

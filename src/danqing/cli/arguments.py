@@ -1,4 +1,4 @@
-"""Options that several verbs take, and what users write after an option, as values."""
+"""Options that several commands share, and the parsing of their values."""
 
 import re
 import secrets
@@ -9,11 +9,11 @@ import typer
 from danqing.errors import ConfigError
 
 GuidanceOption = Annotated[
-    float | None, typer.Option(help="How closely to keep to what is asked; 1 is as learnt.")
+    float | None, typer.Option(help="How strongly to follow the prompt or label; 1 is as learnt.")
 ]
 NegativeOption = Annotated[
     str | None,
-    typer.Option(help="What guidance is to lead away from, where the model reads text.", metavar="TEXT"),
+    typer.Option(help="What guidance leads away from, for a model that reads text.", metavar="TEXT"),
 ]
 AttributeOption = Annotated[
     list[str] | None,
@@ -33,32 +33,38 @@ SampleSettings = Annotated[
 ]
 
 SeedOption = Annotated[
-    int, typer.Option(help="The same seed paints the same images; -1 picks one and reports it.")
+    int, typer.Option(help="The same seed gives the same images; -1 picks one and reports it.")
 ]
 
 
 def picked_seed(seed: int) -> int:
-    """The seed itself, or a random one for -1; raises ConfigError for other negative numbers."""
+    """Return the seed, or a random one for -1.
+
+    Raises ConfigError for other negative numbers.
+    """
     if seed < -1:
-        raise ConfigError(f"--seed {seed} is not a seed: write a whole number from 0 on, or -1 to pick one.")
+        raise ConfigError(f"--seed {seed} is not a seed: write a whole number from 0 up, or -1 to pick one.")
     return secrets.randbelow(2**31) if seed == -1 else seed
 
 
 def sample_options(settings: list[str] | None, guidance: float | None) -> dict[str, Any]:
-    """What `--set` and `--guidance` ask of a model's sampling; raises ConfigError."""
+    """Return the sampling options of `--set` and `--guidance`; raise ConfigError."""
     options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}
     return options if guidance is None else {**options, "guidance_scale": guidance}
 
 
 def parse_attributes(pairs: list[str] | None) -> dict[str, str | None] | None:
-    """`["age=30"]` to `{"age": "30"}`, None for a value that is left empty; raises ConfigError."""
+    """Read `["age=30"]` as `{"age": "30"}`; raise ConfigError.
+
+    An empty value is None.
+    """
     if pairs is None:
         return None
     attributes: dict[str, str | None] = {}
     for pair in pairs:
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not name:
-            raise ConfigError(f"--attribute {pair} is not of the form name=value: write for instance age=30.")
+            raise ConfigError(f"--attribute {pair} is not of the form name=value: write for example age=30.")
         if name in attributes:
             raise ConfigError(f"--attribute {name} is given twice: give it once.")
         attributes[name] = value or None
@@ -72,23 +78,23 @@ def parse_range(text: str) -> tuple[float, float]:
         return float(low), float(high)
     except ValueError as error:
         raise ConfigError(
-            f"--range {text} is not valid: write two numbers, for instance --range=-1000:400."
+            f"--range {text} is not valid: write two numbers, for example --range=-1000:400."
         ) from error
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:
-    """`["net=mlp"]` to `{"net": "mlp"}`; raises ConfigError for one without `=`."""
+    """Read `["net=mlp"]` as `{"net": "mlp"}`; raise ConfigError for one without `=`."""
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {pair} is not of the form key=value: write for instance --set net=mlp.")
+            raise ConfigError(f"--set {pair} is not of the form key=value: write for example --set net=mlp.")
         settings[key.strip()] = value.strip()
     return settings
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`"48x32"` to `(48, 32)` and `"32"` to `(32, 32)`, width first; raises ConfigError."""
+    """Read `"48x32"` as `(48, 32)` and `"32"` as `(32, 32)`, width first; raise ConfigError."""
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ConfigError(f"--size {text} is not a size: write 32 for a square, or 48x32 for width x height.")
@@ -101,14 +107,17 @@ def split_names(text: str) -> list[str]:
 
 
 def parse_duration(text: str) -> int | None:
-    """`"30d"` to seconds, and likewise minutes (m), hours (h) and weeks (w); None for anything else."""
+    """Read `"30d"` as seconds.
+
+    Also minutes (m), hours (h) and weeks (w). None for anything else.
+    """
     units = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
     found = re.fullmatch(r"(\d{1,5})([mhdw])", text.strip().lower())
     return int(found[1]) * units[found[2]] if found else None
 
 
 def parse_value(text: str) -> bool | int | float | str:
-    """`"0.7"` to 0.7, `"true"` to True; what is neither a number nor a truth value stays text."""
+    """Read `"0.7"` as 0.7 and `"true"` as True; anything else stays text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

@@ -1,4 +1,4 @@
-"""`danqing audit`: what was done on a service, and whether its log is what was written."""
+"""`danqing audit`: show the audit log of a service, and check that nobody changed it."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,7 @@ from danqing.cli import output
 from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, opened
 
 if TYPE_CHECKING:
-    from danqing.service.access.audit import Entry
+    from danqing.service.access.audit import AuditEntry
 
 _VERIFY = """Examples:
 
@@ -24,7 +24,7 @@ _SHOW = """Examples:
 
 app = typer.Typer(
     name="audit",
-    help="See what was done on your service, and that nobody has changed its log.",
+    help="See what was done on your service, and check that nobody changed its log.",
     no_args_is_help=True,
 )
 
@@ -34,8 +34,8 @@ def verify(
     head: Annotated[
         str | None,
         typer.Option(
-            help="What an earlier verify printed as head: if it is not there any more, the log was cut off "
-            "or written anew.",
+            help="The head that an earlier verify printed: if it is missing, the log was truncated or "
+            "rewritten.",
             metavar="NUMBER:HASH",
             show_default=False,
         ),
@@ -45,25 +45,28 @@ def verify(
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Check that no entry of the audit log was changed, removed or put in between."""
+    """Check that the audit log was not changed.
+
+    No entry may have been changed, removed or inserted.
+    """
     with opened(config, data, database_url, reading=True) as database:
         from danqing.service.access import audit
 
         known = None if head is None else audit.Head.parse(head.strip())
         found = audit.verify(database, known)
-    text = output.facts({"Entries": f"{found.number:,}, as they were written", "Head": found})
+    text = output.facts({"Entries": f"{found.number:,}, unchanged", "Head": found})
     output.result({"entries": found.number, "intact": True, "head": found}, text, as_json=as_json)
 
 
 @app.command("show", epilog=_SHOW)
 def show(
-    last: Annotated[int, typer.Option(min=1, max=100_000, help="How many entries.")] = 20,
+    last: Annotated[int, typer.Option(min=1, max=100_000, help="How many entries to print.")] = 20,
     config: ConfigOption = None,
     data: DataOption = None,
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Print the last entries of the audit log, the newest at the end."""
+    """Print the last entries of the audit log, the newest last."""
     with opened(config, data, database_url, reading=True) as database:
         from danqing.service.access import audit
 
@@ -82,7 +85,7 @@ def show(
     output.result({"entries": payload}, output.table(rows), as_json=as_json)
 
 
-def _row(entry: "Entry") -> tuple[str, ...]:
+def _row(entry: "AuditEntry") -> tuple[str, ...]:
     facts = json.loads(entry.facts)
     return (
         str(entry.number),

@@ -1,4 +1,4 @@
-"""`danqing data`: what images there are, whether they are sound, and the built-in sets."""
+"""`danqing data`: check images, and list or download the built-in data sets."""
 
 import shlex
 from pathlib import Path
@@ -38,7 +38,7 @@ _CAPTIONS_READ, _LONGEST = 1000, 60
 
 app = typer.Typer(
     name="data",
-    help="Check images before training on them; list and fetch the built-in sets.",
+    help="Check images before training on them; list and download the built-in data sets.",
     no_args_is_help=True,
 )
 
@@ -58,20 +58,22 @@ def check(
         ),
     ] = None,
     channels: Annotated[
-        int, typer.Option(help="1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; 0 as they have.")
+        int, typer.Option(help="1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; 0 the images' own.")
     ] = 0,
     alpha: Annotated[
-        Literal["flatten", "keep"], typer.Option(help="Lay transparency on the background, or keep it.")
+        Literal["flatten", "keep"],
+        typer.Option(help="Put transparent images on the background, or keep their transparency."),
     ] = "flatten",
-    background: Annotated[str, typer.Option(help="What shows through transparency.")] = "#ffffff",
+    background: Annotated[str, typer.Option(help="The colour behind transparent pixels.")] = "#ffffff",
     fit: Annotated[
-        Literal["crop", "pad", "stretch"], typer.Option(help="How other proportions reach the size.")
+        Literal["crop", "pad", "stretch"],
+        typer.Option(help="How images of another aspect ratio reach the size."),
     ] = "crop",
     value_range: Annotated[
         str | None,
         typer.Option(
             "--range",
-            help="What becomes black and white where values have more than 8 bits, for instance -1000:400.",
+            help="The values that become black and white, for more than 8 bits; for example -1000:400.",
             metavar="LOW:HIGH",
             show_default="one that suits the data",
         ),
@@ -88,11 +90,14 @@ def check(
         str, typer.Option(help="Columns of numbers, categories or vectors.", metavar="NAME,NAME")
     ] = "",
     grid: Annotated[
-        Path | None, typer.Option(help="Save 64 of the images, as training would see them, to this file.")
+        Path | None, typer.Option(help="Save a grid of 64 images, as training would see them, to this file.")
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Read every image once and say what was found; training then starts at once."""
+    """Read every image once and report what was found.
+
+    Training then starts at once.
+    """
     import numpy as np
 
     from danqing.data import open_dataset
@@ -127,7 +132,7 @@ def check(
 
 @app.command("list", epilog=_LIST)
 def list_builtin(as_json: output.JsonOption = False) -> None:
-    """The built-in data sets, each with its licence."""
+    """List the built-in data sets with their licences."""
     from danqing.data import builtin
 
     sets = {name: builtin.load(name) for name in builtin.names()}
@@ -144,7 +149,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="A built-in name (danqing data list).")],
     as_json: output.JsonOption = False,
 ) -> None:
-    """Download a built-in set, or see that it is there."""
+    """Download a built-in data set, unless it is already there."""
     from danqing.data import builtin
 
     with progress.Bar() as bar:
@@ -189,14 +194,14 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
 
 
 def _with_source(text: str, source: str | None) -> str:
-    """What was found, and where; only where it was looked for, if nothing was."""
+    """Say what was found and where, or where it was looked for if nothing was found."""
     if text == "none":
         return source or text
     return f"{text} (from {source})" if source else text
 
 
 def _depth(dataset: "Dataset") -> str | None:
-    """How many bits are kept, and of which range, where they are more than 8."""
+    """Say how many bits are kept, and of which range; None for 8 bits."""
     if dataset.range is None:
         return None
     low, high = dataset.range
@@ -211,7 +216,7 @@ def _labels(dataset: "Dataset") -> str:
 
 
 def _captions(dataset: "Dataset") -> str:
-    """Whether there are captions, and those of the first image that has some."""
+    """Say whether there are captions, and show those of the first image that has some."""
     from danqing.data.captions import captions_of
 
     for text in dataset.texts(range(min(len(dataset), _CAPTIONS_READ))) or ():

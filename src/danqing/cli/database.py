@@ -1,4 +1,4 @@
-"""Options that say which service's database a verb is about, and the way to it."""
+"""Options that select a service's database, and how to open it."""
 
 import contextlib
 import importlib.util
@@ -21,7 +21,7 @@ ConfigOption = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        help="Where the service keeps its things, as of danqing serve.",
+        help="The service's data folder, as in danqing serve.",
         metavar="DIR",
         show_default="danqing-service",
     ),
@@ -47,14 +47,15 @@ def opened(
     new: bool = False,
     reading: bool = False,
 ) -> Iterator["Database"]:
-    """The database of a service, with its tables, while the block lasts.
+    """Open the database of a service within a block.
 
-    new: it may be made. reading: nothing is written, unless its tables are of an older version: a copy that
-    may only be read will do, and a full disk. Raises ConfigError where there is none, and DatabaseError.
+    new: create the database if it does not exist. reading: write nothing, unless its tables are of an older
+    version; this works on a read-only copy and on a full disk. Raises ConfigError if there is no database,
+    and DatabaseError.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ConfigError(
-            f"The service needs more than is installed ({', '.join(missing)}): "
+            f"The service needs packages that are missing ({', '.join(missing)}): "
             "run pip install 'danqing[serve]'."
         )
     from danqing.service import settings
@@ -69,8 +70,8 @@ def opened(
     file = chosen.data / "service.db"
     if not (new or chosen.database or file.exists()):
         raise ConfigError(
-            f"No service has kept anything at {file}: say by --data, --config or --database-url where "
-            "yours does."
+            f"There is no database of a service at {file}: name yours with --data, --config or "
+            "--database-url."
         )
     database = Database(chosen.database_url, reading=reading)
     try:

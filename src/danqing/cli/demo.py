@@ -1,4 +1,4 @@
-"""`danqing demo`: the whole walk in one word, from drawn shapes to pictures of what you type."""
+"""`danqing demo`: train a small text-to-image model, then generate images of what you type."""
 
 import itertools
 import shlex
@@ -32,7 +32,7 @@ PROMPTS = (
     "a large black ring at the bottom",
     "four small pink diamonds in the centre",
 )
-"""Colours and shapes that were seen together, which a few minutes of training should be enough for."""
+"""Colours and shapes that occur together in training: a few minutes should be enough for these."""
 
 NEW_PROMPTS = (
     "a large red diamond in the centre",
@@ -44,30 +44,33 @@ NEW_PROMPTS = (
     "two large pink squares in the centre",
     "three small black triangles on the left",
 )
-"""Colours and shapes that never were: whoever paints these has taken the words apart."""
+"""Colours and shapes that never occur together: they need each word to be understood by itself."""
 
 GUIDANCE = 2.0
 NOTE = "* This colour and this shape were never seen together in training."
 
-NEXT = """Now your own images, a folder of them with captions in a metadata.jsonl:
+NEXT = """Next, use your own images: a folder with captions in a metadata.jsonl.
   danqing data check photos/
   danqing train photos/ --preset text2image-32 --out runs/photos --minutes 30
-  danqing sample runs/photos --prompt "what you want to see" --out photos.png"""
+  danqing sample runs/photos --prompt "what the images should show" --out photos.png"""
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The run folder; the same folder again resumes.")] = Path(
+    out: Annotated[Path, typer.Option(help="The run folder; an existing run is resumed.")] = Path(
         "runs/demo"
     ),
     minutes: Annotated[
-        float | None, typer.Option(help="How long to train.", show_default="as the preset says")
+        float | None, typer.Option(help="How long to train.", show_default="the preset's")
     ] = None,
     data: Annotated[
-        str, typer.Option(help="How many shapes to learn from, as `shapes:3000`.", hidden=True)
+        str, typer.Option(help="How many shapes to train on, for example `shapes:3000`.", hidden=True)
     ] = SOURCE,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Train a small text-to-image model in about five minutes, and paint what it is asked for."""
+    """Train a small text-to-image model, and generate images from prompts.
+
+    This takes about five minutes.
+    """
     import danqing
 
     run = train_with_bar(data, preset="demo", out=out, minutes=minutes)
@@ -82,11 +85,11 @@ def demo(
 
 
 def paint_prompts(model: "Model", path: Path) -> Path:
-    """Paint what the demo asks for, and save it as a sheet with the words below each image."""
+    """Generate the demo's prompts, and save them as a sheet."""
     from danqing.sheet import Sheet
 
     progress.say(
-        f"Painting {len(PROMPTS)} prompts like those it learnt from, and {len(NEW_PROMPTS)} new ones:"
+        f"Generating {len(PROMPTS)} prompts like those it learnt from, and {len(NEW_PROMPTS)} new ones:"
     )
     progress.say(f'  "{PROMPTS[0]}", "{PROMPTS[1]}", ... and never seen together: "{NEW_PROMPTS[0]}", ...')
     images = model.sample(prompt=[*PROMPTS, *NEW_PROMPTS], seed=0, guidance_scale=GUIDANCE)
@@ -95,7 +98,7 @@ def paint_prompts(model: "Model", path: Path) -> Path:
 
 
 def converse(model: "Model", out: Path) -> None:
-    """Ask for prompts, and paint four images of each, until an empty line comes."""
+    """Ask for prompts until an empty line; generate four images of each."""
     from danqing.sheet import Sheet
 
     progress.say(
@@ -117,6 +120,6 @@ def converse(model: "Model", out: Path) -> None:
 
 
 def again(out: Path) -> str:
-    """The command that paints a prompt of one's own with the demo's model."""
+    """Return the command that generates images with the demo's model."""
     words = ["danqing", "sample", str(out), "--prompt", NEW_PROMPTS[3], "--guidance", f"{GUIDANCE:g}"]
     return shlex.join([*words, "-n", "16", "--out", "more.png"])

@@ -1,4 +1,4 @@
-"""`danqing fill`: paint a part of images anew, so that it suits the rest."""
+"""`danqing fill`: replace a part of an image so that it fits the rest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,26 +35,28 @@ def fill(
     model: Annotated[
         str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
     ],
-    image: Annotated[Path, typer.Argument(help="The picture; it is resized to what the model paints.")],
+    image: Annotated[Path, typer.Argument(help="The image; it is resized to the model's size.")],
     out: Annotated[
-        Path, typer.Option(help="The picture painted anew; of several, a grid.", metavar="FILE.png")
+        Path, typer.Option(help="Where to save the result; several images become a grid.", metavar="FILE.png")
     ],
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="A picture that is white where to paint, black or transparent elsewhere.", metavar="MASK.png"
+            help="An image that is white in the part to replace, and black or transparent elsewhere.",
+            metavar="MASK.png",
         ),
     ] = None,
     box: Annotated[
         str | None,
         typer.Option(
-            help="Where to paint: left, top, width and height, in pixels of the model.", metavar="X,Y,W,H"
+            help="The part to replace: left, top, width and height, in pixels of the model.",
+            metavar="X,Y,W,H",
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many ways to paint it.")] = 1,
-    label: Annotated[str | None, typer.Option(help="What it shows, where the model knows labels.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many versions to generate.")] = 1,
+    label: Annotated[str | None, typer.Option(help="What the image shows, for a model with labels.")] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="What it shows, where the model reads text.", metavar="TEXT")
+        str | None, typer.Option(help="What the image shows, for a model that reads text.", metavar="TEXT")
     ] = None,
     negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
@@ -63,9 +65,9 @@ def fill(
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Paint a part of a picture anew; every pixel outside of it stays as it is."""
+    """Replace a part of an image; every pixel outside it stays unchanged."""
     if (mask is None) == (box is None):
-        raise ConfigError("Say where to paint: by --mask MASK.png, white there, or by --box X,Y,W,H.")
+        raise ConfigError("Say which part to replace: --mask MASK.png (white there) or --box X,Y,W,H.")
     chosen, attributes = format_of(out), parse_attributes(attribute)
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
 
@@ -83,7 +85,7 @@ def fill(
     pixels = decode(image, size=size, channels=config.channels, range=trained.value_range)
     if mask is None:
         where = _box(box or "", size)
-    else:  # what is transparent is not white, so it stays as it is
+    else:  # transparent pixels do not count as white: they are kept
         where = decode(mask, size=size, channels=1, background="#000000")[:, :, 0] >= 128
     several = Images(np.repeat(pixels[None], n, axis=0))
     painted = trained.fill(
@@ -101,7 +103,7 @@ def fill(
         painted.save(out, chosen)
     except OSError as error:
         raise DanqingError(
-            f"The picture cannot be written ({error.strerror or error}): choose another --out."
+            f"The image cannot be written ({error.strerror or error}): choose another --out."
         ) from error
     payload = {"image": image, "pixels": int(where.sum()), "images": n, "seed": seed, "out": out}
     shown = {
@@ -113,15 +115,15 @@ def fill(
 
 
 def _box(text: str, size: Sequence[int]) -> "NDArray[np.bool_]":
-    """`"8,4,12,6"` to a mask bool `[h, w]`; raises ConfigError for a box that is none or lies outside."""
+    """Read `"8,4,12,6"` as a mask bool `[h, w]`; raise ConfigError if it is invalid or outside the image."""
     import numpy as np
 
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise ConfigError(f"--box {text} is no box: write left,top,width,height, for instance 8,4,12,6.")
+        raise ConfigError(f"--box {text} is not a box: write left,top,width,height, for example 8,4,12,6.")
     left, top, width, height = map(int, parts)
     mask = np.zeros((size[1], size[0]), dtype=np.bool_)
     mask[top : top + height, left : left + width] = True
     if not mask.any():
-        raise ConfigError(f"--box {text} lies outside of the model's {size[0]}x{size[1]} pixels.")
+        raise ConfigError(f"--box {text} lies outside the model's {size[0]}x{size[1]} pixels.")
     return mask

@@ -1,4 +1,4 @@
-"""`danqing keys`: who may use a service, for what, how much and until when."""
+"""`danqing keys`: API keys of a service, with scopes, limits and expiry."""
 
 import time
 from datetime import UTC, datetime
@@ -35,23 +35,24 @@ _DAY = 86_400
 
 app = typer.Typer(
     name="keys",
-    help="Say who may use your service: make keys, list them with their use, and end them.",
+    help="Manage the keys of your service: create, list and revoke them.",
     no_args_is_help=True,
 )
 
 
 @app.command("create", epilog=_CREATE)
 def create(
-    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    name: Annotated[str, typer.Argument(help="Who uses the key.")],
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="generate, edit, admin (all) or metrics; may be repeated.", show_default="generate and edit"
+            help="generate, edit, metrics or admin (all of them); may be repeated.",
+            show_default="generate and edit",
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model that it may use; may be repeated.", show_default="all models"),
+        typer.Option(help="A model that the key may use; may be repeated.", show_default="all models"),
     ] = None,
     rate: Annotated[
         int | None, typer.Option(help="Requests per minute.", metavar="N", show_default="no limit")
@@ -68,7 +69,10 @@ def create(
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Make a key. It is shown this once: only a hash of it is kept."""
+    """Create a key. It is shown only once.
+
+    The service stores only its hash.
+    """
     with opened(config, data, database_url, new=True) as database:
         from danqing.service.access import key_admin
 
@@ -82,7 +86,7 @@ def create(
         )
         key, token = key_admin.create(database, grant)
         where = database.engine.url.render_as_string(hide_password=True)
-    progress.say(f"A key for {output.printable(name)}, shown this once; its hash is in {where}.")
+    progress.say(f"A key for {output.printable(name)}, shown only once; its hash is in {where}.")
     output.result({"key": token, **_payload(key)}, token, as_json=as_json)
 
 
@@ -93,7 +97,7 @@ def list_keys(
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """All keys that were ever made, and what each has used."""
+    """List all keys, including revoked ones, with their usage."""
     with opened(config, data, database_url, reading=True) as database:
         from danqing.service.access import key_admin
 
@@ -102,7 +106,7 @@ def list_keys(
     text = (
         output.table([heading, *(_row(key, used) for key, used in found)])
         if found
-        else "There are no keys; danqing keys create NAME makes one."
+        else "There are no keys. danqing keys create NAME creates one."
     )
     payload = [{**_payload(key), "used": _used(used)} for key, used in found]
     output.result({"keys": payload}, text, as_json=as_json)
@@ -110,13 +114,16 @@ def list_keys(
 
 @app.command("revoke", epilog=_REVOKE)
 def revoke(
-    key: Annotated[str, typer.Argument(help="Its name or its id (danqing keys list).")],
+    key: Annotated[str, typer.Argument(help="The key's name or id (danqing keys list).")],
     config: ConfigOption = None,
     data: DataOption = None,
     database_url: DatabaseOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """End a key for good: a running service refuses it within two seconds."""
+    """Revoke a key for good.
+
+    A running service rejects it within two seconds.
+    """
     with opened(config, data, database_url) as database:
         from danqing.service.access import key_admin
 
@@ -125,14 +132,14 @@ def revoke(
 
 
 def _moment(text: str) -> float:
-    """`30d` from now, or the end of the day `2030-12-31` (UTC), in seconds since 1970; raises ConfigError."""
+    """Read `30d` (from now) or `2030-12-31` (its end, UTC) as seconds since 1970; raise ConfigError."""
     if (length := parse_duration(text)) is not None:
         return time.time() + length
     try:
         return datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC).timestamp() + _DAY
     except ValueError as error:
         raise ConfigError(
-            f"--expires {text} is no time: write 12h, 30d or 8w from now, or a date like 2030-12-31."
+            f"--expires {text} is not a time: write 12h, 30d or 8w (from now), or a date like 2030-12-31."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What the command line says: progress and sentences on stderr, the result alone on stdout."""
+"""Output of the command line: messages on stderr, only the result on stdout."""
 
 import contextlib
 import json
@@ -22,7 +22,10 @@ JsonOption = Annotated[
 
 
 def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool) -> None:
-    """The verb's result on stdout: `payload` as one JSON object, or `text` for people."""
+    """Print a command's result on stdout.
+
+    `payload` as one JSON object, or `text` for people.
+    """
     if as_json:
         sys.stdout.write(json.dumps(plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
     elif text:
@@ -31,14 +34,17 @@ def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool) -> None
 
 
 def error(message: str, *, as_json: bool) -> None:
-    """One red sentence on stderr, and `{"error": ...}` on stdout where JSON was asked for."""
+    """Print an error on stderr.
+
+    With JSON, also as `{"error": ...}` on stdout.
+    """
     console().print(Text.assemble(("Error: ", "bold red"), (message, "red")))
     if as_json:
         result({"error": message}, as_json=True)
 
 
 def versions() -> None:
-    """Print the versions of what matters most, on stderr and without importing any of it."""
+    """Print the versions of the main libraries on stderr, without importing them."""
     from importlib import metadata
 
     known = [f"python {platform.python_version()}"]
@@ -49,7 +55,10 @@ def versions() -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` with only what JSON knows: paths become text, and numbers that are not finite become null."""
+    """Return `value` for JSON.
+
+    Paths become text, and numbers that are not finite become null.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, str | bool | int) or value is None:
@@ -62,7 +71,10 @@ def plain(value: Any) -> Any:
 
 
 def facts(rows: Mapping[str, Any]) -> str:
-    """Names and values in two aligned columns, as text for stdout; rows without a value are left out."""
+    """Return names and values in two aligned columns.
+
+    Rows without a value are left out.
+    """
     shown = {name: printable(value) for name, value in rows.items() if value is not None and value != ""}
     width = max(map(len, shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
@@ -70,8 +82,9 @@ def facts(rows: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns, the first of them the heading, as text for stdout; empty columns are left
-    out.
+    """Return rows in aligned columns, the first as the heading.
+
+    Empty columns are left out.
     """
     shown = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
@@ -83,5 +96,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def printable(value: Any) -> str:
-    """Text in which names that are not ours cannot steer the terminal."""
+    """Return text without control characters.
+
+    Untrusted names then cannot control the terminal.
+    """
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))

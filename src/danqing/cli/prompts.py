@@ -1,4 +1,4 @@
-"""What is to be painted, as users write it: one prompt, or a table of prompts, one row for each."""
+"""Prompts as users write them: a single prompt, or a table with one row per prompt."""
 
 import csv
 import io
@@ -19,9 +19,13 @@ _LONGEST_NAME = 40
 _TEXTS, _OPTIONS = ("prompt", "negative_prompt"), ("--prompt", "--negative-prompt")
 
 
-class Row(NamedTuple):
-    """Pictures of one prompt; asked: the prompt before it was written out. None draws from the captions.
-    negative_prompt: what guidance is to lead away from. where: in which line of which table it stands.
+class PromptRow(NamedTuple):
+    """The images of one prompt.
+
+    A prompt of None draws from the model's captions.
+
+    asked: the prompt before a language model expanded it. negative_prompt: what guidance leads away from.
+    where: the table and line of this row, for messages.
     """
 
     prompt: str | None
@@ -33,14 +37,17 @@ class Row(NamedTuple):
     where: str = ""
 
     def check(self, model: "Model") -> None:
-        """Raise ConfigError for options that a model does not know, and texts whose end it would not read."""
+        """Raise ConfigError for unknown options and for texts that are too long."""
         model.check_options(self.options)
         where = (f"{self.where},", f"The negative prompt of {self.where},") if self.where else _OPTIONS
         for text, name in zip((self.prompt, self.negative_prompt), where, strict=True):
             model.check_prompt(text or "", name)
 
     def file_name(self, number: int, rows: int) -> str:
-        """How the names of this row's files begin: its number, and of its prompt what a name may hold."""
+        """Return the beginning of this row's file names.
+
+        It has the number and the words of the prompt.
+        """
         if self.prompt is None:
             return ""
         words = "".join(c if c.isalnum() else " " for c in self.asked or self.prompt).split()
@@ -49,11 +56,12 @@ class Row(NamedTuple):
         return f"{before}{name}-" if name else before
 
 
-def read(path: Path, default: Row) -> list[Row]:
-    """The rows of a table: `.csv` and `.jsonl` with a column `prompt` and, where wanted, `n`, `seed`,
-    `guidance`, `negative_prompt` and options of the model; any other file has one prompt to a line.
+def read(path: Path, default: PromptRow) -> list[PromptRow]:
+    """Read the rows of a table of prompts.
 
-    What a row leaves out is as in `default`. Raises ConfigError.
+    A `.csv` or `.jsonl` file has a column `prompt` and optional columns `n`, `seed`, `guidance`,
+    `negative_prompt` and options of the model. Any other file has one prompt per line. Missing values are
+    those of `default`. Raises ConfigError.
     """
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -73,15 +81,18 @@ def read(path: Path, default: Row) -> list[Row]:
             if line.strip()
         ]
     if not rows:
-        raise ConfigError(f"{path} holds no prompts: write one to a line.")
+        raise ConfigError(f"{path} holds no prompts: write one per line.")
     if len(rows) > MOST_ROWS:
         raise ConfigError(f"{path} holds {len(rows):,} prompts: give at most {MOST_ROWS:,} at once.")
     return rows
 
 
 def record(folder: Path, texts: Mapping[str, str]) -> None:
-    """Note in the folder's `metadata.jsonl` what each file was to show, by its name: the folder is then data
-    with captions. What the notes say of other files stays.
+    """Write the prompt of each file into the folder's `metadata.jsonl`.
+
+    The folder then has captions.
+
+    Lines about other files are kept.
     """
     path = folder / "metadata.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
@@ -97,7 +108,7 @@ def _file_name(line: bytes) -> str:
         return ""
 
 
-def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
+def _row(values: Mapping[str, Any], default: PromptRow, where: str) -> PromptRow:
     given = {key: value for key, value in values.items() if value not in (None, "")}
     prompt = given.pop("prompt", None)
     if not isinstance(prompt, str):
@@ -115,7 +126,9 @@ def _row(values: Mapping[str, Any], default: Row, where: str) -> Row:
     if not isinstance(negative, str | None):
         raise ConfigError(f"{where}, has negative_prompt {negative!r}: give a text.")
     options = {**default.options, **given}
-    return Row(prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative, where=where)
+    return PromptRow(
+        prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative, where=where
+    )
 
 
 def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -124,7 +137,7 @@ def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in table:
             where = f"{path}, line {table.line_num}"
             if row.pop("", None):
-                raise ConfigError(f"{where}, has more cells than columns: put its prompt between quotes.")
+                raise ConfigError(f"{where}, has more cells than columns: put its prompt in quotes.")
             yield (
                 where,
                 {
@@ -133,7 +146,7 @@ def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 },
             )
     except csv.Error as error:
-        raise ConfigError(f"{path}, line {table.line_num}, is no CSV that can be read: {error}.") from error
+        raise ConfigError(f"{path}, line {table.line_num}, is not valid CSV: {error}.") from error
 
 
 def _jsonl(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -144,7 +157,7 @@ def _jsonl(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}, is no JSON: {error}.") from error
+            raise ConfigError(f"{where}, is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise ConfigError(f'{where}, is no JSON object: write {{"prompt": ...}}.')
+            raise ConfigError(f'{where}, is not a JSON object: write {{"prompt": ...}}.')
         yield where, row

@@ -1,4 +1,4 @@
-"""`danqing reconstruct`: what a model that encodes makes of real images, each above its reconstruction."""
+"""`danqing reconstruct`: encode and decode real images, and show each above its reconstruction."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,19 +24,19 @@ def reconstruct(
     data: Annotated[
         str, typer.Argument(help="The images: a folder, file or built-in name, as danqing train takes it.")
     ],
-    out: Annotated[Path, typer.Option(help="The picture of them all.", metavar="GRID.png")],
+    out: Annotated[Path, typer.Option(help="Where to save the grid.", metavar="GRID.png")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 32,
     split: Annotated[
         str | None,
         typer.Option(
             help="Which part of the data: test, validation, held-out, train or all.",
-            show_default="one that the model has not learnt from, where there is one",
+            show_default="one that the model did not learn from, if there is one",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Send real images through a model's latents or codes and back, and show both."""
+    """Encode real images with a model, decode them again, and show both."""
     chosen = format_of(out)
 
     import numpy as np
@@ -54,7 +54,7 @@ def reconstruct(
         candidate = open_candidate(model, data, n=n, seed=seed, on_progress=bar.update)
         if candidate.model is None:
             raise ConfigError(
-                f"{model} is no model: name a run folder, a model folder or a model on the hub."
+                f"{model} is not a model: name a run folder, a model folder or a model on the hub."
             )
         reference = open_reference(data, candidate, split=split, seed=seed, on_progress=bar.update)
         drawn = torch.randperm(len(reference.images), generator=generator(seed, "reconstruct"))[:n].numpy()
@@ -67,7 +67,7 @@ def reconstruct(
         Images(torch.cat([originals, rebuilt], dim=1)).save(out, chosen)
     except OSError as problem:
         raise DanqingError(
-            f"The picture cannot be written ({problem.strerror or problem}): choose another --out."
+            f"The grid cannot be written ({problem.strerror or problem}): choose another --out."
         ) from problem
     family = candidate.model.family
     written = None

@@ -1,4 +1,4 @@
-"""`danqing sample`: paint images with a trained model, as one grid or one file each."""
+"""`danqing sample`: generate images with a trained model, as one grid or one file each."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,26 +47,25 @@ def sample(
         str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="One picture of them all, as a grid.", metavar="GRID.png")
+        Path | None, typer.Option(help="A file for all images as one grid.", metavar="GRID.png")
     ] = None,
-    each: Annotated[
-        Path | None, typer.Option(help="A folder that gets one file per image.", metavar="DIR")
-    ] = None,
+    each: Annotated[Path | None, typer.Option(help="A folder for one file per image.", metavar="DIR")] = None,
     n: Annotated[
         int | None,
         typer.Option("-n", min=1, help="How many images.", show_default="64, or 8 of each of --prompts"),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Only of this label, where the model knows labels.")
+        str | None, typer.Option(help="The label of all images, for a model with labels.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="What to paint, where the model reads text.", metavar="TEXT")
+        str | None,
+        typer.Option(help="What the images should show, for a model that reads text.", metavar="TEXT"),
     ] = None,
     prompt_table: Annotated[
         Path | None,
         typer.Option(
             "--prompts",
-            help="A prompt to a line, or a .csv or .jsonl with columns prompt, n, seed, guidance, ...",
+            help="One prompt per line, or a .csv or .jsonl with columns prompt, n, seed, guidance, ...",
             metavar="FILE",
         ),
     ] = None,
@@ -76,32 +75,33 @@ def sample(
     expand: Annotated[
         str | None,
         typer.Option(
-            help="Let a language model write the prompt out: the address of an OpenAI-compatible endpoint.",
+            help="Let a language model expand the prompt: the address of an OpenAI-compatible endpoint.",
             metavar="URL",
         ),
     ] = None,
     expand_model: Annotated[
-        str, typer.Option(help="Its name there.", metavar="NAME", show_default="the only one there is")
+        str,
+        typer.Option(help="The language model's name.", metavar="NAME", show_default="the only one there"),
     ] = "",
     seed: SeedOption = 0,
     image_format: Annotated[
         Literal["png", "webp", "jpeg"] | None,
-        typer.Option("--format", help="The file format.", show_default="by --out's name, else png"),
+        typer.Option("--format", help="The file format.", show_default="that of --out, else png"),
     ] = None,
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Paint images with a trained model."""
+    """Generate images with a trained model."""
     if out is None and each is None:
         raise ConfigError(
-            "Say where the images go: --out grid.png for one picture, or --each DIR for a file each."
+            "Say where to save the images: --out grid.png for one grid, or --each DIR for one file each."
         )
     if prompt is not None and prompt_table is not None:
         raise ConfigError("Give --prompt or --prompts, not both.")
     chosen = image_format or (format_of(out) if out is not None else "png")
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     count = n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES)
-    wanted = prompts.Row(prompt, count, seed, options, negative_prompt=negative_prompt)
+    wanted = prompts.PromptRow(prompt, count, seed, options, negative_prompt=negative_prompt)
     given = {"label": label, "attributes": parse_attributes(attribute)}
     rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
 
@@ -158,12 +158,15 @@ def sample(
     output.result(payload, output.facts(facts), as_json=as_json)
 
 
-def _written_out(rows: Sequence[prompts.Row], model: "Model", writer: "PromptWriter") -> list[prompts.Row]:
-    """The rows with their prompts written out by a language model, each different one once; from the first
-    failure on they stay as they are, and why is said.
+def _written_out(
+    rows: Sequence[prompts.PromptRow], model: "Model", writer: "PromptWriter"
+) -> list[prompts.PromptRow]:
+    """Return the rows with their prompts expanded by a language model, each distinct prompt once.
+
+    After the first failure the remaining prompts are used unchanged, and a message says why.
     """
     if rows[0].prompt is None:
-        raise ConfigError("There is nothing to write out: give --prompt or --prompts with --expand.")
+        raise ConfigError("There is nothing to expand: give --prompt or --prompts with --expand.")
     asked = dict.fromkeys(row.prompt for row in rows if row.prompt)
     written: dict[str | None, str] = {}
     with progress.Bar() as bar:
@@ -179,12 +182,12 @@ def _written_out(rows: Sequence[prompts.Row], model: "Model", writer: "PromptWri
             try:
                 model.check_prompt(answer.prompt)
             except ConfigError:
-                bar.say("That is longer than the model reads: its end is left out.", style="yellow")
+                bar.say("That is longer than the model reads: its end is ignored.", style="yellow")
     return [row._replace(prompt=written.get(row.prompt, row.prompt), asked=row.prompt) for row in rows]
 
 
-def _paint(model: "Model", rows: Sequence[prompts.Row], given: Mapping[str, Any]) -> Iterator["Images"]:
-    """The images of each row, with a bar that moves with every step of the painting.
+def _paint(model: "Model", rows: Sequence[prompts.PromptRow], given: Mapping[str, Any]) -> Iterator["Images"]:
+    """Yield the images of each row, and show every sampling step in a bar.
 
     given: what all images should show.
     """
@@ -199,12 +202,12 @@ def _paint(model: "Model", rows: Sequence[prompts.Row], given: Mapping[str, Any]
 
 
 def _one_by_one(
-    model: "Model", rows: Sequence[prompts.Row], given: Mapping[str, Any], bar: progress.Bar
+    model: "Model", rows: Sequence[prompts.PromptRow], given: Mapping[str, Any], bar: progress.Bar
 ) -> Iterator["Pixels"]:
-    """The images of all rows, one after another; neighbouring rows with equal options are painted together.
+    """Yield the images of all rows, one after another; adjacent rows with equal options share chunks.
 
-    A model always computes a chunk of images at once, most rows ask for fewer, and an image follows from its
-    seed, prompt and options alone.
+    A model always computes a full chunk of images, and most rows need fewer. An image depends only on its
+    seed, prompt and options.
     """
     from danqing.randomness import derived_seed
 
@@ -214,7 +217,7 @@ def _one_by_one(
         while chunk := list(itertools.islice(wanted, model.family.chunk)):
 
             def show(step: int, steps: int, preview: object, done: int = done, n: int = len(chunk)) -> None:
-                bar.update(done + n * step / steps, total, "Painting", detail=f"step {step} of {steps}")
+                bar.update(done + n * step / steps, total, "Generating", detail=f"step {step} of {steps}")
 
             texts = [row.prompt for row, _ in chunk if row.prompt is not None]
             negative = [row.negative_prompt for row, _ in chunk]
@@ -230,7 +233,7 @@ def _one_by_one(
 
 
 def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> None:
-    """One picture of all images: those of several prompts with a row for each."""
+    """Save all images as one grid; several prompts get a row each."""
     import numpy as np
 
     from danqing.images import Images
@@ -248,7 +251,10 @@ def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> Non
 
 
 def format_of(out: Path) -> str:
-    """The format that a file's name says; raises ConfigError where it says none."""
+    """Return the format of a file by its suffix.
+
+    Raises ConfigError if it is none of ours.
+    """
     if out.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"{out.name} does not say its format: end it in .png, .webp or .jpg.")
+        raise ConfigError(f"{out.name} has no known image suffix: end it in .png, .webp or .jpg.")
     return _SUFFIXES[out.suffix.lower()]

@@ -1,4 +1,4 @@
-"""`danqing serve`: let any client of the OpenAI images API paint with your models."""
+"""`danqing serve`: offer your models through the OpenAI images API."""
 
 import importlib.util
 import sys
@@ -46,7 +46,7 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run folders, model folders or ids of the hub; NAME=PATH gives one another name.",
+            help="Run folders, model folders or hub ids; NAME=PATH serves a model under another name.",
             metavar="[NAME=]MODEL...",
             show_default=False,
         ),
@@ -55,19 +55,20 @@ def serve(
         Path | None, typer.Option(help="A TOML file with these and more settings.", metavar="FILE")
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Where to listen.", show_default="127.0.0.1, this machine alone")
+        str | None,
+        typer.Option(help="The address to listen on.", show_default="127.0.0.1, only this machine"),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0 takes any that is free.", show_default="8000")
+        int | None, typer.Option(min=0, max=65535, help="0 takes any free port.", show_default="8000")
     ] = None,
     alias: Annotated[
         list[str] | None,
-        typer.Option(help="A further name of a model; may be repeated.", metavar="NAME=MODEL"),
+        typer.Option(help="An additional name for a model; may be repeated.", metavar="NAME=MODEL"),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Where jobs, keys and pictures are kept.", metavar="DIR", show_default="danqing-service"
+            help="The folder for jobs, keys and pictures.", metavar="DIR", show_default="danqing-service"
         ),
     ] = None,
     database_url: Annotated[
@@ -80,17 +81,20 @@ def serve(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, mps.", show_default="the best there is")
+        str | None, typer.Option(help="cpu, cuda, mps.", show_default="the fastest available")
     ] = None,
     log: Annotated[
         Literal["auto", "json", "text"] | None,
-        typer.Option(help="The form of the log on stderr.", show_default="text in a terminal, else json"),
+        typer.Option(help="The format of the log on stderr.", show_default="text in a terminal, else json"),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Serve models to any client of the OpenAI images API, on this machine until you make a key."""
-    if PLATFORM == "win32":  # which cannot hand a socket to the process that paints
-        raise ConfigError("The service runs on Linux and macOS: on Windows, start it in WSL or a container.")
+    """Serve models through the OpenAI images API.
+
+    Only on this machine, until you create a key.
+    """
+    if PLATFORM == "win32":  # Windows cannot pass a socket to the worker
+        raise ConfigError("The service runs on Linux and macOS: on Windows, run it in WSL or a container.")
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"The service needs {', '.join(missing)}: run pip install 'danqing[serve]'.")
     settings = read_settings(
@@ -125,7 +129,7 @@ def serve(
 
 
 def read_settings(config: Path | None, **given: Any) -> "Settings":
-    """What the file says, changed by what the command line says."""
+    """Return the file's settings, overridden by those of the command line."""
     from danqing.service import settings
 
     values = settings.read(config) if config is not None else {}
@@ -143,19 +147,22 @@ def read_settings(config: Path | None, **given: Any) -> "Settings":
 
 
 def named_models(models: list[str]) -> dict[str, str]:
-    """Models by the names that clients will use: `cats=runs/a`, or the last part of the path."""
+    """Return models by the names that clients use.
+
+    `cats=runs/a`, or the last part of the path.
+    """
     named: dict[str, str] = {}
     for text in models:
         name, path = _pair(text, "cats=runs/cats") if "=" in text and not Path(text).exists() else ("", text)
         name = name or _last_part(path)
         if name in named:
-            raise ConfigError(f"Two models would be called {name}: name one of them, as {name}-2={path}.")
+            raise ConfigError(f"Two models would be called {name}: rename one, as in {name}-2={path}.")
         named[name] = path
     return named
 
 
 def _last_part(path: str) -> str:
-    """`runs/photos` and `runs/photos/model` to `photos`."""
+    """Return `photos` for `runs/photos` and `runs/photos/model`."""
     parts = [part for part in Path(path).absolute().parts if part not in ("/", "..")]
     if len(parts) > 1 and parts[-1] == "model" and (Path(path).parent / "config.toml").exists():
         parts.pop()
@@ -165,5 +172,5 @@ def _last_part(path: str) -> str:
 def _pair(text: str, example: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (equals and name.strip() and value.strip()):
-        raise ConfigError(f"{text} is not of the form NAME=MODEL: write for instance {example}.")
+        raise ConfigError(f"{text} is not of the form NAME=MODEL: write for example {example}.")
     return name.strip(), value.strip()

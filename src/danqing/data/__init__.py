@@ -1,4 +1,4 @@
-"""Images from anywhere, packed once and read fast: `open_dataset`, then `Batches`."""
+"""Data sets of images, packed once and read fast: `open_dataset`, then `Batches`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the processes that decode need no torch."""
+    """Import a public name on first use: the processes that decode do not need torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'danqing.data' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Tables matched with the images that they describe."""
+"""Tables, matched with the images that they describe."""
 
 import posixpath
 from collections import Counter
@@ -16,7 +16,10 @@ from danqing.names import normalized
 
 @dataclass
 class Annotation:
-    """What tables say of one image; several captions, one to a line."""
+    """The values of one image in the tables.
+
+    Several captions have one line each.
+    """
 
     label: str | None = None
     caption: str | None = None
@@ -27,12 +30,12 @@ class Annotation:
 
 @dataclass
 class Annotations:
-    """What tables say of images, by their names.
+    """The values of images in the tables, by image name.
 
-    read: the tables that were read. missing: the paths that tables name and that are not there, with their
-    splits. outside: those that lead out of the data. folders: below which folders they list every image.
-    shards: below which folders are shards, not classes, as StyleGAN's tool writes them. label, caption: where
-    each comes from, in words; empty where no table has it. headers: of all tables.
+    read: the tables that were read. missing: paths that tables name but that do not exist, with their splits.
+    outside: paths that lead out of the data. folders: the folders below which tables list every image.
+    shards: the folders below which folders are shards, not classes, as StyleGAN's tool writes them. label,
+    caption: the source of each, in words; empty if no table has it. headers: those of all tables.
     """
 
     by_image: dict[str, Annotation] = field(default_factory=dict)
@@ -48,16 +51,19 @@ class Annotations:
     headers: dict[str, None] = field(default_factory=dict)
 
     def split_of(self, image: str) -> str | None:
-        """The split that a table gives an image; None where no table has splits, or it does not list it."""
+        """Return the split of an image in a table.
+
+        None if no table has splits or lists the image.
+        """
         told = self.by_image.get(image)
         return None if told is None or not self.has_splits else told.split
 
     def lists_all_but(self, image: str, path: str) -> bool:
-        """Whether a table lists the images of a folder, and not this one of them."""
+        """Return whether a table lists a folder's images, except this one."""
         return image not in self.by_image and any(path.startswith(folder) for folder in self.folders)
 
     def are_shards(self, path: str) -> bool:
-        """Whether the folders of an image are shards, not classes."""
+        """Return whether the folders of an image are shards, not classes."""
         return any(path.startswith(folder) for folder in self.shards)
 
 
@@ -69,7 +75,7 @@ def read_annotations(
     attributes: Sequence[str] = (),
     partner_column: str = "",
 ) -> Annotations:
-    """Read the tables at some places and match their rows with the images.
+    """Read tables and match their rows with the images.
 
     Raises DataError for a table that is damaged.
     """
@@ -79,7 +85,7 @@ def read_annotations(
     for place in places:
         table = tables.read_table(place, files.read(place))
         if table is None:
-            survey.notes.append(f"{place} does not describe images in a way that is known, and was not read.")
+            survey.notes.append(f"{place} does not describe images in a known way, and was not read.")
             continue
         inner = files.inner(place)
         base = posixpath.dirname(inner) + "/" if "/" in inner else ""
@@ -100,7 +106,10 @@ def read_annotations(
 
 
 class Matcher:
-    """Finds the image that a table means by a path: exactly, else without case, else by a name used once."""
+    """Finds the image of a path in a table.
+
+    Exactly, else regardless of case, else by a unique file name.
+    """
 
     def __init__(self, files: Files, images: Sequence[str]) -> None:
         self.by_name_alone = 0
@@ -117,7 +126,10 @@ class Matcher:
                 known[key] = None if key in known else image  # None: not the only one
 
     def find(self, base: str, path: str) -> str | None:
-        """The image at a path that is relative to the folder `base` (empty, or ending in `/`), or None."""
+        """Return the image at a path relative to `base`, or None.
+
+        base: a folder, empty or ending in `/`.
+        """
         written = normalized(path).replace("\\", "/")
         inside = posixpath.normpath(base + written)
         if found := self._exact.get(inside) or self._caseless.get(inside.casefold()):
@@ -173,7 +185,7 @@ def _match(
 
 
 def _join(before: Annotation, other: Annotation, odd: Counter[str]) -> None:
-    """Take one more row of an image: its caption is one more caption."""
+    """Add another row of an image: its caption is another caption."""
     lines = [*(before.caption or "").split("\n"), *(other.caption or "").split("\n")]
     before.caption = "\n".join(dict.fromkeys(filter(None, lines))) or None
     if other.label is not None and before.label is None:
@@ -185,15 +197,15 @@ def _join(before: Annotation, other: Annotation, odd: Counter[str]) -> None:
 
 
 def _single(value: Any, odd: Counter[str]) -> Any:
-    """A label, or nothing where a cell holds several."""
+    """Return the label in a cell, or None if it holds several."""
     if isinstance(value, dict) or (isinstance(value, list | tuple) and len(value) > 1):
-        odd["cells of the label column hold several values and count as no label"] += 1
+        odd["cells of the label column hold several values and are ignored"] += 1
         return None
     return value
 
 
 def split_of_cell(value: Any) -> str:
-    """Return the split in a cell, "train" where it is empty."""
+    """Return the split in a cell; "train" if it is empty."""
     return "train" if tables.is_missing(value) else split_named(str(value)) or str(value).strip()
 
 

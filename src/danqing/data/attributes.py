@@ -1,4 +1,4 @@
-"""Attributes: what is known of an image besides its label and captions, as numbers, categories or vectors."""
+"""Attributes: numbers, categories or vectors that describe an image besides its label and captions."""
 
 import json
 import math
@@ -15,9 +15,9 @@ from danqing.data import tables
 
 
 class Example(BaseModel):
-    """The attributes of one image, in the order of the columns, None where one is missing.
+    """The attributes and the label of one image.
 
-    label: the index of its label, -1 where it has none.
+    values: in the order of the columns, None for a missing one. label: its index, -1 if there is none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,10 +29,12 @@ class Example(BaseModel):
 def tabulate(
     names: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
-    """Turn the cells of declared columns into numbers `[n, sum of widths]`, NaN where a value is missing.
+    """Convert the cells of declared columns to numbers `[n, sum of widths]`.
 
-    A column whose values are all numbers is numeric, one of lists of as many numbers each is a vector, and
-    any other holds categories.
+    Missing values are NaN.
+
+    A column of numbers is numeric, a column of equally long lists of numbers is a vector, and any other
+    column holds categories.
     """
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     parts, attributes = [], []
@@ -84,7 +86,7 @@ def _is_missing(cell: Any) -> bool:
 
 
 def _numbers(cell: Any) -> list[float] | None:
-    """The finite numbers in a cell, or None where it holds anything else."""
+    """Return the finite numbers in a cell, or None if it holds anything else."""
     value = _parsed(cell)
     items = value if isinstance(value, list | tuple) else [value]
     try:
@@ -96,7 +98,7 @@ def _numbers(cell: Any) -> list[float] | None:
 
 
 def _parsed(cell: Any) -> Any:
-    """A cell, or the list that its text stands for, as a spreadsheet writes `[1, 2]`."""
+    """Return a cell, or the list in its text, as a spreadsheet writes `[1, 2]`."""
     if isinstance(cell, str) and cell.strip().startswith("["):
         try:
             return json.loads(cell)

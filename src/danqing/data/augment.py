@@ -13,12 +13,12 @@ from danqing.randomness import generator
 
 
 class Augment(BaseModel):
-    """How much images may change while they are learned from; everything is off by default.
+    """How much training images may change; everything is off by default.
 
-    flip: probability of a mirror image (true means 0.5). rotation: up to so many degrees either way. scale:
-    up to (1 + scale) times larger or smaller. crop: a window shifted by up to this fraction of each side, the
-    border mirrored. colour: brightness, contrast and saturation vary by up to this fraction; transparency
-    does not.
+    flip: probability of a mirror image (true means 0.5). rotation: by up to this many degrees either way.
+    scale: up to (1 + scale) times larger or smaller. crop: shifted by up to this fraction of each side, with
+    a mirrored border. colour: brightness, contrast and saturation vary by up to this fraction, but not
+    transparency.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +42,7 @@ class Augment(BaseModel):
             return to_float(images)
         rng = generator(seed, "augment", images_seen)
         n, dtype = images.shape[0], images.dtype
-        if dtype == torch.uint16:  # torch moves few unsigned types; here bits are only moved
+        if dtype == torch.uint16:  # torch can move few unsigned types; the sign does not matter
             images = images.view(torch.int16)
         if self.flip:
             chance = 0.5 if self.flip is True else float(self.flip)
@@ -60,7 +60,7 @@ class Augment(BaseModel):
         return result.contiguous(memory_format=torch.channels_last)
 
     def _matrices(self, n: int, shift: Tensor, aspect: float, rng: torch.Generator) -> Tensor:
-        """Affine maps `[n, 2, 3]` from where a pixel goes to where it is from; `aspect` is height / width."""
+        """Return affine maps `[n, 2, 3]` from target to source positions; `aspect` is height / width."""
         angle = (torch.rand(n, generator=rng) * 2 - 1) * math.radians(self.rotation)
         zoom = torch.exp((torch.rand(n, generator=rng) * 2 - 1) * math.log1p(self.scale))
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
@@ -69,7 +69,7 @@ class Augment(BaseModel):
 
 
 def _shifted(images: Tensor, shift: Tensor) -> Tensor:
-    """Each image `[h, w, c]` moved by its fraction of the sides in whole pixels, mirrored at the border."""
+    """Move each image `[h, w, c]` by its fraction of the sides in whole pixels, mirrored at the border."""
     n, height, width, _ = images.shape
     rows = _mirrored(
         torch.arange(height, device=images.device) + (shift[:, 1:] * height).round().long(), height
@@ -87,7 +87,7 @@ def _mirrored(index: Tensor, length: int) -> Tensor:
 
 
 def _turned(images: Tensor, matrices: Tensor) -> Tensor:
-    """Each image through its affine map, bilinear."""
+    """Apply each image's affine map, bilinear."""
     grid = F.affine_grid(matrices.to(images.device), list(images.shape), align_corners=False)
 
     def turned(images: Tensor) -> Tensor:
@@ -97,8 +97,9 @@ def _turned(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def weighted_by_alpha(images: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
-    """Average pixels of `[n, c, h, w]` in [-1, 1] with colours weighted by alpha: hidden ones stay hidden.
+    """Average pixels `[n, c, h, w]` in [-1, 1] with colours weighted by alpha.
 
+    Hidden colours stay hidden.
     average: replaces pixels by linear combinations of others, in each channel alike.
     """
     if images.shape[1] not in (2, 4):

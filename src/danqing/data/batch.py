@@ -1,4 +1,4 @@
-"""What a training step gets: images, and what is known of them."""
+"""Batches: the images of a training step, and their conditions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -10,12 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What the images should show; each field is batched along its first axis, or None where it is not given.
+    """What the images should show.
 
-    label: `[n]` int64 class indices. text: n captions. negative_text: n texts to lead away from, "" from
-    nothing in particular. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in {0, 1}, 1 where the model
-    may paint. attributes: `[n, sum of widths]` float32, the columns that `Dataset.attributes` describes, 0
-    where a value is missing. attribute_mask: the same shape, boolean, whether a value is known.
+    Each field is batched along its first axis, or None if it is not given.
+
+    label: `[n]` int64 class indices. text: n captions. negative_text: n texts to lead away from, "" for the
+    empty prompt. image: `[n, c, h, w]` in [-1, 1]. mask: `[n, 1, h, w]` in {0, 1}, 1 where the model may
+    change the image. attributes: `[n, sum of widths]` float32, the columns that `Dataset.attributes`
+    describes, 0 where a value is missing. attribute_mask: the same shape, boolean, whether a value is known.
     """
 
     label: Tensor | None = None
@@ -27,11 +29,11 @@ class Condition:
     attribute_mask: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
-        """The same condition with its tensors on `device`."""
+        """Return the same condition with its tensors on `device`."""
         return self._map(lambda value: value.to(device) if isinstance(value, Tensor) else value)
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Self:
-        """Return the condition of some of the images, in any order."""
+        """Return the condition of a selection of the images, in any order."""
         if isinstance(rows, slice):
             return self._map(lambda value: value[rows])
         chosen = list(rows)
@@ -46,11 +48,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images `[n, c, h, w]`, float32 in [-1, 1], channels-last in memory, and what is known of them.
+    """Images `[n, c, h, w]`, float32 in [-1, 1], channels-last in memory, with their condition.
 
-    codes: what a tokenizer made of the images beforehand, int64 `[n, rows, columns, depth]`; the images are
-    then left out, as `[n, 0, 0, 0]`.
-    noise: standard normal values of the shape of the images, where noise has chosen the images.
+    codes: the tokenizer's codes of the images, int64 `[n, rows, columns, depth]`. The images are then empty,
+    `[n, 0, 0, 0]`.
+    noise: standard normal values of the shape of the images, if noise has chosen the images.
     """
 
     images: Tensor
@@ -62,7 +64,7 @@ class Batch:
         return self.images.shape[0]
 
     def __getitem__(self, rows: slice) -> "Batch":
-        """Some of the images."""
+        """Return a selection of the batch."""
         codes = None if self.codes is None else self.codes[rows]
         noise = None if self.noise is None else self.noise[rows]
         return Batch(self.images[rows], self.condition[rows], codes, noise)

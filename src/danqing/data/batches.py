@@ -1,4 +1,4 @@
-"""Batches as a pure function of how many images have been seen: nothing is stored to resume."""
+"""Batches as a pure function of the number of images seen: resuming needs no stored state."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,15 +30,17 @@ class _Read(NamedTuple):
 
 
 class Batches:
-    """A data set shuffled anew each epoch and cut into batches that run across the ends of epochs.
+    """A data set, shuffled each epoch and cut into batches.
 
-    augment: None for none; the data's own advice is `dataset.info.augment`. use_labels: whether the condition
-    holds labels, where the data has any. use_texts: whether it holds captions, where the data has any: where
-    an image has several, the seed and the images seen decide on one. hide_attributes: the probability with
-    which each attribute of an image is treated as missing, so that a model learns to do without it. degrade:
-    makes the source image of each image, where the data holds no pairs. Source images of pairs are augmented
-    as their targets are. prefetch: whether a thread reads the next batch while this one is learned from, by
-    default where the data exceeds half of the machine's memory; the batches are the same either way.
+    A batch may span two epochs.
+
+    augment: None for none; `dataset.info.augment` is the data's default. use_labels: whether the condition
+    holds labels, if the data has any. use_texts: whether it holds captions, if the data has any; of several
+    captions, the seed and the images seen select one. hide_attributes: the probability with which each
+    attribute of an image is treated as missing, so that a model learns to do without it. degrade: makes the
+    source image of each image, if the data holds no pairs. Source images of pairs are augmented like their
+    targets. prefetch: whether a thread reads the next batch during the training step, by default if the data
+    exceeds half of the machine's memory; the batches are the same either way.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Batches:
         self._ahead = _Ahead(self._read) if prefetch else None
 
     def at(self, images_seen: int) -> Batch:
-        """The batch that follows after `images_seen` images, on the device."""
+        """Return the batch that follows after `images_seen` images, on the device."""
         read = (
             self._ahead(images_seen, images_seen + self.batch_size)
             if self._ahead
@@ -83,7 +85,7 @@ class Batches:
         return Batch(images, condition)
 
     def indices(self, images_seen: int) -> NDArray[np.int64]:
-        """Which images that batch shows, int64 `[batch_size]`."""
+        """Return the indices of that batch's images, int64 `[batch_size]`."""
         count = len(self.dataset)
         positions = np.arange(images_seen, images_seen + self.batch_size)
         epochs, places = positions // count, positions % count
@@ -93,7 +95,7 @@ class Batches:
         return np.concatenate(parts)
 
     def condition(self, images_seen: int) -> Condition:
-        """What is known of the images of that batch besides source images, on the CPU."""
+        """Return that batch's condition without source images, on the CPU."""
         indices = self.indices(images_seen)
         label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
         texts = self.dataset.texts(indices) if self.use_texts else None
@@ -128,7 +130,7 @@ class Batches:
 
 
 class _Ahead:
-    """Reads the batch that is expected next in a thread; any other position is read when asked for."""
+    """Reads the next batch ahead in a thread; any other batch is read on demand."""
 
     def __init__(self, read: Callable[[int], _Read]) -> None:
         self._read = read

@@ -1,10 +1,10 @@
-"""The packed cache: every image of a source, decoded once, in one file that training reads from.
+"""The packed cache: all images of a source, decoded once, in one file that training reads.
 
 A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`, uint8, or uint16 where the source has
 more than 8 bits), `records.safetensors` (`labels`
 `[n]`, and `text_ends` `[n + 1]` into `texts`), `report.json`, and `manifest.json`, which is written last: a
-cache without one is still being built. The images are appended in the order of the source and a journal says
-how far they go, so that a build killed at any moment goes on where it was.
+cache without one is still being built. The images are appended in the order of the source, and a journal says
+how many are complete, so that a killed build continues where it stopped.
 """
 
 import json
@@ -24,7 +24,7 @@ from danqing.progress import ProgressCallback
 
 
 def default_folder() -> Path:
-    """`$DANQING_CACHE`, or the platform's folder for caches."""
+    """Return `$DANQING_CACHE`, or the platform's folder for caches."""
     if chosen := os.environ.get("DANQING_CACHE"):
         return Path(chosen)
     if os.name == "nt":
@@ -37,16 +37,19 @@ def default_folder() -> Path:
 def ensure(
     source: Source, spec: ImageSpec, folder: Path | None = None, on_progress: ProgressCallback | None = None
 ) -> Path:
-    """The cache of a source, built now if there is none; two processes that ask at once build it once."""
+    """Return the cache of a source.
+
+    It is built if necessary; two processes at a time build it once.
+    """
     folder = folder or default_folder()
     cache = folder / _key(source, spec)
     if _is_current(cache):
         atomic.touch(cache)
         return cache
-    if spec.range is not None:  # the data may have led to the same range before
-        unasked = folder / _key(source, replace(spec, range=None))
-        if _is_current(unasked) and read_manifest(unasked).range == tuple(spec.range):
-            return unasked
+    if spec.range is not None:  # the data itself may have given the same range before
+        by_default = folder / _key(source, replace(spec, range=None))
+        if _is_current(by_default) and read_manifest(by_default).range == tuple(spec.range):
+            return by_default
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / f"{cache.name}.lock"):
@@ -61,7 +64,7 @@ def ensure(
 
 
 def is_complete(cache: Path) -> bool:
-    """Whether a cache is finished and its images have the length that its manifest says."""
+    """Return whether a cache is finished, with images of the right length."""
     try:
         manifest = read_manifest(cache)
         length = (cache / "images.safetensors").stat().st_size
@@ -73,7 +76,7 @@ def is_complete(cache: Path) -> bool:
 
 
 def _is_current(cache: Path) -> bool:
-    """Whether a cache is finished, and no extra was installed since that reads more of its source."""
+    """Return whether a cache is finished, and no extra installed since would read more of its source."""
     return is_complete(cache) and not any(map(is_installed, read_manifest(cache).lacking))
 
 

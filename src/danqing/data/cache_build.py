@@ -1,4 +1,4 @@
-"""Building a cache: records are decoded, committed in order, and described when all are there."""
+"""Building a cache: records are decoded, committed in order, and described when all are complete."""
 
 import hashlib
 import json
@@ -36,16 +36,16 @@ from danqing.image_files.reasons import missing_extras
 from danqing.progress import ProgressCallback
 
 _FINGERPRINT = 3
-"""Part of every fingerprint; it stays while the same data gives the same images."""
+"""Part of every fingerprint; it changes only when the same data gives other images."""
 TOLERATED = 0.05
-"""The share of unreadable images above which the data is refused."""
+"""The share of unreadable images above which the data is rejected."""
 _COMMIT_IMAGES = 2048
 _COMMIT_BYTES = 32 * 2**20
 
 
 @dataclass
 class _Tally:
-    """How far a build has come, as its journal tells."""
+    """The progress of a build, according to its journal."""
 
     records: int = 0
     images: int = 0
@@ -63,13 +63,13 @@ class _Tally:
         self.reasons.update(reason_kind(reason) for _, reason in entry["skipped"])
         named = [Skipped(name=name, reason=reason) for name, reason in entry["skipped"]]
         self.skipped_files += named[: NAMED - len(self.skipped_files)]
-        self.formats.update(entry.get("formats", {}))  # an earlier version's journal has none
+        self.formats.update(entry.get("formats", {}))  # journals of earlier versions have none
         self.sizes = _range([*self.sizes, *entry.get("sizes", ())])
         self.lacking |= missing_extras(*(one.reason for one in named))
 
 
 class Build:
-    """One build of a cache, which goes on where an earlier one was killed."""
+    """One build of a cache; it continues a build that was killed."""
 
     def __init__(
         self, source: Source, asked: ImageSpec, cache: Path, on_progress: ProgressCallback | None
@@ -102,7 +102,7 @@ class Build:
         self._finish(tally)
 
     def _resume(self) -> _Tally:
-        """What an earlier build left behind that can be relied on; the rest is cut off."""
+        """Return the reliable part of an earlier build, and truncate the rest."""
         tally = _Tally()
         atomic.remove_leftovers(self.cache)
         intact = 0
@@ -121,7 +121,7 @@ class Build:
         return tally
 
     def _commits(self, start: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Journal entries with the pixels they stand for."""
+        """Yield journal entries with their pixels."""
         entry, blocks = _entry(), list[bytes]()
         with Decoder(self.spec, self.total - start) as decoder:
             for records, decoded in self._decoded(decoder, self.source.records(self.spec, start)):
@@ -143,7 +143,7 @@ class Build:
                 yield entry, b"".join(blocks)
 
     def _decoded(self, decoder: Decoder, records: Iterator[Record]) -> Iterator[tuple[list[Record], Decoded]]:
-        """Chunks of records with their pixels; of pairs, those of the target and then of the source image."""
+        """Yield chunks of records with their pixels; for pairs, first the target's, then the source's."""
         if not self.pairs:
             yield from decoder(records)
             return
@@ -220,7 +220,7 @@ class Build:
         self.journal_path.unlink()
 
     def _attributes(self) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
-        """The table of attributes and its columns, read off the journal."""
+        """Return the table of attributes and its columns from the journal."""
         with open(self.journal_path, "rb") as journal:
             rows = [cells for line in journal for cells in json.loads(line)["attributes"]]
         return tabulate(self.source.attributes, rows)
@@ -228,7 +228,7 @@ class Build:
     def _tables(
         self, count: int
     ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Labels, their names, texts as UTF-8, the end of each text, and digests, read off the journal."""
+        """Return labels, their names, texts as UTF-8, the end of each text, and digests from the journal."""
         seen: dict[str, int] = {}
         labels, digests = np.full(count, -1, np.int32), np.zeros(count, "S32")
         ends, texts, number = np.zeros(count + 1, np.int64), bytearray(), 0
@@ -243,7 +243,7 @@ class Build:
                     number += 1
         known = {name: place for place, name in enumerate(self.source.label_names)}
         names = tuple(sorted(seen, key=lambda name: (known.get(name, len(known)), natural_order(name))))
-        if len(names) < 2:  # a single class tells nothing
+        if len(names) < 2:  # a single class is no information
             names = ()
         places = {name: place for place, name in enumerate(names)}
         new = np.array([places.get(name, -1) for name in seen] + [-1], np.int32)
@@ -254,7 +254,7 @@ class Build:
 
 
 def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
-    """A sorting key under which `class 10` follows `class 9`."""
+    """Return a sorting key for natural order: `class 10` follows `class 9`."""
     parts: list[str] = []
     for character in name:
         if parts and character.isdecimal() == parts[-1][-1].isdecimal():
@@ -265,7 +265,9 @@ def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
 
 
 def write_header(path: Path, name: str, shape: tuple[int, ...], depth: int = 8) -> None:
-    """Complete a file of `HEADER` blank bytes and unsigned values into a safetensors file of one tensor.
+    """Write the safetensors header of one tensor of unsigned values.
+
+    The file begins with `HEADER` blank bytes for it.
 
     depth: bits of a value, 8 or 16.
     """
@@ -284,7 +286,7 @@ def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
 
 
 def _of_pixels(asked: ImageSpec) -> dict[str, Any]:
-    """The options that a fingerprint covers: the range and depth show in the pixels themselves."""
+    """Return the options that a fingerprint covers; range and depth already affect the pixels."""
     return replace(asked, range=None, depth=0).asked()
 
 
@@ -294,7 +296,7 @@ def _entry() -> dict[str, Any]:
 
 
 def _source_of(record: Record) -> Load:
-    """What loads the source image of a pair; one that is missing is an image that cannot be read."""
+    """Return the loader of a pair's source image; a missing one counts as unreadable."""
 
     def refuse() -> bytes:
         raise DataError("The source image is missing.")
@@ -303,7 +305,7 @@ def _source_of(record: Record) -> Load:
 
 
 def _joined_pairs(decoded: Decoded, image_bytes: int) -> Decoded:
-    """Targets and sources that take turns, as pairs; where one cannot be read, neither is kept."""
+    """Join alternating targets and sources into pairs; drop both if either cannot be read."""
     pixels, digests, reasons = list[bytes](), list[str](), list[str | None]()
     place = 0
     kept: list[tuple[bytes, str] | None] = []
@@ -324,7 +326,7 @@ def _joined_pairs(decoded: Decoded, image_bytes: int) -> Decoded:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON can hold it: NumPy's numbers and dates of a Parquet file are none."""
+    """Return a cell as a JSON value; NumPy numbers and dates of a Parquet file are converted."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, float):
@@ -333,7 +335,7 @@ def _plain(value: Any) -> Any:
 
 
 def _count(entry: dict[str, Any], format: str, size: tuple[int, int] | None) -> None:
-    """Note in a journal entry what an image was before it was decoded."""
+    """Write the format and size of an encoded image into its journal entry."""
     if format:
         entry["formats"][format] = entry["formats"].get(format, 0) + 1
     if size is not None:
@@ -341,14 +343,14 @@ def _count(entry: dict[str, Any], format: str, size: tuple[int, int] | None) -> 
 
 
 def _range(sizes: list[list[int]]) -> list[list[int]]:
-    """The smallest and the largest of some sizes, each side by itself; empty where there are none."""
+    """Return the smallest and largest of some sizes, per side; empty if there are none."""
     return (
         [list(map(min, zip(*sizes, strict=True))), list(map(max, zip(*sizes, strict=True)))] if sizes else []
     )
 
 
 def _printable(text: str | None) -> str | None:
-    """Text that UTF-8 can hold: names of files need not be."""
+    """Return text that UTF-8 can encode, which file names need not be."""
     return None if text is None else text.encode("utf-8", "replace").decode()
 
 
@@ -362,6 +364,6 @@ def _length(path: Path) -> int:
 
 
 def _cut(path: Path, length: int) -> None:
-    """Make a file exactly `length` bytes long; what it lacks is zeros."""
+    """Make a file exactly `length` bytes long, padded with zeros."""
     with open(path, "ab") as file:
         file.truncate(length)

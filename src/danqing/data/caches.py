@@ -1,7 +1,7 @@
-"""What lies in the folder for caches: packed data, codes, features and the like, listed and deleted.
+"""The folder of caches: lists and deletes packed data, codes, features and other caches.
 
-Everything here can be made or fetched again. A cache is deleted under the lock that its makers hold, so that
-none disappears while it is being built.
+Everything in it can be computed or downloaded again. A cache is deleted under the lock that its writers hold,
+so that none disappears while it is being built.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ _LONGEST_HEADER = 2**20
 
 @dataclass(frozen=True)
 class Cache:
-    """One thing that is kept.
+    """One cache.
 
-    key: tells it from the others of its kind. name: what it was made from, where that is known. bytes: on the
-    disk. last_used: seconds since 1970. is_complete: False where a build was interrupted, or goes on now.
+    key: unique among the caches of its kind. name: what it was made from, if that is known. bytes: on disk.
+    last_used: seconds since 1970. is_complete: False if a build was interrupted or is still running.
     """
 
     kind: Kind
@@ -46,13 +46,16 @@ class Cache:
 
 
 def metadata(data: str, **others: str) -> dict[str, dict[str, str]]:
-    """What the header of a cached safetensors file says of it, for people: the name of its data set first."""
+    """Return the metadata of a cached safetensors file.
+
+    It begins with the name of the data set.
+    """
     told = {"data": data, **others}
     return {"__metadata__": {key: text.encode("utf-8", "replace").decode() for key, text in told.items()}}
 
 
 def find(folder: Path | None = None) -> list[Cache]:
-    """Everything in the folder for caches (by default `default_folder()`), the largest first."""
+    """List all caches in a folder (by default `default_folder()`), the largest first."""
     folder = folder or default_folder()
     found = [*_data(folder), *_folders(folder, "text"), *_folders(folder, "downloads")]
     for kind in _FILES:
@@ -61,21 +64,25 @@ def find(folder: Path | None = None) -> list[Cache]:
 
 
 def delete(cache: Cache) -> bool:
-    """Delete a cache; returns False where it is being built, and nothing was deleted.
+    """Delete a cache.
 
-    A process that reads it goes on, where the system lets open files be deleted. Raises DataError.
+    Returns False, and deletes nothing, if it is being built.
+
+    A process that is reading it can continue, if the system can delete open files. Raises DataError.
     """
     try:
         with contextlib.ExitStack() as held:
             if cache.lock is not None:
                 try:
-                    # The file stays: another process may wait for it already.
+                    # The lock file stays: another process may already wait for it.
                     held.enter_context(filelock.FileLock(cache.lock, timeout=0))
                 except filelock.Timeout:
                     return False
             for path in cache.paths:
                 if path.is_dir():
-                    (path / "manifest.json").unlink(missing_ok=True)  # what is half deleted is not complete
+                    (path / "manifest.json").unlink(
+                        missing_ok=True
+                    )  # so that a half-deleted cache does not count as complete
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
@@ -88,7 +95,7 @@ def delete(cache: Cache) -> bool:
 
 
 def _data(folder: Path) -> Iterator[Cache]:
-    """Packed data sets: a folder each, and its lock beside it."""
+    """List packed data sets: one folder each, with its lock next to it."""
     for path in _entries(folder, lambda entry: bool(_KEY.fullmatch(entry.name)) and entry.is_dir()):
         try:
             name, is_complete = read_manifest(path).name, True
@@ -98,7 +105,7 @@ def _data(folder: Path) -> Iterator[Cache]:
 
 
 def _files(folder: Path, kind: Kind) -> Iterator[Cache]:
-    """Tensors: a file each, its lock, and what killed processes left of it."""
+    """List cached tensors: one file each, its lock, and leftovers of killed processes."""
     parts: dict[str, list[Path]] = {}
     for path in _entries(folder / kind, lambda entry: entry.suffix != ".lock"):
         if found := _KEY.match(path.name.lstrip(".")):
@@ -111,7 +118,7 @@ def _files(folder: Path, kind: Kind) -> Iterator[Cache]:
 
 
 def _folders(folder: Path, kind: Kind) -> Iterator[Cache]:
-    """Files that belong together, in a folder each: rows of one text encoder, downloads of one data set."""
+    """List groups of files, one folder each: texts of one encoder, downloads of one data set."""
     for path in _entries(folder / kind, lambda entry: entry.is_dir()):
         is_text = kind == "text"
         lock = None if is_text else folder / kind / f".{path.name}.lock"
@@ -124,7 +131,7 @@ def _cache(
     statuses = []
     for path in paths:
         for each in (path, *(path.rglob("*") if path.is_dir() else ())):
-            with contextlib.suppress(OSError):  # it may disappear while we look
+            with contextlib.suppress(OSError):  # it may disappear meanwhile
                 statuses.append((each.is_file(), each.stat()))
     size = sum(status.st_size for is_file, status in statuses if is_file)
     if lock is not None:  # each use touches it
@@ -135,7 +142,7 @@ def _cache(
 
 
 def _described(path: Path) -> str:
-    """What the header of a safetensors file says that it was made from; empty where it does not."""
+    """Return what a safetensors file was made from, according to its header; empty if it does not say."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -1,4 +1,4 @@
-"""Captions: an image may have several, one to a line of its text."""
+"""Captions: an image may have several, one per line of its text."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from danqing.randomness import derived_seed
 
 
 def captions_of(text: str) -> list[str]:
-    """List the captions in the text of one image, one to a line.
+    """List the captions in the text of one image, one per line.
 
     Only a line feed ends a line: a form feed or U+2028 may be part of a caption.
     """
@@ -14,9 +14,11 @@ def captions_of(text: str) -> list[str]:
 
 
 def chosen(texts: Sequence[str], seed: int, images_seen: int) -> tuple[str, ...]:
-    """One caption for each of the images that follow after `images_seen`, "" where an image has none.
+    """Choose a caption for each image that follows after `images_seen`.
 
-    Which one follows from the seed and the image's place in the run alone, not from the size of batches.
+    "" if an image has none.
+
+    The choice depends only on the seed and the image's position in the run, not on the batch size.
     """
     return tuple(_one(captions_of(text), seed, images_seen + row) for row, text in enumerate(texts))
 

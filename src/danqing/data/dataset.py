@@ -1,4 +1,4 @@
-"""A data set in its cache: any images by their indices, read from the file as they are needed."""
+"""A data set in its cache: images by index, read from the file on demand."""
 
 import functools
 import json
@@ -28,11 +28,13 @@ Indices = NDArray[np.int64] | Tensor | Sequence[int]
 
 
 class Dataset:
-    """Images of one size, with what is known of each; indices run from 0 to len - 1.
+    """Images of one size, with their labels, captions and attributes.
 
-    `labels` are int64 `[n]`, indices into `label_names`, -1 where an image has none. `fingerprint` is a
-    sha256 in hexadecimal of the contents and the options they were read with: it tells whether two runs saw
-    the same data.
+    Indices run from 0 to len - 1.
+
+    `labels` are int64 `[n]`, indices into `label_names`, -1 if an image has none. `fingerprint` is a
+    sha256 in hexadecimal of the contents and the options that they were read with: it shows whether two runs
+    used the same data.
     """
 
     def __init__(self, cache: Path, info: DatasetInfo, rows: NDArray[np.int64] | None = None) -> None:
@@ -57,27 +59,36 @@ class Dataset:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height."""
+        """Return (width, height)."""
         return self._manifest.shape[2], self._manifest.shape[1]
 
     @property
     def channels(self) -> int:
-        """1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+        """Return the number of channels.
+
+        1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+        """
         return self._manifest.shape[3]
 
     @property
     def depth(self) -> int:
-        """Return the bits of a value: 8, or 16 where the source has more than 8."""
+        """Return the bits of a value.
+
+        8, or 16 if the source has more than 8.
+        """
         return self._manifest.depth
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """Return the (low, high) that became black and white in images of more than 8 bits."""
+        """Return the (low, high) that became black and white.
+
+        None for images of 8 bits.
+        """
         return self._manifest.range
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image."""
+        """Return the bytes of one image."""
         return self._manifest.image_bytes
 
     def images(self, indices: Indices) -> Tensor:
@@ -90,26 +101,32 @@ class Dataset:
 
     @property
     def has_pairs(self) -> bool:
-        """Whether each image has a source image that it is made from."""
+        """Return whether each image has a source image."""
         return self._manifest.pairs
 
     def source_images(self, indices: Indices) -> Tensor:
-        """Return the source images of pairs, uint8 `[n, h, w, c]`; raises DataError where there are none."""
+        """Return the source images of pairs, uint8 `[n, h, w, c]`.
+
+        Raises DataError if there are none.
+        """
         if not self.has_pairs:
-            raise DataError(f"{self.info.name} holds no pairs: declare them by pairs=...")
+            raise DataError(f"{self.info.name} holds no pairs: declare them with pairs=...")
         return torch.from_numpy(_eight_bits(self._store.images(self._places(indices), side=1)))
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """The declared columns of what is known of each image; their widths add up to the table's."""
+        """Return the declared attribute columns.
+
+        Their widths add up to that of the table.
+        """
         return self._manifest.attributes
 
     def attributes_at(self, indices: Indices) -> NDArray[np.float32]:
-        """Return the attributes of images, float32 `[n, sum of widths]`, NaN where one is missing."""
+        """Return the attributes at `indices`, float32 `[n, sum of widths]`, NaN for missing values."""
         return self._store.attributes(self._places(indices))
 
     def attribute_examples(self, most: int) -> tuple[Example, ...]:
-        """Return the attributes and labels of at most so many images, from all over the data."""
+        """Return attributes and labels of at most `most` evenly spaced images."""
         places = np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(np.int64)
         rows, labels = self.attributes_at(places).tolist(), self.labels_at(places).tolist()
         return tuple(
@@ -119,23 +136,29 @@ class Dataset:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Every image's label, int64 `[n]`, -1 for none; None where the data has no labels."""
+        """Return all labels, int64 `[n]`, -1 for none.
+
+        None if the data has no labels.
+        """
         return self.labels_at(np.arange(len(self))) if self._names else None
 
     def labels_at(self, indices: Indices) -> NDArray[np.int64]:
-        """The labels of the images at `indices`, int64 `[n]`, -1 for none."""
+        """Return the labels at `indices`, int64 `[n]`, -1 for none."""
         labels = self._store.labels[self._places(indices)]
         renamed: NDArray[np.int64] = self._renamed[labels]
         return renamed
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """What each label is called; empty where the data has no labels."""
+        """Return the names of the labels; empty if the data has none."""
         return self._names
 
     @functools.cached_property
     def label_frequencies(self) -> tuple[float, ...]:
-        """The share of the labelled images that each label has; they add up to 1."""
+        """Return each label's share of the labelled images.
+
+        They add up to 1.
+        """
         if self._rows is None:
             return self._manifest.label_frequencies
         labels = self.labels
@@ -146,7 +169,10 @@ class Dataset:
 
     @functools.cached_property
     def label_captions(self) -> tuple[str, ...]:
-        """Of each label the captions that all of its images have, one to a line; empty where none has any."""
+        """Return the captions that all images of each label share.
+
+        One per line, empty if there are none.
+        """
         labels = self.labels
         if labels is None or not self.has_texts:
             return ()
@@ -161,15 +187,21 @@ class Dataset:
 
     @property
     def has_texts(self) -> bool:
-        """Whether images have captions."""
+        """Return whether images have captions."""
         return self._manifest.has_texts
 
     def texts(self, indices: Indices) -> tuple[str, ...] | None:
-        """The captions of the images at `indices`, empty where one has none; None where the data has none."""
+        """Return the captions at `indices`, empty for an image without any.
+
+        None if the data has none.
+        """
         return self._store.texts(self._places(indices)) if self.has_texts else None
 
     def subset(self, chosen: Indices | Sequence[str]) -> "Dataset":
-        """The images at some indices, in that order, or those with some labels, by name; raises DataError."""
+        """Select images by index, in that order, or by label name.
+
+        Raises DataError.
+        """
         by_name = len(chosen) > 0 and isinstance(chosen[0], str)
         indices = self._with_labels(cast(Sequence[str], chosen)) if by_name else cast(Indices, chosen)
         places = self._places(indices)
@@ -189,7 +221,7 @@ class Dataset:
         return np.flatnonzero(np.isin(self.labels_at(np.arange(len(self))), wanted))
 
     def _narrow_labels(self) -> None:
-        """Keep the label names that a subset still has, in their order."""
+        """Keep the label names that occur in a subset, in their order."""
         present = np.unique(self._store.labels[self._rows])
         kept = [place for place in range(len(self._manifest.label_names)) if place in present]
         kept = kept if len(kept) > 1 else []
@@ -199,7 +231,7 @@ class Dataset:
 
     @functools.cached_property
     def _renamed(self) -> NDArray[np.int64]:
-        """From labels in the cache to labels here; the last place, reached as -1, stays -1."""
+        """Return a table from cache labels to these labels; its last entry, reached by -1, stays -1."""
         return np.append(np.arange(len(self._manifest.label_names)), -1)
 
     def _places(self, indices: Indices) -> NDArray[np.int64]:
@@ -217,7 +249,7 @@ def _eight_bits(values: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.ui
 
 
 class _Store:
-    """The files of one cache, of which only the labels are held in memory."""
+    """The files of one cache; only the labels are held in memory."""
 
     def __init__(self, cache: Path, manifest: Manifest) -> None:
         self._images = TensorFile(cache / "images.safetensors")
@@ -225,14 +257,14 @@ class _Store:
         count, *shape = manifest.shape
         stored = (count, 2, *shape) if manifest.pairs else manifest.shape
         if self._images.shape("images") != stored:
-            raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built anew.")
+            raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built again.")
         labels = self._records.rows("labels", np.arange(manifest.shape[0]))
         self.labels = labels.view(f"i{labels.shape[1]}")[:, 0]
         self._pairs, self._has_attributes = manifest.pairs, bool(manifest.attributes)
         self._shape, self._dtype = manifest.shape[1:], np.dtype("<u2" if manifest.depth == 16 else "u1")
 
     def images(self, places: NDArray[np.int64], side: int = 0) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """The images at some places; side 1: the source images of pairs."""
+        """Read the images at some positions; side 1: the source images of pairs."""
         values = self._images.rows("images", places).view(self._dtype)
         if not self._pairs:
             return values.reshape(len(places), *self._shape)
@@ -250,10 +282,10 @@ class _Store:
 
 
 class TensorFile:
-    """A safetensors file that is read where it is asked for, and not mapped into memory.
+    """A safetensors file that is read at offsets, not mapped into memory.
 
-    A mapped page counts as this process's memory, a shuffled epoch touches them all, and a kernel may map 2
-    MiB around each; reading at an offset is as quick, and memory stays flat however large the data is.
+    A mapped page counts as this process's memory, a shuffled epoch touches all pages, and a kernel may map 2
+    MiB around each. Reading at an offset is as fast, and memory does not grow with the data.
     """
 
     def __init__(self, path: Path) -> None:
@@ -268,11 +300,11 @@ class TensorFile:
         return tuple(self._layout[name]["shape"])
 
     def dtype(self, name: str) -> str:
-        """The number format of a tensor, as safetensors calls it."""
+        """Return the number format of a tensor, as safetensors calls it."""
         return str(self._layout[name]["dtype"])
 
     def rows(self, name: str, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The bytes of some rows of a tensor, `[len(places), bytes per row]`."""
+        """Read some rows of a tensor as bytes, `[len(places), bytes per row]`."""
         start, end = self._layout[name]["data_offsets"]
         length = (end - start) // max(1, self.shape(name)[0])
         result = np.empty((len(places), length), np.uint8)
@@ -286,12 +318,12 @@ class TensorFile:
                 seek(offset)
                 if read_into(row) != length:
                     raise DataError(
-                        f"{self._file.name} ends too early: delete its folder, and it is built anew."
+                        f"{self._file.name} ends too early: delete its folder, and it is built again."
                     )
         return result
 
     def part(self, name: str, start: int, end: int) -> bytes:
-        """Bytes from `start` to `end` of a tensor."""
+        """Read the bytes from `start` to `end` of a tensor."""
         return self._read(self._start + self._layout[name]["data_offsets"][0] + start, end - start)
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -307,6 +339,6 @@ class TensorFile:
                 count = self._file.readinto(target[done:])
                 if not count:
                     raise DataError(
-                        f"{self._file.name} ends too early: delete its folder, and it is built anew."
+                        f"{self._file.name} ends too early: delete its folder, and it is built again."
                     )
                 done += count

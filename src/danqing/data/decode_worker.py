@@ -1,4 +1,4 @@
-"""The process that decodes pictures for a cache: reads encoded files on stdin, writes pixels on stdout.
+"""The process that decodes images for a cache: reads encoded files on stdin, writes pixels on stdout.
 
 It imports no torch, so that it starts in a fraction of a second. Its messages are frames (`danqing.frames`).
 """
@@ -17,8 +17,9 @@ from danqing.images import Pixels
 
 
 class Decoded(NamedTuple):
-    """Some pictures in order: why each cannot be decoded (None if it can); digests and pixels of the rest.
+    """Decoded images in order.
 
+    reasons: why each cannot be decoded, None if it can. digests, pixels: of the others.
     headers: format and size of each before decoding, as `headers.described` gives them.
     """
 
@@ -29,7 +30,7 @@ class Decoded(NamedTuple):
 
 
 def packed(outcomes: Iterable[Pixels | DeepPixels | str]) -> Decoded:
-    """Pictures, or the reasons why there are none, as one block."""
+    """Pack decoded images and reasons into one message."""
     reasons, digests, blocks = list[str | None](), list[str](), list[bytes]()
     for outcome in outcomes:
         if isinstance(outcome, str):
@@ -44,7 +45,7 @@ def packed(outcomes: Iterable[Pixels | DeepPixels | str]) -> Decoded:
 def decoded_or_reason(
     source: bytes | Path | str | Frame, options: dict[str, Any]
 ) -> Pixels | DeepPixels | str:
-    """Decode one image with the options of `decode`, or return the sentence of its DataError."""
+    """Decode an image, or return the sentence of its DataError."""
     try:
         return decode(source, **options)
     except DataError as error:
@@ -54,8 +55,8 @@ def decoded_or_reason(
 def split(header: list[Any], block: bytes) -> Iterable[bytes | str | Frame]:
     """Yield the images of a request.
 
-    A path stands as itself, an encoded file as its length in the block, and one image of several in a file as
-    a list of either with its number.
+    A path is given as itself, an encoded file as its length in the block, and one of several images in a file
+    as a list of either and its number.
     """
     start = 0
     for entry in header:
@@ -72,7 +73,10 @@ def split(header: list[Any], block: bytes) -> Iterable[bytes | str | Frame]:
 
 
 def main() -> None:
-    """Answer requests until stdin ends; the options of `decode` are the only argument, as JSON."""
+    """Answer requests until stdin ends.
+
+    The options of `decode` are the only argument, as JSON.
+    """
     options = json.loads(sys.argv[1])
     options["size"] = tuple(options["size"])
     options["range"] = options["range"] and tuple(options["range"])

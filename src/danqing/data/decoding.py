@@ -1,8 +1,8 @@
-"""Decoding on all cores, in order: by threads where there is little to do, otherwise by processes of our own.
+"""Decoding on all cores, in order: by threads if there is little to do, otherwise by our own processes.
 
 Threads alone leave cores idle on small files, whose headers Pillow reads in Python. The processes are
 `python -m danqing.data.decode_worker`, not multiprocessing's: nothing is pickled, a user's script needs no
-`__main__` guard, and a decoder that crashes on a hostile file takes nothing else along.
+`__main__` guard, and a decoder that crashes on a hostile file affects nothing else.
 """
 
 import contextlib
@@ -30,13 +30,16 @@ from danqing.images import Pixels
 
 CHUNK = 64
 FEW = 4000
-"""Up to so many images, starting processes takes longer than it saves."""
+"""Up to this many images, starting processes takes longer than it saves."""
 _AHEAD_BYTES = 64 * 2**20
-"""Pixels that may wait to be written: enough for decoding to go on while the disk confirms a commit."""
+"""Pixels that may wait to be written: enough to continue decoding while the disk confirms a commit."""
 
 
 class Decoder:
-    """Brings records to a size and channels; used as a context manager, which ends its processes."""
+    """Decodes records to a size and channels.
+
+    As a context manager, it ends its processes.
+    """
 
     def __init__(self, spec: ImageSpec, count: int) -> None:
         self.spec = spec
@@ -59,15 +62,15 @@ class Decoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_over = True  # after an interruption, threads must not start processes anew
+        self._is_over = True  # after an interruption, threads must not start new processes
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         for worker in self._started:
             worker.end()
-        # A thread that was just starting a process ends it itself, in a moment: wait for that.
+        # A thread that is just starting a process will end it itself: wait for that.
         self._pool.shutdown(wait=self._use_processes)
 
     def __call__(self, records: Iterator[Record]) -> Iterator[tuple[list[Record], Decoded]]:
-        """Chunks of records with their pixels, in order."""
+        """Yield chunks of records with their pixels, in order."""
         waiting: deque[tuple[list[Record], Future[Decoded]]] = deque()
         while chunk := list(islice(records, CHUNK)):
             waiting.append((chunk, self._pool.submit(self._decode, chunk)))
@@ -122,7 +125,7 @@ class Decoder:
         )
 
     def _start(self) -> "_Worker | None":
-        """A new process, or None where this system gives none: threads do the work then."""
+        """Start a process; return None if the system cannot, and threads then do the work."""
         if self._is_over:
             return None
         try:
@@ -138,7 +141,7 @@ class Decoder:
 
 
 class _Worker:
-    """One process that decodes, owned by one thread at a time."""
+    """A decoding process, owned by one thread at a time."""
 
     def __init__(self, options: dict[str, object]) -> None:
         package = str(Path(danqing.__file__).parents[1])
@@ -160,7 +163,7 @@ class _Worker:
             raise
 
     def decode(self, items: list[bytes | Path | Frame]) -> Decoded:
-        """Decode some encoded files; raises EOFError or OSError where the process has died."""
+        """Decode encoded files; raise EOFError or OSError if the process has died."""
         header = list[Any]()
         blocks = list[bytes]()
         for item in items:

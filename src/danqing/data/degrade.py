@@ -1,7 +1,7 @@
-"""Degradations on the fly: from an image to the poorer one that a model learns to restore it from.
+"""Degradations on the fly: they make the source images of a model that learns to restore images.
 
 `"blur,down4,noise,jpeg"` lists steps, which are applied in that order. A step without a number draws its
-strength anew for each image and epoch; `noise0.1` always has that strength.
+strength for each image and epoch; `noise0.1` always has that strength.
 """
 
 import io
@@ -79,7 +79,7 @@ class Degradation:
         self.steps = tuple(_parsed(part.strip(), description) for part in description.split(","))
 
     def channels(self, channels: int) -> int:
-        """Return how many channels a degraded image of `channels` has: grey keeps an alpha channel."""
+        """Return the channels of a degraded image; grey keeps alpha."""
         is_gray = any(step.kind == "gray" for step in self.steps)
         return 2 - channels % 2 if is_gray else channels
 
@@ -88,9 +88,10 @@ class Degradation:
         return ", ".join(step.in_words() for step in self.steps)
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Degrade images float32 `[n, c, h, w]` in [-1, 1]; image i depends on row i and `seeds[i]` alone.
+        """Degrade images float32 `[n, c, h, w]` in [-1, 1].
 
-        Returns float32 `[n, channels(c), h, w]`, channels-last, with 256 levels as in a file.
+        Image i depends only on row i and `seeds[i]`. Returns float32 `[n, channels(c), h, w]`,
+        channels-last, with 256 levels as in a file.
         """
         if not len(images):
             return images[:, : self.channels(images.shape[1])]
@@ -106,9 +107,9 @@ class Degradation:
 def source_images(
     dataset: Dataset, indices: Sequence[int], degradation: Degradation | None, seed: int
 ) -> Tensor:
-    """Return what images are made from outside of training, float32 `[n, c, h, w]` in [-1, 1].
+    """Return the source images outside of training, float32 `[n, c, h, w]` in [-1, 1].
 
-    They are the source images of pairs, or else degraded by what the seed and the index of each image draw.
+    They are those of pairs, or else copies that are degraded by the seed and the index of each image.
     """
     if degradation is None:
         return to_float(dataset.source_images(indices))

@@ -1,4 +1,4 @@
-"""Published data: looked for where users and Debian keep it, otherwise fetched once and checked."""
+"""Published data: taken from the user's or Debian's folder, or downloaded once and checked."""
 
 import hashlib
 import http.client
@@ -23,10 +23,11 @@ TIMEOUT = 60
 
 @dataclass(frozen=True)
 class Published:
-    """Files with their md5 or sha256 at a publisher's address, and folders where another program may have
-    put them.
+    """Files at a publisher's address, with their md5 or sha256.
 
-    `$DANQING_MIRROR` replaces the address: the files of each set lie in a folder of its name there.
+    They may already be in some other folders.
+
+    `$DANQING_MIRROR` replaces the address; it has one folder per data set.
     """
 
     name: str
@@ -35,7 +36,9 @@ class Published:
     installed: tuple[Path, ...] = ()
 
     def folder(self, on_progress: ProgressCallback | None = None) -> Path:
-        """The folder that holds all files: `$DANQING_DATA/<name>`, a system folder, or fetched now.
+        """Return the folder with all files.
+
+        `$DANQING_DATA/<name>`, a system folder, or a new download.
 
         Raises DataError.
         """
@@ -47,7 +50,7 @@ class Published:
         home = places[0] if places else default_folder() / "downloads" / self.name
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(home.with_name(f".{self.name}.lock")):  # two first uses fetch once
+            with filelock.FileLock(home.with_name(f".{self.name}.lock")):  # two processes download once
                 for file, checksum in self.files.items():
                     if not present(home, file):
                         self._fetch(file, checksum, home, on_progress)
@@ -66,7 +69,7 @@ class Published:
         try:
             atomic.remove_leftovers(folder)
             with (
-                # urlopen would keep the proxies that were set when it was first called.
+                # urlopen would keep the proxies of its first call.
                 urllib.request.build_opener().open(url, timeout=TIMEOUT) as answer,
                 atomic.replacing(folder / file) as target,
             ):
@@ -96,16 +99,19 @@ def idx_source(
     split: str,
     on_progress: ProgressCallback | None,
 ) -> IdxSource:
-    """The IDX files of a published set's split; raises DataError."""
+    """Return the IDX files of a published set's split; raise DataError."""
     if split not in ("train", "test"):
         raise MissingSplitError(f"{published.name} has no split {split!r}: choose train or test.")
     found = find_idx(published.folder(on_progress), split)
     if found is None or found[1] is None:
-        raise DataError(f"{published.name} lacks a file of its {split} split: fetch it again.")
+        raise DataError(f"{published.name} lacks a file of its {split} split: download it again.")
     return IdxSource(found[0], found[1], about, label_names)
 
 
 def present(folder: Path, file: str) -> Path | None:
-    """A published file in a folder, as it is or with its gzip taken off; None where it is missing."""
+    """Return a published file in a folder, compressed or not.
+
+    None if it is missing.
+    """
     places = (folder / file, folder / file.removesuffix(".gz"))
     return next((place for place in places if place.is_file()), None)

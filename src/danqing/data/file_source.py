@@ -1,4 +1,4 @@
-"""Images that are files, of a folder or of archives, as a source of records."""
+"""A source of records whose images are files, in a folder or in archives."""
 
 import functools
 import re
@@ -10,7 +10,7 @@ from PIL import Image
 
 from danqing.data import pairs, tables
 from danqing.data.files import Files, Loader
-from danqing.data.layout import NOTHING_DECLARED, Declared, Layout, Row, lay_out
+from danqing.data.layout import NOTHING_DECLARED, Declared, ImageEntry, Layout, lay_out
 from danqing.data.records import About, ImageSpec, Natural, Record, digest
 from danqing.data.side_files import Words, read_beside
 from danqing.data.survey import Survey
@@ -21,7 +21,10 @@ _ARCHIVE = re.compile(r"\.(?:zip|tgz|tar(?:\.\w+)?)$", re.IGNORECASE)
 
 
 class FileSource:
-    """The images of a folder, a zip or tar archives, with what tables, side files and folders say of them."""
+    """The images of a folder, a zip or tar archives.
+
+    Tables, side files and folder names describe them.
+    """
 
     label_names: tuple[str, ...] = ()
     natural: Natural | None = None
@@ -52,10 +55,10 @@ class FileSource:
     def _layout(self) -> Layout:
         return lay_out(self.files, self.split, self.declared)
 
-    def _record(self, row: Row, load: Loader) -> Record:
+    def _record(self, row: ImageEntry, load: Loader) -> Record:
         try:
             words = read_beside(row.beside, self.files.read) if any(row.beside) else Words()
-        except DataError as error:  # nothing is known of an image whose label cannot be read
+        except DataError as error:  # an image whose label cannot be read counts as unreadable
             return Record(row.name, functools.partial(_refuse, str(error)))
         values: tuple[Any, ...] = row.attributes
         if self.declared.attributes and not any(not tables.is_missing(value) for value in values):

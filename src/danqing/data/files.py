@@ -1,4 +1,4 @@
-"""The files of a folder or an archive as one flat list of paths, whatever holds them."""
+"""The files of a folder or an archive as one flat list of paths."""
 
 import posixpath
 from collections import Counter
@@ -13,14 +13,14 @@ from danqing.names import decoded, normalized
 
 Loader = Callable[[], bytes | Path]
 HEAD = 132
-"""Bytes at the beginning of a file that tell DICOM from anything else."""
+"""The number of bytes at the beginning of a file that identify DICOM."""
 
 
 class Files(Protocol):
-    """Files by their relative path with `/`, in the order in which they are best read.
+    """Files by relative path with `/`, in the fastest order for reading.
 
-    names: those that may be data; what machines leave behind is not among them. ignored: how many files are
-    not, by the reason. notes: sentences on the names.
+    names: the files that may be data, without those that systems and programs leave behind. ignored: the
+    number of other files, by reason. notes: sentences about the names.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Files(Protocol):
         ...
 
     def inner(self, name: str) -> str:
-        """Return the path of a file without the archive that holds it."""
+        """Return the path of a file inside its archive."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -44,20 +44,23 @@ class Files(Protocol):
         ...
 
     def head(self, name: str) -> bytes:
-        """Read the first 132 bytes of a file, or nothing where that is not possible."""
+        """Read the first 132 bytes of a file, or nothing."""
         ...
 
     def loaders(self, names: Sequence[str]) -> Iterator[Loader]:
-        """Yield what loads each of some files, which must be in the order of `names()`."""
+        """Yield the loader of each of some files.
+
+        They must be in the order of `names()`.
+        """
         ...
 
 
 class Listing:
-    """Paths as people read them, each with the raw name that the system knows it by.
+    """Return decoded paths, each with the raw name that the system uses.
 
-    Names are decoded together, since all have the same encoding, and brought to Unicode's composed form. Both
-    path separators count, and nothing leads out: `../a.png` is `a.png`. known: the text of names whose
-    encoding is said.
+    Names are decoded together, because all have the same encoding, and normalised to Unicode's composed form.
+    Both path separators count, and no path leads out: `../a.png` is `a.png`. known: the text of names whose
+    encoding is stated.
     """
 
     def __init__(self, raws: Iterable[bytes], known: Mapping[bytes, str] | None = None) -> None:
@@ -77,17 +80,17 @@ class Listing:
         if encoding != "utf-8":
             self.notes.append(f"File names were decoded as {encoding}, not UTF-8.")
         if damaged := sum("\N{REPLACEMENT CHARACTER}" in name for name in self.raw):
-            self.notes.append(f"{damaged} file names cannot be decoded; the images are used all the same.")
+            self.notes.append(f"{damaged} file names cannot be decoded; the images are still used.")
 
 
 def _inside(path: str) -> str:
-    """A path below the folder or archive, whatever it says."""
+    """Return a path that cannot lead out of the folder or archive."""
     parts = posixpath.normpath(path.replace("\\", "/")).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
 def _free(name: str, taken: dict[str, bytes]) -> str:
-    """A name that no other file has: two may differ in their Unicode form alone."""
+    """Return a unique name: two names may differ only in their Unicode form."""
     stem, ending = posixpath.splitext(name)
     number = 1
     while name in taken:
@@ -97,7 +100,7 @@ def _free(name: str, taken: dict[str, bytes]) -> str:
 
 
 def too_large(size: int) -> DataError:
-    """The error for a file over the limit of `size` bytes."""
+    """Return the error for a file over the limit."""
     return DataError(
         f"The file has {size / 2**20:.0f} MiB, over {MAX_BYTES / 2**20:.0f}: make it smaller first."
     )

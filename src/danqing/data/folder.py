@@ -23,7 +23,10 @@ class Folder:
         self.ignored = Counter[str]()
 
     def key(self) -> str:
-        """The sum of a hash per file of name, size and time: no sorting, constant memory for any number."""
+        """Return a hash of all files' names, sizes and times.
+
+        A sum of hashes, which needs constant memory and no sorting.
+        """
         total = 0
         for name, entry in self._walk(self.path, "", Counter()):
             try:
@@ -75,14 +78,14 @@ class Folder:
         listing = Listing(os.fsencode(name) for name, _ in self._walk(self.path, "", seen))
         self.notes += listing.notes
         self.ignored += seen + listing.ignored
-        # Of a million files, only the few whose name is not what the system calls them are remembered.
+        # Only the few names that differ from the system's are kept, to save memory for a million files.
         self._raw = {name: raw for name, raw in listing.raw.items() if os.fsencode(name) != raw}
         return sorted(listing.raw)
 
     def _walk(
         self, folder: Path, prefix: str, ignored: Counter[str], above: frozenset[str] = frozenset()
     ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-        """Every file that may be data; what is none is counted in `ignored`."""
+        """Yield every file that may be data; count the others in `ignored`."""
         real = os.path.realpath(folder)
         if real in above:  # a link that leads back up
             ignored["links that lead back to a folder above"] += 1

@@ -1,4 +1,4 @@
-"""The file format and the size of an encoded image, from its first bytes: before anything is decoded."""
+"""The file format and the size of an encoded image, read from its first bytes without decoding it."""
 
 import io
 import struct
@@ -13,18 +13,20 @@ from danqing.images import Pixels
 _READ = 2**16
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
-"""Markers among those of JPEG's frames that begin something else."""
+"""JPEG markers in the range of frame headers that begin something else."""
 
 LOSSY = frozenset({"JPEG", "WEBP", "AVIF", "HEIF", "JPEG2000", "JXL"})
-"""Formats that usually leave traces of compression in the pixels."""
+"""Formats that usually leave compression artefacts in the pixels."""
 
 
 def described(
     image: bytes | Path | Frame | Pixels | Image.Image | Deep,
 ) -> tuple[str, tuple[int, int] | None]:
-    """The format, as Pillow calls it, and (width, height); empty and None where they cannot be told.
+    """Return the format, as Pillow calls it, and (width, height).
 
-    Pixels that were never encoded have a size and no format.
+    Returns "" and None if they are unknown.
+
+    Pixels that were never encoded have a size but no format.
     """
     if isinstance(image, Image.Image):
         return image.format or "", image.size
@@ -36,7 +38,7 @@ def described(
         return "", (image.shape[1], image.shape[0])
     try:
         start = image[:_READ] if isinstance(image, bytes) else _start_of(image)
-        # Pillow takes 20 times as long, which counts for small files.
+        # Pillow takes 20 times as long, which matters for small files.
         if start.startswith(_PNG):
             return "PNG", struct.unpack_from(">II", start, 16)
         if start.startswith(_JPEG) and (size := _jpeg_size(start)):
@@ -45,7 +47,7 @@ def described(
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
                 return opened.format or "", opened.size
-    except Exception:  # Pillow raises many kinds; the decoder, which comes next, gives the reason
+    except Exception:  # Pillow raises many kinds of errors; the decoder, which runs next, gives the reason
         return "", None
 
 
@@ -55,7 +57,7 @@ def _start_of(path: Path) -> bytes:
 
 
 def _jpeg_size(start: bytes) -> tuple[int, int] | None:
-    """The size in the first frame header; None where it lies beyond what was read."""
+    """Return the size in the first frame header; None if it is beyond the bytes that were read."""
     place = 2
     while place + 9 <= len(start) and start[place] == 0xFF:
         marker = start[place + 1]

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST: big-endian arrays, compressed by gzip or not."""
+"""IDX files, the format of MNIST: big-endian arrays, with or without gzip."""
 
 import functools
 import gzip
@@ -21,29 +21,32 @@ _PREFIX = {"train": "train", "test": "t10k"}
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The uint8 array in an IDX file; raises DataError where the header and the length disagree."""
+    """Read the uint8 array in an IDX file.
+
+    Raises DataError if its header and length disagree.
+    """
     try:
         with open(path, "rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
             start = file.read(4)
             if len(start) != 4 or start[:3] != b"\0\0\x08" or not 1 <= start[3] <= 4:
-                raise DataError(f"{path} is no IDX file of bytes: fetch it again.")
+                raise DataError(f"{path} is not an IDX file of bytes: download it again.")
             sides = file.read(4 * start[3])
             shape = struct.unpack(f">{len(sides) // 4}I", sides[: len(sides) // 4 * 4])
             length = math.prod(shape)
             if len(shape) != start[3] or length > MAX_CONTENT:
-                raise DataError(f"{path} has a damaged header: fetch it again.")
+                raise DataError(f"{path} has a damaged header: download it again.")
             content = file.read(length + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}): fetch it again.") from error
+        raise DataError(f"{path} cannot be read ({error}): download it again.") from error
     if len(content) != length:
-        raise DataError(f"{path} does not have the length that its header says: fetch it again.")
+        raise DataError(f"{path} does not have the length in its header: download it again.")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 class IdxSource:
-    """Images of one IDX file and, where there is one, the labels of another."""
+    """The images of an IDX file, with the labels of another."""
 
     attributes: tuple[str, ...] = ()
     natural: Natural | None = None
@@ -61,7 +64,7 @@ class IdxSource:
         return len(self._arrays[0])
 
     def survey(self) -> Survey:
-        labels = f"the file {self.labels.name}" if self.labels else "none: there is no file of labels"
+        labels = f"the file {self.labels.name}" if self.labels else "none: there is no label file"
         return Survey(understood={"Layout": f"IDX file {self.images.name}", "Labels": labels})
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
@@ -86,7 +89,7 @@ class IdxSource:
         labels = read_idx(self.labels) if self.labels else None
         if labels is not None and labels.shape != images.shape[:1]:
             raise DataError(
-                f"{self.labels} has {len(labels)} labels for {len(images)} images: fetch both again."
+                f"{self.labels} has {len(labels)} labels for {len(images)} images: download both again."
             )
         return images, labels
 
@@ -97,7 +100,10 @@ def _picture(images: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
 
 
 def find_idx(folder: Path, split: str) -> tuple[Path, Path | None] | None:
-    """The files of images and labels of a split, by the names that MNIST gave them; None where missing."""
+    """Return the image and label files of a split, by MNIST's names.
+
+    None for a missing one.
+    """
     prefix = _PREFIX.get(split)
     if prefix is None:
         return None
@@ -110,7 +116,7 @@ def find_idx(folder: Path, split: str) -> tuple[Path, Path | None] | None:
 
 
 def labels_beside(images: Path) -> Path | None:
-    """The file of labels that belongs to a file of images, compressed or not."""
+    """Return the label file of an image file, compressed or not."""
     name = re.sub(r"images([-.])idx\d", r"labels\1idx1", images.name).removesuffix(".gz")
     if name == images.name.removesuffix(".gz"):
         return None

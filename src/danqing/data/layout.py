@@ -1,9 +1,9 @@
-"""The rules by which files become images with labels, captions and partners, in folders and archives alike.
+"""The rules by which files become images with labels, captions and partners, in folders and archives.
 
-Split: folders at the top that are all named as splits are splits; else a column `split` decides.
+Split: top-level folders, if all are named like splits; otherwise a column `split`.
 Label: a column of a table; else `.cls` or `.json` files beside the images; else the first level of folders.
 Captions: a column of a table; else `.txt`, `.caption` or `.json` files beside the images.
-Pairs and attributes: as they are declared, never guessed.
+Pairs and attributes: only as declared, never guessed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _VOLUMES = (".nii", ".nii.gz")
 
 
 class Declared(NamedTuple):
-    """What the user says of the data.
+    """The user's declarations about the data.
 
     pairs: "SOURCES:TARGETS" for two folders, "side-by-side" or "side-by-side-reversed" for two halves of one
     image, or the column that names the source image. attributes: columns of numbers, categories or vectors.
@@ -39,19 +39,19 @@ class Declared(NamedTuple):
     attributes: tuple[str, ...] = ()
 
     def key(self) -> tuple[str, ...]:
-        """What the images of a source follow from besides its files."""
+        """Return what else determines a source's images, besides its files."""
         return (self.pairs, *self.attributes) if any(self) else ()
 
 
 NOTHING_DECLARED = Declared()
 
 
-class Row(NamedTuple):
-    """One image: its file, what is known of it, and the files beside it that say more.
+class ImageEntry(NamedTuple):
+    """One image: its file, its label and captions, and its side files.
 
-    attributes: cells, in the order in which they were declared. partner: the file of its source image. frame:
-    which slice, where the file is a volume. missing: why there is no file, where a table names one that is
-    not there.
+    attributes: cells, in the order of their declaration. partner: the file of its source image. frame: the
+    number of the slice, if the file is a volume. missing: why there is no file, if a table names one that
+    does not exist.
     """
 
     name: str
@@ -66,15 +66,21 @@ class Row(NamedTuple):
 
 @dataclass
 class Layout:
-    """The images of one split in the order of their files, and what there is to say of all others."""
+    """The images of one split in file order.
 
-    rows: list[Row] = field(default_factory=list)
+    Also an account of all other files.
+    """
+
+    rows: list[ImageEntry] = field(default_factory=list)
     survey: Survey = field(default_factory=Survey)
 
 
 @dataclass
 class Found:
-    """An image and where it lies: its folders below whatever wraps all images, without that of its split."""
+    """An image and its folders.
+
+    Without the folders around all images, and without that of its split.
+    """
 
     name: str
     path: str
@@ -86,7 +92,7 @@ class Found:
 def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> Layout:
     """Apply the rules to some files; split: train, test, validation or all.
 
-    Raises DataError where there are no images, and MissingSplitError where the data has no such split.
+    Raises DataError if there are no images, and MissingSplitError if the data has no such split.
     """
     layout = Layout()
     survey = layout.survey
@@ -108,7 +114,7 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
     if lacking and not any(one.json for one in beside.values()):
         raise DataError(
             f"There is no column {lacking[0]!r} for data.attributes: the columns are "
-            f"{', '.join(told.headers) or 'none, for there is no metadata table'}."
+            f"{', '.join(told.headers) or 'none: there is no metadata table'}."
         )
     by_folder = any(one.split for one in images)
     if not by_folder:
@@ -124,7 +130,7 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
 
 
 def _sorted(files: Files) -> tuple[list[str], list[str]]:
-    """The names of images, and of all other files."""
+    """Return the names of images, and of all other files."""
     images, others = list[str](), list[str]()
     for name in files.names():
         is_image = is_image_name(name) or (_may_be_dicom(name) and is_dicom(files.head(name)))
@@ -133,12 +139,12 @@ def _sorted(files: Files) -> tuple[list[str], list[str]]:
 
 
 def _may_be_dicom(name: str) -> bool:
-    """Whether a file has no ending, or a number for one: scanners name files so (`IM0001`, `1.2.840.113`)."""
+    """Return whether a file has no suffix, or a number, as scanners do (`IM0001`, `1.2.840.113`)."""
     ending = posixpath.splitext(name)[1]
     return not ending or ending[1:].isdecimal()
 
 
-# Where images lie
+# The positions of images
 
 
 def _located(files: Files, names: Sequence[str]) -> list[Found]:
@@ -157,7 +163,7 @@ def _located(files: Files, names: Sequence[str]) -> list[Found]:
 
 
 def _wrapper(paths: Sequence[str]) -> str:
-    """The folder that wraps all images, as archives often have one; that of a split is none."""
+    """Return the folder around all images, which archives often have; a split's folder does not count."""
     root = ""
     while True:
         tops = {path[len(root) :].partition("/")[0] for path in paths}
@@ -168,7 +174,7 @@ def _wrapper(paths: Sequence[str]) -> str:
 
 
 def _paired(images: Sequence[Found], folders: pairs.Folders, survey: Survey) -> list[Found]:
-    """The images of the target folder, each with its partner in the other; the rest is left out."""
+    """Return the images of the target folder, each with its partner; leave out the others."""
     places = {one.name: pairs.place_of(one.path, one.split, folders) for one in images}
     sources: dict[str, str] = {}
     for one in images:
@@ -224,12 +230,12 @@ def _chosen(
             kept.append(one)
     known = sorted({one.split for one in images if one.split})
     if has_splits and split != "all" and split not in known:
-        advice = "; put the images to learn from into train/" if split == "train" else ""
+        advice = "; put the training images into train/" if split == "train" else ""
         raise MissingSplitError(f"{files.path} has no {split} split: it has {_and(known)}{advice}.")
     return kept
 
 
-# What is known of them
+# Their labels, captions and attributes
 
 
 def _rows(
@@ -239,7 +245,7 @@ def _rows(
     beside: dict[str, Beside],
     partner_column: str,
     survey: Survey,
-) -> list[Row]:
+) -> list[ImageEntry]:
     labels_beside, captions_beside = say_something(list(beside.values()), files.read)
     labels, captions = Counter[str](), Counter[str]()
     rows = []
@@ -266,15 +272,17 @@ def _rows(
             label=near.label if labels_beside else None,
             json=near.json,
         )
-        rows.append(Row(one.name, label, said.caption, near, said.attributes, one.partner or said.partner))
+        rows.append(
+            ImageEntry(one.name, label, said.caption, near, said.attributes, one.partner or said.partner)
+        )
     survey.understood["Labels"] = _counted(labels, len(rows)) or "none: no class folders, column or files"
     survey.understood["Captions"] = _counted(captions, len(rows)) or _where_captions_were_sought(told, beside)
     return rows
 
 
-def _slices(files: Files, rows: Sequence[Row], survey: Survey) -> list[Row]:
-    """The rows, with one for each slice of a volume."""
-    found, volumes = list[Row](), 0
+def _slices(files: Files, rows: Sequence[ImageEntry], survey: Survey) -> list[ImageEntry]:
+    """Return the rows, with one for each slice of a volume."""
+    found, volumes = list[ImageEntry](), 0
     for row in rows:
         count = 1
         if row.name.lower().endswith(_VOLUMES):
@@ -288,8 +296,8 @@ def _slices(files: Files, rows: Sequence[Row], survey: Survey) -> list[Row]:
     return found
 
 
-def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> list[Row]:
-    """Rows for what tables name in vain: they count as images that cannot be read."""
+def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> list[ImageEntry]:
+    """Return rows for files that tables name but that do not exist; they count as unreadable images."""
     rows = []
     for path in told.outside:
         survey.leave_out(path, f"listed in {_and(told.tables)} by a path that leads out of the data")
@@ -299,11 +307,13 @@ def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> 
         if own is not None and split not in ("all", own):
             survey.leave_out(path, f"in the {own} split")
         else:
-            rows.append(Row(path, missing=f"It is listed in {_and(told.tables)}, and there is no such file."))
+            rows.append(
+                ImageEntry(path, missing=f"It is listed in {_and(told.tables)}, but there is no such file.")
+            )
     return rows
 
 
-# What to say
+# Messages
 
 
 def _counted(sources: Counter[str], total: int) -> str:
@@ -358,7 +368,9 @@ def _explain_others(
         survey.notes.append(_note_on_rest(rest, kinds))
     tables = [posixpath.basename(name) for name in rest if name.lower().endswith(ENDINGS) and "." in name]
     if tables and not told.tables:
-        survey.notes.append(f"If {tables[0]} describes these images, call it {TABLES[0]} or metadata.csv.")
+        survey.notes.append(
+            f"If {tables[0]} describes these images, rename it to {TABLES[0]} or metadata.csv."
+        )
     survey.notes += files.notes
 
 

@@ -1,4 +1,4 @@
-"""Files that systems and programs leave behind, which are never data: one list for every reader."""
+"""Files that systems and programs leave behind, which are never data: one list for all readers."""
 
 import re
 
@@ -19,9 +19,9 @@ _FILE = re.compile(
 
 
 def is_leftover(name: str, *, is_folder: bool = False) -> bool:
-    """Return whether one part of a path is hidden, or was left behind by a system or a program.
+    """Return whether part of a path is hidden or a leftover.
 
-    Hidden names begin with a dot: `.DS_Store`, `.Trash-1000`, and macOS' shadow files `._photo.jpg`.
+    Hidden names begin with a dot: `.DS_Store`, `.Trash-1000`, and macOS' `._photo.jpg`.
     """
     if name.startswith("."):
         return True
@@ -29,6 +29,6 @@ def is_leftover(name: str, *, is_folder: bool = False) -> bool:
 
 
 def lies_in_leftovers(path: str) -> bool:
-    """Return whether a file, by its path with `/`, or a folder above it, was left behind."""
+    """Return whether a file, or a folder above it, is a leftover."""
     *folders, name = path.split("/")
     return is_leftover(name) or any(is_leftover(one, is_folder=True) for one in folders)

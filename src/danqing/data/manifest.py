@@ -1,4 +1,4 @@
-"""What a finished cache says of itself."""
+"""The manifest of a finished cache."""
 
 from pathlib import Path
 
@@ -11,14 +11,16 @@ from danqing.image_files import Range
 
 VERSION = 4
 HEADER = 4096
-"""Bytes before the first image: a safetensors header padded to a page, written when the count is known."""
+"""Bytes before the first image: a padded safetensors header, which is written once the count is known."""
 
 
 class Manifest(BaseModel):
-    """What a finished cache holds: `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of all of it.
+    """The contents of a finished cache.
 
-    name: of the source, for people; empty where an earlier version built the cache.
-    depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, where
+    `shape` is `[n, h, w, c]`, `fingerprint` a sha256 of everything.
+
+    name: of the source, for people; empty if an earlier version built the cache.
+    depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, if
     it has more than 8 bits. lacking: the extras that would have read more of the source. pairs: whether each
     image is followed by its source image. attributes: the columns of the table of attributes.
     """
@@ -41,10 +43,13 @@ class Manifest(BaseModel):
 
     @property
     def image_bytes(self) -> int:
-        """Return the bytes of one image, and of its source image in data of pairs."""
+        """Return the bytes of one image.
+
+        Including its source image if the data has pairs.
+        """
         return int(np.prod(self.shape[1:])) * self.depth // 8 * (2 if self.pairs else 1)
 
 
 def read_manifest(cache: Path) -> Manifest:
-    """The manifest of a finished cache."""
+    """Read the manifest of a finished cache."""
     return Manifest.model_validate_json((cache / "manifest.json").read_bytes())

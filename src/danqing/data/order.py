@@ -1,4 +1,4 @@
-"""The order in which images are seen: a permutation per epoch, computed where needed, stored nowhere."""
+"""The order of images: a permutation per epoch, computed on demand and never stored."""
 
 import math
 
@@ -11,10 +11,10 @@ ROUNDS = 8
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Where a keyed permutation of `range(count)` sends `positions`; constant memory for any `count`.
+    """Apply a keyed permutation of `range(count)` to `positions`, in constant memory.
 
     A Feistel network over Z_a x Z_b with a * b just above `count` (Black and Rogaway, "Ciphers with arbitrary
-    finite domains", 2002, section 5), walked again where it lands at `count` or above.
+    finite domains", 2002, section 5), applied again to results of `count` or above.
     """
     if count < 1 or (positions.size and (positions.min() < 0 or positions.max() >= count)):
         raise ValueError(f"positions must lie in [0, {count})")
@@ -42,7 +42,7 @@ def _walk(
 
 
 def _mixed(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014) of each value under `key`."""
+    """Hash each value under `key` with the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
     with np.errstate(over="ignore"):
         mixed = values * np.uint64(0x9E3779B97F4A7C15) + key
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Pairs of a source and a target image, as the user declares them: two folders, two halves, or a column."""
+"""Pairs of a source and a target image, declared as two folders, two halves or a column."""
 
 import posixpath
 from collections.abc import Callable
@@ -16,14 +16,16 @@ HALVES = ("side-by-side", "side-by-side-reversed")
 
 
 class Folders(NamedTuple):
-    """The folders of the sources and the targets, below the top of the data."""
+    """The folders of sources and targets, relative to the data."""
 
     sources: str
     targets: str
 
 
 def parse_pairs(text: str) -> Folders | str:
-    """Two folders from "A:B"; otherwise the text itself, one of `HALVES` or a column's name.
+    """Read "A:B" as two folders.
+
+    Return any other text: one of `HALVES`, or a column's name.
 
     Raises ConfigError.
     """
@@ -38,7 +40,10 @@ def parse_pairs(text: str) -> Folders | str:
 
 
 class Place(NamedTuple):
-    """Where an image lies: below which of the folders, the path below it, and the split of its folders."""
+    """The position of an image.
+
+    Which of the two folders, the path below it, and the split.
+    """
 
     folder: str
     rest: str
@@ -46,9 +51,11 @@ class Place(NamedTuple):
 
 
 def place_of(path: str, split: str | None, folders: Folders) -> Place | None:
-    """The place of an image at a path below the top; None where it is in neither folder.
+    """Return the place of an image from its path below the top.
 
-    split: that of a folder above the two. Otherwise the folder below them may name one: `photos/train/1.png`.
+    None if it is in neither folder.
+
+    split: that of a folder above the two. Otherwise a folder below them may name one: `photos/train/1.png`.
     """
     if split is not None:
         path = path.partition("/")[2]
@@ -63,12 +70,18 @@ def place_of(path: str, split: str | None, folders: Folders) -> Place | None:
 
 
 def pair_key(place: Place) -> str:
-    """What both images of a pair have in common: the path without the ending and case, and the split."""
+    """Return the common key of a pair.
+
+    The path without suffix and case, and the split.
+    """
     return f"{place.split or ''}/{posixpath.splitext(place.rest)[0].casefold()}"
 
 
 def half(load: Callable[[], bytes | Path], which: Half) -> Image.Image | Deep:
-    """Read one half of an image; raises DataError where its width is odd or it cannot be read."""
+    """Read one half of an image.
+
+    Raises DataError if its width is odd or it cannot be read.
+    """
     image = read(load())
     width = image.width if isinstance(image, Image.Image) else image.values.shape[1]
     if width % 2:
@@ -80,5 +93,5 @@ def half(load: Callable[[], bytes | Path], which: Half) -> Image.Image | Deep:
 
 
 def halves_of(pairs: str) -> tuple[Half, Half]:
-    """Which half is the source, and which the target."""
+    """Return the numbers of the source half and the target half."""
     return ("left", "right") if pairs == "side-by-side" else ("right", "left")

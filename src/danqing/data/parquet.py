@@ -1,4 +1,4 @@
-"""Parquet shards as the Hugging Face hub has them: the images themselves, as bytes, in a column."""
+"""Parquet shards as on the Hugging Face hub: a column holds the encoded images."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ _ROWS = 256
 
 
 class _Meaning(NamedTuple):
-    """The columns that mean something; empty where there is none."""
+    """The names of the known columns; empty if there is none."""
 
     image: str
     label: str
@@ -30,7 +30,10 @@ class _Meaning(NamedTuple):
 
 
 class ParquetSource:
-    """The rows of parquet files; labels get names from the hub's description where the files carry it."""
+    """The rows of Parquet files.
+
+    Labels get names from the hub's description if the files have one.
+    """
 
     natural: Natural | None = None
 
@@ -117,7 +120,7 @@ class ParquetSource:
 
     @functools.cached_property
     def _chosen(self) -> list[range | list[int]]:
-        """The rows of the split in each shard."""
+        """Return the rows of the split in each shard."""
         column = self._meaning.split
         counts = [self._open(shard).metadata.num_rows for shard in self.shards]
         if not column and self.split not in ("train", "all"):
@@ -144,7 +147,7 @@ class ParquetSource:
             raise DataError(f"{shard} cannot be read as a Parquet file ({error}).") from error
 
     def _rows(self, file: Any) -> Iterator[dict[str, Any] | str]:
-        """The cells of each row; for those of a damaged row group that are lost, why."""
+        """Yield the cells of each row, or the reason if its row group is damaged."""
         meaning = self._meaning
         columns = list(dict.fromkeys(filter(None, [*meaning[:5], *meaning.attributes])))
         for group in range(file.num_row_groups):
@@ -183,13 +186,13 @@ class ParquetSource:
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < len(self.label_names):
                 return self.label_names[value]
-            if value == -1:  # the hub's sign for no label
+            if value == -1:  # the hub's value for no label
                 return None
         return normalized(str(value))
 
     @functools.cached_property
     def _are_labels_whole(self) -> bool:
-        """Whether all numbers of the label column are whole, as where pandas made floats of integers."""
+        """Return whether all labels are whole numbers, since pandas may have turned integers into floats."""
         for shard in self.shards:
             values = self._open(shard).read(columns=[self._meaning.label]).column(0).to_pylist()
             if any(isinstance(one, float) and not one.is_integer() for one in values if one == one):
@@ -213,7 +216,7 @@ def _content(content: Any) -> bytes:
 
 
 def _class_names(metadata: dict[bytes, bytes], column: str) -> tuple[str, ...]:
-    """The names of a ClassLabel column, from the description that the hub's tools leave in the schema."""
+    """Return the names of a ClassLabel column, from the description that the hub's tools store."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         names = features[column]["names"]

@@ -1,4 +1,4 @@
-"""The size, channels and value range of a data set, where the user leaves them open."""
+"""The size, channels and value range of a data set, if the user does not set them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -20,11 +20,11 @@ from danqing.images import parse_background
 SAMPLE = 1000
 FEW = 100
 LARGEST = 128
-"""The longest side that is chosen unasked; larger ones cost much and are for the user to ask for."""
+"""The longest side that is chosen by default; larger images are expensive, so users must request them."""
 
 
-class _Seen(NamedTuple):
-    """What one image is like: some of its values where they have more than 8 bits, and what it lacks."""
+class _ImageFacts(NamedTuple):
+    """The properties of one image: some of its values if they have more than 8 bits, and a missing extra."""
 
     natural: Natural
     values: NDArray[np.float64] | None = None
@@ -32,7 +32,7 @@ class _Seen(NamedTuple):
 
 
 def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
-    """Decide what `spec` leaves open from up to `SAMPLE` records, and remark on those.
+    """Decide what `spec` leaves open, from up to `SAMPLE` records.
 
     Size: that of the images if all agree, otherwise the median width and height in multiples of 8; shrunk
     until the longer side is at most `LARGEST`. Channels: grey if all are grey, otherwise colour; alpha if it
@@ -40,12 +40,12 @@ def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
     Range: one for all such images, chosen by `value_range`.
     """
     if source.natural is not None:
-        seen = [_Seen(source.natural)]
+        seen = [_ImageFacts(source.natural)]
     else:
         step = max(1, source.count() // SAMPLE)
         records = islice(source.records(spec), 0, None, step)
         looked = [(load.name, _look(load)) for record in records for load in _loads(record)]
-        seen = [one for _, one in looked if isinstance(one, _Seen)]
+        seen = [one for _, one in looked if isinstance(one, _ImageFacts)]
         failed = [Skipped(name=name, reason=one) for name, one in looked if isinstance(one, str)]
     if not seen:
         reasons = Counter(reason_kind(one.reason) for one in failed)
@@ -75,7 +75,7 @@ def _range_remarks(values: list[NDArray[np.float64]], asked: Range | None, bound
     return [f"Values of more than 8 bits: {low:g} becomes black and {high:g} white.{clipped}{chosen}"]
 
 
-def _lacking(seen: list[_Seen]) -> list[str]:
+def _lacking(seen: list[_ImageFacts]) -> list[str]:
     count = sum(one.lacks == "scans" for one in seen)
     if not count:
         return []
@@ -90,7 +90,7 @@ def _remarks(found: list[Natural], spec: ImageSpec, count: int) -> list[str]:
     width, height = spec.size
     remarks = []
     if count < FEW:
-        remarks.append(f"{count} images are few: a model will copy them rather than learn from them.")
+        remarks.append(f"There are only {count} images: a model will copy them rather than learn from them.")
     sizes = sorted({seen.size for seen in found}, key=lambda size: size[0] * size[1])
     if len(sizes) > 1:
         (small_w, small_h), (large_w, large_h) = sizes[0], sizes[-1]
@@ -123,12 +123,12 @@ def _channels(found: list[Natural], spec: ImageSpec) -> int:
 
 
 def _loads(record: Record) -> list[Record]:
-    """The images of a record: itself, and the source image of a pair."""
+    """Yield the images of a record: its own, and the source image of a pair."""
     return [record] if record.source is None else [record, Record(record.name, record.source)]
 
 
-def _look(record: Record) -> _Seen | str:
-    """What an image is like, or why it cannot be read."""
+def _look(record: Record) -> _ImageFacts | str:
+    """Return the properties of an image, or why it cannot be read."""
     try:
         image = record.load()
         if isinstance(image, bytes | Path | Frame):
@@ -136,14 +136,14 @@ def _look(record: Record) -> _Seen | str:
             deep = deep_values(image) if header.depth > 8 else None
             transparent = header.transparent and bool((decode(image, channels=4)[:, :, 3] < 255).any())
             natural = Natural(header.size, header.colour, transparent, 8 if deep is None else 16)
-            return _Seen(natural, None if deep is None else sample(deep), header.lacks)
+            return _ImageFacts(natural, None if deep is None else sample(deep), header.lacks)
         if isinstance(image, Deep):
             height, width, channels = image.values.shape
-            return _Seen(Natural((width, height), channels > 2, False, 16), sample(image))
+            return _ImageFacts(Natural((width, height), channels > 2, False, 16), sample(image))
         if isinstance(image, Image.Image):
             image = np.asarray(image.convert("RGBA"))
         height, width, channels = image.shape
         transparent = channels in (2, 4) and bool((image[:, :, -1] < 255).any())
-        return _Seen(Natural((width, height), channels > 2, transparent))
+        return _ImageFacts(Natural((width, height), channels > 2, transparent))
     except DataError as error:
         return str(error)

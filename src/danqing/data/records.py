@@ -1,4 +1,4 @@
-"""What every source of images offers: records, a count, and a key that tells whether it has changed."""
+"""The contract of a source of images: records, a count, and a key that changes with it."""
 
 import hashlib
 import re
@@ -20,14 +20,16 @@ from danqing.image_files.levels import is_range
 from danqing.images import Alpha, Fit, Pixels, parse_background
 
 Loaded = bytes | Path | Frame | Pixels | Image.Image | Deep
-"""What `Record.load` returns: an encoded file, its path, one image of a file, or decoded pixels."""
+"""The result of `Record.load`: an encoded file, its path, one image of a file, or decoded pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """The size (width, height), channels, range and depth of images; the data decides None and 0.
+    """The size (width, height), channels, range and depth of images.
 
-    range: the (low, high) that become black and white where values have more than 8 bits. depth: the bits
+    None and 0 leave it to the data.
+
+    range: the (low, high) that become black and white, for values of more than 8 bits. depth: the bits
     that are kept, 8 or 16.
     """
 
@@ -57,7 +59,10 @@ class ImageSpec:
             raise ConfigError(f"The range {self.range} is not valid: give two numbers, the lower one first.")
 
     def asked(self) -> dict[str, Any]:
-        """Return the options as plain values, without a range and depth that are left to the data."""
+        """Return the options as plain values.
+
+        Without range and depth if these are left to the data.
+        """
         left_open = {name for name in ("range", "depth") if not getattr(self, name)}
         return {name: value for name, value in asdict(self).items() if name not in left_open}
 
@@ -66,7 +71,7 @@ class ImageSpec:
         return {**asdict(self), "depth": self.depth or 8}
 
     def prepared(self, image: Loaded) -> Pixels | DeepPixels:
-        """Bring an image to this form: uint8 or uint16 `[h, w, c]`; raises DataError."""
+        """Convert an image to this form: uint8 or uint16 `[h, w, c]`; raise DataError."""
         if isinstance(image, bytes | Path | Frame):
             return decode(image, **self.decode_options())
         return convert(image, **self.decode_options())
@@ -78,8 +83,7 @@ Load = Callable[[], Loaded]
 class Record(NamedTuple):
     """One image of a source, not yet read; `load` raises DataError.
 
-    source: loads the image that this one is made from, where the data holds pairs. attributes: the values of
-    the declared columns.
+    source: loads the source image, if the data holds pairs. attributes: the values of the declared columns.
     """
 
     name: str
@@ -91,7 +95,7 @@ class Record(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a source says of itself."""
+    """The description of a source."""
 
     name: str
     licence: str = "unknown"
@@ -100,7 +104,7 @@ class About(NamedTuple):
 
 
 class Natural(NamedTuple):
-    """The size, colour, transparency and depth of a source's images, where it knows them unseen."""
+    """Properties of a source's images that are known without reading them."""
 
     size: tuple[int, int]
     colour: bool
@@ -109,42 +113,52 @@ class Natural(NamedTuple):
 
 
 class Source(Protocol):
-    """Images from somewhere, in an order that never changes while its `key` stays the same."""
+    """A source of images.
+
+    Their order never changes while its `key` stays the same.
+    """
 
     about: About
     label_names: tuple[str, ...]
-    """The order of the labels; empty where they are simply sorted."""
+    """The order of the labels; empty if they are simply sorted."""
     attributes: tuple[str, ...]
     """The declared columns, in the order of `Record.attributes`."""
     natural: Natural | None
 
     def key(self) -> str:
-        """A short text that changes when the source does; must be quick, however large the source is."""
+        """Return a short text that changes with the source.
+
+        This must be fast, however large the source is.
+        """
         ...
 
     def count(self) -> int:
-        """How many records there are."""
+        """Return the number of records."""
         ...
 
     def records(self, spec: ImageSpec, start: int = 0) -> Iterator[Record]:
-        """The records from number `start` on; `spec` is what the images will be brought to."""
+        """Yield the records from number `start` on.
+
+        `spec` is the form that the images will get.
+        """
         ...
 
     def survey(self) -> Survey:
-        """How the source was understood, what it leaves out, and why."""
+        """Return how the source was understood and what it leaves out."""
         ...
 
 
 class DataReport(BaseModel):
-    """What was found when the data was read, every image of it; kept as `report.json` beside the cache.
+    """The account of all images that were found.
+
+    Stored as `report.json` in the cache.
 
     found = images + skipped + all of left_out. images: those in use. skipped: those that cannot be read, with
-    their number by reason. left_out: those that were readable perhaps, and not wanted: in another split, not
-    listed in the table. skipped_files, left_out_files: the first of each by name. records: images + skipped.
+    their number by reason. left_out: those that are not wanted, such as images in another split or not in
+    the table. skipped_files, left_out_files: the first of each by name. records: images + skipped.
     duplicates: images whose pixels equal those of an earlier one. understood: how the data was read, by
-    topic. formats: how many images came from files of each format; empty where they were never encoded, or an
-    earlier version read them. source_sizes: the smallest and the largest (width, height) before resizing,
-    each side by itself.
+    topic. formats: the number of images per file format; empty if they were never encoded, or an earlier
+    version read them. source_sizes: the smallest and the largest (width, height) before resizing, per side.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -164,7 +178,10 @@ class DataReport(BaseModel):
     source_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def account(self) -> str:
-        """Say in one line how many images were found, used, skipped and left out, and why."""
+        """Return one line.
+
+        How many images were found, used, skipped and left out, and why.
+        """
         parts = [f"{self.images:,} used"]
         if self.skipped:
             reasons = "; ".join(f"{count:,} × {_unended(reason)}" for reason, count in self.reasons.items())
@@ -173,20 +190,29 @@ class DataReport(BaseModel):
         return f"{self.found:,} found: {', '.join(parts)}"
 
     def lines(self) -> list[str]:
-        """Say what anyone who is about to use the data should see: the account, and what to look at."""
+        """Return what users should see before they use the data.
+
+        The account, and the notes.
+        """
         known = [f"{topic}: {self.understood.get(topic, 'none')}" for topic in ("Labels", "Captions")]
         known = [line for line in known if ": none" not in line]
         return [f"Images: {self.account()}.", *(f"{line}." for line in known), *self.notes]
 
 
 def reason_kind(reason: str) -> str:
-    """Return a reason without the numbers and names of one file, so that files can be counted by it."""
+    """Return a reason without the details of one file.
+
+    It serves to count files by reason.
+    """
     plain = re.sub(r"\s*\([^()]*\)", "", reason)
     return re.sub(r"(?<![A-Za-z0-9])\d[\d.,x]*", "…", plain)
 
 
 def common_reasons(reasons: Mapping[str, int], files: Sequence[Skipped], most: int = 4) -> str:
-    """Say why images cannot be read: the most common reasons, with counts and a file as an example."""
+    """Return the most common reasons why images cannot be read.
+
+    With counts, and a file as an example.
+    """
     parts = []
     for reason, count in Counter(reasons).most_common(most):
         example = next((file.name for file in files if reason_kind(file.reason) == reason), None)
@@ -199,10 +225,10 @@ def _unended(sentence: str) -> str:
 
 
 class DatasetInfo(BaseModel):
-    """Where a data set comes from, under which licence, and how it should be augmented.
+    """The origin and licence of a data set, and its default augmentation.
 
-    range: the (low, high) that became black and white in images of more than 8 bits, None where there are
-    none.
+    range: the (low, high) that became black and white in images of more than 8 bits; None without such
+    images.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -217,7 +243,7 @@ class DatasetInfo(BaseModel):
 
 
 def digest(*parts: str | bytes) -> str:
-    """The sha256, in hexadecimal, of some parts, each told from the next."""
+    """Return the sha256, in hexadecimal, of several parts, which are kept separate."""
     hasher = hashlib.sha256()
     for part in parts:
         content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -226,9 +252,11 @@ def digest(*parts: str | bytes) -> str:
 
 
 def file_key(path: Path) -> str:
-    """Size, time and both ends of one file: constant time, and a rewritten archive changes its end.
+    """Return the size, time and both ends of a file.
 
-    Raises DataError where the file cannot be read.
+    This is fast, and rewriting an archive changes its end.
+
+    Raises DataError if the file cannot be read.
     """
     try:
         status = path.stat()
@@ -242,5 +270,5 @@ def file_key(path: Path) -> str:
 
 
 def grey(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> Pixels:
-    """A grey picture `[h, w]` with its channel axis."""
+    """Return an image with a channel axis, even a grey one `[h, w]`."""
     return pixels[:, :, None]

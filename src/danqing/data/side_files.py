@@ -19,7 +19,7 @@ Read = Callable[[str], bytes]
 
 
 class Beside(NamedTuple):
-    """The side files of one image, by their names; None where there is none."""
+    """The names of one image's side files; None if there is none."""
 
     caption: str | None = None
     label: str | None = None
@@ -27,22 +27,22 @@ class Beside(NamedTuple):
 
 
 class Words(NamedTuple):
-    """What side files say of an image."""
+    """The values of an image in its side files."""
 
     label: str | None = None
     caption: str | None = None
     values: Mapping[str, Any] = MappingProxyType({})
 
     def value(self, name: str) -> Any:
-        """The value of a declared attribute, None where there is none."""
+        """Return the value of a declared attribute, or None."""
         return self.values.get(tables.find_header(self.values, name) or "")
 
 
 def find_beside(images: Sequence[str], others: Iterable[str]) -> dict[str, Beside]:
-    """The side files of the images that have some.
+    """Return the side files of the images that have some.
 
-    They share its path up to the last dot, or to an earlier one: `a.left.png` and `a.right.png` of one sample
-    both have `a.txt`, and `2023-07-14 12.30.01.png` has a name of its own.
+    They share its path up to the last dot, or to an earlier one: `a.txt` belongs to both `a.left.png` and
+    `a.right.png`. But `2023-07-14 12.30.01.png` is a name with dots in it.
     """
     by_stem: dict[str, dict[str, str]] = {}
     for name in others:
@@ -65,9 +65,9 @@ def find_beside(images: Sequence[str], others: Iterable[str]) -> dict[str, Besid
 
 
 def say_something(files: Sequence[Beside], read: Read) -> tuple[bool, bool]:
-    """Judge by a sample whether side files hold labels, and captions: (labels, captions).
+    """Decide from a sample whether side files hold labels, and captions: (labels, captions).
 
-    Text files of numbers alone are boxes of a detector (YOLO), not captions.
+    Text files that hold only numbers are boxes of a detector (YOLO), not captions.
     """
     step = max(1, len(files) // _SAMPLE)
     words = [read_beside(one, read) for one in files[::step][: 2 * _SAMPLE]]
@@ -77,7 +77,10 @@ def say_something(files: Sequence[Beside], read: Read) -> tuple[bool, bool]:
 
 
 def read_beside(files: Beside, read: Read) -> Words:
-    """What side files say; raises DataError where one cannot be read."""
+    """Read the side files of an image.
+
+    Raises DataError if one cannot be read.
+    """
     values: Mapping[str, Any] = MappingProxyType({})
     label = caption = None
     if files.json is not None:
@@ -99,7 +102,7 @@ def read_beside(files: Beside, read: Read) -> Words:
 
 
 def _stems(image: str) -> Iterable[str]:
-    """An image's path without its ending, then cut at each earlier dot of its name."""
+    """Yield an image's path without its suffix, then cut at each earlier dot of its name."""
     stem = posixpath.splitext(image)[0]
     start = len(stem) - len(posixpath.basename(stem))
     while stem[start:]:

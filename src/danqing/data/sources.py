@@ -1,4 +1,4 @@
-"""From what a user names to a data set: a built-in name, a folder, an archive, shards, or IDX files."""
+"""Opening data sets: from a built-in name, a folder, an archive, shards or IDX files."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -45,14 +45,15 @@ def open_dataset(
 ) -> Dataset:
     """Open a data set from a path or a built-in name.
 
-    A built-in name (`emoji`, or a part of one: `emoji:faces`, `mnist:0,1`) wins over a folder of that name:
-    write that as `./emoji`. The first call decodes everything into a cache; later ones take milliseconds.
+    A built-in name (`emoji`, or a part of one: `emoji:faces`, `mnist:0,1`) takes precedence over a folder of
+    that name: write `./emoji` for the folder. The first call decodes everything into a cache; later ones
+    take milliseconds.
 
     size: (width, height) in pixels, reached as `fit` says; None takes the images' own, see `probe.resolve`.
-    channels: 1 to 4; 0 keeps what the data has.
-    range: the (low, high) that become black and white where values have more than 8 bits; None takes one that
+    channels: 1 to 4; 0 keeps those of the data.
+    range: the (low, high) that become black and white, for values of more than 8 bits; None takes one that
         suits the data.
-    split: train, test, validation or all; data without splits is all for training.
+    split: train, test, validation or all; data without splits is all training data.
     pairs: "SOURCES:TARGETS" for two folders, "side-by-side" or "side-by-side-reversed" for two halves of each
         image, or the column that names the source image; empty for none.
     attributes: columns of numbers, categories or vectors to keep of each image.
@@ -84,7 +85,10 @@ def find_source(
     on_progress: ProgressCallback | None = None,
     declared: Declared = NOTHING_DECLARED,
 ) -> tuple[Source, tuple[str, ...]]:
-    """Find the source that a user means, and the labels whose images alone are wanted (empty for all)."""
+    """Find the source that a user means, and the labels to select.
+
+    No labels select all.
+    """
     if split not in (*SPLITS.values(), "all"):
         raise DataError(f"There is no split {split!r}: choose train, test, validation or all.")
     if isinstance(source, str) and (named := builtin.find(source, split, on_progress)) is not None:
@@ -102,8 +106,8 @@ def find_source(
     raise DataError(f"There is no data at {source}: {_HOW} {', '.join(builtin.names())}.")
 
 
-class _Shards(NamedTuple):
-    """A kind of archive that holds samples, and what reads all shards of a folder."""
+class _ArchiveKind(NamedTuple):
+    """A kind of archive that holds samples, and the reader for all shards of a folder."""
 
     endings: tuple[str, ...]
     open: Callable[[Path, Sequence[Path], str, Declared], Source]
@@ -113,13 +117,13 @@ def _tar_source(path: Path, shards: Sequence[Path], split: str, declared: Declar
     return FileSource(Tars(path, shards), split, declared)
 
 
-_KINDS = (_Shards(tar_shards.ENDINGS, _tar_source), _Shards((".parquet",), ParquetSource))
+_KINDS = (_ArchiveKind(tar_shards.ENDINGS, _tar_source), _ArchiveKind((".parquet",), ParquetSource))
 
 
 def _in_folder(path: Path, split: str, declared: Declared) -> Source:
-    """The source in a folder: IDX files, images, or shards where there are fewer images than shards.
+    """Return the source in a folder: IDX files, images, or shards if there are fewer images than shards.
 
-    An archive that happens to lie beside images is not the data.
+    An archive that happens to be next to images is not the data.
     """
     if (files := find_idx(path, split)) is not None:
         return IdxSource(*files, About(path.resolve().name, augment=Augment()))
@@ -149,7 +153,7 @@ def _in_file(path: Path, split: str, declared: Declared) -> Source:
 
 
 def _shards(path: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Files of the folder itself and of `data/` below it, where the hub keeps them."""
+    """Return the files of the folder and of `data/` in it, where the hub keeps them."""
     places = [place for place in (path, path / "data") if place.is_dir()]
     return sorted(
         place / name
@@ -160,10 +164,10 @@ def _shards(path: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def _of_split(path: Path, shards: list[Path], split: str) -> tuple[list[Path], str]:
-    """The shards whose names begin with a split's, as in `train-00000-of-00002`, and the split within them.
+    """Return the shards of a split by their names (`train-00000-of-00002`), and the split to read in them.
 
-    Where no shard is for training, those are that are for no split, or else all; where no name is a split's,
-    the shards themselves may hold splits.
+    If no shard is named for training, the shards without a split are for training, or else all of them. If no
+    name begins with a split, the shards themselves may hold splits.
     """
     by_split: dict[str, list[Path]] = {}
     for shard in shards:

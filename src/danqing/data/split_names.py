@@ -1,4 +1,4 @@
-"""Which words name a part of a data set: training, validation or test."""
+"""The names of the splits of a data set: training, validation and test."""
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -8,10 +8,16 @@ SPLITS = {
 
 
 def split_named(word: str) -> str | None:
-    """The split that a folder, a cell or the beginning of a file's name means, or None."""
+    """Return the split that a name means, or None.
+
+    The name of a folder, a cell, or the beginning of a file's name.
+    """
     return SPLITS.get(word.strip().lower())
 
 
 def split_of_shard(name: str) -> str | None:
-    """The split that a shard's name begins with, as in `train-00000-of-00002.parquet`, or None."""
+    """Return the split that a shard's name begins with, or None.
+
+    For example `train-00000-of-00002.parquet`.
+    """
     return split_named(name.replace("_", "-").split(".")[0].split("-")[0])

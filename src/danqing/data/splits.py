@@ -1,4 +1,4 @@
-"""What a model may learn from and what it must never see: the data's own splits, or one made here."""
+"""The images that a model learns from and those that it must not see: the data's splits, or a new one."""
 
 import hashlib
 from pathlib import Path
@@ -13,12 +13,15 @@ from danqing.data.sources import find_source, open_dataset
 from danqing.errors import DataError, MissingSplitError
 
 HELD_OUT = 0.1
-"""The share of the training images that is held out where the data has no validation split."""
+"""The share of the training images that is held out if the data has no validation split."""
 _CHUNK = 1024
 
 
 class Held(NamedTuple):
-    """Images to learn from, and others to judge by; `split` is what the latter are called."""
+    """Training images, and others to evaluate on.
+
+    `split` is the name of the latter.
+    """
 
     training: Dataset
     judged: Dataset
@@ -26,10 +29,12 @@ class Held(NamedTuple):
 
 
 def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dataset]:
-    """A data set in two: what may be learnt from, and the given fraction of it, held out.
+    """Split a data set in two.
 
-    Which images are held out follows from the pixels of all of them, and not from their order or names: equal
-    images, whatever they are called, lie on the same side. Raises DataError where either side would be empty.
+    Returns the training images, and the fraction that is held out.
+
+    The choice depends only on the pixels of all images, not on their order or names: equal images are always
+    on the same side. Raises DataError if either side would be empty.
     """
     keys = _pixel_keys(dataset)
     count = round(len(dataset) * fraction)
@@ -44,7 +49,10 @@ def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dat
 
 
 def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | None:
-    """A split of a source, with the options of `open_dataset`; None where the data has no such split."""
+    """Open a split of a source, with the options of `open_dataset`.
+
+    None if the data has no such split.
+    """
     try:
         return open_dataset(source, split=split, **options)
     except MissingSplitError:
@@ -52,22 +60,28 @@ def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | N
 
 
 def has_split(source: str | Path, split: str) -> bool:
-    """Whether a source has a split, without reading its pictures; raises DataError where there is no data."""
+    """Return whether a source has a split, without reading its images.
+
+    Raises DataError without data.
+    """
     return _find(source, split) is not None
 
 
 def has_two(source: str | Path, one: str, other: str) -> bool:
-    """Whether a source has two splits that are not the same files: one file is all for training, and may be
-    called a test split besides.
+    """Return whether two splits of a source are different files.
+
+    A single file may serve as both.
     """
     first, second = _find(source, one), _find(source, other)
     return first is not None and second is not None and first.key() != second.key()
 
 
 def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) -> Held:
-    """The training split with the validation split, or with a part of itself that it is then left without.
+    """Open the training images and the images to evaluate on.
 
-    A test split is never touched here: what chooses a model cannot also judge it. Raises DataError.
+    The latter are the validation split, or a part of the training split that is held out.
+
+    A test split is never used here: the images that choose a model cannot also judge it. Raises DataError.
     """
     training = open_dataset(source, split="train", **options)
     validation = open_if_there(source, "validation", **{**options, "range": training.range})
@@ -85,7 +99,7 @@ def _find(source: str | Path, split: str) -> Source | None:
 
 
 def _pixel_keys(dataset: Dataset) -> NDArray[np.uint64]:
-    """A uniform number for each image that follows from its pixels, `[n]`."""
+    """Return a uniform number for each image, derived from its pixels, `[n]`."""
     keys = np.empty(len(dataset), np.uint64)
     for start in range(0, len(dataset), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(dataset)))

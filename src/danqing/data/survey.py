@@ -1,4 +1,4 @@
-"""What a source makes of what it finds: how it was understood, and every image that was left out, and why."""
+"""The survey of a source: how it was understood, and every image that was left out, and why."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 NAMED = 100
-"""How many of the images that are left out are named."""
+"""The maximum number of left-out images that are listed by name."""
 
 
 class Skipped(BaseModel):
@@ -20,10 +20,10 @@ class Skipped(BaseModel):
 
 @dataclass
 class Survey:
-    """What a source found besides the images that it offers.
+    """Everything that a source found besides the images that it offers.
 
-    left_out: images that it does not offer, by the reason. named: some of them. understood: how the data was
-    read, by topic: layout, split, labels, captions and so on. notes: sentences on what to look at.
+    left_out: the number of images that it does not offer, by reason. named: some of them. understood: how the
+    data was read, by topic: layout, split, labels, captions and so on. notes: sentences for the user.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""Tables that describe images: which columns mean what, which cells are empty, in every format alike."""
+"""Tables that describe images: the meaning of columns, and empty cells, in all formats alike."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ TABLES = (
     *("metadata.jsonl", "metadata.ndjson", "metadata.csv", "metadata.tsv", "metadata.parquet"),
     *("metadata.json", "dataset.json"),
 )
-"""Files that describe the images beside and below them."""
+"""Names of files that describe the images beside and below them."""
 ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".json")
 
 FILES = (
@@ -39,7 +39,7 @@ _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
 
 class Columns(NamedTuple):
-    """The names of the columns that mean something; None where there is none."""
+    """The names of the known columns; None if there is none."""
 
     file: str | None = None
     label: str | None = None
@@ -48,7 +48,10 @@ class Columns(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of one table by their stripped headers, and what its columns mean. place: its path."""
+    """The rows of one table, and the meaning of its columns.
+
+    rows: by stripped header. place: the path of the table.
+    """
 
     place: str
     rows: list[dict[str, Any]]
@@ -56,14 +59,20 @@ class Table(NamedTuple):
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell says nothing: null, NaN, blank, or the word `nan` that pandas leaves."""
+    """Return whether a cell is empty.
+
+    Null, NaN, blank, or the word `nan` that pandas writes.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     return isinstance(value, str) and value.strip().lower() in _MISSING
 
 
 def find_columns(headers: Iterable[str], has_value: Callable[[str], bool] = lambda header: True) -> Columns:
-    """Choose the column of each meaning by its header; of several, the first of our list with any value."""
+    """Choose the column of each meaning by its header.
+
+    Of several, the first of our list with a value.
+    """
     by_plain: dict[str, str] = {}
     for header in headers:
         by_plain.setdefault(plain_header(header), header)
@@ -81,15 +90,15 @@ def plain_header(header: str) -> str:
 
 
 def find_header(headers: Iterable[str], wanted: str) -> str | None:
-    """Return the header that a person means by a name, or None."""
+    """Return the header that a user means by a name, or None."""
     return next((header for header in headers if plain_header(header) == plain_header(wanted)), None)
 
 
 def label_texts(values: Sequence[Any]) -> list[str | None]:
-    """The label of each row, None where it is missing.
+    """Return the label of each row, None if it is missing.
 
-    Whole numbers that a spreadsheet wrote as `2.0` are `2`, where all numbers of the column are whole. A list
-    of one is that one.
+    If all numbers of the column are whole, `2.0`, as spreadsheets write it, becomes `2`. A list with one item
+    becomes that item.
     """
     plain = [value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in values]
     texts = [None if is_missing(value) else normalized(_text(value)) for value in plain]
@@ -100,9 +109,11 @@ def label_texts(values: Sequence[Any]) -> list[str | None]:
 
 
 def caption_text(value: Any) -> str | None:
-    """The captions in a cell, one to a line: a text, whose lines are captions, or a list of texts.
+    """Return the captions in a cell, one per line.
 
-    None where there is none.
+    The cell is a text or a list of texts.
+
+    None if there is none.
     """
     if isinstance(value, list | tuple):
         lines = [" ".join(str(one).split()) for one in value if not is_missing(one)]
@@ -111,7 +122,9 @@ def caption_text(value: Any) -> str | None:
 
 
 def read_table(place: str, content: bytes) -> Table | None:
-    """Read a table by the ending of its path; None for JSON that describes something else.
+    """Read a table by the suffix of its path.
+
+    None for JSON that describes something else.
 
     Raises DataError for a table that is damaged, with its line.
     """
@@ -141,7 +154,10 @@ def read_table(place: str, content: bytes) -> Table | None:
 
 
 def decoded_text(place: str, content: bytes) -> str:
-    """Decode UTF-8, or UTF-16 with a byte-order mark as spreadsheets write it; raises DataError."""
+    """Decode UTF-8, or UTF-16 with a byte-order mark as spreadsheets write it.
+
+    Raises DataError.
+    """
     try:
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             return content.decode("utf-16")
@@ -164,8 +180,8 @@ def _csv_rows(place: str, text: str) -> Iterator[dict[str, Any]]:
         for row in table:
             if row.pop(None, None) is not None:
                 raise DataError(
-                    f"{place}, line {table.line_num}, has more cells than columns: put text with a "
-                    f"'{delimiter}' in it between quotes."
+                    f"{place}, line {table.line_num}, has more cells than columns: quote text with a "
+                    f"'{delimiter}' in it."
                 )
             yield row
     except csv.Error as error:
@@ -180,7 +196,7 @@ def _json_lines(place: str, text: str) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{place}, line {number}, is not JSON: {error}.") from error
             if not isinstance(row, dict):
-                raise DataError(f"{place}, line {number}, is not a JSON object: write one object to a line.")
+                raise DataError(f"{place}, line {number}, is not a JSON object: write one object per line.")
             yield row
 
 
@@ -196,7 +212,7 @@ def _parquet_rows(place: str, content: bytes) -> list[dict[str, Any]]:
 
 
 def _json_rows(place: str, content: bytes) -> list[dict[str, Any]] | None:
-    """Rows of a list of objects, of an object by file name, or of StyleGAN's `dataset.json`."""
+    """Return the rows of a list of objects, of an object by file name, or of StyleGAN's `dataset.json`."""
     try:
         found = json.loads(decoded_text(place, content))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Tar archives, one or many (WebDataset shards), read in place and in the order in which they lie."""
+"""Tar archives, one or many (WebDataset shards), read in place and in their own order."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ _SIDE = (".txt", ".text", ".caption", ".cls", ".json", ".jsonl", ".ndjson", ".cs
 
 
 class _Member(NamedTuple):
-    """Where one file lies: its shard, its place among the shard's members, its first byte, its length."""
+    """The position of one file: its shard, its number among the shard's members, first byte and length."""
 
     shard: int
     number: int
@@ -31,10 +31,12 @@ class _Member(NamedTuple):
 
 
 class Tars:
-    """The members of tar archives; a name is that of its shard, `/`, and the path in it.
+    """The members of tar archives.
 
-    A plain tar is read wherever a file lies. A compressed one can only be read from front to back: its side
-    files are kept when it is first read, and its images stream by in their order.
+    A name is that of its shard, `/`, and the path in it.
+
+    A plain tar is read at any position. A compressed one can only be read from front to back: its side
+    files are kept when it is first read, and its images are read in their order.
     """
 
     def __init__(self, path: Path, shards: Sequence[Path]) -> None:
@@ -96,7 +98,7 @@ class Tars:
                         file = archive.extractfile(entry)
                         kept[raw] = file.read() if file else b""
             if not _is_compressed(path) and not _is_ended(path):
-                self.notes.append(f"{path.name} has no end mark: it may be cut short.")
+                self.notes.append(f"{path.name} has no end mark: it may be truncated.")
             listing = Listing(found)
             self.notes += listing.notes
             self.ignored += listing.ignored
@@ -117,11 +119,11 @@ class Tars:
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
         if len(content) != member.size:
-            raise DataError("The archive is cut short here.")
+            raise DataError("The archive is truncated here.")
         return content
 
     def _streamed(self, shard: int, names: Sequence[str]) -> Iterator[Loader]:
-        wanted = Counter(self._members[name].number for name in names)  # a volume is asked for slice by slice
+        wanted = Counter(self._members[name].number for name in names)  # a volume is requested slice by slice
         with self._reading(self.shards[shard]) as archive:
             for number, entry in enumerate(archive):
                 if number in wanted and entry.size > MAX_BYTES:
@@ -133,27 +135,27 @@ class Tars:
 
     @contextlib.contextmanager
     def _reading(self, path: Path) -> Iterator[tarfile.TarFile]:
-        """One archive, its errors explained."""
+        """Open an archive, and explain its errors."""
         try:
             with tarfile.open(path, "r|*" if _is_compressed(path) else "r:") as archive:
                 yield archive
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise DataError(f"{path} is damaged ({error}): fetch it again.") from error
+            raise DataError(f"{path} is damaged ({error}): download it again.") from error
         except DataError:
             raise
         except Exception as error:  # zlib and lzma have errors of their own
-            raise DataError(f"{path} is damaged ({type(error).__name__}): fetch it again.") from error
+            raise DataError(f"{path} is damaged ({type(error).__name__}): download it again.") from error
 
 
 def _titles(shards: Sequence[Path]) -> list[str]:
-    """A name for each shard; those of equal names in two folders get their folder's too."""
+    """Return a name for each shard; equal names in two folders include the folder's name."""
     counts = Counter(shard.name for shard in shards)
     return [s.name if counts[s.name] == 1 else f"{s.parent.name}_{s.name}" for s in shards]
 
 
 @functools.lru_cache(maxsize=4096)
 def _is_compressed(path: Path) -> bool:
-    """Whether a tar can only be read from front to back; the name need not tell."""
+    """Return whether a tar is compressed, and so can only be read from front to back."""
     try:
         with open(path, "rb") as file:
             return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
@@ -170,7 +172,7 @@ def _refuse(size: int) -> bytes:
 
 
 def _is_ended(shard: Path) -> bool:
-    """Whether a tar ends in zeros, as it should; tarfile takes one cut between two members for whole."""
+    """Return whether a tar ends in zeros; tarfile accepts one that is truncated between two members."""
     try:
         with open(shard, "rb") as file:
             file.seek(-512, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""A zip archive, read in place: nothing is unpacked, so that no path can lead anywhere."""
+"""A zip archive, read in place: nothing is unpacked, so that no path can lead out of it."""
 
 import functools
 import struct
@@ -20,8 +20,8 @@ _UNICODE_PATH = 0x7075
 class Zip:
     """The members of a zip archive.
 
-    Names are UTF-8 where the archive says so (its flag, or the Unicode path of the extra field), and
-    otherwise in the encoding that fits all of them: archives made on a Chinese Windows have names in GBK.
+    Names are UTF-8 if the archive says so (by its flag, or the Unicode path of the extra field), and
+    otherwise in the encoding that fits all of them: archives from a Chinese Windows have names in GBK.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class Zip:
         try:
             with self._archive.open(self._members[name]) as file:
                 return file.read(HEAD)
-        except Exception:  # zlib, lzma and bz2 have errors of their own; reading it all gives the reason
+        except Exception:  # zlib, lzma and bz2 have their own errors; reading the whole file gives the reason
             return b""
 
     def read(self, name: str) -> bytes:
@@ -87,16 +87,16 @@ class Zip:
 
 
 def _name(info: zipfile.ZipInfo) -> tuple[bytes, str | None]:
-    """The bytes of a member's name, and its text where the archive says it."""
+    """Return the bytes of a member's name, and its text if the archive states it."""
     if info.flag_bits & _UTF8:
         return info.orig_filename.encode("utf-8", "surrogatepass"), info.orig_filename
-    raw = info.orig_filename.encode("cp437")  # how Python decodes names whose encoding is not said
+    raw = info.orig_filename.encode("cp437")  # Python decodes names of unknown encoding like this
     text = _unicode_path(info.extra, raw)
     return raw, None if text is None else text.decode("utf-8", "replace")
 
 
 def _unicode_path(extra: bytes, raw: bytes) -> bytes | None:
-    """The Unicode name in the extra field (APPNOTE 4.6.9), if it belongs to the name beside it."""
+    """Return the Unicode name in the extra field (APPNOTE 4.6.9), if it belongs to this name."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         content, extra = extra[4 : 4 + length], extra[4 + length :]

@@ -1,4 +1,4 @@
-"""Image files of all kinds: which can be read, and how they become pixels."""
+"""Image files: the formats that can be read, and how they become pixels."""
 
 from danqing.image_files.levels import Deep as Deep
 from danqing.image_files.levels import DeepPixels as DeepPixels

@@ -10,7 +10,10 @@ from PIL import Image
 
 
 class Format(NamedTuple):
-    """A file format. name: as Pillow calls it. suffixes: in lower case. extra: what to install to read it."""
+    """A file format.
+
+    name: as Pillow calls it. suffixes: in lower case. extra: what to install to read it.
+    """
 
     name: str
     suffixes: tuple[str, ...]
@@ -52,7 +55,10 @@ def is_image_name(name: str) -> bool:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Report whether a file is DICOM, from its first 132 bytes; many such files have no suffix."""
+    """Report whether a file is DICOM, from its first 132 bytes.
+
+    Many such files have no suffix.
+    """
     return head[128:132] == b"DICM"
 
 
@@ -74,7 +80,9 @@ def pillow_formats() -> tuple[str, ...]:
 
 
 def recognised(content: bytes) -> str:
-    """Name what a file is by its first bytes, "" where they say nothing.
+    """Name the kind of a file from its first bytes.
+
+    "" if it is unknown.
 
     The names are those of `FORMATS`, and of formats that cannot be read: SVG, PDF, HTML and so on.
     """

@@ -1,4 +1,4 @@
-"""Values of more than 8 bits: the range that becomes black to white, and images at their full depth."""
+"""Values of more than 8 bits: the range from black to white, and images at their full depth."""
 
 import math
 from collections.abc import Sequence
@@ -14,23 +14,25 @@ Range = tuple[float, float]
 DeepPixels = NDArray[np.uint16]
 
 SAMPLED = 4096
-"""Values of one image that take part in the choice of a range."""
+"""The number of an image's values that are used to choose a range."""
 OUTLIERS = 0.001
 """The share of values at either end that a range may leave out."""
 _WHOLE_TOPS = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 31, 32))
 _REAL_TOPS = ((1.0, 0.2), (255.0, 0.5), (65535.0, 0.5))
 _LEAST = 0.2
-"""The part of a natural range that values must reach for it to be chosen."""
+"""The share of a natural range that values must reach for it to be chosen."""
 _SLACK = 0.05
-"""How far real values may exceed a natural range, as resampling makes them do."""
+"""How far floating-point values may exceed a natural range, as they do after resampling."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Deep(NamedTuple):
-    """An image of more than 8 bits, as its file has it.
+    """An image of more than 8 bits.
 
-    values: `[h, w, c]` with 1 to 4 channels, of any number type. full: the range that the file's number
-    format states, None where only the values can say. top: what alpha is where it is opaque.
+    With the values of its file.
+
+    values: `[h, w, c]` with 1 to 4 channels, of any number type. full: the full range of the file's number
+    format, None if it is unknown. top: the value of opaque alpha.
     """
 
     values: NDArray[Any]
@@ -39,7 +41,10 @@ class Deep(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+        """Return the number of channels.
+
+        1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+        """
         return int(self.values.shape[2])
 
 
@@ -54,7 +59,10 @@ def is_range(bounds: Any) -> bool:
 
 
 def sample(image: Deep) -> NDArray[np.float64]:
-    """Up to `SAMPLED` finite values of an image, evenly spaced, without alpha."""
+    """Return up to `SAMPLED` finite values of an image.
+
+    Evenly spaced, without alpha.
+    """
     colours = image.values[:, :, : image.channels - (image.channels in (2, 4))]
     step = max(1, colours.shape[0] * colours.shape[1] // SAMPLED)
     values = colours.reshape(-1, colours.shape[2])[::step].astype(np.float64)
@@ -63,10 +71,12 @@ def sample(image: Deep) -> NDArray[np.float64]:
 
 
 def value_range(values: NDArray[np.float64] | Sequence[float]) -> Range:
-    """Choose the range of some values, float `[n]`: what becomes black, and what becomes white.
+    """Choose the range of some values, float `[n]`.
 
-    That is a natural range (0 to 1, or 0 to 2^bits - 1) where the values fit one, and otherwise from their
-    0.1% to their 99.9% point. Values that are not finite do not count.
+    The values that become black and white.
+
+    It is a natural range (0 to 1, or 0 to 2^bits - 1) if the values fit one, and otherwise goes from their
+    0.1% to their 99.9% quantile. Values that are not finite are ignored.
     """
     found = np.asarray(values, np.float64)
     found = found[np.isfinite(found)]
@@ -74,7 +84,7 @@ def value_range(values: NDArray[np.float64] | Sequence[float]) -> Range:
         return 0.0, 1.0
     low = float(np.quantile(found, OUTLIERS, method="lower"))
     high = float(np.quantile(found, 1 - OUTLIERS, method="higher"))
-    if low == high:  # nearly all are equal: what matters is in the others
+    if low == high:  # nearly all values are equal: the others matter
         low, high = float(found.min()), float(found.max())
     is_whole = bool((found == np.rint(found)).all())
     tops = [(top, _LEAST) for top in _WHOLE_TOPS] if is_whole else list(_REAL_TOPS)
@@ -92,10 +102,12 @@ def value_range(values: NDArray[np.float64] | Sequence[float]) -> Range:
 
 
 def to_unit(image: Deep, bounds: Range | None) -> NDArray[np.float32]:
-    """The values of an image as float32 `[h, w, c]` in [0, 1]; alpha has its own full range.
+    """Scale the values of an image to float32 `[h, w, c]` in [0, 1].
 
-    bounds: what becomes 0 and 1; None takes the file's own full range, or one chosen from its values. What
-    lies outside is clamped, and what is not a number becomes 0.
+    Alpha has its own full range.
+
+    bounds: the values that become 0 and 1; None takes the file's full range, or one chosen from its values.
+    Values outside are clamped, and NaN becomes 0.
     """
     low, high = bounds or image.full or value_range(sample(image))
     with np.errstate(all="ignore"):
@@ -118,7 +130,10 @@ def conform(
     range: Range | None = None,
     depth: int = 8,
 ) -> Pixels | DeepPixels:
-    """Bring an image to a size and channels, as uint8 or (`depth=16`) uint16 `[h, w, c]`; see `decode`."""
+    """Convert an image to a size, channels and depth.
+
+    Returns uint8 or (`depth=16`) uint16 `[h, w, c]`; see `decode`.
+    """
     unit = to_unit(image, range)
     transparent = image.channels in (2, 4)
     if channels == 0:
@@ -146,7 +161,7 @@ def _flattened(unit: NDArray[np.float32], ground: NDArray[np.float32]) -> NDArra
 
 
 def _recoloured(unit: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """Grey or colour, with or without alpha, as `channels` says."""
+    """Convert to grey or colour, with or without alpha, as `channels` says."""
     opacity = unit[:, :, -1:] if unit.shape[2] in (2, 4) else np.ones_like(unit[:, :, :1])
     colours = unit[:, :, : unit.shape[2] - (unit.shape[2] in (2, 4))]
     if channels < 3 and colours.shape[2] == 3:
@@ -159,7 +174,7 @@ def _recoloured(unit: NDArray[np.float32], channels: int) -> NDArray[np.float32]
 def _resized(
     unit: NDArray[np.float32], size: tuple[int, int], fit: Fit, ground: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Each channel by itself; colours are weighted by alpha meanwhile, so that hidden ones do not bleed."""
+    """Resize each channel; colours are weighted by alpha, so that hidden ones do not bleed."""
     transparent = unit.shape[2] in (2, 4)
     if transparent:
         unit = np.concatenate([unit[:, :, :-1] * unit[:, :, -1:], unit[:, :, -1:]], axis=2)

@@ -1,4 +1,4 @@
-"""DICOM and NIfTI files: values in their units (Hounsfield, say), frame by frame, slice by slice."""
+"""DICOM and NIfTI files: values in their units (such as Hounsfield), by frame and by slice."""
 
 import functools
 import gzip
@@ -17,12 +17,15 @@ from danqing.image_files.levels import Deep
 from danqing.images import to_pil, too_large
 
 MAX_VOLUME = 2**30
-"""Bytes that a NIfTI file may have when it is unpacked."""
+"""The maximum bytes of an unpacked NIfTI file."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def dicom_shape(content: bytes, max_pixels: int) -> tuple[tuple[int, int], bool, int, int]:
-    """From the header of a DICOM file: (width, height), whether it has colour, its bits and its frames."""
+    """Read the header of a DICOM file.
+
+    (width, height), whether it has colour, its bits and its frames.
+    """
     header = _dicom(content, max_pixels, stop_before_pixels=True)
     colour = int(header.SamplesPerPixel) > 1 or "PALETTE" in str(header.PhotometricInterpretation)
     deep = not colour and not _is_plain(header)
@@ -31,9 +34,11 @@ def dicom_shape(content: bytes, max_pixels: int) -> tuple[tuple[int, int], bool,
 
 
 def read_dicom(content: bytes, frame: int | None, max_pixels: int) -> Image.Image | Deep:
-    """Read one frame of a DICOM file, by default the middle one, with its values rescaled; raises DataError.
+    """Read one frame of a DICOM file, with rescaled values.
 
-    Where large values mean dark (MONOCHROME1), they are inverted.
+    By default the middle one. Raises DataError.
+
+    If large values mean dark (MONOCHROME1), they are inverted.
     """
     header = _dicom(content, max_pixels)
 
@@ -50,7 +55,7 @@ def read_dicom(content: bytes, frame: int | None, max_pixels: int) -> Image.Imag
         name = header.file_meta.TransferSyntaxUID.name
         raise DataError(
             f"The compression of this DICOM file ({name}) cannot be decoded here: convert it to uncompressed "
-            "DICOM, for instance by gdcmconv --raw."
+            "DICOM, for example with gdcmconv --raw."
         ) from error
     kind, bits = str(header.PhotometricInterpretation), int(header.BitsStored)
     if kind == "PALETTE COLOR":
@@ -71,7 +76,10 @@ def read_dicom(content: bytes, frame: int | None, max_pixels: int) -> Image.Imag
 
 
 def nifti_shape(source: bytes | Path) -> tuple[tuple[int, int], bool, int]:
-    """From the header of a NIfTI file: the (width, height) of a slice, whether it has colour, the slices."""
+    """Read the header of a NIfTI file.
+
+    (width, height) of a slice, whether it has colour, its slices.
+    """
     volume = _volume_of(source)
     cut = _cut_of(volume)
     sides = volume.shape[cut.across], volume.shape[cut.up]
@@ -79,11 +87,13 @@ def nifti_shape(source: bytes | Path) -> tuple[tuple[int, int], bool, int]:
 
 
 def read_nifti(source: bytes | Path, frame: int | None, max_pixels: int) -> Image.Image | Deep:
-    """Read one slice of a NIfTI file, by default the middle one; raises DataError.
+    """Read one slice of a NIfTI file, by default the middle one.
 
-    Slices are axial, except where the volume is flat or its voxels are more than twice as long along another
-    axis: then they lie across that axis. Front or head is up, and the patient's left is on the left. The
-    slices of a series of volumes follow each other.
+    Raises DataError.
+
+    Slices are axial, unless the volume is flat or its voxels are more than twice as long along another axis:
+    then slices are cut across that axis. Front or head is up, and the patient's left is on the left. The
+    slices of several volumes follow one another.
     """
     volume = _volume_of(source)
     cut, shape = _cut_of(volume), volume.shape
@@ -98,13 +108,13 @@ def read_nifti(source: bytes | Path, frame: int | None, max_pixels: int) -> Imag
     index: list[Any] = [slice(None)] * 3
     index[cut.along] = depth - 1 - place if cut.along in cut.reversed else place
     values = np.asarray(volume.dataobj[(*index, *map(int, later))])
-    if cut.across < cut.up:  # the two axes that are left stand as the file has them
+    if cut.across < cut.up:  # the other two axes keep the order of the file
         values = values.swapaxes(0, 1)
     values = values[:: 1 if cut.up in cut.reversed else -1, :: -1 if cut.across in cut.reversed else 1]
     if values.dtype.names is not None:
         return to_pil(np.stack([values[name] for name in values.dtype.names[:3]], axis=2))
     if values.dtype.kind not in "uif":
-        raise DataError(f"Values of type {values.dtype} are not supported: convert them to real numbers.")
+        raise DataError(f"Values of type {values.dtype} are not supported: convert them to floating point.")
     return Deep(values[:, :, np.newaxis])
 
 
@@ -114,7 +124,7 @@ def _eight_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def _is_plain(header: Any) -> bool:
-    """Whether values are 8-bit levels without a unit, as in an ordinary image."""
+    """Return whether values are 8-bit levels without a unit, as in an ordinary image."""
     rescaled = (header.get("RescaleSlope", 1), header.get("RescaleIntercept", 0)) != (1, 0)
     signed = bool(header.get("PixelRepresentation", 0))
     lookup = "ModalityLUTSequence" in header or next(_functional_groups(header, 0), None) is not None
@@ -122,7 +132,7 @@ def _is_plain(header: Any) -> bool:
 
 
 def _functional_groups(header: Any, frame: int) -> Any:
-    """Where an enhanced multi-frame file says how the values of a frame are rescaled."""
+    """Return the part of an enhanced multi-frame file that says how to rescale a frame's values."""
     each = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = header.get("SharedFunctionalGroupsSequence") or []
     for group in (*each[frame : frame + 1], *shared[:1]):
@@ -134,7 +144,7 @@ def _dicom(content: bytes, max_pixels: int, *, stop_before_pixels: bool = False)
         from pydicom import dcmread
     except ImportError as error:
         raise DataError(reasons.missing("medical")) from error
-    if _DEFLATED in content:  # what it unpacks to has no limit
+    if _DEFLATED in content:  # its unpacked size would have no limit
         raise DataError("Deflated DICOM files are not supported: convert them to uncompressed DICOM.")
     _silence_gdcm()
     header = dcmread(io.BytesIO(content), stop_before_pixels=stop_before_pixels)
@@ -179,7 +189,7 @@ def _volume_in(content: bytes) -> Any:
 
 
 def _volume(content: bytes) -> Any:
-    """The volume in a file: its slices are converted when they are read."""
+    """Open the volume in a file; its slices are converted when they are read."""
     try:
         from nibabel import Nifti1Image, Nifti2Image
     except ImportError as error:
@@ -203,7 +213,7 @@ def _volume(content: bytes) -> Any:
 
 
 class _ThreeAxes:
-    """A flat NIfTI image as a volume of one slice."""
+    """Return a flat NIfTI image as a volume of one slice."""
 
     def __init__(self, flat: Any) -> None:
         self.affine, self.dataobj, self.shape = flat.affine, self, (*flat.shape, 1)
@@ -218,7 +228,7 @@ class _ThreeAxes:
 
 
 class _Cut(NamedTuple):
-    """Which axes of the file the slices lie along, and an image has across and up; which are reversed."""
+    """Return the file's axes for slices, width and height, and which of them are reversed."""
 
     along: int
     across: int
@@ -232,7 +242,7 @@ def _cut_of(volume: Any) -> _Cut:
     with np.errstate(all="ignore"):
         found = cast(Any, orientations).io_orientation(volume.affine)
         lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)
-    if np.isnan(found).any():  # an affine map that says nothing
+    if np.isnan(found).any():  # an affine map without information
         return _Cut(2, 0, 1, ())
     axes = [int(np.flatnonzero(found[:, 0] == number)[0]) for number in range(3)]  # right, front, head
     flat = [axis for axis in range(3) if volume.shape[axis] == 1]

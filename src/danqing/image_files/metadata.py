@@ -1,4 +1,4 @@
-"""What files say beside their pixels: orientation and colour profile are applied, the rest never matters."""
+"""Metadata of image files: orientation and colour profile are applied, everything else is ignored."""
 
 import functools
 import io
@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from danqing.image_files.reasons import png_chunks
 
 MAX_PROFILE = 4 * 2**20
-"""Larger colour profiles are ignored; those of printing presses have up to 3 MiB."""
+"""Larger colour profiles are ignored; those for printing presses have up to 3 MiB."""
 _ORIENTATION = 0x0112
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TURNS = {
@@ -27,9 +27,11 @@ _TURNS = {
 
 
 def without(content: bytes) -> bytes | None:
-    """Leave out what a PNG or JPEG file can be decoded without.
+    """Remove unneeded metadata from a PNG or JPEG file.
 
-    The orientation stays. None where nothing can be left out, and for other formats.
+    The orientation stays.
+
+    None if there is nothing to remove, and for other formats.
     """
     if content.startswith(b"\x89PNG"):
         kept = [content[:8]]
@@ -44,8 +46,13 @@ def without(content: bytes) -> bytes | None:
 
 
 def orientation(image: Image.Image, content: bytes) -> int:
-    """Return the EXIF orientation of an opened file, 1 to 8; 1 where it says none that can be read."""
-    if image.format == "PNG" and b"eXIf" in content:  # it may follow the pixels, which need not be decoded
+    """Return the EXIF orientation of an opened file, 1 to 8.
+
+    1 if it has no readable one.
+    """
+    if (
+        image.format == "PNG" and b"eXIf" in content
+    ):  # it may come after the pixels, which need not be decoded
         for kind, start, end in png_chunks(content):
             if kind == b"eXIf":
                 value = _orientation_in(content[start + 8 : end - 4])
@@ -56,7 +63,7 @@ def orientation(image: Image.Image, content: bytes) -> int:
         return 1
     try:
         found: Any = image.getexif().get(_ORIENTATION)
-    except Exception:  # one malformed tag must not cost the others
+    except Exception:  # one malformed tag must not hide the others
         found = _orientation_in(raw) if isinstance(raw, bytes) else None
     if isinstance(found, tuple) and found:
         found = found[0]
@@ -82,7 +89,7 @@ def upright_values(values: NDArray[Any], turn: int) -> NDArray[Any]:
 def to_srgb(image: Image.Image) -> Image.Image:
     """Convert an 8-bit image with a colour profile to sRGB.
 
-    Images without a profile, with that of sRGB, or with one that cannot be used stay as they are.
+    Images without a profile, with an sRGB profile, or with an unusable one stay unchanged.
     """
     if image.mode == "LAB":
         transform = _transform(b"", "LAB")
@@ -121,7 +128,7 @@ def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile to sRGB in 8 bits; None for sRGB itself, and for profiles that cannot be used."""
+    """Return the conversion from a profile to sRGB in 8 bits; None for sRGB and for unusable profiles."""
     try:
         if not profile:
             source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
@@ -131,7 +138,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
                 return None
         target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         return ImageCms.ImageCmsTransform(source, target, mode, "RGB", ImageCms.Intent.PERCEPTUAL)
-    except Exception:  # a profile of no use must not cost the pixels
+    except Exception:  # a useless profile must not make the image unreadable
         return None
 
 
@@ -140,7 +147,7 @@ def _is_intact(chunk: bytes) -> bool:
 
 
 def _jpeg_parts(content: bytes) -> list[bytes]:
-    """A JPEG file without comments, profiles and previews; EXIF and Adobe's colour transform stay."""
+    """Return a JPEG file without comments, profiles and previews; keep EXIF and Adobe's colour transform."""
     kept, start = [content[:2]], 2
     while start + 4 <= len(content) and content[start] == 0xFF:
         marker, length = content[start + 1], int.from_bytes(content[start + 2 : start + 4], "big")
@@ -155,7 +162,7 @@ def _jpeg_parts(content: bytes) -> list[bytes]:
 
 
 def _orientation_in(exif: bytes) -> int | None:
-    """The orientation in the first directory of EXIF data, read past tags that are malformed."""
+    """Return the orientation in the first directory of EXIF data; skip malformed tags."""
     block = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:

@@ -1,4 +1,4 @@
-"""Image files to pixels: opened under limits, upright, in sRGB, at their size and depth or at another."""
+"""From image files to pixels: opened under limits, upright, in sRGB, at any size and depth."""
 
 import io
 import logging
@@ -19,32 +19,35 @@ from danqing.image_files.levels import Deep, DeepPixels, Range, conform, deepene
 from danqing.images import Alpha, Fit, Pixels, too_large
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused before they are decoded: decompression bombs, or scans to shrink first."""
+"""Larger images are rejected before they are decoded: decompression bombs, or scans to shrink first."""
 MAX_BYTES = 256 * 1024 * 1024
-"""Larger files are refused unread."""
+"""Larger files are rejected without reading them."""
 
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _T = TypeVar("_T")
 _GREY_MODES = ("1", "L", "LA", "La", *_DEEP_MODES)
 
-# What is wrong with a file becomes a DataError or does not matter. Libraries would print it.
+# Problems of a file become a DataError or do not matter. Libraries would print them.
 for _library in ("PIL", "pydicom", "nibabel", "nibabel.global", "tifffile", "pillow_heif", "pi_heif"):
     warnings.filterwarnings("ignore", module=rf"{_library}\b")
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
 
 class Frame(NamedTuple):
-    """One image of a file that has several: a slice of a NIfTI volume, or a frame of a DICOM file."""
+    """One image of a file that has several.
+
+    A slice of a NIfTI volume, or a frame of a DICOM file.
+    """
 
     source: bytes | Path
     number: int
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded.
+    """The properties of an image before it is decoded.
 
     size: upright (width, height). transparent: whether it may be. depth: 16 if its values have more than 8
-    bits, otherwise 8. lacks: the extra that would read it at its depth, "" where it is.
+    bits, otherwise 8. lacks: the missing extra that would read it at its full depth, or "".
     """
 
     size: tuple[int, int]
@@ -95,15 +98,17 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
 ) -> Pixels | DeepPixels:
-    """Decode the image in a file, upright and in sRGB, as uint8 or uint16 `[h, w, c]`.
+    """Decode the image in a file, upright and in sRGB.
 
-    source: the bytes of a file, its path, or a `Frame`. Of an animation the first image is taken, of a volume
-    the middle one.
+    Returns uint8 or uint16 `[h, w, c]`.
+
+    source: the bytes of a file, its path, or a `Frame`. The first image of an animation is read, and the
+    middle one of a volume.
     size: (width, height), reached as `fit` says; None keeps that of the file.
-    channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; 0 keeps what the file has, where `alpha` decides
-    whether transparency is kept or laid on `background`.
-    range: the (low, high) that become black and white where values have more than 8 bits; None takes what the
-    number format or the values of this image alone suggest.
+    channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; 0 keeps those of the file, and `alpha` decides
+    whether transparency is kept or put on `background`.
+    range: the (low, high) that become black and white, for values of more than 8 bits; None takes the range
+    that the number format or the values of this image suggest.
     depth: 8 for uint8 with 255 as white, 16 for uint16 with 65,535.
     Raises DataError for anything that cannot be decoded or exceeds the limits.
     """
@@ -128,7 +133,10 @@ def convert(
     range: Range | None = None,
     depth: int = 8,
 ) -> Pixels | DeepPixels:
-    """Bring an image in memory to a size, channels and depth; see `decode`."""
+    """Convert an image in memory to a size, channels and depth.
+
+    See `decode`.
+    """
     shape: dict[str, Any] = {
         "size": size,
         "channels": channels,
@@ -145,12 +153,18 @@ def convert(
 
 
 def read(source: bytes | str | Path | Frame) -> Image.Image | Deep:
-    """Decode an image upright, in its own size, mode and depth; raises DataError."""
+    """Decode an image upright, in its own size, mode and depth.
+
+    Raises DataError.
+    """
     return _read(source, None, MAX_PIXELS, MAX_BYTES)
 
 
 def deep_values(source: bytes | Path | Frame) -> Deep | None:
-    """Decode an image to its own values; None where it has no more than 8 bits. Raises DataError."""
+    """Decode an image to its own values.
+
+    None if it has at most 8 bits. Raises DataError.
+    """
     image = _read(source, None, MAX_PIXELS, MAX_BYTES)
     return image if isinstance(image, Deep) else None
 
@@ -158,7 +172,7 @@ def deep_values(source: bytes | Path | Frame) -> Deep | None:
 def inspect(
     source: bytes | str | Path | Frame, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> Header:
-    """Read the header of an image file; raises DataError."""
+    """Read the header of an image file; raise DataError."""
     content, _ = _content(source, max_bytes)
 
     def header() -> Header:
@@ -190,7 +204,10 @@ def inspect(
 
 
 def frames(source: bytes | Path) -> int:
-    """Count the images in a file: slices of a NIfTI volume, frames of a DICOM file, otherwise 1."""
+    """Count the images in a file.
+
+    Slices of a NIfTI volume, frames of a DICOM file, otherwise 1.
+    """
     content, _ = _content(source, MAX_BYTES)
 
     def count() -> int:
@@ -207,10 +224,12 @@ def opened(
     max_pixels: int | None = MAX_PIXELS,
     formats: tuple[str, ...] | None = None,
 ) -> Image.Image:
-    """Open an image file with Pillow without decoding it, and without metadata that hinders that.
+    """Open an image file with Pillow without decoding it.
 
-    max_pixels: None leaves the limit to the caller. formats: as Pillow calls them; None is all that can be
-    read. Raises DataError.
+    Remove metadata that prevents this.
+
+    max_pixels: None leaves the limit to the caller. formats: as Pillow calls them; None is all readable ones.
+    Raises DataError.
     """
     if not content:
         raise DataError("The file is empty.")
@@ -292,7 +311,7 @@ def _upright(image: Image.Image | Deep, turn: int) -> Image.Image | Deep:
 
 
 def _explained(content: bytes | Path, work: Callable[[], _T]) -> _T:
-    """Do `work`, and let it raise nothing but a DataError with a reason that is true of the file."""
+    """Do `work`, and turn all its errors into a DataError with the right reason for the file."""
     try:
         return work()
     except (DataError, ConfigError):
@@ -303,7 +322,7 @@ def _explained(content: bytes | Path, work: Callable[[], _T]) -> _T:
 
 
 def _content(source: bytes | str | Path | Frame, max_bytes: int) -> tuple[bytes | Path, int | None]:
-    """The bytes of a file, or the path of a NIfTI file, which is read once for all of its slices."""
+    """Return the bytes of a file, or the path of a NIfTI file, which is read once for all its slices."""
     frame = None
     if isinstance(source, Frame):
         source, frame = source
@@ -329,33 +348,32 @@ def _over(max_bytes: int) -> str:
 
 
 def _needs_scans(image: Image.Image, content: bytes) -> bool:
-    """Whether Pillow reads an image of more than 8 bits at 8 (colour, and grey with alpha), or is unreliable.
+    """Return whether Pillow reduces an image to 8 bits (colour, and grey with alpha), or is unreliable.
 
-    It swaps the bytes of some compressed TIFF files, so all deep ones are read by tifffile where that is
-    installed.
+    It swaps the bytes of some compressed TIFF files, so tifffile reads all deep ones if it is installed.
     """
     if image.format == "PNG":
         return content[24:25] == b"\x10" and content[25:26] in (b"\x02", b"\x04", b"\x06")
     if image.format == "TIFF":
         tags = getattr(image, "tag_v2", {})
         bits = tags.get(258, (8,))
-        is_plain = tags.get(262) in (0, 1, 2)  # grey or RGB; Pillow knows CMYK and others, at 8 bits
+        is_plain = tags.get(262) in (0, 1, 2)  # grey or RGB; Pillow reads CMYK and others, at 8 bits
         return is_plain and bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
     return False
 
 
 def _deep(image: Image.Image, content: bytes = b"") -> Deep:
-    """A grey image of more than 8 bits that Pillow has decoded."""
+    """Return a grey image of more than 8 bits that Pillow has decoded."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     bits, kinds = tags.get(258, (16,)), tags.get(339, (1,))
     swapped = tags and content[:2] == b"MM" and tags.get(259, 1) != 1 and image.mode in ("F", "I")
     if swapped:
-        raise DataError("This TIFF file is read by tifffile alone: pip install 'danqing[scans]'.")
+        raise DataError("Only tifffile can read this TIFF file: pip install 'danqing[scans]'.")
     if image.mode == "F":
         return Deep(values[:, :, np.newaxis])
     if image.mode == "I":
-        if tags and kinds[0] == 1 and bits[0] == 32:  # Pillow has no unsigned type of this size
+        if tags and kinds[0] == 1 and bits[0] == 32:  # Pillow has no unsigned type of this width
             values = values.view(np.uint32)
         full = None if tags or values.max(initial=0) > 65535 else (0.0, 65535.0)
         return Deep(values[:, :, np.newaxis], full)

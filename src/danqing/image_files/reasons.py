@@ -1,4 +1,4 @@
-"""Why a file cannot be read, in one sentence that is true of this file."""
+"""The reason why a file cannot be read, in one sentence."""
 
 import struct
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ _EXTRAS = {
 
 
 def missing(extra: str) -> str:
-    """Say what to install to read the formats of an extra."""
+    """Return what to install to read the formats of an extra."""
     return _EXTRAS[extra]
 
 
 def missing_extras(*sentences: str) -> set[str]:
-    """Find the extras that reasons and notes advise to install."""
+    """Return the extras that reasons and notes recommend."""
     return {extra for extra in _EXTRAS if any(f"danqing[{extra}]" in sentence for sentence in sentences)}
 
 
 def unidentified(content: bytes) -> str:
-    """Say why nothing here can open a file."""
+    """Return why a file cannot be opened."""
     name = recognised(content)
     if name in _OTHERS:
         return _OTHERS[name]
@@ -54,7 +54,7 @@ def unidentified(content: bytes) -> str:
 
 
 def undecodable(content: bytes, error: Exception) -> str:
-    """Say why the pixels of a file that was opened cannot be decoded."""
+    """Return why the pixels of an opened file cannot be decoded."""
     if isinstance(error, MemoryError):
         return "The image does not fit into memory."
     said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -66,7 +66,10 @@ def undecodable(content: bytes, error: Exception) -> str:
 
 
 def is_truncated(content: bytes) -> bool:
-    """Report whether the end of a PNG, JPEG, GIF, WebP or TIFF file is missing."""
+    """Return whether the end of a file is missing.
+
+    Works for PNG, JPEG, GIF, WebP and TIFF.
+    """
     name = recognised(content)
     if name == "PNG":
         return b"IEND\xaeB`\x82" not in content and all(kind != b"IEND" for kind, _, _ in png_chunks(content))
@@ -80,7 +83,10 @@ def is_truncated(content: bytes) -> bool:
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each complete chunk of a PNG file: its type, and where it starts and ends."""
+    """Yield each complete chunk of a PNG file.
+
+    Its type, and where it starts and ends.
+    """
     start = 8
     while start + 12 <= len(content):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
@@ -91,9 +97,9 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_tiff_cut(content: bytes) -> bool:
-    """Whether the first directory of a TIFF file, or a strip or tile that it names, lies behind its end."""
+    """Return whether the first directory of a TIFF file, or a strip or tile in it, is beyond its end."""
     order = "<" if content[:2] == b"II" else ">"
-    if content[2:4] in (b"+\0", b"\0+"):  # BigTIFF: nothing is claimed
+    if content[2:4] in (b"+\0", b"\0+"):  # BigTIFF is not checked
         return False
     try:
         (place,) = struct.unpack_from(f"{order}I", content, 4)

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits in colour, and JPEG XL: read through tifffile and imagecodecs."""
+"""Colour images of more than 8 bits, and JPEG XL: read through tifffile and imagecodecs."""
 
 import io
 from typing import Any
@@ -20,7 +20,10 @@ def read_png(content: bytes) -> Deep:
 
 
 def read_tiff(content: bytes, max_pixels: int) -> Image.Image | Deep:
-    """Read the first image of a TIFF file at its depth, whatever its layout and compression."""
+    """Read the first image of a TIFF file at its depth.
+
+    In any layout and compression.
+    """
     from tifffile import TiffFile
 
     with TiffFile(io.BytesIO(content)) as file:
@@ -31,7 +34,7 @@ def read_tiff(content: bytes, max_pixels: int) -> Image.Image | Deep:
         if page.imagedepth > 1 or samples > 4 or page.photometric not in (0, 1, 2):
             raise DataError(
                 f"TIFF files of {samples} channels ({page.photometric.name}) and {page.imagedepth} layers "
-                "are not supported: convert it to grey or RGB."
+                "are not supported: convert the file to grey or RGB."
             )
         values = page.asarray(maxworkers=1)
         if page.planarconfig == 2 and values.ndim == 3 and samples > 1:
@@ -47,7 +50,10 @@ def read_tiff(content: bytes, max_pixels: int) -> Image.Image | Deep:
 
 
 def jpeg_xl_size(content: bytes) -> tuple[int, int]:
-    """Return the (width, height) that the header of a JPEG XL file states; raises DataError."""
+    """Return the (width, height) that the header of a JPEG XL file states.
+
+    Raises DataError.
+    """
     start = 0
     if not content.startswith(b"\xff\x0a"):  # a container: the image is in the box jxlc or jxlp
         place = content.find(b"jxl", 12)
@@ -78,7 +84,10 @@ def jpeg_xl_size(content: bytes) -> tuple[int, int]:
 
 
 def read_jpeg_xl(content: bytes, max_pixels: int) -> Image.Image | Deep:
-    """Read a JPEG XL image at its depth; of an animation, the first frame."""
+    """Read a JPEG XL image at its depth.
+
+    Of an animation, the first frame.
+    """
     from imagecodecs import jpegxl_decode
 
     _check(jpeg_xl_size(content), max_pixels)

@@ -1,4 +1,4 @@
-"""Pages that are one file: they need no network, let no script but their own run, and escape all text."""
+"""Pages in a single file: they need no network, run only their own script, and escape all text."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ from PIL import Image
 from danqing.version import __version__
 
 _HERE = Path(__file__).parent
-_LARGEST_PNG = 120_000  # bytes; a larger picture goes in as WebP, so that the page can still be mailed
+_LARGEST_PNG = 120_000  # bytes; a larger image is embedded as WebP, so that the page can still be mailed
 _BRAND = (
     '<svg width="30" height="20" viewBox="0 0 30 20" aria-hidden="true"><circle cx="10" cy="10" r="9" '
     'fill="#b93a25"/><circle cx="20" cy="10" r="9" fill="#1f6690" fill-opacity=".85"/></svg>'
@@ -33,10 +33,10 @@ def render(
     script: str = "",
     version: str = __version__,
 ) -> str:
-    """A whole page. `kind`, `name`, `lead`, `status` and `version` are plain text; `head` (below the lead)
-    and `sections` are HTML, in which the caller has escaped what is not his own.
+    """Return a complete page.
 
-    style, script: what this kind of page adds to what all have.
+    kind, name, lead, status, version: plain text. head (below the lead), sections: HTML, in which the caller
+    has escaped all untrusted text. style, script: additions of this kind of page.
     """
     program = (_HERE / "script.js").read_text(encoding="utf-8") + script
     badge = f'<span class="status {escape(status)}">{escape(status)}</span>' if status else ""
@@ -72,13 +72,13 @@ needs no network.</footer>
 
 
 def tiles(rows: Iterable[tuple[str, str]]) -> str:
-    """A few numbers, large."""
+    """Return a few large numbers with their names."""
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in rows)
     return f'<dl class="tiles">{shown}</dl>'
 
 
 def facts(rows: Mapping[str, Any]) -> str:
-    """Names and values; rows without a value are left out."""
+    """Return names and values; rows without a value are left out."""
     shown = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
         for name, value in rows.items()
@@ -88,7 +88,10 @@ def facts(rows: Mapping[str, Any]) -> str:
 
 
 def command(text: str, number: int = 1) -> str:
-    """A command line with a button that copies it; `number` tells several of a page apart."""
+    """Return a command line with a copy button.
+
+    `number` makes its id unique on the page.
+    """
     return (
         f'<div class="card command"><pre id="command{number}">{escape(text)}</pre>'
         f'<button type="button" data-copy="command{number}">Copy</button></div>'
@@ -96,7 +99,10 @@ def command(text: str, number: int = 1) -> str:
 
 
 def embed(path: Path) -> str:
-    """A picture as a data URL; "" where there is none, or only part of one after a kill."""
+    """Return an image as a data URL.
+
+    "" if it is missing or incomplete after a kill.
+    """
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:

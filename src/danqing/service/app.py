@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     error_handlers.install(app)
     app.add_middleware(Gate, settings=settings)
-    app.add_middleware(SlowReaderLimit)  # before the gate, which counts an answer until it is read
+    app.add_middleware(SlowReaderLimit)  # inside the gate, which counts an answer until it is read
     app.add_middleware(tracing.Traces)  # outermost: what the gate rejects is traced as well
     for module in (images, models, jobs, operations, start_page, docs_page):
         app.include_router(module.router)
@@ -60,9 +60,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
-    """Start the parts of a service in the order of their dependencies, and stop them in reverse.
+    """Start the parts of a service, and stop them in reverse order.
 
-    Raises ConfigError where it would listen on a public address without keys.
+    Raises ConfigError if it would listen on a public address without keys.
     """
     settings.data.mkdir(0o700, parents=True, exist_ok=True)
     service = _parts(settings)

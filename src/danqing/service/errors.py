@@ -45,7 +45,10 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """Return the documented object, which is also the data of a stream's `error` event."""
+        """Return the documented object.
+
+        It is also the data of a stream's `error` event.
+        """
         fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": fields}
 
@@ -70,11 +73,11 @@ def internal() -> ApiError:
 
 
 def overloaded(reason: str) -> ApiError:
-    """Return the error 429 for a request that may be retried after a second."""
+    """Return the error 429, with a retry after one second."""
     return ApiError(429, f"{reason}: retry in a second.", code="overloaded", headers={"retry-after": "1"})
 
 
 def printable(value: bytes) -> str:
-    """Return what a client wrote as short printable ASCII."""
+    """Return a client's text as short printable ASCII."""
     text = value[:100].decode("latin-1")
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text) or "(none)"

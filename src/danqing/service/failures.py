@@ -1,4 +1,4 @@
-"""How exceptions from within the service become errors that clients receive."""
+"""Converts internal exceptions to the errors that clients receive."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ _CHOICES = {"str", "int", "float", "list[float]"}
 
 
 def from_danqing(error: DanqingError) -> ApiError:
-    """Convert an error from within.
+    """Convert an internal error.
 
     Messages that may name files of this machine are only logged.
     """
@@ -55,7 +55,7 @@ def from_danqing(error: DanqingError) -> ApiError:
 
 
 def from_validation(error: ValidationError | RequestValidationError) -> ApiError:
-    """Convert the first error in a body, with the name of its field."""
+    """Convert the first error in a body, naming its field."""
     mistake = error.errors()[0]
     named = mistake["loc"]
     if isinstance(error, RequestValidationError):  # the first part says where: body, query, ...

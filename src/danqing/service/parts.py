@@ -1,4 +1,4 @@
-"""The parts of a running service: made when it starts, found by every request."""
+"""The parts of a running service: created at its start, available to every request."""
 
 import asyncio
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from danqing.service.storage.database import Database
 class Service:
     """The parts of a running service; each one owns its state.
 
-    draining: set once the service stops, to end what would never end by itself, such as a stream of events.
+    draining: set once the service stops, to end work that never ends by itself, such as a stream of events.
     """
 
     settings: Settings
@@ -36,6 +36,6 @@ class Service:
 
 
 def service_of(request: Request) -> Service:
-    """Return the service that a request has reached."""
+    """Return the service that received a request."""
     service: Service = request.app.state.service
     return service

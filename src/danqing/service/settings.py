@@ -21,14 +21,14 @@ class Limits(_Section):
 
     body_bytes, file_bytes: of a body, and of one file in it.
     fields, images: of a form.
-    pixels, side: of a picture that is sent or requested.
+    pixels, side: of a picture that is uploaded or requested.
     prompt: characters.
     depth: nesting of JSON.
     n: pictures of one request.
     seconds: until a request expires.
     requests: that are answered at the same time; at most a quarter of them for one key.
-    bytes_in_flight: of bodies, and of the pictures in them or that they point to, that all requests may hold;
-        jobs that are being painted may hold as many.
+    bytes_in_flight: that all requests may hold, of bodies and of the pictures in them or at their addresses;
+        running jobs may hold as many.
     """
 
     body_bytes: int = Field(64 * MEGABYTE, ge=1024)
@@ -58,10 +58,10 @@ class EngineSettings(_Section):
     """How pictures are computed.
 
     threads: of the worker, 0 for all cores.
-    window: seconds that an idle worker waits for further orders.
+    window: seconds that an idle worker waits for more orders.
     batch: pictures at once.
-    queue: pictures that may be queued, beside those of jobs.
-    queue_seconds: how long these may take together.
+    queue: pictures that may be queued, not counting those of jobs.
+    queue_seconds: the maximum time for all of these together.
     memory: bytes that loaded models may take, 0 for what the machine can spare.
     """
 
@@ -96,7 +96,7 @@ class JobSettings(_Section):
     keep: days until a finished job and its pictures are deleted.
     seconds: that painting one job may take.
     lease: seconds of silence after which the jobs of a server are run by another.
-    attempts: servers that may fall silent while they paint a job before it fails.
+    attempts: servers that may become silent while they run a job before it fails.
     """
 
     waiting: int = Field(10_000, ge=1)
@@ -111,11 +111,11 @@ class Settings(_Section):
     """The settings of a service.
 
     models: paths or hub ids, by the names that clients use.
-    aliases: further names of models, such as "dall-e-2".
+    aliases: additional names of models, such as "dall-e-2".
     data: the folder of its database and pictures.
     database: an SQLAlchemy URL; "" for a file in `data`.
-    hosts: names allowed in the `Host` header beside those of the loopback, while there are no keys.
-    public_url: the start of the addresses of pictures, where clients reach the service through a proxy.
+    hosts: names allowed in the `Host` header in addition to those of the loopback, while there are no keys.
+    public_url: the start of the addresses of pictures, if clients reach the service through a proxy.
     drain: seconds that requests have to end when the service stops.
     log: lines for people (text) or programs (json); auto for text in a terminal.
     """
@@ -144,12 +144,12 @@ class Settings(_Section):
 
     @property
     def database_url(self) -> str:
-        """The URL of the database of jobs, keys and the audit log."""
+        """Return the URL of the database."""
         return self.database or f"sqlite:///{self.data / 'service.db'}"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a configuration file, unchecked.
+    """Read a configuration file without checking its values.
 
     Paths in it are relative to its folder. Raises ConfigError.
     """

@@ -10,7 +10,7 @@ from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from danqing.service.access import audit
-from danqing.service.access.audit import AuditError, AuditLog, Entry, Head
+from danqing.service.access.audit import AuditEntry, AuditError, AuditLog, Head
 from danqing.service.storage.database import Database
 
 COUNT = 12
@@ -33,17 +33,19 @@ def write(database: Database, *numbers: int) -> Head:
 
 
 def change(number: int, **values: object) -> Callable[[Session], object]:
-    return lambda session: session.execute(update(Entry).where(Entry.number == number).values(**values))
+    return lambda session: session.execute(
+        update(AuditEntry).where(AuditEntry.number == number).values(**values)
+    )
 
 
 def swap(session: Session) -> None:
-    first, second = (session.get_one(Entry, number) for number in (4, 5))
+    first, second = (session.get_one(AuditEntry, number) for number in (4, 5))
     first.facts, second.facts = second.facts, first.facts
 
 
 def rewrite(session: Session) -> None:
     """As an attacker who knows how the hash is made, but stops at one entry."""
-    entry = session.get_one(Entry, 6)
+    entry = session.get_one(AuditEntry, 6)
     entry.facts = entry.facts.replace("5", "500")
     content = json.dumps([entry.number, entry.at, entry.event, entry.facts, entry.previous])
     entry.hash = hashlib.sha256(content.encode()).hexdigest()
@@ -56,9 +58,12 @@ TAMPERINGS: dict[str, tuple[Callable[[Session], object], str]] = {
     "swap": (swap, "Entry 4 "),
     "hash": (change(7, hash="0" * 64), "Entry 7 "),
     "rewrite": (rewrite, "Entry 7 .*, or one before it"),
-    "removed": (lambda session: session.execute(delete(Entry).where(Entry.number == 5)), "Entry 5 .*removed"),
+    "removed": (
+        lambda session: session.execute(delete(AuditEntry).where(AuditEntry.number == 5)),
+        "Entry 5 .*removed",
+    ),
     "beginning removed": (
-        lambda session: session.execute(delete(Entry).where(Entry.number <= 3)),
+        lambda session: session.execute(delete(AuditEntry).where(AuditEntry.number <= 3)),
         "Entry 1 .*removed",
     ),
 }
@@ -85,7 +90,7 @@ def test_a_log_whose_end_was_cut_off_or_that_was_written_anew_is_found_by_a_note
     database: Database,
 ) -> None:
     noted = audit.verify(database)
-    database.transact(lambda session: session.execute(delete(Entry).where(Entry.number > 8)))
+    database.transact(lambda session: session.execute(delete(AuditEntry).where(AuditEntry.number > 8)))
     assert audit.verify(database).number == 8
     with pytest.raises(AuditError, match="ends before it"):
         audit.verify(database, noted)

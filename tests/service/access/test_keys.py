@@ -427,7 +427,7 @@ def test_keys_that_are_made_and_ended_stand_in_the_audit_log(database: Database)
         key_admin.revoke(database, "nobody")
 
     def entries(session: Session) -> list[tuple[str, Any]]:
-        found = session.scalars(select(audit.Entry).order_by(audit.Entry.number))
+        found = session.scalars(select(audit.AuditEntry).order_by(audit.AuditEntry.number))
         return [(entry.event, json.loads(entry.facts)["key"]) for entry in found]
 
     assert database.transact(entries) == [("key created", key.id), ("key revoked", key.id)]

@@ -65,7 +65,7 @@ def raw(running: Running, request: bytes, *, ends: bool = False) -> tuple[int, b
 
 
 def assert_refused(answer: httpx.Response, *statuses: int) -> None:
-    """The answer is an error in the documented shape, which tells nothing of this machine."""
+    """The answer is an error in the documented shape, and reveals nothing about this machine."""
     assert answer.status_code in (statuses or (400,)), answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}

@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
 
 def asks(case: Case, numbers: range) -> Order:
-    """An order for some of twenty-one pictures that a verb is asked for."""
+    """An order for some of a verb's twenty-one pictures."""
     name, verb = case.name, case.verb
     rows = [row(name, derived_seed(SEED, "image", number), number) for number in numbers]
     if case.negative:

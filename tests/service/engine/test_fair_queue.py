@@ -7,16 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danqing.service.engine.fair_queue import JOB_DELAY, JOB_WEIGHT, Entry, FairQueue
+from danqing.service.engine.fair_queue import JOB_DELAY, JOB_WEIGHT, FairQueue, QueueEntry
 from danqing.service.engine.orders import Priority
 from danqing.service.fairness.fair_share import GREED
 
 SECOND = 1.0
 
 
-def entry(item: str, pictures: int = 1, *, owner: str = "", kind: str = "k", job: bool = False) -> Entry[str]:
+def entry(
+    item: str, pictures: int = 1, *, owner: str = "", kind: str = "k", job: bool = False
+) -> QueueEntry[str]:
     priority = Priority.JOB if job else Priority.INTERACTIVE
-    return Entry(item, kind, owner, priority, 0, pictures, SECOND)
+    return QueueEntry(item, kind, owner, priority, 0, pictures, SECOND)
 
 
 def taken(queue: FairQueue[str], room: int = 1) -> list[str]:
@@ -133,11 +135,11 @@ def test_who_asks_and_leaves_again_takes_no_memory() -> None:
 @given(st.integers(0, 2**32), st.integers(1, 20))
 def test_each_picture_is_taken_once_or_cancelled_and_the_counts_are_right(seed: int, chunk: int) -> None:
     chance = random.Random(seed)
-    queue, waiting, seen = FairQueue[int](limit=10**6), dict[int, Entry[int]](), Counter[int]()
+    queue, waiting, seen = FairQueue[int](limit=10**6), dict[int, QueueEntry[int]](), Counter[int]()
     sizes, expected = {}, Counter[int]()
     for number in range(chance.randrange(1, 60)):
         sizes[number] = chance.randrange(1, 30)
-        waiting[number] = Entry(
+        waiting[number] = QueueEntry(
             number,
             chance.randrange(3),
             str(chance.randrange(4)),

@@ -1,4 +1,4 @@
-"""An engine whose worker is asked for much, dies, hangs, or is given what it cannot paint."""
+"""An engine whose worker is overloaded, dies, hangs, or receives orders that it cannot paint."""
 
 import asyncio
 import contextlib

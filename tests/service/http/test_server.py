@@ -1,4 +1,4 @@
-"""`danqing serve` as whoever runs it meets it: its settings, its start, its limits below HTTP, its end."""
+"""`danqing serve` for its operator: settings, start, limits below HTTP, stop."""
 
 import collections
 import json

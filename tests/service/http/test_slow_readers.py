@@ -22,7 +22,7 @@ async def endless() -> AsyncIterator[bytes]:
 
 
 def serve(walk: Callable[[int, list[str]], Awaitable[None]], answer: Callable[[], Response]) -> None:
-    """Run `walk` with the port of a server and a list that tells when an answer has ended."""
+    """Run `walk` with the port of a server and a list that records the ends of answers."""
     ended: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -58,10 +58,10 @@ class Process:
         self.http.close()
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.resume()
-            worker.wait(60)  # it ends by itself, for nobody speaks to it any more
+            worker.wait(60)  # it ends by itself, because its connection is closed
 
     def end(self) -> int:
-        """As whoever runs it does."""
+        """Stop it as an operator does."""
         self._process.send_signal(signal.SIGTERM)
         self.http.close()
         return self._process.wait(60)

@@ -225,7 +225,7 @@ def test_events_are_told_from_where_a_client_left_off(http: httpx.Client) -> Non
     assert all(data["type"] == name and data["job_id"] == job_id for _, name, data in told)
     assert list(events(http, job_id, "1")) == told[1:]
     assert list(events(http, job_id, str(len(told) - 1))) == told[-1:]
-    # A browser's EventSource asks again until it is told that there is nothing more.
+    # A browser's EventSource reconnects until it receives 204.
     known = http.get(f"/v1/jobs/{job_id}/events", headers={"last-event-id": str(len(told))})
     assert known.status_code == 204
     for wrong in ("x", "-1", "1" * 20):

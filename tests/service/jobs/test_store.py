@@ -161,7 +161,7 @@ def test_what_was_taken_over_is_not_read_by_its_first_server(database: Database)
 def test_a_server_that_stops_leaves_its_jobs_to_the_next(database: Database) -> None:
     ids = put(database, new(), new())
     claims = take(database, room=2)
-    for _ in range(5):  # to stop is no failure, however often it happens
+    for _ in range(5):  # stopping is not a failure, however often it happens
         assert database.transact(store.put_back, claims, 101.0)
         claims = take(database, room=2)
     assert [claim.id for claim in claims] == ids

@@ -1,4 +1,4 @@
-"""Messages reach whoever asked for them, signed, in spite of failures, and nobody else."""
+"""Messages reach their receivers, signed, in spite of failures, and nobody else."""
 
 import asyncio
 import contextlib

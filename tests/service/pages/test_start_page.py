@@ -117,7 +117,7 @@ def test_pictures_are_varied_saved_and_asked_for_again(browser: Browser, service
     page, trouble = visit(browser, service.url)
     page.get_by_text("vae", exact=True).click()
     page.get_by_role("button", name="red square").click()
-    page.get_by_role("button", name="Paint").click()
+    page.get_by_role("button", name="Generate").click()
     first = page.locator("#rounds .round").last
     expect(first.locator("img")).to_have_count(4, timeout=60_000)
     seed = first.locator(".facts").inner_text().split("seed ")[1].split(" ")[0]
@@ -139,7 +139,7 @@ def test_a_mistake_is_told_beside_its_field_and_takes_nothing_away(
 ) -> None:
     page, _ = visit(browser, service.url)
     page.get_by_label("Seed").fill("9" * 25)
-    page.get_by_role("button", name="Paint").click()
+    page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("alert")).to_contain_text("seed")
     expect(page.get_by_label("Seed")).to_be_focused()
     expect(page.get_by_label("Seed")).to_have_attribute("aria-invalid", "true")
@@ -149,12 +149,12 @@ def test_a_mistake_is_told_beside_its_field_and_takes_nothing_away(
 
 def test_it_speaks_chinese_to_who_reads_it_and_remembers_a_choice(browser: Browser, service: Running) -> None:
     page, trouble = visit(browser, service.url, locale="zh-CN")
-    expect(page.locator("h1")).to_have_text("想画点什么？")
+    expect(page.locator("h1")).to_have_text("想看到什么图片？")
     assert page.get_attribute("html", "lang") == "zh-CN"
     page.get_by_role("button", name="English").click()
-    expect(page.locator("h1")).to_have_text("What shall be painted?")
+    expect(page.locator("h1")).to_have_text("What do you want to see?")
     page.reload()
-    expect(page.locator("h1")).to_have_text("What shall be painted?")
+    expect(page.locator("h1")).to_have_text("What do you want to see?")
     missing = page.evaluate("Object.keys(WORDS.en).filter(word => !(word in WORDS.zh))")
     extra = page.evaluate("Object.keys(WORDS.zh).filter(word => !(word in WORDS.en))")
     assert missing == extra == []
@@ -183,7 +183,7 @@ def test_it_reads_well_at_every_width_in_light_and_dark(
 ) -> None:
     page, trouble = visit(browser, service.url, width, color_scheme=scheme)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to painting")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the form")).to_be_focused()
     page.locator("summary").first.click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(UNNAMED) == []

@@ -125,7 +125,7 @@ def test_owners_take_turns_and_whoever_leaves_keeps_no_turn(tmp_path: Path) -> N
         greedy[0].cancel()  # in the middle of its work
         greedy[3].cancel()
         await asyncio.gather(*greedy, modest, return_exceptions=True)
-        assert order == ["modest", "greedy", "greedy", "greedy"]  # whoever was served least is next
+        assert order == ["modest", "greedy", "greedy", "greedy"]  # the owner who was served least is next
         while pool.turns.in_use:
             await asyncio.sleep(0)
         assert not pool.turns.waiting

@@ -255,7 +255,7 @@ def test_wrong_pictures_are_refused_by_the_name_of_the_field(running: Running) -
     status, param, _ = refused(
         running, data={"model": "masked", "prompt": "star", "n": 4}, files={"image": encoded(hole(500, 600))}
     )
-    assert (status, param) == (400, "n")  # so many of this size would be too many pixels
+    assert (status, param) == (400, "n")  # this many of this size would be too many pixels
     status, param, _ = refused(running, "variations", data={"model": "vae"}, files={"image": good})
     assert (status, param) == (400, "label")
 
@@ -265,8 +265,8 @@ def test_wrong_references_are_refused_by_the_name_of_the_field(running: Running)
     for reference, field, words in (
         ({}, "images.0.image_url", "image_url is missing"),
         ({"file_id": "file-1"}, "images.0.file_id", "stores no files"),
-        ({"image_url": "https://example.org/a.png"}, "images.0.image_url", "fetches no pictures"),
-        ({"image_url": "file:///etc/passwd"}, "images.0.image_url", "fetches no pictures"),
+        ({"image_url": "https://example.org/a.png"}, "images.0.image_url", "does not fetch pictures"),
+        ({"image_url": "file:///etc/passwd"}, "images.0.image_url", "does not fetch pictures"),
         ({"image_url": "data:image/png,abc"}, "images.0.image_url", "base64"),
         ({"image_url": "data:image/png;base64,@@@@"}, "images.0.image_url", "valid base64"),
         ({"image_url": good, "detail": "high"}, "images.0.detail", "no field"),

@@ -231,7 +231,7 @@ REFUSED: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"prompt": "", "truncation": True}, 400, "truncation", "number"),
     ({"prompt": "", "truncation": 2.0}, 400, "truncation", "truncation"),  # the model's own refusal
     ({"prompt": "", "truncatoin": 0.5}, 400, "truncatoin", "truncation"),
-    ({"prompt": "", "negative_prompt": "a cat"}, 400, "negative_prompt", "reads no text"),
+    ({"prompt": "", "negative_prompt": "a cat"}, 400, "negative_prompt", "does not read text"),
     (
         {"prompt": "a star", "model": "text", "negative_prompt": "white", "guidance_scale": 1},
         400,

@@ -1,4 +1,4 @@
-"""What whoever runs the service sees of it: health, numbers, logs, traces, and how it is deployed."""
+"""What an operator sees: health, metrics, logs, traces, and deployment."""
 
 import io
 import json

@@ -1,7 +1,7 @@
-"""The data sets that Danqing knows by name: one small file each, with its licence and its citation.
+"""The built-in data sets: one small file each, with licence and citation.
 
 A module here has `ABOUT`, `SUMMARY` (one line), `fetch(on_progress)` (which downloads what is
-missing and returns the folder, or None where a package brings the data), and
+missing and returns the folder, or None if a package has the data), and
 `open(split, part, on_progress)`, which returns a source and the labels that are still to be selected from it.
 """
 
@@ -25,7 +25,7 @@ MODULES = {
 
 
 class Builtin(Protocol):
-    """What a module of this folder offers."""
+    """The contract of a module in this folder."""
 
     ABOUT: About
     SUMMARY: str
@@ -37,21 +37,24 @@ class Builtin(Protocol):
 
 
 def names() -> tuple[str, ...]:
-    """The names that `open_dataset` accepts."""
+    """Return the names that `open_dataset` accepts."""
     return tuple(MODULES)
 
 
 def load(name: str) -> Builtin:
-    """The module of a built-in set; raises DataError."""
+    """Return the module of a built-in set; raise DataError."""
     if name not in MODULES:
-        raise DataError(f"There is no built-in data called {name!r}: choose one of {', '.join(MODULES)}.")
+        raise DataError(f"There is no built-in data set called {name!r}: choose one of {', '.join(MODULES)}.")
     return cast(Builtin, importlib.import_module(f"{__name__}.{MODULES[name]}"))
 
 
 def find(
     text: str, split: str, on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]] | None:
-    """The set that `name`, `name:part,part` or `name/part,part` means; None where it is not built in."""
+    """Return the set that `name`, `name:part,part` or `name/part,part` means.
+
+    None if it is not built in.
+    """
     name, *rest = re.split("[:/]", text, maxsplit=1)  # only the first: a label may hold a slash
     if name not in MODULES:
         return None
@@ -60,6 +63,6 @@ def find(
 
 
 def only_train(name: str, split: str) -> None:
-    """Refuse any split but the one that a set has; raises DataError."""
+    """Raise DataError unless a split is `train` or `all`."""
     if split not in ("train", "all"):
-        raise MissingSplitError(f"{name} has no {split} split: all of it is for training.")
+        raise MissingSplitError(f"{name} has no {split} split: all of it is training data.")

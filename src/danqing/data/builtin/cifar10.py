@@ -41,14 +41,14 @@ ROW = 1 + 3 * 32 * 32
 
 
 def fetch(on_progress: ProgressCallback | None = None) -> Path:
-    """The folder of the files, downloaded if they are missing."""
+    """Return the folder of the files; download them if they are missing."""
     return PUBLISHED.folder(on_progress)
 
 
 def open(
     split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
-    """The training or test photographs; `part` names the kinds wanted."""
+    """Open the training or test photographs; `part` names the classes to select."""
     if split not in (*PARTS, "all"):
         raise MissingSplitError(f"cifar10 has no {split} split: it has train and test.")
     files = PARTS[split] if split in PARTS else PARTS["train"] + PARTS["test"]
@@ -57,7 +57,7 @@ def open(
 
 
 class CifarSource:
-    """Rows of a label and 3x32x32 bytes from some files of the archive."""
+    """Rows of a label and 3x32x32 bytes, from an archive's files."""
 
     about = ABOUT
     label_names: tuple[str, ...] = LABELS
@@ -99,9 +99,9 @@ class CifarSource:
                         contents[name] = file.read()
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise DataError(
-                f"{self.archive} is damaged ({error}): delete it, and it is fetched again."
+                f"{self.archive} is damaged ({error}): delete it, and it is downloaded again."
             ) from error
         if set(contents) != set(self.files) or any(len(content) % ROW for content in contents.values()):
-            raise DataError(f"{self.archive} lacks a part: delete it, and it is fetched again.")
+            raise DataError(f"{self.archive} is incomplete: delete it, and it is downloaded again.")
         joined = b"".join(contents[name] for name in self.files)
         return np.frombuffer(joined, np.uint8).reshape(-1, ROW)

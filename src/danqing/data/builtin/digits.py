@@ -23,20 +23,23 @@ ABOUT = About(
 
 
 def fetch(on_progress: ProgressCallback | None = None) -> None:
-    """Nothing to fetch: the images come with scikit-learn."""
+    """Download nothing: the images come with scikit-learn."""
     DigitsSource()
 
 
 def open(
     split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
-    """The digits; `part` names those wanted."""
+    """Open the digits; `part` names those to select."""
     only_train("digits", split)
     return DigitsSource(), part
 
 
 class DigitsSource:
-    """The digits as grey images; 17 levels of ink are spread over 0 to 255."""
+    """The digits as grey images.
+
+    Their 17 levels of ink are spread over 0 to 255.
+    """
 
     about = ABOUT
     label_names: tuple[str, ...] = tuple("0123456789")

@@ -29,9 +29,9 @@ ABOUT = About(
     Augment(),
 )
 MARGIN = 1 / 24
-"""Left free on each side, as a fraction of the longer side of the image."""
+"""The margin on each side, as a fraction of the longer side of the image."""
 LARGEST_ZOOM = 1.5
-"""How much a small drawing may be enlarged to fill its image: more would make a full stop of every bullet."""
+"""How much a small drawing may be enlarged to fill its image; more would turn every bullet into a disc."""
 _SHAPER = (
     "emoji that join several characters are left out: Pillow needs FriBiDi to draw them "
     "(apt install libfribidi0, brew install fribidi)."
@@ -39,7 +39,7 @@ _SHAPER = (
 _INSTALL = "The emoji need OpenMoji's font and names: pip install 'danqing[emoji]'."
 
 # Ranges of first code points, from emoji-test.txt of Unicode Emoji 16 to 18; gaps between two emoji of a
-# group are closed, as nothing else lies there.
+# group are included, as nothing else is there.
 GROUPS = {
     "smileys-emotion": (
         "2620 2639-263A 2763-2764 1F479-1F47B 1F47D-1F480 1F48B-1F48C 1F493-1F49F 1F4A2 1F4A4-1F4A6 "
@@ -97,24 +97,27 @@ PARTS = {
         "1F927-1F92F 1F970-1F976 1F978-1F97A 1F9D0 1FAE0-1FAE5 1FAE8-1FAEB"
     ),
 }
-"""Parts of a group that have names too: the faces are Unicode's subgroups that begin with `face-`."""
+"""Named parts of a group: the faces are Unicode's subgroups that begin with `face-`."""
 
 
 def fetch(on_progress: ProgressCallback | None = None) -> None:
-    """Nothing to fetch: the font and the names come with their packages."""
+    """Download nothing: the font and the names come with their packages."""
     EmojiSource(())
 
 
 def open(
     split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
-    """The emoji of some groups or parts, all by default."""
+    """Open the emoji of some groups or parts, by default all."""
     only_train("emoji", split)
     return EmojiSource(part), ()
 
 
 class EmojiSource:
-    """Emoji sequences as records; a group's name is the label, English and Chinese names the captions."""
+    """Emoji sequences as records.
+
+    A group's name is the label, English and Chinese names the captions.
+    """
 
     about = ABOUT
     attributes: tuple[str, ...] = ()
@@ -145,7 +148,7 @@ class EmojiSource:
     def survey(self) -> Survey:
         survey = Survey()
         if lacking := len(self._every_emoji) - len(self._emoji):
-            survey.left_out["cannot be drawn here, for they join several characters"] = lacking
+            survey.left_out["cannot be drawn here because they join several characters"] = lacking
             survey.notes.append(f"{lacking:,} {_SHAPER}")
         return survey
 
@@ -157,7 +160,7 @@ class EmojiSource:
 
     @functools.cached_property
     def _emoji(self) -> list[tuple[str, str, str]]:
-        """Those that can be drawn here: without a text shaper, a sequence would become several glyphs."""
+        """Return those that can be drawn here: without a text shaper, a sequence becomes several glyphs."""
         if features.check("raqm"):
             return self._every_emoji
         single = [each for each in self._every_emoji if len(_unmarked(each[0])) == 1]
@@ -167,7 +170,7 @@ class EmojiSource:
 
     @functools.cached_property
     def _every_emoji(self) -> list[tuple[str, str, str]]:
-        """Sequences with group and caption, in the order of their code points."""
+        """Return sequences with group and caption, in the order of their code points."""
         import emoji
 
         emoji.config.load_language("zh")
@@ -191,7 +194,10 @@ class EmojiSource:
 
 
 def render(font: Path, text: str, size: tuple[int, int]) -> Image.Image:
-    """One emoji as RGBA of `size` (width, height), centred by what is drawn, with a margin around it."""
+    """Draw an emoji as RGBA of `size` (width, height).
+
+    It is centred, with a margin around it.
+    """
     longer = max(size)
     scale = 4 if longer <= 64 else 2
     side = 3 * longer * scale // 2
@@ -218,7 +224,7 @@ def render(font: Path, text: str, size: tuple[int, int]) -> Image.Image:
 
 
 def group_of(text: str) -> str:
-    """Unicode's group of an emoji sequence, by its first code point."""
+    """Return Unicode's group of an emoji sequence, by its first code point."""
     return next((group for group in GROUPS if _lies_in(text, group)), "symbols")
 
 
@@ -235,7 +241,7 @@ def _ranges(part: str) -> tuple[list[int], list[int]]:
 
 
 def _unmarked(text: str) -> str:
-    """Without the mark that asks for colour, which without a text shaper would be drawn as a box."""
+    """Remove the variation selector for colour, which would be drawn as a box without a text shaper."""
     return text.replace("\ufe0f", "")
 
 
@@ -247,7 +253,7 @@ _fonts = threading.local()
 
 
 def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font per thread: FreeType's faces must not be shared."""
+    """Return the font of this thread: FreeType's faces must not be shared."""
     cached = getattr(_fonts, "font", None)
     if cached is None or cached[0] != (path, size):
         cached = ((path, size), ImageFont.truetype(path, size))  # with raqm as its layout where that is there

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: pieces of clothing, 28x28 grey."""
+"""Fashion-MNIST: items of clothing, 28x28 grey."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from danqing.data.records import About, Source
 from danqing.progress import ProgressCallback
 
 SUMMARY = (
-    "70,000 pieces of clothing, 28x28 grey, 10 labels (Debian's dataset-fashion-mnist, or downloads 31 MB)"
+    "70,000 items of clothing, 28x28 grey, 10 labels (Debian's dataset-fashion-mnist, or downloads 31 MB)"
 )
 ABOUT = About(
     "fashion-mnist",
     "MIT",
     "H. Xiao, K. Rasul and R. Vollgraf: Fashion-MNIST: a novel image dataset for benchmarking machine "
     "learning algorithms. arXiv:1708.07747, 2017.",
-    Augment(),  # every shoe points left: a mirrored one is none of this set
+    Augment(),  # every shoe points left: a mirrored one does not belong to this set
 )
 LABELS = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -35,12 +35,12 @@ PUBLISHED = Published(
 
 
 def fetch(on_progress: ProgressCallback | None = None) -> Path:
-    """The folder of the files, downloaded if they are missing."""
+    """Return the folder of the files; download them if they are missing."""
     return PUBLISHED.folder(on_progress)
 
 
 def open(
     split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
-    """The training or test clothes; `part` names those wanted."""
+    """Open the training or test clothes; `part` names those to select."""
     return idx_source(PUBLISHED, ABOUT, LABELS, split, on_progress), part

@@ -28,12 +28,12 @@ PUBLISHED = Published(
 
 
 def fetch(on_progress: ProgressCallback | None = None) -> Path:
-    """The folder of the files, downloaded if they are missing."""
+    """Return the folder of the files; download them if they are missing."""
     return PUBLISHED.folder(on_progress)
 
 
 def open(
     split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
-    """The training or test digits; `part` names those wanted."""
+    """Open the training or test digits; `part` names those to select."""
     return idx_source(PUBLISHED, ABOUT, tuple("0123456789"), split, on_progress), part

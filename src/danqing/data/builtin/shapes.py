@@ -1,8 +1,8 @@
-"""Shapes: one to four equal figures on a pale ground, drawn at any size, with everything known of each.
+"""Shapes: one to four equal figures on a pale background, drawn at any size, with known attributes.
 
-An image is a combination of colour, shape, size, place and count, captioned in English and Chinese. Each
-colour goes with one shape only in the test split: a model that paints such pairs has put together what it had
-only seen apart.
+An image is a combination of colour, shape, size, place and count, captioned in English and Chinese. For each
+colour, one shape occurs only in the test split: a model that generates such pairs combines what it has only
+seen separately.
 """
 
 import functools
@@ -46,10 +46,10 @@ SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "
 RADII = {"small": 0.095, "large": 0.155}
 """Half the width of a figure, as a share of the shorter side of the image."""
 PITCH = 0.36
-"""From the middle of a figure to that of its neighbour, as a share of the same."""
+"""From the centre of a figure to that of its neighbour, as a share of the shorter side."""
 MARGIN = 0.05
 OUTWARD = 0.25
-"""Where the middle of a group lies that would fit nearer to the edge, as a share of that side."""
+"""The distance from the edge to the centre of a group, as a share of that side, if it would fit closer."""
 JITTER = 0.025
 """How far a group is moved at random, as a share of the shorter side."""
 PLACES = tuple(itertools.product((-1, 0, 1), (-1, 0, 1)))
@@ -61,13 +61,13 @@ GROUPS: dict[int, tuple[tuple[float, float], ...]] = {
     3: ((0.0, -0.5), (-0.5, 0.5), (0.5, 0.5)),
     4: ((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)),
 }
-"""Where the figures of a group stand, in pitches from its middle."""
+"""The positions of the figures of a group, in pitches from its centre."""
 
 TRAINING_IMAGES = 20_000
 TEST_IMAGES_EACH = 4
-"""So many test images of each combination that is held out."""
+"""The number of test images of each held-out combination."""
 _TINT = 20
-"""The ground's channels lie so far below white at most."""
+"""The maximum distance of the background's channels from white."""
 
 _ENGLISH_PLACES = {
     (-1, -1): "at the top left",
@@ -101,7 +101,7 @@ _CHINESE_NUMBERS = ("一", "两", "三", "四")
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """Everything that an image's caption says; place as in `PLACES`."""
+    """The content of an image's caption; place as in `PLACES`."""
 
     colour: str
     shape: str
@@ -111,19 +111,19 @@ class Combination:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether it is only in the test split, as all of its pair of colour and shape are."""
+        """Return whether its colour and shape occur only in the test split."""
         return SHAPES.index(self.shape) == (tuple(COLOURS).index(self.colour) + 3) % len(SHAPES)
 
     @property
     def english(self) -> str:
-        """For instance `two small red circles at the top left`."""
+        """Return the English caption, such as `two small red circles at the top left`."""
         plural = "" if self.count == 1 else "es" if self.shape == "cross" else "s"
         number, where = _NUMBERS[self.count - 1], _ENGLISH_PLACES[self.place]
         return f"{number} {self.size} {self.colour} {self.shape}{plural} {where}"
 
     @property
     def chinese(self) -> str:
-        """For instance `左上角有两个红色的小圆形`."""
+        """Return the Chinese caption, such as `左上角有两个红色的小圆形`."""
         measure = "颗" if self.shape in ("star", "heart") else "个"
         size = "小" if self.size == "small" else "大"
         what = f"{_CHINESE_COLOURS[self.colour]}色的{size}{_CHINESE_SHAPES[self.shape]}"
@@ -132,34 +132,37 @@ class Combination:
 
 @functools.cache
 def combinations() -> tuple[Combination, ...]:
-    """All of them, in a fixed order."""
+    """Return all combinations, in a fixed order."""
     return tuple(itertools.starmap(Combination, itertools.product(COLOURS, SHAPES, RADII, PLACES, COUNTS)))
 
 
 @functools.cache
 def by_caption() -> dict[str, Combination]:
-    """From either caption to what it says."""
+    """Return the combination of each caption in either language."""
     return {caption: each for each in combinations() for caption in (each.english, each.chinese)}
 
 
 def fetch(on_progress: ProgressCallback | None = None) -> None:
-    """Nothing to fetch: the images are drawn."""
+    """Download nothing: the images are drawn."""
 
 
 def open(
     split: str, part: tuple[str, ...], on_progress: ProgressCallback | None
 ) -> tuple[Source, tuple[str, ...]]:
-    """The drawn images; `part` may say how many there are to learn from."""
+    """Open the drawn images; `part` may set the number of training images."""
     if split not in ("train", "test", "all"):
         raise MissingSplitError(f"shapes has no {split} split: it has train and test.")
     text = "".join(part) or str(TRAINING_IMAGES)
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 100_000_000:
-        raise DataError(f"shapes takes a number of images, not {text!r}: write shapes:50000, for instance.")
+        raise DataError(f"shapes takes a number of images, not {text!r}: write for example shapes:50000.")
     return ShapesSource(split, int(text)), ()
 
 
 class ShapesSource:
-    """Images drawn one by one; the shape's name is the label, the captions are two lines."""
+    """Images drawn one by one.
+
+    The shape's name is the label, the captions are two lines.
+    """
 
     about = ABOUT
     label_names: tuple[str, ...] = SHAPES
@@ -199,7 +202,10 @@ class ShapesSource:
 
 
 def drawn(combination: Combination, name: str, size: tuple[int, int]) -> Pixels:
-    """An image of `size` (width, height), uint8 `[h, w, 3]`; `name` decides what the caption leaves open."""
+    """Draw an image of `size` (width, height), uint8 `[h, w, 3]`.
+
+    `name` seeds the open choices.
+    """
     across, down, *tint = _uniform(name, 5)
     x, y = middle(combination, size)
     reach = JITTER * min(size)
@@ -215,13 +221,16 @@ def drawn(combination: Combination, name: str, size: tuple[int, int]) -> Pixels:
 
 
 def offsets(count: int, size: tuple[int, int]) -> tuple[tuple[float, float], ...]:
-    """Where the figures of a group stand, in pixels from its middle."""
+    """Return the positions of a group's figures, in pixels from its centre."""
     pitch = PITCH * min(size)
     return tuple((pitch * x, pitch * y) for x, y in GROUPS[count])
 
 
 def middle(combination: Combination, size: tuple[int, int]) -> tuple[float, float]:
-    """Where the middle of the group is before it is moved at random, in pixels from the top left."""
+    """Return the centre of the group before its random move.
+
+    In pixels from the top left.
+    """
     shorter = min(size)
     places = []
     for axis, (side, where) in enumerate(zip(size, combination.place, strict=True)):
@@ -234,7 +243,10 @@ def middle(combination: Combination, size: tuple[int, int]) -> tuple[float, floa
 def coverage(
     shape: str, radius: float, centre: tuple[float, float], size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """How much of each pixel a figure covers, `[h, w]` in [0, 1]: an average over points within it."""
+    """Return how much of each pixel a figure covers.
+
+    `[h, w]` in [0, 1], averaged over points in the pixel.
+    """
     result = np.zeros((size[1], size[0]))
     points = 8 if radius <= 16 else 4
     (left, xs), (top, ys) = (
@@ -248,25 +260,25 @@ def coverage(
 
 
 def _points(place: float, radius: float, side: int, points: int) -> tuple[int, NDArray[np.float64]]:
-    """The first pixel that a figure may touch along one axis, and points across all of those, in radii."""
+    """Return the first pixel that a figure may touch along one axis, and the sample points, in radii."""
     reach = 1.2 * radius
     first, last = max(0, math.floor(place - reach)), min(side, math.ceil(place + reach))
     return first, (first + (np.arange(max(0, last - first) * points) + 0.5) / points - place) / radius
 
 
 def _uniform(name: str, count: int) -> list[float]:
-    """Numbers in [0, 1) that follow from a name alone."""
+    """Return numbers in [0, 1) that depend only on a name."""
     words = hashlib.blake2b(name.encode(), digest_size=4 * count).digest()
     return [int(word) / 2**32 for word in np.frombuffer(words, "<u4")]
 
 
 def _shuffled(items: tuple[Combination, ...]) -> tuple[Combination, ...]:
-    """In an order that follows from their captions, so that the first of them are of every kind."""
+    """Shuffle by a hash of the captions, so that the first few include every kind."""
     return tuple(sorted(items, key=lambda item: hashlib.sha256(item.english.encode()).digest()))
 
 
-# Each is told points in radii from the middle, y upwards. They have about the same area, so that a small
-# figure is smaller than a large one, whatever it is.
+# Each takes points in radii from the centre, y upwards. All have about the same area, so that a small figure
+# is smaller than a large one of any shape.
 _Inside = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
 
 

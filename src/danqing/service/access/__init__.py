@@ -1,1 +1,1 @@
-"""Who may use the service, for what and how much; what was done with it."""
+"""Access control: keys, limits, usage and the audit log."""

@@ -30,7 +30,7 @@ class Account:
         self._unwritten: dict[int, list[int]] = {}
 
     def request(self) -> None:
-        """Count a request; raises ApiError 429 where the rate limit is reached."""
+        """Count a request; raises ApiError 429 if the rate limit is reached."""
         now = self._clock()
         if self.rate is not None:
             if self._full_at > now + _MINUTE + 1:  # the clock was set back, which must not lock the key out
@@ -51,7 +51,7 @@ class Account:
 
         Return when they were counted, for `refund`.
 
-        Raises ApiError 429 where the quota has fewer left.
+        Raises ApiError 429 if the quota has fewer left.
         """
         now = self._clock()
         counted = self._counted(now)
@@ -69,7 +69,7 @@ class Account:
         return now
 
     def refund(self, images: int, charged: float) -> None:
-        """Uncount pictures that were not painted.
+        """Refund pictures that were not painted.
 
         charged: when they were counted, in seconds since 1970.
         """

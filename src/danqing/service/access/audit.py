@@ -1,4 +1,4 @@
-"""The audit log: who did what, as a hash chain in which each entry seals all entries before it."""
+"""The audit log: a hash chain, in which each entry protects all earlier entries from changes."""
 
 import functools
 import hashlib
@@ -24,10 +24,10 @@ _COLUMNS = ("number", "at", "event", "facts", "previous", "hash")
 
 
 class AuditError(DanqingError):
-    """The audit log differs from what was written."""
+    """The audit log was changed."""
 
 
-class Entry(Base):
+class AuditEntry(Base):
     """An entry of the chain.
 
     at: ISO 8601, UTC.
@@ -49,7 +49,7 @@ class Entry(Base):
 class Head:
     """The last entry of a chain.
 
-    Kept elsewhere, it shows later whether the end of the log was cut off.
+    Stored elsewhere, it shows later whether the end of the log was removed.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Head:
 
     @classmethod
     def parse(cls, written: str) -> "Head":
-        """Parse what `str` wrote; raises AuditError."""
+        """Parse the output of `str`; raise AuditError."""
         number, _, digest = written.partition(":")
         if not (number.isascii() and number.isdigit() and len(digest) == 64):
             raise AuditError(
@@ -124,22 +124,24 @@ def append(session: Session, entries: Sequence[PendingEntry]) -> Head:
         at_end = Head(at_end.number + 1, _seal(*content))
         rows.append(dict(zip(_COLUMNS, (*content, at_end.hash), strict=True)))
     if rows:
-        session.execute(insert(Entry), rows)
+        session.execute(insert(AuditEntry), rows)
     return at_end
 
 
 def head(session: Session) -> Head:
     """Return the last entry.
 
-    Its number is 0 where the log is empty.
+    Its number is 0 if the log is empty.
     """
-    last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
+    last = session.execute(
+        select(AuditEntry.number, AuditEntry.hash).order_by(AuditEntry.number.desc()).limit(1)
+    ).first()
     return Head(last.number, last.hash) if last else Head(0, _BEFORE_ALL)
 
 
 def has(session: Session, wanted: Head) -> bool:
     """Return whether the chain contains exactly this entry."""
-    found = session.scalar(select(Entry.hash).where(Entry.number == wanted.number))
+    found = session.scalar(select(AuditEntry.hash).where(AuditEntry.number == wanted.number))
     return found == wanted.hash
 
 
@@ -169,15 +171,20 @@ def verify(database: Database, known: Head | None = None) -> Head:
     return at_end
 
 
-def last(session: Session, count: int) -> list[Entry]:
+def last(session: Session, count: int) -> list[AuditEntry]:
     """Return the last entries, oldest first."""
-    return list(session.scalars(select(Entry).order_by(Entry.number.desc()).limit(count)))[::-1]
+    return list(session.scalars(select(AuditEntry).order_by(AuditEntry.number.desc()).limit(count)))[::-1]
 
 
-def _page(session: Session, after: int) -> list[Entry]:
+def _page(session: Session, after: int) -> list[AuditEntry]:
     """Return the next entries, page by page: SQLite blocks writers during a transaction."""
     return list(
-        session.scalars(select(Entry).where(Entry.number > after).order_by(Entry.number).limit(ROWS_AT_ONCE))
+        session.scalars(
+            select(AuditEntry)
+            .where(AuditEntry.number > after)
+            .order_by(AuditEntry.number)
+            .limit(ROWS_AT_ONCE)
+        )
     )
 
 

@@ -17,7 +17,7 @@ _MISSING = "This service needs a key: send the header Authorization: Bearer KEY.
 class Caller:
     """The caller of a request.
 
-    key_id: None where the service has no keys, and callers on this machine may do everything.
+    key_id: None if the service has no keys, and callers on this machine may do everything.
     scopes: what the key allows (RIGHTS).
     models: names of the models that it may use; None for all.
     account: its rate limit and quota.
@@ -31,7 +31,10 @@ class Caller:
 
     @property
     def owner(self) -> str:
-        """The id of the key, "" without one: it owns the caller's work and jobs."""
+        """Return the id of the key, "" without one.
+
+        The id owns the caller's work and jobs.
+        """
         return self.key_id or ""
 
     def may(self, scope: Right) -> bool:
@@ -46,7 +49,7 @@ class Caller:
         return self.models is None or model in self.models
 
     def permit(self, model: str) -> None:
-        """Raise ApiError 403 where the key may not use this model."""
+        """Raise ApiError 403 if the key may not use this model."""
         if not self.may_use(model):
             allowed = ", ".join(sorted(self.models or ())) or "none"
             raise ApiError(

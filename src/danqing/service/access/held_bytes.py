@@ -7,10 +7,12 @@ from danqing.service.fairness.fair_share import FairShare
 
 
 class HeldBytes:
-    """Counts the bytes that one request holds among those of all requests.
+    """Counts the bytes that one request holds.
+
+    They also count among those of all requests.
 
     share: what all requests may hold together.
-    owner: the id of the key that the request came with, "" where it came without one.
+    owner: the id of the key that the request came with, "" if it came without one.
     """
 
     __slots__ = ("_held", "_owner", "_share")
@@ -20,11 +22,14 @@ class HeldBytes:
 
     @classmethod
     def unlimited(cls) -> "HeldBytes":
-        """Return a count without a limit, for work whose size is limited elsewhere."""
+        """Return a count without a limit.
+
+        For work whose size is limited elsewhere.
+        """
         return cls(FairShare(math.inf))
 
     def hold(self, count: int) -> None:
-        """Count more bytes; raises ApiError 429 where other requests hold too many."""
+        """Count more bytes; raises ApiError 429 if other requests hold too many."""
         if not self._share.take(self._owner, count):
             raise overloaded("Other requests hold too many bytes now")
         self._held += count
@@ -35,6 +40,6 @@ class HeldBytes:
         self._held -= count
 
     def release(self) -> None:
-        """Let go of all bytes that are still held."""
+        """Release all bytes that are still held."""
         if self._held:
             self.let_go(self._held)

@@ -17,7 +17,7 @@ from danqing.service.storage.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a new key allows.
+    """The permissions and limits of a new key.
 
     models: names of the models that it may use; None for all.
     rate: requests per minute; quota: pictures per day; None for no limit.
@@ -51,7 +51,7 @@ def create(database: Database, grant: Grant) -> tuple[Key, str]:
 
     Return it, and its token, which is shown once and stored nowhere.
 
-    Raises ConfigError where a key of that name is active.
+    Raises ConfigError if a key of that name is active.
     """
     identity, token = new_token()
     key = Key(
@@ -106,7 +106,10 @@ def revoke(database: Database, which: str) -> Key:
 
 
 def list_keys(database: Database) -> list[tuple[Key, usage.UsageTotals]]:
-    """Return all keys that ever existed, the oldest first, each with what it has used."""
+    """Return all keys, the oldest first, each with its usage.
+
+    Including revoked ones.
+    """
 
     def read(session: Session) -> list[tuple[Key, usage.UsageTotals]]:
         used = usage.totals(session, int(time.time() // DAY))

@@ -1,4 +1,4 @@
-"""The keys of a service: who may use it, for what, how much and until when. Only their hashes are stored."""
+"""The keys of a service, with their scopes, limits and expiry. Only their hashes are stored."""
 
 import asyncio
 import contextlib
@@ -65,8 +65,8 @@ class Key(Base):
 
 
 @dataclass(slots=True)
-class _Batch:
-    """What is written in one transaction, retried until it is stored, and stored once."""
+class _PendingWrites:
+    """The entries and usage of one transaction, which is retried until it is stored exactly once."""
 
     entries: list[PendingEntry]
     amounts: usage.Amounts
@@ -82,8 +82,8 @@ class _KnownKey:
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What was read from the database; keys: None where they have not changed."""
+class _KeyChanges:
+    """The latest values from the database; keys: None if they have not changed."""
 
     mark: tuple[int, int]
     keys: list[Key] | None
@@ -92,7 +92,9 @@ class _Seen:
 
 
 class Keys:
-    """The keys of a running service, in memory: checking one does not read the database.
+    """The keys of a running service, in memory.
+
+    Checking one does not read the database.
 
     A task reads changes twice a second, and writes usage together with the audit log. Keys stay valid for a
     minute while the database is away.
@@ -106,7 +108,7 @@ class Keys:
         self._known: dict[str, _KnownKey] = {}
         self._mark = (-1, -1)
         self._read_at = -math.inf
-        self._batch: _Batch | None = None
+        self._batch: _PendingWrites | None = None
         self._head: Head | None = None
         self.is_database_away = False
         """Whether the latest attempt to reach the database failed."""
@@ -122,7 +124,7 @@ class Keys:
         self._task = asyncio.create_task(self._keep_up_to_date(), name="keys")
 
     async def stop(self) -> None:
-        """Write what has not been written yet."""
+        """Write everything that is pending."""
         if self._task is None:
             return
         self._task.cancel()
@@ -139,7 +141,7 @@ class Keys:
     async def caller(self, token: str) -> Caller:
         """Return the caller of a key.
 
-        Raises ApiError 401 for a key that is wrong, revoked or expired, and 503 where the database has been
+        Raises ApiError 401 for a key that is wrong, revoked or expired, and 503 if the database has been
         away for too long.
         """
         if time.monotonic() - self._read_at > AWAY:
@@ -164,7 +166,10 @@ class Keys:
         return held.caller
 
     def of(self, key_id: str) -> Caller | None:
-        """Return the caller of a key that is valid now, for work that outlives its request; else None."""
+        """Return the caller of a key, or None if it is invalid.
+
+        For work that outlives its request.
+        """
         held = self._known.get(key_id)
         good = held is not None and not held.revoked and time.time() < held.expires
         return held.caller if held is not None and good else None
@@ -182,7 +187,7 @@ class Keys:
                 await self._synchronise_now(patience=0)
 
     def _log_head(self) -> None:
-        """Log the head of the chain: kept elsewhere, it proves later that nothing was cut off."""
+        """Log the head of the chain: stored elsewhere, it proves later that nothing was removed."""
         logs.event(_log, "audit log", head=str(self._head))
 
     async def _keep_up_to_date(self) -> None:
@@ -194,7 +199,7 @@ class Keys:
             except DatabaseError as error:
                 if not was_away:
                     logs.event(_log, "the database is away", logging.WARNING, reason=str(error))
-            except Exception:  # whatever it was, revoked keys must be found
+            except Exception:  # whatever the error was, revoked keys must be found
                 _log.exception("reading changes of keys failed")
 
     async def _synchronise(self, patience: float) -> None:
@@ -202,7 +207,7 @@ class Keys:
             await self._synchronise_now(patience)
 
     async def _synchronise_now(self, patience: float) -> None:
-        """Write what is pending and read what has changed, in one transaction."""
+        """Write pending entries and read changed keys, in one transaction."""
         began = time.monotonic()
         batch = self._batch = self._batch or self._pending_batch()
         try:
@@ -232,14 +237,14 @@ class Keys:
                     held.caller.account.set_used(seen.day, images)
         self._read_at = began
 
-    def _exchange(self, batch: _Batch | None) -> Callable[[Session], _Seen]:
+    def _exchange(self, batch: _PendingWrites | None) -> Callable[[Session], _KeyChanges]:
         mark = self._mark
 
-        def exchange(session: Session) -> _Seen:
+        def exchange(session: Session) -> _KeyChanges:
             if batch is not None:
                 _write(session, batch)
             count, changes = session.execute(select(func.count(), func.sum(Key.changes))).one()
-            seen = _Seen((count, int(changes or 0)), None, int(time.time() // DAY))
+            seen = _KeyChanges((count, int(changes or 0)), None, int(time.time() // DAY))
             if seen.mark != mark:
                 seen.keys = list(session.scalars(select(Key)))
             if batch is not None or seen.keys is not None:
@@ -248,8 +253,8 @@ class Keys:
 
         return exchange
 
-    def _pending_batch(self) -> _Batch | None:
-        """Return what waits to be written, if anything.
+    def _pending_batch(self) -> _PendingWrites | None:
+        """Return the pending entries and usage, if there are any.
 
         Usage is written with entries of the audit log: they show whether a batch was committed unnoticed.
         Each counted request has an entry when it ends.
@@ -262,7 +267,7 @@ class Keys:
             for identity, held in self._known.items()
             for day, counted in held.caller.account.unwritten().items()
         }
-        return _Batch(entries, amounts)
+        return _PendingWrites(entries, amounts)
 
     def _set_keys(self, keys: Iterable[Key]) -> None:
         old, self._known = self._known, {}
@@ -279,7 +284,7 @@ class Keys:
         self.exist = self.exist or bool(self._known)
 
 
-def _write(session: Session, batch: _Batch) -> None:
+def _write(session: Session, batch: _PendingWrites) -> None:
     """Write a batch, unless it was: the connection may have broken just after its commit."""
     if batch.tried is not None and audit.has(session, batch.tried):
         return

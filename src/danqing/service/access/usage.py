@@ -1,4 +1,4 @@
-"""What each key has used, by day (UTC)."""
+"""The usage of each key by day (UTC)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ Amounts = Mapping[tuple[str, int], tuple[int, int]]
 """(key, days since 1970) to (requests, pictures)."""
 
 
-class Usage(Base):
-    """What one key used on one day; day: days since 1970."""
+class KeyUsage(Base):
+    """The usage of one key on one day; day: days since 1970."""
 
     __tablename__ = "usage"
 
@@ -25,7 +25,7 @@ class Usage(Base):
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """What a key has used today and in total.
+    """The usage of a key today and in total.
 
     last: the last day on which it was used, None for never.
     """
@@ -37,31 +37,33 @@ class UsageTotals:
 
 
 def add(session: Session, amounts: Amounts) -> None:
-    """Add what was used; the caller prevents concurrent calls."""
+    """Add to the usage of keys; the caller prevents concurrent calls."""
     for (key, day), (requests, images) in amounts.items():
-        more = {"requests": Usage.requests + requests, "images": Usage.images + images}
-        changed = session.execute(update(Usage).where(Usage.key == key, Usage.day == day).values(more))
+        more = {"requests": KeyUsage.requests + requests, "images": KeyUsage.images + images}
+        changed = session.execute(
+            update(KeyUsage).where(KeyUsage.key == key, KeyUsage.day == day).values(more)
+        )
         if not changed.rowcount:  # type: ignore[attr-defined]
-            session.add(Usage(key=key, day=day, requests=requests, images=images))
+            session.add(KeyUsage(key=key, day=day, requests=requests, images=images))
             session.flush()
 
 
 def images_of(session: Session, day: int) -> dict[str, int]:
     """Return the pictures of a day by key."""
-    rows = session.execute(select(Usage.key, Usage.images).where(Usage.day == day))
+    rows = session.execute(select(KeyUsage.key, KeyUsage.images).where(KeyUsage.day == day))
     return {row.key: row.images for row in rows}
 
 
 def totals(session: Session, today: int) -> dict[str, UsageTotals]:
-    """Return what each key has used; today: days since 1970."""
+    """Return the usage of each key; today: days since 1970."""
     images_today = images_of(session, today)
     rows = session.execute(
         select(
-            Usage.key,
-            func.sum(Usage.requests).label("requests"),
-            func.sum(Usage.images).label("images"),
-            func.max(Usage.day).label("last"),
-        ).group_by(Usage.key)
+            KeyUsage.key,
+            func.sum(KeyUsage.requests).label("requests"),
+            func.sum(KeyUsage.images).label("images"),
+            func.max(KeyUsage.day).label("last"),
+        ).group_by(KeyUsage.key)
     )
     return {
         row.key: UsageTotals(images_today.get(row.key, 0), int(row.requests), int(row.images), row.last)

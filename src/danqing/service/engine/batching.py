@@ -32,7 +32,10 @@ class BatchKind(NamedTuple):
 
 @dataclass(slots=True)
 class BatchPiece:
-    """Rows `start` to `stop` of an order, from row `at` of a batch on."""
+    """Rows of an order within a batch.
+
+    Rows `start` to `stop` of the order, from row `at` of the batch on.
+    """
 
     pending: PendingOrder
     start: int
@@ -69,7 +72,10 @@ class WorkerBatch:
         return any(piece.pending is pending for piece in self.pieces)
 
     def within(self, start: int, count: int) -> Iterator[tuple[PendingOrder, int, int, int]]:
-        """Yield the orders of some rows: order, its first row, and first and last place among these rows."""
+        """Yield the orders of some rows.
+
+        Order, its first row, and first and last place among these rows.
+        """
         for piece in self.pieces:
             first, last = max(piece.at, start), min(piece.at + piece.stop - piece.start, start + count)
             if first < last:
@@ -123,7 +129,7 @@ def kind_of(order: Order) -> BatchKind:
 
 
 def check_images(order: Order, offer: Offer) -> None:
-    """Raise ConfigError where the images or masks of an order do not suit its verb."""
+    """Raise ConfigError if an order's images or masks are unsuitable."""
     if order.verb not in offer.verbs:
         raise ConfigError(
             f"The model {offer.name} does not support {order.verb}: it supports {', '.join(offer.verbs)}."

@@ -11,7 +11,10 @@ from danqing.frames import LENGTHS, Buffer, Header, frame
 
 
 class FrameSocket:
-    """The worker's end: it waits where it has nothing to do, and polls between the steps of its work."""
+    """The worker's end.
+
+    It blocks when it has nothing to do, and polls between the steps of its work.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -19,7 +22,7 @@ class FrameSocket:
         self._incoming.register(connection, select.POLLIN)
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
-        """Write a frame; raises OSError where the other end is closed."""
+        """Write a frame; raises OSError if the other end is closed."""
         parts = frame(header, blocks)
         sent = self._socket.sendmsg(parts)
         for part in parts:  # what did not fit at once
@@ -29,11 +32,11 @@ class FrameSocket:
             sent = max(0, sent - view.nbytes)
 
     def has_frame(self, seconds: float = 0.0) -> bool:
-        """Return whether `receive` would start to read, or raise EOFError, within so many seconds."""
+        """Return whether a frame, or the end, arrives within some seconds."""
         return bool(self._incoming.poll(1000 * seconds))
 
     def receive(self) -> tuple[Header, memoryview]:
-        """Wait for a frame; raises EOFError where the other end is closed."""
+        """Wait for a frame; raises EOFError if the other end is closed."""
         header, block = LENGTHS.unpack(self._exactly(LENGTHS.size))
         content = self._exactly(header + block)
         return json.loads(bytes(content[:header])), content[header:]
@@ -90,7 +93,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
             self.lost.set_result(None)
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
-        """Write a frame; does nothing where the worker is gone."""
+        """Write a frame; does nothing if the worker is gone."""
         if self._transport is not None:
             self._transport.writelines(frame(header, blocks))
 

@@ -1,8 +1,8 @@
 """The pictures that wait for the worker: bounded, fair to their owners, and taken by kind.
 
-Pictures are served in a fair order (`fairness.turns`), by the seconds of work that they take. Where there are
-many owners, no share is large, and an owner's turn may be far away; so jobs have a share of their own
-together, however many others there are.
+Pictures are served in a fair order (`fairness.turns`), by the seconds of work that they take. With many
+owners, each share is small, and an owner's turn may be far away. So all jobs together have a share of their
+own, however many owners there are.
 """
 
 import heapq
@@ -18,13 +18,13 @@ from danqing.service.fairness.turns import FairOrder
 Item = TypeVar("Item")
 
 JOB_DELAY = 5.0
-"""Seconds of interactive work that go before a job; then it has its turn, however much more there is."""
+"""Seconds of interactive work that may go before a job; then the job has its turn."""
 JOB_WEIGHT = 4.0
-"""Jobs receive one second of work for so many seconds of interactive work."""
+"""Seconds of interactive work for each second of jobs."""
 
 
 @dataclass(slots=True, eq=False)
-class Entry(Generic[Item]):
+class QueueEntry(Generic[Item]):
     """Pictures `start` to `stop` of an item, which are queued.
 
     kind: pictures of the same kind may be painted together.
@@ -63,12 +63,12 @@ class Lane(Generic[Item]):
     kind: Hashable
     chunk: int
     seconds: float
-    heap: list[tuple[float, int, Entry[Item]]] = field(default_factory=list)
+    heap: list[tuple[float, int, QueueEntry[Item]]] = field(default_factory=list)
     pictures: int = 0
     jobs: int = 0
     gone: int = 0
 
-    def head(self) -> tuple[float, int, Entry[Item]]:
+    def head(self) -> tuple[float, int, QueueEntry[Item]]:
         """Return the first entry that is queued; there must be one."""
         while not _is_queued(self.heap[0]):
             heapq.heappop(self.heap)
@@ -91,7 +91,7 @@ class Lane(Generic[Item]):
             self.gone = 0
 
 
-def _is_queued(element: tuple[float, int, Entry[Item]]) -> bool:
+def _is_queued(element: tuple[float, int, QueueEntry[Item]]) -> bool:
     """Return whether an entry is queued at this place: it may be cancelled, or have another place."""
     return element[2].queued and element[2].number == element[1]
 
@@ -99,8 +99,8 @@ def _is_queued(element: tuple[float, int, Entry[Item]]) -> bool:
 class FairQueue(Generic[Item]):
     """A queue of at most `limit` interactive pictures, and those of jobs.
 
-    Jobs yield to interactive pictures and take no room of theirs: few are here at a time, most are queued in
-    the database.
+    Jobs yield to interactive pictures and do not count towards their limit: few jobs are here at a time, most
+    are queued in the database.
 
     pictures: how many are queued.
     seconds: how long the worker needs for them all.
@@ -118,19 +118,19 @@ class FairQueue(Generic[Item]):
 
     @property
     def interactive(self) -> int:
-        """How many pictures are queued that do not belong to jobs."""
+        """Return how many pictures are queued that do not belong to jobs."""
         return self._share.held
 
     @property
     def remembered(self) -> int:
-        """How many owners and heap elements are in memory."""
+        """Return how many owners and heap elements are in memory."""
         return self._order.owners + sum(len(lane.heap) for lane in self._lanes.values())
 
     def has_room(self, owner: str, pictures: int) -> bool:
-        """Return whether an owner may add so many interactive pictures."""
+        """Return whether an owner may add this many interactive pictures."""
         return self._share.has_room(owner, pictures)
 
-    def add(self, entry: Entry[Item], chunk_seconds: float) -> None:
+    def add(self, entry: QueueEntry[Item], chunk_seconds: float) -> None:
         """Queue pictures; chunk_seconds: that a chunk of their kind takes."""
         is_job = entry.priority == Priority.JOB
         if is_job:
@@ -139,13 +139,13 @@ class FairQueue(Generic[Item]):
         entry.tag = self._order.tag((entry.owner, entry.priority), cost, delay)
         self._push(entry, chunk_seconds)
 
-    def put_back(self, entry: Entry[Item], chunk_seconds: float) -> None:
-        """Queue pictures again that have had their turn, before all others."""
+    def put_back(self, entry: QueueEntry[Item], chunk_seconds: float) -> None:
+        """Queue pictures that had their turn again, before all others."""
         entry.tag = -math.inf
         self._push(entry, chunk_seconds)
 
-    def head(self) -> tuple[Entry[Item], int]:
-        """Return the next entry, and how many pictures of its kind are queued.
+    def head(self) -> tuple[QueueEntry[Item], int]:
+        """Return the next entry, and how many of its kind are queued.
 
         There must be some.
         """
@@ -179,7 +179,7 @@ class FairQueue(Generic[Item]):
         self._job_credit = max(0.0, credit) if self.interactive < self.pictures else 0.0
         return taken
 
-    def cancel(self, entry: Entry[Item]) -> None:
+    def cancel(self, entry: QueueEntry[Item]) -> None:
         """Remove what is still queued of an entry."""
         if entry.queued:
             entry.queued = False
@@ -196,14 +196,14 @@ class FairQueue(Generic[Item]):
             self.seconds += lane.work() - work
             self.interactive_seconds += lane.interactive_work() - interactive
 
-    def _push(self, entry: Entry[Item], chunk_seconds: float) -> None:
+    def _push(self, entry: QueueEntry[Item], chunk_seconds: float) -> None:
         lane = self._lanes.get(entry.kind)
         if lane is None:
             lane = self._lanes[entry.kind] = Lane(entry.kind, entry.chunk, chunk_seconds)
         self._place(lane, entry)
         self._count(lane, entry, entry.pictures)
 
-    def _place(self, lane: Lane[Item], entry: Entry[Item]) -> None:
+    def _place(self, lane: Lane[Item], entry: QueueEntry[Item]) -> None:
         self._number += 1
         entry.number = self._number
         heapq.heappush(lane.heap, (entry.tag, entry.number, entry))
@@ -230,7 +230,7 @@ class FairQueue(Generic[Item]):
         lane.drop_gone()
         return lane
 
-    def _count(self, lane: Lane[Item], entry: Entry[Item], change: int) -> None:
+    def _count(self, lane: Lane[Item], entry: QueueEntry[Item], change: int) -> None:
         work, interactive = lane.work(), lane.interactive_work()
         lane.pictures += change
         self.pictures += change

@@ -1,4 +1,4 @@
-"""The models in the worker's memory: loaded when they are used, dropped when memory is short."""
+"""The models in the worker's memory: loaded on first use, evicted when memory is short."""
 
 import gc
 import math
@@ -17,7 +17,7 @@ from danqing.service.engine.model_description import LOAD_ERRORS, locate
 from danqing.service.engine.orders import ModelUnavailableError
 
 HEADROOM = 2.0
-"""How many times a model's memory must be free to load it, where no budget is set."""
+"""The free memory that loading a model needs, in multiples of its size, if no budget is set."""
 RETRY_SECONDS = 5.0
 """How long until a model that could not be loaded is retried."""
 
@@ -29,9 +29,9 @@ class _Failure:
 
 
 class ModelCache:
-    """Loaded models; the least recently used are dropped when memory is short.
+    """Loaded models; the least recently used are evicted when memory is short.
 
-    budget: bytes of weights, with all layouts that are kept of them; 0 for what the machine can spare.
+    budget: bytes of weights, including all cached layouts of them; 0 for what the machine can spare.
     """
 
     def __init__(self, sources: Mapping[str, str], *, device: str, budget: int) -> None:
@@ -41,7 +41,7 @@ class ModelCache:
 
     @property
     def loaded(self) -> list[str]:
-        """The names of the loaded models, the least recently used first."""
+        """Return the names of the loaded models, the least recently used first."""
         return list(self._models)
 
     def has(self, name: str) -> bool:
@@ -73,7 +73,7 @@ class ModelCache:
         return model
 
     def _make_room(self, size: int) -> None:
-        """Drop models until there is room for `size` bytes."""
+        """Evict models until there is room for `size` bytes."""
         while self._models and not self._has_room(size):
             self._models.popitem(last=False)
             gc.collect()

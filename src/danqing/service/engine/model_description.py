@@ -13,7 +13,7 @@ from danqing.options import Verb
 from danqing.service.engine.offers import Offer
 
 LOAD_ERRORS = (DanqingError, OSError, RuntimeError, MemoryError, ValueError)
-"""What reading a model may raise."""
+"""The errors that reading a model may raise."""
 MOST_CARD = 200_000
 """Characters of a model card that are shown."""
 
@@ -21,7 +21,7 @@ MOST_CARD = 200_000
 def describe(name: str, source: str) -> Offer:
     """Describe a model without loading its weights.
 
-    The offer has a `fault` where it cannot be used.
+    The offer has a `fault` if it cannot be used.
     """
     try:
         folder, within = locate(source)
@@ -32,7 +32,10 @@ def describe(name: str, source: str) -> Offer:
 
 
 def locate(source: str) -> tuple[Path, Path]:
-    """Return the model folder of a path or a hub repository, and the folder that its links may lead into."""
+    """Return the model folder of a path or a hub repository.
+
+    Also the folder that its links may lead into.
+    """
     if model_folder.is_hub_id(source):
         return model_folder.fetch(source)
     folder = model_folder.find(Path(source))

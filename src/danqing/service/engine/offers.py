@@ -1,4 +1,4 @@
-"""What a served model is and can do."""
+"""The description of a served model."""
 
 import math
 from collections.abc import Mapping
@@ -10,22 +10,24 @@ from danqing.options import Verb
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a served model is and can do, as the worker found it in the model's folder.
+    """A served model and its abilities.
+
+    As the worker found them in the model's folder.
 
     width, height: in pixels.
     reads: what its prompt is.
-    attributes: what may be requested besides, as plain values of `danqing.attributes.Attribute`.
-    captions: for a model that reads text, some examples; for a labelled model, those of each label, if any.
+    attributes: those that may be requested, as plain values of `danqing.attributes.Attribute`.
+    captions: examples for a model that reads text; for a labelled model, those of each label, if any.
     options: of each verb that it supports, with their defaults.
     guides: whether guidance_scale may differ from 1.
     steps: whether it has intermediate pictures.
     range: the (low, high) that become black and white in pictures of more than 8 bits, None for 8 bits.
     tokens: codes that one picture is written in, 0 for families without codes.
-    prompt_tokens: the longest text that it reads, 0 where it reads none.
+    prompt_tokens: the longest text that it reads, 0 if it reads none.
     resamples: whether its card allows other sizes to be made from its pictures.
     chunk: how many pictures are computed in the time of one.
     created: seconds since 1970.
-    fault: why it cannot be used, None where it can.
+    fault: why it cannot be used, None if it can.
     """
 
     name: str
@@ -53,10 +55,13 @@ class Offer:
 
     @property
     def verbs(self) -> tuple[Verb, ...]:
-        """The verbs that it supports."""
+        """Return the verbs that it supports."""
         return tuple(self.options)
 
     @property
     def image_tokens(self) -> int:
-        """The tokens of one picture in `usage`: its codes, or one per 16x16 pixels where it has none."""
+        """Return the tokens of one picture in `usage`.
+
+        Its codes, or one per 16x16 pixels if it has none.
+        """
         return self.tokens or math.ceil(self.width / 16) * math.ceil(self.height / 16)

@@ -1,4 +1,4 @@
-"""What passes between callers who order pictures and the scheduler."""
+"""The messages between callers that order pictures and the scheduler."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 class Row:
     """One picture to paint.
 
-    Its pixels depend on nothing else but the options of its order.
+    Its pixels depend only on it and the options of its order.
     """
 
     seed: int
@@ -42,8 +42,8 @@ class Order:
 
     images: uint8 `[n, h, w, c]`, one per row, at the model's size; for `fill` and `vary`.
     masks: bool `[n, h, w]`, true where to paint; for `fill`.
-    previews: how many intermediate pictures are wanted.
-    owner: whose order it is, for fairness.
+    previews: the number of requested intermediate pictures.
+    owner: who placed the order, for fairness.
     seconds: until it expires, from now or, for a job, from when its painting begins.
     """
 
@@ -77,7 +77,10 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """The pictures of all rows, and how many seconds they were queued and computed."""
+    """The pictures of all rows.
+
+    With the seconds that they were queued and computed.
+    """
 
     pixels: Pixels
     queue_seconds: float
@@ -104,7 +107,7 @@ class DeadlinePassedError(DanqingError):
 
 
 class PaintingFailedError(DanqingError):
-    """The worker could not paint the order, or died of it twice.
+    """The worker failed to paint the order, or died twice.
 
     The order was valid.
     """
@@ -115,5 +118,5 @@ class OrderCancelledError(DanqingError):
 
 
 def rows_of(seeds: Sequence[int], **of_all: Any) -> tuple[Row, ...]:
-    """Return a row per seed, equal in all else."""
+    """Return one row per seed, otherwise equal."""
     return tuple(Row(seed=seed, **of_all) for seed in seeds)

@@ -1,4 +1,4 @@
-"""An order that has been submitted, as its caller sees it until it is painted."""
+"""A submitted order, as its caller sees it until it is painted."""
 
 import asyncio
 import collections
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
-from danqing.service.engine.fair_queue import Entry
+from danqing.service.engine.fair_queue import QueueEntry
 from danqing.service.engine.orders import Event, Order, Painted, Pixels, Preview, Progress
 
 
@@ -21,13 +21,13 @@ class PendingOrder:
         self, order: Order, number: int, now: float, cancel: Callable[["PendingOrder"], None]
     ) -> None:
         self.order, self.number, self.submitted = order, number, now
-        self.entries: list[Entry[PendingOrder]] = []
+        self.entries: list[QueueEntry[PendingOrder]] = []
         """Its entries in the queue."""
         self.deadline: asyncio.TimerHandle | None = None
         self.deaths = 0
         """How many workers died while they painted it."""
         self.steps_done = 0
-        """Of all its pictures together."""
+        """Seconds that its pictures took together."""
         self.ended = False
         self.on_begin: Callable[[], None] | None = None
         """Called once, when the first of its pictures are sent to the worker."""
@@ -58,18 +58,18 @@ class PendingOrder:
         return last
 
     def cancel(self) -> None:
-        """Cancel the order; does nothing where it has ended."""
+        """Cancel the order; does nothing if it has ended."""
         if not self.ended:
             self._cancel(self)
 
     def begin(self) -> None:
-        """Note that the worker has some of its pictures."""
+        """Record that the worker has some of its pictures."""
         if self.on_begin is not None:
             self.on_begin()
             self.on_begin = None
 
     def progress(self, pictures: int, done: int, steps: int) -> None:
-        """Note progress: so many pictures have done `done` of `steps`.
+        """Record progress: a number of pictures have done `done` of `steps`.
 
         Those before them are finished.
         """

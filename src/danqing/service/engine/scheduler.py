@@ -1,6 +1,6 @@
 """The owner of the queue: combines orders into batches and sends them to the worker process.
 
-The worker has two batches: one that it paints, and one to continue with. Whatever it was sent is kept here
+The worker has two batches: the one that it paints, and the next one. Everything that it was sent is kept here
 until it is painted, so that nothing is lost when it dies.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from danqing.errors import ConfigError
 from danqing.frames import Header
 from danqing.service.engine.batching import BatchKind, WorkerBatch, check_images, kind_of
-from danqing.service.engine.fair_queue import Entry, FairQueue
+from danqing.service.engine.fair_queue import FairQueue, QueueEntry
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.orders import (
     DeadlinePassedError,
@@ -38,7 +38,7 @@ IN_FLIGHT = 2
 BATCH_SECONDS = 0.03
 """Seconds of work that one batch should take."""
 WINDOW_SHARE = 0.1
-"""Waiting for further orders may take this part of the time that painting takes."""
+"""The maximum wait for more orders, as a share of the time for painting."""
 SHORTEST_WINDOW = 0.0005  # seconds
 
 
@@ -95,7 +95,10 @@ class Scheduler:
         await self.supervisor.start()
 
     async def stop(self, drain: float) -> None:
-        """Accept no more orders, finish those there are within `drain` seconds, then cancel the rest."""
+        """Accept no more orders, and finish the others.
+
+        After `drain` seconds, the rest are cancelled.
+        """
         self._closing = True
         if self._orders and drain > 0:
             self._idle = self._loop.create_future()
@@ -108,7 +111,7 @@ class Scheduler:
     def submit(self, order: Order) -> PendingOrder:
         """Queue an order.
 
-        Raises OverloadedError where the queue is full (not for jobs), ModelUnavailableError for a model that
+        Raises OverloadedError if the queue is full (not for jobs), ModelUnavailableError for a model that
         is unknown or cannot be used, ConfigError for invalid options and images, OrderCancelledError while
         the scheduler stops.
         """
@@ -172,10 +175,12 @@ class Scheduler:
 
     def _entry(
         self, pending: PendingOrder, kind: BatchKind, start: int, stop: int, chunk_seconds: float, now: float
-    ) -> Entry[PendingOrder]:
+    ) -> QueueEntry[PendingOrder]:
         order, chunk = pending.order, self._chunk(kind)
         seconds = chunk_seconds / chunk
-        entry = Entry(pending, kind, order.owner, order.priority, start, stop, seconds, chunk, arrived=now)
+        entry = QueueEntry(
+            pending, kind, order.owner, order.priority, start, stop, seconds, chunk, arrived=now
+        )
         pending.entries.append(entry)
         return entry
 
@@ -192,7 +197,7 @@ class Scheduler:
             assert isinstance(kind, BatchKind)
             seconds = self._timings.estimate(kind)
             if pictures < self._chunk(kind) and not kind.alone:
-                if worker.flight:  # further orders may arrive until the worker has finished
+                if worker.flight:  # more orders may arrive until the worker has finished
                     return
                 window = min(self._settings.engine.window, WINDOW_SHARE * seconds)
                 left = entry.arrived + window - self._loop.time()
@@ -341,7 +346,7 @@ class Scheduler:
             self._idle.set_result(None)
 
     def _on_death(self, worker: WorkerHandle) -> None:
-        """Queue again what a dead worker was sent; each order that it was painting is queued alone."""
+        """Queue the batches of a dead worker again; each order that it was painting is queued alone."""
         for number, batch in enumerate(worker.flight.values()):
             begun = batch.answered + self._chunk(batch.kind) if number == 0 and worker.loading is None else 0
             for pending, row, first, last in batch.within(batch.answered, batch.rows):

@@ -23,11 +23,11 @@ FIRST_GRACE = 600.0
 CHECKS = 4
 """How often a busy worker is checked within the seconds of `Supervisor.grace`."""
 DEATHS = 2
-"""How often workers die of the same work until it is considered the cause."""
+"""How many workers may die during the same work before it counts as the cause."""
 SHORTEST_BAN, LONGEST_BAN = 5.0, 300.0
 """Seconds until a model whose loading killed workers is retried; doubled each time."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
-"""Seconds until another worker is started; doubled each time that one dies at its start."""
+"""Seconds until another worker is started; doubled each time a worker dies at its start."""
 
 
 class WorkerStartError(DanqingError):

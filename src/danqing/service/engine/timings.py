@@ -1,9 +1,9 @@
-"""How long painting takes, learned from what has been painted."""
+"""Estimates of painting times, from earlier measurements."""
 
 from danqing.service.engine.batching import BatchKind
 
 FIRST_GUESS = 0.05
-"""Seconds that a chunk takes, where none has been painted yet."""
+"""The estimate for a chunk in seconds before anything was measured."""
 _MOST = 512
 
 
@@ -23,7 +23,10 @@ class Timings:
         return self._by_verb.get((kind.model, kind.verb), FIRST_GUESS) if known is None else known
 
     def has(self, kind: BatchKind) -> bool:
-        """Return whether the model has been timed for this verb, with any options."""
+        """Return whether the model has been timed for this verb.
+
+        With any options.
+        """
         return (kind.model, kind.verb) in self._by_verb
 
     def add(self, kind: BatchKind, seconds: float) -> None:

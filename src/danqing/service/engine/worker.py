@@ -1,8 +1,8 @@
 """The process that paints: `python -m danqing.service.engine.worker`, started by the supervisor.
 
 It receives batches as frames (`danqing.frames`) and answers chunk by chunk. It does one thing at a time, and
-checks for cancelled orders between the steps of a painting. It has no state that matters: whatever it holds
-when it dies, the scheduler holds too.
+checks for cancelled orders between the steps of a painting. Nothing is lost when it dies: the scheduler
+has everything that it holds.
 """
 
 import collections
@@ -38,7 +38,7 @@ from danqing.service.engine.orders import ModelUnavailableError, Pixels
 STEP_SECONDS = 0.05
 """The shortest time between two progress messages of a chunk."""
 IDLE_SECONDS = 1.0
-"""After so long without work, free memory is returned to the system."""
+"""Seconds without work after which free memory is returned to the system."""
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error
@@ -98,7 +98,7 @@ class Worker:
                 self._cancelled &= self._orders()
 
     def _read_frames(self, *, wait: bool = False) -> None:
-        """Read the frames that have arrived; wait: for one, where there is none."""
+        """Read the frames that have arrived; wait: for one, if there is none."""
         while wait or self._connection.has_frame():
             wait = False
             header, block = self._connection.receive()
@@ -158,7 +158,7 @@ class Worker:
                 self._connection.send({"kind": "refused", **rejected})
 
     def _check_cancelled(self, rows: Sequence[_Row]) -> None:
-        """Read frames; raises _Stopped where all orders of these rows are cancelled."""
+        """Read frames; raises _Stopped if all orders of these rows are cancelled."""
         self._read_frames()
         if self._cancelled and all(row.order in self._cancelled for row in rows):
             raise _Stopped
@@ -177,7 +177,7 @@ class Worker:
     def _step_callback(
         self, batch: _Batch, start: int, rows: list[_Row]
     ) -> Callable[[int, int, Callable[[], Images]], None]:
-        """Return what is called after each step of a chunk: it stops, sends previews and progress."""
+        """Return the callback for each step of a chunk: it stops, sends previews and progress."""
         wanted = {row.previews for row in rows if row.previews}
         last = -math.inf
 
@@ -256,7 +256,10 @@ def _given(model: Model, batch: _Batch, start: int, count: int) -> tuple[Images,
 
 
 def main() -> None:
-    """Serve the scheduler at the other end of the socket whose number is the only argument."""
+    """Serve the scheduler at the other end of a socket.
+
+    The number of the socket is the only argument.
+    """
     for ending in (signal.SIGINT, signal.SIGTERM):
         # The whole process group receives these when the service stops: the scheduler finishes orders first.
         signal.signal(ending, signal.SIG_IGN)

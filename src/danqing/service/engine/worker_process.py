@@ -41,7 +41,7 @@ class WorkerProcess:
         setup: its first frame, which says what to serve.
         on_frame: called with each frame that it sends.
 
-        Raises OSError or RuntimeError where the machine has no room for it, and leaves nothing behind.
+        Raises OSError or RuntimeError if the machine has no room for it, and leaves nothing behind.
         """
         with contextlib.ExitStack() as undo:
             mine, theirs = socket.socketpair()
@@ -66,22 +66,22 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, None while it runs.
+        """Return the exit code, None while it runs.
 
         A negative one is the number of the signal that ended it.
         """
         return self._process.returncode
 
     def send(self, header: Header, blocks: Sequence[Buffer] = ()) -> None:
-        """Send the worker a frame; does nothing where it is gone."""
+        """Send the worker a frame; does nothing if it is gone."""
         self._connection.send(header, blocks)
 
     def kill(self) -> None:
-        """Kill the worker: it has no state that matters."""
+        """Kill the worker; the scheduler has all of its state."""
         self._process.kill()
 
     async def ended(self) -> None:
-        """Wait until the worker is gone and all its frames have been read."""
+        """Wait until the worker is gone and its frames are read."""
         lost = self._connection.lost
         await asyncio.wait({lost, self._exited}, return_when=asyncio.FIRST_COMPLETED)
         self.kill()

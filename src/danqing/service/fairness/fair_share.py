@@ -1,11 +1,13 @@
 """Admission: how much of a limited resource each owner may take."""
 
 GREED = 4
-"""An owner may hold at most so many times as much as is left for all others."""
+"""How many times the amount that is left for all others one owner may hold."""
 
 
 class FairShare:
-    """Counts what owners hold of a limited resource, such as bytes, pixels or queued pictures.
+    """Counts what owners hold of a limited resource.
+
+    For example bytes, pixels or queued pictures.
 
     The more an owner holds, the less is left for it to take. When nothing is held, any one request is
     admitted, however large.
@@ -20,16 +22,16 @@ class FairShare:
         self._held_by: dict[str, int] = {}
 
     def has_room(self, owner: str, amount: int) -> bool:
-        """Return whether an owner may take so much now."""
+        """Return whether an owner may take an amount now."""
         if not self.held:
             return True
         free, held = self._most - self.held, self._held_by.get(owner, 0)
         return amount <= free and held + amount <= (GREED * free if self._each is None else self._each)
 
     def take(self, owner: str, amount: int) -> bool:
-        """Take so much for an owner.
+        """Take an amount for an owner.
 
-        Returns False, and takes nothing, where there is no room.
+        Returns False, and takes nothing, if there is no room.
         """
         if not self.has_room(owner, amount):
             return False
@@ -37,7 +39,7 @@ class FairShare:
         return True
 
     def add(self, owner: str, amount: int) -> None:
-        """Count what an owner holds, whether there is room for it or not.
+        """Count an amount for an owner, even beyond the limit.
 
         amount: negative for less.
         """
@@ -47,5 +49,5 @@ class FairShare:
             del self._held_by[owner]
 
     def give_back(self, owner: str, amount: int) -> None:
-        """Count that an owner holds so much less."""
+        """Release an amount of an owner."""
         self.add(owner, -amount)

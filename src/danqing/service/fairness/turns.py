@@ -1,8 +1,8 @@
 """Order: whose turn is next, by start-time fair queueing.
 
 Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996: each request has a start tag, the virtual time at
-which it would begin if its owner had a fair share of the resource. The smallest tag is served next, so an
-owner who requests much has later tags, and one who requests little is not kept waiting by it.
+which it would begin if its owner had a fair share of the resource. The smallest tag is served next. An owner
+who requests much has later tags, and does not delay one who requests little.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ class FairOrder:
 
     def __init__(self) -> None:
         self._now = 0.0  # virtual time: the latest start tag that was served
-        self._next: dict[Hashable, float] = {}  # where each owner's next request starts at the earliest
+        self._next: dict[Hashable, float] = {}  # the earliest start of each owner's next request
         self._many = _MANY
 
     @property
     def owners(self) -> int:
-        """How many owners are remembered."""
+        """Return how many owners are remembered."""
         return len(self._next)
 
     def tag(self, owner: Hashable, cost: float, delay: float = 0.0) -> float:
         """Return the start tag of a new request.
 
         cost: the amount of the resource that it uses, in any unit.
-        delay: how much of others' requests goes first, in the same unit.
+        delay: the amount of others' requests that goes first, in the same unit.
         """
         start = max(self._now + delay, self._next.get(owner, 0.0))
         self._next[owner] = start + cost
-        if len(self._next) > self._many:  # owners in the past start now anyway
+        if len(self._next) > self._many:  # owners whose time has passed start now anyway
             self._next = {who: tag for who, tag in self._next.items() if tag > self._now}
             self._many = max(_MANY, 2 * len(self._next))
         return start
@@ -52,10 +52,10 @@ class FairOrder:
 
 
 class TurnTaker:
-    """Lets requests wait for a limited resource, and serves owners in a fair order.
+    """Lets requests wait for a resource, in a fair order of owners.
 
-    Requests of one owner are served first come, first served. A request for more than there is is served
-    when it is alone.
+    Requests of one owner are served first come, first served. A request for more than the maximum is served
+    when nothing else is in use.
 
     most: that may be in use at the same time.
     """
@@ -69,11 +69,11 @@ class TurnTaker:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Return how many requests wait."""
         return sum(not waiter[-1].done() for waiter in self._waiting)
 
     async def acquire(self, owner: str, amount: int = 1) -> None:
-        """Wait for a turn, and use so much until `release`."""
+        """Wait for a turn, and use an amount until `release`."""
         tag = self._order.tag(owner, amount)
         if not self._waiting and self._fits(amount):
             self._use(tag, amount)
@@ -113,7 +113,7 @@ class TurnTaker:
         self.in_use += amount
 
     def _serve(self) -> None:
-        """Give turns to those that come next, as far as there is room for them."""
+        """Give turns to the next requests, as long as there is room for them."""
         while self._waiting:
             tag, _, _, amount, turn = self._waiting[0]
             if not turn.done():

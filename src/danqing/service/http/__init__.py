@@ -1,1 +1,1 @@
-"""What every request passes: the protocol, the gate, limits and errors."""
+"""The path of every request: the protocol, the gate, limits and errors."""

@@ -38,13 +38,13 @@ def new_request_id() -> str:
 
 
 class Exchange:
-    """A request, what is known of it, and its messages as they pass.
+    """A request, the facts about it, and its messages as they pass.
 
     caller: the caller once it is identified; unknown: why it was not.
     held: the bytes that the request keeps in memory.
-    facts: what the access log says of it.
+    facts: for the access log.
     status: of the answer; 0 before it has begun.
-    rejection: the error that is answered instead of what the application answers.
+    rejection: the error that replaces the application's answer.
     """
 
     __slots__ = (
@@ -85,13 +85,13 @@ class Exchange:
         self.caller, self.held = caller, HeldBytes(self._share, caller.owner)
 
     def require_caller(self) -> Caller:
-        """Return the caller; raises ApiError 401 where it is not known."""
+        """Return the caller; raises ApiError 401 if it is not known."""
         if self.caller is None:
             raise self.unknown or missing_key()
         return self.caller
 
     def check_body(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise ApiError for a body that no route reads, judging by its headers."""
+        """Raise ApiError if the headers describe an unreadable body."""
         length = headers.get(b"content-length")
         if length is not None and not (length.isdigit() and len(length) < 19):
             raise ApiError(400, "The header Content-Length is not a number of bytes.", code="invalid_header")
@@ -142,9 +142,12 @@ class Exchange:
             raise
 
     async def send(self, message: Message) -> None:
-        """Pass a message to the client, the first with the headers of every answer."""
+        """Pass a message to the client.
+
+        The first one gets the headers of every answer.
+        """
         if message["type"] == "http.response.start":
-            if self.rejection is not None:  # the application answered a body that was cut off
+            if self.rejection is not None:  # the application answered a truncated body
                 await self.reject()
                 return
             self.status = message["status"]

@@ -71,7 +71,9 @@ async def any_key(
 
 
 def log_facts(request: Request, **facts: str | int | float | None) -> None:
-    """Add facts, such as model and images, to this request's line of the access log.
+    """Add facts to this request's line of the access log.
+
+    For example its model and number of images.
 
     The audit log receives model and images too.
     """
@@ -86,8 +88,8 @@ def held_bytes(request: Request) -> HeldBytes:
     return _exchange(request.scope).held
 
 
-class _Parts(Protocol):
-    """What the gate needs of the service behind it."""
+class _GateParts(Protocol):
+    """The parts of the service that the gate needs."""
 
     @property
     def keys(self) -> Keys: ...
@@ -121,7 +123,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        parts: _Parts = scope["app"].state.service
+        parts: _GateParts = scope["app"].state.service
         exchange = Exchange(scope, receive, send, self._limits, self._bytes)
         scope.setdefault("state", {})["exchange"] = exchange
         request_id = logs.request_id.set(exchange.id)
@@ -148,7 +150,7 @@ class Gate:
                 if not isinstance(error, ApiError):
                     _log.exception("a request failed")
                 exchange.rejection = error if isinstance(error, ApiError) else internal()
-            if exchange.status:  # half an answer was sent: the client notices only an aborted connection
+            if exchange.status:  # part of an answer was sent: only an aborted connection tells the client
                 raise
             await exchange.reject()
 

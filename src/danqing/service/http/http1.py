@@ -48,7 +48,7 @@ class _LingeringTransport:
 
 
 class Http1Protocol(HttpToolsProtocol):
-    """A connection whose headers must be small and arrive soon.
+    """A connection with limits on the size and time of headers.
 
     Neither httptools nor uvicorn has these limits. Errors below HTTP are answered in the shape of all others.
     """
@@ -120,19 +120,19 @@ class Http1Protocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(PATIENCE, self._hang_up)
 
     def _is_sending(self) -> bool:
-        """Whether the client is still sending when the connection is to close; then it has a while."""
+        """Return whether the client is still sending when the connection is to close; then it has a while."""
         if not self._between_requests:
             self._stop_deadline()
             self._start_deadline()
         return not self._between_requests
 
     def _is_idle(self) -> bool:
-        """Whether a request has been answered, and none has begun."""
+        """Return whether a request has been answered, and none has begun."""
         answered = self.cycle is not None and self.cycle.response_complete
         return answered and self._between_requests and not self.transport.is_closing()
 
     def _hang_up(self) -> None:
-        """Close the connection, and drop what was written and not read in all this time."""
+        """Close the connection, and drop data that was written but not read in all this time."""
         if self.transport.get_write_buffer_size():
             self._abort()
         else:
@@ -140,7 +140,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _abort(self) -> None:
         connection = self.transport.get_extra_info("socket")
-        if connection is not None:  # the kernel, too, drops what it has not sent
+        if connection is not None:  # the kernel also drops data that it has not sent
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
@@ -151,7 +151,7 @@ class Http1Protocol(HttpToolsProtocol):
             self._deadline = None
 
     def _reject(self, status: int, phrase: str, message: str) -> None:
-        """Answer what is not a request in the shape of all errors, and hang up."""
+        """Answer data that is not a request with an error, and close the connection."""
         body, request = json.dumps(ApiError(status, message).body()).encode(), exchange.new_request_id()
         headers = [
             *exchange.ALWAYS,

@@ -16,7 +16,7 @@ _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
 
 
 def is_local(host: str) -> bool:
-    """Return whether an address, or a name in a `Host` header, is the loopback."""
+    """Return whether an address or name is the loopback."""
     name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -27,7 +27,7 @@ def is_local(host: str) -> bool:
 
 
 def check_address(host: str, has_keys: bool) -> None:
-    """Raise ConfigError where a service without keys would listen on a public address."""
+    """Raise ConfigError for a public address of a service without keys."""
     if not has_keys and not is_local(host):
         raise ConfigError(
             f"Anyone who reaches {host or 'this machine'} could use the service, because it has no keys: "
@@ -36,12 +36,12 @@ def check_address(host: str, has_keys: bool) -> None:
 
 
 class OriginCheck:
-    """Checks who sent a request to a service without keys.
+    """Checks the sender of a request to a service without keys.
 
     Pages of other sites must not use the browser of the person who runs the service (DNS rebinding, CSRF),
     and a proxy must not let others in unnoticed.
 
-    hosts: names in a `Host` header that the service answers for, beside those of the loopback.
+    hosts: names in a `Host` header that the service accepts, in addition to those of the loopback.
     """
 
     def __init__(self, hosts: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ class OriginCheck:
         self._is_ours = functools.lru_cache(maxsize=256)(self._is_our_host)
 
     def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
-        """Raise ApiError 403 for a request of another host, another origin or an unknown proxy."""
+        """Raise ApiError 403 for another host, another origin or an unknown proxy."""
         host = headers.get(b"host", b"").lower()
         if not self._is_ours(host):
             raise ApiError(
@@ -74,7 +74,7 @@ class OriginCheck:
             raise ApiError(403, "Pages of other sites may not use this service.", code="origin_not_allowed")
 
     def _is_our_host(self, host: bytes) -> bool:
-        """Whether a `Host` names this machine; no other site's page can be there."""
+        """Return whether a `Host` names this machine, where no other site can have a page."""
         match = _HOST.fullmatch(host)
         if match is None:
             return False

@@ -33,7 +33,7 @@ def serve(
     drain: seconds that running requests have after the first signal; the second one stops at once.
     on_ready: called with the address.
 
-    Raises ConfigError where the address is not available, and whatever the application raises as it starts.
+    Raises ConfigError if the address is not available, and whatever the application raises as it starts.
     """
     listener = _bound(host, port)
     _allow_many_connections()
@@ -149,7 +149,7 @@ class _Server(uvicorn.Server):
         if not starting.result():
             raise SystemExit(_FAILED)
         gc.collect()
-        gc.freeze()  # objects that live as long as the service need not be scanned at every collection
+        gc.freeze()  # long-lived objects need not be scanned at every collection
         if not self.should_exit:
             self._on_ready()
 
@@ -161,7 +161,7 @@ class _Server(uvicorn.Server):
         return True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain: running requests end, and so do streams that would never end by themselves."""
+        """Drain: let running requests finish, and end streams that never end by themselves."""
         logs.event(_log, "draining", connections=len(self.server_state.connections))
         self._app.state.service.draining.set()
         await super().shutdown(sockets)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 READER_GONE = "danqing.gone"
 """Set in the scope of a request once its client reads too slowly; nothing more is sent."""
 HANG_UP = "danqing.hang_up"
-"""In the scope of a request: ends its connection at once, and drops what was not read."""
+"""In the scope of a request: ends its connection at once, and drops unread data."""
 PIECE = 1024**2  # bytes
 SECONDS = 20.0
 """How long a piece may take."""
@@ -21,7 +21,10 @@ _log = logging.getLogger("danqing.service")
 
 
 class SlowReaderLimit:
-    """ASGI middleware that sends bodies in pieces, each after the one before it was read."""
+    """ASGI middleware that sends bodies in pieces.
+
+    Each is sent after the one before it was read.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

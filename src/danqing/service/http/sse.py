@@ -52,7 +52,7 @@ async def watching(receive: Receive, gone: Callable[[], object]) -> AsyncIterato
 
 
 class EventStream(Response):
-    """Sends events as they come, and a comment where there is none for long.
+    """Sends events, and a comment after a while without one.
 
     events: as encoded by `event`.
     on_end: called once, when all are sent or the client has left.
@@ -88,7 +88,7 @@ class EventStream(Response):
 async def with_heartbeats(
     events: AsyncIterator[bytes], seconds: float = _SECONDS_BETWEEN_HEARTBEATS
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events, and a comment whenever there is none for so many seconds."""
+    """Yield the events, and a comment after each interval without one."""
     following = aiter(events)
     upcoming: asyncio.Task[bytes] | None = None
     try:

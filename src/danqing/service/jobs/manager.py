@@ -183,7 +183,9 @@ class JobManager:
         return job
 
     async def events(self, owner: str, job_id: str, after: int) -> AsyncIterator[JobEvent]:
-        """Yield the events of a job after number `after`, until it ends or the service stops.
+        """Yield the events of a job after number `after`.
+
+        Until the job ends or the service stops.
 
         Raises ApiError 404.
         """

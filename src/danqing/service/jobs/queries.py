@@ -24,7 +24,7 @@ def find(session: Session, owner: str, job_id: str, *, lock: bool = False) -> Jo
     # Only valid ids are looked up: PostgreSQL rejects NUL.
     job = session.get(Job, job_id, with_for_update=lock) if _ID.fullmatch(job_id) else None
     if job is None or job.owner != owner:
-        raise ApiError(404, "There is no such job: GET /v1/jobs lists yours.", code="not_found")
+        raise ApiError(404, "There is no such job: GET /v1/jobs lists your jobs.", code="not_found")
     return job
 
 
@@ -46,7 +46,10 @@ def page(
 
 
 def events_after(session: Session, owner: str, job_id: str, number: int) -> tuple[list[JobEvent], bool]:
-    """Return the events of a job after number `number`; and whether it has ended."""
+    """Return the events of a job after number `number`.
+
+    Also returns whether the job has ended.
+    """
     job = find(session, owner, job_id)
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.number > number)
     events = session.scalars(query.order_by(JobEvent.number)).all()

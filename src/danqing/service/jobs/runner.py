@@ -114,7 +114,7 @@ class JobRunner:
 
     @property
     def running(self) -> tuple[str, ...]:
-        """The ids of the jobs that run here."""
+        """Return the ids of the jobs that run here."""
         return tuple(self._running)
 
     def note_progress(self, job_id: str, done: int, total: int) -> None:
@@ -136,7 +136,7 @@ class JobRunner:
         self.changed(job_id)
 
     def changed(self, job_id: str) -> None:
-        """Wake those who wait for a job: it has changed."""
+        """Wake the watchers of a changed job."""
         self._watchers.wake(job_id)
         self._webhooks.wake()
 
@@ -166,7 +166,7 @@ class JobRunner:
         await asyncio.Event().wait()
 
     async def _beat(self) -> None:
-        """Renew leases, report progress, take over from silent servers, and find what others changed."""
+        """Renew leases, report progress, take over from silent servers, and notice changes by others."""
         while True:
             await asyncio.sleep(self._beat_seconds)
             running = dict(self._running)
@@ -205,7 +205,7 @@ class JobRunner:
         self._begins.set()
 
     def _abandon(self, running: _RunningJob) -> None:
-        """Stop running a job that is no longer ours; the database rejects what is being stored."""
+        """Stop running a job that is no longer ours; the database rejects its result."""
         if running.task is not None and not running.storing:
             running.task.cancel()
 
@@ -293,7 +293,7 @@ class JobRunner:
 
 
 def _claimed_body(session: Session, claim: Claim, now: float) -> tuple[str | None, bool]:
-    """Return the body of a job, None where it has ended; and whether its key is still valid."""
+    """Return the body of a job, None if it has ended; and whether its key is still valid."""
     key = session.get(Key, claim.owner) if claim.owner else None
     return store.body_of(session, claim), not claim.owner or (key is not None and key.state(now) == "active")
 
@@ -306,7 +306,7 @@ async def run_forever(loop: Callable[[], Awaitable[None]]) -> None:
         except DatabaseError as error:
             logs.event(_log, "jobs wait for the database", logging.WARNING, reason=str(error))
         except Exception:
-            _log.exception("a mistake in %s", loop.__name__)
+            _log.exception("a bug in %s", loop.__name__)
         await asyncio.sleep(_RETRY_SECONDS)
 
 

@@ -80,7 +80,7 @@ async def fingerprint(asked: Mapping[str, Any]) -> str:
 def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | None:
     """Return the job of an idempotency key.
 
-    Raises ApiError 400 where its request was another.
+    Raises ApiError 400 if its request was another.
     """
     job = session.scalar(select(Job).where(Job.owner == owner, Job.idempotency_key == key))
     if job is not None and job.fingerprint != asked:
@@ -93,11 +93,11 @@ def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | N
 
 
 def accept(session: Session, new: NewJob, limits: JobSettings, now: float) -> Job:
-    """Queue a job, or find the one that was accepted for this request before.
+    """Queue a job, or find the one accepted for this request.
 
-    Owners take turns by the pictures that they request. This is the order of `fairness.turns`, kept in the
+    Owners take turns by the pictures that they request. This is the order of `fairness.turns`, stored in the
     database because several servers share it: a job's turn is after the owner's last one, but not before the
-    jobs that are next. Raises ApiError 429 where the owner has too much queued.
+    jobs that are next. Raises ApiError 429 if the owner has too much queued.
     """
     if (job := session.get(Job, new.id)) is not None:  # the answer of the first commit was lost
         return job
@@ -160,7 +160,9 @@ def claim(
     but: Collection[str] = (),
     space: float = math.inf,
 ) -> list[Claim]:
-    """Claim the next jobs for some models, at least one for an idle runner.
+    """Claim the next jobs for some models.
+
+    At least one for an idle runner.
 
     room: pictures that they may have together.
     lease: seconds.
@@ -205,7 +207,7 @@ def claim(
 def begin(session: Session, claims: Iterable[Claim], now: float) -> None:
     """Store that jobs are being painted.
 
-    If the runner falls silent, they may be the cause.
+    If the runner becomes silent, they may be the cause.
     """
     for claim in claims:
         if (job := _claimed(session, claim)) is not None:
@@ -215,7 +217,7 @@ def begin(session: Session, claims: Iterable[Claim], now: float) -> None:
 def body_of(session: Session, claim: Claim) -> str | None:
     """Return the body of a claimed job.
 
-    None where the claim is no longer valid.
+    None if the claim is no longer valid.
     """
     body = session.get(JobBody, claim.id)
     return None if body is None or _claimed(session, claim) is None else body.content
@@ -224,7 +226,7 @@ def body_of(session: Session, claim: Claim) -> str | None:
 def renew(
     session: Session, runner: str, steps: Mapping[str, tuple[int, int]], lease: float, now: float
 ) -> set[str]:
-    """Renew the leases of a runner, and store the progress of its jobs.
+    """Renew a runner's leases, and store the progress of its jobs.
 
     steps: done, and all, by job.
 
@@ -245,7 +247,7 @@ def renew(
 def reclaim(session: Session, attempts: int, now: float) -> int:
     """Requeue the jobs of silent runners; return how many there were.
 
-    A job that was being painted by `attempts` runners when they fell silent fails instead; one that only
+    A job that was running on `attempts` runners when they became silent fails instead; a job that only
     waited there is not the cause.
     """
     query = select(Job).where(Job.status == "running", Job.lease < now).order_by(Job.id).limit(100)
@@ -325,7 +327,7 @@ def forget(session: Session, before: float) -> int:
 
 
 def _claimed(session: Session, claim: Claim) -> Job | None:
-    """Return the job of a claim; None where it was cancelled or taken over."""
+    """Return the job of a claim; None if it was cancelled or taken over."""
     job = session.get(Job, claim.id, with_for_update=True)
     return job if job is not None and job.status == "running" and job.attempt == claim.attempt else None
 

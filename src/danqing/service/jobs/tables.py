@@ -20,7 +20,7 @@ class Job(Base):
     runner, lease: who runs it, and until when.
     begun: when the runner sent it to the worker.
     due: when it may be claimed again, after it was requeued.
-    losses: how many runners fell silent while they painted it.
+    losses: how many runners became silent while they ran it.
     done, total: steps.
     events: the number of its last event.
     """
@@ -67,7 +67,7 @@ class Job(Base):
 class JobBody(Base):
     """The body of an unfinished job.
 
-    In a table of its own, since an update rewrites the whole row.
+    It has its own table, because an update rewrites the whole row.
     """
 
     __tablename__ = "job_bodies"

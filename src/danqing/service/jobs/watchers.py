@@ -1,4 +1,4 @@
-"""Those who wait for changes of jobs, made by this server or found in the database."""
+"""Tasks that wait for changes of jobs, made by this server or found in the database."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ class JobWatchers:
 
     @property
     def jobs(self) -> list[str]:
-        """The ids of watched jobs."""
+        """Return the ids of watched jobs."""
         return list(self._waiting)
 
     @contextlib.contextmanager

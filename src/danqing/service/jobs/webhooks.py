@@ -75,7 +75,7 @@ def new_secret() -> str:
 
 
 def is_secret(text: str) -> bool:
-    """Return whether a text is a key in that form, of 24 to 64 bytes."""
+    """Return whether a text is a key of 24 to 64 bytes."""
     try:
         return text.startswith(_PREFIX) and 24 <= len(_key(text)) <= 64
     except (binascii.Error, ValueError):
@@ -83,7 +83,10 @@ def is_secret(text: str) -> bool:
 
 
 def sign(secret: str, message_id: str, timestamp: int, payload: bytes) -> str:
-    """Return the `webhook-signature` of a message: HMAC-SHA256 of id, time in seconds and body."""
+    """Return the `webhook-signature` of a message.
+
+    HMAC-SHA256 of id, time in seconds and body.
+    """
     signed = b".".join((message_id.encode(), str(timestamp).encode(), payload))
     return "v1," + base64.b64encode(hmac.new(_key(secret), signed, hashlib.sha256).digest()).decode()
 
@@ -122,7 +125,7 @@ class Webhooks:
         self._sending = 0
 
     async def check(self, url: str, secret: str | None) -> None:
-        """Raise ApiError 400 for an address that may not be called, or an invalid secret."""
+        """Raise ApiError 400 for a forbidden address or an invalid secret."""
         try:
             await outbound.target(url, self._outbound.webhooks)
         except outbound.AddressError as error:
@@ -223,7 +226,10 @@ def _key(secret: str) -> bytes:
 
 
 def claim_due(session: Session, most: int, now: float, patience: float) -> tuple[list[_Message], float]:
-    """Return due messages, claimed for `patience` seconds; and when the next one is due."""
+    """Return due messages, claimed for `patience` seconds.
+
+    Also returns when the next one is due.
+    """
     deliveries = session.scalars(
         select(Delivery)
         .where(Delivery.due <= now)

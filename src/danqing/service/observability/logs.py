@@ -1,6 +1,6 @@
 """The log: one JSON object per line on stderr, or plain lines in a terminal.
 
-What clients wrote occurs only in values; line breaks in it are escaped.
+Clients' text occurs only in values, with its line breaks escaped.
 """
 
 import atexit
@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_WRITES = 0.1
 
 @contextlib.contextmanager
 def configured(form: Form = "auto", level: str = "info", stream: TextIO | None = None) -> Iterator[None]:
-    """Send the log of this process to a stream while the block lasts.
+    """Send the log of this process to a stream within a block.
 
     form: "auto" writes plain lines to a terminal, and JSON otherwise.
     level: one of `logging`'s names.
@@ -46,7 +46,7 @@ def configured(form: Form = "auto", level: str = "info", stream: TextIO | None =
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # they install their own handlers
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
-    logging.getLogger("uvicorn.access").disabled = True  # ours says more
+    logging.getLogger("uvicorn.access").disabled = True  # our log has more facts
     for name in ("uvicorn.error", "alembic"):
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
     atexit.register(handler.close)
@@ -59,7 +59,10 @@ def configured(form: Form = "auto", level: str = "info", stream: TextIO | None =
 
 
 def access(**facts: Any) -> None:
-    """Log an answered request, with facts such as method, path, status, seconds, key and model."""
+    """Log an answered request with its facts.
+
+    For example method, path, status, seconds, key and model.
+    """
     _access.info("request", extra={"facts": facts})
 
 

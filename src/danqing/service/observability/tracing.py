@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, where it is installed and its standard variables say where to send them.
+"""OpenTelemetry traces, if OpenTelemetry is installed and its standard variables name a destination.
 
 Nothing is sent unless OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) is set.
 """
@@ -26,9 +26,9 @@ _tracer: "Tracer | None" = None
 
 @contextlib.contextmanager
 def configured() -> Iterator[None]:
-    """Send traces while the block lasts, if the environment says where to.
+    """Send traces while the block lasts, if the environment names a destination.
 
-    Raises ConfigError where it does and OpenTelemetry is not installed.
+    Raises ConfigError if it does but OpenTelemetry is not installed.
     """
     global _tracer
     if not any(os.environ.get(name) for name in _ADDRESSES):
@@ -57,7 +57,7 @@ def configured() -> Iterator[None]:
 
 
 def painted(model: str, images: int, queue_seconds: float, compute_seconds: float) -> None:
-    """Add spans for queueing and painting to the current request, which was just painted."""
+    """Add spans for queueing and painting to the current request."""
     if _tracer is None:
         return
     end = time.time_ns()

@@ -36,7 +36,7 @@ async def start() -> Response:
 async def samples(
     request: Request, name: str, caller: Annotated[Caller, Depends(needs("generate"))]
 ) -> Response:
-    """Return the grid of samples in a model's folder, where there is one."""
+    """Return the grid of samples in a model's folder."""
     offer = service_of(request).planner.find(name, caller)
     content = await run_in_threadpool(_samples, offer.path)
     if content is None:
@@ -63,7 +63,7 @@ def _hash(page: str, tag: str) -> str:
 
 
 def _samples(source: str) -> bytes | None:
-    """Read a model's grid of samples; None for a model from the hub, and where there is no valid file."""
+    """Read a model's grid of samples; None for a model from the hub, and if there is no valid file."""
     folder = Path(source)
     if (folder / "config.toml").exists():  # a run contains its model
         folder /= "model"

@@ -15,12 +15,12 @@ from danqing.threads import cores
 
 T = TypeVar("T")
 
-_INLINE = 4_096  # pixels: handing a picture to a thread and back takes longer than encoding so small a PNG
+_INLINE = 4_096  # pixels: passing a picture to a thread and back takes longer than encoding such a small PNG
 MOST_WORK = 100_000_000  # pixels per thread, which encodes about four million of them as PNG in a second
 
 
 class EncodeReservation:
-    """Room for the encoding work of one request, until it is released."""
+    """Capacity reserved for the encoding work of one request."""
 
     def __init__(self, share: FairShare, owner: str, work: int) -> None:
         self._share, self._owner, self._work = share, owner, work
@@ -29,7 +29,7 @@ class EncodeReservation:
             raise ApiError(429, message, code="overloaded", headers={"retry-after": "5"})
 
     def release(self) -> None:
-        """Give the room back; does nothing the second time."""
+        """Release the capacity; do nothing the second time."""
         work, self._work = self._work, 0
         self._share.give_back(self._owner, work)
 
@@ -38,8 +38,8 @@ class EncodePool:
     """Encodes small pictures at once and large ones in threads.
 
     turns: for the threads, one per core; owners take turns.
-    share: of the encoding work that requests may have waiting, in pixels.
-    job_turns: for the encoding work of jobs, in pixels; jobs wait for room where requests are rejected.
+    share: of the encoding work that requests may queue, in pixels.
+    job_turns: for the encoding work of jobs, in pixels; jobs wait for capacity, while requests are rejected.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -58,7 +58,7 @@ class EncodePool:
     def reserve(self, owner: str, work: int) -> EncodeReservation:
         """Reserve room for the encoding work of a request; see `OutputFormat.work`.
 
-        Raises ApiError 429 where too much work waits.
+        Raises ApiError 429 if too much work waits.
         """
         return EncodeReservation(self.share, owner, work)
 

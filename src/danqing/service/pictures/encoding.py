@@ -17,10 +17,10 @@ PICTURE_HEADERS = {
     "content-security-policy": "default-src 'none'; sandbox",
     "cache-control": "private, max-age=3600, immutable",
 }
-"""Headers of every answer that is a picture: no browser takes it for a page, whatever its bytes are."""
+"""Headers of every answer that is a picture: no browser treats it as a page, whatever its bytes are."""
 
 BASE64_SLICE = 196_608
-"""Bytes, a multiple of three: encoding so many in base64 delays no other request."""
+"""Bytes, a multiple of three: encoding this many in base64 does not delay other requests."""
 _PLACEHOLDER = b'"b64_json": ""'
 
 
@@ -40,7 +40,7 @@ class OutputFormat:
 
     @property
     def work(self) -> int:
-        """The cost of encoding one picture, in pixels of a PNG."""
+        """Return the cost of encoding one picture, in pixels of a PNG."""
         return self.size[0] * self.size[1] * (4 if self.format == "webp" else 1)
 
     def encode(self, pixels: Pixels) -> bytes:
@@ -54,14 +54,17 @@ class OutputFormat:
 
 
 def to_base64(file: bytes) -> bytes:
-    """Encode a file in base64, slice by slice, so that other threads run in between."""
+    """Encode a file in base64, in slices.
+
+    Other threads run in between.
+    """
     view = memoryview(file)
     slices = (view[at : at + BASE64_SLICE] for at in range(0, len(file), BASE64_SLICE))
     return b"".join(map(base64.b64encode, slices))
 
 
 def fill_pictures(text: bytes, packed: Sequence[bytes]) -> bytes:
-    """Put files in base64 in the places of a JSON text's empty `b64_json`.
+    """Insert files in base64 into a JSON text's empty `b64_json` values.
 
     They bypass the JSON encoder, which would delay all other requests.
     """

@@ -1,4 +1,4 @@
-"""Pictures that clients download from an address, for an hour."""
+"""Pictures that clients can download from an address for an hour."""
 
 import asyncio
 import collections
@@ -54,7 +54,7 @@ class HostedPictures:
     async def store(self, files: Sequence[bytes], format: Format, owner: str = "") -> list[str]:
         """Store files for an hour and return their names.
 
-        Raises ApiError 507 where there is no room.
+        Raises ApiError 507 if there is no room.
         """
         names = [f"{secrets.token_urlsafe(24)}.{format}" for _ in files]
         total = sum(map(len, files))
@@ -85,7 +85,7 @@ class HostedPictures:
     async def read(self, name: str) -> bytes | None:
         """Return a stored file.
 
-        None where no file has this name, or it has expired.
+        None if no file has this name, or it has expired.
         """
         if not _NAME.fullmatch(name):
             return None
@@ -107,7 +107,7 @@ class HostedPictures:
     async def _sweep_always(self) -> None:
         while True:
             await asyncio.sleep(_SECONDS_BETWEEN_SWEEPS)
-            with contextlib.suppress(OSError):  # the folder may be away for the moment
+            with contextlib.suppress(OSError):  # the folder may be temporarily unavailable
                 await self._run(self._sweep)
             now = time.time() // 60 - 1
             for minute, owner in [expires for expires in self._expiring if expires[0] < now]:

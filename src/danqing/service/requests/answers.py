@@ -1,4 +1,4 @@
-"""The fields of answers: what clients receive for planned requests, beside the pictures themselves."""
+"""The fields of answers: what clients receive for planned requests, except the pictures themselves."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,18 @@ def describe(request: PlannedRequest, data: Sequence[Mapping[str, Any]]) -> dict
 
 
 def revision(request: PlannedRequest) -> dict[str, Any]:
-    """Return the prompt in the model's own words, where these differ from the client's."""
+    """Return the prompt in the model's words, if these differ."""
     return {} if request.revised is None else {"revised_prompt": request.revised}
 
 
 def origin(request: PlannedRequest) -> dict[str, Any]:
-    """Return the seed, and for whom the pictures were painted, if the client said so."""
+    """Return the seed, and the user that the client named, if any."""
     identifier = request.fields.identifier
     return {"seed": request.seed, **({} if identifier is None else {"safety_identifier": identifier})}
 
 
 def image_facts(request: PlannedRequest) -> dict[str, Any]:
-    """Return what whole answers and the events of a stream say of their pictures."""
+    """Return the fields that answers and stream events share."""
     quality, output = getattr(request.fields, "quality", None), request.output
     keeps_alpha = request.alpha and not output.opaque and output.format != "jpeg"
     return {

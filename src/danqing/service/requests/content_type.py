@@ -8,7 +8,7 @@ from danqing.service.errors import ApiError
 def content_type(request: Request) -> str:
     """Return the media type of a body in lower case, without parameters.
 
-    "" where none is given.
+    "" if none is given.
     """
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 

@@ -46,7 +46,7 @@ def sampling_options(offer: Offer, verb: Verb, fields: schemas.Fields, *, as_tex
         raise invalid(message, "num_steps")
     if isinstance(fields, schemas.Guided):
         if fields.negative_prompt is not None and offer.reads != "text":
-            message = f"{offer.name} reads no text: leave negative_prompt out."
+            message = f"{offer.name} does not read text: leave negative_prompt out."
             raise invalid(message, "negative_prompt", "unsupported_parameter")
         scale = chosen.get("guidance_scale", known.get("guidance_scale", 1))
         if (fields.negative_prompt or "").strip() and scale == 1:
@@ -97,7 +97,7 @@ def _read(word: str) -> bool | int | float | str:
 
 
 def _steps(offer: Offer, known: Mapping[str, Any], fields: schemas.Guided, most: int) -> dict[str, int]:
-    """Return the number of steps that the quality stands for, at most `most`; nothing where none is set."""
+    """Return the number of steps that the quality stands for, at most `most`; nothing if none is set."""
     quality = fields.quality
     if quality in (None, "auto", "standard"):
         return {}
@@ -111,7 +111,7 @@ def _steps(offer: Offer, known: Mapping[str, Any], fields: schemas.Guided, most:
 
 
 def check_attributes(offer: Offer, fields: schemas.Fields) -> None:
-    """Raise ApiError 400 for attributes and values that the model does not know."""
+    """Raise ApiError 400 for unknown attributes and values of a model."""
     if not fields.attributes:
         return
     if not offer.attributes:

@@ -29,7 +29,9 @@ class Uploads:
 
 
 async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], Uploads]:
-    """Read the text fields of a form, and its files: `image` (or `image[]`) and `mask`.
+    """Read the text fields of a form, and its files.
+
+    `image` (or `image[]`) and `mask`.
 
     Raises ApiError 400 and 415.
     """
@@ -38,7 +40,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], U
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:  # RFC 2046, section 5.1.1
         raise _unreadable("its boundary must have 1 to 70 characters")
-    parts = _Parts(limits)
+    parts = _FormParts(limits)
     parser = MultipartParser(
         boundary,
         {
@@ -69,8 +71,8 @@ async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], U
 
 
 @dataclass(slots=True)
-class _Parts:
-    """Collects the parts of a form as the parser finds them."""
+class _FormParts:
+    """Collects the parts of a form while it is parsed."""
 
     limits: Limits
     fields: dict[str, str] = field(default_factory=dict)
@@ -137,7 +139,7 @@ class _Parts:
             found = self.files.setdefault(param, [])
             found.append(bytes(self._content))
             if len(found) > self.limits.images:
-                raise invalid(f"At most {self.limits.images} pictures are read_json.", param)
+                raise invalid(f"At most {self.limits.images} pictures are read: send fewer.", param)
         else:
             if param in ("image", "mask"):
                 raise invalid(f"{param} must be a file of the form, not text.", param, "invalid_image")
@@ -152,7 +154,7 @@ class _Parts:
         self.finished = True
 
     def _param(self) -> str:
-        """The name of the field in answers: `image[]` is `image`."""
+        """Return the name of the field for answers: `image` for `image[]`."""
         name = self._name.removesuffix("[]")
         return name if len(name) <= 64 else name[:64] + "..."
 

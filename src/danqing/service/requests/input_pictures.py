@@ -1,7 +1,7 @@
-"""Reads the pictures of a request, and brings them to the size and channels of its model.
+"""Reads the pictures of a request, and converts them to the size and channels of its model.
 
-Only decoded pixels are passed on. While a picture waits to be painted it is kept as it was sent, and it is
-decoded again when the result is laid into it: a small file may decode to many pixels.
+Only decoded pixels are passed on. A picture is kept as it was sent while its request waits, and decoded again
+when the result is put into it: a small file may decode to many pixels.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ _SLICE = 1024**2  # characters of base64 that are decoded at once, a multiple of
 
 @dataclass(frozen=True, slots=True)
 class PreparedPictures:
-    """The pictures of a request as its model takes them, row by row.
+    """The pictures of a request in the form that its model takes.
 
     images: uint8 `[n, h, w, c]`, at the model's size.
     masks: bool `[n, h, w]`, true where to paint; None for variations.
     size: (width, height) of the answer by default; None for the model's own.
-    compose: lays painted pictures into the one that was sent, at its size; None for variations.
+    compose: puts painted pictures into the one that was sent, at its size; None for variations.
     pictures: how many were sent.
     alpha: whether the pictures of the answer have an alpha channel.
     """
@@ -51,7 +51,7 @@ class PreparedPictures:
 
 
 def check_count(fields: schemas.Edit | schemas.Variation, offer: Offer, count: int) -> None:
-    """Raise ApiError unless there is one picture, with a label where the model needs it."""
+    """Raise ApiError unless there is one picture, and any required label."""
     if isinstance(fields, schemas.Variation) and offer.labels and fields.label is None:
         message = f"{offer.name} was trained with labels: say by label what the picture shows."
         raise invalid(message, "label", "missing_required_parameter")
@@ -79,7 +79,7 @@ async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, hel
 def prepare(
     fields: schemas.Edit | schemas.Variation, offer: Offer, sent: Uploads, limits: Limits
 ) -> PreparedPictures:
-    """Decode the pictures of a request and bring them to the model's size.
+    """Decode the pictures of a request and resize them for the model.
 
     Raises ApiError.
     """
@@ -88,7 +88,10 @@ def prepare(
 
 
 def check(content: bytes, limits: Limits, param: str) -> None:
-    """Raise ApiError for a file whose header is not that of a still picture within the limits."""
+    """Raise ApiError unless a file is a still picture within the limits.
+
+    Only its header is read.
+    """
     if not content:
         raise ApiError(400, "The file is empty.", param=param, code="empty_image_file")
     if len(content) > limits.file_bytes:
@@ -140,18 +143,18 @@ def _varied(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Li
 
 
 def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> PreparedPictures:
-    """Prepare a picture as the model sees it, the part to paint, and how to lay the result back."""
+    """Prepare a picture as the model sees it, the part to paint, and how to put the result back."""
     picture, where = _to_edit(content, mask, offer, limits)
     height, width = where.shape
     if n * width * height > limits.pixels:
         message = (
-            f"{n} pictures of {width}x{height} are more than {limits.pixels:,} pixels: ask for fewer, or "
+            f"{n} pictures of {width}x{height} are more than {limits.pixels:,} pixels: request fewer, or "
             "send a smaller one."
         )
         raise invalid(message, "n")
     window = masks.window_of(where, offer)
     seen, covered = picture[window], where[window]
-    if mask is None and not covered.all():  # colours that an editor left under transparency mean nothing
+    if mask is None and not covered.all():  # colours that an editor left under transparency have no meaning
         seen = seen.copy()
         seen[covered] = seen[~covered].mean(axis=0).round().astype(np.uint8)
     size = (offer.width, offer.height)
@@ -196,7 +199,7 @@ def _composed(
     limits: Limits,
     painted: Pixels,
 ) -> list[Pixels]:
-    """Lay painted pictures into the picture that was sent, decoded once more."""
+    """Put painted pictures into the picture that was sent, decoded again."""
     picture, where = _to_edit(content, mask, offer, limits)
     return masks.lay_into(picture, where, window, painted)
 
@@ -213,14 +216,16 @@ async def _content(reference: schemas.Reference, param: str, settings: Settings,
     allowed, seconds = settings.outbound.pictures, settings.outbound.seconds
     try:
         if not allowed:
-            raise outbound.AddressError("This service fetches no pictures: send the picture as a data URL.")
+            raise outbound.AddressError(
+                "This service does not fetch pictures: send the picture as a data URL."
+            )
         return await outbound.get(url, allowed, most=limits.file_bytes, seconds=seconds, on_bytes=held.hold)
     except outbound.AddressError as error:
         raise ApiError(400, str(error), param=param, code="invalid_image_url") from None
 
 
 def is_data_url(url: str) -> bool:
-    """Whether an address holds the picture itself."""
+    """Return whether an address is a data URL."""
     return url[:5].lower() == "data:"
 
 

@@ -16,7 +16,7 @@ from danqing.service.requests.content_type import require_content_type
 from danqing.service.settings import Limits
 
 _MOST_STRUCTURE = 65_536
-"""Bytes of JSON beside the contents of strings; many small values take many times their bytes in memory."""
+"""Bytes of JSON outside strings; many small values take many times their bytes in memory."""
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """A string that is not closed reaches to the end; possessive quantifiers never backtrack."""
 _WITHIN = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -124,7 +124,7 @@ def _long_string(body: bytes | bytearray, start: int, end: int) -> str:
 
 
 def _insert_long(value: Any, long: Mapping[str, str]) -> Any:
-    """Return a value with the long strings in the places of their marks."""
+    """Return a value with marks replaced by their long strings."""
     if isinstance(value, dict):
         return {name: _insert_long(one, long) for name, one in value.items()}
     if isinstance(value, list):
@@ -133,7 +133,7 @@ def _insert_long(value: Any, long: Mapping[str, str]) -> Any:
 
 
 async def write_json(value: Any) -> AsyncIterator[str]:
-    """Yield the JSON of a value in pieces, as `json.dumps` writes it with sorted names.
+    """Yield the JSON of a value in pieces, with sorted names.
 
     The value may hold large pictures; other requests run between the pieces.
     """

@@ -1,4 +1,4 @@
-"""The geometry of masks: which part of a picture a model sees, and how its painting is laid back."""
+"""The geometry of masks: which part of a picture a model sees, and how the result is put back."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,10 @@ _NEARLY_WHOLE = 0.98
 
 
 def window_of(where: Mask, offer: Offer) -> tuple[slice, slice]:
-    """Return the largest window with the model's aspect ratio that contains the whole mask.
+    """Return the largest window with the model's aspect ratio around a mask.
 
-    where: bool `[h, w]`, true where to paint. The window is the whole picture where that is nearly the same.
-    Raises ApiError where no such window contains the mask.
+    where: bool `[h, w]`, true where to paint. The window is the whole picture if that is nearly the same.
+    Raises ApiError if no such window contains the mask.
     """
     height, width = where.shape
     part_width = min(width, max(1, round(height * offer.width / offer.height)))
@@ -61,10 +61,10 @@ def resize_mask(where: Mask, size: tuple[int, int]) -> Mask:
 
 
 def lay_into(picture: Pixels, where: Mask, window: tuple[slice, slice], painted: Pixels) -> list[Pixels]:
-    """Lay painted pictures into the picture that was sent, at its own size.
+    """Put painted pictures into the sent picture, at its size.
 
     picture: uint8 `[h, w, c]`.
-    where: bool `[h, w]`; every pixel outside of it stays exactly as it was.
+    where: bool `[h, w]`; every pixel outside it stays unchanged.
     window: the part of the picture that was painted.
     painted: uint8 `[n, h, w, c]`, at the model's size.
     """

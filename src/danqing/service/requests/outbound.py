@@ -1,4 +1,4 @@
-"""Requests to other hosts: only to allowed ones, and to the very address that was checked.
+"""Requests to other hosts: only to allowed ones, and only to the address that was checked.
 
 A name is resolved once. If all its addresses are public, the connection goes to one of them, whatever the
 name resolves to a moment later (DNS rebinding). Redirects are not followed, and content is not decompressed.
@@ -27,7 +27,7 @@ _TRANSLATED = tuple(
 
 
 class AddressError(DanqingError):
-    """An address that the service may not call, or that could not be read."""
+    """An address that is forbidden or could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Target:
 
 
 async def target(url: str, allowed: Sequence[str], seconds: float = 10.0) -> Target:
-    """Resolve and check an address; raises AddressError where it is not allowed.
+    """Resolve and check an address; raises AddressError if it is not allowed.
 
-    allowed: names of hosts, `*.example.org` for all below a domain, with `:port` where it is not the default
+    allowed: names of hosts, `*.example.org` for all below a domain, with `:port` if it is not the default
         port. Names must have only public addresses; other addresses must be listed as numbers.
     seconds: that resolving may take.
     """
@@ -131,7 +131,7 @@ def _matches(entry: str, host: str, port: int, usual: int) -> bool:
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a host is, where it is not a name."""
+    """Return the address in a host, None if the host is a name."""
     try:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -153,7 +153,7 @@ async def _resolved(host: str, port: int, seconds: float) -> ipaddress.IPv4Addre
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether an address is reachable from the internet, and is not translated to another."""
+    """Return whether an address is public, and not translated."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)

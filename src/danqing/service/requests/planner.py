@@ -53,7 +53,7 @@ class CheckedRequest:
 
     @property
     def n(self) -> int:
-        """How many pictures are requested."""
+        """Return how many pictures are requested."""
         return self.fields.n or 1
 
 
@@ -61,11 +61,11 @@ class CheckedRequest:
 class PlannedRequest:
     """A validated request: what to paint, and how to return it.
 
-    seed: which all pictures follow from, given by the client or drawn.
-    revised: the prompt in the model's own words, None where it is unchanged.
+    seed: of all pictures, given by the client or drawn.
+    revised: the prompt in the model's own words, None if it is unchanged.
     tokens: of the text and of the pictures that were sent.
     alpha: whether painted pictures have an alpha channel, before `output` is applied.
-    compose: makes the pictures to return from the painted ones; None where they are the same.
+    compose: makes the pictures to return from the painted ones; None if they are the same.
     """
 
     endpoint: Endpoint
@@ -81,17 +81,17 @@ class PlannedRequest:
 
     @property
     def n(self) -> int:
-        """How many pictures are requested."""
+        """Return how many pictures are requested."""
         return len(self.order.rows)
 
     @property
     def streams(self) -> bool:
-        """Whether the client wants the answer as events."""
+        """Return whether the client wants the answer as events."""
         return bool(isinstance(self.fields, schemas.Guided) and self.fields.stream)
 
     @property
     def work(self) -> int:
-        """The cost of encoding all pictures, previews included; see `OutputFormat.work`."""
+        """Return the cost of encoding all pictures, previews included; see `OutputFormat.work`."""
         return (
             self.n * max(self.output.work, self.offer.width * self.offer.height) * (1 + self.order.previews)
         )
@@ -110,7 +110,7 @@ class Planner:
     def find(self, name: str, caller: Caller) -> Offer:
         """Return the model of a name or an alias.
 
-        Raises ApiError 404 for an unknown name, and 403 where the key may not use the model.
+        Raises ApiError 404 for an unknown name, and 403 if the key may not use the model.
         """
         offer = self._offers.get(self._settings.aliases.get(name, name))
         if offer is None:
@@ -147,7 +147,7 @@ class Planner:
     async def read_pictures(
         self, request: CheckedRequest, held: HeldBytes, uploads: Uploads | None = None
     ) -> Uploads | None:
-        """Return the pictures of a request, None where it has none.
+        """Return the pictures of a request, None if it has none.
 
         Raises ApiError.
 
@@ -162,7 +162,7 @@ class Planner:
     async def embed(self, body: Mapping[str, Any], sent: Uploads, held: HeldBytes) -> dict[str, Any]:
         """Return a JSON body with its pictures in it.
 
-        What lies at their addresses may change later.
+        The content of their addresses may change later.
         """
 
         async def embedded(reference: Mapping[str, Any], content: bytes) -> Mapping[str, Any]:
@@ -271,7 +271,7 @@ class Planner:
 def _fields(
     endpoint: Endpoint, body: Mapping[str, Any], limits: Limits, *, as_text: bool
 ) -> schemas.Generation | schemas.Edit | schemas.Variation:
-    """Parse and check the fields, as far as that does not depend on the model."""
+    """Parse and check the fields, except for checks that depend on the model."""
     kind = schemas.FIELDS[endpoint]
     for name in kind.unsupported.keys() & body.keys():
         if body[name] is not None:

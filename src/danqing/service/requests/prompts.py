@@ -1,4 +1,4 @@
-"""What a prompt means to a model: a text, the name of a class, or nothing."""
+"""The meaning of a prompt to a model: a text, the name of a class, or nothing."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ _COMPARED_CHARACTERS, _COMPARED_NAMES = 64, 2000  # limits the cost of a compari
 class PromptMeaning:
     """What a model receives.
 
-    revised: the prompt in the model's own words, where these differ.
+    revised: the prompt in the model's own words, if these differ.
     """
 
     prompt: str | None = None
@@ -25,11 +25,11 @@ class PromptMeaning:
 
 
 def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMeaning:
-    """Return the prompt and the label of a request as the model understands them.
+    """Return the meaning of a prompt and a label to a model.
 
     A labelled model takes the name of a class or its caption, in any case and spacing, with any article.
 
-    prompt: None where the request has no such field.
+    prompt: None if the request has no such field.
 
     Raises ApiError 400 that names the nearest classes.
     """
@@ -43,7 +43,7 @@ def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMea
             )
         return PromptMeaning(label=name)
     if offer.reads == "none":
-        message = f"{offer.name} reads no prompt: leave the prompt empty."
+        message = f"{offer.name} does not read a prompt: leave the prompt empty."
         raise invalid(message, "prompt")
     asked = match(prompt, offer.labels, offer.captions)
     if asked is None:
@@ -54,7 +54,7 @@ def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMea
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that are most similar to a name, at most five."""
+    """Return at most five known names that are similar to a name."""
     forgiven = {comparable(one): one for one in list(known)[:_COMPARED_NAMES]}
     found = difflib.get_close_matches(comparable(name[:_COMPARED_CHARACTERS]), forgiven, n=5, cutoff=0.5)
     return [forgiven[one] for one in found]

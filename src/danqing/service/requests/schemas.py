@@ -1,4 +1,4 @@
-"""The fields of requests and answers: those of the OpenAI images API, and further ones."""
+"""The fields of requests and answers: those of the OpenAI images API, and additional ones."""
 
 import json
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,8 +17,8 @@ class Fields(BaseModel):
 
     Null means that a field is not set.
 
-    Further fields are options of the model's sampling, such as `temperature` or `top_p`; GET /v1/models lists
-    them.
+    Additional fields are options of the model's sampling, such as `temperature` or `top_p`; GET /v1/models
+    lists them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -77,12 +77,12 @@ class Fields(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The fields that are options of the model's sampling, without nulls."""
+        """Return the fields that are options of the model's sampling, without nulls."""
         return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
 
     @property
     def identifier(self) -> str | None:
-        """For whom the pictures are painted, as the client says."""
+        """Return the user for whom the client requests the pictures."""
         return self.safety_identifier or self.user or None
 
 
@@ -112,7 +112,7 @@ class Guided(Fields):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The fields that are options of the model's sampling, without nulls."""
+        """Return the fields that are options of the model's sampling, without nulls."""
         named = {"guidance_scale": self.guidance_scale, "num_steps": self.num_steps}
         return {**super().options, **{name: value for name, value in named.items() if value is not None}}
 
@@ -179,7 +179,7 @@ class Usage(BaseModel):
     """The tokens of a request.
 
     Text counts a quarter of its bytes in UTF-8; pictures count the codes that the model writes, or one per
-    16x16 pixels where it writes none.
+    16x16 pixels if it writes none.
     """
 
     total_tokens: int
@@ -214,7 +214,7 @@ class ImagesResponse(BaseModel):
 class ImageEvent(BaseModel):
     """An event of a stream.
 
-    For a finished picture it has `usage`, `seed` and, where one was sent, `safety_identifier`; for an
+    For a finished picture it has `usage`, `seed` and, if one was sent, `safety_identifier`; for an
     intermediate one `partial_image_index`. With several pictures, `image_index` is the number of this one.
     """
 
@@ -234,7 +234,7 @@ class ImageEvent(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model in GET /v1/models: the documented fields, then further ones."""
+    """A model in GET /v1/models: the documented fields, then additional ones."""
 
     id: str
     object: Literal["model"] = "model"
@@ -266,7 +266,7 @@ class ModelList(BaseModel):
 
 
 class Mistake(BaseModel):
-    """What is wrong with a request, or failed in the service."""
+    """What is wrong with a request, or what failed in the service."""
 
     message: str
     type: str

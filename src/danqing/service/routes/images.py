@@ -78,7 +78,7 @@ async def generate(request: Request, caller: Annotated[Caller, Depends(needs("ge
 async def edit(request: Request, caller: Annotated[Caller, Depends(needs("edit"))]) -> Response:
     """Paint a part of a picture again.
 
-    Every pixel outside of the mask stays exactly as it was, at the picture's own size. The prompt describes
+    Every pixel outside the mask stays exactly as it was, at the picture's own size. The prompt describes
     the whole picture, as in generations.
     """
     return await _answer("edits", request, caller)

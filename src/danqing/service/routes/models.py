@@ -19,7 +19,10 @@ _AnyKey = Annotated[Caller, Depends(any_key)]
 
 @router.get("", summary="All models", responses={200: {"model": schemas.ModelList}, **schemas.REJECTED})
 async def models(request: Request, caller: _AnyKey) -> JSONResponse:
-    """Return the models that the caller may use, in the order of the settings."""
+    """Return the models that the caller may use.
+
+    In the order of the settings.
+    """
     offers = service_of(request).scheduler.offers.values()
     data = [_describe(offer) for offer in offers if caller.may_use(offer.name)]
     return JSONResponse({"object": "list", "data": data})

@@ -1,4 +1,4 @@
-"""Health checks and metrics, for the people and programs that run the service."""
+"""Health checks and metrics for operators and monitoring."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz", summary="Whether the process answers")
 async def live() -> dict[str, str]:
-    """Answer 200: restart the process when it does not."""
+    """Answer 200; if this fails, restart the process."""
     return {"status": "ok"}
 
 
@@ -48,7 +48,7 @@ async def ready(request: Request) -> JSONResponse:
     dependencies=[Depends(needs("metrics"))],
 )
 async def numbers(service: Annotated[Service, Depends(service_of)]) -> Response:
-    """Return requests, queue and compute time, batches, failures by reason, pictures and memory."""
+    """Return metrics of requests, times, batches, failures, pictures and memory."""
     return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 

@@ -1,1 +1,1 @@
-"""The database of a service, and how its tables change."""
+"""The database of a service and its migrations."""

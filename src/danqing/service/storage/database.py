@@ -50,7 +50,10 @@ class Base(DeclarativeBase):
 
 
 class DatabaseError(DanqingError):
-    """The database cannot be written: its disk is full, or it is read-only."""
+    """The database cannot be written.
+
+    Its disk is full, or it is read-only.
+    """
 
 
 class DatabaseAwayError(DatabaseError):
@@ -63,7 +66,7 @@ class Database:
     SQLite has one thread: it allows one writer at a time, and a queue is cheaper than waiting for its lock.
 
     url: an SQLAlchemy URL, `sqlite:///FILE` or `postgresql://...`; raises ConfigError for others.
-    reading: opens the database read-only; raises ConfigError where a file does not exist.
+    reading: opens the database read-only; raises ConfigError if a file does not exist.
     """
 
     def __init__(self, url: str, *, reading: bool = False) -> None:
@@ -90,8 +93,8 @@ class Database:
     def migrate(self, patience: float = 10.0) -> None:
         """Migrate the tables to the newest version; data is kept.
 
-        Raises DatabaseAwayError where the database does not answer for `patience` seconds, DatabaseError
-        where a newer Danqing has written it.
+        Raises DatabaseAwayError if the database does not answer for `patience` seconds, DatabaseError
+        if a newer Danqing has written it.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -134,7 +137,7 @@ class Database:
                 ) from error
 
     def transact(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
-        """Call a function in a transaction, in this thread, and return what it returns.
+        """Call a function in a transaction in this thread; return its result.
 
         The transaction is committed when it returns, and rolled back when it raises. For the command line; a
         server uses `run`. Raises DatabaseAwayError, DatabaseError.
@@ -155,7 +158,7 @@ class Database:
             raise DatabaseAwayError("The database does not answer at present: retry in a moment.") from error
 
     async def run(self, function: Callable[[Session, *Ts], T], *arguments: *Ts, patience: float = 10.0) -> T:
-        """Call a function in a transaction in a thread; return what it returns.
+        """Call a function in a transaction in a thread; return its result.
 
         It is retried for `patience` seconds while the database is away. So it must be idempotent: a
         connection can break just after a commit. Choose identifiers outside of it. Raises DatabaseAwayError,
@@ -208,7 +211,7 @@ def _sqlite(url: URL) -> Engine:
     path = Path(str(url.database))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Created here with private permissions: it contains secrets of webhooks.
+        # Created here with private permissions, because it contains secrets of webhooks.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise DatabaseError(f"The database cannot be written: {error}.") from error
@@ -223,7 +226,7 @@ def _sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later would fail at once where another one writes.
+        # A transaction that reads first and writes later would fail at once if another transaction writes.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

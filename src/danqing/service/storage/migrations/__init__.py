@@ -1,1 +1,1 @@
-"""The steps that bring a database of an older Danqing to the shape of this one."""
+"""The steps that migrate the database of an older Danqing to this version."""

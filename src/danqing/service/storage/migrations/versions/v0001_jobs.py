@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Five tables."""
+    """Create five tables."""
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(40), nullable=False),

@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Three tables beside those of jobs."""
+    """Create three tables in addition to those of jobs."""
     op.create_table(
         "keys",
         sa.Column("id", sa.String(16), nullable=False),

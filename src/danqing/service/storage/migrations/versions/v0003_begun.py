@@ -8,6 +8,6 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Two columns."""
+    """Add two columns."""
     op.add_column("jobs", sa.Column("begun", sa.Double(), nullable=True))
     op.add_column("jobs", sa.Column("due", sa.Double(), nullable=True))
