@@ -63,8 +63,8 @@ def bits_per_dim(
 ) -> Tensor:
     """Estimate an upper bound on -log2 p(image) per dimension, `[n]` float32.
 
-    velocity: of the flow itself, neither clipped nor guided. Gradients flow through it even where the caller
-        has turned them off. Tensors that it holds must not have been made in inference mode.
+    velocity: of the flow that is measured; guidance makes it another flow. Gradients go through it even where
+        the caller has turned them off.
     images: `[n, c, h, w]` in [-1, 1], of 256 levels.
     rng: of the uniform noise and the signs, on the device of the images.
     samples: draws of both, averaged. More make the value more certain, not smaller.
