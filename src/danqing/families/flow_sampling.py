@@ -204,11 +204,11 @@ class Flow(FlowSampler):
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Return bits per dimension of each image `[n]`, float32: an estimate, not a bound.
+        """Return an upper bound on the bits per dimension of each image, `[n]` float32.
 
-        samples: random probes of the divergence, and draws of the dequantisation.
+        samples: draws of the noise within a level and of the probes, averaged.
         """
-        with torch.inference_mode(mode=False):
+        with torch.inference_mode(mode=False), torch.no_grad():
             present = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
             given = self.given(batch.condition, present)
             return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
