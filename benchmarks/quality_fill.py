@@ -163,12 +163,13 @@ def by_repaint(
 def changed_outside(model: Model, images: np.ndarray, cases: int) -> int:
     """Count the bytes outside of random masks that filling changed, with one step each."""
     rng, changed = np.random.default_rng(1), 0
+    label = model.labels[0] if model.labels else None
     for start in range(0, cases, 1000):
         count = min(1000, cases - start)
         chosen = images[rng.integers(len(images), size=count)]
         shares = rng.random((count, 1, 1))  # nearly nothing to nearly everything
         masks = rng.random((count, *images.shape[1:3])) < shares
-        filled = model.fill(Images(chosen), masks, seed=start, num_steps=1).array
+        filled = model.fill(Images(chosen), masks, label=label, seed=start, num_steps=1).array
         changed += int((filled != chosen)[~masks].sum())
     return changed
 

@@ -12,7 +12,6 @@ from danqing.families.ode_likelihood import END, bits_per_dim, exact_trace, log_
 MEAN = 0.2
 DEVIATIONS = torch.tensor([[[0.001, 0.05], [0.3, 1.0]]], dtype=torch.float64)
 """Of an image `[1, 2, 2]`: from a pixel that is always the same to one of all values."""
-BLUR = ((1 - END) / END) ** 2
 
 
 def of_gaussian(x: Tensor, t: Tensor) -> Tensor:
@@ -22,28 +21,31 @@ def of_gaussian(x: Tensor, t: Tensor) -> Tensor:
     return MEAN + (t * DEVIATIONS**2 - (1 - t)) / variance * (x - t * MEAN)
 
 
+AT_END = ((END * DEVIATIONS) ** 2 + (1 - END) ** 2).sqrt()
+
+
 def drawn(n: int = 6) -> Tensor:
+    """Points at time END."""
     rng = torch.Generator().manual_seed(0)
-    return MEAN + DEVIATIONS * torch.randn(n, 1, 2, 2, generator=rng, dtype=torch.float64)
+    return END * MEAN + AT_END * torch.randn(n, 1, 2, 2, generator=rng, dtype=torch.float64)
 
 
 def known_density(x: Tensor) -> Tensor:
-    normal = torch.distributions.Normal(MEAN, (DEVIATIONS**2 + BLUR).sqrt())
-    return normal.log_prob(x).flatten(1).sum(1)
+    return torch.distributions.Normal(END * MEAN, AT_END).log_prob(x).flatten(1).sum(1)
 
 
-@pytest.mark.parametrize(("sampler", "bits"), [("midpoint", 0.003), ("heun", 0.01), ("adaptive", 0.003)])
+@pytest.mark.parametrize(("sampler", "bits"), [("midpoint", 0.001), ("heun", 0.005), ("adaptive", 0.003)])
 def test_the_density_of_gaussian_data_is_the_known_one(sampler: str, bits: float) -> None:
-    found = log_density(of_gaussian, drawn(), exact_trace, sampler=sampler)
+    found = log_density(of_gaussian, drawn(), exact_trace, sampler=sampler, tolerance=1e-4)
     assert float((found - known_density(drawn())).abs().max()) / (4 * math.log(2)) < bits
 
 
 def test_the_error_falls_with_the_square_of_the_steps() -> None:
     coarse, fine = (
         float((log_density(of_gaussian, drawn(), exact_trace, steps=s) - known_density(drawn())).abs().max())
-        for s in (64, 128)
+        for s in (32, 64)
     )
-    assert math.log2(coarse / fine) == pytest.approx(2, abs=0.1)
+    assert math.log2(coarse / fine) == pytest.approx(2, abs=0.25)
 
 
 class Correlated(nn.Module):
@@ -62,7 +64,7 @@ class Correlated(nn.Module):
         return (between @ torch.linalg.solve(variance, x.reshape(-1, 4, 1))).reshape(x.shape)
 
     def density(self, x: Tensor) -> Tensor:
-        covariance = self.covariance.detach() + BLUR * torch.eye(4, dtype=x.dtype)
+        covariance = END**2 * self.covariance.detach() + (1 - END) ** 2 * torch.eye(4, dtype=x.dtype)
         return torch.distributions.MultivariateNormal(torch.zeros(4).double(), covariance).log_prob(
             x.reshape(-1, 4)
         )
@@ -79,19 +81,36 @@ def test_signs_give_the_trace_on_average() -> None:
     assert model.covariance.grad is None
 
 
+LEVELS = torch.randint(60, 200, (32, 3, 8, 8), generator=torch.Generator().manual_seed(2)) / 127.5 - 1
+
+
+def of_noise(x: Tensor, t: Tensor) -> Tensor:
+    """The velocity of independent pixels of deviation 0.3."""
+    t = t[:, None, None, None]
+    return (t * 0.09 - (1 - t)) / (t**2 * 0.09 + (1 - t) ** 2) * x
+
+
 def test_bits_per_dim_are_those_of_a_discretised_gaussian() -> None:
-    levels = (2 * torch.randint(60, 200, (64, 3, 4, 4), generator=torch.Generator().manual_seed(2)) / 255) - 1
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        t = t[:, None, None, None]
-        return (t * 0.09 - (1 - t)) / (t**2 * 0.09 + (1 - t) ** 2) * x
-
-    found = bits_per_dim(velocity, levels, torch.Generator().manual_seed(0), samples=2)
-    exact = -build_likelihood("gaussian", 0.3).log_prob(torch.zeros_like(levels), levels)
+    found = bits_per_dim(of_noise, LEVELS, torch.Generator().manual_seed(0), samples=2)
+    exact = -build_likelihood("gaussian", 0.3).log_prob(torch.zeros_like(LEVELS), LEVELS)
+    exact = exact / (LEVELS[0].numel() * math.log(2))
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, exact / (48 * math.log(2)), atol=0.01, rtol=0)
-    again = bits_per_dim(velocity, levels, torch.Generator().manual_seed(0), samples=2)
+    assert 0 < float((found - exact).mean()) < 0.05, "a bound, and a tight one"
+    assert float((found - exact).abs().max()) < 0.2
+    again = bits_per_dim(of_noise, LEVELS, torch.Generator().manual_seed(0), samples=2)
     assert torch.equal(found, again)
+
+
+def test_a_network_that_is_not_exact_near_the_image_costs_little() -> None:
+    error = 0.01 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(5))
+
+    def inexact(x: Tensor, t: Tensor) -> Tensor:
+        return of_noise(x, t) + error / (1 - t)[:, None, None, None]  # the predicted image is off by `error`
+
+    plain, found = (
+        bits_per_dim(velocity, LEVELS, torch.Generator().manual_seed(0)) for velocity in (of_noise, inexact)
+    )
+    assert 0 < float((found - plain).mean()) < 0.1
 
 
 def test_the_likelihood_of_an_image_does_not_depend_on_its_batch() -> None:

@@ -12,11 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from danqing.data import Dataset
 from danqing.data.cache import default_folder
+from danqing.data.degrade import Degradation, source_images
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
-from danqing.images import Images, Pixels
+from danqing.families.base import Translates
+from danqing.images import Images, Pixels, to_uint8
+from danqing.model.conditions import Label
 from danqing.model.model import Model
 from danqing.precision import exact
 from danqing.progress import ProgressCallback
@@ -131,11 +135,25 @@ def reconstruct(
                 on_progress(int(part[0]), len(rows), "Reconstructing")
             label = None if labels is None else labels[part[0] : part[-1] + 1]
             with exact():
-                again = model.reconstruct(Images(images.images(rows[part])), label)
-            yield again.array
+                yield remade(model, images, rows[part], label).array
 
     (width, height), none = images.size, np.full(len(rows), -1, np.int64)
     return store_images(parts(), (len(rows), height, width, images.channels), none, ())
+
+
+def remade(model: Model, images: ImageSet, rows: NDArray[np.int64], label: Label = None) -> Images:
+    """Return images as a model makes them again.
+
+    A model of pairs makes them from their source images, any other from their latents.
+    Raises EvaluationError where there are no source images.
+    """
+    if not isinstance(model.family, Translates):
+        return model.reconstruct(Images(images.images(rows)), label)
+    steps = model.facts.get("data", {}).get("prepared", {}).get("degrade")
+    if not isinstance(images, Dataset) or not (steps or images.has_pairs):
+        raise EvaluationError("This model turns one image into another: compare it with a data set of pairs.")
+    sources = source_images(images, rows.tolist(), Degradation(steps) if steps else None, seed=0)
+    return model.translate(Images(to_uint8(sources)), label=label, seeds=rows.tolist())
 
 
 def store_images(

@@ -21,7 +21,7 @@ REGISTRY = {
     "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
     "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
     "transformer": ("danqing.families.transformer_sampling", "TransformerFamily", "TransformerConfig"),
-    "flow": ("danqing.families.flow_sampling", "Flow", "FlowConfig"),
+    "flow": ("danqing.families.flow_sampling", "FlowSampler", "FlowConfig"),
 }
 """Module, class and configuration class of each family of our own; these names win over other packages'."""
 GROUP = "danqing.families"

@@ -340,6 +340,21 @@ class Varies(Protocol):
 
 
 @runtime_checkable
+class Translates(Protocol):
+    """A family that turns one image into another, and learned that from pairs."""
+
+    def translate(
+        self, source: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
+    ) -> Tensor:
+        """Turn source images `[n, c, h, w]` into the images that belong to them.
+
+        Image i depends on row i and `seeds[i]` alone.
+        options: those of `sample`.
+        """
+        ...
+
+
+@runtime_checkable
 class Perceives(Protocol):
     """A family whose loss uses the features of another network.
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from danqing.errors import ConfigError
 from danqing.families import paths, samplers
-from danqing.families.base import Batch, Condition, OnStep
+from danqing.families.base import Batch, Condition, Learner, OnStep
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
@@ -19,8 +19,16 @@ from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import normal
 
 
-class Flow(FlowModel):
-    """A flow model that samples with options, fills, varies, translates and says how likely an image is."""
+class FlowSampler(FlowModel):
+    """A flow model that samples with options."""
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Learner]]:
+        return {"flow model of pairs": FlowTranslator, "": Flow}
+
+    @classmethod
+    def from_config(cls, config: FlowConfig) -> Learner:
+        return FlowTranslator(config) if config.pairs else Flow(config)
 
     def sample_defaults(self) -> Mapping[str, Any]:
         config = self.config
@@ -144,6 +152,10 @@ class Flow(FlowModel):
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)} (got {chosen[name]!r}).", name)
         return chosen
 
+
+class Flow(FlowSampler):
+    """A flow model of images: it also fills, varies and says how likely an image is."""
+
     def fill(
         self,
         images: Tensor,
@@ -191,6 +203,22 @@ class Flow(FlowModel):
         velocity = self._velocity(condition, len(seeds), chosen)
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
 
+    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
+        """Return an upper bound on the bits per dimension of each image, `[n]` float32.
+
+        samples: draws of the noise within a level and of the probes, averaged.
+        """
+        with torch.inference_mode(mode=False), torch.no_grad():
+            present = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
+            given = self.given(batch.condition, present)
+            return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
+
+
+class FlowTranslator(FlowSampler):
+    """A flow model of pairs: it turns a source image into the image that belongs to it."""
+
+    has_prior: ClassVar[bool] = False
+
     def translate(
         self,
         source: Tensor,
@@ -202,18 +230,6 @@ class Flow(FlowModel):
     ) -> Tensor:
         """Turn source images `[n, c, h, w]` into the images that they belong to.
 
-        options: as of `sample`. Raises ConfigError where the model did not learn pairs.
+        options: as of `sample`.
         """
-        if not self.config.pairs:
-            raise ConfigError("This model did not learn from pairs: train it with --pairs and pairs=true.")
         return self.sample(replace(condition, image=source), seeds=seeds, on_step=on_step, **options)
-
-    def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Return bits per dimension of each image `[n]`, float32: an estimate, not a bound.
-
-        samples: random probes of the divergence, and draws of the dequantisation.
-        """
-        with torch.inference_mode(mode=False):
-            present = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
-            given = self.given(batch.condition, present)
-            return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)

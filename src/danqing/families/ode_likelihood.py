@@ -12,11 +12,16 @@ generative modeling", appendix D.2).
 An image has 256 levels and a flow has a density. Uniform noise within a level turns one into the other, and
 gives an upper bound on the bits (Theis et al. 2016, section 3.1).
 
-A flow is followed to time T = END < 1, for three reasons. The velocity divides by 1−t. Training weighs the
-last times little, where 1−t is clamped. And images of 256 levels say nothing of finer detail. So the model
-that is measured is x_T / T: the flow's image with noise of deviation (1−T)/T. END makes that the deviation of
-the uniform noise, so that the network sees at time T about as much noise as it learned from. (Song et al.
-2021 also stop early, at a time of 1e-5.)
+The flow is followed to time T = END < 1 alone. Beyond it 1−t is clamped in training, so that the network has
+not learned images more precisely than to about 1−T. Followed further, an error e of the predicted image would
+count as noise of e / (1−t) deviations: 0.01 is 4 of them at the scale of a level, or 14 bits. So x_T is a
+latent variable, as the last step of a diffusion model is (Ho et al. 2020, section 3.3; Kingma et al. 2021,
+equation 7). For noise ε and y, the image with uniform noise,
+
+    −log p(y) ≤ E[log q(x_T | y) − log p_T(x_T) − log p(y | x_T)],   x_T = T·y + (1−T)·ε,
+
+where p(y | x_T) is Gaussian around the predicted image, with one deviation for each image that is drawn from
+a grid of SCALES.
 """
 
 import math
@@ -34,11 +39,16 @@ LikelihoodSampler = Literal["heun", "midpoint", "adaptive"]
 LEVEL = 2 / 255
 """The width of one of 256 levels in [-1, 1]."""
 
-END = 1 / (1 + LEVEL / math.sqrt(12))
-"""The time at which the noise of the path, (1−t)/t, has the deviation of uniform noise within a level."""
+END = 0.95
+"""The time up to which the flow is followed; training clamps 1−t at 0.05."""
 
-STEPS = 64
-"""Midpoint steps that are right to 0.003 bits per dimension for Gaussian data (a test holds it)."""
+SCALES = 32
+"""Deviations from that of uniform noise within a level to one that covers the noise at END, evenly in their
+logarithm. Drawing one of them costs at most 5 bits for an image.
+"""
+
+STEPS = 32
+"""Midpoint steps that are right to 0.001 bits per dimension for Gaussian data (a test holds it)."""
 
 
 def bits_per_dim(
@@ -53,27 +63,41 @@ def bits_per_dim(
 ) -> Tensor:
     """Estimate an upper bound on -log2 p(image) per dimension, `[n]` float32.
 
-    velocity: of the flow itself, neither clipped nor guided. Gradients flow through it even where the caller
-        has turned them off. Tensors that it holds must not have been made in inference mode.
+    velocity: of the flow that is measured; guidance makes it another flow. Gradients go through it even where
+        the caller has turned them off.
     images: `[n, c, h, w]` in [-1, 1], of 256 levels.
     rng: of the uniform noise and the signs, on the device of the images.
     samples: draws of both, averaged. More make the value more certain, not smaller.
     steps: of the sampler; each evaluates the velocity and a gradient twice. tolerance: of "adaptive".
     """
-    size, total = images[0].numel(), torch.zeros(len(images), device=images.device)
-    for _ in range(samples):
-        noise = torch.rand(images.shape, generator=rng, device=images.device) - 0.5
-        signs = torch.rand(images.shape, generator=rng, device=images.device).round() * 2 - 1
-        found = log_density(
-            velocity,
-            images + LEVEL * noise,
-            trace_by_signs(signs),
-            sampler=sampler,
-            steps=steps,
-            tolerance=tolerance,
-        )
-        total += found + size * math.log(LEVEL)
-    return nats_to_bits_per_dim(-total / samples, size)
+    shape, device, size = images.shape, images.device, images[0].numel()
+    with torch.inference_mode(False), torch.no_grad():
+        images, total = images.clone(), torch.zeros(len(images), device=device)
+        for _ in range(samples):
+            y = images + LEVEL * (torch.rand(shape, generator=rng, device=device) - 0.5)
+            noise = torch.randn(shape, generator=rng, device=device)
+            signs = torch.rand(shape, generator=rng, device=device).round() * 2 - 1
+            x, t = END * y + (1 - END) * noise, torch.full((len(y),), END, device=device)
+            image = predicted_image(x, t, velocity(x, t))
+            total += _log_last_step(y - image, noise)
+            total += log_density(
+                velocity, x, trace_by_signs(signs), sampler=sampler, steps=steps, tolerance=tolerance
+            )
+    return nats_to_bits_per_dim(-total / samples - size * math.log(LEVEL), size)
+
+
+def _log_last_step(error: Tensor, noise: Tensor) -> Tensor:
+    """Return log p(y | x_T) − log q(x_T | y), `[n]`.
+
+    error: y less the predicted image. noise: of x_T, in deviations.
+    """
+    size, largest = error[0].numel(), 4 * (1 - END)
+    logs = torch.linspace(math.log(LEVEL / math.sqrt(12)), math.log(largest), SCALES, device=error.device)
+    squares = error.flatten(1).square().sum(1)
+    each = -squares[:, None] / (2 * (2 * logs).exp()) - size * logs
+    log_p = each.logsumexp(1) - math.log(SCALES)
+    log_q = -noise.flatten(1).square().sum(1) / 2 - size * math.log(1 - END)
+    return log_p - log_q
 
 
 Trace = Callable[[Tensor, Tensor], Tensor]
@@ -82,17 +106,16 @@ Trace = Callable[[Tensor, Tensor], Tensor]
 
 def log_density(
     velocity: Velocity,
-    images: Tensor,
+    x: Tensor,
     trace: Trace,
     *,
     sampler: LikelihoodSampler = "midpoint",
     steps: int = STEPS,
     tolerance: float = TOLERANCE,
 ) -> Tensor:
-    """Compute the log-density of images in nats, `[n]` float32.
+    """Return the log-density of a flow at time END, `[n]` float32 in nats.
 
-    It is that of x_T / T for T = END.
-    images: `[n, ...]`, continuous.
+    x: `[n, ...]`, points at that time.
 
     The flow is followed in w = x / (1−t) over u = t / (1−t), where it is dw/du = x̂, the predicted image.
     Where an image is certain, x̂ is constant and every step is exact; in x and t the error of the noise would
@@ -104,20 +127,20 @@ def log_density(
         """d/du of w, flattened, and of the integral of the divergence, `[n, d + 1]`; u = share · longest."""
         left = 1 / (1 + longest * share)  # 1 − t
         with torch.enable_grad():
-            x = (left[:, None] * state[:, :-1]).reshape(images.shape).detach().requires_grad_()
-            image = predicted_image(x, 1 - left, velocity(x, 1 - left))
-            divergence = left * trace(image, x)
+            moved = (left[:, None] * state[:, :-1]).reshape(x.shape).detach().requires_grad_()
+            image = predicted_image(moved, 1 - left, velocity(moved, 1 - left))
+            divergence = left * trace(image, moved)
         rates = torch.cat([image.detach().flatten(1), divergence.detach()[:, None]], 1)
         return longest * rates.to(state.dtype)
 
     with torch.inference_mode(False), torch.no_grad():
-        w = END / (1 - END) * images.clone().flatten(1)
+        w = x.clone().flatten(1) / (1 - END)
         start = torch.cat([w, torch.zeros_like(w[:, :1])], 1)
         shares = [((1 + longest) ** (1 - step / steps) - 1) / longest for step in range(steps + 1)]
         state = integrate(sampler, predicted, start, shares, tolerance=tolerance)
         noise, integral, size = state[:, :-1], -state[:, -1], w.shape[1]
         prior = -(noise.square().sum(1) + size * math.log(2 * math.pi)) / 2
-        return prior - integral + size * math.log(longest)
+        return prior - integral - size * math.log(1 - END)
 
 
 def trace_by_signs(signs: Tensor) -> Trace:

@@ -38,7 +38,7 @@ _SCORES_AT_ONCE = 2**24
 _DRAWS_AT_ONCE = 256
 _FINE, _COARSE = 16, 8
 """Rows and columns to which images are reduced: of few images, and of more than _FEW."""
-_FEW = 2**13
+_FEW = 2**14
 _LEAST_DISTANCE = 1e-6
 _UNEVENNESS_DRAWS = 70
 """Times √N; the estimate then has a standard deviation of about √2 / 70."""

@@ -72,16 +72,20 @@ def sample_in_chunks(
     return Images(in_chunks(compute, n, family.chunk))
 
 
-def pixels_of(images: Images, config: FamilyConfig, device: torch.device) -> Callable[[list[int]], Tensor]:
+def pixels_of(
+    images: Images, config: FamilyConfig, device: torch.device, channels: int = 0
+) -> Callable[[list[int]], Tensor]:
     """Return a function that gives some images as floats.
 
-    They are `[n, c, h, w]` on a device. Raises ConfigError where the images do not have the size and channels
-    of the model.
+    They are `[n, c, h, w]` on a device.
+    channels: that the images must have; 0 is those of the model.
+    Raises ConfigError where they do not have these, or not the size of the model.
     """
+    channels = channels or config.channels
     pixels = torch.from_numpy(np.ascontiguousarray(images.array))  # images[::-1] is a view
-    if tuple(pixels.shape[1:]) != (config.height, config.width, config.channels):
+    if tuple(pixels.shape[1:]) != (config.height, config.width, channels):
         raise ConfigError(
-            f"This model takes images of {config.width}x{config.height} with {config.channels} channels, "
+            f"This model takes images of {config.width}x{config.height} with {channels} channels, "
             f"and these have {pixels.shape[2]}x{pixels.shape[1]} with {pixels.shape[3]}: resize them first."
         )
     return lambda rows: to_float(pixels[rows]).to(device)

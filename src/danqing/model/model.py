@@ -21,6 +21,7 @@ from danqing.families.base import (
     HasLikelihood,
     HasTokenLikelihood,
     Interpolates,
+    Translates,
     Traverses,
     Varies,
 )
@@ -172,7 +173,8 @@ class Model:
         def fill(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.fill(pixels(rows), covered[rows].to(self.device), wanted, **given)
 
-        return self._sample("fill", fill, condition, chosen, options, on_step)
+        filled = self._sample("fill", fill, condition, chosen, options, on_step)
+        return Images(np.where(np.broadcast_to(mask, shape)[..., None], filled.array, images.array))
 
     def vary(
         self,
@@ -205,6 +207,35 @@ class Model:
             return family.vary(pixels(rows), wanted, strength=strength, **given)
 
         return self._sample("vary", vary, condition, chosen, options, on_step)
+
+    def translate(
+        self,
+        images: Images,
+        *,
+        label: Label = None,
+        prompt: Prompt = None,
+        negative_prompt: Prompt = None,
+        attributes: Attributes = None,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        on_step: OnPainting | None = None,
+        **options: Any,
+    ) -> Images:
+        """Turn each source image into the image that belongs to it.
+
+        Other arguments are those of `vary`. Raises ConfigError where the model did not learn from pairs.
+        """
+        family, count = self.family, len(images)
+        if not isinstance(family, Translates):
+            raise self._cannot("turn one image into another", Translates)
+        pixels = pixels_of(images, family.config, self.device, family.config.source_channels)
+        chosen = conditions.image_seeds(count, seed, seeds)
+        condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
+
+        def translate(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
+            return family.translate(pixels(rows), wanted, **given)
+
+        return self._sample("sample", translate, condition, chosen, options, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """Return the labels that seeds draw where none are requested, `[n]`.

@@ -15,6 +15,7 @@ from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import DataError
 from danqing.evaluation import scores
+from danqing.evaluation.generated_images import remade
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.families.base import Learner
 from danqing.images import Images
@@ -40,7 +41,7 @@ class Publisher:
         self._folder, self._config, self._dataset = folder, config, dataset
         self.real = real_images(dataset, config)
         # A first stage shows reconstructions, if possible of images that it is not trained on.
-        self._originals = real_images(held.judged, config) if held else self.real
+        self._originals = held.judged if held else dataset
 
     @functools.cached_property
     def real_colours(self) -> NDArray[np.float64]:
@@ -51,7 +52,8 @@ class Publisher:
         """
         count, dataset = self._config.training.sample_images, self._dataset
         if not families.has_prior(self._config.family):
-            return channel_means(self._originals[: max(1, count // 2)].array)
+            rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
+            return channel_means(self._originals.images(rows).numpy())
         labels, rng = self._config.model.labels, generator(self._config.seed, "colours")
         groups = [np.arange(len(dataset))] * count
         if labels:
@@ -98,10 +100,18 @@ class Publisher:
             publish(folder, model, self._grid(model), [score])
 
     def _grid(self, model: Model) -> Images:
-        """The images of a grid; a first stage cannot sample and shows originals beside reconstructions."""
+        """The images of a grid.
+
+        A first stage cannot sample: each original stands beside its reconstruction. A model of pairs shows
+        each target beside what it made of the source.
+        """
         if not model.family.has_prior:
-            originals = self._originals[: max(1, self._config.training.sample_images // 2)]
-            return Images(np.concatenate([originals.array, model.reconstruct(originals).array], axis=2))
+            count = self._config.training.sample_images
+            rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
+            originals = self._originals.images(rows).numpy()
+            labels = map_labels(self._originals, model.labels)[rows].tolist() if model.labels else None
+            again = remade(model, self._originals, rows, labels)
+            return Images(np.concatenate([originals, again.array], axis=2))
         return sample_grid(model, self._config)
 
 
@@ -130,10 +140,13 @@ def prompts(config: RunConfig) -> list[str]:
 
 def real_images(dataset: Dataset, config: RunConfig) -> Images:
     """Return as many real images as a grid has, drawn evenly."""
-    count = min(config.training.sample_images, len(dataset))
-    rng = generator(config.seed, "real images")
-    chosen = torch.randperm(len(dataset), generator=rng)[:count].numpy()
-    return Images(dataset.images(np.sort(chosen)))
+    return Images(dataset.images(_drawn_rows(dataset, config.training.sample_images, config.seed)))
+
+
+def _drawn_rows(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
+    """At most `count` rows of a data set, drawn evenly, in order."""
+    chosen = torch.randperm(len(dataset), generator=generator(seed, "real images"))[:count]
+    return np.sort(chosen.numpy())
 
 
 def publish(folder: Path, model: Model, samples: Images, measured: Sequence[scores.Score] = ()) -> None:

@@ -30,7 +30,7 @@ from danqing.training.listener import Listener
 from danqing.training.post_hoc import averages_of, error_share, reconstruct
 from danqing.training.publication import Publisher
 from danqing.training.report import document as report
-from danqing.training.run import open_data
+from danqing.training.run import disk_errors_explained, open_data
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
 from danqing.training.snapshots import Snapshot, open_snapshots
@@ -72,6 +72,7 @@ def rebuild_ema(
         raise TrainingError(f"{folder.path} is not a run folder: give one that danqing train has written.")
     with contextlib.ExitStack() as stack:
         listener = listener or Display(stack.enter_context(Bar()))
+        stack.enter_context(disk_errors_explained(folder))
         stack.enter_context(folder.locked())
         _check_is_free(folder)
         with folder.readable():

@@ -130,7 +130,7 @@ def train(
     folder.create()
     with contextlib.ExitStack() as stack:
         listener = listener or Display(stack.enter_context(Bar()))
-        stack.enter_context(_disk_errors_explained(folder))
+        stack.enter_context(disk_errors_explained(folder))
         stack.enter_context(folder.locked())
         stack.enter_context(folder.recording_failure())
         wanted = folder.settle_config(wanted)
@@ -235,7 +235,8 @@ def _report_lost_labels(whole: Dataset, held: Held, listener: Listener) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors_explained(folder: RunFolder) -> Iterator[None]:
+def disk_errors_explained(folder: RunFolder) -> Iterator[None]:
+    """Raise TrainingError with what to do if a file of a run cannot be written or read."""
     try:
         yield
     except OSError as error:
