@@ -10,6 +10,7 @@ direct average, relative to the norm of the weights, and what each of the two ke
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ def measure(preset: str, data: str, images: int, folder: Path) -> None:
         print(f"  {length:>6g}  {error:>7.3%}" + "".join(f"  {value:>8.2%}" for value in kept))
 
 
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """Return the distance of two sets of weights, relative to the norm of the second."""
     apart = sum(float((one[name] - other[name]).square().sum()) for name in other)
     norm = sum(float(tensor.square().sum()) for tensor in other.values())

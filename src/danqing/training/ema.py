@@ -41,7 +41,7 @@ class HalfLife:
 
 @dataclass(frozen=True, slots=True)
 class PowerFunction:
-    """An average whose width is a fixed share of the run so far (Karras et al. 2024, EDM2, equation 5).
+    """An average whose width is a fixed share of the run so far (Karras et al. 2024, EDM2, section 3.1).
 
     Weights at `t` of `T` images count in proportion to (t/T)^γ. The random start counts for nothing.
     length: the standard deviation of that profile as a share of T, σ_rel in the paper.
@@ -51,8 +51,8 @@ class PowerFunction:
 
     def newest(self, images: int, step_images: int) -> float:
         # The integral of the normalised profile over the step, during which the weights are constant.
-        kept: float = ((images - step_images) / images) ** (exponent(self.length) + 1)
-        return 1 - kept
+        earlier: float = ((images - step_images) / images) ** (exponent(self.length) + 1)
+        return 1 - earlier
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def exponent(length: float) -> float:
     """Return γ of the profile (t/T)^γ whose standard deviation is `length` of T.
 
     length: in [SHORTEST, LONGEST], where γ falls from about 98 to 0.1.
-    The standard deviation is sqrt(γ+1) / ((γ+2) sqrt(γ+3)) (Karras et al. 2024, equation 7).
+    The standard deviation is sqrt(γ+1) / ((γ+2) sqrt(γ+3)) (EDM2, section 3.1).
     """
     low, high = 0.0, 1 / length
     while low < (middle := (low + high) / 2) < high:

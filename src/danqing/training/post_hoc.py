@@ -80,7 +80,7 @@ def error_share(averages: Sequence[tuple[int, float]], images: int, length: floa
     """
     factors = coefficients(averages, images, length)
     products, target, norm = _products(averages, images, length)
-    error = float(factors @ products @ factors - 2 * factors @ target + norm)
+    error = float(factors @ products @ factors - 2 * factors @ target) + norm
     distance = 1 / (2 * exponent(length) + 3)  # the integral of the squared profile before each time
     return math.sqrt(max(error, 0.0) / distance)
 
