@@ -85,7 +85,7 @@ def test_agreement_knows_right_pictures_from_wrong_ones(judge: caption_matcher.C
     askew = always(colour="red", shape="ring", place=(0, 0))
     right, wrong = comparison(painter(), 300), comparison(painter(askew), 300)
     for c in (right, wrong):
-        vars(c)["agreement"] = judge
+        vars(c)["caption_matcher"] = judge
     ours, theirs = measured(right, "prompt-agreement"), measured(wrong, "prompt-agreement")
     for metric in ("prompt-agreement", "prompt-agreement-top5"):
         real = ours[metric].settings["on_real_images"]
