@@ -1,6 +1,7 @@
 """The set-up of a comparison: its presets, with the same images, size, seed and budget for all."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,7 +155,7 @@ def _nearest(family: str, pixels: int) -> str:
     known = [
         preset
         for preset in map(presets.describe, presets.names())
-        if preset["family"] == family and preset["size"] and preset["name"].startswith(f"{family}-")
+        if preset["family"] == family and re.fullmatch(rf"{family}-\d+", preset["name"])
     ]
     if not known:
         raise ConfigError(f"No preset is made for the family {family}: name one by --presets.")
