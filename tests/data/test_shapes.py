@@ -86,7 +86,7 @@ def test_a_smaller_set_begins_like_a_larger_one_and_the_test_is_the_same() -> No
     assert few.key() != many.key()
     assert ShapesSource("test", 100).key() == ShapesSource("test", 1000).key()
     assert ShapesSource("all", 100).count() == 100 + ShapesSource("test", 1).count()
-    with pytest.raises(DataError, match="write shapes:50000"):
+    with pytest.raises(DataError, match="write for example shapes:50000"):
         open_dataset("shapes:many")
     with pytest.raises(DataError, match="has train and test"):
         open_dataset("shapes", split="validation")

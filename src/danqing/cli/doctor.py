@@ -24,6 +24,7 @@ _PURPOSES = {
     "digits": "the built-in set digits",
     "emoji": "the built-in set emoji",
     "features": "the default feature network for scores",
+    "hed": "a second, independent feature network for scores",
     "heif": "HEIC photos",
     "medical": "DICOM and NIfTI files",
     "mlflow": "tracking with MLflow",

@@ -286,9 +286,9 @@ class HasTokenizer:
 
 
 class HasGuide:
-    """A family that keeps an early copy of what it trains, which guidance leads away from, inherits this.
+    """A family that keeps an early copy of its network.
 
-    Its child `guide` is trained by no phase. It is taken once, from the average of the weights, after a share
+    Guidance leads away from the copy. A family says so by inheriting this. Its child `guide` is trained by no phase. It is taken once, from the average of the weights, after a share
     of the run; the buffer `guide_taken` says whether that happened, so that a resumed run knows.
     (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself".)
     """
@@ -341,7 +341,7 @@ class Varies(Protocol):
 
 @runtime_checkable
 class Translates(Protocol):
-    """A family that turns one image into another, and learned that from pairs."""
+    """A family that learned from pairs to translate images."""
 
     def translate(
         self, source: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any

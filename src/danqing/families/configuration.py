@@ -111,9 +111,9 @@ class FamilyConfig(BaseModel):
 
     @property
     def noise_chooses_images(self) -> bool:
-        """Return whether a step learns from noise and the images that belong to it (`Batch.noise`).
+        """Return whether noise chooses the images of a step.
 
-        An image is then seen about once in every epoch, and not exactly once.
+        The noise is then in `Batch.noise`, and an image is seen about once in every epoch, and not exactly once.
         """
         return False
 

@@ -140,7 +140,10 @@ def build_network(config: FlowConfig) -> ConditionedNet:
 
 
 class FlowModel(Family, HasGuide):
-    """A network that predicts images from noisy ones, and the velocity field that follows from it."""
+    """A network that predicts images from noisy ones.
+
+    The velocity of a point follows from its prediction.
+    """
 
     config: FlowConfig
     guide_taken: Tensor
@@ -155,7 +158,10 @@ class FlowModel(Family, HasGuide):
             self.register_buffer("guide_taken", torch.zeros((), dtype=torch.bool))
 
     def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
-        """Let Muon train kernels too, all but those that read and write images."""
+        """Let Muon train kernels too.
+
+        Those that read and write images are left to AdamW.
+        """
         is_edge = ".net.first." in name or ".net.last." in name
         if "weight" in name and parameter.dim() == 4 and not is_edge:
             return "matrix"
@@ -196,7 +202,10 @@ class FlowModel(Family, HasGuide):
         return network
 
     def output(self, z: Tensor, t: Tensor, given: Given, *, guide: bool = False) -> Tensor:
-        """Run the network, or its early copy, at points `z` of the linear path."""
+        """Run the network at points `z` of the linear path.
+
+        guide: run its early copy instead.
+        """
         network = self._network(guide)
         clock = self.path.clock(t)
         z = (z * paths.wide(self.path.input_scale(t))).contiguous(memory_format=torch.channels_last)
@@ -204,9 +213,10 @@ class FlowModel(Family, HasGuide):
         return out
 
     def given(self, condition: Condition, absent: Tensor, *, guide: bool = False) -> Given:
-        """Turn a condition into tensors; raises ConfigError where it lacks what this model reads.
+        """Turn a condition into tensors.
 
         absent: bool `[n]`, the images whose label or text is hidden.
+        Raises ConfigError where the condition lacks what this model reads.
         """
         config, encoded = self.config, None
         if config.reads_labels and config.labels and condition.label is None:
@@ -240,7 +250,10 @@ class FlowModel(Family, HasGuide):
         return torch.cat(parts, dim=1) if parts else None
 
     def start(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Return where the path begins: at noise, or at the source image with noise."""
+        """Return where the path begins.
+
+        That is noise, or the source image with noise.
+        """
         if not self.config.pairs:
             return noise
         return self.source(condition) + self.config.source_noise * noise
@@ -254,19 +267,28 @@ class FlowModel(Family, HasGuide):
     def predict(
         self, z: Tensor, t: Tensor, given: Given, precision: Precision, *, guide: bool = False
     ) -> Tensor:
-        """Return the images that the network, or its early copy, predicts at points `z`, float32."""
+        """Predict images from points `z`, float32.
+
+        guide: by the early copy of the network.
+        """
         with autocast(precision, z.device):
             output = self.output(z, t, given, guide=guide)
         return paths.predicted_image(self.config.path, self.config.prediction, output.float(), z, t)
 
     def velocity(self, z: Tensor, t: Tensor, given: Given, precision: Precision = "float32") -> Tensor:
-        """Return the velocity of points `z` at times `t`, towards the images that the network predicts."""
+        """Return the velocity towards the predicted images.
+
+        z: points `[n, c, h, w]` at times `t` `[n]`.
+        """
         return towards(self.predict(z, t, given, precision), z, t)
 
 
 # 3. Generation
 def towards(image: Tensor, z: Tensor, t: Tensor) -> Tensor:
-    """Return the velocity (x̂ - z) / (1 - t) that leads from `z` at time `t` to an image."""
+    """Return the velocity that leads from `z` at time `t` to an image.
+
+    It is (x̂ - z) / (1 - t).
+    """
     return (image - z) / paths.wide((1 - t).clamp_min(LEAST_NOISE))
 
 

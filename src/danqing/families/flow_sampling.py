@@ -154,7 +154,7 @@ class FlowSampler(FlowModel):
 
 
 class Flow(FlowSampler):
-    """A flow model of images: it also fills, varies and says how likely an image is."""
+    """A flow model that also fills, varies and bounds likelihoods."""
 
     def fill(
         self,
@@ -191,8 +191,9 @@ class Flow(FlowSampler):
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
-        """Add noise up to the time 1 - strength and return from there (Meng et al. 2022).
+        """Add noise to images and remove it again (Meng et al. 2022).
 
+        strength: sampling starts at the time 1 - strength.
         options: as of `sample`.
         """
         chosen, noise = self._checked(options), self._noise(seeds)
@@ -204,7 +205,7 @@ class Flow(FlowSampler):
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
-        """Return an upper bound on the bits per dimension of each image, `[n]` float32.
+        """Return an upper bound on bits per dimension, `[n]` float32.
 
         samples: draws of the noise within a level and of the probes, averaged.
         """
@@ -215,7 +216,7 @@ class Flow(FlowSampler):
 
 
 class FlowTranslator(FlowSampler):
-    """A flow model of pairs: it turns a source image into the image that belongs to it."""
+    """A flow model of pairs, which translates source images."""
 
     has_prior: ClassVar[bool] = False
 

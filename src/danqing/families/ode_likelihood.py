@@ -113,8 +113,9 @@ def log_density(
     steps: int = STEPS,
     tolerance: float = TOLERANCE,
 ) -> Tensor:
-    """Return the log-density of a flow at time END, `[n]` float32 in nats.
+    """Return the log-density of a flow at time END.
 
+    The result is float32 `[n]`, in nats.
     x: `[n, ...]`, points at that time.
 
     The flow is followed in w = x / (1−t) over u = t / (1−t), where it is dw/du = x̂, the predicted image.

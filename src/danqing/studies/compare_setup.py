@@ -116,7 +116,7 @@ def open_judged(data: str | Path, config: RunConfig) -> ComparisonData:
     Where there is no validation split, a part of the training images is held out for the scores during
     training; it is larger where it must judge in the end too and the data is small. Raises DataError.
     """
-    reading: dict[str, Any] = {"size": config.size, **config.data.model_dump(exclude={"augment"})}
+    reading: dict[str, Any] = {"size": config.size, **config.data.of_source()}
     whole = open_dataset(data, split="train", **reading)
     share = min(max(HELD_OUT, round(_JUDGES / len(whole), 2)), _LARGEST_SHARE)
     reading["range"] = whole.range

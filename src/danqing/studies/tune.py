@@ -97,7 +97,7 @@ def tune(
     wanted = _scored(wanted)
     dimensions = search_space.read(space, wanted)
     # What is wrong with the data is said once, before any trial, and the images are decoded once.
-    reading = wanted.data.model_dump(exclude={"augment"})
+    reading = wanted.data.of_source()
     held = open_held(data, wanted.evaluation.held_out, size=wanted.size, **reading)
     if on_dataset is not None:
         on_dataset(held.training.info.report)

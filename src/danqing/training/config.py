@@ -95,6 +95,10 @@ class DataConfig(_Section):
             Degradation(self.degrade)
         return self
 
+    def of_source(self) -> dict[str, Any]:
+        """Return what `open_dataset` takes of these settings; the others change batches and the model."""
+        return self.model_dump(exclude={"augment", "attribute_examples", "degrade"})
+
 
 class TrainingConfig(_Section):
     """How a run trains.

@@ -198,13 +198,7 @@ def open_data(
     """
     options: dict[str, Any] = {
         "size": config.size,
-        "channels": config.data.channels,
-        "alpha": config.data.alpha,
-        "background": config.data.background,
-        "fit": config.data.fit,
-        "pairs": config.data.pairs,
-        "attributes": config.data.attributes,
-        "range": config.data.range,
+        **config.data.of_source(),
         "on_progress": listener.on_data,
     }
     if config.evaluation.every_images == "auto":
