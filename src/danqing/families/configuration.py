@@ -113,7 +113,7 @@ class FamilyConfig(BaseModel):
     def noise_chooses_images(self) -> bool:
         """Return whether noise chooses the images of a step.
 
-        The noise is then in `Batch.noise`, and an image is seen about once in every epoch, and not exactly once.
+        The noise is then in `Batch.noise`, and an image is seen about once in every epoch, not exactly once.
         """
         return False
 

@@ -285,9 +285,9 @@ class FlowModel(Family, HasGuide):
 
 # 3. Generation
 def towards(image: Tensor, z: Tensor, t: Tensor) -> Tensor:
-    """Return the velocity that leads from `z` at time `t` to an image.
+    """Return the velocity from points towards images.
 
-    It is (x̂ - z) / (1 - t).
+    It is (x̂ - z) / (1 - t) at points `z` at times `t`.
     """
     return (image - z) / paths.wide((1 - t).clamp_min(LEAST_NOISE))
 
