@@ -289,7 +289,8 @@ class HasGuide:
     """A family that keeps an early copy of its network.
 
     Guidance leads away from the copy. A family says so by inheriting this. Its child `guide` is trained by no
-    phase. It is copied once, from the average of the weights, after a share of the run. The buffer `guide_taken` says whether that happened, so that a resumed run knows.
+    phase. It is copied once, from the average of the weights, after a share of the run; the buffer
+    `guide_taken` says whether that has happened, so that a resumed run knows.
     (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself".)
     """
 
