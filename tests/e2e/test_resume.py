@@ -78,6 +78,9 @@ def assert_equal_runs(one: Path, other: Path) -> None:
         assert [(run / name).exists() for run in (one, other)] in ([True] * 2, [False] * 2)
         if (one / name).exists():
             assert (one / name).read_bytes() == (other / name).read_bytes()
+    potentials = [run / "transport.safetensors" for run in (one, other)]
+    if potentials[0].exists() or potentials[1].exists():
+        assert potentials[0].read_bytes() == potentials[1].read_bytes()
     grids = [{p.name: p.read_bytes() for p in (run / "samples").iterdir()} for run in (one, other)]
     assert grids[0] == grids[1]
 
@@ -86,6 +89,14 @@ GAN = ["--preset", "gan-32", "--set", "generator_features=4", "--set", "discrimi
 GAN += ["--set", "precision=bfloat16"]  # "auto" measures, and may choose otherwise in another process
 VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16", "--set", "latents=8"]
 VAE += ["--set", "precision=float32"]
+FLOW = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]
+FLOW += ["--set", "precision=float32", "--set", "guide=true", "--set", "num_steps=2"]
+PAIRED = [
+    "--set",
+    "conditional=false",
+    "--set",
+    "transport=semidiscrete",
+]  # potentials in a file of their own
 EVALUATED = ["--evaluate-every", "1504", "--set", "evaluation.samples=16"]
 EVALUATED += ["--set", "evaluation.features=pixels", "--set", "evaluation.held_out=0.2"]
 AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and a length chosen at the end
@@ -96,6 +107,7 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and 
     [
         ("gan", KILLS, [*GAN, "--images", "40000"]),
         ("vae", 6, [*VAE, *EVALUATED, *AVERAGED, "--images", "10000"]),
+        ("flow", 6, [*FLOW, *PAIRED, *AVERAGED, "--images", "10000"]),
     ],
 )
 def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, settings):
