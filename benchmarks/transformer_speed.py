@@ -30,7 +30,7 @@ from danqing.families.decoding import Sampling, write, write_in_parallel
 from danqing.families.masked_order import spread
 from danqing.families.transformer import Transformer
 from danqing.families.transformer_sampling import NUM_STEPS
-from danqing.nets.decoders.contract import Shape
+from danqing.nets.decoders.contract import TransformerShape
 from danqing.nets.decoders.parallel import ParallelDecoder
 from danqing.nets.decoders.raster import RasterDecoder
 from danqing.precision import Precision, autocast, candidates
@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 def ours(key_value_heads: int) -> Transformer:
     torch.manual_seed(0)
     return Transformer(
-        Shape(VOCABULARY, SIDE, SIDE, 1, WIDTH, LAYERS, HEADS, key_value_heads, prefix=1)
+        TransformerShape(VOCABULARY, SIDE, SIDE, 1, WIDTH, LAYERS, HEADS, key_value_heads, prefix=1)
     ).eval()
 
 

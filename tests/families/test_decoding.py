@@ -13,7 +13,7 @@ from danqing.errors import ConfigError
 from danqing.families.decoding import Sampling, guide, invert, write, write_in_parallel
 from danqing.families.masked_order import known_when_written, spread
 from danqing.families.transformer import Transformer
-from danqing.nets.decoders.contract import Shape
+from danqing.nets.decoders.contract import TransformerShape
 from danqing.nets.decoders.parallel import ParallelDecoder
 from danqing.nets.decoders.raster import RasterDecoder
 from danqing.randomness import uniform
@@ -135,7 +135,9 @@ def test_wrong_options_are_refused_with_their_bounds() -> None:
 
 def small_net(vocabulary: int, rows: int, columns: int) -> Transformer:
     torch.manual_seed(3)
-    shape = Shape(vocabulary, rows, columns, 1, width=16, layers=2, heads=2, key_value_heads=1, prefix=2)
+    shape = TransformerShape(
+        vocabulary, rows, columns, 1, width=16, layers=2, heads=2, key_value_heads=1, prefix=2
+    )
     net = Transformer(shape).eval().requires_grad_(False)
     net.head.weight.mul_(6)  # far from uniform
     return net
@@ -207,7 +209,9 @@ def test_the_cache_changes_nothing_and_given_codes_stay(guidance_scale: float) -
 
 def test_what_is_filled_in_does_not_depend_on_what_is_covered_elsewhere() -> None:
     torch.manual_seed(0)
-    net = Transformer(Shape(32, 4, 4, 1, width=256, layers=2, heads=8, key_value_heads=2, prefix=1))
+    net = Transformer(
+        TransformerShape(32, 4, 4, 1, width=256, layers=2, heads=8, key_value_heads=2, prefix=1)
+    )
     prefix, given = torch.randn(16, 1, 256), torch.randint(32, (16, 16))
     alone = torch.zeros(16, 16, dtype=torch.bool)
     alone[5, 6:9] = True
@@ -307,7 +311,9 @@ def test_parallel_writing_keeps_what_is_given_and_leaves_nothing_out(
 
 def test_what_is_asked_of_an_image_does_not_depend_on_how_much_is_given_of_others() -> None:
     torch.manual_seed(0)
-    net = Transformer(Shape(64, 8, 8, 1, width=192, layers=2, heads=3, key_value_heads=3, prefix=1)).eval()
+    net = Transformer(
+        TransformerShape(64, 8, 8, 1, width=192, layers=2, heads=3, key_value_heads=3, prefix=1)
+    ).eval()
     codes, moments = torch.randint(64, (4, 64)), spread(8, 8, 1)
     hidden = torch.rand(64) < 0.5
 

@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from danqing.families.transformer import Transformer
 from danqing.nets.attention import ROTARY_BASE, attend
-from danqing.nets.decoders.contract import Shape
+from danqing.nets.decoders.contract import TransformerShape
 
-SMALL = Shape(
+SMALL = TransformerShape(
     vocabulary=11, rows=3, columns=2, depth=2, width=32, layers=2, heads=4, key_value_heads=2, prefix=3
 )
 
 
-def shaken(shape: Shape = SMALL, *, double: bool = True) -> Transformer:
+def shaken(shape: TransformerShape = SMALL, *, double: bool = True) -> Transformer:
     """A transformer whose every parameter, gains too, is away from where it starts."""
     net = Transformer(shape)
     generator = torch.Generator().manual_seed(1)
@@ -26,14 +26,14 @@ def shaken(shape: Shape = SMALL, *, double: bool = True) -> Transformer:
     return net.double() if double else net
 
 
-def inputs(shape: Shape, n: int = 2, *, double: bool = True) -> tuple[Tensor, Tensor]:
+def inputs(shape: TransformerShape, n: int = 2, *, double: bool = True) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
     prefix = torch.randn(n, shape.prefix, shape.width, generator=generator)
     codes = torch.randint(shape.vocabulary, (n, shape.codes), generator=generator)
     return (prefix.double() if double else prefix), codes
 
 
-def some_order(shape: Shape, n: int) -> tuple[Tensor, Tensor]:
+def some_order(shape: TransformerShape, n: int) -> tuple[Tensor, Tensor]:
     """When each code becomes known, and how many are known when it is written: in steps of random sizes."""
     generator = torch.Generator().manual_seed(3)
     ranks = torch.rand(n, shape.codes, generator=generator).argsort(1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.data.batch import Condition
-from danqing.nets.autoencoders import Shape, build_decoder, build_encoder
+from danqing.nets.autoencoders import AutoencoderShape, build_decoder, build_encoder
 
 NETS = ("mlp", "conv", "resnet", "hybrid")
 
@@ -22,7 +22,9 @@ NETS = ("mlp", "conv", "resnet", "hybrid")
 def test_any_size_and_channels_go_to_latents_and_back(
     net: str, height: int, width: int, channels: int, labels: int
 ) -> None:
-    shape = Shape(height, width, channels, latents=5, features=4, blocks=int(net != "conv"), labels=labels)
+    shape = AutoencoderShape(
+        height, width, channels, latents=5, features=4, blocks=int(net != "conv"), labels=labels
+    )
     condition = Condition(label=torch.tensor([0, 1])) if labels else None
     images = torch.rand(2, channels, height, width).contiguous(memory_format=torch.channels_last)
     out = build_encoder(net, shape)(images, condition)
@@ -32,17 +34,17 @@ def test_any_size_and_channels_go_to_latents_and_back(
 
 
 def test_maps_halve_until_four_and_channels_halve_towards_the_pixels() -> None:
-    shape = Shape(height=64, width=48, channels=3, latents=8, features=64)
+    shape = AutoencoderShape(height=64, width=48, channels=3, latents=8, features=64)
     assert shape.sizes == [(64, 48), (32, 24), (16, 12), (8, 6), (4, 3)][: len(shape.sizes)]
     assert shape.widths[-2:] == [128, 128]
     assert shape.widths == sorted(shape.widths)
-    assert Shape(height=4, width=4, channels=1, latents=2, features=4).sizes == [(4, 4), (2, 2)]
+    assert AutoencoderShape(height=4, width=4, channels=1, latents=2, features=4).sizes == [(4, 4), (2, 2)]
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_label_changes_what_is_encoded_and_decoded(net: str) -> None:
     torch.manual_seed(0)
-    shape = Shape(9, 8, 1, latents=4, features=4, blocks=int(net != "conv"), labels=2)
+    shape = AutoencoderShape(9, 8, 1, latents=4, features=4, blocks=int(net != "conv"), labels=2)
     for module, x in (
         (build_encoder(net, shape), torch.rand(1, 1, 9, 8)),
         (build_decoder(net, shape, 1), torch.rand(1, 4)),
@@ -58,6 +60,6 @@ def test_a_label_changes_what_is_encoded_and_decoded(net: str) -> None:
 
 @pytest.mark.parametrize("net", NETS)
 def test_without_labels_there_is_nothing_to_store_for_them(net: str) -> None:
-    shape = Shape(8, 8, 1, latents=4, features=4, blocks=1)
+    shape = AutoencoderShape(8, 8, 1, latents=4, features=4, blocks=1)
     for module in (build_encoder(net, shape), build_decoder(net, shape, 1)):
         assert not any("label" in name for name in module.state_dict())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.data.batch import Condition
-from danqing.nets.gan_pairs import Shape, build_discriminator, build_generator
+from danqing.nets.gan_pairs import GANShape, build_discriminator, build_generator
 from danqing.nets.layers import JoinCondition, ProjectionHead, halvings
 
 sides = st.integers(4, 70)
@@ -33,7 +33,7 @@ def test_halvings_end_at_the_base(height: int, width: int) -> None:
     labels=st.sampled_from([0, 1, 3]),
 )
 def test_any_shape(net: str, height: int, width: int, channels: int, labels: int) -> None:
-    shape = Shape(height, width, channels, labels)
+    shape = GANShape(height, width, channels, labels)
     generator = build_generator(net, shape, latents=6, features=4)
     discriminator = build_discriminator(net, shape, features=4, batch_norm=True)
     condition = Condition(label=torch.arange(3) % labels - 1) if labels else None  # -1: not known
@@ -47,7 +47,7 @@ def test_any_shape(net: str, height: int, width: int, channels: int, labels: int
 @pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet"])
 def test_every_pixel_is_seen_and_painted(net: str) -> None:
     """Odd sizes must neither lose the last row and column to the discriminator nor leave them unpainted."""
-    shape = Shape(13, 22, 2, 0)
+    shape = GANShape(13, 22, 2, 0)
     generator = build_generator(net, shape, latents=6, features=8)
     discriminator = build_discriminator(net, shape, features=8, batch_norm=False)
     images = generator(torch.randn(4, 6), None)
@@ -59,7 +59,7 @@ def test_every_pixel_is_seen_and_painted(net: str) -> None:
 
 @pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet"])
 def test_labels_matter(net: str) -> None:
-    shape = Shape(8, 8, 1, 2)
+    shape = GANShape(8, 8, 1, 2)
     generator = build_generator(net, shape, latents=6, features=8).eval()
     discriminator = build_discriminator(net, shape, features=8, batch_norm=False)
     latents = torch.randn(1, 6).expand(2, 6)

@@ -12,7 +12,7 @@ from danqing.errors import ConfigError
 from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, squared_gradients
 from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
 from danqing.nets.diffaugment import Augmentation, augment
-from danqing.nets.gan_pairs import Net, Shape, build_discriminator, build_generator
+from danqing.nets.gan_pairs import GANShape, Net, build_discriminator, build_generator
 from danqing.options import check
 from danqing.randomness import normal
 
@@ -70,7 +70,7 @@ class GAN(Family):
         self.config = config
         self.adversarial = LOSSES[config.loss]
         labels = len(config.labels) if config.conditional else 0
-        shape = Shape(config.height, config.width, config.channels, labels, config.attributes)
+        shape = GANShape(config.height, config.width, config.channels, labels, config.attributes)
         self.generator = build_generator(
             config.net, shape, latents=config.latents, features=config.generator_features
         )

@@ -36,7 +36,7 @@ from danqing.families.masked_order import given_in_training, known_when_written,
 from danqing.families.tokenizers import SecondStage, build_tokenizer
 from danqing.nets.attention import attend, grid_rotations, rotate_unit
 from danqing.nets.attributes import AttributeEmbedding
-from danqing.nets.decoders.contract import Shape
+from danqing.nets.decoders.contract import TransformerShape
 from danqing.nets.layers import RMS_EPSILON
 from danqing.text.encoders import shared_encoder
 
@@ -177,7 +177,7 @@ class NormedLinear(nn.Module):
         return F.linear(F.rms_norm(x, x.shape[-1:], eps=RMS_EPSILON), self.weight * self.gain)
 
 
-def into_stream(shape: Shape, inputs: int) -> nn.Linear:
+def into_stream(shape: TransformerShape, inputs: int) -> nn.Linear:
     """Return a matrix whose output is added to the stream.
 
     It starts small, so that the stream stays as large as it was (Radford et al. 2019, section 2.3).
@@ -197,7 +197,7 @@ class Attention(nn.Module):
     and one for each number of a pair would not commute with the rotation.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         self.heads, self.key_value_heads = shape.heads, shape.key_value_heads
         self.head_width = shape.head_width
@@ -245,7 +245,7 @@ class Block(nn.Module):
     x + attention(norm(x)), then x + down(silu(gate(norm(x))) · up(norm(x))): SwiGLU (Shazeer 2020).
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         self.attention = Attention(shape)
         self.gate_up = NormedLinear(shape.width, 2 * shape.hidden)
@@ -272,7 +272,7 @@ class Transformer(nn.Module):
 
     rotations: Tensor
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         self.shape = shape
         # One vector per code and depth, and one for a code that is not yet known.
@@ -371,7 +371,7 @@ class TransformerLearner(SecondStage):
         self.prefix = Prefix(config)
         shared = config.key_value_heads or config.heads
         sizes = (config.features, config.layers, config.heads, shared, self.prefix.length)
-        self.net = Transformer(Shape(self.codec.vocabulary, *self.codec.code_shape, *sizes))
+        self.net = Transformer(TransformerShape(self.codec.vocabulary, *self.codec.code_shape, *sizes))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("transformer", ("prefix", "net")),)

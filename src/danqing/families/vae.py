@@ -26,7 +26,7 @@ from danqing.families.base import (
     nats_to_bits_per_dim,
 )
 from danqing.families.likelihoods import LikelihoodName, build_likelihood
-from danqing.nets.autoencoders import Net, Shape, build_decoder, build_encoder
+from danqing.nets.autoencoders import AutoencoderShape, Net, build_decoder, build_encoder
 from danqing.nets.priors import FlowPrior, NormalPrior
 from danqing.options import check
 from danqing.randomness import normal
@@ -89,7 +89,7 @@ class VAE(Family):
         labels = len(config.labels) if config.conditional else 0
         self.labels = labels
         self.likelihood = build_likelihood(config.likelihood, config.scale)
-        shape = Shape(
+        shape = AutoencoderShape(
             height=config.height,
             width=config.width,
             channels=config.channels,

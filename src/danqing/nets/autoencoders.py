@@ -24,7 +24,7 @@ Net = Literal["mlp", "conv", "resnet", "hybrid"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AutoencoderShape:
     """The sizes that encoder and decoder share.
 
     features: the two coarsest maps have twice as many channels, each finer one half of the one before, and
@@ -105,7 +105,7 @@ class MLPEncoder(nn.Module):
     From images `[n, c, h, w]` and a condition to `[n, 2 * latents]`.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
         hidden = 16 * shape.features
         self.first = nn.Linear(shape.channels * shape.height * shape.width, hidden)
@@ -125,7 +125,7 @@ class MLPDecoder(nn.Module):
     From latents `[n, latents]` and a condition to `[n, outputs, h, w]`.
     """
 
-    def __init__(self, shape: Shape, outputs: int) -> None:
+    def __init__(self, shape: AutoencoderShape, outputs: int) -> None:
         super().__init__()
         hidden = 16 * shape.features
         self.shape = (outputs, shape.height, shape.width)
@@ -147,7 +147,7 @@ class HybridDecoder(nn.Module):
     where things stand in the same place in all images; the convolutions take away the dense layers' grain.
     """
 
-    def __init__(self, shape: Shape, outputs: int) -> None:
+    def __init__(self, shape: AutoencoderShape, outputs: int) -> None:
         super().__init__()
         self.size = (shape.height, shape.width)
         height, width = shape.sizes[1]
@@ -169,7 +169,7 @@ class ConvEncoder(nn.Module):
     From images `[n, c, h, w]` and a condition to `[n, 2 * latents]`.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
         widths, coarsest = shape.widths, shape.sizes[-1]
         self.stem = nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1)
@@ -199,7 +199,7 @@ class ConvDecoder(nn.Module):
     pixel shuffle (Shi et al. 2016).
     """
 
-    def __init__(self, shape: Shape, outputs: int) -> None:
+    def __init__(self, shape: AutoencoderShape, outputs: int) -> None:
         super().__init__()
         self.sizes = shape.sizes[-2::-1]
         widths = shape.widths[::-1]
@@ -221,7 +221,7 @@ class ConvDecoder(nn.Module):
         return crop(F.pixel_shuffle(self.last(activate(h)), 2), self.sizes[-1])
 
 
-def build_encoder(net: Net, shape: Shape) -> nn.Module:
+def build_encoder(net: Net, shape: AutoencoderShape) -> nn.Module:
     """Build the encoder of a name.
 
     Its output is mean and log standard deviation, side by side.
@@ -229,7 +229,7 @@ def build_encoder(net: Net, shape: Shape) -> nn.Module:
     return MLPEncoder(shape) if net in ("mlp", "hybrid") else ConvEncoder(shape)
 
 
-def build_decoder(net: Net, shape: Shape, outputs: int) -> nn.Module:
+def build_decoder(net: Net, shape: AutoencoderShape, outputs: int) -> nn.Module:
     """Build the decoder of a name.
 
     outputs: channels, as many per pixel as the likelihood has parameters.

@@ -21,7 +21,7 @@ from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halv
 Net = Literal["mlp", "dcgan", "resnet"]
 
 
-class Shape(NamedTuple):
+class GANShape(NamedTuple):
     """What a pair needs to know of the images.
 
     labels: how many, 0 for none. attributes: those that are read.
@@ -37,7 +37,7 @@ class Shape(NamedTuple):
 class MLPGenerator(nn.Module):
     """Three hidden layers of 4, 8 and 16 times `features`."""
 
-    def __init__(self, shape: Shape, latents: int, features: int) -> None:
+    def __init__(self, shape: GANShape, latents: int, features: int) -> None:
         super().__init__()
         self.size = (shape.channels, shape.height, shape.width)
         self.join = JoinCondition(latents, shape.labels, shape.attributes)
@@ -55,7 +55,7 @@ class MLPGenerator(nn.Module):
 class MLPDiscriminator(nn.Module):
     """The generator's hidden layers in reverse."""
 
-    def __init__(self, shape: Shape, features: int) -> None:
+    def __init__(self, shape: GANShape, features: int) -> None:
         super().__init__()
         pixels = shape.channels * shape.height * shape.width
         widths = [pixels, 16 * features, 8 * features, 4 * features]
@@ -92,7 +92,7 @@ def stage_widths(stages: int, features: int) -> list[int]:
 class DCGANGenerator(nn.Module):
     """Transposed 4×4 convolutions with batch norm and ReLU (Radford et al. 2016)."""
 
-    def __init__(self, shape: Shape, latents: int, features: int) -> None:
+    def __init__(self, shape: GANShape, latents: int, features: int) -> None:
         super().__init__()
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
@@ -126,7 +126,7 @@ class DCGANDiscriminator(nn.Module):
     batch_norm: whether there is batch norm after all but the first.
     """
 
-    def __init__(self, shape: Shape, features: int, *, batch_norm: bool = True) -> None:
+    def __init__(self, shape: GANShape, features: int, *, batch_norm: bool = True) -> None:
         super().__init__()
         *sizes, base = halvings(shape.height, shape.width)
         widths = stage_widths(max(1, len(sizes)), features)
@@ -174,7 +174,7 @@ class GrowBlock(nn.Module):
 class ResNetGenerator(nn.Module):
     """Residual blocks, one per doubling of the sides."""
 
-    def __init__(self, shape: Shape, latents: int, features: int) -> None:
+    def __init__(self, shape: GANShape, latents: int, features: int) -> None:
         super().__init__()
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
@@ -214,7 +214,7 @@ class ShrinkBlock(nn.Module):
 class ResNetDiscriminator(nn.Module):
     """Residual blocks, one per halving of the sides, without batch norm."""
 
-    def __init__(self, shape: Shape, features: int) -> None:
+    def __init__(self, shape: GANShape, features: int) -> None:
         super().__init__()
         *sizes, base = halvings(shape.height, shape.width)
         widths = [features, *stage_widths(len(sizes), features)]
@@ -230,7 +230,7 @@ class ResNetDiscriminator(nn.Module):
         return logits
 
 
-def build_generator(net: Net, shape: Shape, *, latents: int, features: int) -> nn.Module:
+def build_generator(net: Net, shape: GANShape, *, latents: int, features: int) -> nn.Module:
     """Build the generator of a name.
 
     features: the width of its finest stage.
@@ -239,7 +239,7 @@ def build_generator(net: Net, shape: Shape, *, latents: int, features: int) -> n
     return kinds[net](shape, latents, features)
 
 
-def build_discriminator(net: Net, shape: Shape, *, features: int, batch_norm: bool) -> nn.Module:
+def build_discriminator(net: Net, shape: GANShape, *, features: int, batch_norm: bool) -> nn.Module:
     """Build the discriminator of a name.
 
     batch_norm: matters to `dcgan` alone.

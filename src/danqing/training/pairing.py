@@ -23,7 +23,7 @@ _KEPT = 2
 """Choices that are remembered: of this batch, and of the next one, which a thread may read ahead."""
 
 
-class Views(NamedTuple):
+class PairedViews(NamedTuple):
     """All images, and their mirror images where a run learns from those as well.
 
     points: float32 `[N, d]`, as `transport.reduced` makes them.
@@ -36,7 +36,7 @@ class Views(NamedTuple):
     side: int
 
     @classmethod
-    def of(cls, dataset: Dataset, augment: Augment, device: torch.device) -> "Views":
+    def of(cls, dataset: Dataset, augment: Augment, device: torch.device) -> "PairedViews":
         """Read all images once; the mirror images follow after the others."""
         mirrored = 0.5 if augment.flip is True else float(augment.flip)
         count, parts, mirrors = len(dataset), [], []
@@ -61,7 +61,7 @@ class PairedBatches(Batches):
     """
 
     def __init__(
-        self, dataset: Dataset, views: Views, potentials: Tensor, *, augment: Augment, **options: Any
+        self, dataset: Dataset, views: PairedViews, potentials: Tensor, *, augment: Augment, **options: Any
     ) -> None:
         super().__init__(dataset, augment=augment.model_copy(update={"flip": False}), **options)
         self.views, self.potentials = views, potentials
@@ -105,7 +105,7 @@ def open_batches(
     options: as of `Batches`.
     """
     device, seed = torch.device(options["device"]), options["seed"]
-    views = Views.of(dataset, augment, device)
+    views = PairedViews.of(dataset, augment, device)
     potentials = _read(file, len(views.points)) if is_begun else None
     if potentials is None:
         potentials = transport.fit_potentials(

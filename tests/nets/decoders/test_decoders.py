@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from danqing.families.transformer import Transformer
-from danqing.nets.decoders.contract import Shape
+from danqing.nets.decoders.contract import TransformerShape
 from danqing.nets.decoders.parallel import ParallelDecoder
 from danqing.nets.decoders.raster import RasterDecoder
 from danqing.precision import Precision
@@ -58,7 +58,7 @@ def test_what_is_asked_for_step_by_step_is_what_all_at_once_would_say(
 
 def test_asking_in_bfloat16_is_close_to_float32() -> None:
     torch.manual_seed(0)
-    shape = Shape(512, 8, 8, 1, width=256, layers=6, heads=8, key_value_heads=2, prefix=1)
+    shape = TransformerShape(512, 8, 8, 1, width=256, layers=6, heads=8, key_value_heads=2, prefix=1)
     net, (prefix, codes) = Transformer(shape), inputs(shape, n=8, double=False)
     order = torch.rand(codes.shape).argsort(1)
     decoders = [ParallelDecoder(net, prefix, precision) for precision in ("float32", "bfloat16")]
@@ -99,7 +99,7 @@ def test_the_cache_changes_nothing(
 @pytest.mark.parametrize("groups", [2, 8])
 def test_decoding_in_bfloat16_is_close_to_float32(groups: int) -> None:
     torch.manual_seed(0)
-    shape = Shape(512, 5, 4, 1, width=256, layers=6, heads=8, key_value_heads=groups, prefix=1)
+    shape = TransformerShape(512, 5, 4, 1, width=256, layers=6, heads=8, key_value_heads=groups, prefix=1)
     net, (prefix, codes) = Transformer(shape), inputs(shape, n=32, double=False)
     decoders = [RasterDecoder(net, prefix, precision) for precision in ("float32", "bfloat16")]
     for i in range(shape.codes - 1):
@@ -126,10 +126,10 @@ def test_a_row_does_not_depend_on_its_neighbours(precision: Precision, groups: i
 IN_BFLOAT16 = """
 import torch
 from danqing.families.transformer import Transformer
-from danqing.nets.decoders.contract import Shape
+from danqing.nets.decoders.contract import TransformerShape
 from danqing.nets.decoders.parallel import ParallelDecoder
 from danqing.nets.decoders.raster import RasterDecoder
-net = Transformer(Shape(8, 3, 3, 1, width=16, layers=2, heads=2, key_value_heads=1, prefix=1))
+net = Transformer(TransformerShape(8, 3, 3, 1, width=16, layers=2, heads=2, key_value_heads=1, prefix=1))
 prefix, codes = torch.zeros(2, 1, 16), torch.zeros(2, 1, dtype=torch.int64)
 said = RasterDecoder(net, prefix, "bfloat16").extend(codes[:, 0]), ParallelDecoder(net, prefix, "bfloat16")
 print(*said[0].shape, *said[1].extend(codes, codes, codes + 1).shape)

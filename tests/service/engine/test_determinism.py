@@ -11,7 +11,7 @@ import pytest
 
 import danqing
 from danqing.randomness import derived_seed
-from danqing.service.engine.orders import Order, Row
+from danqing.service.engine.orders import ImageRow, Order
 from tests.service.conftest import CAPTIONS, LABELS, MODELS
 from tests.service.engines import Running, running
 
@@ -25,10 +25,10 @@ def served(models: dict[str, str]) -> Iterator[Running]:
         yield engine
 
 
-def row(name: str, seed: int, number: int = 0) -> Row:
+def row(name: str, seed: int, number: int = 0) -> ImageRow:
     """A row that says something different for each number, as far as a model listens."""
     label = LABELS[number % 3] if MODELS[name].get("labels") else None
-    return Row(seed, label=label, prompt=CAPTIONS[number % 3] if name == "text" else None)
+    return ImageRow(seed, label=label, prompt=CAPTIONS[number % 3] if name == "text" else None)
 
 
 def given(name: str, count: int) -> dict[str, np.ndarray]:
@@ -90,6 +90,6 @@ def test_alone_in_company_and_after_a_restart_the_pixels_are_the_same(served: Ru
 
 @pytest.mark.parametrize("name", MODELS)
 def test_pixels_are_those_of_the_command_line(served: Running, models: dict[str, str], name: str) -> None:
-    rows = tuple(Row(seed) for seed in SEEDS)
+    rows = tuple(ImageRow(seed) for seed in SEEDS)
     (painted,) = served.paint(Order(name, rows))
     assert np.array_equal(painted.pixels, danqing.load(models[name]).sample(3, seed=SEED).array)

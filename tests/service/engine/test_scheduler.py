@@ -29,7 +29,7 @@ from danqing.service.engine.orders import (
     PaintingFailedError,
     Preview,
     Priority,
-    Progress,
+    StepProgress,
     rows_of,
 )
 from danqing.service.engine.pending_order import PendingOrder
@@ -134,7 +134,7 @@ def test_steps_are_counted_and_previews_shown_of_all_rows_of_an_order_in_two_bat
     assert all(preview.pixels.shape == (10, 8, 8, 3) for preview in previews)
     assert isinstance(events[-1], Painted)
     assert not np.array_equal(previews[0].pixels, events[-1].pixels)
-    steps = [event.done / event.total for event in events if isinstance(event, Progress)]
+    steps = [event.done / event.total for event in events if isinstance(event, StepProgress)]
     assert steps == sorted(steps)
 
 

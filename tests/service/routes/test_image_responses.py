@@ -25,7 +25,7 @@ from danqing.service.engine.orders import (
     Painted,
     PaintingFailedError,
     Preview,
-    Progress,
+    StepProgress,
 )
 from danqing.service.errors import ApiError
 from danqing.service.failures import from_danqing
@@ -67,7 +67,7 @@ def test_a_stream_that_fails_ends_with_an_error(error: Exception, code: str, giv
     caller = Caller("key_1", "k", frozenset({"generate"}), account=Account(quota=10))
 
     async def events() -> AsyncIterator[Event]:
-        yield Progress(1, 4)
+        yield StepProgress(1, 4)
         yield Preview(0, np.zeros((1, 8, 8, 3), np.uint8))
         raise error
 

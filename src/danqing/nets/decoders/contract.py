@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 
-class Shape(NamedTuple):
+class TransformerShape(NamedTuple):
     """Sizes of a transformer, its grid of codes and its prefix.
 
     heads is a multiple of key_value_heads; width is a multiple of 4 · heads; prefix is at least 1.
@@ -84,7 +84,7 @@ class Transformer(Protocol):
     embedding: nn.Embedding
     prefix: nn.Parameter
     rotations: Tensor
-    shape: Shape
+    shape: TransformerShape
 
     @property
     def blocks(self) -> Iterable[nn.Module]: ...

@@ -123,7 +123,7 @@ class TextAttention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class FlowBlock(nn.Module):
     """Attention and a feed-forward network, each added to x.
 
     There is also attention to a text. The feed-forward network is SwiGLU (Shazeer 2020).
@@ -150,7 +150,7 @@ class Block(nn.Module):
         return out
 
 
-class Blocks(nn.Module):
+class FlowBlocks(nn.Module):
     """A stack of blocks over a grid of tokens.
 
     Tokens are told their place in the image: rotations tell attention how far apart they are, and waves where
@@ -167,7 +167,7 @@ class Blocks(nn.Module):
         nn.init.zeros_(self.modulation.bias)
         self.constants = nn.Parameter(torch.zeros(shape.layers, 6, width))
         self.place = nn.Linear(4 * PLACE_WAVES, width, bias=False)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(FlowBlock(shape) for _ in range(shape.layers))
         self.head_width = width // shape.heads
 
     def forward(self, grid: Tensor, vector: Tensor, given: Given) -> Tensor:

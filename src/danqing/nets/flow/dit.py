@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.nets.flow.blocks import Blocks, TimeVector, beside, channel_norm, pad_to_multiple
+from danqing.nets.flow.blocks import FlowBlocks, TimeVector, beside, channel_norm, pad_to_multiple
 from danqing.nets.flow.contract import FlowShape, Given
 from danqing.nets.layers import crop
 
@@ -16,7 +16,7 @@ class DiT(nn.Module):
         self.patch, values = shape.patch, shape.patch**2
         self.time = TimeVector(shape.width)
         self.first = nn.Conv2d(values * (shape.channels + shape.extra_channels), shape.width, 1)
-        self.trunk = Blocks(shape)
+        self.trunk = FlowBlocks(shape)
         self.last = nn.Conv2d(shape.width, values * shape.channels, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]

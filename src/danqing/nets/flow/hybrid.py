@@ -5,7 +5,7 @@ import itertools
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.nets.flow.blocks import Blocks, ConvBlock, TimeVector, beside, channel_norm, pad_to_multiple
+from danqing.nets.flow.blocks import ConvBlock, FlowBlocks, TimeVector, beside, channel_norm, pad_to_multiple
 from danqing.nets.flow.contract import FlowShape, Given
 from danqing.nets.layers import crop
 
@@ -27,7 +27,7 @@ class Hybrid(nn.Module):
         pairs = list(itertools.pairwise(widths))
         self.narrow = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in pairs)
         self.before = nn.ModuleList(ConvBlock(width, vector) for width in widths[1:-1])
-        self.trunk = Blocks(shape)
+        self.trunk = FlowBlocks(shape)
         self.widen = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
         self.after = nn.ModuleList(ConvBlock(width, vector) for width in widths[:-1])
         self.last = nn.Conv2d(widths[0], shape.channels, 3, padding=1)

@@ -22,7 +22,7 @@ def group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, width, eps=1e-5)
 
 
-class ResidualBlock(nn.Module):
+class UNetBlock(nn.Module):
     """Two 3×3 convolutions with time and condition between them.
 
     The vector of time and condition is added.
@@ -59,7 +59,7 @@ class MapAttention(nn.Module):
         return x + read.view(n, rows, columns, width).permute(0, 3, 1, 2)
 
 
-class Stage(nn.Module):
+class UNetStage(nn.Module):
     """Residual blocks at one resolution.
 
     Attention follows each of them where `heads` is not 0.
@@ -67,7 +67,7 @@ class Stage(nn.Module):
 
     def __init__(self, inputs: list[int], outputs: int, vector: int, heads: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(width, outputs, vector) for width in inputs)
+        self.blocks = nn.ModuleList(UNetBlock(width, outputs, vector) for width in inputs)
         self.attention = nn.ModuleList(MapAttention(outputs, heads) for _ in inputs) if heads else None
 
     def step(self, index: int, x: Tensor, vector: Tensor) -> Tensor:
@@ -95,18 +95,18 @@ class UNet(nn.Module):
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for level, wide in enumerate(widths):
             coarsest = level == len(widths) - 1
-            self.down.append(Stage([width] + [wide] * (layers - 1), wide, vector, shape.heads * coarsest))
+            self.down.append(UNetStage([width] + [wide] * (layers - 1), wide, vector, shape.heads * coarsest))
             skips += [wide] * layers
             width = wide
             if not coarsest:
                 self.shrink.append(nn.Conv2d(wide, wide, 3, stride=2, padding=1))
                 skips.append(wide)
-        self.middle1, self.middle2 = ResidualBlock(width, width, vector), ResidualBlock(width, width, vector)
+        self.middle1, self.middle2 = UNetBlock(width, width, vector), UNetBlock(width, width, vector)
         self.middle = MapAttention(width, shape.heads)
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, wide in reversed(list(enumerate(widths))):
             inputs = [skips.pop() + (width if index == 0 else wide) for index in range(layers + 1)]
-            self.up.append(Stage(inputs, wide, vector, shape.heads * (level == len(widths) - 1)))
+            self.up.append(UNetStage(inputs, wide, vector, shape.heads * (level == len(widths) - 1)))
             width = wide
             if level:
                 self.grow.append(nn.Conv2d(wide, wide, 3, padding=1))
@@ -121,7 +121,7 @@ class UNet(nn.Module):
         h = self.first(pad_to_multiple(beside(x, given), self.multiple))
         skips = [h]
         for level, stage in enumerate(self.down):
-            assert isinstance(stage, Stage)
+            assert isinstance(stage, UNetStage)
             for index in range(len(stage.blocks)):
                 h = stage.step(index, h, vector)
                 skips.append(h)
@@ -130,7 +130,7 @@ class UNet(nn.Module):
                 skips.append(h)
         h = self.middle2(self.middle(self.middle1(h, vector)), vector)
         for level, stage in enumerate(self.up):
-            assert isinstance(stage, Stage)
+            assert isinstance(stage, UNetStage)
             for index in range(len(stage.blocks)):
                 h = stage.step(index, torch.cat([h, skips.pop()], dim=1), vector)
             if level < len(self.grow):

@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ImageRow:
     """One picture to paint.
 
     Its pixels depend only on it and the options of its order.
@@ -48,7 +48,7 @@ class Order:
     """
 
     model: str
-    rows: tuple[Row, ...]
+    rows: tuple[ImageRow, ...]
     verb: Verb = "sample"
     options: Mapping[str, Any] = field(default_factory=dict)
     images: Pixels | None = None
@@ -60,7 +60,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StepProgress:
     """Steps done, and all steps, of the whole order."""
 
     done: int
@@ -87,7 +87,7 @@ class Painted:
     compute_seconds: float
 
 
-Event = Progress | Preview | Painted
+Event = StepProgress | Preview | Painted
 
 
 class OverloadedError(DanqingError):
@@ -117,6 +117,6 @@ class OrderCancelledError(DanqingError):
     """The order was cancelled, or the scheduler stops."""
 
 
-def rows_of(seeds: Sequence[int], **of_all: Any) -> tuple[Row, ...]:
+def rows_of(seeds: Sequence[int], **of_all: Any) -> tuple[ImageRow, ...]:
     """Return one row per seed, otherwise equal."""
-    return tuple(Row(seed=seed, **of_all) for seed in seeds)
+    return tuple(ImageRow(seed=seed, **of_all) for seed in seeds)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 
 from danqing.service.engine.fair_queue import QueueEntry
-from danqing.service.engine.orders import Event, Order, Painted, Pixels, Preview, Progress
+from danqing.service.engine.orders import Event, Order, Painted, Pixels, Preview, StepProgress
 
 
 class PendingOrder:
@@ -75,7 +75,7 @@ class PendingOrder:
         """
         rows = len(self.order.rows)
         self.steps_done = (rows - self._missing) * steps + pictures * done
-        self._add_event(Progress(self.steps_done, rows * steps))
+        self._add_event(StepProgress(self.steps_done, rows * steps))
 
     def preview(self, index: int, start: int, pixels: Pixels) -> None:
         """Add an intermediate picture of some rows.
@@ -119,7 +119,7 @@ class PendingOrder:
         return np.zeros((len(self.order.rows), *pixels.shape[1:]), np.uint8)
 
     def _add_event(self, event: Event) -> None:
-        if isinstance(event, Progress) and self._events and isinstance(self._events[-1], Progress):
+        if isinstance(event, StepProgress) and self._events and isinstance(self._events[-1], StepProgress):
             self._events.pop()  # it has not been read, and the new one replaces it
         self._events.append(event)
         self._wake()

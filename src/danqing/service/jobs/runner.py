@@ -17,7 +17,7 @@ from danqing.errors import DanqingError
 from danqing.service.access.caller import RIGHTS, Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Key, Keys
-from danqing.service.engine.orders import OrderCancelledError, Painted, Priority, Progress
+from danqing.service.engine.orders import OrderCancelledError, Painted, Priority, StepProgress
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import ApiError, internal
 from danqing.service.failures import from_danqing
@@ -269,7 +269,7 @@ class JobRunner:
         ticket.on_begin = functools.partial(self._begin, claim)
         async for event in ticket:
             match event:
-                case Progress(done, total):
+                case StepProgress(done, total):
                     self.note_progress(claim.id, done, total)
                 case Painted():
                     painted = event
