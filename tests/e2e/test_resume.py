@@ -263,7 +263,7 @@ def test_ctrl_c_in_the_first_stage_leaves_honest_facts_and_the_same_command_goes
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "while its tokenizer was trained" in errors
+    assert "while its tokenizer was being trained" in errors
     facts = json.loads((run / "run.json").read_text())
     assert (facts["status"], facts["progress"]["images"]) == ("interrupted", 0)
     assert facts["tokenizer"]["status"] == "interrupted"
