@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from danqing.evaluation.scores import FLATTERED
 from danqing.progress import Bar
 from danqing.quantities import duration, memory
 from danqing.training.listener import Listener, Plan, Progress, Scored
@@ -49,6 +48,8 @@ class Display(Listener):
             standing = ": the best so far" if scored.is_best else f": the best was at {scored.best_images:,}"
         score = scored.score
         length = "" if scored.ema_length is None else f", EMA length {scored.ema_length:g}"
+        from danqing.evaluation.scores import FLATTERED  # importing PyTorch takes seconds
+
         mark = f" ({FLATTERED})" if score.flattered else ""
         self._bar.say(f"{score.name} {score.value:.4g}{mark} at {scored.images:,} images{length}{standing}")
 
