@@ -308,6 +308,8 @@ def test_wrong_requests_are_rejected_with_what_to_do() -> None:
         make(labels=("a",), condition_dropout=0.0, guide=True).sample(
             condition, seeds=[1], guidance_scale=2.0
         )
+    with pytest.raises(ConfigError, match="no condition that guidance could lead away from"):
+        make(guide=True).eval().sample(Condition(), seeds=[1], guidance_scale=2.0)
     for settings, words in (
         ({"widths": ()}, "widths"),
         ({"widths": (10,)}, "multiple of four times heads"),

@@ -125,7 +125,14 @@ class FlowSampler(FlowModel):
             raise ConfigError(
                 "The guide of this model is not trained yet: leave guidance_scale at 1.", "guidance"
             )
-        if guided and not by_guide and not self.config.condition_dropout:
+        config = self.config
+        if guided and not by_guide and not (config.reads_text or config.labels or config.attributes):
+            raise ConfigError(
+                "This model has no condition that guidance could lead away from: set guidance to guide, or "
+                "leave guidance_scale at 1.",
+                "guidance_scale",
+            )
+        if guided and not by_guide and not config.condition_dropout:
             raise ConfigError(
                 "This model never learned images without their condition, which guidance needs: leave "
                 "guidance_scale at 1, or train it with condition_dropout=0.1.",
