@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--choice", required=True, choices=list(CHOICES))
     parser.add_argument("--preset", default="flow-32")
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--images", type=int, help="train on so many images instead")
+    parser.add_argument("--images", type=int, help="train on this number of images instead")
     parser.add_argument("--seeds", type=int, default=1, help="how often each is trained")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the variants")

@@ -237,7 +237,7 @@ class Training:
 
 
 def quality(training: Training, minutes: float, budget: int | None, count: int, out: Path) -> None:
-    """Train for so many minutes, or on `budget` images, then write samples and facts."""
+    """Train for `minutes`, or on `budget` images, then write samples and facts."""
     peer, begun = training.peer, time.perf_counter()
     peer.module.train()
     share, seen, elapsed = 0.0, 0, 0.0
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--tuned", action="store_true", help="for a budget of minutes")
     parser.add_argument("--images", type=Path, required=True, help="a .npy file of training images")
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--budget", type=int, help="train on so many images instead")
+    parser.add_argument("--budget", type=int, help="train on this number of images instead")
     parser.add_argument("--count", type=int, default=5000, help="how many samples")
     parser.add_argument("--flip", action="store_true", help="mirror half of the training images")
     parser.add_argument("--threads", type=int, default=2)

@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--preset", default="flow-32")
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--images", type=int, help="train on so many images instead")
+    parser.add_argument("--images", type=int, help="train on this number of images instead")
     parser.add_argument("--mask-share", type=float, default=0.5, help="of the images learned with a mask")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
     parser.add_argument("--count", type=int, default=500, help="how many images are filled")

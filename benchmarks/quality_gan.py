@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--preset", default="gan-32")
     parser.add_argument("--seeds", type=int, default=1, help="how often ours is trained")
     parser.add_argument("--only", choices=["plain_dcgan", "danqing"], help="train one of the two")
-    parser.add_argument("--images", type=int, help="train for so many images instead, with --only")
+    parser.add_argument("--images", type=int, help="train on this number of images instead, with --only")
     parser.add_argument("--out", type=Path, help="keep the runs, the pictures and grids here")
     arguments = parser.parse_args()
     if arguments.images and not arguments.only:

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
     parser.add_argument("--pythae-learning-rate", type=float, default=1e-4)
     parser.add_argument("--only", choices=["pythae", "danqing"], help="train one of the two")
-    parser.add_argument("--images", type=int, help="train for so many images instead, with --only")
+    parser.add_argument("--images", type=int, help="train on this number of images instead, with --only")
     parser.add_argument("--out", type=Path, help="keep the run, the pictures and two grids here")
     arguments = parser.parse_args()
     if arguments.images and not arguments.only:
