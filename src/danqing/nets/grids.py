@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from danqing.data.batch import Condition
 from danqing.nets.autoencoders import activate, convolution, convolution_block, into_pixels
 from danqing.nets.layers import crop
 
@@ -102,3 +103,21 @@ class GridDecoder(nn.Module):
         for stage in self.stages:
             h = stage(F.interpolate(activate(h), scale_factor=2.0))
         return crop(F.pixel_shuffle(self.last(activate(h)), 2), self.size)
+
+
+class VectorEncoder(GridEncoder):
+    """A grid encoder whose output is one vector `[n, latents · rows · columns]`."""
+
+    def forward(self, images: Tensor, condition: Condition | None = None) -> Tensor:
+        return super().forward(images).flatten(1)
+
+
+class VectorDecoder(GridDecoder):
+    """A grid decoder whose input is one vector `[n, latents · rows · columns]`."""
+
+    def __init__(self, shape: GridShape) -> None:
+        super().__init__(shape)
+        self.latent_shape = (shape.latents, *shape.grid)
+
+    def forward(self, latents: Tensor, condition: Condition | None = None) -> Tensor:
+        return super().forward(latents.unflatten(1, self.latent_shape))
