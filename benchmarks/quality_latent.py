@@ -38,7 +38,7 @@ from scoring import Budget
 import danqing as dq
 from danqing import presets
 from danqing.data import Dataset, open_dataset
-from danqing.data.sources import open_if_there
+from danqing.data.splits import open_if_there
 from danqing.evaluation.networks import hed
 from danqing.images import Images
 

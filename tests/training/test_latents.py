@@ -132,9 +132,10 @@ def test_one_run_one_budget_one_model_folder(pictures, tmp_path):
     assert isinstance(model.family, LatentFlow)
     alone = dq.load(run.folder / "tokenizer")
     assert digest(model.family.tokenizer.state_dict()) == digest(alone.family.state_dict())
-    kept = json.loads((run.model / "config.json").read_text())["config"]["latent_statistics"]
+    kept = json.loads((run.model / "config.json").read_text())["model"]["latent_statistics"]
     assert model.family.config.latent_statistics.model_dump(mode="json") == kept
-    latents = model.encode(Images(open_dataset(pictures, size=(8, 12)).images(np.arange(60))))
+    shown = Images(open_dataset(pictures, size=(8, 12)).images(np.arange(60)))
+    latents = model.encode(shown, label=[0] * 60)
     assert latents.std((0, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.15)
     assert run.tokenizer["psnr"] > 5
     report = run.report.read_text()

@@ -347,7 +347,8 @@ class GridVAE(VAE):
     @torch.no_grad()
     def compress(self, images: Tensor) -> Tensor:
         """Return the most likely latents of images, `[n, channels, rows, columns]` float32."""
-        return self.encode(images, Condition()).unflatten(1, self.latent_shape)
+        latents: Tensor = self.encode(images, Condition()).unflatten(1, self.latent_shape)
+        return latents
 
     @torch.no_grad()
     def expand(self, latents: Tensor) -> Tensor:
