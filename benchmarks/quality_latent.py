@@ -76,12 +76,12 @@ def contestant(
     model = dq.load(run)
     facts: dict[str, Any] = {"images": run.images, "images_per_second": round(run.images_per_second, 1)}
     if run.tokenizer is not None:
-        shown = Images(reference[:MOST_RECONSTRUCTED])
+        shown, label = Images(reference[:MOST_RECONSTRUCTED]), model.labels[0] if model.labels else None
         facts["first_stage"] = {
             "images": run.tokenizer["images"],
             "images_per_second": round(run.tokenizer["images_per_second"], 1),
             "psnr": run.tokenizer["psnr"],
-            "frechet_distance": scoring.distance(model.reconstruct(shown).array, reference),
+            "frechet_distance": scoring.distance(model.reconstruct(shown, label).array, reference),
         }
     begun = time.perf_counter()
     samples = model.sample(count, seed=1)
