@@ -81,7 +81,7 @@ def has_prior(config: FamilyConfig) -> bool:
 
 
 def tokenizer_protocol(family: str) -> type:
-    """Return the protocol that the tokenizer of a family of two stages must have."""
+    """Return the protocol that the tokenizer of a family must have."""
     learner = _find(family).learner
     assert issubclass(learner, HasTokenizer)
     return learner.reads
@@ -185,7 +185,7 @@ def _implements(learner: type, protocol: type) -> bool:
 
 
 def _variant_name(config: FamilyConfig) -> str:
-    """Return what people call the variant of a family that a configuration describes."""
+    """Return what people call the variant of a configuration."""
     try:
         learner = _find(config.family).learner
     except ConfigError:

@@ -45,7 +45,7 @@ class AutoencoderConfig(FamilyConfig):
 
 
 class Autoencoder(Family):
-    """A family that encodes and decodes images, with a discriminator if one is configured."""
+    """A family that encodes and decodes images, perhaps with a discriminator."""
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
 
@@ -81,7 +81,7 @@ class Autoencoder(Family):
         return config.adversarial * (min(1.0, since / warmup) if warmup else 1.0)
 
     def rebuilt(self, batch: Batch) -> Tensor:
-        """Return the images that the discriminator compares with those of a batch, `[n, c, h, w]`."""
+        """Return the decoded images of a batch, for the discriminator, `[n, c, h, w]`."""
         raise NotImplementedError
 
     def phases_of(self, *modules: str) -> tuple[Phase, ...]:

@@ -281,10 +281,10 @@ class Tokenizes(Protocol):
 
 @runtime_checkable
 class Compresses(Protocol):
-    """A tokenizer of real numbers: turns images into small images, the latents, and back.
+    """A tokenizer of real numbers: turns images into latents and back.
 
-    It is the first stage of a family that generates latents, which are `[n, channels, rows, columns]` of any
-    scale. Images are `[n, c, h, w]` in [-1, 1].
+    It is the first stage of a family that generates latents, small images `[n, channels, rows, columns]` of
+    any scale. Images are `[n, c, h, w]` in [-1, 1].
     """
 
     @property

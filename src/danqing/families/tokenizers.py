@@ -27,7 +27,7 @@ def _parsed(value: Any) -> Any:
 
 
 class TwoStageConfig(ConditionedConfig):
-    """Settings of a model that may have a tokenizer, besides those of its condition.
+    """Settings of a model that may have a tokenizer.
 
     tokenizer: the first stage; None: the model generates pixels.
     """
@@ -128,7 +128,7 @@ class CodeStage(SecondStage):
 
 # Latents
 class LatentStatistics(BaseModel):
-    """The mean and the standard deviation of each channel of the training images' latents."""
+    """Mean and standard deviation of each channel of the training images' latents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -136,11 +136,14 @@ class LatentStatistics(BaseModel):
     deviation: tuple[float, ...]
 
     def normalize(self, latents: Tensor) -> Tensor:
-        """Bring latents `[n, channels, rows, columns]` to mean 0 and variance 1 in each channel."""
+        """Bring each channel of latents to mean 0 and variance 1.
+
+        latents: `[n, channels, rows, columns]`.
+        """
         return (latents - _by_channel(self.mean, latents)) / _by_channel(self.deviation, latents)
 
     def restore(self, latents: Tensor) -> Tensor:
-        """Undo `normalize`."""
+        """Return latents as they were before `normalize`."""
         return latents * _by_channel(self.deviation, latents) + _by_channel(self.mean, latents)
 
 
@@ -172,10 +175,10 @@ class PixelLatents(nn.Module):
 
 
 class LatentStage(SecondStage):
-    """A family that learns to generate the latents of a frozen tokenizer, or pixels.
+    """A family that learns to generate latents, or pixels.
 
-    Latents are `[n, channels, rows, columns]` float32, of mean 0 and variance 1 in each channel. Without a
-    tokenizer they are the images.
+    The latents are those of a frozen tokenizer, `[n, channels, rows, columns]` float32, of mean 0 and
+    variance 1 in each channel. Without a tokenizer they are the images.
     """
 
     reads: ClassVar[type] = Compresses
@@ -211,7 +214,7 @@ class LatentStage(SecondStage):
         return self.latents_of(batch.images) if batch.codes is None else self._normalized(batch.codes)
 
     def bounded(self, latents: Tensor) -> Tensor:
-        """Bound predicted pixels to [-1, 1]; latents of a tokenizer have no bounds."""
+        """Return predicted pixels within [-1, 1]; latents have no bounds."""
         return latents.clamp(-1, 1) if self.config.tokenizer is None else latents
 
     def _normalized(self, latents: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class VAEConfig(AutoencoderConfig):
 
 
 class VAE(Autoencoder):
-    """Encoder, prior, decoder and likelihood, trained in one phase, and perhaps a discriminator."""
+    """Encoder, prior, decoder and likelihood, and perhaps a discriminator."""
 
     config: VAEConfig
 
@@ -316,9 +316,9 @@ class VAE(Autoencoder):
 
 
 class GridVAE(VAE):
-    """A VAE whose latents are a small image, for a flow model to generate.
+    """A VAE whose latents are a small image.
 
-    Its own samples decode noise that knows no neighbour, and show nothing whole.
+    A flow model generates them. Its own samples decode noise that knows no neighbour, and show nothing whole.
     """
 
     has_prior: ClassVar[bool] = False

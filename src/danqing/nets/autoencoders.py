@@ -259,9 +259,10 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def into_pixels(inputs: int, outputs: int) -> nn.Conv2d:
-    """Build a 3×3 convolution to the four pixels of each place, for a pixel shuffle.
+    """Build a 3×3 convolution to four pixels of each place.
 
-    All four start alike, so that the images begin without a grid (Aitken et al. 2017).
+    A pixel shuffle follows. All four start alike, so that the images begin without a grid (Aitken et al.
+    2017).
     """
     made = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
     for parameter in made.parameters():
