@@ -22,6 +22,7 @@ from danqing.evaluation.networks import open_network
 from danqing.images import Images
 
 AT_ONCE = 256
+NETWORK = "efficientnet-lite0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +84,21 @@ def score(generated: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     }
 
 
-def distance(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Return only the Fréchet distance."""
-    return round(frechet_distance(features(generated), features(reference)).value, 2)
+def distance(generated: np.ndarray, reference: np.ndarray, network: str = NETWORK) -> float:
+    """Return only the Fréchet distance, in the features of a network."""
+    ours, real = features(generated, network), features(reference, network)
+    return round(frechet_distance(ours, real).value, 2)
 
 
-def features(images: np.ndarray) -> Tensor:
-    """Return the features of uint8 images `[n, h, w, c]`, `[n, 1280]`."""
+def features(images: np.ndarray, network: str = NETWORK) -> Tensor:
+    """Return the features of uint8 images `[n, h, w, c]`, `[n, d]`."""
     parts = torch.from_numpy(np.ascontiguousarray(images)).split(AT_ONCE)
-    return torch.cat([_network().features(part) for part in parts])
+    return torch.cat([_network(network).features(part) for part in parts])
 
 
 @functools.cache
-def _network() -> FeatureNetwork:
-    return open_network("efficientnet-lite0")
+def _network(name: str) -> FeatureNetwork:
+    return open_network(name)
 
 
 def pixels_of(dataset: Dataset) -> np.ndarray:

@@ -207,6 +207,15 @@ WORDS += [
 WORDS += ["--set", "tokenizer.settings.features=4", "--set", "tokenizer.settings.blocks=1"]
 WORDS += ["--set", "tokenizer.settings.vocabulary=16", "--set", "tokenizer.settings.batch_size=16"]
 
+LATENT = ["--preset", "flow-128", "--images", "6000", "--set", "precision=float32"]
+LATENT += ["--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2", "--set", "num_steps=2"]
+LATENT += ["--set", "data.augment.flip=true", "--set", "tokenizer.views=256"]
+LATENT += ["--set", "tokenizer.settings.features=4", "--set", "tokenizer.settings.blocks=1"]
+LATENT += ["--set", "tokenizer.settings.latents=2", "--set", "tokenizer.settings.downsamplings=1"]
+LATENT += ["--set", "tokenizer.settings.batch_size=16", "--set", "tokenizer.settings.adversarial=0.5"]
+LATENT += ["--set", "tokenizer.settings.adversarial_start_images=500"]
+LATENT += ["--set", "tokenizer.settings.discriminator_features=4", *AVERAGED]
+
 
 @pytest.fixture
 def captioned(pictures, tmp_path):
@@ -223,14 +232,16 @@ def captioned(pictures, tmp_path):
     return folder
 
 
-def test_two_stages_killed_in_each_and_in_between_are_bit_identical(captioned, tmp_path):
+@pytest.mark.parametrize("settings", [WORDS, LATENT], ids=["codes", "latents"])
+def test_two_stages_killed_in_each_and_in_between_are_bit_identical(captioned, tmp_path, settings):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    words = command(captioned, killed, *WORDS)
-    train(command(captioned, whole, *WORDS, checkpoint_seconds="60"), environment(tmp_path / "whole's"))
+    words = command(captioned, killed, *settings)
+    train(command(captioned, whole, *settings, checkpoint_seconds="60"), environment(tmp_path / "whole's"))
     env, rng = environment(tmp_path), random.Random(4)
 
     def newest_codes():
-        return max((path.name for path in (tmp_path / "cache/codes").glob(".*.tmp")), default="")
+        kinds = [path for kind in ("codes", "latents") for path in (tmp_path / "cache" / kind).glob(".*.tmp")]
+        return max((path.name for path in kinds), default="")
 
     def of_tokenizer():
         return newest_checkpoint(killed / "tokenizer")

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Encodes, HasLikelihood, Varies
+from danqing.families.base import Batch, Compresses, Condition, Encodes, HasLikelihood, Varies
 from danqing.families.vae import VAE, gaussian_divergence, slerp
 from danqing.randomness import generator
 
 GOLDEN = {  # losses at steps 0, 6, 12 and 18 of `train` below
     "mlp": [8.47289, 4.10568, 2.46648, 1.83308],
-    "conv": [8.72929, 3.69983, 2.85991, 2.09799],
-    "resnet": [7.71965, 3.65905, 2.78795, 2.06749],
-    "hybrid": [8.56977, 3.28616, 2.50395, 1.89072],
+    "conv": [6.49865, 3.28842, 2.45996, 1.85862],
+    "resnet": [8.29145, 3.83, 2.66773, 1.99614],
+    "hybrid": [8.70691, 3.33244, 2.30967, 1.89052],
 }
 NETS = tuple(GOLDEN)
 
@@ -324,3 +324,61 @@ def test_the_logged_bits_are_those_of_the_bound() -> None:
     batch, (phase,) = shapes(256), vae.phases()
     logged = vae.loss(batch, phase, generator(0, "loss")).logged["bits_per_dim"].item()
     assert logged == pytest.approx(vae.bits_per_dim(batch, generator(1, "bits")).mean().item(), rel=0.02)
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(8, 8, 1), (13, 8, 4), (17, 31, 2)])
+def test_a_grid_of_latents_is_a_first_stage_of_any_size(height: int, width: int, channels: int) -> None:
+    vae = build(net="grid", prior="normal", height=height, width=width, channels=channels, latents=3)
+    assert isinstance(vae, Compresses)
+    assert not isinstance(build(), Compresses)
+    assert not vae.has_prior
+    assert not families.has_prior(vae.config)
+    assert not vae.config.reads_labels
+    assert vae.latent_shape == (3, math.ceil(height / 8), math.ceil(width / 8))
+    images = torch.rand(2, channels, height, width) * 2 - 1
+    latents = vae.eval().compress(images)
+    assert latents.shape == (2, *vae.latent_shape)
+    assert torch.equal(vae.expand(latents), vae.reconstruct(images, Condition()))
+    assert vae.sample(Condition(), seeds=[1, 2]).shape == images.shape
+    assert vae.bits_per_dim(Batch(images), generator(0, "bits")).shape == (2,)
+    with pytest.raises(ConfigError, match="prior=normal"):
+        build(net="grid", prior="flow")
+
+
+def test_a_latent_of_a_grid_depends_on_pixels_around_its_place() -> None:
+    vae = build(net="grid", prior="normal", height=64, width=64, blocks=1, downsamplings=2).eval()
+    images = torch.zeros(1, 1, 64, 64)
+    before = vae.compress(images)
+    images[..., :8, :8] = 1
+    changed = (vae.compress(images) - before).abs().sum((0, 1)) > 0
+    assert changed[:2, :2].all()
+    assert not changed[8:].any()
+    assert not changed[:, 8:].any()
+
+
+@pytest.mark.parametrize("net", ["grid", "hybrid", "conv"])
+def test_a_perceptual_and_an_adversarial_term_join_the_bound(net: str) -> None:
+    settings = {"net": net, "prior": "normal", "discriminator_features": 4, "adversarial_start_images": 0}
+    settings |= {"adversarial_warmup_images": 0}
+    batch, vae = shapes(8), build(**settings, perceptual=0.5, adversarial=0.8)
+    assert vae.perceptual_network == "efficientnet-lite0"
+    vae.perceive(lambda images: [torch.cat([images, images.square()], 1)])
+    vae.on_progress(1)
+    first, second = vae.phases()
+    plain = build(**settings).loss(batch, first, generator(0, "loss"))
+    both = vae.loss(batch, first, generator(0, "loss"))
+    more = 0.5 * both.logged["perceptual"] + both.logged["adversarial_weight"] * both.logged["adversarial"]
+    assert both.total.item() == pytest.approx((plain.total + more).item(), rel=1e-5)
+    last = vae.decoder.last.weight
+    likeness = both.total - both.logged["adversarial_weight"] * both.logged["adversarial"]
+    assert likeness.item() == pytest.approx((plain.total + 0.5 * both.logged["perceptual"]).item(), rel=1e-5)
+    (whole,) = torch.autograd.grad(both.total, last)
+    vae.config = vae.config.model_copy(update={"adversarial": 0.0})
+    (alone,) = torch.autograd.grad(vae.loss(batch, first, generator(0, "loss")).total, last)
+    assert (whole - alone).norm().item() == pytest.approx(0.8 * alone.norm().item(), rel=1e-3)
+    judged = vae.loss(batch, second, generator(0, "loss"))
+    judged.total.backward()
+    assert vae.discriminator.last.weight.grad is not None
+    assert all(p.grad is None for p in vae.decoder.parameters())
+    vae.drop_training_only()
+    assert not any("discriminator" in name for name in vae.state_dict())

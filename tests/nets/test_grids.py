@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from danqing.nets.autoencoders import AutoencoderShape, build_decoder
 from danqing.nets.grids import GridDecoder, GridEncoder, GridShape
 from danqing.nets.patchgan import PatchDiscriminator
 
@@ -57,3 +59,31 @@ def test_a_logit_depends_on_its_patch_alone() -> None:
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (7, 5), (9, 30)])
 def test_a_judge_takes_any_size(height: int, width: int) -> None:
     assert PatchDiscriminator(1, features=4, layers=3)(torch.rand(2, 1, height, width)).dim() == 3
+
+
+def decoder_of(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """An untrained decoder of images of 64x64, and the shape of its latents."""
+    if name == "grid":
+        shape = GridShape(height=64, width=64, channels=3, latents=4, features=32, blocks=1, downsamplings=3)
+        return GridDecoder(shape), (4, 8, 8)
+    vector = AutoencoderShape(64, 64, 3, latents=16, features=16, blocks=int(name != "conv"))
+    return build_decoder(name, vector, 3), (16,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["grid", "conv", "resnet", "hybrid"])
+def test_an_untrained_decoder_has_no_peak_at_the_frequencies_of_its_strides(name: str) -> None:
+    """A grid in the images is a peak at a whole number of waves in 2, 4 or 8 pixels."""
+    torch.manual_seed(0)
+    power = torch.zeros(64, 64)
+    for _ in range(8):
+        decoder, shape = decoder_of(name)
+        inputs = torch.randn(16, *shape)
+        with torch.no_grad():
+            images = decoder(inputs) if name == "grid" else decoder(inputs, None)
+        images = images - images.mean((2, 3), keepdim=True)
+        power += torch.fft.fft2(images).abs().square().mean((0, 1)) / images.var()
+    rows = [power.sum(0), power.sum(1)]  # along each axis
+    for line in rows:
+        for frequency in (8, 16, 24, 32):  # 64 pixels: strides of 8, 4 and 2 and their multiples
+            beside = torch.cat([line[frequency - 3 : frequency - 1], line[frequency + 2 : frequency + 4]])
+            assert line[frequency] < 1.5 * beside.mean(), (name, frequency)

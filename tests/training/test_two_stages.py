@@ -155,7 +155,7 @@ def test_a_tokenizer_is_brought_along_or_refused(pictures, tmp_path):
     vae = {"net": "mlp", "features": "4", "latents": "4", "measure_seconds": "0.001", "prior": "normal"}
     options = {"size": (8, 12), "listener": Heard()}
     plain = dq.train(pictures, preset="vae-32", out=tmp_path / "vae", images=64, settings=vae, **options)
-    with pytest.raises(ConfigError, match="is not a tokenizer: give a VQ-VAE"):
+    with pytest.raises(ConfigError, match="is not a tokenizer for a transformer: give a VQ-VAE"):
         train(pictures, tmp_path / "third", tokenizer=plain)
     assert json.loads((tmp_path / "third/run.json").read_text())["status"] == "failed"
     with pytest.raises(ConfigError, match="a vae has no tokenizer"):

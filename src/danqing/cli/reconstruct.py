@@ -46,7 +46,7 @@ def reconstruct(
     from danqing.evaluation.generated_images import reconstruct as reconstruct_images
     from danqing.evaluation.reconstruction import squared_error
     from danqing.evaluation.reference import open_reference
-    from danqing.families.base import Tokenizes
+    from danqing.families.base import Compresses, Tokenizes
     from danqing.images import Images
     from danqing.randomness import generator
 
@@ -73,6 +73,9 @@ def reconstruct(
     written = None
     if isinstance(family, Tokenizes):
         written = f"{'×'.join(map(str, family.code_shape))} codes out of {family.vocabulary:,}"
+    elif isinstance(family, Compresses):
+        channels, height, width = family.latent_shape
+        written = f"{height}×{width} latents of {channels} channels"
     payload = {
         "images": len(rows),
         "split": reference.info.split,

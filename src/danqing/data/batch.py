@@ -50,8 +50,8 @@ class Condition:
 class Batch:
     """Images `[n, c, h, w]`, float32 in [-1, 1], channels-last in memory, with their condition.
 
-    codes: the tokenizer's codes of the images, int64 `[n, rows, columns, depth]`. The images are then empty,
-    `[n, 0, 0, 0]`.
+    codes: what a tokenizer made of the images, codes int64 `[n, rows, columns, depth]` or latents float32
+    `[n, channels, rows, columns]`. The images are then empty, `[n, 0, 0, 0]`.
     noise: standard normal values of the shape of the images, if noise has chosen the images.
     """
 

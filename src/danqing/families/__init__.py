@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from pydantic import ValidationError
 
 from danqing.errors import ConfigError, explain
-from danqing.families.base import Family, FamilyConfig, Learner
+from danqing.families.base import Family, FamilyConfig, HasTokenizer, Learner
 
 REGISTRY = {
     "gan": ("danqing.families.gan", "GAN", "GANConfig"),
@@ -71,13 +71,20 @@ def can_sample(family: str) -> bool:
     return issubclass(_find(family).learner, Family)
 
 
-def has_prior(family: str) -> bool:
-    """Return whether a family samples images without an input.
+def has_prior(config: FamilyConfig) -> bool:
+    """Return whether a model samples images without an input.
 
-    A first stage does not: it decodes codes that another family writes.
+    A first stage does not: it decodes codes or latents that another family generates.
     """
-    learner = _find(family).learner
+    learner = _find(config.family).learner.variant(config)
     return issubclass(learner, Family) and learner.has_prior
+
+
+def tokenizer_protocol(family: str) -> type:
+    """Return the protocol that the tokenizer of a family must have."""
+    learner = _find(family).learner
+    assert issubclass(learner, HasTokenizer)
+    return learner.reads
 
 
 def display_name(family: str) -> str:
@@ -125,7 +132,7 @@ def cannot(config: FamilyConfig, ability: str, protocol: type) -> str:
 
     ability: such as "vary an image". protocol: as of `implementing`, what gives a family this ability.
     """
-    name = _with_article(display_name(config.family))
+    name = _with_article(_variant_name(config))
     return f"{name[0].upper()}{name[1:]} cannot {ability}: use {alternatives(protocol)}."
 
 
@@ -175,6 +182,17 @@ def _implements(learner: type, protocol: type) -> bool:
     """
     members = {*vars(protocol), *inspect.get_annotations(protocol)}
     return all(hasattr(learner, name) for name in members if not name.startswith("_"))
+
+
+def _variant_name(config: FamilyConfig) -> str:
+    """Return what people call the variant of a configuration."""
+    try:
+        learner = _find(config.family).learner
+    except ConfigError:
+        return display_name(config.family)
+    chosen = learner.variant(config)
+    named = [name for name, variant in learner.variants().items() if variant is chosen]
+    return (named and named[0]) or display_name(config.family)
 
 
 def _with_article(name: str) -> str:

@@ -86,11 +86,16 @@ class Learner(nn.Module):
     @classmethod
     def from_config(cls, config: Any) -> "Learner":
         """Build the variant that suits a configuration, with fresh weights."""
-        return cls(config)
+        return cls.variant(config)(config)
+
+    @classmethod
+    def variant(cls, config: Any) -> type["Learner"]:
+        """Return the class that suits a configuration, one of `variants`."""
+        return cls
 
     @classmethod
     def variants(cls) -> Mapping[str, type["Learner"]]:
-        """Return the classes that `from_config` chooses from, by their display names.
+        """Return the classes that `variant` chooses from, by their display names.
 
         An empty name is the display name of the family. A class comes before those that can do more.
         """
@@ -274,14 +279,38 @@ class Tokenizes(Protocol):
         ...
 
 
+@runtime_checkable
+class Compresses(Protocol):
+    """A tokenizer of real numbers: turns images into latents and back.
+
+    It is the first stage of a family that generates latents, small images `[n, channels, rows, columns]` of
+    any scale. Images are `[n, c, h, w]` in [-1, 1].
+    """
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Return (channels, rows, columns)."""
+        ...
+
+    def compress(self, images: Tensor) -> Tensor:
+        """Turn images into latents, without gradients."""
+        ...
+
+    def expand(self, latents: Tensor) -> Tensor:
+        """Turn latents into images."""
+        ...
+
+
 class HasTokenizer:
     """A family of two stages, which it declares by inheriting this.
 
     Its child `tokenizer` was trained before it and never changes. The family learns from `Batch.codes` where
     the batch has them, else from what the tokenizer makes of the images.
+    reads: the protocol of its tokenizer, `Tokenizes` or `Compresses`.
     (A class and not a Protocol: from Python 3.12 on, no Protocol finds the children of an nn.Module.)
     """
 
+    reads: ClassVar[type] = Tokenizes
     tokenizer: nn.Module
 
 

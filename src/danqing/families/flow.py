@@ -7,6 +7,8 @@ This file is the whole model, to be read from top to bottom:
    predicts the image x, from which the velocity x - ε follows (Li and He 2025). `paths.py` has the equations.
 3. Generation. Start at noise and follow the velocity from t = 0 to t = 1 in small steps.
 
+With a tokenizer, x is not an image but its latents, a small image of real numbers (Rombach et al. 2022).
+
 `flow_sampling.py` adds what a trained model offers: other samplers, guidance, filling, variations,
 translation and likelihoods.
 """
@@ -20,10 +22,10 @@ from torch import Tensor, nn
 
 from danqing.errors import ConfigError
 from danqing.families import paths
-from danqing.families.base import Batch, Condition, Family, HasGuide, Losses, ParameterKind, Phase
-from danqing.families.conditioning import ConditionedConfig
+from danqing.families.base import Batch, Condition, HasGuide, Losses, ParameterKind, Phase
 from danqing.families.mask_shapes import draw_masks
 from danqing.families.samplers import SamplerName
+from danqing.families.tokenizers import LatentConfig, LatentStage
 from danqing.families.transport import Transport, noise_for
 from danqing.nets.flow.conditioned import ConditionedNet
 from danqing.nets.flow.conditioning import TextTokens
@@ -39,7 +41,7 @@ LEAST_NOISE = 1e-3
 
 
 # 1. Configuration
-class FlowConfig(ConditionedConfig):
+class FlowConfig(LatentConfig):
     """Settings of flow matching.
 
     widths: channels at each resolution, from fine to coarse; the last is the width of tokens, and the only
@@ -104,6 +106,11 @@ class FlowConfig(ConditionedConfig):
             )
         if self.pairs and self.mask_share:
             raise ValueError("a model of pairs does not fill: set mask_share = 0")
+        if self.tokenizer and (self.mask_share or self.pairs or self.noise_chooses_images):
+            raise ValueError(
+                "masks, pairs and semidiscrete transport are learned from pixels: set mask_share = 0, "
+                "pairs = false and transport = 'none', or train without a tokenizer"
+            )
         return self
 
     @property
@@ -119,9 +126,10 @@ class FlowConfig(ConditionedConfig):
         return self.guide or super().can_guide
 
 
-def build_network(config: FlowConfig) -> ConditionedNet:
+def build_network(config: FlowConfig, channels: int) -> ConditionedNet:
     """Build the network of a configuration with fresh weights.
 
+    channels: of what it generates, images or latents.
     Raises ConfigError where the model reads captions and there are none.
     """
     text, width = None, config.widths[-1]
@@ -133,14 +141,14 @@ def build_network(config: FlowConfig) -> ConditionedNet:
     extra = config.channels + 1 if config.mask_share else 0
     extra += config.channels if config.pairs else 0
     shape = FlowShape(
-        config.channels, extra, config.widths, config.layers, config.heads, config.patch, config.reads_text
+        channels, extra, config.widths, config.layers, config.heads, config.patch, config.reads_text
     )
     labels = len(config.labels) if config.reads_labels else 0
     return ConditionedNet(config.net, shape, labels=labels, attributes=config.attributes, text=text)
 
 
-class FlowModel(Family, HasGuide):
-    """A network that predicts images from noisy ones.
+class FlowModel(LatentStage, HasGuide):
+    """A network that predicts images, or their latents, from noisy ones.
 
     The velocity of a point follows from its prediction.
     """
@@ -149,11 +157,11 @@ class FlowModel(Family, HasGuide):
     guide_taken: Tensor
 
     def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.path = paths.PATHS[config.path]
-        self.network = build_network(config)
-        self.guide = build_network(config).requires_grad_(False) if config.guide else None
+        channels = self.codec.latent_shape[0]
+        self.network = build_network(config, channels)
+        self.guide = build_network(config, channels).requires_grad_(False) if config.guide else None
         if config.guide:
             self.register_buffer("guide_taken", torch.zeros((), dtype=torch.bool))
 
@@ -172,11 +180,11 @@ class FlowModel(Family, HasGuide):
         return (Phase(PHASE, ("network",)),)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        config, images, device = self.config, batch.images, batch.images.device
-        n = len(images)
+        config, images = self.config, self.batch_latents(batch)
+        n, device = len(images), images.device
         uniforms = paths.stratified(n, rng, device)
         t = paths.draw_times(config.path, config.times, config.time_mean, config.time_deviation, uniforms)
-        noise = noise_for(config.transport, batch, rng)
+        noise = noise_for(config.transport, replace(batch, images=images), rng)
         absent = torch.rand(n, generator=rng, device=device) < config.condition_dropout
         condition, mask = batch.condition, None
         if config.mask_share:
@@ -300,7 +308,7 @@ def generate(model: FlowModel, condition: Condition, noise: Tensor, num_steps: i
     for step in range(num_steps):
         t = torch.full((n,), step / num_steps)
         z = z + model.velocity(z, t, given) / num_steps
-    return z.clamp(-1, 1)
+    return model.images_of(z)
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:

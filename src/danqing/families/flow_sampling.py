@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from danqing.errors import ConfigError
 from danqing.families import paths, samplers
-from danqing.families.base import Batch, Condition, Learner, OnStep
+from danqing.families.base import Batch, Condition, Learner, OnStep, Preview
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
@@ -24,11 +25,13 @@ class FlowSampler(FlowModel):
 
     @classmethod
     def variants(cls) -> Mapping[str, type[Learner]]:
-        return {"flow model of pairs": FlowTranslator, "": Flow}
+        return {"flow model of pairs": FlowTranslator, "": Flow, "latent flow model": LatentFlow}
 
     @classmethod
-    def from_config(cls, config: FlowConfig) -> Learner:
-        return FlowTranslator(config) if config.pairs else Flow(config)
+    def variant(cls, config: FlowConfig) -> type[Learner]:
+        if config.pairs:
+            return FlowTranslator
+        return Flow if config.tokenizer is None else LatentFlow
 
     def sample_defaults(self) -> Mapping[str, Any]:
         config = self.config
@@ -57,9 +60,8 @@ class FlowSampler(FlowModel):
         return self._follow(self._velocity(condition, len(seeds), chosen), start, 0.0, seeds, on_step, chosen)
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:
-        config = self.config
         device = next(self.network.parameters()).device
-        return normal(seeds, (config.channels, config.height, config.width), device=device)
+        return normal(seeds, self.codec.latent_shape, device=device)
 
     def _follow(
         self,
@@ -76,11 +78,16 @@ class FlowSampler(FlowModel):
         def noise(step: int) -> Tensor:
             return normal(seeds, start.shape[1:], purpose=f"step {step}", device=start.device)
 
-        images = samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=on_step)
-        return images.clamp(-1, 1)
+        def report(done: int, steps: int, preview: Preview) -> None:
+            if on_step is not None:
+                on_step(done, steps, lambda: self.images_of(preview()))
+
+        return self.images_of(
+            samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=report)
+        )
 
     def _velocity(self, condition: Condition, count: int, chosen: Mapping[str, Any]) -> samplers.Velocity:
-        """Return the velocity towards predicted images, which guidance moves and [-1, 1] bounds.
+        """Return the velocity towards predictions, which guidance moves; pixels are bounded to [-1, 1].
 
         Guidance leads away from the prediction without the condition (Ho and Salimans 2022, equation 6) or
         from that of an early copy (Karras et al. 2024, equation 3), within an interval of times (Kynkäänniemi
@@ -115,7 +122,7 @@ class FlowSampler(FlowModel):
                 wanted, other = self.predict(z.repeat(2, 1, 1, 1), t.repeat(2), both, precision).chunk(2)
             return torch.lerp(other, wanted, paths.wide(weight))
 
-        return lambda z, t: towards(image(z, t).clamp(-1, 1), z, t)
+        return lambda z, t: towards(self.bounded(image(z, t)), z, t)
 
     def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
         """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
@@ -160,8 +167,8 @@ class FlowSampler(FlowModel):
         return chosen
 
 
-class Flow(FlowSampler):
-    """A flow model that also fills, varies and bounds likelihoods."""
+class FlowEditor(FlowSampler):
+    """A flow model that also fills and varies images."""
 
     def fill(
         self,
@@ -184,9 +191,13 @@ class Flow(FlowSampler):
         condition = replace(condition, image=images, mask=mask)
         velocity = self._velocity(condition, len(seeds), chosen)
         if not self.config.mask_share:
-            velocity = samplers.holding(velocity, images, noise, mask)
-        painted = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
-        return torch.where(mask > 0, painted, images)
+            velocity = samplers.holding(velocity, *self._known(images, mask, noise))
+        generated = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
+        return torch.where(mask > 0, generated, images)
+
+    def _known(self, images: Tensor, mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is known of images, the noise, and the mask of what is not known."""
+        return images, noise, mask
 
     def vary(
         self,
@@ -203,13 +214,17 @@ class Flow(FlowSampler):
         strength: sampling starts at the time 1 - strength.
         options: as of `sample`.
         """
-        chosen, noise = self._checked(options), self._noise(seeds)
+        chosen, noise, latents = self._checked(options), self._noise(seeds), self.latents_of(images)
         if strength == 0:
-            return images
+            return self.images_of(latents)
         begin = 1 - strength
-        start = torch.lerp(noise, images, begin)
+        start = torch.lerp(noise, latents, begin)
         velocity = self._velocity(condition, len(seeds), chosen)
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
+
+
+class Flow(FlowEditor):
+    """A flow model of pixels, which also bounds likelihoods."""
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
         """Return an upper bound on bits per dimension, `[n]` float32.
@@ -220,6 +235,30 @@ class Flow(FlowSampler):
             present = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
             given = self.given(batch.condition, present)
             return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
+
+
+class LatentFlow(FlowEditor):
+    """A flow model of latents, which also encodes and decodes images."""
+
+    def encode(self, images: Tensor, condition: Condition) -> Tensor:
+        """Return the normalized latents of images, `[n, channels, rows, columns]`."""
+        return self.latents_of(images)
+
+    def decode(self, latents: Tensor, condition: Condition) -> Tensor:
+        """Return the images of normalized latents."""
+        return self.images_of(latents)
+
+    def _known(self, images: Tensor, mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return known latents, the noise, and the mask of the places to generate.
+
+        A latent depends on pixels around its own. What the mask covers is therefore replaced by the mean of
+        the rest before it is encoded, and the places beside a covered one are generated too.
+        """
+        seen = 1 - mask
+        mean = (images * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
+        covered = F.adaptive_max_pool2d(mask, noise.shape[-2:])
+        latents = self.latents_of(torch.where(mask > 0, mean, images))
+        return latents, noise, F.max_pool2d(covered, 3, stride=1, padding=1)
 
 
 class FlowTranslator(FlowSampler):

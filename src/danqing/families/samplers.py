@@ -57,7 +57,7 @@ def integrate(
         "heun", "midpoint", "ab2" and "adaptive" also follow falling times, which must start below 1.
     noise: required for "stochastic", unused elsewhere.
     on_step: called after each step. Its preview is the predicted image of the latest evaluation, and x itself
-        at the end.
+        at the end; neither is bounded.
     tolerance: of "adaptive", absolute and relative: the estimated error of one step, as a root mean square
         over an image.
     Raises ModelError where "adaptive" cannot meet its tolerance.
@@ -351,12 +351,7 @@ def _norms(error: Tensor, before: Tensor, after: Tensor, tolerance: float) -> li
 
 def _preview(x: Tensor, t: Tensor | None = None, velocity: Tensor | None = None) -> Preview:
     """Return what shows the image that a velocity leads to, or x itself."""
-
-    def shown() -> Tensor:
-        image = x if t is None or velocity is None else predicted_image(x, t, velocity)
-        return image.clamp(-1, 1)
-
-    return shown
+    return lambda: x if t is None or velocity is None else predicted_image(x, t, velocity)
 
 
 def _log_ratio(t: float) -> float:

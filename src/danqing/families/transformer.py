@@ -20,20 +20,18 @@ decoders, in `nets/decoders/`, write the same codes as `generate` and `generate_
 """
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, FamilyConfig, Losses, Phase
-from danqing.families.conditioning import ConditionedConfig
+from danqing.families.base import Batch, Condition, Losses, Phase
 from danqing.families.decoding import Sampling, guide
 from danqing.families.masked_order import given_in_training, known_when_written, spread
-from danqing.families.tokenizers import SecondStage, build_tokenizer
+from danqing.families.tokenizers import CodeStage, TwoStageConfig, build_tokenizer
 from danqing.nets.attention import attend, grid_rotations, rotate_unit
 from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.decoders.contract import TransformerShape
@@ -47,20 +45,14 @@ EMBEDDING_SCALE = 0.3  # of initial embeddings: about what a block adds; with 0.
 
 
 # 1. Configuration
-def _parsed(value: Any) -> Any:
-    return families.parse_config(value) if isinstance(value, dict) else value
-
-
-class TransformerConfig(ConditionedConfig):
-    """Settings of a transformer, besides those of its condition.
+class TransformerConfig(TwoStageConfig):
+    """Settings of a transformer, besides those of its condition and its tokenizer.
 
     features: the width of the residual stream. heads: of attention, which share key_value_heads keys and
     values; 0 is one for each. guidance_scale: the default of sampling. label_smoothing: of the targets.
     noise: the share of codes replaced by random ones where they are read, in raster order, so that the model
-    learns to go on after a wrong code. tokenizer: the first stage; None: codes are the pixels.
+    learns to go on after a wrong code.
     """
-
-    from_data: ClassVar[frozenset[str]] = ConditionedConfig.from_data | {"tokenizer"}
 
     family: Literal["transformer"] = "transformer"
     order: Literal["raster", "masked"] = "raster"
@@ -71,7 +63,6 @@ class TransformerConfig(ConditionedConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     noise: float = Field(0.0, ge=0, lt=1)
     guidance_scale: float = Field(1.0, ge=0, le=100)
-    tokenizer: Annotated[SerializeAsAny[FamilyConfig], BeforeValidator(_parsed)] | None = None
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
@@ -84,9 +75,6 @@ class TransformerConfig(ConditionedConfig):
                 f"an image of {self.dimensions} pixel values is too long to write one by one: give it a "
                 "tokenizer, as the preset text2image-32 does, or a smaller size"
             )
-        sides = ("width", "height", "channels")
-        if self.tokenizer and any(getattr(self.tokenizer, side) != getattr(self, side) for side in sides):
-            raise ValueError("the tokenizer must be of images of the same width, height and channels")
         return self
 
 
@@ -359,7 +347,7 @@ class Transformer(nn.Module):
 
 
 # 5. Loss
-class TransformerLearner(SecondStage):
+class TransformerLearner(CodeStage):
     """Tokenizer, prefix and network, and how they learn."""
 
     config: TransformerConfig

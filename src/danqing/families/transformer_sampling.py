@@ -44,10 +44,10 @@ class TransformerFamily(TransformerLearner):
         }
 
     @classmethod
-    def from_config(cls, config: TransformerConfig) -> Learner:
+    def variant(cls, config: TransformerConfig) -> type[Learner]:
         if config.order == "masked":
-            return TransformerFamily(config)
-        return PixelTransformer(config) if config.tokenizer is None else RasterTransformer(config)
+            return TransformerFamily
+        return PixelTransformer if config.tokenizer is None else RasterTransformer
 
     def sampling_bytes(self) -> int:
         return super().sampling_bytes() + MOST_LAYOUTS * bytes_of(self.net)

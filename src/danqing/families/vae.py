@@ -3,44 +3,42 @@
 The bound is E[log p(x|z)] - beta KL(q(z|x) || p(z)), with beta as in the beta-VAE (Higgins et al. 2017). What
 makes samples good is a learned scale of the pixels' likelihood (Rybkin et al. 2021), which lets the latents
 carry detail, and a learned prior, which follows the posteriors.
+
+With `net = "grid"` the latents are a small image (Rombach et al. 2022, section 3.1). Such a VAE is the first
+stage of a flow model.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families.base import (
-    Alarm,
-    Batch,
-    Condition,
-    Family,
-    FamilyConfig,
-    Losses,
-    Phase,
-    nats_to_bits_per_dim,
-)
+from danqing.families.autoencoder import DISCRIMINATOR, PHASE, Autoencoder, AutoencoderConfig
+from danqing.families.base import Alarm, Batch, Condition, Learner, Losses, Phase, nats_to_bits_per_dim
 from danqing.families.likelihoods import LikelihoodName, build_likelihood
 from danqing.nets.autoencoders import AutoencoderShape, Net, build_decoder, build_encoder
+from danqing.nets.grids import GridShape, VectorDecoder, VectorEncoder
 from danqing.nets.priors import FlowPrior, NormalPrior
 from danqing.options import check
 from danqing.randomness import normal
 
-PHASE = "autoencoder"
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a latent is active where Var_x(E_q[z|x]) is more
 _LOG_SCALE_LIMIT = 7.0
 
 
-class VAEConfig(FamilyConfig):
+class VAEConfig(AutoencoderConfig):
     """Settings of a variational autoencoder.
 
     net: `hybrid` learns most per second where things stand in the same place in all images; `resnet` and
-        `conv` do not expect that.
+        `conv` do not expect that. `grid` has latents at each place of a grid, and reads no labels.
+    downsamplings: how often `grid` halves the sides.
+    latents: numbers for each image, or with `grid` for each place.
     features: a convolution at the coarsest resolutions has twice as many channels, a dense layer 16 times as
         many.
     blocks: residual blocks per resolution, or of dense layers.
@@ -53,7 +51,8 @@ class VAEConfig(FamilyConfig):
     display_name: ClassVar[str] = "VAE"
 
     family: Literal["vae"] = "vae"
-    net: Net = "hybrid"
+    net: Net | Literal["grid"] = "hybrid"
+    downsamplings: int = Field(3, ge=1, le=6)
     features: int = Field(64, ge=4, le=1024)
     blocks: int = Field(1, ge=1, le=16)
     latents: int = Field(64, ge=1, le=65536)
@@ -66,8 +65,12 @@ class VAEConfig(FamilyConfig):
     prior_features: int = Field(256, ge=1, le=8192)
 
     @property
+    def reads_labels(self) -> bool:
+        return self.conditional and self.net != "grid"
+
+    @property
     def reads_attributes(self) -> bool:
-        return self.conditional
+        return self.reads_labels
 
     @model_validator(mode="after")
     def _settings_fit(self) -> "VAEConfig":
@@ -75,20 +78,47 @@ class VAEConfig(FamilyConfig):
             raise ValueError("scale must be a positive number, 'learned' or 'pixel'")
         if self.prior == "flow" and self.latents < 2:
             raise ValueError("a flow prior needs at least 2 latents: use prior=normal")
+        if self.prior == "flow" and self.net == "grid":
+            raise ValueError("a grid of latents has no flow prior: use prior=normal")
         return self
 
 
-class VAE(Family):
-    """Encoder, prior, decoder and likelihood, trained in one phase."""
+class VAE(Autoencoder):
+    """Encoder, prior, decoder and likelihood, and perhaps a discriminator."""
 
     config: VAEConfig
 
+    @classmethod
+    def variants(cls) -> Mapping[str, type[Learner]]:
+        return {"": VAE, "VAE with a grid of latents": GridVAE}
+
+    @classmethod
+    def variant(cls, config: VAEConfig) -> type[Learner]:
+        return GridVAE if config.net == "grid" else VAE
+
     def __init__(self, config: VAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        labels = len(config.labels) if config.conditional else 0
+        super().__init__(config)
+        labels = len(config.labels) if config.reads_labels else 0
         self.labels = labels
         self.likelihood = build_likelihood(config.likelihood, config.scale)
+        self.encoder, self.decoder, self.latent_count = self._build_nets()
+        self.prior: FlowPrior | NormalPrior
+        if config.prior == "flow":
+            self.prior = FlowPrior(
+                self.latent_count,
+                labels,
+                config.attributes,
+                couplings=config.couplings,
+                hidden=config.prior_features,
+            )
+        else:
+            self.prior = NormalPrior(self.latent_count, labels, config.attributes)
+        self.discriminator = self.build_discriminator()
+
+    def _build_nets(self) -> tuple[nn.Module, nn.Module, int]:
+        """Return encoder, decoder and the number of latents of an image."""
+        config = self.config
+        assert config.net != "grid"
         shape = AutoencoderShape(
             height=config.height,
             width=config.width,
@@ -96,31 +126,17 @@ class VAE(Family):
             latents=config.latents,
             features=config.features,
             blocks=config.blocks if config.net != "conv" else 0,
-            labels=labels,
+            labels=self.labels,
             attributes=config.attributes,
         )
-        self.encoder = build_encoder(config.net, shape)
-        self.decoder = build_decoder(
-            config.net, shape, config.channels * self.likelihood.parameters_per_channel
-        )
-        self.prior: FlowPrior | NormalPrior
-        if config.prior == "flow":
-            self.prior = FlowPrior(
-                config.latents,
-                labels,
-                config.attributes,
-                couplings=config.couplings,
-                hidden=config.prior_features,
-            )
-        else:
-            self.prior = NormalPrior(config.latents, labels, config.attributes)
-        self._images = 0
+        outputs = config.channels * self.likelihood.parameters_per_channel
+        return build_encoder(config.net, shape), build_decoder(config.net, shape, outputs), config.latents
 
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase(PHASE, ("encoder", "decoder", "prior", "likelihood")),)
+        return self.phases_of("encoder", "decoder", "prior", "likelihood")
 
-    def on_progress(self, images: int) -> None:
-        self._images = images
+    def rebuilt(self, batch: Batch) -> Tensor:
+        return self.reconstruct(batch.images, batch.condition)
 
     @property
     def beta(self) -> float:
@@ -129,19 +145,26 @@ class VAE(Family):
         return self.config.beta * (min(1.0, self._images / warmup) if warmup else 1.0)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """Compute the negative bound with beta, in nats per dimension.
+        """Compute the loss of a phase.
 
-        The logged bits_per_dim have beta = 1.
+        That of the autoencoder is the negative bound with beta, in nats per dimension, and what else is
+        configured. The logged bits_per_dim have beta = 1; squared_error is of values in [0, 1].
         """
+        if phase.name == DISCRIMINATOR:
+            return self.discriminator_loss(batch)
         condition = batch.condition
         mean, log_scale = self.posterior(batch.images, condition)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         latents = mean + log_scale.exp() * noise
-        reconstruction = -self.likelihood.log_prob(self.decoder(latents, condition), batch.images).mean()
+        output = self.decoder(latents, condition)
+        reconstruction = -self.likelihood.log_prob(output, batch.images).mean()
         divergence = self.divergence(latents, mean, log_scale, condition).mean()
         total = (reconstruction + self.beta * divergence) / self.config.dimensions
+        decoded, logged = self.likelihood.mean(output), dict[str, Tensor]()
+        total, verdict = self.with_other_terms(total, decoded, batch.images, logged)
         with torch.no_grad():
-            logged = {
+            logged |= {
+                "squared_error": (decoded - batch.images).square().mean() / 4,
                 "reconstruction": reconstruction.detach(),
                 "divergence": divergence.detach(),
                 "active_latents": (mean.var(0, correction=0) > ACTIVE_VARIANCE).float().mean(),
@@ -152,7 +175,7 @@ class VAE(Family):
                 logged["bits_per_dim"] = nats_to_bits_per_dim(bound, self.config.dimensions)
             if (scale := self.likelihood.scale()) is not None:
                 logged["scale"] = scale
-        return Losses(total, logged)
+        return Losses(total + verdict, {name: value.detach() for name, value in logged.items()})
 
     def posterior(self, images: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
         """Compute mean and log standard deviation of q(z | x), float32.
@@ -187,7 +210,7 @@ class VAE(Family):
         check(temperature=temperature)
         self._check(condition)
         device = next(self.parameters()).device
-        noise = temperature * normal(seeds, (self.config.latents,), device=device)
+        noise = temperature * normal(seeds, (self.latent_count,), device=device)
         return self.decode(self.prior.from_noise(noise, condition), condition)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
@@ -228,8 +251,8 @@ class VAE(Family):
         latent: its number, from 0. values: in standard deviations.
         Returns images `[n, len(values), c, h, w]`. Raises ConfigError where there is no such latent.
         """
-        if not 0 <= latent < self.config.latents:
-            raise ConfigError(f"There is no latent {latent}: choose one from 0 to {self.config.latents - 1}.")
+        if not 0 <= latent < self.latent_count:
+            raise ConfigError(f"There is no latent {latent}: choose one from 0 to {self.latent_count - 1}.")
         noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
         frames = []
         for value in values:
@@ -245,7 +268,7 @@ class VAE(Family):
             al. 2013).
         """
         noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
-        fresh = normal(seeds, (self.config.latents,), device=noise.device)
+        fresh = normal(seeds, (self.latent_count,), device=noise.device)
         moved = math.sqrt(1 - strength**2) * noise + strength * fresh
         return self.decode(self.prior.from_noise(moved, condition), condition)
 
@@ -272,13 +295,13 @@ class VAE(Family):
         return nats_to_bits_per_dim(math.log(samples) - total, self.config.dimensions)
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
-        config = self.config
+        config, count = self.config, self.latent_count
         active = logged.get(f"{PHASE}/active_latents", 1.0)
         settled = self._images >= max(20_000, 2 * config.beta_warmup_images)
-        if not settled or active * config.latents >= max(1.0, 0.1 * config.latents):
+        if not settled or active * count >= max(1.0, 0.1 * count):
             return []
         text = (
-            f"Only {active:.0%} of the {config.latents} latents carry anything about the images (posterior "
+            f"Only {active:.0%} of the {count} latents carry anything about the images (posterior "
             f"collapse): lower beta (now {config.beta:g}), raise beta_warmup_images (now "
             f"{config.beta_warmup_images}), or use fewer latents."
         )
@@ -290,6 +313,47 @@ class VAE(Family):
             raise ConfigError(
                 f"This model needs a label for every image: one of {', '.join(self.config.labels[:8])}."
             )
+
+
+class GridVAE(VAE):
+    """A VAE whose latents are a small image.
+
+    A flow model generates them. Its own samples decode noise that knows no neighbour, and show nothing whole.
+    """
+
+    has_prior: ClassVar[bool] = False
+
+    def _build_nets(self) -> tuple[nn.Module, nn.Module, int]:
+        config = self.config
+        shape = GridShape(
+            height=config.height,
+            width=config.width,
+            channels=config.channels,
+            latents=config.latents,
+            features=config.features,
+            blocks=config.blocks,
+            downsamplings=config.downsamplings,
+        )
+        self._grid = shape.grid
+        outputs = config.channels * self.likelihood.parameters_per_channel
+        encoder = VectorEncoder(replace(shape, latents=2 * config.latents))
+        return encoder, VectorDecoder(replace(shape, channels=outputs)), math.prod(self.latent_shape)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Return channels, rows and columns."""
+        return self.config.latents, *self._grid
+
+    @torch.no_grad()
+    def compress(self, images: Tensor) -> Tensor:
+        """Return the most likely latents of images, `[n, channels, rows, columns]` float32."""
+        latents: Tensor = self.encode(images, Condition()).unflatten(1, self.latent_shape)
+        return latents
+
+    @torch.no_grad()
+    def expand(self, latents: Tensor) -> Tensor:
+        """Return the mean images of latents, `[n, c, h, w]` in [-1, 1]."""
+        return self.decode(latents.flatten(1), Condition())
 
 
 def gaussian_divergence(

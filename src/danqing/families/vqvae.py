@@ -1,34 +1,31 @@
 """Vector-quantized autoencoders (van den Oord et al. 2017): images to a grid of whole numbers, and back.
 
-They are a first stage: a transformer writes the numbers, and the decoder here turns them into an image. Their
-    own samples are drawn place by place and show nothing whole. With a perceptual and an adversarial term
-    they are VQGANs (Esser et al. 2021).
+They are a first stage: a transformer writes the numbers, and the decoder here turns them into an image. A
+flow model can also generate the vectors before they are rounded to numbers (Rombach et al. 2022, section
+3.1). Their own samples are drawn place by place and show nothing whole. With a perceptual and an adversarial
+term they are VQGANs (Esser et al. 2021).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families.adversarial import LOSSES, Loss, squared_gradients
-from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
+from danqing.families.autoencoder import DISCRIMINATOR, PHASE, Autoencoder, AutoencoderConfig
+from danqing.families.base import Alarm, Batch, Condition, Losses, Phase
 from danqing.nets.grids import GridDecoder, GridEncoder, GridShape
-from danqing.nets.patchgan import PatchDiscriminator
 from danqing.nets.quantizers import Binary, Codebook, FiniteScalar, Gradient, Quantizer
 from danqing.randomness import generator
 
-PHASE, DISCRIMINATOR = "autoencoder", "discriminator"
 SETTLED_IMAGES = 20_000
 MOST_CODES, MOST_LEVELS = 1 << 18, 256
-_LARGEST_RATIO = 1e4
 
 
-class VQVAEConfig(FamilyConfig):
+class VQVAEConfig(AutoencoderConfig):
     """Settings of a tokenizer.
 
     features: a convolution on the grid has twice as many channels.
@@ -39,11 +36,6 @@ class VQVAEConfig(FamilyConfig):
     code_width: numbers per code of a codebook.
     normalised: codes lie on the unit sphere.
     entropy: the weight of a binary code's entropies.
-    perceptual: the weight of the distance in the features of `perceptual_network`.
-    adversarial: the weight of the adversarial loss, 0 for none; where `adversarial_adaptive`, relative to the
-        gradient of the other terms. The discriminator starts to learn after `adversarial_start_images`, and
-        its weight rises over `adversarial_warmup_images` more, so that it has learned something before it
-        counts.
     """
 
     display_name: ClassVar[str] = "VQ-VAE"
@@ -62,17 +54,6 @@ class VQVAEConfig(FamilyConfig):
     commitment: float = Field(0.25, ge=0)
     codebook_decay: float = Field(0.99, gt=0, lt=1)
     entropy: float = Field(0.1, ge=0)
-    perceptual: float = Field(0.0, ge=0)
-    perceptual_network: str = "efficientnet-lite0"
-    adversarial: float = Field(0.0, ge=0)
-    adversarial_loss: Loss = "hinge"
-    adversarial_adaptive: bool = True
-    adversarial_start_images: int = Field(50_000, ge=0)
-    adversarial_warmup_images: int = Field(25_000, ge=0)
-    discriminator_features: int = Field(64, ge=4, le=1024)
-    discriminator_layers: int = Field(2, ge=1, le=6)
-    discriminator_learning_rate_scale: float = Field(1.0, gt=0)
-    r1: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
@@ -96,17 +77,15 @@ class VQVAEConfig(FamilyConfig):
         return False
 
 
-class VQVAE(Family):
+class VQVAE(Autoencoder):
     """Encoder, quantizer and decoder, and a discriminator if one is configured."""
 
-    training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
     has_prior: ClassVar[bool] = False
 
     config: VQVAEConfig
 
     def __init__(self, config: VQVAEConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.quantizer = _build_quantizer(config)
         shape = GridShape(
             height=config.height,
@@ -120,17 +99,7 @@ class VQVAE(Family):
         self._grid = shape.grid
         self.encoder = GridEncoder(shape)
         self.decoder = GridDecoder(shape)
-        self.discriminator = (
-            PatchDiscriminator(
-                config.channels,
-                features=config.discriminator_features,
-                layers=config.discriminator_layers,
-            )
-            if config.adversarial
-            else None
-        )
-        self._images = 0
-        self._stages: Callable[[Tensor], Sequence[Tensor]] | None = None
+        self.discriminator = self.build_discriminator()
 
     @property
     def vocabulary(self) -> int:
@@ -142,32 +111,12 @@ class VQVAE(Family):
         """Return rows, columns and codes per place."""
         return (*self._grid, self.quantizer.depth)
 
-    @property
-    def perceptual_network(self) -> str:
-        """Return the network whose features are compared, "" for none."""
-        return self.config.perceptual_network if self.config.perceptual else ""
-
-    def perceive(self, stages: Callable[[Tensor], Sequence[Tensor]]) -> None:
-        """Take the function that turns images into that network's feature maps."""
-        self._stages = stages
-
     def phases(self) -> tuple[Phase, ...]:
-        scale = self.config.discriminator_learning_rate_scale
-        learning = (Phase(PHASE, ("encoder", "quantizer", "decoder")),)
-        judging = (Phase(DISCRIMINATOR, ("discriminator",), learning_rate_scale=scale),)
-        return learning + judging if self.config.adversarial else learning
+        return self.phases_of("encoder", "quantizer", "decoder")
 
-    def on_progress(self, images: int) -> None:
-        self._images = images
-
-    @property
-    def adversarial_weight(self) -> float:
-        """Return the weight of the adversarial loss so far."""
-        config, since = self.config, self._images - self.config.adversarial_start_images
-        if since < 0:
-            return 0.0
-        warmup = config.adversarial_warmup_images
-        return config.adversarial * (min(1.0, since / warmup) if warmup else 1.0)
+    def rebuilt(self, batch: Batch) -> Tensor:
+        decoded: Tensor = self.decoder(self.quantizer(self.encoder(batch.images), None).latents)
+        return decoded
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         """Compute the loss of a phase.
@@ -176,22 +125,14 @@ class VQVAE(Family):
         loss, and what else is configured. The logged squared_error is of values in [0, 1].
         """
         if phase.name == DISCRIMINATOR:
-            return self._discriminator_loss(batch.images)
+            return self.discriminator_loss(batch)
         quantized = self.quantizer(self.encoder(batch.images), rng)
-        painted = self.decoder(quantized.latents).float()
-        error = (painted - batch.images).square().mean()
+        decoded = self.decoder(quantized.latents).float()
+        error = (decoded - batch.images).square().mean()
         likeness = error / batch.images.var().clamp_min(1e-4)
         logged = {"squared_error": error / 4, "quantization": quantized.loss, **quantized.logged}
-        if self.config.perceptual:
-            logged["perceptual"] = self._perceptual(painted, batch.images)
-            likeness = likeness + self.config.perceptual * logged["perceptual"]
-        total = likeness + quantized.loss
-        if self.adversarial_weight:
-            verdict = self._verdict(painted, batch.images)
-            ratio = self._gradient_ratio(likeness, verdict) if self.config.adversarial_adaptive else 1.0
-            weight = self.adversarial_weight * ratio
-            total = total + weight * verdict
-            logged |= {"adversarial": verdict, "adversarial_weight": torch.as_tensor(weight)}
+        likeness, verdict = self.with_other_terms(likeness, decoded, batch.images, logged)
+        total = likeness + quantized.loss + verdict
         return Losses(total, {name: value.detach() for name, value in logged.items()})
 
     @torch.no_grad()
@@ -206,8 +147,25 @@ class VQVAE(Family):
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
         """Turn codes into images `[n, c, h, w]` in [-1, 1]."""
-        painted: Tensor = self.decoder(self.quantizer.lookup(codes))
-        return painted.float().clamp(-1, 1)
+        decoded: Tensor = self.decoder(self.quantizer.lookup(codes))
+        return decoded.float().clamp(-1, 1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Return channels, rows and columns of what the quantizer rounds."""
+        return self.quantizer.width, *self._grid
+
+    @torch.no_grad()
+    def compress(self, images: Tensor) -> Tensor:
+        """Turn images into latents before they are quantized, float32 `[n, channels, rows, columns]`."""
+        latents: Tensor = self.encoder(images)
+        return latents.float()
+
+    @torch.no_grad()
+    def expand(self, latents: Tensor) -> Tensor:
+        """Quantize latents and turn them into images `[n, c, h, w]` in [-1, 1]."""
+        decoded: Tensor = self.decoder(self.quantizer(latents, None).latents)
+        return decoded.float().clamp(-1, 1)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
         """Return the images' codes, as `tokenize` does."""
@@ -233,52 +191,6 @@ class VQVAE(Family):
         ]
         codes = torch.stack(drawn).reshape(-1, *self.code_shape)
         return self.detokenize(codes.to(self.quantizer.frequencies.device))
-
-    def _perceptual(self, painted: Tensor, images: Tensor) -> Tensor:
-        """The mean squared distance of feature maps, each place's scaled to length 1 (Zhang et al. 2018,
-        equation 1, with all channels weighing the same).
-        """
-        assert self._stages is not None, "perceive() has not been called"
-        with torch.no_grad():
-            wanted = [F.normalize(stage.float(), dim=1) for stage in self._stages(images)]
-        found = [F.normalize(stage.float(), dim=1) for stage in self._stages(painted)]
-        parts = [(a - b).square().sum(1).mean() for a, b in zip(found, wanted, strict=True)]
-        return torch.stack(parts).mean()
-
-    def _verdict(self, painted: Tensor, images: Tensor) -> Tensor:
-        """Compute the generator's side of the adversarial loss."""
-        assert self.discriminator is not None
-        kind = LOSSES[self.config.adversarial_loss]
-        fake = self.discriminator(painted)
-        real = self.discriminator(images).detach() if kind.pairs else fake
-        return kind.generator(real, fake)
-
-    def _gradient_ratio(self, likeness: Tensor, verdict: Tensor) -> Tensor:
-        """Compute the ratio of the lengths of both gradients at the decoder's last layer.
-
-        Esser et al. 2021, equation 7.
-        """
-        weight = self.decoder.last.weight
-        lengths = [
-            torch.autograd.grad(term, weight, retain_graph=True)[0].float().norm()
-            for term in (likeness, verdict)
-        ]
-        ratio: Tensor = lengths[0] / (lengths[1] + 1e-6)
-        return ratio.clamp(0, _LARGEST_RATIO).detach()
-
-    def _discriminator_loss(self, images: Tensor) -> Losses:
-        assert self.discriminator is not None
-        if self._images < self.config.adversarial_start_images:  # no gradient: it stays as it is
-            return Losses(0.0 * self.discriminator.last.bias.sum())  # type: ignore[union-attr]
-        with torch.no_grad():
-            painted = self.decoder(self.quantizer(self.encoder(images), None).latents).float()
-        real, fake = self.discriminator(torch.cat([images, painted])).chunk(2)
-        loss = LOSSES[self.config.adversarial_loss].discriminator(real, fake)
-        logged = {"verdict": loss, "wins": (real > fake).float().mean()}
-        if self.config.r1:
-            logged["r1"] = squared_gradients(self.discriminator, images).mean()
-            loss = loss + self.config.r1 * logged["r1"]
-        return Losses(loss, {name: value.detach() for name, value in logged.items()})
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         use = logged.get(f"{PHASE}/codebook_use", 1.0)

@@ -155,7 +155,12 @@ class HybridDecoder(nn.Module):
         hidden = max(8, shape.features // 2)
         self.widen = convolution(4 * outputs, hidden)
         self.blocks = nn.Sequential(*(convolution_block(hidden) for _ in range(max(1, shape.blocks))))
-        self.narrow = nn.Conv2d(hidden, 4 * outputs, 3, padding=1)
+        self.narrow = into_pixels(hidden, outputs)
+
+    @property
+    def last(self) -> nn.Conv2d:
+        """Return the last layer."""
+        return self.narrow
 
     def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
         draft = self.dense(latents, condition).contiguous(memory_format=torch.channels_last)
@@ -196,7 +201,7 @@ class ConvDecoder(nn.Module):
 
     From latents `[n, latents]` and a condition to `[n, outputs, h, w]`. A place doubles by repetition and a
     convolution, which leaves no grid as strided transposes do (Odena et al. 2016); the last doubling is a
-    pixel shuffle (Shi et al. 2016).
+    pixel shuffle (Shi et al. 2016), which starts as repetition.
     """
 
     def __init__(self, shape: AutoencoderShape, outputs: int) -> None:
@@ -212,7 +217,7 @@ class ConvDecoder(nn.Module):
             )
             for before, after in itertools.pairwise(widths)
         )
-        self.last = nn.Conv2d(widths[-1], 4 * outputs, 3, padding=1)
+        self.last = into_pixels(widths[-1], outputs)
 
     def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
         h = self.blocks(self.label(self.first(latents), condition))
@@ -250,6 +255,18 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """Build a 3×3 convolution whose weights suit `activate`."""
     made = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
     nn.init.kaiming_normal_(made.weight, a=0.1)
+    return made
+
+
+def into_pixels(inputs: int, outputs: int) -> nn.Conv2d:
+    """Build a 3×3 convolution to four pixels of each place.
+
+    A pixel shuffle follows. All four start alike, so that the images begin without a grid (Aitken et al.
+    2017).
+    """
+    made = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
+    for parameter in made.parameters():
+        parameter.data = parameter.data[::4].repeat_interleave(4, dim=0).contiguous()
     return made
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.nets.autoencoders import activate, convolution, convolution_block
+from danqing.data.batch import Condition
+from danqing.nets.autoencoders import activate, convolution, convolution_block, into_pixels
 from danqing.nets.layers import crop
 
 
@@ -86,7 +87,7 @@ class GridDecoder(nn.Module):
 
     From latents `[n, latents, rows, columns]` to images `[n, c, h, w]`. A place doubles by repetition and a
     convolution, which leaves no grid as strided transposes do (Odena et al. 2016); the last doubling is a
-    pixel shuffle (Shi et al. 2016).
+    pixel shuffle (Shi et al. 2016), which starts as repetition.
     """
 
     def __init__(self, shape: GridShape) -> None:
@@ -95,10 +96,28 @@ class GridDecoder(nn.Module):
         self.first = convolution(shape.latents, widths[0])
         self.blocks = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(convolution(*pair) for pair in itertools.pairwise(widths))
-        self.last = nn.Conv2d(widths[-1], 4 * shape.channels, 3, padding=1)
+        self.last = into_pixels(widths[-1], shape.channels)
 
     def forward(self, latents: Tensor) -> Tensor:
         h = self.blocks(self.first(latents))
         for stage in self.stages:
             h = stage(F.interpolate(activate(h), scale_factor=2.0))
         return crop(F.pixel_shuffle(self.last(activate(h)), 2), self.size)
+
+
+class VectorEncoder(GridEncoder):
+    """A grid encoder whose output is one vector `[n, latents · rows · columns]`."""
+
+    def forward(self, images: Tensor, condition: Condition | None = None) -> Tensor:
+        return super().forward(images).flatten(1)
+
+
+class VectorDecoder(GridDecoder):
+    """A grid decoder whose input is one vector `[n, latents · rows · columns]`."""
+
+    def __init__(self, shape: GridShape) -> None:
+        super().__init__(shape)
+        self.latent_shape = (shape.latents, *shape.grid)
+
+    def forward(self, latents: Tensor, condition: Condition | None = None) -> Tensor:
+        return super().forward(latents.unflatten(1, self.latent_shape))

@@ -99,7 +99,7 @@ def configure(
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, c.size or ()))}" for name, c in chosen.items())
         raise ConfigError(f"These presets are for different sizes ({listed}): choose one by --size.")
-    first = [name for name, config in chosen.items() if not has_prior(config.model.family)]
+    first = [name for name, config in chosen.items() if not has_prior(config.model)]
     if first and len(first) < len(chosen):
         raise ConfigError(
             f"{first[0]} is a first stage, which is scored by its reconstructions and not by samples: "

@@ -1,16 +1,20 @@
-"""Images as a tokenizer's codes: written to the cache once, and read from there in batches."""
+"""Images as a tokenizer's codes or latents: written to the cache once, and read from there in batches.
+
+"Codes" means either here: whole numbers of a tokenizer, or the real numbers of an autoencoder.
+"""
 
 import contextlib
 import json
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from torch import nn
 
 from danqing import atomic, weights
 from danqing.data import Augment, Batches, Dataset, caches
@@ -20,7 +24,8 @@ from danqing.data.dataset import TensorFile
 from danqing.data.degrade import Degradation
 from danqing.data.records import digest
 from danqing.errors import TrainingError
-from danqing.families.base import Family, Tokenizes
+from danqing.families.base import Compresses, Tokenizes
+from danqing.families.tokenizers import LatentStatistics
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 from danqing.training.config import RunConfig
@@ -32,19 +37,63 @@ _PIXELS_AT_ONCE = 2**18
 _PATIENCE_SECONDS = 0.5
 _OTHERS = "Waiting for another process that writes the same codes"
 
-_FORMATS: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
+_FORMATS: dict[str, np.dtype[Any]] = {
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+    "F16": np.dtype("<f2"),
+}
+_LEAST_SHARE = 0.01
+"""Of the largest deviation of a channel: a channel that carries nothing is not blown up to variance 1."""
+
+
+class Encoding(NamedTuple):
+    """What a tokenizer makes of images.
+
+    kind: codes are whole numbers below `vocabulary`, latents are real numbers.
+    format: of a number in the cache. shape: of one image's numbers.
+    encode, decode: from images `[n, c, h, w]` to the numbers `[n, ...]`, and back.
+    """
+
+    kind: Literal["codes", "latents"]
+    format: str
+    shape: tuple[int, int, int]
+    encode: Callable[[torch.Tensor], torch.Tensor]
+    decode: Callable[[torch.Tensor], torch.Tensor]
+    vocabulary: int = 0
+
+    def random(self, images: int) -> "Codes":
+        """Return random numbers in place of the codes of a data set, to measure with."""
+        rng, shape = np.random.default_rng(0), (1, *self.shape)
+        numbers = rng.integers(0, self.vocabulary, shape) if self.vocabulary else rng.normal(size=shape)
+        return Codes(lambda places: np.repeat(numbers, len(places), axis=0), images)
+
+
+def encoding_of(tokenizer: object, reads: type = Tokenizes) -> Encoding:
+    """Return what a tokenizer makes of images, as `HasTokenizer.reads` wants it."""
+    if reads is Compresses:
+        assert isinstance(tokenizer, Compresses)
+        return Encoding("latents", "F16", tokenizer.latent_shape, tokenizer.compress, tokenizer.expand)
+    assert isinstance(tokenizer, Tokenizes)
+    format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
+    both = tokenizer.tokenize, tokenizer.detokenize
+    return Encoding("codes", format, tokenizer.code_shape, *both, vocabulary=tokenizer.vocabulary)
 
 
 class Codes:
     """The codes of every view of every image, one view after another.
 
-    read: returns the codes at some of these places, `[n, rows, columns, depth]`.
+    read: returns the codes at some of these places, `[n, ...]`.
+    statistics: of latents.
     """
 
     def __init__(
-        self, read: Callable[[NDArray[np.int64]], NDArray[np.integer[Any]]], images: int, views: int = 1
+        self,
+        read: Callable[[NDArray[np.int64]], NDArray[Any]],
+        images: int,
+        views: int = 1,
+        statistics: LatentStatistics | None = None,
     ) -> None:
-        self._read, self.images, self.views = read, images, views
+        self._read, self.images, self.views, self.statistics = read, images, views, statistics
 
     @classmethod
     def open(cls, path: Path, images: int) -> Self:
@@ -59,14 +108,16 @@ class Codes:
             lambda places: file.rows("codes", places).view(format).reshape(-1, *shape),
             images,
             count // images,
+            _Moments.read(file, shape[0]) if file.dtype("codes") == "F16" else None,
         )
 
     def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
         """Return images' codes, each in one of its views.
 
-        The result is int64 `[n, rows, columns, depth]`.
+        The result is int64 `[n, rows, columns, depth]`, or float32 `[n, channels, rows, columns]`.
         """
-        return torch.from_numpy(self._read(views * self.images + indices).astype(np.int64))
+        found = self._read(views * self.images + indices)
+        return torch.from_numpy(found.astype(np.int64 if found.dtype.kind == "i" else np.float32))
 
 
 class CodedBatches(Batches):
@@ -146,10 +197,11 @@ def views_of(augment: Augment, seed: int, count: int) -> Views:
 
 
 def ensure(
-    tokenizer: Family,
+    tokenizer: nn.Module,
     dataset: Dataset,
     views: Views,
     *,
+    reads: type = Tokenizes,
     device: torch.device,
     on_progress: ProgressCallback,
     stopped: Callable[[], bool] = lambda: False,
@@ -158,14 +210,17 @@ def ensure(
 
     They are cached by the tokenizer's weights, the images and the views.
 
+    reads: whether codes or latents are wanted, as in `HasTokenizer`.
     stopped: asked between parts; if it is true, the result is None.
 
     Raises TrainingError if the cache cannot be written.
     """
+    encoding = encoding_of(tokenizer.eval().to(device), reads)
+    kind = encoding.kind
     key = digest(
-        f"codes {VERSION}", weights.digest(tokenizer.state_dict()), dataset.fingerprint, views.key()
+        f"{kind} {VERSION}", weights.digest(tokenizer.state_dict()), dataset.fingerprint, views.key()
     )[:32]
-    folder = default_folder() / "codes"
+    folder = default_folder() / kind
     path = folder / f"{key}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,15 +228,15 @@ def ensure(
             for leftover in folder.glob(f".{path.name}.*.tmp"):  # of processes that were killed
                 leftover.unlink(missing_ok=True)
             if not path.exists():
-                _write(path, _encoded(tokenizer.to(device), dataset, views, device), on_progress, stopped)
+                _write(path, _encoded(encoding, dataset, views, device), on_progress, stopped)
             atomic.touch(folder / f"{key}.lock")
             return Codes.open(path, len(dataset))
     except _StoppedError:
         return None
     except OSError as error:
         raise TrainingError(
-            f"The codes cannot be written to {folder} ({error.strerror or error}): free some space there, or "
-            "set DANQING_CACHE to another folder."
+            f"The {kind} cannot be written to {folder} ({error.strerror or error}): free some space there, "
+            "or set DANQING_CACHE to another folder."
         ) from error
 
 
@@ -206,13 +261,13 @@ class _Encoded(NamedTuple):
     """The codes of a data set while they are computed: `shape` is that of all `parts` together."""
 
     name: str
+    kind: str
     format: str
     shape: tuple[int, int, int, int]
     parts: Iterator[torch.Tensor]
 
 
-def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.device) -> _Encoded:
-    assert isinstance(tokenizer, Tokenizes)
+def _encoded(encoding: Encoding, dataset: Dataset, views: Views, device: torch.device) -> _Encoded:
     count, (width, height) = len(dataset), dataset.size
     # Always the same number at once, since a product of another size may round differently.
     at_once = max(1, min(256, _PIXELS_AT_ONCE // (width * height)))
@@ -223,18 +278,20 @@ def _encoded(tokenizer: Family, dataset: Dataset, views: Views, device: torch.de
             for start in range(0, count, at_once):
                 images = views.of(dataset, view, np.arange(start, min(start + at_once, count)))
                 whole = images[torch.arange(at_once) % len(images)]
-                yield tokenizer.tokenize(whole.to(device))[: len(images)].cpu()
+                yield encoding.encode(whole.to(device))[: len(images)].cpu()
 
-    tokenizer.eval()
-    format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
-    return _Encoded(dataset.info.name, format, (views.number * count, *tokenizer.code_shape), parts())
+    shape = (views.number * count, *encoding.shape)
+    return _Encoded(dataset.info.name, encoding.kind, encoding.format, shape, parts())
 
 
 def _write(path: Path, encoded: _Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
     format: np.dtype[Any] = _FORMATS[encoded.format]
-    size = int(np.prod(encoded.shape)) * format.itemsize
-    tensor = {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, size]}
-    header = json.dumps({**caches.metadata(encoded.name), "codes": tensor}).encode()
+    end = int(np.prod(encoded.shape)) * format.itemsize
+    layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}}
+    moments = _Moments(encoded.shape[1]) if encoded.kind == "latents" else None
+    if moments is not None:
+        layout |= moments.layout(end)
+    header = json.dumps({**caches.metadata(encoded.name), **layout}).encode()
     header += b" " * (-len(header) % 8)
     with atomic.replacing(path) as file:
         file.write(struct.pack("<Q", len(header)) + header)
@@ -242,9 +299,47 @@ def _write(path: Path, encoded: _Encoded, on_progress: ProgressCallback, stopped
         for part in encoded.parts:
             if stopped():
                 raise _StoppedError
-            file.write(part.numpy().astype(format).tobytes())
+            numbers = part.numpy().astype(format)
+            file.write(numbers.tobytes())
+            if moments is not None:
+                moments.add(numbers)
             done += len(part)
-            on_progress(done, encoded.shape[0], "Writing codes")
+            on_progress(done, encoded.shape[0], f"Writing {encoded.kind}")
+        if moments is not None:
+            file.write(moments.to_bytes())
+
+
+class _Moments:
+    """Sums over latents, for the mean and the deviation of each channel, which their file ends with."""
+
+    def __init__(self, channels: int) -> None:
+        self._count, self._sums = 0, np.zeros((2, channels))
+
+    def add(self, latents: NDArray[np.float16]) -> None:
+        """Count latents `[n, channels, rows, columns]`."""
+        values = latents.astype(np.float64)
+        self._sums += np.stack([values.sum((0, 2, 3)), np.square(values).sum((0, 2, 3))])
+        self._count += latents.shape[0] * latents.shape[2] * latents.shape[3]
+
+    def to_bytes(self) -> bytes:
+        mean, square = self._sums / self._count
+        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        least = max(_LEAST_SHARE * deviation.max(), 1e-6)
+        return np.stack([mean, np.maximum(deviation, least)]).astype("<f8").tobytes()
+
+    def layout(self, start: int) -> dict[str, dict[str, Any]]:
+        """Return how the header of a file describes the moments, which begin at `start`."""
+        shape = list(self._sums.shape)
+        return {
+            "moments": {"dtype": "F64", "shape": shape, "data_offsets": [start, start + self._sums.nbytes]}
+        }
+
+    @staticmethod
+    def read(file: TensorFile, channels: int) -> LatentStatistics:
+        """Return the statistics in a file of latents."""
+        found = np.frombuffer(file.part("moments", 0, 16 * channels), "<f8").reshape(2, channels)
+        mean, deviation = found.tolist()
+        return LatentStatistics(mean=mean, deviation=deviation)
 
 
 class _StoppedError(Exception):

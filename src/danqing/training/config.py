@@ -161,7 +161,7 @@ class EvaluationConfig(_Section):
 
 
 class TokenizerConfig(_Section):
-    """The tokenizer of a family that generates codes: trained first, or given.
+    """The tokenizer of a family that generates codes or latents: trained first, or given.
 
     preset, settings: what it is trained with; `settings` has the keys of a preset's file. When a
     configuration is parsed, the preset is written out into `settings` and becomes "", so that a run does not
@@ -185,7 +185,8 @@ class RunConfig(_Section):
 
     size: (width, height) in pixels.
     images, minutes: the budget, one of the two, for both stages together if there is a tokenizer.
-    tokenizer: the first stage of a family that generates codes; without one, such a family generates pixels.
+    tokenizer: the first stage of a family that generates codes or latents; without one, such a family
+    generates pixels.
     """
 
     description: str = ""
@@ -228,13 +229,15 @@ class RunConfig(_Section):
         if scored and not can_sample(self.family):
             raise ValueError(f"a {self.family} samples no images to score: set evaluation.every_images=0")
         if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
-            raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as text2image-32")
+            raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as flow-128")
         return self
 
-    def for_data(self, dataset: Dataset, tokenizer: FamilyConfig | None = None) -> Self:
+    def for_data(self, dataset: Dataset, first_stage: Mapping[str, Any] | None = None) -> Self:
         """Return this configuration with all that the model takes from the data.
 
-        That is its image shape, labels and captions, and the tokenizer that was trained on the data.
+        That is its image shape, labels and captions.
+
+        first_stage: settings that the model takes from the tokenizer that was trained on the data.
 
         Raises ConfigError if only some of the images have labels, if the model reads text and no image has a
         caption, and if the data has attributes or pairs that the family does not read.
@@ -276,8 +279,7 @@ class RunConfig(_Section):
             shape["source_channels"] = (
                 Degradation(made).channels(dataset.channels) if made else dataset.channels
             )
-        if tokenizer is not None:
-            shape["tokenizer"] = tokenizer.model_dump()
+        shape |= first_stage or {}
         captions = self._captions(dataset)
         if isinstance(self.model, ReadsText):
             shape["captions"] = _evenly(captions, self.model.text.examples)

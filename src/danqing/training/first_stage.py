@@ -1,4 +1,4 @@
-"""The first stage of a run: a tokenizer, trained or given, and the codes of the images.
+"""The first stage of a run: a tokenizer, trained or given, and the codes or latents of the images.
 
 It is an ordinary run in the folder `tokenizer` of the run, with its share of the budget. The second stage
 never changes the tokenizer, and can only be resumed with the tokenizer that it began with.
@@ -15,7 +15,10 @@ from danqing import families, machine, weights
 from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
-from danqing.families.base import Family, FamilyConfig, HasTokenizer, Tokenizes
+from danqing.evaluation.image_sets import batch_size_for, index_batches
+from danqing.evaluation.reconstruction import psnr
+from danqing.families.base import Family, FamilyConfig, HasTokenizer
+from danqing.images import to_float, to_uint8
 from danqing.model import folder as model_folder
 from danqing.model import loading
 from danqing.training import captions, codes, facts
@@ -32,6 +35,8 @@ from danqing.training.run_folder import RunFolder
 from danqing.training.stage import OF_TOKENIZER, PRIOR, TOKENIZER, Stage, Tokenized
 from danqing.training.trainer import Trainer
 from danqing.version import __version__
+
+_MOST_RECONSTRUCTED = 500
 
 
 class FirstStage:
@@ -55,11 +60,12 @@ class FirstStage:
         self.folder, self.device, self.listener = folder, device, listener
         self.own = RunFolder(folder.tokenizer)
         self.wanted = config.tokenizer
+        self.reads = families.tokenizer_protocol(config.family)
         self._begun = folder.has_checkpoints
         """Whether the second stage has begun, so that its tokenizer cannot change."""
         self._learnt_from = dataset.fingerprint
         self._networks: list[dict[str, str]] = []
-        self._known: tuple[FamilyConfig, RunConfig] | None = None
+        self._known: tuple[dict[str, Any], RunConfig] | None = None
 
     def run(self) -> tuple[RunConfig, Stage] | None:
         """Train or load the tokenizer and encode the images.
@@ -79,7 +85,7 @@ class FirstStage:
         if tokenized is None:
             self._close("interrupted")
             return None
-        completed = self._completed(tokenized.tokenizer.config)
+        completed = self._completed(tokenized.tokenizer.config, tokenized.codes)
         return second_stage_config(completed, tokenized.facts), Stage(PRIOR, tokenized=tokenized)
 
     def _given(self) -> Family:
@@ -92,10 +98,11 @@ class FirstStage:
         if isinstance(family, HasTokenizer) and isinstance(family.tokenizer, Family):
             family = family.tokenizer
             self._networks = model.facts.get("tokenizer", {}).get("networks", [])
-        if not isinstance(family, Tokenizes):
-            kinds = families.alternatives(Tokenizes)
+        if not isinstance(family, self.reads):
+            kinds = families.alternatives(self.reads)
             raise ConfigError(
-                f"{self.wanted.model} is not a tokenizer: give {kinds}, or a model that has a tokenizer."
+                f"{self.wanted.model} is not a tokenizer for a {self.config.family}: give {kinds}, or a "
+                "model that has one."
             )
         size, channels = (family.config.width, family.config.height), family.config.channels
         if (size, channels) != (self.dataset.size, self.dataset.channels):
@@ -129,8 +136,11 @@ class FirstStage:
             config = self.own.settle_config(self._own_config())
             self.own.check_images(self.dataset, self.held)
             completed = self.own.complete(config, self.dataset)
-            if not isinstance(_without_weights(completed.model), Tokenizes):
-                raise ConfigError(f"A {config.family} is not a tokenizer: choose another tokenizer.preset.")
+            if not isinstance(_without_weights(completed.model), self.reads):
+                raise ConfigError(
+                    f"This {config.family} is not a tokenizer for a {self.config.family}: choose "
+                    f"{families.alternatives(self.reads)} as tokenizer.preset."
+                )
             stage = Stage(TOKENIZER, OF_TOKENIZER, then=self._plan_of_second_stage(completed))
             trainer = Trainer(
                 completed, self.dataset, self.own, self.device, self.listener, held=self.held, stage=stage
@@ -177,16 +187,14 @@ class FirstStage:
 
         Raises TrainingError if there is not enough memory for it.
         """
-        tokenizer = _without_weights(first.model)
-        assert isinstance(tokenizer, Tokenizes)
+        encoding = codes.encoding_of(_without_weights(first.model), self.reads)
         seen = {"images": 0, "seconds": 60 * (first.minutes or 0)}
         if first.images is not None:
             seen["images"] = -(-first.images // first.batch_size) * first.batch_size  # in whole steps
         config = second_stage_config(self._completed(first.model), seen)
         brief = config.training.model_copy(update={"measure_seconds": config.training.measure_seconds / 3})
         config = config.model_copy(update={"training": brief})  # it is measured again when it begins
-        numbers = np.random.default_rng(0).integers(0, tokenizer.vocabulary, (1, *tokenizer.code_shape))
-        same = Codes(lambda places: np.repeat(numbers, len(places), axis=0), len(self.dataset))
+        same = encoding.random(len(self.dataset))
         batches = CodedBatches(self.dataset, same, **batch_options(config, self.device))
         needs = estimate_requirements(config, batches, self.device, config.training.precision)
         images = config.images
@@ -194,10 +202,16 @@ class FirstStage:
             images = int(60 * (config.minutes or 0) * needs.images_per_second)
         return needs.plan(images, self.device, stage=PRIOR)
 
-    def _completed(self, tokenizer: FamilyConfig) -> RunConfig:
-        """The run's configuration for its data and this tokenizer; reading captions may take a while."""
-        if self._known is None or self._known[0] != tokenizer:
-            self._known = (tokenizer, self.folder.complete(self.config, self.dataset, tokenizer))
+    def _completed(self, tokenizer: FamilyConfig, found: Codes | None = None) -> RunConfig:
+        """The run's configuration for its data and this tokenizer; reading captions may take a while.
+
+        found: the codes, once there are any.
+        """
+        given: dict[str, Any] = {"tokenizer": tokenizer.model_dump()}
+        if found is not None and found.statistics is not None:
+            given["latent_statistics"] = found.statistics.model_dump()
+        if self._known is None or self._known[0] != given:
+            self._known = (given, self.folder.complete(self.config, self.dataset, given))
             captions.read(self._known[1].model, self.dataset, self.listener)
         return self._known[1]
 
@@ -217,6 +231,7 @@ class FirstStage:
                 tokenizer,
                 self.dataset,
                 views,
+                reads=self.reads,
                 device=self.device,
                 on_progress=self.listener.on_data,
                 stopped=lambda: interruption.requested,
@@ -229,9 +244,24 @@ class FirstStage:
         costs.count(spent)
         cost = costs.cost(spent)
         known = self._facts() | {"weights": digest, "codes_seconds": spent.seconds, "views": views.number}
+        known |= self._reconstruction(tokenizer)
         if known["cost"]:
             cost = total_cost(known["cost"], cost)
         return Tokenized(tokenizer, written, known | {"status": "finished", "cost": cost})
+
+    @torch.inference_mode()
+    def _reconstruction(self, tokenizer: Family) -> dict[str, Any]:
+        """How near reconstructions are to images, if possible those that are held out."""
+        images = self.held.judged if self.held else self.dataset
+        encoding, found = codes.encoding_of(tokenizer, self.reads), []
+        rows = np.linspace(0, len(images) - 1, min(_MOST_RECONSTRUCTED, len(images))).astype(np.int64)
+        for part in index_batches(len(rows), batch_size_for(images.size)):
+            originals = images.images(rows[part])
+            decoded = encoding.decode(encoding.encode(to_float(originals).to(self.device)))
+            found.append(psnr(to_uint8(decoded).cpu(), originals))
+        values = torch.cat(found)
+        mean = float(values[values.isfinite()].mean()) if bool(values.isfinite().any()) else None
+        return {"psnr": mean, "reconstructed": len(rows), "held_out": self.held is not None}
 
     def _facts(self) -> dict[str, Any]:
         """What is known of the first stage so far, from its own run or from the model that was given."""

@@ -51,7 +51,7 @@ class Publisher:
         label if it has one: a grid holds all labels alike, however rare they are in the data.
         """
         count, dataset = self._config.training.sample_images, self._dataset
-        if not families.has_prior(self._config.family):
+        if not families.has_prior(self._config.model):
             rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
             return channel_means(self._originals.images(rows).numpy())
         labels, rng = self._config.model.labels, generator(self._config.seed, "colours")

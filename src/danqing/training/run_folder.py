@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
 from danqing.families import parse_config
-from danqing.families.base import FamilyConfig
 from danqing.training import config_reading
 from danqing.training.config import RunConfig, differences
 from danqing.version import __version__
@@ -155,12 +154,14 @@ class RunFolder:
         atomic.write_text(self.config_file, config.to_toml())
 
     def complete(
-        self, config: RunConfig, dataset: Dataset, tokenizer: FamilyConfig | None = None
+        self, config: RunConfig, dataset: Dataset, first_stage: Mapping[str, Any] | None = None
     ) -> RunConfig:
         """Return the configuration for its data, as it was when training began.
 
         `RunConfig.for_data` makes it. It is written down, so that a resumed run has the text encoder that it
         began with, even if a library or the hub would now give another one.
+
+        first_stage: as of `for_data`.
         """
         if self.has_checkpoints and self.from_data_file.exists():
             try:
@@ -172,7 +173,7 @@ class RunFolder:
                     f"{self.from_data_file} is damaged: restore it, or choose another --out."
                 ) from error
             return config.model_copy(update={"model": model, "size": dataset.size})
-        completed = config.for_data(dataset, tokenizer)
+        completed = config.for_data(dataset, first_stage)
         kept = completed.model.model_dump(mode="json", include=set(completed.model.from_data))
         atomic.write_json(self.from_data_file, kept)
         return completed

@@ -14,7 +14,7 @@ _CURVES = ("codebook_use", "perplexity", "squared_error")
 
 
 def tokenizer_section(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Return the first stage: its cost, codebook use and reconstructions."""
+    """Return the first stage: its cost, its losses and its reconstructions, with their score."""
     first = facts.get("tokenizer")
     if not isinstance(first, dict):
         return ""
@@ -25,8 +25,8 @@ def tokenizer_section(folder: Path, facts: Mapping[str, Any]) -> str:
     grids = sorted(path for path in (own / "samples").glob("*.png") if path.stem.isdigit())
     picture = page.embed(grids[-1]) if grids else ""
     figure = (
-        '<div class="card"><figure class="natural"><figcaption>Originals, each beside its reconstruction '
-        f'from codes</figcaption><img alt="Originals and reconstructions" src="{picture}"></figure></div>'
+        '<div class="card"><figure class="natural"><figcaption>Originals, each beside its reconstruction'
+        f'</figcaption><img alt="Originals and reconstructions" src="{picture}"></figure></div>'
         if picture
         else ""
     )
@@ -51,6 +51,12 @@ def _sentence(first: Mapping[str, Any]) -> str:
         views = first.get("views", 1)
         times = "once" if views == 1 else f"{views} times, with another augmentation each time"
         text += f". Each image was encoded {times}, in {duration(first['codes_seconds'])}"
+    if first.get("psnr") is not None:
+        kind = "held-out" if first.get("held_out") else "training"
+        text += (
+            f". Its reconstructions of {first['reconstructed']:,} {kind} images have a PSNR of "
+            f"{first['psnr']:.1f} dB"
+        )
     return text + "."
 
 
