@@ -139,7 +139,7 @@ def choose_second(name: str, features: str) -> str | None:
     features: the first network, which is never the second as well.
     """
     if name == "auto":
-        name = hed.NAME if hed.is_installed() and features != hed.NAME else "none"
+        name = hed.NAME if hed.WEIGHTS.is_installed() and features != hed.NAME else "none"
     return None if name == "none" else name
 
 
