@@ -11,10 +11,10 @@ from danqing import presets
 from danqing.errors import ConfigError
 from danqing.families import build, parse_config
 from danqing.families.base import Batch, Condition
-from danqing.families.flow import generate, with_channels
+from danqing.families.flow import generate
 from danqing.families.flow_sampling import Flow, FlowSampler, FlowTranslator
 from danqing.families.samplers import SAMPLERS
-from danqing.images import Images
+from danqing.images import Images, with_channels
 from danqing.model.loading import load
 from danqing.model.model import Model
 

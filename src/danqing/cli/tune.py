@@ -11,7 +11,8 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import parse_settings, parse_size
-from danqing.cli.train import INTERRUPTED
+from danqing.cli.train import IMAGE_TO_TRANSLATE, INTERRUPTED, next_command
+from danqing.training.run_files import read_json
 
 if TYPE_CHECKING:
     from danqing.studies.tune import Tuning
@@ -137,9 +138,10 @@ def _text(found: "Tuning") -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importance.items())
         text += f"\nWhat mattered: {shares}\n"
     if found.best is not None:
-        sample = shlex.join(["danqing", "sample", str(found.best), "--out", "grid.png"])
+        translates = read_json(found.best / "run.json").get("translates")
+        following = next_command(found.best, IMAGE_TO_TRANSLATE if translates else None)
         text += "\n" + output.facts(
-            {"Best run": found.best, "Its settings": found.best_config, "Next": sample}
+            {"Best run": found.best, "Its settings": found.best_config, "Next": following}
         )
     return text
 

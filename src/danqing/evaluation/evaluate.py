@@ -19,7 +19,7 @@ from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.generated_images import generate_images, reconstruct
 from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.kernel import kernel_distance
-from danqing.evaluation.metric_inputs import CAPTIONS, FROM_REFERENCE, RECONSTRUCTED, MetricInputs
+from danqing.evaluation.metric_inputs import CAPTIONS, MetricInputs, remade_in_words
 from danqing.evaluation.metrics import ALIASES, METRICS, distance_name, nearest
 from danqing.evaluation.neighbour_sheet import draw_neighbour_sheet
 from danqing.evaluation.networks import open_network
@@ -186,10 +186,11 @@ def score_samples(
 
 
 def _samples(model: Model, n: int, seed: int, judged: Dataset | None) -> tuple[ImageSet, dict[str, str], str]:
-    """The samples of a model, or its reconstructions of the judged images, with settings and a note."""
+    """The samples of a model, or what it makes of the judged images, with settings and a note."""
     if judged is not None and not model.family.has_prior:
         rows = spread_evenly(len(judged), min(n, len(judged)))
-        return reconstruct(model, judged, rows), {"images": FROM_REFERENCE}, RECONSTRUCTED
+        setting, note = remade_in_words(model)
+        return reconstruct(model, judged, rows), {"images": setting}, note
     if judged is not None and model.family.config.reads_text and judged.has_texts:
         texts = judged.texts(spread_evenly(len(judged), n))
         prompts = captions.chosen(texts or (), seed, 0)
