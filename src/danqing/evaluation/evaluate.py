@@ -22,11 +22,11 @@ from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.metric_inputs import CAPTIONS, MetricInputs, remade_in_words
 from danqing.evaluation.metrics import ALIASES, METRICS, distance_name, nearest
 from danqing.evaluation.neighbour_sheet import draw_neighbour_sheet
-from danqing.evaluation.networks import open_network
+from danqing.evaluation.networks import open_network, taught
 from danqing.evaluation.reference import open_reference
 from danqing.evaluation.score_folders import make_folder, save_scores, writable_folders
 from danqing.evaluation.scores import ReferenceInfo, Score
-from danqing.evaluation.second_network import second_distances
+from danqing.evaluation.second_network import choose_second, second_distances, second_in_words
 from danqing.images import encode
 from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel
@@ -34,6 +34,8 @@ from danqing.model.model import Model
 from danqing.precision import Precision, choose_device
 from danqing.progress import ProgressCallback
 
+_FROM_DATA = ("auto", taught.NAME)
+"""Second networks that are known once the data is open."""
 SMALL = 10_000
 """With fewer images than this on either side, the kernel distance is the number to quote."""
 
@@ -84,7 +86,8 @@ def evaluate(
     features: the network that images are compared by.
     weights: a file of its weights where they are not fetched, see `open_network`.
     second_features: another network, by which the kernel and the Fréchet distance of at most 1,000 images are
-        measured as well.
+        measured as well. "classifier" is one that is trained on the labels of the training images, and "auto"
+        is `hed` where it is installed, else "classifier" where there are labels.
     n: how many images are scored at most.
     split: what to compare with; by default test, else validation, else what the run held out, else the
         training images.
@@ -104,7 +107,7 @@ def evaluate(
     network = open_network(
         features, weights=None if weights is None else Path(weights), device=chosen, precision=precision
     )
-    second = _open_second(second_features, network, chosen)
+    second = None if second_features in _FROM_DATA else _open_second(second_features, network, chosen)
     opened = open_candidate(
         candidate, data, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress
     )
@@ -114,6 +117,9 @@ def evaluate(
     comparison = MetricInputs(
         opened, reference, network, n=n, seed=seed, thorough=thorough, on_progress=on_progress
     )
+    if second_features in _FROM_DATA:
+        second, said = _second_from_data(str(second_features), comparison, chosen)
+        notes.append(said)
     measured, left_out = _plan(comparison, wanted)
     found = _measure(comparison, measured, None if wanted is not None else left_out)
     if second is not None:
@@ -208,6 +214,24 @@ def _open_second(
     if second.sha256 == network.sha256:
         raise EvaluationError(f"Both feature networks are {network.name}: choose another second one.")
     return second
+
+
+def _second_from_data(name: str, c: MetricInputs, device: torch.device) -> tuple[FeatureNetwork | None, str]:
+    """The second network that depends on the data, and a note on it."""
+
+    def training() -> Dataset | None:
+        return c.training if c.is_held_out else None
+
+    found = choose_second(name, c.network.name, training)
+    if found != taught.NAME:
+        return _open_second(found, c.network, device), second_in_words(found)
+    images = training()
+    if images is None or not taught.can_teach(images):
+        raise EvaluationError(
+            "A classifier as the second network needs training images with at least two labels, and other "
+            "images to compare with: choose another second network."
+        )
+    return taught.open_taught(images, device=device, on_progress=c.on_progress), second_in_words(found)
 
 
 def _known(metrics: str | Sequence[str] | None) -> list[str] | None:

@@ -11,7 +11,6 @@ from danqing.data import Dataset
 from danqing.data.sources import open_dataset
 from danqing.data.splits import HELD_OUT, open_held, open_if_there
 from danqing.errors import ConfigError, DataError
-from danqing.evaluation.networks import hed
 from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.families import has_prior
@@ -130,17 +129,6 @@ def open_judged(data: str | Path, config: RunConfig) -> ComparisonData:
     if test is not None:
         return ComparisonData(held.training, test, reference_info(test, "test"), HELD_OUT)
     return ComparisonData(held.training, held.judged, reference_info(held.judged, held.split), share)
-
-
-def choose_second(name: str, features: str) -> str | None:
-    """Return the name of the second feature network; None for none.
-
-    name: "auto" for `hed` where it is installed, "none", or the name of a network.
-    features: the first network, which is never the second as well.
-    """
-    if name == "auto":
-        name = hed.NAME if hed.WEIGHTS.is_installed() and features != hed.NAME else "none"
-    return None if name == "none" else name
 
 
 def _refuse_own(settings: Mapping[str, Any], family: str) -> None:
