@@ -211,11 +211,18 @@ def run_text(run: "Run") -> dict[str, Any]:
         "Evaluation": f"{duration(run.evaluation_seconds)}, {run.evaluation_share:.0%} of the time"
         if run.evaluation_seconds
         else None,
-        "Best": run.best and f"{run.best['name']} {run.best['value']:.4g} at {run.best['images']:,} images",
+        "Best": run.best and _best_text(run.best),
         "Average": run.ema and run.ema["text"],
         "Model": run.model,
         "Report": run.report,
     }
+
+
+def _best_text(best: Mapping[str, Any]) -> str:
+    from danqing.evaluation.scores import FLATTERED
+
+    mark = f" ({FLATTERED})" if best.get("flattered") else ""
+    return f"{best['name']} {best['value']:.4g} at {best['images']:,} images{mark}"
 
 
 def tokenizer_text(first: Mapping[str, Any] | None) -> str | None:

@@ -154,5 +154,6 @@ def of_best(best: Best) -> dict[str, Any]:
         "metric": score.metric,
         "name": score.name,
         "value": score.value,
+        "flattered": score.flattered,
         "text": str(score),
     }
