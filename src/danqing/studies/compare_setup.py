@@ -98,12 +98,17 @@ def configure(
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, c.size or ()))}" for name, c in chosen.items())
         raise ConfigError(f"These presets are for different sizes ({listed}): choose one by --size.")
-    first = [name for name, config in chosen.items() if not has_prior(config.model.family)]
-    if first and len(first) < len(chosen):
-        raise ConfigError(
-            f"{first[0]} is a first stage, which is scored by its reconstructions and not by samples: "
-            "compare first stages only with one another."
-        )
+    of_pairs = {name for name, config in chosen.items() if config.model.reads_source}
+    first = {name for name, config in chosen.items() if not has_prior(config.model.family)} - of_pairs
+    for some, kind, kinds, made in (
+        (first, "first stage", "first stages", "reconstructions"),
+        (of_pairs, "model of pairs", "models of pairs", "translations"),
+    ):
+        if some and len(some) < len(chosen):
+            raise ConfigError(
+                f"{min(some)} is a {kind}, which is scored by its {made} and not by samples: compare {kinds} "
+                "only with one another."
+            )
     return chosen
 
 
