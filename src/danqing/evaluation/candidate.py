@@ -22,8 +22,7 @@ from danqing.model.loading import HasModel, load
 from danqing.model.model import Model
 from danqing.progress import ProgressCallback
 
-_DECLARED = ("pairs", "attributes")
-_PREPARATION = ("channels", "alpha", "background", "fit", "range", *_DECLARED)
+_PREPARATION = ("channels", "alpha", "background", "fit", "range", "pairs")
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,8 @@ def _of_model(
     shape = {"size": (config.width, config.height), "channels": config.channels}
     usual = {"alpha": "flatten" if config.channels in (1, 3) else "keep"}
     run = {**(_run_preparation(folder) or _told_preparation(model)), "range": model.value_range}
-    if not _has_attributes(data, run.get("attributes", ())):
-        del run["attributes"]  # other data can be compared with too
+    attributes = tuple(column.name for column in config.attributes)
+    run["attributes"] = attributes if _has_attributes(data, attributes) else ()  # other data has none
     seen = model.facts.get("images")
     return Candidate(
         f"{name} ({config.family}{'' if seen is None else f', {seen:,} images seen'})",
@@ -175,7 +174,7 @@ def _told_preparation(model: Model) -> dict[str, Any]:
         return {}
     chosen = {name: told[name] for name in _PREPARATION if name in told}
     try:
-        ImageSpec(**{name: value for name, value in chosen.items() if name not in _DECLARED})
+        ImageSpec(**{name: value for name, value in chosen.items() if name != "pairs"})
     except ConfigError:
         return {}
     return chosen

@@ -100,7 +100,7 @@ def _of_training_data(dataset: Dataset, config: RunConfig, held: Held | None) ->
         | ({} if dataset.range is None else {"range": list(dataset.range)})
         | {
             name: value
-            for name in ("pairs", "attributes", "degrade")
+            for name in ("pairs", "degrade")
             if (value := getattr(config.data, name))  # what is not declared is not told
         },
         **held_out(config, held),
