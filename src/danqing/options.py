@@ -31,7 +31,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return all options of a model, with its defaults where none are given.
+    """Return all options of a model, with defaults where none are given.
 
     model: what a message calls it, as the beginning of a sentence.
     Raises ConfigError for an option that the model does not have, and as `check`.

@@ -17,7 +17,8 @@ from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import FLATTERED, Score, read
 from danqing.families import REGISTRY, build, parse_config
 from danqing.model.model import Model
-from danqing.studies.search import Trial, best_of
+from danqing.studies.search import Search, Trial, _Running, best_of
+from danqing.studies.search_space import Dimension
 from danqing.training.run import read_run
 from tests.evaluation.models import small_model
 from tests.small_run import TWO_STAGES
@@ -162,18 +163,20 @@ def test_a_search_names_a_flattered_trial_best_only_where_there_is_no_other(tmp_
 
 
 def test_a_search_marks_trials_that_were_trained_with_the_network_that_scores_them(tmp_path: Path) -> None:
-    (tmp_path / "space.toml").write_text("[model.perceptual]\nchoices = [0.0, 0.1]\n")
-    small = {
-        key: value for key, value in PERCEPTUAL.items() if not key.startswith(("perceptual", "evaluation"))
-    }
-    small |= {"evaluation.samples": "16", "evaluation.features": "efficientnet-lite0"}
-    options = {"preset": "vqvae-32", "size": (8, 8), "images": 160, "settings": small, "pruner": "none"}
-    found = dq.tune("digits:0,1", space=tmp_path / "space.toml", trials=4, out=tmp_path / "search", **options)
-    marks = {trial.settings["model.perceptual"]: trial.flattered for trial in found.trials}
-    assert marks == {0.0: False, 0.1: True}
-    assert found.best_trial is not None
-    assert not found.best_trial.flattered
-    assert (tmp_path / "search/best").resolve() == found.best_trial.folder.resolve()
+    search = Search(tmp_path, {}, [Dimension("model.perceptual", "float", 0, 1)], "none", 0)
+    for flattered, value in ((False, 0.5), (True, 0.1)):
+        trial = search.study.ask()
+        settings = {each.name: each.suggest(trial) for each in search.space}
+        assert settings
+        folder = tmp_path / "trials" / f"{trial.number + 1:04d}"
+        folder.mkdir(parents=True)
+        line = {"tenth": 1, "score": {"value": value, "flattered": flattered}}
+        (folder / "scores.jsonl").write_text(json.dumps(line) + "\n")
+        running = _Running(trial, folder, None, 0)  # type: ignore[arg-type]
+        running.report()
+        search.study.tell(trial, min(running.scores.values()))
+    assert [(one.flattered, one.score) for one in search.trials()] == [(False, 0.5), (True, 0.1)]
+    assert best_of(search.trials()) == search.trials()[0]
 
 
 def test_the_second_network_is_another_one() -> None:

@@ -208,7 +208,7 @@ def _open_second(
     name: str | Path | nn.Module | None, network: FeatureNetwork, device: torch.device
 ) -> FeatureNetwork | None:
     """The second network; raises EvaluationError where it is the first again."""
-    if name is None:
+    if name in (None, "none"):
         return None
     second = open_network(name, device=device)
     if second.sha256 == network.sha256:

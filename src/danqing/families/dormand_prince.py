@@ -106,5 +106,5 @@ def as_times(times: Sequence[float], x: Tensor) -> Tensor:
 
 
 def per_image(values: Tensor, x: Tensor) -> Tensor:
-    """Shape values `[n]` so that each multiplies one image of x `[n, ...]`."""
+    """Reshape values `[n]` so that each multiplies one image of x `[n, ...]`."""
     return values.reshape(-1, *[1] * (x.dim() - 1))
