@@ -34,7 +34,7 @@ class Classifier:
     @property
     def trunk(self) -> nn.Sequential:
         """Return the layers before the last matrix, from `prepared` images to features `[n, d]`."""
-        return self._network[:-1]
+        return nn.Sequential(*list(self._network.children())[:-1])
 
     def predict(self, images: ImageSet, indices: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Predict the label of each image, int64 `[n]`.
