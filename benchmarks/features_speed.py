@@ -84,11 +84,11 @@ def plain_network(name: str, weights: Path | None) -> tuple[Callable[[Tensor], T
     """Return the plain network, the side of its images, and the scaling of their colours."""
     if name == "efficientnet-lite0":
         net = EfficientNet.from_name(name).eval()
-        net.load_state_dict(read_tensors(efficientnet.published_weights()))
+        net.load_state_dict(read_tensors(efficientnet.WEIGHTS.path()))
         mean, std = torch.tensor(127 / 255), torch.tensor(128 / 255)
         return lambda x: net.extract_features(x).mean((2, 3)), efficientnet.SIDE, mean, std
     if name == "hed":
-        trunk = hed.Trunk().load_published(hed.published_weights())
+        trunk = hed.Trunk().load_published(hed.WEIGHTS.path())
         mean = torch.tensor(hed.MEAN)[:, None, None] / 255
         return trunk, hed.SIDE, mean, torch.tensor(1 / 255)
     assert weights is not None

@@ -55,6 +55,28 @@ def to_uint8(images: "Tensor") -> "Tensor":
     return levels.nan_to_num_(0).add_(0.5).clamp_(0, 255).to(torch.uint8).contiguous()
 
 
+def with_channels(images: "Tensor", channels: int) -> "Tensor":
+    """Convert floats `[n, c, h, w]` to a number of channels.
+
+    Grey becomes each colour, and colours become their mean.
+    An alpha channel is opaque where there was none.
+    """
+    import torch
+
+    given = images.shape[1]
+    if given == channels:
+        return images
+    colour = images[:, :3] if given >= 3 else images[:, :1]
+    if channels <= 2:
+        colour = colour.mean(1, keepdim=True)
+    elif colour.shape[1] == 1:
+        colour = colour.expand(-1, 3, -1, -1)
+    if channels in (2, 4):
+        alpha = images[:, -1:] if given in (2, 4) else torch.ones_like(images[:, :1])
+        colour = torch.cat([colour, alpha], dim=1)
+    return colour
+
+
 def parse_background(colour: str) -> tuple[int, int, int]:
     """Read a colour as red, green and blue; raises ConfigError.
 

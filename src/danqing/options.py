@@ -1,4 +1,4 @@
-"""What the options of painting may be: one of the same name means the same, whatever family has it."""
+"""What the options of sampling may be: one of the same name means the same, whatever family has it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
@@ -28,6 +28,21 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "truncation": (lambda value: 0 <= value <= 1, "between 0 and 1"),
 }
+
+
+def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return all options of a model, with defaults where none are given.
+
+    model: what a message calls it, as the beginning of a sentence.
+    Raises ConfigError for an option that the model does not have, and as `check`.
+    """
+    if unknown := [name for name in given if name not in defaults]:
+        raise ConfigError(
+            f"{model} has no sampling option {', '.join(unknown)}: it has {', '.join(defaults)}."
+        )
+    chosen = {**defaults, **given}
+    check(**chosen)
+    return chosen
 
 
 def check(**chosen: Any) -> None:

@@ -7,14 +7,19 @@ from typing import Any
 import pytest
 
 import danqing as dq
+from danqing.cli.train import run_text
+from danqing.data import Dataset
 from danqing.errors import EvaluationError
 from danqing.evaluation.evaluate import score_samples
 from danqing.evaluation.features import extract, feature_info
 from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import FLATTERED, Score, read
-from danqing.families import build, parse_config
+from danqing.families import REGISTRY, build, parse_config
 from danqing.model.model import Model
+from danqing.studies.search import Search, Trial, _Running, best_of
+from danqing.studies.search_space import Dimension
+from danqing.training.run import read_run
 from tests.evaluation.models import small_model
 from tests.small_run import TWO_STAGES
 
@@ -58,6 +63,9 @@ def test_held_out_scores_by_a_network_of_the_loss_are_marked(trained: Path) -> N
     assert lines
     assert all(line["score"]["flattered"] for line in lines)
     assert FLATTERED in lines[0]["score"]["text"]
+    best = json.loads((trained / "run.json").read_text())["best"]
+    assert best["flattered"]
+    assert FLATTERED in run_text(read_run(trained))["Best"]
     assert "the scores flatter it" in (trained / "report.html").read_text(encoding="utf-8")
 
 
@@ -106,10 +114,34 @@ def test_a_model_of_an_earlier_version_is_judged_by_its_configuration() -> None:
     assert not was_trained_with(first_stage(perceptual=0.1), feature_info(open_network("pixels")))
 
 
-@pytest.mark.parametrize("family", ["gan", "vae", "vqvae"])
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gan": {"net": "mlp"},
+    "vae": {"net": "mlp", "latents": 4},
+    "vqvae": {key: value for key, value in VQVAE.items() if key != "family"},
+    "transformer": {"layers": 1, "features": 16, "heads": 2},
+    "flow": {"net": "dit", "widths": [8], "layers": 1, "heads": 2, "num_steps": 2},
+}
+
+
+def test_every_family_is_tried() -> None:
+    assert set(FAMILIES) == set(REGISTRY)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_scores_of_every_family_are_marked_by_what_it_was_trained_with(family: str) -> None:
-    model = first_stage() if family == "vqvae" else small_model(family=family, **SHAPE)
-    network, images = open_network("pixels"), dq.open_dataset("digits:0,1")
+    model = Model(build(parse_config({"family": family, **SHAPE, **FAMILIES[family]})))
+    assert_marked(model, dq.open_dataset("digits:0,1"))
+
+
+def test_scores_of_translations_are_marked_by_what_their_model_was_trained_with() -> None:
+    settings = {**FAMILIES["flow"], "pairs": True, "source_channels": 1}
+    model = Model(build(parse_config({"family": "flow", **SHAPE, **settings})))
+    model.facts["data"] = {"prepared": {"degrade": "noise0.1"}}
+    assert_marked(model, dq.open_dataset("digits:0,1"))
+
+
+def assert_marked(model: Model, images: Dataset) -> None:
+    network = open_network("pixels")
     reference = extract(images, network, keep=False)
     for flattered in (False, True):
         if flattered:
@@ -118,6 +150,33 @@ def test_scores_of_every_family_are_marked_by_what_it_was_trained_with(family: s
         assert score.flattered is flattered
         assert (FLATTERED in str(score)) is flattered
         assert Score.model_validate({k: v for k, v in score.to_json().items() if k != "text"}) == score
+
+
+def test_a_search_names_a_flattered_trial_best_only_where_there_is_no_other(tmp_path: Path) -> None:
+    def trial(number: int, score: float, *, flattered: bool = False, status: str = "finished") -> Trial:
+        return Trial(number, tmp_path, status, {}, score, flattered=flattered)
+
+    fair, worse, flattered = trial(1, 0.5), trial(2, 0.6), trial(3, 0.1, flattered=True)
+    assert best_of([fair, worse, flattered, trial(4, 0.0, status="pruned")]) is fair
+    assert best_of([flattered, trial(5, 0.2, flattered=True)]) is flattered
+    assert best_of([]) is None
+
+
+def test_a_search_marks_trials_that_were_trained_with_the_network_that_scores_them(tmp_path: Path) -> None:
+    search = Search(tmp_path, {}, [Dimension("model.perceptual", "float", 0, 1)], "none", 0)
+    for flattered, value in ((False, 0.5), (True, 0.1)):
+        trial = search.study.ask()
+        settings = {each.name: each.suggest(trial) for each in search.space}
+        assert settings
+        folder = tmp_path / "trials" / f"{trial.number + 1:04d}"
+        folder.mkdir(parents=True)
+        line = {"tenth": 1, "score": {"value": value, "flattered": flattered}}
+        (folder / "scores.jsonl").write_text(json.dumps(line) + "\n")
+        running = _Running(trial, folder, None, 0)  # type: ignore[arg-type]
+        running.report()
+        search.study.tell(trial, min(running.scores.values()))
+    assert [(one.flattered, one.score) for one in search.trials()] == [(False, 0.5), (True, 0.1)]
+    assert best_of(search.trials()) == search.trials()[0]
 
 
 def test_the_second_network_is_another_one() -> None:

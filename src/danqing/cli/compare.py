@@ -55,7 +55,7 @@ def compare(
     second_features: Annotated[
         str,
         typer.Option(
-            help="A second, independent network: auto (hed where it is installed), none, or a name.",
+            help="A second network: auto (hed where it is installed, else classifier), none, or a name.",
             metavar="NAME",
         ),
     ] = "auto",

@@ -59,7 +59,8 @@ def evaluate(
     second_features: Annotated[
         str | None,
         typer.Option(
-            help="Another network, by which the kernel and Fréchet distance are measured again.",
+            help="Another network, by which the kernel and Fréchet distance are measured again: one of those "
+            "of --features, classifier (learns the labels of the data), or auto (hed, else classifier).",
             metavar="NAME|PATH",
         ),
     ] = None,

@@ -1,15 +1,18 @@
-"""Prompts as users write them: a single prompt, or a table with one row per prompt."""
+"""Requests as users write them: a single prompt, or a table with one row per prompt or set of attributes."""
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from danqing import atomic
+from danqing import attributes as attribute_values
 from danqing.cli.arguments import parse_value
 from danqing.errors import ConfigError
+from danqing.names import match
 
 if TYPE_CHECKING:
     from danqing.model.model import Model
@@ -25,7 +28,7 @@ class PromptRow(NamedTuple):
     A prompt of None draws from the model's captions.
 
     asked: the prompt before a language model expanded it. negative_prompt: what guidance leads away from.
-    where: the table and line of this row, for messages.
+    attributes: what the images show, by name. where: the table and line of this row, for messages.
     """
 
     prompt: str | None
@@ -34,11 +37,17 @@ class PromptRow(NamedTuple):
     options: Mapping[str, Any]
     asked: str | None = None
     negative_prompt: str | None = None
+    attributes: Mapping[str, Any] = MappingProxyType({})
     where: str = ""
 
     def check(self, model: "Model") -> None:
-        """Raise ConfigError for unknown options and for texts that are too long."""
+        """Raise ConfigError for unknown options and attributes, and for texts that are too long."""
         model.check_options(self.options)
+        if self.attributes and model.family.config.attributes:
+            try:
+                attribute_values.read(model.family.config.attributes, self.attributes)
+            except ConfigError as error:
+                raise ConfigError(f"{self.where}: {error}" if self.where else str(error)) from error
         where = (f"{self.where},", f"The negative prompt of {self.where},") if self.where else _OPTIONS
         for text, name in zip((self.prompt, self.negative_prompt), where, strict=True):
             model.check_prompt(text or "", name)
@@ -48,20 +57,23 @@ class PromptRow(NamedTuple):
 
         It has the number and the words of the prompt.
         """
-        if self.prompt is None:
-            return ""
-        words = "".join(c if c.isalnum() else " " for c in self.asked or self.prompt).split()
+        words = "".join(c if c.isalnum() else " " for c in self.asked or self.prompt or "").split()
         name = "-".join(words).lower()[:_LONGEST_NAME].strip("-")
         before = f"{number:0{len(str(rows - 1))}d}-" if rows > 1 else ""
         return f"{before}{name}-" if name else before
 
 
-def read(path: Path, default: PromptRow) -> list[PromptRow]:
+def read(
+    path: Path, default: PromptRow, attributes: Sequence[str] = (), *, needs_prompt: bool = True
+) -> list[PromptRow]:
     """Read the rows of a table of prompts.
 
     A `.csv` or `.jsonl` file has a column `prompt` and optional columns `n`, `seed`, `guidance`,
-    `negative_prompt` and options of the model. Any other file has one prompt per line. Missing values are
-    those of `default`. Raises ConfigError.
+    `negative_prompt`, attributes and options of the model. Any other file has one prompt per line. Missing
+    values are those of `default`.
+    attributes: the names of those that the model reads. needs_prompt: whether each row needs a prompt; a row
+        without one needs an attribute.
+    Raises ConfigError.
     """
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -70,16 +82,21 @@ def read(path: Path, default: PromptRow) -> list[PromptRow]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error}).") from error
     kind = path.suffix.lower()
+    default = default._replace(
+        attributes={match(name, attributes) or name: value for name, value in default.attributes.items()}
+    )
+    found: Iterable[tuple[str, dict[str, Any]]]
     if kind == ".csv":
-        rows = [_row(values, default, where) for where, values in _csv(path, content)]
+        found = _csv(path, content, (*_TEXTS, *attributes))
     elif kind in (".jsonl", ".ndjson"):
-        rows = [_row(values, default, where) for where, values in _jsonl(path, content)]
+        found = _jsonl(path, content)
     else:
-        rows = [
-            default._replace(prompt=line.strip(), where=f"{path}, line {number}")
+        found = (
+            (f"{path}, line {number}", {"prompt": line.strip()})
             for number, line in enumerate(content.splitlines(), start=1)
             if line.strip()
-        ]
+        )
+    rows = [_row(values, default, where, attributes, needs_prompt) for where, values in found]
     if not rows:
         raise ConfigError(f"{path} holds no prompts: write one per line.")
     if len(rows) > MOST_ROWS:
@@ -108,10 +125,14 @@ def _file_name(line: bytes) -> str:
         return ""
 
 
-def _row(values: Mapping[str, Any], default: PromptRow, where: str) -> PromptRow:
+def _row(
+    values: Mapping[str, Any], default: PromptRow, where: str, names: Sequence[str], needs_prompt: bool
+) -> PromptRow:
     given = {key: value for key, value in values.items() if value not in (None, "")}
     prompt = given.pop("prompt", None)
-    if not isinstance(prompt, str):
+    own = {name: given.pop(key) for key in list(given) if (name := match(key, names)) is not None}
+    is_optional = prompt is None and own and not needs_prompt
+    if not isinstance(prompt, str) and not is_optional:
         raise ConfigError(f"{where}, has no prompt: give each row one in the column 'prompt'.")
     numbers = {"n": default.n, "seed": default.seed}
     for name in numbers:
@@ -127,11 +148,18 @@ def _row(values: Mapping[str, Any], default: PromptRow, where: str) -> PromptRow
         raise ConfigError(f"{where}, has negative_prompt {negative!r}: give a text.")
     options = {**default.options, **given}
     return PromptRow(
-        prompt.strip(), numbers["n"], numbers["seed"], options, negative_prompt=negative, where=where
+        None if prompt is None else prompt.strip(),
+        numbers["n"],
+        numbers["seed"],
+        options,
+        negative_prompt=negative,
+        attributes={**default.attributes, **own},
+        where=where,
     )
 
 
-def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(path: Path, content: str, texts: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place and the cells of each row; cells of the columns `texts` stay as they are."""
     table = csv.DictReader(io.StringIO(content, newline=""), restkey="")
     try:
         for row in table:
@@ -141,7 +169,7 @@ def _csv(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield (
                 where,
                 {
-                    key: value if key in _TEXTS or value is None else parse_value(value.strip())
+                    key: value if value is None or match(key, texts) else parse_value(value.strip())
                     for key, value in row.items()
                 },
             )

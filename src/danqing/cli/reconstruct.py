@@ -46,7 +46,7 @@ def reconstruct(
     from danqing.evaluation.generated_images import reconstruct as reconstruct_images
     from danqing.evaluation.reconstruction import squared_error
     from danqing.evaluation.reference import open_reference
-    from danqing.families.base import Compresses, Tokenizes
+    from danqing.families.base import Compresses, Tokenizes, Translates
     from danqing.images import Images
     from danqing.randomness import generator
 
@@ -70,7 +70,7 @@ def reconstruct(
             f"The grid cannot be written ({problem.strerror or problem}): choose another --out."
         ) from problem
     family = candidate.model.family
-    written = None
+    translates, written = isinstance(family, Translates), None
     if isinstance(family, Tokenizes):
         written = f"{'×'.join(map(str, family.code_shape))} codes out of {family.vocabulary:,}"
     elif isinstance(family, Compresses):
@@ -85,7 +85,7 @@ def reconstruct(
         "grid": out,
     }
     facts = {
-        "Grid": f"{out}, each image above its reconstruction",
+        "Grid": f"{out}, each image above its {'translation' if translates else 'reconstruction'}",
         "Images": f"{len(rows):,} of the {reference.info.split} split",
         "Squared error": f"{error:.5f}, of values from 0 to 1",
         "Written in": written,

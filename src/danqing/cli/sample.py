@@ -1,9 +1,9 @@
 """`danqing sample`: generate images with a trained model, as one grid or one file each."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,7 +36,9 @@ EXAMPLES = """Examples:
 
   danqing sample runs/faces --attribute age=30 --attribute glasses=yes -n 16 --out faces.png
 
-  danqing sample runs/emoji --prompts prompts.csv --each samples/ --format webp"""
+  danqing sample runs/emoji --prompts prompts.csv --each samples/ --format webp
+
+  danqing sample runs/faces --prompts ages.csv --out ages.png"""
 
 _SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 _IMAGES, _IMAGES_OF_A_PROMPT = 64, 8
@@ -65,7 +67,7 @@ def sample(
         Path | None,
         typer.Option(
             "--prompts",
-            help="One prompt per line, or a .csv or .jsonl with columns prompt, n, seed, guidance, ...",
+            help="One prompt per line, or a .csv or .jsonl with columns prompt, n, seed, guidance, age, ...",
             metavar="FILE",
         ),
     ] = None,
@@ -101,9 +103,10 @@ def sample(
     chosen = image_format or (format_of(out) if out is not None else "png")
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     count = n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES)
-    wanted = prompts.PromptRow(prompt, count, seed, options, negative_prompt=negative_prompt)
-    given = {"label": label, "attributes": parse_attributes(attribute)}
-    rows = [wanted] if prompt_table is None else prompts.read(prompt_table, wanted)
+    attributes = parse_attributes(attribute)
+    wanted = prompts.PromptRow(
+        prompt, count, seed, options, negative_prompt=negative_prompt, attributes=attributes or {}
+    )
 
     import danqing
     from danqing.machine import use_free_cores
@@ -111,6 +114,7 @@ def sample(
 
     use_free_cores()
     trained = danqing.load(model)
+    rows = [wanted] if prompt_table is None else _rows_of(prompt_table, wanted, trained)
     suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
     painted: list[Images] = []
     files: list[list[Path]] = []
@@ -121,7 +125,7 @@ def sample(
             row.check(trained)
         if expand is not None:
             rows = _written_out(rows, trained, PromptWriter(expand, expand_model))
-        for number, (row, images) in enumerate(zip(rows, _paint(trained, rows, given), strict=True)):
+        for number, (row, images) in enumerate(zip(rows, _paint(trained, rows, label), strict=True)):
             painted.append(images)
             if each is not None:
                 files.append(images.save_each(each, suffix, name=row.file_name(number, len(rows))))
@@ -139,15 +143,17 @@ def sample(
     count = sum(map(len, painted))
     payload = {
         "images": count,
-        **given,
+        "label": label,
+        "attributes": attributes,
         "seed": seed,
         "format": chosen,
         "grid": out,
         "files": [path for paths in files for path in paths],
         "prompts": [
             {"prompt": row.prompt, "asked": row.asked or row.prompt, "n": row.n, "seed": row.seed}
+            | ({"attributes": dict(row.attributes)} if row.attributes else {})
             for row in rows
-            if row.prompt is not None
+            if row.prompt is not None or row.where
         ],
     }
     facts = {
@@ -156,6 +162,13 @@ def sample(
         "Seed": seed if is_picked else None,
     }
     output.result(payload, output.facts(facts), as_json=as_json)
+
+
+def _rows_of(table: Path, wanted: prompts.PromptRow, model: "Model") -> list[prompts.PromptRow]:
+    """Read a table for a model; a column that could be an attribute or an option is an option."""
+    config, options = model.family.config, model.sample_options
+    names = [column.name for column in config.attributes if column.name not in options]
+    return prompts.read(table, wanted, names, needs_prompt=config.reads_text or not names)
 
 
 def _written_out(
@@ -186,28 +199,28 @@ def _written_out(
     return [row._replace(prompt=written.get(row.prompt, row.prompt), asked=row.prompt) for row in rows]
 
 
-def _paint(model: "Model", rows: Sequence[prompts.PromptRow], given: Mapping[str, Any]) -> Iterator["Images"]:
+def _paint(model: "Model", rows: Sequence[prompts.PromptRow], label: str | None) -> Iterator["Images"]:
     """Yield the images of each row, and show every sampling step in a bar.
 
-    given: what all images should show.
+    label: of all images.
     """
     import numpy as np
 
     from danqing.images import Images
 
     with progress.Bar() as bar:
-        images = _one_by_one(model, rows, given, bar)
+        images = _one_by_one(model, rows, label, bar)
         for row in rows:
             yield Images(np.stack(list(itertools.islice(images, row.n))))
 
 
 def _one_by_one(
-    model: "Model", rows: Sequence[prompts.PromptRow], given: Mapping[str, Any], bar: progress.Bar
+    model: "Model", rows: Sequence[prompts.PromptRow], label: str | None, bar: progress.Bar
 ) -> Iterator["Pixels"]:
     """Yield the images of all rows, one after another; adjacent rows with equal options share chunks.
 
     A model always computes a full chunk of images, and most rows need fewer. An image depends only on its
-    seed, prompt and options.
+    seed, its options and what is requested of it.
     """
     from danqing.randomness import derived_seed
 
@@ -221,8 +234,10 @@ def _one_by_one(
 
             texts = [row.prompt for row, _ in chunk if row.prompt is not None]
             negative = [row.negative_prompt for row, _ in chunk]
+            attributes = [row.attributes for row, _ in chunk]
             yield from model.sample(
-                **given,
+                label=label,
+                attributes=attributes if any(attributes) else None,
                 prompt=texts or None,
                 negative_prompt=[text or "" for text in negative] if any(negative) else None,
                 seeds=[seed for _, seed in chunk],

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
+IMAGE_TO_TRANSLATE = "image.png"
+
 EXAMPLES = """Examples:
 
   danqing train photos/ --out runs/photos --minutes 30
@@ -31,6 +33,8 @@ EXAMPLES = """Examples:
   danqing train faces/ --attributes age,glasses --preset vae-32 --out runs/faces
 
   danqing train emoji --preset text2image-32 --minutes 30 --out runs/words
+
+  danqing train drawings/ --pairs outlines:photos --preset flow-pairs-64 --out runs/colours
 
   danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits
 
@@ -133,10 +137,25 @@ def train(
         device=device,
     )
     leave_if_interrupted(run, as_json=as_json)
-    text = output.facts(
-        {**run_text(run), "Next": shlex.join(["danqing", "sample", str(run.folder), "--out", "grid.png"])}
-    )
-    output.result(run_payload(run), text, as_json=as_json)
+    following = next_command(run.folder, _sources(data, pairs) if run.translates else None)
+    output.result(run_payload(run), output.facts({**run_text(run), "Next": following}), as_json=as_json)
+
+
+def next_command(run: Path, sources: str | None = None) -> str:
+    """Return the command that uses the model of a run.
+
+    sources: the images to translate, for a model that learned from pairs.
+    """
+    if sources is None:
+        return shlex.join(["danqing", "sample", str(run), "--out", "grid.png"])
+    out = "translated" if Path(sources).is_dir() else "translated.png"
+    return shlex.join(["danqing", "translate", str(run), sources, "--out", out])
+
+
+def _sources(data: str, pairs: str | None) -> str:
+    """Return a folder of source images, or an example of a file where the data has no such folder."""
+    folder = Path(data) / (pairs or "").partition(":")[0]
+    return str(folder) if pairs and ":" in pairs and folder.is_dir() else IMAGE_TO_TRANSLATE
 
 
 def _of_data(attributes: str | None, pairs: str | None, degrade: str | None) -> dict[str, Any]:
@@ -192,11 +211,18 @@ def run_text(run: "Run") -> dict[str, Any]:
         "Evaluation": f"{duration(run.evaluation_seconds)}, {run.evaluation_share:.0%} of the time"
         if run.evaluation_seconds
         else None,
-        "Best": run.best and f"{run.best['name']} {run.best['value']:.4g} at {run.best['images']:,} images",
+        "Best": run.best and _best_text(run.best),
         "Average": run.ema and run.ema["text"],
         "Model": run.model,
         "Report": run.report,
     }
+
+
+def _best_text(best: Mapping[str, Any]) -> str:
+    from danqing.evaluation.scores import FLATTERED
+
+    mark = f" ({FLATTERED})" if best.get("flattered") else ""
+    return f"{best['name']} {best['value']:.4g} at {best['images']:,} images{mark}"
 
 
 def tokenizer_text(first: Mapping[str, Any] | None) -> str | None:

@@ -11,7 +11,8 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import parse_settings, parse_size
-from danqing.cli.train import INTERRUPTED
+from danqing.cli.train import IMAGE_TO_TRANSLATE, INTERRUPTED, next_command
+from danqing.training.run_files import read_json
 
 if TYPE_CHECKING:
     from danqing.studies.tune import Tuning
@@ -113,6 +114,7 @@ def _payload(found: "Tuning") -> Mapping[str, Any]:
                 "folder": trial.folder,
                 "status": trial.status,
                 "score": trial.score,
+                "flattered": trial.flattered,
                 "settings": trial.settings,
                 "error": trial.error or None,
             }
@@ -123,23 +125,28 @@ def _payload(found: "Tuning") -> Mapping[str, Any]:
 
 
 def _text(found: "Tuning") -> str:
+    from danqing.evaluation.scores import FLATTERED
+
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.settings))
     rows = [["", "Trial", "Score", *names, ""]]
     ranked = sorted(found.trials, key=lambda t: (t.status != "finished", t.status != "pruned", t.score or 0))
     for trial in ranked:
         best = "*" if trial is found.best_trial else ""
-        score = "" if trial.score is None else f"{trial.score:.4g}"
+        score = "" if trial.score is None else f"{trial.score:.4g}{' !' if trial.flattered else ''}"
         ending = trial.error or ("" if trial.status == "finished" else trial.status)
         values = [_short(trial.settings.get(name, "")) for name in names]
         rows.append([best, f"{trial.number:04d}", score, *values, ending])
     text = output.table(rows)
+    if any(trial.flattered for trial in found.trials):
+        text += f"! {FLATTERED}; the best is chosen among the others, if there are any\n"
     if found.importance:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importance.items())
         text += f"\nWhat mattered: {shares}\n"
     if found.best is not None:
-        sample = shlex.join(["danqing", "sample", str(found.best), "--out", "grid.png"])
+        translates = read_json(found.best / "run.json").get("translates")
+        following = next_command(found.best, IMAGE_TO_TRANSLATE if translates else None)
         text += "\n" + output.facts(
-            {"Best run": found.best, "Its settings": found.best_config, "Next": sample}
+            {"Best run": found.best, "Its settings": found.best_config, "Next": following}
         )
     return text
 

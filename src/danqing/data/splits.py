@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.data.dataset import Dataset
+from danqing.data.layout import Declared
 from danqing.data.records import ImageSpec, Source
 from danqing.data.sources import find_source, open_dataset
 from danqing.errors import DataError, MissingSplitError
@@ -59,20 +60,21 @@ def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | N
         return None
 
 
-def has_split(source: str | Path, split: str) -> bool:
+def has_split(source: str | Path, split: str, pairs: str = "") -> bool:
     """Return whether a source has a split, without reading its images.
 
+    pairs: as of `open_dataset`; folders of pairs may have splits below them.
     Raises DataError without data.
     """
-    return _find(source, split) is not None
+    return _find(source, split, pairs) is not None
 
 
-def has_two(source: str | Path, one: str, other: str) -> bool:
+def has_two(source: str | Path, one: str, other: str, pairs: str = "") -> bool:
     """Return whether two splits of a source are different files.
 
     A single file may serve as both.
     """
-    first, second = _find(source, one), _find(source, other)
+    first, second = _find(source, one, pairs), _find(source, other, pairs)
     return first is not None and second is not None and first.key() != second.key()
 
 
@@ -90,9 +92,9 @@ def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) ->
     return Held(*hold_out(training, fraction), "held-out")
 
 
-def _find(source: str | Path, split: str) -> Source | None:
+def _find(source: str | Path, split: str, pairs: str) -> Source | None:
     try:
-        found, _ = find_source(source, split)
+        found, _ = find_source(source, split, declared=Declared(pairs))
         return next((found for _ in found.records(ImageSpec())), None)  # a folder looks when it is asked
     except MissingSplitError:
         return None

@@ -1,7 +1,7 @@
 """What is scored: a model or a folder of images."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,19 @@ from danqing import weights
 from danqing.data import builtin
 from danqing.data.dataset import Dataset
 from danqing.data.folder import Folder
+from danqing.data.layout import Declared
 from danqing.data.probe import resolve
 from danqing.data.records import ImageSpec
 from danqing.data.sources import find_source, open_dataset
 from danqing.data.splits import has_split, open_if_there
-from danqing.errors import ConfigError, EvaluationError
+from danqing.errors import ConfigError, DataError, EvaluationError
 from danqing.evaluation.image_sets import draw_rows
 from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel, load
 from danqing.model.model import Model
 from danqing.progress import ProgressCallback
 
-_PREPARATION = ("channels", "alpha", "background", "fit", "range")
+_PREPARATION = ("channels", "alpha", "background", "fit", "range", "pairs")
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Candidate:
     """What is scored: a model, or a folder of images.
 
     name: what a score calls it. folder: the model folder, where there is one. preparation: how the data that
-    it is compared with must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`), and
-    as_trained: how a model's run read it, which the fingerprint of its images follows from too. facts:
-    settings that every score of it carries.
+    it is compared with must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`, `pairs`,
+    `attributes`), and as_trained: how a model's run read it, which the fingerprint of its images follows from
+    too. facts: settings that every score of it carries.
     """
 
     name: str
@@ -70,7 +71,7 @@ def open_candidate(
     Raises ModelError, DataError or EvaluationError.
     """
     if isinstance(source, Model):
-        return _of_model(source, "a model", None, size)
+        return _of_model(source, "a model", None, size, data)
     path = Path(source if isinstance(source, str | Path) else source.model)
     if is_model(path):
         is_on_hub = model_folder.is_hub_id(str(path))
@@ -78,7 +79,7 @@ def open_candidate(
         # A card may be published: it names the run, and not where on this machine it lies.
         name = path.resolve().parent.name if path.name == "model" else path.resolve().name
         model = load(str(path) if is_on_hub else path, device=device)
-        return _of_model(model, str(path) if is_on_hub else name, folder, size)
+        return _of_model(model, str(path) if is_on_hub else name, folder, size, data)
     pictures = _open_pictures(str(source), size=size, on_progress=on_progress)
     if pictures.channels < 3 and _is_coloured(data):
         channels = pictures.channels + 2  # a grey picture of a coloured thing must not be judged in grey
@@ -126,7 +127,9 @@ def is_model(path: Path) -> bool:
     return model_folder.is_hub_id(str(path)) and named not in builtin.names()
 
 
-def _of_model(model: Model, name: str, folder: Path | None, size: tuple[int, int] | None) -> Candidate:
+def _of_model(
+    model: Model, name: str, folder: Path | None, size: tuple[int, int] | None, data: str | Path
+) -> Candidate:
     config = model.family.config
     if size is not None and size != (config.width, config.height):
         raise EvaluationError(
@@ -135,6 +138,8 @@ def _of_model(model: Model, name: str, folder: Path | None, size: tuple[int, int
     shape = {"size": (config.width, config.height), "channels": config.channels}
     usual = {"alpha": "flatten" if config.channels in (1, 3) else "keep"}
     run = {**(_run_preparation(folder) or _told_preparation(model)), "range": model.value_range}
+    attributes = tuple(column.name for column in config.attributes)
+    run["attributes"] = attributes if _has_attributes(data, attributes) else ()  # other data has none
     seen = model.facts.get("images")
     return Candidate(
         f"{name} ({config.family}{'' if seen is None else f', {seen:,} images seen'})",
@@ -169,10 +174,22 @@ def _told_preparation(model: Model) -> dict[str, Any]:
         return {}
     chosen = {name: told[name] for name in _PREPARATION if name in told}
     try:
-        ImageSpec(**chosen)
+        ImageSpec(**{name: value for name, value in chosen.items() if name != "pairs"})
     except ConfigError:
         return {}
     return chosen
+
+
+def _has_attributes(data: str | Path, names: Sequence[str]) -> bool:
+    """Return whether some data has the columns of the attributes that a model learned."""
+    if not names:
+        return True
+    try:
+        source, _ = find_source(data, "all", declared=Declared(attributes=tuple(names)))
+        next(iter(source.records(ImageSpec())), None)  # a folder looks for columns when it is read
+    except (ConfigError, DataError):
+        return False
+    return True
 
 
 def draw_subset(images: Dataset, most: int, seed: int, purpose: str) -> Dataset:

@@ -19,14 +19,14 @@ from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.generated_images import generate_images, reconstruct
 from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.kernel import kernel_distance
-from danqing.evaluation.metric_inputs import CAPTIONS, FROM_REFERENCE, RECONSTRUCTED, MetricInputs
+from danqing.evaluation.metric_inputs import CAPTIONS, MetricInputs, remade_in_words
 from danqing.evaluation.metrics import ALIASES, METRICS, distance_name, nearest
 from danqing.evaluation.neighbour_sheet import draw_neighbour_sheet
-from danqing.evaluation.networks import open_network
+from danqing.evaluation.networks import open_network, taught
 from danqing.evaluation.reference import open_reference
 from danqing.evaluation.score_folders import make_folder, save_scores, writable_folders
 from danqing.evaluation.scores import ReferenceInfo, Score
-from danqing.evaluation.second_network import second_distances
+from danqing.evaluation.second_network import choose_second, second_distances, second_in_words
 from danqing.images import encode
 from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel
@@ -34,6 +34,8 @@ from danqing.model.model import Model
 from danqing.precision import Precision, choose_device
 from danqing.progress import ProgressCallback
 
+_FROM_DATA = ("auto", taught.NAME)
+"""Second networks that are known once the data is open."""
 SMALL = 10_000
 """With fewer images than this on either side, the kernel distance is the number to quote."""
 
@@ -84,7 +86,8 @@ def evaluate(
     features: the network that images are compared by.
     weights: a file of its weights where they are not fetched, see `open_network`.
     second_features: another network, by which the kernel and the Fréchet distance of at most 1,000 images are
-        measured as well.
+        measured as well. "classifier" is one that is trained on the labels of the training images, and "auto"
+        is `hed` where it is installed, else "classifier" where there are labels.
     n: how many images are scored at most.
     split: what to compare with; by default test, else validation, else what the run held out, else the
         training images.
@@ -104,7 +107,7 @@ def evaluate(
     network = open_network(
         features, weights=None if weights is None else Path(weights), device=chosen, precision=precision
     )
-    second = _open_second(second_features, network, chosen)
+    second = None if second_features in _FROM_DATA else _open_second(second_features, network, chosen)
     opened = open_candidate(
         candidate, data, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress
     )
@@ -114,6 +117,9 @@ def evaluate(
     comparison = MetricInputs(
         opened, reference, network, n=n, seed=seed, thorough=thorough, on_progress=on_progress
     )
+    if second_features in _FROM_DATA:
+        second, said = _second_from_data(str(second_features), comparison, chosen)
+        notes.append(said)
     measured, left_out = _plan(comparison, wanted)
     found = _measure(comparison, measured, None if wanted is not None else left_out)
     if second is not None:
@@ -186,10 +192,11 @@ def score_samples(
 
 
 def _samples(model: Model, n: int, seed: int, judged: Dataset | None) -> tuple[ImageSet, dict[str, str], str]:
-    """The samples of a model, or its reconstructions of the judged images, with settings and a note."""
+    """The samples of a model, or what it makes of the judged images, with settings and a note."""
     if judged is not None and not model.family.has_prior:
         rows = spread_evenly(len(judged), min(n, len(judged)))
-        return reconstruct(model, judged, rows), {"images": FROM_REFERENCE}, RECONSTRUCTED
+        setting, note = remade_in_words(model)
+        return reconstruct(model, judged, rows), {"images": setting}, note
     if judged is not None and model.family.config.reads_text and judged.has_texts:
         texts = judged.texts(spread_evenly(len(judged), n))
         prompts = captions.chosen(texts or (), seed, 0)
@@ -201,12 +208,30 @@ def _open_second(
     name: str | Path | nn.Module | None, network: FeatureNetwork, device: torch.device
 ) -> FeatureNetwork | None:
     """The second network; raises EvaluationError where it is the first again."""
-    if name is None:
+    if name in (None, "none"):
         return None
     second = open_network(name, device=device)
     if second.sha256 == network.sha256:
         raise EvaluationError(f"Both feature networks are {network.name}: choose another second one.")
     return second
+
+
+def _second_from_data(name: str, c: MetricInputs, device: torch.device) -> tuple[FeatureNetwork | None, str]:
+    """The second network that depends on the data, and a note on it."""
+
+    def training() -> Dataset | None:
+        return c.training if c.is_held_out else None
+
+    found = choose_second(name, c.network.name, training)
+    if found != taught.NAME:
+        return _open_second(found, c.network, device), second_in_words(found)
+    images = training()
+    if images is None or not taught.can_teach(images):
+        raise EvaluationError(
+            "A classifier as the second network needs training images with at least two labels, and other "
+            "images to compare with: choose another second network."
+        )
+    return taught.open_taught(images, device=device, on_progress=c.on_progress), second_in_words(found)
 
 
 def _known(metrics: str | Sequence[str] | None) -> list[str] | None:

@@ -4,8 +4,9 @@ import hashlib
 import itertools
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from danqing.data.cache import default_folder
 from danqing.data.degrade import Degradation, source_images
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
-from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
+from danqing.evaluation.image_sets import batch_size_for, index_batches
+from danqing.evaluation.real_conditions import attributes_for, labels_for
 from danqing.families.base import Translates
 from danqing.images import Images, Pixels, to_uint8
-from danqing.model.conditions import Label
+from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model
 from danqing.precision import exact
 from danqing.progress import ProgressCallback
@@ -126,34 +128,47 @@ def reconstruct(
     *,
     on_progress: ProgressCallback | None = None,
 ) -> GeneratedImages:
-    """Reconstruct the images at `rows` with a model, into a file."""
-    labels = map_labels(images, model.labels)[rows].tolist() if model.labels else None
+    """Reconstruct the images at `rows` with a model, or translate their sources, into a file."""
+    stage = "Translating" if isinstance(model.family, Translates) else "Reconstructing"
 
     def parts() -> Iterator[Pixels]:
         for part in index_batches(len(rows), batch_size_for(images.size, model.family.chunk)):
             if on_progress:
-                on_progress(int(part[0]), len(rows), "Reconstructing")
-            label = None if labels is None else labels[part[0] : part[-1] + 1]
+                on_progress(int(part[0]), len(rows), stage)
             with exact():
-                yield remade(model, images, rows[part], label).array
+                yield remade(model, images, rows[part]).array
 
     (width, height), none = images.size, np.full(len(rows), -1, np.int64)
     return store_images(parts(), (len(rows), height, width, images.channels), none, ())
 
 
-def remade(model: Model, images: ImageSet, rows: NDArray[np.int64], label: Label = None) -> Images:
-    """Return images as a model makes them again.
+def remade(model: Model, images: ImageSet, rows: NDArray[np.int64]) -> Images:
+    """Return the images at `rows` as a model makes them again, told of what they show.
 
     A model of pairs makes them from their source images, any other from their latents.
     Raises EvaluationError where there are no source images.
     """
-    if not isinstance(model.family, Translates):
-        return model.reconstruct(Images(images.images(rows)), label)
+    known: dict[str, Any] = {
+        "label": labels_for(model, images, rows),
+        "attributes": attributes_for(model, images, rows),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutsideTrainingWarning)  # these images are as they are
+        if isinstance(model.family, Translates):
+            return model.translate(sources(model, images, rows), **known, seeds=rows.tolist())
+        return model.reconstruct(Images(images.images(rows)), **known)
+
+
+def sources(model: Model, images: ImageSet, rows: NDArray[np.int64]) -> Images:
+    """Return the source images that belong to the images at `rows`, for a model of pairs.
+
+    Raises EvaluationError where there are none.
+    """
     steps = model.facts.get("data", {}).get("prepared", {}).get("degrade")
     if not isinstance(images, Dataset) or not (steps or images.has_pairs):
         raise EvaluationError("This model turns one image into another: compare it with a data set of pairs.")
-    sources = source_images(images, rows.tolist(), Degradation(steps) if steps else None, seed=0)
-    return model.translate(Images(to_uint8(sources)), label=label, seeds=rows.tolist())
+    found = source_images(images, rows.tolist(), Degradation(steps) if steps else None, seed=0)
+    return Images(to_uint8(found))
 
 
 def store_images(

@@ -27,6 +27,8 @@ from danqing.evaluation.pixel_rows import PixelRows, hashes
 from danqing.evaluation.real_image_results import RealImageResults, draw_captions
 from danqing.evaluation.reference import Reference, learnt_from
 from danqing.evaluation.scores import FeatureInfo, Score
+from danqing.families.base import Translates
+from danqing.model.model import Model
 from danqing.precision import candidates
 from danqing.progress import ProgressCallback
 from danqing.randomness import generator
@@ -39,8 +41,14 @@ MOST_CLASSIFIED = 10_000
 """A classifier learns from at most this many images."""
 MOST_READ = 2000
 """Whether images show what was requested is judged by at most this many."""
-FROM_REFERENCE, CAPTIONS = "reconstructions of the reference", "captions of the reference"
-RECONSTRUCTED = "of reconstructions, since a first stage has no prior to paint with"
+CAPTIONS = "captions of the reference"
+
+
+def remade_in_words(model: Model) -> tuple[str, str]:
+    """Return what a model that does not sample is scored by: the setting of a score, and its note."""
+    if isinstance(model.family, Translates):
+        return "translations of the reference's source images", "of translations of the source images"
+    return "reconstructions of the reference", "of reconstructions, since a first stage does not sample"
 
 
 class MetricInputs:
@@ -49,7 +57,8 @@ class MetricInputs:
     Where a model is the candidate, `n` images are sampled.
 
     A model that reads text samples the captions of the reference. A first stage, whose samples show nothing
-    meaningful, is scored by its reconstructions of reference images, at most as many as there are.
+    meaningful, is scored by its reconstructions of reference images, at most as many as there are. A model of
+    pairs is scored by its translations of their source images.
     thorough: whether all training images are searched by features, however many there are.
     """
 
@@ -67,7 +76,7 @@ class MetricInputs:
         self.candidate, self.reference, self.network, self.thorough = candidate, reference, network, thorough
         self.seed, self.on_progress = seed, on_progress
         self.n = n if candidate.pictures is None else len(candidate.pictures)
-        if self.is_first_stage:
+        if self.remakes_reference:
             self.n = min(n, len(self.on_real_images.known(reference.images)))
 
     def score(
@@ -124,18 +133,21 @@ class MetricInputs:
     @property
     def _made(self) -> dict[str, str]:
         """How a model made its images, unless it sampled them freely or by labels."""
-        if self.is_first_stage:
-            return {"images": FROM_REFERENCE}
-        made = {"prompts": CAPTIONS} if self._reads_reference else {}
         model = self.candidate.model
-        if (
-            model is not None and "precision" in model.sample_options
-        ):  # it samples in what is fast on this machine
+        if model is None:
+            return {}
+        made = {"prompts": CAPTIONS} if self._reads_reference else {}
+        if self.remakes_reference:
+            made = {"images": remade_in_words(model)[0]}
+        if "precision" in model.sample_options:  # it samples in what is fast on this machine
             made["painted_in"] = candidates(model.device)[0]
         return made
 
     def _said(self, images: int | None) -> list[str]:
-        return [RECONSTRUCTED] if self.is_first_stage and images is None else []
+        model = self.candidate.model
+        if model is None or images is not None or not self.remakes_reference:
+            return []
+        return [remade_in_words(model)[1]]
 
     @functools.cached_property
     def _device(self) -> dict[str, str]:
@@ -145,8 +157,8 @@ class MetricInputs:
         return {"device": found.pop()} if found else {}
 
     @property
-    def is_first_stage(self) -> bool:
-        """Whether the model has no prior, and is scored by its reconstructions."""
+    def remakes_reference(self) -> bool:
+        """Whether the model does not sample, and is scored by what it makes of reference images."""
         return self.candidate.model is not None and not self.candidate.model.family.has_prior
 
     @property
@@ -162,7 +174,7 @@ class MetricInputs:
         if model is None:
             assert self.candidate.pictures is not None
             return self.candidate.pictures
-        if self.is_first_stage:
+        if self.remakes_reference:
             return reconstruct(model, self.reference.images, self._sources, on_progress=self.on_progress)
         prompts = self.prompts if self._reads_reference else None
         return generate_images(model, self.n, seed=self.seed, prompts=prompts, on_progress=self.on_progress)
@@ -170,7 +182,7 @@ class MetricInputs:
     @functools.cached_property
     def _sources(self) -> NDArray[np.int64]:
         """Which reference image each generated one was made from, or has its prompt from."""
-        rows = self.on_real_images.known(self.reference.images) if self.is_first_stage else None
+        rows = self.on_real_images.known(self.reference.images) if self.remakes_reference else None
         places = spread_evenly(len(self.reference.images if rows is None else rows), self.n)
         return places if rows is None else rows[places]
 
@@ -182,7 +194,7 @@ class MetricInputs:
         """
         if self.candidate.pictures is not None:
             return draw_captions(self.candidate.pictures, np.arange(self.n), self.seed)
-        if self.is_first_stage or self._reads_reference:
+        if self.remakes_reference or self._reads_reference:
             return draw_captions(self.reference.images, self._sources, self.seed)
         return None
 

@@ -23,7 +23,7 @@ from danqing.evaluation.judges.classifier import macro_f1
 from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.scores import Score
-from danqing.families.base import Encodes, HasLikelihood, HasTokenLikelihood
+from danqing.families.base import Encodes, HasLikelihood, HasTokenLikelihood, Translates
 
 Check = Callable[[MetricInputs], str | None]
 _FEW_PER_CLASS = 500
@@ -318,14 +318,17 @@ def _no_token_likelihood(c: MetricInputs) -> str | None:
 
 
 def _has_no_samples(c: MetricInputs) -> str | None:
-    return "a first stage has no samples of its own" if c.is_first_stage else None
+    if not c.remakes_reference:
+        return None
+    translates = isinstance(c.on_real_images.model.family, Translates)
+    return f"a {'model of pairs' if translates else 'first stage'} has no samples of its own"
 
 
 def _no_encoder(c: MetricInputs) -> str | None:
     if c.candidate.model is None:
         return "only a model can reconstruct images"
     family = c.candidate.model.family
-    if not isinstance(family, Encodes):
+    if not isinstance(family, Encodes | Translates):
         return f"a {family.config.family} cannot encode images"
     return model_metrics.unlabelled(c)
 
@@ -378,6 +381,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("is", "inception-score"), "classifier-score"),
     **dict.fromkeys(("lpips", "pd"), "perceptual"),
     **dict.fromkeys(("mse", "l2"), "reconstruction-error"),
+    **dict.fromkeys(("mae", "l1"), "absolute-error"),
     **dict.fromkeys(("bpd", "nll", "likelihood"), "bits-per-dim"),
     **dict.fromkeys(("cas", "accuracy"), "classification-accuracy"),
     **dict.fromkeys(("clip-score", "clipscore"), "prompt-agreement"),

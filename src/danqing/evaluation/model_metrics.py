@@ -1,4 +1,4 @@
-"""Metrics of models alone: how well one reconstructs real images, and how likely it finds them."""
+"""Metrics of models alone: how well one makes real images again, and how likely it finds them."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,6 +14,7 @@ from danqing.evaluation.image_sets import batch_size_for, index_batches
 from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.reconstruction import (
     WINDOW,
+    absolute_error,
     ms_ssim,
     perceptual,
     psnr,
@@ -21,22 +22,27 @@ from danqing.evaluation.reconstruction import (
     ssim,
 )
 from danqing.evaluation.scores import Score
+from danqing.families.base import Translates
 
 _LEAST_FOR_MEMBERSHIP = 100
 
 _Pairs = Callable[[Tensor, Tensor], Tensor]
 RECONSTRUCTIONS: dict[str, tuple[str, _Pairs | None, str, bool]] = {
     "reconstruction-error": ("reconstruction error", squared_error, "", False),
+    "absolute-error": ("absolute reconstruction error", absolute_error, "", False),
     "psnr": ("PSNR of reconstructions", psnr, "dB", True),
     "ssim": ("SSIM of reconstructions", ssim, "", True),
     "ms-ssim": ("MS-SSIM of reconstructions", ms_ssim, "", True),
     "perceptual": ("perceptual reconstruction error", None, "", False),
 }
-"""A name, how pairs are compared (None: by the feature network), the unit, and whether higher is better."""
+"""A name, how pairs are compared (None: by the feature network), the unit, and whether higher is better.
+
+The translations of a model of pairs are compared with their targets in the same ways.
+"""
 
 
 def reconstruction(c: MetricInputs, metric: str) -> Score:
-    """Measure how well real images are reconstructed, by one metric."""
+    """Measure how well real images are reconstructed, or their sources translated, by one metric."""
     name, compare, unit, better = RECONSTRUCTIONS[metric]
     images, rows = c.reference.images, c.on_real_images.shown(c.reference.images)
     found = []
@@ -49,6 +55,8 @@ def reconstruction(c: MetricInputs, metric: str) -> Score:
             found.append(perceptual(again, real, c.network))
     by_network = c.feature_info if compare is None else None
     name = name if by_network is None else f"PD-{c.network.name} of reconstructions"
+    if isinstance(c.on_real_images.model.family, Translates):
+        name = name.replace("reconstruction", "translation")
     values = torch.cat(found)
     finite = values[~values.isinf()]
     if not len(finite):

@@ -2,7 +2,9 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +16,10 @@ from danqing.data.dataset import Dataset
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.generated_images import reconstruct
 from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batches, map_labels
+from danqing.evaluation.real_conditions import attributes_for, labels_for
 from danqing.families.base import Tokenizes
 from danqing.images import Images
+from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model
 from danqing.precision import exact
 from danqing.progress import ProgressCallback
@@ -88,21 +92,22 @@ class RealImageResults:
             for part in index_batches(len(rows), batch_size_for(images.size, self.model.family.chunk)):
                 if self._on_progress is not None:
                     self._on_progress(int(part[0]), len(rows), "Measuring likelihoods")
-                pictures, label = Images(images.images(rows[part])), self._labels(images, rows[part])
-                prompt = self._prompts(images, rows[part], int(part[0]))
+                pictures = Images(images.images(rows[part]))
+                known: dict[str, Any] = {
+                    "label": labels_for(self.model, images, rows[part]),
+                    "prompt": self._prompts(images, rows[part], int(part[0])),
+                    "attributes": attributes_for(self.model, images, rows[part]),
+                }
                 seed = derived_seed(self._seed, kind, int(part[0]))
-                with exact():
+                with exact(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", OutsideTrainingWarning)  # these images are as they are
                     found.append(
-                        self.model.bits_per_dim(pictures, label, prompt=prompt, seed=seed)
+                        self.model.bits_per_dim(pictures, **known, seed=seed)
                         if kind == "bits per dim"
-                        else self.model.token_nll(pictures, label, prompt=prompt)
+                        else self.model.token_nll(pictures, **known)
                     )
             self._likelihoods[key] = torch.cat(found)
         return self._likelihoods[key]
-
-    def _labels(self, images: Dataset, rows: NDArray[np.int64]) -> list[int] | None:
-        """The labels of real images as the model knows them; None where it knows none."""
-        return map_labels(images, self.model.labels)[rows].tolist() if self.model.labels else None
 
     def _prompts(self, images: Dataset, rows: NDArray[np.int64], first: int) -> Sequence[str] | None:
         """The captions of real images; None where the model reads none, or they have none."""

@@ -30,6 +30,13 @@ def squared_error(images: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(parts) / 255**2
 
 
+def absolute_error(images: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean absolute difference of values in [0, 1], L1; 0 is best."""
+    _check(images, targets)
+    parts = [(a - b).abs_().flatten(1).mean(1) for a, b in _batches(images, targets)]
+    return torch.cat(parts) / 255
+
+
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB.
 

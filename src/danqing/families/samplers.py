@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from danqing.errors import ConfigError, ModelError
+from danqing.errors import ConfigError
+from danqing.families import dormand_prince
 from danqing.families.base import OnStep, Preview
+from danqing.families.dormand_prince import as_times, per_image
 
 SamplerName = Literal["euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "adaptive"]
 
@@ -36,7 +37,6 @@ CHURN = 3.0
 """How much noise all steps of "stochastic" add together: S_churn of Karras et al. 2022, algorithm 2."""
 MOST_CHURN = math.sqrt(2) - 1
 LEAST_NOISE = 1e-3
-MOST_ATTEMPTS = 1000
 
 
 def integrate(
@@ -108,7 +108,7 @@ def predicted_image(x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
 
     x, velocity: `[n, ...]`. t: `[n]`.
     """
-    return x + _per_image(1 - t, x) * velocity
+    return x + per_image(1 - t, x) * velocity
 
 
 def clipped(velocity: Velocity) -> Velocity:
@@ -120,7 +120,7 @@ def clipped(velocity: Velocity) -> Velocity:
 
     def inside(x: Tensor, t: Tensor) -> Tensor:
         image = predicted_image(x, t, velocity(x, t)).clamp(-1, 1)
-        return (image - x) / _per_image((1 - t).clamp_min(LEAST_NOISE), x)
+        return (image - x) / per_image((1 - t).clamp_min(LEAST_NOISE), x)
 
     return inside
 
@@ -135,7 +135,7 @@ def holding(velocity: Velocity, images: Tensor, noise: Tensor, mask: Tensor) -> 
     """
 
     def held(x: Tensor, t: Tensor) -> Tensor:
-        known = torch.lerp(noise, images, _per_image(t, x))
+        known = torch.lerp(noise, images, per_image(t, x))
         return torch.where(mask > 0, velocity(torch.where(mask > 0, x, known), t), images - noise)
 
     return held
@@ -155,7 +155,7 @@ class _Problem:
     def at(self, x: Tensor, t: float | Sequence[float]) -> Tensor:
         """Evaluate the velocity at one time, or at one for each image."""
         times = [t] * len(x) if isinstance(t, float) else t
-        moments = _tensor(times, x)
+        moments = as_times(times, x)
         velocity = self.velocity(x, moments)
         self.latest = x, moments, velocity
         return velocity
@@ -268,85 +268,9 @@ def _stochastic(problem: _Problem) -> _Progress:
         yield step + 1, x
 
 
-_STAGES: tuple[tuple[float, ...], ...] = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-_ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-
-
 def _adaptive(problem: _Problem) -> _Progress:
-    """Order 5: the pair of Dormand and Prince (1980), with a step size for each image.
-
-    The control is the elementary one (Hairer, Nørsett and Wanner, section II.4). It runs in Python floats,
-    and each error is summed by itself, so that neither depends on the batch. An image that has arrived stays
-    as it is.
-
-    Where the end is 1, the last step returns the predicted image at 1−t = tolerance, since the velocity has
-    no value at 1. For Gaussian data of any variance, that is off by less than 0.3 · tolerance.
-    """
-    start, last = float(problem.times[0]), float(problem.times[-1])
-    end = max(1 - problem.tolerance, start) if last >= 1 else last
-    sign, x = math.copysign(1.0, end - start), problem.x
-    t, size = [start] * len(x), [abs(float(problem.times[1]) - start)] * len(x)
-    velocity, attempts = problem.at(x, t), 0
-    while any(moment != end for moment in t):
-        left = [abs(end - moment) for moment in t]
-        lengths = [min(one, rest) for one, rest in zip(size, left, strict=True)]
-        found, slopes, error = _dormand_prince(problem, x, velocity, t, [sign * one for one in lengths])
-        errors = _norms(error, x, found, problem.tolerance)
-        attempts += 1
-        if attempts > MOST_ATTEMPTS or not all(map(math.isfinite, errors)):
-            raise ModelError(
-                f"The adaptive sampler cannot follow this model to a tolerance of {problem.tolerance:g}: "
-                "choose a larger tolerance, or another sampler."
-            )
-        fits = [value <= 1 for value in errors]
-        accepted = _per_image(torch.tensor(fits, device=x.device), x)
-        x, velocity = torch.where(accepted, found, x), torch.where(accepted, slopes, velocity)
-        for image, (length, rest, value) in enumerate(zip(lengths, left, errors, strict=True)):
-            if value <= 1:
-                t[image] = end if length == rest else t[image] + sign * length
-            size[image] = length * min(max(0.9 * max(value, 1e-10) ** -0.2, 0.2), 5.0)
-        reached = min(sign * moment for moment in t)
-        yield sum(sign * float(moment) <= reached for moment in problem.times[1:]), x
-    if last >= 1:
-        yield len(problem.times) - 1, x + (1 - end) * velocity
-
-
-def _dormand_prince(
-    problem: _Problem, x: Tensor, velocity: Tensor, t: Sequence[float], lengths: Sequence[float]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Try one step of each image; return x at its end, the velocity there, and the estimated error.
-
-    velocity: at x, which is the last of the step before.
-    lengths: of each image's step; 0 for those that stay.
-    """
-    length, slopes, found = _per_image(_tensor(lengths, x), x), [velocity], x
-    for weights in _STAGES:
-        found = x + length * _weighted(weights, slopes)
-        share = sum(weights)
-        moments = [moment + share * one for moment, one in zip(t, lengths, strict=True)]
-        slopes.append(problem.at(found, moments))
-    return found, slopes[-1], length * _weighted(_ERROR, slopes)
-
-
-def _weighted(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    total = weights[0] * tensors[0]
-    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
-        total = total + weight * tensor
-    return total
-
-
-def _norms(error: Tensor, before: Tensor, after: Tensor, tolerance: float) -> list[float]:
-    """Return each image's error in units of the tolerance, as a root mean square."""
-    scaled = error / (tolerance + tolerance * torch.maximum(before.abs(), after.abs()))
-    rows = scaled.reshape(len(scaled), -1).double().cpu().numpy()
-    return [math.sqrt(float(np.square(row).mean())) for row in rows]
+    """Order 5, with a step size for each image."""
+    return dormand_prince.follow(problem.at, problem.x, problem.times, problem.tolerance)
 
 
 def _preview(x: Tensor, t: Tensor | None = None, velocity: Tensor | None = None) -> Preview:
@@ -364,15 +288,6 @@ def _log_ratio(t: float) -> float:
 def _noisier(t: float, factor: float) -> float:
     """Return the time at which the ratio of noise to signal is `factor` times as large as at `t`."""
     return t / (t + factor * (1 - t))
-
-
-def _tensor(times: Sequence[float], x: Tensor) -> Tensor:
-    return torch.tensor(times, dtype=x.dtype, device=x.device)
-
-
-def _per_image(values: Tensor, x: Tensor) -> Tensor:
-    """Shape values `[n]` so that each multiplies one image of x `[n, ...]`."""
-    return values.reshape(-1, *[1] * (x.dim() - 1))
 
 
 class Sampler(NamedTuple):

@@ -23,7 +23,7 @@ from danqing.nets.decoders.layout_cache import MOST_LAYOUTS
 from danqing.nets.decoders.parallel import ParallelDecoder
 from danqing.nets.decoders.raster import RasterDecoder
 from danqing.nets.layers import crop
-from danqing.options import check
+from danqing.options import complete
 from danqing.precision import Precision, candidates
 from danqing.randomness import uniform
 
@@ -119,7 +119,7 @@ class TransformerFamily(TransformerLearner):
 
         given: None where all are to be written.
         """
-        chosen = self._checked(options)
+        chosen = complete(options, self.sample_defaults(), f"A {self.config.order} transformer")
         sampling = self._sampling(chosen)
         count, blank = len(seeds), self.codec.vocabulary
         shape = (count, math.prod(self.codec.code_shape))
@@ -147,18 +147,6 @@ class TransformerFamily(TransformerLearner):
                 partial=given is not None,
             )
         return self._image(written, condition)
-
-    def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options with their defaults; raises ConfigError."""
-        defaults = self.sample_defaults()
-        if unknown := [name for name in options if name not in defaults]:
-            raise ConfigError(
-                f"A {self.config.order} transformer has no sampling option {', '.join(unknown)}: "
-                f"it has {', '.join(defaults)}."
-            )
-        chosen = {**defaults, **options}
-        check(**chosen)
-        return chosen
 
     def _sampling(self, options: Mapping[str, Any]) -> Sampling:
         """Return how codes are drawn; raises ConfigError for guidance that the model did not learn."""

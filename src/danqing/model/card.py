@@ -33,36 +33,42 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card(
-    info: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], *, neighbours: str | None = None
+    info: Mapping[str, Any],
+    scores: Sequence[Mapping[str, Any]],
+    *,
+    samples: str | None = "samples.png",
+    neighbours: str | None = None,
 ) -> str:
     """Write the model card in Markdown, with metadata for the hub.
 
     info: as `Model.info` returns it; without `sample_options`, of a learner that does not sample images.
     scores: those of `scores.json`.
+    samples: the name of a picture of samples.
     neighbours: the name of a picture of samples beside training images.
     """
     trained = info.get("trained", {})
     data, tokenizer = trained.get("data", {}), trained.get("tokenizer", {})
     size, name = f"{info['width']}×{info['height']}", families.display_name(info["family"])
     text = info.get("text") or {}
-    prompts, samples = text.get("captions", []), "sample_options" in info
+    prompts, can_sample = text.get("captions", []), "sample_options" in info
     attributes = info.get("attributes", [])
     pipeline = "text-to-image" if text else "unconditional-image-generation"
+    pipeline = "image-to-image" if info.get("translates") else pipeline
     lines = [
         "---",
         "library_name: danqing",
-        *([f"pipeline_tag: {pipeline}"] if samples else []),
-        f"tags: [danqing, {info['family']}{', image-generation' if samples else ''}]",
+        *([f"pipeline_tag: {pipeline}"] if can_sample else []),
+        f"tags: [danqing, {info['family']}{', image-generation' if can_sample else ''}]",
         "---",
         "",
         f"# {name[0].upper()}{name[1:]} for {size} images of {_plain(data.get('name', 'unnamed data'))}",
         "",
-        *(_how_to_sample(info["labels"], prompts) if samples else []),
+        *(_how_to_use(info, prompts, samples) if can_sample else []),
         "## Model",
         f"- Family: {info['family']}, {info['parameters']:,} parameters",
         f"- Images: {size}, {info['channels']} channel{'s' if info['channels'] > 1 else ''}",
     ]
-    if samples:
+    if can_sample:
         others = "resampled from these" if info.get("other_sizes", True) else "refused"
         lines.append(f"- Other sizes: {others}")
     if info["labels"]:
@@ -125,15 +131,17 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, *(["", "How each was made:", ""] if lines else []), *how]
 
 
-def _how_to_sample(labels: Sequence[str], prompts: Sequence[str]) -> list[str]:
+def _how_to_use(info: Mapping[str, Any], prompts: Sequence[str], samples: str | None) -> list[str]:
+    translates = info.get("translates")
+    shown = "Each source image, what the model makes of it, and its target" if translates else "Samples"
+    call = "translate(images" if translates else f"sample(16{_example(info['labels'], prompts)}"
     return [
-        "![Samples](samples.png)",
-        "",
+        *([f"![{shown}]({samples})", ""] if samples else []),
         "```python",
         "import danqing as dq",
         "",
         'model = dq.load("path/of/this/folder")',
-        f"model.sample(16{_example(labels, prompts)}, seed=1)",
+        f"model.{call}, seed=1)",
         "```",
         "",
     ]

@@ -20,6 +20,7 @@ from danqing.model.card import card
 from danqing.version import __version__
 
 FILES = ("config.json", "model.safetensors", "README.md", "samples.png", "scores.json")
+SAMPLES = FILES[3]
 NEIGHBOURS = "neighbours.png"
 """Samples beside the training images nearest to them, once the model has been evaluated."""
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
@@ -41,14 +42,16 @@ def write(
     """Write a learner with its facts as a model folder.
 
     info: what the model card says.
-    grid: samples; None where the learner does not sample images.
+    grid: samples; None where there are no new ones.
     origin: the folder that the learner comes from.
     Scores of these weights are kept: those in the folder, or else those in `origin`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
     if grid is not None:
-        atomic.write_bytes(folder / "samples.png", encode(grid.grid(), "png"))
+        atomic.write_bytes(folder / SAMPLES, encode(grid.grid(), "png"))
+    elif origin is not None and origin != folder:
+        _copy_picture(origin / SAMPLES, folder / SAMPLES)
     content = weights.to_bytes(learner.state_dict(), {"format": "pt"})
     atomic.write_bytes(folder / "model.safetensors", content)
     digest = weights.digest(learner.state_dict())
@@ -69,8 +72,8 @@ def write(
 def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
     """Write the model card with a folder's scores; returns its path."""
     scores = _read_scores(folder)
-    shown = NEIGHBOURS if (folder / NEIGHBOURS).exists() else None
-    atomic.write_text(folder / "README.md", card(info, scores, neighbours=shown))
+    samples, neighbours = (name if (folder / name).exists() else None for name in (SAMPLES, NEIGHBOURS))
+    atomic.write_text(folder / "README.md", card(info, scores, samples=samples, neighbours=neighbours))
     return folder / "README.md"
 
 
@@ -85,9 +88,15 @@ def _keep_scores(origin: Path, folder: Path, digest: str) -> bool:
     picture = origin / NEIGHBOURS
     if not kept or len(kept) < len(there):
         (folder / NEIGHBOURS).unlink(missing_ok=True)
-    elif origin != folder and picture.is_file() and not picture.is_symlink():
-        atomic.write_bytes(folder / NEIGHBOURS, picture.read_bytes())
+    elif origin != folder:
+        _copy_picture(picture, folder / NEIGHBOURS)
     return bool(kept)
+
+
+def _copy_picture(picture: Path, target: Path) -> None:
+    """Copy a picture of another model folder, if it has one."""
+    if picture.is_file() and not picture.is_symlink():
+        atomic.write_bytes(target, picture.read_bytes())
 
 
 def _read_scores(folder: Path) -> list[dict[str, Any]]:

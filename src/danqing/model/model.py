@@ -1,4 +1,4 @@
-"""A trained model: sample from it, look into its latent space, save it, share it."""
+"""A trained model: sample from it, change images with it, save it, share it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,35 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing import families
 from danqing import options as rules
 from danqing.errors import ConfigError
-from danqing.families.base import (
-    Batch,
-    Condition,
-    Encodes,
-    Family,
-    Fills,
-    HasLikelihood,
-    HasTokenLikelihood,
-    Interpolates,
-    Translates,
-    Traverses,
-    Varies,
-)
-from danqing.images import Images, to_uint8
+from danqing.families.base import Condition, Family, Fills, Translates, Varies
+from danqing.images import Images
 from danqing.model import conditions, verb_options
 from danqing.model import folder as model_folder
+from danqing.model.analysis import Analysis
 from danqing.model.attributes import Attributes
 from danqing.model.card import describe
-from danqing.model.chunks import OnPainting, frames_to_uint8, in_chunks, pixels_of, sample_in_chunks
+from danqing.model.chunks import OnPainting, pixels_of, sample_in_chunks
 from danqing.model.conditions import Label, Prompt, count_images, drawn_condition, given_condition
 from danqing.model.verb_options import STRENGTH
 from danqing.options import Verb
-from danqing.randomness import generator
 
 
-class Model:
+class Model(Analysis):
     """A family with trained weights, ready to sample.
 
     facts: what is known of its training (images seen, data, licence), as in `config.json`. Where
@@ -67,11 +54,6 @@ class Model:
         """
         bounds = self.facts.get("data", {}).get("prepared", {}).get("range")
         return None if bounds is None else (float(bounds[0]), float(bounds[1]))
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the weights."""
-        return next(self.family.parameters()).device
 
     @property
     def sample_options(self) -> dict[str, Any]:
@@ -259,118 +241,24 @@ class Model:
         """
         conditions.check_length(self.family.config, text, name)
 
-    def encode(self, images: Images, label: Label = None) -> Tensor:
-        """Encode images as their most likely latents `[n, ...]`, on the CPU.
-
-        Raises ConfigError where the family has no encoder, or the images are not of the model's size.
-        """
-        encoder = self._encoder()
-        return self._per_image(encoder.encode, images, self._known(images, label))
-
-    def decode(self, latents: Tensor, label: Label = None) -> Images:
-        """Decode latents `[n, ...]`; raises ConfigError where the family has no decoder."""
-        encoder, condition = self._encoder(), self._known(latents, label)
-
-        def decode(rows: list[int]) -> Tensor:
-            return to_uint8(encoder.decode(latents[rows].to(self.device), condition(rows)))
-
-        return Images(in_chunks(decode, len(latents), self.family.chunk))
-
-    def reconstruct(self, images: Images, label: Label = None) -> Images:
-        """Encode and decode images."""
-        return self.decode(self.encode(images, label), label)
-
-    def interpolate(self, start: Images, end: Images, steps: int = 8, label: Label = None) -> Images:
-        """Interpolate from each image to its partner.
-
-        Returns `steps` images for each pair, both ends included, one pair after another.
-        Raises ConfigError where the family cannot, or where there are not as many ends as starts.
-        """
-        if steps < 2:
-            raise ConfigError(f"An interpolation takes at least 2 steps, not {steps}.")
-        if len(start) != len(end):
-            raise ConfigError(f"Give an end for each start: there are {len(end)} for {len(start)}.")
-        family, first, last = self.family, self._pixels(start), self._pixels(end)
-        if not isinstance(family, Interpolates):
-            raise self._cannot("interpolate between images", Interpolates)
-        condition = self._known(start, label)
-
-        def interpolate(rows: list[int]) -> Tensor:
-            return frames_to_uint8(family.interpolate(first(rows), last(rows), condition(rows), steps=steps))
-
-        return Images(in_chunks(interpolate, len(start), family.chunk).flatten(0, 1))
-
-    def traverse(
-        self, images: Images, latent: int, values: Sequence[float] = (-2, -1, 0, 1, 2), label: Label = None
-    ) -> Images:
-        """Set one latent of each image to each of some values.
-
-        latent: its number, from 0. values: in standard deviations.
-        Returns the images of the first image, then those of the second, and so on.
-        """
-        family = self.family
-        if not isinstance(family, Traverses):
-            raise self._cannot("change latents one by one", Traverses)
-
-        def traverse(pixels: Tensor, condition: Condition) -> Tensor:
-            return frames_to_uint8(family.traverse(pixels, condition, latent=latent, values=values))
-
-        return Images(self._per_image(traverse, images, self._known(images, label)).flatten(0, 1))
-
-    def bits_per_dim(
-        self,
-        images: Images,
-        label: Label = None,
-        *,
-        prompt: Prompt = None,
-        samples: int = 1,
-        seed: int = 0,
-    ) -> Tensor:
-        """Compute the bits per dimension of each image, `[n]` float32.
-
-        They are an upper bound, which tightens with `samples`.
-        prompt: of each image, for a model that reads text; None says nothing.
-        Raises ConfigError where the family has no likelihood, or as `encode`.
-        """
-        family, pixels = self.family, self._pixels(images)
-        if not isinstance(family, HasLikelihood):
-            raise self._cannot("compute how likely an image is", HasLikelihood)
-        condition = self._known(images, label, prompt)
-
-        def bits(rows: list[int]) -> Tensor:
-            rng = generator(seed, "bits per dim", rows[0], device=self.device)
-            return family.bits_per_dim(Batch(pixels(rows), condition(rows)), rng, samples=samples)
-
-        return in_chunks(bits, len(images), family.chunk)
-
-    def token_nll(self, images: Images, label: Label = None, *, prompt: Prompt = None) -> Tensor:
-        """Compute -log p of each image's codes in nats, `[n]` float32.
-
-        prompt: as of `bits_per_dim`. Raises ConfigError where the family cannot, or as `encode`.
-        """
-        family = self.family
-        if not isinstance(family, HasTokenLikelihood):
-            raise self._cannot("compute how likely codes are", HasTokenLikelihood)
-
-        def nll(pixels: Tensor, condition: Condition) -> Tensor:
-            return family.token_nll(Batch(pixels, condition))
-
-        return self._per_image(nll, images, self._known(images, label, prompt))
-
     def info(self) -> dict[str, Any]:
         """Return what `danqing show` prints, as plain values."""
         return {
             **describe(self.family, self.facts),
             "sample_options": self.sample_options,
+            "translates": isinstance(self.family, Translates),
             "other_sizes": self.facts.get("other_sizes") != "refused",
         }
 
     def save(self, folder: str | Path, samples: Images | None = None) -> Path:
         """Write the model folder; returns its path.
 
-        samples: shown in the model card; by default 64 new ones.
+        samples: shown in the model card; by default 64 new ones, or, for a model that translates, those that
+            were shown before.
         """
-        grid = samples if samples is not None else self.sample(64)
+        grid = samples
+        if grid is None and not isinstance(self.family, Translates):
+            grid = self.sample(64)
         return model_folder.write(
             Path(folder), self.family, self.facts, self.info(), grid, origin=self.origin
         )
@@ -397,32 +285,3 @@ class Model:
         """Sample an image for each row of a condition and its seed, as `sample_in_chunks` says."""
         self.check_options(options, verb)
         return sample_in_chunks(self.family, draw, self._rows_of(condition), seeds, options, on_step)
-
-    def _per_image(
-        self,
-        compute: Callable[[Tensor, Condition], Tensor],
-        images: Images,
-        condition: Callable[[list[int]], Condition],
-    ) -> Tensor:
-        """Compute something of each image, in chunks."""
-        pixels = self._pixels(images)
-        return in_chunks(lambda rows: compute(pixels(rows), condition(rows)), len(images), self.family.chunk)
-
-    def _known(
-        self, images: Images | Tensor, label: Label, prompt: Prompt = None
-    ) -> Callable[[list[int]], Condition]:
-        return self._rows_of(given_condition(self.family.config, len(images), label, prompt))
-
-    def _rows_of(self, condition: Condition) -> Callable[[list[int]], Condition]:
-        return lambda rows: condition[rows].to(self.device)
-
-    def _pixels(self, images: Images) -> Callable[[list[int]], Tensor]:
-        return pixels_of(images, self.family.config, self.device)
-
-    def _encoder(self) -> Encodes:
-        if not isinstance(self.family, Encodes):
-            raise self._cannot("encode images", Encodes)
-        return self.family
-
-    def _cannot(self, ability: str, protocol: type) -> ConfigError:
-        return ConfigError(families.cannot(self.family.config, ability, protocol))

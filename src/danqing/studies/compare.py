@@ -11,8 +11,10 @@ import numpy as np
 from danqing import atomic
 from danqing.data import DataReport
 from danqing.errors import ConfigError, DanqingError
+from danqing.evaluation.contract import FeatureNetwork
 from danqing.evaluation.evaluate import SMALL
-from danqing.evaluation.networks import open_network
+from danqing.evaluation.networks import open_network, taught
+from danqing.evaluation.second_network import choose_second
 from danqing.images import Images
 from danqing.machine import hardware
 from danqing.precision import choose_device
@@ -60,7 +62,7 @@ def compare(
     settings: for all of them, as `--set` takes them.
     features: the network that images are compared by.
     second_features: an independent network, by which the distances are measured again. "auto" is `hed` where
-        it is installed, and "none" is none.
+        it is installed, else a classifier of the data's labels ("classifier"), and "none" is none.
     n: how many images each samples to be measured; by default as many as there are real images to compare
         with, between 1,000 and 10,000.
     out: a folder that gets `compare.json`, `compare.html` and the runs.
@@ -79,10 +81,10 @@ def compare(
     own["evaluation.held_out"] = judged.held_out
     chosen = compare_setup.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
-    second = compare_setup.choose_second(second_features, features)
-    networks = [open_network(name, device=choose_device(device)) for name in (features, second) if name]
     if on_dataset is not None:
         on_dataset(judged.training.info.report)
+    second = choose_second(second_features, features, lambda: judged.training)
+    networks = _open_networks(features, second, judged, device, on_progress)
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
     folder = Path(out)
     asked = {
@@ -142,6 +144,23 @@ def compare(
         identified = " ".join(f"{network.name} {network.sha256}" for network in networks)
         comparison = _ComparisonRun(folder, task, chosen, judged, second, identified, on_progress)
         return comparison.run(study)
+
+
+def _open_networks(
+    first: str,
+    second: str | None,
+    judged: ComparisonData,
+    device: str,
+    on_progress: FractionalProgressCallback | None,
+) -> list[FeatureNetwork]:
+    """Open both feature networks, so that what is missing is said before anything is trained."""
+    chosen = choose_device(device)
+    networks: list[FeatureNetwork] = [open_network(first, device=chosen)]
+    if second == taught.NAME:
+        networks.append(taught.open_taught(judged.training, device=chosen, on_progress=on_progress))
+    elif second is not None:
+        networks.append(open_network(second, device=chosen))
+    return networks
 
 
 class _ComparisonRun:

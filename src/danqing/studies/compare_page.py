@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from danqing import atomic, page
-from danqing.evaluation.networks import hed
+from danqing.evaluation.second_network import second_in_words
 from danqing.quantities import duration, memory
 from danqing.studies import plots
 from danqing.studies.plots import Line, Measured, Spot
@@ -147,8 +147,10 @@ def _how(comparison: Comparison) -> str:
         "sampling: images sampled per second by the finished model, after a warm-up, in its own chunks",
         "peak memory: the most that the training process held, including its libraries",
     ]
-    if row(comparison, f"{SECOND}kernel") is None:
-        lines.append(f"one feature network alone: for a second and independent one, {hed.INSTALL}")
+    score = None if first is None else first.score(f"{SECOND}kernel")
+    if first is not None:
+        second = None if score is None or score.features is None else score.features.name
+        lines.append(second_in_words(second))
     if all(one.measured.get("energy_wh") is None for one in comparison.finished):
         lines.append("energy: this machine does not report it")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)

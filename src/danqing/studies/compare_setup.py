@@ -11,7 +11,6 @@ from danqing.data import Dataset
 from danqing.data.sources import open_dataset
 from danqing.data.splits import HELD_OUT, open_held, open_if_there
 from danqing.errors import ConfigError, DataError
-from danqing.evaluation.networks import hed
 from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.families import has_prior
@@ -99,12 +98,17 @@ def configure(
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, c.size or ()))}" for name, c in chosen.items())
         raise ConfigError(f"These presets are for different sizes ({listed}): choose one by --size.")
-    first = [name for name, config in chosen.items() if not has_prior(config.model)]
-    if first and len(first) < len(chosen):
-        raise ConfigError(
-            f"{first[0]} is a first stage, which is scored by its reconstructions and not by samples: "
-            "compare first stages only with one another."
-        )
+    of_pairs = {name for name, config in chosen.items() if config.model.reads_source}
+    first = {name for name, config in chosen.items() if not has_prior(config.model)} - of_pairs
+    for some, kind, kinds, made in (
+        (first, "first stage", "first stages", "reconstructions"),
+        (of_pairs, "model of pairs", "models of pairs", "translations"),
+    ):
+        if some and len(some) < len(chosen):
+            raise ConfigError(
+                f"{min(some)} is a {kind}, which is scored by its {made} and not by samples: compare {kinds} "
+                "only with one another."
+            )
     return chosen
 
 
@@ -130,17 +134,6 @@ def open_judged(data: str | Path, config: RunConfig) -> ComparisonData:
     if test is not None:
         return ComparisonData(held.training, test, reference_info(test, "test"), HELD_OUT)
     return ComparisonData(held.training, held.judged, reference_info(held.judged, held.split), share)
-
-
-def choose_second(name: str, features: str) -> str | None:
-    """Return the name of the second feature network; None for none.
-
-    name: "auto" for `hed` where it is installed, "none", or the name of a network.
-    features: the first network, which is never the second as well.
-    """
-    if name == "auto":
-        name = hed.NAME if hed.is_installed() and features != hed.NAME else "none"
-    return None if name == "none" else name
 
 
 def _refuse_own(settings: Mapping[str, Any], family: str) -> None:

@@ -15,9 +15,10 @@ from danqing import atomic
 from danqing.data import Dataset, captions
 from danqing.data.builtin import shapes
 from danqing.evaluation.evaluate import evaluate
-from danqing.evaluation.generated_images import reconstruct
+from danqing.evaluation.generated_images import reconstruct, remade
 from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.scores import Score
+from danqing.families.base import Translates
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model
@@ -92,7 +93,7 @@ def measure(
     if found.neighbours is not None:
         atomic.write_bytes(picture, found.neighbours.read_bytes())
     on_progress(0, 1, "Measuring the speed of sampling")
-    speed = sampling_speed(model)
+    speed = sampling_speed(model, judged.reference)
     grid(model, judged.reference, seed).save(out.with_suffix(".png"))
     content = {
         "asked": asked,
@@ -141,17 +142,25 @@ def scores(measured: Mapping[str, Any]) -> tuple[Score, ...]:
     )
 
 
-def sampling_speed(model: Model) -> float:
-    """Measure how many images per second a model samples.
+def sampling_speed(model: Model, reference: Dataset) -> float:
+    """Measure how many images per second a model samples, or translates.
 
     It samples in its own chunks. The result is the median of a few rounds, after a warm-up.
+    reference: whose source images a model of pairs translates.
     """
-    chunk, rates = model.family.chunk, []
-    model.sample(chunk)
+    chunk, rates = model.family.chunk, list[float]()
+
+    def sample(seed: int) -> None:
+        if isinstance(model.family, Translates):
+            remade(model, reference, spread_evenly(len(reference), chunk))
+        else:
+            model.sample(chunk, seed=seed)
+
+    sample(0)
     for _ in range(_ROUNDS):
         started, sampled = time.perf_counter(), 0
         while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not sampled:
-            model.sample(chunk, seed=sampled)
+            sample(sampled)
             sampled += chunk
         rates.append(sampled / spent)
     return statistics.median(rates)

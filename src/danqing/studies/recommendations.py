@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Iterator, Sequence
 
+from danqing.evaluation.networks import taught
+from danqing.evaluation.second_network import second_in_words
 from danqing.quantities import memory
 from danqing.studies.results import SECOND, Cell, Comparison, Contestant, Row, chance, deciding_key, row
 
@@ -190,6 +192,9 @@ def _cautions(comparison: Comparison) -> Iterator[str]:
         )
     yield from _flattered(comparison)
     yield from _disagreement(comparison)
+    if any(_second(one) == taught.NAME for one in comparison.finished):
+        said = second_in_words(taught.NAME)
+        yield f"{said[0].upper()}{said[1:]}."
     if len(comparison.finished) > 1:
         yield (
             "Each was trained once: the intervals say how far the score of these models may be off, not "
@@ -215,6 +220,12 @@ def _flattered(comparison: Comparison) -> Iterator[str]:
             f"{_listed(those)} {were} trained with {name}. Scores by it flatter them and are not ranked "
             "beside the others."
         )
+
+
+def _second(one: Contestant) -> str | None:
+    """The name of the second feature network of a contestant's scores."""
+    score = one.score(f"{SECOND}kernel")
+    return None if score is None or score.features is None else score.features.name
 
 
 def _disagreement(comparison: Comparison) -> Iterator[str]:

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,
 }
 _POLL_SECONDS = 0.1
+_FLATTERED = "flattered"
 _STATUS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -39,6 +40,7 @@ class Trial:
 
     status: "finished", "pruned" (stopped early, for it was worse than others), "failed" (`error` says why) or
     "running". score: the best of its held-out scores, the lower the better; None where it has none.
+    flattered: whether its scores are by a network that it was trained with.
     """
 
     number: int
@@ -47,6 +49,17 @@ class Trial:
     settings: dict[str, Any]
     score: float | None = None
     error: str = ""
+    flattered: bool = False
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Return the finished trial with the lowest score.
+
+    A trial whose scores flatter it is the best only where all trials are such.
+    """
+    finished = [trial for trial in trials if trial.status == "finished"]
+    fair = [trial for trial in finished if not trial.flattered] or finished
+    return min(fair, key=lambda trial: trial.score or 0.0, default=None)
 
 
 class Search:
@@ -111,8 +124,7 @@ class Search:
 
     def mark_best(self) -> None:
         """Link `best` to the best run, and write its configuration to `best.toml`."""
-        finished = [trial for trial in self.trials() if trial.status == "finished"]
-        best = min(finished, key=lambda trial: trial.score or 0.0, default=None)
+        best = best_of(self.trials())
         if best is None:
             return
         atomic.write_bytes(self.folder / "best.toml", (best.folder / "config.toml").read_bytes())
@@ -175,7 +187,8 @@ class Search:
         score = trial.value if finished else min(trial.intermediate_values.values(), default=None)
         status = _STATUS.get(trial.state.name, "running")
         error = str(trial.user_attrs.get("error", ""))
-        return Trial(trial.number + 1, self._folder(trial.number), status, settings, score, error)
+        flattered = bool(trial.user_attrs.get(_FLATTERED))
+        return Trial(trial.number + 1, self._folder(trial.number), status, settings, score, error, flattered)
 
     def _text(self, ended: int, trials: int) -> str:
         last = min(ended + max(1, len(self.running)), trials)
@@ -202,21 +215,23 @@ class _Running:
 
     def report(self) -> None:
         """Tell the study the scores that are new; a step is a tenth of the budget, however many images."""
-        self.scores = held_out_scores(self.folder)
+        lines = read_lines(self.folder / "scores.jsonl")
+        if any(line["score"].get("flattered") for line in lines):
+            self.trial.set_user_attr(_FLATTERED, True)
+        self.scores = held_out_scores(lines)
         for step in sorted(step for step in self.scores if step > self.reported):
             self.trial.report(self.scores[step], step)
             self.reported = step
 
 
-def held_out_scores(run_folder: Path) -> dict[int, float]:
+def held_out_scores(lines: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """Return a run's scores on held-out images so far.
 
-    Each has the tenth of its budget as its key, or its number if the run is scored after so many images. A
-    line that is
-    still being written is left out.
+    Each has the tenth of its budget as its key, or its number if the run is scored after so many images.
+    lines: of `scores.jsonl`.
     """
     return {
         line.get("tenth", number): line["score"]["value"]
-        for number, line in enumerate(read_lines(run_folder / "scores.jsonl"), 1)
+        for number, line in enumerate(lines, 1)
         if line["score"]["value"] is not None
     }

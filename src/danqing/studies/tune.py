@@ -38,9 +38,10 @@ class Tuning:
 
     @property
     def best_trial(self) -> "Trial | None":
-        """The finished trial with the lowest score."""
-        finished = [trial for trial in self.trials if trial.status == "finished"]
-        return min(finished, key=lambda trial: trial.score or 0.0, default=None)
+        """The finished trial with the lowest score, by a network that it was not trained with if possible."""
+        from danqing.studies.search import best_of
+
+        return best_of(self.trials)
 
     @property
     def best(self) -> Path | None:

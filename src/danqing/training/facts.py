@@ -98,7 +98,11 @@ def _of_training_data(dataset: Dataset, config: RunConfig, held: Held | None) ->
         "citation": info.citation,
         "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"})
         | ({} if dataset.range is None else {"range": list(dataset.range)})
-        | ({"degrade": config.data.degrade} if config.data.degrade else {}),
+        | {
+            name: value
+            for name in ("pairs", "degrade")
+            if (value := getattr(config.data, name))  # what is not declared is not told
+        },
         **held_out(config, held),
         **({"chosen_by": held.split} if held is not None and config.evaluation.keep == "best" else {}),
     }
@@ -150,5 +154,6 @@ def of_best(best: Best) -> dict[str, Any]:
         "metric": score.metric,
         "name": score.name,
         "value": score.value,
+        "flattered": score.flattered,
         "text": str(score),
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing.families.base import Alarm, Family, Learner
+from danqing.families.base import Alarm, Family, Learner, Translates
 from danqing.training import colour
 
 WINDOW = 20
@@ -48,7 +48,7 @@ class Guard:
         if ratio >= COLLAPSED:
             return []
         assert isinstance(self._learner, Family)  # other learners have no samples
-        shown = "samples" if self._learner.has_prior else "reconstructions"
+        shown = _shown(self._learner)
         text = (
             f"The {shown} are nearly all alike (they differ {ratio:.0%} as much as the data does): "
             f"{self._learner.advice_on_collapse}."
@@ -67,8 +67,8 @@ class Guard:
         if shift is None:
             return []
         assert isinstance(self._learner, Family)  # other learners have no samples
-        shown = "samples" if self._learner.has_prior else "reconstructions"
         by = colour.in_words(shift.tolist())
+        shown = _shown(self._learner)
         text = (
             f"The {shown} have other colours than the training images (on average {by} of 255): "
             f"{self._learner.advice_on_colours}."
@@ -79,6 +79,13 @@ class Guard:
         fresh = [alarm for alarm in alarms if alarm.kind not in self._raised]
         self._raised |= {alarm.kind for alarm in fresh}
         return fresh
+
+
+def _shown(family: Family) -> str:
+    """Return what the images of a grid are."""
+    if isinstance(family, Translates):
+        return "translations"
+    return "samples" if family.has_prior else "reconstructions"
 
 
 def diversity(images: NDArray[np.uint8]) -> float:

@@ -15,10 +15,10 @@ from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import DataError
 from danqing.evaluation import scores
-from danqing.evaluation.generated_images import remade
+from danqing.evaluation.generated_images import remade, sources
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
-from danqing.families.base import Learner
-from danqing.images import Images
+from danqing.families.base import Learner, Translates
+from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model import folder as model_folder
 from danqing.model.card import describe
 from danqing.model.model import Model
@@ -47,11 +47,11 @@ class Publisher:
     def real_colours(self) -> NDArray[np.float64]:
         """The channel means of real images that show what a grid shows, `[m, c]` in levels of 255.
 
-        They are the originals of a first stage. Otherwise several images are drawn for each sample, of its
-        label if it has one: a grid holds all labels alike, however rare they are in the data.
+        They are the originals of a first stage, and the targets of pairs. Otherwise several images are drawn
+        for each sample, of its label if it has one: a grid holds all labels alike, however rare they are.
         """
         count, dataset = self._config.training.sample_images, self._dataset
-        if not families.has_prior(self._config.model):
+        if self._config.model.reads_source or not families.has_prior(self._config.model):
             rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
             return channel_means(self._originals.images(rows).numpy())
         labels, rng = self._config.model.labels, generator(self._config.seed, "colours")
@@ -99,20 +99,27 @@ class Publisher:
         if not (holds(folder, model) and is_scored(folder, model)):
             publish(folder, model, self._grid(model), [score])
 
+    def sampled(self, grid: Images) -> NDArray[np.uint8]:
+        """Return what the model made of a grid, `[n, h, w, c]`, without the real images beside it."""
+        width = self._dataset.size[0]
+        return grid.array if grid.array.shape[2] == width else grid.array[:, :, width : 2 * width]
+
     def _grid(self, model: Model) -> Images:
         """The images of a grid.
 
         A first stage cannot sample: each original stands beside its reconstruction. A model of pairs shows
-        each target beside what it made of the source.
+        each source, what it made of it, and the target.
         """
-        if not model.family.has_prior:
-            count = self._config.training.sample_images
-            rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
-            originals = self._originals.images(rows).numpy()
-            labels = map_labels(self._originals, model.labels)[rows].tolist() if model.labels else None
-            again = remade(model, self._originals, rows, labels)
-            return Images(np.concatenate([originals, again.array], axis=2))
-        return sample_grid(model, self._config)
+        if model.family.has_prior:
+            return sample_grid(model, self._config)
+        count = self._config.training.sample_images
+        rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
+        originals, again = self._originals.images(rows).numpy(), remade(model, self._originals, rows).array
+        if not isinstance(model.family, Translates):
+            return Images(np.concatenate([originals, again], axis=2))
+        source = torch.from_numpy(sources(model, self._originals, rows).array)
+        shown = to_uint8(with_channels(to_float(source), originals.shape[3])).numpy()
+        return Images(np.concatenate([shown, again, originals], axis=2))
 
 
 def sample_grid(model: Model, config: RunConfig) -> Images:

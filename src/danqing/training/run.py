@@ -45,6 +45,7 @@ class Run:
     tokenizer: facts of the first stage, if there are two; `seconds` and `cost` are then of both stages, and
     everything else of the second.
     ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
+    translates: whether the model turns source images into others, and does not sample without them.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Run:
     evaluation_seconds: float = 0.0
     tokenizer: dict[str, Any] | None = None
     ema: dict[str, Any] | None = None
+    translates: bool = False
 
     @property
     def evaluation_share(self) -> float:
@@ -186,6 +188,7 @@ def read_run(path: str | Path) -> Run:
         evaluation_seconds=facts["progress"].get("evaluation_seconds", 0.0),
         tokenizer=facts.get("tokenizer"),
         ema=facts.get("ema"),
+        translates=bool(facts.get("translates")),
     )
 
 

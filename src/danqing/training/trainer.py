@@ -12,7 +12,7 @@ from danqing import machine
 from danqing.data import Batches, Dataset
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
-from danqing.families.base import Alarm, Family
+from danqing.families.base import Alarm, Family, Translates
 from danqing.model.model import Model
 from danqing.training import captions, checkpoint, facts, pairing, publication
 from danqing.training.codes import CodedBatches, augmentation, batch_options
@@ -296,7 +296,7 @@ class Trainer:
         self.trackers.picture(path, images)
         self.listener.on_samples(path)
         if images * 3 > self.budget.total(images):
-            sampled = samples.array[:, :, -self.dataset.size[0] :]  # right of the originals, in a first stage
+            sampled = self.publisher.sampled(samples)
             self._raise_alarms(self.guard.on_samples(sampled, self.publisher.real.array))
             if images * 2 > self.budget.total(images):  # colours settle late, most of all in short runs
                 self._raise_alarms(self.guard.on_colours(sampled, self.publisher.real_colours))
@@ -422,6 +422,7 @@ class Trainer:
             plan=facts.of_plan(plan),
             **({"tokenizer": self.stage.tokenized.facts} if self.stage.tokenized else {}),
             **({"reconstructs": True} if isinstance(family, Family) and not family.has_prior else {}),
+            **({"translates": True} if isinstance(family, Translates) else {}),
             **({"prompts": shown} if (shown := publication.prompts(self.config)) else {}),
             progress=self.position.facts(),
             alarms=earlier.get("alarms", []),

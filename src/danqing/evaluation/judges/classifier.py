@@ -27,9 +27,14 @@ _PEAK = 4e-3
 class Classifier:
     """A trained classifier; `label_names` is what its answers index into."""
 
-    def __init__(self, network: nn.Module, label_names: Sequence[str]) -> None:
+    def __init__(self, network: nn.Sequential, label_names: Sequence[str]) -> None:
         self._network = network.eval()
         self.label_names = tuple(label_names)
+
+    @property
+    def trunk(self) -> nn.Sequential:
+        """Return the layers before the last matrix, from `prepared` images to features `[n, d]`."""
+        return nn.Sequential(*list(self._network.children())[:-1])
 
     def predict(self, images: ImageSet, indices: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Predict the label of each image, int64 `[n]`.
@@ -43,6 +48,15 @@ class Classifier:
                 logits = self._network(prepared(images.images(chosen[rows])))
                 found.append(logits.argmax(1).numpy())
         return np.concatenate(found)
+
+
+def untrained(images: ImageSet, label_names: Sequence[str] | None = None, seed: int = 0) -> Classifier:
+    """Build the classifier of images with fresh weights.
+
+    label_names: the labels to tell apart, by default the images' own.
+    """
+    names = tuple(images.label_names if label_names is None else label_names)
+    return Classifier(image_tower(images.channels, len(names), generator(seed, "weights"), places=1), names)
 
 
 def fit(

@@ -28,7 +28,7 @@ def prepared(images: Tensor) -> Tensor:
     return values.contiguous(memory_format=torch.channels_last)
 
 
-def image_tower(channels: int, outputs: int, rng: torch.Generator, *, places: int) -> nn.Module:
+def image_tower(channels: int, outputs: int, rng: torch.Generator, *, places: int) -> nn.Sequential:
     """Build strided convolutions, a pooling layer and one matrix.
 
     places: the pooling leaves this many places a side.
@@ -44,7 +44,7 @@ def image_tower(channels: int, outputs: int, rng: torch.Generator, *, places: in
         last = [nn.AdaptiveAvgPool2d(places), nn.Flatten(), nn.Linear(before * places**2, outputs)]
         return nn.Sequential(*layers, *last)
 
-    return cast(nn.Module, begun(build, rng).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    return cast(nn.Sequential, begun(build, rng).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
 def begun(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:

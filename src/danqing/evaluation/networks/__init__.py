@@ -47,7 +47,7 @@ def open_network(
         _refuse(weights, resizer, "A module")
         return UserModule(name, device=device, precision=precision)
     if name == "auto":
-        name = efficientnet.NAME if weights or efficientnet.is_installed() else pixels.NAME
+        name = efficientnet.NAME if weights or efficientnet.WEIGHTS.is_installed() else pixels.NAME
     if isinstance(name, Path) or name.lower().endswith(".onnx"):
         _refuse(weights, resizer, "An ONNX file")
         return OnnxFile(Path(name))

