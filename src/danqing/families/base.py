@@ -131,6 +131,13 @@ class Learner(nn.Module):
         images: how many have been seen; the state must follow from this number alone.
         """
 
+    def on_burn_in(self, progress: float) -> None:
+        """Prepare for the next training step, for settings that change in the burn-in.
+
+        progress: how much of the burn-in (`schedule.burn_in`) is over, in [0, 1]; the state must follow from
+            this number alone.
+        """
+
     def drop_training_only(self) -> None:
         """Remove the children that a trained model does not need."""
         for name in self.training_only:

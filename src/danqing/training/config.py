@@ -38,26 +38,31 @@ class OptimizerConfig(_Section):
 
     name: muon updates the hidden matrices that a family declares, and AdamW everything else.
     betas: of adam and adamw.
+    final_betas: those that they approach in the burn-in; by default, they stay.
     momentum: of sgd and rmsprop.
     """
 
     name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
     learning_rate: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    final_betas: tuple[float, float] | None = None
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
 
 class ScheduleConfig(_Section):
-    """How the learning rate changes.
+    """How the learning rate changes, and what else changes during a run.
 
-    A linear warm-up, then a constant, or a cosine down to `final_fraction`.
+    The learning rate: a linear warm-up, then a constant, or a cosine down to `final_fraction`.
+    burn_in: the share of the run in which settings with a final value, such as `optimizer.final_betas`,
+    approach it.
     """
 
     name: Literal["constant", "cosine"] = "constant"
     warmup_images: int = Field(0, ge=0)
     final_fraction: float = Field(0.0, ge=0, le=1)
+    burn_in: float = Field(0.4, ge=0, le=1)
 
 
 class DataConfig(_Section):
@@ -274,6 +279,8 @@ class RunConfig(_Section):
             shape["source_channels"] = (
                 Degradation(made).channels(dataset.channels) if made else dataset.channels
             )
+        known = {"training_images": len(dataset), "training_batch": self.batch_size}
+        shape |= {name: value for name, value in known.items() if name in self.model.from_data}
         if tokenizer is not None:
             shape["tokenizer"] = tokenizer.model_dump()
         captions = self._captions(dataset)

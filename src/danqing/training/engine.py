@@ -11,7 +11,7 @@ from danqing.evaluation.networks import open_teacher
 from danqing.families.base import Batch, HasGuide, HasTokenizer, Learner, Perceives, Phase
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
-from danqing.training import optimizers
+from danqing.training import burn_in, optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA, HalfLife, PowerFunction
 from danqing.training.meter import Meter
@@ -62,6 +62,8 @@ class Engine:
         broke.
         """
         self.learner.on_progress(images)
+        burnt_in = burn_in.progress(self.config.schedule, images, total)
+        self.learner.on_burn_in(burnt_in)
         factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)
         drawn: dict[int, Batch] = {}  # phases of one step see the same images
         broken = torch.zeros((), device=self.device)
@@ -69,6 +71,8 @@ class Engine:
             optimizer, parameters = self.optimizers[phase.name], [p for _, p in self._parameters(phase)]
             for group in optimizer.param_groups:
                 group["lr"] = self.config.optimizer.learning_rate * phase.learning_rate_scale * factor
+                if "betas" in group:
+                    group["betas"] = burn_in.betas(self.config.optimizer, burnt_in)
             self._train_only(phase)
             for repeat in range(phase.repeats):
                 optimizer.zero_grad(set_to_none=True)
