@@ -87,6 +87,8 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 GAN = ["--preset", "gan-32", "--set", "generator_features=4", "--set", "discriminator_features=4"]
 GAN += ["--set", "precision=bfloat16"]  # "auto" measures, and may choose otherwise in another process
+MODERN = ["--preset", "gan-64", "--set", "generator_features=4", "--set", "discriminator_features=4"]
+MODERN += ["--set", "precision=float32", "--set", "scales=2"]
 VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16", "--set", "latents=8"]
 VAE += ["--set", "precision=float32"]
 FLOW = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]
@@ -106,6 +108,7 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and 
     ("family", "kills", "settings"),
     [
         ("gan", KILLS, [*GAN, "--images", "40000"]),
+        ("modern", 6, [*MODERN, "--images", "10000"]),
         ("vae", 6, [*VAE, *EVALUATED, *AVERAGED, "--images", "10000"]),
         ("flow", 6, [*FLOW, *PAIRED, *AVERAGED, "--images", "10000"]),
     ],
