@@ -88,7 +88,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 GAN = ["--preset", "gan-32", "--set", "generator_features=4", "--set", "discriminator_features=4"]
 GAN += ["--set", "precision=bfloat16"]  # "auto" measures, and may choose otherwise in another process
 MODERN = ["--preset", "gan-64", "--set", "generator_features=4", "--set", "discriminator_features=4"]
-MODERN += ["--set", "precision=float32", "--set", "scales=2"]
+MODERN += ["--set", "precision=float32", "--set", "scales=2", "--set", "grow=[4, 8]"]
 VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16", "--set", "latents=8"]
 VAE += ["--set", "precision=float32"]
 FLOW = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]

@@ -224,6 +224,27 @@ def test_modern_trains_on_images_of_every_size_on_the_way(side: int, scales: int
     assert {name for name in before if name.startswith("generator.levels.0.")} & moved
 
 
+def test_a_model_that_grows_samples_what_it_has_learned() -> None:
+    family = make(net="modern", width=14, height=16, grow=(4, 14)).eval()
+    for parameter in family.generator.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    with torch.no_grad():
+        early = family.sample(Condition(), seeds=[1, 2])
+        family.level.fill_(0)
+        late = family.sample(Condition(), seeds=[1, 2])
+    assert early.shape == late.shape == (2, 1, 16, 14)
+    blocks = torch.nn.functional.interpolate(early[..., ::4, ::4], scale_factor=4.0)[..., :14]
+    assert torch.equal(early, blocks)
+    assert not torch.allclose(early, late, atol=0.01)
+    starts = {name: family.starts_at(f"generator.{name}") for name, _ in family.generator.named_parameters()}
+    later = {name for name, size in starts.items() if size}
+    assert {name.rpartition(".")[0].split(".")[0] for name in later} == {"levels", "outputs", "change"}
+    assert not any(name.startswith(("first", "levels.0", "outputs.0")) for name in later)
+    assert {"change.0.weight", "outputs.1.bias", "levels.2.0.middle.weight"} <= later
+    with pytest.raises(ConfigError, match="does not grow"):
+        make(grow=(4, 8))
+
+
 @pytest.mark.parametrize("name", ["gan-32", "gan-64", "gan-128"])
 def test_presets_describe_a_gan(name: str) -> None:
     values = presets.read(name)

@@ -130,6 +130,25 @@ def test_betas_and_gamma_change_in_the_burn_in_alone(dataset):
     assert [gamma / gammas[0] for gamma in gammas] == pytest.approx([1, 0.55, 0.1, 0.1])
 
 
+def test_a_gan_that_grows_trains_the_levels_of_its_images_alone(dataset):
+    engine = engine_of(dataset, "gan-64", **SMALL_MODERN, grow=[4, 8])
+    before = {name: value.clone() for name, value in engine.learner.state_dict().items()}
+    finest = {name for name in before if name.startswith(("generator.levels.1.", "generator.outputs.1."))}
+
+    def moved():
+        now = engine.learner.state_dict()
+        return {name for name in before if not torch.equal(before[name], now[name])}
+
+    for step in range(4):
+        if step == 2:
+            assert moved()
+            assert not moved() & finest
+            assert engine.learner.level == 1
+        engine.step(8 * step, step, total=32, begins=(0,) if step < 2 else (0, 16))
+    assert moved() & finest
+    assert engine.learner.level == 0
+
+
 def test_the_seed_alone_decides_the_weights(dataset):
     config = resolve(preset="vae-32", settings=SMALL_VAE).for_data(dataset)
     other = config.model_copy(update={"seed": 1})

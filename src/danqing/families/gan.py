@@ -10,12 +10,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from danqing.errors import ConfigError
 from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, scaled_gamma, squared_gradients
-from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
+from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Grows, Losses, Phase
 from danqing.nets.diffaugment import Augmentation, augment
 from danqing.nets.gan_contract import GANShape
-from danqing.nets.gan_modern import LevelShape
+from danqing.nets.gan_modern import LevelShape, ModernGenerator
 from danqing.nets.gan_pairs import Net, build_discriminator, build_generator
 from danqing.nets.gan_reconstruction import Reconstruction
+from danqing.nets.layers import enlarged
 from danqing.options import check
 from danqing.randomness import normal
 
@@ -82,6 +83,10 @@ class GANConfig(FamilyConfig):
         return self.conditional
 
     @property
+    def can_grow(self) -> bool:
+        return self.net == "modern"
+
+    @property
     def has_few_images(self) -> bool:
         """Return whether the run learns from so few images that "auto" settings help."""
         return 0 < self.training_images < FEW_IMAGES
@@ -115,7 +120,7 @@ class GANConfig(FamilyConfig):
         return self
 
 
-class GAN(Family):
+class GAN(Family, Grows):
     """A generator and a discriminator, which are trained in turns.
 
     Sampling needs the generator alone.
@@ -146,6 +151,8 @@ class GAN(Family):
         self.reconstruction = (
             Reconstruction(shape, self.discriminator.map_width) if config.reconstruction_weight else None
         )
+        if config.grow:
+            self.register_buffer("level", torch.tensor(config.grow_levels[0]))
         self._burnt_in = 0.0
         if config.spectral_norm:
             for module in list(self.discriminator.modules()):
@@ -164,6 +171,14 @@ class GAN(Family):
             ),
             Phase("generator", ("generator",), learning_rate_scale=config.generator_learning_rate_scale),
         )
+
+    def starts_at(self, name: str) -> int:
+        child, _, rest = name.partition(".")
+        if child != "generator" or not self.config.grow:
+            return 0
+        assert isinstance(self.generator, ModernGenerator)
+        level = self.generator.level_of(rest)
+        return next(size for size, halved in enumerate(self.config.grow_levels) if halved <= level)
 
     def on_burn_in(self, progress: float) -> None:
         self._burnt_in = progress
@@ -195,8 +210,12 @@ class GAN(Family):
         check(truncation=truncation)
         device = next(self.generator.parameters()).device
         latents = normal(seeds, (self.config.latents,), device=device) * truncation
-        images: Tensor = self.generator(latents, condition)
-        return images
+        if not self.config.grow:
+            images: Tensor = self.generator(latents, condition)
+            return images
+        level, whole = int(self.level), (self.config.height, self.config.width)
+        size = tuple(-(-side // 2**level) for side in whole)
+        return enlarged(self.generator(latents, condition, size), level, whole)
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         if self.config.loss == "wasserstein" or logged.get("discriminator/wins", 0) < 0.995:

@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from danqing.data.attributes import Attribute
 from danqing.data.batch import Condition
-from danqing.nets.layers import ProjectionHead, pad_to_even
+from danqing.nets.layers import ProjectionHead, shrunk
 
 
 class GANShape(NamedTuple):
@@ -74,13 +73,14 @@ class MultiScale(nn.Module):
 
     def judge(self, images: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
         """Return the logits of images, and their features."""
-        logits, kept = [], None
+        logits: list[Tensor] = []
+        kept: Tensor | None = None
         for part in self.parts:
             assert isinstance(part, Discriminator)
             judged, features = part.judge(images, condition)
             logits.append(judged)
             kept = features if kept is None else kept
-            images = F.avg_pool2d(pad_to_even(images), 2)
+            images = shrunk(images, 1)
         assert kept is not None
         return torch.stack(logits, 1), kept
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from danqing.data.batch import Condition
 from danqing.nets.gan_contract import Discriminator, GANShape, level_widths
-from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halvings, pad_to_even
+from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halvings, shrunk
 
 SLOPE = 0.2
 """Of the leaky ReLU, for negative values."""
@@ -99,6 +99,15 @@ class ModernGenerator(nn.Module):
             image = crop(doubled(image), self.sizes[level]) + self.outputs[level](h).float()
         return _resized(torch.tanh(image), size)
 
+    def level_of(self, name: str) -> int:
+        """Return how often the images are halved of the first level that a parameter works at.
+
+        name: as in `state_dict()`.
+        """
+        part, _, rest = name.partition(".")
+        number = int(rest.partition(".")[0]) if part in ("levels", "outputs", "change") else 0
+        return len(self.sizes) - 1 - number - (part == "change")
+
 
 class ModernDiscriminator(Discriminator):
     """The generator's levels in reverse; each also reads the image at its size."""
@@ -127,7 +136,7 @@ class ModernDiscriminator(Discriminator):
         x = _resized(images, self.sizes[entry])
         h = self.levels[entry](self.inputs[entry](x))
         for level in range(entry + 1, coarsest + 1):
-            x, h = (F.avg_pool2d(pad_to_even(each), 2) for each in (x, h))
+            x, h = shrunk(x, 1), shrunk(h, 1)
             h = self.levels[level](self.inputs[level](x) + self.change[level - 1](h))
         out: Tensor = h
         return out
