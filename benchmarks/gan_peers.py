@@ -32,6 +32,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -71,12 +72,8 @@ class _TorchOnCPU(types.ModuleType):
 def open_package() -> Any:
     """Import lightweight-gan on a machine without a GPU."""
     stand_in_for_torchvision()
-    is_available = torch.cuda.is_available
-    torch.cuda.is_available = lambda: True
-    try:
+    with mock.patch.object(torch.cuda, "is_available", return_value=True):
         from lightweight_gan import lightweight_gan
-    finally:
-        torch.cuda.is_available = is_available
     lightweight_gan.torch = _TorchOnCPU("torch")
     for kind in (Tensor, nn.Module):
         kind.cuda = lambda self, *_: self  # type: ignore[attr-defined]
