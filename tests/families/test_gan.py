@@ -252,9 +252,10 @@ def test_presets_describe_a_gan(name: str) -> None:
     assert build(config).phases()[0].name == "discriminator"
 
 
-def test_learns_which_half_is_bright() -> None:
+@pytest.mark.parametrize("net", ["mlp", "modern"])
+def test_learns_which_half_is_bright(net: str) -> None:
     """Two classes, bright above and bright below: training must put the light there."""
-    family = make(net="mlp", labels=("above", "below"), r1=0.1, loss="relativistic", latents=4)
+    family = make(net=net, labels=("above", "below"), r1=0.1, loss="relativistic", latents=4)
     rng = torch.Generator().manual_seed(0)
     batches = []
     for _ in range(300):

@@ -124,7 +124,7 @@ def squared_gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
 
 
 def scaled_gamma(gamma: float, pixels: int, batch_size: int) -> float:
-    """Return the weight γ of R1 and R2 for images of some pixels.
+    """Return the weight γ of R1 and R2 for a size.
 
     γ is proportional to the pixels and to 1 / batch size (Karras et al. 2020, StyleGAN2-ADA, whose code
     computes 0.0002 · pixels / batch size).

@@ -132,7 +132,7 @@ class Learner(nn.Module):
         """
 
     def on_burn_in(self, progress: float) -> None:
-        """Prepare for the next training step, for settings that change in the burn-in.
+        """Prepare for the next training step, for a burn-in.
 
         progress: how much of the burn-in (`schedule.burn_in`) is over, in [0, 1]; the state must follow from
             this number alone.

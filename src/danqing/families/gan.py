@@ -88,7 +88,7 @@ class GANConfig(FamilyConfig):
 
     @property
     def has_few_images(self) -> bool:
-        """Return whether the run learns from so few images that "auto" settings help."""
+        """Return whether the run learns from fewer than `FEW_IMAGES` images."""
         return 0 < self.training_images < FEW_IMAGES
 
     @property
@@ -184,7 +184,7 @@ class GAN(Family, Grows):
         self._burnt_in = progress
 
     def gamma(self, images: Tensor) -> float:
-        """Return γ for images of a size at this point of the run."""
+        """Return γ for images at this point of the run."""
         config = self.config
         left = 1 + self._burnt_in * (config.final_gamma_share - 1)
         return left * scaled_gamma(config.gamma, images[0, 0].numel(), config.training_batch)

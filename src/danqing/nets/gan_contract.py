@@ -60,10 +60,10 @@ class Discriminator(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """Discriminators of an image at several sizes, each half of the one before.
+    """Discriminators of an image at several sizes.
 
-    Wang et al. 2018 (pix2pixHD), section 3.2. The logits are `[n, scales]`, so that a loss counts each size
-    alike; the features are those of the largest size.
+    Each size is half of the one before (Wang et al. 2018, pix2pixHD, section 3.2). The logits are `[n,
+    scales]`, so that a loss counts each size alike; the features are those of the largest size.
     """
 
     def __init__(self, parts: list[Discriminator]) -> None:

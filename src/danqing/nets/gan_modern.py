@@ -68,7 +68,10 @@ class Block(nn.Module):
 
 
 class ModernGenerator(nn.Module):
-    """From latents `[n, latents]` and a condition to images, the sum of the outputs of all levels."""
+    """Levels from coarse to fine, whose outputs add up to an image.
+
+    From latents `[n, latents]` and a condition to images `[n, c, h, w]`.
+    """
 
     def __init__(self, shape: GANShape, latents: int, features: int, levels: LevelShape) -> None:
         super().__init__()
@@ -100,9 +103,9 @@ class ModernGenerator(nn.Module):
         return _resized(torch.tanh(image), size)
 
     def level_of(self, name: str) -> int:
-        """Return how often the images are halved of the first level that a parameter works at.
+        """Return at which level a parameter begins to work.
 
-        name: as in `state_dict()`.
+        It is how often images of that level are halved. name: as in `state_dict()`.
         """
         part, _, rest = name.partition(".")
         number = int(rest.partition(".")[0]) if part in ("levels", "outputs", "change") else 0
@@ -110,7 +113,7 @@ class ModernGenerator(nn.Module):
 
 
 class ModernDiscriminator(Discriminator):
-    """The generator's levels in reverse; each also reads the image at its size."""
+    """The generator's levels in reverse, which also read the image."""
 
     def __init__(self, shape: GANShape, features: int, levels: LevelShape) -> None:
         super().__init__()
@@ -143,9 +146,9 @@ class ModernDiscriminator(Discriminator):
 
 
 def start(layer: nn.Module, gain: float = 1.0) -> None:
-    """Draw the weights of a layer from a normal distribution; biases are zero.
+    """Draw the weights of a layer from a normal distribution.
 
-    With a gain of 1 the output has the variance of the input.
+    Biases are zero. With a gain of 1 the output has the variance of the input.
     """
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     nn.init.normal_(layer.weight, std=gain * layer.weight[0].numel() ** -0.5)

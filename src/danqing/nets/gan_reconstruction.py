@@ -28,7 +28,10 @@ class Reconstruction(nn.Module):
         self.last = nn.Conv2d(widths[-1], shape.channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return copies, each eight times as large as the map, and at most as large as the image."""
+        """Return copies `[n, c, h, w]`.
+
+        They are eight times as large as the map, and at most as large as the image.
+        """
         h = activate(features)
         for stage, size in zip(self.stages, self.sizes, strict=True):
             h = activate(stage(crop(F.interpolate(h, scale_factor=2.0), size)))
