@@ -76,7 +76,7 @@ def open_package() -> Any:
         from lightweight_gan import lightweight_gan
     lightweight_gan.torch = _TorchOnCPU("torch")
     for kind in (Tensor, nn.Module):
-        kind.cuda = lambda self, *_: self  # type: ignore[attr-defined]
+        kind.cuda = lambda self, *_: self  # type: ignore[method-assign]
     return lightweight_gan
 
 
