@@ -51,11 +51,18 @@ Contestant = Callable[[], tuple[np.ndarray, dict[str, Any]]]
 
 
 def peer(
-    python: str, name: str, images: Path, budget: Budget, options: list[str], out: Path
+    python: str,
+    name: str,
+    images: Path,
+    budget: Budget,
+    options: list[str],
+    out: Path,
+    *,
+    script: str = "flow_peers.py",
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train a peer in a process of its own; its samples, and what the training was."""
-    script = Path(__file__).with_name("flow_peers.py")
-    command = [python, str(script), name.removesuffix(TUNED), "--images", str(images), "--out", str(out)]
+    file = Path(__file__).with_name(script)
+    command = [python, str(file), name.removesuffix(TUNED), "--images", str(images), "--out", str(out)]
     command += ["--minutes", str(budget.minutes), *options]
     command += ["--budget", str(budget.images)] if budget.images else []
     command += ["--tuned"] if name.endswith(TUNED) else []

@@ -87,10 +87,14 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 GAN = ["--preset", "gan-32", "--set", "generator_features=4", "--set", "discriminator_features=4"]
 GAN += ["--set", "precision=bfloat16"]  # "auto" measures, and may choose otherwise in another process
+MODERN = ["--preset", "gan-64", "--set", "generator_features=4", "--set", "discriminator_features=4"]
+MODERN += ["--set", "precision=float32", "--set", "scales=2", "--set", "grow=[4, 8]"]
 VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16", "--set", "latents=8"]
 VAE += ["--set", "precision=float32"]
 FLOW = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]
 FLOW += ["--set", "precision=float32", "--set", "guide=true", "--set", "num_steps=2"]
+GROWING = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]
+GROWING += ["--set", "precision=float32", "--set", "num_steps=2", "--set", "grow=[4, 8]"]
 PAIRED = [
     "--set",
     "conditional=false",
@@ -106,8 +110,10 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and 
     ("family", "kills", "settings"),
     [
         ("gan", KILLS, [*GAN, "--images", "40000"]),
+        ("modern", 6, [*MODERN, "--images", "10000"]),
         ("vae", 6, [*VAE, *EVALUATED, *AVERAGED, "--images", "10000"]),
         ("flow", 6, [*FLOW, *PAIRED, *AVERAGED, "--images", "10000"]),
+        ("growing", 6, [*GROWING, *EVALUATED, "--images", "10000"]),
     ],
 )
 def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, settings):

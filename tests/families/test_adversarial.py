@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from danqing.families.adversarial import LOSSES, gradient_penalty, squared_gradients
+from danqing.families.adversarial import LOSSES, gradient_penalty, scaled_gamma, squared_gradients
 
 logits = st.lists(st.floats(-20, 20), min_size=1, max_size=8).map(torch.tensor)
 
@@ -82,6 +82,24 @@ def test_gradient_penalty_of_a_linear_critic() -> None:
     torch.testing.assert_close(penalty, (norm - 1) ** 2)
     penalty.backward()
     torch.testing.assert_close(critic.weight.grad, 2 * (norm - 1) * critic.weight / norm)
+
+
+def test_squared_gradients_of_a_linear_critic() -> None:
+    """D(x) = w·x has the gradient w everywhere: ½ |w|² at each image, with the gradient w in w."""
+    critic = nn.Linear(12, 1)
+    images = torch.randn(7, 3, 2, 2)
+    penalties = squared_gradients(lambda x: critic(x.flatten(1)).squeeze(1), images)
+    torch.testing.assert_close(penalties, (critic.weight.square().sum() / 2).expand(7))
+    penalties.mean().backward()
+    torch.testing.assert_close(critic.weight.grad, critic.weight)
+    assert critic.bias.grad is None or not critic.bias.grad.any()
+
+
+def test_gamma_grows_with_the_pixels_and_falls_with_the_batch() -> None:
+    assert scaled_gamma(0.1, 32 * 32, 32) == pytest.approx(0.1)
+    assert scaled_gamma(0.1, 64 * 64, 32) == pytest.approx(0.4)
+    assert scaled_gamma(0.1, 64 * 64, 128) == pytest.approx(0.1)
+    assert scaled_gamma(0.1, 64 * 32, 0) == pytest.approx(0.2)
 
 
 def test_r1_of_a_quadratic() -> None:

@@ -51,7 +51,7 @@ def pictures(n: int, seed: int, labels: int = 0, size: int = 8, channels: int = 
     return Batch(images, Condition(torch.randint(labels, (n,), generator=rng) if labels else None))
 
 
-@pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet"])
+@pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet", "modern"])
 @pytest.mark.parametrize("conditional", [True, False])
 def test_an_image_depends_on_its_seed_and_label_alone(net: str, conditional: bool) -> None:
     family = make(net=net, labels=("a", "b", "c") if conditional else ())
@@ -161,16 +161,101 @@ def test_golden_losses(loss: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["gan-32", "gan-64"])
+FEW = {"training_images": 300, "batch_norm": False, "net": "dcgan"}
+
+
+def test_few_images_switch_augmentation_and_reconstruction_on() -> None:
+    few, many, unknown = (make(**FEW | {"training_images": count}).config for count in (1999, 2000, 0))
+    assert few.augmentations == ("colour", "translation", "cutout")
+    assert few.reconstruction_weight == 1
+    for config in (many, unknown):
+        assert (config.augmentations, config.reconstruction_weight) == ((), 0)
+    chosen = make(**FEW, diffaugment=("translation",), reconstruction=0.5).config
+    assert (chosen.augmentations, chosen.reconstruction_weight) == (("translation",), 0.5)
+    assert make(**FEW | {"net": "mlp"}).config.reconstruction_weight == 0  # it has no map to draw from
+    with pytest.raises(ConfigError, match="mlp cannot reconstruct"):
+        make(net="mlp", reconstruction=1)
+
+
+@pytest.mark.parametrize("net", ["dcgan", "resnet", "modern"])
+def test_the_reconstruction_is_trained_with_the_discriminator_and_left_behind(net: str) -> None:
+    family = make(**FEW | {"net": net, "diffaugment": ()}, width=16, height=16)
+    discriminator, _ = family.phases()
+    assert discriminator.modules == ("discriminator", "reconstruction")
+    smooth = torch.nn.functional.interpolate(pictures(8, 0, size=2).images, (16, 16), mode="bilinear")
+    log = train(family, [Batch(smooth)] * 60, learning_rate=3e-3)
+    assert log[-1]["discriminator/reconstruction"] < 0.8 * log[0]["discriminator/reconstruction"]
+    family.drop_training_only()
+    assert {name.partition(".")[0] for name in family.state_dict()} == {"generator"}
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+def test_gamma_weighs_both_penalties_and_falls_to_its_final_share(scales: int) -> None:
+    family = make(net="modern", gamma=0.4, loss="relativistic", training_batch=8, scales=scales)
+    batch = pictures(8, 0)
+    discriminator, _ = family.phases()
+    full = 0.4 * (8 * 8 / 32**2) * (32 / 8)
+    for progress, gamma in ((0.0, full), (0.5, 0.55 * full), (1.0, 0.1 * full)):
+        family.on_burn_in(progress)
+        losses = family.loss(batch, discriminator, torch.Generator().manual_seed(0))
+        logged = {name: float(value) for name, value in losses.logged.items()}
+        assert logged["gamma"] == pytest.approx(gamma)
+        expected = logged["loss"] + gamma * (logged["r1"] + logged["r2"])
+        assert float(losses.total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gamma_and_r1_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="leave r1 and r2 at 0"):
+        make(gamma=0.1, r1=0.1)
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+@pytest.mark.parametrize("side", [4, 8, 11, 16, 32])
+def test_modern_trains_on_images_of_every_size_on_the_way(side: int, scales: int) -> None:
+    """A run that grows gives smaller images first: γ follows their pixels, finer levels are left alone."""
+    settings = {"net": "modern", "width": 32, "height": 32, "gamma": 0.1, "reconstruction": 1}
+    family = make(**settings, scales=scales, labels=("a", "b"))
+    before = {name: value.clone() for name, value in family.state_dict().items()}
+    log = train(family, [pictures(4, seed, labels=2, size=side) for seed in range(3)])
+    assert log[0]["discriminator/gamma"] == pytest.approx(0.1 * side**2 / 32**2)
+    moved = {name for name, value in family.state_dict().items() if not torch.equal(value, before[name])}
+    finest = {name for name in before if name.startswith("generator.levels.3.")}
+    assert bool(finest & moved) == (side > 16)
+    assert {name for name in before if name.startswith("generator.levels.0.")} & moved
+
+
+def test_a_model_that_grows_samples_what_it_has_learned() -> None:
+    family = make(net="modern", width=14, height=16, grow=(4, 14)).eval()
+    for parameter in family.generator.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    with torch.no_grad():
+        early = family.sample(Condition(), seeds=[1, 2])
+        family.level.fill_(0)
+        late = family.sample(Condition(), seeds=[1, 2])
+    assert early.shape == late.shape == (2, 1, 16, 14)
+    blocks = torch.nn.functional.interpolate(early[..., ::4, ::4], scale_factor=4.0)[..., :14]
+    assert torch.equal(early, blocks)
+    assert not torch.allclose(early, late, atol=0.01)
+    starts = {name: family.starts_at(f"generator.{name}") for name, _ in family.generator.named_parameters()}
+    later = {name for name, size in starts.items() if size}
+    assert {name.rpartition(".")[0].split(".")[0] for name in later} == {"levels", "outputs", "change"}
+    assert not any(name.startswith(("first", "levels.0", "outputs.0")) for name in later)
+    assert {"change.0.weight", "outputs.1.bias", "levels.2.0.middle.weight"} <= later
+    with pytest.raises(ConfigError, match="does not grow"):
+        make(grow=(4, 8))
+
+
+@pytest.mark.parametrize("name", ["gan-32", "gan-64", "gan-128"])
 def test_presets_describe_a_gan(name: str) -> None:
     values = presets.read(name)
     config = parse_config({"family": values["family"], "width": 16, "height": 16, **values["model"]})
     assert build(config).phases()[0].name == "discriminator"
 
 
-def test_learns_which_half_is_bright() -> None:
+@pytest.mark.parametrize("net", ["mlp", "modern"])
+def test_learns_which_half_is_bright(net: str) -> None:
     """Two classes, bright above and bright below: training must put the light there."""
-    family = make(net="mlp", labels=("above", "below"), r1=0.1, loss="relativistic", latents=4)
+    family = make(net=net, labels=("above", "below"), r1=0.1, loss="relativistic", latents=4)
     rng = torch.Generator().manual_seed(0)
     batches = []
     for _ in range(300):

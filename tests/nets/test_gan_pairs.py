@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.data.batch import Condition
-from danqing.nets.gan_pairs import GANShape, build_discriminator, build_generator
+from danqing.nets.gan_contract import GANShape
+from danqing.nets.gan_pairs import build_discriminator, build_generator
 from danqing.nets.layers import JoinCondition, ProjectionHead, halvings
 
 sides = st.integers(4, 70)
@@ -26,7 +27,7 @@ def test_halvings_end_at_the_base(height: int, width: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    net=st.sampled_from(["mlp", "dcgan", "resnet"]),
+    net=st.sampled_from(["mlp", "dcgan", "resnet", "modern"]),
     height=sides,
     width=sides,
     channels=st.integers(1, 4),
@@ -44,7 +45,7 @@ def test_any_shape(net: str, height: int, width: int, channels: int, labels: int
     assert discriminator(images, condition).shape == (3,)
 
 
-@pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet"])
+@pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet", "modern"])
 def test_every_pixel_is_seen_and_painted(net: str) -> None:
     """Odd sizes must neither lose the last row and column to the discriminator nor leave them unpainted."""
     shape = GANShape(13, 22, 2, 0)
@@ -57,7 +58,7 @@ def test_every_pixel_is_seen_and_painted(net: str) -> None:
     assert (leaf.grad.abs().sum(0) > 0).all()
 
 
-@pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet"])
+@pytest.mark.parametrize("net", ["mlp", "dcgan", "resnet", "modern"])
 def test_labels_matter(net: str) -> None:
     shape = GANShape(8, 8, 1, 2)
     generator = build_generator(net, shape, latents=6, features=8).eval()

@@ -35,6 +35,7 @@ def engine_of(dataset, preset, **settings):
 SMALL_VAE = {"net": "mlp", "features": 4, "latents": 4, "prior": "normal"}
 SMALL_VQGAN = {"features": 4, "blocks": 1, "vocabulary": 16, "adversarial": 1.0, "discriminator_features": 4}
 SMALL_TRANSFORMER = {"layers": 2, "features": 16, "heads": 2}
+SMALL_MODERN = {"net": "modern", "generator_features": 4, "discriminator_features": 4, "scales": 2}
 SMALL_GAN = {"net": "mlp", "generator_features": 4, "discriminator_features": 4}
 
 
@@ -55,6 +56,7 @@ def run(engine, steps, start=0):
         ("vqvae-32", SMALL_VQGAN | {"perceptual": 0.5, "normalised": True, "gradient": "rotation"}),
         ("gan-32", SMALL_GAN | {"spectral_norm": True, "discriminator_steps": 2, "optimizer": "adamw"}),
         ("faces-32", SMALL_GAN | {"net": "dcgan", "diffaugment": ["colour", "translation", "cutout"]}),
+        ("gan-64", SMALL_MODERN),
         ("gan-32", SMALL_GAN | {"loss": "wasserstein", "gradient_penalty": 10, "r1": 0, "r2": 0}),
     ],
 )
@@ -111,6 +113,40 @@ def test_each_phase_trains_its_own_modules_alone(dataset):
     engine.learner.loss = loss
     run(engine, 1)
     assert seen == {"discriminator": [{"discriminator"}] * 3, "generator": [{"generator"}]}
+
+
+def test_betas_and_gamma_change_in_the_burn_in_alone(dataset):
+    engine = engine_of(
+        dataset, "gan-64", **SMALL_MODERN, betas=[0.0, 0.9], final_betas=[0.0, 0.99], burn_in=0.5
+    )
+    assert engine.learner.config.training_images == len(dataset)
+    found = []
+    for images in (0, 2500, 5000, 8000):
+        engine.step(images, images // 8, total=10_000)
+        groups = engine.optimizers["generator"].param_groups
+        found.append((groups[0]["betas"][1], engine.meter.drain()["discriminator/gamma"]))
+    seconds, gammas = zip(*found, strict=True)
+    assert seconds == pytest.approx((0.9, 0.945, 0.99, 0.99))
+    assert [gamma / gammas[0] for gamma in gammas] == pytest.approx([1, 0.55, 0.1, 0.1])
+
+
+def test_a_gan_that_grows_trains_the_levels_of_its_images_alone(dataset):
+    engine = engine_of(dataset, "gan-64", **SMALL_MODERN, grow=[4, 8])
+    before = {name: value.clone() for name, value in engine.learner.state_dict().items()}
+    finest = {name for name in before if name.startswith(("generator.levels.1.", "generator.outputs.1."))}
+
+    def moved():
+        now = engine.learner.state_dict()
+        return {name for name in before if not torch.equal(before[name], now[name])}
+
+    for step in range(4):
+        if step == 2:
+            assert moved()
+            assert not moved() & finest
+            assert engine.learner.level == 1
+        engine.step(8 * step, step, total=32, begins=(0,) if step < 2 else (0, 16))
+    assert moved() & finest
+    assert engine.learner.level == 0
 
 
 def test_the_seed_alone_decides_the_weights(dataset):

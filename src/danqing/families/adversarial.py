@@ -123,6 +123,16 @@ def squared_gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
     return _gradients(discriminate, images).square().sum(1) / 2
 
 
+def scaled_gamma(gamma: float, pixels: int, batch_size: int) -> float:
+    """Return the weight γ of R1 and R2 for a size.
+
+    γ is proportional to the pixels and to 1 / batch size (Karras et al. 2020, StyleGAN2-ADA, whose code
+    computes 0.0002 · pixels / batch size).
+    gamma: its value for 32×32 pixels and batches of 32. batch_size: 0 if it is not known, which counts as 32.
+    """
+    return gamma * (pixels / 32**2) * (32 / (batch_size or 32))
+
+
 def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
     """Compute the gradient penalty between pairs of images.
 

@@ -136,6 +136,13 @@ class Learner(nn.Module):
         images: how many have been seen; the state must follow from this number alone.
         """
 
+    def on_burn_in(self, progress: float) -> None:
+        """Prepare for the next training step, for a burn-in.
+
+        progress: how much of the burn-in (`schedule.burn_in`) is over, in [0, 1]; the state must follow from
+            this number alone.
+        """
+
     def drop_training_only(self) -> None:
         """Remove the children that a trained model does not need."""
         for name in self.training_only:
@@ -334,6 +341,25 @@ class HasGuide:
         if self.guide is not None:
             self.guide.load_state_dict(average.network.state_dict())
             self.guide_taken.fill_(True)
+
+
+class Grows:
+    """A family whose networks can grow.
+
+    A family says so by inheriting this. If its configuration has `grow`, the images of a batch have one of
+    those sizes, and the loss uses the part of the networks that belongs to it. The buffer `level` says how
+    often the images of the last step were halved, so that a model samples what it has learned.
+    """
+
+    level: Tensor
+
+    def starts_at(self, name: str) -> int:
+        """Return at which size a parameter begins to learn.
+
+        It is a place in `config.grow`. A buffer has a size too.
+        name: as in `state_dict()`.
+        """
+        raise NotImplementedError
 
 
 @runtime_checkable

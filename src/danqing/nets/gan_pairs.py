@@ -1,4 +1,4 @@
-"""Generators and discriminators, in pairs: `mlp`, `dcgan` and `resnet`.
+"""Generators and discriminators, in pairs: `mlp`, `dcgan`, `resnet` and, in `gan_modern`, `modern`.
 
 A generator maps latents `[n, latents]` and a condition (or None) to images `[n, c, h, w]` in [-1, 1]; a
 discriminator maps images and a condition to logits `[n]`, high where it takes the image for real. Any height
@@ -8,30 +8,18 @@ the generator grows through the same sizes.
 
 import itertools
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.data.attributes import Attribute
 from danqing.data.batch import Condition
+from danqing.nets.gan_contract import Discriminator, GANShape, MultiScale, level_widths
+from danqing.nets.gan_modern import LevelShape, ModernDiscriminator, ModernGenerator
 from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halvings, pad_to_even
 
-Net = Literal["mlp", "dcgan", "resnet"]
-
-
-class GANShape(NamedTuple):
-    """What a pair needs to know of the images.
-
-    labels: how many, 0 for none. attributes: those that are read.
-    """
-
-    height: int
-    width: int
-    channels: int
-    labels: int
-    attributes: tuple[Attribute, ...] = ()
+Net = Literal["mlp", "dcgan", "resnet", "modern"]
 
 
 class MLPGenerator(nn.Module):
@@ -52,7 +40,7 @@ class MLPGenerator(nn.Module):
         return torch.tanh(self.last(h)).float().reshape(-1, *self.size)
 
 
-class MLPDiscriminator(nn.Module):
+class MLPDiscriminator(Discriminator):
     """The generator's hidden layers in reverse."""
 
     def __init__(self, shape: GANShape, features: int) -> None:
@@ -62,12 +50,11 @@ class MLPDiscriminator(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
         self.head = ProjectionHead(widths[-1], shape.labels, shape.attributes)
 
-    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         h = images.flatten(1)
         for layer in self.hidden:
             h = F.leaky_relu(layer(h), 0.2)
-        logits: Tensor = self.head(h, condition)
-        return logits
+        return h
 
 
 def start_small(module: nn.Module) -> None:
@@ -81,14 +68,6 @@ def start_small(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def stage_widths(stages: int, features: int) -> list[int]:
-    """Return the channels after 1, 2, ... halvings.
-
-    They are `features`, doubled each time up to eight-fold.
-    """
-    return [features * min(2**stage, 8) for stage in range(stages)]
-
-
 class DCGANGenerator(nn.Module):
     """Transposed 4×4 convolutions with batch norm and ReLU (Radford et al. 2016)."""
 
@@ -96,7 +75,7 @@ class DCGANGenerator(nn.Module):
         super().__init__()
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
-        widths = stage_widths(max(1, len(self.sizes)), features)[::-1]
+        widths = level_widths(max(1, len(self.sizes)), features)[::-1]
         self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
@@ -120,7 +99,7 @@ class DCGANGenerator(nn.Module):
         return torch.tanh(h).float()
 
 
-class DCGANDiscriminator(nn.Module):
+class DCGANDiscriminator(Discriminator):
     """The generator's stages in reverse: strided 4×4 convolutions with leaky ReLU.
 
     batch_norm: whether there is batch norm after all but the first.
@@ -129,7 +108,7 @@ class DCGANDiscriminator(nn.Module):
     def __init__(self, shape: GANShape, features: int, *, batch_norm: bool = True) -> None:
         super().__init__()
         *sizes, base = halvings(shape.height, shape.width)
-        widths = stage_widths(max(1, len(sizes)), features)
+        widths = level_widths(max(1, len(sizes)), features)
         channels = [shape.channels, *widths]
         stride, kernel = (2, 4) if sizes else (1, 3)
         self.shrink = nn.ModuleList(
@@ -140,16 +119,16 @@ class DCGANDiscriminator(nn.Module):
             nn.BatchNorm2d(width) if batch_norm and stage else nn.Identity()
             for stage, width in enumerate(widths)
         )
+        self.map_width = widths[-1]
         self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels, shape.attributes)
         self.shrink.apply(start_small)
         self.head.linear.apply(start_small)
 
-    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         h = images
         for shrink, norm in zip(self.shrink, self.norms, strict=True):
             h = F.leaky_relu(norm(shrink(pad_to_even(h) if shrink.stride == (2, 2) else h)), 0.2)
-        logits: Tensor = self.head(h.flatten(1), condition)
-        return logits
+        return h
 
 
 class GrowBlock(nn.Module):
@@ -178,7 +157,7 @@ class ResNetGenerator(nn.Module):
         super().__init__()
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
-        widths = [features, *stage_widths(len(self.sizes), features)][::-1]
+        widths = [features, *level_widths(len(self.sizes), features)][::-1]
         self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
         self.blocks = nn.ModuleList(GrowBlock(*pair) for pair in itertools.pairwise(widths))
@@ -211,39 +190,66 @@ class ShrinkBlock(nn.Module):
         return F.avg_pool2d(pad_to_even(h), 2) + skip
 
 
-class ResNetDiscriminator(nn.Module):
+class ResNetDiscriminator(Discriminator):
     """Residual blocks, one per halving of the sides, without batch norm."""
 
     def __init__(self, shape: GANShape, features: int) -> None:
         super().__init__()
         *sizes, base = halvings(shape.height, shape.width)
-        widths = [features, *stage_widths(len(sizes), features)]
+        widths = [features, *level_widths(len(sizes), features)]
         self.first = nn.Conv2d(shape.channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(ShrinkBlock(*pair) for pair in itertools.pairwise(widths))
+        self.map_width = widths[-1]
         self.head = ProjectionHead(widths[-1] * math.prod(base), shape.labels, shape.attributes)
 
-    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         h = self.first(images)
         for block in self.blocks:
             h = block(h)
-        logits: Tensor = self.head(F.leaky_relu(h, 0.2).flatten(1), condition)
-        return logits
+        return F.leaky_relu(h, 0.2)
 
 
-def build_generator(net: Net, shape: GANShape, *, latents: int, features: int) -> nn.Module:
+def build_generator(
+    net: Net,
+    shape: GANShape,
+    *,
+    latents: int,
+    features: int,
+    levels: LevelShape = LevelShape(),  # noqa: B008 (immutable)
+) -> nn.Module:
     """Build the generator of a name.
 
-    features: the width of its finest stage.
+    features: the width of its finest stage. levels: matters to `modern` alone.
     """
+    if net == "modern":
+        return ModernGenerator(shape, latents, features, levels)
     kinds = {"mlp": MLPGenerator, "dcgan": DCGANGenerator, "resnet": ResNetGenerator}
     return kinds[net](shape, latents, features)
 
 
-def build_discriminator(net: Net, shape: GANShape, *, features: int, batch_norm: bool) -> nn.Module:
+def build_discriminator(
+    net: Net,
+    shape: GANShape,
+    *,
+    features: int,
+    batch_norm: bool,
+    scales: int = 1,
+    levels: LevelShape = LevelShape(),  # noqa: B008 (immutable)
+) -> Discriminator | MultiScale:
     """Build the discriminator of a name.
 
-    batch_norm: matters to `dcgan` alone.
+    batch_norm: matters to `dcgan` alone. scales: at how many sizes an image is judged. levels: matters to
+        `modern` alone.
     """
-    if net == "dcgan":
-        return DCGANDiscriminator(shape, features, batch_norm=batch_norm)
-    return {"mlp": MLPDiscriminator, "resnet": ResNetDiscriminator}[net](shape, features)
+    shapes = [shape]
+    while len(shapes) < scales:
+        shapes.append(shapes[-1].halved)
+
+    def build(shape: GANShape) -> Discriminator:
+        if net == "modern":
+            return ModernDiscriminator(shape, features, levels)
+        if net == "dcgan":
+            return DCGANDiscriminator(shape, features, batch_norm=batch_norm)
+        return {"mlp": MLPDiscriminator, "resnet": ResNetDiscriminator}[net](shape, features)
+
+    return MultiScale([build(each) for each in shapes]) if scales > 1 else build(shape)

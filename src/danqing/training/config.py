@@ -38,6 +38,7 @@ class OptimizerConfig(_Section):
 
     name: muon updates the hidden matrices that a family declares, and AdamW everything else.
     betas: of adam and adamw.
+    final_betas: those that they approach in the burn-in; by default, they stay.
     momentum: of sgd and rmsprop.
     ns_steps: of the Newton-Schulz iteration of muon; fewer are faster.
     """
@@ -45,6 +46,7 @@ class OptimizerConfig(_Section):
     name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
     learning_rate: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    final_betas: tuple[float, float] | None = None
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -52,14 +54,19 @@ class OptimizerConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    """How the learning rate changes.
+    """How the learning rate changes, and what else changes during a run.
 
-    A linear warm-up, then a constant, or a cosine down to `final_fraction`.
+    The learning rate: a linear warm-up, then a constant, or a cosine down to `final_fraction`.
+    burn_in: the share of the run in which settings with a final value, such as `optimizer.final_betas`,
+    approach it.
+    grow_fractions: the share of the run's images at each size of `model.grow`; by default, as many at each.
     """
 
     name: Literal["constant", "cosine"] = "constant"
     warmup_images: int = Field(0, ge=0)
     final_fraction: float = Field(0.0, ge=0, le=1)
+    burn_in: float = Field(0.4, ge=0, le=1)
+    grow_fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
 
 
 class DataConfig(_Section):
@@ -230,7 +237,30 @@ class RunConfig(_Section):
             raise ValueError(f"a {self.family} samples no images to score: set evaluation.every_images=0")
         if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
             raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as flow-128")
+        self._check_growing()
         return self
+
+    def _check_growing(self) -> None:
+        """Raise ValueError if the settings of a run that grows do not fit together."""
+        sizes, fractions = self.model.grow, self.schedule.grow_fractions
+        if fractions and len(fractions) != len(sizes):
+            raise ValueError(
+                f"schedule.grow_fractions must have one number for each size of grow, and there are "
+                f"{len(fractions)} for {len(sizes)}"
+            )
+        if fractions and abs(sum(fractions) - 1) > 0.001:
+            raise ValueError(
+                f"schedule.grow_fractions must add up to 1, and they add up to {sum(fractions):g}"
+            )
+        if sizes and self.tokenizer is not None:
+            raise ValueError(
+                "a model that learns from the codes of a first stage does not grow: leave grow out"
+            )
+        if sizes and self.training.ema_lengths:
+            raise ValueError(
+                "an average over a share of the run would hold the first weights of sizes that begin late: "
+                "leave training.ema_lengths or grow out"
+            )
 
     def for_data(self, dataset: Dataset, first_stage: Mapping[str, Any] | None = None) -> Self:
         """Return this configuration with all that the model takes from the data.
@@ -279,11 +309,14 @@ class RunConfig(_Section):
             shape["source_channels"] = (
                 Degradation(made).channels(dataset.channels) if made else dataset.channels
             )
+        known = {"training_images": len(dataset), "training_batch": self.batch_size}
+        shape |= {name: value for name, value in known.items() if name in self.model.from_data}
         shape |= first_stage or {}
         captions = self._captions(dataset)
         if isinstance(self.model, ReadsText):
             shape["captions"] = _evenly(captions, self.model.text.examples)
         model = parse_config({**self.model.model_dump(), **shape})
+        model.check_shape()
         model = model.complete([line for lines in captions for line in lines])
         return self.model_copy(update={"model": model, "size": dataset.size})
 

@@ -1,6 +1,7 @@
 """One training step: every phase's loss, its optimiser's update, and the moving average."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,10 +9,11 @@ from torch import Tensor
 from danqing import families
 from danqing.data import Batches
 from danqing.evaluation.networks import open_teacher
-from danqing.families.base import Batch, HasGuide, HasTokenizer, Learner, Perceives, Phase
+from danqing.families.base import Batch, Grows, HasGuide, HasTokenizer, Learner, Perceives, Phase
+from danqing.nets.layers import shrunk
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
-from danqing.training import optimizers
+from danqing.training import burn_in, optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA, HalfLife, PowerFunction
 from danqing.training.meter import Meter
@@ -57,11 +59,28 @@ class Engine:
         self.images_per_step = config.batch_size * repeats
         self._micro_batch = config.batch_size // config.training.accumulate
 
-    def step(self, images: int, step: int, total: int, learning_rate_scale: float = 1.0) -> Tensor:
+    def step(
+        self,
+        images: int,
+        step: int,
+        total: int,
+        learning_rate_scale: float = 1.0,
+        begins: Sequence[int] | None = None,
+    ) -> Tensor:
         """Take one training step at `images` of `total`; the sum of its losses, not finite when training
         broke.
+
+        begins: after how many images each size of a run that grows has begun; the last one is that of this
+            step. By default all have.
         """
+        levels = self.config.model.grow_levels
+        begins = (0,) * len(levels) if begins is None else begins
+        level = levels[len(begins) - 1]
+        if isinstance(self.learner, Grows) and len(levels) > 1:
+            self.learner.level.fill_(level)
         self.learner.on_progress(images)
+        burnt_in = burn_in.progress(self.config.schedule, images, total)
+        self.learner.on_burn_in(burnt_in)
         factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)
         drawn: dict[int, Batch] = {}  # phases of one step see the same images
         broken = torch.zeros((), device=self.device)
@@ -69,20 +88,22 @@ class Engine:
             optimizer, parameters = self.optimizers[phase.name], [p for _, p in self._parameters(phase)]
             for group in optimizer.param_groups:
                 group["lr"] = self.config.optimizer.learning_rate * phase.learning_rate_scale * factor
+                if "betas" in group:
+                    group["betas"] = burn_in.betas(self.config.optimizer, burnt_in)
             self._train_only(phase)
             for repeat in range(phase.repeats):
                 optimizer.zero_grad(set_to_none=True)
                 for part in range(self.config.training.accumulate):
                     offset = repeat * self.config.batch_size + part * self._micro_batch
                     if offset not in drawn:
-                        drawn[offset] = self.batches.at(images + offset)
+                        drawn[offset] = self._batch(images + offset, level)
                     broken = broken + self._accumulate(phase, drawn[offset], step, repeat, part)
                 if self.config.training.clip_norm:
                     norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
                     self.meter.add(phase.name, {"gradient_norm": norm})
                 optimizer.step()
         for average in self.averages:
-            average.update(images + self.images_per_step, self.images_per_step)
+            average.update(images + self.images_per_step, self.images_per_step, begins)
         self._take_guide(images + self.images_per_step, total)
         return broken
 
@@ -131,6 +152,11 @@ class Engine:
         for phase in self.phases:
             state = _below(tensors, f"optimizer/{phase.name}/")
             optimizers.load_state_tensors(self.optimizers[phase.name], self._parameters(phase), state)
+
+    def _batch(self, images: int, level: int) -> Batch:
+        """Return the batch after `images`, with sides that are halved `level` times by averaging pixels."""
+        batch = self.batches.at(images)
+        return batch.mapped(functools.partial(shrunk, halvings=level)) if level else batch
 
     def _accumulate(self, phase: Phase, batch: Batch, step: int, repeat: int, part: int) -> Tensor:
         rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +18,7 @@ from danqing.randomness import generator
 from danqing.training import optimizers, snapshots
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
+from danqing.training.growth import Growth, Pace
 from danqing.training.listener import Plan
 
 _GIB = 2**30
@@ -33,6 +35,7 @@ class Requirements:
     memory_bytes: expected peak of the process.
     precision: the faster one.
     images_per_second: with that precision.
+    pace: the same for each size of a run that grows.
     snapshot_bytes: the most disk space of the snapshots of the moving averages.
     """
 
@@ -40,6 +43,7 @@ class Requirements:
     memory_bytes: int
     precision: Precision
     images_per_second: float
+    pace: Pace
     snapshot_bytes: int
 
     def plan(
@@ -49,11 +53,13 @@ class Requirements:
 
         images: the whole budget, of which `seen` have been seen.
         """
+        totals = [(0, images)]
+        left = self.pace.until(max(images, seen), totals) - self.pace.until(seen, totals)
         return Plan(
             parameters=self.parameters,
             memory_bytes=self.memory_bytes,
             images=images,
-            seconds=max(images - seen, 0) / self.images_per_second,
+            seconds=left,
             images_per_second=self.images_per_second,
             precision=self.precision,
             device=str(device),
@@ -99,9 +105,12 @@ def estimate_requirements(
         speed = _images_per_second(engine, end, config.training.measure_seconds / rounds)
         speeds[choice] = max(speeds[choice], speed)
     best = max(speeds, key=lambda choice: speeds[choice])
+    engine.precision = best
+    pace = _pace(engine, end, speeds[best])
     averaged = engine.averaged()
     values = sum(tensor.numel() for named in averaged.values() for tensor in named.values())
-    return Requirements(parameters, memory, best, speeds[best], snapshots.most_bytes(values))
+    overall = _LATE / pace.until(_LATE, [(0, _LATE)])
+    return Requirements(parameters, memory, best, overall, pace, snapshots.most_bytes(values))
 
 
 def _state_bytes(config: RunConfig) -> int:
@@ -157,21 +166,36 @@ def _check_memory(config: RunConfig, needed: int, available: int) -> None:
     )
 
 
-def _images_per_second(engine: Engine, begin: int, seconds: float) -> float:
+def _pace(engine: Engine, begin: int, speed: float) -> Pace:
+    """Return the time of an image of each size.
+
+    speed: in images per second, of the whole size.
+    """
+    growth = Growth.of(engine.config)
+    small = len(growth.ends) - 1
+    seconds = engine.config.training.measure_seconds / 3
+    speeds = [_images_per_second(engine, begin, seconds, (0,) * (size + 1)) for size in range(small)]
+    return Pace(growth, tuple(1 / each for each in (*speeds, speed)))
+
+
+def _images_per_second(
+    engine: Engine, begin: int, seconds: float, begins: Sequence[int] | None = None
+) -> float:
     """The speed of a few steps from `begin` images on.
 
+    begins: as of `Engine.step`.
     The first step is not counted: it allocates memory and chooses kernels.
     """
     images = engine.images_per_step
-    _run(engine, begin, 0)
+    _run(engine, begin, 0, begins)
     start, steps, spent = time.perf_counter(), 0, 0.0
     while (spent < seconds and steps < 200) or (steps < 3 and spent < 4 * seconds):
         steps += 1
-        _run(engine, begin, steps)
+        _run(engine, begin, steps, begins)
         spent = time.perf_counter() - start
     return float(steps * images / spent)
 
 
-def _run(engine: Engine, begin: int, step: int) -> None:
+def _run(engine: Engine, begin: int, step: int, begins: Sequence[int] | None) -> None:
     images = engine.images_per_step
-    float(engine.step(begin + step * images, step, total=begin + 1000 * images))
+    float(engine.step(begin + step * images, step, total=begin + 1000 * images, begins=begins))
