@@ -17,7 +17,8 @@ null if no share reaches that distance, and a lower bound ("at_least") if the sm
 What each run generated is kept in FOLDER: the same command continues after an interruption.
 
 --speed trains nothing and prints the images per second of a training step at each size, the same with the
-network that does not grow, and their ratio to it; medians of --turns turns. It needs no --minutes.
+network that does not grow, and their ratio to it; medians of --turns turns. With one thread, it counts the
+time of the processor, so that other work on the machine matters little.
 """
 
 import argparse
@@ -101,11 +102,12 @@ def speeds(
     sizes = growing.config.model.grow
     works = {str(side): (growing, (0,) * (number + 1)) for number, side in enumerate(sizes)}
     works["not growing"] = plain, (0,)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     steps, found = dict.fromkeys(works, 0), {name: list[float]() for name in works}
     for turn in range(turns + 1):  # the first does not count
         for name, (of, begins) in works.items():
-            done, begun = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - begun) < seconds:
+            done, begun = 0, clock()
+            while (elapsed := clock() - begun) < seconds:
                 of.step(steps[name] * of.images_per_step, steps[name], TOTAL, begins=begins)
                 steps[name], done = steps[name] + 1, done + of.images_per_step
             if turn:
@@ -168,7 +170,7 @@ def main() -> None:
             )
             pixels, run = scoring.kept(out, key, minutes, make)
             results[key] = {**scoring.score(pixels, real), **run}
-            distances.append(results[key]["frechet_distance"])
+            distances.append(float(results[key]["frechet_distance"]))
             print(key, json.dumps(results[key]), file=sys.stderr, flush=True)
         return statistics.mean(distances)
 

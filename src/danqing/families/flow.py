@@ -215,7 +215,8 @@ class FlowModel(LatentStage, HasGuide, Grows):
         return super().parameter_kind(name, parameter)
 
     def starts_at(self, name: str) -> int:
-        level, levels = self.network.level_of(name.removeprefix("network.")), self.config.grow_levels
+        network, levels = self._network(guide=False), self.config.grow_levels
+        level = network.level_of(name.removeprefix("network."))
         return 0 if level is None else next(n for n, each in enumerate(levels) if each <= level)
 
     # 2. Loss

@@ -14,7 +14,7 @@ from danqing.nets.flow.dit import DiT
 from danqing.nets.flow.hybrid import Hybrid
 from danqing.nets.flow.unet import UNet
 
-_NETS = {"hybrid": Hybrid, "dit": DiT, "unet": UNet}
+_NETS: dict[Net, type[Hybrid | DiT | UNet]] = {"hybrid": Hybrid, "dit": DiT, "unet": UNet}
 
 
 class ConditionedNet(nn.Module):
