@@ -91,6 +91,8 @@ VAE = ["--preset", "vae-32", "--set", "features=4", "--set", "prior_features=16"
 VAE += ["--set", "precision=float32"]
 FLOW = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]
 FLOW += ["--set", "precision=float32", "--set", "guide=true", "--set", "num_steps=2"]
+GROWING = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]
+GROWING += ["--set", "precision=float32", "--set", "num_steps=2", "--set", "grow=[4, 8]"]
 PAIRED = [
     "--set",
     "conditional=false",
@@ -108,6 +110,7 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and 
         ("gan", KILLS, [*GAN, "--images", "40000"]),
         ("vae", 6, [*VAE, *EVALUATED, *AVERAGED, "--images", "10000"]),
         ("flow", 6, [*FLOW, *PAIRED, *AVERAGED, "--images", "10000"]),
+        ("growing", 6, [*GROWING, *EVALUATED, "--images", "10000"]),
     ],
 )
 def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, settings):

@@ -34,6 +34,14 @@ def test_a_family_alarm_is_given_once_and_needs_a_full_window():
     assert len(Guard(Complaining(), [], [{"d/loss": 0.0}] * WINDOW).on_log({"d/loss": 0.0})) == 1
 
 
+def test_losses_of_another_size_raise_no_alarm():
+    guard, given = Guard(Complaining(), [], []), []
+    for images in range(2, 120, 2):
+        line = {"images": images, "d/loss": 0.05 if images > 15 else 9.0}
+        given += [images for _ in guard.on_log(line, since=15 if images > 15 else 0)]
+    assert given == [16 + 2 * WINDOW]  # line 16 averages steps of both sizes
+
+
 def test_diversity_is_the_mean_distance_of_pairs():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)

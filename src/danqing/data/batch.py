@@ -1,6 +1,6 @@
 """Batches: the images of a training step, and their conditions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -68,6 +68,16 @@ class Batch:
         codes = None if self.codes is None else self.codes[rows]
         noise = None if self.noise is None else self.noise[rows]
         return Batch(self.images[rows], self.condition[rows], codes, noise)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Apply a function to the images of the batch.
+
+        It is applied to their source images and the noise too.
+        """
+        source, noise = self.condition.image, self.noise
+        condition = self.condition if source is None else replace(self.condition, image=function(source))
+        noise = None if noise is None else function(noise)
+        return replace(self, images=function(self.images), condition=condition, noise=noise)
 
     def to(self, device: torch.device | str) -> "Batch":
         codes = None if self.codes is None else self.codes.to(device, non_blocking=True)

@@ -307,6 +307,25 @@ class HasGuide:
             self.guide_taken.fill_(True)
 
 
+class Grows:
+    """A family whose networks can grow.
+
+    A family says so by inheriting this. If its configuration has `grow`, the images of a batch have one of
+    those sizes, and the loss uses the part of the networks that belongs to it. The buffer `level` says how
+    often the images of the last step were halved, so that a model samples what it has learned.
+    """
+
+    level: Tensor
+
+    def starts_at(self, name: str) -> int:
+        """Return at which size a parameter begins to learn.
+
+        It is a place in `config.grow`. A buffer has a size too.
+        name: as in `state_dict()`.
+        """
+        raise NotImplementedError
+
+
 @runtime_checkable
 class Fills(Protocol):
     """A family that samples a part of an image."""

@@ -1,11 +1,14 @@
 """What the configuration of every family says of its images."""
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from danqing.data.attributes import Attribute, Example
+from danqing.errors import ConfigError
+from danqing.nets.layers import halvings
 from danqing.text.contract import TextConfig, TextFacts
 
 
@@ -24,6 +27,8 @@ class FamilyConfig(BaseModel):
     attribute_examples: the attributes of some training images, evenly drawn; attributes that are not
         requested are drawn from them.
     source_channels: of the source image that the model reads, 0 where it reads none.
+    grow: train on small images first, in a network that grows: the shorter side of the images of each phase,
+        ascending, such as [16, 32, 64]; the last is the whole size. Empty is no growing.
     """
 
     display_name: ClassVar[str] = ""
@@ -58,6 +63,7 @@ class FamilyConfig(BaseModel):
     attributes: tuple[Attribute, ...] = ()
     attribute_examples: tuple[Example, ...] = ()
     source_channels: int = Field(0, ge=0, le=4)
+    grow: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _labels_have_frequencies(self) -> Self:
@@ -75,6 +81,45 @@ class FamilyConfig(BaseModel):
         if any(len(example.values) != width for example in self.attribute_examples):
             raise ValueError(f"attribute_examples must have {width} values each")
         return self
+
+    @model_validator(mode="after")
+    def _grows_if_it_can(self) -> Self:
+        if self.grow and not self.can_grow:
+            raise ValueError(f"a {self.display_name or self.family} does not grow: leave grow out")
+        if self.grow and (len(self.grow) < 2 or any(b <= a for a, b in itertools.pairwise(self.grow))):
+            raise ValueError("grow must hold two or more ascending sizes, such as [16, 32, 64]")
+        return self
+
+    @property
+    def can_grow(self) -> bool:
+        """Return whether the model can train on small images first.
+
+        Its loss then uses the part of its networks that belongs to the size of the batch, and a larger size
+        begins as an enlarged smaller one.
+        """
+        return False
+
+    @property
+    def grow_levels(self) -> tuple[int, ...]:
+        """Return how often the images of each phase are halved.
+
+        An example is (2, 1, 0); without growing it is (0,).
+        Raises ConfigError where `grow` does not suit the size of the images.
+        """
+        if not self.grow:
+            return (0,)
+        sides = [min(size) for size in halvings(self.height, self.width)]
+        if self.grow[-1] != sides[0] or not set(self.grow) <= set(sides):
+            raise ConfigError(
+                f"grow = {list(self.grow)} does not suit images of {self.width}x{self.height}: choose among "
+                f"the shorter sides {', '.join(map(str, reversed(sides)))}, and end with {sides[0]}.",
+                "grow",
+            )
+        return tuple(sides.index(side) for side in self.grow)
+
+    def check_shape(self) -> None:
+        """Raise ConfigError if settings do not suit the images' shape."""
+        assert self.grow_levels
 
     @property
     def dimensions(self) -> int:

@@ -11,6 +11,8 @@ This file is the whole model, to be read from top to bottom:
 translation and likelihoods.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
@@ -19,8 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError
-from danqing.families import paths
-from danqing.families.base import Batch, Condition, Family, HasGuide, Losses, ParameterKind, Phase
+from danqing.families import flow_growth, paths
+from danqing.families.base import Batch, Condition, Family, Grows, HasGuide, Losses, ParameterKind, Phase
 from danqing.families.conditioning import ConditionedConfig
 from danqing.families.mask_shapes import draw_masks
 from danqing.families.samplers import SamplerName
@@ -50,6 +52,7 @@ class FlowConfig(ConditionedConfig):
         logit of t.
     transport: pair noise with images so that their paths cross less: within a "minibatch", or over the whole
         data set ("semidiscrete"); for models without labels, attributes and captions.
+    grow: for networks of several resolutions; `flow_growth.py` explains what is learned at each size.
     mask_share: the share of images learned with a mask, so that the network fills; 0 is none.
     pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
         deviation of the noise that is added to the source.
@@ -102,9 +105,34 @@ class FlowConfig(ConditionedConfig):
                 "transport pairs noise with images whatever they show, which harms a model that is told what "
                 "they show: set conditional = false, or transport = 'none'"
             )
+        if self.grow and self.net == "dit":
+            raise ValueError(
+                "a dit has one resolution and does not grow: set net = 'hybrid' or leave grow out"
+            )
+        if self.grow and self.guide:
+            raise ValueError(
+                "the guide is an early copy of the network, which is a small one where the network grows: "
+                "leave guide or grow out"
+            )
         if self.pairs and self.mask_share:
             raise ValueError("a model of pairs does not fill: set mask_share = 0")
         return self
+
+    @property
+    def can_grow(self) -> bool:
+        return True
+
+    @property
+    def grow_levels(self) -> tuple[int, ...]:
+        levels = super().grow_levels
+        if levels[0] >= len(self.widths):
+            raise ConfigError(
+                f"grow begins with images that are halved {levels[0]} times, and a network with "
+                f"{len(self.widths)} widths halves them {len(self.widths) - 1} times: begin with larger "
+                "images, or add to widths.",
+                "grow",
+            )
+        return levels
 
     @property
     def reads_source(self) -> bool:
@@ -133,13 +161,20 @@ def build_network(config: FlowConfig) -> ConditionedNet:
     extra = config.channels + 1 if config.mask_share else 0
     extra += config.channels if config.pairs else 0
     shape = FlowShape(
-        config.channels, extra, config.widths, config.layers, config.heads, config.patch, config.reads_text
+        config.channels,
+        extra,
+        config.widths,
+        config.layers,
+        config.heads,
+        config.patch,
+        config.reads_text,
+        config.grow_levels,
     )
     labels = len(config.labels) if config.reads_labels else 0
     return ConditionedNet(config.net, shape, labels=labels, attributes=config.attributes, text=text)
 
 
-class FlowModel(Family, HasGuide):
+class FlowModel(Family, HasGuide, Grows):
     """A network that predicts images from noisy ones.
 
     The velocity of a point follows from its prediction.
@@ -156,16 +191,23 @@ class FlowModel(Family, HasGuide):
         self.guide = build_network(config).requires_grad_(False) if config.guide else None
         if config.guide:
             self.register_buffer("guide_taken", torch.zeros((), dtype=torch.bool))
+        if config.grow:
+            self.register_buffer("level", torch.tensor(config.grow_levels[0]))
 
     def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
         """Let Muon train kernels too.
 
         Those that read and write images are left to AdamW.
         """
-        is_edge = ".net.first." in name or ".net.last." in name
+        part = name.partition(".net.")[2].removeprefix("small.")
+        is_edge = part.startswith(("first.", "last."))
         if "weight" in name and parameter.dim() == 4 and not is_edge:
             return "matrix"
         return super().parameter_kind(name, parameter)
+
+    def starts_at(self, name: str) -> int:
+        level, levels = self.network.level_of(name.removeprefix("network.")), self.config.grow_levels
+        return 0 if level is None else next(n for n, each in enumerate(levels) if each <= level)
 
     # 2. Loss
     def phases(self) -> tuple[Phase, ...]:
@@ -173,26 +215,34 @@ class FlowModel(Family, HasGuide):
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         config, images, device = self.config, batch.images, batch.images.device
-        n = len(images)
+        n, level = len(images), self._level_of(images)
         uniforms = paths.stratified(n, rng, device)
         t = paths.draw_times(config.path, config.times, config.time_mean, config.time_deviation, uniforms)
-        noise = noise_for(config.transport, batch, rng)
+        noise = noise_for(config.transport, batch, rng, flow_growth.noise_scale(level))
         absent = torch.rand(n, generator=rng, device=device) < config.condition_dropout
         condition, mask = batch.condition, None
         if config.mask_share:
-            mask = self._training_masks(n, rng, device)
+            mask = self._training_masks(images, rng)
             condition = replace(condition, image=images, mask=mask)
         start = self.start(condition, noise)
-        output = self.output(paths.mix(t, images, start), t, self.given(condition, absent))
+        given = self.given(condition, absent, images.shape[-2:], level=level)
+        output = self.output(paths.mix(t, images, start), t, given)
         errors = paths.training_loss(config.path, config.prediction, output, images, start, t, mask)
         logged = {f"loss_{part}": _mean_within(errors.detach(), t, part - 1) for part in range(1, PARTS + 1)}
         return Losses(errors.mean(), logged)
 
-    def _training_masks(self, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    def _level_of(self, images: Tensor) -> int:
+        """Return how often images are halved, for a network that grows."""
+        if not self.config.grow:
+            return 0
+        pixels = self.config.height * self.config.width
+        return round(math.log2(pixels / images[0, 0].numel()) / 2)
+
+    def _training_masks(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Draw masks `[n, 1, h, w]`; those of images that are learned without one cover all pixels."""
-        config = self.config
-        masks = draw_masks(n, config.height, config.width, rng)
-        whole = torch.rand(n, generator=rng, device=device) >= config.mask_share
+        n, _, height, width = images.shape
+        masks = draw_masks(n, height, width, rng)
+        whole = torch.rand(n, generator=rng, device=images.device) >= self.config.mask_share
         return torch.where(paths.wide(whole), 1.0, masks)
 
     def _network(self, guide: bool) -> ConditionedNet:
@@ -208,14 +258,35 @@ class FlowModel(Family, HasGuide):
         """
         network = self._network(guide)
         clock = self.path.clock(t)
-        z = (z * paths.wide(self.path.input_scale(t))).contiguous(memory_format=torch.channels_last)
-        out: Tensor = network(z, clock, clock, given)
-        return out
+        x = (z * paths.wide(self.path.input_scale(t))).contiguous(memory_format=torch.channels_last)
+        out: Tensor = network(x, clock, clock, given)
+        return out + self._guessed_detail(z, t, given.level) if self.config.grow else out
 
-    def given(self, condition: Condition, absent: Tensor, *, guide: bool = False) -> Given:
+    def _guessed_detail(self, z: Tensor, t: Tensor, level: int) -> Tensor:
+        """Return the output for the detail of points that the smallest size does not have."""
+        config = self.config
+
+        def gain(of: int) -> Tensor:
+            variance = flow_growth.noise_scale(of) ** 2
+            if config.pairs:  # a path begins at the source image, which has detail of its own
+                variance = config.source_noise**2 * variance + paths.DETAIL_SCALE**2
+            return paths.detail_gain(config.path, config.prediction, t, variance)
+
+        return flow_growth.guessed_detail(z, config.grow_levels, level, gain)
+
+    def given(
+        self,
+        condition: Condition,
+        absent: Tensor,
+        size: Sequence[int],
+        *,
+        guide: bool = False,
+        level: int = 0,
+    ) -> Given:
         """Turn a condition into tensors.
 
-        absent: bool `[n]`, the images whose label or text is hidden.
+        absent: bool `[n]`, the images whose label or text is hidden. size: (height, width) of the images.
+        level: how often the images are halved, of a network that grows.
         Raises ConfigError where the condition lacks what this model reads.
         """
         config, encoded = self.config, None
@@ -232,13 +303,14 @@ class FlowModel(Family, HasGuide):
                 [not text.strip() for text in condition.text], device=absent.device
             )
         network = self._network(guide)
-        return network.given(condition, absent, encoded=encoded, channels=self._channels(condition, absent))
+        channels = self._channels(condition, absent, size)
+        return network.given(condition, absent, encoded=encoded, channels=channels, level=level)
 
-    def _channels(self, condition: Condition, like: Tensor) -> Tensor | None:
+    def _channels(self, condition: Condition, like: Tensor, size: Sequence[int]) -> Tensor | None:
         """Return what the network sees beside its input: known pixels and mask, or the source image."""
         config, parts = self.config, []
         if config.mask_share:
-            shape = (len(like), config.channels, config.height, config.width)
+            shape = (len(like), config.channels, *size)
             if condition.mask is None or condition.image is None:
                 mask = torch.ones((len(like), 1, *shape[2:]), device=like.device)
                 known = torch.zeros(shape, device=like.device)
@@ -296,7 +368,7 @@ def towards(image: Tensor, z: Tensor, t: Tensor) -> Tensor:
 def generate(model: FlowModel, condition: Condition, noise: Tensor, num_steps: int) -> Tensor:
     """Generate images from noise `[n, c, h, w]` by Euler's method, the simplest sampler."""
     z, n = model.start(condition, noise), len(noise)
-    given = model.given(condition, absent=torch.zeros(n, dtype=torch.bool))
+    given = model.given(condition, torch.zeros(n, dtype=torch.bool), noise.shape[-2:])
     for step in range(num_steps):
         t = torch.full((n,), step / num_steps)
         z = z + model.velocity(z, t, given) / num_steps

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families import paths, samplers
-from danqing.families.base import Batch, Condition, Learner, OnStep
+from danqing.families import flow_growth, paths, samplers
+from danqing.families.base import Batch, Condition, Learner, OnStep, Preview
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
 from danqing.nets.flow.conditioned import joined
+from danqing.nets.layers import enlarged, shrunk
 from danqing.options import check
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import normal
@@ -50,11 +51,36 @@ class FlowSampler(FlowModel):
         guidance: what guidance leads away from, no "condition" or the early "guide".
         guidance_scale: how far, while t is between guidance_start and guidance_end; 1 is not at all.
         precision: of the matrix products; "auto" is what the machine is fast at.
+        A network that has not grown to the whole size yet samples small images, which are enlarged.
         Raises ConfigError.
         """
         chosen = self._checked(options)
+        if self.config.grow and self.level:
+            return self._sample_small(condition, seeds, on_step, chosen)
         start = self.start(condition, self._noise(seeds))
-        return self._follow(self._velocity(condition, len(seeds), chosen), start, 0.0, seeds, on_step, chosen)
+        velocity = self._velocity(condition, start.shape, chosen)
+        return self._follow(velocity, start, 0.0, seeds, on_step, chosen)
+
+    def _sample_small(
+        self, condition: Condition, seeds: Sequence[int], on_step: OnStep | None, chosen: Mapping[str, Any]
+    ) -> Tensor:
+        """Sample at the size that the network has grown to, and enlarge the images."""
+        level, noise = int(self.level), self._noise(seeds)
+
+        def whole(images: Tensor) -> Tensor:
+            return enlarged(images, level, (noise.shape[-2], noise.shape[-1]))
+
+        def report(done: int, steps: int, preview: Preview) -> None:
+            assert on_step is not None
+            on_step(done, steps, lambda: whole(preview()))
+
+        if condition.image is not None:
+            condition = replace(condition, image=shrunk(condition.image, level))
+        start = self.start(condition, shrunk(noise, level))
+        velocity = self._velocity(condition, start.shape, chosen, level=level)
+        reporting = report if on_step is not None else None
+        scale = flow_growth.noise_scale(level)
+        return whole(self._follow(velocity, start, 0.0, seeds, reporting, chosen, noise_scale=scale))
 
     def _noise(self, seeds: Sequence[int]) -> Tensor:
         config = self.config
@@ -69,18 +95,28 @@ class FlowSampler(FlowModel):
         seeds: Sequence[int],
         on_step: OnStep | None,
         chosen: Mapping[str, Any],
+        noise_scale: float = 1.0,
     ) -> Tensor:
-        """Follow a velocity from points `start` at time `begin` to images."""
+        """Follow a velocity from points `start` at time `begin` to images.
+
+        noise_scale: the standard deviation of the noise of a point at time 0.
+        """
         times = samplers.time_grid(chosen["num_steps"], chosen["time_shift"], start=begin)
 
         def noise(step: int) -> Tensor:
-            return normal(seeds, start.shape[1:], purpose=f"step {step}", device=start.device)
+            drawn = normal(seeds, start.shape[1:], purpose=f"step {step}", device=start.device)
+            return drawn * noise_scale
 
         images = samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=on_step)
         return images.clamp(-1, 1)
 
-    def _velocity(self, condition: Condition, count: int, chosen: Mapping[str, Any]) -> samplers.Velocity:
+    def _velocity(
+        self, condition: Condition, shape: Sequence[int], chosen: Mapping[str, Any], *, level: int = 0
+    ) -> samplers.Velocity:
         """Return the velocity towards predicted images, which guidance moves and [-1, 1] bounds.
+
+        shape: of the images, [n, c, h, w].
+        level: how often they are halved, of a network that grows.
 
         Guidance leads away from the prediction without the condition (Ho and Salimans 2022, equation 6) or
         from that of an early copy (Karras et al. 2024, equation 3), within an interval of times (Kynkäänniemi
@@ -91,16 +127,16 @@ class FlowSampler(FlowModel):
         first, last = chosen.get("guidance_start", 0), chosen.get("guidance_end", 1)
         device = next(self.network.parameters()).device
         precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
-        present = torch.zeros(count, dtype=torch.bool, device=device)
+        present = torch.zeros(shape[0], dtype=torch.bool, device=device)
         self._check_guidance(condition, guided=scale != 1, by_guide=by_guide)
         with autocast(precision, device):
-            under = self.given(condition, present)
+            under = self.given(condition, present, shape[2:], level=level)
             if by_guide:
-                away = self.given(condition, present, guide=True)
+                away = self.given(condition, present, shape[2:], guide=True)
             elif scale != 1:
                 negative = replace(condition, text=condition.negative_text or condition.text)
                 hidden = present if condition.negative_text else ~present
-                away = self.given(negative, hidden)
+                away = self.given(negative, hidden, shape[2:], level=level)
 
         def image(z: Tensor, t: Tensor) -> Tensor:
             weight = torch.where((t >= first) & (t <= last), scale, 1.0)
@@ -182,7 +218,7 @@ class Flow(FlowSampler):
         """
         chosen, noise = self._checked(options), self._noise(seeds)
         condition = replace(condition, image=images, mask=mask)
-        velocity = self._velocity(condition, len(seeds), chosen)
+        velocity = self._velocity(condition, images.shape, chosen)
         if not self.config.mask_share:
             velocity = samplers.holding(velocity, images, noise, mask)
         painted = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
@@ -208,7 +244,7 @@ class Flow(FlowSampler):
             return images
         begin = 1 - strength
         start = torch.lerp(noise, images, begin)
-        velocity = self._velocity(condition, len(seeds), chosen)
+        velocity = self._velocity(condition, images.shape, chosen)
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
@@ -218,7 +254,7 @@ class Flow(FlowSampler):
         """
         with torch.inference_mode(mode=False), torch.no_grad():
             present = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
-            given = self.given(batch.condition, present)
+            given = self.given(batch.condition, present, batch.images.shape[-2:])
             return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
 
 

@@ -20,6 +20,8 @@ LEAST_NOISE = 0.05
 """1 - t is at least this where a loss divides by it (Li and He 2025, JiT)."""
 DATA_SCALE = 0.5
 """The standard deviation of pixels in [-1, 1] that EDM assumes (Karras et al. 2022, table 1)."""
+DETAIL_SCALE = 0.15
+"""The standard deviation of what halving the sides of an image removes, of pixels in [-1, 1]."""
 EDM_MEAN, EDM_DEVIATION = -1.2, 1.2
 """Of ln σ in training (Karras et al. 2022, table 1)."""
 EDM_LEAST, EDM_MOST = 0.002, 80.0
@@ -123,6 +125,26 @@ def predicted_image(path: PathName, prediction: Prediction, output: Tensor, z: T
     if prediction == "noise":
         return (z - (1 - t) * output) / t.clamp_min(LEAST_NOISE)
     return output
+
+
+def detail_gain(path: PathName, prediction: Prediction, t: Tensor, noise_variance: float) -> Tensor:
+    """Return the factor from the detail of points to the best output.
+
+    Detail is what halving the sides of an image removes. The guess of the image's detail is the best linear
+    one, t σ² / (t² σ² + (1 - t)² r) times that of the point (Wiener), with σ = DETAIL_SCALE and r the
+    variance of the noise. It is turned into the prediction as `predicted_image` turns it back.
+    t: `[n]`. noise_variance: of the detail of where the path begins; 1 for standard normal noise.
+    """
+    signal, noise = DETAIL_SCALE**2, noise_variance
+    total = t.square() * signal + (1 - t).square() * noise
+    if path == "edm" or prediction == "residual":
+        square = (1 - t).square() + (DATA_SCALE * t).square()
+        return t * (1 - t) * (signal - noise * DATA_SCALE**2) / (total * DATA_SCALE * square.sqrt())
+    if prediction == "velocity":
+        return (t * signal - (1 - t) * noise) / total
+    if prediction == "noise":
+        return (1 - t) * noise / total
+    return t * signal / total
 
 
 def training_loss(

@@ -44,11 +44,12 @@ _UNEVENNESS_DRAWS = 70
 """Times √N; the estimate then has a standard deviation of about √2 / 70."""
 
 
-def noise_for(transport: Transport, batch: Batch, rng: torch.Generator) -> Tensor:
+def noise_for(transport: Transport, batch: Batch, rng: torch.Generator, scale: float = 1.0) -> Tensor:
     """Return the noise that belongs to the images of a batch.
 
-    It is standard normal, `[n, c, h, w]`.
+    It is normal, `[n, c, h, w]`.
     transport: with "semidiscrete", the noise came with the batch.
+    scale: the standard deviation of noise that did not.
     rng: on the batch's device.
     """
     if transport == "semidiscrete":
@@ -56,7 +57,7 @@ def noise_for(transport: Transport, batch: Batch, rng: torch.Generator) -> Tenso
             raise ValueError("the images of this batch were not chosen by noise")
         return batch.noise
     images = batch.images
-    noise = torch.randn(images.shape, generator=rng, device=images.device)
+    noise = torch.randn(images.shape, generator=rng, device=images.device) * scale
     return noise if transport == "none" else noise[closest(images, noise)]
 
 

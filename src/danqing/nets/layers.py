@@ -40,6 +40,24 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x[..., : size[0], : size[1]]
 
 
+def shrunk(x: Tensor, halvings: int) -> Tensor:
+    """Average two by two pixels of `[n, c, h, w]`, some number of times.
+
+    Sides are rounded up: where one is odd, the pixels of its last row or column are averaged in pairs.
+    """
+    for _ in range(halvings):
+        x = F.avg_pool2d(x, 2, ceil_mode=True)
+    return x
+
+
+def enlarged(x: Tensor, halvings: int, size: tuple[int, int]) -> Tensor:
+    """Repeat the pixels of `[n, c, h, w]`, so that `shrunk` gives it back.
+
+    size: (height, width) of the result.
+    """
+    return crop(F.interpolate(x, scale_factor=2.0**halvings), size) if halvings else x
+
+
 class ToMap(nn.Module):
     """A linear layer from vectors to small maps.
 

@@ -53,11 +53,13 @@ class ScheduleConfig(_Section):
     """How the learning rate changes.
 
     A linear warm-up, then a constant, or a cosine down to `final_fraction`.
+    grow_fractions: the share of the run's images at each size of `model.grow`; by default, as many at each.
     """
 
     name: Literal["constant", "cosine"] = "constant"
     warmup_images: int = Field(0, ge=0)
     final_fraction: float = Field(0.0, ge=0, le=1)
+    grow_fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
 
 
 class DataConfig(_Section):
@@ -230,6 +232,7 @@ class RunConfig(_Section):
             raise ValueError(f"a {self.family} samples no images to score: set evaluation.every_images=0")
         if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
             raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as text2image-32")
+        self._check_growing()
         return self
 
     @property
@@ -237,6 +240,28 @@ class RunConfig(_Section):
         """Return how many images to compute at once if memory is large enough."""
         wanted = self.training.micro_batch
         return self.batch_size if wanted == "auto" else min(wanted, self.batch_size)
+
+    def _check_growing(self) -> None:
+        """Raise ValueError if the settings of a run that grows do not fit together."""
+        sizes, fractions = self.model.grow, self.schedule.grow_fractions
+        if fractions and len(fractions) != len(sizes):
+            raise ValueError(
+                f"schedule.grow_fractions must have one number for each size of grow, and there are "
+                f"{len(fractions)} for {len(sizes)}"
+            )
+        if fractions and abs(sum(fractions) - 1) > 0.001:
+            raise ValueError(
+                f"schedule.grow_fractions must add up to 1, and they add up to {sum(fractions):g}"
+            )
+        if sizes and self.tokenizer is not None:
+            raise ValueError(
+                "a model that learns from the codes of a first stage does not grow: leave grow out"
+            )
+        if sizes and self.training.ema_lengths:
+            raise ValueError(
+                "an average over a share of the run would hold the first weights of sizes that begin late: "
+                "leave training.ema_lengths or grow out"
+            )
 
     def for_data(self, dataset: Dataset, tokenizer: FamilyConfig | None = None) -> Self:
         """Return this configuration with all that the model takes from the data.
@@ -289,6 +314,7 @@ class RunConfig(_Section):
         if isinstance(self.model, ReadsText):
             shape["captions"] = _evenly(captions, self.model.text.examples)
         model = parse_config({**self.model.model_dump(), **shape})
+        model.check_shape()
         model = model.complete([line for lines in captions for line in lines])
         return self.model_copy(update={"model": model, "size": dataset.size})
 

@@ -3,13 +3,14 @@
 import copy
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from danqing.families.base import Learner
+from danqing.families.base import Grows, Learner
 
 SHORTEST, LONGEST = 0.01, 0.28
 """Bounds of an EMA length. The plain average of all weights has the length 12**-0.5 = 0.289."""
@@ -97,14 +98,24 @@ class EMA:
             name: (average, live[name]) for name, average in self.learner.state_dict(keep_vars=True).items()
         }
         self._averaged = {name: pair for name, pair in pairs.items() if name in names}
+        self._starts: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for name, pair in self._averaged.items():
+            start = learner.starts_at(name) if isinstance(learner, Grows) else 0
+            self._starts.setdefault(start, []).append(pair)
         self._copied = [pair for name, pair in pairs.items() if name not in names]
 
     @torch.no_grad()
-    def update(self, images: int, step_images: int) -> None:
-        """Include the weights after a step of `step_images`, when `images` have been seen in total."""
-        newest = self.decay.newest(images, step_images)
-        averages: list[Tensor] = [average.data for average, _ in self._averaged.values()]
-        torch._foreach_lerp_(averages, [live.data for _, live in self._averaged.values()], newest)
+    def update(self, images: int, step_images: int, begins: Sequence[int] = (0,)) -> None:
+        """Include the weights after a step of `step_images`, when `images` have been seen in total.
+
+        begins: after how many images each size of a run that grows has begun. The average of a weight begins
+            with its size, so that it soon forgets what the weight was before it learned.
+        """
+        for start, pairs in self._starts.items():
+            if start < len(begins):
+                newest = self.decay.newest(images - begins[start], step_images)
+                averages: list[Tensor] = [average.data for average, _ in pairs]
+                torch._foreach_lerp_(averages, [live.data for _, live in pairs], newest)
         for average, live in self._copied:
             average.copy_(live)
 

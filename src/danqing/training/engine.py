@@ -1,6 +1,7 @@
 """One training step: every phase's loss, its optimiser's update, and the moving average."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.evaluation.networks import open_teacher
-from danqing.families.base import Batch, HasGuide, HasTokenizer, Learner, Losses, Perceives, Phase
+from danqing.families.base import Batch, Grows, HasGuide, HasTokenizer, Learner, Losses, Perceives, Phase
+from danqing.nets.layers import shrunk
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
 from danqing.training import optimizers
@@ -59,10 +61,25 @@ class Engine:
         self.micro_batch = config.micro_batch
         """How many images of a batch are computed at once; fewer need less memory."""
 
-    def step(self, images: int, step: int, total: int, learning_rate_scale: float = 1.0) -> Tensor:
+    def step(
+        self,
+        images: int,
+        step: int,
+        total: int,
+        learning_rate_scale: float = 1.0,
+        begins: Sequence[int] | None = None,
+    ) -> Tensor:
         """Take one training step at `images` of `total`; the sum of its losses, not finite when training
         broke.
+
+        begins: after how many images each size of a run that grows has begun; the last one is that of this
+            step. By default all have.
         """
+        levels = self.config.model.grow_levels
+        begins = (0,) * len(levels) if begins is None else begins
+        level = levels[len(begins) - 1]
+        if isinstance(self.learner, Grows) and len(levels) > 1:
+            self.learner.level.fill_(level)
         self.learner.on_progress(images)
         factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)
         drawn: list[Batch] = []  # phases of one step see the same images
@@ -73,14 +90,14 @@ class Engine:
                 group["lr"] = self.config.optimizer.learning_rate * phase.learning_rate_scale * factor
             for repeat in range(phase.repeats):
                 if repeat == len(drawn):
-                    drawn.append(self.batches.at(images + repeat * self.config.batch_size))
+                    drawn.append(self._batch(images + repeat * self.config.batch_size, level))
                 broken = broken + self.compute_gradients(phase, drawn[repeat], step, repeat)
                 if self.config.training.clip_norm:
                     norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
                     self.meter.add(phase.name, {"gradient_norm": norm})
                 optimizer.step()
         for average in self.averages:
-            average.update(images + self.images_per_step, self.images_per_step)
+            average.update(images + self.images_per_step, self.images_per_step, begins)
         self._take_guide(images + self.images_per_step, total)
         return broken
 
@@ -129,6 +146,11 @@ class Engine:
         for phase in self.phases:
             state = _below(tensors, f"optimizer/{phase.name}/")
             optimizers.load_state_tensors(self.optimizers[phase.name], self._parameters(phase), state)
+
+    def _batch(self, images: int, level: int) -> Batch:
+        """Return the batch after `images`, with sides that are halved `level` times by averaging pixels."""
+        batch = self.batches.at(images)
+        return batch.mapped(functools.partial(shrunk, halvings=level)) if level else batch
 
     def compute_gradients(self, phase: Phase, batch: Batch, step: int, repeat: int) -> Tensor:
         """Compute the gradients of a phase on a batch; returns the sum of its losses.

@@ -25,18 +25,22 @@ class Guard:
     def __init__(self, learner: Learner, raised: Iterable[str], log: Iterable[Mapping[str, float]]) -> None:
         self._learner = learner
         self._raised = set(raised)
-        self._recent: deque[Mapping[str, float]] = deque(log, maxlen=WINDOW)
+        self._recent: deque[Mapping[str, float]] = deque(log, maxlen=WINDOW + 1)
 
-    def on_log(self, record: Mapping[str, float]) -> list[Alarm]:
+    def on_log(self, record: Mapping[str, float], since: int = 0) -> list[Alarm]:
         """Return the new alarms after another line of the log.
 
         They follow from averages over the last lines.
+        since: after how many images the present size of a run that grows began. Lines that average losses of
+            another size do not count.
         """
         self._recent.append(record)
-        if len(self._recent) < WINDOW:
+        starts = [0, *(line.get("images", 0) for line in self._recent)]
+        lines = [line for line, start in zip(self._recent, starts, strict=False) if start >= since][-WINDOW:]
+        if len(lines) < WINDOW:
             return []
-        names = set.intersection(*(set(line) for line in self._recent))
-        averages = {name: float(np.mean([line[name] for line in self._recent])) for name in names}
+        names = set.intersection(*(set(line) for line in lines))
+        averages = {name: float(np.mean([line[name] for line in lines])) for name in names}
         return self._new(self._learner.alarms(averages))
 
     def on_samples(self, samples: NDArray[np.uint8], real: NDArray[np.uint8]) -> list[Alarm]:

@@ -17,6 +17,7 @@ from danqing.precision import Precision, candidates
 from danqing.training import measured_runs, optimizers, snapshots
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
+from danqing.training.growth import Growth, Pace
 from danqing.training.listener import Plan
 from danqing.training.measured_runs import NO_ADVICE
 from danqing.training.memory import step_bytes
@@ -40,6 +41,7 @@ class Requirements:
     memory_bytes: expected peak of the process, or of the GPU.
     precision: the faster one.
     images_per_second: with that precision.
+    pace: the same for each size of a run that grows.
     snapshot_bytes: the most disk space of the snapshots of the moving averages.
     micro_batch, checkpointing: with which the run fits into the memory that is free.
     """
@@ -49,6 +51,7 @@ class Requirements:
     memory_bytes: int
     precision: Precision
     images_per_second: float
+    pace: Pace
     snapshot_bytes: int
     micro_batch: int
     checkpointing: bool
@@ -69,13 +72,15 @@ class Requirements:
         grid_seconds: what each grid of samples takes.
         then: the plan of the stage that follows; advice on the size is for that stage.
         """
-        whole = images / self.images_per_second + self.config.training.sample_grids * grid_seconds
-        advice = measured_runs.advise(self.config, images, whole) if then is None else NO_ADVICE
+        totals, grids = [(0, images)], self.config.training.sample_grids * grid_seconds
+        whole = self.pace.until(images, totals)
+        left = self.pace.until(max(images, seen), totals) - self.pace.until(seen, totals)
+        advice = measured_runs.advise(self.config, images, whole + grids) if then is None else NO_ADVICE
         return Plan(
             parameters=self.parameters,
             memory_bytes=max(self.memory_bytes, machine.peak_memory(device) or 0),
             images=images,
-            seconds=whole * max(images - seen, 0) / images,
+            seconds=left + grids * max(images - seen, 0) / images,
             images_per_second=self.images_per_second,
             precision=self.precision,
             device=str(device),
@@ -133,12 +138,14 @@ def estimate_requirements(
     memory = machine.peak_memory(device) or counted + (resident if device.type == "cpu" else 0)
     averaged = engine.averaged()
     values = sum(tensor.numel() for named in averaged.values() for tensor in named.values())
+    pace = _pace(engine, end, speeds[best])
     needs = Requirements(
         config=config,
         parameters=parameters,
         memory_bytes=memory,
         precision=best,
-        images_per_second=speeds[best],
+        images_per_second=_LATE / pace.until(_LATE, [(0, _LATE)]),
+        pace=pace,
         snapshot_bytes=snapshots.most_bytes(values),
         micro_batch=engine.micro_batch,
         checkpointing=checkpointing,
@@ -215,23 +222,38 @@ def _speeds(engine: Engine, choices: Sequence[Precision], begin: int) -> dict[Pr
     return speeds
 
 
-def _images_per_second(engine: Engine, begin: int, seconds: float, *, warm: bool = False) -> float:
+def _pace(engine: Engine, begin: int, speed: float) -> Pace:
+    """Return the time of an image of each size.
+
+    speed: in images per second, of the whole size.
+    """
+    growth = Growth.of(engine.config)
+    small = len(growth.ends) - 1
+    seconds = engine.config.training.measure_seconds / 3
+    speeds = [_images_per_second(engine, begin, seconds, (0,) * (size + 1)) for size in range(small)]
+    return Pace(growth, tuple(1 / each for each in (*speeds, speed)))
+
+
+def _images_per_second(
+    engine: Engine, begin: int, seconds: float, begins: Sequence[int] | None = None, *, warm: bool = False
+) -> float:
     """The speed of a few steps from `begin` images on.
 
+    begins: as of `Engine.step`.
     warm: whether such a step has been taken. Otherwise the first is not counted: it allocates memory and
-    chooses kernels.
+        chooses kernels.
     """
     images = engine.images_per_step
     if not warm:
-        _run(engine, begin, 0)
+        _run(engine, begin, 0, begins)
     start, steps, spent = time.perf_counter(), 0, 0.0
     while (spent < seconds and steps < 200) or (steps < 3 and spent < 4 * seconds):
         steps += 1
-        _run(engine, begin, steps)
+        _run(engine, begin, steps, begins)
         spent = time.perf_counter() - start
     return float(steps * images / spent)
 
 
-def _run(engine: Engine, begin: int, step: int) -> None:
+def _run(engine: Engine, begin: int, step: int, begins: Sequence[int] | None) -> None:
     images = engine.images_per_step
-    float(engine.step(begin + step * images, step, total=begin + 1000 * images))
+    float(engine.step(begin + step * images, step, total=begin + 1000 * images, begins=begins))

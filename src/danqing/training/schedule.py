@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from danqing import atomic
 from danqing.errors import TrainingError
 from danqing.training.config import RunConfig, ScheduleConfig
+from danqing.training.growth import Pace, Totals
 from danqing.training.position import Position
 
 REPLAN_AT = (0.03, 0.1, 0.3, 0.6, 0.85)
@@ -30,9 +31,10 @@ def learning_rate_factor(config: ScheduleConfig, images: int, total: int) -> flo
     return warmup * (config.final_fraction + (1 - config.final_fraction) * cosine)
 
 
-def total_images(config: RunConfig, position: Position, images_per_second: float) -> int:
+def total_images(config: RunConfig, position: Position, pace: Pace, totals: Totals = ()) -> int:
     """Return how many images the budget is, from the run's start.
 
+    totals: of the budget until now.
     Raises TrainingError if there is no budget.
     """
     if config.images is not None:
@@ -40,7 +42,7 @@ def total_images(config: RunConfig, position: Position, images_per_second: float
     if config.minutes is None:
         raise TrainingError("The run has no budget: give --minutes 5, or --images 200000.")
     left = max(config.minutes * 60 - position.seconds, 0)
-    return position.images + int(left * images_per_second)
+    return pace.total_after(left, position.images, totals)
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Budget:
     """How many images a run will see.
 
     entries: (from, total) pairs; a total is valid from that many images on.
+    earlier: those of the budgets that the run had before.
 
     A budget in minutes becomes a number of images by measuring. Each total is written to `path` before it is
     used, so that a run that is killed and resumed follows the same schedule.
@@ -55,15 +58,24 @@ class Budget:
 
     path: Path
     entries: list[tuple[int, int]]
+    earlier: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> "Budget":
         """Return the budget at `path`; an empty one if there is none."""
         if not path.exists():
             return cls(path, [])
-        return cls(
-            path, [(int(start), int(total)) for start, total in json.loads(path.read_text())["totals"]]
+        written = json.loads(path.read_text())
+        totals, earlier = (
+            [(int(start), int(total)) for start, total in written.get(name, [])]
+            for name in ("totals", "earlier")
         )
+        return cls(path, totals, earlier)
+
+    @property
+    def totals(self) -> list[tuple[int, int]]:
+        """Return the totals since the run began, as `growth` reads them."""
+        return self.earlier + self.entries
 
     def total(self, images: int) -> int:
         """Return the total that is valid after `images`."""
@@ -88,16 +100,25 @@ class Budget:
 
         step: images per step.
         """
-        self.entries.clear()
+        self.earlier = [entry for entry in self.totals if entry[0] < images]
+        self.entries = []
         self.set(images, max(images, -(-total // step) * step))
 
-    def replan(self, seconds: float, spent: float, images: int, step: int) -> None:
+    def replan(
+        self,
+        seconds: float,
+        spent: float,
+        images: int,
+        step: int,
+        pace: Pace = Pace(),  # noqa: B008 (immutable)
+    ) -> None:
         """Correct the total of a budget in seconds by the speed.
 
         This happens at a few fixed points.
 
         spent: the seconds that `images` have taken.
         step: images per step.
+        pace: how the seconds of an image depend on its size, in a run that grows.
         """
         if len(self.entries) > len(REPLAN_AT):
             return
@@ -105,10 +126,12 @@ class Budget:
             return
         if self.entries[-1][0] > images:
             return  # a process that was killed has corrected it at a later point
-        left = max(seconds - spent, 0) * images / spent
-        self.set(images, images + round(left / step) * step)
+        left = max(seconds - spent, 0) * pace.until(images, self.totals) / spent
+        more = pace.total_after(left, images, self.totals) - images
+        self.set(images, images + round(more / step) * step)
 
     def set(self, images: int, total: int) -> None:
         """Make `total` valid from `images` on, and write it down."""
         self.entries = [entry for entry in self.entries if entry[0] < images] + [(images, total)]
-        atomic.write_json(self.path, {"totals": self.entries})
+        earlier = {"earlier": self.earlier} if self.earlier else {}
+        atomic.write_json(self.path, {"totals": self.entries, **earlier})

@@ -21,6 +21,7 @@ from danqing.training.config import RunConfig
 from danqing.training.costs import CostMeter, total_cost
 from danqing.training.ema_choice import score_lengths
 from danqing.training.engine import Engine
+from danqing.training.growth import Growth
 from danqing.training.guard import Guard
 from danqing.training.interruption import Interruption
 from danqing.training.json_lines import AppendedLines
@@ -65,6 +66,7 @@ class Trainer:
         self.tokenizer = stage.tokenized.tokenizer if stage.tokenized else None
         self.position = Position()
         self.budget = Budget.read(folder.budget_file)
+        self.growth = Growth.of(config)
         self.interruption = Interruption()
         self.validation: Validation | None = None
         self.costs = CostMeter(device)
@@ -115,7 +117,8 @@ class Trainer:
     def _step(self) -> None:
         position, engine = self.position, self.engine
         total = self.budget.total(position.images)
-        broken = engine.step(position.images, position.step, total, position.learning_rate_scale)
+        begins = self._begins()
+        broken = engine.step(position.images, position.step, total, position.learning_rate_scale, begins)
         if engine.micro_batch < position.micro_batch:
             self._note_smaller_parts()
         watched = self.device.type == "cpu" or position.step % self.config.training.log_every_steps == 0
@@ -130,7 +133,9 @@ class Trainer:
             self._log(total)
         minutes, step_images = self.config.minutes, engine.images_per_step
         if minutes is not None:
-            self.budget.replan(minutes * 60, position.seconds, position.images, step_images)
+            self.budget.replan(minutes * 60, position.seconds, position.images, step_images, self.pace)
+        if len(self._begins()) > len(begins) and position.images < self.budget.total(position.images):
+            self._announce_size(len(begins))
         grids = self.config.training.sample_grids
         grid_is_due = before * grids // total < min(position.images, total) * grids // total
         snapshot_is_due = self._lengths and self.snapshots.is_due(position.images)
@@ -152,6 +157,7 @@ class Trainer:
         if not self.stage.tokenized:  # else the first stage has read them
             captions.read(self.config.model, self.dataset, self.listener)
         needs = self._requirements(earlier)
+        self.pace = needs.pace
         self.engine = Engine(self.config, self.batches, self.device, needs.precision, self.tokenizer)
         self.engine.micro_batch = self.position.micro_batch = needs.micro_batch
         recompute_blocks(self.engine.learner, needs.checkpointing)
@@ -166,7 +172,7 @@ class Trainer:
         grid_seconds = (
             self._publish_first() if found is None else earlier.get("plan", {}).get("grid_seconds", 0.0)
         )
-        self._settle_budget(needs.images_per_second, grid_seconds)
+        self._settle_budget(grid_seconds)
         position, stage = self.position, self.stage
         plan = needs.plan(
             self.budget.total(position.images),
@@ -293,7 +299,7 @@ class Trainer:
         )
         self._raise_alarms([Alarm("rollback", text)])
 
-    def _settle_budget(self, images_per_second: float, grid_seconds: float) -> None:
+    def _settle_budget(self, grid_seconds: float) -> None:
         """Give a new run its budget, and a resumed run what a larger budget adds.
 
         grid_seconds: what each grid of samples takes of a budget in minutes.
@@ -305,7 +311,7 @@ class Trainer:
         if config.minutes is not None:
             pauses = min(config.training.sample_grids * grid_seconds / 60, config.minutes / 2)
             config = config.model_copy(update={"minutes": config.minutes - pauses})
-        total = total_images(config, self.position, images_per_second)
+        total = total_images(config, self.position, self.pace, self.budget.totals)
         self.budget.begin(self.position.images, total, self.engine.images_per_step)
         self.folder.update_facts(budget=requested)
 
@@ -319,7 +325,7 @@ class Trainer:
         self._logged = record
         self.trackers.log(logged, position.images)
         self.costs.count(position)
-        self._raise_alarms(self.guard.on_log(record))
+        self._raise_alarms(self.guard.on_log(record, self._begins()[-1]))
 
     def _publish_latest(self, *, in_brief: bool = False) -> None:
         """Write a grid of samples and the model folder, as far as the learner and the scores allow.
@@ -399,7 +405,19 @@ class Trainer:
         return [self.log, self.timing, *([self.validation.lines] if self.validation else [])]
 
     def _stall(self) -> str | None:
-        return self.validation.stall() if self.validation else None
+        begins = self._begins()
+        if self.validation is None or len(begins) < len(self.growth.ends):
+            return None  # small images say little about whole ones
+        return self.validation.stall(begins[-1])
+
+    def _begins(self) -> tuple[int, ...]:
+        """After how many images each size of a run that grows has begun."""
+        return self.growth.begins(self.position.images, self.budget.totals)
+
+    def _announce_size(self, number: int) -> None:
+        """Say which size the images have from now on."""
+        width, height = (-(-side // 2 ** self.config.model.grow_levels[number]) for side in self.dataset.size)
+        self.listener.on_message(f"From {self.position.images:,} images on, images are {width}x{height}.")
 
     @property
     def _lengths(self) -> tuple[float, ...]:
@@ -480,7 +498,7 @@ class Trainer:
 
     def _progress(self, total: int) -> Progress:
         images, seconds = self.position.images, self.position.seconds
-        left = max((total - images) * seconds / max(images, 1), 0.0)
+        left = self.pace.seconds_left(seconds, images, self.budget.totals)
         return Progress(images, total, seconds, left, self._logged, self.stage.name)
 
     def _batches(self) -> Batches:

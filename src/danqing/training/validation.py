@@ -103,11 +103,14 @@ class Validation:
             for length, s in found.items()
         }
 
-    def stall(self) -> str | None:
-        """Return why the run ends early, or None."""
+    def stall(self, since: int = 0) -> str | None:
+        """Return why the run ends early, or None.
+
+        since: after how many images the whole size of a run that grows began; patience begins there.
+        """
         if not self.config.patience_images or self.best is None:
             return None
-        waited = self._scored[-1]["images"] - self.best.images
+        waited = self._scored[-1]["images"] - max(self.best.images, since)
         if waited < self.config.patience_images:
             return None
         return (

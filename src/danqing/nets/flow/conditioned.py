@@ -40,12 +40,18 @@ class ConditionedNet(nn.Module):
         self.net = _NETS[net](shape)
 
     def given(
-        self, condition: Condition, absent: Tensor, *, encoded: Tensor | None, channels: Tensor | None
+        self,
+        condition: Condition,
+        absent: Tensor,
+        *,
+        encoded: Tensor | None,
+        channels: Tensor | None,
+        level: int = 0,
     ) -> Given:
         """Turn a condition into tensors, once for all times.
 
         absent: bool `[n]`, the images whose label, attributes and text are hidden. encoded: what the text
-        encoder gave. channels: `[n, extra channels, h, w]`.
+        encoder gave. channels: `[n, extra channels, h, w]`. level: how often the images are halved.
         """
         vectors: list[Tensor] = []
         tokens = known = None
@@ -57,7 +63,12 @@ class ConditionedNet(nn.Module):
         if self.text is not None and encoded is not None:
             tokens, known, vector = self.text(encoded, absent)
             vectors.append(vector)
-        return Given(sum(vectors[1:], vectors[0]) if vectors else None, tokens, known, channels)
+        return Given(sum(vectors[1:], vectors[0]) if vectors else None, tokens, known, channels, level)
+
+    def level_of(self, name: str) -> int | None:
+        """Return which level a parameter belongs to, as `FlowNet` says."""
+        part, _, inner = name.partition(".")
+        return self.net.level_of(inner) if part == "net" else None
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, given: Given) -> Tensor:
         """Predict as `FlowNet` says."""
@@ -79,4 +90,5 @@ def joined(first: Given, second: Given) -> Given:
         both(first.tokens, second.tokens),
         both(first.known, second.known),
         both(first.channels, second.channels),
+        first.level,
     )

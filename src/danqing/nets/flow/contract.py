@@ -16,12 +16,14 @@ class Given:
     vector: `[n, width]`, of the label, the attributes and the text as a whole.
     tokens: `[n, length, width]`, of each token of the text. known: bool `[n, length]`, where there is one.
     channels: `[n, extra channels, h, w]`, images that the network sees beside its input.
+    level: how often the images are halved, of a network that grows.
     """
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
     known: Tensor | None = None
     channels: Tensor | None = None
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class FlowShape:
     layers: of the transformer, or residual blocks at each resolution of the U-Net. heads: of attention.
     patch: the side of a token of `dit`, in pixels.
     reads_text: whether attention to the tokens of a text is needed.
+    levels: how often the images are halved in each phase of a network that grows, falling to 0.
     """
 
     channels: int
@@ -42,6 +45,7 @@ class FlowShape:
     heads: int
     patch: int = 4
     reads_text: bool = False
+    levels: tuple[int, ...] = (0,)
 
     @property
     def width(self) -> int:
@@ -57,5 +61,13 @@ class FlowNet(Protocol):
 
         t: the time of each image, `[n]` in [0, 1]; 0 is noise.
         s: the time that the prediction is for, `[n]`; equal to `t` unless the model was distilled.
+        """
+        ...
+
+    def level_of(self, name: str) -> int | None:
+        """Return which level a parameter belongs to.
+
+        It is how often the map that it works on is halved; None if it works at every size.
+        name: as in `state_dict()`.
         """
         ...

@@ -27,3 +27,7 @@ class DiT(nn.Module):
         patches = F.pixel_unshuffle(pad_to_multiple(beside(x, given), self.patch), self.patch)
         h = self.trunk(self.first(patches), self.time(t, s, given.vector), given)
         return crop(F.pixel_shuffle(self.last(channel_norm(h)), self.patch), size)
+
+    def level_of(self, name: str) -> int | None:
+        """Return which level a parameter belongs to, as `FlowNet` says."""
+        return None

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.nets.attention import attend_all
-from danqing.nets.flow.blocks import TimeVector, beside, pad_to_multiple
+from danqing.nets.flow.blocks import TimeVector, beside
 from danqing.nets.flow.contract import FlowShape, Given
-from danqing.nets.layers import crop
+from danqing.nets.flow.growing import SmallSizes, start_at_zero, summed
 from danqing.nets.recomputing import Recomputes
 
 GROUPS = 32
@@ -83,15 +83,17 @@ class UNet(nn.Module):
     The maps of the way down stand beside those of the way up.
     `layers` residual blocks at each resolution on the way down and one more on the way up; attention at the
     coarsest. The vector of time and condition is as wide as the finest map's, times four. A text is read as a
-    whole.
+    whole. A network that grows (`growing.py`) reads and predicts small images at its inner resolutions.
     """
 
     def __init__(self, shape: FlowShape) -> None:
         super().__init__()
         widths, layers, vector = shape.widths, shape.layers, shape.width
-        self.multiple = 2 ** (len(widths) - 1)
+        self.levels, self.coarsest = shape.levels, len(widths) - 1
+        self.multiple = 2**self.coarsest
+        seen = shape.channels + shape.extra_channels
         self.time = TimeVector(vector)
-        self.first = nn.Conv2d(shape.channels + shape.extra_channels, widths[0], 3, padding=1)
+        self.first = nn.Conv2d(seen, widths[0], 3, padding=1)
         skips, width = [widths[0]], widths[0]
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for level, wide in enumerate(widths):
@@ -113,27 +115,71 @@ class UNet(nn.Module):
                 self.grow.append(nn.Conv2d(wide, wide, 3, padding=1))
         self.norm = group_norm(width)
         self.last = nn.Conv2d(width, shape.channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        self.small = SmallSizes(
+            self.levels,
+            self.multiple,
+            lambda level: nn.Conv2d(seen, widths[level - 1], 3, padding=1),
+            lambda level: nn.Conv2d(widths[level], shape.channels, 3, padding=1),
+        )
+        small = self.levels[:-1]
+        self.small_norms = nn.ModuleDict({str(level): group_norm(widths[level]) for level in small})
+        for layer in (self.last, *self.small.last.values()):
+            start_at_zero(layer)
+        for level in small:
+            start_at_zero(self.shrink[level - 1])
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, given: Given) -> Tensor:
         """Predict as `FlowNet` says."""
-        size, vector = (x.shape[-2], x.shape[-1]), self.time(t, s, given.vector)
-        h = self.first(pad_to_multiple(beside(x, given), self.multiple))
-        skips = [h]
-        for level, stage in enumerate(self.down):
+        entry, x = given.level, beside(x, given)
+        vector = self.time(t, s, given.vector)
+        h = self._read(x, entry, entry)
+        skips, outputs = [h], list[tuple[int, Tensor]]()
+        for level in range(entry, self.coarsest + 1):
+            stage = self.down[level]
             assert isinstance(stage, UNetStage)
             for index in range(len(stage.blocks)):
                 h = stage.step(index, h, vector)
                 skips.append(h)
-            if level < len(self.shrink):
+            if level < self.coarsest:
                 h = self.shrink[level](h)
+                if level + 1 in self.levels:
+                    h = h + self._read(x, entry, level + 1)
                 skips.append(h)
         h = self.middle2(self.middle(self.middle1(h, vector)), vector)
-        for level, stage in enumerate(self.up):
+        for level in reversed(range(entry, self.coarsest + 1)):
+            stage = self.up[self.coarsest - level]
             assert isinstance(stage, UNetStage)
             for index in range(len(stage.blocks)):
                 h = stage.step(index, torch.cat([h, skips.pop()], dim=1), vector)
-            if level < len(self.grow):
-                h = self.grow[level](F.interpolate(h, scale_factor=2.0))
-        return crop(self.last(F.silu(self.norm(h))), size)
+            if level in self.levels:
+                outputs.append((level, self._written(h, level)))
+            if level > entry:
+                h = self.grow[self.coarsest - level](F.interpolate(h, scale_factor=2.0))
+        return summed(outputs, entry, (x.shape[-2], x.shape[-1]))
+
+    def _read(self, x: Tensor, entry: int, level: int) -> Tensor:
+        """Return what the first layer of a level makes of images of the level `entry`."""
+        first = self.small.first[str(level)] if level else self.first
+        out: Tensor = first(self.small.seen(x, entry, level))
+        return out
+
+    def _written(self, h: Tensor, level: int) -> Tensor:
+        """Return what a level predicts."""
+        norm, last = (
+            (self.small_norms[str(level)], self.small.last[str(level)]) if level else (self.norm, self.last)
+        )
+        out: Tensor = last(F.silu(norm(h)))
+        return out
+
+    def level_of(self, name: str) -> int | None:
+        """Return which level a parameter belongs to, as `FlowNet` says."""
+        part, *rest = name.split(".")
+        if part == "small":
+            return int(rest[1])
+        if part in ("first", "last", "norm"):
+            return 0
+        if part in ("down", "shrink", "small_norms"):
+            return int(rest[0])
+        if part in ("up", "grow"):
+            return self.coarsest - int(rest[0]) - (part == "grow")
+        return None
