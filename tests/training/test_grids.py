@@ -24,6 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_grids_before_the_last_are_sampled_in_few_steps(tmp_path: Path) -> None:
     settings = SMALL | {"widths": "[8, 16]", "layers": "1", "heads": "2", "learning_rate": "0.02"}
     settings |= {"warmup_images": "0", "ema_half_life_images": "16"}  # so that the network does something
+    settings |= {"sampler": "ab2", "num_steps": "24"}
     run = dq.train(
         "digits", preset="flow-32", out=tmp_path / "run", images=320, size=(8, 8), settings=settings
     )
