@@ -97,6 +97,12 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is full."""
+    # The allocator of the CPU has no exception class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def cores_used(device: torch.device) -> int:
     """Return how many cores work for a device.
 

@@ -42,7 +42,7 @@ def test_settings_find_their_section_by_a_bare_name_a_path_or_a_section():
         ({"name": "adam"}, "optimizer.name or schedule.name"),
         ({"learning_rate": "-1"}, "greater than 0"),
         ({"net": "transformer"}, "net"),
-        ({"batch_size": "10", "accumulate": "3"}, "multiple of training.accumulate"),
+        ({"micro_batch": "0"}, "greater than or equal to 1"),
     ],
 )
 def test_a_mistaken_setting_is_named(settings, sentence):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from danqing import machine
 from danqing.data import Batches, open_dataset
+from danqing.errors import TrainingError
+from danqing.nets.recomputing import recompute_blocks
 from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine, initialise
-from danqing.training.requirements import estimate_requirements
 
 CPU = torch.device("cpu")
 
@@ -28,8 +28,7 @@ def dataset(tmp_path_factory):
 def engine_of(dataset, preset, **settings):
     values = {"batch_size": 8, "precision": "float32", **settings}
     config = resolve(preset=preset, settings=values, size=dataset.size).for_data(dataset)
-    micro_batch = config.batch_size // config.training.accumulate
-    return Engine(config, Batches(dataset, micro_batch, config.seed), CPU, "float32")
+    return Engine(config, Batches(dataset, config.batch_size, config.seed), CPU, config.training.precision)
 
 
 SMALL_VAE = {"net": "mlp", "features": 4, "latents": 4, "prior": "normal"}
@@ -47,12 +46,12 @@ def run(engine, steps, start=0):
 @pytest.mark.parametrize(
     ("preset", "small"),
     [
-        ("vae-32", SMALL_VAE | {"optimizer": "sgd", "momentum": 0.9, "accumulate": 2, "clip_norm": 1.0}),
+        ("vae-32", SMALL_VAE | {"optimizer": "sgd", "momentum": 0.9, "micro_batch": 4, "clip_norm": 1.0}),
         ("vae-32", SMALL_VAE | {"optimizer": "rmsprop", "momentum": 0.5, "prior": "flow"}),
         ("gan-32", SMALL_GAN),
         ("gan-32", SMALL_GAN | {"ema_lengths": (0.05, 0.1)}),
         ("transformer-16", SMALL_TRANSFORMER | {"optimizer": "muon", "weight_decay": 0.1}),
-        ("vqvae-32", SMALL_VQGAN | {"depth": 2, "adversarial_start_images": 24, "accumulate": 2}),
+        ("vqvae-32", SMALL_VQGAN | {"depth": 2, "adversarial_start_images": 24, "micro_batch": 3}),
         ("vqvae-32", SMALL_VQGAN | {"perceptual": 0.5, "normalised": True, "gradient": "rotation"}),
         ("gan-32", SMALL_GAN | {"spectral_norm": True, "discriminator_steps": 2, "optimizer": "adamw"}),
         ("faces-32", SMALL_GAN | {"net": "dcgan", "diffaugment": ["colour", "translation", "cutout"]}),
@@ -71,16 +70,74 @@ def test_state_put_into_a_fresh_engine_continues_bit_for_bit(dataset, preset, sm
     assert whole.meter.drain() == second.meter.drain()
 
 
-def test_accumulating_changes_only_the_order_of_sums(dataset):
-    # The same gradient in halves: noise is drawn per part, so compare what has none, the average of images.
-    whole, parts = (engine_of(dataset, "vae-32", **SMALL_VAE, accumulate=n) for n in (1, 2))
-    assert len(whole.batches.at(0)) == 8
-    joined = torch.cat([parts.batches.at(0).images, parts.batches.at(4).images])
-    assert torch.equal(whole.batches.at(0).images, joined)
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(dataset):
+    # Without dropout of the condition, this family draws nothing at random.
+    settings = SMALL_TRANSFORMER | {"condition_dropout": 0.0, "optimizer": "sgd"}
+    whole, *others = (
+        engine_of(dataset, "transformer-16", **settings, micro_batch=size) for size in ("auto", 4, 3, 1)
+    )
+    run(whole, 3)
+    for parts in others:
+        run(parts, 3)
+        torch.testing.assert_close(parts.learner.state_dict(), whole.learner.state_dict())
+    losses = [engine.meter.drain()["transformer/loss"] for engine in (whole, *others)]
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-2)
+
+
+def test_what_is_drawn_at_random_for_parts_is_drawn_alike(dataset):
+    whole, parts = (engine_of(dataset, "vae-32", **SMALL_VAE, micro_batch=size) for size in (8, 4))
     run(whole, 3)
     run(parts, 3)
     first, second = (engine.meter.drain()["autoencoder/reconstruction"] for engine in (whole, parts))
     assert first == pytest.approx(second, rel=0.05)
+
+
+SMALL_FLOW = {"widths": (8, 16), "layers": 2, "heads": 2}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("preset", "small"),
+    [
+        ("flow-32", SMALL_FLOW),
+        ("flow-32", SMALL_FLOW | {"net": "unet", "layers": 1}),
+        ("transformer-16", SMALL_TRANSFORMER),
+        ("vqvae-32", SMALL_VQGAN | {"depth": 2, "adversarial_start_images": 8}),
+        ("vae-64", {"features": 4, "latents": 4, "blocks": 1, "prior": "normal"}),
+    ],
+)
+def test_computing_activations_again_changes_no_bit(dataset, preset, small, precision):
+    keeping, computing = (engine_of(dataset, preset, **small, precision=precision) for _ in range(2))
+    assert recompute_blocks(computing.learner, True)
+    run(keeping, 3)
+    run(computing, 3)
+    assert all(torch.equal(value, computing.tensors()[name]) for name, value in keeping.tensors().items())
+
+
+def test_memory_that_runs_out_halves_the_parts_and_the_step_starts_again(dataset):
+    whole, short = (engine_of(dataset, "transformer-16", **SMALL_TRANSFORMER) for _ in range(2))
+    short.micro_batch = 8
+    original, sizes = short.learner.loss, []
+
+    def loss(batch, phase, rng):
+        sizes.append(len(batch))
+        if len(batch) > 2 or len(sizes) == 5:  # once more in the middle of a step
+            torch.empty(2**60)  # the allocator's own error
+        return original(batch, phase, rng)
+
+    short.learner.loss = loss
+    run(short, 2)
+    assert sizes == [8, 4, 2, 2, 2] + [1] * 16
+    alike = engine_of(dataset, "transformer-16", **SMALL_TRANSFORMER, micro_batch=1)
+    run(alike, 2)
+    assert all(torch.equal(value, short.tensors()[name]) for name, value in alike.tensors().items())
+    short.learner.loss = lambda batch, phase, rng: torch.empty(2**60)
+    with pytest.raises(TrainingError, match=r"Memory is too small for 1 images at once.*checkpointing=on"):
+        run(short, 1)
+    run(whole, 1)
+    whole.learner.loss = lambda batch, phase, rng: torch.zeros(2) @ torch.zeros(3)
+    with pytest.raises(RuntimeError, match="size"):
+        run(whole, 1)
 
 
 def test_torch_s_global_generator_is_neither_read_nor_moved(dataset):
@@ -157,49 +214,3 @@ def test_the_seed_alone_decides_the_weights(dataset):
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, different)
-
-
-def test_the_estimate_counts_what_starts_later_than_the_run(dataset, monkeypatch):
-    monkeypatch.setattr(machine, "resident_memory", lambda: 0)  # the interpreter's own comes and goes
-
-    def memory(**budget):
-        settings = SMALL_VQGAN | {"batch_size": 8, "measure_seconds": 0.001, "discriminator_features": 64}
-        settings["adversarial_start_images"] = 1000
-        config = resolve(preset="vqvae-32", settings=settings, **budget).for_data(dataset)
-        return estimate_requirements(config, Batches(dataset, 8, 0), CPU, "float32").memory_bytes
-
-    never, later = memory(images=500), memory(images=2000)
-    assert later > never + 1_000_000  # the discriminator's own activations, while it judges
-    assert memory(minutes=1.0) == pytest.approx(later, rel=0.1)
-
-
-def test_the_estimate_counts_each_average_and_its_snapshots(dataset, monkeypatch):
-    monkeypatch.setattr(machine, "resident_memory", lambda: 0)
-
-    def needs(**settings):
-        values = SMALL_VAE | {"batch_size": 8, "measure_seconds": 0.001, "features": 64, **settings}
-        config = resolve(preset="vae-32", settings=values).for_data(dataset)
-        return estimate_requirements(config, Batches(dataset, 8, 0), CPU, "float32")
-
-    one, two = needs(), needs(ema_lengths=(0.05, 0.1))
-    values = sum(two.parameters.values())
-    assert two.memory_bytes - one.memory_bytes == pytest.approx(4 * values, rel=0.01)
-    assert one.snapshot_bytes == 0
-    assert two.snapshot_bytes == pytest.approx(32 * 2 * 2 * values, rel=0.01)
-
-
-def test_the_estimate_grows_with_the_batch_and_refuses_what_cannot_fit(dataset, monkeypatch):
-    from danqing.errors import TrainingError
-
-    def memory(batch_size):
-        config = resolve(
-            preset="vae-32", settings={"batch_size": batch_size, "measure_seconds": 0.001, "net": "conv"}
-        ).for_data(dataset)
-        return estimate_requirements(config, Batches(dataset, batch_size, 0), CPU, "float32").memory_bytes
-
-    monkeypatch.setattr(machine, "resident_memory", lambda: 0)
-    one, two, four = (memory(n) for n in (64, 128, 256))
-    assert (four - two) == pytest.approx(2 * (two - one), rel=0.1)
-    monkeypatch.setattr(machine, "available_memory", lambda device: one // 2)
-    with pytest.raises(TrainingError, match=r"training\.accumulate"):
-        memory(64)

@@ -260,12 +260,12 @@ def test_what_goes_wrong_in_the_first_stage_names_settings_that_are_its_own(pict
 
 
 def test_a_first_stage_that_does_not_fit_names_its_own_settings(pictures, tmp_path, monkeypatch):
-    def counted(*arguments):
+    def counted(*arguments, **options):
         monkeypatch.setattr(machine, "available_memory", lambda device: 1000)
-        return estimate_requirements(*arguments)
+        return estimate_requirements(*arguments, **options)
 
     monkeypatch.setattr(trainer, "estimate_requirements", counted)
-    with pytest.raises(TrainingError, match=r"accumulate=.*: --set tokenizer\.settings\.KEY=VALUE\.$"):
+    with pytest.raises(TrainingError, match=r"micro_batch.*: --set tokenizer\.settings\.KEY=VALUE\.$"):
         train(pictures, tmp_path / "run")
 
 

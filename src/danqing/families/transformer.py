@@ -36,6 +36,7 @@ from danqing.nets.attention import attend, grid_rotations, rotate_unit
 from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.decoders.contract import TransformerShape
 from danqing.nets.layers import RMS_EPSILON
+from danqing.nets.recomputing import Recomputes
 from danqing.text.encoders import shared_encoder
 
 MOST_PIXELS = 8192  # of one image: writing more, one by one, would take hours
@@ -227,7 +228,7 @@ class Attention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class Block(Recomputes):
     """Attention and a feed-forward network, which add to the stream.
 
     x + attention(norm(x)), then x + down(silu(gate(norm(x))) · up(norm(x))): SwiGLU (Shazeer 2020).

@@ -19,6 +19,7 @@ from danqing.data.attributes import Attribute
 from danqing.data.batch import Condition
 from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.layers import ToMap, crop, halvings, pad_to_even
+from danqing.nets.recomputing import Recomputes
 
 Net = Literal["mlp", "conv", "resnet", "hybrid"]
 
@@ -83,7 +84,7 @@ def _plus(x: Tensor, bias: Tensor) -> Tensor:
     return x + bias.to(x.dtype).reshape(*bias.shape, *(1,) * (x.dim() - 2))
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputes):
     """x + layers(x), without normalisation.
 
     The last layer starts at zero, so that the block starts as the identity (SkipInit, De and Smith 2020).

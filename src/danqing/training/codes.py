@@ -157,7 +157,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
 def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
     """Return the options of a run's batches, of images or of codes."""
     return {
-        "batch_size": config.batch_size // config.training.accumulate,
+        "batch_size": config.batch_size,
         "seed": config.seed,
         "device": device,
         "use_labels": bool(config.model.labels),

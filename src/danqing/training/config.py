@@ -21,11 +21,11 @@ from danqing.training.ema import LONGEST, SHORTEST
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """A run is evaluated by default from this budget on, and from this number of images in its data on."""
 SHARED = {
-    *("precision", "log_every_steps", "checkpoint_seconds"),
+    *("precision", "checkpointing", "log_every_steps", "checkpoint_seconds"),
     *("measure_seconds", "sample_grids", "sample_images"),
 }
 """Settings that both stages of a run share, since none of them changes what is learnt."""
-FREE = ("checkpoint_seconds", "measure_seconds")
+FREE = ("checkpointing", "checkpoint_seconds", "measure_seconds")
 """Settings that may change when a run is resumed, since no result depends on them."""
 
 
@@ -113,6 +113,10 @@ class TrainingConfig(_Section):
     """How a run trains.
 
     Only the first five settings change what is learnt.
+    micro_batch: how many images of a batch are computed at once; the gradients of all parts are added up.
+    "auto" is all images if memory is large enough. What a loss draws at random is drawn for each part.
+    checkpointing: compute the activations of blocks again in the backward pass instead of keeping them.
+    "auto" does so if memory is short. It takes about a third more time and changes no result.
     ema_lengths: keep averages of the weights whose widths are these shares of the run, in ascending order,
     instead of one with a half-life. The average of any other length can then be computed after training.
     """
@@ -120,8 +124,9 @@ class TrainingConfig(_Section):
     ema_half_life_images: int = Field(10_000, ge=0)
     ema_lengths: tuple[Annotated[float, Field(ge=SHORTEST, le=LONGEST)], ...] = Field((), max_length=4)
     clip_norm: float = Field(0.0, ge=0)
-    accumulate: int = Field(1, ge=1)
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpointing: Literal["auto", "on", "off"] = "auto"
     log_every_steps: int = Field(25, ge=1)
     checkpoint_seconds: float = Field(60.0, gt=0)
     measure_seconds: float = Field(1.5, gt=0)
@@ -228,8 +233,6 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.batch_size % self.training.accumulate:
-            raise ValueError("batch_size must be a multiple of training.accumulate")
         if self.images is not None and self.minutes is not None:
             raise ValueError("give images or minutes, not both")
         scored = self.evaluation.every_images not in (0, "auto") or self.evaluation.patience_images
@@ -239,6 +242,12 @@ class RunConfig(_Section):
             raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as flow-128")
         self._check_growing()
         return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Return how many images to compute at once if memory is large enough."""
+        wanted = self.training.micro_batch
+        return self.batch_size if wanted == "auto" else min(wanted, self.batch_size)
 
     def _check_growing(self) -> None:
         """Raise ValueError if the settings of a run that grows do not fit together."""

@@ -15,6 +15,7 @@ class Display(Listener):
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
+        self._said: set[str] = set()
 
     def on_data(self, done: int, total: int, text: str) -> None:
         self._bar.update(done, total, text)
@@ -30,6 +31,12 @@ class Display(Listener):
         self._bar.say(f"{_titled('Plan', plan.stage)}: {_plan_text(plan)}{resumed}")
         if plan.then is not None:
             self._bar.say(f"{_titled('Then', plan.then.stage)}: {_plan_text(plan.then)}")
+        advised = plan.then or plan
+        if advised.nearest and advised.nearest not in self._said:  # both stages of a run have the same
+            self._bar.say(advised.nearest)
+            self._said.add(advised.nearest)
+        if advised.warning:
+            self._bar.say(advised.warning, style="yellow")
 
     def on_progress(self, progress: Progress) -> None:
         speed = progress.images / progress.seconds if progress.seconds > 0 else 0.0
@@ -73,8 +80,10 @@ def _titled(title: str, stage: str) -> str:
 
 def _plan_text(plan: Plan) -> str:
     disk = f", up to {memory(plan.snapshot_bytes)} of disk for snapshots" if plan.snapshot_bytes else ""
+    parts = f", {plan.micro_batch} images at once" if plan.micro_batch < plan.batch_size else ""
+    parts += ", activations computed again" if plan.checkpointing else ""
     return (
         f"{plan.images:,} images in about {duration(plan.seconds)} "
         f"({plan.images_per_second:,.0f} images/s, {plan.precision} on {plan.device}, "
-        f"{memory(plan.memory_bytes)} of memory{disk})"
+        f"{memory(plan.memory_bytes)} of memory{parts}{disk})"
     )

@@ -4,12 +4,13 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from danqing import families
+from danqing import families, machine
 from danqing.data import Batches
+from danqing.errors import TrainingError
 from danqing.evaluation.networks import open_teacher
-from danqing.families.base import Batch, Grows, HasGuide, HasTokenizer, Learner, Perceives, Phase
+from danqing.families.base import Batch, Grows, HasGuide, HasTokenizer, Learner, Losses, Perceives, Phase
 from danqing.nets.layers import shrunk
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
@@ -57,7 +58,8 @@ class Engine:
         }
         repeats = max(phase.repeats for phase in self.phases)
         self.images_per_step = config.batch_size * repeats
-        self._micro_batch = config.batch_size // config.training.accumulate
+        self.micro_batch = config.micro_batch
+        """How many images of a batch are computed at once; fewer need less memory."""
 
     def step(
         self,
@@ -82,7 +84,7 @@ class Engine:
         burnt_in = burn_in.progress(self.config.schedule, images, total)
         self.learner.on_burn_in(burnt_in)
         factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)
-        drawn: dict[int, Batch] = {}  # phases of one step see the same images
+        drawn: list[Batch] = []  # phases of one step see the same images
         broken = torch.zeros((), device=self.device)
         for phase in self.phases:
             optimizer, parameters = self.optimizers[phase.name], [p for _, p in self._parameters(phase)]
@@ -90,14 +92,10 @@ class Engine:
                 group["lr"] = self.config.optimizer.learning_rate * phase.learning_rate_scale * factor
                 if "betas" in group:
                     group["betas"] = burn_in.betas(self.config.optimizer, burnt_in)
-            self._train_only(phase)
             for repeat in range(phase.repeats):
-                optimizer.zero_grad(set_to_none=True)
-                for part in range(self.config.training.accumulate):
-                    offset = repeat * self.config.batch_size + part * self._micro_batch
-                    if offset not in drawn:
-                        drawn[offset] = self._batch(images + offset, level)
-                    broken = broken + self._accumulate(phase, drawn[offset], step, repeat, part)
+                if repeat == len(drawn):
+                    drawn.append(self._batch(images + repeat * self.config.batch_size, level))
+                broken = broken + self.compute_gradients(phase, drawn[repeat], step, repeat)
                 if self.config.training.clip_norm:
                     norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
                     self.meter.add(phase.name, {"gradient_norm": norm})
@@ -158,16 +156,60 @@ class Engine:
         batch = self.batches.at(images)
         return batch.mapped(functools.partial(shrunk, halvings=level)) if level else batch
 
-    def _accumulate(self, phase: Phase, batch: Batch, step: int, repeat: int, part: int) -> Tensor:
-        rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
-        with autocast(self.precision, self.device):
-            losses = self.learner.loss(batch, phase, rng)
-        (losses.total / self.config.training.accumulate).backward()
-        self.meter.add(phase.name, {"loss": losses.total, **losses.logged})
-        total: Tensor = losses.total.detach()
-        return total
+    def compute_gradients(self, phase: Phase, batch: Batch, step: int, repeat: int) -> Tensor:
+        """Compute the gradients of a phase on a batch; returns the sum of its losses.
 
-    def _parameters(self, phase: Phase) -> list[tuple[str, torch.nn.Parameter]]:
+        The batch is computed in parts of `micro_batch` images. When memory runs out, all of it is computed
+        again with half as many images at once, and so are all later batches.
+
+        Raises TrainingError if memory is too small for the smallest part.
+        """
+        self._train_only(phase)
+        while True:
+            try:
+                parts = self._in_parts(phase, batch, step, repeat)
+                break
+            except RuntimeError as error:  # such as torch.OutOfMemoryError
+                if not machine.is_out_of_memory(error):
+                    raise
+            # Here the error is gone, and with it the tensors that its traceback refers to.
+            self._halve_micro_batch()
+        for losses in parts:
+            self.meter.add(phase.name, {"loss": losses.total, **losses.logged})
+        return torch.stack([losses.total for losses in parts]).sum()
+
+    def _in_parts(self, phase: Phase, batch: Batch, step: int, repeat: int) -> list[Losses]:
+        """Add up the gradients of the parts of a batch; returns the losses of each part, detached."""
+        self.optimizers[phase.name].zero_grad(set_to_none=True)
+        parts, count = [], -(-len(batch) // self.micro_batch)
+        for part in range(count):
+            rows = slice(part * len(batch) // count, (part + 1) * len(batch) // count)
+            some = batch if count == 1 else batch[rows]
+            rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
+            with autocast(self.precision, self.device):
+                losses = self.learner.loss(some, phase, rng)
+            (losses.total * (len(some) / len(batch))).backward()
+            parts.append(Losses(losses.total.detach(), losses.logged))
+        return parts
+
+    def _halve_micro_batch(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = -(-min(self.micro_batch, self.config.batch_size) // 2)
+        if smaller == self.micro_batch or smaller < self.fewest_at_once:
+            raise TrainingError(
+                f"Memory is too small for {self.micro_batch} images at once: set training.checkpointing=on, "
+                "choose a smaller --size or a smaller network, or free memory."
+            )
+        self.micro_batch = smaller
+
+    @property
+    def fewest_at_once(self) -> int:
+        """Return the smallest micro-batch: a batch norm needs two images."""
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        return 2 if any(isinstance(module, norms) for module in self.learner.modules()) else 1
+
+    def _parameters(self, phase: Phase) -> list[tuple[str, nn.Parameter]]:
         return [
             (f"{module}.{name}", parameter)
             for module in phase.modules

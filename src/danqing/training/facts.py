@@ -117,6 +117,12 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "seconds": plan.seconds,
         "images_per_second": plan.images_per_second,
         "precision": plan.precision,
+        "grid_seconds": plan.grid_seconds,
+        "batch_size": plan.batch_size,
+        "micro_batch": plan.micro_batch,
+        "checkpointing": plan.checkpointing,
+        "nearest": plan.nearest,
+        "warning": plan.warning,
         **({"snapshot_bytes": plan.snapshot_bytes} if plan.snapshot_bytes else {}),
     } | ({"then": of_plan(plan.then)} if plan.then else {})
 

@@ -15,12 +15,18 @@ class Plan:
     """What a run will need, estimated before its first step.
 
     parameters: count per module.
-    memory_bytes: expected peak of the process.
+    memory_bytes: expected peak of the process, or of the GPU.
     images: the whole budget.
-    seconds: expected for the images that remain.
-    images_per_second: as measured.
+    seconds: expected for the images that remain, and for their grids of samples.
+    images_per_second: as measured, without grids.
     resumed_from: images that earlier processes have seen.
     snapshot_bytes: the most disk space of the snapshots of the moving averages.
+    grid_seconds: expected for each grid of samples.
+    batch_size: images per step.
+    micro_batch: how many of them are computed at once.
+    checkpointing: whether activations are computed again in the backward pass, to save memory.
+    nearest: a sentence on the measured run that is most like this one.
+    warning: a sentence if the budget is too small for the size of the images.
     stage: if a run has two stages, the name of this one.
     then: the plan of the stage that follows.
     """
@@ -34,6 +40,12 @@ class Plan:
     device: str
     resumed_from: int
     snapshot_bytes: int = 0
+    grid_seconds: float = 0.0
+    batch_size: int = 0
+    micro_batch: int = 0
+    checkpointing: bool = False
+    nearest: str = ""
+    warning: str = ""
     stage: str = ""
     then: "Plan | None" = None
 

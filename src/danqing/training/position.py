@@ -11,6 +11,7 @@ class Position:
     learning_rate_scale: 1, or less after a rollback.
     evaluation_seconds: of scoring.
     peak_memory_bytes: 0 if the system does not report it.
+    micro_batch: how many images are computed at once; 0 before the first step.
     """
 
     images: int = 0
@@ -21,6 +22,7 @@ class Position:
     evaluation_seconds: float = 0.0
     energy_joules: float = 0.0
     peak_memory_bytes: int = 0
+    micro_batch: int = 0
 
     def facts(self) -> dict[str, float]:
         """Return what `run.json` and `timing.jsonl` say of it."""

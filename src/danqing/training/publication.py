@@ -27,6 +27,8 @@ from danqing.training.colour import channel_means
 from danqing.training.config import RunConfig
 from danqing.training.run_folder import RunFolder
 
+BRIEF_STEPS = 8
+"""Steps of the grids during training, whose time is better spent on training."""
 _PER_SAMPLE = 4
 """Real images per sample of a grid, whose colours the samples should have."""
 
@@ -74,12 +76,13 @@ class Publisher:
         path.unlink(missing_ok=True)
         self.real.save(path)
 
-    def write_latest(self, model: Model, *, is_best: bool) -> tuple[Path, Images]:
+    def write_latest(self, model: Model, *, is_best: bool, in_brief: bool) -> tuple[Path, Images]:
         """Write a grid of samples; if `is_best`, write the model folder too.
 
+        in_brief: sample in few steps, if the model samples in many.
         Returns the path of the grid and its images.
         """
-        samples = self._grid(model)
+        samples = self._grid(model, brief_options(model) if in_brief else {})
         path = self._folder.samples / f"{model.facts['images']:09d}.png"
         samples.save(path)
         if is_best and not holds(self._folder.model, model):
@@ -104,14 +107,14 @@ class Publisher:
         width = self._dataset.size[0]
         return grid.array if grid.array.shape[2] == width else grid.array[:, :, width : 2 * width]
 
-    def _grid(self, model: Model) -> Images:
-        """The images of a grid.
+    def _grid(self, model: Model, options: Mapping[str, Any] | None = None) -> Images:
+        """The images of a grid, sampled with some options.
 
         A first stage cannot sample: each original stands beside its reconstruction. A model of pairs shows
         each source, what it made of it, and the target.
         """
         if model.family.has_prior:
-            return sample_grid(model, self._config)
+            return sample_grid(model, self._config, options)
         count = self._config.training.sample_images
         rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
         originals, again = self._originals.images(rows).numpy(), remade(model, self._originals, rows).array
@@ -122,13 +125,26 @@ class Publisher:
         return Images(np.concatenate([shown, again, originals], axis=2))
 
 
-def sample_grid(model: Model, config: RunConfig) -> Images:
-    """Return the samples of a grid, always of the same seeds, evenly of all labels or captions."""
-    count, labels = config.training.sample_images, model.labels
+def sample_grid(model: Model, config: RunConfig, options: Mapping[str, Any] | None = None) -> Images:
+    """Return the samples of a grid, always of the same seeds, evenly of all labels or captions.
+
+    options: of sampling, instead of the model's own.
+    """
+    count, labels, options = config.training.sample_images, model.labels, options or {}
     if shown := prompts(config):
-        return model.sample(count, prompt=shown, seed=config.seed)
+        return model.sample(count, prompt=shown, seed=config.seed, **options)
     spread = _spread_labels(len(labels), count) if labels else None
-    return model.sample(count, label=spread, seed=config.seed)
+    return model.sample(count, label=spread, seed=config.seed, **options)
+
+
+def brief_options(model: Model) -> dict[str, Any]:
+    """Return the options that sample in few steps; empty if the model takes no more than these."""
+    return {"num_steps": BRIEF_STEPS} if sampling_steps(model) > BRIEF_STEPS else {}
+
+
+def sampling_steps(model: Model) -> int:
+    """Return the steps that a model samples in by default; 0 if that is not one of its options."""
+    return int(model.sample_options.get("num_steps", 0)) if model.family.has_prior else 0
 
 
 def _spread_labels(labels: int, count: int) -> list[int]:

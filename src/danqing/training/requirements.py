@@ -1,70 +1,97 @@
-"""What a run will need, before its first step: memory by counting, time by a few steps of a copy."""
+"""What a run will need, before its first step: memory and time, by a few steps of a copy."""
 
-import math
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 
-from danqing import families, machine
+from danqing import families, machine, weights
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.families.base import Learner
-from danqing.precision import Precision, autocast, candidates
-from danqing.randomness import generator
-from danqing.training import optimizers, snapshots
+from danqing.nets.recomputing import recompute_blocks
+from danqing.precision import Precision, candidates
+from danqing.training import measured_runs, optimizers, snapshots
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 from danqing.training.growth import Growth, Pace
 from danqing.training.listener import Plan
+from danqing.training.measured_runs import NO_ADVICE
+from danqing.training.memory import step_bytes
 
 _GIB = 2**30
 _ROUNDS = 3
 _LATE = 10**9
 """Stands for the last image of a run whose budget is in minutes."""
+_USABLE = 0.85
+"""The share of the free memory that a run may need by counting, which leaves out memory within kernels."""
+_FEW = 8
+"""Activations are computed again rather than fewer images at once than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
     """What a run needs.
 
+    config: of the run.
     parameters: count per module.
-    memory_bytes: expected peak of the process.
+    memory_bytes: expected peak of the process, or of the GPU.
     precision: the faster one.
     images_per_second: with that precision.
     pace: the same for each size of a run that grows.
     snapshot_bytes: the most disk space of the snapshots of the moving averages.
+    micro_batch, checkpointing: with which the run fits into the memory that is free.
     """
 
+    config: RunConfig
     parameters: dict[str, int]
     memory_bytes: int
     precision: Precision
     images_per_second: float
     pace: Pace
     snapshot_bytes: int
+    micro_batch: int
+    checkpointing: bool
 
     def plan(
-        self, images: int, device: torch.device, *, seen: int = 0, stage: str = "", then: Plan | None = None
+        self,
+        images: int,
+        device: torch.device,
+        *,
+        seen: int = 0,
+        grid_seconds: float = 0.0,
+        stage: str = "",
+        then: Plan | None = None,
     ) -> Plan:
         """Return the plan of a run.
 
         images: the whole budget, of which `seen` have been seen.
+        grid_seconds: what each grid of samples takes.
+        then: the plan of the stage that follows; advice on the size is for that stage.
         """
-        totals = [(0, images)]
+        totals, grids = [(0, images)], self.config.training.sample_grids * grid_seconds
+        whole = self.pace.until(images, totals)
         left = self.pace.until(max(images, seen), totals) - self.pace.until(seen, totals)
+        advice = measured_runs.advise(self.config, images, whole + grids) if then is None else NO_ADVICE
         return Plan(
             parameters=self.parameters,
-            memory_bytes=self.memory_bytes,
+            memory_bytes=max(self.memory_bytes, machine.peak_memory(device) or 0),
             images=images,
-            seconds=left,
+            seconds=left + grids * max(images - seen, 0) / images,
             images_per_second=self.images_per_second,
             precision=self.precision,
             device=str(device),
             resumed_from=seen,
             snapshot_bytes=self.snapshot_bytes,
+            grid_seconds=grid_seconds,
+            batch_size=self.config.batch_size,
+            micro_batch=self.micro_batch,
+            checkpointing=self.checkpointing,
+            nearest=advice.nearest,
+            warning=advice.warning,
             stage=stage,
             then=then,
         )
@@ -76,94 +103,123 @@ def estimate_requirements(
     device: torch.device,
     precision: str,
     tokenizer: Learner | None = None,
+    *,
+    earlier: Mapping[str, Any] | None = None,
 ) -> Requirements:
-    """Count the memory that a run needs, and time a few steps.
+    """Measure the memory and the speed of a few steps of a copy.
 
-    Both as at the end of the run, when everything has started that starts late, such as a discriminator.
+    The memory is that at the end of the run, when everything has started that starts late, such as a
+    discriminator. If memory is short, fewer images are computed at once and activations are computed again,
+    if the configuration leaves that open.
 
     precision: "auto" times each precision and chooses the faster.
     tokenizer: of a run whose batches are codes.
+    earlier: the plan of the run that is resumed, whose micro-batch is kept.
 
     Raises TrainingError if the machine does not have enough memory.
     """
-    _check_memory(config, _state_bytes(config), machine.available_memory(device))
+    free, resident = machine.available_memory(device), machine.resident_memory()
+    state = _state_bytes(config)
+    if state > _USABLE * free:
+        raise _too_large(state, free)
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
     engine, end = Engine(config, batches, device, choices[0], tokenizer), config.images or _LATE
+    engine.micro_batch = (earlier or {}).get("micro_batch", engine.micro_batch)
     engine.learner.on_progress(end)
     parameters = {
         name: sum(parameter.numel() for parameter in child.parameters())
         for name, child in engine.learner.named_children()
     }
-    needed = _state_bytes(config) + 2 * _kept_by_batch(engine)
-    _check_memory(config, needed, machine.available_memory(device))
-    memory = needed + (machine.resident_memory() if device.type == "cpu" else 0)
-    # In turns, and the best of each, so that other work on the machine does not decide.
-    rounds = _ROUNDS if len(choices) > 1 else 1
-    speeds = dict.fromkeys(choices, 0.0)
-    for choice in choices * rounds:
-        engine.precision = choice
-        speed = _images_per_second(engine, end, config.training.measure_seconds / rounds)
-        speeds[choice] = max(speeds[choice], speed)
-    best = max(speeds, key=lambda choice: speeds[choice])
-    engine.precision = best
-    pace = _pace(engine, end, speeds[best])
+    checkpointing, counted = _fit(engine, state, free)
+    speeds = _speeds(engine, choices, end)
+    best = engine.precision = max(speeds, key=lambda choice: speeds[choice])
+    if device.type == "cpu":
+        weights.to_bytes(engine.tensors(), {})  # as for a checkpoint: the peak includes it
+    memory = machine.peak_memory(device) or counted + (resident if device.type == "cpu" else 0)
     averaged = engine.averaged()
     values = sum(tensor.numel() for named in averaged.values() for tensor in named.values())
-    overall = _LATE / pace.until(_LATE, [(0, _LATE)])
-    return Requirements(parameters, memory, best, overall, pace, snapshots.most_bytes(values))
+    pace = _pace(engine, end, speeds[best])
+    needs = Requirements(
+        config=config,
+        parameters=parameters,
+        memory_bytes=memory,
+        precision=best,
+        images_per_second=_LATE / pace.until(_LATE, [(0, _LATE)]),
+        pace=pace,
+        snapshot_bytes=snapshots.most_bytes(values),
+        micro_batch=engine.micro_batch,
+        checkpointing=checkpointing,
+    )
+    del engine, averaged
+    gc.collect()  # so that the memory of the copy is free before the run takes its own
+    return needs
 
 
 def _state_bytes(config: RunConfig) -> int:
-    """Bytes of weights, gradients, the optimiser's averages and the moving averages."""
+    """Bytes of weights, the moving averages and what optimisers keep; gradients are not among them."""
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in families.build_learner(config.model).parameters())
+        learner = families.build_learner(config.model)
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in learner.named_children()}
+    trained = {module.partition(".")[0] for phase in learner.phases() for module in phase.modules}
     moving = max(1, len(config.training.ema_lengths))
-    return 4 * parameters * (2 + moving + optimizers.averages(config.optimizer))
+    kept = sum(size for name, size in sizes.items() if name not in learner.training_only)
+    optimised = sum(sizes[name] for name in trained)
+    return 4 * (sum(sizes.values()) + moving * kept + optimizers.averages(config.optimizer) * optimised)
 
 
-def _kept_by_batch(engine: Engine) -> int:
-    """Bytes that the backward pass keeps of a batch; kernels need about as much again to work in.
+def _fit(engine: Engine, state: int, free: int) -> tuple[bool, int]:
+    """Choose the largest micro-batch that fits into memory, and whether activations are computed again.
 
-    Counted for two and four images, and scaled to the batch by what each further image adds.
+    Returns that choice and the bytes that the run needs by counting.
     """
-    count = engine.config.batch_size // engine.config.training.accumulate
-    if count <= 4:
-        return _kept_for_backward(engine, count)
-    two, four = _kept_for_backward(engine, 2), _kept_for_backward(engine, 4)
-    return four + (four - two) // 2 * (count - 4)
+    training, whole, fewest = engine.config.training, engine.micro_batch, engine.fewest_at_once
+    options = [training.checkpointing == "on"]
+    if training.checkpointing == "auto" and recompute_blocks(engine.learner, False):
+        options = [False, True]
+    for checkpointing in options:
+        has_blocks = recompute_blocks(engine.learner, checkpointing)
+        counted = step_bytes(engine)
+        smallest = fewest if checkpointing == options[-1] else max(fewest, _FEW)
+        sizes = [whole] if training.micro_batch != "auto" else _halvings(whole, smallest)
+        for micro_batch in sizes:
+            needed = state + counted(micro_batch)
+            if needed <= _USABLE * free:
+                engine.micro_batch = micro_batch
+                return checkpointing and has_blocks, needed
+    raise _too_large(needed, free, f" even with {sizes[-1]} images at once")
 
 
-def _kept_for_backward(engine: Engine, count: int) -> int:
-    """Bytes that the phase that needs most keeps for its backward pass on `count` images."""
-    batch = engine.batches.at(0)[:count]
-    kept: dict[int, int] = {}  # by address, since several operations may keep the same tensor
-
-    def note(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = max(kept.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
-        return tensor
-
-    most = 0
-    for phase in engine.phases:
-        kept.clear()
-        rng = generator(0, "estimate", device=engine.device)
-        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-        with hooks, autocast(engine.precision, engine.device):
-            losses = engine.learner.loss(batch, phase, rng)  # kept alive, so that no address is reused
-        most = max(most, sum(kept.values()))
-        del losses
-    return most
+def _halvings(largest: int, smallest: int) -> list[int]:
+    """A micro-batch, half of it, and so on."""
+    sizes = [largest]
+    while sizes[-1] > smallest:
+        sizes.append(max(smallest, -(-sizes[-1] // 2)))
+    return sizes
 
 
-def _check_memory(config: RunConfig, needed: int, available: int) -> None:
-    if needed <= 0.9 * available:
-        return
-    parts = config.training.accumulate * math.ceil(needed / (0.7 * available))
-    while config.batch_size % parts and parts < config.batch_size:
-        parts += 1
-    raise TrainingError(
-        f"Training would need about {needed / _GIB:.1f} GiB and {available / _GIB:.1f} GiB are free: try "
-        f"--set training.accumulate={min(parts, config.batch_size)} or a smaller batch_size or --size."
+def _too_large(needed: int, free: int, when: str = "") -> TrainingError:
+    return TrainingError(
+        f"Training would need about {needed / _GIB:.1f} GiB{when}, and {free / _GIB:.1f} GiB are free: "
+        "choose a smaller --size or network, leave training.micro_batch and training.checkpointing at auto, "
+        "or free memory."
     )
+
+
+def _speeds(engine: Engine, choices: Sequence[Precision], begin: int) -> dict[Precision, float]:
+    """The images per second of each number format, from `begin` images on.
+
+    They are measured in turns, and the best of each counts, so that other work does not decide.
+    """
+    rounds, seconds = _ROUNDS if len(choices) > 1 else 1, engine.config.training.measure_seconds
+    speeds, started = dict.fromkeys(choices, 0.0), time.perf_counter()
+    for turn in range(rounds):
+        for choice in choices:
+            engine.precision = choice
+            speed = _images_per_second(engine, begin, seconds / rounds, warm=turn > 0)
+            speeds[choice] = max(speeds[choice], speed)
+        if time.perf_counter() - started > 2 * rounds * seconds:
+            break  # a single step takes long
+    return speeds
 
 
 def _pace(engine: Engine, begin: int, speed: float) -> Pace:
@@ -179,15 +235,17 @@ def _pace(engine: Engine, begin: int, speed: float) -> Pace:
 
 
 def _images_per_second(
-    engine: Engine, begin: int, seconds: float, begins: Sequence[int] | None = None
+    engine: Engine, begin: int, seconds: float, begins: Sequence[int] | None = None, *, warm: bool = False
 ) -> float:
     """The speed of a few steps from `begin` images on.
 
     begins: as of `Engine.step`.
-    The first step is not counted: it allocates memory and chooses kernels.
+    warm: whether such a step has been taken. Otherwise the first is not counted: it allocates memory and
+        chooses kernels.
     """
     images = engine.images_per_step
-    _run(engine, begin, 0, begins)
+    if not warm:
+        _run(engine, begin, 0, begins)
     start, steps, spent = time.perf_counter(), 0, 0.0
     while (spent < seconds and steps < 200) or (steps < 3 and spent < 4 * seconds):
         steps += 1

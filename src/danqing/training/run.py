@@ -24,6 +24,7 @@ from danqing.training.config_reading import resolve
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, second_stage_config
 from danqing.training.listener import Listener
+from danqing.training.memory import memory_errors_explained
 from danqing.training.report import document as report
 from danqing.training.run_folder import RunFolder
 from danqing.training.trackers import check_service
@@ -133,6 +134,7 @@ def train(
     with contextlib.ExitStack() as stack:
         listener = listener or Display(stack.enter_context(Bar()))
         stack.enter_context(disk_errors_explained(folder))
+        stack.enter_context(memory_errors_explained())
         stack.enter_context(folder.locked())
         stack.enter_context(folder.recording_failure())
         wanted = folder.settle_config(wanted)

@@ -14,6 +14,7 @@ from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.families.base import Alarm, Family, Translates
 from danqing.model.model import Model
+from danqing.nets.recomputing import recompute_blocks
 from danqing.training import captions, checkpoint, facts, pairing, publication
 from danqing.training.codes import CodedBatches, augmentation, batch_options
 from danqing.training.config import RunConfig
@@ -24,7 +25,7 @@ from danqing.training.growth import Growth
 from danqing.training.guard import Guard
 from danqing.training.interruption import Interruption
 from danqing.training.json_lines import AppendedLines
-from danqing.training.listener import Listener, Plan, Progress
+from danqing.training.listener import Listener, Progress
 from danqing.training.position import Position
 from danqing.training.publication import Publisher
 from danqing.training.report import document as report
@@ -118,6 +119,8 @@ class Trainer:
         total = self.budget.total(position.images)
         begins = self._begins()
         broken = engine.step(position.images, position.step, total, position.learning_rate_scale, begins)
+        if engine.micro_batch < position.micro_batch:
+            self._note_smaller_parts()
         watched = self.device.type == "cpu" or position.step % self.config.training.log_every_steps == 0
         if watched and not bool(torch.isfinite(broken)):
             self._roll_back()
@@ -142,7 +145,7 @@ class Trainer:
         if snapshot_is_due:
             self.snapshots.take(position.images, engine.averaged())
         if grid_is_due:
-            self._publish_latest()
+            self._publish_latest(in_brief=position.images < total)
         if self.validation and self.validation.is_due(before, position.images, self.budget):
             self._evaluate()
         self.listener.on_progress(self._progress(total))
@@ -156,31 +159,57 @@ class Trainer:
         needs = self._requirements(earlier)
         self.pace = needs.pace
         self.engine = Engine(self.config, self.batches, self.device, needs.precision, self.tokenizer)
+        self.engine.micro_batch = self.position.micro_batch = needs.micro_batch
+        recompute_blocks(self.engine.learner, needs.checkpointing)
         self.log, self.timing = AppendedLines(self.folder.log_file), AppendedLines(self.folder.timing_file)
         self.publisher = Publisher(self.folder, self.config, self.dataset, self.held)
         self.snapshots = SnapshotFolder(self.folder.snapshots, self.engine.images_per_step)
         opening = self._open_validation()
         self._restore_or_clear(found)
         self.position.evaluation_seconds += opening
-        self._settle_budget()
         self._start_watching(earlier)
+        self._write_facts(earlier)
+        grid_seconds = (
+            self._publish_first() if found is None else earlier.get("plan", {}).get("grid_seconds", 0.0)
+        )
+        self._settle_budget(grid_seconds)
         position, stage = self.position, self.stage
-        total = self.budget.total(position.images)
-        plan = needs.plan(total, self.device, seen=position.images, stage=stage.name, then=stage.then)
-        self._write_facts(plan, earlier)
+        plan = needs.plan(
+            self.budget.total(position.images),
+            self.device,
+            seen=position.images,
+            grid_seconds=grid_seconds,
+            stage=stage.name,
+            then=stage.then,
+        )
+        self.folder.update_facts(plan=facts.of_plan(plan))
         if found is None:
-            self.publisher.write_real()
-            self._publish_latest()
             self._save_checkpoint()  # last, so that a run that resumes from it has all of the above
         self.listener.on_plan(plan)
 
+    def _publish_first(self) -> float:
+        """Write the grid of real images and that of an untrained model; returns the seconds of the latter."""
+        self.publisher.write_real()
+        started = time.monotonic()
+        self._publish_latest(in_brief=True)
+        return time.monotonic() - started
+
     def _requirements(self, earlier: Mapping[str, Any]) -> Requirements:
         # A run keeps the number format that it began with, even if another would be faster today.
-        precision = earlier.get("plan", {}).get("precision", self.config.training.precision)
+        plan = earlier.get("plan", {})
+        precision = plan.get("precision", self.config.training.precision)
         try:
-            return estimate_requirements(self.config, self.batches, self.device, precision, self.tokenizer)
+            needs = estimate_requirements(
+                self.config, self.batches, self.device, precision, self.tokenizer, earlier=plan
+            )
         except TrainingError as error:
             raise TrainingError(self._with_hint(str(error))) from error
+        if needs.micro_batch < plan.get("micro_batch", 0):
+            self.listener.on_message(
+                f"Less memory is free than when this run began: it continues with {needs.micro_batch} images "
+                f"at once instead of {plan['micro_batch']}, which changes its result."
+            )
+        return needs
 
     def _open_validation(self) -> float:
         """Prepare the scoring of held-out images, if there are any; returns the seconds that it took."""
@@ -214,6 +243,9 @@ class Trainer:
         for complaint in complaints:
             self.listener.on_message(complaint)
         self.position = Position(**state["position"])
+        self.engine.micro_batch = self.position.micro_batch = min(
+            self.engine.micro_batch, self.position.micro_batch or self.engine.micro_batch
+        )
         self.engine.load_tensors(tensors, state["meter_counts"])
         self.log.cut(state["log_bytes"])
         self.timing.cut(state["timing_bytes"])
@@ -267,12 +299,19 @@ class Trainer:
         )
         self._raise_alarms([Alarm("rollback", text)])
 
-    def _settle_budget(self) -> None:
-        """Give a new run its budget, and a resumed run what a larger budget adds."""
+    def _settle_budget(self, grid_seconds: float) -> None:
+        """Give a new run its budget, and a resumed run what a larger budget adds.
+
+        grid_seconds: what each grid of samples takes of a budget in minutes.
+        """
         requested = {"images": self.config.images, "minutes": self.config.minutes}
         if self.budget.entries and self.folder.facts().get("budget") == requested:
             return
-        total = total_images(self.config, self.position, self.pace, self.budget.totals)
+        config = self.config
+        if config.minutes is not None:
+            pauses = min(config.training.sample_grids * grid_seconds / 60, config.minutes / 2)
+            config = config.model_copy(update={"minutes": config.minutes - pauses})
+        total = total_images(config, self.position, self.pace, self.budget.totals)
         self.budget.begin(self.position.images, total, self.engine.images_per_step)
         self.folder.update_facts(budget=requested)
 
@@ -288,20 +327,23 @@ class Trainer:
         self.costs.count(position)
         self._raise_alarms(self.guard.on_log(record, self._begins()[-1]))
 
-    def _publish_latest(self) -> None:
+    def _publish_latest(self, *, in_brief: bool = False) -> None:
         """Write a grid of samples and the model folder, as far as the learner and the scores allow.
 
         Until there is a score, the latest model is the best. A learner that does not sample has no grid.
+        in_brief: sample in few steps, while the model still changes.
         """
-        images = self._published_at = self.position.images
+        images = self.position.images
+        if not in_brief:
+            self._published_at = images
         if not isinstance(self.engine.ema.learner, Family):
             publication.publish_learner(self.folder.model, self.engine.ema.learner, self._trained())
             return
         is_best = self.validation is None or self.validation.best is None
-        path, samples = self.publisher.write_latest(self._model(), is_best=is_best)
+        path, samples = self.publisher.write_latest(self._model(), is_best=is_best, in_brief=in_brief)
         self.trackers.picture(path, images)
         self.listener.on_samples(path)
-        if images * 3 > self.budget.total(images):
+        if images and images * 3 > self.budget.total(images):
             sampled = self.publisher.sampled(samples)
             self._raise_alarms(self.guard.on_samples(sampled, self.publisher.real.array))
             if images * 2 > self.budget.total(images):  # colours settle late, most of all in short runs
@@ -428,8 +470,17 @@ class Trainer:
         self.trackers.finish(status, summary, self.folder.model)
         report.write(self.folder.path)
 
-    def _write_facts(self, plan: Plan, earlier: Mapping[str, Any]) -> None:
+    def _note_smaller_parts(self) -> None:
+        self.position.micro_batch = self.engine.micro_batch
+        self.listener.on_message(
+            f"Memory ran out after {self.position.images:,} images: training continues with "
+            f"{self.engine.micro_batch} images at once (training.micro_batch)."
+        )
+
+    def _write_facts(self, earlier: Mapping[str, Any]) -> None:
         family = self.engine.learner
+        steps = publication.sampling_steps(self._model()) if isinstance(family, Family) else 0
+        brief = publication.BRIEF_STEPS
         self.folder.update_facts(
             version=__version__,
             status="running",
@@ -437,10 +488,10 @@ class Trainer:
             patience_images=self.config.evaluation.patience_images,
             data=facts.of_data(self.dataset, self.config, self.held),
             hardware=machine.hardware(self.device),
-            plan=facts.of_plan(plan),
             **({"tokenizer": self.stage.tokenized.facts} if self.stage.tokenized else {}),
             **({"reconstructs": True} if isinstance(family, Family) and not family.has_prior else {}),
             **({"translates": True} if isinstance(family, Translates) else {}),
+            **({"grid_steps": [brief, steps]} if steps > brief else {}),
             **({"prompts": shown} if (shown := publication.prompts(self.config)) else {}),
             progress=self.position.facts(),
             alarms=earlier.get("alarms", []),

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from danqing.nets.attention import attend_all, grid_rotations, rotate
 from danqing.nets.flow.contract import FlowShape, Given
+from danqing.nets.recomputing import Recomputes
 
 EPSILON = 1e-5
 TIME_FREQUENCIES = 64
@@ -123,7 +124,7 @@ class TextAttention(nn.Module):
         return out
 
 
-class FlowBlock(nn.Module):
+class FlowBlock(Recomputes):
     """Attention and a feed-forward network, each added to x.
 
     There is also attention to a text. The feed-forward network is SwiGLU (Shazeer 2020).
@@ -201,7 +202,7 @@ def place_waves(rows: int, columns: int) -> Tensor:
     return torch.cat(grid, dim=2).flatten(0, 1)
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(Recomputes):
     """A residual block of two 3×3 convolutions.
 
     It works on `[n, width, h, w]` and reads the time and the condition.

@@ -8,6 +8,7 @@ from danqing.nets.attention import attend_all
 from danqing.nets.flow.blocks import TimeVector, beside
 from danqing.nets.flow.contract import FlowShape, Given
 from danqing.nets.flow.growing import SmallSizes, start_at_zero, summed
+from danqing.nets.recomputing import Recomputes
 
 GROUPS = 32
 """Most groups of a group norm."""
@@ -22,7 +23,7 @@ def group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, width, eps=1e-5)
 
 
-class UNetBlock(nn.Module):
+class UNetBlock(Recomputes):
     """Two 3×3 convolutions with time and condition between them.
 
     The vector of time and condition is added.
@@ -42,7 +43,7 @@ class UNetBlock(nn.Module):
         return out
 
 
-class MapAttention(nn.Module):
+class MapAttention(Recomputes):
     """Self-attention over the places of a map `[n, width, h, w]`, added to it."""
 
     def __init__(self, width: int, heads: int) -> None:

@@ -162,7 +162,7 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
         )
         figures.append(
             f'<figure class="frames"><figcaption><output>{captions[last]}</output></figcaption>{images}'
-            f"{steps if last else ''}</figure>"
+            f"{steps if last else ''}{_grid_steps(facts)}</figure>"
         )
     if real:
         figures.append(
@@ -177,6 +177,14 @@ def _kind_of_grid(facts: Mapping[str, Any]) -> str:
     if facts.get("translates"):
         return "Source, output and target"
     return "Originals beside their reconstructions" if facts.get("reconstructs") else "Samples"
+
+
+def _grid_steps(facts: Mapping[str, Any]) -> str:
+    """How many steps the grids were sampled in, if that differs between them."""
+    steps = facts.get("grid_steps")
+    if not (isinstance(steps, list) and len(steps) == 2 and all(type(step) is int for step in steps)):
+        return ""
+    return f"<p><small>Sampled in {steps[0]} steps during training, and in {steps[1]} at its end.</small></p>"
 
 
 def _prompts_table(facts: Mapping[str, Any]) -> str:
@@ -317,6 +325,10 @@ def _settings_section(facts: Mapping[str, Any], config: str) -> str:
         if plan.get("images_per_second")
         else None,
         "Estimated memory": memory(plan["memory_bytes"]) if plan.get("memory_bytes") else None,
+        "Images at once": plan.get("micro_batch"),
+        "Activations": "computed again in the backward pass" if plan.get("checkpointing") else None,
+        "Measured before": plan.get("nearest"),
+        "Budget": plan.get("warning"),
         "Estimated disk for snapshots": memory(plan["snapshot_bytes"])
         if plan.get("snapshot_bytes")
         else None,

@@ -1,0 +1,160 @@
+"""Runs that were measured, and what they say of a planned one: its likely score, if its budget is enough."""
+
+import functools
+import math
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from danqing import families, presets
+from danqing.quantities import duration, number
+from danqing.training.config import RunConfig
+
+TABLE = Path(__file__).with_name("measured_runs.toml")
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MeasuredRun(_Row):
+    """A run that was measured.
+
+    size: (width, height) in pixels.
+    minutes: of training, both stages together. images: of the last stage, if they are known.
+    machine: as the end of "5 min on ...".
+    metric, score: its name in full, and its value.
+    source: where the run is described.
+    """
+
+    preset: str
+    family: str
+    data: str
+    size: tuple[int, int]
+    minutes: float = Field(gt=0)
+    images: int | None = None
+    machine: str
+    metric: str
+    score: float
+    source: str
+
+    @property
+    def sentence(self) -> str:
+        """Return a sentence on the run."""
+        width, height = self.size
+        return (
+            f"Nearest measured run: {self.preset} on {self.data}, {width}x{height}, {self.minutes:g} min on "
+            f"{self.machine}: {self.metric} {number(self.score)} ({self.source})"
+        )
+
+
+class ImagesNeeded(_Row):
+    """After how many images the pictures of a family are recognisable.
+
+    side: of the square images that this was measured on, in pixels.
+    source: where the run is described.
+    """
+
+    family: str
+    side: int = Field(gt=0)
+    images: int = Field(gt=0)
+    source: str
+
+
+class Table(_Row):
+    """The table in the package."""
+
+    runs: tuple[MeasuredRun, ...]
+    images_needed: tuple[ImagesNeeded, ...]
+
+
+class Advice(NamedTuple):
+    """Sentences on a planned run; empty where there is nothing to say."""
+
+    nearest: str
+    warning: str
+
+
+NO_ADVICE = Advice("", "")
+
+
+@functools.cache
+def read_table() -> Table:
+    """Read the table."""
+    return Table.model_validate(tomllib.loads(TABLE.read_text(encoding="utf-8")))
+
+
+def nearest_run(family: str, size: tuple[int, int], minutes: float) -> MeasuredRun | None:
+    """Return the run of a family with the nearest size, and of these the nearest time."""
+    own = [run for run in read_table().runs if run.family == family]
+
+    def distance(run: MeasuredRun) -> tuple[float, float]:
+        pixels = abs(math.log(math.prod(run.size) / math.prod(size)))
+        return pixels, abs(math.log(run.minutes / max(minutes, 1e-6)))
+
+    return min(own, key=distance, default=None)
+
+
+def images_needed(family: str, size: tuple[int, int]) -> int | None:
+    """Return after how many images a family's pictures are recognisable; None if it was not measured.
+
+    It was measured at the nearest size in the table. From there it is assumed to grow with the side: larger
+    pictures have more to learn, and each of them shows more.
+    """
+    own = [row for row in read_table().images_needed if row.family == family]
+    if not own:
+        return None
+    side = math.sqrt(math.prod(size))
+    row = min(own, key=lambda row: abs(math.log(row.side / side)))
+    return round(row.images * side / row.side)
+
+
+def advise(config: RunConfig, images: int, seconds: float) -> Advice:
+    """Compare a planned run with measured ones.
+
+    images, seconds: of the whole run; images for each size are assumed to cost in proportion to their pixels.
+    """
+    size = (config.model.width, config.model.height)
+    run = nearest_run(config.family, size, seconds / 60)
+    nearest = run.sentence if run else ""
+    needed = images_needed(config.family, size)
+    if needed is None or images >= needed:
+        return Advice(nearest, "")
+    longer = seconds * needed / max(images, 1)
+    warning = (
+        f"{size[0]}x{size[1]} needs about {_rough(longer)} on this machine before pictures are recognisable, "
+        f"and this budget is {_rough(seconds)}"
+    )
+    return Advice(nearest, f"{warning}{_smaller(config, images, seconds)}.")
+
+
+def _smaller(config: RunConfig, images: int, seconds: float) -> str:
+    """The largest preset of the same kind whose size suits the budget, as the end of a sentence."""
+    pixels = config.model.width * config.model.height
+    for (width, height), name in sorted(_presets_like(config).items(), reverse=True):
+        smaller, needed = width * height, images_needed(config.family, (width, height))
+        if smaller < pixels and needed is not None and images * pixels / smaller >= needed:
+            return f"; {width}x{height} fits in {_rough(seconds)}: --preset {name}"
+    return ""
+
+
+def _presets_like(config: RunConfig) -> dict[tuple[int, int], str]:
+    """The presets of the same family and the same condition, by their size; the plainest name of each."""
+    found: dict[tuple[int, int], str] = {}
+    for name in sorted(presets.names(), key=lambda name: (not name.startswith(config.family), len(name))):
+        values = presets.read(name)
+        if values["family"] != config.family or "size" not in values:
+            continue
+        model = families.parse_config({"family": config.family, **values.get("model", {})})
+        same = (model.reads_text, model.reads_source) == (config.model.reads_text, config.model.reads_source)
+        if same:
+            width, height = values["size"]
+            found.setdefault((width, height), name)
+    return found
+
+
+def _rough(seconds: float) -> str:
+    """A length of time without seconds where minutes matter: 45 s, 12 min, 2 h 10 min."""
+    return duration(seconds) if seconds < 90 else duration(60 * round(seconds / 60)).replace(" 00 s", "")

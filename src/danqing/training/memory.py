@@ -1,0 +1,94 @@
+"""The memory of a training step, counted on a few images and extrapolated to more."""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from danqing import machine
+from danqing.errors import TrainingError
+from danqing.training.engine import Engine
+
+COUNTED_ON = (4, 8)
+"""How many images the memory is counted on."""
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that are created within a block, as long as they live.
+
+    trace: the sum after each operation. What kernels use inside is not counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace: list[int] = []
+        self._now = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = {_storage_key(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and _storage_key(tensor) not in given:  # not a view of its input
+                storage = tensor.untyped_storage()
+                self._change(storage.nbytes())
+                weakref.finalize(storage, self._change, -storage.nbytes())
+        self.trace.append(self._now)
+        return result
+
+    def _change(self, size: int) -> None:
+        self._now += size
+
+
+def _storage_key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def step_bytes(engine: Engine) -> Callable[[int], int]:
+    """Count the most bytes that a training step creates; returns them as a function of the micro-batch.
+
+    Gradients are among them; weights, and what optimisers and averages keep, are not. The engine's
+    gradients and what it has logged are discarded.
+    """
+    fewer, more = (min(count, engine.config.batch_size) for count in COUNTED_ON)
+    first, second = (_traced(engine, count) for count in (fewer, more))
+    if len(first) != len(second):  # the operations depend on the images
+        first, second = first.max(keepdims=True), second.max(keepdims=True)
+    # Each moment by itself: gradients are the most on few images, and activations on many.
+    of_each = (second - first) / max(more - fewer, 1)
+    return lambda micro_batch: int((second + of_each * (micro_batch - more)).max())
+
+
+def _traced(engine: Engine, count: int) -> NDArray[np.int64]:
+    """The bytes after each operation of all phases, on `count` images."""
+    batch = engine.batches.at(0)[:count]
+    traces: list[int] = []
+    engine.meter.drain()  # the first value of a sum takes one operation less
+    for phase in engine.phases:
+        with LiveBytes() as counted:
+            engine.compute_gradients(phase, batch, 0, 0)
+        engine.optimizers[phase.name].zero_grad(set_to_none=True)
+        traces += counted.trace
+    return np.array(traces)
+
+
+@contextlib.contextmanager
+def memory_errors_explained() -> Iterator[None]:
+    """Raise TrainingError with what to do if memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "Memory ran out: set training.checkpointing=on, set training.micro_batch to a smaller number, or "
+            "choose a smaller --size or network. A run that has begun resumes from its last checkpoint."
+        ) from error
