@@ -151,7 +151,7 @@ def by_repaint(
         rows = slice(start, start + AT_ONCE)
         pixels = to_float(torch.from_numpy(images[rows]))
         condition = Condition(label=None if labels is None else torch.from_numpy(labels[rows]))
-        velocity = family._velocity(condition, len(pixels), plain)
+        velocity = family._velocity(condition, pixels.shape, plain)
         mask = torch.from_numpy(masks[rows])[:, None].float()
         with torch.no_grad():
             found, evaluations = repaint(velocity, pixels, mask, generator(0, "repaint", start))

@@ -11,6 +11,7 @@ This file is the whole model, to be read from top to bottom:
 translation and likelihoods.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
@@ -111,6 +112,10 @@ class FlowConfig(ConditionedConfig):
         return self.pairs
 
     @property
+    def takes_sizes(self) -> bool:
+        return not (self.pairs or self.noise_chooses_images)
+
+    @property
     def noise_chooses_images(self) -> bool:
         return self.transport == "semidiscrete"
 
@@ -180,19 +185,20 @@ class FlowModel(Family, HasGuide):
         absent = torch.rand(n, generator=rng, device=device) < config.condition_dropout
         condition, mask = batch.condition, None
         if config.mask_share:
-            mask = self._training_masks(n, rng, device)
+            mask = self._training_masks(images, rng)
             condition = replace(condition, image=images, mask=mask)
         start = self.start(condition, noise)
-        output = self.output(paths.mix(t, images, start), t, self.given(condition, absent))
+        given = self.given(condition, absent, images.shape[-2:])
+        output = self.output(paths.mix(t, images, start), t, given)
         errors = paths.training_loss(config.path, config.prediction, output, images, start, t, mask)
         logged = {f"loss_{part}": _mean_within(errors.detach(), t, part - 1) for part in range(1, PARTS + 1)}
         return Losses(errors.mean(), logged)
 
-    def _training_masks(self, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    def _training_masks(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Draw masks `[n, 1, h, w]`; those of images that are learned without one cover all pixels."""
-        config = self.config
-        masks = draw_masks(n, config.height, config.width, rng)
-        whole = torch.rand(n, generator=rng, device=device) >= config.mask_share
+        n, _, height, width = images.shape
+        masks = draw_masks(n, height, width, rng)
+        whole = torch.rand(n, generator=rng, device=images.device) >= self.config.mask_share
         return torch.where(paths.wide(whole), 1.0, masks)
 
     def _network(self, guide: bool) -> ConditionedNet:
@@ -212,10 +218,12 @@ class FlowModel(Family, HasGuide):
         out: Tensor = network(z, clock, clock, given)
         return out
 
-    def given(self, condition: Condition, absent: Tensor, *, guide: bool = False) -> Given:
+    def given(
+        self, condition: Condition, absent: Tensor, size: Sequence[int], *, guide: bool = False
+    ) -> Given:
         """Turn a condition into tensors.
 
-        absent: bool `[n]`, the images whose label or text is hidden.
+        absent: bool `[n]`, the images whose label or text is hidden. size: (height, width) of the images.
         Raises ConfigError where the condition lacks what this model reads.
         """
         config, encoded = self.config, None
@@ -231,14 +239,14 @@ class FlowModel(Family, HasGuide):
             absent = absent | torch.tensor(
                 [not text.strip() for text in condition.text], device=absent.device
             )
-        network = self._network(guide)
-        return network.given(condition, absent, encoded=encoded, channels=self._channels(condition, absent))
+        network, channels = self._network(guide), self._channels(condition, absent, size)
+        return network.given(condition, absent, encoded=encoded, channels=channels)
 
-    def _channels(self, condition: Condition, like: Tensor) -> Tensor | None:
+    def _channels(self, condition: Condition, like: Tensor, size: Sequence[int]) -> Tensor | None:
         """Return what the network sees beside its input: known pixels and mask, or the source image."""
         config, parts = self.config, []
         if config.mask_share:
-            shape = (len(like), config.channels, config.height, config.width)
+            shape = (len(like), config.channels, *size)
             if condition.mask is None or condition.image is None:
                 mask = torch.ones((len(like), 1, *shape[2:]), device=like.device)
                 known = torch.zeros(shape, device=like.device)
@@ -296,7 +304,7 @@ def towards(image: Tensor, z: Tensor, t: Tensor) -> Tensor:
 def generate(model: FlowModel, condition: Condition, noise: Tensor, num_steps: int) -> Tensor:
     """Generate images from noise `[n, c, h, w]` by Euler's method, the simplest sampler."""
     z, n = model.start(condition, noise), len(noise)
-    given = model.given(condition, absent=torch.zeros(n, dtype=torch.bool))
+    given = model.given(condition, torch.zeros(n, dtype=torch.bool), noise.shape[-2:])
     for step in range(num_steps):
         t = torch.full((n,), step / num_steps)
         z = z + model.velocity(z, t, given) / num_steps

@@ -13,7 +13,10 @@ from danqing.families.base import Batch, Condition, Learner, OnStep
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
+from danqing.families.seamless import Tiling
+from danqing.images import SizeRange
 from danqing.nets.flow.conditioned import joined
+from danqing.nets.flow.contract import Given
 from danqing.options import check
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import normal
@@ -41,25 +44,34 @@ class FlowSampler(FlowModel):
         return int({**self.sample_defaults(), **options}["num_steps"])
 
     def sample(
-        self, condition: Condition, *, seeds: Sequence[int], on_step: OnStep | None = None, **options: Any
+        self,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        size: tuple[int, int] | None = None,
+        **options: Any,
     ) -> Tensor:
         """Carry noise to an image per seed.
 
+        size: (width, height) of the images, by default the model's own.
         sampler, num_steps: how the velocity is followed.
         time_shift: above 1 more steps are spent near noise.
         guidance: what guidance leads away from, no "condition" or the early "guide".
         guidance_scale: how far, while t is between guidance_start and guidance_end; 1 is not at all.
         precision: of the matrix products; "auto" is what the machine is fast at.
+        seamless: of `Flow`, the axes along which opposite edges fit together, "none", "x", "y" or "both".
         Raises ConfigError.
         """
         chosen = self._checked(options)
-        start = self.start(condition, self._noise(seeds))
-        return self._follow(self._velocity(condition, len(seeds), chosen), start, 0.0, seeds, on_step, chosen)
+        start = self.start(condition, self._noise(seeds, size))
+        velocity = self._velocity(condition, start.shape, chosen)
+        return self._follow(velocity, start, 0.0, seeds, on_step, chosen)
 
-    def _noise(self, seeds: Sequence[int]) -> Tensor:
-        config = self.config
+    def _noise(self, seeds: Sequence[int], size: tuple[int, int] | None = None) -> Tensor:
+        width, height = size or (self.config.width, self.config.height)
         device = next(self.network.parameters()).device
-        return normal(seeds, (config.channels, config.height, config.width), device=device)
+        return normal(seeds, (self.config.channels, height, width), device=device)
 
     def _follow(
         self,
@@ -79,8 +91,12 @@ class FlowSampler(FlowModel):
         images = samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=on_step)
         return images.clamp(-1, 1)
 
-    def _velocity(self, condition: Condition, count: int, chosen: Mapping[str, Any]) -> samplers.Velocity:
+    def _velocity(
+        self, condition: Condition, shape: Sequence[int], chosen: Mapping[str, Any]
+    ) -> samplers.Velocity:
         """Return the velocity towards predicted images, which guidance moves and [-1, 1] bounds.
+
+        shape: of the images, [n, c, h, w].
 
         Guidance leads away from the prediction without the condition (Ho and Salimans 2022, equation 6) or
         from that of an early copy (Karras et al. 2024, equation 3), within an interval of times (Kynkäänniemi
@@ -91,18 +107,18 @@ class FlowSampler(FlowModel):
         first, last = chosen.get("guidance_start", 0), chosen.get("guidance_end", 1)
         device = next(self.network.parameters()).device
         precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
-        present = torch.zeros(count, dtype=torch.bool, device=device)
+        present = torch.zeros(shape[0], dtype=torch.bool, device=device)
         self._check_guidance(condition, guided=scale != 1, by_guide=by_guide)
         with autocast(precision, device):
-            under = self.given(condition, present)
+            under = away = self.given(condition, present, shape[2:])
             if by_guide:
-                away = self.given(condition, present, guide=True)
+                away = self.given(condition, present, shape[2:], guide=True)
             elif scale != 1:
                 negative = replace(condition, text=condition.negative_text or condition.text)
                 hidden = present if condition.negative_text else ~present
-                away = self.given(negative, hidden)
+                away = self.given(negative, hidden, shape[2:])
 
-        def image(z: Tensor, t: Tensor) -> Tensor:
+        def image(z: Tensor, t: Tensor, under: Given, away: Given) -> Tensor:
             weight = torch.where((t >= first) & (t <= last), scale, 1.0)
             # The steps of the adaptive sampler differ from image to image, so that all are computed alike.
             if scale == 1 or (chosen["sampler"] != "adaptive" and bool((weight == 1).all())):
@@ -115,7 +131,13 @@ class FlowSampler(FlowModel):
                 wanted, other = self.predict(z.repeat(2, 1, 1, 1), t.repeat(2), both, precision).chunk(2)
             return torch.lerp(other, wanted, paths.wide(weight))
 
-        return lambda z, t: towards(image(z, t).clamp(-1, 1), z, t)
+        tiling = Tiling(chosen.get("seamless", "none"))
+
+        def velocity(z: Tensor, t: Tensor) -> Tensor:
+            found = tiling.predict(lambda z, move: image(z, t, under.moved(move), away.moved(move)), z)
+            return towards(found.clamp(-1, 1), z, t)
+
+        return velocity
 
     def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
         """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
@@ -161,7 +183,40 @@ class FlowSampler(FlowModel):
 
 
 class Flow(FlowSampler):
-    """A flow model that also fills, varies and bounds likelihoods."""
+    """A flow model that also samples other sizes, edits and bounds likelihoods."""
+
+    def sample_defaults(self) -> Mapping[str, Any]:
+        return {**super().sample_defaults(), "seamless": "none"}
+
+    @property
+    def sizes(self) -> SizeRange:
+        """Return its own sizes, and others of half to twice their area."""
+        own = self.config.sizes or ((self.config.width, self.config.height),)
+        areas = [width * height for width, height in own]
+        return SizeRange(own, self._network(guide=False).multiple, min(areas) // 2, 2 * max(areas))
+
+    def check_seamless(self, size: tuple[int, int]) -> None:
+        """Raise ConfigError if the network would pad an image of this (width, height)."""
+        multiple = self._network(guide=False).multiple
+        if any(side % multiple for side in size):
+            raise ConfigError(
+                f"Seamless images need sides in multiples of {multiple}, and these have "
+                f"{size[0]}x{size[1]}: choose another size.",
+                "seamless",
+            )
+
+    def _velocity(
+        self, condition: Condition, shape: Sequence[int], chosen: Mapping[str, Any]
+    ) -> samplers.Velocity:
+        if chosen["seamless"] != "none":
+            self.check_seamless((shape[3], shape[2]))
+            if chosen["sampler"] == "adaptive":  # its steps would shrink without end, and depend on the batch
+                raise ConfigError(
+                    "The adaptive sampler cannot follow a seamless image, which is moved at each evaluation: "
+                    "choose another sampler, such as ab2.",
+                    "sampler",
+                )
+        return super()._velocity(condition, shape, chosen)
 
     def fill(
         self,
@@ -182,7 +237,7 @@ class Flow(FlowSampler):
         """
         chosen, noise = self._checked(options), self._noise(seeds)
         condition = replace(condition, image=images, mask=mask)
-        velocity = self._velocity(condition, len(seeds), chosen)
+        velocity = self._velocity(condition, images.shape, chosen)
         if not self.config.mask_share:
             velocity = samplers.holding(velocity, images, noise, mask)
         painted = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
@@ -208,7 +263,7 @@ class Flow(FlowSampler):
             return images
         begin = 1 - strength
         start = torch.lerp(noise, images, begin)
-        velocity = self._velocity(condition, len(seeds), chosen)
+        velocity = self._velocity(condition, images.shape, chosen)
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
@@ -218,7 +273,7 @@ class Flow(FlowSampler):
         """
         with torch.inference_mode(mode=False), torch.no_grad():
             present = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
-            given = self.given(batch.condition, present)
+            given = self.given(batch.condition, present, batch.images.shape[-2:])
             return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
 
 
