@@ -93,4 +93,5 @@ def _lost(found: Sequence[Size], buckets: Sequence[Size]) -> NDArray[np.float64]
     wide, high = np.array(found, np.float64).T[:, :, None]
     widths, heights = np.array(buckets, np.float64).T
     ratios = wide * heights / (high * widths)  # exactly rounded, so the same on every machine
-    return 1 - np.minimum(ratios, 1 / ratios)
+    kept: NDArray[np.float64] = np.minimum(ratios, 1 / ratios)
+    return 1 - kept

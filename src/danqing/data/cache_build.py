@@ -78,8 +78,7 @@ class Build:
         self.spec, self.notes = resolve(source, asked)
         assert self.spec.size is not None
         self.width, self.height = self.spec.size
-        assert self.spec.buckets is not True
-        self.buckets = self.spec.buckets
+        self.buckets = self.spec.chosen_buckets
         self.pairs = any(record.source is not None for record in islice(source.records(self.spec), 1))
         if self.pairs and self.buckets:
             raise DataError("Pairs need one size for all images: give a size such as 64x64 instead of auto.")
@@ -201,7 +200,8 @@ class Build:
         if self.buckets:
             tensors["buckets"] = np.array(self._from_journal("buckets"), np.uint8)
         _write_tensors(self.cache / "records.safetensors", tensors)
-        hasher = hashlib.sha256(json.dumps([_FINGERPRINT, self._of_pixels(), shape, names]).encode())
+        covered = [_FINGERPRINT, _of_pixels(self._asked_buckets()), shape, names]
+        hasher = hashlib.sha256(json.dumps(covered).encode())
         for table in (digests, labels.astype("<i8"), ends, texts):
             hasher.update(table.tobytes())
         for name in ("attributes", "buckets"):
@@ -239,15 +239,14 @@ class Build:
         with open(self.journal_path, "rb") as journal:
             return [value for line in journal for value in json.loads(line)[name]]
 
-    def _of_pixels(self) -> dict[str, Any]:
-        """Return the options that a fingerprint covers; range and depth already affect the pixels.
+    def _asked_buckets(self) -> ImageSpec:
+        """Return what was requested, with the buckets that were chosen.
 
-        Buckets count as they were chosen, so that the same images in the same buckets have one fingerprint.
+        The same images in the same buckets then have one fingerprint.
         """
-        asked = replace(self.asked, range=None, depth=0)
-        if asked.buckets:
-            asked = replace(asked, size=self.spec.size, buckets=self.buckets)
-        return asked.asked()
+        if not self.asked.buckets:
+            return self.asked
+        return replace(self.asked, size=self.spec.size, buckets=self.buckets)
 
     def _tables(
         self, count: int
@@ -307,6 +306,11 @@ def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
     from safetensors.numpy import save
 
     atomic.write_bytes(path, save(tensors))
+
+
+def _of_pixels(asked: ImageSpec) -> dict[str, Any]:
+    """Return the options that a fingerprint covers; range and depth already affect the pixels."""
+    return replace(asked, range=None, depth=0).asked()
 
 
 def _entry() -> dict[str, Any]:

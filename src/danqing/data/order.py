@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
 
 
 class Order(Protocol):
-    """The order in which images are drawn, a function of the images seen."""
+    """The order in which images are drawn."""
 
     def at(self, images_seen: int) -> Drawn:
         """Return the batch that follows after `images_seen` images."""

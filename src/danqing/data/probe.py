@@ -108,8 +108,8 @@ def _remarks(found: list[Natural], spec: ImageSpec, count: int) -> list[str]:
         (small_w, small_h), (large_w, large_h) = sizes[0], sizes[-1]
         verb = {"crop": "cropped and resized", "pad": "resized and padded", "stretch": "stretched"}[spec.fit]
         to = f"all are {verb} to {width}x{height}"
-        if spec.buckets:
-            to = f"each is {verb} to the nearest of {len(spec.buckets)} sizes of about the same area"
+        if spec.chosen_buckets:
+            to = f"each is {verb} to the nearest of {len(spec.chosen_buckets)} sizes of about the same area"
         remarks.append(f"Sizes differ, {small_w}x{small_h} to {large_w}x{large_h}: {to}.")
     small = sum(seen.size[0] * 1.5 < width or seen.size[1] * 1.5 < height for seen in found)
     if small > len(found) / 10:

@@ -46,8 +46,7 @@ class ImageSpec:
     buckets: tuple[Size, ...] | Literal[True] = ()
 
     def __post_init__(self) -> None:
-        sizes = () if self.buckets is True else self.buckets
-        for width, height in (*sizes, *([self.size] if self.size is not None else [])):
+        for width, height in (*self.chosen_buckets, *([self.size] if self.size is not None else [])):
             if not (1 <= width <= 4096 and 1 <= height <= 4096):
                 raise ConfigError(f"The size {width}x{height} is out of range: use 1 to 4096 a side.")
         for value, choices, name in (
@@ -84,14 +83,18 @@ class ImageSpec:
         return convert(image, **options)
 
     @property
+    def chosen_buckets(self) -> tuple[Size, ...]:
+        """Return the buckets, empty if none are chosen yet."""
+        return self.buckets if isinstance(self.buckets, tuple) else ()
+
+    @property
     def bytes_per_image(self) -> int:
         """Return the bytes of one image.
 
         With buckets, of the largest. The size, channels and depth must be known.
         """
         assert self.size is not None
-        sizes = self.buckets if isinstance(self.buckets, tuple) else ()
-        pixels = max(width * height for width, height in (self.size, *sizes))
+        pixels = max(width * height for width, height in (self.size, *self.chosen_buckets))
         return pixels * self.channels * self.depth // 8
 
 

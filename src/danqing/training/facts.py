@@ -22,7 +22,7 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
     if labels is not None:
         found = np.bincount(labels[labels >= 0], minlength=len(dataset.label_names))
         counts = dict(zip(dataset.label_names, map(int, found), strict=True))
-    facts = {
+    facts: dict[str, Any] = {
         "name": info.name,
         "source": str(info.source),
         "images": len(dataset),
