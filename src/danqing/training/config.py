@@ -39,6 +39,7 @@ class OptimizerConfig(_Section):
     name: muon updates the hidden matrices that a family declares, and AdamW everything else.
     betas: of adam and adamw.
     momentum: of sgd and rmsprop.
+    ns_steps: of the Newton-Schulz iteration of muon; fewer are faster.
     """
 
     name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
@@ -47,6 +48,7 @@ class OptimizerConfig(_Section):
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    ns_steps: int = Field(5, ge=1, le=20)
 
 
 class ScheduleConfig(_Section):
