@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,34 @@ Fit = Literal["crop", "pad", "stretch"]
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _SAVED = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG", "jpg": "JPEG"}
+
+
+class SizeRange(NamedTuple):
+    """The sizes of images that a model generates.
+
+    own: the (width, height) that it learned, its usual one first. multiple: of both sides of any other size,
+    0 if there is no other. least, most: the pixels of an image of another size.
+    """
+
+    own: tuple[tuple[int, int], ...]
+    multiple: int = 0
+    least: int = 0
+    most: int = 0
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Return whether a (width, height) is one of these sizes."""
+        width, height = size
+        if size in self.own or not self.multiple:
+            return size in self.own
+        is_whole = min(size) > 0 and width % self.multiple == height % self.multiple == 0
+        return is_whole and self.least <= width * height <= self.most
+
+    def in_words(self) -> str:
+        """Return which sizes these are, as the end of a sentence."""
+        own = ", ".join(f"{width}x{height}" for width, height in self.own)
+        if not self.multiple:
+            return own
+        return f"{own}, or sides in multiples of {self.multiple} with {self.least:,} to {self.most:,} pixels"
 
 
 def to_float(images: "Tensor") -> "Tensor":

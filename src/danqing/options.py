@@ -11,6 +11,9 @@ Verb = Literal["sample", "fill", "vary"]
 Schedule = Literal["constant", "linear", "cosine"]
 """How guidance rises as an image is written: not at all, or from 1."""
 
+Seamless = Literal["none", "x", "y", "both"]
+"""Along which axes an image repeats: x joins its left edge to its right one, y its top to its bottom."""
+
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "guidance_end": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_start": (lambda value: 0 <= value <= 1, "from 0 to 1"),
@@ -21,6 +24,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "num_steps": (lambda value: value >= 1, "at least 1"),
     "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    "seamless": (lambda value: value in get_args(Seamless), f"one of {', '.join(get_args(Seamless))}"),
     "strength": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "temperature": (lambda value: 0 <= value <= 1000, "from 0 to 1000"),
     "time_shift": (lambda value: 0 < value <= 100, "above 0 and at most 100"),

@@ -93,6 +93,33 @@ def test_losses_follow_the_golden_curve(net: str) -> None:
 
 
 @pytest.mark.parametrize("net", NETS)
+def test_a_size_has_its_own_noise_and_a_seed_alone_the_same_bits_as_in_a_batch(net: str) -> None:
+    model = Model(make(net=net, mask_share=0.5))
+    for size in ((8, 8), (12, 8), (8, 16)):
+        together = model.sample(seeds=range(16), size=size, num_steps=3).array
+        assert together.shape == (16, size[1], size[0], 1)
+        alone = model.sample(seeds=[5], size=size, num_steps=3).array
+        assert np.array_equal(alone[0], together[5])
+    own = model.sample(seeds=[5], num_steps=3).array
+    assert np.array_equal(own, model.sample(seeds=[5], size=(8, 8), num_steps=3).array)
+
+
+def test_sizes_are_its_own_and_others_of_about_their_area() -> None:
+    model = Model(make(sizes=((8, 8), (7, 9))))
+    for size in ((8, 8), (7, 9), (12, 8), (16, 8), (4, 8)):
+        model.check_size(size)
+    for size in ((9, 8), (18, 8), (2, 8), (0, 8), (-8, -8)):
+        with pytest.raises(ConfigError, match=r"8x8, 7x9, or sides in multiples of 2 with 31 to 128 pixels"):
+            model.sample(size=size)
+    with pytest.raises(ConfigError, match="a width and a height"):
+        model.sample(size="8x8")  # type: ignore[arg-type]
+    other = Model(build(parse_config({"family": "gan", "width": 8, "height": 8, "generator_features": 4})))
+    assert other.sample(size=(8, 8)).array.shape == (1, 8, 8, 3)
+    with pytest.raises(ConfigError, match=r"A GAN cannot sample another size .* 8x8: use a flow model"):
+        other.sample(size=(8, 12))
+
+
+@pytest.mark.parametrize("net", NETS)
 def test_a_fresh_network_predicts_grey(net: str) -> None:
     torch.manual_seed(0)
     values = {"family": "flow", "width": 8, "height": 8, "channels": 1, "net": net, **NETS[net]}

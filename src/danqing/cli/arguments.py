@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,21 @@ SampleSettings = Annotated[
         "--set",
         help="An option of the model (danqing show lists them); may be repeated.",
         metavar="KEY=VALUE",
+    ),
+]
+
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Width x height of the images, where the model samples other sizes (danqing show).",
+        metavar="W[xH]",
+        show_default="the model's own",
+    ),
+]
+SeamlessOption = Annotated[
+    Literal["x", "y", "both"] | None,
+    typer.Option(
+        help="Make opposite edges fit together, for textures: left and right (x), top and bottom (y)."
     ),
 ]
 
@@ -99,6 +114,17 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ConfigError(f"--size {text} is not a size: write 32 for a square, or 48x32 for width x height.")
     return int(parts[0]), int(parts[-1])
+
+
+def parse_size_or_auto(text: str) -> tuple[tuple[int, int] | None, bool]:
+    """Read a size, or `"auto"` or `"auto:64"` for buckets of some area; raise ConfigError.
+
+    Returns (width, height), or None where none is given, and whether buckets are requested.
+    """
+    auto, _, size = text.partition(":")
+    if auto.lower() != "auto":
+        return parse_size(text), False
+    return (parse_size(size) if size else None), True
 
 
 def split_names(text: str) -> list[str]:

@@ -8,7 +8,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_range, parse_size, split_names
+from danqing.cli.arguments import parse_range, parse_size_or_auto, split_names
 from danqing.errors import DanqingError
 from danqing.quantities import memory
 
@@ -54,7 +54,9 @@ def check(
     size: Annotated[
         str | None,
         typer.Option(
-            help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]", show_default="their own"
+            help="Width x height in pixels: 32, or 48x32; auto:32 for several sizes of that area.",
+            metavar="W[xH]|auto[:W]",
+            show_default="their own",
         ),
     ] = None,
     channels: Annotated[
@@ -103,10 +105,12 @@ def check(
     from danqing.data import open_dataset
     from danqing.images import Images
 
+    of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
     with progress.Bar() as bar:
         dataset = open_dataset(
             data,
-            size=None if size is None else parse_size(size),
+            size=of_all,
+            buckets=buckets,
             channels=channels,
             alpha=alpha,
             background=background,
@@ -172,6 +176,7 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
     return {
         "Data": info.name,
         "Images": f"{len(dataset):,} of {width}x{height}, {kinds[dataset.channels]}",
+        "Buckets": ", ".join(f"{w}x{h} {count:,}" for (w, h), count in _bucket_counts(dataset)),
         "Depth": _depth(dataset),
         "Found": report.account(),
         "Layout": report.understood.get("Layout"),
@@ -191,6 +196,16 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Cache": f"{dataset.cache} ({memory(len(dataset) * dataset.image_bytes)})",
         "Fingerprint": dataset.fingerprint,
     }
+
+
+def _bucket_counts(dataset: "Dataset") -> list[tuple[tuple[int, int], int]]:
+    """Return each bucket and how many images it has; nothing if all images have one size."""
+    import numpy as np
+
+    if len(dataset.sizes) == 1:
+        return []
+    counts = np.bincount(dataset.buckets_at(np.arange(len(dataset))), minlength=len(dataset.sizes))
+    return list(zip(dataset.sizes, counts.tolist(), strict=True))
 
 
 def _with_source(text: str, source: str | None) -> str:
@@ -233,6 +248,7 @@ def _payload(dataset: "Dataset") -> dict[str, Any]:
         **dataset.info.model_dump(mode="json"),
         "images": len(dataset),
         "size": list(dataset.size),
+        "buckets": [{"size": list(size), "images": count} for size, count in _bucket_counts(dataset)],
         "channels": dataset.channels,
         "depth": dataset.depth,
         "labels": dict(zip(dataset.label_names, dataset.label_frequencies, strict=True)),

@@ -14,8 +14,11 @@ from danqing.cli.arguments import (
     GuidanceOption,
     NegativeOption,
     SampleSettings,
+    SeamlessOption,
     SeedOption,
+    SizeOption,
     parse_attributes,
+    parse_size,
     picked_seed,
     sample_options,
 )
@@ -35,6 +38,8 @@ EXAMPLES = """Examples:
   danqing sample runs/emoji --prompt "a red heart" --guidance 3 -n 16 --out hearts.png
 
   danqing sample runs/faces --attribute age=30 --attribute glasses=yes -n 16 --out faces.png
+
+  danqing sample runs/stone --size 96x64 --seamless both --each tiles/
 
   danqing sample runs/emoji --prompts prompts.csv --each samples/ --format webp
 
@@ -85,6 +90,8 @@ def sample(
         str,
         typer.Option(help="The language model's name.", metavar="NAME", show_default="the only one there"),
     ] = "",
+    size: SizeOption = None,
+    seamless: SeamlessOption = None,
     seed: SeedOption = 0,
     image_format: Annotated[
         Literal["png", "webp", "jpeg"] | None,
@@ -102,6 +109,8 @@ def sample(
         raise ConfigError("Give --prompt or --prompts, not both.")
     chosen = image_format or (format_of(out) if out is not None else "png")
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
+    options |= {} if size is None else {"size": parse_size(size)}
+    options |= {} if seamless is None else {"seamless": seamless}
     count = n or (_IMAGES_OF_A_PROMPT if prompt_table else _IMAGES)
     attributes = parse_attributes(attribute)
     wanted = prompts.PromptRow(

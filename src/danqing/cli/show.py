@@ -51,6 +51,7 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "Family": info["family"],
         "Images": f"{info['width']} x {info['height']}, {info['channels']} channels",
+        "Samples": info.get("sampled_sizes"),
         "Labels": _some(info["labels"]),
         "Attributes": "\n  ".join(Attribute.model_validate(one).in_words() for one in attributes),
         "Reads": _reads(info),

@@ -10,7 +10,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_settings, parse_size, split_names
+from danqing.cli.arguments import parse_settings, parse_size_or_auto, split_names
 from danqing.quantities import duration
 from danqing.training.display import Display
 
@@ -27,6 +27,8 @@ EXAMPLES = """Examples:
   danqing train photos/ --out runs/photos --minutes 30
 
   danqing train sprites.zip --preset vae-32 --size 48x32 --out runs/sprites
+
+  danqing train photos/ --preset flow-32 --size auto --out runs/all-shapes
 
   danqing train photos/ --minutes 120 --evaluate-every 200000 --patience 1000000
 
@@ -63,7 +65,12 @@ def train(
         typer.Option("--set", help="Change one setting; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
+        str | None,
+        typer.Option(
+            help="Width x height in pixels: 32, or 48x32; auto for several sizes of the preset's area.",
+            metavar="W[xH]|auto[:W]",
+            show_default="that of the preset",
+        ),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
     images: Annotated[
@@ -120,13 +127,15 @@ def train(
     as_json: output.JsonOption = False,
 ) -> None:
     """Train a model on your images."""
+    of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
+    given = {**parse_settings(settings or []), **_of_data(attributes, pairs, degrade)}
     run = train_with_bar(
         data,
         out=out,
         preset=preset,
         config=config,
-        settings={**parse_settings(settings or []), **_of_data(attributes, pairs, degrade)},
-        size=None if size is None else parse_size(size),
+        settings={**given, "data.buckets": True} if buckets else given,
+        size=of_all,
         minutes=minutes,
         images=images,
         seed=seed,

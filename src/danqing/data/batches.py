@@ -15,7 +15,7 @@ from danqing.data.augment import Augment
 from danqing.data.batch import Batch, Condition
 from danqing.data.dataset import Dataset
 from danqing.data.degrade import Degradation
-from danqing.data.order import shuffled
+from danqing.data.order import BucketOrder, Order, ShuffledOrder
 from danqing.errors import DataError
 from danqing.machine import total_memory
 from danqing.randomness import derived_seed, generator
@@ -32,7 +32,8 @@ class _Read(NamedTuple):
 class Batches:
     """A data set, shuffled each epoch and cut into batches.
 
-    A batch may span two epochs.
+    A batch may span two epochs. With buckets, all images of a batch have one size; `order.BucketOrder` says
+    which bucket a batch is from.
 
     augment: None for none; `dataset.info.augment` is the data's default. use_labels: whether the condition
     holds labels, if the data has any. use_texts: whether it holds captions, if the data has any; of several
@@ -65,6 +66,10 @@ class Batches:
         self.use_labels = use_labels and bool(dataset.label_names)
         self.use_texts = use_texts and dataset.has_texts
         self.hide_attributes, self.degrade = hide_attributes, degrade
+        count = len(dataset)
+        self._order: Order = ShuffledOrder(count, batch_size, seed)
+        if len(dataset.sizes) > 1:
+            self._order = BucketOrder(dataset.buckets_at(np.arange(count)), batch_size, seed)
         if prefetch is None:
             prefetch = len(dataset) * dataset.image_bytes > (total_memory() or 8e9) / 2
         self._ahead = _Ahead(self._read) if prefetch else None
@@ -86,13 +91,7 @@ class Batches:
 
     def indices(self, images_seen: int) -> NDArray[np.int64]:
         """Return the indices of that batch's images, int64 `[batch_size]`."""
-        count = len(self.dataset)
-        positions = np.arange(images_seen, images_seen + self.batch_size)
-        epochs, places = positions // count, positions % count
-        parts = [
-            shuffled(places[epochs == epoch], count, self.seed, epoch) for epoch in np.unique(epochs).tolist()
-        ]
-        return np.concatenate(parts)
+        return self._order.at(images_seen).indices
 
     def condition(self, images_seen: int) -> Condition:
         """Return that batch's condition without source images, on the CPU."""
@@ -119,7 +118,7 @@ class Batches:
 
     def _seeds(self, images_seen: int) -> list[int]:
         """A seed for each image of that batch in its epoch."""
-        epochs = np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset)
+        epochs = self._order.at(images_seen).epochs
         pairs = zip(self.indices(images_seen).tolist(), epochs.tolist(), strict=True)
         return [derived_seed(self.seed, "degrade", image, epoch) for image, epoch in pairs]
 

@@ -1,10 +1,11 @@
 """The packed cache: all images of a source, decoded once, in one file that training reads.
 
 A cache is a folder with `images.safetensors` (`images` `[n, h, w, c]`, uint8, or uint16 where the source has
-more than 8 bits), `records.safetensors` (`labels`
-`[n]`, and `text_ends` `[n + 1]` into `texts`), `report.json`, and `manifest.json`, which is written last: a
-cache without one is still being built. The images are appended in the order of the source, and a journal says
-how many are complete, so that a killed build continues where it stopped.
+more than 8 bits), `records.safetensors` (`labels` `[n]`, and `text_ends` `[n + 1]` into `texts`),
+`report.json`, and `manifest.json`, which is written last: a cache without one is still being built. The
+images are appended in the order of the source, and a journal says how many are complete, so that a killed
+build continues where it stopped. With buckets, `images` is `[n, values]`, as long as the largest bucket
+needs, and `buckets` `[n]` among the records says which bucket each image is in.
 """
 
 import json

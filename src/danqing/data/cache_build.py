@@ -78,8 +78,11 @@ class Build:
         self.spec, self.notes = resolve(source, asked)
         assert self.spec.size is not None
         self.width, self.height = self.spec.size
+        self.buckets = self.spec.chosen_buckets
         self.pairs = any(record.source is not None for record in islice(source.records(self.spec), 1))
-        self.image_bytes = self.width * self.height * self.spec.channels * self.spec.depth // 8
+        if self.pairs and self.buckets:
+            raise DataError("Pairs need one size for all images: give a size such as 64x64 instead of auto.")
+        self.image_bytes = self.spec.bytes_per_image
         self.record_bytes = self.image_bytes * (2 if self.pairs else 1)
         self.images_path = cache / "building.images"
         self.journal_path = cache / "building.jsonl"
@@ -127,6 +130,7 @@ class Build:
             for records, decoded in self._decoded(decoder, self.source.records(self.spec, start)):
                 entry["records"] += len(records)
                 entry["digests"] += decoded.digests
+                entry["buckets"] += [self.buckets.index(size) for size in decoded.sizes if self.buckets]
                 blocks.append(decoded.pixels)
                 for record, reason, header in zip(records, decoded.reasons, decoded.headers, strict=True):
                     if reason is None:
@@ -185,18 +189,24 @@ class Build:
     def _finish(self, tally: _Tally) -> None:
         shape = (tally.images, self.height, self.width, self.spec.channels)
         labels, names, texts, ends, digests = self._tables(tally.images)
-        stored = (tally.images, 2, *shape[1:]) if self.pairs else shape
+        stored: tuple[int, ...] = (tally.images, 2, *shape[1:]) if self.pairs else shape
+        if self.buckets:
+            stored = (tally.images, self.image_bytes * 8 // self.spec.depth)
         write_header(self.images_path, "images", stored, self.spec.depth)
         values, attributes = self._attributes()
         tensors = {"labels": labels, "text_ends": ends, "texts": texts}
-        _write_tensors(
-            self.cache / "records.safetensors", tensors | ({"attributes": values} if attributes else {})
-        )
-        hasher = hashlib.sha256(json.dumps([_FINGERPRINT, _of_pixels(self.asked), shape, names]).encode())
+        if attributes:
+            tensors["attributes"] = values
+        if self.buckets:
+            tensors["buckets"] = np.array(self._from_journal("buckets"), np.uint8)
+        _write_tensors(self.cache / "records.safetensors", tensors)
+        covered = [_FINGERPRINT, _of_pixels(self._asked_buckets()), shape, names]
+        hasher = hashlib.sha256(json.dumps(covered).encode())
         for table in (digests, labels.astype("<i8"), ends, texts):
             hasher.update(table.tobytes())
-        if attributes:
-            hasher.update(values.tobytes())
+        for name in ("attributes", "buckets"):
+            if name in tensors:
+                hasher.update(tensors[name].tobytes())
         counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(float)
         duplicates = tally.images - len(np.unique(digests))
         manifest = Manifest(
@@ -213,6 +223,7 @@ class Build:
             lacking=tuple(sorted(tally.lacking | missing_extras(*self.notes))),
             pairs=self.pairs,
             attributes=attributes,
+            buckets=self.buckets,
         )
         atomic.write_json(self.cache / "report.json", manifest.report.model_dump(mode="json"))
         os.replace(self.images_path, self.cache / "images.safetensors")
@@ -221,9 +232,21 @@ class Build:
 
     def _attributes(self) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
         """Return the table of attributes and its columns from the journal."""
+        return tabulate(self.source.attributes, self._from_journal("attributes"))
+
+    def _from_journal(self, name: str) -> list[Any]:
+        """Return one value of each image from the journal."""
         with open(self.journal_path, "rb") as journal:
-            rows = [cells for line in journal for cells in json.loads(line)["attributes"]]
-        return tabulate(self.source.attributes, rows)
+            return [value for line in journal for value in json.loads(line)[name]]
+
+    def _asked_buckets(self) -> ImageSpec:
+        """Return what was requested, with the buckets that were chosen.
+
+        The same images in the same buckets then have one fingerprint.
+        """
+        if not self.asked.buckets:
+            return self.asked
+        return replace(self.asked, size=self.spec.size, buckets=self.buckets)
 
     def _tables(
         self, count: int
@@ -291,7 +314,7 @@ def _of_pixels(asked: ImageSpec) -> dict[str, Any]:
 
 
 def _entry() -> dict[str, Any]:
-    lists = ("labels", "texts", "attributes", "digests", "skipped", "sizes")
+    lists = ("labels", "texts", "attributes", "digests", "buckets", "skipped", "sizes")
     return {"records": 0, "formats": {}, **{name: [] for name in lists}}
 
 
@@ -322,7 +345,7 @@ def _joined_pairs(decoded: Decoded, image_bytes: int) -> Decoded:
         if target is not None and source is not None:
             pixels += [target[0], source[0]]
             digests.append(hashlib.blake2b((target[1] + source[1]).encode(), digest_size=16).hexdigest())
-    return Decoded(reasons, digests, b"".join(pixels), decoded.headers[::2])
+    return Decoded(reasons, digests, b"".join(pixels), headers=decoded.headers[::2])
 
 
 def _plain(value: Any) -> Any:

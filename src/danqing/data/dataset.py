@@ -20,6 +20,7 @@ from danqing.data.captions import captions_of
 from danqing.data.manifest import Manifest, read_manifest
 from danqing.data.records import DatasetInfo, digest
 from danqing.errors import DataError
+from danqing.images import conform
 from danqing.names import match
 
 _TEXTS_AT_ONCE = 10_000
@@ -28,9 +29,11 @@ Indices = NDArray[np.int64] | Tensor | Sequence[int]
 
 
 class Dataset:
-    """Images of one size, with their labels, captions and attributes.
+    """Images with their labels, captions and attributes.
 
-    Indices run from 0 to len - 1.
+    Indices run from 0 to len - 1. All images have one size, or, if they were read with buckets, one of a few
+    sizes of about the same area. `images` then gives all of them at `size`, which is the most frequent one;
+    `full_depth` gives those of one bucket at its own size.
 
     `labels` are int64 `[n]`, indices into `label_names`, -1 if an image has none. `fingerprint` is a
     sha256 in hexadecimal of the contents and the options that they were read with: it shows whether two runs
@@ -55,12 +58,25 @@ class Dataset:
 
     def __repr__(self) -> str:
         width, height = self.size
-        return f"Dataset({self.info.name!r}, {len(self)} images of {width}x{height}x{self.channels})"
+        others = f" and {len(self.sizes) - 1} other sizes" if len(self.sizes) > 1 else ""
+        return f"Dataset({self.info.name!r}, {len(self)} images of {width}x{height}x{self.channels}{others})"
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return (width, height)."""
+        """Return (width, height), of the first bucket if there are several."""
         return self._manifest.shape[2], self._manifest.shape[1]
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Return the (width, height) of each bucket; without buckets, `size` alone."""
+        return self._manifest.buckets or (self.size,)
+
+    def buckets_at(self, indices: Indices) -> NDArray[np.int64]:
+        """Return the bucket of each image at `indices`, int64 `[n]`.
+
+        It is a place in `sizes`.
+        """
+        return self._store.buckets[self._places(indices)].astype(np.int64)
 
     @property
     def channels(self) -> int:
@@ -92,12 +108,36 @@ class Dataset:
         return self._manifest.image_bytes
 
     def images(self, indices: Indices) -> Tensor:
-        """Return the images at `indices`, uint8 `[n, h, w, c]`; deeper values are rounded."""
-        return torch.from_numpy(_eight_bits(self._store.images(self._places(indices))))
+        """Return the images at `indices` at `size`, uint8 `[n, h, w, c]`.
+
+        Deeper values are rounded. Images of other buckets are resized and cropped.
+        """
+        places = self._places(indices)
+        buckets = self._store.buckets[places]
+        if not buckets.any():
+            return torch.from_numpy(_eight_bits(self._store.images(places)))
+        width, height = self.size
+        result = np.empty((len(places), height, width, self.channels), np.uint8)
+        for bucket in np.unique(buckets):
+            (rows,) = np.nonzero(buckets == bucket)
+            pixels = _eight_bits(self._store.images(places[rows], bucket=int(bucket)))
+            for row, one in zip(rows, pixels, strict=True):
+                result[row] = conform(one, size=self.size, channels=self.channels, alpha="keep")
+        return torch.from_numpy(result)
 
     def full_depth(self, indices: Indices) -> Tensor:
-        """Return the images at `indices` at their depth, uint8 or uint16 `[n, h, w, c]`."""
-        return torch.from_numpy(self._store.images(self._places(indices)))
+        """Return the images at `indices` at their own depth and size.
+
+        They are uint8 or uint16 `[n, h, w, c]`. Raises DataError for images of several buckets.
+        """
+        places = self._places(indices)
+        found = np.unique(self._store.buckets[places])
+        if len(found) > 1:
+            raise DataError(
+                f"These images have {len(found)} sizes: read those of one bucket at a time (buckets_at), or "
+                "all at one size with images()."
+            )
+        return torch.from_numpy(self._store.images(places, bucket=int(found[0]) if len(found) else 0))
 
     @property
     def has_pairs(self) -> bool:
@@ -254,21 +294,34 @@ class _Store:
     def __init__(self, cache: Path, manifest: Manifest) -> None:
         self._images = TensorFile(cache / "images.safetensors")
         self._records = TensorFile(cache / "records.safetensors")
-        count, *shape = manifest.shape
-        stored = (count, 2, *shape) if manifest.pairs else manifest.shape
+        count, height, width, channels = manifest.shape
+        shape = (height, width, channels)
+        stored: tuple[int, ...] = (count, 2, *shape) if manifest.pairs else manifest.shape
+        if manifest.buckets:
+            stored = (count, manifest.image_bytes * 8 // manifest.depth)
         if self._images.shape("images") != stored:
             raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built again.")
-        labels = self._records.rows("labels", np.arange(manifest.shape[0]))
+        labels = self._records.rows("labels", np.arange(count))
         self.labels = labels.view(f"i{labels.shape[1]}")[:, 0]
+        self.buckets = np.broadcast_to(np.uint8(0), count)
+        if manifest.buckets:
+            self.buckets = self._records.rows("buckets", np.arange(count))[:, 0]
+        sizes = manifest.buckets or ((width, height),)
         self._pairs, self._has_attributes = manifest.pairs, bool(manifest.attributes)
-        self._shape, self._dtype = manifest.shape[1:], np.dtype("<u2" if manifest.depth == 16 else "u1")
+        self._shapes = [(high, wide, channels) for wide, high in sizes]
+        self._dtype = np.dtype("<u2" if manifest.depth == 16 else "u1")
 
-    def images(self, places: NDArray[np.int64], side: int = 0) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Read the images at some positions; side 1: the source images of pairs."""
-        values = self._images.rows("images", places).view(self._dtype)
-        if not self._pairs:
-            return values.reshape(len(places), *self._shape)
-        return np.ascontiguousarray(values.reshape(len(places), 2, *self._shape)[:, side])
+    def images(
+        self, places: NDArray[np.int64], *, side: int = 0, bucket: int = 0
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Read the images at some positions, which are all in one bucket.
+
+        side: 1 reads the source images of pairs.
+        """
+        values, shape = self._images.rows("images", places).view(self._dtype), self._shapes[bucket]
+        if self._pairs:
+            return np.ascontiguousarray(values.reshape(len(places), 2, *shape)[:, side])
+        return np.ascontiguousarray(values[:, : math.prod(shape)]).reshape(len(places), *shape)
 
     def attributes(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         if not self._has_attributes:

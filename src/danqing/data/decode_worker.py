@@ -11,35 +11,43 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from danqing import frames
+from danqing.data.buckets import Size, decode_to_nearest
 from danqing.errors import DataError
-from danqing.image_files import DeepPixels, Frame, decode
+from danqing.image_files import DeepPixels, Frame
 from danqing.images import Pixels
 
 
 class Decoded(NamedTuple):
     """Decoded images in order.
 
-    reasons: why each cannot be decoded, None if it can. digests, pixels: of the others.
+    reasons: why each cannot be decoded, None if it can. digests, pixels, sizes: of the others; the pixels of
+    each take up equally many bytes.
     headers: format and size of each before decoding, as `headers.described` gives them.
     """
 
     reasons: list[str | None]
     digests: list[str]
     pixels: bytes
+    sizes: Sequence[Size] = ()
     headers: Sequence[tuple[str, tuple[int, int] | None]] = ()
 
 
-def packed(outcomes: Iterable[Pixels | DeepPixels | str]) -> Decoded:
-    """Pack decoded images and reasons into one message."""
-    reasons, digests, blocks = list[str | None](), list[str](), list[bytes]()
+def packed(outcomes: Iterable[Pixels | DeepPixels | str], bytes_per_image: int) -> Decoded:
+    """Pack decoded images and reasons into one message.
+
+    bytes_per_image: to which smaller images are filled up with zeros.
+    """
+    reasons, digests, blocks, sizes = list[str | None](), list[str](), list[bytes](), list[Size]()
     for outcome in outcomes:
         if isinstance(outcome, str):
             reasons.append(outcome)
         else:
             reasons.append(None)
-            blocks.append(outcome.tobytes())
-            digests.append(hashlib.blake2b(blocks[-1], digest_size=16).hexdigest())
-    return Decoded(reasons, digests, b"".join(blocks))
+            pixels = outcome.tobytes()
+            digests.append(hashlib.blake2b(pixels, digest_size=16).hexdigest())
+            blocks.append(pixels.ljust(bytes_per_image, b"\0"))
+            sizes.append((outcome.shape[1], outcome.shape[0]))
+    return Decoded(reasons, digests, b"".join(blocks), sizes)
 
 
 def decoded_or_reason(
@@ -47,7 +55,7 @@ def decoded_or_reason(
 ) -> Pixels | DeepPixels | str:
     """Decode an image, or return the sentence of its DataError."""
     try:
-        return decode(source, **options)
+        return decode_to_nearest(source, **options)
     except DataError as error:
         return str(error)
 
@@ -75,9 +83,9 @@ def split(header: list[Any], block: bytes) -> Iterable[bytes | str | Frame]:
 def main() -> None:
     """Answer requests until stdin ends.
 
-    The options of `decode` are the only argument, as JSON.
+    The two arguments are the options of `decode_to_nearest`, as JSON, and the bytes of an image.
     """
-    options = json.loads(sys.argv[1])
+    options, bytes_per_image = json.loads(sys.argv[1]), int(sys.argv[2])
     options["size"] = tuple(options["size"])
     options["range"] = options["range"] and tuple(options["range"])
     frames.write(sys.stdout.buffer, "ready")
@@ -86,8 +94,10 @@ def main() -> None:
             header, block = frames.read(sys.stdin.buffer)
         except EOFError:
             return
-        result = packed(decoded_or_reason(source, options) for source in split(header, block))
-        frames.write(sys.stdout.buffer, [result.reasons, result.digests], result.pixels)
+        result = packed(
+            (decoded_or_reason(source, options) for source in split(header, block)), bytes_per_image
+        )
+        frames.write(sys.stdout.buffer, [result.reasons, result.digests, result.sizes], result.pixels)
 
 
 if __name__ == "__main__":

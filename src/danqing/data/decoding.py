@@ -12,7 +12,7 @@ import queue
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -48,8 +48,7 @@ class Decoder:
         self._workers: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         for _ in range(self._cores):
             self._workers.put(None)
-        width, height = spec.size or (1, 1)
-        fit = _AHEAD_BYTES // (CHUNK * width * height * max(1, spec.channels) * max(1, spec.depth // 8))
+        fit = _AHEAD_BYTES // (CHUNK * spec.bytes_per_image)
         self._ahead = max(2 * self._cores, min(fit, 64))
         self._use_processes = count > FEW and bool(sys.executable)
         self._started: list[_Worker] = []
@@ -90,7 +89,10 @@ class Decoder:
         encoded = [item for item in loaded if isinstance(item, bytes | Path | Frame)]
         if self._use_processes and len(encoded) == len(loaded):
             return self._by_process(encoded)
-        return packed(self._prepared(item) for item in loaded)
+        return self._packed(self._prepared(item) for item in loaded)
+
+    def _packed(self, outcomes: Iterable[Pixels | DeepPixels | str]) -> Decoded:
+        return packed(outcomes, self.spec.bytes_per_image)
 
     def _prepared(self, item: Loaded | DataError) -> Pixels | DeepPixels | str:
         if isinstance(item, DataError):
@@ -107,7 +109,7 @@ class Decoder:
         try:
             worker = worker or self._start()
             if worker is None:
-                return packed(decoded_or_reason(item, self._options) for item in items)
+                return self._packed(decoded_or_reason(item, self._options) for item in items)
             try:
                 return worker.decode(items)
             except (EOFError, OSError):
@@ -116,12 +118,13 @@ class Decoder:
         finally:
             self._workers.put(worker)
         if len(items) == 1 or self._is_over:
-            return packed(["The decoder crashed on it."] * len(items))
+            return self._packed(["The decoder crashed on it."] * len(items))
         parts = [self._by_process([item]) for item in items]
         return Decoded(
             [reason for part in parts for reason in part.reasons],
             [digest for part in parts for digest in part.digests],
             b"".join(part.pixels for part in parts),
+            [size for part in parts for size in part.sizes],
         )
 
     def _start(self) -> "_Worker | None":
@@ -129,7 +132,7 @@ class Decoder:
         if self._is_over:
             return None
         try:
-            worker = _Worker(self._options)
+            worker = _Worker(self._options, self.spec.bytes_per_image)
         except (OSError, EOFError, ValueError):
             self._use_processes = False
             return None
@@ -143,11 +146,12 @@ class Decoder:
 class _Worker:
     """A decoding process, owned by one thread at a time."""
 
-    def __init__(self, options: dict[str, object]) -> None:
+    def __init__(self, options: dict[str, object], bytes_per_image: int) -> None:
         package = str(Path(danqing.__file__).parents[1])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        arguments = [json.dumps(options), str(bytes_per_image)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", "danqing.data.decode_worker", json.dumps(options)],
+            [sys.executable, "-P", "-W", "ignore", "-m", "danqing.data.decode_worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -173,8 +177,8 @@ class _Worker:
             place = len(source) if isinstance(source, bytes) else str(source)
             header.append(place if number is None else [place, number])
         frames.write(self._requests, header, b"".join(blocks))
-        (reasons, digests), pixels = frames.read(self._answers)
-        return Decoded(reasons, digests, pixels)
+        (reasons, digests, sizes), pixels = frames.read(self._answers)
+        return Decoded(reasons, digests, pixels, [(width, height) for width, height in sizes])
 
     def end(self) -> None:
         """Stop the process and close its pipes."""

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from danqing.data.attributes import Attribute
@@ -22,7 +21,8 @@ class Manifest(BaseModel):
     name: of the source, for people; empty if an earlier version built the cache.
     depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, if
     it has more than 8 bits. lacking: the extras that would have read more of the source. pairs: whether each
-    image is followed by its source image. attributes: the columns of the table of attributes.
+    image is followed by its source image. attributes: the columns of the table of attributes. buckets: the
+    (width, height) of images, the first as in `shape`; empty if all have that size.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,14 +40,17 @@ class Manifest(BaseModel):
     lacking: tuple[str, ...] = ()
     pairs: bool = False
     attributes: tuple[Attribute, ...] = ()
+    buckets: tuple[tuple[int, int], ...] = ()
 
     @property
     def image_bytes(self) -> int:
         """Return the bytes of one image.
 
-        Including its source image if the data has pairs.
+        Including its source image if the data has pairs. With buckets, an image of the largest.
         """
-        return int(np.prod(self.shape[1:])) * self.depth // 8 * (2 if self.pairs else 1)
+        _, height, width, channels = self.shape
+        pixels = max(wide * high for wide, high in self.buckets or ((width, height),))
+        return pixels * channels * self.depth // 8 * (2 if self.pairs else 1)
 
 
 def read_manifest(cache: Path) -> Manifest:

@@ -1,6 +1,7 @@
 """The order of images: a permutation per epoch, computed on demand and never stored."""
 
 import math
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,98 @@ from numpy.typing import NDArray
 from danqing.randomness import derived_seed
 
 ROUNDS = 8
+_KEPT = 2
+"""Rounds of buckets that are remembered: of this batch, and of the next one, which a thread may read."""
+
+
+class Drawn(NamedTuple):
+    """The images of a batch.
+
+    indices: int64 `[batch size]`. epochs: the number of earlier passes over the images, of each.
+    """
+
+    indices: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+
+class Order(Protocol):
+    """The order in which images are drawn."""
+
+    def at(self, images_seen: int) -> Drawn:
+        """Return the batch that follows after `images_seen` images."""
+        ...
+
+
+class ShuffledOrder:
+    """All images, shuffled in each epoch and cut into batches.
+
+    A batch may span two epochs.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+
+    def at(self, images_seen: int) -> Drawn:
+        """Return the batch that follows after `images_seen` images."""
+        return _drawn(images_seen, self._batch_size, self._count, self._seed)
+
+
+class BucketOrder:
+    """Batches of images of one bucket each.
+
+    buckets: of each image, `[n]`.
+
+    Every bucket has an order of its own, as `ShuffledOrder` has: no image of it is skipped or repeated before
+    all others of it were drawn. Buckets take turns in rounds of about n images. By the end of round r, a
+    bucket of m images has given r * m images, rounded down to whole batches. The turns within a round are
+    shuffled.
+    """
+
+    def __init__(self, buckets: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self._batch_size, self._seed = batch_size, seed
+        self._names = np.unique(buckets).tolist()
+        self._members = [np.flatnonzero(buckets == name) for name in self._names]
+        self._counts = np.array([len(members) for members in self._members])
+        self._rounds: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def at(self, images_seen: int) -> Drawn:
+        """Return the batch that follows after `images_seen` images, in whole batches."""
+        batch = images_seen // self._batch_size
+        number = images_seen // int(self._counts.sum())
+        while self._given(number + 1).sum() <= batch:
+            number += 1
+        buckets, batches = self._round(number)
+        place = batch - int(self._given(number).sum())
+        bucket, start = int(buckets[place]), int(batches[place]) * self._batch_size
+        seed, members = derived_seed(self._seed, "bucket", self._names[bucket]), self._members[bucket]
+        drawn = _drawn(start, self._batch_size, len(members), seed)
+        return Drawn(members[drawn.indices], drawn.epochs)
+
+    def _round(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the bucket of each turn of a round, and which of the bucket's batches it gives."""
+        found = self._rounds.get(number)
+        if found is None:
+            given, following = self._given(number), self._given(number + 1)
+            numbers = np.repeat(np.arange(len(given)), following - given)
+            seed = derived_seed(self._seed, "turns")
+            buckets = numbers[shuffled(np.arange(len(numbers)), len(numbers), seed, number)]
+            batches = np.empty_like(buckets)
+            batches[np.argsort(buckets, kind="stable")] = np.concatenate([*map(np.arange, given, following)])
+            found = buckets, batches
+            self._rounds = dict([*list(self._rounds.items())[1 - _KEPT :], (number, found)])
+        return found
+
+    def _given(self, number: int) -> NDArray[np.int64]:
+        """Return how many batches each bucket has given before a round."""
+        return number * self._counts // self._batch_size
+
+
+def _drawn(start: int, batch_size: int, count: int, seed: int) -> Drawn:
+    """Draw positions `start` to `start + batch_size` of an endless sequence of shuffled epochs."""
+    positions = np.arange(start, start + batch_size)
+    epochs, places = positions // count, positions % count
+    parts = [shuffled(places[epochs == epoch], count, seed, epoch) for epoch in np.unique(epochs).tolist()]
+    return Drawn(np.concatenate(parts), epochs)
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from danqing.data import buckets
 from danqing.data.records import ImageSpec, Natural, Record, Source, common_reasons, reason_kind
 from danqing.data.survey import Skipped
 from danqing.errors import DataError
@@ -37,7 +38,8 @@ def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
     Size: that of the images if all agree, otherwise the median width and height in multiples of 8; shrunk
     until the longer side is at most `LARGEST`. Channels: grey if all are grey, otherwise colour; alpha if it
     is to be kept and any image is really transparent somewhere. Depth: 16 if any image has more than 8 bits.
-    Range: one for all such images, chosen by `value_range`.
+    Range: one for all such images, chosen by `value_range`. Buckets: chosen by `buckets.choose`, and none if
+    one size suits all images.
     """
     if source.natural is not None:
         seen = [_ImageFacts(source.natural)]
@@ -52,13 +54,23 @@ def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
         raise DataError(f"No image of {source.about.name} can be read: {common_reasons(reasons, failed)}.")
     found = [one.natural for one in seen]
     size = spec.size or _common_size([one.size for one in found])
+    sizes = spec.buckets
+    if sizes is True:
+        sizes = buckets.choose(size, [one.size for one in found])
+    if sizes:
+        size = sizes[0]
     depth = spec.depth or max(one.depth for one in found)
     values = [one.values for one in seen if one.values is not None]
     asked, bounds = spec.range, spec.range
     if bounds is None and values:
         bounds = value_range(np.concatenate(values))
     spec = replace(
-        spec, size=size, channels=spec.channels or _channels(found, spec), depth=depth, range=bounds
+        spec,
+        size=size,
+        channels=spec.channels or _channels(found, spec),
+        depth=depth,
+        range=bounds,
+        buckets=sizes if len(sizes) > 1 else (),
     )
     remarks = _remarks(found if source.natural is None else [], spec, source.count())
     return spec, remarks + _range_remarks(values, asked, bounds) + _lacking(seen)
@@ -95,9 +107,10 @@ def _remarks(found: list[Natural], spec: ImageSpec, count: int) -> list[str]:
     if len(sizes) > 1:
         (small_w, small_h), (large_w, large_h) = sizes[0], sizes[-1]
         verb = {"crop": "cropped and resized", "pad": "resized and padded", "stretch": "stretched"}[spec.fit]
-        remarks.append(
-            f"Sizes differ, {small_w}x{small_h} to {large_w}x{large_h}: all are {verb} to {width}x{height}."
-        )
+        to = f"all are {verb} to {width}x{height}"
+        if spec.chosen_buckets:
+            to = f"each is {verb} to the nearest of {len(spec.chosen_buckets)} sizes of about the same area"
+        remarks.append(f"Sizes differ, {small_w}x{small_h} to {large_w}x{large_h}: {to}.")
     small = sum(seen.size[0] * 1.5 < width or seen.size[1] * 1.5 < height for seen in found)
     if small > len(found) / 10:
         remarks.append(

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from danqing.data.augment import Augment
+from danqing.data.buckets import Size, decode_to_nearest, nearest
 from danqing.data.survey import Skipped, Survey
 from danqing.errors import ConfigError, DataError
-from danqing.image_files import Deep, DeepPixels, Frame, Range, convert, decode
+from danqing.image_files import Deep, DeepPixels, Frame, Range, convert
 from danqing.image_files.levels import is_range
 from danqing.images import Alpha, Fit, Pixels, parse_background
 
@@ -31,6 +32,8 @@ class ImageSpec:
 
     range: the (low, high) that become black and white, for values of more than 8 bits. depth: the bits
     that are kept, 8 or 16.
+    buckets: the sizes that images are brought to, each to the one whose aspect ratio is nearest; the first
+    is `size`. True chooses sizes of about the area of `size`; empty is `size` alone.
     """
 
     size: tuple[int, int] | None = None
@@ -40,12 +43,12 @@ class ImageSpec:
     fit: Fit = "crop"
     range: Range | None = None
     depth: int = 0
+    buckets: tuple[Size, ...] | Literal[True] = ()
 
     def __post_init__(self) -> None:
-        if self.size is not None and not all(1 <= side <= 4096 for side in self.size):
-            raise ConfigError(
-                f"The size {self.size[0]}x{self.size[1]} is out of range: use 1 to 4096 a side."
-            )
+        for width, height in (*self.chosen_buckets, *([self.size] if self.size is not None else [])):
+            if not (1 <= width <= 4096 and 1 <= height <= 4096):
+                raise ConfigError(f"The size {width}x{height} is out of range: use 1 to 4096 a side.")
         for value, choices, name in (
             (self.channels, (0, 1, 2, 3, 4), "channels"),
             (self.alpha, ("flatten", "keep"), "alpha"),
@@ -61,23 +64,48 @@ class ImageSpec:
     def asked(self) -> dict[str, Any]:
         """Return the options as plain values.
 
-        Without range and depth if these are left to the data.
+        Without range and depth if these are left to the data, and without buckets if there are none.
         """
-        left_open = {name for name in ("range", "depth") if not getattr(self, name)}
+        left_open = {name for name in ("range", "depth", "buckets") if not getattr(self, name)}
         return {name: value for name, value in asdict(self).items() if name not in left_open}
 
     def decode_options(self) -> dict[str, Any]:
-        """Return the options of `danqing.image_files.decode` that give such images."""
+        """Return the options of `buckets.decode_to_nearest` that give such images."""
         return {**asdict(self), "depth": self.depth or 8}
 
     def prepared(self, image: Loaded) -> Pixels | DeepPixels:
         """Convert an image to this form: uint8 or uint16 `[h, w, c]`; raise DataError."""
+        options = self.decode_options()
         if isinstance(image, bytes | Path | Frame):
-            return decode(image, **self.decode_options())
-        return convert(image, **self.decode_options())
+            return decode_to_nearest(image, **options)
+        if buckets := options.pop("buckets"):
+            options["size"] = buckets[nearest(_size_of(image), buckets)]
+        return convert(image, **options)
+
+    @property
+    def chosen_buckets(self) -> tuple[Size, ...]:
+        """Return the buckets, empty if none are chosen yet."""
+        return self.buckets if isinstance(self.buckets, tuple) else ()
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Return the bytes of one image.
+
+        With buckets, of the largest. The size, channels and depth must be known.
+        """
+        assert self.size is not None
+        pixels = max(width * height for width, height in (self.size, *self.chosen_buckets))
+        return pixels * self.channels * self.depth // 8
 
 
 Load = Callable[[], Loaded]
+
+
+def _size_of(image: Pixels | Image.Image | Deep) -> Size:
+    if isinstance(image, Image.Image):
+        return image.size
+    height, width = (image.values if isinstance(image, Deep) else image).shape[:2]
+    return width, height
 
 
 class Record(NamedTuple):

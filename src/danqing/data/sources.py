@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from danqing.data import builtin, cache, tar_shards
 from danqing.data.augment import Augment
+from danqing.data.buckets import Size
 from danqing.data.dataset import Dataset
 from danqing.data.file_source import FileSource
 from danqing.data.folder import Folder
@@ -32,6 +33,7 @@ def open_dataset(
     source: str | Path,
     *,
     size: tuple[int, int] | None = None,
+    buckets: bool | Sequence[Size] = False,
     channels: int = 0,
     alpha: Alpha = "flatten",
     background: str = "#ffffff",
@@ -50,6 +52,8 @@ def open_dataset(
     take milliseconds.
 
     size: (width, height) in pixels, reached as `fit` says; None takes the images' own, see `probe.resolve`.
+    buckets: whether each image gets the one of a few sizes whose aspect ratio is nearest to its own; their
+        area is about that of `size`. Sizes as (width, height) are taken as they are.
     channels: 1 to 4; 0 keeps those of the data.
     range: the (low, high) that become black and white, for values of more than 8 bits; None takes one that
         suits the data.
@@ -61,7 +65,8 @@ def open_dataset(
 
     Raises DataError and ConfigError.
     """
-    spec = ImageSpec(size, channels, alpha, background, fit, range)
+    sizes = buckets if isinstance(buckets, bool) else tuple((width, height) for width, height in buckets)
+    spec = ImageSpec(size, channels, alpha, background, fit, range, buckets=sizes or ())
     found, part = find_source(source, split, on_progress, Declared(pairs, tuple(attributes)))
     folder = cache.ensure(found, spec, cache_dir, on_progress)
     manifest = read_manifest(folder)

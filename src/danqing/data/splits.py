@@ -86,7 +86,10 @@ def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) ->
     A test split is never used here: the images that choose a model cannot also judge it. Raises DataError.
     """
     training = open_dataset(source, split="train", **options)
-    validation = open_if_there(source, "validation", **{**options, "range": training.range})
+    alike: dict[str, Any] = {"range": training.range}
+    if options.get("buckets"):
+        alike |= {"size": training.size, "buckets": training.sizes}
+    validation = open_if_there(source, "validation", **{**options, **alike})
     if validation is not None:
         return Held(training, validation, "validation")
     return Held(*hold_out(training, fraction), "held-out")

@@ -135,7 +135,9 @@ def _of_model(
         raise EvaluationError(
             f"This model generates {config.width}x{config.height}: leave --size out, which is for folders."
         )
-    shape = {"size": (config.width, config.height), "channels": config.channels}
+    shape: dict[str, Any] = {"size": (config.width, config.height), "channels": config.channels}
+    if config.sizes:
+        shape["buckets"] = config.sizes
     usual = {"alpha": "flatten" if config.channels in (1, 3) else "keep"}
     run = {**(_run_preparation(folder) or _told_preparation(model)), "range": model.value_range}
     attributes = tuple(column.name for column in config.attributes)

@@ -17,6 +17,7 @@ from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
 from danqing.families.configuration import FamilyConfig as FamilyConfig
 from danqing.families.configuration import ReadsText as ReadsText
+from danqing.images import SizeRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,31 @@ class Family(Learner):
         They are weights, buffers and their caches.
         """
         return bytes_of(self)
+
+
+@runtime_checkable
+class SamplesSizes(Protocol):
+    """A family that samples images of other sizes than its own.
+
+    Its `sample` takes `size: tuple[int, int] | None`, a (width, height) of these sizes.
+    """
+
+    @property
+    def sizes(self) -> SizeRange:
+        """Return which sizes these are."""
+        ...
+
+
+@runtime_checkable
+class SamplesSeamless(Protocol):
+    """A family that samples textures whose opposite edges fit together.
+
+    Its `sample` takes `seamless`, an option: "none", "x", "y" or "both".
+    """
+
+    def check_seamless(self, size: tuple[int, int]) -> None:
+        """Raise ConfigError if an image of this (width, height) cannot be seamless."""
+        ...
 
 
 Preview = Callable[[], Tensor]

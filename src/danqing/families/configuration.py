@@ -17,6 +17,8 @@ class FamilyConfig(BaseModel):
 
     A preset leaves out the settings in `from_data`, which are taken from the data.
 
+    sizes: (width, height) of all images that the model learns from, the most frequent first; empty where all
+        have its own.
     conditional: false ignores labels, captions and attributes of the data.
     labels: the class names; empty where there are none.
     label_frequencies: how often each label is drawn.
@@ -39,6 +41,7 @@ class FamilyConfig(BaseModel):
             "width",
             "height",
             "channels",
+            "sizes",
             "labels",
             "label_frequencies",
             "label_captions",
@@ -55,6 +58,7 @@ class FamilyConfig(BaseModel):
     width: int = Field(32, ge=4, le=4096)
     height: int = Field(32, ge=4, le=4096)
     channels: int = Field(3, ge=1, le=4)
+    sizes: tuple[tuple[int, int], ...] = ()
     conditional: bool = True
     labels: tuple[str, ...] = ()
     label_frequencies: tuple[float, ...] = ()
@@ -152,6 +156,11 @@ class FamilyConfig(BaseModel):
     @property
     def reads_source(self) -> bool:
         """Return whether the model learns from the source image of a pair."""
+        return False
+
+    @property
+    def takes_sizes(self) -> bool:
+        """Return whether the model learns from images of several sizes (`data.buckets`)."""
         return False
 
     @property

@@ -147,6 +147,10 @@ class FlowConfig(LatentConfig):
         return self.pairs
 
     @property
+    def takes_sizes(self) -> bool:
+        return not (self.pairs or self.noise_chooses_images)
+
+    @property
     def noise_chooses_images(self) -> bool:
         return self.transport == "semidiscrete"
 

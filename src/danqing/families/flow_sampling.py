@@ -14,7 +14,10 @@ from danqing.families.base import Batch, Condition, Learner, OnStep, Preview
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
+from danqing.families.seamless import Tiling
+from danqing.images import SizeRange
 from danqing.nets.flow.conditioned import joined
+from danqing.nets.flow.contract import Given
 from danqing.nets.layers import enlarged, shrunk
 from danqing.options import complete
 from danqing.precision import Precision, autocast, candidates
@@ -45,30 +48,43 @@ class FlowSampler(FlowModel):
         return int({**self.sample_defaults(), **options}["num_steps"])
 
     def sample(
-        self, condition: Condition, *, seeds: Sequence[int], on_step: OnStep | None = None, **options: Any
+        self,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        size: tuple[int, int] | None = None,
+        **options: Any,
     ) -> Tensor:
         """Carry noise to an image per seed.
 
+        size: (width, height) of the images, by default the model's own.
         sampler, num_steps: how the velocity is followed.
         time_shift: above 1 more steps are spent near noise.
         guidance: what guidance leads away from, no "condition" or the early "guide".
         guidance_scale: how far, while t is between guidance_start and guidance_end; 1 is not at all.
         precision: of the matrix products; "auto" is what the machine is fast at.
+        seamless: of `Flow`, the axes along which opposite edges fit together, "none", "x", "y" or "both".
         A network that has not grown to the whole size yet samples small images, which are enlarged.
         Raises ConfigError.
         """
         chosen = self._checked(options)
         if self.config.grow and self.level:
-            return self._sample_small(condition, seeds, on_step, chosen)
-        start = self.start(condition, self._noise(seeds))
+            return self._sample_small(condition, seeds, size, on_step, chosen)
+        start = self.start(condition, self._noise(seeds, size))
         velocity = self._velocity(condition, start.shape, chosen)
         return self._follow(velocity, start, 0.0, seeds, on_step, chosen)
 
     def _sample_small(
-        self, condition: Condition, seeds: Sequence[int], on_step: OnStep | None, chosen: Mapping[str, Any]
+        self,
+        condition: Condition,
+        seeds: Sequence[int],
+        size: tuple[int, int] | None,
+        on_step: OnStep | None,
+        chosen: Mapping[str, Any],
     ) -> Tensor:
         """Sample at the size that the network has grown to, and enlarge the images."""
-        level, noise = int(self.level), self._noise(seeds)
+        level, noise = int(self.level), self._noise(seeds, size)
 
         def whole(images: Tensor) -> Tensor:
             return enlarged(images, level, (noise.shape[-2], noise.shape[-1]))
@@ -85,9 +101,11 @@ class FlowSampler(FlowModel):
         scale = flow_growth.noise_scale(level)
         return whole(self._follow(velocity, start, 0.0, seeds, reporting, chosen, noise_scale=scale))
 
-    def _noise(self, seeds: Sequence[int]) -> Tensor:
+    def _noise(self, seeds: Sequence[int], size: tuple[int, int] | None = None) -> Tensor:
+        channels, height, width = self.codec.latent_shape
+        width, height = size or (width, height)
         device = next(self.network.parameters()).device
-        return normal(seeds, self.codec.latent_shape, device=device)
+        return normal(seeds, (channels, height, width), device=device)
 
     def _follow(
         self,
@@ -122,8 +140,7 @@ class FlowSampler(FlowModel):
     ) -> samplers.Velocity:
         """Return the velocity towards predictions, which guidance moves; pixels are bounded to [-1, 1].
 
-        shape: of the images, [n, c, h, w].
-        level: how often they are halved, of a network that grows.
+        shape: of the images, `[n, c, h, w]`. level: how often they are halved, of a network that grows.
 
         Guidance leads away from the prediction without the condition (Ho and Salimans 2022, equation 6) or
         from that of an early copy (Karras et al. 2024, equation 3), within an interval of times (Kynkäänniemi
@@ -137,7 +154,7 @@ class FlowSampler(FlowModel):
         present = torch.zeros(shape[0], dtype=torch.bool, device=device)
         self._check_guidance(condition, guided=scale != 1, by_guide=by_guide)
         with autocast(precision, device):
-            under = self.given(condition, present, shape[2:], level=level)
+            under = away = self.given(condition, present, shape[2:], level=level)
             if by_guide:
                 away = self.given(condition, present, shape[2:], guide=True)
             elif scale != 1:
@@ -145,7 +162,7 @@ class FlowSampler(FlowModel):
                 hidden = present if condition.negative_text else ~present
                 away = self.given(negative, hidden, shape[2:], level=level)
 
-        def image(z: Tensor, t: Tensor) -> Tensor:
+        def image(z: Tensor, t: Tensor, under: Given, away: Given) -> Tensor:
             weight = torch.where((t >= first) & (t <= last), scale, 1.0)
             # The steps of the adaptive sampler differ from image to image, so that all are computed alike.
             if scale == 1 or (chosen["sampler"] != "adaptive" and bool((weight == 1).all())):
@@ -158,7 +175,13 @@ class FlowSampler(FlowModel):
                 wanted, other = self.predict(z.repeat(2, 1, 1, 1), t.repeat(2), both, precision).chunk(2)
             return torch.lerp(other, wanted, paths.wide(weight))
 
-        return lambda z, t: towards(self.bounded(image(z, t)), z, t)
+        tiling = Tiling(chosen.get("seamless", "none"))
+
+        def velocity(z: Tensor, t: Tensor) -> Tensor:
+            found = tiling.predict(lambda z, move: image(z, t, under.moved(move), away.moved(move)), z)
+            return towards(self.bounded(found), z, t)
+
+        return velocity
 
     def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
         """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
@@ -254,7 +277,40 @@ class FlowEditor(FlowSampler):
 
 
 class Flow(FlowEditor):
-    """A flow model of pixels, which also bounds likelihoods."""
+    """A flow model of pixels, which also samples other sizes and bounds likelihoods."""
+
+    def sample_defaults(self) -> Mapping[str, Any]:
+        return {**super().sample_defaults(), "seamless": "none"}
+
+    @property
+    def sizes(self) -> SizeRange:
+        """Return its own sizes, and others of half to twice their area."""
+        own = self.config.sizes or ((self.config.width, self.config.height),)
+        areas = [width * height for width, height in own]
+        return SizeRange(own, self._network(guide=False).multiple, min(areas) // 2, 2 * max(areas))
+
+    def check_seamless(self, size: tuple[int, int]) -> None:
+        """Raise ConfigError if the network would pad an image of this (width, height)."""
+        multiple = self._network(guide=False).multiple
+        if any(side % multiple for side in size):
+            raise ConfigError(
+                f"Seamless images need sides in multiples of {multiple}, and these have "
+                f"{size[0]}x{size[1]}: choose another size.",
+                "seamless",
+            )
+
+    def _velocity(
+        self, condition: Condition, shape: Sequence[int], chosen: Mapping[str, Any], *, level: int = 0
+    ) -> samplers.Velocity:
+        if chosen["seamless"] != "none":
+            self.check_seamless((shape[3], shape[2]))
+            if chosen["sampler"] == "adaptive":  # its steps would shrink without end, and depend on the batch
+                raise ConfigError(
+                    "The adaptive sampler cannot follow a seamless image, which is moved at each evaluation: "
+                    "choose another sampler, such as ab2.",
+                    "sampler",
+                )
+        return super()._velocity(condition, shape, chosen, level=level)
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
         """Return an upper bound on bits per dimension, `[n]` float32.

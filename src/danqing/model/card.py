@@ -24,6 +24,7 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
         "width": config.width,
         "height": config.height,
         "channels": config.channels,
+        "sizes": [list(size) for size in config.sizes],
         "labels": list(config.labels),
         "text": conditions.describe_text(config),
         "attributes": [one.model_dump(mode="json", exclude_defaults=True) for one in config.attributes],
@@ -68,6 +69,8 @@ def card(
         f"- Family: {info['family']}, {info['parameters']:,} parameters",
         f"- Images: {size}, {info['channels']} channel{'s' if info['channels'] > 1 else ''}",
     ]
+    if info.get("sizes"):
+        lines.append(f"- Sizes that it learned: {', '.join(f'{w}×{h}' for w, h in info['sizes'])}")
     if can_sample:
         others = "resampled from these" if info.get("other_sizes", True) else "refused"
         lines.append(f"- Other sizes: {others}")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from danqing import options as rules
 from danqing.errors import ConfigError
-from danqing.families.base import Condition, Family, Fills, Translates, Varies
-from danqing.images import Images
+from danqing.families.base import Condition, Family, Fills, SamplesSeamless, SamplesSizes, Translates, Varies
+from danqing.images import Images, SizeRange
 from danqing.model import conditions, verb_options
 from danqing.model import folder as model_folder
 from danqing.model.analysis import Analysis
@@ -68,8 +68,36 @@ class Model(Analysis):
         return verb_options.options_of(self.family, verb)
 
     def check_options(self, options: Mapping[str, Any], verb: Verb = "sample") -> None:
-        """Raise ConfigError for an unknown option or an invalid value."""
+        """Raise ConfigError for an unknown option or an invalid value.
+
+        options: of the family; the `size` of samples may be among them.
+        """
+        options = dict(options)
+        if verb == "sample" and (size := options.pop("size", None)) is not None:
+            self.check_size(size)
+        if "seamless" in options and not isinstance(self.family, SamplesSeamless):
+            raise self._cannot("sample seamless images", SamplesSeamless)
         verb_options.check(options, self.options_of(verb))
+
+    @property
+    def sizes(self) -> SizeRange:
+        """Return the sizes that it samples."""
+        if isinstance(self.family, SamplesSizes):
+            return self.family.sizes
+        return SizeRange(((self.family.config.width, self.family.config.height),))
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raise ConfigError for a (width, height) that the model does not sample."""
+        sizes = self.sizes
+        if isinstance(size, str) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+            raise ConfigError(f"A size is a width and a height, such as (64, 48), and not {size!r}.", "size")
+        if sizes.fits((size[0], size[1])):
+            return
+        if not sizes.multiple:
+            raise self._cannot(f"sample another size than its own, {sizes.in_words()}", SamplesSizes)
+        raise ConfigError(
+            f"This model does not sample {size[0]}x{size[1]}: choose {sizes.in_words()}.", "size"
+        )
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights to a device; returns self."""
@@ -86,12 +114,13 @@ class Model(Analysis):
         attributes: Attributes = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
+        size: Sequence[int] | None = None,
         on_step: OnPainting | None = None,
         **options: Any,
     ) -> Images:
         """Sample `n` images.
 
-        Image i depends on (seed, i), on what is requested of it and on the options alone.
+        Image i depends on (seed, i), on what is requested of it, the size and the options alone.
 
         n: by default the number of prompts, labels, attributes or seeds, or one.
         label: a class name or index for all images, or one for each; None draws them as the data had them.
@@ -101,6 +130,7 @@ class Model(Analysis):
         attributes: `{"age": 30, "kind": "hat"}` for all images, or one such table for each; None is an
             unknown value, and what is left out is drawn from the training images that are most like the rest.
         seeds: one for each image, instead of `seed`.
+        size: (width, height) in pixels, one of `sizes`; None is the model's own.
         on_step: called after each step of sampling.
         options: of the family, as in `sample_options`.
         Raises ConfigError for an unknown label, attribute or option, and for a condition that the model does
@@ -112,8 +142,13 @@ class Model(Analysis):
         chosen = conditions.image_seeds(n, seed, seeds)
         condition = drawn_condition(self.family.config, chosen, label, prompt, negative_prompt, attributes)
 
+        own: dict[str, Any] = {}
+        if size is not None:
+            self.check_size(size)
+            own = {"size": tuple(size)} if isinstance(self.family, SamplesSizes) else {}
+
         def draw(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
-            return self.family.sample(wanted, **given)
+            return self.family.sample(wanted, **own, **given)
 
         return self._sample("sample", draw, condition, chosen, options, on_step)
 
@@ -248,6 +283,7 @@ class Model(Analysis):
             "sample_options": self.sample_options,
             "translates": isinstance(self.family, Translates),
             "other_sizes": self.facts.get("other_sizes") != "refused",
+            "sampled_sizes": self.sizes.in_words(),
         }
 
     def save(self, folder: str | Path, samples: Images | None = None) -> Path:

@@ -13,6 +13,10 @@ STRENGTH = 0.5
 """The default of `vary`: half way between the image and one that has nothing of it."""
 
 
+_ARGUMENTS = ("on_step", "size")
+"""Arguments of a family's methods that are not options of it."""
+
+
 def options_of(family: Family, verb: Verb) -> dict[str, Any]:
     """Return the options of a verb with their defaults.
 
@@ -49,4 +53,4 @@ def check(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
 def _in_signature(method: Callable[..., Any]) -> dict[str, Any]:
     """Return the options in a method's signature with their defaults."""
     parameters = inspect.signature(method).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "on_step"}
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _ARGUMENTS}

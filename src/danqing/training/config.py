@@ -13,8 +13,8 @@ from danqing.data.captions import captions_of
 from danqing.data.degrade import Degradation
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError
-from danqing.families import can_sample, config_class, parse_config
-from danqing.families.base import FamilyConfig, ReadsText
+from danqing.families import can_sample, cannot, config_class, implementing, parse_config
+from danqing.families.base import FamilyConfig, ReadsText, SamplesSizes
 from danqing.image_files.levels import is_range
 from danqing.training.ema import LONGEST, SHORTEST
 
@@ -72,6 +72,8 @@ class ScheduleConfig(_Section):
 class DataConfig(_Section):
     """How images are prepared.
 
+    buckets: bring each image to the one of a few sizes whose aspect ratio is nearest to its own, instead of
+    all to one size; their area is about that of `size`.
     channels: 0 keeps those of the data.
     range: where values have more than 8 bits, the [low, high] that become black and white; by default, a
     range that suits the data.
@@ -83,6 +85,7 @@ class DataConfig(_Section):
     augment: by default, what suits the data.
     """
 
+    buckets: bool = False
     channels: int = Field(0, ge=0, le=4)
     alpha: Literal["flatten", "keep"] = "flatten"
     background: str = "#ffffff"
@@ -238,6 +241,10 @@ class RunConfig(_Section):
         scored = self.evaluation.every_images not in (0, "auto") or self.evaluation.patience_images
         if scored and not can_sample(self.family):
             raise ValueError(f"a {self.family} samples no images to score: set evaluation.every_images=0")
+        if self.data.buckets and self.tokenizer is not None:
+            raise ValueError("a model of two stages needs one size: give one such as 64x64 instead of auto")
+        if self.data.buckets and not self.model.takes_sizes:
+            raise ValueError(_why_one_size(self.model))
         if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
             raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as flow-128")
         self._check_growing()
@@ -265,6 +272,8 @@ class RunConfig(_Section):
             raise ValueError(
                 "a model that learns from the codes of a first stage does not grow: leave grow out"
             )
+        if sizes and self.data.buckets:
+            raise ValueError("images of several aspect ratios do not grow: leave grow or data.buckets out")
         if sizes and self.training.ema_lengths:
             raise ValueError(
                 "an average over a share of the run would hold the first weights of sizes that begin late: "
@@ -304,6 +313,7 @@ class RunConfig(_Section):
             "width": width,
             "height": height,
             "channels": dataset.channels,
+            "sizes": dataset.sizes if len(dataset.sizes) > 1 else (),
             "labels": labels,
             "label_frequencies": dataset.label_frequencies if labels else (),
             "label_captions": dataset.label_captions if labels else (),
@@ -396,6 +406,16 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key not in free
     ]
+
+
+def _why_one_size(model: FamilyConfig) -> str:
+    """Say why a model cannot learn from buckets, and what to do."""
+    if model.display_name in implementing(SamplesSizes):
+        return (
+            f"this {model.display_name} reads source images, or noise chooses its images, so it needs one "
+            "size: give a size such as 64x64, or set data.buckets = false"
+        )
+    return cannot(model, "learn images of several sizes", SamplesSizes).rstrip(".")
 
 
 def _evenly(captions: Sequence[Sequence[str]], most: int) -> tuple[str, ...]:

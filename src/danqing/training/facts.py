@@ -22,12 +22,13 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
     if labels is not None:
         found = np.bincount(labels[labels >= 0], minlength=len(dataset.label_names))
         counts = dict(zip(dataset.label_names, map(int, found), strict=True))
-    facts = {
+    facts: dict[str, Any] = {
         "name": info.name,
         "source": str(info.source),
         "images": len(dataset),
         "width": dataset.size[0],
         "height": dataset.size[1],
+        **({"sizes": [list(size) for size in dataset.sizes]} if len(dataset.sizes) > 1 else {}),
         "channels": dataset.channels,
         "depth": dataset.depth,
         "range": dataset.range and list(dataset.range),

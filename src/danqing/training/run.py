@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -87,7 +87,7 @@ def train(
     config: str | Path | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | Literal["auto"] | None = None,
     minutes: float | None = None,
     images: int | None = None,
     seed: int | None = None,
@@ -105,7 +105,8 @@ def train(
     config: a configuration file instead of a preset.
     out: the run folder, by default `runs/<data>-<preset>`.
     settings: further `key: value` pairs, as `--set` takes them.
-    size: (width, height) in pixels.
+    size: (width, height) in pixels; "auto" learns images of several aspect ratios at sizes of the preset's
+    area (`data.buckets`).
     minutes, images: the budget, one of the two; by default, the preset's.
     evaluate_every: score the model on held-out images after every so many images, and keep the best; 0 is
     never. By default, long runs are scored at every tenth of their budget.
@@ -118,6 +119,8 @@ def train(
     Ctrl-C saves the run and ends it after the current step. Raises DanqingError.
     """
     check_service(track)
+    if size == "auto":
+        size, settings = None, {**(settings or {}), "data.buckets": True}
     budget = {"minutes": minutes, "images": images}
     dotted: dict[str, Any] = {
         "evaluation.every_images": evaluate_every,

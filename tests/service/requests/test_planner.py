@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from danqing.images import SizeRange
 from danqing.service.access.caller import LOCAL, Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
@@ -42,6 +43,9 @@ OFFERS = [
         },
         steps=True,
         tokens=64,
+    ),
+    Offer(
+        "flexible", "", width=48, height=32, channels=3, sizes=SizeRange(((48, 32), (31, 47)), 4, 512, 3072)
     ),
     Offer("fixed", "", width=20, height=30, channels=1, resamples=False),
 ]
@@ -139,6 +143,19 @@ def test_sizes_are_those_of_the_shape_that_the_model_paints() -> None:
     assert plan({"prompt": "", "n": 2}, pixels=16).output.size == (48, 32)  # its own size is its own affair
     assert refused({"prompt": "", "n": 3}, n=2).param == "n"
     assert refused({"prompt": "words", "model": "steps"}, prompt=4).code == "string_above_max_length"
+
+
+def test_a_size_that_the_model_samples_is_not_resampled() -> None:
+    for size, sampled in (("64x48", (64, 48)), ("31x47", (31, 47)), ("48x32", None), ("96x64", None)):
+        planned = plan({"prompt": "", "model": "flexible", "size": size})
+        assert planned.order.options.get("size") == sampled
+        assert planned.output.size == tuple(map(int, size.split("x")))
+        assert planned.sampled_size == (sampled or (48, 32))
+    tokens = answers.usage(plan({"prompt": "", "model": "flexible", "size": "64x48"}))["output_tokens"]
+    assert tokens == 12  # of 16x16 pixels each
+    message = refused({"prompt": "", "model": "flexible", "size": "40x10"}).message
+    assert "sides in multiples of 4 with 512 to 3,072 pixels" in message
+    assert "96x64" in message
 
 
 def test_usage_counts_codes_or_patches_and_words() -> None:

@@ -39,6 +39,13 @@ class ConditionedNet(nn.Module):
         self.text = text
         self.net = _NETS[net](shape)
 
+    @property
+    def multiple(self) -> int:
+        """Return the multiple to which the network pads the sides of images."""
+        found = self.net.multiple
+        assert isinstance(found, int)
+        return found
+
     def given(
         self,
         condition: Condition,

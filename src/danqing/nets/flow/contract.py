@@ -1,7 +1,8 @@
 """What the networks for flow matching agree on."""
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, Self
 
 from torch import Tensor
 
@@ -24,6 +25,10 @@ class Given:
     known: Tensor | None = None
     channels: Tensor | None = None
     level: int = 0
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Self:
+        """Return the same with images moved, as the input beside them was."""
+        return self if self.channels is None else replace(self, channels=move(self.channels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,12 @@ class FlowShape:
 
 
 class FlowNet(Protocol):
-    """A network for flow matching."""
+    """A network for flow matching.
+
+    multiple: it pads images whose sides are not multiples of this.
+    """
+
+    multiple: int
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, given: Given) -> Tensor:
         """Predict `[n, c, h, w]` from noisy images `x` of that shape.

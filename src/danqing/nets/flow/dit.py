@@ -13,7 +13,7 @@ class DiT(nn.Module):
 
     def __init__(self, shape: FlowShape) -> None:
         super().__init__()
-        self.patch, values = shape.patch, shape.patch**2
+        self.multiple, values = shape.patch, shape.patch**2
         self.time = TimeVector(shape.width)
         self.first = nn.Conv2d(values * (shape.channels + shape.extra_channels), shape.width, 1)
         self.trunk = FlowBlocks(shape)
@@ -24,9 +24,9 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, s: Tensor, given: Given) -> Tensor:
         """Predict as `FlowNet` says."""
         size = (x.shape[-2], x.shape[-1])
-        patches = F.pixel_unshuffle(pad_to_multiple(beside(x, given), self.patch), self.patch)
+        patches = F.pixel_unshuffle(pad_to_multiple(beside(x, given), self.multiple), self.multiple)
         h = self.trunk(self.first(patches), self.time(t, s, given.vector), given)
-        return crop(F.pixel_shuffle(self.last(channel_norm(h)), self.patch), size)
+        return crop(F.pixel_shuffle(self.last(channel_norm(h)), self.multiple), size)
 
     def level_of(self, name: str) -> int | None:
         """Return which level a parameter belongs to, as `FlowNet` says."""

@@ -58,6 +58,7 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         width=config.width,
         height=config.height,
         channels=config.channels,
+        sizes=model.sizes,
         range=model.value_range,
         reads=reads,
         labels=config.labels if reads == "label" else (),

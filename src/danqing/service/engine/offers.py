@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from danqing.images import SizeRange
 from danqing.options import Verb
 
 
@@ -14,7 +15,7 @@ class Offer:
 
     As the worker found them in the model's folder.
 
-    width, height: in pixels.
+    width, height: in pixels. sizes: those that it generates without resampling.
     reads: what its prompt is.
     attributes: those that may be requested, as plain values of `danqing.attributes.Attribute`.
     captions: examples for a model that reads text; for a labelled model, those of each label, if any.
@@ -36,6 +37,7 @@ class Offer:
     width: int = 0
     height: int = 0
     channels: int = 0
+    sizes: SizeRange = field(default_factory=lambda: SizeRange(()))
     range: tuple[float, float] | None = None
     reads: Literal["text", "label", "none"] = "none"
     labels: tuple[str, ...] = ()
@@ -58,10 +60,11 @@ class Offer:
         """Return the verbs that it supports."""
         return tuple(self.options)
 
-    @property
-    def image_tokens(self) -> int:
+    def image_tokens(self, size: tuple[int, int] | None = None) -> int:
         """Return the tokens of one picture in `usage`.
 
         Its codes, or one per 16x16 pixels if it has none.
+        size: (width, height) that it is generated at; None is the model's own.
         """
-        return self.tokens or math.ceil(self.width / 16) * math.ceil(self.height / 16)
+        width, height = size or (self.width, self.height)
+        return self.tokens or math.ceil(width / 16) * math.ceil(height / 16)

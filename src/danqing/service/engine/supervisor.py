@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from danqing.errors import DanqingError
 from danqing.frames import Header
+from danqing.images import SizeRange
 from danqing.service.engine.batching import WorkerBatch
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.timings import Timings
@@ -196,6 +197,8 @@ class Supervisor:
         for name in ("labels", "captions", "attributes"):
             header[name] = tuple(header[name])
         header["range"] = header["range"] and tuple(header["range"])
+        own, *limits = header["sizes"]
+        header["sizes"] = SizeRange(tuple((width, height) for width, height in own), *limits)
         offer = self._offers[header["name"]] = Offer(**header)
         if offer.fault is not None:
             _log.warning("the model %s cannot be served: %s", offer.name, offer.fault)

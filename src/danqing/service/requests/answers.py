@@ -48,7 +48,8 @@ def usage(request: PlannedRequest, index: int | None = None) -> dict[str, Any]:
     index: of a picture, for its event; only the first counts the input.
     """
     text, sent = (0, 0) if index else request.tokens
-    painted = request.offer.image_tokens * (request.n if index is None else 1)
+    one = request.offer.image_tokens(request.sampled_size)
+    painted = one * (request.n if index is None else 1)
     return {
         "total_tokens": text + sent + painted,
         "input_tokens": text + sent,

@@ -139,10 +139,17 @@ def check_background(fields: schemas.Fields, offer: Offer, alpha: bool) -> None:
 
 
 def output_size(
-    requested: str | None, own: tuple[int, int], offer: Offer, n: int, limits: Limits
+    requested: str | None,
+    own: tuple[int, int],
+    offer: Offer,
+    n: int,
+    limits: Limits,
+    *,
+    verb: Verb = "sample",
 ) -> tuple[int, int]:
     """Return the (width, height) of the pictures to return.
 
+    own: of the pictures if none is requested. verb: only `sample` generates other sizes.
     Raises ApiError that names possible sizes.
     """
     if requested in (None, "auto", f"{own[0]}x{own[1]}"):
@@ -161,9 +168,16 @@ def output_size(
             f"of a request {limits.pixels} together.",
             "size",
         )
+    if verb == "sample" and offer.sizes.fits((width, height)):
+        return width, height
     # One side may be rounded: 47x31 has the aspect ratio 3:2.
     if height != round(width * own[1] / own[0]) and width != round(height * own[0] / own[1]):
         larger = ", ".join(f"{own[0] * scale}x{own[1] * scale}" for scale in (1, 2, 4, 8))
         message = f"{requested} has another aspect ratio than the pictures: choose, for example, {larger}."
+        if verb == "sample" and offer.sizes.multiple:
+            message = (
+                f"{offer.name} does not sample {requested}: choose {offer.sizes.in_words()}, or the aspect "
+                f"ratio of its own size, such as {larger}."
+            )
         raise invalid(message, "size")
     return width, height

@@ -90,11 +90,16 @@ class PlannedRequest:
         return bool(isinstance(self.fields, schemas.Guided) and self.fields.stream)
 
     @property
+    def sampled_size(self) -> tuple[int, int]:
+        """Return the (width, height) at which the pictures are generated."""
+        size: tuple[int, int] = self.order.options.get("size", (self.offer.width, self.offer.height))
+        return size
+
+    @property
     def work(self) -> int:
         """Return the cost of encoding all pictures, previews included; see `OutputFormat.work`."""
-        return (
-            self.n * max(self.output.work, self.offer.width * self.offer.height) * (1 + self.order.previews)
-        )
+        width, height = self.sampled_size
+        return self.n * max(self.output.work, width * height) * (1 + self.order.previews)
 
 
 class Planner:
@@ -191,7 +196,11 @@ class Planner:
             given = await self._pool.run(request.owner, work)
             own, alpha = given.size or own, given.alpha
         field_checks.check_background(fields, offer, alpha)
-        size = field_checks.output_size(fields.size, own, offer, n, limits)
+        verb = VERBS[request.endpoint]
+        size = field_checks.output_size(fields.size, own, offer, n, limits, verb=verb)
+        options = dict(request.options)
+        if verb == "sample" and size != own and offer.sizes.fits(size):
+            options["size"] = size  # otherwise pictures of the model's own size are resampled
         prompt, negative, previews = None, None, 0
         if isinstance(fields, schemas.Guided):
             prompt, negative = fields.prompt, fields.negative_prompt
@@ -205,8 +214,8 @@ class Planner:
                 negative_prompt=negative,
                 attributes=fields.attributes,
             ),
-            verb=VERBS[request.endpoint],
-            options=request.options,
+            verb=verb,
+            options=options,
             images=None if given is None else given.images,
             masks=None if given is None else given.masks,
             previews=previews,
@@ -214,7 +223,7 @@ class Planner:
             seconds=limits.seconds,
         )
         compression = 100 if fields.output_compression is None else fields.output_compression
-        sent_tokens = 0 if given is None else given.pictures * offer.image_tokens
+        sent_tokens = 0 if given is None else given.pictures * offer.image_tokens()
         return PlannedRequest(
             endpoint=request.endpoint,
             fields=fields,

@@ -38,7 +38,8 @@ class Fields(BaseModel):
     size: str | None = Field(
         None,
         max_length=_WORD,
-        description="By default `auto`, the model's own size; or WIDTHxHEIGHT with the same aspect ratio.",
+        description="By default `auto`, the model's own size; or WIDTHxHEIGHT, one of `sampled_sizes` of "
+        "GET /v1/models, or another with the same aspect ratio, which is resampled.",
     )
     response_format: Literal["url", "b64_json"] | None = Field(
         None, description="By default b64_json; an address (url) is valid for 60 minutes."
@@ -254,6 +255,7 @@ class ModelCard(BaseModel):
     endpoints: list[Endpoint]
     partial_images: bool
     other_sizes: bool
+    sampled_sizes: str
     available: bool
     card: str | None = None
 

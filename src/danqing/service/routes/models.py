@@ -58,5 +58,6 @@ def _describe(offer: Offer) -> dict[str, Any]:
         "endpoints": [endpoint for endpoint, verb in VERBS.items() if verb in offer.verbs],
         "partial_images": offer.steps,
         "other_sizes": offer.resamples,
+        "sampled_sizes": offer.sizes.in_words(),
         "available": offer.fault is None,
     }

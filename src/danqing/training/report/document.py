@@ -252,6 +252,7 @@ def _data_section(data: Mapping[str, Any]) -> str:
         "Found": data.get("account"),
         **(data.get("understood") or {}),
         "Size": f"{data['width']} × {data['height']} pixels" if data.get("width") else None,
+        "Sizes": ", ".join(f"{width} × {height}" for width, height in data.get("sizes", ())) or None,
         "Channels": data.get("channels"),
         "Source images": data.get("source_images"),
         "Scored on": f"{judged['images']:,} other images ({judged.get('split')})"
