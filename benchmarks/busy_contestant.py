@@ -49,7 +49,7 @@ def engine_of(family: str, dataset: Dataset) -> Engine:
         return Engine(config, Batches(dataset, **batch_options(config, CPU)), CPU, "bfloat16")
     tokenizer = families.build(parse(config.tokenizer.settings).for_data(dataset).model)
     assert isinstance(tokenizer, Tokenizes)
-    config = config.for_data(dataset, tokenizer.config)
+    config = config.for_data(dataset, {"tokenizer": tokenizer.config.model_dump()})
     shape = (len(dataset), *tokenizer.code_shape)
     codes = np.random.default_rng(0).integers(0, tokenizer.vocabulary, shape)
     batches = CodedBatches(

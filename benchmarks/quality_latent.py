@@ -114,7 +114,7 @@ def main() -> None:
     reference = scoring.pixels_of(test or open_dataset(arguments.data, size=size))
     budget = scoring.budgets(arguments.minutes, arguments.images)
     settings = dict(setting.split("=", 1) for setting in arguments.set)
-    second = hed.NAME if hed.is_installed() else None
+    second = hed.NAME if hed.WEIGHTS.is_installed() else None
 
     results: dict[str, Any] = {"minutes": arguments.minutes, "threads": arguments.threads}
     results |= {"size": list(size), "reference": "test" if test is not None else "training"}
