@@ -3,7 +3,7 @@
     python benchmarks/flow_choices.py --data DIR --choice net [--minutes 5] [--images N] [--seeds 1]
         [--only NAME ...] [--set KEY=VALUE ...] [--out FOLDER]
 
-net, optimizer, prediction and transport train a run for each variant; transport without labels, since
+net, optimizer, prediction, times and transport train a run for each variant; transport without labels, since
 pairing harms where there are labels. ema trains one run, whose averages of several lengths are computed
 afterwards, and one for each half-life. guidance and steps train one run, or two where the guide is an early
 copy, and sample it in several ways, within 25 evaluations per image unless the name says how many. DIR
@@ -73,6 +73,9 @@ CHOICES: dict[str, dict[str, Variant]] = {
     "net": trained(
         {
             PRESET: {},
+            "4x4-tokens": {"model.widths": [16, 32, 96, 192], "model.layers": 4, "model.heads": 3},
+            "narrow": {"model.widths": [16, 64, 128], "model.layers": 4},
+            "deep": {"model.layers": 6},
             "dit": {"model.net": "dit", "model.widths": [256], "model.layers": 6, "model.patch": 4},
             "dit-128": {"model.net": "dit", "model.widths": [128], "model.layers": 6, "model.patch": 4},
             "unet": {"model.net": "unet", "model.widths": [32, 64, 64], "model.layers": 2},
@@ -84,9 +87,11 @@ CHOICES: dict[str, dict[str, Variant]] = {
             PRESET: {},
             **{
                 f"{name}-{rate:g}": {"optimizer.name": name, "optimizer.learning_rate": rate}
-                for name, rates in (("muon", (1e-3, 3e-3, 6e-3)), ("adamw", (3e-4, 1e-3, 2e-3)))
+                for name, rates in (("muon", (3e-3, 6e-3, 2e-2)), ("adamw", (3e-4, 1e-3, 2e-3)))
                 for rate in rates
             },
+            "5-ns-steps": {"optimizer.ns_steps": 5},
+            **{f"batch-{size}": {"batch_size": size} for size in (16, 64)},
         }
     ),
     "prediction": trained(
@@ -94,11 +99,19 @@ CHOICES: dict[str, dict[str, Variant]] = {
             PRESET: {},
             **{
                 f"{prediction}-{times}": {"model.prediction": prediction, "model.times": times}
-                for prediction in ("image", "velocity", "noise")
+                for prediction in ("image", "residual", "velocity", "noise")
                 for times in ("logit_normal", "uniform")
             },
             "vp-noise": {"model.path": "vp", "model.prediction": "noise"},
             "edm": {"model.path": "edm"},
+        }
+    ),
+    "times": trained(
+        {
+            PRESET: {},
+            "uniform": {"model.times": "uniform"},
+            **{f"mean-{mean:g}": {"model.time_mean": mean} for mean in (-0.4, 0, 1.2)},
+            "mean-0.6-deviation-1.4": {"model.time_deviation": 1.4},
         }
     ),
     "transport": trained(
