@@ -277,7 +277,7 @@ class FlowEditor(FlowSampler):
 
 
 class Flow(FlowEditor):
-    """A flow model of pixels, which also samples other sizes and bounds likelihoods."""
+    """A flow model of pixels, with other sizes and likelihoods."""
 
     def sample_defaults(self) -> Mapping[str, Any]:
         return {**super().sample_defaults(), "seamless": "none"}
