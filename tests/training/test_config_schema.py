@@ -30,7 +30,7 @@ def test_what_is_wrong_for_the_family_is_invalid() -> None:
     values = presets.read("vae-32")
     for section in (
         {"model": {"bta": 2}},
-        {"model": {"r1": 1.0}},
+        {"model": {"num_steps": 5}},
         {"model": {"labels": ["cat"]}},
         {"sede": 1},
     ):
