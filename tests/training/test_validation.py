@@ -231,7 +231,7 @@ def test_tenths_of_the_budget_and_a_last_score(pictures, tmp_path):
 def test_each_tenth_of_a_budget_that_is_corrected_is_scored_once(pictures, tmp_path, monkeypatch, factor):
     """A budget in minutes moves as it goes: here its total is multiplied after a quarter of it."""
 
-    def replan(self, seconds, spent, images, step):
+    def replan(self, seconds, spent, images, step, pace):
         if images == 160:
             self.set(images, round(640 * factor / 16) * 16)
 
