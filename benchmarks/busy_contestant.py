@@ -18,7 +18,8 @@ from gan_speed import CONFIG, plain_loop
 from danqing import families
 from danqing.data import Batches, Dataset, open_dataset
 from danqing.evaluation.networks import open_network
-from danqing.families.base import Family, Tokenizes
+from danqing.families.abilities import Tokenizes
+from danqing.families.base import Family
 from danqing.images import Images
 from danqing.model.model import Model
 from danqing.training.codes import CodedBatches, Codes, batch_options

@@ -52,7 +52,7 @@ def preset_for(family: str, side: int) -> str:
         if (found := re.fullmatch(rf"{family}-(\d+)", name)) and int(found[1]) <= side
     )
     if not sides:
-        raise SystemExit(f"There is no preset {family}-{side} or smaller.")
+        raise SystemExit(f"The family {family} has no preset for {side}x{side} pixels or fewer.")
     return f"{family}-{sides[-1]}"
 
 

@@ -21,7 +21,7 @@ import torch
 import danqing as dq
 from danqing.data.dataset import Dataset
 from danqing.data.splits import open_held
-from danqing.families.base import Tokenizes
+from danqing.families.abilities import Tokenizes
 from danqing.images import Images
 from danqing.model.model import Model
 from danqing.sheet import Sheet

@@ -61,7 +61,7 @@ DCGAN = {
     "ema_half_life_images": 4000,
 }
 NEVER = 10**9
-"""Held-out images are scored after so many images: at the end alone."""
+"""More images than a run sees: held-out images are scored only at its end."""
 TUNED = "lightweight-gan-tuned"
 NAMES = ("gan-64", "dcgan", "lightweight-gan", TUNED)
 Contestant = Callable[[], tuple[np.ndarray, dict[str, Any]]]

@@ -22,7 +22,8 @@ import torch
 
 import danqing as dq
 from danqing.data import open_dataset
-from danqing.families.base import Family, HasTokenizer
+from danqing.families.abilities import HasTokenizer
+from danqing.families.base import Family
 from danqing.images import Images
 from danqing.model.model import Model
 

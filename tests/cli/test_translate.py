@@ -121,9 +121,11 @@ def test_mistakes_are_one_sentence(
     (tmp_path / "broken/a.png").write_bytes(b"no image")
     image = data / "dark/test/000.png"
     for words, sentence in (
-        ((tmp_path / "none.png", "--out", "x.png"), "There is no image, folder or zip at"),
+        ((tmp_path / "none.png", "--out", "x.png"), "none.png does not exist: give an image, or a folder"),
         ((image, "--out", tmp_path / "x"), "x has no known image suffix"),
         ((data / "dark", "--out", tmp_path / "file"), "several images need a folder"),
+        ((data / "dark", "--out", data / "dark"), "is the input, which would be overwritten"),
+        ((image, "--out", image), "is the input, which would be overwritten"),
         ((data / "dark", "-n", 2, "--out", tmp_path / "x"), "leave it out for a folder"),
         ((tmp_path / "broken", "--out", tmp_path / "x"), "can be read: "),
         ((image, "--set", "truncation=1", "--out", tmp_path / "x.png"), "truncation"),

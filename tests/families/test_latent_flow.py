@@ -9,7 +9,8 @@ import torch
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Compresses, Condition, Fills, HasLikelihood, Varies
+from danqing.families.abilities import Compresses, Fills, HasLikelihood, Varies
+from danqing.families.base import Batch, Condition
 from danqing.families.flow_sampling import LatentFlow
 from danqing.families.samplers import SAMPLERS
 from danqing.images import Images

@@ -7,15 +7,8 @@ import pytest
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import (
-    Family,
-    FamilyConfig,
-    Fills,
-    HasLikelihood,
-    HasTokenLikelihood,
-    Tokenizes,
-    Varies,
-)
+from danqing.families.abilities import Fills, HasLikelihood, HasTokenLikelihood, Tokenizes, Varies
+from danqing.families.base import Family, FamilyConfig
 
 MODULE = """
 from typing import Literal

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danqing.families.base import Tokenizes
+from danqing.families.abilities import Tokenizes
 from danqing.families.tokenizers import PixelCodes
 from danqing.images import to_float
 

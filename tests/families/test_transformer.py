@@ -14,9 +14,7 @@ from danqing import families
 from danqing.data import Batches
 from danqing.errors import ConfigError
 from danqing.families import transformer_sampling
-from danqing.families.base import (
-    Batch,
-    Condition,
+from danqing.families.abilities import (
     Fills,
     HasLikelihood,
     HasTokenizer,
@@ -24,6 +22,7 @@ from danqing.families.base import (
     PaintsInSteps,
     Varies,
 )
+from danqing.families.base import Batch, Condition
 from danqing.families.transformer_sampling import TransformerConfig, TransformerFamily
 from danqing.images import Images, to_float, to_uint8
 from danqing.model.model import Model

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Compresses, Condition, Encodes, HasLikelihood, Varies
+from danqing.families.abilities import Compresses, Encodes, HasLikelihood, Varies
+from danqing.families.base import Batch, Condition
 from danqing.families.vae import VAE, gaussian_divergence, slerp
 from danqing.randomness import generator
 

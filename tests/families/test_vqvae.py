@@ -14,7 +14,8 @@ from torch import Tensor
 import danqing as dq
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Encodes, HasLikelihood, Perceives, Phase, Tokenizes
+from danqing.families.abilities import Encodes, HasLikelihood, Perceives, Tokenizes
+from danqing.families.base import Batch, Condition, Phase
 from danqing.families.vqvae import VQVAE
 from danqing.images import Images, to_uint8
 from danqing.model.model import Model

@@ -14,7 +14,7 @@ from danqing.errors import ConfigError
 from danqing.evaluation.features import feature_info
 from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.networks import open_network
-from danqing.families.base import Compresses
+from danqing.families.abilities import Compresses
 from danqing.families.flow_sampling import LatentFlow
 from danqing.images import Images
 from danqing.training import codes

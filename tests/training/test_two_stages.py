@@ -22,7 +22,7 @@ from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError, TrainingError
 from danqing.evaluation.candidate import open_candidate
 from danqing.evaluation.reference import open_reference
-from danqing.families.base import HasTokenizer
+from danqing.families.abilities import HasTokenizer
 from danqing.families.transformer import TransformerConfig
 from danqing.families.vqvae import VQVAE
 from danqing.training import codes, trainer

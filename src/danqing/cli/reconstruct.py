@@ -46,7 +46,7 @@ def reconstruct(
     from danqing.evaluation.generated_images import reconstruct as reconstruct_images
     from danqing.evaluation.reconstruction import squared_error
     from danqing.evaluation.reference import open_reference
-    from danqing.families.base import Compresses, Tokenizes, Translates
+    from danqing.families.abilities import Compresses, Tokenizes, Translates
     from danqing.images import Images
     from danqing.randomness import generator
 

@@ -162,7 +162,7 @@ def next_command(run: Path, sources: str | None = None) -> str:
 
 
 def _sources(data: str, pairs: str | None) -> str:
-    """Return a folder of source images, or an example of a file where the data has no such folder."""
+    """Return the folder of source images, or an example file if the data has no such folder."""
     folder = Path(data) / (pairs or "").partition(":")[0]
     return str(folder) if pairs and ":" in pairs and folder.is_dir() else IMAGE_TO_TRANSLATE
 

@@ -69,7 +69,7 @@ def translate(
 ) -> None:
     """Turn images into the images that belong to them."""
     if not images.exists():
-        raise ConfigError(f"There is no image, folder or zip at {images}: name one.")
+        raise ConfigError(f"{images} does not exist: give an image, or a folder or zip of images.")
     is_single = images.is_file() and images.suffix.lower() != ".zip"
     if is_single:
         format_of(out)  # before the work, not after it
@@ -77,6 +77,8 @@ def translate(
         raise ConfigError("-n makes several versions of one image: leave it out for a folder.")
     if not is_single and out.is_file():
         raise ConfigError(f"{out} is a file: several images need a folder, so name another --out.")
+    if out.resolve() == images.resolve():
+        raise ConfigError(f"--out {out} is the input, which would be overwritten: choose another --out.")
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     given: dict[str, Any] = {"label": label, "prompt": prompt, "negative_prompt": negative_prompt}
     given |= {"attributes": parse_attributes(attribute), **options}

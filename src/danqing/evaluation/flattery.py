@@ -1,7 +1,7 @@
 """Whether a score flatters a model because the model was trained with the network that scores it."""
 
 from danqing.evaluation.scores import FeatureInfo
-from danqing.families.base import HasTokenizer, Perceives
+from danqing.families.abilities import HasTokenizer, Perceives
 from danqing.model.model import Model
 
 

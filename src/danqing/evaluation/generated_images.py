@@ -20,7 +20,7 @@ from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.image_sets import batch_size_for, index_batches
 from danqing.evaluation.real_conditions import attributes_for, labels_for
-from danqing.families.base import Translates
+from danqing.families.abilities import Translates
 from danqing.images import Images, Pixels, to_uint8
 from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model

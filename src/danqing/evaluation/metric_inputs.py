@@ -27,7 +27,7 @@ from danqing.evaluation.pixel_rows import PixelRows, hashes
 from danqing.evaluation.real_image_results import RealImageResults, draw_captions
 from danqing.evaluation.reference import Reference, learnt_from
 from danqing.evaluation.scores import FeatureInfo, Score
-from danqing.families.base import Translates
+from danqing.families.abilities import Translates
 from danqing.model.model import Model
 from danqing.precision import candidates
 from danqing.progress import ProgressCallback

@@ -23,7 +23,7 @@ from danqing.evaluation.judges.classifier import macro_f1
 from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.scores import Score
-from danqing.families.base import Encodes, HasLikelihood, HasTokenLikelihood, Translates
+from danqing.families.abilities import Encodes, HasLikelihood, HasTokenLikelihood, Translates
 
 Check = Callable[[MetricInputs], str | None]
 _FEW_PER_CLASS = 500

@@ -22,7 +22,7 @@ from danqing.evaluation.reconstruction import (
     ssim,
 )
 from danqing.evaluation.scores import Score
-from danqing.families.base import Translates
+from danqing.families.abilities import Translates
 
 _LEAST_FOR_MEMBERSHIP = 100
 

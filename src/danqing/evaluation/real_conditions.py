@@ -1,4 +1,4 @@
-"""What a model is told of real images: the labels and attributes that it knows."""
+"""The labels and attributes of real images, as the conditions of a model."""
 
 import math
 from typing import Any

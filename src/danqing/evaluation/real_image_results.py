@@ -17,7 +17,7 @@ from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.generated_images import reconstruct
 from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batches, map_labels
 from danqing.evaluation.real_conditions import attributes_for, labels_for
-from danqing.families.base import Tokenizes
+from danqing.families.abilities import Tokenizes
 from danqing.images import Images
 from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model

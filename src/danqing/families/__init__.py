@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 from pydantic import ValidationError
 
 from danqing.errors import ConfigError, explain
-from danqing.families.base import Family, FamilyConfig, HasTokenizer, Learner
+from danqing.families.abilities import HasTokenizer
+from danqing.families.base import Family, FamilyConfig, Learner
 
 REGISTRY = {
     "gan": ("danqing.families.gan", "GAN", "GANConfig"),
@@ -101,7 +102,7 @@ def display_name(family: str) -> str:
 def implementing(protocol: type) -> list[str]:
     """Return the display names of the families that implement a protocol.
 
-    protocol: one of `families.base`, such as `Varies`.
+    protocol: one of `families.abilities`, such as `Varies`.
     A family whose variants differ in it is named by the first variant that implements it ("raster
     transformer"). A family of another package that cannot be imported is left out. Nothing is built.
     """

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from danqing.errors import ConfigError
 from danqing.families import flow_growth, paths
-from danqing.families.base import Batch, Condition, Grows, HasGuide, Losses, ParameterKind, Phase
+from danqing.families.abilities import Grows, HasGuide
+from danqing.families.base import Batch, Condition, Losses, ParameterKind, Phase
 from danqing.families.mask_shapes import draw_masks
 from danqing.families.samplers import SamplerName
 from danqing.families.tokenizers import LatentConfig, LatentStage

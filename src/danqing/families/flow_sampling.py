@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from danqing.errors import ConfigError
 from danqing.families import flow_growth, paths, samplers
-from danqing.families.base import Batch, Condition, Learner, OnStep, Preview
+from danqing.families.abilities import OnStep, Preview
+from danqing.families.base import Batch, Condition, Learner
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from danqing.errors import ConfigError
+from danqing.families.abilities import Grows
 from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, scaled_gamma, squared_gradients
-from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Grows, Losses, Phase
+from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
 from danqing.nets.diffaugment import Augmentation, augment
 from danqing.nets.gan_contract import GANShape
 from danqing.nets.gan_modern import LevelShape, ModernGenerator

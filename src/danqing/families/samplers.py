@@ -19,7 +19,7 @@ from torch import Tensor
 
 from danqing.errors import ConfigError
 from danqing.families import dormand_prince
-from danqing.families.base import OnStep, Preview
+from danqing.families.abilities import OnStep, Preview
 from danqing.families.dormand_prince import as_times, per_image
 
 SamplerName = Literal["euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "adaptive"]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Compresses, Family, FamilyConfig, HasTokenizer, Tokenizes
+from danqing.families.abilities import Compresses, HasTokenizer, Tokenizes
+from danqing.families.base import Batch, Family, FamilyConfig
 from danqing.families.conditioning import ConditionedConfig
 from danqing.images import to_float, to_uint8
 

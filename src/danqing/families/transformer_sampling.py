@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Learner, OnStep, bytes_of, nats_to_bits_per_dim
+from danqing.families.abilities import OnStep
+from danqing.families.base import Batch, Condition, Learner, bytes_of, nats_to_bits_per_dim
 from danqing.families.decoding import OnCodes, Sampling, write, write_in_parallel
 from danqing.families.masked_order import spread
 from danqing.families.transformer import TransformerConfig as TransformerConfig

@@ -7,16 +7,8 @@ from torch import Tensor
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.base import (
-    Batch,
-    Condition,
-    Encodes,
-    Family,
-    HasLikelihood,
-    HasTokenLikelihood,
-    Interpolates,
-    Traverses,
-)
+from danqing.families.abilities import Encodes, HasLikelihood, HasTokenLikelihood, Interpolates, Traverses
+from danqing.families.base import Batch, Condition, Family
 from danqing.images import Images, to_uint8
 from danqing.model.attributes import Attributes
 from danqing.model.chunks import frames_to_uint8, in_chunks, pixels_of

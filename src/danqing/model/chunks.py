@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families.base import Condition, Family, FamilyConfig, PaintsInSteps
+from danqing.families.abilities import PaintsInSteps
+from danqing.families.base import Condition, Family, FamilyConfig
 from danqing.images import Images, to_float, to_uint8
 
 OnPainting = Callable[[int, int, Callable[[], Images]], None]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from danqing import options as rules
 from danqing.errors import ConfigError
-from danqing.families.base import Condition, Family, Fills, SamplesSeamless, SamplesSizes, Translates, Varies
+from danqing.families.abilities import Fills, SamplesSeamless, SamplesSizes, Translates, Varies
+from danqing.families.base import Condition, Family
 from danqing.images import Images, SizeRange
 from danqing.model import conditions, verb_options
 from danqing.model import folder as model_folder

@@ -18,7 +18,7 @@ from danqing.evaluation.evaluate import evaluate
 from danqing.evaluation.generated_images import reconstruct, remade
 from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.scores import Score
-from danqing.families.base import Translates
+from danqing.families.abilities import Translates
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model

@@ -24,7 +24,7 @@ from danqing.data.dataset import TensorFile
 from danqing.data.degrade import Degradation
 from danqing.data.records import digest
 from danqing.errors import TrainingError
-from danqing.families.base import Compresses, Tokenizes
+from danqing.families.abilities import Compresses, Tokenizes
 from danqing.families.tokenizers import LatentStatistics
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed

@@ -14,7 +14,8 @@ from danqing.data.degrade import Degradation
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError
 from danqing.families import can_sample, cannot, config_class, implementing, parse_config
-from danqing.families.base import FamilyConfig, ReadsText, SamplesSizes
+from danqing.families.abilities import SamplesSizes
+from danqing.families.base import FamilyConfig, ReadsText
 from danqing.image_files.levels import is_range
 from danqing.training.ema import LONGEST, SHORTEST
 

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from danqing.families.base import Grows, Learner
+from danqing.families.abilities import Grows
+from danqing.families.base import Learner
 
 SHORTEST, LONGEST = 0.01, 0.28
 """Bounds of an EMA length. The plain average of all weights has the length 12**-0.5 = 0.289."""

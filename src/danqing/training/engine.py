@@ -10,7 +10,8 @@ from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.evaluation.networks import open_teacher
-from danqing.families.base import Batch, Grows, HasGuide, HasTokenizer, Learner, Losses, Perceives, Phase
+from danqing.families.abilities import Grows, HasGuide, HasTokenizer, Perceives
+from danqing.families.base import Batch, Learner, Losses, Phase
 from danqing.nets.layers import shrunk
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator

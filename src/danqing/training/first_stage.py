@@ -17,7 +17,8 @@ from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
 from danqing.evaluation.image_sets import batch_size_for, index_batches
 from danqing.evaluation.reconstruction import psnr
-from danqing.families.base import Family, FamilyConfig, HasTokenizer
+from danqing.families.abilities import HasTokenizer
+from danqing.families.base import Family, FamilyConfig
 from danqing.images import to_float, to_uint8
 from danqing.model import folder as model_folder
 from danqing.model import loading

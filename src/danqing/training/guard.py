@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing.families.base import Alarm, Family, Learner, Translates
+from danqing.families.abilities import Translates
+from danqing.families.base import Alarm, Family, Learner
 from danqing.training import colour
 
 WINDOW = 20

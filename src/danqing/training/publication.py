@@ -17,7 +17,8 @@ from danqing.errors import DataError
 from danqing.evaluation import scores
 from danqing.evaluation.generated_images import remade, sources
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
-from danqing.families.base import Learner, Translates
+from danqing.families.abilities import Translates
+from danqing.families.base import Learner
 from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model import folder as model_folder
 from danqing.model.card import describe

@@ -12,7 +12,8 @@ from danqing import machine
 from danqing.data import Batches, Dataset
 from danqing.data.splits import Held
 from danqing.errors import TrainingError
-from danqing.families.base import Alarm, Family, Translates
+from danqing.families.abilities import Translates
+from danqing.families.base import Alarm, Family
 from danqing.model.model import Model
 from danqing.nets.recomputing import recompute_blocks
 from danqing.training import captions, checkpoint, facts, pairing, publication

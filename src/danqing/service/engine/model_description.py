@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from danqing.errors import DanqingError
-from danqing.families.base import Family, Fills, HasTokenizer, PaintsInSteps, Tokenizes, Varies
+from danqing.families.abilities import Fills, HasTokenizer, PaintsInSteps, Tokenizes, Varies
+from danqing.families.base import Family
 from danqing.model import folder as model_folder
 from danqing.model.model import Model
 from danqing.options import Verb
