@@ -257,7 +257,7 @@ def test_the_adaptive_weight_makes_both_gradients_as_long(loss: str) -> None:
 
 
 def test_the_reconstruction_does_not_collapse_when_the_discriminator_starts() -> None:
-    start, steps = 80, 100
+    start, steps = 80, 160
     vqvae = build(**VQGAN, adversarial_start_images=32 * start, adversarial_warmup_images=32 * 40)
     assert isinstance(vqvae, Perceives)
     assert vqvae.perceptual_network == "efficientnet-lite0"
@@ -270,7 +270,7 @@ def test_the_reconstruction_does_not_collapse_when_the_discriminator_starts() ->
     errors = [step["squared_error"] for step in logged]
     usual = sum(errors[start - 20 : start]) / 20
     assert max(errors[start:]) < 2 * usual  # at no step since
-    assert error(vqvae.eval(), test) < 1.1 * before  # sharper is not closer, but as near as it was
+    assert error(vqvae.eval(), test) < before
     assert logged[-1]["perplexity"] > 0.5 * logged[start - 1]["perplexity"]
     verdicts = [step["adversarial"] for step in logged if "adversarial" in step]
     assert len(verdicts) == steps - 1  # the first has no weight yet
