@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peer_arguments
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -310,16 +311,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=list(PEERS))
-    parser.add_argument("--tuned", action="store_true", help="for a budget of minutes")
-    parser.add_argument("--images", type=Path, required=True, help="a .npy file of training images")
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--budget", type=int, help="train on this number of images instead")
-    parser.add_argument("--count", type=int, default=5000, help="how many samples")
-    parser.add_argument("--flip", action="store_true", help="mirror half of the training images")
-    parser.add_argument("--threads", type=int, default=2)
+    peer_arguments.add(parser, PEERS, minutes=5.0)
     parser.add_argument("--speed", action="store_true", help="measure speed, as standard input requests it")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to write samples and facts")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

@@ -35,6 +35,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import peer_arguments
 import torch
 from flow_peers import parameters_of, stand_in_for_torchvision
 from torch import Tensor, nn
@@ -111,15 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=PEERS)
-    parser.add_argument("--tuned", action="store_true", help="for a budget of minutes")
-    parser.add_argument("--images", type=Path, required=True, help="a .npy file of training images")
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--budget", type=int, help="train on this number of images instead")
-    parser.add_argument("--count", type=int, default=5000, help="how many samples")
-    parser.add_argument("--flip", action="store_true", help="mirror half of the training images")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(), help="where to write samples and facts")
+    peer_arguments.add(parser, PEERS, minutes=30.0)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

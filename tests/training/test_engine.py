@@ -1,28 +1,16 @@
 """The training step: accumulation, resuming in memory, golden losses, what is frozen and when."""
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from danqing.data import Batches, open_dataset
+from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.nets.recomputing import recompute_blocks
 from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine, initialise
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for number in range(24):
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return open_dataset(folder, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 def engine_of(dataset, preset, **settings):

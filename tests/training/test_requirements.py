@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import danqing as dq
 from danqing import machine, presets
-from danqing.data import Batches, open_dataset
+from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.families.vae import VAE
 from danqing.training import measured_runs
@@ -25,17 +24,6 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 SMALL_VAE = {"net": "mlp", "features": 4, "latents": 4, "prior": "normal"}
 SMALL_VQGAN = {"features": 4, "blocks": 1, "vocabulary": 16, "adversarial": 1.0, "discriminator_features": 4}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for number in range(24):
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return open_dataset(folder, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 def needs_of(dataset, preset, earlier=None, **settings):

@@ -318,7 +318,8 @@ class VAE(Autoencoder):
 class GridVAE(VAE):
     """A VAE whose latents are a small image.
 
-    A flow model generates them. Its own samples decode noise that knows no neighbour, and show nothing whole.
+    A flow model generates them. Its own samples decode noise that is drawn place by place, and show no whole
+    image.
     """
 
     has_prior: ClassVar[bool] = False

@@ -2,7 +2,7 @@
 
 They are a first stage: a transformer writes the numbers, and the decoder here turns them into an image. A
 flow model can also generate the vectors before they are rounded to numbers (Rombach et al. 2022, section
-3.1). Their own samples are drawn place by place and show nothing whole. With a perceptual and an adversarial
+3.1). Their own samples are drawn place by place and show no whole image. With a perceptual and an adversarial
 term they are VQGANs (Esser et al. 2021).
 """
 
