@@ -152,7 +152,7 @@ def check(found: Comparison, folder: Path) -> None:
         ({"every_images": "tenth"}, "leave it out"),
         ({"evaluation.keep": "best"}, "leave it out"),
         ({"patience_images": "100"}, "leave it out"),
-        ({"r1": "0.2"}, "vae-32: There is no setting called 'r1'"),
+        ({"r2": "0.2"}, "vae-32: There is no setting called 'r2'"),
     ],
 )
 def test_a_setting_that_is_not_all_of_theirs_is_refused(

@@ -81,10 +81,12 @@ def compare(
     own["evaluation.held_out"] = judged.held_out
     chosen = compare_setup.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
+    networks = [open_network(features, device=choose_device(device))]
+    second = choose_second(second_features, features, lambda: judged.training)
     if on_dataset is not None:
         on_dataset(judged.training.info.report)
-    second = choose_second(second_features, features, lambda: judged.training)
-    networks = _open_networks(features, second, judged, device, on_progress)
+    if second is not None:
+        networks.append(_open_second(second, judged, device, on_progress))
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
     folder = Path(out)
     asked = {
@@ -146,21 +148,13 @@ def compare(
         return comparison.run(study)
 
 
-def _open_networks(
-    first: str,
-    second: str | None,
-    judged: ComparisonData,
-    device: str,
-    on_progress: FractionalProgressCallback | None,
-) -> list[FeatureNetwork]:
-    """Open both feature networks, so that what is missing is said before anything is trained."""
-    chosen = choose_device(device)
-    networks: list[FeatureNetwork] = [open_network(first, device=chosen)]
-    if second == taught.NAME:
-        networks.append(taught.open_taught(judged.training, device=chosen, on_progress=on_progress))
-    elif second is not None:
-        networks.append(open_network(second, device=chosen))
-    return networks
+def _open_second(
+    name: str, judged: ComparisonData, device: str, on_progress: FractionalProgressCallback | None
+) -> FeatureNetwork:
+    """Open the second feature network, so that what is missing is said before anything is trained."""
+    if name == taught.NAME:
+        return taught.open_taught(judged.training, device=choose_device(device), on_progress=on_progress)
+    return open_network(name, device=choose_device(device))
 
 
 class _ComparisonRun:
