@@ -34,6 +34,7 @@ ROOMS = [
     {"nets"},
     {"families", "presets"},
     {"model"},
+    {"editing"},
     {"evaluation"},
     {"training"},
     {"studies"},

@@ -12,7 +12,7 @@ from PIL import Image
 
 from danqing.errors import ConfigError
 from danqing.image_files import decode
-from danqing.images import Images, conform, encode, to_float, to_pil, to_uint8
+from danqing.images import Images, conform, encode, to_float, to_pil, to_uint8, to_uint16
 from tests.image_files.files import file_of, photo
 
 
@@ -29,6 +29,11 @@ def test_bytes_survive_the_way_to_floats_and_back(pixels: np.ndarray) -> None:
     assert floats.shape == (pixels.shape[0], pixels.shape[3], pixels.shape[1], pixels.shape[2])
     assert np.array_equal(to_uint8(floats).numpy(), pixels)
     assert torch.equal(to_float(torch.from_numpy(pixels).permute(0, 3, 1, 2)), floats)
+
+
+def test_all_values_of_16_bits_survive_the_way_to_floats_and_back() -> None:
+    values = np.arange(2**16, dtype=np.uint16).reshape(1, 256, 256, 1)
+    assert np.array_equal(to_uint16(to_float(torch.from_numpy(values))).numpy(), values)
 
 
 def test_the_ends_of_the_range_are_exact_and_what_is_outside_is_clamped() -> None:

@@ -77,10 +77,22 @@ def to_uint8(images: "Tensor") -> "Tensor":
     """
     import torch
 
+    return _rounded(images, 127.5).to(torch.uint8).contiguous()
+
+
+def to_uint16(images: "Tensor") -> "Tensor":
+    """Turn floats in [-1, 1] into uint16 `[n, h, w, c]`, as `to_uint8` does."""
+    import torch
+
+    return _rounded(images, 32767.5).to(torch.int32).to(torch.uint16).contiguous()
+
+
+def _rounded(images: "Tensor", half: float) -> "Tensor":
+    """Round to levels from 0 to twice `half`, as floats `[n, h, w, c]`; what is no number becomes 0."""
     # A half is added and the rest cut off: round_ wakes all cores, however few the numbers, and then waits
     # for whichever is busy.
-    levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(127.5)
-    return levels.nan_to_num_(0).add_(0.5).clamp_(0, 255).to(torch.uint8).contiguous()
+    levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(half)
+    return levels.nan_to_num_(0).add_(0.5).clamp_(0, 2 * half)
 
 
 def with_channels(images: "Tensor", channels: int) -> "Tensor":

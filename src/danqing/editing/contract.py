@@ -1,0 +1,56 @@
+"""What an edit is: a function from the pixels of one image to the pixels of the edited image."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.uint8] | NDArray[np.uint16]
+"""The pixels of an image, `[h, w, c]`: grey, grey and alpha, RGB, or RGBA; alpha is not premultiplied."""
+
+
+class ImageToEdit(NamedTuple):
+    """One image and what an edit may know of it.
+
+    values: its pixels. seed: of its own, so that it does not depend on the other images of a batch.
+    name: of its file, relative to the input and with `/`, such as `cats/tom.png`; "" for an array.
+    frame: its place in a film, from 0; 0 where the images are no film.
+    """
+
+    values: Values
+    seed: int
+    name: str = ""
+    frame: int = 0
+
+
+class Edit(Protocol):
+    """An edit with all of its settings: called for each image in turn, and the same for all."""
+
+    @property
+    def verb(self) -> str:
+        """Return the command that it belongs to, such as "fill"."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return all that the result depends on besides image and seed, as plain values for JSON.
+
+        Among them is the digest of the model's weights.
+        """
+        ...
+
+    def changes(self, image: ImageToEdit) -> bool:
+        """Return whether it would change the image; False returns the input file byte for byte."""
+        ...
+
+    def peak_bytes(self, width: int, height: int) -> int:
+        """Estimate the memory that it takes for an image of this size, in bytes."""
+        ...
+
+    def apply(self, image: ImageToEdit) -> Values:
+        """Edit one image; its type (8 or 16 bits) stays the same.
+
+        Raises DataError for an image that cannot be edited.
+        """
+        ...
