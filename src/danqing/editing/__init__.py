@@ -1,1 +1,1 @@
-"""Editing: change images with a model, in arrays and in files, without losing what the model does not change."""
+"""Editing: change images with a model, in arrays and in files, and keep what it does not change."""
