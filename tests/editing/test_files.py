@@ -247,6 +247,21 @@ def test_lossless_formats_return_every_value(format: str, mode: str) -> None:
     assert np.array_equal(files.read(written)[0], changed)
 
 
+@pytest.mark.parametrize("quality", [30, 60, 75, 90])
+def test_a_lossy_webp_keeps_its_quality(quality: int) -> None:
+    rows, columns = np.mgrid[:120, :160]
+    waves = 128 + 100 * np.stack(
+        [np.sin(rows / 9), np.cos(columns / 7), np.sin((rows + columns) / 15)], axis=2
+    )
+    noisy = waves + np.random.default_rng(0).normal(0, 12, waves.shape)
+    picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    given = file_of(picture, "WEBP", quality=quality)
+    values, style = files.read(given)
+    assert style.options["quality"] == pytest.approx(quality, abs=10)
+    assert len(files.write(values, style)) == pytest.approx(len(given), rel=0.15)
+    assert files.read(file_of(picture, "WEBP", lossless=True))[1].options == {"lossless": True}
+
+
 def test_tiff_keeps_its_tags_its_exif_and_its_compression() -> None:
     written, exif = Image.Exif(), Image.Exif()
     written[0x010E], written[0x0112] = "a scan", 6

@@ -20,8 +20,8 @@ from danqing.progress import ProgressCallback
 from danqing.quantities import memory as in_words
 from danqing.randomness import derived_seed
 
-_DECODING = 16
-"""Bytes for each pixel that reading and writing a file takes, besides the edit: two copies of RGBA."""
+_HELD, _READ_OR_WRITTEN = 12, 32
+"""Bytes for each pixel: of the file and its values during the edit, and of reading or writing 16 bits."""
 
 
 class Plan(NamedTuple):
@@ -177,7 +177,9 @@ class _Batch:
             found = self.inputs.size(name)
             if found is not None and found[0] * found[1] > size[0] * size[1]:
                 largest, size = name, found
-        needed = self.edit.peak_bytes(*size) + _DECODING * size[0] * size[1] if largest else 0
+        pixels = size[0] * size[1]
+        edit = self.edit.peak_bytes(*size) if largest else 0
+        needed = max(edit + _HELD * pixels, _READ_OR_WRITTEN * pixels)
         return Plan(len(names) * self.versions, largest, size, resident_memory() + needed)
 
     def run(self, dry_run: bool, on_progress: ProgressCallback | None) -> None:

@@ -348,7 +348,8 @@ def _write_plain(values: Values, style: FileStyle) -> bytes:
 
 def _saved(values: Values, format: str, **options: Any) -> bytes:
     """Encode with Pillow."""
-    image = Image.fromarray(values[:, :, 0]) if values.dtype == np.uint16 else to_pil(values)
+    is_deep = values.dtype == np.uint16
+    image = Image.fromarray(values[:, :, 0]) if is_deep else to_pil(values.astype(np.uint8, copy=False))
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
