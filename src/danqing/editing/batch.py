@@ -142,8 +142,10 @@ def edited(edit: Edit, image: ImageToEdit) -> Values:
 
     Raises DataError as `apply` does.
     """
-    if not edit.changes(image):
-        return image.values
+    return _applied(edit, image) if edit.changes(image) else image.values
+
+
+def _applied(edit: Edit, image: ImageToEdit) -> Values:
     values = edit.apply(image)
     if values.dtype != image.values.dtype or values.ndim != 3:
         raise ValueError(f"{edit.verb} turned {image.values.dtype} into {values.dtype} {list(values.shape)}")
@@ -253,7 +255,8 @@ class _Batch:
                     return _Made(output, content, False, time.perf_counter() - started)
                 if wanted == style and not style.suffix:
                     return _Made(output, content, False, time.perf_counter() - started)
-            new = files.write(edited(self.edit, image), wanted, strip=self.identity["strip"])
+            result = _applied(self.edit, image) if is_changed else values
+            new = files.write(result, wanted, strip=self.identity["strip"])
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not is_out_of_memory(error):
                 raise
