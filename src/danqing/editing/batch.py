@@ -170,19 +170,20 @@ class _Batch:
     versions: int
     extra: Callable[[str], Mapping[str, Any]] | None
     result: BatchResult
+    taken: dict[str, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         """Return what there is to do, and the memory that it takes."""
-        names = {task.name: None for task in self._tasks() if self._record(task) is None}
+        todo = [task.name for task in self._tasks() if self._record(task) is None]
         largest, size = "", (0, 0)
-        for name in names:
+        for name in dict.fromkeys(todo):
             found = self.inputs.size(name)
             if found is not None and found[0] * found[1] > size[0] * size[1]:
                 largest, size = name, found
         pixels = size[0] * size[1]
         edit = self.edit.peak_bytes(*size) if largest else 0
         needed = max(edit + _HELD * pixels, _READ_OR_WRITTEN * pixels)
-        return Plan(len(names) * self.versions, largest, size, resident_memory() + needed)
+        return Plan(len(todo), largest, size, resident_memory() + needed)
 
     def run(self, dry_run: bool, on_progress: ProgressCallback | None) -> None:
         """Make all outputs that are missing."""
@@ -212,9 +213,11 @@ class _Batch:
                     raise DataError(self._stale(record, record.input != digest))
                 self.result.skipped[key] = self._shown(record.output)
                 return
+            output = self._output(task, content)
+            self._check_free(output)
             made = None if dry_run else self._made(task, content)
-            output = self._output(task, content) if made is None else made.output
-            self._check_free(output, task)
+            if made is not None and made.output != output:
+                self._check_free(output := made.output)
         except DataError as error:
             self.result.failed[key] = str(error)
             return
@@ -239,6 +242,7 @@ class _Batch:
             if made.notes:
                 self.result.notes[key] = made.notes
         self.result.written[key] = self._shown(output)
+        self.taken[output] = key
 
     def _made(self, task: _Task, content: bytes) -> "_Made":
         """Edit one file; raise DataError if that fails, also for lack of memory."""
@@ -275,14 +279,13 @@ class _Batch:
     def _record(self, task: _Task) -> Record | None:
         return None if self.place.manifest is None else self.place.manifest.find(task.name, task.version)
 
-    def _check_free(self, output: str, task: _Task) -> None:
+    def _check_free(self, output: str) -> None:
         """Raise DataError if something else has the name of an output."""
         if self.place.is_file:
             return
         path = self._shown(output)
-        for key, taken in self.result.written.items():
-            if taken == path:
-                raise DataError(f"{key} is written to {path} too: rename one of them.")
+        if output in self.taken:
+            raise DataError(f"{self.taken[output]} is written to {path} too: rename one of them.")
         if self.place.path_of(output).exists():
             raise DataError(
                 f"{path} exists and is not a result of this edit: delete it, or choose another --out."
