@@ -46,6 +46,8 @@ def check_random_edits(count: int) -> None:
         assert np.array_equal(before, values)
         image = ImageToEdit(before, case)
         after, _ = files.read(files.write(edit.apply(image), found))
+        if after.shape[2] < values.shape[2]:  # WebP leaves out an alpha that is opaque everywhere
+            after = np.concatenate([after, np.full_like(after[:, :, :1], 255)], axis=2)
         kept = ~masks.of(image).where
         assert after.dtype == dtype
         assert np.array_equal(after[kept], values[kept]), f"case {case}"
@@ -54,7 +56,7 @@ def check_random_edits(count: int) -> None:
 
 
 def test_no_byte_outside_of_the_mask_changes_in_lossless_files() -> None:
-    check_random_edits(300)
+    check_random_edits(200)
 
 
 @pytest.mark.slow
