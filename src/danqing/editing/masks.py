@@ -216,7 +216,8 @@ def grown(where: Mask, pixels: int) -> Mask:
 def feathered(where: Mask, pixels: int) -> NDArray[np.float32]:
     """Return weights that rise from the edge of a mask inwards.
 
-    They are float32 `[h, w]`: 0 outside, and 1 from `pixels` inside on. The edge of the image is not one of the mask.
+    They are float32 `[h, w]`: 0 outside, and 1 from `pixels` inside on. The edge of the image is not one of
+    the mask.
     """
     rows, columns = _box(where, 1)
     weight = np.zeros(where.shape, np.float32)

@@ -155,7 +155,8 @@ class NoiseField:
 def blending_weights(begins: Sequence[int], side: int, length: int) -> Tensor:
     """Compute how much each of several overlapping windows counts along an axis.
 
-    The result is `[windows, side]`. A window counts less towards its ends, where others cover the place; at each place the sum is 1.
+    The result is `[windows, side]`. A window counts less towards its ends, where others cover the place; at
+    each place the sum is 1.
     begins: of the windows, ascending. side: of a window. length: of the axis.
     """
     weights = torch.ones(len(begins), side, dtype=torch.float64)

@@ -66,7 +66,8 @@ class Step(NamedTuple):
 def largest_window(size: Size, shape: Size) -> Size:
     """Return the largest window with a model's aspect ratio in an image.
 
-    Returns (width, height). It is that of the whole image if that is nearly the same. size: of the image. shape: of the model.
+    Returns (width, height). It is that of the whole image if that is nearly the same. size: of the image.
+    shape: of the model.
     """
     width, height = size
     part_width = min(width, max(1, round(height * shape[0] / shape[1])))
@@ -79,7 +80,8 @@ def largest_window(size: Size, shape: Size) -> Size:
 def around(where: Mask, size: Size) -> Window | None:
     """Return a window of a size that contains a mask.
 
-    It is as close to the middle of the image as possible; None if no such window contains it. where: with at least one true pixel.
+    It is as close to the middle of the image as possible; None if no such window contains it. where: with at
+    least one true pixel.
     """
     left = _around(np.asarray(where.any(axis=0)), size[0])
     top = _around(np.asarray(where.any(axis=1)), size[1])

@@ -242,8 +242,8 @@ class Varies(Protocol):
 class TakesNoise(Protocol):
     """A family whose edits take the noise of each place.
 
-    `fill` and `vary` take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of those that the
-    seeds give. Windows of one large image thus share the noise where they overlap.
+    `fill` and `vary` take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of
+    those that the seeds give. Windows of one large image thus share the noise where they overlap.
     """
 
     @property

@@ -285,8 +285,9 @@ class VAE(Autoencoder):
     ) -> Tensor:
         """Sample what a mask covers, in several steps.
 
-        Each step encodes the image, draws latents, decodes them and puts the rest back. This Markov chain approaches the model's distribution of the covered part given the rest (Rezende et
-            al. 2014, appendix F). The last step decodes the posterior's mean.
+        Each step encodes the image, draws latents, decodes them and puts the rest back. This Markov chain
+        approaches the model's distribution of the covered part given the rest (Rezende et al.
+            2014, appendix F). The last step decodes the posterior's mean.
         num_steps: how often.
         """
         check(num_steps=num_steps)
