@@ -96,7 +96,7 @@ def run(
     sequence: bool = False,
     memory: str | None = None,
     extra: Callable[[str], Mapping[str, Any]] | None = None,
-    on_result: "Callable[[BatchResult], None] | None" = None,
+    compare: Path | None = None,
     show_seed: bool = False,
     as_json: bool = False,
 ) -> "BatchResult":
@@ -104,11 +104,11 @@ def run(
 
     memory: as the user wrote it, such as `1.5G`.
     extra: see `edit_files`.
-    on_result: called before the result is printed, for instance to write a page; not after a dry run.
+    compare: the page to write that shows inputs and results; none after a dry run.
     show_seed: whether the seed is printed, because it was picked.
     Raises typer.Exit with code 1 if some files failed; other errors as `edit_files` does.
     """
-    from danqing.editing import batch
+    from danqing.editing import batch, compare_page
 
     with progress.Bar() as bar:
         result = batch.edit_files(
@@ -125,8 +125,9 @@ def run(
             on_plan=_tell,
             on_progress=lambda done, total, name: bar.update(done, total, edit.verb, detail=name),
         )
-    if on_result is not None and not dry_run:
-        on_result(result)
+    page = None if dry_run else compare
+    if page is not None:
+        compare_page.write_page(compare_page.compare(edit, result), page)
     output.result(
         {
             "out": result.out,
@@ -139,8 +140,9 @@ def run(
             "ignored": dict(result.inputs.ignored),
             "manifest": result.manifest,
             "flicker": result.flicker,
+            "page": page,
         },
-        output.facts(_facts(result, dry_run=dry_run, seed=seed if show_seed else None)),
+        output.facts({**_facts(result, dry_run=dry_run, seed=seed if show_seed else None), "Page": page}),
         as_json=as_json,
     )
     if result.failed:

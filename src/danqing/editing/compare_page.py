@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from danqing import atomic, image_files, images, page
-from danqing.editing.contract import Values
+from danqing.editing import files
+from danqing.editing.batch import BatchResult
+from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.editing.manifest import Manifest
 from danqing.image_files import Deep, Range
 from danqing.image_files.levels import sample
 from danqing.images import Pixels
@@ -50,13 +53,14 @@ class ComparedImage(NamedTuple):
     """An image of a batch.
 
     sizes: its (width, height), before and after. file_sizes: bytes, before and after.
+    seconds: that the edit took, None if that is not known.
     shown: small copies as data URLs, before and after; None where the page does not show the image.
     """
 
     name: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
     file_sizes: tuple[int, int]
-    seconds: float
+    seconds: float | None
     measures: Measures
     shown: tuple[str, str] | None
 
@@ -81,14 +85,15 @@ class CompareResults:
         after: Values,
         *,
         file_sizes: tuple[int, int],
-        seconds: float,
+        seconds: float | None = None,
         offset: tuple[int, int] | None = None,
         kept: NDArray[np.bool_] | None = None,
         reference: Values | None = None,
     ) -> None:
         """Add an edited image.
 
-        name: of its file. file_sizes: bytes of the input file and of the output file.
+        name: of its file. file_sizes: bytes of the input file and of the output file. seconds: that the edit
+            took.
         offset: the (left, top) of the input within an output that has more pixels around it.
         kept: bool `[h, w]`, the pixels of the input that the edit keeps.
         reference: the true image, of the size of `after`.
@@ -114,6 +119,48 @@ class CompareResults:
             before = _placed(before, after.shape[:2], offset)
         most = SIDES[self.total <= FEW]
         return _data_url(_small(before, bounds, most)), _data_url(_small(after, bounds, most))
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """An edit that keeps some pixels of an image, whatever it changes elsewhere."""
+
+    def kept(self, image: ImageToEdit) -> NDArray[np.bool_]:
+        """Return which pixels of the image `[h, w]` it keeps."""
+        ...
+
+
+def compare(edit: Edit, result: BatchResult) -> CompareResults:
+    """Compare the input files of a batch with the results of an edit, also those of earlier runs.
+
+    Raises DataError for a file that cannot be read.
+    """
+    results = CompareResults(edit.verb, edit.settings, len(result.written) + len(result.skipped))
+    seconds = {} if result.manifest is None else _seconds(result)
+    left, top, *_ = edit.settings.get("expand", (0, 0, 0, 0))
+    extends = any(edit.settings.get("expand", ()))
+    for key, before, after in result.pairs():
+        values = files.read(before)[0]
+        name = key.partition("/")[2] if result.versions > 1 else key
+        results.add(
+            key,
+            values,
+            files.read(after)[0],
+            file_sizes=(len(before), len(after)),
+            seconds=seconds.get(key),
+            offset=(left, top) if extends else None,
+            kept=edit.kept(ImageToEdit(values, 0, name)) if isinstance(edit, Keeps) else None,
+        )
+    for name, reason in result.failed.items():
+        results.fail(name, reason)
+    return results
+
+
+def _seconds(result: BatchResult) -> dict[str, float]:
+    """Return how long each image took, by the keys of the result."""
+    assert result.manifest is not None
+    records = Manifest(result.manifest.parent).records() if result.manifest.exists() else ()
+    return {result.key(record.name, record.version): record.seconds for record in records}
 
 
 def measure(
@@ -203,7 +250,8 @@ def _tiles(results: CompareResults) -> Iterator[tuple[str, str]]:
         yield f"Mean PSNR, {against.pop()}", _decibels(float(np.mean(found)))
     before, after = (sum(one.file_sizes[place] for one in done) for place in (0, 1))
     yield "Files", f"{memory(before)} → {memory(after)}"
-    yield "Time", duration(sum(one.seconds for one in done))
+    if seconds := [one.seconds for one in done if one.seconds is not None]:
+        yield "Time", duration(sum(seconds))
 
 
 def _images(shown: Sequence[ComparedImage]) -> str:
@@ -244,7 +292,8 @@ def _numbers(one: ComparedImage) -> Iterator[tuple[str, str]]:
         yield f"PSNR, {measures.against}", _decibels(measures.psnr)
     yield "Size", before if before == after else f"{before} → {after}"
     yield "File", " → ".join(memory(size) for size in one.file_sizes)
-    yield "Time", duration(one.seconds)
+    if one.seconds is not None:
+        yield "Time", duration(one.seconds)
 
 
 def _failures(failed: Mapping[str, str]) -> str:
