@@ -77,6 +77,12 @@ CompareOption = Annotated[
 ]
 
 
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option(help="True images by the names of the inputs, for the page of --compare.", metavar="DIR"),
+]
+
+
 def check(source: list[str], out: Path) -> None:
     """Check the input and the output before a model is loaded; raises as `edit_files` does."""
     from danqing.editing import inputs, outputs
@@ -97,6 +103,7 @@ def run(
     memory: str | None = None,
     extra: Callable[[str], Mapping[str, Any]] | None = None,
     compare: Path | None = None,
+    reference: Path | None = None,
     show_seed: bool = False,
     as_json: bool = False,
 ) -> "BatchResult":
@@ -105,6 +112,7 @@ def run(
     memory: as the user wrote it, such as `1.5G`.
     extra: see `edit_files`.
     compare: the page to write that shows inputs and results; none after a dry run.
+    reference: true images, for the page.
     show_seed: whether the seed is printed, because it was picked.
     Raises typer.Exit with code 1 if some files failed; other errors as `edit_files` does.
     """
@@ -127,7 +135,7 @@ def run(
         )
     page = None if dry_run else compare
     if page is not None:
-        compare_page.write_page(compare_page.compare(edit, result), page)
+        compare_page.write_page(compare_page.compare(edit, result, reference), page)
     output.result(
         {
             "out": result.out,

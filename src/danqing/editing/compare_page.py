@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,7 @@ from danqing import atomic, image_files, images, page
 from danqing.editing import files
 from danqing.editing.batch import BatchResult
 from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.editing.inputs import Source, find
 from danqing.editing.manifest import Manifest
 from danqing.image_files import Deep, Range
 from danqing.image_files.levels import sample
@@ -130,11 +131,14 @@ class Keeps(Protocol):
         ...
 
 
-def compare(edit: Edit, result: BatchResult) -> CompareResults:
+def compare(edit: Edit, result: BatchResult, references: Source | None = None) -> CompareResults:
     """Compare the input files of a batch with the results of an edit, also those of earlier runs.
 
-    Raises DataError for a file that cannot be read.
+    references: the true images, with the names of the inputs and any suffix.
+    Raises ConfigError or DataError if there are none, and DataError for a file that cannot be read.
     """
+    known = None if references is None else find(references)
+    true = {PurePosixPath(name).with_suffix(""): name for name in (known.names if known else ())}
     results = CompareResults(edit.verb, edit.settings, len(result.written) + len(result.skipped))
     seconds = {} if result.manifest is None else _seconds(result)
     left, top, *_ = edit.settings.get("expand", (0, 0, 0, 0))
@@ -142,6 +146,7 @@ def compare(edit: Edit, result: BatchResult) -> CompareResults:
     for key, before, after in result.pairs():
         values = files.read(before)[0]
         name = key.partition("/")[2] if result.versions > 1 else key
+        reference = true.get(PurePosixPath(name).with_suffix(""))
         results.add(
             key,
             values,
@@ -150,6 +155,7 @@ def compare(edit: Edit, result: BatchResult) -> CompareResults:
             seconds=seconds.get(key),
             offset=(left, top) if extends else None,
             kept=edit.kept(ImageToEdit(values, 0, name)) if isinstance(edit, Keeps) else None,
+            reference=files.read(known.read(reference))[0] if known and reference else None,
         )
     for name, reason in result.failed.items():
         results.fail(name, reason)

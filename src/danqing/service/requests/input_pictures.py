@@ -241,7 +241,7 @@ def _filled(
     picture, where = _to_edit(content, mask, offer, limits, keeps_file=keeps_file)
     height, width = where.shape
     _check_pixels(n, width, height, limits)
-    window = _window(where, offer)
+    window = masks.window_of(where, offer)
     if keeps_file or is_fine or window is None:
         _check_size(fields, (width, height))
         has_alpha = picture.shape[2] in (2, 4)
@@ -273,13 +273,6 @@ def _filled(
         pictures=1,
         alpha=transparent or offer.channels in (2, 4),
     )
-
-
-def _window(where: Mask, offer: Offer) -> tuple[slice, slice] | None:
-    try:
-        return masks.window_of(where, offer)
-    except ApiError:
-        return None
 
 
 def _without_alpha(painted: Painting) -> Painting:
