@@ -19,6 +19,9 @@ _LISTED = 20
 """How many failures and notes are printed; all are in the JSON and the manifest."""
 
 
+ModelArgument = Annotated[
+    str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+]
 InputArgument = Annotated[
     list[str],
     typer.Argument(

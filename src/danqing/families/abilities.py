@@ -268,6 +268,21 @@ class Translates(Protocol):
 
 
 @runtime_checkable
+class IsConvolutional(Protocol):
+    """A family of convolutions alone, whose `translate` takes images of any size.
+
+    receptive_radius: how many pixels of the source away a result may depend on, at most.
+    stride: results move with the source where that moves by a multiple of this.
+    """
+
+    @property
+    def receptive_radius(self) -> int: ...
+
+    @property
+    def stride(self) -> int: ...
+
+
+@runtime_checkable
 class Perceives(Protocol):
     """A family whose loss uses the features of another network.
 
