@@ -14,8 +14,10 @@ from danqing.version import __version__
 if TYPE_CHECKING:
     from danqing.data import open_dataset
     from danqing.editing.enhance import enhance
+    from danqing.editing.fill import fill
     from danqing.editing.translate import translate
     from danqing.editing.upscale import upscale
+    from danqing.editing.vary import vary
     from danqing.errors import DanqingError
     from danqing.evaluation.evaluate import Evaluation, evaluate
     from danqing.evaluation.scores import Score
@@ -45,6 +47,7 @@ __all__ = [
     "compare",
     "enhance",
     "evaluate",
+    "fill",
     "load",
     "open_dataset",
     "rebuild_ema",
@@ -53,6 +56,7 @@ __all__ = [
     "translate",
     "tune",
     "upscale",
+    "vary",
 ]
 
 _HOMES = {
@@ -69,6 +73,7 @@ _HOMES = {
     "Tuning": "danqing.studies.tune",
     "enhance": "danqing.editing.enhance",
     "evaluate": "danqing.evaluation.evaluate",
+    "fill": "danqing.editing.fill",
     "load": "danqing.model.loading",
     "open_dataset": "danqing.data",
     "rebuild_ema": "danqing.training.rebuild",
@@ -77,6 +82,7 @@ _HOMES = {
     "translate": "danqing.editing.translate",
     "tune": "danqing.studies.tune",
     "upscale": "danqing.editing.upscale",
+    "vary": "danqing.editing.vary",
 }
 
 threads.configure()

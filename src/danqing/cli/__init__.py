@@ -34,6 +34,7 @@ from danqing.cli import (
     translate,
     tune,
     upscale,
+    vary,
 )
 from danqing.errors import ConfigError, DanqingError
 from danqing.progress import Verbosity
@@ -107,6 +108,7 @@ app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
+app.command("vary", epilog=vary.EXAMPLES)(vary.vary)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("upscale", epilog=upscale.EXAMPLES)(upscale.upscale)
 app.command("enhance", epilog=enhance.EXAMPLES)(enhance.enhance)

@@ -19,9 +19,6 @@ _LISTED = 20
 """How many failures and notes are printed; all are in the JSON and the manifest."""
 
 
-ModelArgument = Annotated[
-    str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
-]
 InputArgument = Annotated[
     list[str],
     typer.Argument(
@@ -155,8 +152,8 @@ def _tell(plan: "Plan") -> None:
     if plan.largest:
         width, height = plan.size
         progress.say(
-            f"{plan.images:,} to edit; the largest, {output.printable(plan.largest)} ({width}x{height}), needs "
-            f"about {in_words(plan.peak_bytes)} of memory."
+            f"{plan.images:,} to edit; the largest, {output.printable(plan.largest)} ({width}x{height}), "
+            f"needs about {in_words(plan.peak_bytes)} of memory."
         )
 
 

@@ -1,7 +1,7 @@
 """`danqing enhance`: restore images with a model that learned from damaged copies, or from pairs."""
 
 from danqing.cli import edit_options, output
-from danqing.cli.arguments import SampleSettings, SeedOption, picked_seed, sample_options
+from danqing.cli.arguments import ModelArgument, SampleSettings, SeedOption, picked_seed, sample_options
 from danqing.cli.edit_options import (
     DryRunOption,
     InputArgument,
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
 
 
 def enhance(
-    model: edit_options.ModelArgument,
+    model: ModelArgument,
     images: InputArgument,
     out: OutOption,
     n: VersionsOption = 1,

@@ -8,7 +8,10 @@ from danqing.cli import edit_options, output
 from danqing.cli.arguments import (
     AttributeOption,
     GuidanceOption,
+    LabelOption,
+    ModelArgument,
     NegativeOption,
+    PromptOption,
     SampleSettings,
     SeedOption,
     parse_attributes,
@@ -48,14 +51,12 @@ WholeTileOption = Annotated[
 
 
 def translate(
-    model: edit_options.ModelArgument,
+    model: ModelArgument,
     images: InputArgument,
     out: OutOption,
     n: VersionsOption = 1,
-    label: Annotated[str | None, typer.Option(help="What the images show, for a model with labels.")] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="What the images show, for a model that reads text.", metavar="TEXT")
-    ] = None,
+    label: LabelOption = None,
+    prompt: PromptOption = None,
     negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
     attribute: AttributeOption = None,

@@ -1,7 +1,7 @@
 """`danqing upscale`: enlarge images with a model that learned from small copies of large images."""
 
 from danqing.cli import edit_options, output
-from danqing.cli.arguments import SampleSettings, SeedOption, picked_seed, sample_options
+from danqing.cli.arguments import ModelArgument, SampleSettings, SeedOption, picked_seed, sample_options
 from danqing.cli.edit_options import (
     DryRunOption,
     InputArgument,
@@ -24,7 +24,7 @@ EXAMPLES = """Examples:
 
 
 def upscale(
-    model: edit_options.ModelArgument,
+    model: ModelArgument,
     images: InputArgument,
     out: OutOption,
     n: VersionsOption = 1,

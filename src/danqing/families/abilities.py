@@ -240,9 +240,9 @@ class Varies(Protocol):
 
 @runtime_checkable
 class TakesNoise(Protocol):
-    """A family whose `fill` and `vary` can be told the noise of each place.
+    """A family whose `fill`, `vary` or `translate` can be told the noise of each place.
 
-    Both take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of those that the
+    They take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of those that the
     seeds give. Windows of one large image thus share the noise where they overlap.
     """
 
