@@ -2,13 +2,19 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from danqing.editing import compare_page
-from danqing.editing.compare_page import CompareResults, measure, write_page
+from danqing.editing.batch import edit_files
+from danqing.editing.compare_page import CompareResults, compare, measure, write_page
+from danqing.editing.contract import ImageToEdit, Values
 
 
 def noise(*shape: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
@@ -66,3 +72,48 @@ def test_a_large_batch_shows_an_even_share_and_says_what_is_left_out(
     assert "<b>truncated" not in text
     assert len(re.findall("<figure", text)) == len(places)
     assert len(text) < 60_000
+
+
+class Negative:
+    """An edit that inverts all but the left upper corner, and adds two columns on the left."""
+
+    verb = "fill"
+    settings: Mapping[str, Any] = {"model": "ab", "expand": [2, 0, 0, 0]}
+
+    def changes(self, image: ImageToEdit) -> bool:
+        return True
+
+    def kept(self, image: ImageToEdit) -> NDArray[np.bool_]:
+        kept = np.zeros(image.values.shape[:2], bool)
+        kept[:2, :2] = True
+        return kept
+
+    def peak_bytes(self, width: int, height: int) -> int:
+        return 1
+
+    def apply(self, image: ImageToEdit) -> Values:
+        kept = self.kept(image)[..., None]
+        return np.pad(np.where(kept, image.values, 255 - image.values), ((0, 0), (2, 0), (0, 0)))
+
+
+def test_a_batch_is_compared_from_its_files(tmp_path: Path) -> None:
+    source, true, out = tmp_path / "in", tmp_path / "true", tmp_path / "out"
+    for name in ("a.png", "b/c.png"):
+        picture = noise(6, 8, 3, seed=len(name))
+        for folder, pixels in ((source, picture), (true, np.pad(255 - picture, ((0, 0), (2, 0), (0, 0))))):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save((folder / name).with_suffix(".png" if folder == source else ".bmp"))
+    (source / "d.png").write_bytes((source / "a.png").read_bytes()[:50])
+    edit = Negative()
+    for _ in range(2):  # the second time all are skipped
+        found = compare(edit, edit_files(edit, source, out, seed=0))
+    assert [one.name for one in found.images] == ["a.png", "b/c.png"]
+    assert list(found.failed) == ["d.png"]
+    for one in found.images:
+        assert one.sizes == ((8, 6), (10, 6))
+        assert one.seconds is not None
+        assert (one.measures.psnr, one.measures.against) == (math.inf, "kept region")
+        assert one.measures.changed == pytest.approx(1 - 4 / 48)
+    with_true = compare(edit, edit_files(edit, source, out, seed=0), true)
+    assert {one.measures.against for one in with_true.images} == {"reference"}
+    assert all(5 < (one.measures.psnr or 0) < 40 for one in with_true.images)

@@ -191,18 +191,14 @@ class Planner:
             whole["mask"] = await embedded(body["mask"], sent.mask)
         return whole
 
-    async def plan(
-        self, request: CheckedRequest, sent: Uploads | None, *, seed: int | None = None, name: str = ""
-    ) -> PlannedRequest:
+    async def plan(self, request: CheckedRequest, sent: Uploads | None, *, name: str = "") -> PlannedRequest:
         """Plan what to paint for a checked request and its pictures.
 
-        seed: instead of that of the request.
         name: of the picture in an archive; its own seeds are those of `danqing fill` and other commands.
         Raises ApiError.
         """
         fields, offer, n, limits = request.fields, request.offer, request.n, self._settings.limits
-        if seed is None:
-            seed = drawn_seed(fields)
+        seed = drawn_seed(fields)
         own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
         if not isinstance(fields, schemas.Generation):
             assert sent is not None
