@@ -111,8 +111,8 @@ def names_of(name: str, n: int, format: str | None, taken: set[str]) -> list[str
     endings = {"jpeg": (".jpg", ".jpeg"), None: (path.suffix,)}.get(format, (f".{format}",))
     if path.suffix.lower() not in endings and path.suffix not in endings:
         path = path.with_suffix(endings[0])
-        if str(path) in taken:
-            path = PurePosixPath(name + endings[0])
+    while str(path) in taken:  # a.jpg and a.png, both as png
+        path = path.with_name(path.name + endings[0])
     taken.add(str(path))
     return [str(path) if n == 1 else f"{number + 1}/{path}" for number in range(n)]
 
