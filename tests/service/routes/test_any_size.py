@@ -157,7 +157,7 @@ def test_models_say_what_they_do_to_pictures_and_what_they_do_not(running: Runni
     assert set(listed["masked"]["endpoints"]) == {"generations", "edits", "variations"}
     picture, mask = encoded(noise(9, 9, 3)), masked(np.ones((9, 9), bool))
     for path, data, given, param, words in (
-        ("generations", {"model": "enhance", "prompt": ""}, {}, "model", "To generate, use masked"),
+        ("generations", {"model": "enhance", "prompt": ""}, {}, "model", "to generate, use masked"),
         (
             "edits",
             {"model": "masked", "prompt": "star", "task": "upscale"},

@@ -286,7 +286,7 @@ class Planner:
         task = fields.task if isinstance(fields, schemas.Edit) else None
         does = _DOES[endpoint] if task is None else f"{task} a picture"
         if endpoint == "generations" and "translate" in offer.verbs:
-            advice = f"it changes pictures that are sent to /v1/images/edits. To generate, {advice}"
+            advice = f"it changes pictures that are sent to /v1/images/edits, and to generate, {advice}"
         return invalid(f"{offer.name} cannot {does}: {advice}.", "model", "unsupported_model")
 
 
