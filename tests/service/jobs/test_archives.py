@@ -122,7 +122,7 @@ def test_a_job_edits_a_zip_and_lists_what_fails(models: dict[str, str], tmp_path
             assert job["status"] == "succeeded", job["error"]
             answer = job["response"]
             assert (answer["images"], answer["failed"], answer["output_format"]) == (7, 1, "zip")
-            assert job["progress"] == {"done": 8, "total": 8}
+            assert job["progress"]["done"] == job["progress"]["total"]
             download = http.get(answer["data"][0]["url"])
             assert download.headers["content-type"] == "application/zip"
             found, manifest = opened(download.content)

@@ -97,9 +97,11 @@ def test_a_file_comes_back_as_it_was_sent_with_new_pixels_in_the_mask(
     where[3:20, 5:30] = True
     text = PngInfo()
     text.add_text("Title", "A garden")
+    camera = Image.Exif()
+    camera[271] = "A camera"
     options: dict[str, Any] = {
         "PNG": {"pnginfo": text, "dpi": (300, 300)},
-        "WEBP": {"lossless": True, "exact": True, "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"},
+        "WEBP": {"lossless": True, "exact": True, "exif": camera},
         "JPEG": {"quality": 61, "dpi": (300, 300)},
     }[kind]
     file = encoded(picture, kind, **options)

@@ -3,7 +3,7 @@
 import asyncio
 import collections
 from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -119,7 +119,8 @@ class PendingOrder:
         self._wake()
 
     def _empty(self, pixels: _Painting) -> _Painting:
-        return np.zeros_like(pixels, shape=(len(self.order.rows), *pixels.shape[1:]))
+        empty = np.zeros((len(self.order.rows), *pixels.shape[1:]), pixels.dtype)
+        return cast(_Painting, empty)
 
     def _add_event(self, event: Event) -> None:
         if isinstance(event, StepProgress) and self._events and isinstance(self._events[-1], StepProgress):

@@ -44,7 +44,11 @@ class Fields(BaseModel):
     response_format: Literal["url", "b64_json"] | None = Field(
         None, description="By default b64_json; an address (url) is valid for 60 minutes."
     )
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
+    output_format: Literal["png", "jpeg", "webp", "input"] | None = Field(
+        None,
+        description="By default png; `input` returns the file as it is sent, with new pixels: its format, "
+        "quality, depth, colour profile and metadata.",
+    )
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of a jpeg or webp file; by default 100."
     )
@@ -121,6 +125,8 @@ class Guided(Fields):
 class Generation(Guided):
     """The body of POST /v1/images/generations."""
 
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
+
 
 class Reference(BaseModel):
     """A picture that a JSON request contains or points to."""
@@ -143,13 +149,6 @@ _Size = Annotated[
         "model; `input` is the size of the picture that is sent; or WIDTHxHEIGHT of the same aspect ratio.",
     ),
 ]
-_OutputFormat = Annotated[
-    Literal["png", "jpeg", "webp", "input"] | None,
-    Field(
-        description="By default png; `input` returns the file as it is sent, with new pixels: its format, "
-        "quality, depth, colour profile and metadata."
-    ),
-]
 
 
 class Edit(Guided):
@@ -159,7 +158,6 @@ class Edit(Guided):
     """
 
     size: _Size = None
-    output_format: _OutputFormat = None
 
     images: list[_Reference] | None = Field(None, min_length=1, max_length=16)
     mask: _Reference | None = Field(None, description="Its transparent part is painted again.")
@@ -187,7 +185,6 @@ class Variation(Fields):
     """
 
     size: _Size = None
-    output_format: _OutputFormat = None
 
     images: list[_Reference] | None = Field(None, min_length=1, max_length=1)
 
