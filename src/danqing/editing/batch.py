@@ -20,8 +20,8 @@ from danqing.machine import is_out_of_memory, resident_memory
 from danqing.progress import ProgressCallback
 from danqing.quantities import memory as in_words
 
-_DECODING = 16
-"""Bytes for each pixel that reading and writing a file takes, besides the edit: two copies of RGBA."""
+_HELD, _READ_OR_WRITTEN = 12, 32
+"""Bytes for each pixel: of the file and its values during the edit, and of reading or writing 16 bits."""
 
 
 class Plan(NamedTuple):
@@ -137,8 +137,10 @@ def edited(edit: Edit, image: ImageToEdit) -> Values:
 
     Raises DataError as `apply` does.
     """
-    if not edit.changes(image):
-        return image.values
+    return _applied(edit, image) if edit.changes(image) else image.values
+
+
+def _applied(edit: Edit, image: ImageToEdit) -> Values:
     values = edit.apply(image)
     if values.dtype != image.values.dtype or values.ndim != 3:
         raise ValueError(f"{edit.verb} turned {image.values.dtype} into {values.dtype} {list(values.shape)}")
@@ -172,7 +174,9 @@ class _Batch:
             found = self.inputs.size(name)
             if found is not None and found[0] * found[1] > size[0] * size[1]:
                 largest, size = name, found
-        needed = self.edit.peak_bytes(*size) + _DECODING * size[0] * size[1] if largest else 0
+        pixels = size[0] * size[1]
+        edit = self.edit.peak_bytes(*size) if largest else 0
+        needed = max(edit + _HELD * pixels, _READ_OR_WRITTEN * pixels)
         return Plan(len(names) * self.versions, largest, size, resident_memory() + needed)
 
     def run(self, dry_run: bool, on_progress: ProgressCallback | None) -> None:
@@ -246,7 +250,8 @@ class _Batch:
                     return _Made(output, content, False, time.perf_counter() - started)
                 if wanted == style and not style.suffix:
                     return _Made(output, content, False, time.perf_counter() - started)
-            new = files.write(edited(self.edit, image), wanted, strip=self.identity["strip"])
+            result = _applied(self.edit, image) if is_changed else values
+            new = files.write(result, wanted, strip=self.identity["strip"])
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not is_out_of_memory(error):
                 raise

@@ -48,8 +48,11 @@ class Manifest:
 
     def drop_lost(self) -> None:
         """Delete the records of outputs that a killed process did not write, or that were deleted."""
+        atomic.remove_leftovers_of(self.path)
         kept = {(record.name, record.version): record for record in self.records()}
-        if len(kept) < len(self._records) or self.path.exists():
+        for key in self._records.keys() - kept.keys():
+            atomic.remove_leftovers_of(self._folder / self._records[key].output)
+        if self.path.exists():  # its last line may be cut
             atomic.write_text(self.path, "".join(map(_line, kept.values())))
         self._records = kept
 

@@ -111,8 +111,6 @@ def opened(out: Path, inputs: Inputs, *, dry_run: bool = False) -> Iterator[Outp
                 stack.enter_context(FileLock(lock, timeout=0))
                 if _is_zip(out):
                     _unpack(out, folder)
-                for leftover in (folder, *(each for each in folder.rglob("*") if each.is_dir())):
-                    atomic.remove_leftovers(leftover)
             except Timeout as error:
                 raise ConfigError(
                     f"Another process writes to {out}: wait for it, or choose another --out."

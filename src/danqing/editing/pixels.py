@@ -134,7 +134,8 @@ def _with_alpha(colours: Tensor, prepared: Prepared, size: tuple[int, int]) -> V
         if is_resized:
             ground = _nearest(ground, size)
         restored[hidden] = ground[hidden]
-    return np.concatenate([restored, alpha[:, :, None]], axis=2)
+    whole: Values = np.concatenate([restored, alpha[:, :, None]], axis=2)
+    return whole
 
 
 def _lanczos(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
