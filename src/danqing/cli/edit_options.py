@@ -77,6 +77,12 @@ CompareOption = Annotated[
 ]
 
 
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option(help="True images by the names of the inputs, for the page of --compare.", metavar="DIR"),
+]
+
+
 def check(source: list[str], out: Path) -> None:
     """Check the input and the output before a model is loaded; raises as `edit_files` does."""
     from danqing.editing import inputs, outputs
@@ -96,7 +102,8 @@ def run(
     sequence: bool = False,
     memory: str | None = None,
     extra: Callable[[str], Mapping[str, Any]] | None = None,
-    on_result: "Callable[[BatchResult], None] | None" = None,
+    compare: Path | None = None,
+    reference: Path | None = None,
     show_seed: bool = False,
     as_json: bool = False,
 ) -> "BatchResult":
@@ -104,11 +111,12 @@ def run(
 
     memory: as the user wrote it, such as `1.5G`.
     extra: see `edit_files`.
-    on_result: called before the result is printed, for instance to write a page; not after a dry run.
+    compare: the page to write that shows inputs and results; none after a dry run.
+    reference: true images, for the page.
     show_seed: whether the seed is printed, because it was picked.
     Raises typer.Exit with code 1 if some files failed; other errors as `edit_files` does.
     """
-    from danqing.editing import batch
+    from danqing.editing import batch, compare_page
 
     with progress.Bar() as bar:
         result = batch.edit_files(
@@ -127,8 +135,9 @@ def run(
                 done, total, edit.verb.capitalize(), detail=name
             ),
         )
-    if on_result is not None and not dry_run:
-        on_result(result)
+    page = None if dry_run else compare
+    if page is not None:
+        compare_page.write_page(compare_page.compare(edit, result, reference), page)
     output.result(
         {
             "out": result.out,
@@ -141,8 +150,9 @@ def run(
             "ignored": dict(result.inputs.ignored),
             "manifest": result.manifest,
             "flicker": result.flicker,
+            "page": page,
         },
-        output.facts(_facts(result, dry_run=dry_run, seed=seed if show_seed else None)),
+        output.facts({**_facts(result, dry_run=dry_run, seed=seed if show_seed else None), "Page": page}),
         as_json=as_json,
     )
     if result.failed:

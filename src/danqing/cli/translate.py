@@ -19,11 +19,13 @@ from danqing.cli.arguments import (
     sample_options,
 )
 from danqing.cli.edit_options import (
+    CompareOption,
     DryRunOption,
     InputArgument,
     MemoryOption,
     OutOption,
     OverlapOption,
+    ReferenceOption,
     SequenceOption,
     StripOption,
     VersionsOption,
@@ -68,6 +70,8 @@ def translate(
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
+    compare: CompareOption = None,
+    reference: ReferenceOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Turn images into the images that belong to them."""
@@ -97,6 +101,8 @@ def translate(
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,
+        compare=compare,
+        reference=reference,
         show_seed=is_picked,
         as_json=as_json,
     )

@@ -3,11 +3,13 @@
 from danqing.cli import edit_options, output
 from danqing.cli.arguments import ModelArgument, SampleSettings, SeedOption, picked_seed, sample_options
 from danqing.cli.edit_options import (
+    CompareOption,
     DryRunOption,
     InputArgument,
     MemoryOption,
     OutOption,
     OverlapOption,
+    ReferenceOption,
     SequenceOption,
     StripOption,
     TileOption,
@@ -36,6 +38,8 @@ def upscale(
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
+    compare: CompareOption = None,
+    reference: ReferenceOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Enlarge images; their average over each pixel of the input stays."""
@@ -58,6 +62,8 @@ def upscale(
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,
+        compare=compare,
+        reference=reference,
         show_seed=is_picked,
         as_json=as_json,
     )

@@ -39,6 +39,8 @@ def vary(
     dry_run: edit_options.DryRunOption = False,
     sequence: edit_options.SequenceOption = False,
     memory: edit_options.MemoryOption = None,
+    compare: edit_options.CompareOption = None,
+    reference: edit_options.ReferenceOption = None,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
@@ -65,6 +67,8 @@ def vary(
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,
+        compare=compare,
+        reference=reference,
         show_seed=is_picked,
         as_json=as_json,
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from danqing.editing import files, manifest, outputs
 from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.editing.contract import seed_of as seed_of
 from danqing.editing.flicker import flicker_of
 from danqing.editing.inputs import Inputs, Source, find
 from danqing.editing.manifest import Record
@@ -18,7 +19,6 @@ from danqing.errors import ConfigError, DataError
 from danqing.machine import is_out_of_memory, resident_memory
 from danqing.progress import ProgressCallback
 from danqing.quantities import memory as in_words
-from danqing.randomness import derived_seed
 
 _HELD, _READ_OR_WRITTEN = 12, 32
 """Bytes for each pixel: of the file and its values during the edit, and of reading or writing 16 bits."""
@@ -130,11 +130,6 @@ def edit_files(
             on_plan(plan)
         batch.run(dry_run, on_progress)
     return replace(result, flicker=flicker_of(result.pairs())) if sequence and not dry_run else result
-
-
-def seed_of(seed: int, name: str, version: int = 0) -> int:
-    """Derive the seed of an image from that of its batch; other images do not change it."""
-    return derived_seed(seed, f"edit {name}", version)
 
 
 def edited(edit: Edit, image: ImageToEdit) -> Values:

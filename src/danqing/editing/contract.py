@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from danqing.randomness import derived_seed
+
 Values = NDArray[np.uint8] | NDArray[np.uint16]
 """The pixels of an image, `[h, w, c]`: grey, grey and alpha, RGB, or RGBA; alpha is not premultiplied."""
 
@@ -22,6 +24,11 @@ class ImageToEdit(NamedTuple):
     seed: int
     name: str = ""
     frame: int = 0
+
+
+def seed_of(seed: int, name: str, version: int = 0) -> int:
+    """Derive the seed of an image from that of its batch; other images do not change it."""
+    return derived_seed(seed, f"edit {name}", version)
 
 
 class Edit(Protocol):

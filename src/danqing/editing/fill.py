@@ -56,6 +56,12 @@ class Fill:
         masks = 40 if self.masks.grow or self.masks.feather else 12
         return size[0] * size[1] * (8 + masks + 12 * self.model.channels) + self.model.peak_bytes(1)
 
+    def kept(self, image: ImageToEdit) -> Mask:
+        """Return which pixels of the image `[h, w]` stay as they are."""
+        (height, width), (left, top, *_) = image.values.shape[:2], self.masks.expand
+        kept: Mask = ~self.masks.of(image).where[top : top + height, left : left + width]
+        return kept
+
     def apply(self, image: ImageToEdit) -> Values:
         masked = self.masks.of(image)
         for step in plan(masked.where, self.model.shape, tile=self.tile, overlap=self.overlap):

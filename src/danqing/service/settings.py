@@ -25,6 +25,8 @@ class Limits(_Section):
     prompt: characters.
     depth: nesting of JSON.
     n: pictures of one request.
+    archive_entries, archive_bytes: files in a zip of pictures, and their bytes unpacked; the files of the
+        results may have as many.
     seconds: until a request expires.
     requests: that are answered at the same time; at most a quarter of them for one key.
     bytes_in_flight: that all requests may hold, of bodies and of the pictures in them or at their addresses;
@@ -40,6 +42,8 @@ class Limits(_Section):
     prompt: int = Field(32_000, ge=1)
     depth: int = Field(32, ge=2)
     n: int = Field(10, ge=1)
+    archive_entries: int = Field(1000, ge=1)
+    archive_bytes: int = Field(256 * MEGABYTE, ge=1024)
     seconds: float = Field(120.0, gt=0)
     requests: int = Field(1024, ge=1)
     bytes_in_flight: int = Field(512 * MEGABYTE, ge=4096)

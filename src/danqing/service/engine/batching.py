@@ -21,6 +21,7 @@ class BatchKind(NamedTuple):
 
     negative: whether there are negative prompts.
     alone: the number of an order that is painted by itself, else 0.
+    size: of the whole pictures that are edited, (width, height); None for pictures of the model's size.
     """
 
     model: str
@@ -28,6 +29,7 @@ class BatchKind(NamedTuple):
     options: str
     negative: bool
     alone: int
+    size: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -83,7 +85,9 @@ class WorkerBatch:
 
     def header(self) -> Header:
         """Return the header of the frame that the worker receives."""
+        whole = self.pieces[0].pending.order.whole
         return {
+            "whole": whole and [len(whole.content), whole.size, whole.keeps_file, whole.is_fine],
             "kind": "paint",
             "batch": self.number,
             "model": self.kind.model,
@@ -105,7 +109,9 @@ class WorkerBatch:
         }
 
     def blocks(self) -> list[memoryview]:
-        """Return the images of all rows, then their masks."""
+        """Return the images of all rows, then their masks; or a whole picture and its mask."""
+        if (whole := self.pieces[0].pending.order.whole) is not None:
+            return [memoryview(whole.content), memoryview(whole.mask or b"")]
         given = [
             pixels[piece.start : piece.stop]
             for name in ("images", "masks")
@@ -125,7 +131,8 @@ def kind_of(order: Order) -> BatchKind:
         options = _encode(dict(order.options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The options of an order must be plain values: {error}.") from error
-    return BatchKind(order.model, order.verb, options, negative, 0)
+    size = None if order.whole is None else order.whole.size
+    return BatchKind(order.model, order.verb, options, negative, 0, size)
 
 
 def check_images(order: Order, offer: Offer) -> None:
@@ -134,9 +141,11 @@ def check_images(order: Order, offer: Offer) -> None:
         raise ConfigError(
             f"The model {offer.name} does not support {order.verb}: it supports {', '.join(offer.verbs)}."
         )
+    if order.verb == "translate" and order.whole is None:
+        raise ConfigError(f"To translate, {offer.name} takes a whole image.")
     shape = (len(order.rows), offer.height, offer.width)
-    images = None if order.verb == "sample" else (*shape, offer.channels)
-    masks = shape if order.verb == "fill" else None
+    images = None if order.verb == "sample" or order.whole is not None else (*shape, offer.channels)
+    masks = shape if order.verb == "fill" and order.whole is None else None
     for name, given, wanted in (("images", order.images, images), ("masks", order.masks, masks)):
         if (None if given is None else given.shape) != wanted:
             got = "none" if given is None else "x".join(map(str, given.shape))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from danqing.errors import DanqingError
-from danqing.families.abilities import Fills, HasTokenizer, PaintsInSteps, Tokenizes, Varies
+from danqing.families.abilities import Fills, HasTokenizer, PaintsInSteps, Tokenizes, Translates, Varies
 from danqing.families.base import Family
 from danqing.model import folder as model_folder
 from danqing.model.model import Model
@@ -51,7 +51,10 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         reads, captions = "text", info["text"]["captions"]
     elif config.reads_labels and config.labels:
         reads, captions = "label", config.label_captions
-    verbs: dict[Verb, type] = {"sample": Family, "fill": Fills, "vary": Varies}
+    translates = isinstance(family, Translates)
+    verbs: dict[Verb, type] = {"sample": Family, "fill": Fills, "vary": Varies, "translate": Translates}
+    if translates:  # without a source image it has nothing to begin from
+        del verbs["sample"]
     return Offer(
         name=name,
         path=source,
@@ -61,6 +64,8 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         channels=config.channels,
         sizes=model.sizes,
         range=model.value_range,
+        task=model.facts.get("task") or ("translate" if translates else ""),
+        scale=config.source_scale,
         reads=reads,
         labels=config.labels if reads == "label" else (),
         captions=tuple(captions),

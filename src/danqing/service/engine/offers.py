@@ -16,6 +16,8 @@ class Offer:
     As the worker found them in the model's folder.
 
     width, height: in pixels. sizes: those that it generates without resampling.
+    task: what it was trained to do to pictures, such as "upscale"; "" for a model that generates them.
+    scale: how many times as large as the picture that was sent its result is.
     reads: what its prompt is.
     attributes: those that may be requested, as plain values of `danqing.attributes.Attribute`.
     captions: examples for a model that reads text; for a labelled model, those of each label, if any.
@@ -39,6 +41,8 @@ class Offer:
     channels: int = 0
     sizes: SizeRange = field(default_factory=lambda: SizeRange(()))
     range: tuple[float, float] | None = None
+    task: str = ""
+    scale: int = 1
     reads: Literal["text", "label", "none"] = "none"
     labels: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
@@ -59,6 +63,12 @@ class Offer:
     def verbs(self) -> tuple[Verb, ...]:
         """Return the verbs that it supports."""
         return tuple(self.options)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return what it can do to a picture that is edited."""
+        fills = ["fill"] if "fill" in self.options else []
+        return tuple(dict.fromkeys([*fills, *filter(None, [self.task])]))
 
     def image_tokens(self, size: tuple[int, int] | None = None) -> int:
         """Return the tokens of one picture in `usage`.

@@ -1,5 +1,6 @@
 """The messages between callers that order pictures and the scheduler."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -13,6 +14,8 @@ from danqing.options import Verb
 
 Pixels = NDArray[np.uint8]
 """`[n, h, w, c]`, c from 1 to 4."""
+Painting = NDArray[np.uint8] | NDArray[np.uint16]
+"""Pictures from the worker, `[n, h, w, c]`; 16 bits only for edits of files that have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,37 @@ class ImageRow:
     attributes: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WholeImage:
+    """A picture of any size that is edited at its own size.
+
+    It stays encoded while its order waits: a small file may decode to many pixels.
+
+    content: the file. size: (width, height), upright.
+    mask: where to fill, as `pack` returns it; None for other verbs.
+    keeps_file: whether depth and colour space stay those of the file, or become 8 bits and sRGB.
+    is_fine: whether the model sees the picture at its own resolution, in parts, or whole and resized.
+    """
+
+    content: bytes
+    size: tuple[int, int]
+    mask: bytes | None = None
+    keeps_file: bool = False
+    is_fine: bool = False
+
+
+def pack(mask: NDArray[np.bool_]) -> bytes:
+    """Compress a mask, bool `[h, w]`."""
+    return zlib.compress(np.packbits(mask).tobytes(), 1)
+
+
+def unpack(packed: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the mask that `pack` compressed, for a (width, height)."""
+    width, height = size
+    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+    return np.unpackbits(bits, count=width * height).reshape(height, width).astype(np.bool_)
+
+
 class Priority(IntEnum):
     """Who goes first: a client that waits, or a job."""
 
@@ -42,6 +76,7 @@ class Order:
 
     images: uint8 `[n, h, w, c]`, one per row, at the model's size; for `fill` and `vary`.
     masks: bool `[n, h, w]`, true where to paint; for `fill`.
+    whole: the picture that all rows edit at its own size, instead of `images` and `masks`.
     previews: the number of requested intermediate pictures.
     owner: who placed the order, for fairness.
     seconds: until it expires, from now or, for a job, from when its painting begins.
@@ -53,6 +88,7 @@ class Order:
     options: Mapping[str, Any] = field(default_factory=dict)
     images: Pixels | None = None
     masks: NDArray[np.bool_] | None = None
+    whole: WholeImage | None = None
     previews: int = 0
     owner: str = ""
     priority: Priority = Priority.INTERACTIVE
@@ -82,7 +118,7 @@ class Painted:
     With the seconds that they were queued and computed.
     """
 
-    pixels: Pixels
+    pixels: Painting
     queue_seconds: float
     compute_seconds: float
 

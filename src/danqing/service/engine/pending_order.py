@@ -3,11 +3,14 @@
 import asyncio
 import collections
 from collections.abc import AsyncIterator, Callable
+from typing import TypeVar, cast
 
 import numpy as np
 
 from danqing.service.engine.fair_queue import QueueEntry
-from danqing.service.engine.orders import Event, Order, Painted, Pixels, Preview, StepProgress
+from danqing.service.engine.orders import Event, Order, Painted, Painting, Pixels, Preview, StepProgress
+
+_Painting = TypeVar("_Painting", bound=Painting)
 
 
 class PendingOrder:
@@ -35,7 +38,7 @@ class PendingOrder:
         self._events: collections.deque[Event] = collections.deque()
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._pixels: Pixels | None = None
+        self._pixels: Painting | None = None
         self._previews: dict[int, tuple[Pixels, int]] = {}
         self._missing = len(order.rows)
         self._began: float | None = None
@@ -92,7 +95,7 @@ class PendingOrder:
         if not missing:
             self._add_event(Preview(index, self._previews.pop(index)[0]))
 
-    def paint(self, start: int, pixels: Pixels, began: float, now: float) -> bool:
+    def paint(self, start: int, pixels: Painting, began: float, now: float) -> bool:
         """Add painted pictures of some rows; return whether these were the last."""
         if self._began is None:
             self._began = began
@@ -115,8 +118,9 @@ class PendingOrder:
         self.ended, self._error = True, error
         self._wake()
 
-    def _empty(self, pixels: Pixels) -> Pixels:
-        return np.zeros((len(self.order.rows), *pixels.shape[1:]), np.uint8)
+    def _empty(self, pixels: _Painting) -> _Painting:
+        empty = np.zeros((len(self.order.rows), *pixels.shape[1:]), pixels.dtype)
+        return cast(_Painting, empty)
 
     def _add_event(self, event: Event) -> None:
         if isinstance(event, StepProgress) and self._events and isinstance(self._events[-1], StepProgress):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, DataError
 from danqing.frames import Header
 from danqing.service.engine.batching import BatchKind, WorkerBatch, check_images, kind_of
 from danqing.service.engine.fair_queue import FairQueue, QueueEntry
@@ -125,6 +125,8 @@ class Scheduler:
         check_images(order, offer)
         self._check_room(order, kind)
         self._number += 1
+        if order.whole is not None:
+            kind = kind._replace(alone=self._number)
         now = self._loop.time()
         pending = PendingOrder(order, self._number, now, self._cancel)
         if order.priority != Priority.JOB:
@@ -208,6 +210,8 @@ class Scheduler:
 
     def _chunk(self, kind: BatchKind) -> int:
         """Return how many pictures are computed in the time of one."""
+        if kind.size is not None:
+            return 1
         return self._offers[kind.model].chunk
 
     def _room(self, chunk: int, chunk_seconds: float) -> int:
@@ -272,7 +276,7 @@ class Scheduler:
         self._dispatch()
 
     def _on_painted(self, batch: WorkerBatch, header: Header, block: memoryview) -> None:
-        pixels = np.frombuffer(block, np.uint8).reshape(header["shape"])
+        pixels = np.frombuffer(block, header["type"]).reshape(header["shape"])
         now, seconds, waited = self._loop.time(), header["seconds"], 0.0
         began = now - seconds
         for pending, row, first, last in batch.within(header["start"], header["count"]):
@@ -302,6 +306,8 @@ class Scheduler:
             error = ModelUnavailableError(message)
         elif what == "order":
             error = ConfigError(message, header["option"])
+        elif what == "image":
+            error = DataError(message)
         for pending, *_ in rows:
             self._end(pending, error, what)
 

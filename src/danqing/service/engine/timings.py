@@ -5,37 +5,42 @@ from danqing.service.engine.batching import BatchKind
 FIRST_GUESS = 0.05
 """The estimate for a chunk in seconds before anything was measured."""
 _MOST = 512
+_Which = tuple[str, str, tuple[int, int] | None]
 
 
 class Timings:
-    """Seconds that a chunk of pictures takes, by model, verb and options."""
+    """Seconds that a chunk of pictures takes, by model, verb, size and options."""
 
     def __init__(self) -> None:
-        self._by_options: dict[tuple[str, str, str], float] = {}
-        self._by_verb: dict[tuple[str, str], float] = {}
+        self._by_options: dict[tuple[_Which, str], float] = {}
+        self._by_verb: dict[_Which, float] = {}
 
     def estimate(self, kind: BatchKind) -> float:
         """Return the seconds of a chunk.
 
         For new options, those of the model's other options.
         """
-        known = self._by_options.get((kind.model, kind.verb, kind.options))
-        return self._by_verb.get((kind.model, kind.verb), FIRST_GUESS) if known is None else known
+        which = _which(kind)
+        known = self._by_options.get((which, kind.options))
+        return self._by_verb.get(which, FIRST_GUESS) if known is None else known
 
     def has(self, kind: BatchKind) -> bool:
-        """Return whether the model has been timed for this verb.
-
-        With any options.
-        """
-        return (kind.model, kind.verb) in self._by_verb
+        """Return whether the model has been timed for this verb and size, with any options."""
+        return _which(kind) in self._by_verb
 
     def add(self, kind: BatchKind, seconds: float) -> None:
         """Add a measurement of a chunk."""
-        if len(self._by_options) > _MOST:  # clients choose the options
-            self._by_options.clear()
-        which = kind.model, kind.verb, kind.options
-        self._by_options[which] = _smooth(self._by_options.get(which, seconds), seconds)
-        self._by_verb[which[:2]] = _smooth(self._by_verb.get(which[:2], seconds), seconds)
+        for times in (self._by_options, self._by_verb):
+            if len(times) > _MOST:  # clients choose the options and the sizes of pictures
+                times.clear()
+        which = _which(kind)
+        known = self._by_options.get((which, kind.options), seconds)
+        self._by_options[which, kind.options] = _smooth(known, seconds)
+        self._by_verb[which] = _smooth(self._by_verb.get(which, seconds), seconds)
+
+
+def _which(kind: BatchKind) -> _Which:
+    return kind.model, kind.verb, kind.size
 
 
 def _smooth(before: float, latest: float) -> float:

@@ -23,20 +23,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from danqing.errors import ConfigError
+from danqing.editing.batch import edited
+from danqing.editing.contract import ImageToEdit
+from danqing.editing.window_model import Request
+from danqing.errors import ConfigError, DataError
 from danqing.frames import Header
 from danqing.images import Images
 from danqing.machine import resident_memory
 from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model
+from danqing.service.engine import edits
 from danqing.service.engine.connections import FrameSocket
 from danqing.service.engine.model_cache import ModelCache
 from danqing.service.engine.model_description import describe
-from danqing.service.engine.orders import ModelUnavailableError, Pixels
+from danqing.service.engine.orders import ModelUnavailableError, Painting, Pixels, WholeImage
 
 STEP_SECONDS = 0.05
 """The shortest time between two progress messages of a chunk."""
+ALIVE_SECONDS = 0.1
+"""The shortest time between two signs of life while a whole picture is edited."""
 IDLE_SECONDS = 1.0
 """Seconds without work after which free memory is returned to the system."""
 
@@ -67,11 +74,17 @@ class _Batch:
     rows: list[_Row]
     images: memoryview
     """Of all rows, then their masks, one byte per pixel; empty for `sample`."""
+    whole: WholeImage | None
+    """The picture that all rows edit at its own size."""
 
     @classmethod
     def read(cls, header: Header, block: memoryview) -> "_Batch":
-        rows = [_Row(*row) for row in header["rows"]]
-        return cls(header["batch"], header["model"], header["verb"], header["options"], rows, block)
+        rows, whole = [_Row(*row) for row in header["rows"]], None
+        if header["whole"] is not None:
+            length, (width, height), keeps_file, is_fine = header["whole"]
+            content, mask = bytes(block[:length]), bytes(block[length:]) or None
+            whole, block = WholeImage(content, (width, height), mask, keeps_file, is_fine), block[:0]
+        return cls(header["batch"], header["model"], header["verb"], header["options"], rows, block, whole)
 
 
 class Worker:
@@ -117,19 +130,25 @@ class Worker:
         except ModelUnavailableError as error:
             self._send("failed", batch, 0, len(batch.rows), error="model", message=str(error))
             return
-        for start in range(0, len(batch.rows), model.family.chunk):
-            rows = batch.rows[start : start + model.family.chunk]
+        chunk = model.family.chunk if batch.whole is None else 1
+        for start in range(0, len(batch.rows), chunk):
+            rows = batch.rows[start : start + chunk]
             where = batch, start, len(rows)
             began = time.perf_counter()
             try:
                 self._reject_long_texts(model, rows)
                 self._check_cancelled(rows)
-                pixels = self._chunk(model, batch, start, rows)
+                if batch.whole is None:
+                    pixels: Painting = self._chunk(model, batch, start, rows)
+                else:
+                    pixels = self._edited(model, batch, batch.whole, rows[0])
             except _Stopped:
                 self._send("stopped", *where)
             except (ConfigError, ModelUnavailableError) as error:
                 option = error.option if isinstance(error, ConfigError) else None
                 self._send("failed", *where, error="order", message=str(error), option=option)
+            except DataError as error:
+                self._send("failed", *where, error="image", message=str(error))
             except Exception as error:
                 # Whatever a model does wrong: orders of other models must not fail with it.
                 message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
@@ -174,6 +193,27 @@ class Worker:
             return model.fill(images, masks, **arguments, **batch.options).array
         return model.vary(images, **arguments, **batch.options).array
 
+    def _edited(self, model: Model, batch: _Batch, whole: WholeImage, row: _Row) -> Painting:
+        """Edit a whole picture; returns `[1, h, w, c]`."""
+        request = Request(row.label, row.prompt, row.negative_prompt, row.attributes)
+        edit = edits.build(model, batch.verb, request, batch.options, whole)
+        image = ImageToEdit(edits.values_of(whole, model.value_range), row.seed)
+        last = time.monotonic()
+
+        def look(*_: Any) -> None:
+            nonlocal last
+            if (now := time.monotonic()) - last >= ALIVE_SECONDS:
+                last = now
+                self._check_cancelled([row])
+                self._connection.send({"kind": "alive"})
+
+        # An edit has no steps of its own. Its networks show that it goes on, and a cancelled one stops there.
+        hook = register_module_forward_pre_hook(look)
+        try:
+            return edited(edit, image)[None]
+        finally:
+            hook.remove()
+
     def _step_callback(
         self, batch: _Batch, start: int, rows: list[_Row]
     ) -> Callable[[int, int, Callable[[], Images]], None]:
@@ -198,14 +238,21 @@ class Worker:
         return on_step
 
     def _send(
-        self, kind: str, batch: _Batch, start: int, count: int, *, pixels: Pixels | None = None, **facts: Any
+        self,
+        kind: str,
+        batch: _Batch,
+        start: int,
+        count: int,
+        *,
+        pixels: Painting | None = None,
+        **facts: Any,
     ) -> None:
         """Send a frame about some rows of a batch."""
         header = {"kind": kind, "batch": batch.number, "start": start, "count": count, **facts}
         if pixels is None:
             self._connection.send(header)
         else:
-            header |= {"shape": pixels.shape, "memory": resident_memory()}
+            header |= {"shape": pixels.shape, "type": str(pixels.dtype), "memory": resident_memory()}
             self._connection.send(header, [np.ascontiguousarray(pixels).data])
 
 

@@ -20,8 +20,9 @@ from danqing.service.jobs.tables import Job, JobEvent, JobPicture, Status
 from danqing.service.jobs.watchers import JobWatchers
 from danqing.service.jobs.webhooks import DELAYS, Webhooks, new_secret
 from danqing.service.pictures.encode_pool import EncodePool
-from danqing.service.requests import json_bodies
-from danqing.service.requests.planner import Planner
+from danqing.service.requests import archives, json_bodies
+from danqing.service.requests.forms import Uploads
+from danqing.service.requests.planner import Planner, drawn_seed
 from danqing.service.requests.schemas import Endpoint
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
@@ -50,7 +51,7 @@ class JobManager:
         beat: float = 1.0,
         delays: Sequence[float] = DELAYS,
     ) -> None:
-        self._limits, self._database = settings.jobs, database
+        self._limits, self._request_limits, self._database = settings.jobs, settings.limits, database
         self._planner, self._draining = planner, draining
         self._watchers = JobWatchers()
         self._webhooks = Webhooks(settings.outbound, database, delays)
@@ -114,11 +115,15 @@ class JobManager:
             webhook_secret = webhook_secret or new_secret()
         checked = self._planner.check(endpoint, body, caller)
         sent = await self._planner.read_pictures(checked, held)
-        plan = await self._planner.plan(checked, sent)
-        model, seed, pictures = plan.offer.name, plan.seed, plan.n
+        model, pictures = checked.offer.name, checked.n
+        if sent is not None and archives.is_archive(sent.images[0]):
+            pictures *= self._count(sent)
+            seed = drawn_seed(checked.fields)
+        else:
+            seed = (await self._planner.plan(checked, sent)).seed
         if sent is not None:
             body = await self._planner.embed(body, sent, held)
-        del checked, plan, sent  # to free their pictures
+        del checked, sent  # to free their pictures
         # Everything that the pictures depend on is fixed now: after a crash, the job paints the same ones.
         whole = {**body, "model": model, "seed": seed}
         whole.pop("response_format", None)
@@ -147,6 +152,12 @@ class JobManager:
             return job, False
         self.runner.wake()
         return job, True
+
+    def _count(self, sent: Uploads) -> int:
+        """Count the pictures of a zip; raises ApiError if it, or that of the masks, cannot be used."""
+        if sent.mask is not None and archives.is_archive(sent.mask):
+            archives.contents(sent.mask, self._request_limits, "mask")
+        return len(archives.contents(sent.images[0], self._request_limits).pictures)
 
     async def _accept(self, new: NewJob, now: float) -> Job:
         try:

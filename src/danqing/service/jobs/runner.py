@@ -22,14 +22,15 @@ from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import ApiError, internal
 from danqing.service.failures import from_danqing
 from danqing.service.jobs import queries, store
+from danqing.service.jobs.archive_work import ArchiveWork
 from danqing.service.jobs.store import Claim
 from danqing.service.jobs.watchers import JobWatchers
 from danqing.service.jobs.webhooks import Webhooks
 from danqing.service.observability import logs
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.encoding import MEDIA_TYPES
-from danqing.service.requests import answers, json_bodies
-from danqing.service.requests.planner import Planner
+from danqing.service.requests import answers, archives, json_bodies
+from danqing.service.requests.planner import PlannedRequest, Planner
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database, DatabaseError
 
@@ -261,8 +262,31 @@ class JobRunner:
             caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
             held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
             asked = await json_bodies.read_json(body.encode(), self._settings.limits, held)
-            plan = await self._planner.check_and_plan(claim.endpoint, asked, caller, held)
+            checked = self._planner.check(claim.endpoint, asked, caller)
+            sent = await self._planner.read_pictures(checked, held)
             del body, asked
+            is_archive = sent is not None and archives.is_archive(sent.images[0])
+            plan = None if is_archive else await self._planner.plan(checked, sent)
+        if plan is None:
+            assert sent is not None
+            work = ArchiveWork(
+                claim,
+                self._settings.limits,
+                self._planner,
+                paint=lambda plan: self._files(claim, plan, lambda done, total: None),
+                on_progress=functools.partial(self.note_progress, claim.id),
+                transaction=self._run_until_stored,
+            )
+            return await work.run(checked, sent)
+        files = await self._files(claim, plan, functools.partial(self.note_progress, claim.id))
+        revised = answers.revision(plan)
+        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
+        return answers.describe(plan, data), [(MEDIA_TYPES[plan.output.format], file) for file in files]
+
+    async def _files(
+        self, claim: Claim, plan: PlannedRequest, on_step: Callable[[int, int], None]
+    ) -> list[bytes]:
+        """Return the files of a planned request, when they are painted."""
         order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
         painted: Painted | None = None
         ticket = self._scheduler.submit(order)
@@ -270,17 +294,12 @@ class JobRunner:
         async for event in ticket:
             match event:
                 case StepProgress(done, total):
-                    self.note_progress(claim.id, done, total)
+                    on_step(done, total)
                 case Painted():
                     painted = event
         assert painted is not None
         async with self._encode_pool.job_turns.turn("", plan.work):  # first come, first served
-            files = await self._encode_pool.encode(
-                painted.pixels, plan.output, plan.compose, plan.order.owner
-            )
-        revised = answers.revision(plan)
-        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
-        return answers.describe(plan, data), [(MEDIA_TYPES[plan.output.format], file) for file in files]
+            return await self._encode_pool.encode(painted.pixels, plan.output, plan.compose, plan.order.owner)
 
     async def _run_until_stored(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
         """Call `Database.run` until it succeeds: painted pictures are not lost to a full disk."""

@@ -6,14 +6,14 @@ import math
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from danqing.service.errors import ApiError, invalid
 from danqing.service.jobs import queries
-from danqing.service.jobs.tables import UNFINISHED, Job, JobBody, JobEvent, JobPicture, Status
+from danqing.service.jobs.tables import UNFINISHED, Job, JobBody, JobEvent, JobPart, JobPicture, Status
 from danqing.service.jobs.webhooks import deliver
 from danqing.service.requests import json_bodies
 from danqing.service.requests.schemas import Endpoint
@@ -62,6 +62,15 @@ class Claim:
     pictures: int
     size: int
     charged: float
+
+
+class Part(NamedTuple):
+    """A result of a job that edits the pictures of a zip; see `JobPart`."""
+
+    number: int
+    output: str = ""
+    size: int = 0
+    error: str | None = None
 
 
 def new_id() -> str:
@@ -223,6 +232,31 @@ def body_of(session: Session, claim: Claim) -> str | None:
     return None if body is None or _claimed(session, claim) is None else body.content
 
 
+def parts_of(session: Session, claim: Claim) -> list[Part]:
+    """Return the results that a job has so far, without their contents."""
+    query = select(JobPart).where(JobPart.job_id == claim.id).order_by(JobPart.number)
+    return [Part(one.number, one.output, one.size, one.error) for one in session.scalars(query)]
+
+
+def part_content(session: Session, claim: Claim, number: int) -> bytes:
+    """Return the content of a result."""
+    part = session.get_one(JobPart, (claim.id, number))
+    return part.content or b""
+
+
+def add_parts(session: Session, claim: Claim, parts: Sequence[tuple[Part, bytes | None]]) -> bool:
+    """Store results of a job; return whether the claim was valid.
+
+    A job that makes progress is not the cause of the end of earlier servers.
+    """
+    if (job := _claimed(session, claim)) is None:
+        return False
+    for part, content in parts:
+        session.merge(JobPart(job_id=job.id, **part._asdict(), content=content))
+    job.losses = 0
+    return True
+
+
 def renew(
     session: Session, runner: str, steps: Mapping[str, tuple[int, int]], lease: float, now: float
 ) -> set[str]:
@@ -340,7 +374,8 @@ def _requeue(session: Session, job: Job, now: float) -> None:
 def _finish(session: Session, job: Job, status: Status, now: float, *, error: ApiError | None = None) -> None:
     job.status, job.finished, job.runner, job.lease = status, now, None, None
     job.error = json.dumps(error.body()["error"]) if error else None
-    session.execute(delete(JobBody).where(JobBody.job_id == job.id))
+    for table in (JobBody, JobPart):
+        session.execute(delete(table).where(table.job_id == job.id))
     _add_event(session, job, status, now)
     if job.webhook is not None:
         secret, description = job.webhook_secret or "", queries.describe(job)

@@ -87,6 +87,23 @@ class JobPicture(Base):
     content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class JobPart(Base):
+    """A result of an unfinished job that edits the pictures of a zip.
+
+    number: of the picture and its version. output: its name in the zip of the results, "" if it failed.
+    size: of the content, in bytes. error: why it failed.
+    """
+
+    __tablename__ = "job_parts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey(Job.id, ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    output: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
 class JobEvent(Base):
     """An event of a job, stored for clients that reconnect."""
 

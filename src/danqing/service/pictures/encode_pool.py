@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from danqing.service.engine.orders import Pixels
+from danqing.service.engine.orders import Painting
 from danqing.service.errors import ApiError
 from danqing.service.fairness.fair_share import FairShare
 from danqing.service.fairness.turns import TurnTaker
@@ -64,12 +64,12 @@ class EncodePool:
 
     async def encode(
         self,
-        pixels: Pixels,
+        pixels: Painting,
         output: OutputFormat,
-        compose: Callable[[Pixels], Sequence[Pixels]] | None = None,
+        compose: Callable[[Painting], Sequence[Painting]] | None = None,
         owner: str = "",
     ) -> list[bytes]:
-        """Encode pictures uint8 `[n, h, w, c]` as files, when it is the owner's turn.
+        """Encode pictures `[n, h, w, c]` as files, when it is the owner's turn.
 
         compose: makes the pictures to encode from those given. Cancelling it stops the work.
         """

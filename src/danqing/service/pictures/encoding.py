@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from danqing import images
-from danqing.service.engine.orders import Pixels
+from danqing.editing import files
+from danqing.service.engine.orders import Painting
 
 Format = Literal["png", "jpeg", "webp"]
 
@@ -31,20 +34,29 @@ class OutputFormat:
     size: (width, height) in pixels.
     opaque: whether transparent parts become white.
     compression: the quality of jpeg and webp files, 0 to 100.
+    like: the file whose format, quality, depth and metadata pictures get.
     """
 
     size: tuple[int, int]
     format: Format = "png"
     opaque: bool = False
     compression: int = 100
+    like: bytes | None = None
 
     @property
     def work(self) -> int:
         """Return the cost of encoding one picture, in pixels of a PNG."""
         return self.size[0] * self.size[1] * (4 if self.format == "webp" else 1)
 
-    def encode(self, pixels: Pixels) -> bytes:
-        """Encode one picture uint8 `[h, w, c]` as a file."""
+    def encode(self, pixels: Painting) -> bytes:
+        """Encode one picture `[h, w, c]` as a file.
+
+        It has 8 bits, or those of `like`. Raises DataError if the format of `like` cannot hold it.
+        """
+        if self.like is not None:
+            sent, style = files.read(self.like)
+            return self.like if np.array_equal(sent, pixels) else files.write(pixels, style)
+        assert pixels.dtype == np.uint8
         height, width, channels = pixels.shape
         flatten = self.opaque and channels in (2, 4)
         if flatten or (width, height) != self.size:

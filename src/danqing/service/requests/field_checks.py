@@ -57,7 +57,7 @@ def sampling_options(offer: Offer, verb: Verb, fields: schemas.Fields, *, as_tex
 
 
 def _unknown(name: str, known: Mapping[str, Any], fields: schemas.Fields, offer: Offer) -> ApiError:
-    if name in type(fields).model_fields or name in offer.options["sample"]:
+    if name in type(fields).model_fields or any(name in options for options in offer.options.values()):
         message = f"{offer.name} has no {name} here: leave it out."
         return invalid(message, name, "unsupported_parameter")
     near = prompts.nearest(name, [*type(fields).model_fields, *known])
@@ -128,6 +128,9 @@ def check_background(fields: schemas.Fields, offer: Offer, alpha: bool) -> None:
 
     alpha: whether the pictures have any.
     """
+    if fields.output_format == "input" and fields.background == "opaque":
+        message = "A file that is returned as it was sent keeps its transparency: leave background out."
+        raise invalid(message, "background")
     if fields.background != "transparent":
         return
     if not alpha:
@@ -152,7 +155,7 @@ def output_size(
     own: of the pictures if none is requested. verb: only `sample` generates other sizes.
     Raises ApiError that names possible sizes.
     """
-    if requested in (None, "auto", f"{own[0]}x{own[1]}"):
+    if requested in (None, "auto", "input", f"{own[0]}x{own[1]}"):
         return own
     assert requested is not None
     match = _SIZE.fullmatch(requested)

@@ -161,7 +161,7 @@ class _FormParts:
     def _most(self) -> int:
         if self._is_file:
             return self.limits.file_bytes
-        texts = ("prompt", "negative_prompt")
+        texts = ("prompt", "negative_prompt", "request")
         return _BYTES_PER_CHARACTER * self.limits.prompt if self._name in texts else _SMALL_FIELD
 
 

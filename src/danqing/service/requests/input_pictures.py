@@ -14,13 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from danqing import image_files, images
+from danqing.editing import files
+from danqing.editing.contract import Values
 from danqing.errors import DataError
 from danqing.image_files import Range
+from danqing.options import Verb
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Pixels
+from danqing.service.engine.orders import Painting, Pixels, WholeImage, pack
 from danqing.service.errors import ApiError, invalid
-from danqing.service.requests import masks, outbound, schemas
+from danqing.service.pictures.encoding import Format
+from danqing.service.requests import archives, masks, outbound, schemas
 from danqing.service.requests.forms import Uploads
 from danqing.service.requests.masks import Mask
 from danqing.service.settings import Limits, Settings
@@ -34,20 +38,22 @@ _SLICE = 1024**2  # characters of base64 that are decoded at once, a multiple of
 class PreparedPictures:
     """The pictures of a request in the form that its model takes.
 
-    images: uint8 `[n, h, w, c]`, at the model's size.
+    images: uint8 `[n, h, w, c]`, at the model's size; None for a picture that is edited at its own size.
     masks: bool `[n, h, w]`, true where to paint; None for variations.
+    whole: the picture that is edited at its own size.
     size: (width, height) of the answer by default; None for the model's own.
-    compose: puts painted pictures into the one that was sent, at its size; None for variations.
+    compose: makes the pictures to return from those that were painted; None if they are the same.
     pictures: how many were sent.
     alpha: whether the pictures of the answer have an alpha channel.
     """
 
-    images: Pixels
+    images: Pixels | None
     masks: Mask | None
     size: tuple[int, int] | None
-    compose: Callable[[Pixels], Sequence[Pixels]] | None
+    compose: Callable[[Painting], Sequence[Painting]] | None
     pictures: int
     alpha: bool
+    whole: WholeImage | None = None
 
 
 def check_count(fields: schemas.Edit | schemas.Variation, offer: Offer, count: int) -> None:
@@ -77,14 +83,27 @@ async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, hel
 
 
 def prepare(
-    fields: schemas.Edit | schemas.Variation, offer: Offer, sent: Uploads, limits: Limits
+    fields: schemas.Edit | schemas.Variation, verb: Verb, offer: Offer, sent: Uploads, limits: Limits
 ) -> PreparedPictures:
-    """Decode the pictures of a request and resize them for the model.
+    """Decode the pictures of a request, and resize them for the model unless it edits them at their size.
 
     Raises ApiError.
     """
-    make = _varied if isinstance(fields, schemas.Variation) else _edited
-    return make(sent.images[0], sent.mask, offer, fields.n or 1, limits)
+    content, mask, n = sent.images[0], sent.mask, fields.n or 1
+    if verb == "fill":
+        return _filled(content, mask, offer, n, limits, fields)
+    if mask is not None:
+        where = "Variations take" if verb == "vary" else f"{offer.name} edits whole pictures, and takes"
+        advice = ": send it to /v1/images/edits" if verb == "vary" else ": leave it out"
+        raise invalid(f"{where} no mask{advice}.", "mask")
+    if verb == "translate" or fields.size == "input" or fields.output_format == "input":
+        return _whole(content, verb, offer, n, limits, fields)
+    return _varied(content, offer, n, limits)
+
+
+def format_of(content: bytes) -> Format:
+    """Return the format of a file that `check` has accepted."""
+    return "png" if content[:1] == b"\x89" else "jpeg" if content[:1] == b"\xff" else "webp"
 
 
 def check(content: bytes, limits: Limits, param: str) -> None:
@@ -97,6 +116,9 @@ def check(content: bytes, limits: Limits, param: str) -> None:
     if len(content) > limits.file_bytes:
         message = f"The file has over {limits.file_bytes:,} bytes: shrink the picture first."
         raise ApiError(400, message, param=param, code="image_file_too_large")
+    if content.startswith(archives.SIGNATURE):
+        message = "A zip of pictures is edited as a job: send it to /v1/jobs."
+        raise ApiError(400, message, param=param, code="invalid_image_format")
     known = content.startswith(_SIGNATURES) and (content[:4] != b"RIFF" or content[8:12] == b"WEBP")
     if not known:
         message = "The file is not a png, jpeg or webp: convert it to one of them."
@@ -132,27 +154,110 @@ def _decoded(content: bytes, limits: Limits, param: str, range: Range | None) ->
         raise ApiError(400, str(error), param=param, code="image_parse_error") from None
 
 
-def _varied(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> PreparedPictures:
-    """Prepare the centre of a picture, cropped to the model's aspect ratio."""
-    if mask is not None:
-        raise invalid("Variations take no mask: send it to /v1/images/edits.", "mask")
-    picture = _decoded(content, limits, "image", offer.range)
-    size = (offer.width, offer.height)
-    pixels = images.conform(picture, size=size, channels=offer.channels, fit="crop")
-    return PreparedPictures(np.repeat(pixels[None], n, axis=0), None, None, None, 1, offer.channels in (2, 4))
+def _values(content: bytes, limits: Limits, offer: Offer, *, keeps_file: bool) -> Values:
+    """Decode a picture `[h, w, c]`, as its own file has it or as uint8 in sRGB."""
+    if not keeps_file:
+        return _decoded(content, limits, "image", offer.range)
+    check(content, limits, "image")
+    try:
+        return files.read(content)[0]
+    except DataError as error:
+        raise ApiError(400, str(error), param="image", code="image_parse_error") from None
 
 
-def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Limits) -> PreparedPictures:
-    """Prepare a picture as the model sees it, the part to paint, and how to put the result back."""
-    picture, where = _to_edit(content, mask, offer, limits)
-    height, width = where.shape
+def _whole(
+    content: bytes,
+    verb: Verb,
+    offer: Offer,
+    n: int,
+    limits: Limits,
+    fields: schemas.Edit | schemas.Variation,
+) -> PreparedPictures:
+    """Prepare a picture that is edited at its own size, without a mask."""
+    keeps_file = fields.output_format == "input"
+    picture = _values(content, limits, offer, keeps_file=keeps_file)
+    height, width = picture.shape[:2]
+    scale = offer.scale if verb == "translate" else 1
+    _check_size(fields, (width, height), scale)
+    _check_pixels(n, width * scale, height * scale, limits)
+    alpha = offer.channels in (2, 4) if verb == "translate" else False
+    return PreparedPictures(
+        images=None,
+        masks=None,
+        size=(width, height) if fields.size == "input" else (width * scale, height * scale),
+        compose=None,
+        pictures=1,
+        alpha=alpha or picture.shape[2] in (2, 4),
+        whole=WholeImage(content, (width, height), None, keeps_file, _is_fine(fields)),
+    )
+
+
+def _is_fine(fields: schemas.Edit | schemas.Variation) -> bool:
+    return isinstance(fields, schemas.Edit) and fields.input_fidelity == "high"
+
+
+def _check_size(fields: schemas.Edit | schemas.Variation, sent: tuple[int, int], scale: int = 1) -> None:
+    """Raise ApiError if a file that is returned in its own format has to be resized."""
+    own = f"{sent[0] * scale}x{sent[1] * scale}"
+    same = (None, "auto", own, *(["input"] if scale == 1 else []))
+    if fields.output_format == "input" and fields.size not in same:
+        message = f"A file that is returned in its own format has {own} pixels: leave size out."
+        raise invalid(message, "size")
+
+
+def _check_pixels(n: int, width: int, height: int, limits: Limits) -> None:
+    """Raise ApiError unless so many pictures of a size are within the limits."""
     if n * width * height > limits.pixels:
         message = (
             f"{n} pictures of {width}x{height} are more than {limits.pixels:,} pixels: request fewer, or "
             "send a smaller one."
         )
         raise invalid(message, "n")
+
+
+def _varied(content: bytes, offer: Offer, n: int, limits: Limits) -> PreparedPictures:
+    """Prepare the centre of a picture, cropped to the model's aspect ratio."""
+    picture = _decoded(content, limits, "image", offer.range)
+    size = (offer.width, offer.height)
+    pixels = images.conform(picture, size=size, channels=offer.channels, fit="crop")
+    return PreparedPictures(np.repeat(pixels[None], n, axis=0), None, None, None, 1, offer.channels in (2, 4))
+
+
+def _filled(
+    content: bytes,
+    mask: bytes | None,
+    offer: Offer,
+    n: int,
+    limits: Limits,
+    fields: schemas.Edit | schemas.Variation,
+) -> PreparedPictures:
+    """Prepare a picture as the model sees it, the part to fill, and how to put the result back.
+
+    With `input_fidelity` high, in the form of its own file, or where one window does not show the whole mask,
+    the model fills it at its own size.
+    """
+    keeps_file = fields.output_format == "input"
+    is_fine = _is_fine(fields)
+    picture, where = _to_edit(content, mask, offer, limits, keeps_file=keeps_file)
+    height, width = where.shape
+    _check_pixels(n, width, height, limits)
     window = masks.window_of(where, offer)
+    if keeps_file or is_fine or window is None:
+        _check_size(fields, (width, height))
+        has_alpha = picture.shape[2] in (2, 4)
+        alpha = has_alpha and (
+            offer.channels in (2, 4) or bool((picture[:, :, -1][~where] < np.iinfo(picture.dtype).max).any())
+        )
+        return PreparedPictures(
+            images=None,
+            masks=None,
+            size=(width, height),
+            compose=None if keeps_file or alpha or not has_alpha else _without_alpha,
+            pictures=1,
+            alpha=alpha or (has_alpha and keeps_file),
+            whole=WholeImage(content, (width, height), pack(where), keeps_file, is_fine),
+        )
+    assert picture.dtype == np.uint8
     seen, covered = picture[window], where[window]
     if mask is None and not covered.all():  # colours that an editor left under transparency have no meaning
         seen = seen.copy()
@@ -170,12 +275,19 @@ def _edited(content: bytes, mask: bytes | None, offer: Offer, n: int, limits: Li
     )
 
 
-def _to_edit(content: bytes, mask: bytes | None, offer: Offer, limits: Limits) -> tuple[Pixels, Mask]:
+def _without_alpha(painted: Painting) -> Painting:
+    """Return pictures `[n, h, w, c]` in which nothing is transparent without their alpha channel."""
+    return painted[:, :, :, :-1]
+
+
+def _to_edit(
+    content: bytes, mask: bytes | None, offer: Offer, limits: Limits, *, keeps_file: bool = False
+) -> tuple[Values, Mask]:
     """Return a picture `[h, w, c]` and where to paint, `[h, w]`.
 
     That is where the mask, or else the picture, is fully transparent.
     """
-    picture = _decoded(content, limits, "image", offer.range)
+    picture = _values(content, limits, offer, keeps_file=keeps_file)
     sheet, param = (picture, "image") if mask is None else (_decoded(mask, limits, "mask", None), "mask")
     if sheet.shape[:2] != picture.shape[:2]:
         sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (sheet, picture)]
@@ -197,10 +309,11 @@ def _composed(
     window: tuple[slice, slice],
     offer: Offer,
     limits: Limits,
-    painted: Pixels,
+    painted: Painting,
 ) -> list[Pixels]:
     """Put painted pictures into the picture that was sent, decoded again."""
     picture, where = _to_edit(content, mask, offer, limits)
+    assert picture.dtype == painted.dtype == np.uint8
     return masks.lay_into(picture, where, window, painted)
 
 

@@ -6,24 +6,17 @@ from danqing.editing.windows import Mask as Mask
 from danqing.editing.windows import resize_mask as resize_mask
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.orders import Pixels
-from danqing.service.errors import invalid
 
 
-def window_of(where: Mask, offer: Offer) -> tuple[slice, slice]:
+def window_of(where: Mask, offer: Offer) -> tuple[slice, slice] | None:
     """Return the largest window with the model's aspect ratio around a mask.
 
-    where: bool `[h, w]`, true where to paint. The window is the whole picture if that is nearly the same.
-    Raises ApiError if no such window contains the mask.
+    where: bool `[h, w]`, true where to fill. The window is the whole picture if that is nearly the same.
+    None if no such window contains the mask.
     """
     width, height = windows.largest_window((where.shape[1], where.shape[0]), (offer.width, offer.height))
     window = windows.around(where, (width, height))
-    if window is None:
-        message = (
-            f"{offer.name} paints pictures of {offer.width}x{offer.height}, and the mask reaches over more "
-            f"than {width}x{height} of this one: crop the picture to that shape."
-        )
-        raise invalid(message, "mask")
-    return window.slices
+    return None if window is None else window.slices
 
 
 def lay_into(picture: Pixels, where: Mask, window: tuple[slice, slice], painted: Pixels) -> list[Pixels]:

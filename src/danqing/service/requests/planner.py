@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from danqing.editing.contract import seed_of
 from danqing.options import Verb
 from danqing.randomness import derived_seed
 from danqing.service.access.caller import Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Order, Pixels, rows_of
+from danqing.service.engine.orders import Order, Painting, rows_of
 from danqing.service.errors import FINAL, ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.pictures.encode_pool import EncodePool
@@ -27,8 +28,13 @@ from danqing.service.settings import Limits, Settings
 
 _log = logging.getLogger("danqing.service")
 
-VERBS: dict[Endpoint, Verb] = {"generations": "sample", "edits": "fill", "variations": "vary"}
-_DOES = {"generations": "paint", "edits": "edit a picture", "variations": "vary a picture"}
+VERBS: dict[Endpoint, tuple[Verb, ...]] = {
+    "generations": ("sample",),
+    "edits": ("fill", "translate"),
+    "variations": ("vary",),
+}
+"""What a model may do for each endpoint; the first that it can do is the default."""
+_DOES = {"generations": "generate pictures", "edits": "edit a picture", "variations": "vary a picture"}
 
 _DRAWN_SEEDS = 2**53  # clients in any language can read these as numbers and send them again
 
@@ -39,6 +45,7 @@ class CheckedRequest:
 
     Its pictures have not been read yet.
 
+    verb: what the model does.
     meaning: what the prompt and the label mean to the model.
     options: of the model's sampling, each with a valid value.
     owner: the id of the key that the request came with, or "".
@@ -47,6 +54,7 @@ class CheckedRequest:
     endpoint: Endpoint
     fields: schemas.Generation | schemas.Edit | schemas.Variation
     offer: Offer
+    verb: Verb
     meaning: prompts.PromptMeaning
     options: dict[str, Any]
     owner: str
@@ -77,7 +85,7 @@ class PlannedRequest:
     revised: str | None
     tokens: tuple[int, int]
     alpha: bool
-    compose: Callable[[Pixels], Sequence[Pixels]] | None = None
+    compose: Callable[[Painting], Sequence[Painting]] | None = None
 
     @property
     def n(self) -> int:
@@ -141,13 +149,14 @@ class Planner:
         """
         fields = _fields(endpoint, body, self._settings.limits, as_text=as_text)
         offer = self._offer(fields.model, caller)
-        if VERBS[endpoint] not in offer.verbs:
-            raise self._unable(endpoint, offer, caller)
+        verb = _verb(endpoint, fields, offer)
+        if verb is None:
+            raise self._unable(endpoint, fields, offer, caller)
         prompt = fields.prompt if isinstance(fields, schemas.Guided) else None
         meaning = prompts.read(offer, prompt, fields.label)
         field_checks.check_attributes(offer, fields)
-        options = field_checks.sampling_options(offer, VERBS[endpoint], fields, as_text=as_text)
-        return CheckedRequest(endpoint, fields, offer, meaning, options, caller.owner)
+        options = field_checks.sampling_options(offer, verb, fields, as_text=as_text)
+        return CheckedRequest(endpoint, fields, offer, verb, meaning, options, caller.owner)
 
     async def read_pictures(
         self, request: CheckedRequest, held: HeldBytes, uploads: Uploads | None = None
@@ -182,33 +191,36 @@ class Planner:
             whole["mask"] = await embedded(body["mask"], sent.mask)
         return whole
 
-    async def plan(self, request: CheckedRequest, sent: Uploads | None) -> PlannedRequest:
+    async def plan(self, request: CheckedRequest, sent: Uploads | None, *, name: str = "") -> PlannedRequest:
         """Plan what to paint for a checked request and its pictures.
 
+        name: of the picture in an archive; its own seeds are those of `danqing fill` and other commands.
         Raises ApiError.
         """
         fields, offer, n, limits = request.fields, request.offer, request.n, self._settings.limits
-        seed = secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
+        seed = drawn_seed(fields)
         own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
         if not isinstance(fields, schemas.Generation):
             assert sent is not None
-            work = partial(input_pictures.prepare, fields, offer, sent, limits)
+            work = partial(input_pictures.prepare, fields, request.verb, offer, sent, limits)
             given = await self._pool.run(request.owner, work)
             own, alpha = given.size or own, given.alpha
         field_checks.check_background(fields, offer, alpha)
-        verb = VERBS[request.endpoint]
+        verb = request.verb
         size = field_checks.output_size(fields.size, own, offer, n, limits, verb=verb)
         options = dict(request.options)
         if verb == "sample" and size != own and offer.sizes.fits(size):
             options["size"] = size  # otherwise pictures of the model's own size are resampled
         prompt, negative, previews = None, None, 0
+        whole = None if given is None else given.whole
         if isinstance(fields, schemas.Guided):
             prompt, negative = fields.prompt, fields.negative_prompt
-            previews = (fields.partial_images or 0) if offer.steps else 0
+            previews = (fields.partial_images or 0) if offer.steps and whole is None else 0
+        seeds = [seed_of(seed, name, k) if name else derived_seed(seed, "image", k) for k in range(n)]
         order = Order(
             model=offer.name,
             rows=rows_of(
-                [derived_seed(seed, "image", number) for number in range(n)],
+                seeds,
                 label=request.meaning.label,
                 prompt=request.meaning.prompt,
                 negative_prompt=negative,
@@ -218,20 +230,18 @@ class Planner:
             options=options,
             images=None if given is None else given.images,
             masks=None if given is None else given.masks,
+            whole=whole,
             previews=previews,
             owner=request.owner,
             seconds=limits.seconds,
         )
-        compression = 100 if fields.output_compression is None else fields.output_compression
         sent_tokens = 0 if given is None else given.pictures * offer.image_tokens()
         return PlannedRequest(
             endpoint=request.endpoint,
             fields=fields,
             offer=offer,
             order=order,
-            output=OutputFormat(
-                size, fields.output_format or "png", fields.background == "opaque", compression
-            ),
+            output=_output(fields, given, size),
             seed=seed,
             revised=request.meaning.revised,
             tokens=(_text_tokens(prompt, negative), sent_tokens),
@@ -266,15 +276,46 @@ class Planner:
             raise ApiError(503, message, param="model", code="model_unavailable", headers=FINAL)
         return offer
 
-    def _unable(self, endpoint: Endpoint, offer: Offer, caller: Caller) -> ApiError:
+    def _unable(self, endpoint: Endpoint, fields: schemas.Fields, offer: Offer, caller: Caller) -> ApiError:
         able = [
             one.name
             for one in self._offers.values()
-            if VERBS[endpoint] in one.verbs and one.fault is None and caller.may_use(one.name)
+            if _verb(endpoint, fields, one) is not None and one.fault is None and caller.may_use(one.name)
         ]
         advice = f"use {prompts.some(able)}" if able else "no model of this service can"
-        message = f"{offer.name} cannot {_DOES[endpoint]}: {advice}."
-        return invalid(message, "model", "unsupported_model")
+        task = fields.task if isinstance(fields, schemas.Edit) else None
+        does = _DOES[endpoint] if task is None else f"{task} a picture"
+        if endpoint == "generations" and "translate" in offer.verbs:
+            advice = f"it changes pictures that are sent to /v1/images/edits, and to generate, {advice}"
+        return invalid(f"{offer.name} cannot {does}: {advice}.", "model", "unsupported_model")
+
+
+def drawn_seed(fields: schemas.Fields) -> int:
+    """Return the seed of a request, a random one if it has none."""
+    return secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
+
+
+def _verb(endpoint: Endpoint, fields: schemas.Fields, offer: Offer) -> Verb | None:
+    """Return what a model does for a request; None if it cannot."""
+    able = [verb for verb in VERBS[endpoint] if verb in offer.verbs]
+    task = fields.task if isinstance(fields, schemas.Edit) else None
+    if task is None:
+        return next(iter(able), None)
+    if task not in offer.tasks:
+        return None
+    return "fill" if task == "fill" and "fill" in able else next(iter(able), None)
+
+
+def _output(
+    fields: schemas.Fields, given: input_pictures.PreparedPictures | None, size: tuple[int, int]
+) -> OutputFormat:
+    """Return the form of the answer's pictures."""
+    compression = 100 if fields.output_compression is None else fields.output_compression
+    opaque = fields.background == "opaque"
+    if given is None or fields.output_format != "input":
+        return OutputFormat(size, fields.output_format or "png", opaque, compression)
+    assert given.whole is not None
+    return OutputFormat(size, input_pictures.format_of(given.whole.content), like=given.whole.content)
 
 
 def _fields(
@@ -293,8 +334,8 @@ def _fields(
         raise from_validation(error) from None
     if fields.n is not None and fields.n > limits.n:
         raise invalid(f"n may be at most {limits.n} (got {fields.n}).", "n")
-    if fields.output_compression not in (None, 100) and fields.output_format in (None, "png"):
-        message = "output_compression is for jpeg and webp: png is lossless."
+    if fields.output_compression not in (None, 100) and fields.output_format in (None, "png", "input"):
+        message = "output_compression is for the formats jpeg and webp: leave it out."
         raise invalid(message, "output_compression")
     if isinstance(fields, schemas.Guided):
         _check_guided(fields, limits)

@@ -44,7 +44,11 @@ class Fields(BaseModel):
     response_format: Literal["url", "b64_json"] | None = Field(
         None, description="By default b64_json; an address (url) is valid for 60 minutes."
     )
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
+    output_format: Literal["png", "jpeg", "webp", "input"] | None = Field(
+        None,
+        description="By default png; `input` returns the file as it is sent, with new pixels: its format, "
+        "quality, depth, colour profile and metadata.",
+    )
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of a jpeg or webp file; by default 100."
     )
@@ -121,6 +125,8 @@ class Guided(Fields):
 class Generation(Guided):
     """The body of POST /v1/images/generations."""
 
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
+
 
 class Reference(BaseModel):
     """A picture that a JSON request contains or points to."""
@@ -135,16 +141,35 @@ _Reference = Annotated[Reference, WithJsonSchema(Reference.model_json_schema())]
 """Its schema is inlined: `$defs` of a separate schema are not found within another document."""
 
 
+_Size = Annotated[
+    str | None,
+    Field(
+        max_length=_WORD,
+        description="By default `auto`: in edits the size that the edit gives, in variations that of the "
+        "model; `input` is the size of the picture that is sent; or WIDTHxHEIGHT of the same aspect ratio.",
+    ),
+]
+
+
 class Edit(Guided):
     """The fields of POST /v1/images/edits.
 
     A form has its pictures as the files `image` and `mask`.
     """
 
+    size: _Size = None
+
     images: list[_Reference] | None = Field(None, min_length=1, max_length=16)
     mask: _Reference | None = Field(None, description="Its transparent part is painted again.")
     input_fidelity: Literal["high", "low"] | None = Field(
-        None, description="Both are accepted: pixels outside of the mask never change."
+        None,
+        description="How large the model sees a picture that it fills: `low`, the default, shows it as much "
+        "of the picture as possible, at the size of the model; `high` shows it the surroundings of the mask, "
+        "with more detail. Pixels outside of the mask never change.",
+    )
+    task: Literal["fill", "translate", "upscale", "enhance", "colorize"] | None = Field(
+        None,
+        description="What to do with the picture: one of `tasks` of GET /v1/models; by default the first.",
     )
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -158,6 +183,8 @@ class Variation(Fields):
 
     A form has its picture as the file `image`.
     """
+
+    size: _Size = None
 
     images: list[_Reference] | None = Field(None, min_length=1, max_length=1)
 
@@ -212,6 +239,21 @@ class ImagesResponse(BaseModel):
     safety_identifier: str | None = None
 
 
+class ArchiveResponse(BaseModel):
+    """The answer of a job that edited the pictures of a zip.
+
+    data: the address of the zip of the results, whose `manifest.jsonl` says what became of each picture.
+    images, failed: how many pictures were edited, and how many could not be.
+    """
+
+    created: int
+    data: list[Picture]
+    output_format: Literal["zip"]
+    images: int
+    failed: int
+    seed: int
+
+
 class ImageEvent(BaseModel):
     """An event of a stream.
 
@@ -253,6 +295,7 @@ class ModelCard(BaseModel):
     attributes: list[dict[str, Any]]
     options: dict[str, Any]
     endpoints: list[Endpoint]
+    tasks: list[str]
     partial_images: bool
     other_sizes: bool
     sampled_sizes: str

@@ -15,7 +15,7 @@ from danqing.service.engine.orders import (
     Event,
     OrderCancelledError,
     Painted,
-    Pixels,
+    Painting,
     Preview,
 )
 from danqing.service.engine.pending_order import PendingOrder
@@ -106,7 +106,7 @@ async def _body(request: Request, plan: PlannedRequest, painted: Painted) -> byt
     return fill_pictures(encode_json(body), packed)
 
 
-async def _encode(pool: EncodePool, plan: PlannedRequest, pixels: Pixels) -> list[bytes]:
+async def _encode(pool: EncodePool, plan: PlannedRequest, pixels: Painting) -> list[bytes]:
     """Encode painted pictures `[n, h, w, c]`, finished or not, in the requested size and format."""
     return await pool.encode(pixels, plan.output, plan.compose, plan.order.owner)
 
@@ -188,7 +188,7 @@ async def _after(first: asyncio.Task[Event], rest: AsyncIterator[Event]) -> Asyn
         yield event
 
 
-async def _packed(pool: EncodePool, plan: PlannedRequest, pixels: Pixels) -> list[bytes]:
+async def _packed(pool: EncodePool, plan: PlannedRequest, pixels: Painting) -> list[bytes]:
     try:
         async with asyncio.timeout(plan.order.seconds):
             return await pool.to_base64(await _encode(pool, plan, pixels))

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from danqing.service.access.caller import Caller, Right
+from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.errors import ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.http import sse
@@ -18,7 +19,9 @@ from danqing.service.jobs.queries import describe
 from danqing.service.jobs.tables import Status
 from danqing.service.parts import Service, service_of
 from danqing.service.pictures.encoding import MEDIA_TYPES, PICTURE_HEADERS
-from danqing.service.requests import json_bodies, schemas
+from danqing.service.requests import archives, json_bodies, schemas
+from danqing.service.requests.content_type import is_form
+from danqing.service.requests.forms import read_form
 
 _SCOPES: dict[str, Right] = {"generations": "generate", "edits": "edit", "variations": "edit"}
 _KEY = re.compile(r"[!-~]{1,255}")  # visible ASCII
@@ -39,7 +42,11 @@ class Webhook(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """The body of POST /v1/jobs: what /v1/images/ENDPOINT takes in JSON, without `stream`."""
+    """The body of POST /v1/jobs: what /v1/images/ENDPOINT takes in JSON, without `stream`.
+
+    The picture may be a zip of pictures. A form has this object in the field `request`, and the files `image`
+    and `mask`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +93,7 @@ class JobAnswer(BaseModel):
     attempts: int
     progress: JobProgress
     request: dict[str, Any]
-    response: schemas.ImagesResponse | None
+    response: schemas.ImagesResponse | schemas.ArchiveResponse | None
     error: schemas.Mistake | None
     webhook: JobWebhook | None
 
@@ -119,7 +126,28 @@ _KEYED: dict[str, Any] = {"security": [{"HTTPBearer": []}]}
 _BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": JobRequest.model_json_schema()}},
+        "content": {
+            "application/json": {"schema": JobRequest.model_json_schema()},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "request": {"type": "string", "description": "The JSON object of the job."},
+                        "image": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A picture, or a zip of pictures.",
+                        },
+                        "mask": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A mask for all, or a zip of masks by the names of the pictures.",
+                        },
+                    },
+                    "required": ["request"],
+                }
+            },
+        },
     }
 }
 
@@ -146,9 +174,7 @@ async def accept(
     """Check a request for pictures, and accept it as a job."""
     service = service_of(request)
     try:
-        body = await json_bodies.json_body(
-            request, service.settings.limits, held_bytes(request), pictures=True
-        )
+        body = await _body(request, service)
         asked = JobRequest.model_validate(body)
     except ValidationError as error:
         raise from_validation(error) from None
@@ -251,11 +277,14 @@ async def events(
 @router.get(
     "/{job_id}/images/{number}",
     response_class=Response,
-    responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, **schemas.REJECTED},
+    responses={
+        200: {"content": {kind: {} for kind in (*MEDIA_TYPES.values(), archives.MEDIA_TYPE)}},
+        **schemas.REJECTED,
+    },
     openapi_extra=_KEYED,
 )
 async def image(request: Request, caller: _Painter, job_id: str, number: int) -> Response:
-    """Return a picture of a job that succeeded, counted from 0."""
+    """Return a picture of a job that succeeded, counted from 0; the zip of the results if it edited a zip."""
     found = await service_of(request).jobs.picture(caller.owner, job_id, number)
     return Response(found.content, 200, PICTURE_HEADERS, found.media_type)
 
@@ -268,6 +297,33 @@ async def _event_stream(
         if event.type in _FINAL:
             data["job"] = describe(await service.jobs.find(owner, job_id), address)
         yield sse.event(event.type, data, str(event.number))
+
+
+async def _body(request: Request, service: Service) -> dict[str, Any]:
+    """Return the body of a new job, in JSON or as a form."""
+    limits, held = service.settings.limits, held_bytes(request)
+    if not is_form(request):
+        return await json_bodies.json_body(request, limits, held, pictures=True)
+    fields, uploads = await read_form(request, limits)
+    if fields.keys() != {"request"}:
+        message = "A form has one field, request, with the JSON of the job, and the files image and mask."
+        raise invalid(message, "request", "missing_required_parameter")
+    body = json_bodies.parse_json(fields["request"].encode(), limits)
+    inner = body.setdefault("body", {})
+    if not isinstance(inner, dict) or "images" in inner or "mask" in inner:
+        raise invalid("body must be an object, without the files of the form.", "body")
+    if uploads.images:
+        inner["images"] = [await _reference(service, one, held) for one in uploads.images]
+    if uploads.mask is not None:
+        inner["mask"] = await _reference(service, uploads.mask, held)
+    return body
+
+
+async def _reference(service: Service, file: bytes, held: HeldBytes) -> dict[str, str]:
+    """Return a file as a JSON body refers to it."""
+    packed = (await service.encode_pool.to_base64([file]))[0].decode()
+    held.hold(len(packed))
+    return {"image_url": f"data:application/octet-stream;base64,{packed}"}
 
 
 def _address(request: Request, service: Service) -> str:

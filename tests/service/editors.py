@@ -1,0 +1,49 @@
+"""Tiny untrained models of pairs, and pictures to send them."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from danqing import families
+from danqing.images import Images
+from danqing.model.model import Model
+
+REGRESSION: dict[str, Any] = {
+    "family": "regression",
+    "width": 8,
+    "height": 8,
+    "channels": 3,
+    "source_channels": 3,
+    "features": 4,
+    "blocks": 1,
+    "adversarial": 0,
+}
+EDITORS: dict[str, dict[str, Any]] = {
+    "upscale": {**REGRESSION, "source_scale": 2},
+    "enhance": REGRESSION,
+    "translate": REGRESSION,
+}
+
+
+def save_editor(task: str, folder: Path) -> str:
+    """A folder with a model of a task, as it was before any training."""
+    torch.manual_seed(0)
+    family = families.build(families.parse_config(EDITORS[task]))
+    family.drop_training_only()
+    return str(Model(family, {"task": task}).save(folder, Images(np.zeros((1, 4, 4, 3), np.uint8))))
+
+
+def noise(*shape: int, deep: bool = False, seed: int = 0) -> NDArray[Any]:
+    kind: type = np.uint16 if deep else np.uint8
+    return np.random.default_rng(seed).integers(0, np.iinfo(kind).max, shape, kind, endpoint=True)
+
+
+def encoded(pixels: NDArray[Any], format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(file, format, **options)
+    return file.getvalue()
