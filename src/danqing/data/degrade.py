@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from danqing.data.augment import weighted_by_alpha
 from danqing.data.dataset import Dataset
+from danqing.data.dose import with_dose
 from danqing.errors import ConfigError
 from danqing.images import to_float, to_pil, to_uint8
 from danqing.randomness import derived_seed, generator, normal
@@ -46,6 +47,7 @@ KINDS = {
     "noise": _Kind(0.02, 0.2, 0.001, 1, False, "noise of {} of the range of values"),
     "jpeg": _Kind(20, 80, 1, 95, True, "JPEG of quality {}"),
     "gray": _Kind(0, 0, 0, 0, False, "grey"),
+    "dose": _Kind(2_000, 50_000, 100, 100_000, True, "X-ray noise of {} photons per ray"),
 }
 """The steps by their names. The strength of blur and noise is a standard deviation."""
 
@@ -201,10 +203,17 @@ def _gray(images: Tensor, strengths: Tensor, seeds: Sequence[int]) -> Tensor:
     return torch.cat([(images[:, :3] * luma).sum(1, keepdim=True), images[:, 3:]], 1)
 
 
+def _dose(images: Tensor, strengths: Tensor, seeds: Sequence[int]) -> Tensor:
+    """The noise of a scan, on the colours; strengths: photons per ray."""
+    colours = images.shape[1] - (images.shape[1] in (2, 4))
+    return torch.cat([with_dose(images[:, :colours], strengths, seeds), images[:, colours:]], 1)
+
+
 _APPLY: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
     "blur": _blur,
     "down": _down,
     "noise": _noise,
     "jpeg": _jpeg,
     "gray": _gray,
+    "dose": _dose,
 }
