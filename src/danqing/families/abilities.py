@@ -239,6 +239,20 @@ class Varies(Protocol):
 
 
 @runtime_checkable
+class TakesNoise(Protocol):
+    """A family whose `fill` and `vary` can be told the noise of each place.
+
+    Both take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of those that the
+    seeds give. Windows of one large image thus share the noise where they overlap.
+    """
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Return (channels, rows, columns); rows and columns divide the image into equal places."""
+        ...
+
+
+@runtime_checkable
 class Translates(Protocol):
     """A family that learned from pairs to translate images."""
 

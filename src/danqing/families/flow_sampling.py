@@ -16,7 +16,7 @@ from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
 from danqing.families.seamless import Tiling
-from danqing.images import SizeRange
+from danqing.images import SizeRange, mean_outside
 from danqing.nets.flow.conditioned import joined
 from danqing.nets.flow.contract import Given
 from danqing.nets.layers import enlarged, shrunk
@@ -224,6 +224,11 @@ class FlowSampler(FlowModel):
 class FlowEditor(FlowSampler):
     """A flow model that also fills and varies images."""
 
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Return the shape of the noise of an image."""
+        return self.codec.latent_shape
+
     def fill(
         self,
         images: Tensor,
@@ -231,6 +236,7 @@ class FlowEditor(FlowSampler):
         condition: Condition,
         *,
         seeds: Sequence[int],
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
@@ -241,7 +247,7 @@ class FlowEditor(FlowSampler):
         2022, without resampling).
         options: as of `sample`.
         """
-        chosen, noise = self._checked(options), self._noise(seeds)
+        chosen, noise = self._checked(options), self._noise(seeds) if noise is None else noise
         condition = replace(condition, image=images, mask=mask)
         velocity = self._velocity(condition, noise.shape, chosen)
         if not self.config.mask_share:
@@ -260,6 +266,7 @@ class FlowEditor(FlowSampler):
         *,
         seeds: Sequence[int],
         strength: float,
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
@@ -268,7 +275,8 @@ class FlowEditor(FlowSampler):
         strength: sampling starts at the time 1 - strength.
         options: as of `sample`.
         """
-        chosen, noise, latents = self._checked(options), self._noise(seeds), self.latents_of(images)
+        chosen, latents = self._checked(options), self.latents_of(images)
+        noise = self._noise(seeds) if noise is None else noise
         if strength == 0:
             return self.images_of(latents)
         begin = 1 - strength
@@ -341,10 +349,8 @@ class LatentFlow(FlowEditor):
         A latent depends on pixels around its own. What the mask covers is therefore replaced by the mean of
         the rest before it is encoded, and the places beside a covered one are generated too.
         """
-        seen = 1 - mask
-        mean = (images * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
         covered = F.adaptive_max_pool2d(mask, noise.shape[-2:])
-        latents = self.latents_of(torch.where(mask > 0, mean, images))
+        latents = self.latents_of(torch.where(mask > 0, mean_outside(images, mask), images))
         return latents, noise, F.max_pool2d(covered, 3, stride=1, padding=1)
 
 
