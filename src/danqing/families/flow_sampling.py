@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from danqing.errors import ConfigError
 from danqing.families import flow_growth, paths, samplers
 from danqing.families.abilities import OnStep, Preview
+from danqing.families.back_projection import projected
 from danqing.families.base import Batch, Condition, Learner
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
@@ -358,6 +359,29 @@ class FlowTranslator(FlowSampler):
     """A flow model of pairs, which translates source images."""
 
     has_prior: ClassVar[bool] = False
+
+    def sample(
+        self,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        size: tuple[int, int] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Carry the noisy source image of a condition to its target, for each seed.
+
+        The images are `source_scale` times as large as their sources, and average to them if those of the
+        training images did.
+        options: as of `FlowSampler.sample`.
+        """
+        source, scale = condition.image, self.config.source_scale
+        if source is not None:
+            size = (scale * source.shape[3], scale * source.shape[2])
+        images = super().sample(condition, seeds=seeds, on_step=on_step, size=size, **options)
+        if source is None or not self.config.source_is_average:
+            return images
+        return projected(images, source, scale)
 
     def translate(
         self,

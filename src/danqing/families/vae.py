@@ -115,7 +115,7 @@ class VAE(Autoencoder):
             )
         else:
             self.prior = NormalPrior(self.latent_count, labels, config.attributes)
-        self.discriminator = self.build_discriminator()
+        self.discriminator = self.build_discriminator(config.channels)
 
     def _build_nets(self) -> tuple[nn.Module, nn.Module, int]:
         """Return encoder, decoder and the number of latents of an image."""
@@ -153,7 +153,7 @@ class VAE(Autoencoder):
         configured. The logged bits_per_dim have beta = 1; squared_error is of values in [0, 1].
         """
         if phase.name == DISCRIMINATOR:
-            return self.discriminator_loss(batch)
+            return self.judged_loss(batch)
         condition = batch.condition
         mean, log_scale = self.posterior(batch.images, condition)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)

@@ -22,6 +22,7 @@ from danqing.model.card import describe
 from danqing.model.chunks import OnPainting, pixels_of, sample_in_chunks
 from danqing.model.conditions import Label, Prompt, count_images, drawn_condition, given_condition
 from danqing.model.verb_options import STRENGTH
+from danqing.nets.layers import crop
 from danqing.options import Verb
 
 
@@ -241,17 +242,19 @@ class Model(Analysis):
     ) -> Images:
         """Turn each source image into the image that belongs to it.
 
+        images: of the size of the model's source images, `family.config.source_size`.
         Other arguments are those of `vary`. Raises ConfigError where the model did not learn from pairs.
         """
         family, count = self.family, len(images)
         if not isinstance(family, Translates):
             raise self._cannot("turn one image into another", Translates)
-        pixels = pixels_of(images, family.config, self.device, family.config.source_channels)
+        pixels = pixels_of(images, family.config, self.device, of_source=True)
+        own = family.config.height, family.config.width
         chosen = conditions.image_seeds(count, seed, seeds)
         condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
 
         def translate(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
-            return family.translate(pixels(rows), wanted, **given)
+            return crop(family.translate(pixels(rows), wanted, **given), own)
 
         return self._sample("sample", translate, condition, chosen, options, on_step)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from danqing import families, weights
 from danqing.data import Dataset
@@ -18,11 +19,12 @@ from danqing.evaluation import scores
 from danqing.evaluation.generated_images import remade, sources
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.families.abilities import Translates
-from danqing.families.base import Learner
+from danqing.families.base import FamilyConfig, Learner
 from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model import folder as model_folder
 from danqing.model.card import describe
 from danqing.model.model import Model
+from danqing.nets.layers import crop
 from danqing.randomness import generator
 from danqing.training.colour import channel_means
 from danqing.training.config import RunConfig
@@ -122,8 +124,17 @@ class Publisher:
         if not isinstance(model.family, Translates):
             return Images(np.concatenate([originals, again], axis=2))
         source = torch.from_numpy(sources(model, self._originals, rows).array)
-        shown = to_uint8(with_channels(to_float(source), originals.shape[3])).numpy()
+        shown = _as_targets(to_float(source), self._config.model)
         return Images(np.concatenate([shown, again, originals], axis=2))
+
+
+def _as_targets(source: Tensor, config: FamilyConfig) -> NDArray[np.uint8]:
+    """Return source images `[n, c, h, w]` in [-1, 1] with the size and channels of their targets.
+
+    Their pixels are repeated; the result is uint8 `[n, h, w, c]`.
+    """
+    large = source.repeat_interleave(config.source_scale, 2).repeat_interleave(config.source_scale, 3)
+    return to_uint8(with_channels(crop(large, (config.height, config.width)), config.channels)).numpy()
 
 
 def sample_grid(model: Model, config: RunConfig, options: Mapping[str, Any] | None = None) -> Images:
