@@ -13,6 +13,8 @@ from danqing.version import __version__
 
 if TYPE_CHECKING:
     from danqing.data import open_dataset
+    from danqing.editing.fill import fill
+    from danqing.editing.vary import vary
     from danqing.errors import DanqingError
     from danqing.evaluation.evaluate import Evaluation, evaluate
     from danqing.evaluation.scores import Score
@@ -41,12 +43,14 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "fill",
     "load",
     "open_dataset",
     "rebuild_ema",
     "report",
     "train",
     "tune",
+    "vary",
 ]
 
 _HOMES = {
@@ -62,12 +66,14 @@ _HOMES = {
     "Score": "danqing.evaluation.scores",
     "Tuning": "danqing.studies.tune",
     "evaluate": "danqing.evaluation.evaluate",
+    "fill": "danqing.editing.fill",
     "load": "danqing.model.loading",
     "open_dataset": "danqing.data",
     "rebuild_ema": "danqing.training.rebuild",
     "report": "danqing.training.report.document",
     "train": "danqing.training.run",
     "tune": "danqing.studies.tune",
+    "vary": "danqing.editing.vary",
 }
 
 threads.configure()

@@ -117,6 +117,15 @@ def with_channels(images: "Tensor", channels: int) -> "Tensor":
     return colour
 
 
+def on_white(images: "Tensor") -> "Tensor":
+    """Put colours with alpha on white.
+
+    images: floats `[n, 2 or 4, h, w]` in [-1, 1]. Returns them without alpha.
+    """
+    opacity = (images[:, -1:] + 1) / 2
+    return (images[:, :-1] - 1) * opacity + 1
+
+
 def mean_outside(images: "Tensor", mask: "Tensor") -> "Tensor":
     """Return the mean of what a mask leaves of each image, `[n, c, 1, 1]`.
 

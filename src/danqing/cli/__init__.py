@@ -32,6 +32,7 @@ from danqing.cli import (
     train,
     translate,
     tune,
+    vary,
 )
 from danqing.errors import ConfigError, DanqingError
 from danqing.progress import Verbosity
@@ -105,6 +106,7 @@ app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
+app.command("vary", epilog=vary.EXAMPLES)(vary.vary)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)

@@ -8,6 +8,13 @@ import typer
 
 from danqing.errors import ConfigError
 
+ModelArgument = Annotated[
+    str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+]
+LabelOption = Annotated[str | None, typer.Option(help="What the images show, for a model with labels.")]
+PromptOption = Annotated[
+    str | None, typer.Option(help="What the images show, for a model that reads text.", metavar="TEXT")
+]
 GuidanceOption = Annotated[
     float | None, typer.Option(help="How strongly to follow the prompt or label; 1 is as learnt.")
 ]

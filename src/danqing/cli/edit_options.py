@@ -152,8 +152,8 @@ def _tell(plan: "Plan") -> None:
     if plan.largest:
         width, height = plan.size
         progress.say(
-            f"{plan.images:,} to edit; the largest, {output.printable(plan.largest)} ({width}x{height}), needs "
-            f"about {in_words(plan.peak_bytes)} of memory."
+            f"{plan.images:,} to edit; the largest, {output.printable(plan.largest)} ({width}x{height}), "
+            f"needs about {in_words(plan.peak_bytes)} of memory."
         )
 
 

@@ -14,10 +14,11 @@ NAME = "manifest.jsonl"
 class Record(NamedTuple):
     """One output.
 
-    name: of the input. version: its number among those of one image, from 0. output: where it is, relative to the manifest. input: SHA-256 of the input file. edit:
+    name: of the input. output: where it is, relative to the manifest. input: SHA-256 of the input file. edit:
     the verb and all settings that are the same for all images. extra: what differs between them, such as the
     digest of a mask. seed: of this image. is_changed: False if the input was copied. seconds: it took.
-    notes: what the output lacks. frame: its place in a film.
+    notes: what the output lacks. frame: its place in a film. version: its number, from 0, if there are
+    several of one image.
     """
 
     name: str
