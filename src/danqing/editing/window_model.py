@@ -1,4 +1,4 @@
-"""A model with all that is requested of it, which fills or varies windows of its size."""
+"""A model with all that is requested of it, which fills, varies or translates windows of its size."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from danqing.editing.contract import Values
 from danqing.editing.tiles import NoiseField
 from danqing.editing.windows import Size, Window
 from danqing.errors import ConfigError
-from danqing.families.abilities import Fills, TakesNoise, Varies
+from danqing.families.abilities import Fills, TakesNoise, Translates, Varies
 from danqing.families.base import Condition
 from danqing.image_files import Range
 from danqing.model.chunks import in_chunks
@@ -26,6 +26,7 @@ from danqing.model.model import Model
 _ABILITIES: Mapping[str, tuple[type, str]] = {
     "fill": (Fills, "fill a part of an image"),
     "vary": (Varies, "vary an image"),
+    "translate": (Translates, "turn one image into another"),
 }
 _FILE_OPTIONS = ("n", "strip", "dry_run", "sequence", "memory", "on_plan", "on_progress")
 _ACTIVATIONS = 400
@@ -44,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class WindowModel:
-    """A model that fills or varies, and how.
+    """A model that fills, varies or translates, and how.
 
     options: of the model for this verb; those that are left out have their defaults.
     Raises ConfigError if the family cannot do this, for unknown options, and for a request that the model
@@ -52,7 +53,7 @@ class WindowModel:
     """
 
     model: Model
-    verb: Literal["fill", "vary"]
+    verb: Literal["fill", "vary", "translate"]
     request: Request
     options: Mapping[str, Any]
 
@@ -66,11 +67,14 @@ class WindowModel:
     @property
     def shape(self) -> Size:
         """Return the (width, height) of the windows that the model sees."""
-        return self.model.family.config.width, self.model.family.config.height
+        config = self.model.family.config
+        return config.source_size if self.verb == "translate" else (config.width, config.height)
 
     @property
     def channels(self) -> int:
-        return self.model.family.config.channels
+        """Return the channels of the images that the model sees."""
+        config = self.model.family.config
+        return (config.source_channels if self.verb == "translate" else 0) or config.channels
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -97,9 +101,12 @@ class WindowModel:
             request.attributes,
         )
 
-    def peak_bytes(self, windows: int) -> int:
-        """Estimate the memory that computing some windows takes, in bytes."""
-        rows, (width, height) = min(windows, self.model.family.chunk), self.shape
+    def peak_bytes(self, windows: int, size: Size | None = None) -> int:
+        """Estimate the memory that computing some windows takes, in bytes.
+
+        size: their (width, height); by default, the model's shape.
+        """
+        rows, (width, height) = min(windows, self.model.family.chunk), size or self.shape
         return rows * _ACTIVATIONS * width * height * self.channels * 4
 
     def value_range(self, values: Values, *, are_levels: bool) -> Range | None:
@@ -132,6 +139,19 @@ class WindowModel:
             return family.vary(images[rows].to(device), strength=strength, **given)
 
         return self._run(vary, seed, windows)
+
+    def translate(self, images: Tensor, seed: int, windows: Sequence[Window] | None = None) -> Tensor:
+        """Translate windows, as `fill`.
+
+        images: `[n, c, h, w]`, of any size where the family computes in tiles; `windows` is then None.
+        """
+        family, device = self.model.family, self.model.device
+        assert isinstance(family, Translates)
+
+        def translate(rows: list[int], **given: Any) -> Tensor:
+            return family.translate(images[rows].to(device), **given)
+
+        return self._run(translate, seed, windows or [Window(0, 0, *self.shape)] * len(images))
 
     def _run(self, edit: Callable[..., Tensor], seed: int, windows: Sequence[Window]) -> Tensor:
         """Compute windows in chunks.

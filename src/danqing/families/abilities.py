@@ -240,9 +240,9 @@ class Varies(Protocol):
 
 @runtime_checkable
 class TakesNoise(Protocol):
-    """A family whose `fill` and `vary` can be told the noise of each place.
+    """A family whose `fill`, `vary` or `translate` can be told the noise of each place.
 
-    Both take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of those that the
+    They take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of those that the
     seeds give. Windows of one large image thus share the noise where they overlap.
     """
 
@@ -265,6 +265,21 @@ class Translates(Protocol):
         options: those of `sample`.
         """
         ...
+
+
+@runtime_checkable
+class IsConvolutional(Protocol):
+    """A family of convolutions alone, whose `translate` takes images of any size.
+
+    receptive_radius: how many pixels of the source away a result may depend on, at most.
+    stride: results move with the source where that moves by a multiple of this.
+    """
+
+    @property
+    def receptive_radius(self) -> int: ...
+
+    @property
+    def stride(self) -> int: ...
 
 
 @runtime_checkable

@@ -56,11 +56,13 @@ class FlowSampler(FlowModel):
         seeds: Sequence[int],
         on_step: OnStep | None = None,
         size: tuple[int, int] | None = None,
+        noise: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """Carry noise to an image per seed.
 
         size: (width, height) of the images, by default the model's own.
+        noise: standard normal values instead of those that the seeds give.
         sampler, num_steps: how the velocity is followed.
         time_shift: above 1 more steps are spent near noise.
         guidance: what guidance leads away from, no "condition" or the early "guide".
@@ -70,10 +72,10 @@ class FlowSampler(FlowModel):
         A network that has not grown to the whole size yet samples small images, which are enlarged.
         Raises ConfigError.
         """
-        chosen = self._checked(options)
+        chosen, noise = self._checked(options), self._noise(seeds, size) if noise is None else noise
         if self.config.grow and self.level:
-            return self._sample_small(condition, seeds, size, on_step, chosen)
-        start = self.start(condition, self._noise(seeds, size))
+            return self._sample_small(condition, seeds, noise, on_step, chosen)
+        start = self.start(condition, noise)
         velocity = self._velocity(condition, start.shape, chosen)
         return self._follow(velocity, start, 0.0, seeds, on_step, chosen)
 
@@ -81,12 +83,15 @@ class FlowSampler(FlowModel):
         self,
         condition: Condition,
         seeds: Sequence[int],
-        size: tuple[int, int] | None,
+        noise: Tensor,
         on_step: OnStep | None,
         chosen: Mapping[str, Any],
     ) -> Tensor:
-        """Sample at the size that the network has grown to, and enlarge the images."""
-        level, noise = int(self.level), self._noise(seeds, size)
+        """Sample at the size that the network has grown to, and enlarge the images.
+
+        noise: of the whole size.
+        """
+        level = int(self.level)
 
         def whole(images: Tensor) -> Tensor:
             return enlarged(images, level, (noise.shape[-2], noise.shape[-1]))
@@ -360,6 +365,12 @@ class FlowTranslator(FlowSampler):
 
     has_prior: ClassVar[bool] = False
 
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Return the shape of the noise of an image of the model's size."""
+        width, height = (side * self.config.source_scale for side in self.config.source_size)
+        return self.config.channels, height, width
+
     def sample(
         self,
         condition: Condition,
@@ -367,6 +378,7 @@ class FlowTranslator(FlowSampler):
         seeds: Sequence[int],
         on_step: OnStep | None = None,
         size: tuple[int, int] | None = None,
+        noise: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """Carry the noisy source image of a condition to its target, for each seed.
@@ -378,7 +390,7 @@ class FlowTranslator(FlowSampler):
         source, scale = condition.image, self.config.source_scale
         if source is not None:
             size = (scale * source.shape[3], scale * source.shape[2])
-        images = super().sample(condition, seeds=seeds, on_step=on_step, size=size, **options)
+        images = super().sample(condition, seeds=seeds, on_step=on_step, size=size, noise=noise, **options)
         if source is None or not self.config.source_is_average:
             return images
         return projected(images, source, scale)
@@ -389,6 +401,7 @@ class FlowTranslator(FlowSampler):
         condition: Condition,
         *,
         seeds: Sequence[int],
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
@@ -396,4 +409,5 @@ class FlowTranslator(FlowSampler):
 
         options: as of `sample`.
         """
-        return self.sample(replace(condition, image=source), seeds=seeds, on_step=on_step, **options)
+        condition = replace(condition, image=source)
+        return self.sample(condition, seeds=seeds, noise=noise, on_step=on_step, **options)

@@ -90,6 +90,16 @@ class Regression(HasPatchVerdict):
     def last_layer(self) -> nn.Module:
         return self.network.last
 
+    @property
+    def receptive_radius(self) -> int:
+        """Return how many pixels of the source away a result may depend on, at most."""
+        return self.network.shape.reach
+
+    @property
+    def stride(self) -> int:
+        """Return by which multiples the source may move so that results move with it."""
+        return self.network.shape.fold
+
     def phases(self) -> tuple[Phase, ...]:
         return self.phases_with(Phase(PHASE, ("network",)))
 

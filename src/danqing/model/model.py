@@ -256,7 +256,7 @@ class Model(Analysis):
         def translate(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return crop(family.translate(pixels(rows), wanted, **given), own)
 
-        return self._sample("sample", translate, condition, chosen, options, on_step)
+        return self._sample("translate", translate, condition, chosen, options, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """Return the labels that seeds draw where none are requested, `[n]`.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from danqing import families, weights
 from danqing.data import Dataset
+from danqing.data.degrade import Degradation, source_images
 from danqing.data.splits import Held
 from danqing.errors import DataError
 from danqing.evaluation import scores
@@ -74,10 +75,17 @@ class Publisher:
         return np.concatenate([channel_means(dataset.images(rows[part]).numpy()) for part in batches])
 
     def write_real(self) -> None:
-        """Write the grid of real images."""
+        """Write the grid of real images; each source image stands beside its target."""
         path = self._folder.samples / "data.png"
         path.unlink(missing_ok=True)
-        self.real.save(path)
+        if not self._config.model.reads_source:
+            self.real.save(path)
+            return
+        rows = _drawn_rows(self._dataset, self._config.training.sample_images, self._config.seed)
+        steps, seed = self._config.data.degrade, self._config.seed
+        source = source_images(self._dataset, rows.tolist(), Degradation(steps) if steps else None, seed)
+        shown = _as_targets(source, self._config.model)
+        Images(np.concatenate([shown, self.real.array], axis=2)).save(path)
 
     def write_latest(self, model: Model, *, is_best: bool, in_brief: bool) -> tuple[Path, Images]:
         """Write a grid of samples; if `is_best`, write the model folder too.
