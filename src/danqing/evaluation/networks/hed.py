@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from danqing.evaluation.networks.batched import StagedNetwork
+from danqing.evaluation.networks.module import RESIZER
 from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
 from danqing.pretrained.hed_trunk import MEAN, WEIGHTS, Trunk
 
-NAME = "hed"
+NAME, OWN_SIZE = "hed", "hed-own-size"
 SIDE = 64
 """Pixels: fewer than the 96 of the default network, since a VGG16 costs far more for each."""
 NORMALIZATION = f"x - {MEAN} in RGB"
@@ -18,8 +19,9 @@ NORMALIZATION = f"x - {MEAN} in RGB"
 
 
 class HED(StagedNetwork):
-    """512 pooled features of pictures at 64 pixels.
+    """512 pooled features of images at 64 pixels, or at their own size.
 
+    side: to which images are resized; None leaves them as they are, for losses that compare textures.
     The network is a VGG16 that learnt ImageNet's classes, and was then trained to find edges in photographs
     (Xie and Tu 2015, "Holistically-Nested Edge Detection").
     """
@@ -30,15 +32,17 @@ class HED(StagedNetwork):
         self,
         weights: Path | None = None,
         *,
+        side: int | None = SIDE,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
     ) -> None:
         net = Trunk().load_published(WEIGHTS.checked(weights)).requires_grad_(False)
+        self._side = side
         super().__init__(
             net,
-            name=NAME,
+            name=NAME if side else OWN_SIZE,
             sha256=WEIGHTS.sha256,
-            resizer=in_words((SIDE, SIDE)),
+            resizer=in_words((side, side)) if side else RESIZER,
             normalization=NORMALIZATION,
             dimensions=net.features,
             device=device,
@@ -46,5 +50,6 @@ class HED(StagedNetwork):
         )
 
     def _inputs(self, images: Tensor) -> Tensor:
-        pixels = prepared(images, (SIDE, SIDE))
+        size = (self._side, self._side) if self._side else (images.shape[2], images.shape[1])
+        pixels = prepared(images, size)
         return (pixels - pixels.new_tensor(MEAN)[:, None, None]).contiguous(memory_format=torch.channels_last)
