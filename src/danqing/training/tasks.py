@@ -32,6 +32,7 @@ TASKS: dict[TaskName, Task] = {
     "colorize": Task({"regression": "colorize-64", "flow": "flow-colorize-64"}),
     "translate": Task({"regression": "translate-64", "flow": "flow-pairs-64"}, learns_from="pairs"),
     "fill": Task({"flow": "flow-64"}, {"model.mask_share": 0.9, "task": "fill"}, learns_from="images"),
+    "style": Task({"regression": "style-128"}, learns_from="images"),
 }
 
 
