@@ -1,0 +1,226 @@
+"""Learning to denoise from one noisy image and no other (Mansour and Heckel 2023, "Zero-Shot Noise2Noise").
+
+Two smaller images are made of the noisy one, each from other pixels. They show the same, with other noise, so
+that a small network that predicts one from the other learns to remove the noise. The network corrects
+non-local means (Buades et al. 2005), which is where it starts: it then needs a tenth of the steps.
+
+Where the noise of neighbours is alike, the image is first divided into phases, images of every second, third
+or fourth pixel, whose neighbours have noise of their own (as in Zhou et al. 2020, "When AWGN-based Denoiser
+Meets Real Noises").
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FEATURES = 40
+SMALLEST = 8
+"""Pixels of the shorter side of an image that can be learned from."""
+MARGIN = 11
+"""How far the result depends on other pixels of a phase: the window and patch of non-local means (7), their
+surroundings (2), and two convolutions of 3×3 (2)."""
+_WINDOW, _PATCH = 5, 2
+_FILTERING = 0.8
+"""How different patches may be, in standard deviations of the noise."""
+_LEARNING_RATE = 2e-3
+_CROP, _CROPS, _AT_ONCE = 64, 16, 2
+"""Pixels of a side of a crop of the smaller images, how many there are, and how many are used in a step."""
+_LONGEST_STRIDE = 4
+
+
+class Denoiser(nn.Module):
+    """A network of about 20,000 weights that removes the noise of one image.
+
+    stride: between pixels whose noise is independent. sigma: the standard deviation of the noise.
+    """
+
+    def __init__(self, channels: int, *, stride: int, sigma: float, rng: torch.Generator) -> None:
+        super().__init__()
+        self.stride, self.sigma = stride, sigma
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(2 * channels, FEATURES, 3),
+                nn.Conv2d(FEATURES, FEATURES, 3),
+                nn.Conv2d(FEATURES, channels, 1),
+            ]
+        )
+        with torch.no_grad():
+            for layer in self.layers:
+                nn.init.kaiming_uniform_(layer.weight, a=0.2, generator=rng)  # type: ignore[arg-type]
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            self.layers[-1].weight.zero_()  # type: ignore[operator]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Denoise images `[n, c, h, w]` whose sides are multiples of the stride."""
+        parts = phases(images, self.stride)
+        return joined(self.corrected(parts, non_local_means(parts, self.sigma), self.sigma), self.stride)
+
+    def corrected(self, noisy: Tensor, means: Tensor, sigma: float) -> Tensor:
+        """Return non-local means with the correction of the network; all are phases `[n, c, h, w]`.
+
+        The network sees everything in units of the noise, since smaller images have less of it.
+        """
+        around = F.avg_pool2d(F.pad(means, (2, 2, 2, 2), mode="replicate"), 5, 1)
+        h = torch.cat([noisy - means, means - around], 1) / sigma
+        for layer in self.layers[:-1]:
+            h = F.leaky_relu(layer(F.pad(h, (1, 1, 1, 1), mode="replicate")), 0.2)
+        return means + sigma * self.layers[-1](h)
+
+
+def learned(images: Tensor, *, stride: int, steps: int, rng: torch.Generator) -> Denoiser | None:
+    """Learn to denoise one image.
+
+    images: `[1, c, h, w]` with sides of at least `SMALLEST`. stride: see `Denoiser`.
+    rng: a generator on the CPU. Returns None for an image without noise.
+    """
+    crops = _crops(images, stride, rng)
+    noisy = torch.stack([phases(crop, stride) for crop in crops])  # [crops, stride², c, h, w]
+    pairs = pair(noisy)
+    sigma = _deviation(noisy, pairs)
+    if not sigma:
+        return None
+    network = Denoiser(images.shape[1], stride=stride, sigma=sigma, rng=rng).to(images.device)
+    smaller = sigma / math.sqrt(2)  # the mean of two pixels
+    means = _means(noisy, sigma)
+    means_of_pairs = [_means(one, smaller) for one in pairs]
+    at_once = min(_AT_ONCE, noisy.shape[0] * noisy.shape[1])
+    optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
+        rows = torch.randint(len(noisy), (at_once,), generator=rng)
+        phase = torch.randint(noisy.shape[1], (at_once,), generator=rng)
+        first, second = (one[rows, phase] for one in pairs)
+        from_first, from_second = (
+            network.corrected(one, mean[rows, phase], smaller)
+            for one, mean in zip((first, second), means_of_pairs, strict=True)
+        )
+        whole = pair(network.corrected(noisy[rows, phase], means[rows, phase], sigma))
+        # Their equations 4 (each predicts the other) and 6 (denoising and making smaller can be swapped).
+        residual = (from_first - second).square().mean() + (from_second - first).square().mean()
+        consistency = (from_first - whole[0]).square().mean() + (from_second - whole[1]).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        (residual + consistency).div(2 * smaller**2).backward()
+        optimizer.step()
+    return network.eval().requires_grad_(False)
+
+
+def pair(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of both diagonals of each two by two pixels of `[..., h, w]`, half as large."""
+    top, bottom = images[..., 0::2, :], images[..., 1::2, :]
+    return (
+        (top[..., 1::2] + bottom[..., 0::2]) / 2,
+        (top[..., 0::2] + bottom[..., 1::2]) / 2,
+    )
+
+
+def phases(images: Tensor, stride: int) -> Tensor:
+    """Divide images `[n, c, h, w]` into those of every `stride`-th pixel, `[n * stride², c, h', w']`."""
+    n, channels, height, width = images.shape
+    parts = images.reshape(n, channels, height // stride, stride, width // stride, stride)
+    return parts.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels, height // stride, width // stride)
+
+
+def joined(parts: Tensor, stride: int) -> Tensor:
+    """Put together what `phases` has divided."""
+    _, channels, height, width = parts.shape
+    images = parts.reshape(-1, stride, stride, channels, height, width).permute(0, 3, 4, 1, 5, 2)
+    return images.reshape(-1, channels, height * stride, width * stride)
+
+
+def non_local_means(images: Tensor, sigma: float) -> Tensor:
+    """Average pixels whose surroundings are alike (Buades et al. 2005, section 5).
+
+    images: `[n, c, h, w]`. sigma: the standard deviation of the noise.
+    """
+    height, width = images.shape[2:]
+    reach, patch = _WINDOW + _PATCH, 2 * _PATCH + 1
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    inner = (height + 2 * _PATCH, width + 2 * _PATCH)
+    centre = padded[:, :, _WINDOW : _WINDOW + inner[0], _WINDOW : _WINDOW + inner[1]]
+    total, weights = images.clone(), torch.ones_like(images[:, :1])
+    for down in range(2 * _WINDOW + 1):
+        for right in range(2 * _WINDOW + 1):
+            if down == right == _WINDOW:
+                continue  # the pixel itself
+            other = padded[:, :, down : down + inner[0], right : right + inner[1]]
+            distance = (centre - other).square().mean(1, keepdim=True)
+            distance = F.avg_pool2d(F.avg_pool2d(distance, (patch, 1), 1), (1, patch), 1)
+            weight = torch.exp((2 * sigma**2 - distance).clamp_max(0) / (_FILTERING * sigma) ** 2)
+            total += weight * other[:, :, _PATCH : _PATCH + height, _PATCH : _PATCH + width]
+            weights += weight
+    return total / weights
+
+
+def independent_stride(images: Tensor) -> int:
+    """Estimate between which pixels noise is independent, from 1 to 4.
+
+    The second difference of pixels that are d apart has a variance that grows with d until their noise is
+    independent. It is measured where the image is flattest.
+
+    images: `[1, c, h, w]`.
+    """
+    block, longest = 16, _longest_stride(images)
+    if longest == 1:
+        return 1
+    deviations = []
+    coarse = F.avg_pool2d(images.mean(1, keepdim=True), 4)
+    flatness = F.avg_pool2d(coarse.square(), block // 4) - F.avg_pool2d(coarse, block // 4).square()
+    is_flat = flatness <= torch.quantile(flatness.flatten(), 0.25)
+    chosen = F.interpolate(is_flat.float(), scale_factor=block)[0, 0].bool()
+    for d in range(1, longest + 2):
+        across = images[..., : -2 * d] - 2 * images[..., d:-d] + images[..., 2 * d :]
+        down = images[..., : -2 * d, :] - 2 * images[..., d:-d, :] + images[..., 2 * d :, :]
+        squares = 0.0
+        for difference in (across, down):
+            height, width = (min(a, b) for a, b in zip(difference.shape[2:], chosen.shape, strict=True))
+            where = chosen[:height, :width]
+            squares += float(difference[0, :, :height, :width].square().mean(0)[where].mean())
+        deviations.append(math.sqrt(squares))
+    for d in range(1, longest):
+        if deviations[d] < 1.2 * deviations[d - 1]:
+            return d
+    return longest
+
+
+def correlated_stride(images: Tensor) -> int:
+    """Return the stride for an image with correlated noise, at least 2 if it is large enough."""
+    return min(max(2, independent_stride(images)), _longest_stride(images))
+
+
+def _longest_stride(images: Tensor) -> int:
+    """Return the longest stride with phases that can be learned from."""
+    return max(1, min(_LONGEST_STRIDE, min(images.shape[2:]) // (4 * SMALLEST)))
+
+
+def _crops(images: Tensor, stride: int, rng: torch.Generator) -> list[Tensor]:
+    """Cut out what is learned from: `_CROPS` squares of a large image, or all of a small one."""
+    unit = 2 * stride
+    sides = [min(2 * _CROP * stride, length // unit * unit) for length in images.shape[2:]]
+    last = [length - side for length, side in zip(images.shape[2:], sides, strict=True)]
+    count = min(_CROPS, math.ceil(2 * images.shape[2] * images.shape[3] / (sides[0] * sides[1])))
+    crops = []
+    for _ in range(count if max(last) >= unit else 1):
+        top, left = (int(torch.randint(end + 1, (1,), generator=rng)) for end in last)
+        crops.append(images[:, :, top : top + sides[0], left : left + sides[1]])
+    return crops
+
+
+def _means(stack: Tensor, sigma: float) -> Tensor:
+    return non_local_means(stack.flatten(0, 1), sigma).view(stack.shape)
+
+
+def _deviation(noisy: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
+    """Return the standard deviation of the noise, by the median difference of pairs.
+
+    Four equal pixels say nothing: they are clipped, or background that was never measured.
+    """
+    first, second = pairs
+    top, bottom = noisy[..., 0::2, :], noisy[..., 1::2, :]
+    quads = torch.stack([top[..., 0::2], top[..., 1::2], bottom[..., 0::2], bottom[..., 1::2]])
+    varies = quads.amax(0) > quads.amin(0)
+    if varies.float().mean() < 0.01:
+        return 0.0
+    return float((first - second)[varies].abs().median()) / 0.6745
