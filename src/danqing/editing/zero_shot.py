@@ -10,6 +10,7 @@ Meets Real Noises").
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ _WINDOW, _PATCH = 5, 2
 _FILTERING = 0.8
 """How different patches may be, in standard deviations of the noise."""
 _LEARNING_RATE = 2e-3
+_CHECK_EVERY, _PATIENCE = 10, 40
+"""Steps between two looks at what is held out, and without a better one before training ends."""
 _CROP, _CROPS, _AT_ONCE = 64, 16, 2
 """Pixels of a side of a crop of the smaller images, how many there are, and how many are used in a step."""
 _LONGEST_STRIDE = 4
@@ -68,43 +71,88 @@ class Denoiser(nn.Module):
             h = F.leaky_relu(layer(F.pad(h, (1, 1, 1, 1), mode="replicate")), 0.2)
         return means + sigma * self.layers[-1](h)
 
+    def residual(self, examples: "_Examples") -> Tensor:
+        """Return how badly either smaller image predicts the other (their equation 4)."""
+        first, second = self._of_pairs(examples)
+        return _swapped(first, second, examples)
+
+    def loss(self, examples: "_Examples") -> Tensor:
+        """Return what is minimised: the residual, and how much it matters which is done first.
+
+        Denoising and making an image smaller can be swapped (their equation 6).
+        """
+        first, second = self._of_pairs(examples)
+        whole = pair(self.corrected(examples.noisy, examples.means, self.sigma))
+        residual = _swapped(first, second, examples)
+        consistency = (first - whole[0]).square().mean() + (second - whole[1]).square().mean()
+        return (residual + consistency) / self.sigma**2
+
+    def _of_pairs(self, examples: "_Examples") -> tuple[Tensor, Tensor]:
+        """Return both smaller images, denoised."""
+        smaller = self.sigma / math.sqrt(2)
+        first = self.corrected(examples.first, examples.means_of_first, smaller)
+        return first, self.corrected(examples.second, examples.means_of_second, smaller)
+
 
 def learned(images: Tensor, *, stride: int, steps: int, rng: torch.Generator) -> Denoiser | None:
     """Learn to denoise one image.
 
+    A quarter of the image is held out: training ends when its pairs are no longer predicted better, and the
+    best weights are returned. Those of the beginning are non-local means.
+
     images: `[1, c, h, w]` with sides of at least `SMALLEST`. stride: see `Denoiser`.
-    rng: a generator on the CPU. Returns None for an image without noise.
+    steps: at most so many. rng: a generator on the CPU. Returns None for an image without noise.
     """
-    crops = _crops(images, stride, rng)
-    noisy = torch.stack([phases(crop, stride) for crop in crops])  # [crops, stride², c, h, w]
-    pairs = pair(noisy)
+    noisy = torch.stack([phases(crop, stride) for crop in _crops(images, stride, rng)])
+    pairs = pair(noisy)  # each [crops, stride², c, h, w]
     sigma = _deviation(noisy, pairs)
     if not sigma:
         return None
-    network = Denoiser(images.shape[1], stride=stride, sigma=sigma, rng=rng).to(images.device)
     smaller = sigma / math.sqrt(2)  # the mean of two pixels
-    means = _means(noisy, sigma)
-    means_of_pairs = [_means(one, smaller) for one in pairs]
-    at_once = min(_AT_ONCE, noisy.shape[0] * noisy.shape[1])
+    examples = _Examples(noisy, *pairs, _means(noisy, sigma), *(_means(one, smaller) for one in pairs))
+    held = math.ceil(len(noisy) / 4)
+    count = max(1, len(noisy) - held)  # of a tiny image, all is both learned from and judged
+    judged = examples.at(slice(len(noisy) - held, None), slice(None))
+    network = Denoiser(images.shape[1], stride=stride, sigma=sigma, rng=rng).to(images.device)
     optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
-        rows = torch.randint(len(noisy), (at_once,), generator=rng)
-        phase = torch.randint(noisy.shape[1], (at_once,), generator=rng)
-        first, second = (one[rows, phase] for one in pairs)
-        from_first, from_second = (
-            network.corrected(one, mean[rows, phase], smaller)
-            for one, mean in zip((first, second), means_of_pairs, strict=True)
-        )
-        whole = pair(network.corrected(noisy[rows, phase], means[rows, phase], sigma))
-        # Their equations 4 (each predicts the other) and 6 (denoising and making smaller can be swapped).
-        residual = (from_first - second).square().mean() + (from_second - first).square().mean()
-        consistency = (from_first - whole[0]).square().mean() + (from_second - whole[1]).square().mean()
+    best, best_step = math.inf, 0
+    best_state: dict[str, Tensor] = {}
+    for step in range(steps + 1):
+        if step % _CHECK_EVERY == 0 or step == steps:
+            with torch.no_grad():
+                loss = float(network.residual(judged))
+            if loss < best:
+                best, best_step = loss, step
+                best_state = {name: value.clone() for name, value in network.state_dict().items()}
+            if step == steps or step - best_step >= _PATIENCE:
+                break
+        rows = torch.randint(count, (_AT_ONCE,), generator=rng)
+        phase = torch.randint(noisy.shape[1], (_AT_ONCE,), generator=rng)
         optimizer.zero_grad(set_to_none=True)
-        (residual + consistency).div(2 * smaller**2).backward()
+        network.loss(examples.at(rows, phase)).backward()
         optimizer.step()
+    network.load_state_dict(best_state)
     return network.eval().requires_grad_(False)
+
+
+def _swapped(first: Tensor, second: Tensor, examples: "_Examples") -> Tensor:
+    return (first - examples.second).square().mean() + (second - examples.first).square().mean()
+
+
+class _Examples(NamedTuple):
+    """Noisy phases, the smaller images that are made of each, and the non-local means of all three."""
+
+    noisy: Tensor
+    first: Tensor
+    second: Tensor
+    means: Tensor
+    means_of_first: Tensor
+    means_of_second: Tensor
+
+    def at(self, rows: Tensor | slice, phase: Tensor | slice) -> "_Examples":
+        """Return some phases of some crops, each `[n, c, h, w]`."""
+        chosen = (part[rows, phase] for part in self)
+        return _Examples(*(part.flatten(0, -4) for part in chosen))
 
 
 def pair(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,16 +244,15 @@ def _longest_stride(images: Tensor) -> int:
 
 
 def _crops(images: Tensor, stride: int, rng: torch.Generator) -> list[Tensor]:
-    """Cut out what is learned from: `_CROPS` squares of a large image, or all of a small one."""
-    unit = 2 * stride
-    sides = [min(2 * _CROP * stride, length // unit * unit) for length in images.shape[2:]]
-    last = [length - side for length, side in zip(images.shape[2:], sides, strict=True)]
-    count = min(_CROPS, math.ceil(2 * images.shape[2] * images.shape[3] / (sides[0] * sides[1])))
-    crops = []
-    for _ in range(count if max(last) >= unit else 1):
-        top, left = (int(torch.randint(end + 1, (1,), generator=rng)) for end in last)
-        crops.append(images[:, :, top : top + sides[0], left : left + sides[1]])
-    return crops
+    """Cut out what is learned from and what is held out: squares that do not overlap, in random order."""
+    unit, size = 2 * stride, images.shape[2:]
+    least = -(-SMALLEST // unit) * unit
+    sides = [max(least, min(2 * _CROP * stride, length // 2 // unit * unit)) for length in size]
+    sides = [min(side, length // unit * unit) for side, length in zip(sides, size, strict=True)]
+    rows, columns = (length // side for side, length in zip(sides, size, strict=True))
+    places = torch.randperm(rows * columns, generator=rng)[:_CROPS].tolist()
+    corners = [(place // columns * sides[0], place % columns * sides[1]) for place in places]
+    return [images[:, :, top : top + sides[0], left : left + sides[1]] for top, left in corners]
 
 
 def _means(stack: Tensor, sigma: float) -> Tensor:
