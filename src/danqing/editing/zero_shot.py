@@ -31,6 +31,8 @@ _CHECK_EVERY, _PATIENCE = 10, 40
 _CROP, _CROPS, _AT_ONCE = 64, 16, 2
 """Pixels of a side of a crop of the smaller images, how many there are, and how many are used in a step."""
 _LONGEST_STRIDE = 4
+_PROBE = 0.1
+"""The step of finite differences, in standard deviations of the noise."""
 
 
 class Denoiser(nn.Module):
@@ -132,6 +134,10 @@ def learned(images: Tensor, *, stride: int, steps: int, rng: torch.Generator) ->
         network.loss(examples.at(rows, phase)).backward()
         optimizer.step()
     network.load_state_dict(best_state)
+    with torch.no_grad():
+        last, share = network.layers[-1], _best_share(network, judged, rng)
+        last.weight.mul_(share)  # type: ignore[operator]
+        last.bias.mul_(share)  # type: ignore[operator]
     return network.eval().requires_grad_(False)
 
 
@@ -153,6 +159,23 @@ class _Examples(NamedTuple):
         """Return some phases of some crops, each `[n, c, h, w]`."""
         chosen = (part[rows, phase] for part in self)
         return _Examples(*(part.flatten(0, -4) for part in chosen))
+
+
+def _best_share(network: Denoiser, held: _Examples, rng: torch.Generator) -> float:
+    """Return how much of the network's correction is best at full size, from 0 to 1.
+
+    What is learned at half the size may not suit the whole image. Stein's unbiased estimate of the error
+    (Ramani et al. 2008, "Monte-Carlo SURE") is a parabola of the share, whose minimum is known.
+    """
+    noisy, means, sigma = held.noisy, held.means, network.sigma
+    change = network.corrected(noisy, means, sigma) - means
+    probe = torch.randn(noisy.shape, generator=rng).to(noisy.device)
+    moved = noisy + _PROBE * sigma * probe
+    moved_means = non_local_means(moved, sigma)
+    moved_change = network.corrected(moved, moved_means, sigma) - moved_means
+    divergence = (probe * (moved_change - change)).sum() / (_PROBE * sigma)
+    slope = (change * (means - noisy)).sum() + sigma**2 * divergence
+    return float((-slope / change.square().sum().clamp_min(1e-12)).clamp(0, 1))
 
 
 def pair(images: Tensor) -> tuple[Tensor, Tensor]:
