@@ -31,6 +31,11 @@ _CHECK_EVERY, _PATIENCE = 10, 40
 _CROP, _CROPS, _AT_ONCE = 64, 16, 2
 """Pixels of a side of a crop of the smaller images, how many there are, and how many are used in a step."""
 _LONGEST_STRIDE = 4
+_GROWS = 1.1
+"""By which factor the deviation of second differences grows, at least, while their noise is correlated."""
+_WHOLE, _SHARE_OF_WHOLE = 1.2, 0.6
+"""Of an image with correlated noise, also denoised as a whole: how much more noise is assumed there, since it
+adds up in patches, and the share of the result."""
 _PROBE = 0.1
 """The step of finite differences, in standard deviations of the noise."""
 
@@ -60,7 +65,11 @@ class Denoiser(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Denoise images `[n, c, h, w]` whose sides are multiples of the stride."""
         parts = phases(images, self.stride)
-        return joined(self.corrected(parts, non_local_means(parts, self.sigma), self.sigma), self.stride)
+        clean = joined(self.corrected(parts, non_local_means(parts, self.sigma), self.sigma), self.stride)
+        if self.stride == 1:
+            return clean
+        # Phases see less detail, and the whole image has noise that looks like detail: their errors differ.
+        return torch.lerp(clean, non_local_means(images, _WHOLE * self.sigma), _SHARE_OF_WHOLE)
 
     def corrected(self, noisy: Tensor, means: Tensor, sigma: float) -> Tensor:
         """Return non-local means with the correction of the network; all are phases `[n, c, h, w]`.
@@ -251,7 +260,7 @@ def independent_stride(images: Tensor) -> int:
             squares += float(difference[0, :, :height, :width].square().mean(0)[where].mean())
         deviations.append(math.sqrt(squares))
     for d in range(1, longest):
-        if deviations[d] < 1.2 * deviations[d - 1]:
+        if deviations[d] < _GROWS * deviations[d - 1]:
             return d
     return longest
 
