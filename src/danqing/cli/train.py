@@ -81,7 +81,7 @@ def train(
         typer.Option(
             help="How the editor of a task computes: in one evaluation (regression) or in a few (flow).",
             metavar="regression|flow",
-            show_default="regression, and flow for fill",
+            show_default="regression; flow for fill, and style for style",
         ),
     ] = None,
     config: Annotated[
