@@ -1,6 +1,6 @@
 """Fast style transfer: a network that gives images one style, in one evaluation (Johnson et al. 2016).
 
-It learns from images of any kind, without pairs: its results shall show what the images show, and have the
+It learns from images of any kind, without pairs: its results should show what the images show, and have the
 texture and the colours of the style image, as the features of a trained network see both.
 """
 
@@ -82,9 +82,9 @@ class Style(Learner):
         return self.config.perceptual_network
 
     def perceive(self, stages: Stages) -> None:
-        """Take the function that turns images into that network's feature maps, and read the style image.
+        """Take the function for that network's feature maps; read the style image.
 
-        Raises ConfigError if the file is not the one that the run began with.
+        stages: turns images into feature maps. Raises ConfigError if the file is not the one that the run began with.
         """
         if _digest(self.config.style_image) != self.config.style_sha256:
             raise ConfigError(
@@ -99,7 +99,7 @@ class Style(Learner):
         return (Phase(PHASE, ("network",)),)
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
-        """Compute the loss, Johnson et al., equation 5 with the terms of `StyleLoss`."""
+        """Compute the loss (Johnson et al. 2016, equation 5) with the terms of `StyleLoss`."""
         assert self._compare is not None, "perceive() has not been called"
         made: Tensor = self.network(batch.images).float()
         terms = self._compare.terms(made, self._compare.content_of(batch.images))

@@ -19,7 +19,7 @@ STYLE_STAGES = 4
 
 
 class Terms(NamedTuple):
-    """Scalars with a graph: the distance from the content, from the style, and between neighbours."""
+    """Distances, scalars with a graph: from content, from style, and between neighbours."""
 
     content: Tensor
     style: Tensor
@@ -36,7 +36,7 @@ def gram(features: Tensor) -> Tensor:
 
 
 class StyleLoss:
-    """Compares images with a style image and with the content that they shall keep.
+    """Compares images with a style, and with the content to keep.
 
     Each distance is relative to what it is compared with, so that the weights do not depend on how large the
     features of a network are.

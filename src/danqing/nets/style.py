@@ -45,7 +45,7 @@ class StyleNet(nn.Module):
 
     @contextlib.contextmanager
     def statistics_of(self, images: Tensor) -> Iterator[None]:
-        """Normalise by the means and variances of these images meanwhile.
+        """Keep the means and variances of these images for normalisation meanwhile.
 
         So the tiles of an image are all normalised alike, by those of a thumbnail of it.
         """
