@@ -84,7 +84,8 @@ class Style(Learner):
     def perceive(self, stages: Stages) -> None:
         """Take the function for that network's feature maps; read the style image.
 
-        stages: turns images into feature maps. Raises ConfigError if the file is not the one that the run began with.
+        stages: turns images into feature maps.
+        Raises ConfigError if the file is not the one that the run began with.
         """
         if _digest(self.config.style_image) != self.config.style_sha256:
             raise ConfigError(
