@@ -32,6 +32,7 @@ from danqing.evaluation.frechet import Moments, frechet_distance_of_moments
 from danqing.evaluation.networks import efficientnet, hed, inception, open_network
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
+from danqing.pretrained import hed_trunk
 
 BATCH = 50
 ROUNDS = 10
@@ -88,8 +89,8 @@ def plain_network(name: str, weights: Path | None) -> tuple[Callable[[Tensor], T
         mean, std = torch.tensor(127 / 255), torch.tensor(128 / 255)
         return lambda x: net.extract_features(x).mean((2, 3)), efficientnet.SIDE, mean, std
     if name == "hed":
-        trunk = hed.Trunk().load_published(hed.WEIGHTS.path())
-        mean = torch.tensor(hed.MEAN)[:, None, None] / 255
+        trunk = hed_trunk.Trunk().load_published(hed_trunk.WEIGHTS.path())
+        mean = torch.tensor(hed_trunk.MEAN)[:, None, None] / 255
         return trunk, hed.SIDE, mean, torch.tensor(1 / 255)
     assert weights is not None
     net = inception.InceptionV3().eval()

@@ -41,6 +41,7 @@ from danqing.data import Dataset, open_dataset
 from danqing.data.splits import open_if_there
 from danqing.evaluation.networks import hed
 from danqing.images import Images
+from danqing.pretrained import hed_trunk
 
 MOST_RECONSTRUCTED = 1000
 CONTESTANTS: dict[str, tuple[str, dict[str, str]]] = {
@@ -114,7 +115,7 @@ def main() -> None:
     reference = scoring.pixels_of(test or open_dataset(arguments.data, size=size))
     budget = scoring.budgets(arguments.minutes, arguments.images)
     settings = dict(setting.split("=", 1) for setting in arguments.set)
-    second = hed.NAME if hed.WEIGHTS.is_installed() else None
+    second = hed.NAME if hed_trunk.WEIGHTS.is_installed() else None
 
     results: dict[str, Any] = {"minutes": arguments.minutes, "threads": arguments.threads}
     results |= {"size": list(size), "reference": "test" if test is not None else "training"}

@@ -27,7 +27,7 @@ ROOMS = [
         "progress",
         "page",
     },
-    {"images", "sheet", "weights"},
+    {"images", "sheet", "weights", "pretrained"},
     {"image_files"},
     {"data"},
     {"text"},

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from danqing.data import open_dataset
     from danqing.editing.enhance import enhance
     from danqing.editing.fill import fill
+    from danqing.editing.stylize import stylize
     from danqing.editing.translate import translate
     from danqing.editing.upscale import upscale
     from danqing.editing.vary import vary
@@ -52,6 +53,7 @@ __all__ = [
     "open_dataset",
     "rebuild_ema",
     "report",
+    "stylize",
     "train",
     "translate",
     "tune",
@@ -78,6 +80,7 @@ _HOMES = {
     "open_dataset": "danqing.data",
     "rebuild_ema": "danqing.training.rebuild",
     "report": "danqing.training.report.document",
+    "stylize": "danqing.editing.stylize",
     "train": "danqing.training.run",
     "translate": "danqing.editing.translate",
     "tune": "danqing.studies.tune",

@@ -15,7 +15,7 @@ from danqing.evaluation.features import extract, feature_info
 from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.networks import open_network
 from danqing.evaluation.scores import FLATTERED, Score, read
-from danqing.families import REGISTRY, build, parse_config
+from danqing.families import REGISTRY, build, can_sample, parse_config
 from danqing.model.model import Model
 from danqing.studies.search import Search, Trial, _Running, best_of
 from danqing.studies.search_space import Dimension
@@ -125,7 +125,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def test_every_family_is_tried() -> None:
-    assert set(FAMILIES) == set(REGISTRY)
+    assert set(FAMILIES) == {name for name in REGISTRY if can_sample(name)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

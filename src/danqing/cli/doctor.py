@@ -33,6 +33,7 @@ _PURPOSES = {
     "postgresql": "a service whose database is PostgreSQL",
     "scans": "JPEG XL, and colour of more than 8 bits",
     "serve": "danqing serve",
+    "style": "instant styles for danqing stylize",
     "text": "the sentence encoder that is a package",
     "track": "tracking with TensorBoard",
     "transformers": "text encoders, DINOv2 and CLIP from the hub",

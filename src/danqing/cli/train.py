@@ -21,7 +21,11 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 IMAGE_TO_TRANSLATE = "image.png"
-_VERBS = {"upscale": ("upscale", "upscaled"), "enhance": ("enhance", "enhanced")}
+_VERBS = {
+    "upscale": ("upscale", "upscaled"),
+    "enhance": ("enhance", "enhanced"),
+    "style": ("stylize", "stylized"),
+}
 """The commands of tasks that have one of their own, and what they call their results."""
 
 EXAMPLES = """Examples:
@@ -41,6 +45,8 @@ EXAMPLES = """Examples:
   danqing train drawings/ --task translate --pairs outlines:photos --mode flow --out runs/colours
 
   danqing train photos/ --task upscale --out runs/larger
+
+  danqing train photos/ --task style --style-image starry-night.jpg --out runs/starry
 
   danqing train scans/ --task enhance --degrade blur,noise0.1 --out runs/clean
 
@@ -67,7 +73,7 @@ def train(
         str | None,
         typer.Option(
             help="Train an editor of images instead of choosing a preset.",
-            metavar="upscale|enhance|translate|colorize|fill",
+            metavar="upscale|enhance|translate|colorize|fill|style",
         ),
     ] = None,
     mode: Annotated[
@@ -75,7 +81,7 @@ def train(
         typer.Option(
             help="How the editor of a task computes: in one evaluation (regression) or in a few (flow).",
             metavar="regression|flow",
-            show_default="regression, and flow for fill",
+            show_default="regression; flow for fill, and style for style",
         ),
     ] = None,
     config: Annotated[
@@ -113,9 +119,12 @@ def train(
     degrade: Annotated[
         str | None,
         typer.Option(
-            help="Learn to restore images from copies made by blur, down, noise, jpeg, gray or shrink.",
+            help="Learn to restore images from copies made by blur, down, noise, jpeg, gray, dose or shrink.",
             metavar="STEP,STEP",
         ),
+    ] = None,
+    style_image: Annotated[
+        Path | None, typer.Option(help="The image whose style the task style learns.", metavar="FILE")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The run's seed; the same seed repeats a run.")] = None,
     evaluate_every: Annotated[
@@ -150,6 +159,8 @@ def train(
     """Train a model on your images."""
     of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
     given = {**parse_settings(settings or []), **_of_data(attributes, pairs, degrade)}
+    if style_image is not None:
+        given["model.style_image"] = str(style_image.resolve())
     run = train_with_bar(
         data,
         out=out,
@@ -169,7 +180,8 @@ def train(
         device=device,
     )
     leave_if_interrupted(run, as_json=as_json)
-    following = next_command(run.folder, _sources(data, pairs) if run.translates else None, run.task)
+    edits = run.translates or run.task == "style"
+    following = next_command(run.folder, _sources(data, pairs) if edits else None, run.task)
     output.result(run_payload(run), output.facts({**run_text(run), "Next": following}), as_json=as_json)
 
 

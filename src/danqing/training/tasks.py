@@ -8,8 +8,11 @@ from danqing.data.degrade import Degradation
 from danqing.errors import ConfigError
 from danqing.training.config import TaskName
 
-Mode = Literal["regression", "flow"]
-"""How a trained editor computes: in one evaluation, or in 4 to 8 from the source image with noise."""
+Mode = Literal["regression", "flow", "style"]
+"""How a trained editor computes: in one evaluation, or in 4 to 8 from the source image with noise.
+
+`style` is one evaluation too, of a network that learned from a style image instead of targets.
+"""
 
 
 class Task(NamedTuple):
@@ -32,6 +35,7 @@ TASKS: dict[TaskName, Task] = {
     "colorize": Task({"regression": "colorize-64", "flow": "flow-colorize-64"}),
     "translate": Task({"regression": "translate-64", "flow": "flow-pairs-64"}, learns_from="pairs"),
     "fill": Task({"flow": "flow-64"}, {"model.mask_share": 0.9, "task": "fill"}, learns_from="images"),
+    "style": Task({"style": "style-128"}, learns_from="images"),
 }
 
 

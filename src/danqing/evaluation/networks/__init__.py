@@ -17,7 +17,7 @@ from danqing.precision import Precision
 
 NAMES = (
     *(efficientnet.NAME, inception.NAME, f"{inception.NAME}-antialiased", hed.NAME, pixels.NAME),
-    *("inception:WEIGHTS", "dinov2", "dinov2:MODEL", "clip", "clip:MODEL", "FILE.onnx"),
+    *(hed.OWN_SIZE, "inception:WEIGHTS", "dinov2", "dinov2:MODEL", "clip", "clip:MODEL", "FILE.onnx"),
 )
 """What `open_network` takes beside "auto": WEIGHTS is a file, MODEL a folder or a name on the hub."""
 
@@ -66,9 +66,10 @@ def open_network(
     if name == efficientnet.NAME:
         _refuse(None, resizer, name)
         return efficientnet.EfficientNetLite0(weights, device=device, precision=precision)
-    if name == hed.NAME:
+    if name in (hed.NAME, hed.OWN_SIZE):
         _refuse(None, resizer, name)
-        return hed.HED(weights, device=device, precision=precision)
+        side = hed.SIDE if name == hed.NAME else None
+        return hed.HED(weights, side=side, device=device, precision=precision)
     if name == pixels.NAME:
         _refuse(weights, resizer, "pixels")
         return pixels.Pixels()

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from danqing.evaluation.networks.batched import StagedNetwork
 from danqing.evaluation.networks.checkpoint import read_tensors
-from danqing.evaluation.networks.packaged import PackagedWeights
 from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
+from danqing.pretrained.packaged import PackagedWeights
 
 NAME = "efficientnet-lite0"
 WEIGHTS = PackagedWeights(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.resize import in_words, prepared
 from danqing.precision import Precision
+from danqing.pretrained import fingerprint
 from danqing.text.pretrained import quiet
 
 Kind = Literal["dinov2", "clip"]

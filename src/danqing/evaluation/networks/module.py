@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
 from danqing.evaluation.resize import flattened
 from danqing.precision import Precision
+from danqing.pretrained import fingerprint
 
 RESIZER = "none"
 NORMALIZATION = "x / 127.5 - 1"

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import filled
 from danqing.evaluation.networks.module import NORMALIZATION, RESIZER, pooled
 from danqing.evaluation.resize import images_at_once, in_words, prepared
 from danqing.precision import Precision
+from danqing.pretrained import fingerprint
 
 _BATCH = 32
 

@@ -14,8 +14,8 @@ from danqing.data.records import digest
 from danqing.errors import EvaluationError, ModelError
 from danqing.evaluation.judges import classifier
 from danqing.evaluation.judges.small_networks import LAYERS, SIDE, prepared
-from danqing.evaluation.networks import fingerprint
 from danqing.evaluation.networks.batched import TorchNetwork
+from danqing.pretrained import fingerprint
 from danqing.progress import ProgressCallback
 
 NAME = "classifier"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.networks import fingerprint
+from danqing.pretrained import fingerprint
 
 
 class PackagedWeights(NamedTuple):

@@ -1,0 +1,43 @@
+"""The last step of edits of whole images: their result, mixed with the input, as pixels of its kind."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from danqing.data.degrade import luma
+from danqing.editing.contract import Values
+from danqing.editing.pixels import Prepared, restore
+from danqing.editing.resampling import bands
+from danqing.editing.windows import Window
+
+
+def mixed(
+    made: Tensor, prepared: Prepared, strength: float, *, keep_channels: bool, keep_colors: bool = False
+) -> Values:
+    """Mix a result with the input; some rows at a time, so that large images need little memory.
+
+    made: `[1, c, h, w]`, of the shape of the prepared images; other values than [-1, 1] are clamped.
+    strength: the share of the result. keep_channels: see `restore`.
+    keep_colors: take the luma alone from the result, if the images have colours.
+    """
+    height, width = made.shape[2:]
+    parts = []
+    for band in bands(Window(0, 0, int(width), int(height))):
+        rows = band.slices[0]
+        images, result = prepared.images[:, :, rows], made[:, :, rows].clamp(-1, 1)
+        if keep_colors and images.shape[1] == 3:
+            result = with_luma_of(result, images)
+        part = Prepared(images, prepared.values[rows], prepared.value_range)
+        parts.append(restore(torch.lerp(images, result, strength), part, keep_channels=keep_channels))
+    return np.concatenate(parts)
+
+
+def with_luma_of(made: Tensor, images: Tensor) -> Tensor:
+    """Return images with the luma of others; both are `[n, 3, h, w]` in [-1, 1].
+
+    The differences between red, green and blue stay exactly the same: where they would leave the range of
+    values with the new luma, the nearest luma takes its place.
+    """
+    colours = images - luma(images)
+    lowest, highest = -1 - colours.amin(1, keepdim=True), 1 - colours.amax(1, keepdim=True)
+    return torch.minimum(torch.maximum(luma(made), lowest), highest) + colours
