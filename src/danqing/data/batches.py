@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +40,9 @@ class Batches:
     captions, the seed and the images seen select one. hide_attributes: the probability with which each
     attribute of an image is treated as missing, so that a model learns to do without it. degrade: makes the
     source image of each image, if the data holds no pairs. Source images of pairs are augmented like their
-    targets. prefetch: whether a thread reads the next batch during the training step, by default if the data
-    exceeds half of the machine's memory; the batches are the same either way.
+    targets. Those of another domain (`dataset.sources`) are shuffled and augmented by themselves, and each of
+    them is drawn equally often. prefetch: whether a thread reads the next batch during the training step, by
+    default if the data exceeds half of the machine's memory; the batches are the same either way.
     """
 
     def __init__(
@@ -70,6 +71,10 @@ class Batches:
         self._order: Order = ShuffledOrder(count, batch_size, seed)
         if len(dataset.sizes) > 1:
             self._order = BucketOrder(dataset.buckets_at(np.arange(count)), batch_size, seed)
+        self._sources: Batches | None = None
+        if dataset.sources is not None:
+            own: dict[str, Any] = {"augment": augment, "device": device, "prefetch": prefetch}
+            self._sources = Batches(dataset.sources, batch_size, derived_seed(seed, "sources"), **own)
         if prefetch is None:
             prefetch = len(dataset) * dataset.image_bytes > (total_memory() or 8e9) / 2
         self._ahead = _Ahead(self._read) if prefetch else None
@@ -85,6 +90,8 @@ class Batches:
         condition = read.condition.to(self.device)
         if read.sources is not None:
             condition = replace(condition, image=self._changed(read.sources, images_seen))
+        elif self._sources is not None:
+            condition = replace(condition, image=self._sources.at(images_seen).images)
         elif self.degrade is not None:
             condition = replace(condition, image=self.degrade.apply(images, self._seeds(images_seen)))
         return Batch(images, condition)

@@ -111,8 +111,8 @@ class Publisher:
     def _grid(self, model: Model, options: Mapping[str, Any] | None = None) -> Images:
         """The images of a grid, sampled with some options.
 
-        A first stage cannot sample: each original stands beside its reconstruction. A model of pairs shows
-        each source, what it made of it, and the target.
+        A first stage cannot sample: each original stands beside its reconstruction. A model that translates
+        shows each source, what it made of it, and the target, if there is one.
         """
         if model.family.has_prior:
             return sample_grid(model, self._config, options)
@@ -123,7 +123,8 @@ class Publisher:
             return Images(np.concatenate([originals, again], axis=2))
         source = torch.from_numpy(sources(model, self._originals, rows).array)
         shown = to_uint8(with_channels(to_float(source), originals.shape[3])).numpy()
-        return Images(np.concatenate([shown, again, originals], axis=2))
+        targets = [] if model.family.config.reads_domains else [originals]
+        return Images(np.concatenate([shown, again, *targets], axis=2))
 
 
 def sample_grid(model: Model, config: RunConfig, options: Mapping[str, Any] | None = None) -> Images:

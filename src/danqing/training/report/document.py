@@ -174,6 +174,8 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def _kind_of_grid(facts: Mapping[str, Any]) -> str:
+    if facts.get("unpaired"):
+        return "Source and output"
     if facts.get("translates"):
         return "Source, output and target"
     return "Originals beside their reconstructions" if facts.get("reconstructs") else "Samples"
