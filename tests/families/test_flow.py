@@ -314,6 +314,56 @@ def test_a_translation_starts_at_its_source() -> None:
         Model(make()).translate(pixels)
 
 
+def test_a_label_is_exchanged_and_the_rest_of_an_image_stays() -> None:
+    """Dark and bright images with a bar in one of four columns: the other label keeps the bar."""
+    family = make(width=4, height=4, patch=4, widths=(32,), labels=("dark", "bright"), condition_dropout=0.0)
+    rng = torch.Generator().manual_seed(0)
+
+    def drawn(labels: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        images = torch.where(labels > 0, 0.4, -0.4)[:, None, None, None].repeat(1, 1, 4, 4)
+        rows = torch.arange(len(labels))
+        images[rows, :, :, columns] += 0.3
+        return images
+
+    batches = []
+    for _ in range(400):
+        labels, columns = torch.randint(2, (64,), generator=rng), torch.randint(4, (64,), generator=rng)
+        batches.append(Batch(drawn(labels, columns), Condition(labels)))
+    train(family, batches)
+    columns, dark = torch.arange(32) % 4, torch.zeros(32, dtype=torch.int64)
+    source = drawn(dark, columns)
+    model, pixels = Model(family), Images(to_uint8(source))
+    back = model.translate(pixels, source_label="dark", label="dark", seed=1, num_steps=32)
+    other = model.translate(pixels, source_label="dark", label="bright", seed=1, num_steps=32)
+    assert np.abs(back.array.astype(int) - pixels.array).mean() < 0.02 * 255
+    expected = to_uint8(drawn(dark + 1, columns)).numpy().astype(int)
+    assert np.abs(other.array - expected).mean() < 0.04 * 255
+    found = other.array.astype(int).sum((1, 3)).argmax(1)
+    assert (found == columns.numpy()).mean() > 0.9, "the bar stays where it is"
+    unchanged = model.translate(pixels, source_label="dark", label="bright", strength=0.0)
+    assert np.array_equal(unchanged.array, pixels.array)
+    alone = model.translate(pixels[3:4], source_label="dark", label="bright", seeds=[7], num_steps=4)
+    seeds = [1, 2, 3, 7]
+    among = model.translate(pixels[:4], source_label="dark", label="bright", seeds=seeds, num_steps=4)
+    assert np.array_equal(alone.array[0], among.array[3])
+    steps: list[tuple[int, int]] = []
+    model.translate(
+        pixels[:1],
+        source_label=0,
+        label=1,
+        num_steps=3,
+        on_step=lambda done, total, preview: steps.append((done, total)),
+    )
+    assert steps == [(number, 6) for number in range(1, 7)]
+    for name in ("stochastic", "dpm++"):
+        with pytest.raises(ConfigError, match="cannot go from an image to noise: choose one of euler, heun"):
+            model.translate(pixels, source_label="dark", label="bright", sampler=name)
+    with pytest.raises(ConfigError, match="say which label the images have"):
+        model.translate(pixels, label="bright")
+    with pytest.raises(ConfigError, match="give the label of each image"):
+        model.translate(pixels, source_label="dark")
+
+
 @pytest.mark.parametrize("given", [1, 2, 3, 4])
 @pytest.mark.parametrize("wanted", [1, 2, 3, 4])
 def test_a_source_of_other_channels_is_seen_as_the_target_has_them(given: int, wanted: int) -> None:

@@ -1,4 +1,4 @@
-"""`danqing translate`: turn images into those that belong to them, with a model that learned from pairs."""
+"""`danqing translate`: turn images into others, with a model that learned from pairs, domains or labels."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,9 @@ EXAMPLES = """Examples:
 
   danqing translate runs/colours outline.png -n 8 --seed 3 --out versions.png
 
-  danqing translate runs/colours outlines/ --out coloured/"""
+  danqing translate runs/colours outlines/ --out coloured/
+
+  danqing translate runs/animals cat.png --from cat --to dog --out dog.png"""
 
 
 def translate(
@@ -56,7 +58,15 @@ def translate(
     n: Annotated[
         int, typer.Option("-n", min=1, help="How many versions of one image; they become a grid.")
     ] = 1,
-    label: Annotated[str | None, typer.Option(help="What the images show, for a model with labels.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", "--to", help="What the results show, for a model with labels.")
+    ] = None,
+    source_label: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="What the images show, for a model that learned labels and not source images."
+        ),
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="What the images show, for a model that reads text.", metavar="TEXT")
     ] = None,
@@ -67,7 +77,7 @@ def translate(
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Turn images into the images that belong to them."""
+    """Turn images into others, as a model has learned it."""
     if not images.exists():
         raise ConfigError(f"{images} does not exist: give an image, or a folder or zip of images.")
     is_single = images.is_file() and images.suffix.lower() != ".zip"
@@ -81,7 +91,7 @@ def translate(
         raise ConfigError(f"--out {out} is the input, which would be overwritten: choose another --out.")
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     given: dict[str, Any] = {"label": label, "prompt": prompt, "negative_prompt": negative_prompt}
-    given |= {"attributes": parse_attributes(attribute), **options}
+    given |= {"source_label": source_label, "attributes": parse_attributes(attribute), **options}
 
     import danqing
     from danqing.machine import use_free_cores

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from danqing import options as rules
 from danqing.errors import ConfigError
-from danqing.families.abilities import Fills, SamplesSeamless, SamplesSizes, Translates, Varies
+from danqing.families.abilities import (
+    Fills,
+    Relabels,
+    SamplesSeamless,
+    SamplesSizes,
+    Translates,
+    Varies,
+)
 from danqing.families.base import Condition, Family
 from danqing.images import Images, SizeRange
 from danqing.model import conditions, verb_options
@@ -231,6 +238,7 @@ class Model(Analysis):
         images: Images,
         *,
         label: Label = None,
+        source_label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
         attributes: Attributes = None,
@@ -241,10 +249,22 @@ class Model(Analysis):
     ) -> Images:
         """Turn each source image into the image that belongs to it.
 
-        Other arguments are those of `vary`. Raises ConfigError where the model did not learn from pairs.
+        source_label: what the images show, for a model that learned images with labels and not from source
+            images; `label` is what they will show, and `strength` (1 by default) how much may change.
+        Other arguments are those of `vary`. Raises ConfigError where the model cannot.
         """
         family, count = self.family, len(images)
+        if source_label is not None:
+            config = family.config
+            source = given_condition(config, count, source_label, prompt, attributes=attributes)
+            target = given_condition(config, count, label, prompt, negative_prompt, attributes)
+            return self._relabel(images, source, target, seed, seeds, on_step, options)
         if not isinstance(family, Translates):
+            if isinstance(family, Relabels) and self.labels:
+                raise ConfigError(
+                    "This model learned images with labels: say which label the images have "
+                    "(source_label, --from) and which one they will have (label, --to)."
+                )
             raise self._cannot("turn one image into another", Translates)
         pixels = pixels_of(images, family.config, self.device, family.config.source_channels)
         chosen = conditions.image_seeds(count, seed, seeds)
@@ -254,6 +274,27 @@ class Model(Analysis):
             return family.translate(pixels(rows), wanted, **given)
 
         return self._sample("sample", translate, condition, chosen, options, on_step)
+
+    def _relabel(
+        self,
+        images: Images,
+        source: Condition,
+        target: Condition,
+        seed: int,
+        seeds: Sequence[int] | None,
+        on_step: OnPainting | None,
+        options: Mapping[str, Any],
+    ) -> Images:
+        """Turn images that show one thing into images that show another."""
+        family, pixels, count = self.family, self._pixels(images), len(images)
+        if not isinstance(family, Relabels):
+            raise self._cannot("turn images of one label into images of another", Relabels)
+        chosen = conditions.image_seeds(count, seed, seeds)
+
+        def relabel(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
+            return family.relabel(pixels(rows), source[rows].to(self.device), wanted, **given)
+
+        return self._sample("relabel", relabel, target, chosen, options, on_step)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """Return the labels that seeds draw where none are requested, `[n]`.
@@ -283,6 +324,7 @@ class Model(Analysis):
             **describe(self.family, self.facts),
             "sample_options": self.sample_options,
             "translates": isinstance(self.family, Translates),
+            "unpaired": self.family.config.reads_domains,
             "other_sizes": self.facts.get("other_sizes") != "refused",
             "sampled_sizes": self.sizes.in_words(),
         }
