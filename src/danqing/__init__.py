@@ -13,6 +13,11 @@ from danqing.version import __version__
 
 if TYPE_CHECKING:
     from danqing.data import open_dataset
+    from danqing.editing.enhance import enhance
+    from danqing.editing.fill import fill
+    from danqing.editing.translate import translate
+    from danqing.editing.upscale import upscale
+    from danqing.editing.vary import vary
     from danqing.errors import DanqingError
     from danqing.evaluation.evaluate import Evaluation, evaluate
     from danqing.evaluation.scores import Score
@@ -40,13 +45,18 @@ __all__ = [
     "Tuning",
     "__version__",
     "compare",
+    "enhance",
     "evaluate",
+    "fill",
     "load",
     "open_dataset",
     "rebuild_ema",
     "report",
     "train",
+    "translate",
     "tune",
+    "upscale",
+    "vary",
 ]
 
 _HOMES = {
@@ -61,13 +71,18 @@ _HOMES = {
     "Run": "danqing.training.run",
     "Score": "danqing.evaluation.scores",
     "Tuning": "danqing.studies.tune",
+    "enhance": "danqing.editing.enhance",
     "evaluate": "danqing.evaluation.evaluate",
+    "fill": "danqing.editing.fill",
     "load": "danqing.model.loading",
     "open_dataset": "danqing.data",
     "rebuild_ema": "danqing.training.rebuild",
     "report": "danqing.training.report.document",
     "train": "danqing.training.run",
+    "translate": "danqing.editing.translate",
     "tune": "danqing.studies.tune",
+    "upscale": "danqing.editing.upscale",
+    "vary": "danqing.editing.vary",
 }
 
 threads.configure()

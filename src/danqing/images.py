@@ -117,6 +117,25 @@ def with_channels(images: "Tensor", channels: int) -> "Tensor":
     return colour
 
 
+def on_white(images: "Tensor") -> "Tensor":
+    """Put colours with alpha on white.
+
+    images: floats `[n, 2 or 4, h, w]` in [-1, 1]. Returns them without alpha.
+    """
+    opacity = (images[:, -1:] + 1) / 2
+    return (images[:, :-1] - 1) * opacity + 1
+
+
+def mean_outside(images: "Tensor", mask: "Tensor") -> "Tensor":
+    """Return the mean of what a mask leaves of each image, `[n, c, 1, 1]`.
+
+    images: floats `[n, c, h, w]`. mask: `[n, 1, h, w]`, 1 where pixels do not count.
+    The mean of no pixels is 0.
+    """
+    seen = 1 - mask
+    return (images * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
+
+
 def parse_background(colour: str) -> tuple[int, int, int]:
     """Read a colour as red, green and blue; raises ConfigError.
 

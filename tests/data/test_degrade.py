@@ -46,6 +46,33 @@ def test_any_step_takes_any_channels_and_gives_levels_of_a_file(steps: str, chan
         assert not torch.allclose(found[:, 0], images[:, 0], atol=0.01)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_shrink_averages_squares_and_the_steps_after_it_see_small_images(channels: int) -> None:
+    images = pictures(channels, 24)[:, :, :23, :17]
+    steps = Degradation("shrink2,shrink2")
+    assert (steps.scale, steps.is_average) == (4, True)
+    found = degrade("shrink4", images)
+    assert found.shape == (4, channels, 6, 5)
+    if channels in (1, 3):
+        means = images[:, :, :20, :16].unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5))
+        torch.testing.assert_close(found[:, :, :5, :4], means, rtol=0, atol=1.01 / 255)
+    noisy = Degradation("shrink4,noise0.1")
+    assert (noisy.scale, noisy.is_average) == (4, False)
+    assert (noisy.apply(images, SEEDS) - found)[:, 0].std() > 0.1
+    assert steps.apply(images[:0], []).shape == (0, channels, 6, 5)
+
+
+def test_sources_of_pairs_may_be_shrunk(tmp_path: Path) -> None:
+    write(tmp_path, [f"{side}/{n}.png" for side in "AB" for n in range(4)])
+    dataset, steps = open_dataset(tmp_path, pairs="A:B"), Degradation("shrink4")
+    batch = Batches(dataset, 4, seed=1, degrade=steps).at(0)
+    rows = Batches(dataset, 4, seed=1).indices(0).tolist()
+    assert batch.condition.image is not None
+    assert torch.equal(batch.condition.image, source_images(dataset, rows, steps, seed=0))
+    config = resolve(preset="upscale-64", settings={"data.pairs": "A:B"}).for_data(dataset)
+    assert (config.model.source_scale, config.model.source_is_average) == (4, False)
+
+
 def test_blur_keeps_the_mean_and_has_the_given_width() -> None:
     point = torch.full((1, 1, 41, 41), -1.0)
     point[0, 0, 20, 20] = 1.0
@@ -91,7 +118,8 @@ def test_hidden_colours_do_not_bleed() -> None:
 @pytest.mark.parametrize(
     ("steps", "sentence"),
     [
-        ("blurr", "'blurr' is not a step: use blur, down, noise, jpeg, gray"),
+        ("blurr", "'blurr' is not a step: use blur, down, noise, jpeg, gray, shrink"),
+        ("shrink", "shrink takes a whole number from 2 to 16 after its name"),
         ("blur,,jpeg", "'' is not a step"),
         ("down1", "down takes a whole number from 2 to 32"),
         ("down2.5", "down takes a whole number"),

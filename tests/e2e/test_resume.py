@@ -96,6 +96,9 @@ FLOW += ["--set", "precision=float32", "--set", "guide=true", "--set", "num_step
 GROWING = ["--preset", "flow-32", "--set", "widths=[8, 16]", "--set", "layers=1", "--set", "heads=2"]
 GROWING += ["--set", "precision=float32", "--set", "num_steps=2", "--set", "grow=[4, 8]"]
 GROWING += ["--set", "grow_fractions=[0.2, 0.8]"]  # some kills in either size
+REGRESSION = ["--task", "upscale", "--set", "features=8", "--set", "blocks=1", "--degrade", "shrink2,noise"]
+REGRESSION += ["--set", "precision=float32", "--set", "discriminator_features=4"]
+REGRESSION += ["--set", "adversarial_share=0.5"]  # some kills before the finish, and some in it
 PAIRED = [
     "--set",
     "conditional=false",
@@ -119,6 +122,7 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and 
         ("flow", 6, [*FLOW, *PAIRED, *AVERAGED, "--images", "10000"]),
         ("growing", 6, [*GROWING, *EVALUATED, "--images", "20000"]),
         ("unpaired", 6, [*EVALUATED, *UNPAIRED, "--images", "10000"]),
+        ("regression", 6, [*REGRESSION, *EVALUATED, "--images", "20000"]),
     ],
 )
 def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, settings):

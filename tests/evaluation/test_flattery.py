@@ -120,6 +120,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "vqvae": {key: value for key, value in VQVAE.items() if key != "family"},
     "transformer": {"layers": 1, "features": 16, "heads": 2},
     "flow": {"net": "dit", "widths": [8], "layers": 1, "heads": 2, "num_steps": 2},
+    "regression": {"features": 4, "blocks": 1, "source_channels": 1},
     "translation": {"widths": [4], "blocks": 1},
 }
 
@@ -131,6 +132,8 @@ def test_every_family_is_tried() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_of_every_family_are_marked_by_what_it_was_trained_with(family: str) -> None:
     model = Model(build(parse_config({"family": family, **SHAPE, **FAMILIES[family]})))
+    if "source_channels" in FAMILIES[family]:
+        model.facts["data"] = {"prepared": {"degrade": "noise0.1"}}
     assert_marked(model, dq.open_dataset("digits:0,1", domains="0:1" if family == "translation" else ""))
 
 

@@ -43,6 +43,7 @@ CALLS: dict[str, dict[str, Callable[[Model], Images]]] = {
         "traversed": lambda model: model.traverse(given(model), 1, (-2, 2), label(model)),
     },
     "vqvae": {"sample": sample, "reconstructed": lambda model: model.reconstruct(given(model))},
+    "regression": {"translated": lambda model: model.translate(Images(given(model).array[:, ::2, ::2]))},
 }
 
 

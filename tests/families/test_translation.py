@@ -170,21 +170,21 @@ def test_training_begins_with_the_image_itself() -> None:
 
 
 @pytest.mark.parametrize(("widths", "blocks"), [((8,), 1), ((4, 8), 2), ((4, 4, 4), 0), ((4, 6, 8), 3)])
-def test_a_pixel_depends_on_no_pixel_beyond_the_reach(widths: tuple[int, ...], blocks: int) -> None:
+def test_a_pixel_depends_on_none_beyond_the_receptive_radius(widths: tuple[int, ...], blocks: int) -> None:
     torch.manual_seed(0)
     network = Translator(1, widths, blocks).double()
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     furthest, middle = 0, 96
-    for place in range(middle, middle + network.multiple):
-        image = torch.randn((1, 1, 2 * middle, 2 * network.multiple), dtype=torch.float64)
+    for place in range(middle, middle + network.stride):
+        image = torch.randn((1, 1, 2 * middle, 2 * network.stride), dtype=torch.float64)
         image.requires_grad_()
         maps = network.maps(image)
         assert [one.shape[1] for one in maps] == list(network.map_widths)
         (gradient,) = torch.autograd.grad(network(image)[0, 0, place, 0], image)
         (seen,) = np.nonzero(gradient.abs().sum((0, 1, 3)).numpy())
         furthest = max(furthest, place - int(seen.min()), int(seen.max()) - place)
-    assert 0.7 * network.reach < furthest <= network.reach
+    assert 0.7 * network.receptive_radius < furthest <= network.receptive_radius
 
 
 def test_an_image_does_not_depend_on_its_batch_nor_on_its_seed() -> None:

@@ -16,6 +16,13 @@ LABELS = {"labels": ("bar", "square"), "label_frequencies": (0.5, 0.5)}
 CONFIGURATIONS = {
     "gan": {"generator_features": 4, "latents": 4, **LABELS},
     "vae": {"net": "conv", "features": 4, "latents": 3, "couplings": 2, "prior_features": 8, **LABELS},
+    "regression": {
+        "features": 4,
+        "blocks": 1,
+        "source_channels": 3,
+        "source_scale": 2,
+        "source_is_average": True,
+    },
     "vqvae": {"features": 4, "blocks": 0, "downsamplings": 1, "quantizer": "fsq", "levels": (5, 5)},
 }
 

@@ -19,6 +19,7 @@ from danqing.cli import (
     demo,
     doctor,
     ema,
+    enhance,
     evaluate,
     fill,
     keys,
@@ -32,6 +33,8 @@ from danqing.cli import (
     train,
     translate,
     tune,
+    upscale,
+    vary,
 )
 from danqing.errors import ConfigError, DanqingError
 from danqing.progress import Verbosity
@@ -105,7 +108,10 @@ app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
+app.command("vary", epilog=vary.EXAMPLES)(vary.vary)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
+app.command("upscale", epilog=upscale.EXAMPLES)(upscale.upscale)
+app.command("enhance", epilog=enhance.EXAMPLES)(enhance.enhance)
 app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.add_typer(keys.app)

@@ -8,6 +8,13 @@ import typer
 
 from danqing.errors import ConfigError
 
+ModelArgument = Annotated[
+    str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+]
+LabelOption = Annotated[str | None, typer.Option(help="What the images show, for a model with labels.")]
+PromptOption = Annotated[
+    str | None, typer.Option(help="What the images show, for a model that reads text.", metavar="TEXT")
+]
 GuidanceOption = Annotated[
     float | None, typer.Option(help="How strongly to follow the prompt or label; 1 is as learnt.")
 ]
@@ -140,6 +147,14 @@ def parse_duration(text: str) -> int | None:
     units = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
     found = re.fullmatch(r"(\d{1,5})([mhdw])", text.strip().lower())
     return int(found[1]) * units[found[2]] if found else None
+
+
+def parse_memory(text: str) -> int:
+    """Read `"1.5G"` as bytes, in decimal units (k, M, G, T); raise ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if found is None:
+        raise ConfigError(f"--memory {text} is not an amount of memory: write for example 1.5G or 800M.")
+    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
 
 
 def parse_value(text: str) -> bool | int | float | str:

@@ -1,129 +1,118 @@
-"""`danqing fill`: replace a part of an image so that it fits the rest."""
+"""`danqing fill`: fill parts of images, of any size, so that they suit the rest."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from danqing.cli import output
+from danqing.cli import edit_options, output
 from danqing.cli.arguments import (
     AttributeOption,
     GuidanceOption,
+    LabelOption,
+    ModelArgument,
     NegativeOption,
+    PromptOption,
     SampleSettings,
     SeedOption,
     parse_attributes,
     picked_seed,
     sample_options,
 )
-from danqing.cli.sample import format_of
-from danqing.errors import ConfigError, DanqingError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from danqing.errors import ConfigError
 
 EXAMPLES = """Examples:
 
-  danqing fill runs/faces photo.png --box 8,4,12,6 --out filled.png
+  danqing fill runs/faces photo.jpg --box 80,40,120,60 --out filled.jpg
 
-  danqing fill runs/faces photo.png --mask mask.png -n 8 --prompt "a hat" --guidance 3 --out hats.png"""
+  danqing fill runs/faces photos/ --mask masks/ --feather 8 -n 4 --out filled/
+
+  danqing fill runs/landscapes photo.png --expand 0,0,200,0 --grow 8 --feather 8 --out wider.png"""
 
 
 def fill(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
-    ],
-    image: Annotated[Path, typer.Argument(help="The image; it is resized to the model's size.")],
-    out: Annotated[
-        Path, typer.Option(help="Where to save the result; several images become a grid.", metavar="FILE.png")
-    ],
+    model: ModelArgument,
+    images: edit_options.InputArgument,
+    out: edit_options.OutOption,
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="An image that is white in the part to replace, and black or transparent elsewhere.",
-            metavar="MASK.png",
+            help="A mask for all images, or a folder of masks with the names of the images: white where to "
+            "fill, black or transparent elsewhere.",
+            metavar="FILE|DIR",
         ),
     ] = None,
     box: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="The part to replace: left, top, width and height, in pixels of the model.",
+            help="A part to fill: left, top, width and height, in pixels of the image; may be repeated.",
             metavar="X,Y,W,H",
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many versions to generate.")] = 1,
-    label: Annotated[str | None, typer.Option(help="What the image shows, for a model with labels.")] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="What the image shows, for a model that reads text.", metavar="TEXT")
+    alpha: Annotated[bool, typer.Option("--alpha", help="Fill what is transparent.")] = False,
+    invert: Annotated[bool, typer.Option("--invert", help="Fill all but the mask.")] = False,
+    grow: Annotated[int, typer.Option(min=0, help="Let the mask reach so many pixels further.")] = 0,
+    feather: Annotated[
+        int, typer.Option(min=0, help="Soften the edge over so many pixels, inside of the mask.")
+    ] = 0,
+    expand: Annotated[
+        str | None,
+        typer.Option(help="Add pixels at the left, top, right and bottom, and fill them.", metavar="L,T,R,B"),
     ] = None,
+    n: edit_options.VersionsOption = 1,
+    label: LabelOption = None,
+    prompt: PromptOption = None,
     negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
     attribute: AttributeOption = None,
+    tile: edit_options.TileOption = 0,
+    overlap: edit_options.OverlapOption = None,
+    strip: edit_options.StripOption = False,
+    dry_run: edit_options.DryRunOption = False,
+    sequence: edit_options.SequenceOption = False,
+    memory: edit_options.MemoryOption = None,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Replace a part of an image; every pixel outside it stays unchanged."""
-    if (mask is None) == (box is None):
-        raise ConfigError("Say which part to replace: --mask MASK.png (white there) or --box X,Y,W,H.")
-    chosen, attributes = format_of(out), parse_attributes(attribute)
-    options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
-
-    import numpy as np
+    """Fill a part of each image; every pixel outside of it stays unchanged."""
+    edit_options.check(images, out)
+    is_picked, seed = seed == -1, picked_seed(seed)
+    attributes, options = parse_attributes(attribute), sample_options(settings, guidance)
+    boxes = [_four("--box", text) for text in box or ()]
+    borders = (0, 0, 0, 0) if expand is None else _four("--expand", expand)
 
     import danqing
-    from danqing.image_files import decode
-    from danqing.images import Images
+    from danqing.editing.fill import Fill
+    from danqing.editing.masks import Masks
+    from danqing.editing.window_model import Request, WindowModel
+    from danqing.editing.windows import Window
     from danqing.machine import use_free_cores
 
+    masks = Masks(mask, tuple(Window(*each) for each in boxes), alpha, invert, grow, feather, borders)
     use_free_cores()
-    trained = danqing.load(model)
-    config = trained.family.config
-    size = (config.width, config.height)
-    pixels = decode(image, size=size, channels=config.channels, range=trained.value_range)
-    if mask is None:
-        where = _box(box or "", size)
-    else:  # transparent pixels do not count as white: they are kept
-        where = decode(mask, size=size, channels=1, background="#000000")[:, :, 0] >= 128
-    several = Images(np.repeat(pixels[None], n, axis=0))
-    painted = trained.fill(
-        several,
-        where,
-        label=label,
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        attributes=attributes,
+    request = Request(label, prompt, negative_prompt, attributes)
+    edit_options.run(
+        Fill(WindowModel(danqing.load(model), "fill", request, options), masks, tile, overlap),
+        images,
+        out,
         seed=seed,
-        **options,
+        n=n,
+        strip=strip,
+        dry_run=dry_run,
+        sequence=sequence,
+        memory=memory,
+        extra=masks.own,
+        show_seed=is_picked,
+        as_json=as_json,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        painted.save(out, chosen)
-    except OSError as error:
-        raise DanqingError(
-            f"The image cannot be written ({error.strerror or error}): choose another --out."
-        ) from error
-    payload = {"image": image, "pixels": int(where.sum()), "images": n, "seed": seed, "out": out}
-    shown = {
-        "Painted": f"{int(where.sum()):,} of {where.size:,} pixels",
-        "Picture": out,
-        "Seed": seed if is_picked else None,
-    }
-    output.result(payload, output.facts(shown), as_json=as_json)
 
 
-def _box(text: str, size: Sequence[int]) -> "NDArray[np.bool_]":
-    """Read `"8,4,12,6"` as a mask bool `[h, w]`; raise ConfigError if it is invalid or outside the image."""
-    import numpy as np
-
+def _four(option: str, text: str) -> tuple[int, int, int, int]:
+    """Read `"8,4,12,6"`; raise ConfigError."""
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise ConfigError(f"--box {text} is not a box: write left,top,width,height, for example 8,4,12,6.")
-    left, top, width, height = map(int, parts)
-    mask = np.zeros((size[1], size[0]), dtype=np.bool_)
-    mask[top : top + height, left : left + width] = True
-    if not mask.any():
-        raise ConfigError(f"--box {text} lies outside the model's {size[0]}x{size[1]} pixels.")
-    return mask
+        names = "left,top,width,height" if option == "--box" else "left,top,right,bottom"
+        raise ConfigError(f"{option} {text} is not valid: write {names}, for example 8,4,12,6.")
+    first, second, third, fourth = map(int, parts)
+    return first, second, third, fourth

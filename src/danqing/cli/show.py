@@ -54,6 +54,7 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
         "Samples": info.get("sampled_sizes"),
         "Labels": _some(info["labels"]),
         "Attributes": "\n  ".join(Attribute.model_validate(one).in_words() for one in attributes),
+        "Task": trained.get("task"),
         "Reads": _reads(info),
         "Prompts": _some(info["text"]["captions"]) if info["text"] else None,
         "Parameters": f"{info['parameters']:,}",
@@ -72,7 +73,8 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
 def _reads(info: Mapping[str, Any]) -> str:
     text = info["text"]
     if text is None:
-        read = [name for name in ("labels", "attributes") if info[name]]
+        read = ["source images"] if info["translates"] else []
+        read += [name for name in ("labels", "attributes") if info[name]]
         return " and ".join(read) or "nothing"
     tokens = f"{text['length']} tokens at most"
     if text["encoder"] == "bpe":

@@ -21,6 +21,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 IMAGE_TO_TRANSLATE = "image.png"
+_VERBS = {"upscale": ("upscale", "upscaled"), "enhance": ("enhance", "enhanced")}
+"""The commands of tasks that have one of their own, and what they call their results."""
 
 EXAMPLES = """Examples:
 
@@ -36,7 +38,11 @@ EXAMPLES = """Examples:
 
   danqing train emoji --preset text2image-32 --minutes 30 --out runs/words
 
-  danqing train drawings/ --pairs outlines:photos --preset flow-pairs-64 --out runs/colours
+  danqing train drawings/ --task translate --pairs outlines:photos --mode flow --out runs/colours
+
+  danqing train photos/ --task upscale --out runs/larger
+
+  danqing train scans/ --task enhance --degrade blur,noise0.1 --out runs/clean
 
   danqing train animals/ --domains horses:zebras --preset translation-64 --out runs/zebras
 
@@ -58,6 +64,21 @@ def train(
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="A named configuration (danqing presets).", show_default="gan-32")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Train an editor of images instead of choosing a preset.",
+            metavar="upscale|enhance|translate|colorize|fill",
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="How the editor of a task computes: in one evaluation (regression) or in a few (flow).",
+            metavar="regression|flow",
+            show_default="regression, and flow for fill",
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A configuration file instead of a preset.", metavar="FILE.toml")
@@ -101,7 +122,7 @@ def train(
     degrade: Annotated[
         str | None,
         typer.Option(
-            help="Learn to restore images from copies made by blur, down, noise, jpeg or gray.",
+            help="Learn to restore images from copies made by blur, down, noise, jpeg, gray or shrink.",
             metavar="STEP,STEP",
         ),
     ] = None,
@@ -142,6 +163,8 @@ def train(
         data,
         out=out,
         preset=preset,
+        task=task,
+        mode=mode,
         config=config,
         settings={**given, "data.buckets": True} if buckets else given,
         size=of_all,
@@ -155,19 +178,22 @@ def train(
         device=device,
     )
     leave_if_interrupted(run, as_json=as_json)
-    following = next_command(run.folder, _sources(data, pairs or domains) if run.translates else None)
+    sources = _sources(data, pairs or domains) if run.translates else None
+    following = next_command(run.folder, sources, run.task)
     output.result(run_payload(run), output.facts({**run_text(run), "Next": following}), as_json=as_json)
 
 
-def next_command(run: Path, sources: str | None = None) -> str:
+def next_command(run: Path, sources: str | None = None, task: str = "") -> str:
     """Return the command that uses the model of a run.
 
-    sources: the images to translate, for a model that learned from pairs.
+    sources: the images to edit, for a model that turns one image into another.
+    task: what the model is for.
     """
     if sources is None:
         return shlex.join(["danqing", "sample", str(run), "--out", "grid.png"])
-    out = "translated" if Path(sources).is_dir() else "translated.png"
-    return shlex.join(["danqing", "translate", str(run), sources, "--out", out])
+    verb, done = _VERBS.get(task, ("translate", "translated"))
+    out = done if Path(sources).is_dir() else f"{done}.png"
+    return shlex.join(["danqing", verb, str(run), sources, "--out", out])
 
 
 def _sources(data: str, declared: str | None) -> str:

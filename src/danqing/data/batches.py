@@ -39,8 +39,8 @@ class Batches:
     holds labels, if the data has any. use_texts: whether it holds captions, if the data has any; of several
     captions, the seed and the images seen select one. hide_attributes: the probability with which each
     attribute of an image is treated as missing, so that a model learns to do without it. degrade: makes the
-    source image of each image, if the data holds no pairs. Source images of pairs are augmented like their
-    targets. Those of another domain (`dataset.sources`) are shuffled and augmented by themselves, and each of
+    source image of each image, or changes the source images of pairs, which are augmented like their targets.
+    Source images of another domain (`dataset.sources`) are shuffled and augmented by themselves, and each of
     them is drawn equally often. prefetch: whether a thread reads the next batch during the training step, by
     default if the data exceeds half of the machine's memory; the batches are the same either way.
     """
@@ -88,13 +88,13 @@ class Batches:
         )
         images = self._changed(read.pixels, images_seen)
         condition = read.condition.to(self.device)
-        if read.sources is not None:
-            condition = replace(condition, image=self._changed(read.sources, images_seen))
-        elif self._sources is not None:
-            condition = replace(condition, image=self._sources.at(images_seen).images)
-        elif self.degrade is not None:
-            condition = replace(condition, image=self.degrade.apply(images, self._seeds(images_seen)))
-        return Batch(images, condition)
+        source = None if read.sources is None else self._changed(read.sources, images_seen)
+        if self._sources is not None:
+            source = self._sources.at(images_seen).images
+        if self.degrade is not None:
+            degraded = images if source is None else source
+            source = self.degrade.apply(degraded, self._seeds(images_seen))
+        return Batch(images, condition if source is None else replace(condition, image=source))
 
     def indices(self, images_seen: int) -> NDArray[np.int64]:
         """Return the indices of that batch's images, int64 `[batch_size]`."""

@@ -1,10 +1,12 @@
 """Degradations on the fly: they make the source images of a model that learns to restore images.
 
 `"blur,down4,noise,jpeg"` lists steps, which are applied in that order. A step without a number draws its
-strength for each image and epoch; `noise0.1` always has that strength.
+strength for each image and epoch; `noise0.1` always has that strength. After `shrink4` the source image is
+smaller than its target, for a model that enlarges images.
 """
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -28,8 +30,8 @@ _LUMA = (0.299, 0.587, 0.114)
 class _Kind(NamedTuple):
     """A kind of step.
 
-    low, high: of strengths that are drawn. least, most: of a strength that is given. whole: whether it is a
-    whole number. words: what it does, with {} for the strength.
+    low, high: of strengths that are drawn; 0 and 0 where none is drawn. least, most: of a strength that is
+    given. whole: whether it is a whole number. words: what it does, with {} for the strength.
     """
 
     low: float
@@ -46,6 +48,7 @@ KINDS = {
     "noise": _Kind(0.02, 0.2, 0.001, 1, False, "noise of {} of the range of values"),
     "jpeg": _Kind(20, 80, 1, 95, True, "JPEG of quality {}"),
     "gray": _Kind(0, 0, 0, 0, False, "grey"),
+    "shrink": _Kind(0, 0, 2, 16, True, "sides divided by {}"),
 }
 """The steps by their names. The strength of blur and noise is a standard deviation."""
 
@@ -78,6 +81,16 @@ class Degradation:
     def __init__(self, description: str) -> None:
         self.steps = tuple(_parsed(part.strip(), description) for part in description.split(","))
 
+    @property
+    def scale(self) -> int:
+        """Return how many times smaller a degraded image is than the image, the product of all `shrink`."""
+        return math.prod(int(step.strength or 1) for step in self.steps if step.kind == "shrink")
+
+    @property
+    def is_average(self) -> bool:
+        """Return whether each degraded value is an average of values of the image."""
+        return all(step.kind in ("shrink", "gray") for step in self.steps)
+
     def channels(self, channels: int) -> int:
         """Return the channels of a degraded image; grey keeps alpha."""
         is_gray = any(step.kind == "gray" for step in self.steps)
@@ -91,10 +104,11 @@ class Degradation:
         """Degrade images float32 `[n, c, h, w]` in [-1, 1].
 
         Image i depends only on row i and `seeds[i]`. Returns float32 `[n, channels(c), h, w]`,
-        channels-last, with 256 levels as in a file.
+        channels-last, with 256 levels as in a file; h and w are divided by `scale` and rounded up.
         """
         if not len(images):
-            return images[:, : self.channels(images.shape[1])]
+            height, width = (-(-side // self.scale) for side in images.shape[2:])
+            return images[:, : self.channels(images.shape[1]), :height, :width]
         uniforms = torch.stack(
             [torch.rand(len(self.steps), generator=generator(seed, "degrade")) for seed in seeds]
         )
@@ -109,12 +123,13 @@ def source_images(
 ) -> Tensor:
     """Return the source images outside of training, float32 `[n, c, h, w]` in [-1, 1].
 
-    They are those of pairs, or else copies that are degraded by the seed and the index of each image.
+    They are those of pairs, or else copies of the images; `degradation` is applied to either, drawn by the
+    seed and the index of each image.
     """
+    images = to_float(dataset.source_images(indices) if dataset.has_pairs else dataset.images(indices))
     if degradation is None:
-        return to_float(dataset.source_images(indices))
-    seeds = [derived_seed(seed, "degrade", index) for index in indices]
-    return degradation.apply(to_float(dataset.images(indices)), seeds)
+        return images
+    return degradation.apply(images, [derived_seed(seed, "degrade", index) for index in indices])
 
 
 def _parsed(text: str, description: str) -> Step:
@@ -126,15 +141,15 @@ def _parsed(text: str, description: str) -> Step:
             "commas, each with a strength if it should always be the same (down4)."
         )
     kind = KINDS[name]
-    if not found[2]:
+    if not found[2] and (kind.high or not kind.most):
         return Step(name, None if kind.high else 0.0)
     try:
         strength = float(found[2])
-    except ValueError:  # a lone point
+    except ValueError:  # a lone point, or no number where one is needed
         strength = -1.0
-    if not kind.high or not kind.least <= strength <= kind.most or (kind.whole and strength % 1):
+    if not kind.most or not kind.least <= strength <= kind.most or (kind.whole and strength % 1):
         which = "a whole number" if kind.whole else "a number"
-        wanted = f"{which} from {kind.least:g} to {kind.most:g}" if kind.high else "nothing"
+        wanted = f"{which} from {kind.least:g} to {kind.most:g}" if kind.most else "nothing"
         raise ConfigError(f"degrade has {text!r}: {name} takes {wanted} after its name.")
     return Step(name, strength)
 
@@ -195,10 +210,24 @@ def _jpeg(images: Tensor, strengths: Tensor, seeds: Sequence[int]) -> Tensor:
 
 
 def _gray(images: Tensor, strengths: Tensor, seeds: Sequence[int]) -> Tensor:
-    if images.shape[1] < 3:
-        return images
-    luma = torch.tensor(_LUMA, device=images.device)[:, None, None]
-    return torch.cat([(images[:, :3] * luma).sum(1, keepdim=True), images[:, 3:]], 1)
+    return torch.cat([luma(images[:, :3]), images[:, 3:]], 1) if images.shape[1] >= 3 else images
+
+
+def _shrink(images: Tensor, strengths: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Average over squares; strengths: the side of a square, the same for all images."""
+    scale = int(strengths[0])
+    return weighted_by_alpha(images, lambda images: averaged(images, scale))
+
+
+def luma(colours: Tensor) -> Tensor:
+    """Return the grey values `[n, 1, h, w]` of red, green and blue `[n, 3, h, w]`."""
+    weights = torch.tensor(_LUMA, device=colours.device, dtype=colours.dtype)[:, None, None]
+    return (colours * weights).sum(1, keepdim=True)
+
+
+def averaged(images: Tensor, scale: int) -> Tensor:
+    """Average each square of `scale` by `scale` pixels of `[n, c, h, w]`; sides are rounded up."""
+    return F.avg_pool2d(images, scale, ceil_mode=True) if scale > 1 else images
 
 
 _APPLY: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
@@ -207,4 +236,5 @@ _APPLY: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
     "noise": _noise,
     "jpeg": _jpeg,
     "gray": _gray,
+    "shrink": _shrink,
 }

@@ -23,6 +23,7 @@ REGISTRY = {
     "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
     "transformer": ("danqing.families.transformer_sampling", "TransformerFamily", "TransformerConfig"),
     "flow": ("danqing.families.flow_sampling", "FlowSampler", "FlowConfig"),
+    "regression": ("danqing.families.regression", "Regression", "RegressionConfig"),
     "translation": ("danqing.families.translation", "TranslationModel", "TranslationConfig"),
 }
 """Module, class and configuration class of each family of our own; these names win over other packages'."""

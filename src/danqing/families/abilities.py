@@ -239,6 +239,20 @@ class Varies(Protocol):
 
 
 @runtime_checkable
+class TakesNoise(Protocol):
+    """A family whose `fill`, `vary` or `translate` can be told the noise of each place.
+
+    They take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`, instead of those that the
+    seeds give. Windows of one large image thus share the noise where they overlap.
+    """
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Return (channels, rows, columns); rows and columns divide the image into equal places."""
+        ...
+
+
+@runtime_checkable
 class Translates(Protocol):
     """A family that learned to turn source images into others, from pairs or from two domains."""
 
@@ -274,6 +288,21 @@ class Relabels(Protocol):
         options: those of `sample`.
         """
         ...
+
+
+@runtime_checkable
+class IsConvolutional(Protocol):
+    """A family of convolutions alone, whose `translate` takes images of any size.
+
+    receptive_radius: how many pixels of the source away a result may depend on, at most.
+    stride: results move with the source where that moves by a multiple of this.
+    """
+
+    @property
+    def receptive_radius(self) -> int: ...
+
+    @property
+    def stride(self) -> int: ...
 
 
 @runtime_checkable

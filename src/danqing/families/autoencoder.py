@@ -6,48 +6,36 @@ the verdict of a discriminator on patches (Esser et al. 2021).
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.families.adversarial import LOSSES, Loss, squared_gradients
-from danqing.families.base import Batch, Family, FamilyConfig, Losses, Phase
+from danqing.families.base import Batch, Losses, Phase
+from danqing.families.patch_verdict import DISCRIMINATOR as DISCRIMINATOR
+from danqing.families.patch_verdict import HasPatchVerdict, PatchVerdictConfig
 from danqing.nets.patchgan import PatchDiscriminator
 
-PHASE, DISCRIMINATOR = "autoencoder", "discriminator"
-_LARGEST_RATIO = 1e4
+PHASE = "autoencoder"
 
 
-class AutoencoderConfig(FamilyConfig):
+class AutoencoderConfig(PatchVerdictConfig):
     """Settings of the terms beside the likeness of pixels.
 
     perceptual: the weight of the distance in the features of `perceptual_network`.
-    adversarial: the weight of the adversarial loss, 0 for none; where `adversarial_adaptive`, relative to the
-        gradient of the other terms. The discriminator starts to learn after `adversarial_start_images`, and
-        its weight rises over `adversarial_warmup_images` more, so that it has learned something before it
-        counts.
+    adversarial_start_images: after how many images the discriminator starts to learn. Its weight rises over
+        `adversarial_warmup_images` more, so that it has learned something before it counts.
     """
 
     perceptual: float = Field(0.0, ge=0)
     perceptual_network: str = "efficientnet-lite0"
-    adversarial: float = Field(0.0, ge=0)
-    adversarial_loss: Loss = "hinge"
-    adversarial_adaptive: bool = True
     adversarial_start_images: int = Field(50_000, ge=0)
     adversarial_warmup_images: int = Field(25_000, ge=0)
-    discriminator_features: int = Field(64, ge=4, le=1024)
-    discriminator_layers: int = Field(2, ge=1, le=6)
-    discriminator_learning_rate_scale: float = Field(1.0, gt=0)
-    r1: float = Field(0.0, ge=0)
 
 
-class Autoencoder(Family):
+class Autoencoder(HasPatchVerdict):
     """A family that encodes and decodes images, perhaps with a discriminator."""
-
-    training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
 
     config: AutoencoderConfig
     decoder: nn.Module
@@ -72,6 +60,11 @@ class Autoencoder(Family):
         self._images = images
 
     @property
+    def last_layer(self) -> nn.Module:
+        last: nn.Module = self.decoder.last  # type: ignore[assignment]
+        return last
+
+    @property
     def adversarial_weight(self) -> float:
         """Return the weight of the adversarial loss so far."""
         config, since = self.config, self._images - self.config.adversarial_start_images
@@ -86,19 +79,7 @@ class Autoencoder(Family):
 
     def phases_of(self, *modules: str) -> tuple[Phase, ...]:
         """Return the phases, of which the first trains these children."""
-        learning = (Phase(PHASE, modules),)
-        scale = self.config.discriminator_learning_rate_scale
-        judging = (Phase(DISCRIMINATOR, ("discriminator",), learning_rate_scale=scale),)
-        return learning + judging if self.config.adversarial else learning
-
-    def build_discriminator(self) -> PatchDiscriminator | None:
-        """Build the discriminator with fresh weights, after all other children."""
-        config = self.config
-        if not config.adversarial:
-            return None
-        return PatchDiscriminator(
-            config.channels, features=config.discriminator_features, layers=config.discriminator_layers
-        )
+        return self.phases_with(Phase(PHASE, modules))
 
     def with_other_terms(
         self, likeness: Tensor, decoded: Tensor, images: Tensor, logged: dict[str, Tensor]
@@ -113,10 +94,9 @@ class Autoencoder(Family):
             likeness = likeness + self.config.perceptual * logged["perceptual"]
         if not self.adversarial_weight:
             return likeness, likeness.new_zeros(())
-        verdict = self._verdict(decoded, images)
-        ratio = self._gradient_ratio(likeness, verdict) if self.config.adversarial_adaptive else 1.0
-        weight = self.adversarial_weight * ratio
-        logged |= {"adversarial": verdict, "adversarial_weight": torch.as_tensor(weight)}
+        verdict = self.verdict_on(decoded, images)
+        weight = self.verdict_weight(likeness, verdict, self.adversarial_weight)
+        logged |= {"adversarial": verdict, "adversarial_weight": weight}
         return likeness, weight * verdict
 
     def _perceptual(self, decoded: Tensor, images: Tensor) -> Tensor:
@@ -130,40 +110,10 @@ class Autoencoder(Family):
         parts = [(a - b).square().sum(1).mean() for a, b in zip(found, wanted, strict=True)]
         return torch.stack(parts).mean()
 
-    def _verdict(self, decoded: Tensor, images: Tensor) -> Tensor:
-        """Compute the generator's side of the adversarial loss."""
-        assert self.discriminator is not None
-        kind = LOSSES[self.config.adversarial_loss]
-        fake = self.discriminator(decoded)
-        real = self.discriminator(images).detach() if kind.pairs else fake
-        return kind.generator(real, fake)
-
-    def _gradient_ratio(self, likeness: Tensor, verdict: Tensor) -> Tensor:
-        """Compute the ratio of the lengths of both gradients at the decoder's last layer.
-
-        Esser et al. 2021, equation 7.
-        """
-        last = self.decoder.last
-        assert isinstance(last, nn.Conv2d | nn.Linear)
-        lengths = [
-            torch.autograd.grad(term, last.weight, retain_graph=True)[0].float().norm()
-            for term in (likeness, verdict)
-        ]
-        ratio: Tensor = lengths[0] / (lengths[1] + 1e-6)
-        return ratio.clamp(0, _LARGEST_RATIO).detach()
-
-    def discriminator_loss(self, batch: Batch) -> Losses:
+    def judged_loss(self, batch: Batch) -> Losses:
         """Compute the loss of the discriminator, which is 0 before it starts."""
-        assert self.discriminator is not None
-        if self._images < self.config.adversarial_start_images:  # no gradient: it stays as it is
-            return Losses(0.0 * self.discriminator.last.bias.sum())  # type: ignore[union-attr]
-        images = batch.images
+        if self._images < self.config.adversarial_start_images:
+            return self.resting_loss()
         with torch.no_grad():
             decoded = self.rebuilt(batch).float()
-        real, fake = self.discriminator(torch.cat([images, decoded])).chunk(2)
-        loss = LOSSES[self.config.adversarial_loss].discriminator(real, fake)
-        logged = {"verdict": loss, "wins": (real > fake).float().mean()}
-        if self.config.r1:
-            logged["r1"] = squared_gradients(self.discriminator, images).mean()
-            loss = loss + self.config.r1 * logged["r1"]
-        return Losses(loss, {name: value.detach() for name, value in logged.items()})
+        return self.discriminator_loss(decoded, batch.images)

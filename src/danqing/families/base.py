@@ -135,6 +135,12 @@ class Learner(nn.Module):
         images: how many have been seen; the state must follow from this number alone.
         """
 
+    def on_share(self, share: float) -> None:
+        """Prepare for the next training step, for what begins late in a run.
+
+        share: how much of the run is over, in [0, 1]; the state must follow from this number alone.
+        """
+
     def on_burn_in(self, progress: float) -> None:
         """Prepare for the next training step, for a burn-in.
 

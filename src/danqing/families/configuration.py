@@ -28,7 +28,9 @@ class FamilyConfig(BaseModel):
     attributes: the columns that the model reads.
     attribute_examples: the attributes of some training images, evenly drawn; attributes that are not
         requested are drawn from them.
-    source_channels: of the source image that the model reads, 0 where it reads none.
+    source_channels: of the source image that the model reads, 0 where it reads none. source_scale: how many
+        times smaller it is than its target. source_is_average: whether its values are averages of those of
+        the target, so that a result must average to it.
     grow: train on small images first, in a network that grows: the shorter side of the images of each phase,
         ascending, such as [16, 32, 64]; the last is the whole size. Empty is no growing.
     """
@@ -49,6 +51,8 @@ class FamilyConfig(BaseModel):
             "attributes",
             "attribute_examples",
             "source_channels",
+            "source_scale",
+            "source_is_average",
         }
     )
 
@@ -67,6 +71,8 @@ class FamilyConfig(BaseModel):
     attributes: tuple[Attribute, ...] = ()
     attribute_examples: tuple[Example, ...] = ()
     source_channels: int = Field(0, ge=0, le=4)
+    source_scale: int = Field(1, ge=1, le=256)
+    source_is_average: bool = False
     grow: tuple[int, ...] = ()
 
     @model_validator(mode="after")
@@ -124,6 +130,11 @@ class FamilyConfig(BaseModel):
     def check_shape(self) -> None:
         """Raise ConfigError if settings do not suit the images' shape."""
         assert self.grow_levels
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """Return the (width, height) of the source image of an image of the model's size."""
+        return -(-self.width // self.source_scale), -(-self.height // self.source_scale)
 
     @property
     def dimensions(self) -> int:

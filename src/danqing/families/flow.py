@@ -34,6 +34,8 @@ from danqing.images import with_channels
 from danqing.nets.flow.conditioned import ConditionedNet
 from danqing.nets.flow.conditioning import TextTokens
 from danqing.nets.flow.contract import FlowShape, Given, Net
+from danqing.nets.layers import crop
+from danqing.nets.restoration import enlarged_cubic
 from danqing.precision import Precision, autocast
 from danqing.text.encoders import shared_encoder
 
@@ -335,7 +337,7 @@ class FlowModel(LatentStage, HasGuide, Grows):
                 mask, known = condition.mask, condition.image * (1 - condition.mask)
             parts += [known, mask]
         if config.pairs:
-            parts.append(self.source(condition))
+            parts.append(self.source(condition, size))
         return torch.cat(parts, dim=1) if parts else None
 
     def start(self, condition: Condition, noise: Tensor) -> Tensor:
@@ -345,13 +347,14 @@ class FlowModel(LatentStage, HasGuide, Grows):
         """
         if not self.config.pairs:
             return noise
-        return self.source(condition) + self.config.source_noise * noise
+        return self.source(condition, noise.shape[-2:]) + self.config.source_noise * noise
 
-    def source(self, condition: Condition) -> Tensor:
-        """Return the source images with the channels of the target."""
+    def source(self, condition: Condition, size: Sequence[int]) -> Tensor:
+        """Return the source images with a (height, width) and the channels of their targets."""
         if condition.image is None:
             raise ConfigError("This model turns one image into another: give it a source image.")
-        return with_channels(condition.image, self.config.channels)
+        large = crop(enlarged_cubic(condition.image, self.config.source_scale), (size[0], size[1]))
+        return with_channels(large, self.config.channels)
 
     def predict(
         self, z: Tensor, t: Tensor, given: Given, precision: Precision, *, guide: bool = False

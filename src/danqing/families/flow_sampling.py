@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from danqing.errors import ConfigError
 from danqing.families import flow_growth, flow_inversion, paths, samplers
 from danqing.families.abilities import OnStep, Preview
+from danqing.families.back_projection import projected
 from danqing.families.base import Batch, Condition, Learner
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
 from danqing.families.seamless import Tiling
-from danqing.images import SizeRange
+from danqing.images import SizeRange, mean_outside
 from danqing.nets.flow.conditioned import joined
 from danqing.nets.flow.contract import Given
 from danqing.nets.layers import enlarged, shrunk
@@ -55,11 +56,13 @@ class FlowSampler(FlowModel):
         seeds: Sequence[int],
         on_step: OnStep | None = None,
         size: tuple[int, int] | None = None,
+        noise: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """Carry noise to an image per seed.
 
         size: (width, height) of the images, by default the model's own.
+        noise: standard normal values instead of those that the seeds give.
         sampler, num_steps: how the velocity is followed.
         time_shift: above 1 more steps are spent near noise.
         guidance: what guidance leads away from, no "condition" or the early "guide".
@@ -69,10 +72,10 @@ class FlowSampler(FlowModel):
         A network that has not grown to the whole size yet samples small images, which are enlarged.
         Raises ConfigError.
         """
-        chosen = self._checked(options)
+        chosen, noise = self._checked(options), self._noise(seeds, size) if noise is None else noise
         if self.config.grow and self.level:
-            return self._sample_small(condition, seeds, size, on_step, chosen)
-        start = self.start(condition, self._noise(seeds, size))
+            return self._sample_small(condition, seeds, noise, on_step, chosen)
+        start = self.start(condition, noise)
         velocity = self._velocity(condition, start.shape, chosen)
         return self._follow(velocity, start, 0.0, seeds, on_step, chosen)
 
@@ -80,12 +83,15 @@ class FlowSampler(FlowModel):
         self,
         condition: Condition,
         seeds: Sequence[int],
-        size: tuple[int, int] | None,
+        noise: Tensor,
         on_step: OnStep | None,
         chosen: Mapping[str, Any],
     ) -> Tensor:
-        """Sample at the size that the network has grown to, and enlarge the images."""
-        level, noise = int(self.level), self._noise(seeds, size)
+        """Sample at the size that the network has grown to, and enlarge the images.
+
+        noise: of the whole size.
+        """
+        level = int(self.level)
 
         def whole(images: Tensor) -> Tensor:
             return enlarged(images, level, (noise.shape[-2], noise.shape[-1]))
@@ -224,6 +230,11 @@ class FlowSampler(FlowModel):
 class FlowEditor(FlowSampler):
     """A flow model that also fills and varies images."""
 
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Return the shape of the noise of an image."""
+        return self.codec.latent_shape
+
     def fill(
         self,
         images: Tensor,
@@ -231,6 +242,7 @@ class FlowEditor(FlowSampler):
         condition: Condition,
         *,
         seeds: Sequence[int],
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
@@ -241,7 +253,7 @@ class FlowEditor(FlowSampler):
         2022, without resampling).
         options: as of `sample`.
         """
-        chosen, noise = self._checked(options), self._noise(seeds)
+        chosen, noise = self._checked(options), self._noise(seeds) if noise is None else noise
         condition = replace(condition, image=images, mask=mask)
         velocity = self._velocity(condition, noise.shape, chosen)
         if not self.config.mask_share:
@@ -260,6 +272,7 @@ class FlowEditor(FlowSampler):
         *,
         seeds: Sequence[int],
         strength: float,
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
@@ -268,7 +281,8 @@ class FlowEditor(FlowSampler):
         strength: sampling starts at the time 1 - strength.
         options: as of `sample`.
         """
-        chosen, noise, latents = self._checked(options), self._noise(seeds), self.latents_of(images)
+        chosen, latents = self._checked(options), self.latents_of(images)
+        noise = self._noise(seeds) if noise is None else noise
         if strength == 0:
             return self.images_of(latents)
         begin = 1 - strength
@@ -284,12 +298,14 @@ class FlowEditor(FlowSampler):
         *,
         seeds: Sequence[int],
         strength: float = 1.0,
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
         """Follow the flow from images back under one condition, and to images again under another.
 
         strength: the way back ends at the time 1 - strength; 1 is noise.
+        noise: of the beginning of the way back, `[n, *noise_shape]` instead of that of the seeds.
         options: as of `sample`. Guidance acts on the way to the new images alone.
         Raises ConfigError for a sampler that cannot go back.
         """
@@ -298,6 +314,7 @@ class FlowEditor(FlowSampler):
         if strength == 0:
             return self.images_of(latents)
         steps, end = chosen["num_steps"], 1 - strength
+        noise = self._noise(seeds) if noise is None else noise
 
         def back(done: int, _: int, preview: Preview) -> None:
             if on_step is not None:
@@ -311,7 +328,7 @@ class FlowEditor(FlowSampler):
             chosen["sampler"],
             self._velocity(source, latents.shape, {**chosen, "guidance_scale": 1.0}),
             latents,
-            normal(seeds, latents.shape[1:], device=latents.device),
+            noise,
             end=end,
             steps=steps,
             shift=chosen["time_shift"],
@@ -385,10 +402,8 @@ class LatentFlow(FlowEditor):
         A latent depends on pixels around its own. What the mask covers is therefore replaced by the mean of
         the rest before it is encoded, and the places beside a covered one are generated too.
         """
-        seen = 1 - mask
-        mean = (images * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
         covered = F.adaptive_max_pool2d(mask, noise.shape[-2:])
-        latents = self.latents_of(torch.where(mask > 0, mean, images))
+        latents = self.latents_of(torch.where(mask > 0, mean_outside(images, mask), images))
         return latents, noise, F.max_pool2d(covered, 3, stride=1, padding=1)
 
 
@@ -397,12 +412,43 @@ class FlowTranslator(FlowSampler):
 
     has_prior: ClassVar[bool] = False
 
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Return the shape of the noise of an image of the model's size."""
+        width, height = (side * self.config.source_scale for side in self.config.source_size)
+        return self.config.channels, height, width
+
+    def sample(
+        self,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        size: tuple[int, int] | None = None,
+        noise: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Carry the noisy source image of a condition to its target, for each seed.
+
+        The images are `source_scale` times as large as their sources, and average to them if those of the
+        training images did.
+        options: as of `FlowSampler.sample`.
+        """
+        source, scale = condition.image, self.config.source_scale
+        if source is not None:
+            size = (scale * source.shape[3], scale * source.shape[2])
+        images = super().sample(condition, seeds=seeds, on_step=on_step, size=size, noise=noise, **options)
+        if source is None or not self.config.source_is_average:
+            return images
+        return projected(images, source, scale)
+
     def translate(
         self,
         source: Tensor,
         condition: Condition,
         *,
         seeds: Sequence[int],
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
@@ -410,4 +456,5 @@ class FlowTranslator(FlowSampler):
 
         options: as of `sample`.
         """
-        return self.sample(replace(condition, image=source), seeds=seeds, on_step=on_step, **options)
+        condition = replace(condition, image=source)
+        return self.sample(condition, seeds=seeds, noise=noise, on_step=on_step, **options)

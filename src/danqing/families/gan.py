@@ -1,5 +1,6 @@
 """Generative adversarial networks: a generator makes images, a discriminator tells them from real ones."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -12,6 +13,7 @@ from danqing.errors import ConfigError
 from danqing.families.abilities import Grows
 from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, scaled_gamma, squared_gradients
 from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
+from danqing.families.latent_search import CANDIDATES, STEPS, find_latents
 from danqing.nets.diffaugment import Augmentation, augment
 from danqing.nets.gan_contract import GANShape
 from danqing.nets.gan_modern import LevelShape, ModernGenerator
@@ -209,8 +211,63 @@ class GAN(Family, Grows):
                 f"A GAN has no sampling option {', '.join(options)}: it takes truncation alone."
             )
         check(truncation=truncation)
-        device = next(self.generator.parameters()).device
-        latents = normal(seeds, (self.config.latents,), device=device) * truncation
+        return self._images(self._noise(seeds) * truncation, condition)
+
+    def fill(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        num_steps: int = STEPS,
+    ) -> Tensor:
+        """Fill in a part of the generated image that is most like the rest.
+
+        num_steps: of the search for its latents, which begins at latents of the seed.
+        """
+        latents = self._latents_of(images, 1 - mask, condition, seeds, num_steps)
+        return torch.where(mask > 0, self._images(latents, condition), images)
+
+    def vary(
+        self,
+        images: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        strength: float,
+        num_steps: int = STEPS,
+    ) -> Tensor:
+        """Generate from the images' own latents, moved towards fresh ones.
+
+        The step keeps the latents normal: it is that of the preconditioned Crank-Nicolson proposal (Cotter et
+            al. 2013).
+        num_steps: as of `fill`.
+        """
+        latents = self._latents_of(images, torch.ones_like(images[:, :1]), condition, seeds, num_steps)
+        moved = math.sqrt(1 - strength**2) * latents + strength * self._noise(seeds)
+        return self._images(moved, condition)
+
+    def _noise(self, seeds: Sequence[int]) -> Tensor:
+        """Return the latents that seeds sample, `[n, latents]`."""
+        return normal(seeds, (self.config.latents,), device=next(self.generator.parameters()).device)
+
+    def _latents_of(
+        self, images: Tensor, known: Tensor, condition: Condition, seeds: Sequence[int], num_steps: int
+    ) -> Tensor:
+        """Search for the latents of images `[n, c, h, w]` whose pixels are `known` `[n, 1, h, w]`."""
+        check(num_steps=num_steps)
+        own = self._noise(seeds)
+        others = normal(
+            seeds, (CANDIDATES - 1, self.config.latents), purpose="candidates", device=own.device
+        ).transpose(0, 1)
+        candidates = torch.cat([own[None], others])
+        return find_latents(
+            lambda latents: self._images(latents, condition), images, known, candidates, steps=num_steps
+        )
+
+    def _images(self, latents: Tensor, condition: Condition) -> Tensor:
+        """Generate images of the whole size, enlarged while the network is still growing."""
         if not self.config.grow:
             images: Tensor = self.generator(latents, condition)
             return images

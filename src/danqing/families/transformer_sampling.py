@@ -80,14 +80,29 @@ class TransformerFamily(TransformerLearner):
         """
         return self._write(condition, self._codes_outside(condition), seeds, on_step, options)
 
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Return the shape of the noise: the first channel chooses places, the others draw codes."""
+        rows, columns, depth = self.codec.code_shape
+        return depth + 1, rows, columns
+
     def fill(
-        self, images: Tensor, mask: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
+        self,
+        images: Tensor,
+        mask: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        noise: Tensor | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
     ) -> Tensor:
         """Write the codes of each place that a mask touches again.
 
         options: as of `sample`.
         """
-        return self.sample(replace(condition, image=images, mask=mask), seeds=seeds, **options)
+        condition = replace(condition, image=images, mask=mask)
+        return self._write(condition, self._codes_outside(condition), seeds, on_step, options, noise)
 
     def vary(
         self,
@@ -96,6 +111,7 @@ class TransformerFamily(TransformerLearner):
         *,
         seeds: Sequence[int],
         strength: float,
+        noise: Tensor | None = None,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
@@ -104,9 +120,12 @@ class TransformerFamily(TransformerLearner):
         options: as of `sample`.
         """
         codes = self.codec.tokenize(images)  # [n, rows, columns, depth]
-        again = uniform(seeds, codes.shape[1:3], purpose="places", device=codes.device) < strength
+        if noise is None:
+            again = uniform(seeds, codes.shape[1:3], purpose="places", device=codes.device) < strength
+        else:
+            again = _uniforms(noise[:, 0]) < strength
         given = codes.masked_fill(again[..., None], self.codec.vocabulary).flatten(1)
-        return self._write(condition, given, seeds, on_step, options)
+        return self._write(condition, given, seeds, on_step, options, noise)
 
     def _write(
         self,
@@ -115,10 +134,11 @@ class TransformerFamily(TransformerLearner):
         seeds: Sequence[int],
         on_step: OnStep | None,
         options: Mapping[str, Any],
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Write images from given codes `[n, N]`, where those to write have the id `vocabulary`.
 
-        given: None where all are to be written.
+        given: None where all are to be written. noise: `[n, *noise_shape]` instead of that of the seeds.
         """
         chosen = complete(options, self.sample_defaults(), f"A {self.config.order} transformer")
         sampling = self._sampling(chosen)
@@ -127,7 +147,10 @@ class TransformerFamily(TransformerLearner):
         device = self.prefix.absent.device
         codes = torch.full(shape, blank, device=device) if given is None else given
         prefix = self._prefixes(condition, count, guided=sampling.is_guided)
-        uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=device)
+        if noise is None:
+            uniforms = uniform(seeds, codes.shape[1:], purpose="codes", device=device)
+        else:
+            uniforms = _uniforms(noise[:, 1:].permute(0, 2, 3, 1).flatten(1))
         precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
         told, unknown = self._teller(condition, on_step), codes == blank
         if self.config.order == "raster":
@@ -254,6 +277,11 @@ class PixelTransformer(RasterTransformer):
         It is exact, whatever `samples`.
         """
         return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
+
+
+def _uniforms(noise: Tensor) -> Tensor:
+    """Turn standard normal values into uniform ones in [0, 1)."""
+    return torch.special.ndtr(noise).clamp(max=1 - 2**-24)
 
 
 def _halved(side: int, places: int) -> int:

@@ -219,6 +219,16 @@ class TranslationModel(Family):
         images: Tensor = self.generator(with_channels(source, self.config.channels)).clamp(-1, 1)
         return images
 
+    @property
+    def receptive_radius(self) -> int:
+        """Return how many pixels away a result may depend on, at most."""
+        return self.generator.receptive_radius
+
+    @property
+    def stride(self) -> int:
+        """Return by which multiples results move with the source."""
+        return self.generator.stride
+
     def _source(self, condition: Condition) -> Tensor:
         if condition.image is None:
             raise ConfigError("This model turns one image into another: give it a source image.")

@@ -22,6 +22,7 @@ from danqing.errors import ConfigError
 from danqing.families.autoencoder import DISCRIMINATOR, PHASE, Autoencoder, AutoencoderConfig
 from danqing.families.base import Alarm, Batch, Condition, Learner, Losses, Phase, nats_to_bits_per_dim
 from danqing.families.likelihoods import LikelihoodName, build_likelihood
+from danqing.images import mean_outside
 from danqing.nets.autoencoders import AutoencoderShape, Net, build_decoder, build_encoder
 from danqing.nets.grids import GridShape, VectorDecoder, VectorEncoder
 from danqing.nets.priors import FlowPrior, NormalPrior
@@ -29,6 +30,7 @@ from danqing.options import check
 from danqing.randomness import normal
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a latent is active where Var_x(E_q[z|x]) is more
+FILL_STEPS = 8
 _LOG_SCALE_LIMIT = 7.0
 
 
@@ -113,7 +115,7 @@ class VAE(Autoencoder):
             )
         else:
             self.prior = NormalPrior(self.latent_count, labels, config.attributes)
-        self.discriminator = self.build_discriminator()
+        self.discriminator = self.build_discriminator(config.channels)
 
     def _build_nets(self) -> tuple[nn.Module, nn.Module, int]:
         """Return encoder, decoder and the number of latents of an image."""
@@ -151,7 +153,7 @@ class VAE(Autoencoder):
         configured. The logged bits_per_dim have beta = 1; squared_error is of values in [0, 1].
         """
         if phase.name == DISCRIMINATOR:
-            return self.discriminator_loss(batch)
+            return self.judged_loss(batch)
         condition = batch.condition
         mean, log_scale = self.posterior(batch.images, condition)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
@@ -272,6 +274,37 @@ class VAE(Autoencoder):
         moved = math.sqrt(1 - strength**2) * noise + strength * fresh
         return self.decode(self.prior.from_noise(moved, condition), condition)
 
+    def fill(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        num_steps: int = FILL_STEPS,
+    ) -> Tensor:
+        """Encode, draw latents, decode and put the rest back, several times.
+
+        This Markov chain approaches the model's distribution of the covered part given the rest (Rezende et
+            al. 2014, appendix F). The last step decodes the posterior's mean.
+        num_steps: how often.
+        """
+        check(num_steps=num_steps)
+        filled = self._first_guess(images, mask, condition, seeds)
+        for step in range(num_steps):
+            mean, log_scale = self.posterior(torch.where(mask > 0, filled, images), condition)
+            if step < num_steps - 1:
+                noise = normal(seeds, mean.shape[1:], purpose=f"step {step}", device=mean.device)
+                mean = mean + log_scale.exp() * noise
+            filled = self.decode(mean, condition)
+        return torch.where(mask > 0, filled, images)
+
+    def _first_guess(
+        self, images: Tensor, mask: Tensor, condition: Condition, seeds: Sequence[int]
+    ) -> Tensor:
+        """Return what is first put where a mask covers images."""
+        return self.sample(condition, seeds=seeds)
+
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
         """Compute the importance-weighted bound in bits per dimension, `[n]`.
@@ -344,6 +377,12 @@ class GridVAE(VAE):
     def latent_shape(self) -> tuple[int, int, int]:
         """Return channels, rows and columns."""
         return self.config.latents, *self._grid
+
+    def _first_guess(
+        self, images: Tensor, mask: Tensor, condition: Condition, seeds: Sequence[int]
+    ) -> Tensor:
+        """Return the mean colour of the rest, since its own samples show nothing."""
+        return mean_outside(images, mask).expand_as(images)
 
     @torch.no_grad()
     def compress(self, images: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class VQVAE(Autoencoder):
         self._grid = shape.grid
         self.encoder = GridEncoder(shape)
         self.decoder = GridDecoder(shape)
-        self.discriminator = self.build_discriminator()
+        self.discriminator = self.build_discriminator(config.channels)
 
     @property
     def vocabulary(self) -> int:
@@ -125,7 +125,7 @@ class VQVAE(Autoencoder):
         loss, and what else is configured. The logged squared_error is of values in [0, 1].
         """
         if phase.name == DISCRIMINATOR:
-            return self.discriminator_loss(batch)
+            return self.judged_loss(batch)
         quantized = self.quantizer(self.encoder(batch.images), rng)
         decoded = self.decoder(quantized.latents).float()
         error = (decoded - batch.images).square().mean()

@@ -152,12 +152,14 @@ def convert(
     return pixels if depth == 8 else deepened(pixels)
 
 
-def read(source: bytes | str | Path | Frame) -> Image.Image | Deep:
+def read(source: bytes | str | Path | Frame, *, own_colours: bool = False) -> Image.Image | Deep:
     """Decode an image upright, in its own size, mode and depth.
 
+    own_colours: whether RGB and grey stay in the colour space of the file's profile; otherwise they become
+        sRGB.
     Raises DataError.
     """
-    return _read(source, None, MAX_PIXELS, MAX_BYTES)
+    return _read(source, None, MAX_PIXELS, MAX_BYTES, own_colours=own_colours)
 
 
 def deep_values(source: bytes | Path | Frame) -> Deep | None:
@@ -256,7 +258,12 @@ def opened(
 
 
 def _read(
-    source: bytes | str | Path | Frame, size: tuple[int, int] | None, max_pixels: int, max_bytes: int
+    source: bytes | str | Path | Frame,
+    size: tuple[int, int] | None,
+    max_pixels: int,
+    max_bytes: int,
+    *,
+    own_colours: bool = False,
 ) -> Image.Image | Deep:
     content, frame = _content(source, max_bytes)
 
@@ -269,12 +276,14 @@ def _read(
             return medical.read_dicom(content, frame, max_pixels)
         if kind == "JPEG XL" and is_installed("scans"):
             return scans.read_jpeg_xl(content, max_pixels)
-        return _pillow_or_scans(content, size, max_pixels)
+        return _pillow_or_scans(content, size, max_pixels, own_colours=own_colours)
 
     return _explained(content, read)
 
 
-def _pillow_or_scans(content: bytes, size: tuple[int, int] | None, max_pixels: int) -> Image.Image | Deep:
+def _pillow_or_scans(
+    content: bytes, size: tuple[int, int] | None, max_pixels: int, *, own_colours: bool = False
+) -> Image.Image | Deep:
     try:
         image = opened(content, max_pixels=max_pixels)
     except DataError:
@@ -301,7 +310,8 @@ def _pillow_or_scans(content: bytes, size: tuple[int, int] | None, max_pixels: i
     turn = metadata.orientation(image, content)
     if image.mode in _DEEP_MODES:
         return _upright(_deep(image, content), turn)
-    return _upright(metadata.to_srgb(image), turn)
+    is_kept = own_colours and image.mode not in ("CMYK", "LAB")
+    return _upright(image if is_kept else metadata.to_srgb(image), turn)
 
 
 def _upright(image: Image.Image | Deep, turn: int) -> Image.Image | Deep:

@@ -11,6 +11,10 @@ from danqing.model import conditions
 from danqing.quantities import number
 
 _MAX_LABELS = 40
+NOT_MEDICAL = (
+    "This model is not a medical device. It changes images and may add or remove what matters in them: do "
+    "not diagnose from its results."
+)
 
 
 def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,6 +78,10 @@ def card(
     if can_sample:
         others = "resampled from these" if info.get("other_sizes", True) else "refused"
         lines.append(f"- Other sizes: {others}")
+    if trained.get("task"):
+        lines.append(f"- Task: {_plain(trained['task'])}")
+    if degrade := data.get("prepared", {}).get("degrade"):
+        lines.append(f"- Steps that made its source images: {_plain(degrade)}")
     if info["labels"]:
         shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])
         lines.append(f"- Labels: {shown}{', …' if len(info['labels']) > _MAX_LABELS else ''}")
@@ -109,6 +117,8 @@ def card(
             f"![Samples, each with the training images nearest to it]({neighbours})",
         ]
     lines += ["", "## Limits", ""]
+    if trained.get("task") == "enhance":
+        lines += [NOT_MEDICAL, ""]
     lines.append(
         "The model knows only what its training images show, may repeat some of them, and carries the "
         "terms of their licence."

@@ -74,19 +74,20 @@ def sample_in_chunks(
 
 
 def pixels_of(
-    images: Images, config: FamilyConfig, device: torch.device, channels: int = 0
+    images: Images, config: FamilyConfig, device: torch.device, *, of_source: bool = False
 ) -> Callable[[list[int]], Tensor]:
     """Return a function that gives some images as floats.
 
     They are `[n, c, h, w]` on a device.
-    channels: that the images must have; 0 is those of the model.
-    Raises ConfigError where they do not have these, or not the size of the model.
+    of_source: whether they are source images, which may have another size and other channels.
+    Raises ConfigError where they do not have the size and the channels of the model.
     """
-    channels = channels or config.channels
+    width, height = config.source_size if of_source else (config.width, config.height)
+    channels = (config.source_channels if of_source else 0) or config.channels
     pixels = torch.from_numpy(np.ascontiguousarray(images.array))  # images[::-1] is a view
-    if tuple(pixels.shape[1:]) != (config.height, config.width, channels):
+    if tuple(pixels.shape[1:]) != (height, width, channels):
         raise ConfigError(
-            f"This model takes images of {config.width}x{config.height} with {channels} channels, "
+            f"This model takes images of {width}x{height} with {channels} channels, "
             f"and these have {pixels.shape[2]}x{pixels.shape[1]} with {pixels.shape[3]}: resize them first."
         )
     return lambda rows: to_float(pixels[rows]).to(device)

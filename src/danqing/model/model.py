@@ -29,6 +29,7 @@ from danqing.model.card import describe
 from danqing.model.chunks import OnPainting, pixels_of, sample_in_chunks
 from danqing.model.conditions import Label, Prompt, count_images, drawn_condition, given_condition
 from danqing.model.verb_options import STRENGTH
+from danqing.nets.layers import crop
 from danqing.options import Verb
 
 
@@ -249,52 +250,61 @@ class Model(Analysis):
     ) -> Images:
         """Turn each source image into the image that belongs to it.
 
+        images: of the size of the model's source images, `family.config.source_size`.
         source_label: what the images show, for a model that learned images with labels and not from source
             images; `label` is what they will show, and `strength` (1 by default) how much may change.
         Other arguments are those of `vary`. Raises ConfigError where the model cannot.
         """
         family, count = self.family, len(images)
-        if source_label is not None:
-            config = family.config
-            source = given_condition(config, count, source_label, prompt, attributes=attributes)
-            target = given_condition(config, count, label, prompt, negative_prompt, attributes)
-            return self._relabel(images, source, target, seed, seeds, on_step, options)
-        if not isinstance(family, Translates):
-            if isinstance(family, Relabels) and self.labels:
-                raise ConfigError(
-                    "This model learned images with labels: say which label the images have "
-                    "(source_label, --from) and which one they will have (label, --to)."
-                )
-            raise self._cannot("turn one image into another", Translates)
-        pixels = pixels_of(images, family.config, self.device, family.config.source_channels)
+        self.check_translates(source_label)
         chosen = conditions.image_seeds(count, seed, seeds)
         condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
+        if source_label is not None:
+            source = given_condition(family.config, count, source_label, prompt, attributes=attributes)
+            return self._relabel(images, source, condition, chosen, on_step, options)
+        assert isinstance(family, Translates)
+        pixels = pixels_of(images, family.config, self.device, of_source=True)
+        own = family.config.height, family.config.width
 
         def translate(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
-            return family.translate(pixels(rows), wanted, **given)
+            return crop(family.translate(pixels(rows), wanted, **given), own)
 
-        return self._sample("sample", translate, condition, chosen, options, on_step)
+        return self._sample("translate", translate, condition, chosen, options, on_step)
 
     def _relabel(
         self,
         images: Images,
         source: Condition,
         target: Condition,
-        seed: int,
-        seeds: Sequence[int] | None,
+        seeds: Sequence[int],
         on_step: OnPainting | None,
         options: Mapping[str, Any],
     ) -> Images:
         """Turn images that show one thing into images that show another."""
-        family, pixels, count = self.family, self._pixels(images), len(images)
-        if not isinstance(family, Relabels):
-            raise self._cannot("turn images of one label into images of another", Relabels)
-        chosen = conditions.image_seeds(count, seed, seeds)
+        family, pixels = self.family, self._pixels(images)
+        assert isinstance(family, Relabels)
 
         def relabel(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.relabel(pixels(rows), source[rows].to(self.device), wanted, **given)
 
-        return self._sample("relabel", relabel, target, chosen, options, on_step)
+        return self._sample("relabel", relabel, target, seeds, options, on_step)
+
+    def check_translates(self, source_label: Label = None) -> None:
+        """Raise ConfigError if the model cannot turn one image into another.
+
+        source_label: as of `translate`.
+        """
+        family = self.family
+        if source_label is not None and not isinstance(family, Relabels):
+            raise self._cannot("turn images of one label into images of another", Relabels)
+        if source_label is not None or isinstance(family, Translates):
+            return
+        if isinstance(family, Relabels) and self.labels:
+            raise ConfigError(
+                "This model learned images with labels: say which label the images have "
+                "(source_label, --from) and which one they will have (label, --to)."
+            )
+        raise self._cannot("turn one image into another", Translates)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """Return the labels that seeds draw where none are requested, `[n]`.

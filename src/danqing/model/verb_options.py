@@ -13,7 +13,7 @@ STRENGTH = 0.5
 """The default of `vary`: half way between the image and one that has nothing of it."""
 
 
-_ARGUMENTS = ("on_step", "size")
+_ARGUMENTS = ("on_step", "size", "noise")
 """Arguments of a family's methods that are not options of it."""
 
 

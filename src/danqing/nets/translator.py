@@ -26,7 +26,7 @@ class Translator(nn.Module):
     def __init__(self, channels: int, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
         self.widths, pairs = tuple(widths), list(itertools.pairwise(widths))
-        self.multiple = 2 ** len(pairs)
+        self.stride = 2 ** len(pairs)
         self.first = _convolution(channels, widths[0])
         self.down = nn.ModuleList(_convolution(fine, coarse, stride=2) for fine, coarse in pairs)
         self.blocks = nn.ModuleList(_Block(widths[-1], blocks) for _ in range(blocks))
@@ -44,9 +44,9 @@ class Translator(nn.Module):
         return (*self.widths, self.widths[-1])
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Return how many pixels away from a pixel its output depends on, at most."""
-        coarse = self.multiple
+        coarse = self.stride
         encoder = 1 + sum(2**level for level in range(len(self.down)))
         decoder = 1 + sum(2**level + 2 ** (level + 1) for level in range(len(self.up)))
         return encoder + 2 * len(self.blocks) * coarse + decoder + coarse
@@ -79,9 +79,7 @@ class Translator(nn.Module):
 
     def _encoded(self, images: Tensor) -> list[Tensor]:
         """Return the maps before the blocks, with sides in multiples of the coarsest pixel, two at least."""
-        height, width = (
-            max(-(-side // self.multiple), 2) * self.multiple - side for side in images.shape[-2:]
-        )
+        height, width = (max(-(-side // self.stride), 2) * self.stride - side for side in images.shape[-2:])
         x = F.pad(images, (0, width, 0, height), mode="replicate") if height or width else images
         maps = [self.first(x)]
         for down in self.down:

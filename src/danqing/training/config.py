@@ -20,6 +20,8 @@ from danqing.families.base import FamilyConfig, ReadsText
 from danqing.image_files.levels import is_range
 from danqing.training.ema import LONGEST, SHORTEST
 
+TaskName = Literal["upscale", "enhance", "translate", "colorize", "fill", "style"]
+"""What a model that edits images is for."""
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """A run is evaluated by default from this budget on, and from this number of images in its data on."""
 SHARED = {
@@ -84,7 +86,8 @@ class DataConfig(_Section):
     domains: "SOURCE:TARGET", two labels whose images do not belong together.
     attributes: columns of numbers, categories or vectors.
     attribute_examples: how many images' attributes the model keeps, to draw what is not requested.
-    degrade: steps such as "blur,down4,noise,jpeg" that make a source image of each image, instead of pairs.
+    degrade: steps such as "blur,down4,noise,jpeg" that make a source image of each image, instead of pairs;
+    "shrink4" with pairs says that their sources are a quarter as wide and high as their targets.
     augment: by default, what suits the data.
     """
 
@@ -105,10 +108,12 @@ class DataConfig(_Section):
     def _is_in_order(self) -> Self:
         if self.range is not None and not is_range(self.range):
             raise ValueError("range needs two numbers, the lower one first")
-        if self.degrade and self.pairs:
-            raise ValueError("pairs have their source images: leave degrade or pairs out")
         if self.degrade:
-            Degradation(self.degrade)
+            kinds = {step.kind for step in Degradation(self.degrade).steps}
+            if self.pairs and kinds != {"shrink"}:
+                raise ValueError(
+                    "pairs have their source images, which only shrink may change: leave degrade or pairs out"
+                )
         if self.domains and (self.degrade or self.pairs):
             raise ValueError("the source images of domains need no partners: leave degrade and pairs out")
         if self.domains:
@@ -206,6 +211,7 @@ class TokenizerConfig(_Section):
 class RunConfig(_Section):
     """Everything needed to repeat a run.
 
+    task: what the model is for, if it edits images; its card and the commands that use it depend on this.
     size: (width, height) in pixels.
     images, minutes: the budget, one of the two, for both stages together if there is a tokenizer.
     tokenizer: the first stage of a family that generates codes or latents; without one, such a family
@@ -213,6 +219,7 @@ class RunConfig(_Section):
     """
 
     description: str = ""
+    task: TaskName | Literal[""] = ""
     family: str
     source: str = ""
     size: tuple[int, int] | None = None
@@ -342,10 +349,7 @@ class RunConfig(_Section):
                 examples = tuple(example.model_copy(update={"label": -1}) for example in examples)
             shape |= {"attributes": dataset.attributes, "attribute_examples": examples}
         if self.model.reads_source:
-            made = self.data.degrade
-            shape["source_channels"] = (
-                Degradation(made).channels(dataset.channels) if made else dataset.channels
-            )
+            shape |= _of_source(dataset, self.data.degrade)
         known = {"training_images": len(dataset), "training_batch": self.batch_size}
         shape |= {name: value for name, value in known.items() if name in self.model.from_data}
         shape |= first_stage or {}
@@ -417,7 +421,7 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
     Changes that a resumed run allows, such as of its budget and its patience, are left out.
     """
     old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
-    free = {"images", "minutes", "description", "evaluation.patience_images"}
+    free = {"images", "minutes", "description", "task", "evaluation.patience_images"}
     free |= {f"{section}.{name}" for section in ("training", "tokenizer.settings.training") for name in FREE}
     return [
         f"{key}: {old.get(key)} → {new.get(key)}"
@@ -434,6 +438,18 @@ def _why_one_size(model: FamilyConfig) -> str:
             "size: give a size such as 64x64, or set data.buckets = false"
         )
     return cannot(model, "learn images of several sizes", SamplesSizes).rstrip(".")
+
+
+def _of_source(dataset: Dataset, degrade: str) -> dict[str, Any]:
+    """Return what the source images of some data are like."""
+    if not degrade:
+        return {"source_channels": dataset.channels}
+    made, is_opaque = Degradation(degrade), dataset.channels in (1, 3)
+    return {
+        "source_channels": made.channels(dataset.channels),
+        "source_scale": made.scale,
+        "source_is_average": made.is_average and is_opaque and not dataset.has_pairs,
+    }
 
 
 def _evenly(captions: Sequence[Sequence[str]], most: int) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ class Engine:
         if isinstance(self.learner, Grows) and len(levels) > 1:
             self.learner.level.fill_(level)
         self.learner.on_progress(images)
+        self.learner.on_share(min(1.0, images / max(total, 1)))
         burnt_in = burn_in.progress(self.config.schedule, images, total)
         self.learner.on_burn_in(burnt_in)
         factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)

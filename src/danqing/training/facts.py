@@ -81,6 +81,8 @@ def of_trained(
         "seed": config.seed,
         "data": _of_training_data(dataset, config, held),
     }
+    if config.task:
+        trained["task"] = config.task
     if config.training.ema_lengths:
         trained["ema_length"] = config.training.ema_lengths[0]
     if tokenizer:

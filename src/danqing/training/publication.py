@@ -9,20 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from danqing import families, weights
 from danqing.data import Dataset
+from danqing.data.degrade import Degradation, source_images
 from danqing.data.splits import Held
 from danqing.errors import DataError
 from danqing.evaluation import scores
 from danqing.evaluation.generated_images import remade, sources
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.families.abilities import Translates
-from danqing.families.base import Learner
+from danqing.families.base import FamilyConfig, Learner
 from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model import folder as model_folder
 from danqing.model.card import describe
 from danqing.model.model import Model
+from danqing.nets.layers import crop
 from danqing.randomness import generator
 from danqing.training.colour import channel_means
 from danqing.training.config import RunConfig
@@ -72,10 +75,17 @@ class Publisher:
         return np.concatenate([channel_means(dataset.images(rows[part]).numpy()) for part in batches])
 
     def write_real(self) -> None:
-        """Write the grid of real images."""
+        """Write the grid of real images; each source image stands beside its target."""
         path = self._folder.samples / "data.png"
         path.unlink(missing_ok=True)
-        self.real.save(path)
+        if not self._config.model.reads_source:
+            self.real.save(path)
+            return
+        rows = _drawn_rows(self._dataset, self._config.training.sample_images, self._config.seed)
+        steps, seed = self._config.data.degrade, self._config.seed
+        source = source_images(self._dataset, rows.tolist(), Degradation(steps) if steps else None, seed)
+        shown = _as_targets(source, self._config.model)
+        Images(np.concatenate([shown, self.real.array], axis=2)).save(path)
 
     def write_latest(self, model: Model, *, is_best: bool, in_brief: bool) -> tuple[Path, Images]:
         """Write a grid of samples; if `is_best`, write the model folder too.
@@ -122,9 +132,18 @@ class Publisher:
         if not isinstance(model.family, Translates):
             return Images(np.concatenate([originals, again], axis=2))
         source = torch.from_numpy(sources(model, self._originals, rows).array)
-        shown = to_uint8(with_channels(to_float(source), originals.shape[3])).numpy()
+        shown = _as_targets(to_float(source), self._config.model)
         targets = [] if model.family.config.reads_domains else [originals]
         return Images(np.concatenate([shown, again, *targets], axis=2))
+
+
+def _as_targets(source: Tensor, config: FamilyConfig) -> NDArray[np.uint8]:
+    """Return source images `[n, c, h, w]` in [-1, 1] with the size and channels of their targets.
+
+    Their pixels are repeated; the result is uint8 `[n, h, w, c]`.
+    """
+    large = source.repeat_interleave(config.source_scale, 2).repeat_interleave(config.source_scale, 3)
+    return to_uint8(with_channels(crop(large, (config.height, config.width)), config.channels)).numpy()
 
 
 def sample_grid(model: Model, config: RunConfig, options: Mapping[str, Any] | None = None) -> Images:

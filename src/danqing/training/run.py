@@ -18,6 +18,7 @@ from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
+from danqing.training import tasks
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig
 from danqing.training.config_reading import resolve
@@ -47,6 +48,7 @@ class Run:
     everything else of the second.
     ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
     translates: whether the model turns source images into others, and does not sample without them.
+    task: what it is for, "" if it is not an editor of images.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class Run:
     tokenizer: dict[str, Any] | None = None
     ema: dict[str, Any] | None = None
     translates: bool = False
+    task: str = ""
 
     @property
     def evaluation_share(self) -> float:
@@ -84,6 +87,8 @@ def train(
     data: str | Path,
     *,
     preset: str | None = None,
+    task: str | None = None,
+    mode: str | None = None,
     config: str | Path | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -101,7 +106,11 @@ def train(
     """Train a model on images; the same call again resumes the run.
 
     data: a folder, a file (zip, tar, Parquet, IDX) or a built-in name such as "emoji".
-    preset: "gan-32", unless a configuration file is given.
+    preset: "gan-32", unless a task or a configuration file is given.
+    task: what an editor of images is for, instead of a preset: a key of `training.tasks.TASKS`, such as
+    "upscale".
+    mode: how an editor computes, "regression" (one evaluation) or "flow" (a few); by default, the first that
+    the task has.
     config: a configuration file instead of a preset.
     out: the run folder, by default `runs/<data>-<preset>`.
     settings: further `key: value` pairs, as `--set` takes them.
@@ -119,6 +128,12 @@ def train(
     Ctrl-C saves the run and ends it after the current step. Raises DanqingError.
     """
     check_service(track)
+    if task is not None:
+        if preset is not None or config is not None:
+            raise ConfigError("A task chooses its preset: give task, preset or config.")
+        preset, settings = tasks.choose(task, mode, settings or {})
+    elif mode is not None:
+        raise ConfigError("mode is for a task such as upscale: give a task, or leave mode out.")
     if size == "auto":
         size, settings = None, {**(settings or {}), "data.buckets": True}
     budget = {"minutes": minutes, "images": images}
@@ -144,7 +159,9 @@ def train(
         wanted, dataset, held = open_data(data, wanted, folder, listener)
         listener.on_dataset(dataset.info.report)
         if wanted.data.degrade:
-            listener.on_message(f"Source images: {Degradation(wanted.data.degrade).in_words()}")
+            of_pairs = " of the pairs" if wanted.data.pairs else ""
+            made = Degradation(wanted.data.degrade).in_words()
+            listener.on_message(f"Source images{of_pairs}: {made}")
         folder.check_images(dataset, held)
         options: dict[str, Any] = {
             "out": folder.path,
@@ -194,6 +211,7 @@ def read_run(path: str | Path) -> Run:
         tokenizer=facts.get("tokenizer"),
         ema=facts.get("ema"),
         translates=bool(facts.get("translates")),
+        task=facts.get("task", ""),
     )
 
 

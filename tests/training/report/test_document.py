@@ -45,6 +45,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(written_run: Path) -> No
     ("family", "called"),
     [
         *(("gan", "A GAN"), ("vae", "A VAE"), ("vqvae", "A VQ-VAE"), ("transformer", "A transformer")),
+        ("regression", "A regression model"),
         ("pixels", "A pixels"),  # of a family that is not registered here
     ],
 )

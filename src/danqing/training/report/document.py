@@ -165,8 +165,13 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
             f"{steps if last else ''}{_grid_steps(facts)}</figure>"
         )
     if real:
+        caption = "Real images, as the model saw them"
+        if facts.get("translates"):
+            caption = "Source images and their targets, as the model saw them"
+            if made := (facts.get("data") or {}).get("source_images"):
+                caption += f": {made}"
         figures.append(
-            "<figure><figcaption>Real images, as the model saw them</figcaption>"
+            f"<figure><figcaption>{escape(caption)}</figcaption>"
             f'<img alt="A grid of real images from the data" src="{real}"></figure>'
         )
     prompts = _prompts_table(facts)

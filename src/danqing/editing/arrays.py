@@ -1,0 +1,132 @@
+"""Edits of images in memory, and the choice between images in memory and in files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danqing.editing import files
+from danqing.editing.batch import BatchResult, edit_files, edited, seed_of
+from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.errors import ConfigError, DataError
+from danqing.image_files import DeepPixels, Range
+from danqing.images import Images
+from danqing.randomness import derived_seed
+
+Array = NDArray[Any]
+
+
+def apply(
+    edit: Edit,
+    images: "Images | Array | str | Path | Sequence[str | Path]",
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    value_range: Range | None = None,
+    **options: Any,
+) -> Images | Array | BatchResult:
+    """Edit images in memory or in files.
+
+    images: `Images`, or an array as `edit_array` takes it; otherwise files as `edit_files` takes them.
+    out: the file, folder or zip for the results of files. Without it, one file becomes an array `[h, w, c]`.
+    value_range: see `edit_array`.
+    options: of `edit_files`.
+    Raises ConfigError if `out` or options are given with images in memory, or `out` is missing for several
+    files.
+    """
+    if isinstance(images, Images | np.ndarray):
+        if out is not None or options:
+            given = "out" if out is not None else next(iter(options))
+            raise ConfigError(f"{given} is an option for files: leave it out for images in memory.")
+        return edit_array(edit, images, seed, value_range=value_range)
+    if out is not None:
+        return edit_files(edit, images, Path(out), seed=seed, **options)
+    path = Path(images) if isinstance(images, str | Path) else None
+    if path is None or not path.is_file() or options:
+        raise ConfigError(
+            "Say where the edited files go: out=, a file for one image or a folder for several."
+        )
+    values, _ = files.read(path.read_bytes())
+    return edited(edit, ImageToEdit(values, seed_of(seed, path.name), path.name))
+
+
+@overload
+def edit_array(edit: Edit, images: Images, seed: int, *, value_range: Range | None = None) -> Images: ...
+@overload
+def edit_array(edit: Edit, images: Array, seed: int, *, value_range: Range | None = None) -> Array: ...
+def edit_array(
+    edit: Edit, images: Images | Array, seed: int, *, value_range: Range | None = None
+) -> Images | Array:
+    """Edit images in memory; the result has the kind and number type of what is given.
+
+    An image's own seed depends on `seed` and on its place.
+
+    images: `Images`, or an array `[h, w]`, `[h, w, c]` with at most 4 channels, `[n, h, w]` or
+        `[n, h, w, c]`. Values of uint8 and uint16 are used as they are. Others (floats and signed numbers, as
+        readers of DICOM and NIfTI return them) are scaled to 16 bits and back; where the edit changes
+        nothing, they stay exactly the same.
+    value_range: the values that become black and white where values are scaled; by default the smallest and
+        the largest. Values outside of it count as these ends.
+    Raises DataError for another shape or type, and if the results differ in size.
+    """
+    if isinstance(images, Images):
+        return Images(edit_array(edit, images.array, seed))
+    array = np.asarray(images)
+    stack = _stacked(array)
+    levels, bounds = (stack, None) if _are_levels(array) else _to_levels(stack, value_range)
+    results = []
+    for number, values in enumerate(levels):
+        result: Array = edited(edit, ImageToEdit(values, derived_seed(seed, "image", number)))
+        results.append(result if bounds is None else _from_levels(result, values, stack[number], bounds))
+    if len({result.shape for result in results}) > 1:
+        raise DataError("The edited images differ in size: edit them one at a time.")
+    joined = np.stack(results) if results else stack
+    return _as_given(joined, array)
+
+
+def _stacked(array: Array) -> Array:
+    """Return an array as `[n, h, w, c]`."""
+    if array.ndim == 2:
+        array = array[None, :, :, None]
+    elif array.ndim == 3:
+        array = array[None] if array.shape[2] <= 4 else array[:, :, :, None]
+    if array.ndim != 4 or not 1 <= array.shape[3] <= 4 or array.dtype.kind not in "uif":
+        raise DataError(
+            f"An array of shape {list(array.shape)} and type {array.dtype} is not images: give numbers as "
+            "[h, w], [h, w, c], [n, h, w] or [n, h, w, c], with 1 to 4 channels."
+        )
+    return array
+
+
+def _as_given(stack: Array, given: Array) -> Array:
+    """Remove the axes that `_stacked` has added."""
+    has_channels = given.ndim == 4 or (given.ndim == 3 and given.shape[2] <= 4)
+    if not has_channels and stack.shape[3] == 1:
+        stack = stack[:, :, :, 0]
+    return stack if given.ndim == 4 or (given.ndim == 3 and not has_channels) else stack[0]
+
+
+def _are_levels(array: Array) -> bool:
+    return array.dtype in (np.uint8, np.uint16)
+
+
+def _to_levels(stack: Array, value_range: Range | None) -> tuple[DeepPixels, Range]:
+    """Scale numbers of any type to uint16; also returns the values that became 0 and 65,535."""
+    finite = stack[np.isfinite(stack)]
+    low, high = value_range or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
+    high = high if high > low else low + 1
+    unit = np.nan_to_num((stack.astype(np.float64) - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
+    return np.round(unit.clip(0, 1) * 65535).astype(np.uint16), (low, high)
+
+
+def _from_levels(result: Values, before: Values, given: Array, bounds: Range) -> Array:
+    """Scale levels back; where a level has not changed, the number that was given stays."""
+    low, high = bounds
+    numbers = result.astype(np.float64) / 65535 * (high - low) + low
+    if given.dtype.kind in "ui":
+        limits = np.iinfo(given.dtype)
+        numbers = np.round(numbers).clip(limits.min, limits.max)
+    scaled = numbers.astype(given.dtype)
+    return np.where(result == before, given, scaled) if result.shape == before.shape else scaled

@@ -1,0 +1,328 @@
+"""One edit of many files: what is done already is skipped, and what fails does not stop the rest."""
+
+import hashlib
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from danqing.editing import files, manifest, outputs
+from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.editing.flicker import flicker_of
+from danqing.editing.inputs import Inputs, Source, find
+from danqing.editing.manifest import Record
+from danqing.editing.outputs import Outputs
+from danqing.errors import ConfigError, DataError
+from danqing.machine import is_out_of_memory, resident_memory
+from danqing.progress import ProgressCallback
+from danqing.quantities import memory as in_words
+from danqing.randomness import derived_seed
+
+_DECODING = 16
+"""Bytes for each pixel that reading and writing a file takes, besides the edit: two copies of RGBA."""
+
+
+class Plan(NamedTuple):
+    """What a batch will do.
+
+    images: how many there are to edit, without those that are done already.
+    largest: the name of the image with the most pixels, "" if no size is known. size: its (width, height).
+    peak_bytes: the memory that the whole process needs for it, an estimate.
+    """
+
+    images: int
+    largest: str
+    size: tuple[int, int]
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of each image.
+
+    Keys are the names of the inputs; with several versions of each, `1/` and so on is put before them.
+
+    written, skipped: the outputs; those that are skipped were made before, by the same edit.
+    failed: the reasons.
+    notes: what an output lacks that its input has.
+    manifest: the path of the records, None for a single named file.
+    flicker: of the frames of a film, see `danqing.editing.flicker`; None without frames.
+    """
+
+    out: Path
+    inputs: Inputs
+    versions: int = 1
+    written: dict[str, Path] = field(default_factory=dict)
+    skipped: dict[str, Path] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    manifest: Path | None = None
+    flicker: float | None = None
+
+    def pairs(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """Yield the key of each output, and the contents of the input's and the output's file."""
+        paths = self.written | self.skipped
+        for version in range(self.versions):
+            for name in self.inputs.names:
+                if (path := paths.get(key := self.key(name, version))) is not None:
+                    yield key, self.inputs.read(name), self._content(path)
+
+    def key(self, name: str, version: int) -> str:
+        """Return the key of a version of an image, counted from 0."""
+        return f"{version + 1}/{name}" if self.versions > 1 else name
+
+    def _content(self, path: Path) -> bytes:
+        if not (self.out.is_file() and zipfile.is_zipfile(self.out)):
+            return path.read_bytes()
+        with zipfile.ZipFile(self.out) as archive:
+            return archive.read(path.relative_to(self.out).as_posix())
+
+
+def edit_files(
+    edit: Edit,
+    source: Source,
+    out: Path,
+    *,
+    seed: int,
+    n: int = 1,
+    strip: bool = False,
+    dry_run: bool = False,
+    sequence: bool = False,
+    memory: int | None = None,
+    extra: Callable[[str], Mapping[str, Any]] | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> BatchResult:
+    """Edit files, and write the results under the same names and in the same formats.
+
+    source: a file, a folder with all folders below it, a zip, or a pattern such as `photos/*.jpg`; or several
+        files.
+    out: a folder or a zip, which holds the results of one edit; for one image also the name of a file, which
+        is replaced. Results of the same edit are skipped, so that a batch that was interrupted is continued.
+    seed: an image's own seed depends on it and on the name, not on the other images.
+    n: the number of versions of each image.
+    strip: whether metadata is left out.
+    dry_run: whether nothing is edited and written; `written` are the outputs that would be.
+    sequence: whether the images are the frames of a film, which share one seed.
+    memory: the bytes that the process may use; if more are needed, no image is edited.
+    extra: returns what the result for an image depends on besides the settings of the edit, such as the
+        digest of its mask, as values for JSON.
+    on_plan: called once, before the first edit.
+    on_progress: called with the number of images that are done, all of them, and what is done.
+    Raises ConfigError if `out` cannot be used, if it holds the results of another edit, or if more memory is
+    needed; DataError if there are no images; DanqingError if nothing can be written.
+    """
+    inputs = find(source)
+    with outputs.opened(out, inputs, dry_run=dry_run) as place:
+        inputs = inputs.outside(place.folder)
+        identity = manifest.plain(
+            {"verb": edit.verb, "settings": edit.settings, "seed": seed, "strip": strip, "sequence": sequence}
+        )
+        _check_same_edit(place, identity)
+        records = None if place.manifest is None else out / manifest.NAME
+        result = BatchResult(out, inputs, n, manifest=records)
+        batch = _Batch(edit, inputs, place, identity, seed, n, extra, result)
+        plan = batch.plan()
+        _check_memory(plan, memory)
+        if on_plan is not None:
+            on_plan(plan)
+        batch.run(dry_run, on_progress)
+    return replace(result, flicker=flicker_of(result.pairs())) if sequence and not dry_run else result
+
+
+def seed_of(seed: int, name: str, version: int = 0) -> int:
+    """Derive the seed of an image from that of its batch; other images do not change it."""
+    return derived_seed(seed, f"edit {name}", version)
+
+
+def edited(edit: Edit, image: ImageToEdit) -> Values:
+    """Edit one image; return its own pixels if nothing changes.
+
+    Raises DataError as `apply` does.
+    """
+    if not edit.changes(image):
+        return image.values
+    values = edit.apply(image)
+    if values.dtype != image.values.dtype or values.ndim != 3:
+        raise ValueError(f"{edit.verb} turned {image.values.dtype} into {values.dtype} {list(values.shape)}")
+    return values
+
+
+class _Task(NamedTuple):
+    """One output to make: a version of an image, and its place among the images."""
+
+    name: str
+    version: int
+    frame: int
+
+
+@dataclass(frozen=True)
+class _Batch:
+    edit: Edit
+    inputs: Inputs
+    place: Outputs
+    identity: Mapping[str, Any]
+    seed: int
+    versions: int
+    extra: Callable[[str], Mapping[str, Any]] | None
+    result: BatchResult
+
+    def plan(self) -> Plan:
+        """Return what there is to do, and the memory that it takes."""
+        names = {task.name: None for task in self._tasks() if self._record(task) is None}
+        largest, size = "", (0, 0)
+        for name in names:
+            found = self.inputs.size(name)
+            if found is not None and found[0] * found[1] > size[0] * size[1]:
+                largest, size = name, found
+        needed = self.edit.peak_bytes(*size) + _DECODING * size[0] * size[1] if largest else 0
+        return Plan(len(names) * self.versions, largest, size, resident_memory() + needed)
+
+    def run(self, dry_run: bool, on_progress: ProgressCallback | None) -> None:
+        """Make all outputs that are missing."""
+        if self.place.manifest is not None and not dry_run:
+            self.place.manifest.drop_lost()
+        tasks = list(self._tasks())
+        for done, task in enumerate(tasks):
+            if on_progress is not None:
+                on_progress(done, len(tasks), task.name)
+            self._do(task, dry_run)
+        if on_progress is not None:
+            on_progress(len(tasks), len(tasks), tasks[-1].name)
+
+    def _tasks(self) -> Iterator[_Task]:
+        for version in range(self.versions):
+            for frame, name in enumerate(self.inputs.names):
+                yield _Task(name, version, frame if self.identity["sequence"] else 0)
+
+    def _do(self, task: _Task, dry_run: bool) -> None:
+        key = self.result.key(task.name, task.version)
+        try:
+            content = self.inputs.read(task.name)
+            extra = manifest.plain(self.extra(task.name)) if self.extra is not None else {}
+            digest = hashlib.sha256(content).hexdigest()
+            if (record := self._record(task)) is not None:
+                if record.input != digest or dict(record.extra) != extra:
+                    raise DataError(self._stale(record, record.input != digest))
+                self.result.skipped[key] = self._shown(record.output)
+                return
+            made = None if dry_run else self._made(task, content)
+            output = self._output(task, content) if made is None else made.output
+            self._check_free(output, task)
+        except DataError as error:
+            self.result.failed[key] = str(error)
+            return
+        if made is not None:
+            if self.place.manifest is not None:
+                self.place.manifest.add(
+                    Record(
+                        name=task.name,
+                        version=task.version,
+                        output=output,
+                        input=digest,
+                        extra=extra,
+                        edit=self.identity,
+                        seed=self._seed(task),
+                        frame=task.frame,
+                        is_changed=made.is_changed,
+                        seconds=round(made.seconds, 3),
+                        notes=made.notes,
+                    )
+                )
+            self.place.write(output, made.content)
+            if made.notes:
+                self.result.notes[key] = made.notes
+        self.result.written[key] = self._shown(output)
+
+    def _made(self, task: _Task, content: bytes) -> "_Made":
+        """Edit one file; raise DataError if that fails, also for lack of memory."""
+        started = time.perf_counter()
+        try:
+            values, style = files.read(content)
+            image = ImageToEdit(values, self._seed(task), task.name, task.frame)
+            is_changed = self.edit.changes(image)
+            output = self._output(task, content)
+            wanted = files.in_format(style, output) if self.place.is_file else style
+            if not is_changed and not self.identity["strip"]:
+                if not self.place.is_file:
+                    output = self.place.name_of(task.name, task.version, self.versions)
+                    return _Made(output, content, False, time.perf_counter() - started)
+                if wanted == style and not style.suffix:
+                    return _Made(output, content, False, time.perf_counter() - started)
+            new = files.write(edited(self.edit, image), wanted, strip=self.identity["strip"])
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+                raise
+            raise DataError(
+                "The image does not fit into memory: choose smaller tiles, or shrink it."
+            ) from error
+        return _Made(output, new, is_changed, time.perf_counter() - started, wanted.notes)
+
+    def _output(self, task: _Task, content: bytes) -> str:
+        return self.place.name_of(task.name, task.version, self.versions, files.suffix_for(content))
+
+    def _seed(self, task: _Task) -> int:
+        # The frames of a film have the same noise, or the film would flicker.
+        return seed_of(self.seed, "" if self.identity["sequence"] else task.name, task.version)
+
+    def _record(self, task: _Task) -> Record | None:
+        return None if self.place.manifest is None else self.place.manifest.find(task.name, task.version)
+
+    def _check_free(self, output: str, task: _Task) -> None:
+        """Raise DataError if something else has the name of an output."""
+        if self.place.is_file:
+            return
+        path = self._shown(output)
+        for key, taken in self.result.written.items():
+            if taken == path:
+                raise DataError(f"{key} is written to {path} too: rename one of them.")
+        if self.place.path_of(output).exists():
+            raise DataError(
+                f"{path} exists and is not a result of this edit: delete it, or choose another --out."
+            )
+
+    def _stale(self, record: Record, is_input: bool) -> str:
+        cause = "another version of the input" if is_input else "other options for this image"
+        return f"{self._shown(record.output)} was made from {cause}: delete it to make it again."
+
+    def _shown(self, output: str) -> Path:
+        """Return the path of an output when the batch has ended."""
+        return self.place.folder / output if self.place.is_file else self.result.out / output
+
+
+class _Made(NamedTuple):
+    """An edited file, before it is written."""
+
+    output: str
+    content: bytes
+    is_changed: bool
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def _check_same_edit(place: Outputs, identity: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a folder holds the results of an edit with other settings."""
+    for record in place.manifest.records() if place.manifest is not None else ():
+        if record.edit != identity:
+            before, now = _flat(record.edit), _flat(identity)
+            name = next(name for name in (before | now) if before.get(name) != now.get(name))
+            raise ConfigError(
+                f"{place.out} holds the results of another edit ({name} was {before.get(name)}, and is "
+                f"{now.get(name)} now): choose another --out, or delete them."
+            )
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in identity.items() if name != "settings"}, **identity["settings"]}
+
+
+def _check_memory(plan: Plan, memory: int | None) -> None:
+    """Raise ConfigError if a batch needs more memory than it may use."""
+    if memory is not None and plan.peak_bytes > memory:
+        width, height = plan.size
+        raise ConfigError(
+            f"{plan.largest} ({width}x{height}) needs about {in_words(plan.peak_bytes)}, over --memory "
+            f"{in_words(memory)}: choose a smaller --tile, allow more, or leave this image out."
+        )

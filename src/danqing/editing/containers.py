@@ -1,0 +1,155 @@
+"""The parts of JPEG, PNG and WebP files around the pixels, and which of them outlast an edit."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from danqing.image_files.reasons import png_chunks
+
+_XMP, _MORE_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+_PHOTOSHOP = b"Photoshop 3.0\0"
+_PREVIEWS = (1033, 1036)
+"""Photoshop's resources that hold a preview."""
+_COLOUR_CHUNKS = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI")
+_HEADER = 33
+"""The bytes of a PNG file's signature and IHDR."""
+
+SIGNED = "Content credentials (C2PA) were left out, since they sign the pixels of the input."
+
+
+class Parts(NamedTuple):
+    """The parts of a file that are kept as they are, and sentences about those that are not."""
+
+    kept: bytes
+    notes: tuple[str, ...] = ()
+
+
+def jpeg_parts(content: bytes) -> Parts:
+    """Return the comments of a JPEG file, its IPTC data and what its XMP has in further segments."""
+    kept, notes = [], []
+    for marker, segment in _jpeg_segments(content):
+        body = segment[4:]
+        if marker == 0xFE or (marker == 0xE1 and body.startswith(_MORE_XMP)):
+            kept.append(segment)
+        elif marker == 0xED and body.startswith(_PHOTOSHOP):
+            resources = photoshop_resources(body.removeprefix(_PHOTOSHOP))
+            kept.append(_jpeg_segment(marker, _PHOTOSHOP + resources))
+        elif marker == 0xEB and b"c2pa" in body and SIGNED not in notes:
+            notes.append(SIGNED)
+    return Parts(b"".join(kept), tuple(notes))
+
+
+def photoshop_resources(content: bytes) -> bytes:
+    """Remove previews from Photoshop's image resources, which also hold IPTC data."""
+    kept, start = [], 0
+    while content[start : start + 4] == b"8BIM" and start + 12 <= len(content):
+        (kind,) = struct.unpack_from(">H", content, start + 4)
+        place = start + 6 + (content[start + 6] + 2) // 2 * 2  # a name with its length, padded to even
+        if place + 4 > len(content):
+            break
+        (length,) = struct.unpack_from(">I", content, place)
+        end = place + 4 + (length + 1) // 2 * 2
+        if kind not in _PREVIEWS:
+            kept.append(content[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def png_parts(content: bytes) -> Parts:
+    """Return the chunks of a PNG file that outlast an edit, without EXIF and XMP.
+
+    Those are colour information, and the chunks that the format itself declares safe to copy when pixels
+    change (PNG specification, section 5.4: the fourth letter is small), such as texts and resolution.
+    """
+    kept, notes = [], []
+    for kind, start, end in png_chunks(content):
+        body = content[start + 8 : end - 4]
+        is_safe = kind[:1].islower() and kind[3:].islower()
+        is_profile = kind in (b"tEXt", b"zTXt", b"iTXt") and body.startswith(
+            (b"Raw profile type ", b"XML:com.")
+        )
+        if (is_safe or kind in _COLOUR_CHUNKS) and kind != b"eXIf" and not is_profile:
+            kept.append(content[start:end])
+        elif kind == b"caBX":
+            notes.append(SIGNED)
+    return Parts(b"".join(kept), tuple(notes))
+
+
+def png_body(content: bytes, kind: bytes) -> bytes:
+    """Return what the first chunk of a kind holds in a PNG file, also behind the pixels."""
+    for found, start, end in png_chunks(content):
+        if found == kind:
+            return content[start + 8 : end - 4]
+    return b""
+
+
+def colour_chunks(chunks: bytes) -> bytes:
+    """Keep the chunks of a row of PNG chunks that the colours depend on."""
+    return b"".join(chunk for kind, chunk in _in_row(chunks) if kind in _COLOUR_CHUNKS)
+
+
+def without_profile(chunks: bytes) -> bytes:
+    """Remove the colour profile from a row of PNG chunks."""
+    return b"".join(chunk for kind, chunk in _in_row(chunks) if kind != b"iCCP")
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a PNG chunk."""
+    checksum = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def with_chunks(png: bytes, chunks: bytes) -> bytes:
+    """Insert chunks into a PNG file, before its pixels."""
+    return png[:_HEADER] + chunks + png[_HEADER:]
+
+
+def png_xmp(xmp: bytes) -> bytes:
+    """Return the chunk with an XMP packet."""
+    return png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+
+
+def png_profile(profile: bytes) -> bytes:
+    """Return the chunk with a colour profile."""
+    return png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
+
+
+def png_density(density: tuple[float, float]) -> bytes:
+    """Return the chunk with a resolution, which is given in dots per inch."""
+    across, down = (round(value / 0.0254) for value in density)
+    return png_chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
+
+
+def is_lossless_webp(content: bytes) -> bool:
+    """Return whether a WebP file holds pixels without loss."""
+    place = 12
+    while place + 8 <= len(content):
+        if content[place : place + 4] in (b"VP8L", b"VP8 "):
+            return content[place : place + 4] == b"VP8L"
+        place += 8 + (int.from_bytes(content[place + 4 : place + 8], "little") + 1) // 2 * 2
+    return False
+
+
+def _in_row(chunks: bytes) -> Iterator[tuple[bytes, bytes]]:
+    row = bytes(8) + chunks  # chunks follow a signature of 8 bytes
+    return ((kind, row[start:end]) for kind, start, end in png_chunks(row))
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the marker and the bytes of each segment before the pixels."""
+    start = 2
+    while start + 4 <= len(content) and content[start] == 0xFF:
+        marker = content[start + 1]
+        if marker == 0xDA:
+            return
+        if marker == 0xFF:  # padding
+            start += 1
+            continue
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        yield marker, content[start:end]
+        start = end
+
+
+def _jpeg_segment(marker: int, body: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body

@@ -1,0 +1,58 @@
+"""Back-projection: move images so that their averages are exactly what their source images say.
+
+A source image is an average of its target where it was made by `shrink` (over squares of pixels), by `gray`
+(over colours), or by both. Of all images with that average, the projection is the one with the nearest
+detail: each square or pixel moves by one value (Irani and Peleg 1991; Wang et al. 2023, "Zero-shot image
+restoration using denoising diffusion null-space model", equation 10).
+
+All images are `[n, c, h, w]` in [-1, 1]. A result depends only on the square around it, so that images can be
+computed in tiles.
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from danqing.data.degrade import averaged, luma
+
+ROUNDS = 8
+"""How often values outside of [-1, 1] are clamped and their squares moved again."""
+_LEAST = 1e-6
+
+
+def average_of(images: Tensor, source_channels: int, scale: int) -> Tensor:
+    """Return the source images of some images: their averages over colours and squares."""
+    grey = images.shape[1] == 3 and source_channels == 1
+    return averaged(luma(images) if grey else images, scale)
+
+
+def moved(images: Tensor, source: Tensor, scale: int) -> Tensor:
+    """Move each square of images by one value so that it averages to the source.
+
+    Values may leave [-1, 1]. With a grey source the values of all colours of a pixel move alike, which keeps
+    the differences between them.
+    """
+    return images + _spread(source - average_of(images, source.shape[1], scale), scale)
+
+
+def projected(images: Tensor, source: Tensor, scale: int) -> Tensor:
+    """Return images in [-1, 1] that average to the source, near the given ones."""
+    for _ in range(ROUNDS):
+        images = moved(images.clamp(-1, 1), source, scale)
+    # What is still outside: the contrast of a square is reduced until it fits, which keeps its average.
+    middle = _spread(source.clamp(-1, 1), scale)
+    offset = images - middle
+    room = 1 - middle * offset.sign()
+    share = ((room + _LEAST) / offset.abs().clamp_min(_LEAST)).clamp_max(1)
+    return (middle + offset * _least_in_square(share, source.shape[1], scale)).clamp(-1, 1)
+
+
+def _spread(values: Tensor, scale: int) -> Tensor:
+    """Repeat each value over its square."""
+    return F.interpolate(values, scale_factor=float(scale)) if scale > 1 else values
+
+
+def _least_in_square(values: Tensor, source_channels: int, scale: int) -> Tensor:
+    """Return the least value of each square, repeated over it; of all colours where the source is grey."""
+    if values.shape[1] == 3 and source_channels == 1:
+        values = values.amin(1, keepdim=True)
+    return _spread(-F.max_pool2d(-values, scale), scale) if scale > 1 else values
