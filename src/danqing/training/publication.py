@@ -75,10 +75,10 @@ class Publisher:
         return np.concatenate([channel_means(dataset.images(rows[part]).numpy()) for part in batches])
 
     def write_real(self) -> None:
-        """Write the grid of real images; each source image stands beside its target."""
+        """Write the grid of real images; each source image of a pair stands beside its target."""
         path = self._folder.samples / "data.png"
         path.unlink(missing_ok=True)
-        if not self._config.model.reads_source:
+        if not self._config.model.reads_source or self._config.model.reads_domains:
             self.real.save(path)
             return
         rows = _drawn_rows(self._dataset, self._config.training.sample_images, self._config.seed)
