@@ -94,7 +94,7 @@ def test_the_losses_are_those_of_the_paper_on_the_model_s_own_features() -> None
     source, real = pictures(4, 0), pictures(4, 1)
     batch = Batch(real, Condition(image=source))
     with torch.no_grad():
-        fake = family.generator(source)
+        fake = family.generator(source).clamp(-1, 1)
         logits = [family.discriminator(images).numpy().astype(np.float64) for images in (real, fake)]
     difference = logits[0] - logits[1]
     gradients = []
@@ -108,7 +108,8 @@ def test_the_losses_are_those_of_the_paper_on_the_model_s_own_features() -> None
 
     def contrast(images: Tensor) -> float:
         with torch.no_grad():
-            inputs, outputs = family.generator.maps(images), family.generator.maps(family.generator(images))
+            inputs = family.generator.maps(images)
+            outputs = family.generator.maps(family.generator(images).clamp(-1, 1))
             places = [torch.arange(one.shape[2] * one.shape[3]) for one in inputs]
             keys, queries = family.heads(inputs, places), family.heads(outputs, places)
         parts = [patch_contrast(q, k, 0.07).mean() for q, k in zip(queries, keys, strict=True)]

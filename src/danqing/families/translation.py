@@ -100,6 +100,14 @@ def patch_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(likeness.flatten(0, 1), own, reduction="none").reshape(n, p).mean(1)
 
 
+def bounded(images: Tensor) -> Tensor:
+    """Return images within [-1, 1], with the gradient of what they were, for training.
+
+    So white stays white and black stays black without effort, and a value that is out of range can return.
+    """
+    return images + (images.clamp(-1, 1) - images).detach()
+
+
 class TranslationModel(Family):
     """A generator that turns source images into target images, and what it learns from."""
 
@@ -135,7 +143,7 @@ class TranslationModel(Family):
 
     def _discriminator_loss(self, source: Tensor, real: Tensor) -> Losses:
         with torch.no_grad():
-            fake = self.generator(source)
+            fake = bounded(self.generator(source))
         real_logits, fake_logits = self.discriminator(torch.cat([real, fake])).chunk(2)
         loss = self.adversarial.discriminator(real_logits, fake_logits)
         logged = {"verdict": loss, "wins": (real_logits > fake_logits).float().mean()}
@@ -160,6 +168,7 @@ class TranslationModel(Family):
         config = self.config
         kept = max(1, round(len(real) * config.identity_share)) if config.identity else 0
         made, maps = self.generator.with_maps(torch.cat([source, real[:kept]]))
+        made = bounded(made)
         fake_logits = self.discriminator(made[: len(source)])
         real_logits = fake_logits
         if self.adversarial.pairs:
