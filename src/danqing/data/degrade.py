@@ -83,12 +83,12 @@ class Degradation:
 
     @property
     def scale(self) -> int:
-        """Return how many times smaller a degraded image is than the image, the product of all `shrink`."""
+        """Return how many times smaller a degraded image is."""
         return math.prod(int(step.strength or 1) for step in self.steps if step.kind == "shrink")
 
     @property
     def is_average(self) -> bool:
-        """Return whether each degraded value is an average of values of the image."""
+        """Return whether degraded values are plain averages of the image's values."""
         return all(step.kind in ("shrink", "gray") for step in self.steps)
 
     def channels(self, channels: int) -> int:
@@ -226,7 +226,10 @@ def luma(colours: Tensor) -> Tensor:
 
 
 def averaged(images: Tensor, scale: int) -> Tensor:
-    """Average each square of `scale` by `scale` pixels of `[n, c, h, w]`; sides are rounded up."""
+    """Average each square of `scale` by `scale` pixels.
+
+    images: `[n, c, h, w]`; the sides of the result are rounded up.
+    """
     return F.avg_pool2d(images, scale, ceil_mode=True) if scale > 1 else images
 
 

@@ -1,4 +1,4 @@
-"""The parts of JPEG, PNG and WebP files around the pixels, and which of them outlast an edit."""
+"""The parts of JPEG and PNG files around the pixels, and which of them outlast an edit."""
 
 import struct
 import zlib
@@ -11,7 +11,7 @@ _XMP, _MORE_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/e
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _PREVIEWS = (1033, 1036)
 """Photoshop's resources that hold a preview."""
-_COLOUR_CHUNKS = (b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI")
+_COLOUR_CHUNKS = (b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI")
 _HEADER = 33
 """The bytes of a PNG file's signature and IHDR."""
 
@@ -57,7 +57,7 @@ def photoshop_resources(content: bytes) -> bytes:
 
 
 def png_parts(content: bytes) -> Parts:
-    """Return the chunks of a PNG file that outlast an edit, without EXIF and XMP.
+    """Return the chunks of a PNG file that outlast an edit, without profile, EXIF and XMP.
 
     Those are colour information, and the chunks that the format itself declares safe to copy when pixels
     change (PNG specification, section 5.4: the fourth letter is small), such as texts and resolution.
@@ -86,12 +86,8 @@ def png_body(content: bytes, kind: bytes) -> bytes:
 
 def colour_chunks(chunks: bytes) -> bytes:
     """Keep the chunks of a row of PNG chunks that the colours depend on."""
-    return b"".join(chunk for kind, chunk in _in_row(chunks) if kind in _COLOUR_CHUNKS)
-
-
-def without_profile(chunks: bytes) -> bytes:
-    """Remove the colour profile from a row of PNG chunks."""
-    return b"".join(chunk for kind, chunk in _in_row(chunks) if kind != b"iCCP")
+    row = bytes(8) + chunks  # chunks follow a signature of 8 bytes
+    return b"".join(row[start:end] for kind, start, end in png_chunks(row) if kind in _COLOUR_CHUNKS)
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
@@ -119,21 +115,6 @@ def png_density(density: tuple[float, float]) -> bytes:
     """Return the chunk with a resolution, which is given in dots per inch."""
     across, down = (round(value / 0.0254) for value in density)
     return png_chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
-
-
-def is_lossless_webp(content: bytes) -> bool:
-    """Return whether a WebP file holds pixels without loss."""
-    place = 12
-    while place + 8 <= len(content):
-        if content[place : place + 4] in (b"VP8L", b"VP8 "):
-            return content[place : place + 4] == b"VP8L"
-        place += 8 + (int.from_bytes(content[place + 4 : place + 8], "little") + 1) // 2 * 2
-    return False
-
-
-def _in_row(chunks: bytes) -> Iterator[tuple[bytes, bytes]]:
-    row = bytes(8) + chunks  # chunks follow a signature of 8 bytes
-    return ((kind, row[start:end]) for kind, start, end in png_chunks(row))
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:

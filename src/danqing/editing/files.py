@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from danqing import image_files, images
-from danqing.editing import containers, exif, tiff
+from danqing.editing import containers, exif, tiff, webp
 from danqing.editing.contract import Values
 from danqing.errors import ConfigError, DataError
 from danqing.image_files import Deep
@@ -91,7 +91,7 @@ def write(values: Values, style: FileStyle, *, strip: bool = False) -> bytes:
         parts = containers.colour_chunks(style.parts) if style.format == "PNG" else b""
         style = FileStyle(style.format, profile=profile, parts=parts, options=style.options)
     if not _fits(style.profile, channels):
-        style = replace(style, profile=b"", parts=containers.without_profile(style.parts))
+        style = replace(style, profile=b"")
     if style.exif:
         size = (values.shape[1], values.shape[0])
         style = replace(style, exif=exif.renewed(style.exif, size) or b"")
@@ -235,7 +235,7 @@ def _options_of(image: Image.Image, content: bytes) -> dict[str, Any]:
             )  # a rarer kind becomes none, which loses nothing
         return options
     if image.format == "WEBP":
-        return {"lossless": containers.is_lossless_webp(content)}
+        return webp.encoding(content)
     if image.format == "TIFF":
         return {"compression": tiff.RAW if image.info.get("compression") == "raw" else tiff.DEFLATE}
     if image.format == "TGA":
@@ -278,10 +278,10 @@ def _is_srgb(profile: bytes) -> bool:
 
 
 def _write_png(values: Values, style: FileStyle) -> bytes:
-    chunks = style.parts
-    if not chunks:
-        chunks = containers.png_profile(style.profile) if style.profile else b""
-        chunks += containers.png_density(style.density) if style.density else b""
+    chunks = containers.png_profile(style.profile) if style.profile else b""
+    if style.density is not None and b"pHYs" not in style.parts:
+        chunks += containers.png_density(style.density)
+    chunks += style.parts
     chunks += containers.png_chunk(b"eXIf", style.exif) if style.exif else b""
     chunks += containers.png_xmp(style.xmp) if style.xmp else b""
     return containers.with_chunks(_png(values), chunks)
@@ -316,7 +316,6 @@ def _write_jpeg(values: Values, style: FileStyle) -> bytes:
 
 
 def _write_webp(values: Values, style: FileStyle) -> bytes:
-    options = {"quality": 80} if style.options.get("lossless") else {"quality": _QUALITY}
     return _saved(
         values,
         "WEBP",
@@ -324,8 +323,7 @@ def _write_webp(values: Values, style: FileStyle) -> bytes:
         icc_profile=style.profile,
         xmp=style.xmp,
         exact=True,  # colours under full transparency stay
-        **options,
-        **style.options,
+        **(style.options or {"quality": _QUALITY}),
     )
 
 

@@ -79,6 +79,8 @@ def find(source: Source) -> Inputs:
     Raises ConfigError for an input that does not exist, and DataError for one without images.
     """
     if not isinstance(source, str | Path):
+        if len(source) == 1:
+            return find(source[0])
         return _several([path for each in source for path in _expanded(each)])
     path = Path(source)
     if path.is_dir():
@@ -138,8 +140,6 @@ def _expanded(source: str | Path) -> list[Path]:
 
 def _several(paths: Sequence[Path], pattern: str = "") -> Inputs:
     """Name files relative to the folder that they have in common."""
-    if len(paths) == 1 and not pattern:
-        return find(paths[0])
     whole = sorted({Path(os.path.abspath(path)) for path in paths})
     root = _fixed_part(pattern) if pattern else Path(os.path.commonpath([path.parent for path in whole]))
     named = {path.relative_to(root).as_posix(): path for path in whole}

@@ -116,11 +116,12 @@ def _with_alpha(colours: Tensor, prepared: Prepared, size: tuple[int, int]) -> V
     values = prepared.values
     alpha = values[:, :, -1]
     top = np.iinfo(values.dtype).max
+    unit = alpha.astype(np.float32) / np.float32(top)
     is_resized = size != (alpha.shape[1], alpha.shape[0])
     if is_resized:
-        unit = _lanczos(alpha.astype(np.float32) / np.float32(top), size)
+        unit = _lanczos(unit, size)
         alpha = np.round(unit * top).astype(values.dtype)
-    opacity = torch.from_numpy(alpha.astype(np.float32) / np.float32(top))[None, None]
+    opacity = torch.from_numpy(unit)[None, None]
     straight = colours.detach().float().cpu().add(1).div_(opacity.clamp(min=1 / top)).sub_(1)
     restored = _levels(straight.clamp_(-1, 1), values.dtype, prepared.value_range)
     hidden = alpha == 0

@@ -19,6 +19,7 @@ Tags = Mapping[int, Any]
 RAW, DEFLATE = 1, 8
 PROFILE, XMP = 34675, 700
 _EXIF, _GPS, _INTEROPERABILITY, _PHOTOSHOP = 34665, 34853, 40965, 34377
+_SIZE = (0xA002, 0xA003)
 _RESOLUTION, _INCH = (282, 283, 296), 2
 _ABOUT_PIXELS = frozenset(
     [
@@ -80,7 +81,7 @@ def write(
     """
     height, width, channels = values.shape
     bits = values.dtype.itemsize * 8
-    directory = _directory(tags)
+    directory = _directory(_of_size(tags, (width, height)))
     if density is not None and not set(_RESOLUTION) & set(tags):
         directory[282], directory[283], directory[296] = *density, _INCH
     for tag, blob in ((PROFILE, profile), (XMP, xmp)):
@@ -110,6 +111,14 @@ def write(
     for strip in strips:
         file.write(strip)
     return file.getvalue()
+
+
+def _of_size(tags: Tags, size: tuple[int, int]) -> Tags:
+    """Correct the size in EXIF tags."""
+    if not isinstance(inner := tags.get(_EXIF), Mapping):
+        return tags
+    sizes = {tag: value for tag, value in zip(_SIZE, size, strict=True) if tag in inner}
+    return {**tags, _EXIF: {**inner, **sizes}}
 
 
 def _strips(values: Values, rows: int, compression: int) -> Iterator[bytes]:

@@ -107,7 +107,7 @@ class Translation:
         assert self._convolutional is not None
         reach, multiple = self._convolutional.receptive_radius, self._convolutional.stride
         overlap = 2 * reach if self.overlap is None else self.overlap
-        return _Tiling(self.tile or max(_LEAST_TILE, 2 * overlap), overlap, multiple)
+        return _Tiling(self.tile or max(_LEAST_TILE, 3 * overlap), overlap, multiple)
 
     def _in_tiles(self, prepared: Prepared) -> Values:
         values, images, scale = prepared.values, prepared.images, self.scale

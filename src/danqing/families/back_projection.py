@@ -20,13 +20,13 @@ _LEAST = 1e-6
 
 
 def average_of(images: Tensor, source_channels: int, scale: int) -> Tensor:
-    """Return the source images of some images: their averages over colours and squares."""
+    """Return the averages of images over colours and squares, their source images."""
     grey = images.shape[1] == 3 and source_channels == 1
     return averaged(luma(images) if grey else images, scale)
 
 
 def moved(images: Tensor, source: Tensor, scale: int) -> Tensor:
-    """Move each square of images by one value so that it averages to the source.
+    """Move each square by one value to average to the source.
 
     Values may leave [-1, 1]. With a grey source the values of all colours of a pixel move alike, which keeps
     the differences between them.
@@ -35,7 +35,10 @@ def moved(images: Tensor, source: Tensor, scale: int) -> Tensor:
 
 
 def projected(images: Tensor, source: Tensor, scale: int) -> Tensor:
-    """Return images in [-1, 1] that average to the source, near the given ones."""
+    """Return images in [-1, 1] that average to the source.
+
+    They are near the given ones.
+    """
     for _ in range(ROUNDS):
         images = moved(images.clamp(-1, 1), source, scale)
     # What is still outside: the contrast of a square is reduced until it fits, which keeps its average.

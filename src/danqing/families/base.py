@@ -136,7 +136,7 @@ class Learner(nn.Module):
         """
 
     def on_share(self, share: float) -> None:
-        """Prepare for the next training step, for what begins late in a run.
+        """Prepare for the next training step, for what begins late.
 
         share: how much of the run is over, in [0, 1]; the state must follow from this number alone.
         """

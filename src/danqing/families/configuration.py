@@ -133,7 +133,7 @@ class FamilyConfig(BaseModel):
 
     @property
     def source_size(self) -> tuple[int, int]:
-        """Return the (width, height) of the source image of an image of the model's size."""
+        """Return the (width, height) of the source image of an image."""
         return -(-self.width // self.source_scale), -(-self.height // self.source_scale)
 
     @property

@@ -414,7 +414,7 @@ class FlowTranslator(FlowSampler):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """Return the shape of the noise of an image of the model's size."""
+        """Return the shape of the noise of an image."""
         width, height = (side * self.config.source_scale for side in self.config.source_size)
         return self.config.channels, height, width
 
@@ -428,7 +428,7 @@ class FlowTranslator(FlowSampler):
         noise: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        """Carry the noisy source image of a condition to its target, for each seed.
+        """Carry the noisy source image of a condition to its target.
 
         The images are `source_scale` times as large as their sources, and average to them if those of the
         training images did.

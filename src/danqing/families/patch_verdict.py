@@ -35,7 +35,7 @@ class PatchVerdictConfig(FamilyConfig):
 
 
 class HasPatchVerdict(Family):
-    """A family whose loss may contain the verdict of a discriminator on patches."""
+    """A family whose loss may contain a discriminator's verdict on patches."""
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator",)
 
@@ -48,7 +48,7 @@ class HasPatchVerdict(Family):
         raise NotImplementedError
 
     def phases_with(self, learning: Phase) -> tuple[Phase, ...]:
-        """Return the phases: one that learns and, if there is a discriminator, one that judges."""
+        """Return the phase that learns and, if there is one, the discriminator's."""
         scale = self.config.discriminator_learning_rate_scale
         judging = (Phase(DISCRIMINATOR, ("discriminator",), learning_rate_scale=scale),)
         return (learning, *judging) if self.config.adversarial else (learning,)
@@ -73,7 +73,7 @@ class HasPatchVerdict(Family):
         return kind.generator(self.discriminator(real).detach() if kind.pairs else fake, fake)
 
     def verdict_weight(self, likeness: Tensor, verdict: Tensor, weight: float) -> Tensor:
-        """Return the weight of a verdict beside the other terms of the loss."""
+        """Return the weight of a verdict beside the rest of the loss."""
         if not self.config.adversarial_adaptive:
             return torch.as_tensor(weight)
         return weight * self._gradient_ratio(likeness, verdict)
@@ -93,12 +93,18 @@ class HasPatchVerdict(Family):
         return ratio.clamp(0, _LARGEST_RATIO).detach()
 
     def resting_loss(self) -> Losses:
-        """Return the loss of a discriminator that has not begun: it stays as it is."""
+        """Return the loss of a discriminator that has not begun.
+
+        Its gradient is zero, so that the discriminator stays as it is.
+        """
         assert self.discriminator is not None
         return Losses(0.0 * self.discriminator.last.bias.sum())  # type: ignore[union-attr]
 
     def discriminator_loss(self, made: Tensor, real: Tensor) -> Losses:
-        """Compute the loss of the discriminator on images `[n, c, h, w]`, made ones without gradients."""
+        """Compute the loss of the discriminator.
+
+        made, real: images `[n, c, h, w]`; the made ones have no gradients.
+        """
         assert self.discriminator is not None
         real_logits, fake_logits = self.discriminator(torch.cat([real, made])).chunk(2)
         loss = LOSSES[self.config.adversarial_loss].discriminator(real_logits, fake_logits)

@@ -35,7 +35,8 @@ class RegressionConfig(PatchVerdictConfig):
     adversarial: the weight of the adversarial finish, relative to the gradient of the likeness where
         `adversarial_adaptive`; 0 for none.
     adversarial_share: the share of the run, at its end, that the finish takes. The weight rises over the
-        first fifth of it.
+        first fifth of it. By then the learning rate has fallen, so that the discriminator has
+        `discriminator_learning_rate_scale` times that of the network.
     """
 
     display_name: ClassVar[str] = "regression model"
@@ -46,6 +47,7 @@ class RegressionConfig(PatchVerdictConfig):
     downsamplings: int = Field(0, ge=0, le=5)
     adversarial: float = Field(0.3, ge=0)
     adversarial_loss: Loss = "relativistic"
+    discriminator_learning_rate_scale: float = Field(3.0, gt=0)
     adversarial_share: float = Field(0.25, gt=0, le=1)
 
     @model_validator(mode="after")
@@ -92,12 +94,12 @@ class Regression(HasPatchVerdict):
 
     @property
     def receptive_radius(self) -> int:
-        """Return how many pixels of the source away a result may depend on, at most."""
+        """Return how far away, in source pixels, a result may depend."""
         return self.network.shape.reach
 
     @property
     def stride(self) -> int:
-        """Return by which multiples the source may move so that results move with it."""
+        """Return the step of the source with which results move."""
         return self.network.shape.fold
 
     def phases(self) -> tuple[Phase, ...]:
@@ -108,7 +110,10 @@ class Regression(HasPatchVerdict):
 
     @property
     def finish(self) -> float:
-        """Return how much of the adversarial finish is over, in [0, 1]; below 0 where it has not begun."""
+        """Return how much of the adversarial finish is over, in [0, 1].
+
+        It is below 0 if the finish has not begun.
+        """
         config = self.config
         if not config.adversarial:
             return -1.0
@@ -138,13 +143,16 @@ class Regression(HasPatchVerdict):
         return Losses(likeness + weight * verdict, logged)
 
     def source(self, condition: Condition) -> Tensor:
-        """Return the source images of a condition; raises ConfigError where there are none."""
+        """Return the source images of a condition; raises ConfigError."""
         if condition.image is None:
             raise ConfigError("This model turns one image into another: give it a source image.")
         return condition.image
 
     def restored(self, source: Tensor, targets: Tensor) -> Tensor:
-        """Return the results for source images in training, float32 of the shape of their targets."""
+        """Return the results for source images in training.
+
+        They are float32, of the shape of the targets.
+        """
         return crop(self._unbounded(source), (targets.shape[2], targets.shape[3]))
 
     def _unbounded(self, source: Tensor) -> Tensor:
@@ -157,9 +165,9 @@ class Regression(HasPatchVerdict):
         return torch.cat([base.to(images.dtype), images], dim=1)
 
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
-        """Return the result for each source image of a condition, whatever the seeds.
+        """Return the result for each source image of a condition.
 
-        Raises ConfigError for any option.
+        It does not depend on the seeds. Raises ConfigError for any option.
         """
         if options:
             raise ConfigError(f"A regression model has no option {', '.join(options)}: leave it out.")
@@ -172,5 +180,8 @@ class Regression(HasPatchVerdict):
     def translate(
         self, source: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
     ) -> Tensor:
-        """Turn source images `[n, c, h, w]` of any size into results, `source_scale` times as large."""
+        """Turn source images of any size into results.
+
+        source: `[n, c, h, w]`; the results are `source_scale` times as large.
+        """
         return self.sample(Condition(image=source), seeds=seeds, **options)

@@ -38,12 +38,12 @@ class RestorationShape:
 
     @property
     def fold(self) -> int:
-        """Return the side of the square of source pixels at each place of the inner maps."""
+        """Return the side of the square of pixels at each inner place."""
         return 2**self.downsamplings
 
     @property
     def reach(self) -> int:
-        """Return how many source pixels away a value may depend on, at most."""
+        """Return how far away, in source pixels, a value may depend."""
         return self.fold * (2 * self.blocks + 3) + _TAPS
 
 
@@ -78,18 +78,20 @@ class RestorationNet(nn.Module):
 
 
 def enlarged_cubic(images: Tensor, scale: int) -> Tensor:
-    """Enlarge `[n, c, h, w]` by cubic splines (Keys 1981, a = -1/2), beyond the edge by repetition.
+    """Resize images to a multiple of their size by cubic splines.
 
-    A convolution with fixed kernels: values do not depend on where in an image they lie.
+    images: `[n, c, h, w]`. The splines are those of Keys 1981 with a = -1/2; beyond the edge, pixels are
+        repeated. Kernels are fixed, so that values do not depend on where in an image they lie.
     """
     if scale == 1:
         return images
     kernels = _cubic_kernels(scale).to(images.device)
-    for axis in (2, 3):
-        lines = images.float().movedim(axis, -1)  # [n, c, other, length]
-        padded = F.pad(lines, (_TAPS, _TAPS, 0, 0), mode="replicate").flatten(0, 2)[:, None]
-        found = F.conv1d(padded, kernels[:, None])  # [n · c · other, scale, length]
-        images = found.mT.reshape(*lines.shape[:-1], -1).movedim(-1, axis)
+    with torch.autocast(images.device.type, enabled=False):  # bfloat16 has fewer levels than a file
+        for axis in (2, 3):
+            lines = images.float().movedim(axis, -1)  # [n, c, other, length]
+            padded = F.pad(lines, (_TAPS, _TAPS, 0, 0), mode="replicate").flatten(0, 2)[:, None]
+            found = F.conv1d(padded, kernels[:, None])  # [n · c · other, scale, length]
+            images = found.mT.reshape(*lines.shape[:-1], -1).movedim(-1, axis)
     return images.contiguous(memory_format=torch.channels_last)
 
 
