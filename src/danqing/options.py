@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from danqing.errors import ConfigError
 
-Verb = Literal["sample", "fill", "vary", "translate"]
+Verb = Literal["sample", "fill", "vary", "translate", "relabel"]
 """What a model may be asked for."""
 
 Schedule = Literal["constant", "linear", "cosine"]

@@ -155,7 +155,7 @@ def test_a_model_of_pairs_is_evaluated_against_the_true_targets(
     assert "translations of the source images" in scores["kernel"].note
     assert not any("learnt from" in score.note for score in found.scores)
     everything = danqing.evaluate(trained.model, data, features="pixels", n=20)
-    assert "model of pairs has no samples" in everything.left_out["duplicates"]
+    assert "model that translates has no samples" in everything.left_out["duplicates"]
     copy = model.save(tmp_path / "elsewhere/model")
     alone = danqing.evaluate(copy, data, metrics="absolute-error")
     assert alone.scores[0].value == pytest.approx(off, abs=1e-6)

@@ -26,7 +26,7 @@ def pictures(tmp_path_factory):
     rng = np.random.default_rng(0)
     for label in ("left", "right"):
         (folder / label).mkdir()
-        for number in range(30):
+        for number in range(36 if label == "left" else 24):
             pixels = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
             half = pixels[:, :4] if label == "left" else pixels[:, 4:]
             half += 120
@@ -105,6 +105,9 @@ PAIRED = [
     "--set",
     "transport=semidiscrete",
 ]  # potentials in a file of their own
+UNPAIRED = ["--preset", "translation-64", "--domains", "left:right", "--set", "widths=[4, 8]"]
+UNPAIRED += ["--set", "blocks=1", "--set", "discriminator_features=4", "--set", "precision=float32"]
+UNPAIRED += ["--set", "data.augment.flip=true", "--set", "evaluation.held_out=0.5"]
 EVALUATED = ["--evaluate-every", "1504", "--set", "evaluation.samples=16"]
 EVALUATED += ["--set", "evaluation.features=pixels", "--set", "evaluation.held_out=0.2"]
 AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and a length chosen at the end
@@ -118,6 +121,7 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 625 steps: 19 snapshots, and 
         ("vae", 6, [*VAE, *EVALUATED, *AVERAGED, "--images", "10000"]),
         ("flow", 6, [*FLOW, *PAIRED, *AVERAGED, "--images", "10000"]),
         ("growing", 6, [*GROWING, *EVALUATED, "--images", "20000"]),
+        ("unpaired", 6, [*EVALUATED, *UNPAIRED, "--images", "10000"]),
         ("regression", 6, [*REGRESSION, *EVALUATED, "--images", "20000"]),
     ],
 )

@@ -314,6 +314,54 @@ def test_a_translation_starts_at_its_source() -> None:
         Model(make()).translate(pixels)
 
 
+def test_a_label_is_exchanged_and_the_rest_of_an_image_stays() -> None:
+    """Dark and bright images with a slope of any strength: the other label keeps the slope."""
+    family = make(width=4, height=4, patch=4, widths=(32,), labels=("dark", "bright"), condition_dropout=0.0)
+    rng = torch.Generator().manual_seed(0)
+
+    def drawn(labels: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+        levels = torch.where(labels > 0, 0.4, -0.4)[:, None, None, None]
+        return (levels + slopes[:, None, None, None] * torch.linspace(-1, 1, 4)).expand(-1, 1, 4, 4)
+
+    batches = []
+    for _ in range(400):
+        labels, slopes = torch.randint(2, (128,), generator=rng), torch.randn(128, generator=rng) * 0.2
+        batches.append(Batch(drawn(labels, slopes), Condition(labels)))
+    train(family, batches)
+    dark, slopes = torch.zeros(32, dtype=torch.int64), torch.linspace(-0.4, 0.4, 32)
+    source = drawn(dark, slopes)
+    model, pixels = Model(family), Images(to_uint8(source))
+    back = model.translate(pixels, source_label="dark", label="dark", seed=1, num_steps=32)
+    other = model.translate(pixels, source_label="dark", label="bright", seed=1, num_steps=32)
+    assert np.abs(back.array.astype(int) - pixels.array).mean() < 0.03 * 255
+    expected = to_uint8(drawn(dark + 1, slopes)).numpy().astype(int)
+    assert np.abs(other.array - expected).mean() < 0.05 * 255
+    found = other.array.astype(int)[..., 0].mean(1)
+    assert np.corrcoef(found[:, 3] - found[:, 0], slopes.numpy())[0, 1] > 0.95, "the slope stays"
+    unchanged = model.translate(pixels, source_label="dark", label="bright", strength=0.0)
+    assert np.array_equal(unchanged.array, pixels.array)
+    alone = model.translate(pixels[3:4], source_label="dark", label="bright", seeds=[7], num_steps=4)
+    seeds = [1, 2, 3, 7]
+    among = model.translate(pixels[:4], source_label="dark", label="bright", seeds=seeds, num_steps=4)
+    assert np.array_equal(alone.array[0], among.array[3])
+    steps: list[tuple[int, int]] = []
+    model.translate(
+        pixels[:1],
+        source_label=0,
+        label=1,
+        num_steps=3,
+        on_step=lambda done, total, preview: steps.append((done, total)),
+    )
+    assert steps == [(number, 6) for number in range(1, 7)]
+    for name in ("stochastic", "dpm++"):
+        with pytest.raises(ConfigError, match="cannot go from an image to noise: choose one of euler, heun"):
+            model.translate(pixels, source_label="dark", label="bright", sampler=name)
+    with pytest.raises(ConfigError, match="say which label the images have"):
+        model.translate(pixels, label="bright")
+    with pytest.raises(ConfigError, match="give the label of each image"):
+        model.translate(pixels, source_label="dark")
+
+
 @pytest.mark.parametrize("given", [1, 2, 3, 4])
 @pytest.mark.parametrize("wanted", [1, 2, 3, 4])
 def test_a_source_of_other_channels_is_seen_as_the_target_has_them(given: int, wanted: int) -> None:

@@ -26,6 +26,8 @@ def test_the_presets_of_a_task_say_what_they_are_for(task: TaskName) -> None:
 def test_the_first_mode_of_a_task_is_its_default() -> None:
     assert tasks.choose("upscale", None, {}) == ("upscale-64", {})
     assert tasks.choose("fill", None, {})[0] == "flow-64"
+    domains = {"data.domains": "A:B"}
+    assert tasks.choose("translate", None, domains) == ("translation-64", domains)
 
 
 def test_declared_pairs_replace_the_degradation_of_a_preset() -> None:
@@ -43,8 +45,10 @@ def test_declared_pairs_replace_the_degradation_of_a_preset() -> None:
         ("paint", None, {}, "There is no task 'paint': choose one of upscale"),
         ("upscale", "slow", {}, "The task upscale has no mode 'slow': choose regression or flow"),
         ("fill", "regression", {}, "The task fill has no mode 'regression': choose flow"),
-        ("translate", None, {}, "The task translate learns from pairs: declare them by --pairs"),
+        ("translate", None, {}, "declare them by --pairs SOURCES:TARGETS or --domains"),
         ("fill", None, {"data.pairs": "A:B"}, "leave pairs and degrade out"),
+        ("enhance", None, {"data.domains": "A:B"}, "does not learn from domains"),
+        ("translate", "flow", {"data.domains": "A:B"}, "in the mode flow"),
         ("upscale", None, {"data.degrade": "blur"}, "add a step such as shrink4"),
     ],
 )

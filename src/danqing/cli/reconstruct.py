@@ -56,6 +56,10 @@ def reconstruct(
             raise ConfigError(
                 f"{model} is not a model: name a run folder, a model folder or a model on the hub."
             )
+        if candidate.model.family.config.reads_domains:
+            raise ConfigError(
+                "The source images of this model have no true targets to compare with: use danqing translate."
+            )
         reference = open_reference(data, candidate, split=split, seed=seed, on_progress=bar.update)
         drawn = torch.randperm(len(reference.images), generator=generator(seed, "reconstruct"))[:n].numpy()
         rows = np.sort(drawn)

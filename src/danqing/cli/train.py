@@ -50,6 +50,8 @@ EXAMPLES = """Examples:
 
   danqing train scans/ --task enhance --degrade blur,noise0.1 --out runs/clean
 
+  danqing train animals/ --domains horses:zebras --preset translation-64 --out runs/zebras
+
   danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits
 
 Ctrl-C saves the run; the same command again resumes it."""
@@ -116,6 +118,13 @@ def train(
             metavar="SOURCES:TARGETS",
         ),
     ] = None,
+    domains: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn to turn images of one label or class folder into those of another, without pairs.",
+            metavar="SOURCE:TARGET",
+        ),
+    ] = None,
     degrade: Annotated[
         str | None,
         typer.Option(
@@ -158,7 +167,7 @@ def train(
 ) -> None:
     """Train a model on your images."""
     of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
-    given = {**parse_settings(settings or []), **_of_data(attributes, pairs, degrade)}
+    given = {**parse_settings(settings or []), **_of_data(attributes, pairs, domains, degrade)}
     if style_image is not None:
         given["model.style_image"] = str(style_image.resolve())
     run = train_with_bar(
@@ -181,7 +190,7 @@ def train(
     )
     leave_if_interrupted(run, as_json=as_json)
     edits = run.translates or run.task == "style"
-    following = next_command(run.folder, _sources(data, pairs) if edits else None, run.task)
+    following = next_command(run.folder, _sources(data, pairs or domains) if edits else None, run.task)
     output.result(run_payload(run), output.facts({**run_text(run), "Next": following}), as_json=as_json)
 
 
@@ -198,16 +207,21 @@ def next_command(run: Path, sources: str | None = None, task: str = "") -> str:
     return shlex.join(["danqing", verb, str(run), sources, "--out", out])
 
 
-def _sources(data: str, pairs: str | None) -> str:
-    """Return the folder of source images, or an example file if the data has no such folder."""
-    folder = Path(data) / (pairs or "").partition(":")[0]
-    return str(folder) if pairs and ":" in pairs and folder.is_dir() else IMAGE_TO_TRANSLATE
+def _sources(data: str, declared: str | None) -> str:
+    """Return the folder of source images, or an example file if the data has no such folder.
+
+    declared: the pairs or domains of the data.
+    """
+    folder = Path(data) / (declared or "").partition(":")[0]
+    return str(folder) if declared and ":" in declared and folder.is_dir() else IMAGE_TO_TRANSLATE
 
 
-def _of_data(attributes: str | None, pairs: str | None, degrade: str | None) -> dict[str, Any]:
+def _of_data(
+    attributes: str | None, pairs: str | None, domains: str | None, degrade: str | None
+) -> dict[str, Any]:
     """The settings of `data` that have an option of their own."""
     names = None if attributes is None else split_names(attributes)
-    given = {"data.attributes": names, "data.pairs": pairs, "data.degrade": degrade}
+    given = {"data.attributes": names, "data.pairs": pairs, "data.domains": domains, "data.degrade": degrade}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""`danqing translate`: turn images into those that belong to them, with a model that learned from pairs."""
+"""`danqing translate`: turn images into others, with a model that learned from pairs, domains or labels."""
 
 from typing import Annotated
 
@@ -8,7 +8,6 @@ from danqing.cli import edit_options, output
 from danqing.cli.arguments import (
     AttributeOption,
     GuidanceOption,
-    LabelOption,
     ModelArgument,
     NegativeOption,
     PromptOption,
@@ -39,6 +38,8 @@ EXAMPLES = """Examples:
 
   danqing translate runs/colours outlines/ --out coloured/
 
+  danqing translate runs/animals cat.png --from cat --to dog --out dog.png
+
   danqing translate runs/day-night film/ --tile 128 --sequence --out night/"""
 
 WholeTileOption = Annotated[
@@ -57,7 +58,15 @@ def translate(
     images: InputArgument,
     out: OutOption,
     n: VersionsOption = 1,
-    label: LabelOption = None,
+    label: Annotated[
+        str | None, typer.Option("--label", "--to", help="What the results show, for a model with labels.")
+    ] = None,
+    source_label: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="What the images show, for a model that learned labels and not source images."
+        ),
+    ] = None,
     prompt: PromptOption = None,
     negative_prompt: NegativeOption = None,
     guidance: GuidanceOption = None,
@@ -74,7 +83,7 @@ def translate(
     reference: ReferenceOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Turn images into the images that belong to them."""
+    """Turn images into others, as a model has learned it."""
     edit_options.check(images, out)
     attributes, options = parse_attributes(attribute), sample_options(settings, guidance)
     is_picked, seed = seed == -1, picked_seed(seed)
@@ -84,7 +93,7 @@ def translate(
     from danqing.machine import use_free_cores
 
     use_free_cores()
-    request = Request(label, prompt, negative_prompt, attributes)
+    request = Request(label, prompt, negative_prompt, attributes, source_label)
     edit = Translation(
         WindowModel(opened(model), "translate", request, options),
         whole=not tile,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,9 +39,10 @@ class Batches:
     holds labels, if the data has any. use_texts: whether it holds captions, if the data has any; of several
     captions, the seed and the images seen select one. hide_attributes: the probability with which each
     attribute of an image is treated as missing, so that a model learns to do without it. degrade: makes the
-    source image of each image, or changes the source images of pairs, which are augmented like their
-    targets. prefetch: whether a thread reads the next batch during the training step, by default if the data
-    exceeds half of the machine's memory; the batches are the same either way.
+    source image of each image, or changes the source images of pairs, which are augmented like their targets.
+    Source images of another domain (`dataset.sources`) are shuffled and augmented by themselves, and each of
+    them is drawn equally often. prefetch: whether a thread reads the next batch during the training step, by
+    default if the data exceeds half of the machine's memory; the batches are the same either way.
     """
 
     def __init__(
@@ -70,6 +71,10 @@ class Batches:
         self._order: Order = ShuffledOrder(count, batch_size, seed)
         if len(dataset.sizes) > 1:
             self._order = BucketOrder(dataset.buckets_at(np.arange(count)), batch_size, seed)
+        self._sources: Batches | None = None
+        if dataset.sources is not None:
+            own: dict[str, Any] = {"augment": augment, "device": device, "prefetch": prefetch}
+            self._sources = Batches(dataset.sources, batch_size, derived_seed(seed, "sources"), **own)
         if prefetch is None:
             prefetch = len(dataset) * dataset.image_bytes > (total_memory() or 8e9) / 2
         self._ahead = _Ahead(self._read) if prefetch else None
@@ -84,6 +89,8 @@ class Batches:
         images = self._changed(read.pixels, images_seen)
         condition = read.condition.to(self.device)
         source = None if read.sources is None else self._changed(read.sources, images_seen)
+        if self._sources is not None:
+            source = self._sources.at(images_seen).images
         if self.degrade is not None:
             degraded = images if source is None else source
             source = self.degrade.apply(degraded, self._seeds(images_seen))

@@ -37,11 +37,18 @@ class Dataset:
 
     `labels` are int64 `[n]`, indices into `label_names`, -1 if an image has none. `fingerprint` is a
     sha256 in hexadecimal of the contents and the options that they were read with: it shows whether two runs
-    used the same data.
+    used the same data. `sources` are the images of another domain that a model turns into images like these,
+    of any number; None if there is no such domain.
     """
 
-    def __init__(self, cache: Path, info: DatasetInfo, rows: NDArray[np.int64] | None = None) -> None:
-        self.cache, self.info = cache, info
+    def __init__(
+        self,
+        cache: Path,
+        info: DatasetInfo,
+        rows: NDArray[np.int64] | None = None,
+        sources: "Dataset | None" = None,
+    ) -> None:
+        self.cache, self.info, self.sources = cache, info, sources
         self._manifest = read_manifest(cache)
         self._store = _Store(cache, self._manifest)
         self._rows: NDArray[np.integer] | None = None
@@ -52,6 +59,8 @@ class Dataset:
         if self._rows is not None:
             self.fingerprint = digest(self.fingerprint, self._rows.astype("<i8").tobytes())
             self._narrow_labels()
+        if sources is not None:
+            self.fingerprint = digest(self.fingerprint, sources.fingerprint)
 
     def __len__(self) -> int:
         return self._manifest.shape[0] if self._rows is None else len(self._rows)
@@ -144,11 +153,20 @@ class Dataset:
         """Return whether each image has a source image."""
         return self._manifest.pairs
 
+    @property
+    def has_sources(self) -> bool:
+        """Return whether there are source images, of pairs or of another domain."""
+        return self.has_pairs or self.sources is not None
+
     def source_images(self, indices: Indices) -> Tensor:
         """Return the source images of pairs, uint8 `[n, h, w, c]`.
 
+        Those of another domain are spread evenly over the images, and do not belong to them.
         Raises DataError if there are none.
         """
+        if self.sources is not None:
+            wanted = indices.numpy() if isinstance(indices, Tensor) else np.asarray(indices, np.int64)
+            return self.sources.images(wanted * len(self.sources) // len(self))
         if not self.has_pairs:
             raise DataError(f"{self.info.name} holds no pairs: declare them with pairs=...")
         return torch.from_numpy(_eight_bits(self._store.images(self._places(indices), side=1)))
@@ -247,7 +265,11 @@ class Dataset:
         places = self._places(indices)
         if len(places) == 0:
             raise DataError(f"No image of {self.info.name} was chosen: name at least one.")
-        return Dataset(self.cache, self.info, places)
+        return Dataset(self.cache, self.info, places, self.sources)
+
+    def beside(self, sources: "Dataset | None") -> "Dataset":
+        """Return the same images beside the source images of another domain; None is none."""
+        return Dataset(self.cache, self.info, self._places(np.arange(len(self))), sources)
 
     def _with_labels(self, names: Sequence[str]) -> NDArray[np.int64]:
         wanted = []

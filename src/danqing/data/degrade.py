@@ -125,10 +125,10 @@ def source_images(
 ) -> Tensor:
     """Return the source images outside of training, float32 `[n, c, h, w]` in [-1, 1].
 
-    They are those of pairs, or else copies of the images; `degradation` is applied to either, drawn by the
-    seed and the index of each image.
+    They are those of pairs or of another domain, or else copies of the images; `degradation` is applied to
+    any of them, drawn by the seed and the index of each image.
     """
-    images = to_float(dataset.source_images(indices) if dataset.has_pairs else dataset.images(indices))
+    images = to_float(dataset.source_images(indices) if dataset.has_sources else dataset.images(indices))
     if degradation is None:
         return images
     return degradation.apply(images, [derived_seed(seed, "degrade", index) for index in indices])

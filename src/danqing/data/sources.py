@@ -9,6 +9,7 @@ from danqing.data import builtin, cache, tar_shards
 from danqing.data.augment import Augment
 from danqing.data.buckets import Size
 from danqing.data.dataset import Dataset
+from danqing.data.domains import split_domains
 from danqing.data.file_source import FileSource
 from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource, find_idx, labels_beside
@@ -41,6 +42,7 @@ def open_dataset(
     range: Range | None = None,
     split: str = "train",
     pairs: str = "",
+    domains: str = "",
     attributes: Sequence[str] = (),
     cache_dir: Path | None = None,
     on_progress: ProgressCallback | None = None,
@@ -60,6 +62,7 @@ def open_dataset(
     split: train, test, validation or all; data without splits is all training data.
     pairs: "SOURCES:TARGETS" for two folders, "side-by-side" or "side-by-side-reversed" for two halves of each
         image, or the column that names the source image; empty for none.
+    domains: "SOURCE:TARGET", two labels: the images of the second, with those of the first as `sources`.
     attributes: columns of numbers, categories or vectors to keep of each image.
     on_progress: receives (done, total, what).
 
@@ -81,7 +84,8 @@ def open_dataset(
         range=manifest.range,
     )
     dataset = Dataset(folder, info)
-    return dataset.subset(part) if part else dataset
+    dataset = dataset.subset(part) if part else dataset
+    return split_domains(dataset, domains) if domains else dataset
 
 
 def find_source(

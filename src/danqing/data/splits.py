@@ -46,7 +46,11 @@ def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dat
             f"{len(dataset)} images are too few to hold {fraction:.0%} of them out: add images, or learn "
             "without a held-out split."
         )
-    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+    sides = dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+    if dataset.sources is None:
+        return sides
+    sources = hold_out(dataset.sources, fraction)
+    return sides[0].beside(sources[0]), sides[1].beside(sources[1])
 
 
 def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | None:

@@ -1,4 +1,4 @@
-"""Turns images of any size into others with a model that learned from source images and their targets.
+"""Turns images of any size into others, with a model that learned it or from one label to another.
 
 A model of convolutions alone computes an image in tiles, exactly. Any other model sees windows of the size of
 its source images, which share the noise of their places and are blended where they overlap.
@@ -73,7 +73,7 @@ class Translation:
         return self.model.model.family.config.source_scale
 
     def changes(self, image: ImageToEdit) -> bool:
-        return self.strength > 0
+        return self.strength > 0 and self.model.options.get("strength", 1.0) > 0
 
     def peak_bytes(self, width: int, height: int) -> int:
         pixels, large = width * height, width * height * self.scale**2
@@ -230,6 +230,7 @@ def translate(
     *,
     out: str | Path | None = None,
     label: str | int | None = None,
+    source_label: str | int | None = None,
     prompt: str | None = None,
     negative_prompt: str | None = None,
     attributes: Mapping[str, Any] | None = None,
@@ -240,10 +241,11 @@ def translate(
 ) -> Images | Array | BatchResult:
     """Turn each image into the one that belongs to it, at any size.
 
-    model: one that learned from source images and their targets, its folder, or its id on the hub.
+    model: one that learned from source images, or images with labels; its folder, or its id on the hub.
     images: in memory or in files, as `editing.arrays.apply` takes them.
     out: where the results of files go: a file for one image, or a folder or zip.
-    label, prompt, negative_prompt, attributes: what all images show.
+    label, prompt, negative_prompt, attributes: what all results show.
+    source_label: what all images show, for a model that learned images with labels.
     seed: an image's own seed depends on it and on the image's name or place.
     tile: 0 shows each image whole at the size that the model learned, and resizes the result back. A number
         of pixels divides it into tiles of this side.
@@ -253,7 +255,7 @@ def translate(
     Raises ConfigError and DataError as these do.
     """
     for_files, own = divided(options)
-    request = Request(label, prompt, negative_prompt, attributes)
+    request = Request(label, prompt, negative_prompt, attributes, source_label)
     edit = Translation(
         WindowModel(opened(model), "translate", request, own),
         whole=not tile,

@@ -15,7 +15,7 @@ from danqing.editing.contract import Values
 from danqing.editing.tiles import NoiseField
 from danqing.editing.windows import Size, Window
 from danqing.errors import ConfigError
-from danqing.families.abilities import Fills, TakesNoise, Translates, Varies
+from danqing.families.abilities import Fills, Relabels, TakesNoise, Translates, Varies
 from danqing.families.base import Condition
 from danqing.image_files import Range
 from danqing.model.chunks import in_chunks
@@ -26,7 +26,6 @@ from danqing.model.model import Model
 _ABILITIES: Mapping[str, tuple[type, str]] = {
     "fill": (Fills, "fill a part of an image"),
     "vary": (Varies, "vary an image"),
-    "translate": (Translates, "turn one image into another"),
 }
 _FILE_OPTIONS = ("n", "strip", "dry_run", "sequence", "memory", "on_plan", "on_progress")
 _ACTIVATIONS = 400
@@ -35,12 +34,16 @@ _ACTIVATIONS = 400
 
 @dataclass(frozen=True)
 class Request:
-    """What all images show."""
+    """What all results show.
+
+    source_label: what all images show that are turned from one label into another.
+    """
 
     label: str | int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     attributes: Mapping[str, Any] | None = None
+    source_label: str | int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +61,13 @@ class WindowModel:
     options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        protocol, ability = _ABILITIES[self.verb]
-        if not isinstance(self.model.family, protocol):
-            raise ConfigError(families.cannot(self.model.family.config, ability, protocol))
-        self.model.check_options(self.options, self.verb)
+        if self.verb == "translate":
+            self.model.check_translates(self.request.source_label)
+        else:
+            protocol, ability = _ABILITIES[self.verb]
+            if not isinstance(self.model.family, protocol):
+                raise ConfigError(families.cannot(self.model.family.config, ability, protocol))
+        self.model.check_options(self.options, "relabel" if self._source else self.verb)
         _ = self._condition
 
     @property
@@ -83,6 +89,7 @@ class WindowModel:
         return {
             "model": weights.digest(self.model.family.state_dict()),
             "label": request.label,
+            "source_label": request.source_label,
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
             "attributes": None if request.attributes is None else dict(request.attributes),
@@ -99,6 +106,16 @@ class WindowModel:
             request.prompt,
             request.negative_prompt,
             request.attributes,
+        )
+
+    @functools.cached_property
+    def _source(self) -> Condition | None:
+        """Return what the images show, if they are turned from one label into another."""
+        request = self.request
+        if request.source_label is None:
+            return None
+        return given_condition(
+            self.model.family.config, 1, request.source_label, request.prompt, attributes=request.attributes
         )
 
     def peak_bytes(self, windows: int, size: Size | None = None) -> int:
@@ -146,11 +163,15 @@ class WindowModel:
 
         images: `[n, c, h, w]`, of any size where the family computes in tiles; `windows` is then None.
         """
-        family, device = self.model.family, self.model.device
-        assert isinstance(family, Translates)
+        family, device, source = self.model.family, self.model.device, self._source
 
-        def translate(rows: list[int], **given: Any) -> Tensor:
-            return family.translate(images[rows].to(device), **given)
+        def translate(rows: list[int], condition: Condition, **given: Any) -> Tensor:
+            if source is not None:
+                assert isinstance(family, Relabels)
+                shown = source[[0] * len(rows)].to(device)
+                return family.relabel(images[rows].to(device), shown, condition, **given)
+            assert isinstance(family, Translates)
+            return family.translate(images[rows].to(device), condition, **given)
 
         return self._run(translate, seed, windows or [Window(0, 0, *self.shape)] * len(images))
 

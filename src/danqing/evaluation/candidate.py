@@ -22,7 +22,9 @@ from danqing.model.loading import HasModel, load
 from danqing.model.model import Model
 from danqing.progress import ProgressCallback
 
-_PREPARATION = ("channels", "alpha", "background", "fit", "range", "pairs")
+_PREPARATION = ("channels", "alpha", "background", "fit", "range", "pairs", "domains")
+_DECLARED = ("pairs", "domains")
+"""Those that say which image is made from which."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Candidate:
 
     name: what a score calls it. folder: the model folder, where there is one. preparation: how the data that
     it is compared with must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`, `pairs`,
-    `attributes`), and as_trained: how a model's run read it, which the fingerprint of its images follows from
-    too. facts: settings that every score of it carries.
+    `domains`, `attributes`), and as_trained: how a model's run read it, which the fingerprint of its images
+    follows from too. facts: settings that every score of it carries.
     """
 
     name: str
@@ -176,7 +178,7 @@ def _told_preparation(model: Model) -> dict[str, Any]:
         return {}
     chosen = {name: told[name] for name in _PREPARATION if name in told}
     try:
-        ImageSpec(**{name: value for name, value in chosen.items() if name != "pairs"})
+        ImageSpec(**{name: value for name, value in chosen.items() if name not in _DECLARED})
     except ConfigError:
         return {}
     return chosen

@@ -160,13 +160,17 @@ def remade(model: Model, images: ImageSet, rows: NDArray[np.int64]) -> Images:
 
 
 def sources(model: Model, images: ImageSet, rows: NDArray[np.int64]) -> Images:
-    """Return the source images that belong to the images at `rows`, for a model of pairs.
+    """Return the source images of the images at `rows`, for a model that translates.
+
+    They belong to them, unless they are of another domain.
 
     Raises EvaluationError where there are none.
     """
     steps = model.facts.get("data", {}).get("prepared", {}).get("degrade")
-    if not isinstance(images, Dataset) or not (steps or images.has_pairs):
-        raise EvaluationError("This model turns one image into another: compare it with a data set of pairs.")
+    if not isinstance(images, Dataset) or not (steps or images.has_sources):
+        raise EvaluationError(
+            "This model turns one image into another: compare it with a data set that has source images."
+        )
     found = source_images(images, rows.tolist(), Degradation(steps) if steps else None, seed=0)
     return Images(to_uint8(found))
 

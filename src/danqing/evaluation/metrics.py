@@ -321,7 +321,7 @@ def _has_no_samples(c: MetricInputs) -> str | None:
     if not c.remakes_reference:
         return None
     translates = isinstance(c.on_real_images.model.family, Translates)
-    return f"a {'model of pairs' if translates else 'first stage'} has no samples of its own"
+    return f"a {'model that translates' if translates else 'first stage'} has no samples of its own"
 
 
 def _no_encoder(c: MetricInputs) -> str | None:

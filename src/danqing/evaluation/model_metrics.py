@@ -148,6 +148,8 @@ def cannot_compare(c: MetricInputs, metric: str) -> str | None:
 
     None if they can.
     """
+    if c.on_real_images.model.family.config.reads_domains:
+        return "the source images have no true targets"
     if metric == "perceptual" and not isinstance(c.network, HasStages):
         return f"the layers of {c.network.name} cannot be compared place by place"
     if metric in ("ssim", "ms-ssim") and min(c.reference.images.size) < WINDOW:

@@ -25,6 +25,7 @@ REGISTRY = {
     "flow": ("danqing.families.flow_sampling", "FlowSampler", "FlowConfig"),
     "regression": ("danqing.families.regression", "Regression", "RegressionConfig"),
     "style": ("danqing.families.style", "Style", "StyleConfig"),
+    "translation": ("danqing.families.translation", "TranslationModel", "TranslationConfig"),
 }
 """Module, class and configuration class of each family of our own; these names win over other packages'."""
 GROUP = "danqing.families"

@@ -254,14 +254,37 @@ class TakesNoise(Protocol):
 
 @runtime_checkable
 class Translates(Protocol):
-    """A family that learned from pairs to translate images."""
+    """A family that learned to turn source images into others, from pairs or from two domains."""
 
     def translate(
         self, source: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
     ) -> Tensor:
-        """Turn source images `[n, c, h, w]` into the images that belong to them.
+        """Turn source images `[n, c, h, w]` into target images.
 
         Image i depends on row i and `seeds[i]` alone.
+        options: those of `sample`.
+        """
+        ...
+
+
+@runtime_checkable
+class Relabels(Protocol):
+    """A family that turns images of one label into images of another, without having learned from pairs."""
+
+    def relabel(
+        self,
+        images: Tensor,
+        source: Condition,
+        target: Condition,
+        *,
+        seeds: Sequence[int],
+        strength: float = 1.0,
+        **options: Any,
+    ) -> Tensor:
+        """Turn images `[n, c, h, w]` that show one thing into images that show another.
+
+        source: what they show. target: what they will show. Image i depends on row i and `seeds[i]` alone.
+        strength: from 0, which returns each image as the family encodes it, to 1.
         options: those of `sample`.
         """
         ...

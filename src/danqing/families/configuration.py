@@ -166,7 +166,12 @@ class FamilyConfig(BaseModel):
 
     @property
     def reads_source(self) -> bool:
-        """Return whether the model learns from the source image of a pair."""
+        """Return whether the model learns from source images, which it turns into others."""
+        return False
+
+    @property
+    def reads_domains(self) -> bool:
+        """Return whether its source images are of another domain, and do not belong to the targets."""
         return False
 
     @property

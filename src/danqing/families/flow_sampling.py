@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError
-from danqing.families import flow_growth, paths, samplers
+from danqing.families import flow_growth, flow_inversion, paths, samplers
 from danqing.families.abilities import OnStep, Preview
 from danqing.families.back_projection import projected
 from danqing.families.base import Batch, Condition, Learner
@@ -289,6 +289,53 @@ class FlowEditor(FlowSampler):
         start = torch.lerp(noise, latents, begin)
         velocity = self._velocity(condition, latents.shape, chosen)
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
+
+    def relabel(
+        self,
+        images: Tensor,
+        source: Condition,
+        target: Condition,
+        *,
+        seeds: Sequence[int],
+        strength: float = 1.0,
+        noise: Tensor | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Follow the flow from images back under one condition, and to images again under another.
+
+        strength: the way back ends at the time 1 - strength; 1 is noise.
+        noise: of the beginning of the way back, `[n, *noise_shape]` instead of that of the seeds.
+        options: as of `sample`. Guidance acts on the way to the new images alone.
+        Raises ConfigError for a sampler that cannot go back.
+        """
+        chosen, latents = self._checked(options), self.latents_of(images)
+        flow_inversion.check_sampler(chosen["sampler"])
+        if strength == 0:
+            return self.images_of(latents)
+        steps, end = chosen["num_steps"], 1 - strength
+        noise = self._noise(seeds) if noise is None else noise
+
+        def back(done: int, _: int, preview: Preview) -> None:
+            if on_step is not None:
+                on_step(done, 2 * steps, lambda: self.images_of(preview()))
+
+        def forth(done: int, _: int, preview: Preview) -> None:
+            if on_step is not None:
+                on_step(steps + done, 2 * steps, preview)
+
+        start = flow_inversion.inverted(
+            chosen["sampler"],
+            self._velocity(source, latents.shape, {**chosen, "guidance_scale": 1.0}),
+            latents,
+            noise,
+            end=end,
+            steps=steps,
+            shift=chosen["time_shift"],
+            on_step=back,
+        )
+        velocity = self._velocity(target, latents.shape, chosen)
+        return self._follow(velocity, start, end, seeds, forth, chosen)
 
 
 class Flow(FlowEditor):

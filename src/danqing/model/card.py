@@ -146,7 +146,11 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _how_to_use(info: Mapping[str, Any], prompts: Sequence[str], samples: str | None) -> list[str]:
     translates = info.get("translates")
-    shown = "Each source image, what the model makes of it, and its target" if translates else "Samples"
+    shown = "Samples"
+    if translates:
+        shown = "Each source image, what the model makes of it, and its target"
+    if info.get("unpaired"):
+        shown = "Each source image, and what the model makes of it"
     call = "translate(images" if translates else f"sample(16{_example(info['labels'], prompts)}"
     return [
         *([f"![{shown}]({samples})", ""] if samples else []),

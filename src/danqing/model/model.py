@@ -11,7 +11,14 @@ from torch import Tensor
 
 from danqing import options as rules
 from danqing.errors import ConfigError
-from danqing.families.abilities import Fills, SamplesSeamless, SamplesSizes, Translates, Varies
+from danqing.families.abilities import (
+    Fills,
+    Relabels,
+    SamplesSeamless,
+    SamplesSizes,
+    Translates,
+    Varies,
+)
 from danqing.families.base import Condition, Family
 from danqing.images import Images, SizeRange
 from danqing.model import conditions, verb_options
@@ -232,6 +239,7 @@ class Model(Analysis):
         images: Images,
         *,
         label: Label = None,
+        source_label: Label = None,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
         attributes: Attributes = None,
@@ -243,20 +251,60 @@ class Model(Analysis):
         """Turn each source image into the image that belongs to it.
 
         images: of the size of the model's source images, `family.config.source_size`.
-        Other arguments are those of `vary`. Raises ConfigError where the model did not learn from pairs.
+        source_label: what the images show, for a model that learned images with labels and not from source
+            images; `label` is what they will show, and `strength` (1 by default) how much may change.
+        Other arguments are those of `vary`. Raises ConfigError where the model cannot.
         """
         family, count = self.family, len(images)
-        if not isinstance(family, Translates):
-            raise self._cannot("turn one image into another", Translates)
-        pixels = pixels_of(images, family.config, self.device, of_source=True)
-        own = family.config.height, family.config.width
+        self.check_translates(source_label)
         chosen = conditions.image_seeds(count, seed, seeds)
         condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
+        if source_label is not None:
+            source = given_condition(family.config, count, source_label, prompt, attributes=attributes)
+            return self._relabel(images, source, condition, chosen, on_step, options)
+        assert isinstance(family, Translates)
+        pixels = pixels_of(images, family.config, self.device, of_source=True)
+        own = family.config.height, family.config.width
 
         def translate(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return crop(family.translate(pixels(rows), wanted, **given), own)
 
         return self._sample("translate", translate, condition, chosen, options, on_step)
+
+    def _relabel(
+        self,
+        images: Images,
+        source: Condition,
+        target: Condition,
+        seeds: Sequence[int],
+        on_step: OnPainting | None,
+        options: Mapping[str, Any],
+    ) -> Images:
+        """Turn images that show one thing into images that show another."""
+        family, pixels = self.family, self._pixels(images)
+        assert isinstance(family, Relabels)
+
+        def relabel(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
+            return family.relabel(pixels(rows), source[rows].to(self.device), wanted, **given)
+
+        return self._sample("relabel", relabel, target, seeds, options, on_step)
+
+    def check_translates(self, source_label: Label = None) -> None:
+        """Raise ConfigError if the model cannot turn one image into another.
+
+        source_label: as of `translate`.
+        """
+        family = self.family
+        if source_label is not None and not isinstance(family, Relabels):
+            raise self._cannot("turn images of one label into images of another", Relabels)
+        if source_label is not None or isinstance(family, Translates):
+            return
+        if isinstance(family, Relabels) and self.labels:
+            raise ConfigError(
+                "This model learned images with labels: say which label the images have "
+                "(source_label, --from) and which one they will have (label, --to)."
+            )
+        raise self._cannot("turn one image into another", Translates)
 
     def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
         """Return the labels that seeds draw where none are requested, `[n]`.
@@ -286,6 +334,7 @@ class Model(Analysis):
             **describe(self.family, self.facts),
             "sample_options": self.sample_options,
             "translates": isinstance(self.family, Translates),
+            "unpaired": self.family.config.reads_domains,
             "other_sizes": self.facts.get("other_sizes") != "refused",
             "sampled_sizes": self.sizes.in_words(),
         }

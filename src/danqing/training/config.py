@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 from danqing.data import Augment, Dataset
 from danqing.data.captions import captions_of
 from danqing.data.degrade import Degradation
+from danqing.data.domains import parse_domains
 from danqing.data.splits import HELD_OUT
 from danqing.errors import ConfigError
 from danqing.families import can_sample, cannot, config_class, implementing, parse_config
@@ -82,6 +83,7 @@ class DataConfig(_Section):
     range that suits the data.
     pairs: "SOURCES:TARGETS" for two folders, "side-by-side", "side-by-side-reversed", or the column that
     names the source image.
+    domains: "SOURCE:TARGET", two labels whose images do not belong together.
     attributes: columns of numbers, categories or vectors.
     attribute_examples: how many images' attributes the model keeps, to draw what is not requested.
     degrade: steps such as "blur,down4,noise,jpeg" that make a source image of each image, instead of pairs;
@@ -96,6 +98,7 @@ class DataConfig(_Section):
     fit: Literal["crop", "pad", "stretch"] = "crop"
     range: tuple[float, float] | None = None
     pairs: str = ""
+    domains: str = ""
     attributes: tuple[str, ...] = ()
     attribute_examples: int = Field(512, ge=0, le=100_000)
     degrade: str = ""
@@ -111,6 +114,10 @@ class DataConfig(_Section):
                 raise ValueError(
                     "pairs have their source images, which only shrink may change: leave degrade or pairs out"
                 )
+        if self.domains and (self.degrade or self.pairs):
+            raise ValueError("the source images of domains need no partners: leave degrade and pairs out")
+        if self.domains:
+            parse_domains(self.domains)
         return self
 
     def of_source(self) -> dict[str, Any]:
@@ -301,11 +308,21 @@ class RunConfig(_Section):
         width, height = dataset.size
         if self.data.attributes and not self.model.reads_attributes:
             raise ConfigError(f"A {self.family} does not learn from attributes: leave data.attributes out.")
-        if dataset.has_pairs and not self.model.reads_source:
+        if dataset.has_pairs and (not self.model.reads_source or self.model.reads_domains):
             raise ConfigError(f"A {self.family} does not learn from pairs: leave data.pairs out.")
-        if self.data.degrade and not self.model.reads_source:
+        if self.data.degrade and (not self.model.reads_source or self.model.reads_domains):
             raise ConfigError(f"A {self.family} does not restore images: leave data.degrade out.")
-        if self.model.reads_source and not (dataset.has_pairs or self.data.degrade):
+        if dataset.sources is not None and not self.model.reads_domains:
+            raise ConfigError(
+                f"A {self.family} does not learn from two domains: leave data.domains out, or choose the "
+                "preset translation-64."
+            )
+        if self.model.reads_domains and dataset.sources is None:
+            raise ConfigError(
+                "This model turns images of one kind into images of another, and the data has no two kinds: "
+                "name two labels or class folders by --domains SOURCE:TARGET."
+            )
+        if self.model.reads_source and not (dataset.has_sources or self.data.degrade):
             raise ConfigError(
                 "This model makes images from source images, and the data has none: declare pairs by --pairs "
                 "A:B, or degrade each image by --degrade blur,noise."

@@ -45,6 +45,8 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
     }
     if config.data.degrade:
         facts["source_images"] = Degradation(config.data.degrade).in_words()
+    if dataset.sources is not None:
+        facts["source_images"] = f"{len(dataset.sources):,} of another domain ({config.data.domains})"
     if held is not None:
         judged = held.judged
         facts["judged"] = {
@@ -103,7 +105,7 @@ def _of_training_data(dataset: Dataset, config: RunConfig, held: Held | None) ->
         | ({} if dataset.range is None else {"range": list(dataset.range)})
         | {
             name: value
-            for name in ("pairs", "degrade")
+            for name in ("pairs", "domains", "degrade")
             if (value := getattr(config.data, name))  # what is not declared is not told
         },
         **held_out(config, held),

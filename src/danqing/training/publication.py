@@ -75,10 +75,10 @@ class Publisher:
         return np.concatenate([channel_means(dataset.images(rows[part]).numpy()) for part in batches])
 
     def write_real(self) -> None:
-        """Write the grid of real images; each source image stands beside its target."""
+        """Write the grid of real images; each source image of a pair stands beside its target."""
         path = self._folder.samples / "data.png"
         path.unlink(missing_ok=True)
-        if not self._config.model.reads_source:
+        if not self._config.model.reads_source or self._config.model.reads_domains:
             self.real.save(path)
             return
         rows = _drawn_rows(self._dataset, self._config.training.sample_images, self._config.seed)
@@ -121,8 +121,8 @@ class Publisher:
     def _grid(self, model: Model, options: Mapping[str, Any] | None = None) -> Images:
         """The images of a grid, sampled with some options.
 
-        A first stage cannot sample: each original stands beside its reconstruction. A model of pairs shows
-        each source, what it made of it, and the target.
+        A first stage cannot sample: each original stands beside its reconstruction. A model that translates
+        shows each source, what it made of it, and the target, if there is one.
         """
         if model.family.has_prior:
             return sample_grid(model, self._config, options)
@@ -133,7 +133,8 @@ class Publisher:
             return Images(np.concatenate([originals, again], axis=2))
         source = torch.from_numpy(sources(model, self._originals, rows).array)
         shown = _as_targets(to_float(source), self._config.model)
-        return Images(np.concatenate([shown, again, originals], axis=2))
+        targets = [] if model.family.config.reads_domains else [originals]
+        return Images(np.concatenate([shown, again, *targets], axis=2))
 
 
 def _as_targets(source: Tensor, config: FamilyConfig) -> NDArray[np.uint8]:

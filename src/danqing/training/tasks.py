@@ -39,6 +39,10 @@ TASKS: dict[TaskName, Task] = {
 }
 
 
+UNPAIRED = "translation-64"
+"""The preset of the task translate where there are domains instead of pairs."""
+
+
 def choose(task: str, mode: str | None, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the preset of a task and all settings.
 
@@ -55,9 +59,19 @@ def choose(task: str, mode: str | None, settings: Mapping[str, Any]) -> tuple[st
         known = " or ".join(found.presets)
         raise ConfigError(f"The task {task} has no mode {mode!r}: choose {known}.")
     preset, own = found.presets[mode], dict(found.settings)
+    if settings.get("data.domains") or settings.get("domains"):
+        if (task, mode) != ("translate", "regression"):
+            raise ConfigError(
+                f"The task {task} does not learn from domains in the mode {mode}: leave them out, or choose "
+                "the task translate without a mode."
+            )
+        return UNPAIRED, {**own, **settings}
     pairs, degrade = (settings.get(f"data.{name}") or settings.get(name) for name in ("pairs", "degrade"))
     if found.learns_from == "pairs" and not (pairs or degrade):
-        raise ConfigError(f"The task {task} learns from pairs: declare them by --pairs SOURCES:TARGETS.")
+        raise ConfigError(
+            f"The task {task} learns from pairs or from two kinds of images: declare them by --pairs "
+            "SOURCES:TARGETS or --domains SOURCE:TARGET."
+        )
     if found.learns_from == "images" and (pairs or degrade):
         raise ConfigError(f"The task {task} learns from images alone: leave pairs and degrade out.")
     if task == "upscale" and degrade and Degradation(str(degrade)).scale == 1:

@@ -492,6 +492,7 @@ class Trainer:
             **({"tokenizer": self.stage.tokenized.facts} if self.stage.tokenized else {}),
             **({"reconstructs": True} if isinstance(family, Family) and not family.has_prior else {}),
             **({"translates": True} if isinstance(family, Translates) else {}),
+            **({"unpaired": True} if self.config.model.reads_domains else {}),
             **({"task": self.config.task} if self.config.task else {}),
             **({"grid_steps": [brief, steps]} if steps > brief else {}),
             **({"prompts": shown} if (shown := publication.prompts(self.config)) else {}),

@@ -166,7 +166,7 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
         )
     if real:
         caption = "Real images, as the model saw them"
-        if facts.get("translates"):
+        if facts.get("translates") and not facts.get("unpaired"):
             caption = "Source images and their targets, as the model saw them"
             if made := (facts.get("data") or {}).get("source_images"):
                 caption += f": {made}"
@@ -179,6 +179,8 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
 
 
 def _kind_of_grid(facts: Mapping[str, Any]) -> str:
+    if facts.get("unpaired"):
+        return "Source and output"
     if facts.get("translates"):
         return "Source, output and target"
     return "Originals beside their reconstructions" if facts.get("reconstructs") else "Samples"
