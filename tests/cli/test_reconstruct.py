@@ -91,7 +91,7 @@ def test_the_command_that_follows_the_training_of_a_first_stage_reconstructs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = ["features=4", "blocks=0", "batch_size=4", "sample_images=4", "sample_grids=1"]
+    settings = ["features=4", "blocks=1", "batch_size=4", "sample_images=4", "sample_grids=1"]
     settings += ["measure_seconds=0.001", "precision=float32"]
     settings += ["net=grid", "prior=normal", "latents=2"] if family == "vae" else []
     words = [word for setting in settings for word in ("--set", setting)]
