@@ -83,5 +83,7 @@ def test_a_trial_learns_several_sizes(photographs: Path, tmp_path: Path) -> None
 
 
 def test_a_family_that_needs_one_size_is_named(photographs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="gan-32: .*A GAN cannot learn images of several sizes: use a flow"):
+    with pytest.raises(
+        ConfigError, match=r"gan-32: .*A GAN cannot learn images of several sizes: use a flow"
+    ):
         dq.compare(photographs, families=["flow", "gan"], size="auto", images=80, out=tmp_path / "compared")
