@@ -10,7 +10,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_settings, parse_size_or_auto, split_names
+from danqing.cli.arguments import TrainingSizeOption, size_and_settings, split_names
 from danqing.quantities import duration
 from danqing.training.display import Display
 
@@ -93,14 +93,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Change one setting; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Width x height in pixels: 32, or 48x32; auto for several sizes of the preset's area.",
-            metavar="W[xH]|auto[:W]",
-            show_default="that of the preset",
-        ),
-    ] = None,
+    size: TrainingSizeOption = None,
     minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
     images: Annotated[
         int | None, typer.Option(help="How many images to train on, instead of --minutes.")
@@ -166,8 +159,8 @@ def train(
     as_json: output.JsonOption = False,
 ) -> None:
     """Train a model on your images."""
-    of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
-    given = {**parse_settings(settings or []), **_of_data(attributes, pairs, domains, degrade)}
+    of_all, given = size_and_settings(size, settings)
+    given |= _of_data(attributes, pairs, domains, degrade)
     if style_image is not None:
         given["model.style_image"] = str(style_image.resolve())
     run = train_with_bar(
@@ -177,7 +170,7 @@ def train(
         task=task,
         mode=mode,
         config=config,
-        settings={**given, "data.buckets": True} if buckets else given,
+        settings=given,
         size=of_all,
         minutes=minutes,
         images=images,
@@ -189,22 +182,29 @@ def train(
         device=device,
     )
     leave_if_interrupted(run, as_json=as_json)
-    edits = run.translates or run.task == "style"
-    following = next_command(run.folder, _sources(data, pairs or domains) if edits else None, run.task)
+    following = next_command(
+        run.folder,
+        sources=_sources(data, pairs or domains) if run.translates or run.task == "style" else None,
+        images=data if run.reconstructs else None,
+        task=run.task,
+    )
     output.result(run_payload(run), output.facts({**run_text(run), "Next": following}), as_json=as_json)
 
 
-def next_command(run: Path, sources: str | None = None, task: str = "") -> str:
+def next_command(run: Path, *, sources: str | None = None, images: str | None = None, task: str = "") -> str:
     """Return the command that uses the model of a run.
 
     sources: the images to edit, for a model that turns one image into another.
+    images: the images to reconstruct, for a first stage.
     task: what the model is for.
     """
-    if sources is None:
-        return shlex.join(["danqing", "sample", str(run), "--out", "grid.png"])
-    verb, done = _VERBS.get(task, ("translate", "translated"))
-    out = done if Path(sources).is_dir() else f"{done}.png"
-    return shlex.join(["danqing", verb, str(run), sources, "--out", out])
+    if sources is not None:
+        verb, done = _VERBS.get(task, ("translate", "translated"))
+        out = done if Path(sources).is_dir() else f"{done}.png"
+        return shlex.join(["danqing", verb, str(run), sources, "--out", out])
+    if images is not None:
+        return shlex.join(["danqing", "reconstruct", str(run), images, "--out", "grid.png"])
+    return shlex.join(["danqing", "sample", str(run), "--out", "grid.png"])
 
 
 def _sources(data: str, declared: str | None) -> str:

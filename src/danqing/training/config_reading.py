@@ -4,23 +4,22 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from danqing import presets
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class
-from danqing.training.config import (
+from danqing.training.config import RunConfig, flat
+from danqing.training.config_sections import (
     SHARED,
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
-    RunConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
-    flat,
 )
 
 _OF_A_TOKENIZER = ("family", "batch_size", "seed", "model", "optimizer", "schedule", "training")
@@ -55,6 +54,15 @@ def resolve(
     for key, text in (settings or {}).items():
         apply_setting(values, key, text)
     return parse({**values, **given})
+
+
+def without_auto(
+    size: tuple[int, int] | Literal["auto"] | None, settings: Mapping[str, Any] | None
+) -> tuple[tuple[int, int] | None, dict[str, Any]]:
+    """Return a size and settings in which the size "auto" is the setting `data.buckets`."""
+    if isinstance(size, str):
+        return None, {**(settings or {}), "data.buckets": True}
+    return size, dict(settings or {})
 
 
 def from_toml(path: Path) -> RunConfig:

@@ -21,7 +21,7 @@ from danqing.progress import Bar
 from danqing.training import tasks
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig
-from danqing.training.config_reading import resolve
+from danqing.training.config_reading import resolve, without_auto
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, second_stage_config
 from danqing.training.listener import Listener
@@ -49,6 +49,8 @@ class Run:
     ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
     translates: whether the model turns source images into others, and does not sample without them.
     task: what it is for, "" if it is not an editor of images.
+    reconstructs: whether its samples say nothing, as those of a first stage, and it is shown by what it makes
+    of real images.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class Run:
     ema: dict[str, Any] | None = None
     translates: bool = False
     task: str = ""
+    reconstructs: bool = False
 
     @property
     def evaluation_share(self) -> float:
@@ -134,8 +137,7 @@ def train(
         preset, settings = tasks.choose(task, mode, settings or {})
     elif mode is not None:
         raise ConfigError("mode is for a task such as upscale: give a task, or leave mode out.")
-    if size == "auto":
-        size, settings = None, {**(settings or {}), "data.buckets": True}
+    size, settings = without_auto(size, settings)
     budget = {"minutes": minutes, "images": images}
     dotted: dict[str, Any] = {
         "evaluation.every_images": evaluate_every,
@@ -143,7 +145,7 @@ def train(
     }
     if tokenizer is not None:
         dotted["tokenizer.model"] = _named(tokenizer)
-    given = {**(settings or {}), **{key: value for key, value in dotted.items() if value is not None}}
+    given = {**settings, **{key: value for key, value in dotted.items() if value is not None}}
     wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
@@ -212,6 +214,7 @@ def read_run(path: str | Path) -> Run:
         ema=facts.get("ema"),
         translates=bool(facts.get("translates")),
         task=facts.get("task", ""),
+        reconstructs=bool(facts.get("reconstructs")),
     )
 
 
