@@ -182,8 +182,6 @@ class _Batch:
 
     def run(self, dry_run: bool, on_progress: ProgressCallback | None) -> None:
         """Make all outputs that are missing."""
-        if self.place.manifest is not None and not dry_run:
-            self.place.manifest.drop_lost()
         tasks = list(self._tasks())
         for done, task in enumerate(tasks):
             if on_progress is not None:
@@ -217,23 +215,20 @@ class _Batch:
             self.result.failed[key] = str(error)
             return
         if made is not None:
-            if self.place.manifest is not None:
-                self.place.manifest.add(
-                    Record(
-                        name=task.name,
-                        version=task.version,
-                        output=output,
-                        input=digest,
-                        extra=extra,
-                        edit=self.identity,
-                        seed=self._seed(task),
-                        frame=task.frame,
-                        is_changed=made.is_changed,
-                        seconds=round(made.seconds, 3),
-                        notes=made.notes,
-                    )
-                )
-            self.place.write(output, made.content)
+            record = Record(
+                name=task.name,
+                version=task.version,
+                output=output,
+                input=digest,
+                extra=extra,
+                edit=self.identity,
+                seed=self._seed(task),
+                frame=task.frame,
+                is_changed=made.is_changed,
+                seconds=round(made.seconds, 3),
+                notes=made.notes,
+            )
+            self.place.write(record, made.content)
             if made.notes:
                 self.result.notes[key] = made.notes
         self.result.written[key] = self._shown(output)
