@@ -29,7 +29,7 @@ from danqing.model.model import Model
 
 LIMIT = 1.5e9
 FLOW = {"family": "flow", "width": 64, "height": 64, "channels": 3, "mask_share": 0.3, "num_steps": 4}
-KINDS = {
+KINDS: dict[str, tuple[str, type[np.uint8 | np.uint16], int]] = {
     "rgb8": ("JPEG", np.uint8, 3),
     "rgba8": ("PNG", np.uint8, 4),
     "rgba16": ("TIFF", np.uint16, 4),

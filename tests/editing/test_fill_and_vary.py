@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import danqing as dq
-from danqing.editing.contract import ImageToEdit
+from danqing.editing.contract import Edit, ImageToEdit
 from danqing.editing.fill import Fill
 from danqing.editing.masks import Masks
 from danqing.editing.vary import Vary
@@ -187,7 +187,7 @@ def test_nothing_to_do_returns_the_image_itself() -> None:
 
 def test_settings_tell_all_that_a_result_depends_on() -> None:
     where = np.ones((4, 4), bool)
-    edits = [
+    edits: list[Edit] = [
         filling(random_pixels(), Masks(where)),
         filling(random_pixels(), Masks(~where)),
         filling(random_pixels(), Masks(boxes=(Window(0, 0, 1, 1),))),

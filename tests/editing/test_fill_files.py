@@ -17,7 +17,7 @@ from danqing.editing.window_model import Request, WindowModel
 from danqing.families.mask_shapes import draw_masks
 from tests.editing.random_family import random_pixels
 
-KINDS = [
+KINDS: list[tuple[str, type[np.uint8 | np.uint16], tuple[int, ...]]] = [
     ("PNG", np.uint8, (1, 2, 3, 4)),
     ("PNG", np.uint16, (1, 2, 3, 4)),
     ("WEBP", np.uint8, (3, 4)),
@@ -36,9 +36,10 @@ def check_random_edits(count: int) -> None:
     for case in range(count):
         rng = np.random.default_rng(case)
         name, dtype, channels = KINDS[case % len(KINDS)]
-        shape = (*(int(side) for side in rng.integers(4, 40, 2)), int(rng.choice(channels)))
+        height, width = (int(side) for side in rng.integers(4, 40, 2))
+        shape = (height, width, int(rng.choice(channels)))
         values = rng.integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
-        where = draw_masks(1, *shape[:2], torch.Generator().manual_seed(case))[0, 0].numpy() > 0
+        where = draw_masks(1, height, width, torch.Generator().manual_seed(case))[0, 0].numpy() > 0
         masks = Masks(where, feather=case % 3, grow=case % 2)
         edit = Fill(models[case % len(models)], masks, tile=case % 7 and int(rng.integers(4, 20)))
         style = files.FileStyle(name, options={"lossless": True} if name == "WEBP" else {})

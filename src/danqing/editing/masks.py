@@ -140,7 +140,7 @@ class Masks:
         left, top, right, bottom = self.expand
         edges = ((top, bottom), (left, right))
         where = np.pad(self._inside(image), edges, constant_values=True)
-        canvas = np.pad(values, (*edges, (0, 0)))
+        canvas: Values = np.pad(values, (*edges, (0, 0)))
         if self.grow:
             where = grown(where, self.grow)
         weight = None

@@ -284,7 +284,8 @@ class PixelTransformer(RasterTransformer):
 
 def _uniforms(noise: Tensor) -> Tensor:
     """Turn standard normal values into uniform ones in [0, 1)."""
-    return torch.special.ndtr(noise).clamp(max=1 - 2**-24)
+    uniforms: Tensor = torch.special.ndtr(noise)
+    return uniforms.clamp(max=1 - 2**-24)
 
 
 def _halved(side: int, places: int) -> int:
