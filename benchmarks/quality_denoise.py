@@ -177,7 +177,8 @@ def of_scans(count: int, training: int, minutes: float, folder: Path, out: Path 
     model = train_enhancer(folder, training, minutes)
 
     def enhance(noisy: Pixels, deviation: float) -> Pixels:
-        return model.translate(Images(noisy[None])).array[0]
+        restored: Pixels = model.translate(Images(noisy[None])).array[0]
+        return restored
 
     contestants = {
         "enhancer": enhance,

@@ -72,7 +72,8 @@ def reconstructed(projections: Tensor, size: tuple[int, int]) -> Tensor:
     for angle, row in enumerate(rows):
         low, share = _places(size, angle, rows.device)
         pixels += torch.lerp(row[low], row[low + 1], share)
-    return (pixels.T * (math.pi / angles)).reshape(n, channels, *size)
+    slices: Tensor = pixels.T * (math.pi / angles)
+    return slices.reshape(n, channels, *size)
 
 
 def _angles(size: tuple[int, int]) -> int:
@@ -103,4 +104,5 @@ def _ramp(length: int) -> Tensor:
     kernel = torch.zeros(length)
     kernel[0] = 0.25
     kernel[1::2] = -1 / (math.pi * places[1::2]).square()
-    return torch.fft.rfft(kernel).real
+    response: Tensor = torch.fft.rfft(kernel).real
+    return response

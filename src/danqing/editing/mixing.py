@@ -20,16 +20,20 @@ def mixed(
     strength: the share of the result. keep_channels: see `restore`.
     keep_colors: take the luma alone from the result, if the images have colours.
     """
-    height, width = made.shape[2:]
-    parts = []
-    for band in bands(Window(0, 0, int(width), int(height))):
+    height, width = int(made.shape[2]), int(made.shape[3])
+    whole: Values | None = None
+    for band in bands(Window(0, 0, width, height)):
         rows = band.slices[0]
         images, result = prepared.images[:, :, rows], made[:, :, rows].clamp(-1, 1)
         if keep_colors and images.shape[1] == 3:
             result = with_luma_of(result, images)
         part = Prepared(images, prepared.values[rows], prepared.value_range)
-        parts.append(restore(torch.lerp(images, result, strength), part, keep_channels=keep_channels))
-    return np.concatenate(parts)
+        restored = restore(torch.lerp(images, result, strength), part, keep_channels=keep_channels)
+        if whole is None:
+            whole = np.empty((height, width, restored.shape[2]), prepared.values.dtype)
+        whole[rows] = restored
+    assert whole is not None
+    return whole
 
 
 def with_luma_of(made: Tensor, images: Tensor) -> Tensor:

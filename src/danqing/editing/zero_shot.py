@@ -80,7 +80,8 @@ class Denoiser(nn.Module):
         h = torch.cat([noisy - means, means - around], 1) / sigma
         for layer in self.layers[:-1]:
             h = F.leaky_relu(layer(F.pad(h, (1, 1, 1, 1), mode="replicate")), 0.2)
-        return means + sigma * self.layers[-1](h)
+        correction: Tensor = self.layers[-1](h)
+        return means + sigma * correction
 
     def residual(self, examples: "_Examples") -> Tensor:
         """Return how badly either smaller image predicts the other (their equation 4)."""
