@@ -9,7 +9,7 @@ _Which = tuple[str, str, tuple[int, int] | None]
 
 
 class Timings:
-    """Seconds that a chunk of pictures takes, by model, verb, size and options."""
+    """Seconds of a chunk of pictures, by model, verb, size and options."""
 
     def __init__(self) -> None:
         self._by_options: dict[tuple[_Which, str], float] = {}
