@@ -25,7 +25,10 @@ class Timings:
         return self._by_verb.get(which, FIRST_GUESS) if known is None else known
 
     def has(self, kind: BatchKind) -> bool:
-        """Return whether the model has been timed for this verb and size, with any options."""
+        """Return whether the model has been timed for this verb and size.
+
+        With any options.
+        """
         return _which(kind) in self._by_verb
 
     def add(self, kind: BatchKind, seconds: float) -> None:

@@ -85,9 +85,9 @@ async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, hel
 def prepare(
     fields: schemas.Edit | schemas.Variation, verb: Verb, offer: Offer, sent: Uploads, limits: Limits
 ) -> PreparedPictures:
-    """Decode the pictures of a request, and resize them for the model unless it edits them at their size.
+    """Decode the pictures of a request, and resize them for the model.
 
-    Raises ApiError.
+    A picture that is edited at its own size is only checked. Raises ApiError.
     """
     content, mask, n = sent.images[0], sent.mask, fields.n or 1
     if verb == "fill":

@@ -291,7 +291,7 @@ class Planner:
 
 
 def drawn_seed(fields: schemas.Fields) -> int:
-    """Return the seed of a request, a random one if it has none."""
+    """Return the seed of a request, by default a random one."""
     return secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
 
 
