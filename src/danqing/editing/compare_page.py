@@ -291,7 +291,7 @@ def _image(one: ComparedImage) -> str:
 
 
 def _numbers(one: ComparedImage) -> Iterator[tuple[str, str]]:
-    measures, (before, after) = one.measures, [f"{width:,} × {height:,}" for width, height in one.sizes]
+    measures, (before, after) = one.measures, [f"{width:,}×{height:,}" for width, height in one.sizes]
     yield "Mean change", _levels(measures.change)
     yield "Changed pixels", _share(measures.changed)
     if measures.psnr is not None:
@@ -299,7 +299,7 @@ def _numbers(one: ComparedImage) -> Iterator[tuple[str, str]]:
     yield "Size", before if before == after else f"{before} → {after}"
     yield "File", " → ".join(memory(size) for size in one.file_sizes)
     if one.seconds is not None:
-        yield "Time", duration(one.seconds)
+        yield "Time", duration(one.seconds) if one.seconds >= 0.1 else f"{1000 * one.seconds:.0f} ms"
 
 
 def _failures(failed: Mapping[str, str]) -> str:
