@@ -34,9 +34,20 @@ def invert(
     as_json: output.JsonOption = False,
 ) -> None:
     edit_options.check(source, out)
-    edit, film = Invert(strength=strength), {"sequence": sequence, "memory": memory}
-    film |= {"compare": compare, "reference": reference}
-    edit_options.run(edit, source, out, seed=seed, n=n, strip=strip, dry_run=dry_run, as_json=as_json, **film)
+    edit_options.run(
+        Invert(strength=strength),
+        source,
+        out,
+        seed=seed,
+        n=n,
+        strip=strip,
+        dry_run=dry_run,
+        sequence=sequence,
+        memory=memory,
+        compare=compare,
+        reference=reference,
+        as_json=as_json,
+    )
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
