@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -376,8 +376,9 @@ def _eight_bits(
     values: Values, bounds: Range | None = (0.0, 65535.0), size: tuple[int, int] | None = None
 ) -> Pixels:
     if values.dtype == np.uint8:
-        return images.conform(values, size=size, alpha="keep", fit="stretch")
-    return image_files.convert(Deep(values), size=size, alpha="keep", fit="stretch", range=bounds)
+        return images.conform(cast(Pixels, values), size=size, alpha="keep", fit="stretch")
+    deep = image_files.convert(Deep(values), size=size, alpha="keep", fit="stretch", range=bounds)
+    return cast(Pixels, deep)
 
 
 def _small(values: Values, bounds: Range | None, most: int) -> Pixels:
