@@ -28,12 +28,26 @@ def invert(
     sequence: edit_options.SequenceOption = False,
     memory: edit_options.MemoryOption = None,
     strength: edit_options.StrengthOption = 1.0,
+    compare: edit_options.CompareOption = None,
+    reference: edit_options.ReferenceOption = None,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: output.JsonOption = False,
 ) -> None:
     edit_options.check(source, out)
-    edit, film = Invert(strength=strength), {"sequence": sequence, "memory": memory}
-    edit_options.run(edit, source, out, seed=seed, n=n, strip=strip, dry_run=dry_run, as_json=as_json, **film)
+    edit_options.run(
+        Invert(strength=strength),
+        source,
+        out,
+        seed=seed,
+        n=n,
+        strip=strip,
+        dry_run=dry_run,
+        sequence=sequence,
+        memory=memory,
+        compare=compare,
+        reference=reference,
+        as_json=as_json,
+    )
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -73,6 +87,24 @@ def test_a_command_prints_what_became_of_each_file(
     assert np.array_equal(np.asarray(Image.open(tmp_path / "two/a.png")), 255 - np.asarray(photo()))
     with pytest.raises(ConfigError, match="over --memory 1 MB"):
         run(capsys, given / "a.png", "--out", tmp_path / "y.png", "--memory", "1M")
+
+
+def test_a_page_compares_inputs_and_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given, page = tmp_path / "given", tmp_path / "pages" / "page.html"
+    given.mkdir()
+    (given / "a.png").write_bytes(file_of(photo()))
+    (given / "c.png").write_bytes(b"damaged")
+    words = [given, "--out", tmp_path / "out.zip", "--compare", page, "--reference", given / "a.png"]
+    run(capsys, *words, "--dry-run")
+    assert not page.exists()
+    for _ in range(2):  # the second time what was done before
+        code, text, _ = run(capsys, *words, "--json")
+        assert (code, json.loads(text)["page"]) == (1, str(page))
+        content = page.read_text()
+        assert content.count("<figure") == 1
+        assert "1 image was not edited" in content
+        assert "PSNR, reference" in content
+        page.unlink()
 
 
 def test_an_amount_of_memory_is_read_as_people_write_it() -> None:

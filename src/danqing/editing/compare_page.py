@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -291,7 +291,7 @@ def _image(one: ComparedImage) -> str:
 
 
 def _numbers(one: ComparedImage) -> Iterator[tuple[str, str]]:
-    measures, (before, after) = one.measures, [f"{width:,} × {height:,}" for width, height in one.sizes]
+    measures, (before, after) = one.measures, [f"{width:,}×{height:,}" for width, height in one.sizes]
     yield "Mean change", _levels(measures.change)
     yield "Changed pixels", _share(measures.changed)
     if measures.psnr is not None:
@@ -299,7 +299,7 @@ def _numbers(one: ComparedImage) -> Iterator[tuple[str, str]]:
     yield "Size", before if before == after else f"{before} → {after}"
     yield "File", " → ".join(memory(size) for size in one.file_sizes)
     if one.seconds is not None:
-        yield "Time", duration(one.seconds)
+        yield "Time", duration(one.seconds) if one.seconds >= 0.1 else f"{1000 * one.seconds:.0f} ms"
 
 
 def _failures(failed: Mapping[str, str]) -> str:
@@ -376,8 +376,9 @@ def _eight_bits(
     values: Values, bounds: Range | None = (0.0, 65535.0), size: tuple[int, int] | None = None
 ) -> Pixels:
     if values.dtype == np.uint8:
-        return images.conform(values, size=size, alpha="keep", fit="stretch")
-    return image_files.convert(Deep(values), size=size, alpha="keep", fit="stretch", range=bounds)
+        return images.conform(cast(Pixels, values), size=size, alpha="keep", fit="stretch")
+    deep = image_files.convert(Deep(values), size=size, alpha="keep", fit="stretch", range=bounds)
+    return cast(Pixels, deep)
 
 
 def _small(values: Values, bounds: Range | None, most: int) -> Pixels:

@@ -23,6 +23,8 @@ from danqing.frames import Header, frame
 from danqing.machine import resident_memory
 from danqing.service.engine import worker
 from danqing.service.engine.connections import FrameProtocol, FrameSocket
+from danqing.service.engine.orders import pack
+from tests.service.editors import encoded, noise
 
 
 class Spoken:
@@ -46,9 +48,9 @@ class Spoken:
             said.append(self.link.receive())
         return said
 
-    def ask(self, number: int, model: str, rows: list[list[Any]], **settings: Any) -> None:
+    def ask(self, number: int, model: str, rows: list[list[Any]], *blocks: bytes, **settings: Any) -> None:
         message = {"kind": "paint", "batch": number, "model": model, "verb": "sample", "options": {}}
-        self.link.send({**message, "rows": rows, **settings})
+        self.link.send({**message, "rows": rows, "whole": None, **settings}, blocks)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,19 @@ def test_a_batch_that_nobody_waits_for_is_stopped_and_the_next_is_painted(spoken
     assert painted < 20
     assert answers[2][painted:] == ["stopped"] * (20 - painted)
     assert answers[3] == ["stopped"]
+
+
+def test_an_edit_of_a_whole_picture_shows_that_it_goes_on_and_can_be_stopped(spoken: Spoken) -> None:
+    picture, mask = encoded(noise(8, 2000, 3)), pack(np.ones((8, 2000), bool))
+    told: dict[str, Any] = {"verb": "fill", "whole": [len(picture), [2000, 8], False, True]}
+    spoken.ask(30, "raster", [row(30)], picture, mask, **told)
+    spoken.until("alive")
+    spoken.link.send({"kind": "cancel", "orders": [30]})
+    damaged = picture[:-60] + bytes(60)
+    spoken.ask(31, "raster", [row(31)], damaged, mask, **told)
+    said = [header for header, _ in spoken.until("failed") if header["kind"] != "alive"]
+    assert [(one["kind"], one["batch"]) for one in said] == [("stopped", 30), ("failed", 31)]
+    assert said[1]["error"] == "image"
 
 
 def test_who_leaves_when_all_is_painted_is_not_remembered(spoken: Spoken) -> None:

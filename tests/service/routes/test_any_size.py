@@ -114,7 +114,8 @@ def test_a_file_comes_back_as_it_was_sent_with_new_pixels_in_the_mask(
     assert after.dtype == before.dtype == (np.uint16 if deep else np.uint8)
     assert (kept.density, kept.exif, kept.parts) == (style.density, style.exif, style.parts)
     if kind == "JPEG":
-        assert Image.open(io.BytesIO(back)).quantization == Image.open(io.BytesIO(file)).quantization
+        tables = [getattr(Image.open(io.BytesIO(one)), "quantization", None) for one in (back, file)]
+        assert tables[0] == tables[1] is not None
     else:
         assert np.array_equal(after[~where], before[~where])
         assert (after[where] != before[where]).mean() > 0.5

@@ -109,7 +109,10 @@ class WorkerBatch:
         }
 
     def blocks(self) -> list[memoryview]:
-        """Return the images of all rows, then their masks; or a whole picture and its mask."""
+        """Return the images of all rows, then their masks.
+
+        For a whole picture, its file and its mask.
+        """
         if (whole := self.pieces[0].pending.order.whole) is not None:
             return [memoryview(whole.content), memoryview(whole.mask or b"")]
         given = [

@@ -52,7 +52,7 @@ class WholeImage:
 
 
 def pack(mask: NDArray[np.bool_]) -> bytes:
-    """Compress a mask, bool `[h, w]`."""
+    """Pack a mask, bool `[h, w]`, in few bytes."""
     return zlib.compress(np.packbits(mask).tobytes(), 1)
 
 

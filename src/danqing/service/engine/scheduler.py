@@ -23,6 +23,7 @@ from danqing.service.engine.orders import (
     Order,
     OrderCancelledError,
     OverloadedError,
+    Painting,
     PaintingFailedError,
     Priority,
 )
@@ -276,7 +277,7 @@ class Scheduler:
         self._dispatch()
 
     def _on_painted(self, batch: WorkerBatch, header: Header, block: memoryview) -> None:
-        pixels = np.frombuffer(block, header["type"]).reshape(header["shape"])
+        pixels: Painting = np.frombuffer(block, np.dtype(header["type"])).reshape(header["shape"])
         now, seconds, waited = self._loop.time(), header["seconds"], 0.0
         began = now - seconds
         for pending, row, first, last in batch.within(header["start"], header["count"]):

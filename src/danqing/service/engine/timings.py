@@ -9,7 +9,7 @@ _Which = tuple[str, str, tuple[int, int] | None]
 
 
 class Timings:
-    """Seconds that a chunk of pictures takes, by model, verb, size and options."""
+    """Seconds of a chunk of pictures, by model, verb, size and options."""
 
     def __init__(self) -> None:
         self._by_options: dict[tuple[_Which, str], float] = {}
@@ -25,7 +25,10 @@ class Timings:
         return self._by_verb.get(which, FIRST_GUESS) if known is None else known
 
     def has(self, kind: BatchKind) -> bool:
-        """Return whether the model has been timed for this verb and size, with any options."""
+        """Return whether the model has been timed for this verb and size.
+
+        With any options.
+        """
         return _which(kind) in self._by_verb
 
     def add(self, kind: BatchKind, seconds: float) -> None:

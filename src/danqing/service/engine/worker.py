@@ -34,6 +34,7 @@ from danqing.images import Images
 from danqing.machine import resident_memory
 from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model
+from danqing.options import Verb
 from danqing.service.engine import edits
 from danqing.service.engine.connections import FrameSocket
 from danqing.service.engine.model_cache import ModelCache
@@ -69,7 +70,7 @@ class _Row:
 class _Batch:
     number: int
     model: str
-    verb: str
+    verb: Verb
     options: dict[str, Any]
     rows: list[_Row]
     images: memoryview

@@ -48,7 +48,10 @@ class ArchiveWork:
     async def run(
         self, request: CheckedRequest, sent: Uploads
     ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-        """Return the answer of the job, and its zip as media type and content."""
+        """Return the answer of the job, and its zip.
+
+        The zip is a list of one media type and content.
+        """
         archive, n, fields = sent.images[0], request.n, request.fields
         contents = archives.contents(archive, self._limits)
         names, taken = contents.pictures, set[str]()

@@ -65,7 +65,7 @@ class Claim:
 
 
 class Part(NamedTuple):
-    """A result of a job that edits the pictures of a zip; see `JobPart`."""
+    """A result of a job that edits a zip; see `JobPart`."""
 
     number: int
     output: str = ""

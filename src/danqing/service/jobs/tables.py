@@ -88,7 +88,7 @@ class JobPicture(Base):
 
 
 class JobPart(Base):
-    """A result of an unfinished job that edits the pictures of a zip.
+    """A result of an unfinished job that edits a zip.
 
     number: of the picture and its version. output: its name in the zip of the results, "" if it failed.
     size: of the content, in bytes. error: why it failed.

@@ -4,13 +4,13 @@ import base64
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
 from danqing import images
 from danqing.editing import files
-from danqing.service.engine.orders import Painting
+from danqing.service.engine.orders import Painting, Pixels
 
 Format = Literal["png", "jpeg", "webp"]
 
@@ -57,12 +57,13 @@ class OutputFormat:
             sent, style = files.read(self.like)
             return self.like if np.array_equal(sent, pixels) else files.write(pixels, style)
         assert pixels.dtype == np.uint8
-        height, width, channels = pixels.shape
+        plain = cast(Pixels, pixels)
+        height, width, channels = plain.shape
         flatten = self.opaque and channels in (2, 4)
         if flatten or (width, height) != self.size:
             alpha: Literal["flatten", "keep"] = "flatten" if flatten else "keep"
-            pixels = images.conform(pixels, size=self.size, alpha=alpha, fit="stretch")
-        return images.encode(pixels, self.format, quality=max(1, self.compression))
+            plain = images.conform(plain, size=self.size, alpha=alpha, fit="stretch")
+        return images.encode(plain, self.format, quality=max(1, self.compression))
 
 
 def to_base64(file: bytes) -> bytes:

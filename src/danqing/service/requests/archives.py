@@ -69,7 +69,10 @@ def contents(content: bytes, limits: Limits, param: str = "image") -> Contents:
 
 
 def read(content: bytes, name: str) -> bytes:
-    """Return an entry of a zip that `contents` has accepted; raises ApiError if it is damaged."""
+    """Return an entry of a zip that `contents` has accepted.
+
+    Raises ApiError if it is damaged.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.read(name)
@@ -102,7 +105,7 @@ class Result(NamedTuple):
 
 
 def names_of(name: str, n: int, format: str | None, taken: set[str]) -> list[str]:
-    """Return the names of the results of a picture, as the commands of danqing choose them.
+    """Return the names of the results of a picture.
 
     n: of several versions, each is in a folder of its own, `1/`, `2/` and so on.
     format: of the results; None is that of the picture. taken: names in use, to which these are added.
@@ -118,7 +121,10 @@ def names_of(name: str, n: int, format: str | None, taken: set[str]) -> list[str
 
 
 class Packer:
-    """Writes the zip of the results in memory; the same results make the same zip."""
+    """Writes the zip of the results in memory.
+
+    The same results make the same zip.
+    """
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()

@@ -8,13 +8,15 @@ import asyncio
 import base64
 import binascii
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from danqing import image_files, images
-from danqing.editing import files
+from danqing.editing import files, windows
 from danqing.editing.contract import Values
 from danqing.errors import DataError
 from danqing.image_files import Range
@@ -85,9 +87,9 @@ async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, hel
 def prepare(
     fields: schemas.Edit | schemas.Variation, verb: Verb, offer: Offer, sent: Uploads, limits: Limits
 ) -> PreparedPictures:
-    """Decode the pictures of a request, and resize them for the model unless it edits them at their size.
+    """Decode the pictures of a request, and resize them for the model.
 
-    Raises ApiError.
+    A picture that is edited at its own size is only checked. Raises ApiError.
     """
     content, mask, n = sent.images[0], sent.mask, fields.n or 1
     if verb == "fill":
@@ -180,6 +182,9 @@ def _whole(
     scale = offer.scale if verb == "translate" else 1
     _check_size(fields, (width, height), scale)
     _check_pixels(n, width * scale, height * scale, limits)
+    if verb == "vary" or (scale == 1 and offer.task != "enhance" and not _is_fine(fields)):
+        rows = windows.grid((width, height), (offer.width, offer.height))
+        masks.check_windows(len(rows) * len(rows[0]), offer, "image")
     alpha = offer.channels in (2, 4) if verb == "translate" else False
     return PreparedPictures(
         images=None,
@@ -244,6 +249,9 @@ def _filled(
     window = masks.window_of(where, offer)
     if keeps_file or is_fine or window is None:
         _check_size(fields, (width, height))
+        steps = windows.plan(where, (offer.width, offer.height))
+        count = sum(1 for _ in itertools.islice(steps, masks.MOST_WINDOWS + 1))
+        masks.check_windows(count, offer, "image" if mask is None else "mask")
         has_alpha = picture.shape[2] in (2, 4)
         alpha = has_alpha and (
             offer.channels in (2, 4) or bool((picture[:, :, -1][~where] < np.iinfo(picture.dtype).max).any())
@@ -258,7 +266,7 @@ def _filled(
             whole=WholeImage(content, (width, height), pack(where), keeps_file, is_fine),
         )
     assert picture.dtype == np.uint8
-    seen, covered = picture[window], where[window]
+    seen, covered = cast(Pixels, picture[window]), where[window]
     if mask is None and not covered.all():  # colours that an editor left under transparency have no meaning
         seen = seen.copy()
         seen[covered] = seen[~covered].mean(axis=0).round().astype(np.uint8)
@@ -275,9 +283,9 @@ def _filled(
     )
 
 
-def _without_alpha(painted: Painting) -> Painting:
+def _without_alpha(painted: Painting) -> list[Painting]:
     """Return pictures `[n, h, w, c]` in which nothing is transparent without their alpha channel."""
-    return painted[:, :, :, :-1]
+    return [one[:, :, :-1] for one in painted]
 
 
 def _to_edit(
@@ -314,7 +322,7 @@ def _composed(
     """Put painted pictures into the picture that was sent, decoded again."""
     picture, where = _to_edit(content, mask, offer, limits)
     assert picture.dtype == painted.dtype == np.uint8
-    return masks.lay_into(picture, where, window, painted)
+    return masks.lay_into(cast(Pixels, picture), where, window, cast(Pixels, painted))
 
 
 async def _content(reference: schemas.Reference, param: str, settings: Settings, held: HeldBytes) -> bytes:

@@ -6,6 +6,10 @@ from danqing.editing.windows import Mask as Mask
 from danqing.editing.windows import resize_mask as resize_mask
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.orders import Pixels
+from danqing.service.errors import invalid
+
+MOST_WINDOWS = 256
+"""Windows of one edit; extreme shapes of pictures and scattered masks would take thousands."""
 
 
 def window_of(where: Mask, offer: Offer) -> tuple[slice, slice] | None:
@@ -17,6 +21,19 @@ def window_of(where: Mask, offer: Offer) -> tuple[slice, slice] | None:
     width, height = windows.largest_window((where.shape[1], where.shape[0]), (offer.width, offer.height))
     window = windows.around(where, (width, height))
     return None if window is None else window.slices
+
+
+def check_windows(count: int, offer: Offer, param: str) -> None:
+    """Raise ApiError if an edit takes too many windows.
+
+    count: how many there are; beyond `MOST_WINDOWS` they need not be counted.
+    """
+    if count > MOST_WINDOWS:
+        message = (
+            f"{offer.name} sees windows of the shape {offer.width}x{offer.height}, and would need over "
+            f"{MOST_WINDOWS} here: crop the picture, or send a mask in fewer parts."
+        )
+        raise invalid(message, param)
 
 
 def lay_into(picture: Pixels, where: Mask, window: tuple[slice, slice], painted: Pixels) -> list[Pixels]:

@@ -291,7 +291,7 @@ class Planner:
 
 
 def drawn_seed(fields: schemas.Fields) -> int:
-    """Return the seed of a request, a random one if it has none."""
+    """Return the seed of a request, by default a random one."""
     return secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
 
 
@@ -310,10 +310,11 @@ def _output(
     fields: schemas.Fields, given: input_pictures.PreparedPictures | None, size: tuple[int, int]
 ) -> OutputFormat:
     """Return the form of the answer's pictures."""
-    compression = 100 if fields.output_compression is None else fields.output_compression
-    opaque = fields.background == "opaque"
-    if given is None or fields.output_format != "input":
-        return OutputFormat(size, fields.output_format or "png", opaque, compression)
+    format = fields.output_format or "png"
+    if format != "input":
+        compression = 100 if fields.output_compression is None else fields.output_compression
+        return OutputFormat(size, format, fields.background == "opaque", compression)
+    assert given is not None
     assert given.whole is not None
     return OutputFormat(size, input_pictures.format_of(given.whole.content), like=given.whole.content)
 
@@ -335,7 +336,9 @@ def _fields(
     if fields.n is not None and fields.n > limits.n:
         raise invalid(f"n may be at most {limits.n} (got {fields.n}).", "n")
     if fields.output_compression not in (None, 100) and fields.output_format in (None, "png", "input"):
-        message = "output_compression is for the formats jpeg and webp: leave it out."
+        message = (
+            "output_compression is for jpeg and webp: png is lossless, and a file keeps its own quality."
+        )
         raise invalid(message, "output_compression")
     if isinstance(fields, schemas.Guided):
         _check_guided(fields, limits)

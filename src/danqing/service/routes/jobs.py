@@ -284,7 +284,10 @@ async def events(
     openapi_extra=_KEYED,
 )
 async def image(request: Request, caller: _Painter, job_id: str, number: int) -> Response:
-    """Return a picture of a job that succeeded, counted from 0; the zip of the results if it edited a zip."""
+    """Return a picture of a job that succeeded, counted from 0.
+
+    If it edited a zip, picture 0 is the zip of the results.
+    """
     found = await service_of(request).jobs.picture(caller.owner, job_id, number)
     return Response(found.content, 200, PICTURE_HEADERS, found.media_type)
 
