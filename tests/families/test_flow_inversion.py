@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families.flow_inversion import END, ONE_WAY, check_sampler, inverted
+from danqing.families.flow_inversion import END, ONE_WAY, check_sampler, inverted, usual_sampler
 from danqing.families.samplers import SamplerName, Velocity, integrate, time_grid
 
 TWO_WAYS = [name for name in get_args(SamplerName) if name not in ONE_WAY]
@@ -72,5 +72,7 @@ def test_samplers_that_go_one_way_alone_are_rejected() -> None:
     for name in ONE_WAY:
         with pytest.raises(ConfigError, match="choose one of euler, heun, midpoint, ab2, adaptive"):
             check_sampler(name)  # type: ignore[arg-type]
+        assert usual_sampler(name) == "ab2"  # type: ignore[arg-type]
     for name in TWO_WAYS:
         check_sampler(name)
+        assert usual_sampler(name) == name

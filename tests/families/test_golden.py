@@ -42,6 +42,7 @@ CALLS: dict[str, dict[str, Callable[[Model], Images]]] = {
         "between": lambda model: model.interpolate(given(model), given(model)[[1, 2, 0]], 3, label(model)),
         "traversed": lambda model: model.traverse(given(model), 1, (-2, 2), label(model)),
     },
+    "translation": {"translated": lambda model: model.translate(given(model))},
     "vqvae": {"sample": sample, "reconstructed": lambda model: model.reconstruct(given(model))},
     "regression": {"translated": lambda model: model.translate(Images(given(model).array[:, ::2, ::2]))},
 }

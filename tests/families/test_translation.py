@@ -22,7 +22,10 @@ from danqing.nets.translator import PatchHeads, Translator
 
 SMALL = {"widths": (4, 8), "blocks": 2, "patches": 8, "vectors": 8}
 SMALL |= {"discriminator_features": 4, "discriminator_layers": 1}
-GOLDEN = {DISCRIMINATOR: [0.0] * 4, GENERATOR: [0.0] * 4}
+GOLDEN = {  # losses at steps 0, 6, 12 and 18
+    DISCRIMINATOR: [0.704763, 0.702807, 0.698005, 0.696342],
+    GENERATOR: [2.78837, 2.28908, 1.68102, 1.40237],
+}
 
 
 def make(seed: int = 0, **settings: Any) -> TranslationModel:

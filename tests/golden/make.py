@@ -23,6 +23,7 @@ CONFIGURATIONS = {
         "source_scale": 2,
         "source_is_average": True,
     },
+    "translation": {"widths": (4, 8), "blocks": 1},
     "vqvae": {"features": 4, "blocks": 0, "downsamplings": 1, "quantizer": "fsq", "levels": (5, 5)},
 }
 

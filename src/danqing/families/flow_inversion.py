@@ -19,6 +19,12 @@ END = 0.95
 """Where the way back begins, with as much noise as the network has learned to see (`ode_likelihood.END`)."""
 ONE_WAY = ("dpm++", "stochastic")
 """Samplers that cannot go back: one is made for rising times, the other adds noise."""
+_USUAL: SamplerName = "ab2"
+
+
+def usual_sampler(name: SamplerName) -> SamplerName:
+    """Return the sampler that a model uses by default, or, if it cannot go back, one that can."""
+    return _USUAL if name in ONE_WAY else name
 
 
 def check_sampler(name: SamplerName) -> None:

@@ -307,8 +307,9 @@ class FlowEditor(FlowSampler):
         strength: the way back ends at the time 1 - strength; 1 is noise.
         noise: of the beginning of the way back, `[n, *noise_shape]` instead of that of the seeds.
         options: as of `sample`. Guidance acts on the way to the new images alone.
-        Raises ConfigError for a sampler that cannot go back.
+        Raises ConfigError for a sampler that cannot go back; a default that cannot is replaced.
         """
+        options = {"sampler": flow_inversion.usual_sampler(self.config.sampler), **options}
         chosen, latents = self._checked(options), self.latents_of(images)
         flow_inversion.check_sampler(chosen["sampler"])
         if strength == 0:

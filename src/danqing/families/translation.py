@@ -95,7 +95,8 @@ def patch_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     queries, keys: vectors of length 1, `[n, p, d]`; query i belongs to key i.
     """
     n, p, _ = keys.shape
-    likeness = queries @ keys.transpose(1, 2) / temperature  # [n, p, p]
+    with torch.autocast(keys.device.type, enabled=False):  # bfloat16 would be coarse beside the temperature
+        likeness = queries @ keys.transpose(1, 2) / temperature  # [n, p, p]
     own = torch.arange(p, device=keys.device).repeat(n)
     return F.cross_entropy(likeness.flatten(0, 1), own, reduction="none").reshape(n, p).mean(1)
 
