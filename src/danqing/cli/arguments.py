@@ -32,6 +32,14 @@ SampleSettings = Annotated[
     ),
 ]
 
+TrainingSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Width x height in pixels: 32, or 48x32; auto for several sizes of the preset's area.",
+        metavar="W[xH]|auto[:W]",
+        show_default="that of the preset",
+    ),
+]
 SizeOption = Annotated[
     str | None,
     typer.Option(
@@ -125,6 +133,15 @@ def parse_size_or_auto(text: str) -> tuple[tuple[int, int] | None, bool]:
     if auto.lower() != "auto":
         return parse_size(text), False
     return (parse_size(size) if size else None), True
+
+
+def size_and_settings(
+    size: str | None, settings: list[str] | None
+) -> tuple[tuple[int, int] | None, dict[str, Any]]:
+    """Read `--size` and `--set`; the size `auto` is the setting `data.buckets`. Raises ConfigError."""
+    given: dict[str, Any] = {**parse_settings(settings or [])}
+    of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
+    return of_all, {**given, "data.buckets": True} if buckets else given
 
 
 def split_names(text: str) -> list[str]:

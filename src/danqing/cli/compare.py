@@ -10,7 +10,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_settings, parse_size
+from danqing.cli.arguments import TrainingSizeOption, size_and_settings
 from danqing.cli.train import INTERRUPTED
 from danqing.errors import TrainingError
 
@@ -41,9 +41,7 @@ def compare(
     images: Annotated[
         int | None, typer.Option(help="How many images each sees, instead of --minutes.")
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
-    ] = None,
+    size: TrainingSizeOption = None,
     seed: Annotated[int, typer.Option(help="The seed of all runs and of their samples.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -69,6 +67,7 @@ def compare(
     as_json: output.JsonOption = False,
 ) -> None:
     """Compare families on your images, under the same budget and measured alike."""
+    of_all, given = size_and_settings(size, settings)
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")
         import danqing
@@ -80,9 +79,9 @@ def compare(
             presets=_names(presets),
             minutes=minutes,
             images=images,
-            size=None if size is None else parse_size(size),
+            size=of_all,
             seed=seed,
-            settings=parse_settings(settings or []),
+            settings=given,
             features=features,
             second_features=second_features,
             n=n,

@@ -10,7 +10,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_settings, parse_size_or_auto, split_names
+from danqing.cli.arguments import TrainingSizeOption, size_and_settings, split_names
 from danqing.quantities import duration
 from danqing.training.display import Display
 
@@ -64,14 +64,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Change one setting; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Width x height in pixels: 32, or 48x32; auto for several sizes of the preset's area.",
-            metavar="W[xH]|auto[:W]",
-            show_default="that of the preset",
-        ),
-    ] = None,
+    size: TrainingSizeOption = None,
     minutes: Annotated[float | None, typer.Option(help="How long to train.")] = None,
     images: Annotated[
         int | None, typer.Option(help="How many images to train on, instead of --minutes.")
@@ -127,14 +120,13 @@ def train(
     as_json: output.JsonOption = False,
 ) -> None:
     """Train a model on your images."""
-    of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
-    given = {**parse_settings(settings or []), **_of_data(attributes, pairs, degrade)}
+    of_all, given = size_and_settings(size, settings)
     run = train_with_bar(
         data,
         out=out,
         preset=preset,
         config=config,
-        settings={**given, "data.buckets": True} if buckets else given,
+        settings={**given, **_of_data(attributes, pairs, degrade)},
         size=of_all,
         minutes=minutes,
         images=images,

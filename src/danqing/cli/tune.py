@@ -10,7 +10,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_settings, parse_size
+from danqing.cli.arguments import TrainingSizeOption, size_and_settings
 from danqing.cli.train import IMAGE_TO_TRANSLATE, INTERRUPTED, next_command
 from danqing.training.run_files import read_json
 
@@ -55,9 +55,7 @@ def tune(
             "--set", help="Change one setting for all trials; may be repeated.", metavar="KEY=VALUE"
         ),
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Width x height in pixels: 32, or 48x32.", metavar="W[xH]")
-    ] = None,
+    size: TrainingSizeOption = None,
     minutes: Annotated[float | None, typer.Option(help="How long to train each trial.")] = None,
     images: Annotated[
         int | None, typer.Option(help="How many images each trial sees, instead of --minutes.")
@@ -71,6 +69,7 @@ def tune(
     as_json: output.JsonOption = False,
 ) -> None:
     """Search for the settings whose model comes closest to held-out images."""
+    of_all, given = size_and_settings(size, settings)
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")
         import danqing
@@ -83,8 +82,8 @@ def tune(
             out=out,
             preset=preset,
             config=config,
-            settings=parse_settings(settings or []),
-            size=None if size is None else parse_size(size),
+            settings=given,
+            size=of_all,
             minutes=minutes,
             images=images,
             seed=seed,

@@ -60,6 +60,18 @@ def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | N
         return None
 
 
+def open_alike(training: Dataset, source: str | Path, split: str, **options: Any) -> Dataset | None:
+    """Open a split as the training images were opened.
+
+    It gets their value range and their buckets. options: those that they were opened with. None if the data
+    has no such split.
+    """
+    alike: dict[str, Any] = {"range": training.range}
+    if options.get("buckets"):
+        alike |= {"size": training.size, "buckets": training.sizes}
+    return open_if_there(source, split, **{**options, **alike})
+
+
 def has_split(source: str | Path, split: str, pairs: str = "") -> bool:
     """Return whether a source has a split, without reading its images.
 
@@ -86,10 +98,7 @@ def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) ->
     A test split is never used here: the images that choose a model cannot also judge it. Raises DataError.
     """
     training = open_dataset(source, split="train", **options)
-    alike: dict[str, Any] = {"range": training.range}
-    if options.get("buckets"):
-        alike |= {"size": training.size, "buckets": training.sizes}
-    validation = open_if_there(source, "validation", **{**options, **alike})
+    validation = open_alike(training, source, "validation", **options)
     if validation is not None:
         return Held(training, validation, "validation")
     return Held(*hold_out(training, fraction), "held-out")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def compare(
     presets: Sequence[str] = (),
     minutes: float | None = None,
     images: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | Literal["auto"] | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     features: str = "auto",
@@ -59,6 +59,7 @@ def compare(
     families: each by its preset for about the size of the data.
     presets: by name, instead of families or as well.
     minutes, images: the budget of each; give one of the two.
+    size: (width, height) in pixels; "auto" is several sizes, as of `train`.
     settings: for all of them, as `--set` takes them.
     features: the network that images are compared by.
     second_features: an independent network, by which the distances are measured again. "auto" is `hed` where
@@ -71,11 +72,12 @@ def compare(
     goes on where it was interrupted; nothing is trained or measured twice. Ctrl-C ends it, saved. Raises
     DanqingError.
     """
+    size, settings = config_reading.without_auto(size, settings)
     names = compare_setup.choose_presets(families, presets, size, data)
     own: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
     own["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
     budget = {"minutes": minutes, "images": images}
-    given: dict[str, Any] = {"size": size, "seed": seed, "settings": settings or {}, **budget}
+    given: dict[str, Any] = {"size": size, "seed": seed, "settings": settings, **budget}
     first = compare_setup.configure(names, own=own, **given)[names[0]]
     judged = compare_setup.open_judged(data, first)
     own["evaluation.held_out"] = judged.held_out
@@ -97,7 +99,7 @@ def compare(
         "seed": seed,
         "features": features,
         "second_features": second,
-        "settings": dict(settings or {}),
+        "settings": settings,
         "device": machine["device"],  # speed and memory are of one machine, and scores of one version
         "threads": machine["threads"],
         "danqing": __version__,
@@ -108,7 +110,7 @@ def compare(
         "size": first.size,
         "seed": seed,
         "device": device,
-        "settings": {**(settings or {}), **own},
+        "settings": {**settings, **own},
         **budget,
     }
     options: dict[str, Any] = {"families": ",".join(families) or None, "presets": ",".join(presets) or None}
@@ -324,6 +326,7 @@ def _data_facts(judged: ComparisonData) -> dict[str, Any]:
         "images": len(dataset),
         "width": dataset.size[0],
         "height": dataset.size[1],
+        **({"sizes": [list(size) for size in dataset.sizes]} if len(dataset.sizes) > 1 else {}),
         "channels": dataset.channels,
         "labels": len(dataset.label_names),
         "account": dataset.info.report.account(),

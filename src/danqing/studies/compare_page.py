@@ -65,7 +65,9 @@ def _tiles(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "Learnt from", f"{data['images']:,}"
     if reference is not None:
         yield f"ComparisonData by ({reference.split})", f"{reference.count:,}"
-    if data.get("width"):
+    if sizes := data.get("sizes"):
+        yield "Pixels", ", ".join(f"{width} × {height}" for width, height in sizes)
+    elif data.get("width"):
         yield "Pixels", f"{data['width']} × {data['height']}"
     yield "Samples of each", f"{comparison.samples:,}"
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from danqing import presets
 from danqing.data import Dataset
 from danqing.data.sources import open_dataset
-from danqing.data.splits import HELD_OUT, open_held, open_if_there
+from danqing.data.splits import HELD_OUT, open_alike, open_held
 from danqing.errors import ConfigError, DataError
 from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import ReferenceInfo
@@ -97,7 +97,10 @@ def configure(
     sizes = {config.size for config in chosen.values()}
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {'x'.join(map(str, c.size or ()))}" for name, c in chosen.items())
-        raise ConfigError(f"These presets are for different sizes ({listed}): choose one by --size.")
+        raise ConfigError(
+            f"These presets are for different sizes ({listed}): choose one by --size, such as 64, or "
+            "auto:64 for several sizes of that area."
+        )
     of_pairs = {name for name, config in chosen.items() if config.model.reads_source}
     first = {name for name, config in chosen.items() if not has_prior(config.model)} - of_pairs
     for some, kind, kinds, made in (
@@ -123,8 +126,8 @@ def open_judged(data: str | Path, config: RunConfig) -> ComparisonData:
     reading: dict[str, Any] = {"size": config.size, **config.data.of_source()}
     whole = open_dataset(data, split="train", **reading)
     share = min(max(HELD_OUT, round(_JUDGES / len(whole), 2)), _LARGEST_SHARE)
+    test = open_alike(whole, data, "test", **reading)
     reading["range"] = whole.range
-    test = open_if_there(data, "test", **reading)
     held = open_held(data, HELD_OUT if test is not None else share, **reading)
     if len(held.judged) < FEWEST:
         raise DataError(

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from danqing import atomic
 from danqing.data import DataReport
@@ -63,7 +63,7 @@ def tune(
     preset: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | Literal["auto"] | None = None,
     minutes: float | None = None,
     images: int | None = None,
     seed: int | None = None,
@@ -78,7 +78,8 @@ def tune(
     The same call again continues the search.
 
     space: a TOML file with a table for each setting, with `low` and `high`, perhaps `log` or `step`, or with
-    `choices`. trials: how many in all. minutes or images: each trial's budget, by default the preset's own.
+    `choices`. trials: how many in all. size: (width, height) in pixels, or "auto" for several sizes, as of
+    `train`. minutes or images: each trial's budget, by default the preset's own.
     pruner: what stops a trial that is worse than others: "median", "hyperband" or "none". jobs: how many
     trials run at once, each in a process of its own; with one, the same seed proposes the same settings. What
     the trials are scored by is set by `evaluation.metric` and the like. Ctrl-C ends the search, saved. A
@@ -93,6 +94,7 @@ def tune(
         raise ConfigError(f"{trials} trials with {jobs} at once cannot be run: both must be at least 1.")
     if pruner not in PRUNERS:
         raise ConfigError(f"There is no pruner called {pruner!r}: choose one of {', '.join(PRUNERS)}.")
+    size, settings = config_reading.without_auto(size, settings)
     overrides = {"size": size, "minutes": minutes, "images": images, "seed": seed}
     wanted = config_reading.resolve(preset=preset, config=config, settings=settings, **overrides)
     wanted = _scored(wanted)

@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -55,6 +55,15 @@ def resolve(
     for key, text in (settings or {}).items():
         apply_setting(values, key, text)
     return parse({**values, **given})
+
+def without_auto(
+    size: tuple[int, int] | Literal["auto"] | None, settings: Mapping[str, Any] | None
+) -> tuple[tuple[int, int] | None, dict[str, Any]]:
+    """Return a size and settings in which the size "auto" is the setting `data.buckets`."""
+    if isinstance(size, str):
+        return None, {**(settings or {}), "data.buckets": True}
+    return size, dict(settings or {})
+
 
 
 def from_toml(path: Path) -> RunConfig:

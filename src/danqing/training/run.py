@@ -20,7 +20,7 @@ from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig
-from danqing.training.config_reading import resolve
+from danqing.training.config_reading import resolve, without_auto
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, second_stage_config
 from danqing.training.listener import Listener
@@ -119,8 +119,7 @@ def train(
     Ctrl-C saves the run and ends it after the current step. Raises DanqingError.
     """
     check_service(track)
-    if size == "auto":
-        size, settings = None, {**(settings or {}), "data.buckets": True}
+    size, settings = without_auto(size, settings)
     budget = {"minutes": minutes, "images": images}
     dotted: dict[str, Any] = {
         "evaluation.every_images": evaluate_every,
@@ -128,7 +127,7 @@ def train(
     }
     if tokenizer is not None:
         dotted["tokenizer.model"] = _named(tokenizer)
-    given = {**(settings or {}), **{key: value for key, value in dotted.items() if value is not None}}
+    given = {**settings, **{key: value for key, value in dotted.items() if value is not None}}
     wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
