@@ -1,5 +1,7 @@
 """Textures that repeat: no seam between opposite edges, for every network and in every sampler."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,83 @@ def test_opposite_edges_of_a_texture_fit_together_along_the_requested_axes_alone
                 assert steps(images, axis)[-1] > 2.5
 
 
+OF_ONE_EVALUATION: list[tuple[str, dict[str, Any]]] = [
+    ("generator.first", {"family": "gan", "net": "dcgan"}),
+    ("generator.first", {"family": "gan", "net": "resnet"}),
+    ("generator.first", {"family": "gan", "net": "modern", "blocks": 2}),
+    ("decoder.first", {"family": "vae", "net": "conv"}),
+    ("decoder.first", {"family": "vae", "net": "resnet"}),
+    ("decoder.first", {"family": "vae", "net": "grid", "prior": "normal", "downsamplings": 2}),
+]
+
+
+@pytest.mark.parametrize(
+    ("first", "settings"), OF_ONE_EVALUATION, ids=lambda v: v.get("net") if isinstance(v, dict) else ""
+)
+def test_an_image_of_one_evaluation_moves_with_the_first_map_of_its_network(
+    first: str, settings: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    family = build(parse_config({"width": 16, "height": 32, "channels": 2, "latents": 3, **settings})).eval()
+    for name, parameter in family.named_parameters():
+        if not parameter.any() and "prior" not in name:  # blocks and outputs that start at zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    size = 4  # pixels for each place of the first map, which is 8x4
+
+    def sample(seamless: str, down: int = 0, across: int = 0) -> torch.Tensor:
+        """Sample with the first map moved by some places."""
+        hook = family.get_submodule(first).register_forward_hook(
+            lambda _module, _inputs, output: moved(output, down, across)
+        )
+        with hook, torch.no_grad():
+            return family.sample(Condition(), seeds=[1, 2], seamless=seamless)
+
+    for seamless in ("none", "x", "y", "both"):
+        images = sample(seamless)
+        for down, across in ((1, 0), (0, 3)):
+            expected = moved(images, down * size, across * size)
+            is_periodic = (not down or seamless in ("y", "both")) and (
+                not across or seamless in ("x", "both")
+            )
+            assert torch.allclose(sample(seamless, down, across), expected, atol=1e-5) == is_periodic
+
+
+@pytest.mark.parametrize(("seamless", "axes"), [("x", {2}), ("y", {1}), ("both", {1, 2})])
+def test_opposite_edges_fit_together_in_the_images_of_a_trained_decoder(
+    decoder: Model, seamless: str, axes: set[int]
+) -> None:
+    images, control = decoder.sample(64, seamless=seamless).array, decoder.sample(64).array
+    for axis in (1, 2):
+        assert steps(control, axis)[-1] > 2.5
+        if axis in axes:
+            assert steps(images, axis)[-1] < 1.8
+        else:
+            assert steps(images, axis)[-1] > 2.5
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Model:
+    """A VAE of the same texture."""
+    torch.manual_seed(0)
+    settings = {
+        "family": "vae",
+        "net": "conv",
+        "features": 16,
+        "latents": 16,
+        "prior": "normal",
+        "scale": 0.2,
+    }
+    family = build(parse_config({"width": 16, "height": 16, "channels": 1, **settings}))
+    optimizer = torch.optim.Adam(family.parameters(), 5e-3)
+    for number in range(200):
+        optimizer.zero_grad()
+        family.loss(
+            Batch(texture(16, number)), family.phases()[0], torch.Generator().manual_seed(number)
+        ).total.backward()
+        optimizer.step()
+    return Model(family)
+
+
 def test_what_cannot_be_seamless_is_one_sentence() -> None:
     model = Model(make(net="dit", width=7))
     with pytest.raises(ConfigError, match="sides in multiples of 2, and these have 7x8"):
@@ -117,9 +196,19 @@ def test_what_cannot_be_seamless_is_one_sentence() -> None:
         model.sample(seamless="diagonal")
     with pytest.raises(ConfigError, match="choose another sampler, such as ab2"):
         Model(make()).sample(seamless="x", sampler="adaptive")
-    other = Model(build(parse_config({"family": "gan", "width": 8, "height": 8, "generator_features": 4})))
-    with pytest.raises(ConfigError, match="A GAN cannot sample seamless images: use a flow model"):
-        other.sample(seamless="x")
+    others: list[tuple[dict[str, Any], str]] = [
+        (
+            {"family": "gan", "net": "mlp"},
+            "net=mlp has other layers: train a model with net=dcgan, resnet or",
+        ),
+        ({"family": "vae", "net": "hybrid"}, "net=hybrid has other layers: train a model with net=conv or"),
+        ({"family": "gan", "width": 9}, "sides in multiples of 2, and these have 9x8"),
+        ({"family": "vqvae"}, "A VQ-VAE cannot sample seamless images: use a .*GAN, a VAE"),
+    ]
+    for settings, sentence in others:
+        other = Model(build(parse_config({"width": 8, "height": 8, **settings})))
+        with pytest.raises(ConfigError, match=sentence):
+            other.sample(seamless="x")
 
 
 def test_seamless_images_go_on_from_what_is_given() -> None:

@@ -12,6 +12,7 @@ from danqing.errors import ConfigError
 from danqing.families.abilities import Compresses, Encodes, HasLikelihood, Varies
 from danqing.families.base import Batch, Condition
 from danqing.families.vae import VAE, gaussian_divergence, slerp
+from danqing.nets.wrapping import Wrappable
 from danqing.randomness import generator
 
 GOLDEN = {  # losses at steps 0, 6, 12 and 18 of `train` below
@@ -66,7 +67,7 @@ class Constant(nn.Module):
         return self.output.expand(len(images), -1)
 
 
-class Affine(nn.Module):
+class Affine(Wrappable):
     """A decoder of one latent: pixel = weight * z."""
 
     def __init__(self, weight: float) -> None:

@@ -15,7 +15,7 @@ from danqing.families.base import Batch, Condition, Learner
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
-from danqing.families.seamless import Tiling
+from danqing.families.seamless import Tiling, check_sides
 from danqing.images import SizeRange
 from danqing.nets.flow.conditioned import joined
 from danqing.nets.flow.contract import Given
@@ -292,13 +292,7 @@ class Flow(FlowEditor):
 
     def check_seamless(self, size: tuple[int, int]) -> None:
         """Raise ConfigError if the network would pad an image of this (width, height)."""
-        multiple = self._network(guide=False).multiple
-        if any(side % multiple for side in size):
-            raise ConfigError(
-                f"Seamless images need sides in multiples of {multiple}, and these have "
-                f"{size[0]}x{size[1]}: choose another size.",
-                "seamless",
-            )
+        check_sides(size, self._network(guide=False).multiple)
 
     def _velocity(
         self, condition: Condition, shape: Sequence[int], chosen: Mapping[str, Any], *, level: int = 0

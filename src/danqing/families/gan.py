@@ -8,17 +8,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from danqing.errors import ConfigError
 from danqing.families.abilities import Grows
 from danqing.families.adversarial import LOSSES, Loss, gradient_penalty, scaled_gamma, squared_gradients
 from danqing.families.base import Alarm, Batch, Condition, Family, FamilyConfig, Losses, Phase
+from danqing.families.seamless import check_one_evaluation, wrapped
 from danqing.nets.diffaugment import Augmentation, augment
 from danqing.nets.gan_contract import GANShape
 from danqing.nets.gan_modern import LevelShape, ModernGenerator
 from danqing.nets.gan_pairs import Net, build_discriminator, build_generator
 from danqing.nets.gan_reconstruction import Reconstruction
 from danqing.nets.layers import enlarged
-from danqing.options import check
+from danqing.options import complete
 from danqing.randomness import normal
 
 FEW_IMAGES = 2000
@@ -197,26 +197,32 @@ class GAN(Family, Grows):
             return self._discriminator_loss(batch.images, latents, condition, rng)
         return self._generator_loss(batch.images, latents, condition, rng)
 
-    def sample(
-        self, condition: Condition, *, seeds: Sequence[int], truncation: float = 1.0, **options: Any
-    ) -> Tensor:
+    def sample_defaults(self) -> Mapping[str, Any]:
+        return {"truncation": 1.0, **({"seamless": "none"} if self.generator.multiple else {})}
+
+    def check_seamless(self, size: tuple[int, int]) -> None:
+        """Raise ConfigError if the generator has no seamless image of this (width, height)."""
+        check_one_evaluation(self.generator, size, self.config.net, "dcgan, resnet or modern")
+
+    def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Sample one image per seed.
 
-        truncation: scales the latents, in [0, 1]; lower is less varied.
+        options: truncation scales the latents, in [0, 1], and lower is less varied; seamless, the axes along
+            which opposite edges fit together, "none", "x", "y" or "both".
         """
-        if options:
-            raise ConfigError(
-                f"A GAN has no sampling option {', '.join(options)}: it takes truncation alone."
-            )
-        check(truncation=truncation)
+        chosen = complete(options, self.sample_defaults(), "A GAN")
+        whole, seamless = (self.config.height, self.config.width), chosen.get("seamless", "none")
+        if seamless != "none":
+            self.check_seamless((whole[1], whole[0]))
         device = next(self.generator.parameters()).device
-        latents = normal(seeds, (self.config.latents,), device=device) * truncation
-        if not self.config.grow:
-            images: Tensor = self.generator(latents, condition)
-            return images
-        level, whole = int(self.level), (self.config.height, self.config.width)
-        size = tuple(-(-side // 2**level) for side in whole)
-        return enlarged(self.generator(latents, condition, size), level, whole)
+        latents = normal(seeds, (self.config.latents,), device=device) * chosen["truncation"]
+        with wrapped(seamless):
+            if not self.config.grow:
+                images: Tensor = self.generator(latents, condition)
+                return images
+            level = int(self.level)
+            size = tuple(-(-side // 2**level) for side in whole)
+            return enlarged(self.generator(latents, condition, size), level, whole)
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         if self.config.loss == "wasserstein" or logged.get("discriminator/wins", 0) < 0.995:

@@ -1,9 +1,12 @@
 """Textures that repeat: opposite edges of an image fit together.
 
-A network that was trained on images with edges needs two changes. Its convolutions wrap around, so that an
-edge is as smooth as any other place. And for each evaluation the image is moved around by another distance,
-so that what the network knows of places (where an edge is, how far apart two places are) meets other pixels
-each time. Moving alone would leave a seam where the edges were in the last evaluation.
+The convolutions of a network wrap around, so that an edge is as smooth as any other place. A network that
+draws an image from latents in one evaluation needs no more.
+
+A flow was trained on images with edges and evaluates its network many times. So for each evaluation the image
+is moved around by another distance, and what the network knows of places (where an edge is, how far apart two
+places are) meets other pixels each time. Moving alone would leave a seam where the edges were in the last
+evaluation.
 
 The distances are multiples of the golden and the silver ratio, modulo the side of the image, which cover the
 side evenly from the first step on. They depend on the number of the evaluation alone, so an image still
@@ -13,11 +16,13 @@ follows from its own seed.
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from danqing.nets.wrapping import WrappedConvolutions
+from danqing.errors import ConfigError
+from danqing.nets.wrapping import Wrappable, WrappedConvolutions
 from danqing.options import Seamless
 
 _GOLDEN, _SILVER = (math.sqrt(5) - 1) / 2, math.sqrt(2) - 1
@@ -26,11 +31,44 @@ Move = Callable[[Tensor], Tensor]
 """Moves images `[n, c, h, w]` around."""
 
 
+def wrapped(seamless: Seamless) -> AbstractContextManager[object]:
+    """Return a context in which the convolutions of networks wrap around."""
+    x, y = _axes(seamless)
+    return WrappedConvolutions(x=x, y=y) if x or y else nullcontext()
+
+
+def check_sides(size: tuple[int, int], multiple: int) -> None:
+    """Raise ConfigError if an image does not suit a wrapping network.
+
+    size: (width, height). multiple: its sides must be whole multiples of this.
+    """
+    if any(side % multiple for side in size):
+        raise ConfigError(
+            f"Seamless images need sides in multiples of {multiple}, and these have {size[0]}x{size[1]}: "
+            "choose another size.",
+            "seamless",
+        )
+
+
+def check_one_evaluation(network: Wrappable, size: tuple[int, int], name: str, others: str) -> None:
+    """Raise ConfigError if a network from latents has no seamless images.
+
+    size: (width, height). name: of the network in the configuration. others: the names of those that can.
+    """
+    if not network.multiple:
+        raise ConfigError(
+            f"Opposite edges fit together only if a network has convolutions alone, and net={name} has other "
+            f"layers: train a model with net={others}.",
+            "seamless",
+        )
+    check_sides(size, network.multiple)
+
+
 class Tiling:
     """Runs a network as if images had no edges, in one sampling."""
 
     def __init__(self, seamless: Seamless) -> None:
-        self._x, self._y = seamless in ("x", "both"), seamless in ("y", "both")
+        self._seamless, (self._x, self._y) = seamless, _axes(seamless)
         self._numbers = itertools.count(1)
 
     def predict(self, network: Callable[[Tensor, Move], Tensor], z: Tensor) -> Tensor:
@@ -48,6 +86,11 @@ class Tiling:
         def move(images: Tensor) -> Tensor:
             return torch.roll(images, (down, across), (-2, -1))
 
-        with WrappedConvolutions(x=self._x, y=self._y):
+        with wrapped(self._seamless):
             found = network(move(z), move)
         return torch.roll(found, (-down, -across), (-2, -1))
+
+
+def _axes(seamless: Seamless) -> tuple[bool, bool]:
+    """Return whether an image repeats along x and along y."""
+    return seamless in ("x", "both"), seamless in ("y", "both")

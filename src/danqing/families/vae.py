@@ -22,10 +22,12 @@ from danqing.errors import ConfigError
 from danqing.families.autoencoder import DISCRIMINATOR, PHASE, Autoencoder, AutoencoderConfig
 from danqing.families.base import Alarm, Batch, Condition, Learner, Losses, Phase, nats_to_bits_per_dim
 from danqing.families.likelihoods import LikelihoodName, build_likelihood
+from danqing.families.seamless import check_one_evaluation, wrapped
 from danqing.nets.autoencoders import AutoencoderShape, Net, build_decoder, build_encoder
 from danqing.nets.grids import GridShape, VectorDecoder, VectorEncoder
 from danqing.nets.priors import FlowPrior, NormalPrior
-from danqing.options import check
+from danqing.nets.wrapping import Wrappable
+from danqing.options import complete
 from danqing.randomness import normal
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a latent is active where Var_x(E_q[z|x]) is more
@@ -87,6 +89,7 @@ class VAE(Autoencoder):
     """Encoder, prior, decoder and likelihood, and perhaps a discriminator."""
 
     config: VAEConfig
+    decoder: Wrappable
 
     @classmethod
     def variants(cls) -> Mapping[str, type[Learner]]:
@@ -115,7 +118,7 @@ class VAE(Autoencoder):
             self.prior = NormalPrior(self.latent_count, labels, config.attributes)
         self.discriminator = self.build_discriminator()
 
-    def _build_nets(self) -> tuple[nn.Module, nn.Module, int]:
+    def _build_nets(self) -> tuple[nn.Module, Wrappable, int]:
         """Return encoder, decoder and the number of latents of an image."""
         config = self.config
         assert config.net != "grid"
@@ -198,20 +201,27 @@ class VAE(Autoencoder):
         entropy = (log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
         return -entropy - self.prior.log_prob(latents, condition)
 
-    def sample(
-        self, condition: Condition, *, seeds: Sequence[int], temperature: float = 1.0, **options: Any
-    ) -> Tensor:
+    def sample_defaults(self) -> Mapping[str, Any]:
+        return {"temperature": 1.0, **({"seamless": "none"} if self.decoder.multiple else {})}
+
+    def check_seamless(self, size: tuple[int, int]) -> None:
+        """Raise ConfigError if the decoder has no seamless image of this (width, height)."""
+        check_one_evaluation(self.decoder, size, self.config.net, "conv or resnet")
+
+    def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Sample one image per seed: the decoder's mean.
 
-        temperature: multiplies the noise; below 1 is safer, above 1 more varied.
+        options: temperature multiplies the noise, below 1 is safer and above 1 more varied; seamless, the
+            axes along which opposite edges fit together, "none", "x", "y" or "both".
         """
-        if options:
-            raise ConfigError(f"A VAE has no sampling option {', '.join(options)}: it has temperature.")
-        check(temperature=temperature)
+        chosen = complete(options, self.sample_defaults(), "A VAE")
+        if (seamless := chosen.get("seamless", "none")) != "none":
+            self.check_seamless((self.config.width, self.config.height))
         self._check(condition)
         device = next(self.parameters()).device
-        noise = temperature * normal(seeds, (self.latent_count,), device=device)
-        return self.decode(self.prior.from_noise(noise, condition), condition)
+        noise = chosen["temperature"] * normal(seeds, (self.latent_count,), device=device)
+        with wrapped(seamless):
+            return self.decode(self.prior.from_noise(noise, condition), condition)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
         """Return the posterior's mean `[n, latents]` for each image."""
@@ -324,7 +334,7 @@ class GridVAE(VAE):
 
     has_prior: ClassVar[bool] = False
 
-    def _build_nets(self) -> tuple[nn.Module, nn.Module, int]:
+    def _build_nets(self) -> tuple[nn.Module, Wrappable, int]:
         config = self.config
         shape = GridShape(
             height=config.height,

@@ -74,10 +74,12 @@ class Model(Analysis):
         options: of the family; the `size` of samples may be among them.
         """
         options = dict(options)
-        if verb == "sample" and (size := options.pop("size", None)) is not None:
+        size = options.pop("size", None) if verb == "sample" else None
+        if size is not None:
             self.check_size(size)
-        if "seamless" in options and not isinstance(self.family, SamplesSeamless):
-            raise self._cannot("sample seamless images", SamplesSeamless)
+        if (seamless := options.get("seamless", "none")) != "none":
+            rules.check(seamless=seamless)
+            self._check_seamless(size)
         verb_options.check(options, self.options_of(verb))
 
     @property
@@ -99,6 +101,14 @@ class Model(Analysis):
         raise ConfigError(
             f"This model does not sample {size[0]}x{size[1]}: choose {sizes.in_words()}.", "size"
         )
+
+    def _check_seamless(self, size: Sequence[int] | None) -> None:
+        """Raise ConfigError if images of a (width, height) cannot be seamless; None is the model's own."""
+        family = self.family
+        if not isinstance(family, SamplesSeamless):
+            raise self._cannot("sample seamless images", SamplesSeamless)
+        width, height = (family.config.width, family.config.height) if size is None else size
+        family.check_seamless((width, height))
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights to a device; returns self."""

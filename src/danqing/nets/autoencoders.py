@@ -20,6 +20,7 @@ from danqing.data.batch import Condition
 from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.layers import ToMap, crop, halvings, pad_to_even
 from danqing.nets.recomputing import Recomputes
+from danqing.nets.wrapping import Wrappable
 
 Net = Literal["mlp", "conv", "resnet", "hybrid"]
 
@@ -120,7 +121,7 @@ class MLPEncoder(nn.Module):
         return out
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Wrappable):
     """A layer, residual blocks and a layer.
 
     From latents `[n, latents]` and a condition to `[n, outputs, h, w]`.
@@ -141,7 +142,7 @@ class MLPDecoder(nn.Module):
         return out.reshape(-1, *self.shape)
 
 
-class HybridDecoder(nn.Module):
+class HybridDecoder(Wrappable):
     """Dense layers, then convolutions at half the resolution.
 
     From latents `[n, d]` and a condition to `[n, outputs, h, w]`. Dense layers learn the most per second
@@ -197,7 +198,7 @@ class ConvEncoder(nn.Module):
         return out
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Wrappable):
     """The resolutions of the encoder, backwards.
 
     From latents `[n, latents]` and a condition to `[n, outputs, h, w]`. A place doubles by repetition and a
@@ -208,6 +209,7 @@ class ConvDecoder(nn.Module):
     def __init__(self, shape: AutoencoderShape, outputs: int) -> None:
         super().__init__()
         self.sizes = shape.sizes[-2::-1]
+        self.multiple = 2 ** len(self.sizes)
         widths = shape.widths[::-1]
         self.first = ToMap(shape.latents, widths[0], shape.sizes[-1])
         self.label = ConditionBias(shape.labels, shape.attributes, widths[0])
@@ -235,7 +237,7 @@ def build_encoder(net: Net, shape: AutoencoderShape) -> nn.Module:
     return MLPEncoder(shape) if net in ("mlp", "hybrid") else ConvEncoder(shape)
 
 
-def build_decoder(net: Net, shape: AutoencoderShape, outputs: int) -> nn.Module:
+def build_decoder(net: Net, shape: AutoencoderShape, outputs: int) -> Wrappable:
     """Build the decoder of a name.
 
     outputs: channels, as many per pixel as the likelihood has parameters.

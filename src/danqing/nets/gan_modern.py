@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from danqing.data.batch import Condition
 from danqing.nets.gan_contract import Discriminator, GANShape, level_widths
 from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halvings, shrunk
+from danqing.nets.wrapping import Wrappable
 
 SLOPE = 0.2
 """Of the leaky ReLU, for negative values."""
@@ -67,7 +68,7 @@ class Block(nn.Module):
         return out
 
 
-class ModernGenerator(nn.Module):
+class ModernGenerator(Wrappable):
     """Levels from coarse to fine, whose outputs add up to an image.
 
     From latents `[n, latents]` and a condition to images `[n, c, h, w]`.
@@ -76,6 +77,7 @@ class ModernGenerator(nn.Module):
     def __init__(self, shape: GANShape, latents: int, features: int, levels: LevelShape) -> None:
         super().__init__()
         self.sizes = halvings(shape.height, shape.width)[::-1]
+        self.multiple = 2 ** (len(self.sizes) - 1)
         widths = level_widths(len(self.sizes), features)[::-1]
         self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], self.sizes[0])

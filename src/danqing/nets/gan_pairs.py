@@ -18,11 +18,12 @@ from danqing.data.batch import Condition
 from danqing.nets.gan_contract import Discriminator, GANShape, MultiScale, level_widths
 from danqing.nets.gan_modern import LevelShape, ModernDiscriminator, ModernGenerator
 from danqing.nets.layers import JoinCondition, ProjectionHead, ToMap, crop, halvings, pad_to_even
+from danqing.nets.wrapping import Wrappable
 
 Net = Literal["mlp", "dcgan", "resnet", "modern"]
 
 
-class MLPGenerator(nn.Module):
+class MLPGenerator(Wrappable):
     """Three hidden layers of 4, 8 and 16 times `features`."""
 
     def __init__(self, shape: GANShape, latents: int, features: int) -> None:
@@ -68,13 +69,14 @@ def start_small(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(Wrappable):
     """Transposed 4×4 convolutions with batch norm and ReLU (Radford et al. 2016)."""
 
     def __init__(self, shape: GANShape, latents: int, features: int) -> None:
         super().__init__()
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
+        self.multiple = 2 ** len(self.sizes)
         widths = level_widths(max(1, len(self.sizes)), features)[::-1]
         self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
@@ -150,13 +152,14 @@ class GrowBlock(nn.Module):
         return h + F.interpolate(self.skip(x), size)
 
 
-class ResNetGenerator(nn.Module):
+class ResNetGenerator(Wrappable):
     """Residual blocks, one per doubling of the sides."""
 
     def __init__(self, shape: GANShape, latents: int, features: int) -> None:
         super().__init__()
         *self.sizes, base = halvings(shape.height, shape.width)
         self.sizes.reverse()
+        self.multiple = 2 ** len(self.sizes)
         widths = [features, *level_widths(len(self.sizes), features)][::-1]
         self.join = JoinCondition(latents, shape.labels, shape.attributes)
         self.first = ToMap(self.join.outputs, widths[0], base)
@@ -216,7 +219,7 @@ def build_generator(
     latents: int,
     features: int,
     levels: LevelShape = LevelShape(),  # noqa: B008 (immutable)
-) -> nn.Module:
+) -> Wrappable:
     """Build the generator of a name.
 
     features: the width of its finest stage. levels: matters to `modern` alone.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from danqing.data.batch import Condition
 from danqing.nets.autoencoders import activate, convolution, convolution_block, into_pixels
 from danqing.nets.layers import crop
+from danqing.nets.wrapping import Wrappable
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class GridEncoder(nn.Module):
         return latents
 
 
-class GridDecoder(nn.Module):
+class GridDecoder(Wrappable):
     """The encoder backwards.
 
     From latents `[n, latents, rows, columns]` to images `[n, c, h, w]`. A place doubles by repetition and a
@@ -93,6 +94,7 @@ class GridDecoder(nn.Module):
     def __init__(self, shape: GridShape) -> None:
         super().__init__()
         self.size, widths = (shape.height, shape.width), shape.widths[::-1]
+        self.multiple = 2**shape.downsamplings
         self.first = convolution(shape.latents, widths[0])
         self.blocks = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(convolution(*pair) for pair in itertools.pairwise(widths))
