@@ -80,3 +80,39 @@ def test_what_cannot_be_reconstructed_is_said_in_a_sentence(
         code, printed = run(capsys, "reconstruct", *words)
         assert code == 2
         assert sentence in printed
+
+
+@pytest.mark.parametrize("family", ["vqvae", "vae"])
+def test_the_command_that_follows_the_training_of_a_first_stage_reconstructs(
+    family: str,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["features=4", "blocks=1", "batch_size=4", "sample_images=4", "sample_grids=1"]
+    settings += ["measure_seconds=0.001", "precision=float32"]
+    settings += ["net=grid", "prior=normal", "latents=2"] if family == "vae" else []
+    words = [word for setting in settings for word in ("--set", setting)]
+    preset = {"vqvae": "vqvae-32", "vae": "vae-latents-128"}[family]
+    code, printed = run(
+        capsys,
+        "train",
+        str(photos),
+        "--preset",
+        preset,
+        "--size",
+        "8",
+        "--images",
+        "16",
+        *words,
+        "--out",
+        "run",
+    )
+    assert code == 0
+    (line,) = (line for line in printed.splitlines() if line.startswith("Next"))
+    following = line.split()[1:]
+    assert following == ["danqing", "reconstruct", "run", str(photos), "--out", "grid.png"]
+    assert run(capsys, *following[1:])[0] == 0
+    assert Path("grid.png").exists()

@@ -77,7 +77,7 @@ def test_the_command_that_follows_training_translates(
     assert following == ["danqing", "translate", "pairs", str(data / "dark"), "--out", "translated"]
     assert run(capsys, *following[1:])[0] == 0
     assert len(list(Path("translated").rglob("*.png"))) == 150
-    assert next_command(Path("pairs"), "image.png").endswith("image.png --out translated.png")
+    assert next_command(Path("pairs"), sources="image.png").endswith("image.png --out translated.png")
     assert next_command(Path("run")) == "danqing sample run --out grid.png"
 
 

@@ -138,19 +138,26 @@ def train(
         device=device,
     )
     leave_if_interrupted(run, as_json=as_json)
-    following = next_command(run.folder, _sources(data, pairs) if run.translates else None)
+    following = next_command(
+        run.folder,
+        sources=_sources(data, pairs) if run.translates else None,
+        images=data if run.reconstructs else None,
+    )
     output.result(run_payload(run), output.facts({**run_text(run), "Next": following}), as_json=as_json)
 
 
-def next_command(run: Path, sources: str | None = None) -> str:
+def next_command(run: Path, *, sources: str | None = None, images: str | None = None) -> str:
     """Return the command that uses the model of a run.
 
     sources: the images to translate, for a model that learned from pairs.
+    images: the images to reconstruct, for a first stage.
     """
-    if sources is None:
-        return shlex.join(["danqing", "sample", str(run), "--out", "grid.png"])
-    out = "translated" if Path(sources).is_dir() else "translated.png"
-    return shlex.join(["danqing", "translate", str(run), sources, "--out", out])
+    if sources is not None:
+        out = "translated" if Path(sources).is_dir() else "translated.png"
+        return shlex.join(["danqing", "translate", str(run), sources, "--out", out])
+    if images is not None:
+        return shlex.join(["danqing", "reconstruct", str(run), images, "--out", "grid.png"])
+    return shlex.join(["danqing", "sample", str(run), "--out", "grid.png"])
 
 
 def _sources(data: str, pairs: str | None) -> str:

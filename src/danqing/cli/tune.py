@@ -93,7 +93,7 @@ def tune(
             on_progress=lambda done, total, text: bar.update(done, total, "Searching", detail=text),
             on_dataset=lambda report: show_report(bar, report),
         )
-    output.result(_payload(found), _text(found), as_json=as_json)
+    output.result(_payload(found), _text(found, data), as_json=as_json)
     if found.status == "interrupted":
         command = shlex.join(["danqing", *sys.argv[1:]])
         progress.say(f"Interrupted and saved; run this to continue: {command}", style="yellow")
@@ -123,7 +123,7 @@ def _payload(found: "Tuning") -> Mapping[str, Any]:
     }
 
 
-def _text(found: "Tuning") -> str:
+def _text(found: "Tuning", data: str) -> str:
     from danqing.evaluation.scores import FLATTERED
 
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.settings))
@@ -142,8 +142,12 @@ def _text(found: "Tuning") -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importance.items())
         text += f"\nWhat mattered: {shares}\n"
     if found.best is not None:
-        translates = read_json(found.best / "run.json").get("translates")
-        following = next_command(found.best, IMAGE_TO_TRANSLATE if translates else None)
+        facts = read_json(found.best / "run.json")
+        following = next_command(
+            found.best,
+            sources=IMAGE_TO_TRANSLATE if facts.get("translates") else None,
+            images=data if facts.get("reconstructs") else None,
+        )
         text += "\n" + output.facts(
             {"Best run": found.best, "Its settings": found.best_config, "Next": following}
         )

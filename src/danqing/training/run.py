@@ -47,6 +47,8 @@ class Run:
     everything else of the second.
     ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
     translates: whether the model turns source images into others, and does not sample without them.
+    reconstructs: whether its samples say nothing, as those of a first stage, and it is shown by what it makes
+    of real images.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class Run:
     tokenizer: dict[str, Any] | None = None
     ema: dict[str, Any] | None = None
     translates: bool = False
+    reconstructs: bool = False
 
     @property
     def evaluation_share(self) -> float:
@@ -193,6 +196,7 @@ def read_run(path: str | Path) -> Run:
         tokenizer=facts.get("tokenizer"),
         ema=facts.get("ema"),
         translates=bool(facts.get("translates")),
+        reconstructs=bool(facts.get("reconstructs")),
     )
 
 
