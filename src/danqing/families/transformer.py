@@ -4,8 +4,8 @@ This file is the whole model, to be read from top to bottom:
 
 1. Configuration. A tokenizer, trained before, turns an image into a grid of codes (whole numbers), and codes
    into an image. Without a tokenizer, the codes are the pixels.
-2. Prefix. What the image should show, a label or a text, and attributes, becomes a few vectors that stand
-   before the codes.
+2. Prefix (in `prefix.py`). What the image should show, a label or a text, and attributes, becomes a few
+   vectors that stand before the codes.
 3. Blocks. A residual stream of vectors, one per position, to which attention and feed-forward networks add.
 4. Network. Prefix and codes in, logits of every code out, each from the codes that come before it.
 5. Loss. The cross-entropy of the codes of real images.
@@ -27,22 +27,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.errors import ConfigError
-from danqing.families.base import Batch, Condition, Losses, Phase
+from danqing.families.base import Batch, Losses, Phase
 from danqing.families.decoding import Sampling, guide
 from danqing.families.masked_order import given_in_training, known_when_written, spread
+from danqing.families.prefix import EMBEDDING_SCALE, Prefix
 from danqing.families.tokenizers import CodeStage, TwoStageConfig, build_tokenizer
 from danqing.nets.attention import attend, grid_rotations, rotate_unit
-from danqing.nets.attributes import AttributeEmbedding
 from danqing.nets.decoders.contract import TransformerShape
 from danqing.nets.layers import RMS_EPSILON
 from danqing.nets.recomputing import Recomputes
-from danqing.text.encoders import shared_encoder
 
 MOST_PIXELS = 8192  # of one image: writing more, one by one, would take hours
 TRAINED_STEPS = (8, 17)  # the fewest steps that masked order is trained for, and one more than the most
 GIVEN = 0.2  # share of the images from which masked order learns to fill, rather than to write all codes
-EMBEDDING_SCALE = 0.3  # of initial embeddings: about what a block adds; with 0.02, blocks would drown them
 
 
 # 1. Configuration
@@ -77,76 +74,6 @@ class TransformerConfig(TwoStageConfig):
                 "tokenizer, as the preset text2image-32 does, or a smaller size"
             )
         return self
-
-
-# 2. Prefix
-class Prefix(nn.Module):
-    """Vectors `[n, length, features]` that say what an image should show.
-
-    There is one for a label, or one for each token of a text, and one for all attributes, if the model reads
-    any. The vectors that stand there without a condition are learned too: guidance compares with them.
-    """
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config, width, facts = config, config.features, config.text_facts
-        self.length = config.text.length if config.reads_text else 1
-        self.embed: nn.Embedding | nn.Linear | None = None
-        if config.reads_text:
-            if facts is None:
-                raise ConfigError("This model reads captions and has none: train it on data with captions.")
-            # An encoder gives hidden states of some width; byte pairs give the numbers of tokens.
-            tokens = facts.vocabulary
-            self.embed = nn.Linear(facts.width, width) if facts.width else nn.Embedding(tokens, width)
-        elif config.reads_labels and config.labels:
-            self.embed = nn.Embedding(len(config.labels), width)
-        if isinstance(self.embed, nn.Embedding):
-            nn.init.normal_(self.embed.weight, std=EMBEDDING_SCALE)
-        self.attributes = AttributeEmbedding(config.attributes, width) if config.attributes else None
-        self.length += self.attributes is not None
-        self.absent = nn.Parameter(torch.empty(self.length, width))
-        nn.init.normal_(self.absent, std=EMBEDDING_SCALE)
-
-    @property
-    def reads_any(self) -> bool:
-        """Return whether the model learned from any condition."""
-        return self.embed is not None or self.attributes is not None
-
-    def forward(self, condition: Condition, absent: Tensor) -> Tensor:
-        """Return the vectors of a condition, `[n, length, features]`.
-
-        absent: bool `[n]`, the images to treat as if they had none, as are blank texts and a label of -1.
-        Raises ConfigError where the condition lacks what this model reads.
-        """
-        nothing = self.nothing(len(absent))
-        if self.attributes is None:
-            return self._of_label_or_text(condition, absent, nothing)
-        main = self._of_label_or_text(condition, absent, nothing[:, :-1])
-        told = self.attributes.of(condition, len(absent))[:, None]  # [n] -> [n, 1, features]
-        return torch.cat([main, torch.where(absent[:, None, None], nothing[:, -1:], told)], dim=1)
-
-    def _of_label_or_text(self, condition: Condition, absent: Tensor, nothing: Tensor) -> Tensor:
-        if self.embed is None:
-            return nothing
-        if self.config.reads_text:
-            if condition.text is None:
-                raise ConfigError('This model reads text: give it a prompt ("" for anything).')
-            blank = torch.tensor([not text.strip() for text in condition.text], device=absent.device)
-            assert self.config.text_facts is not None
-            encoder = shared_encoder(self.config.text, self.config.text_facts)
-            given: Tensor = self.embed(encoder.encode(condition.text).to(absent.device))
-            absent = absent | blank
-        else:
-            if condition.label is None:
-                some = ", ".join(self.config.labels[:8])
-                raise ConfigError(f"This model needs a label for every image: one of {some}.")
-            absent = absent | (condition.label < 0)
-            given = self.embed(condition.label.clamp_min(0))[:, None]  # [n] -> [n, 1, features]
-        return torch.where(absent[:, None, None], nothing, given)
-
-    def nothing(self, count: int) -> Tensor:
-        """Return the vectors that stand for no condition, `[count, length, features]`."""
-        return self.absent.expand(count, -1, -1)
 
 
 # 3. Blocks
@@ -357,7 +284,7 @@ class TransformerLearner(CodeStage):
         super().__init__()
         self.config = config
         self.tokenizer = build_tokenizer(config.tokenizer, config)
-        self.prefix = Prefix(config)
+        self.prefix = Prefix(config, config.features)
         shared = config.key_value_heads or config.heads
         sizes = (config.features, config.layers, config.heads, shared, self.prefix.length)
         self.net = Transformer(TransformerShape(self.codec.vocabulary, *self.codec.code_shape, *sizes))
