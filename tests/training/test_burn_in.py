@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danqing.training import burn_in
-from danqing.training.config import OptimizerConfig, ScheduleConfig
+from danqing.training.config_sections import OptimizerConfig, ScheduleConfig
 
 
 def test_the_burn_in_rises_by_half_a_cosine_over_its_share_of_the_run():

@@ -12,7 +12,7 @@ from danqing.errors import ConfigError
 from danqing.families.base import ParameterKind, ReadsText
 from danqing.text.contract import TextFacts
 from danqing.training import optimizers
-from danqing.training.config import OptimizerConfig
+from danqing.training.config_sections import OptimizerConfig
 from danqing.weights import on_its_own
 
 SIDES = {"width": 8, "height": 8, "channels": 3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from danqing.families import build, parse_config
-from danqing.training.config import ScheduleConfig
+from danqing.training.config_sections import ScheduleConfig
 from danqing.training.ema import EMA, HalfLife
 from danqing.training.schedule import Budget, learning_rate_factor
 

@@ -5,7 +5,7 @@ What is over of it is a function only of the images seen, as all schedules are.
 
 import math
 
-from danqing.training.config import OptimizerConfig, ScheduleConfig
+from danqing.training.config_sections import OptimizerConfig, ScheduleConfig
 
 
 def progress(config: ScheduleConfig, images: int, total: int) -> float:

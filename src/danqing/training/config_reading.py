@@ -11,16 +11,15 @@ from pydantic import BaseModel, ValidationError
 from danqing import presets
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class
-from danqing.training.config import (
+from danqing.training.config import RunConfig, flat
+from danqing.training.config_sections import (
     SHARED,
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
-    RunConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
-    flat,
 )
 
 _OF_A_TOKENIZER = ("family", "batch_size", "seed", "model", "optimizer", "schedule", "training")
@@ -56,6 +55,7 @@ def resolve(
         apply_setting(values, key, text)
     return parse({**values, **given})
 
+
 def without_auto(
     size: tuple[int, int] | Literal["auto"] | None, settings: Mapping[str, Any] | None
 ) -> tuple[tuple[int, int] | None, dict[str, Any]]:
@@ -63,7 +63,6 @@ def without_auto(
     if isinstance(size, str):
         return None, {**(settings or {}), "data.buckets": True}
     return size, dict(settings or {})
-
 
 
 def from_toml(path: Path) -> RunConfig:

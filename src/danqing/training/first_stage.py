@@ -24,8 +24,9 @@ from danqing.model import folder as model_folder
 from danqing.model import loading
 from danqing.training import captions, codes, facts
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
-from danqing.training.config import FREE, SHARED, EvaluationConfig, RunConfig
+from danqing.training.config import RunConfig
 from danqing.training.config_reading import from_toml, parse
+from danqing.training.config_sections import FREE, SHARED, EvaluationConfig
 from danqing.training.costs import CostMeter, total_cost
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan

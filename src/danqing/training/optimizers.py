@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from danqing.errors import ConfigError
 from danqing.families.base import ParameterKind
-from danqing.training.config import OptimizerConfig
+from danqing.training.config_sections import OptimizerConfig
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 KindOf = Callable[[str, nn.Parameter], ParameterKind]

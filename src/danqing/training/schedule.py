@@ -7,7 +7,8 @@ from pathlib import Path
 
 from danqing import atomic
 from danqing.errors import TrainingError
-from danqing.training.config import RunConfig, ScheduleConfig
+from danqing.training.config import RunConfig
+from danqing.training.config_sections import ScheduleConfig
 from danqing.training.growth import Pace, Totals
 from danqing.training.position import Position
 
