@@ -165,11 +165,22 @@ def test_a_budget_that_is_too_small_for_the_size_is_met_by_a_smaller_preset():
     assert measured_runs.images_needed("gan", (128, 128)) == 4 * at_32
     assert advice(128, 4 * at_32, 600).warning == ""
     assert advice(128, at_32, 600).warning == (
-        "128x128 needs about 40 min on this machine before pictures are recognisable, and this budget is "
-        "10 min; 64x64 fits in 10 min: --preset gan-64."
+        "A budget of 10 min is too small for 128x128: on this machine, images are recognisable after about "
+        "40 min. 64x64 fits into this budget: --preset gan-64."
     )
-    assert "fits" not in advice(64, at_32 // 8, 600).warning
-    assert advice(64, at_32, 7200).warning.endswith("32x32 fits in 2 h 00 min: --preset gan-32.")
+    assert advice(64, at_32 // 8, 600).warning.endswith("Give more --minutes, or a smaller --size.")
+    assert advice(64, at_32, 7200).warning.endswith("32x32 fits into this budget: --preset gan-32.")
+
+
+def test_the_time_of_both_stages_is_compared_with_measured_runs():
+    config = resolve(preset="text2image-32", images=100_000)
+    assert config.tokenizer is not None
+    needed = measured_runs.images_needed("transformer", (32, 32))
+    model = config.model.model_copy(update={"width": 32, "height": 32})
+    config = config.model_copy(update={"model": model})
+    found = measured_runs.advise(config, needed // 4, 600 * (1 - config.tokenizer.share))
+    assert found.warning.startswith("A budget of 10 min is too small for 32x32: on this machine, images are")
+    assert "after about 40 min." in found.warning
 
 
 def test_memory_that_runs_out_in_a_run_is_reported_and_the_order_of_the_data_stays(tmp_path, monkeypatch):

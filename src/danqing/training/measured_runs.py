@@ -114,8 +114,10 @@ def images_needed(family: str, size: tuple[int, int]) -> int | None:
 def advise(config: RunConfig, images: int, seconds: float) -> Advice:
     """Compare a planned run with measured ones.
 
-    images, seconds: of the whole run; images for each size are assumed to cost in proportion to their pixels.
+    images, seconds: of the run, or of its second stage; images for each size are assumed to cost in
+        proportion to their pixels. What is said of the time is of both stages.
     """
+    seconds /= _share(config)
     size = (config.model.width, config.model.height)
     run = nearest_run(config.family, size, seconds / 60)
     nearest = run.sentence if run else ""
@@ -124,20 +126,26 @@ def advise(config: RunConfig, images: int, seconds: float) -> Advice:
         return Advice(nearest, "")
     longer = seconds * needed / max(images, 1)
     warning = (
-        f"{size[0]}x{size[1]} needs about {_rough(longer)} on this machine before pictures are recognisable, "
-        f"and this budget is {_rough(seconds)}"
+        f"A budget of {_rough(seconds)} is too small for {size[0]}x{size[1]}: on this machine, images are "
+        f"recognisable after about {_rough(longer)}. {_remedy(config, images)}"
     )
-    return Advice(nearest, f"{warning}{_smaller(config, images, seconds)}.")
+    return Advice(nearest, warning)
 
 
-def _smaller(config: RunConfig, images: int, seconds: float) -> str:
-    """The largest preset of the same kind whose size suits the budget, as the end of a sentence."""
+def _share(config: RunConfig) -> float:
+    """Return which share of the time of a run its last stage takes."""
+    first = config.tokenizer
+    return 1 - first.share if first is not None and not first.model else 1.0
+
+
+def _remedy(config: RunConfig, images: int) -> str:
+    """Say what to do, with the largest preset of the same kind whose size suits the budget."""
     pixels = config.model.width * config.model.height
     for (width, height), name in sorted(_presets_like(config).items(), reverse=True):
         smaller, needed = width * height, images_needed(config.family, (width, height))
         if smaller < pixels and needed is not None and images * pixels / smaller >= needed:
-            return f"; {width}x{height} fits in {_rough(seconds)}: --preset {name}"
-    return ""
+            return f"{width}x{height} fits into this budget: --preset {name}."
+    return "Give more --minutes, or a smaller --size."
 
 
 def _presets_like(config: RunConfig) -> dict[tuple[int, int], str]:
