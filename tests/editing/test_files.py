@@ -1,6 +1,8 @@
 """Files with new pixels keep what surrounds them: format, quality, profiles, EXIF, texts, depth."""
 
+import contextlib
 import io
+import random
 import re
 import struct
 from typing import Any
@@ -385,3 +387,19 @@ def test_colours_stay_in_the_space_of_their_profile_but_cmyk_becomes_srgb() -> N
     assert opened(files.write(values, style)).mode == "RGB"
     grey, _ = files.read(file_of(photo().convert("L"), "PNG"))
     assert "icc_profile" not in opened(files.write(grey, files.FileStyle("PNG", profile=WIDE))).info
+
+
+def test_damaged_files_raise_only_data_errors() -> None:
+    rng, block = random.Random(1), exif_block(preview=b"preview")
+    wholes = [file_of(photo(), format, exif=block, icc_profile=WIDE) for format in ("JPEG", "PNG", "WEBP")]
+    wholes.append(file_of(photo(), "TIFF", tiffinfo={0x010E: "a scan"}, dpi=(300, 300)))
+    for number in range(200):
+        damaged = bytearray(wholes[number % len(wholes)])
+        for _ in range(1 + number % 4):
+            damaged[rng.randrange(min(len(damaged), 500))] = rng.randrange(256)
+        with contextlib.suppress(DataError):
+            files.suffix_for(bytes(damaged))
+            values, style = files.read(bytes(damaged))
+            for name in ("a.png", "a.tif"):
+                written = files.write(values, files.in_format(style, name), strip=number % 2 == 0)
+                assert np.array_equal(files.read(written)[0], values)

@@ -15,14 +15,15 @@ from danqing import image_files, images
 from danqing.editing import containers, exif, tiff, webp
 from danqing.editing.contract import Values
 from danqing.errors import ConfigError, DataError
-from danqing.image_files import Deep, scans
+from danqing.image_files import Deep, reasons, scans
 from danqing.image_files.formats import FORMATS, is_installed, recognised
-from danqing.image_files.reasons import missing
 from danqing.images import to_pil
 
 WRITTEN = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "TGA")
 """The formats that are written, as Pillow calls them; files in others become PNG."""
 _DEEP = ("PNG", "TIFF", "PPM")
+_DENSEST = 1e6
+"""Dots per inch; more are a mistake, and do not fit the fields of other formats."""
 _QUALITY = 90
 """Of lossy files whose own quality cannot be known."""
 _COLOUR_PPM = re.compile(rb"P[36]" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3)
@@ -63,11 +64,16 @@ def read(content: bytes) -> tuple[Values, FileStyle]:
         raise DataError(f"{kind} files are edited as arrays in Python, which keeps their values.")
     header = image_files.inspect(content)
     if header.lacks:
-        raise DataError(f"This image has 16 bits, which need more packages: {missing(header.lacks)}")
+        raise DataError(f"This image has 16 bits, which need more packages: {reasons.missing(header.lacks)}")
     deep = _COLOUR_PPM.match(content)
     if deep is not None and int(deep[3]) > 255:
         raise DataError("Colour of 16 bits is not read from PPM files: convert it to PNG or TIFF.")
-    style = _style_of(content, kind)
+    try:
+        style = _style_of(content, kind)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises many kinds of errors on damaged metadata
+        raise DataError(reasons.undecodable(content, error)) from error
     values = _values_of(image_files.read(content, own_colours=True))
     if kind == "PNG" and values.dtype == np.uint16 and values.shape[2] == 1:
         values = _with_transparent_level(values, containers.png_body(content, b"tRNS"))
@@ -226,7 +232,7 @@ def _density_of(image: Image.Image) -> tuple[float, float] | None:
         across, down = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return (across, down) if across > 0 and down > 0 else None
+    return (across, down) if 0 < across < _DENSEST and 0 < down < _DENSEST else None
 
 
 def _options_of(image: Image.Image, content: bytes) -> dict[str, Any]:
