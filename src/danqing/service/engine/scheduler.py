@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -277,7 +278,7 @@ class Scheduler:
         self._dispatch()
 
     def _on_painted(self, batch: WorkerBatch, header: Header, block: memoryview) -> None:
-        pixels: Painting = np.frombuffer(block, np.dtype(header["type"])).reshape(header["shape"])
+        pixels = cast(Painting, np.frombuffer(block, header["type"]).reshape(header["shape"]))
         now, seconds, waited = self._loop.time(), header["seconds"], 0.0
         began = now - seconds
         for pending, row, first, last in batch.within(header["start"], header["count"]):
