@@ -20,7 +20,12 @@ from PIL import Image
 from danqing.editing.batch import edit_files
 from danqing.editing.contract import ImageToEdit, Values
 
-FORMATS = {"png": {}, "jpg": {"quality": 83}, "webp": {"lossless": True}, "tif": {}}
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {},
+    "jpg": {"quality": 83},
+    "webp": {"lossless": True},
+    "tif": {},
+}
 _POLL = 0.002
 
 
@@ -48,7 +53,8 @@ class Noise:
         """Exclusive-or the low bits with noise, so that every pixel can be traced to seed and amount."""
         rng = np.random.default_rng(image.seed)
         noise = rng.integers(0, self.amount, image.values.shape, dtype=image.values.dtype)
-        return image.values ^ noise
+        values: Values = np.bitwise_xor(image.values, noise)
+        return values
 
 
 def write_images(folder: Path, count: int, side: int) -> None:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written under a temporary name, synced, then renamed."""
 
 import contextlib
+import glob
 import json
 import os
 import tempfile
@@ -85,6 +86,13 @@ def present(folder: Path) -> set[str]:
     """
     entries = folder.iterdir() if folder.is_dir() else ()
     return {entry.name for entry in entries if not entry.match(_LEFTOVERS)}
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Delete what killed writers of one file left beside it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pixels: `uint8` at every edge, `float32` in [-1, 1] inside. This module is the only place that converts."""
+"""Pixels: 8 or 16 bits at every edge, `float32` in [-1, 1] inside. Only this module converts."""
 
 import io
 import math

@@ -1,7 +1,8 @@
-"""Replacing a part of an image, by command and by `Model.fill`."""
+"""Filling and varying images by command, and by `Model.fill`."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,44 +41,75 @@ def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     return tmp_path / "picture.png"
 
 
-def test_only_what_is_covered_is_painted(
+def test_only_what_is_covered_is_filled(
     folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "filled.png"
-    asked = ("fill", str(folder), str(picture), "--label", "dog", "--out", str(out), "--json")
-    code, told, _ = run(capsys, *asked, "--box", "1,2,3,9")
+    words = ("fill", str(folder), str(picture), "--label", "dog", "--out", str(out), "--json")
+    code, told, _ = run(capsys, *words, "--box", "1,2,3,90", "--box", "20,0,4,4")
     assert code == 0
-    assert json.loads(told)["pixels"] == 9
+    assert json.loads(told)["written"] == {"picture.png": str(out)}
     before, after = (np.asarray(Image.open(path)) for path in (picture, out))
-    where = np.zeros((5, 6), bool)
-    where[2:, 1:4] = True
+    where = np.zeros((20, 30), bool)
+    where[2:, 1:4] = where[:4, 20:24] = True
     assert np.array_equal(before[~where], after[~where])
     assert (before[where] != after[where]).mean() > 0.9
     Image.fromarray(where.astype(np.uint8) * 255).save(tmp_path / "mask.png")
-    assert run(capsys, *asked, "--mask", str(tmp_path / "mask.png"))[0] == 0
+    assert run(capsys, *words, "--mask", str(tmp_path / "mask.png"))[0] == 0
     assert np.array_equal(np.asarray(Image.open(out)), after)
+    assert run(capsys, *words, "--expand", "0,3,4,0", "--feather", "2", "--grow", "2")[0] == 0
+    assert Image.open(out).size == (34, 23)
 
 
-def test_white_on_nothing_is_a_mask_as_paint_programs_write_it(
+def test_several_versions_have_numbers_and_a_seed_of_minus_one_gives_them_again(
     folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mask = Image.new("RGBA", (6, 5), (255, 255, 255, 0))
-    mask.paste((255, 255, 255, 255), (1, 2, 4, 5))
-    mask.save(tmp_path / "mask.png")
-    asked = ("fill", str(folder), str(picture), "--label", "dog", "--mask", str(tmp_path / "mask.png"))
-    code, told, _ = run(capsys, *asked, "--out", str(tmp_path / "filled.webp"), "--json")
-    assert (code, json.loads(told)["pixels"]) == (0, 9)
-    assert Image.open(tmp_path / "filled.webp").format == "WEBP"
+    words = ("fill", str(folder), str(picture), "--box", "1,1,9,9", "--label", "cat", "--json", "-n", "2")
+
+    def seed_of(name: str, seed: int) -> int:
+        code, out, _ = run(capsys, *words, "--out", str(tmp_path / name), "--seed", str(seed))
+        assert code == 0
+        return int(json.loads(out)["seed"])
+
+    picked = seed_of("picked.png", -1)
+    assert picked >= 0
+    assert picked != seed_of("other.png", -1)
+    assert seed_of("again.png", picked) == picked
+    one, two = ((tmp_path / f"again-{number}.png").read_bytes() for number in (1, 2))
+    assert one != two
+    assert (tmp_path / "picked-1.png").read_bytes() == one
+    assert (tmp_path / "picked-2.png").read_bytes() == two
+    code, _, err = run(capsys, *words, "--out", str(tmp_path / "x.png"), "--seed", "-2")
+    assert (code, "from 0 up, or -1 to pick one" in err.replace("\n", " ")) == (2, True)
 
 
-def test_several_ways_differ_and_a_seed_repeats_its_own(folder: Path, picture: Path) -> None:
+def test_a_folder_is_varied_and_strength_0_keeps_its_files(
+    folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    inside = tmp_path / "in" / "deep" / "a.png"
+    inside.write_bytes(picture.read_bytes())
+
+    def varied(strength: str, name: str) -> bytes:
+        words = ("vary", str(folder), str(tmp_path / "in"), "--label", "cat", "--strength", strength)
+        code, told, _ = run(capsys, *words, "--tile", "6", "--out", str(tmp_path / name), "--json")
+        assert code == 0, told
+        assert list(json.loads(told)["written"]) == ["deep/a.png"]
+        return (tmp_path / name / "deep" / "a.png").read_bytes()
+
+    assert varied("0", "same") == inside.read_bytes()
+    assert varied("0.5", "other") != inside.read_bytes()
+
+
+def test_several_ways_differ_and_a_seed_repeats_its_own(folder: Path) -> None:
     trained = danqing.load(folder)
-    images = Images(np.repeat(np.asarray(Image.open(picture))[None], 3, axis=0))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    images = Images(np.repeat(pixels[None], 3, axis=0))
     where = np.zeros((5, 6), bool)
     where[1, 1:] = True
     filled = trained.fill(images, where, label="cat", seed=4).array
@@ -90,49 +122,34 @@ def test_several_ways_differ_and_a_seed_repeats_its_own(folder: Path, picture: P
     assert np.array_equal(apart[2], images.array[2])
 
 
-def test_a_seed_of_minus_one_picks_one_that_paints_the_same_again(
-    folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = ("fill", str(folder), str(picture), "--box", "1,1,3,3", "--label", "cat", "--json")
-
-    def seed_of(name: str, seed: int) -> int:
-        code, out, _ = run(capsys, *asked, "--out", str(tmp_path / name), "--seed", str(seed))
-        assert code == 0
-        return int(json.loads(out)["seed"])
-
-    picked = seed_of("picked.png", -1)
-    assert picked >= 0
-    assert picked != seed_of("other.png", -1)
-    assert seed_of("again.png", picked) == picked
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "picked.png").read_bytes()
-    code, _, err = run(capsys, *asked, "--out", str(tmp_path / "x.png"), "--seed", "-2")
-    assert (code, "from 0 up, or -1 to pick one" in err.replace("\n", " ")) == (2, True)
-
-
 def test_mistakes_are_told_with_what_to_do(
     folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Model
 ) -> None:
-    asked = ("fill", str(folder), str(picture), "--out", str(tmp_path / "x.png"), "--label", "cat")
-    for words, sentence in (
-        ((), "--mask MASK.png"),
+    words = ("fill", str(folder), str(picture), "--out", str(tmp_path / "x.png"), "--label", "cat")
+    for more, sentence in (
+        ((), "--mask"),
         (("--box", "1,2,3"), "left,top,width,height"),
-        (("--box", "9,9,2,2"), "lies outside the model's 6x5 pixels"),
+        (("--expand", "1,2,3"), "left,top,right,bottom"),
         (("--box", "0,0,2,2", "--set", "truncation=1"), "'truncation'"),
         (("--mask", str(tmp_path / "none.png")), "none.png"),
-        (("--box", "0,0,2,2", "--out", str(tmp_path / "filled")), "filled has no known image suffix"),
+        (("--box", "0,0,2,2", "--out", str(picture)), "is the input"),
     ):
-        code, out, err = run(capsys, *asked, *words)
+        code, out, err = run(capsys, *words, *more)
         assert (code, out) == (2, "")
         assert sentence in err.replace("\n", " ")
+    code, out, _ = run(capsys, *words, "--box", "90,9,2,2", "--json")
+    assert code == 1
+    assert "lies outside the image's 30x20 pixels" in json.loads(out)["failed"]["picture.png"]
     images, mask = Images(np.zeros((2, 5, 6, 3), np.uint8)), np.ones((5, 6), bool)
-    for arguments, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"mask": mask}, "label"),
         ({"mask": mask[:4], "label": "cat"}, "6x5"),
         ({"mask": mask.astype(np.float32), "label": "cat"}, "true or false"),
         ({"mask": mask, "label": "cat", "seeds": [1]}, "one seed per image"),
-    ):
+    )
+    for arguments, message in wrong:
         with pytest.raises(ConfigError, match=message):
             model.fill(images, **arguments)
-    vae = families.build(families.parse_config({"family": "vae", "net": "mlp", "width": 6, "height": 5}))
-    with pytest.raises(ConfigError, match="A VAE cannot fill a part of an image: use a transformer"):
-        Model(vae).fill(images, mask)
+    config = families.parse_config({"family": "vqvae", "width": 6, "height": 5, "features": 4})
+    with pytest.raises(ConfigError, match="A VQ-VAE cannot fill a part of an image: use a GAN, a VAE"):
+        Model(families.build(config)).fill(images, mask)

@@ -111,8 +111,6 @@ def test_an_image_a_folder_and_a_zip_are_translated_alike(
     assert run(capsys, "translate", trained.folder, sources[0], "--seed", 5, "--out", single)[0] == 0
     made = np.asarray(Image.open(single))
     assert np.array_equal(made, danqing.translate(trained.model, sources[0], seed=5))
-    bright = 255 - np.asarray(Image.open(sources[0])).astype(int)
-    assert np.abs(made - bright).mean() < np.abs(255 - made - bright).mean()
     several = tmp_path / "several"
     assert run(capsys, "translate", trained.folder, sources[0], "-n", 2, "--out", several)[0] == 0
     assert len(list(several.rglob("*.png"))) == 2

@@ -19,7 +19,7 @@ from PIL import Image
 
 from danqing.editing.batch import Plan, edit_files
 from danqing.editing.contract import ImageToEdit, Values
-from danqing.errors import ConfigError, DataError
+from danqing.errors import ConfigError, DanqingError, DataError
 from tests.editing.edits import Invert
 from tests.image_files.files import file_of, photo
 
@@ -306,6 +306,27 @@ def test_a_zip_is_written_whole_and_continued(given: Path, tmp_path: Path) -> No
     (tmp_path / "other.zip").write_bytes(b"PK\5\6" + bytes(18))
     with pytest.raises(ConfigError, match="is not a result of this command"):
         edit_files(INVERT, given, tmp_path / "other.zip", seed=5)
+
+
+def test_a_zip_of_failures_alone_is_continued(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/dark\u2028.png").write_bytes(b"damaged")
+    for _ in range(2):
+        found = edit_files(INVERT, tmp_path / "given", tmp_path / "out.zip", seed=5)
+        assert list(found.failed) == ["dark\u2028.png"]
+    (tmp_path / "given/dark\u2028.png").write_bytes(file_of(photo()))
+    edit_files(INVERT, tmp_path / "given", tmp_path / "out.zip", seed=5)
+    assert len(edit_files(INVERT, tmp_path / "given", tmp_path / "out.zip", seed=5).skipped) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(given: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DanqingError, match=r"cannot be written .* choose another --out"):
+        edit_files(INVERT, given, tmp_path / "file/out", seed=5)
+    (tmp_path / "out/below").parent.mkdir()
+    (tmp_path / "out/below").write_bytes(b"")  # where a folder is needed
+    with pytest.raises(DanqingError, match="cannot be written"):
+        edit_files(INVERT, given, tmp_path / "out", seed=5)
 
 
 def members(path: Path) -> dict[str, bytes]:

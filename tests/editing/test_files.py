@@ -230,14 +230,15 @@ def test_a_transparent_level_of_sixteen_bits_becomes_alpha(channels: int) -> Non
     assert np.array_equal(values[:, :, -1] == 0, RAMP == 777)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "TGA", "BMP", "PPM"])
+LOSSLESS = [(format, mode) for format in ("PNG", "WEBP", "TIFF", "TGA") for mode in ("L", "RGB", "RGBA")]
+LOSSLESS += [(format, mode) for format in ("BMP", "PPM") for mode in ("L", "RGB")]
+
+
+@pytest.mark.parametrize(("format", "mode"), LOSSLESS)
 def test_lossless_formats_return_every_value(format: str, mode: str) -> None:
     rng = np.random.default_rng(1)
     shape = (31, 41, {"L": 1, "RGB": 3, "RGBA": 4}[mode])
     pixels = rng.integers(0, 256, shape, dtype=np.uint8)
-    if mode == "RGBA" and format in ("BMP", "PPM"):
-        pytest.skip("the format has no transparency")
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     given = file_of(Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels), format, **options)
     values, style = files.read(given)
@@ -245,6 +246,21 @@ def test_lossless_formats_return_every_value(format: str, mode: str) -> None:
     written = files.write(changed, style)
     assert opened(written).format == format
     assert np.array_equal(files.read(written)[0], changed)
+
+
+@pytest.mark.parametrize("quality", [30, 60, 75, 90])
+def test_a_lossy_webp_keeps_its_quality(quality: int) -> None:
+    rows, columns = np.mgrid[:120, :160]
+    waves = 128 + 100 * np.stack(
+        [np.sin(rows / 9), np.cos(columns / 7), np.sin((rows + columns) / 15)], axis=2
+    )
+    noisy = waves + np.random.default_rng(0).normal(0, 12, waves.shape)
+    picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    given = file_of(picture, "WEBP", quality=quality)
+    values, style = files.read(given)
+    assert style.options["quality"] == pytest.approx(quality, abs=10)
+    assert len(files.write(values, style)) == pytest.approx(len(given), rel=0.15)
+    assert files.read(file_of(picture, "WEBP", lossless=True))[1].options == {"lossless": True}
 
 
 def test_tiff_keeps_its_tags_its_exif_and_its_compression() -> None:
@@ -297,6 +313,42 @@ def test_a_named_format_gets_the_metadata_of_the_input() -> None:
         ConfigError, match=re.escape("a.gif cannot be written: its name must end in one of .png")
     ):
         files.in_format(style, "a.gif")
+
+
+def test_what_belongs_to_the_image_of_a_phone_is_kept_and_the_rest_named() -> None:
+    given = file_of(photo(), "MPO", save_all=True, append_images=[photo(8, 6)], exif=exif_block())
+    values, style = files.read(given)
+    assert values.shape == (40, 30, 3)
+    assert style.format == "JPEG"
+    assert style.notes == ("The file holds 1 more images, such as previews, which were left out.",)
+    assert opened(files.write(values, style)).format == "JPEG"
+
+
+def test_exif_in_a_text_of_a_png_is_applied_once_and_kept() -> None:
+    info, block = PngImagePlugin.PngInfo(), exif_block()
+    lines = [block.hex()[start : start + 72] for start in range(0, 2 * len(block), 72)]
+    info.add_text("Raw profile type exif", "\n".join(["", "exif", f"{len(block):8d}", *lines, ""]), zip=True)
+    info.add_text("Raw profile type iptc", "kept")
+    values, style = files.read(file_of(photo(), "PNG", pnginfo=info))
+    assert values.shape == (40, 30, 3)
+    after = opened(files.write(values, style))
+    after.load()
+    assert (after.getexif()[0x0112], after.getexif()[0x010F]) == (1, "Maker")
+    assert "Raw profile type exif" not in after.info
+    assert after.info["Raw profile type iptc"] == "kept"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_that_a_tiff_holds_premultiplied_are_straightened(dtype: type) -> None:
+    top, buffer = np.iinfo(dtype).max, io.BytesIO()
+    colour = np.array([0.2, 0.6, 1.0]) * np.ones((8, 9, 3))
+    alpha = np.linspace(0.1, 1, 72).reshape(8, 9, 1)
+    values = np.round(np.concatenate([colour * alpha, alpha], axis=2) * top).astype(dtype)
+    tifffile.imwrite(buffer, values, photometric="rgb", extrasamples=["assocalpha"])
+    found, style = files.read(buffer.getvalue())
+    assert np.abs(found[:, :, :3] / top - colour).max() < 0.025
+    assert np.array_equal(found[:, :, 3], values[:, :, 3])
+    assert np.array_equal(files.read(files.write(found, style))[0], found)
 
 
 def test_files_that_cannot_be_edited_say_why() -> None:

@@ -69,6 +69,33 @@ def test_an_image_depends_on_its_seed_and_label_alone(net: str, conditional: boo
     assert not torch.equal(together[0], together[1])
 
 
+def test_a_search_finds_the_latents_of_an_image_from_what_is_known_of_it() -> None:
+    family = make(channels=3, latents=6, labels=("a", "b")).eval().requires_grad_(False)
+    for parameter in family.generator.parameters():  # fresh weights give images that hardly differ
+        parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    condition, seeds = Condition(torch.tensor([0, 1, 1])), [1, 2, 3]
+    images = family.sample(condition, seeds=[7, 8, 9])
+    mask = torch.zeros(3, 1, 8, 8)
+    mask[:, :, 2:6, 3:7] = 1
+
+    def error(found: torch.Tensor) -> float:
+        return float((found - images).square().mean())
+
+    with torch.inference_mode():  # as models call it
+        short, long = (
+            family.vary(images, condition, seeds=seeds, strength=0.0, num_steps=steps) for steps in (1, 200)
+        )
+        filled = family.fill(images, mask, condition, seeds=seeds)
+        alone = family.fill(images[1:2], mask[1:2], condition[1:2], seeds=seeds[1:2])
+        fresh = family.vary(images, condition, seeds=seeds, strength=1.0, num_steps=1)
+    others = error(family.sample(condition, seeds=seeds))
+    assert error(long) < 0.05 * error(short) < 0.05 * others
+    assert torch.equal(filled * (1 - mask), images * (1 - mask))
+    assert error(filled) < 0.02 * others, "what is known tells what is hidden"
+    torch.testing.assert_close(alone, filled[1:2], rtol=0, atol=1e-2)
+    assert torch.equal(fresh, family.sample(condition, seeds=seeds))
+
+
 def test_truncation_scales_the_latents() -> None:
     family = make().eval()
     with torch.no_grad():

@@ -83,18 +83,18 @@ def test_a_broken_package_is_named_in_one_sentence(site: Path) -> None:
 
 
 def test_messages_name_the_families_that_can_and_no_others(site: Path) -> None:
-    gan = families.parse_config({"family": "gan"})
+    vqvae = families.parse_config({"family": "vqvae"})
     before = {protocol: families.implementing(protocol) for protocol in (Fills, Varies, HasTokenLikelihood)}
-    assert {"VAE", "transformer"} <= set(before[Varies])
-    assert "VAE" not in before[Fills]
+    assert {"GAN", "VAE", "transformer"} <= set(before[Varies])
+    assert "VQ-VAE" not in before[Fills]
     assert before[HasTokenLikelihood] == ["raster transformer"]
     assert "transformer without a tokenizer" in families.implementing(HasLikelihood)
     assert families.alternatives(Tokenizes) == "a VQ-VAE"
     install(site, "tiny_family", MODULE, tiny="Tiny", absent="Absent")
     assert families.implementing(Varies) == [*before[Varies], "tiny"]
     assert families.implementing(Fills) == before[Fills]
-    sentence = families.cannot(gan, "vary an image", Varies)
-    assert sentence.startswith("A GAN cannot vary an image: use a VAE, a transformer")
+    sentence = families.cannot(vqvae, "vary an image", Varies)
+    assert sentence.startswith("A VQ-VAE cannot vary an image: use a GAN, a VAE, a transformer")
     assert sentence.endswith(" or a tiny.")
     del sys.modules["tiny_family"]
 

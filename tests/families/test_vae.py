@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.abilities import Compresses, Encodes, HasLikelihood, Varies
+from danqing.families.abilities import Compresses, Encodes, Fills, HasLikelihood, Varies
 from danqing.families.base import Batch, Condition
 from danqing.families.vae import VAE, gaussian_divergence, slerp
 from danqing.randomness import generator
@@ -218,6 +218,25 @@ def test_variations_go_from_the_reconstruction_to_a_picture_of_the_seed_alone(pr
     assert torch.equal(other, painted)
     assert torch.allclose(moved, near[3:], atol=1e-6)
     assert 0 < (near - back).abs().mean() < (far - back).abs().mean()
+
+
+def test_a_fill_follows_the_seed_and_keeps_the_rest() -> None:
+    vae, batch, seeds = build(labels=("square", "bar")).eval(), shapes(6), range(6)
+    assert isinstance(vae, Fills)
+    mask = torch.zeros_like(batch.images[:, :1])
+    mask[:, :, 2:5, 1:6] = 1
+    with torch.inference_mode():
+        filled, again, other = (
+            vae.fill(batch.images, mask, batch.condition, seeds=own, num_steps=3)
+            for own in (seeds, seeds, range(6, 12))
+        )
+        moved = vae.fill(
+            batch.images[3:], mask[3:], batch.condition[slice(3, 6)], seeds=seeds[3:], num_steps=3
+        )
+    assert torch.equal(filled * (1 - mask), batch.images * (1 - mask))
+    assert torch.equal(filled, again)
+    assert not torch.equal(filled, other)
+    assert torch.allclose(moved, filled[3:], atol=1e-5)
 
 
 def test_wrong_requests_are_refused_with_what_to_do() -> None:

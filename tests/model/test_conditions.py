@@ -228,7 +228,7 @@ def test_options_that_are_not_there_are_refused() -> None:
 
 def test_who_cannot_vary_says_so_and_a_strength_is_a_share() -> None:
     images = Images(np.zeros((2, 4, 4, 1), np.uint8))
-    with pytest.raises(ConfigError, match=r"^A stub cannot vary an image: use a VAE.* or a"):
+    with pytest.raises(ConfigError, match=r"^A stub cannot vary an image: use a GAN, a VAE.* or a"):
         Model(Painter(TEXT)).vary(images)
     small = {"width": 4, "height": 4, "channels": 1, "features": 4, "latents": 2, "prior": "normal"}
     model = Model(families.build(families.parse_config({"family": "vae", "net": "mlp", **small})))

@@ -19,6 +19,14 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "flow without": (FLOW | {"width": 5, "height": 9, "channels": 4}, {"num_steps": 2, "sampler": "heun"}),
     "flow in bfloat16": (FLOW | {"width": 7, "height": 7, "channels": 1}, {"precision": "bfloat16"}),
     "transformer": (TRANSFORMER | {"width": 4, "height": 5, "channels": 1}, {}),
+    "vae": (
+        {"family": "vae", "net": "mlp", "latents": 4, "features": 4, "width": 6, "height": 7, "channels": 3},
+        {"num_steps": 2},
+    ),
+    "gan": (
+        {"family": "gan", "latents": 4, "generator_features": 4, "width": 8, "height": 6, "channels": 4},
+        {"num_steps": 2},
+    ),
     "masked order": (
         TRANSFORMER
         | {

@@ -7,11 +7,12 @@ import pytest
 from danqing import presets
 from danqing.errors import ConfigError
 from danqing.training import tasks
+from danqing.training.config import TaskName
 from danqing.training.config_reading import resolve
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_the_presets_of_a_task_say_what_they_are_for(task: tasks.TaskName) -> None:
+def test_the_presets_of_a_task_say_what_they_are_for(task: TaskName) -> None:
     for mode, name in tasks.TASKS[task].presets.items():
         pairs = {"data.pairs": "A:B"} if tasks.TASKS[task].learns_from == "pairs" else {}
         preset, settings = tasks.choose(task, mode, pairs)

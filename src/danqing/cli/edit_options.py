@@ -123,7 +123,9 @@ def run(
             memory=None if memory is None else parse_memory(memory),
             extra=extra,
             on_plan=_tell,
-            on_progress=lambda done, total, name: bar.update(done, total, edit.verb, detail=name),
+            on_progress=lambda done, total, name: bar.update(
+                done, total, edit.verb.capitalize(), detail=name
+            ),
         )
     if on_result is not None and not dry_run:
         on_result(result)

@@ -20,8 +20,8 @@ from danqing.progress import ProgressCallback
 from danqing.quantities import memory as in_words
 from danqing.randomness import derived_seed
 
-_DECODING = 16
-"""Bytes for each pixel that reading and writing a file takes, besides the edit: two copies of RGBA."""
+_HELD, _READ_OR_WRITTEN = 12, 32
+"""Bytes for each pixel: of the file and its values during the edit, and of reading or writing 16 bits."""
 
 
 class Plan(NamedTuple):
@@ -142,8 +142,10 @@ def edited(edit: Edit, image: ImageToEdit) -> Values:
 
     Raises DataError as `apply` does.
     """
-    if not edit.changes(image):
-        return image.values
+    return _applied(edit, image) if edit.changes(image) else image.values
+
+
+def _applied(edit: Edit, image: ImageToEdit) -> Values:
     values = edit.apply(image)
     if values.dtype != image.values.dtype or values.ndim != 3:
         raise ValueError(f"{edit.verb} turned {image.values.dtype} into {values.dtype} {list(values.shape)}")
@@ -168,22 +170,23 @@ class _Batch:
     versions: int
     extra: Callable[[str], Mapping[str, Any]] | None
     result: BatchResult
+    taken: dict[str, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         """Return what there is to do, and the memory that it takes."""
-        names = {task.name: None for task in self._tasks() if self._record(task) is None}
+        todo = [task.name for task in self._tasks() if self._record(task) is None]
         largest, size = "", (0, 0)
-        for name in names:
+        for name in dict.fromkeys(todo):
             found = self.inputs.size(name)
             if found is not None and found[0] * found[1] > size[0] * size[1]:
                 largest, size = name, found
-        needed = self.edit.peak_bytes(*size) + _DECODING * size[0] * size[1] if largest else 0
-        return Plan(len(names) * self.versions, largest, size, resident_memory() + needed)
+        pixels = size[0] * size[1]
+        edit = self.edit.peak_bytes(*size) if largest else 0
+        needed = max(edit + _HELD * pixels, _READ_OR_WRITTEN * pixels)
+        return Plan(len(todo), largest, size, resident_memory() + needed)
 
     def run(self, dry_run: bool, on_progress: ProgressCallback | None) -> None:
         """Make all outputs that are missing."""
-        if self.place.manifest is not None and not dry_run:
-            self.place.manifest.drop_lost()
         tasks = list(self._tasks())
         for done, task in enumerate(tasks):
             if on_progress is not None:
@@ -208,33 +211,33 @@ class _Batch:
                     raise DataError(self._stale(record, record.input != digest))
                 self.result.skipped[key] = self._shown(record.output)
                 return
+            output = self._output(task, content)
+            self._check_free(output)
             made = None if dry_run else self._made(task, content)
-            output = self._output(task, content) if made is None else made.output
-            self._check_free(output, task)
+            if made is not None and made.output != output:
+                self._check_free(output := made.output)
         except DataError as error:
             self.result.failed[key] = str(error)
             return
         if made is not None:
-            if self.place.manifest is not None:
-                self.place.manifest.add(
-                    Record(
-                        name=task.name,
-                        version=task.version,
-                        output=output,
-                        input=digest,
-                        extra=extra,
-                        edit=self.identity,
-                        seed=self._seed(task),
-                        frame=task.frame,
-                        is_changed=made.is_changed,
-                        seconds=round(made.seconds, 3),
-                        notes=made.notes,
-                    )
-                )
-            self.place.write(output, made.content)
+            record = Record(
+                name=task.name,
+                version=task.version,
+                output=output,
+                input=digest,
+                extra=extra,
+                edit=self.identity,
+                seed=self._seed(task),
+                frame=task.frame,
+                is_changed=made.is_changed,
+                seconds=round(made.seconds, 3),
+                notes=made.notes,
+            )
+            self.place.write(record, made.content)
             if made.notes:
                 self.result.notes[key] = made.notes
         self.result.written[key] = self._shown(output)
+        self.taken[output] = key
 
     def _made(self, task: _Task, content: bytes) -> "_Made":
         """Edit one file; raise DataError if that fails, also for lack of memory."""
@@ -251,7 +254,8 @@ class _Batch:
                     return _Made(output, content, False, time.perf_counter() - started)
                 if wanted == style and not style.suffix:
                     return _Made(output, content, False, time.perf_counter() - started)
-            new = files.write(edited(self.edit, image), wanted, strip=self.identity["strip"])
+            result = _applied(self.edit, image) if is_changed else values
+            new = files.write(result, wanted, strip=self.identity["strip"])
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not is_out_of_memory(error):
                 raise
@@ -270,14 +274,13 @@ class _Batch:
     def _record(self, task: _Task) -> Record | None:
         return None if self.place.manifest is None else self.place.manifest.find(task.name, task.version)
 
-    def _check_free(self, output: str, task: _Task) -> None:
+    def _check_free(self, output: str) -> None:
         """Raise DataError if something else has the name of an output."""
         if self.place.is_file:
             return
         path = self._shown(output)
-        for key, taken in self.result.written.items():
-            if taken == path:
-                raise DataError(f"{key} is written to {path} too: rename one of them.")
+        if output in self.taken:
+            raise DataError(f"{self.taken[output]} is written to {path} too: rename one of them.")
         if self.place.path_of(output).exists():
             raise DataError(
                 f"{path} exists and is not a result of this edit: delete it, or choose another --out."

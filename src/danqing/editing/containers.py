@@ -12,6 +12,7 @@ _PHOTOSHOP = b"Photoshop 3.0\0"
 _PREVIEWS = (1033, 1036)
 """Photoshop's resources that hold a preview."""
 _COLOUR_CHUNKS = (b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI")
+_REBUILT_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
 _HEADER = 33
 """The bytes of a PNG file's signature and IHDR."""
 
@@ -66,10 +67,8 @@ def png_parts(content: bytes) -> Parts:
     for kind, start, end in png_chunks(content):
         body = content[start + 8 : end - 4]
         is_safe = kind[:1].islower() and kind[3:].islower()
-        is_profile = kind in (b"tEXt", b"zTXt", b"iTXt") and body.startswith(
-            (b"Raw profile type ", b"XML:com.")
-        )
-        if (is_safe or kind in _COLOUR_CHUNKS) and kind != b"eXIf" and not is_profile:
+        is_rebuilt = kind == b"eXIf" or body.startswith(_REBUILT_TEXTS)
+        if (is_safe or kind in _COLOUR_CHUNKS) and not is_rebuilt:
             kept.append(content[start:end])
         elif kind == b"caBX":
             notes.append(SIGNED)

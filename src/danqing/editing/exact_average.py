@@ -28,7 +28,8 @@ def averaging_to(values: Values, source: Values, scale: int) -> Values:
             missing -= after - before
             cells[..., cell] = after
     joined = cells.reshape(height, width, channels, scale, scale).transpose(0, 3, 1, 4, 2)
-    result: Values = joined.reshape(values.shape).astype(values.dtype)
+    result = np.empty_like(values)
+    result[...] = joined.reshape(values.shape)
     return result
 
 

@@ -15,7 +15,7 @@ from danqing import image_files, images
 from danqing.editing import containers, exif, tiff, webp
 from danqing.editing.contract import Values
 from danqing.errors import ConfigError, DataError
-from danqing.image_files import Deep
+from danqing.image_files import Deep, scans
 from danqing.image_files.formats import FORMATS, is_installed, recognised
 from danqing.image_files.reasons import missing
 from danqing.images import to_pil
@@ -153,6 +153,8 @@ def _style_of(content: bytes, kind: str) -> FileStyle:
     try:
         image = image_files.opened(content)
     except DataError:  # JPEG XL, and the TIFF files that only tifffile reads
+        if kind == "TIFF":
+            _check_count(scans.count_pages(content))
         format = kind if kind in WRITTEN else "PNG"
         note = f"The metadata of this {kind} file cannot be read and were left out."
         return FileStyle(format, "" if format == kind else ".png", (note,))
@@ -198,17 +200,23 @@ def _check_single(image: Image.Image) -> tuple[str, ...]:
             pages += not int(getattr(image, "tag_v2", {}).get(254, 0)) & 1  # a smaller copy of another page
         image.seek(0)
         count = pages
-    if count > 1:
-        raise DataError(
-            f"The file holds {count} images: save each as a file, and edit them with --sequence if "
-            "they are a film."
-        )
+    _check_count(count)
     return ()
+
+
+def _check_count(images: int) -> None:
+    if images > 1:
+        raise DataError(
+            f"The file holds {images} images: save each as a file, and edit them with --sequence if they are "
+            "a film."
+        )
 
 
 def _exif_in(image: Image.Image, content: bytes) -> bytes:
     if image.format == "PNG":
-        return containers.png_body(content, b"eXIf")
+        if not (body := containers.png_body(content, b"eXIf")) and "Raw profile type exif" in image.info:
+            return image.getexif().tobytes()  # as ImageMagick writes it
+        return body
     found = image.info.get("exif") if image.format != "TIFF" else None
     return found if isinstance(found, bytes) else b""
 
@@ -348,7 +356,8 @@ def _write_plain(values: Values, style: FileStyle) -> bytes:
 
 def _saved(values: Values, format: str, **options: Any) -> bytes:
     """Encode with Pillow."""
-    image = Image.fromarray(values[:, :, 0]) if values.dtype == np.uint16 else to_pil(values)
+    is_deep = values.dtype == np.uint16
+    image = Image.fromarray(values[:, :, 0]) if is_deep else to_pil(values.astype(np.uint8, copy=False))
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()

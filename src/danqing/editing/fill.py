@@ -124,7 +124,9 @@ def fill(
     overlap: int | None = None,
     **options: Any,
 ) -> Images | Array | BatchResult:
-    """Fill a part of each image, at any size; every byte outside of the mask stays.
+    """Generate a part of each image, at any size.
+
+    Every byte outside of the mask stays.
 
     model: a model, its folder or its id on the hub.
     images: in memory or in files, as `editing.arrays.apply` takes them.

@@ -48,9 +48,11 @@ class Manifest:
 
     def drop_lost(self) -> None:
         """Delete the records of outputs that a killed process did not write, or that were deleted."""
+        atomic.remove_leftovers_of(self.path)
         kept = {(record.name, record.version): record for record in self.records()}
-        if len(kept) < len(self._records) or self.path.exists():
-            atomic.write_text(self.path, "".join(map(_line, kept.values())))
+        for key in self._records.keys() - kept.keys():
+            atomic.remove_leftovers_of(self._folder / self._records[key].output)
+        atomic.write_bytes(self.path, b"".join(map(_line, kept.values())))  # its last line may be cut
         self._records = kept
 
     def add(self, record: Record) -> None:
@@ -58,7 +60,7 @@ class Manifest:
 
         It comes before its output is written: an output without a record would be one of unknown origin.
         """
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open(self.path, "ab") as file:
             file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
@@ -76,15 +78,16 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record._asdict(), ensure_ascii=False, allow_nan=False) + "\n"
+def _line(record: Record) -> bytes:
+    line = json.dumps(record._asdict(), ensure_ascii=False, allow_nan=False) + "\n"
+    return line.encode("utf-8", "surrogateescape")  # names of files may be no text
 
 
 def _read(path: Path) -> Iterator[Record]:
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            yield Record(**json.loads(line))
+            yield Record(**json.loads(line.decode("utf-8", "surrogateescape")))
         except (ValueError, TypeError):  # the last line of a killed process; its output was not written
             continue

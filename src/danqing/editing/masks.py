@@ -38,7 +38,9 @@ class Masked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """What is filled: the union of a mask, boxes and transparency, changed by the rest in this order.
+    """Which part of each image is filled.
+
+    It is the union of a mask, boxes and transparency, which the other settings change in the order here.
 
     source: a mask for all images, as a file or as bool `[h, w]`; or a folder of masks, each with the name of
         its image and any image suffix. A mask file is white where the image is filled, and black or
@@ -90,7 +92,10 @@ class Masks:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what is the same for all images, as plain values; a folder counts by its path."""
+        """Return what is the same for all images, as plain values.
+
+        A folder of masks counts by its path.
+        """
         source: str | None = None
         if isinstance(self.source, np.ndarray):
             packed = np.packbits(self.source).tobytes()
@@ -108,8 +113,9 @@ class Masks:
         }
 
     def own(self, name: str) -> Mapping[str, Any]:
-        """Return what differs between images: the digest of a mask from a folder.
+        """Return what differs between images.
 
+        That is the digest of a mask from a folder.
         Raises DataError if there is no mask of this name.
         """
         if not (isinstance(self.source, Path) and self.source.is_dir()):
@@ -134,7 +140,7 @@ class Masks:
         left, top, right, bottom = self.expand
         edges = ((top, bottom), (left, right))
         where = np.pad(self._inside(image), edges, constant_values=True)
-        canvas = np.pad(values, (*edges, (0, 0)))
+        canvas: Values = np.pad(values, (*edges, (0, 0)))
         if self.grow:
             where = grown(where, self.grow)
         weight = None
@@ -200,7 +206,7 @@ class Masks:
 
 
 def grown(where: Mask, pixels: int) -> Mask:
-    """Return a mask that reaches so many pixels further, in all directions alike."""
+    """Return a mask that reaches so many pixels further in all directions."""
     rows, columns = _box(where, pixels)
     result = where.copy()
     result[rows, columns] = distances(where[rows, columns], pixels) <= pixels
@@ -208,9 +214,10 @@ def grown(where: Mask, pixels: int) -> Mask:
 
 
 def feathered(where: Mask, pixels: int) -> NDArray[np.float32]:
-    """Return a weight `[h, w]` that rises from the edge of a mask to 1, `pixels` inside; 0 outside.
+    """Return weights that rise from the edge of a mask inwards.
 
-    The edge of the image is not one of the mask.
+    They are float32 `[h, w]`: 0 outside, and 1 from `pixels` inside on. The edge of the image is not one of
+    the mask.
     """
     rows, columns = _box(where, 1)
     weight = np.zeros(where.shape, np.float32)

@@ -48,13 +48,15 @@ class Outputs:
         """Return the path of an output while the edit runs."""
         return self.folder / output
 
-    def write(self, output: str, content: bytes) -> None:
-        """Write an output atomically; create its folder.
+    def write(self, record: manifest.Record, content: bytes) -> None:
+        """Write an output atomically, after its record; create its folder.
 
         Raises DanqingError if that fails.
         """
-        path = self.path_of(output)
+        path = self.path_of(record.output)
         try:
+            if self.manifest is not None:
+                self.manifest.add(record)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_bytes(path, content)
         except OSError as error:
@@ -111,8 +113,7 @@ def opened(out: Path, inputs: Inputs, *, dry_run: bool = False) -> Iterator[Outp
                 stack.enter_context(FileLock(lock, timeout=0))
                 if _is_zip(out):
                     _unpack(out, folder)
-                for leftover in (folder, *(each for each in folder.rglob("*") if each.is_dir())):
-                    atomic.remove_leftovers(leftover)
+                manifest.Manifest(folder).drop_lost()
             except Timeout as error:
                 raise ConfigError(
                     f"Another process writes to {out}: wait for it, or choose another --out."

@@ -1,6 +1,6 @@
 """From the pixels of a file to the input of a model and back: depth, channels and transparency."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ def _with_alpha(colours: Tensor, prepared: Prepared, size: tuple[int, int]) -> V
     is_resized = size != (alpha.shape[1], alpha.shape[0])
     if is_resized:
         unit = _lanczos(unit, size)
-        alpha = np.round(unit * top).astype(values.dtype)
+        alpha = cast("Values", np.round(unit * top).astype(values.dtype))
     opacity = torch.from_numpy(unit)[None, None]
     straight = colours.detach().float().cpu().add(1).div_(opacity.clamp(min=1 / top)).sub_(1)
     restored = _levels(straight.clamp_(-1, 1), values.dtype, prepared.value_range)
@@ -134,7 +134,8 @@ def _with_alpha(colours: Tensor, prepared: Prepared, size: tuple[int, int]) -> V
         if is_resized:
             ground = _nearest(ground, size)
         restored[hidden] = ground[hidden]
-    return np.concatenate([restored, alpha[:, :, None]], axis=2)
+    whole: Values = np.concatenate([restored, alpha[:, :, None]], axis=2)
+    return whole
 
 
 def _lanczos(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

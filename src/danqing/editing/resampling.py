@@ -40,7 +40,10 @@ def resample(images: Tensor, size: Size, part: Window | None = None) -> Tensor:
 
 
 def bands(window: Window) -> Iterator[Window]:
-    """Cut a window into bands of whole rows with about a million pixels each, from top to bottom."""
+    """Split a window into bands of whole rows, from top to bottom.
+
+    A band has about a million pixels.
+    """
     rows = max(1, _BAND // window.width)
     for top in range(window.top, window.top + window.height, rows):
         height = min(rows, window.top + window.height - top)

@@ -68,7 +68,9 @@ def tiles_of(
     scale: int = 1,
     multiple: int = 1,
 ) -> Iterator[Tile]:
-    """Yield the results of a network of convolutions, which together make up the whole image.
+    """Yield the results of a network of convolutions, tile by tile.
+
+    Together they make up the whole image.
 
     function: from `[n, c, t, u]` to `[n, d, scale · t, scale · u]`; t and u are the same for all tiles.
     images: `[n, c, h, w]`.
@@ -141,7 +143,7 @@ class NoiseField:
         return found
 
     def under(self, window: Window, shape: Sequence[int]) -> Tensor:
-        """Return the values of the places that a window is divided into, float32 `shape`.
+        """Return the values of the places of a window, float32 `shape`.
 
         shape: (channels, rows, columns) of the window's noise.
         """
@@ -151,9 +153,10 @@ class NoiseField:
 
 
 def blending_weights(begins: Sequence[int], side: int, length: int) -> Tensor:
-    """Return how much each of several overlapping windows counts along an axis, `[windows, side]`.
+    """Compute how much each of several overlapping windows counts along an axis.
 
-    A window counts less towards its ends, where others cover the place; at each place the sum is 1.
+    The result is `[windows, side]`. A window counts less towards its ends, where others cover the place; at
+    each place the sum is 1.
     begins: of the windows, ascending. side: of a window. length: of the axis.
     """
     weights = torch.ones(len(begins), side, dtype=torch.float64)

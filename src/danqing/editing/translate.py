@@ -144,15 +144,19 @@ class Translation:
         values, scale = prepared.values, self.scale
         height, width = values.shape[:2]
         made = self._blended(prepared.images, seed)
-        parts = []
+        result: Values | None = None
         for band in bands(Window(0, 0, width, height)):
             part = made[:, :, band.top * scale : (band.top + band.height) * scale]
             source = prepared.images[:, :, band.slices[0]]
             if self.model.model.family.config.source_is_average:
                 part = projected(part, source, scale)
             kept = Prepared(source, values[band.slices[0]], prepared.value_range)
-            parts.append(self._restored(part, kept))
-        return np.concatenate(parts)
+            restored = self._restored(part, kept)
+            if result is None:
+                result = np.empty((height * scale, *restored.shape[1:]), values.dtype)
+            result[band.top * scale : (band.top + band.height) * scale] = restored
+        assert result is not None
+        return result
 
     def _blended(self, images: Tensor, seed: int) -> Tensor:
         """Return the blended results of all windows, `[1, c, scale · h, scale · w]`."""

@@ -127,14 +127,15 @@ class WindowModel:
         return rows * _ACTIVATIONS * width * height * self.channels * 4
 
     def value_range(self, values: Values, *, are_levels: bool) -> Range | None:
-        """Return the levels that are black and white to the model; None is the whole range of their type.
+        """Return the levels that are black and white to the model.
 
+        None is the whole range of their type.
         are_levels: whether values are those of a file, and not scaled from other numbers.
         """
         return self.model.value_range if are_levels and values.dtype == np.uint16 else None
 
     def fill(self, images: Tensor, masks: Tensor, seed: int, windows: Sequence[Window]) -> Tensor:
-        """Fill windows; returns floats `[n, c, h, w]`.
+        """Compute filled windows, floats `[n, c, h, w]`.
 
         images: `[n, c, h, w]`, of the model's shape. masks: `[n, 1, h, w]`, 1 where to fill.
         windows: where these images are in the whole one.
@@ -148,7 +149,7 @@ class WindowModel:
         return self._run(fill, seed, windows)
 
     def vary(self, images: Tensor, strength: float, seed: int, windows: Sequence[Window]) -> Tensor:
-        """Vary windows, as `fill`."""
+        """Compute variations of windows, as `fill`."""
         family, device = self.model.family, self.model.device
         assert isinstance(family, Varies)
 
@@ -200,11 +201,14 @@ def opened(model: Model | str | Path) -> Model:
 
 
 def are_levels(images: object) -> bool:
-    """Return whether images have levels from 0 to 255 or 65,535; other arrays are scaled to them."""
+    """Return whether images have levels from 0 to 255 or 65,535.
+
+    Other arrays are scaled to them.
+    """
     return not isinstance(images, np.ndarray) or images.dtype in (np.uint8, np.uint16)
 
 
 def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide options into those of `editing.batch.edit_files` and those of a model."""
+    """Split options into those of `editing.batch.edit_files` and those of a model."""
     for_files = {name: value for name, value in options.items() if name in _FILE_OPTIONS}
     return for_files, {name: value for name, value in options.items() if name not in _FILE_OPTIONS}

@@ -64,9 +64,10 @@ class Step(NamedTuple):
 
 
 def largest_window(size: Size, shape: Size) -> Size:
-    """Return the largest (width, height) with a model's aspect ratio that fits into an image.
+    """Return the largest window with a model's aspect ratio in an image.
 
-    It is that of the whole image if that is nearly the same. size: of the image. shape: of the model.
+    Returns (width, height). It is that of the whole image if that is nearly the same. size: of the image.
+    shape: of the model.
     """
     width, height = size
     part_width = min(width, max(1, round(height * shape[0] / shape[1])))
@@ -77,9 +78,10 @@ def largest_window(size: Size, shape: Size) -> Size:
 
 
 def around(where: Mask, size: Size) -> Window | None:
-    """Return a window of a size that contains a mask, as close to the middle of the image as possible.
+    """Return a window of a size that contains a mask.
 
-    None if no such window contains it. where: with at least one true pixel.
+    It is as close to the middle of the image as possible; None if no such window contains it. where: with at
+    least one true pixel.
     """
     left = _around(np.asarray(where.any(axis=0)), size[0])
     top = _around(np.asarray(where.any(axis=1)), size[1])
@@ -105,9 +107,9 @@ def starts(length: int, tile: int, overlap: int, multiple: int = 1) -> list[int]
 
 
 def grid(size: Size, shape: Size, *, tile: int = 0, overlap: int | None = None) -> list[list[Window]]:
-    """Return the windows that cover an image, in rows from top to bottom.
+    """Return the windows that cover an image.
 
-    All have one size, with the aspect ratio of a model.
+    They are in rows from top to bottom. All have one size, with the aspect ratio of a model.
 
     size: of the image. shape: of the model.
     tile: the longer side of a window; 0 takes the largest windows that fit.
@@ -150,7 +152,9 @@ def plan(where: Mask, shape: Size, *, tile: int = 0, overlap: int | None = None)
 
 
 def lay(canvas: Values, where: Mask, filled: Values) -> None:
-    """Write the pixels that a mask covers into an image, in place; all others keep their bytes.
+    """Write the pixels that a mask covers into an image, in place.
+
+    All others keep their bytes.
 
     canvas, filled: `[h, w, c]`. where: bool `[h, w]`.
     """

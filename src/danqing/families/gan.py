@@ -222,8 +222,9 @@ class GAN(Family, Grows):
         seeds: Sequence[int],
         num_steps: int = STEPS,
     ) -> Tensor:
-        """Fill in a part of the generated image that is most like the rest.
+        """Generate what a mask covers, by a search for latents.
 
+        The image of these latents is most like the rest.
         num_steps: of the search for its latents, which begins at latents of the seed.
         """
         latents = self._latents_of(images, 1 - mask, condition, seeds, num_steps)

@@ -82,7 +82,10 @@ class TransformerFamily(TransformerLearner):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """Return the shape of the noise: the first channel chooses places, the others draw codes."""
+        """Return the shape of the noise of an image.
+
+        The first channel chooses the places that `vary` writes again, the others draw codes.
+        """
         rows, columns, depth = self.codec.code_shape
         return depth + 1, rows, columns
 
@@ -281,7 +284,8 @@ class PixelTransformer(RasterTransformer):
 
 def _uniforms(noise: Tensor) -> Tensor:
     """Turn standard normal values into uniform ones in [0, 1)."""
-    return torch.special.ndtr(noise).clamp(max=1 - 2**-24)
+    uniforms: Tensor = torch.special.ndtr(noise)
+    return uniforms.clamp(max=1 - 2**-24)
 
 
 def _halved(side: int, places: int) -> int:

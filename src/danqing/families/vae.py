@@ -283,10 +283,11 @@ class VAE(Autoencoder):
         seeds: Sequence[int],
         num_steps: int = FILL_STEPS,
     ) -> Tensor:
-        """Encode, draw latents, decode and put the rest back, several times.
+        """Sample what a mask covers, in several steps.
 
-        This Markov chain approaches the model's distribution of the covered part given the rest (Rezende et
-            al. 2014, appendix F). The last step decodes the posterior's mean.
+        Each step encodes the image, draws latents, decodes them and puts the rest back. This Markov chain
+        approaches the model's distribution of the covered part given the rest (Rezende et al.
+            2014, appendix F). The last step decodes the posterior's mean.
         num_steps: how often.
         """
         check(num_steps=num_steps)

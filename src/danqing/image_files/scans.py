@@ -43,10 +43,20 @@ def read_tiff(content: bytes, max_pixels: int) -> Image.Image | Deep:
             values = np.iinfo(values.dtype).max - values
         if samples in (2, 4) and tuple(page.extrasamples)[:1] not in ((1,), (2,)):  # not alpha
             values = values[:, :, :-1]
+        elif samples in (2, 4) and page.extrasamples[0] == 1:
+            values = _straight(values)
         bits = page.bitspersample
     if isinstance(bits, tuple):
         bits = max(bits)
     return _image_or_deep(values, 2**bits - 1 if 8 < bits <= 16 else 65535)
+
+
+def count_pages(content: bytes) -> int:
+    """Count the images of a TIFF file."""
+    from tifffile import TiffFile
+
+    with TiffFile(io.BytesIO(content)) as file:
+        return len(file.pages)
 
 
 def jpeg_xl_size(content: bytes) -> tuple[int, int]:
@@ -95,6 +105,16 @@ def read_jpeg_xl(content: bytes, max_pixels: int) -> Image.Image | Deep:
     if values.ndim == 4:
         values = values[0]
     return _image_or_deep(values, 65535)
+
+
+def _straight(values: NDArray[Any]) -> NDArray[Any]:
+    """Divide colours by the alpha that they were multiplied with."""
+    alpha = values[:, :, -1:].astype(np.float64)
+    top = np.iinfo(values.dtype).max if values.dtype.kind in "ui" else 1.0
+    colours = values[:, :, :-1] * np.divide(top, alpha, out=np.zeros_like(alpha), where=alpha > 0)
+    if values.dtype.kind in "ui":
+        colours = np.round(colours).clip(0, top)
+    return np.concatenate([colours.astype(values.dtype), values[:, :, -1:]], axis=2)
 
 
 def _check(size: tuple[int, int], max_pixels: int) -> None:

@@ -248,7 +248,7 @@ def test_models_that_are_not_there_break_or_vanish_hurt_no_other(served: Running
 
 def test_what_no_model_can_take_is_refused_before_it_waits(served: Running) -> None:
     with pytest.raises(ConfigError, match="does not support fill: it supports sample"):
-        served.scheduler.submit(Order("gan", rows_of([1]), verb="fill"))
+        served.scheduler.submit(Order("vqvae", rows_of([1]), verb="fill"))
     images = np.zeros((1, 9, 9, 3), np.uint8)
     with pytest.raises(ConfigError, match="takes images 1x8x8x3, not 1x9x9x3"):
         served.scheduler.submit(Order("raster", rows_of([1]), verb="vary", images=images))

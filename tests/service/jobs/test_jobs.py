@@ -56,7 +56,7 @@ def running(
         server: Server = request.getfixturevalue("postgresql")
         url = server.new_database()
     with served(
-        {"free": slow, **{name: models[name] for name in ("gan", "vae", "raster", "masked")}},
+        {"free": slow, **{name: models[name] for name in ("gan", "vae", "vqvae", "raster", "masked")}},
         data,
         database=url,
         jobs={"lease": 2.0, "waiting": 30},
@@ -360,7 +360,7 @@ PAINT_STAR = {"model": "masked", "prompt": "star"}
         ("variations", {"model": "vae", "seeds": 1, **VARY}, "seeds"),
         ("variations", {"model": "masked", "num_steps": 10**6, **VARY}, "num_steps"),
         ("variations", {"model": "masked", "guidance_scale": -1, **VARY}, "guidance_scale"),
-        ("variations", {"model": "gan", **VARY}, "model"),
+        ("variations", {"model": "vqvae", **VARY}, "model"),
         ("variations", {"model": "vae", "images": [EXAMPLE]}, "label"),
         ("edits", {**PAINT_STAR, "strength": 0.5, "images": [EXAMPLE]}, "strength"),
         ("edits", {**PAINT_STAR, "top_p": 0, "images": [EXAMPLE]}, "top_p"),

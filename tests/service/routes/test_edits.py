@@ -24,7 +24,7 @@ SIDE = 8
 
 @pytest.fixture(scope="module")
 def running(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    chosen = {name: models[name] for name in ("masked", "raster", "text", "vae", "gan")}
+    chosen = {name: models[name] for name in ("masked", "raster", "text", "vae", "vqvae")}
     limits = {"pixels": 300_000, "side": 1000, "file_bytes": 200_000}
     with served(chosen, tmp_path_factory.mktemp("data"), limits=limits) as running:
         yield running
@@ -210,12 +210,11 @@ def test_variations_of_any_picture_have_the_size_of_the_model_or_what_is_asked(c
 
 def test_whoever_cannot_is_refused_with_the_list_of_those_that_can(running: Running) -> None:
     files = {"image": encoded(noise()), "mask": encoded(hole())}
-    status, param, message = refused(running, data={"model": "gan", "prompt": ""}, files=files)
+    status, param, message = refused(running, data={"model": "vqvae", "prompt": ""}, files=files)
     assert (status, param) == (400, "model")
-    assert all(name in message for name in ("masked", "raster", "text"))
-    assert "vae" not in message
+    assert all(name in message for name in ("masked", "raster", "text", "vae"))
     status, param, message = refused(
-        running, "variations", data={"model": "gan"}, files={"image": files["image"]}
+        running, "variations", data={"model": "vqvae"}, files={"image": files["image"]}
     )
     assert (status, param) == (400, "model")
     assert "vae" in message

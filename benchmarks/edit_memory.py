@@ -1,0 +1,131 @@
+"""Peak memory of each editing verb on a large file: at most 1.5 GB for 12 million pixels.
+
+Each verb edits one file in a process of its own, from the command that reads the file to the file that is
+written. The peak is that of all memory that the process ever held (VmHWM of Linux), and stands next to what
+the verb states before it starts.
+
+    python benchmarks/edit_memory.py [--verbs fill vary] [--kinds rgb8 rgba16] [--size 4000 3000]
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import danqing as dq
+from danqing import families
+from danqing.editing import files
+from danqing.editing.batch import BatchResult, Plan
+from danqing.model.model import Model
+
+LIMIT = 1.5e9
+FLOW = {"family": "flow", "width": 64, "height": 64, "channels": 3, "mask_share": 0.3, "num_steps": 4}
+KINDS: dict[str, tuple[str, type[np.uint8 | np.uint16], int]] = {
+    "rgb8": ("JPEG", np.uint8, 3),
+    "rgba8": ("PNG", np.uint8, 4),
+    "rgba16": ("TIFF", np.uint16, 4),
+}
+
+Edit = Callable[[Path, Path, dict[str, Any]], Any]
+VERBS: dict[str, Edit] = {
+    "fill": lambda image, out, more: dq.fill(
+        untrained(FLOW), image, out=out, box=[middle(image)], grow=16, feather=16, **more
+    ),
+    "vary": lambda image, out, more: dq.vary(untrained(FLOW), image, out=out, **more),
+    "vary in tiles": lambda image, out, more: dq.vary(untrained(FLOW), image, out=out, tile=1024, **more),
+}
+"""From the path of a file, that of the result, and further options to an edit; its models are untrained."""
+
+
+def untrained(config: dict[str, Any]) -> Model:
+    """Build a model with random weights, which takes as much memory as a trained one."""
+    torch.manual_seed(0)
+    return Model(families.build(families.parse_config(config)))
+
+
+def middle(image: Path) -> tuple[int, int, int, int]:
+    """Return the box of the middle of an image, a quarter of its pixels."""
+    from danqing.image_files import inspect
+
+    width, height = inspect(image).size
+    return width // 4, height // 4, width // 2, height // 2
+
+
+def write_image(path: Path, kind: str, size: tuple[int, int]) -> None:
+    """Write a smooth image with some noise."""
+    name, dtype, channels = KINDS[kind]
+    width, height = size
+    top, rng = np.iinfo(dtype).max, np.random.default_rng(0)
+    values = np.empty((height, width, channels), dtype)
+    across = np.linspace(0, 0.8, width, dtype=np.float32)[:, None]
+    for row in range(height):
+        noise = rng.random((width, channels), dtype=np.float32) * 0.1
+        values[row] = (across + noise + 0.1 * row / height) * top
+    path.write_bytes(files.write(values, files.FileStyle(name)))
+
+
+def measure(verb: str, image: Path, out: Path) -> dict[str, float]:
+    """Edit an image; return the peak of this process and what was stated, in bytes, and the seconds."""
+    stated: list[int] = []
+
+    def note(plan: Plan) -> None:
+        stated.append(plan.peak_bytes)
+
+    started = time.perf_counter()
+    result = VERBS[verb](image, out, {"on_plan": note})
+    seconds = time.perf_counter() - started
+    if isinstance(result, BatchResult) and result.failed:
+        raise SystemExit(str(result.failed))
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return {"peak": int(found[1]) * 1024, "stated": stated[0] if stated else 0, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--verbs", nargs="+", default=list(VERBS), choices=list(VERBS), metavar="VERB")
+    parser.add_argument("--kinds", nargs="+", default=["rgb8", "rgba16"], choices=list(KINDS))
+    parser.add_argument("--size", type=int, nargs=2, default=[4000, 3000], metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        verb, image, out = arguments.measure
+        print(json.dumps(measure(verb, Path(image), Path(out))))
+        return
+    megapixels = arguments.size[0] * arguments.size[1] / 1e6
+    print(f"{'verb':<14} {'image':<8} {'peak MB':>8} {'stated MB':>10} {'seconds':>8}")
+    within = True
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind in arguments.kinds:
+            ending = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}[KINDS[kind][0]]
+            image = Path(temporary) / f"{kind}{ending}"
+            write_image(image, kind, tuple(arguments.size))
+            for verb in arguments.verbs:
+                out = image.with_stem(f"{kind} {verb}")
+                command = [sys.executable, __file__, "--measure", verb, str(image), str(out)]
+                told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                found = json.loads(told)
+                within &= found["peak"] < LIMIT
+                print(
+                    f"{verb:<14} {kind:<8} {found['peak'] / 1e6:>8,.0f} {found['stated'] / 1e6:>10,.0f} "
+                    f"{found['seconds']:>8.1f}",
+                    flush=True,
+                )
+    limit = f"{LIMIT / 1e9:g} GB at {megapixels:g} million pixels"
+    print(f"All are below {limit}." if within else f"Some are above {limit}.")
+
+
+if __name__ == "__main__":
+    main()
