@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
-PACKAGES = ["data", "families", "image_files", "model", "nets", "page", "presets", "service", "text"]
+PACKAGES = ["data", "editing", "families", "image_files", "model", "nets", "page", "presets", "service", "text"]
 PACKAGES += ["atomic", "control_groups", "errors", "folder_formats", "frames", "images", "machine", "names"]
 PACKAGES += ["options", "precision", "quantities", "randomness", "sheet", "threads", "weights"]
 """Packages and modules whose docstrings are checked."""
@@ -21,7 +21,7 @@ Interpolate Invert Keep Kill Learn Let Limit List Load Log Make Map Measure Migr
 Open Pack Pad Paint Parse Pass Plan Predict Prepare Print Project Put Quantize Queue Raise Read
 Record Refund Release Remove Renew Repeat Replace Report Requeue Reserve Reshape Resize Resolve
 Return Revoke Rotate Run Sample Save Scale Select Send Serve Set Settle Shift Show Silence Sort
-Split Start Stop Store Stream Sync Take Train Turn Update Upload Verify Wait Wake Write Yield
+Split Start Stop Store Stream Sync Take Train Translate Turn Update Upload Verify Wait Wake Write Yield
 """
 """How the docstring of a function may begin; add a verb where it is needed."""
 

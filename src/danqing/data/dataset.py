@@ -268,7 +268,10 @@ class Dataset:
         return Dataset(self.cache, self.info, places, self.sources)
 
     def beside(self, sources: "Dataset | None") -> "Dataset":
-        """Return the same images beside the source images of another domain; None is none."""
+        """Return the same images beside the source images of another domain.
+
+        None is no source images.
+        """
         return Dataset(self.cache, self.info, self._places(np.arange(len(self))), sources)
 
     def _with_labels(self, names: Sequence[str]) -> NDArray[np.int64]:

@@ -254,7 +254,10 @@ class TakesNoise(Protocol):
 
 @runtime_checkable
 class Translates(Protocol):
-    """A family that learned to turn source images into others, from pairs or from two domains."""
+    """A family that learned to turn source images into others.
+
+    It learned from pairs or from two domains.
+    """
 
     def translate(
         self, source: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
