@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from danqing import presets
-from danqing.families import build, parse_config
+from danqing.families import build, can_sample, parse_config
 from danqing.families.abilities import Translates
 from danqing.families.base import Condition, FamilyConfig
 from danqing.families.transformer import TransformerConfig
@@ -41,8 +41,10 @@ def of_preset(name: str) -> FamilyConfig:
 
 
 def draws_pixels(name: str) -> bool:
-    """Whether a preset has a network that makes several pixels at once."""
+    """Whether a preset samples images by a network that makes several pixels at once."""
     config = resolve(preset=name)
+    if not can_sample(config.family):
+        return False
     return config.tokenizer is not None or not isinstance(config.model, TransformerConfig)
 
 
