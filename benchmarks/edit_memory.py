@@ -38,7 +38,10 @@ KINDS: dict[str, tuple[str, type[np.uint8 | np.uint16], int]] = {
 Edit = Callable[[Path, Path, dict[str, Any]], Any]
 VERBS: dict[str, Edit] = {
     "fill": lambda image, out, more: dq.fill(
-        untrained(FLOW), image, out=out, box=[middle(image)], grow=16, feather=16, **more
+        untrained(FLOW), image, out=out, box=middle(image), grow=16, feather=16, **more
+    ),
+    "fill all": lambda image, out, more: dq.fill(
+        untrained(FLOW), image, out=out, box=(0, 0, 10**6, 10**6), grow=16, feather=16, **more
     ),
     "vary": lambda image, out, more: dq.vary(untrained(FLOW), image, out=out, **more),
     "vary in tiles": lambda image, out, more: dq.vary(untrained(FLOW), image, out=out, tile=1024, **more),

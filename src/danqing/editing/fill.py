@@ -53,8 +53,9 @@ class Fill:
 
     def peak_bytes(self, width: int, height: int) -> int:
         size = self.masks.size(width, height)
-        masks = 40 if self.masks.grow or self.masks.feather else 12
-        return size[0] * size[1] * (8 + masks + 12 * self.model.channels) + self.model.peak_bytes(1)
+        distances = 24 if self.masks.grow or self.masks.feather else 0
+        most = max(distances, 14 * self.model.channels)  # the mask is complete before a window is prepared
+        return size[0] * size[1] * (14 + most) + self.model.peak_bytes(1)
 
     def apply(self, image: ImageToEdit) -> Values:
         masked = self.masks.of(image)

@@ -29,7 +29,7 @@ _ABILITIES: Mapping[str, tuple[type, str]] = {
     "translate": (Translates, "turn one image into another"),
 }
 _FILE_OPTIONS = ("n", "strip", "dry_run", "sequence", "memory", "on_plan", "on_progress")
-_ACTIVATIONS = 400
+_ACTIVATIONS = 200
 """Numbers that a network holds for each value of an image at once, a generous estimate."""
 
 

@@ -240,7 +240,7 @@ class Varies(Protocol):
 
 @runtime_checkable
 class TakesNoise(Protocol):
-    """A family whose edits take the noise of each place.
+    """A family that can be told the noise of each place.
 
     `fill`, `vary` and `translate` take `noise: Tensor | None`, standard normal values `[n, *noise_shape]`,
     instead of those that the seeds give. Windows of one large image thus share the noise where they overlap.
