@@ -16,18 +16,19 @@ def averaging_to(values: Values, source: Values, scale: int) -> Values:
     values: uint8 or uint16 `[scale · h, scale · w, c]`. source: of the same type, `[h, w, c]`.
     """
     height, width, channels = source.shape
-    squares = values.reshape(height, scale, width, scale, channels).transpose(0, 2, 4, 1, 3)
-    cells = squares.reshape(height, width, channels, scale**2).astype(np.int32)
-    missing = source.astype(np.int32) * scale**2 - cells.sum(axis=3, dtype=np.int32)
+    squares = values.reshape(height, scale, width, scale, channels).transpose(1, 3, 0, 2, 4)
+    cells = squares.reshape(scale**2, height, width, channels).astype(np.int32)
+    missing = source.astype(np.int32) * scale**2 - cells.sum(axis=0, dtype=np.int32)
     missing[np.abs(missing) > scale**2] = 0
     top = int(np.iinfo(values.dtype).max)
     while missing.any():
         for cell in _scattered(scale**2):
-            before = cells[..., cell]
-            after = (before + np.sign(missing)).clip(0, top)
-            missing -= after - before
-            cells[..., cell] = after
-    joined = cells.reshape(height, width, channels, scale, scale).transpose(0, 3, 1, 4, 2)
+            after = (cells[cell] + np.sign(missing)).clip(0, top)
+            missing -= after - cells[cell]
+            cells[cell] = after
+            if not missing.any():
+                break
+    joined = cells.reshape(scale, scale, height, width, channels).transpose(2, 0, 3, 1, 4)
     result = np.empty_like(values)
     result[...] = joined.reshape(values.shape)
     return result

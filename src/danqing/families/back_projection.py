@@ -9,12 +9,13 @@ All images are `[n, c, h, w]` in [-1, 1]. A result depends only on the square ar
 computed in tiles.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from danqing.data.degrade import averaged, luma
 
-ROUNDS = 8
+ROUNDS = 4
 """How often values outside of [-1, 1] are clamped and their squares moved again."""
 _LEAST = 1e-6
 
@@ -39,9 +40,19 @@ def projected(images: Tensor, source: Tensor, scale: int) -> Tensor:
 
     They are near the given ones.
     """
-    for _ in range(ROUNDS):
-        images = moved(images.clamp(-1, 1), source, scale)
-    # What is still outside: the contrast of a square is reduced until it fits, which keeps its average.
+    images = moved(images.clamp(-1, 1), source, scale)
+    for last in [False] * (ROUNDS - 1) + [True]:
+        fits = images.abs() <= 1
+        if bool(fits.all()):
+            break
+        fits = _least_in_square(fits.to(images.dtype), source.shape[1], scale) > 0
+        again = _fitted(images, source, scale) if last else moved(images.clamp(-1, 1), source, scale)
+        images = torch.where(fits, images, again)  # a square does not depend on others
+    return images
+
+
+def _fitted(images: Tensor, source: Tensor, scale: int) -> Tensor:
+    """Reduce the contrast of each square until it fits into [-1, 1], which keeps its average."""
     middle = _spread(source.clamp(-1, 1), scale)
     offset = images - middle
     room = 1 - middle * offset.sign()
