@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
-PACKAGES = ["data", "editing", "families", "image_files", "model", "nets", "page", "presets", "service", "text"]
+PACKAGES = [
+    "data",
+    "editing",
+    "families",
+    "image_files",
+    "model",
+    "nets",
+    "page",
+    "presets",
+    "service",
+    "text",
+]
 PACKAGES += ["atomic", "control_groups", "errors", "folder_formats", "frames", "images", "machine", "names"]
 PACKAGES += ["options", "precision", "quantities", "randomness", "sheet", "threads", "weights"]
 """Packages and modules whose docstrings are checked."""

@@ -79,7 +79,8 @@ def test_the_command_that_follows_training_translates(
     assert len(list(Path("translated").rglob("*.png"))) == 150
     assert next_command(Path("pairs"), sources="image.png").endswith("image.png --out translated.png")
     assert next_command(Path("run")) == "danqing sample run --out grid.png"
-    assert next_command(Path("run"), "a.png", "upscale") == "danqing upscale run a.png --out upscaled.png"
+    upscaled = next_command(Path("run"), sources="a.png", task="upscale")
+    assert upscaled == "danqing upscale run a.png --out upscaled.png"
 
 
 def test_an_image_a_folder_and_a_zip_are_translated_alike(

@@ -184,7 +184,7 @@ def test_a_model_that_cannot_is_one_sentence() -> None:
     ):
         with pytest.raises(ConfigError, match=sentence):
             call(model_of(**kind), values)
-    with pytest.raises(ConfigError, match="cannot turn one image into another: use a flow model of pairs or"):
+    with pytest.raises(ConfigError, match="cannot turn one image into another: use a flow model of pairs, "):
         dq.translate(model_of(family="gan", net="mlp"), values)
     with pytest.raises(ConfigError, match="choose larger tiles"):
         dq.enhance(model_of(**ENHANCE), values, tile=8)

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +140,7 @@ class Masks:
         left, top, right, bottom = self.expand
         edges = ((top, bottom), (left, right))
         where = np.pad(self._inside(image), edges, constant_values=True)
-        canvas: Values = np.pad(values, (*edges, (0, 0)))
+        canvas = cast(Values, np.pad(values, (*edges, (0, 0))))
         if self.grow:
             where = grown(where, self.grow)
         weight = None

@@ -232,7 +232,7 @@ class TranslationModel(Family):
     @property
     def receptive_radius(self) -> int:
         """Return how many pixels away a result may depend on, at most."""
-        return self.generator.receptive_radius
+        return int(self.generator.receptive_radius)
 
     @property
     def stride(self) -> int:

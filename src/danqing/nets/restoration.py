@@ -39,7 +39,7 @@ class RestorationShape:
     @property
     def fold(self) -> int:
         """Return the side of the square of pixels at each inner place."""
-        return 1 << self.downsamplings
+        return int(2**self.downsamplings)
 
     @property
     def reach(self) -> int:

@@ -49,7 +49,7 @@ class Translator(nn.Module):
         coarse = self.stride
         encoder = 1 + sum(2**level for level in range(len(self.down)))
         decoder = 1 + sum(2**level + 2 ** (level + 1) for level in range(len(self.up)))
-        return encoder + 2 * len(self.blocks) * coarse + decoder + coarse
+        return int(encoder + 2 * len(self.blocks) * coarse + decoder + coarse)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Return the encoder's maps: of each resolution, and after half of the blocks."""
