@@ -114,11 +114,11 @@ def test_a_batch_that_nobody_waits_for_is_stopped_and_the_next_is_painted(spoken
 def test_an_edit_of_a_whole_picture_shows_that_it_goes_on_and_can_be_stopped(spoken: Spoken) -> None:
     picture, mask = encoded(noise(8, 2000, 3)), pack(np.ones((8, 2000), bool))
     told: dict[str, Any] = {"verb": "fill", "whole": [len(picture), [2000, 8], False, True]}
-    spoken.ask(30, "raster", [row(30)], picture, mask, **told)
+    spoken.ask(30, "raster", [row(30, label="star")], picture, mask, **told)
     spoken.until("alive")
     spoken.link.send({"kind": "cancel", "orders": [30]})
     damaged = picture[:-60] + bytes(60)
-    spoken.ask(31, "raster", [row(31)], damaged, mask, **told)
+    spoken.ask(31, "raster", [row(31, label="star")], damaged, mask, **told)
     said = [header for header, _ in spoken.until("failed") if header["kind"] != "alive"]
     assert [(one["kind"], one["batch"]) for one in said] == [("stopped", 30), ("failed", 31)]
     assert said[1]["error"] == "image"
