@@ -25,6 +25,7 @@ import danqing as dq
 from danqing import families
 from danqing.editing import files
 from danqing.editing.batch import BatchResult, Plan
+from danqing.editing.contract import Values
 from danqing.model.model import Model
 
 LIMIT = 1.5e9
@@ -68,7 +69,8 @@ def write_image(path: Path, kind: str, size: tuple[int, int]) -> None:
     name, dtype, channels = KINDS[kind]
     width, height = size
     top, rng = np.iinfo(dtype).max, np.random.default_rng(0)
-    values = np.empty((height, width, channels), dtype)
+    shape = (height, width, channels)
+    values: Values = np.empty(shape, np.uint8) if dtype is np.uint8 else np.empty(shape, np.uint16)
     across = np.linspace(0, 0.8, width, dtype=np.float32)[:, None]
     for row in range(height):
         noise = rng.random((width, channels), dtype=np.float32) * 0.1

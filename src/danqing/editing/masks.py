@@ -140,7 +140,9 @@ class Masks:
         left, top, right, bottom = self.expand
         edges = ((top, bottom), (left, right))
         where = np.pad(self._inside(image), edges, constant_values=True)
-        canvas: Values = np.pad(values, (*edges, (0, 0)))
+        height, width = self.size(values.shape[1], values.shape[0])[::-1]
+        canvas: Values = np.zeros((height, width, values.shape[2]), values.dtype)
+        canvas[top : height - bottom, left : width - right] = values
         if self.grow:
             where = grown(where, self.grow)
         weight = None
