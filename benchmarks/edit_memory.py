@@ -69,7 +69,8 @@ def write_image(path: Path, kind: str, size: tuple[int, int]) -> None:
     name, dtype, channels = KINDS[kind]
     width, height = size
     top, rng = np.iinfo(dtype).max, np.random.default_rng(0)
-    values: Values = np.empty((height, width, channels), dtype)
+    shape = (height, width, channels)
+    values: Values = np.empty(shape, np.uint8) if dtype is np.uint8 else np.empty(shape, np.uint16)
     across = np.linspace(0, 0.8, width, dtype=np.float32)[:, None]
     for row in range(height):
         noise = rng.random((width, channels), dtype=np.float32) * 0.1

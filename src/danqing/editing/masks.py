@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +140,9 @@ class Masks:
         left, top, right, bottom = self.expand
         edges = ((top, bottom), (left, right))
         where = np.pad(self._inside(image), edges, constant_values=True)
-        canvas = cast(Values, np.pad(values, (*edges, (0, 0))))
+        height, width = self.size(values.shape[1], values.shape[0])[::-1]
+        canvas: Values = np.zeros((height, width, values.shape[2]), values.dtype)
+        canvas[top : height - bottom, left : width - right] = values
         if self.grow:
             where = grown(where, self.grow)
         weight = None
