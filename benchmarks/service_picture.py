@@ -22,7 +22,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "service.png"
 SIZE = {"width": 1280, "height": 980}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_WAIT = 120_000  # milliseconds
+_WAIT = 300_000  # milliseconds: on a busy machine the models take a while to load
 
 
 def main() -> None:
@@ -57,7 +57,11 @@ def save(browser: str, url: str, model: str, arguments: argparse.Namespace) -> N
         page.locator("#seed").fill(str(arguments.seed))
         page.locator("#go").click()
         images = page.locator("#rounds .round:first-child .tile img")
-        expect(images).to_have_count(arguments.count, timeout=_WAIT)
+        try:
+            expect(images).to_have_count(arguments.count, timeout=_WAIT)
+        except AssertionError as error:
+            said = " ".join(page.locator("#error, #trouble, #state").all_inner_texts()).strip()
+            raise SystemExit(f"The page shows no images; it says: {said}") from error
         page.locator("#go").blur()
         page.wait_for_load_state("networkidle")
         page.screenshot(path=arguments.out)
