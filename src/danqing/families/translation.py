@@ -237,7 +237,7 @@ class TranslationModel(Family):
     @property
     def stride(self) -> int:
         """Return by which multiples results move with the source."""
-        return self.generator.stride
+        return int(self.generator.stride)
 
     def _source(self, condition: Condition) -> Tensor:
         if condition.image is None:
