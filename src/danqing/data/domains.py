@@ -27,9 +27,10 @@ def parse_domains(text: str) -> Domains:
 
 
 def split_domains(dataset: Dataset, domains: str) -> Dataset:
-    """Return the target images of a labelled data set, with the source images as their `sources`.
+    """Return the target images, with the source images as their `sources`.
 
-    domains: as of `parse_domains`. Raises ConfigError, and DataError if a label does not exist.
+    dataset: with labels. domains: as of `parse_domains`.
+    Raises ConfigError, and DataError if a label does not exist.
     """
     source, target = parse_domains(domains)
     return dataset.subset([target]).beside(dataset.subset([source]))

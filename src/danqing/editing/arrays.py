@@ -59,9 +59,10 @@ def edit_array(edit: Edit, images: Array, seed: int, *, value_range: Range | Non
 def edit_array(
     edit: Edit, images: Images | Array, seed: int, *, value_range: Range | None = None
 ) -> Images | Array:
-    """Edit images in memory; the result has the kind and number type of what is given.
+    """Edit images in memory.
 
-    An image's own seed depends on `seed` and on its place.
+    The result has the same kind and number type as the input. An image's own seed depends on `seed` and on
+    its place.
 
     images: `Images`, or an array `[h, w]`, `[h, w, c]` with at most 4 channels, `[n, h, w]` or
         `[n, h, w, c]`. Values of uint8 and uint16 are used as they are. Others (floats and signed numbers, as

@@ -62,7 +62,10 @@ class BatchResult:
     flicker: float | None = None
 
     def pairs(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Yield the key of each output, and the contents of the input's and the output's file."""
+        """Yield each output's key with the contents of both files.
+
+        These are the input file and the output file.
+        """
         paths = self.written | self.skipped
         for version in range(self.versions):
             for name in self.inputs.names:
@@ -95,12 +98,14 @@ def edit_files(
     on_plan: Callable[[Plan], None] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> BatchResult:
-    """Edit files, and write the results under the same names and in the same formats.
+    """Edit files and write the results.
+
+    The results have the same names and formats as the inputs.
 
     source: a file, a folder with all folders below it, a zip, or a pattern such as `photos/*.jpg`; or several
         files.
     out: a folder or a zip, which holds the results of one edit; for one image also the name of a file, which
-        is replaced. Results of the same edit are skipped, so that a batch that was interrupted is continued.
+        is replaced. Results of the same edit are skipped, so that an interrupted batch continues.
     seed: an image's own seed depends on it and on the name, not on the other images.
     n: the number of versions of each image.
     strip: whether metadata is left out.

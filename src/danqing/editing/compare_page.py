@@ -67,7 +67,7 @@ class ComparedImage(NamedTuple):
 
 
 class CompareResults:
-    """What the page says of a batch, collected one image at a time.
+    """The contents of the page, collected one image at a time.
 
     It keeps small copies of at most MOST_SHOWN images, so a large batch needs little memory.
 
@@ -124,7 +124,10 @@ class CompareResults:
 
 @runtime_checkable
 class Keeps(Protocol):
-    """An edit that keeps some pixels of an image, whatever it changes elsewhere."""
+    """An edit that keeps some pixels of an image.
+
+    It may change all other pixels.
+    """
 
     def kept(self, image: ImageToEdit) -> NDArray[np.bool_]:
         """Return which pixels of the image `[h, w]` it keeps."""
@@ -132,7 +135,9 @@ class Keeps(Protocol):
 
 
 def compare(edit: Edit, result: BatchResult, references: Source | None = None) -> CompareResults:
-    """Compare the input files of a batch with the results of an edit, also those of earlier runs.
+    """Compare the input files of a batch with the results.
+
+    Results of earlier runs are included.
 
     references: the true images, with the names of the inputs and any suffix.
     Raises ConfigError or DataError if there are none, and DataError for a file that cannot be read.

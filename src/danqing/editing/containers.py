@@ -20,14 +20,20 @@ SIGNED = "Content credentials (C2PA) were left out, since they sign the pixels o
 
 
 class Parts(NamedTuple):
-    """The parts of a file that are kept as they are, and sentences about those that are not."""
+    """The parts of a file that are kept as they are.
+
+    kept: their bytes. notes: sentences about the parts that are not kept.
+    """
 
     kept: bytes
     notes: tuple[str, ...] = ()
 
 
 def jpeg_parts(content: bytes) -> Parts:
-    """Return the comments of a JPEG file, its IPTC data and what its XMP has in further segments."""
+    """Return the parts of a JPEG file that an edit keeps.
+
+    These are the comments, the IPTC data, and the XMP that is in further segments.
+    """
     kept, notes = [], []
     for marker, segment in _jpeg_segments(content):
         body = segment[4:]
@@ -58,10 +64,11 @@ def photoshop_resources(content: bytes) -> bytes:
 
 
 def png_parts(content: bytes) -> Parts:
-    """Return the chunks of a PNG file that outlast an edit, without profile, EXIF and XMP.
+    """Return the chunks of a PNG file that an edit keeps.
 
-    Those are colour information, and the chunks that the format itself declares safe to copy when pixels
-    change (PNG specification, section 5.4: the fourth letter is small), such as texts and resolution.
+    These are colour information, and the chunks that the format itself declares safe to copy when pixels
+    change (PNG specification, section 5.4: the fourth letter is small), such as texts and resolution. The
+    profile, EXIF and XMP are not among them.
     """
     kept, notes = [], []
     for kind, start, end in png_chunks(content):
@@ -76,7 +83,10 @@ def png_parts(content: bytes) -> Parts:
 
 
 def png_body(content: bytes, kind: bytes) -> bytes:
-    """Return what the first chunk of a kind holds in a PNG file, also behind the pixels."""
+    """Return the contents of the first PNG chunk of a kind.
+
+    The chunk may be after the pixels.
+    """
     for found, start, end in png_chunks(content):
         if found == kind:
             return content[start + 8 : end - 4]
@@ -84,7 +94,10 @@ def png_body(content: bytes, kind: bytes) -> bytes:
 
 
 def colour_chunks(chunks: bytes) -> bytes:
-    """Keep the chunks of a row of PNG chunks that the colours depend on."""
+    """Keep only the PNG chunks that the colours depend on.
+
+    chunks: PNG chunks, one after another.
+    """
     row = bytes(8) + chunks  # chunks follow a signature of 8 bytes
     return b"".join(row[start:end] for kind, start, end in png_chunks(row) if kind in _COLOUR_CHUNKS)
 
@@ -111,7 +124,10 @@ def png_profile(profile: bytes) -> bytes:
 
 
 def png_density(density: tuple[float, float]) -> bytes:
-    """Return the chunk with a resolution, which is given in dots per inch."""
+    """Return the chunk with a resolution.
+
+    density: across and down, in dots per inch.
+    """
     across, down = (round(value / 0.0254) for value in density)
     return png_chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
 

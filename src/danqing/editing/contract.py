@@ -27,12 +27,18 @@ class ImageToEdit(NamedTuple):
 
 
 def seed_of(seed: int, name: str, version: int = 0) -> int:
-    """Derive the seed of an image from that of its batch; other images do not change it."""
+    """Derive the seed of an image from that of its batch.
+
+    Other images of the batch do not change it.
+    """
     return derived_seed(seed, f"edit {name}", version)
 
 
 class Edit(Protocol):
-    """An edit with all of its settings: called for each image in turn, and the same for all."""
+    """An edit with all of its settings.
+
+    It is called for each image in turn, and is the same for all of them.
+    """
 
     @property
     def verb(self) -> str:
@@ -41,18 +47,22 @@ class Edit(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Return all that the result depends on besides image and seed, as plain values for JSON.
+        """Return all that the result depends on besides image and seed.
 
-        Among them is the digest of the model's weights.
+        The values are plain, so that they can be written as JSON. They include the digest of the model's
+        weights.
         """
         ...
 
     def changes(self, image: ImageToEdit) -> bool:
-        """Return whether it would change the image; False returns the input file byte for byte."""
+        """Return whether the edit would change the image.
+
+        If it would not, the result is the input file, byte for byte.
+        """
         ...
 
     def peak_bytes(self, width: int, height: int) -> int:
-        """Estimate the memory that it takes for an image of this size, in bytes."""
+        """Estimate the memory for an image of this size, in bytes."""
         ...
 
     def apply(self, image: ImageToEdit) -> Values:

@@ -25,7 +25,9 @@ _BYTES_PER_PIXEL_OF_A_TILE = 600
 
 @dataclass(frozen=True)
 class ZeroShotDenoise:
-    """Denoise each image by a small network that learns from that image alone.
+    """An edit that denoises each image without a trained model.
+
+    A small network learns to denoise from that image alone.
 
     strength: from 0, which changes nothing, to 1; between them the result is mixed with the input.
     steps: of training, for each image. tile: the side of tiles in pixels; 0 chooses it.

@@ -8,10 +8,11 @@ from danqing.editing.contract import Values
 
 
 def averaging_to(values: Values, source: Values, scale: int) -> Values:
-    """Change levels by as little as needed so that each square averages exactly to the source.
+    """Change levels so that each square averages exactly to the source.
 
-    Results of `families.back_projection.projected` miss this by what rounding to levels has changed. Squares
-    that are off by more than one level on average are left as they are.
+    They change by as little as needed. Results of `families.back_projection.projected` miss the average
+    slightly because they are rounded to levels. Squares that are off by more than one level on average are
+    left as they are.
 
     values: uint8 or uint16 `[scale · h, scale · w, c]`. source: of the same type, `[h, w, c]`.
     """

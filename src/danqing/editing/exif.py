@@ -13,11 +13,13 @@ _XMP_PREVIEWS = re.compile(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", re.DOTALL)
 
 
 def renewed(exif: bytes, size: tuple[int, int] | None = None) -> bytes | None:
-    """Reset the orientation of EXIF data and delete the preview; all else stays byte for byte.
+    """Reset the orientation of EXIF data and delete the preview.
+
+    All else stays byte for byte.
 
     exif: with or without the prefix `Exif`.
     size: (width, height) that replaces those in the data; None leaves them.
-    Returns them without the prefix; None if they are damaged.
+    Returns the data without the prefix; None if they are damaged.
     """
     block = bytearray(exif.removeprefix(_PREFIX))
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(block[:4]))

@@ -52,11 +52,13 @@ class FileStyle:
 
 
 def read(content: bytes) -> tuple[Values, FileStyle]:
-    """Read an image upright, at its own depth and in its own colour space, and all that surrounds it.
+    """Read an image, upright, and everything in its file besides pixels.
+
+    Depth and colour space stay the same, but palettes become RGB or RGBA, CMYK becomes sRGB, and 10 to 14
+    bits become 16.
 
     content: of the file.
-    Returns uint8 or uint16 `[h, w, c]` and the style. Palettes become RGB or RGBA, CMYK becomes sRGB, and 10
-    to 14 bits become 16.
+    Returns uint8 or uint16 `[h, w, c]` and the style.
     Raises DataError for a file that cannot be read, has several images, or has values that are not levels.
     """
     kind = recognised(content)
@@ -108,7 +110,7 @@ def write(values: Values, style: FileStyle, *, strip: bool = False) -> bytes:
 
 
 def in_format(style: FileStyle, name: str) -> FileStyle:
-    """Convert a style to the format that the suffix of a file name states.
+    """Convert a style to the format of a file name's suffix.
 
     Raises ConfigError for a format that cannot be written.
     """
@@ -127,12 +129,19 @@ def in_format(style: FileStyle, name: str) -> FileStyle:
 
 
 def suffix_for(content: bytes) -> str:
-    """Return what is added to the name of a file because its format cannot be written, otherwise ""."""
+    """Return the suffix to add to the name of a result.
+
+    It is ".png" if the format of the input cannot be written, otherwise "".
+
+    content: of the input file.
+    """
     return "" if _format_in(content) in WRITTEN else ".png"
 
 
 def format_of(name: str) -> str:
-    """Return the format that the suffix of a file name states, as Pillow calls it.
+    """Return the image format that the suffix of a file name states.
+
+    It has the name that Pillow uses.
 
     Raises ConfigError for a format that cannot be written.
     """

@@ -9,13 +9,14 @@ from danqing.editing import files
 
 
 def flicker_of(frames: Iterable[tuple[str, bytes, bytes]]) -> float | None:
-    """Compute the flicker of an edited film; None for fewer than two frames.
+    """Compute the flicker of an edited film.
 
-    It is the mean absolute difference between successive outputs minus that between the inputs, as a share
-    of the range from black to white, averaged over the film. 0 means that the edit adds no change; it is
+    It is the mean absolute difference between successive outputs minus that between the inputs, as a share of
+    the range from black to white, averaged over the film. 0 means that the edit adds no change; it is
     negative if the edit makes the film calmer. Frames whose sizes differ from the ones before are left out.
 
     frames: of each, the name and the contents of the input's and the output's file, in their order.
+    Returns None for fewer than two frames.
     """
     before: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     changes = []

@@ -31,7 +31,7 @@ class _Files(Protocol):
 
 
 class Inputs(NamedTuple):
-    """Images by name, in the order of their numbers: `2.png` is before `10.png`.
+    """Images by name, in natural order: `2.png` is before `10.png`.
 
     names: relative to the input, with `/`. files: reads them. is_single: whether the input is one file.
     places: the files and folders that the input consists of, which an output must not replace. root: the
@@ -47,7 +47,9 @@ class Inputs(NamedTuple):
     ignored: Counter[str]
 
     def outside(self, folder: Path) -> "Inputs":
-        """Return the images that are not in a folder: the outputs may be in a folder of the input.
+        """Return the images that are not in a folder.
+
+        The outputs may be in a folder of the input, and are not images to edit.
 
         Raises DataError if there are none.
         """
@@ -115,7 +117,7 @@ class _Paths:
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
-    """Return what a name is sorted by, so that numbers in it count as numbers."""
+    """Return a sort key in which numbers count as numbers."""
     parts = _NUMBERS.split(name)
     # A digit sorts before a letter, as in the alphabet of computers.
     return [(int(part), "") if number % 2 else (-1, part) for number, part in enumerate(parts)] + [(-1, name)]

@@ -43,11 +43,14 @@ class Manifest:
         self._records = {(record.name, record.version): record for record in _read(self.path)}
 
     def records(self) -> Iterator[Record]:
-        """Yield the records whose outputs exist, in the order in which they were made."""
+        """Yield the records whose outputs exist, in order of creation."""
         return (record for record in self._records.values() if (self._folder / record.output).exists())
 
     def drop_lost(self) -> None:
-        """Delete the records of outputs that a killed process did not write, or that were deleted."""
+        """Delete the records of outputs that do not exist.
+
+        A killed process did not write them, or they were deleted.
+        """
         atomic.remove_leftovers_of(self.path)
         kept = {(record.name, record.version): record for record in self.records()}
         for key in self._records.keys() - kept.keys():
@@ -67,7 +70,10 @@ class Manifest:
         self._records[record.name, record.version] = record
 
     def find(self, name: str, version: int) -> Record | None:
-        """Return the record of a version of an image if its output exists."""
+        """Return the record of one version of an image.
+
+        Returns None if there is no record, or if its output does not exist.
+        """
         record = self._records.get((name, version))
         return record if record is not None and (self._folder / record.output).exists() else None
 

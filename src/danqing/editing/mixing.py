@@ -14,7 +14,9 @@ from danqing.editing.windows import Window
 def mixed(
     made: Tensor, prepared: Prepared, strength: float, *, keep_channels: bool, keep_colors: bool = False
 ) -> Values:
-    """Mix a result with the input; some rows at a time, so that large images need little memory.
+    """Mix a result with the input.
+
+    A few rows are mixed at a time, so that large images need little memory.
 
     made: `[1, c, h, w]`, of the shape of the prepared images; other values than [-1, 1] are clamped.
     strength: the share of the result. keep_channels: see `restore`.
@@ -37,10 +39,12 @@ def mixed(
 
 
 def with_luma_of(made: Tensor, images: Tensor) -> Tensor:
-    """Return images with the luma of others; both are `[n, 3, h, w]` in [-1, 1].
+    """Return images with the luma of others.
 
-    The differences between red, green and blue stay exactly the same: where they would leave the range of
-    values with the new luma, the nearest luma takes its place.
+    The differences between red, green and blue stay exactly the same. Where they would leave the range of
+    values with the new luma, the nearest possible luma is used.
+
+    made: `[n, 3, h, w]` in [-1, 1], which have the new luma. images: of the same shape and range.
     """
     colours = images - luma(images)
     lowest, highest = -1 - colours.amin(1, keepdim=True), 1 - colours.amax(1, keepdim=True)

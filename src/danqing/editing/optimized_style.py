@@ -23,11 +23,13 @@ _SMOOTHNESS = 0.1
 
 @dataclass(frozen=True)
 class OptimizedStyle:
-    """The style of an image, by L-BFGS on the pixels, from the image that is edited.
+    """The style of an image, transferred by L-BFGS on the pixels.
+
+    The optimisation starts from the image that is edited.
 
     steps: of L-BFGS. side: the longer side of the image that is optimised; the change of a larger one is
         enlarged. The style image gets the same longer side.
-    style_weight: of the distance from the style, beside that from the content.
+    style_weight: of the distance from the style, relative to that from the content.
     Raises ConfigError for numbers out of range.
     """
 

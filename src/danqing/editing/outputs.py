@@ -69,7 +69,10 @@ def not_writable(path: Path, error: OSError) -> DanqingError:
 
 
 def check(out: Path, inputs: Inputs) -> None:
-    """Raise ConfigError if `out` cannot take the results of these inputs, or is one of them."""
+    """Check that `out` can take the results of these inputs.
+
+    Raises ConfigError if it cannot, or if it is one of the inputs.
+    """
     if inputs.is_single and not out.is_dir() and is_image_name(out.name):
         files.format_of(out.name)
     whole = out.resolve()

@@ -14,7 +14,9 @@ from danqing.images import to_float, to_uint8, to_uint16, with_channels
 
 
 class Prepared(NamedTuple):
-    """An image as a model takes it, and what the model does not see.
+    """An image in the form that a model takes.
+
+    It also keeps what the model does not see.
 
     images: float32 `[1, c, h, w]` in [-1, 1], with the model's channels. values: the image's own pixels.
     value_range: the levels of `values` that are -1 and 1.

@@ -25,7 +25,9 @@ def limited(function: Callable[[Tensor], Tensor], images: Tensor, side: int) -> 
 
 
 def padded(function: Callable[[Tensor], Tensor], images: Tensor, side: int) -> Tensor:
-    """Apply a function to images with sides of at least `side`; smaller ones repeat their last pixels.
+    """Apply a function to images with sides of at least `side`.
+
+    Smaller images are padded: their last pixels are repeated.
 
     function: from `[n, c, h, w]` to the same shape. images: `[n, c, h, w]`.
     """

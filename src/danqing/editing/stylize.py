@@ -80,7 +80,7 @@ class Stylize:
         return self.method.peak_bytes(max(width, _SMALLEST), max(height, _SMALLEST))
 
     def apply(self, image: ImageToEdit) -> Values:
-        """Give one image the style.
+        """Apply the style to one image.
 
         A grey image gets the colours of the style, unless the colours are kept.
         """
@@ -100,9 +100,9 @@ def method_of(
     device: str = "cpu",
     **options: Any,
 ) -> Method:
-    """Return the way to a style: a trained network, the instant one, or optimisation.
+    """Choose the method: a trained network, the instant one, or optimisation.
 
-    The arguments are those of `stylize`. Raises ConfigError if they do not name one way.
+    The arguments are those of `stylize`. Raises ConfigError if they do not determine one method.
     """
     given = {"a model": model, "a style": style, "a style image": style_image}
     named = [name for name, value in given.items() if value is not None]
@@ -145,17 +145,17 @@ def stylize(
     side: int | None = None,
     **options: Any,
 ) -> Images | Array | BatchResult:
-    """Give images a style.
+    """Apply a style to images.
 
-    model: a model that was trained for one style, or None for one of the other ways.
+    model: a model that was trained for one style, or None for one of the other methods.
     images, out, options: as `danqing.editing.arrays.apply` takes them.
     style: the number of one of the 26 built-in styles.
-    style_image: a file whose style is taken.
-    optimize: whether the pixels are optimised, which takes minutes and not a second; `steps` and `side` are
-        its steps and the longer side of what is optimised.
+    style_image: a file whose style is used.
+    optimize: whether the pixels are optimised, which takes minutes instead of a second; `steps` and `side`
+        are its steps and the longer side of what is optimised.
     strength: from 0, which changes nothing, to 1. keep_colors: whether colours stay as they are.
-    Raises ConfigError for options that do not fit together, ModelError if the model is not of a style, and
-    EvaluationError if the weights of a network are not installed.
+    Raises ConfigError for options that do not fit together, ModelError if the model was not trained for a
+    style, and EvaluationError if the weights of a network are not installed.
     """
     optimized = {name: value for name, value in (("steps", steps), ("side", side)) if value is not None}
     method = method_of(

@@ -34,9 +34,11 @@ _STRIP_BYTES = 2**18
 
 
 def tags_of(image: Image.Image) -> dict[int, Any]:
-    """Return the tags of an opened image file that outlast an edit, from TIFF or from EXIF.
+    """Return the tags of an image file that an edit keeps.
 
-    The profile and XMP are not among them.
+    They are those of TIFF or of EXIF. The profile and XMP are not among them.
+
+    image: opened from the file.
     """
     exif = image.getexif()
     found: dict[int, Any] = dict(getattr(image, "tag_v2", None) or exif)

@@ -23,7 +23,9 @@ _BYTES_PER_PIXEL = 1_000
 
 @dataclass(frozen=True)
 class TrainedStyle:
-    """A trained network; all tiles of an image are normalised by a thumbnail of it.
+    """A network that was trained for one style.
+
+    All tiles of an image are normalised by a thumbnail of it.
 
     weights: the sha256 of its weights. tile: the side of a tile in pixels; 0 chooses it.
     """

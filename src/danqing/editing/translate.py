@@ -239,7 +239,7 @@ def translate(
     overlap: int | None = None,
     **options: Any,
 ) -> Images | Array | BatchResult:
-    """Turn each image into the one that belongs to it, at any size.
+    """Translate each image into its counterpart, at any size.
 
     model: one that learned from source images, or images with labels; its folder, or its id on the hub.
     images: in memory or in files, as `editing.arrays.apply` takes them.
@@ -247,8 +247,8 @@ def translate(
     label, prompt, negative_prompt, attributes: what all results show.
     source_label: what all images show, for a model that learned images with labels.
     seed: an image's own seed depends on it and on the image's name or place.
-    tile: 0 shows each image whole at the size that the model learned, and resizes the result back. A number
-        of pixels divides it into tiles of this side.
+    tile: 0 passes each image whole to the model, at the size that the model learned, and resizes the result
+        back. A number of pixels divides it into tiles of this side.
     overlap: of tiles; None chooses.
     options: of the model, as in `model.sample_options`; with `out` also n, strip, dry_run, sequence, memory,
         on_plan and on_progress of `editing.batch.edit_files`.
@@ -273,6 +273,9 @@ def run(
     seed: int,
     for_files: Mapping[str, Any],
 ) -> Images | Array | BatchResult:
-    """Apply a translation to images in memory or in files, as `editing.arrays.apply` does."""
+    """Apply a translation to images in memory or in files.
+
+    images, out: as `editing.arrays.apply` takes them.
+    """
     bounds = None if edit.are_levels else edit.model.model.value_range
     return arrays.apply(edit, images, out, seed=seed, value_range=bounds, **for_files)

@@ -9,7 +9,10 @@ _FRAME_HEADER = 10
 
 
 def encoding(content: bytes) -> dict[str, bool | float]:
-    """Return the options with which Pillow encodes pixels as those of a WebP file."""
+    """Return the options of Pillow that match a WebP file.
+
+    With them, Pillow encodes pixels as those of the file were encoded.
+    """
     for kind, body in _chunks(content):
         if kind == b"VP8L":
             return {"lossless": True}

@@ -41,9 +41,12 @@ _PROBE = 0.1
 
 
 class Denoiser(nn.Module):
-    """A network of about 20,000 weights that removes the noise of one image.
+    """A network that removes the noise of one image.
 
-    stride: between pixels whose noise is independent. sigma: the standard deviation of the noise.
+    It has about 20,000 weights.
+
+    stride: the distance between pixels whose noise is independent.
+    sigma: the standard deviation of the noise.
     """
 
     def __init__(self, channels: int, *, stride: int, sigma: float, rng: torch.Generator) -> None:
@@ -72,9 +75,11 @@ class Denoiser(nn.Module):
         return torch.lerp(clean, non_local_means(images, _WHOLE * self.sigma), _SHARE_OF_WHOLE)
 
     def corrected(self, noisy: Tensor, means: Tensor, sigma: float) -> Tensor:
-        """Return non-local means with the correction of the network; all are phases `[n, c, h, w]`.
+        """Return non-local means with the correction of the network.
 
         The network sees everything in units of the noise, since smaller images have less of it.
+
+        noisy, means: phases `[n, c, h, w]`, as the result.
         """
         around = F.avg_pool2d(F.pad(means, (2, 2, 2, 2), mode="replicate"), 5, 1)
         h = torch.cat([noisy - means, means - around], 1) / sigma
@@ -89,9 +94,10 @@ class Denoiser(nn.Module):
         return _swapped(first, second, examples)
 
     def loss(self, examples: "_Examples") -> Tensor:
-        """Return what is minimised: the residual, and how much it matters which is done first.
+        """Return the training loss: the residual plus a consistency term.
 
-        Denoising and making an image smaller can be swapped (their equation 6).
+        The consistency term measures how much the order matters: denoising and making an image smaller should
+        give the same in either order (their equation 6).
         """
         first, second = self._of_pairs(examples)
         whole = pair(self.corrected(examples.noisy, examples.means, self.sigma))
@@ -189,7 +195,10 @@ def _best_share(network: Denoiser, held: _Examples, rng: torch.Generator) -> flo
 
 
 def pair(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the means of both diagonals of each two by two pixels of `[..., h, w]`, half as large."""
+    """Return the means of both diagonals of each 2×2 block.
+
+    images: `[..., h, w]`. Both results have half the height and width.
+    """
     top, bottom = images[..., 0::2, :], images[..., 1::2, :]
     return (
         (top[..., 1::2] + bottom[..., 0::2]) / 2,
@@ -198,7 +207,10 @@ def pair(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def phases(images: Tensor, stride: int) -> Tensor:
-    """Divide images `[n, c, h, w]` into those of every `stride`-th pixel, `[n * stride², c, h', w']`."""
+    """Divide images into images of every `stride`-th pixel.
+
+    images: `[n, c, h, w]`. Returns `[n * stride², c, h', w']`.
+    """
     n, channels, height, width = images.shape
     parts = images.reshape(n, channels, height // stride, stride, width // stride, stride)
     return parts.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels, height // stride, width // stride)
@@ -267,7 +279,10 @@ def independent_stride(images: Tensor) -> int:
 
 
 def correlated_stride(images: Tensor) -> int:
-    """Return the stride for an image with correlated noise, at least 2 if it is large enough."""
+    """Return the stride for an image with correlated noise.
+
+    It is at least 2 if the image is large enough.
+    """
     return min(max(2, independent_stride(images)), _longest_stride(images))
 
 

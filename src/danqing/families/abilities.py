@@ -272,7 +272,10 @@ class Translates(Protocol):
 
 @runtime_checkable
 class Relabels(Protocol):
-    """A family that turns images of one label into images of another, without having learned from pairs."""
+    """A family that translates images from one label to another.
+
+    It has not learned from pairs.
+    """
 
     def relabel(
         self,

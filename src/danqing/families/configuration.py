@@ -166,12 +166,18 @@ class FamilyConfig(BaseModel):
 
     @property
     def reads_source(self) -> bool:
-        """Return whether the model learns from source images, which it turns into others."""
+        """Return whether the model learns from source images.
+
+        It turns them into others.
+        """
         return False
 
     @property
     def reads_domains(self) -> bool:
-        """Return whether its source images are of another domain, and do not belong to the targets."""
+        """Return whether the source images are of another domain.
+
+        They then do not belong to the target images.
+        """
         return False
 
     @property

@@ -23,7 +23,12 @@ _USUAL: SamplerName = "ab2"
 
 
 def usual_sampler(name: SamplerName) -> SamplerName:
-    """Return the sampler that a model uses by default, or, if it cannot go back, one that can."""
+    """Return a sampler that can go back from images to noise.
+
+    This is the default of the model, or another if the default cannot go back.
+
+    name: the default of the model.
+    """
     return _USUAL if name in ONE_WAY else name
 
 
@@ -47,11 +52,12 @@ def inverted(
     shift: float = 1.0,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Follow a velocity from images back to time `end`; return the points there.
+    """Follow a velocity from images back to time `end`.
 
-    images, noise: `[n, ...]`. The way begins at time `END`, at END · image + (1 − END) · noise.
+    images, noise: `[n, ...]`. The path begins at time `END`, at END · image + (1 − END) · noise.
     end: in [0, 1). After END there is nothing to follow, and the points are images with noise.
     steps, shift: as of `samplers.time_grid`.
+    Returns the points at time `end`.
     """
     begin = max(END, end)
     start = torch.lerp(noise, images, begin)

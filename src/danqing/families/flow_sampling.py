@@ -302,10 +302,12 @@ class FlowEditor(FlowSampler):
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Tensor:
-        """Follow the flow from images back under one condition, and to images again under another.
+        """Follow the flow back under one condition, forward under another.
+
+        It goes back from the images under `source`, and forward to new images under `target`.
 
         strength: the way back ends at the time 1 - strength; 1 is noise.
-        noise: of the beginning of the way back, `[n, *noise_shape]` instead of that of the seeds.
+        noise: at the beginning of the way back, `[n, *noise_shape]` instead of that of the seeds.
         options: as of `sample`. Guidance acts on the way to the new images alone.
         Raises ConfigError for a sampler that cannot go back; a default that cannot is replaced.
         """

@@ -88,10 +88,11 @@ class TranslationConfig(FamilyConfig):
 
 # 2. Contrast
 def patch_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """Return how badly queries find their keys among the keys of the same image, `[n]`.
+    """Return how badly queries find their own keys, `[n]`.
 
-    The mean over queries of -log softmax(q·k / τ) at their own key (InfoNCE; Park et al. 2020, equations 2
-    and 3).
+    Each query is compared with all keys of the same image. The value is the mean over queries of
+    -log softmax(q·k / τ) at their own key (InfoNCE; Park et al. 2020, equations 2 and 3).
+
     queries, keys: vectors of length 1, `[n, p, d]`; query i belongs to key i.
     """
     n, p, _ = keys.shape
@@ -102,15 +103,19 @@ def patch_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 
 def bounded(images: Tensor) -> Tensor:
-    """Return images within [-1, 1], with the gradient of what they were, for training.
+    """Limit images to [-1, 1] and keep their gradients, for training.
 
-    So white stays white and black stays black without effort, and a value that is out of range can return.
+    The gradient is that of the images before the limit. So white stays white and black stays black without
+    effort, and a value that is out of range can return.
     """
     return images + (images.clamp(-1, 1) - images).detach()
 
 
 class TranslationModel(Family):
-    """A generator that turns source images into target images, and what it learns from."""
+    """A generator that turns source images into target images.
+
+    It also contains the networks that the generator learns from.
+    """
 
     has_prior: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ("discriminator", "heads")
@@ -213,16 +218,21 @@ class TranslationModel(Family):
 
     # 4. Translation
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
-        """Translate the source images of a condition; raises ConfigError if there are none."""
+        """Translate the source images of a condition.
+
+        Raises ConfigError if there are none.
+        """
         return self.translate(self._source(condition), condition, seeds=seeds, **options)
 
     def translate(
         self, source: Tensor, condition: Condition, *, seeds: Sequence[int], **options: Any
     ) -> Tensor:
-        """Turn source images `[n, c, h, w]` of any size into images of the target domain.
+        """Translate source images of any size to the target domain.
 
-        The result follows from the image alone, not from its seed.
-        Raises ConfigError for an option: there is none.
+        The result depends on the image alone, not on its seed.
+
+        source: `[n, c, h, w]`.
+        Raises ConfigError for any option, since there are none.
         """
         if options:
             raise ConfigError(f"A translation model has no option {', '.join(options)}: leave it out.")

@@ -15,9 +15,10 @@ from danqing.nets.recomputing import Recomputes
 
 
 class Translator(nn.Module):
-    """x + f(x), where f has an encoder, residual blocks and a decoder, and starts at zero.
+    """A convolutional network that computes x + f(x) for images x.
 
-    From images `[n, c, h, w]` of any height and width to images of the same shape, float32 and not bounded.
+    f has an encoder, residual blocks and a decoder, and starts at zero. Images `[n, c, h, w]` of any height
+    and width become images of the same shape, float32 and not bounded.
 
     widths: channels at each resolution, from fine to coarse; each has half the sides of the one before.
     blocks: at the coarsest resolution.
@@ -45,14 +46,17 @@ class Translator(nn.Module):
 
     @property
     def receptive_radius(self) -> int:
-        """Return how many pixels away from a pixel its output depends on, at most."""
+        """Return how far away, in pixels, an input may affect an output."""
         coarse = self.stride
         encoder = 1 + sum(2**level for level in range(len(self.down)))
         decoder = 1 + sum(2**level + 2 ** (level + 1) for level in range(len(self.up)))
         return int(encoder + 2 * len(self.blocks) * coarse + decoder + coarse)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the encoder's maps: of each resolution, and after half of the blocks."""
+        """Return the encoder's maps, and that after half of the blocks.
+
+        The encoder has one map of each resolution.
+        """
         maps = self._encoded(images)
         h = maps[-1]
         for block in self.blocks[: self._half]:
@@ -88,7 +92,9 @@ class Translator(nn.Module):
 
 
 class PatchHeads(nn.Module):
-    """Vectors of length 1 of places in maps, from a small network for each map.
+    """Small networks that turn places in maps into unit vectors.
+
+    There is one network for each map; the vectors have length 1.
 
     widths: channels of the maps. size: of the vectors.
     """
