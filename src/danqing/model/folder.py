@@ -16,6 +16,7 @@ from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
+from danqing.model import shipped
 from danqing.model.card import card
 from danqing.version import __version__
 
@@ -130,7 +131,12 @@ def _settings(score: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def find(folder: Path) -> Path:
-    """Return the model folder of a run folder, or the folder itself."""
+    """Return the model folder that a path or a name leads to.
+
+    That is the model folder of a run, the one of a shipped model, or else the folder itself.
+    """
+    if (of_package := shipped.find(folder)) is not None:
+        return of_package
     is_run = (folder / "config.toml").exists()
     return folder / "model" if is_run else folder
 
