@@ -63,6 +63,7 @@ def test_the_wheel_holds_what_the_source_tree_holds(archives: Path) -> None:
     }
     assert packed == there
     assert {"danqing/py.typed", "danqing/training/report/report.css", "danqing/presets/gan-32.toml"} <= packed
+    assert {f"danqing/model/demo/{name}" for name in ("model.safetensors", "LICENSE")} <= packed
 
 
 @pytest.mark.slow
@@ -82,6 +83,8 @@ def test_the_wheel_works_in_an_empty_environment(elsewhere: Path, tmp_path: Path
     home = run(python, "-c", "import danqing; print(danqing.__file__)", cwd=tmp_path)
     assert Path(home.strip()).is_relative_to(elsewhere)
     assert "gan-32" in run(danqing, "presets", cwd=tmp_path)
+    run(danqing, "demo", "a cat", "--no-train", cwd=tmp_path)
+    assert (tmp_path / "runs" / "demo" / "words-1.png").stat().st_size > 1000
     command = (
         "train",
         "digits",

@@ -18,18 +18,24 @@ _GAP = 14
 class Sheet:
     """Images on a sheet, each with a caption below it.
 
-    columns: images in a row. note: a text below them all.
-    Each pixel is enlarged to a square, until an image is about 128 pixels tall. Captions are drawn with a
-    font that has Latin, Greek and Cyrillic letters. Raises DataError where the numbers of images and captions
-    differ.
+    columns: images in a row. note: a text below them all. font: a font file for the texts; by default a font
+        with Latin, Greek and Cyrillic letters.
+    Each pixel is enlarged to a square, until an image is about 128 pixels tall. Raises DataError where the
+    numbers of images and captions differ.
     """
 
     def __init__(
-        self, images: Images, captions: Sequence[str], *, columns: int | None = None, note: str = ""
+        self,
+        images: Images,
+        captions: Sequence[str],
+        *,
+        columns: int | None = None,
+        note: str = "",
+        font: Path | None = None,
     ) -> None:
         if len(images) != len(captions) or not len(images):
             raise DataError(f"Give a caption per image: there are {len(captions)} for {len(images)} images.")
-        self.images, self.captions, self.note = images, list(captions), note
+        self.images, self.captions, self.note, self.font = images, list(captions), note, font
         _, height, width, _ = images.array.shape
         self.columns = columns or grid_columns(len(images), width, height)
 
@@ -37,7 +43,7 @@ class Sheet:
         """Draw the whole sheet, RGB."""
         n, height, width, _ = self.images.array.shape
         scale = max(1, 128 // max(height, width))
-        font = ImageFont.load_default(_TEXT)
+        font = ImageFont.load_default(_TEXT) if self.font is None else ImageFont.truetype(self.font, _TEXT)
         line = _TEXT + 4
         cell = max(width * scale, 104)
         letters = max(8, int(cell / font.getlength("abcdefghijklmnopqrstuvwxyz ") * 27))

@@ -65,6 +65,21 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
     return save({name: on_its_own(tensor) for name, tensor in tensors.items()}, dict(metadata))
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with float16 in place of float32.
+
+    `read` gives them back in float32. Raises ModelError where a value is too large for float16.
+    """
+    half = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float32:
+            half[name] = tensor.half()
+    for name, tensor in half.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{name} has values that float16 cannot hold: save the model in float32.")
+    return half
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Compute the sha256 of some tensors, in hexadecimal.
 

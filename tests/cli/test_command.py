@@ -207,13 +207,43 @@ def test_help_does_not_wait_for_torch(tmp_path: Path, monkeypatch: pytest.Monkey
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-DEMO = ["demo", "--minutes", "0.02", "--out", "demo", "--data", "shapes:300"]
+DEMO = ["demo", "a red apple", "--minutes", "0.02", "--out", "demo", "--data", "shapes:300"]
 
 
 @pytest.fixture(scope="module")
 def demonstrated(place: Path) -> tuple[str, str]:
     """The output of a demo in `place/demo` without a terminal."""
     return danqing(place, *DEMO)
+
+
+SECONDS_TO_THE_FIRST_IMAGES = 20
+
+
+def test_the_demo_begins_with_images_of_the_newcomers_words_within_seconds(place: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    stdout, said = danqing(place, "demo", "一只", "红色的苹果", "--no-train", "--out", "words", "--json")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The processor's time: it is the time on the clock where one core does nothing else.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS_TO_THE_FIRST_IMAGES
+    assert json.loads(stdout) == {
+        "words": [{"prompt": "一只 红色的苹果", "images": "words/words-1.png"}],
+        "page": "words/demo.html",
+    }
+    with Image.open(place / "words" / "words-1.png") as sheet:
+        assert len(sheet.getcolors(1 << 24) or ()) > 100, "the images are empty"
+    page = (place / "words" / "demo.html").read_text(encoding="utf-8")
+    assert "一只 红色的苹果" in page
+    assert page.count("data:image/") == 1
+    assert "red apple" not in said
+
+
+def test_the_demo_asks_for_words_before_it_trains(place: Path) -> None:
+    said = typed(place, ["demo", "--no-train", "--out", "asked"], ["", "a cat " * 40, "a <b>cat</b>", ""])
+    assert '"a red apple": asked/words-1.png' in said
+    assert "shorten it" in said
+    page = (place / "asked" / "demo.html").read_text(encoding="utf-8")
+    assert "a &lt;b&gt;cat&lt;/b&gt;" in page
+    assert page.count("data:image/") == 2
 
 
 def test_the_demo_leads_from_nothing_to_pictures_and_onwards(
@@ -223,9 +253,10 @@ def test_the_demo_leads_from_nothing_to_pictures_and_onwards(
     assert "a large red diamond in the centre" in said
     assert "Prompt" not in said + stdout, "nobody is asked where there is no terminal"
     for line in (
-        r"^Report +demo/report.html$",
+        r"^Report +demo/run/report.html$",
         r"^Images +demo/grid.png$",
-        r'^Again +danqing sample demo --prompt "?.a large green cross on the right',
+        r"^Page +demo/demo.html$",
+        r'^Again +danqing sample demo/run --prompt "?.a large green cross on the right',
         r"^  danqing data check photos/$",
         r"^  danqing train photos/ --preset text2image-32 --out runs/photos --minutes 30$",
         r'^  danqing sample runs/photos --prompt "what the images should show" --out photos.png$',
@@ -233,6 +264,8 @@ def test_the_demo_leads_from_nothing_to_pictures_and_onwards(
         assert re.search(line, stdout, re.MULTILINE), stdout
     with Image.open(place / "demo" / "grid.png") as grid:
         assert grid.width > 200
+    page = (place / "demo" / "demo.html").read_text(encoding="utf-8")
+    assert page.count("data:image/") == 2, "the page shows the user's words and the trained model"
 
 
 @pytest.mark.usefixtures("demonstrated")

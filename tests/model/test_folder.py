@@ -282,3 +282,16 @@ def test_a_folder_without_a_format_number_is_of_the_first_format(folder):
     assert config.pop("format") == 1
     (folder / "config.json").write_text(json.dumps(config))
     assert dq.load(folder).sample(1).array.shape == (1, 7, 9, 3)
+
+
+def test_a_model_of_half_the_size_paints_almost_the_same_pictures(tmp_path):
+    model = small_model()
+    whole, half = model.save(tmp_path / "whole"), model.save(tmp_path / "half", half=True)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert load_file(half / "model.safetensors").keys() == load_file(whole / "model.safetensors").keys()
+    images = [dq.load(folder).sample(4, seed=1).array.astype(int) for folder in (whole, half)]
+    assert np.abs(images[0] - images[1]).mean() < 0.5
+    next(model.family.parameters()).data.fill_(1e6)
+    with pytest.raises(ModelError, match="float16 cannot hold"):
+        model.save(tmp_path / "large", half=True)

@@ -1,24 +1,35 @@
-"""`danqing demo`: train a small text-to-image model, then generate images of what you type."""
+"""`danqing demo`: generate images of the newcomer's words, then train a small text-to-image model."""
 
 import itertools
 import shlex
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from danqing import progress
-from danqing.cli import output
+from danqing.cli import demo_page, output
 from danqing.cli.train import leave_if_interrupted, run_payload, run_text, train_with_bar
+from danqing.errors import ConfigError
 
 if TYPE_CHECKING:
     from danqing import Model
 
 SOURCE = "shapes:12000"
+WORDS = "a red apple"
+IMAGES, COLUMNS = 8, 4
+OPTIONS: dict[str, Any] = {"top_p": 0.8}
+"""How the model of the package samples: fewer surprises give cleaner drawings."""
 EXAMPLES = """Examples:
 
   danqing demo
+
+  danqing demo "a blue cat on a yellow background"
+
+  danqing demo 一只红色的苹果 --no-train
 
   danqing demo --minutes 2 --out runs/quick"""
 
@@ -46,8 +57,14 @@ NEW_PROMPTS = (
 )
 """Colours and shapes that never occur together: they need each word to be understood by itself."""
 
-GUIDANCE = 2.0
 NOTE = "* This colour and this shape were never seen together in training."
+
+OF_PACKAGE = """
+Your turn: things, animals, people and faces, one or several, in a colour and on a coloured background, such
+as "a dog and a bicycle", "a pink cat" or "黄色背景上的火箭"; an empty line goes on."""
+OF_SHAPES = f"""
+Your turn with the model that was trained here: a number, a size, a colour, a shape, a place, such as
+"{NEW_PROMPTS[3]}" or "左边有两个粉色的大菱形"; an empty line ends it."""
 
 NEXT = """Next, use your own images: a folder with captions in a metadata.jsonl.
   danqing data check photos/
@@ -56,70 +73,142 @@ NEXT = """Next, use your own images: a folder with captions in a metadata.jsonl.
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The run folder; an existing run is resumed.")] = Path(
-        "runs/demo"
-    ),
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What the first images should show, in English or Chinese.",
+            show_default=f"asked in a terminal, else {WORDS!r}",
+            metavar="[WORDS]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The folder for images, page and run; an existing run is resumed.")
+    ] = Path("runs/demo"),
     minutes: Annotated[
         float | None, typer.Option(help="How long to train.", show_default="the preset's")
     ] = None,
+    train: Annotated[bool, typer.Option(help="Also train a small model of your own.")] = True,
     data: Annotated[
         str, typer.Option(help="How many shapes to train on, for example `shapes:3000`.", hidden=True)
     ] = SOURCE,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Train a small text-to-image model, and generate images from prompts.
+    """Generate images of your words, then train a small text-to-image model.
 
-    This takes about five minutes.
+    The first images take seconds, the training about five minutes.
     """
+    asks = not as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    pictures = generate_words(" ".join(words or ()).strip(), out, asks=asks)
+    page = demo_page.write(out, pictures)
+    made = {"words": [{"prompt": prompt, "images": path} for path, prompt in pictures.items()], "page": page}
+    if not train:
+        output.result(made, output.facts({"Page": page, "Again": again("demo", WORDS)}), as_json=as_json)
+        return
+
     import danqing
 
-    run = train_with_bar(data, preset="demo", out=out, minutes=minutes)
+    run = train_with_bar(data, preset="demo", out=out / "run", minutes=minutes)
     leave_if_interrupted(run, as_json=as_json)
     model = danqing.load(run)
-    grid = paint_prompts(model, out / "grid.png")
-    text = output.facts(run_text(run) | {"Images": grid, "Again": again(out)})
-    asked = {"prompts": [*PROMPTS, *NEW_PROMPTS], "never_seen": list(NEW_PROMPTS)}
-    output.result({**run_payload(run), "grid": grid, **asked}, f"{text}\n{NEXT}", as_json=as_json)
-    if not as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        converse(model, out)
+    grid = generate_prompts(model, out / "grid.png")
+    demo_page.write(out, pictures, grid)
+    shown = {"Images": grid, "Page": page, "Again": again(str(run.folder), NEW_PROMPTS[3])}
+    used = {"prompts": [*PROMPTS, *NEW_PROMPTS], "never_seen": list(NEW_PROMPTS)}
+    payload = {**made, **run_payload(run), "grid": grid, **used}
+    output.result(payload, f"{output.facts(run_text(run) | shown)}\n{NEXT}", as_json=as_json)
+    if asks:
+        progress.say(OF_SHAPES)
+        for number in unused_numbers(out, "prompt"):
+            if not answer(model, out / f"prompt-{number}.png", seed=number):
+                break
 
 
-def paint_prompts(model: "Model", path: Path) -> Path:
-    """Generate the demo's prompts, and save them as a sheet."""
+def generate_words(words: str, out: Path, *, asks: bool) -> dict[Path, str]:
+    """Generate images of the user's words with the model of the package.
+
+    words: a prompt; "" for none. asks: ask for a prompt if there is none, and for more until an empty line.
+    Returns the pictures in `out` with their prompts.
+    """
+    prompt = words or WORDS
+    if asks and not words:
+        progress.say(f'What should the images show, in English or Chinese? Press Enter for "{WORDS}".')
+        prompt = typer.prompt("Prompt", default=WORDS, show_default=False).strip()
+    began = time.perf_counter()
+    with progress.Bar() as bar:
+        bar.update(0, None, f"Generating {output.printable(prompt)}")  # importing torch takes seconds
+        import danqing
+        from danqing.machine import use_free_cores
+        from danqing.model.shipped import DEMO_FOLDER
+
+        use_free_cores()
+        model = danqing.load(DEMO_FOLDER)
+        numbers = unused_numbers(out, "words")
+        number = next(numbers)
+        path = save_images(model, prompt, out / f"words-{number}.png", seed=number, **OPTIONS)
+    pictures = {path: prompt}
+    seconds = time.perf_counter() - began
+    progress.say(output.printable(f'"{prompt}": {path} ({seconds:.0f} seconds)'))
+    if asks and not words:
+        progress.say(OF_PACKAGE)
+        for number in numbers:
+            path = out / f"words-{number}.png"
+            if not (prompt := answer(model, path, seed=number, **OPTIONS)):
+                break
+            pictures[path] = prompt
+    return pictures
+
+
+def unused_numbers(out: Path, stem: str) -> Iterator[int]:
+    """Count up from the first number that no picture `stem-NUMBER.png` has."""
+    return itertools.count(1 + len(list(out.glob(f"{stem}-*.png"))))
+
+
+def answer(model: "Model", path: Path, *, seed: int, **options: Any) -> str:
+    """Ask for a prompt and generate images of it.
+
+    options: of sampling. Returns the prompt, "" if there is none.
+    """
+    while True:
+        try:
+            prompt = str(typer.prompt("Prompt", default="", show_default=False)).strip()
+        except typer.Abort:  # Ctrl-C, or the end of the input
+            return ""
+        try:
+            if prompt:
+                progress.say(f"  {save_images(model, prompt, path, seed=seed, **options)}")
+        except ConfigError as error:  # such as a prompt that is too long
+            progress.say(str(error), style="yellow")
+        else:
+            return prompt
+
+
+def save_images(model: "Model", prompt: str, path: Path, *, seed: int, **options: Any) -> Path:
+    """Generate images of a prompt, and save them beside each other.
+
+    options: of sampling. Raises ConfigError for a prompt that is longer than the model reads.
+    """
+    from danqing.sheet import Sheet
+
+    model.check_prompt(prompt)
+    images = model.sample(IMAGES, prompt=prompt, seed=seed, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = prompt if prompt.isascii() else ""  # the font of the sheet has no Chinese letters
+    return Sheet(images, [""] * len(images), columns=COLUMNS, note=note).save(path)
+
+
+def generate_prompts(model: "Model", path: Path) -> Path:
+    """Generate images of the demo's prompts, and save them as a sheet."""
     from danqing.sheet import Sheet
 
     progress.say(
         f"Generating {len(PROMPTS)} prompts like those it learnt from, and {len(NEW_PROMPTS)} new ones:"
     )
     progress.say(f'  "{PROMPTS[0]}", "{PROMPTS[1]}", ... and never seen together: "{NEW_PROMPTS[0]}", ...')
-    images = model.sample(prompt=[*PROMPTS, *NEW_PROMPTS], seed=0, guidance_scale=GUIDANCE)
+    images = model.sample(prompt=[*PROMPTS, *NEW_PROMPTS], seed=0)
     captions = [*PROMPTS, *(f"{prompt}\u00a0*" for prompt in NEW_PROMPTS)]
     return Sheet(images, captions, columns=8, note=NOTE).save(path)
 
 
-def converse(model: "Model", out: Path) -> None:
-    """Ask for prompts until an empty line; generate four images of each."""
-    from danqing.sheet import Sheet
-
-    progress.say(
-        "\nYour turn: a number, a size, a colour, a shape, a place (in English or Chinese), such as "
-        f'"{NEW_PROMPTS[3]}" or "左边有两个粉色的大菱形"; an empty line ends it.'
-    )
-    for number in itertools.count(1 + len(list(out.glob("prompt-*.png")))):
-        try:
-            prompt = typer.prompt("Prompt", default="", show_default=False).strip()
-        except typer.Abort:  # Ctrl-C, or the end of the input
-            return
-        if not prompt:
-            return
-        images = model.sample(4, prompt=prompt, seed=number, guidance_scale=GUIDANCE)
-        path = Sheet(images, [""] * 4, columns=4, note=prompt if prompt.isascii() else "").save(
-            out / f"prompt-{number}.png"
-        )
-        progress.say(f"  {path}")
-
-
-def again(out: Path) -> str:
-    """Return the command that generates images with the demo's model."""
-    words = ["danqing", "sample", str(out), "--prompt", NEW_PROMPTS[3], "--guidance", f"{GUIDANCE:g}"]
-    return shlex.join([*words, "-n", "16", "--out", "more.png"])
+def again(model: str, prompt: str) -> str:
+    """Return the command that generates images of a prompt."""
+    return shlex.join(["danqing", "sample", model, "--prompt", prompt, "-n", "16", "--out", "more.png"])

@@ -33,6 +33,8 @@ EXAMPLES = """Examples:
 
   danqing sample runs/photos --out grid.png
 
+  danqing sample demo --prompt "a pink cat" -n 16 --out cats.png
+
   danqing sample runs/digits --label 7 -n 16 --seed 3 --out sevens.webp
 
   danqing sample runs/emoji --prompt "a red heart" --guidance 3 -n 16 --out hearts.png
@@ -51,7 +53,7 @@ _IMAGES, _IMAGES_OF_A_PROMPT = 64, 8
 
 def sample(
     model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+        str, typer.Argument(help="A run folder, a model folder, the id of a model on the hub, or demo.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="A file for all images as one grid.", metavar="GRID.png")

@@ -22,7 +22,7 @@ _LONGEST_LIST = 12
 
 def show(
     model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+        str, typer.Argument(help="A run folder, a model folder, the id of a model on the hub, or demo.")
     ],
     as_json: output.JsonOption = False,
 ) -> None:

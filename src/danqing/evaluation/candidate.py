@@ -18,6 +18,7 @@ from danqing.data.splits import has_split, open_if_there
 from danqing.errors import ConfigError, DataError, EvaluationError
 from danqing.evaluation.image_sets import draw_rows
 from danqing.model import folder as model_folder
+from danqing.model import shipped
 from danqing.model.loading import HasModel, load
 from danqing.model.model import Model
 from danqing.progress import ProgressCallback
@@ -77,7 +78,9 @@ def open_candidate(
     path = Path(source if isinstance(source, str | Path) else source.model)
     if is_model(path):
         is_on_hub = model_folder.is_hub_id(str(path))
-        folder = None if is_on_hub else model_folder.find(path)
+        # The folder gets the scores; that of the package is not ours to change.
+        is_own = not is_on_hub and shipped.find(path) is None
+        folder = model_folder.find(path) if is_own else None
         # A card may be published: it names the run, and not where on this machine it lies.
         name = path.resolve().parent.name if path.name == "model" else path.resolve().name
         model = load(str(path) if is_on_hub else path, device=device)
@@ -114,7 +117,7 @@ def _is_coloured(data: str | Path) -> bool:
 def is_model(path: Path) -> bool:
     """Return whether a path names a model, and not images.
 
-    A run, a model folder and a model on the hub are models.
+    A run, a model folder, a model on the hub and a shipped model are models.
 
     A folder of images may hold a `config.json` of something else: only one beside weights makes a model.
     """
@@ -126,6 +129,8 @@ def is_model(path: Path) -> bool:
         has_settings = any((path / name).exists() for name in ("config.toml", model_folder.FILES[0]))
         return has_settings and Folder(path).count_images(0) == 0
     named = str(path).replace(":", "/").split("/")[0]
+    if shipped.find(path) is not None:
+        return True
     return model_folder.is_hub_id(str(path)) and named not in builtin.names()
 
 

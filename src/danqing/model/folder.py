@@ -16,6 +16,7 @@ from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
+from danqing.model import shipped
 from danqing.model.card import card
 from danqing.version import __version__
 
@@ -38,12 +39,14 @@ def write(
     grid: Images | None = None,
     *,
     origin: Path | None = None,
+    half: bool = False,
 ) -> Path:
     """Write a learner with its facts as a model folder.
 
     info: what the model card says.
     grid: samples; None where there are no new ones.
     origin: the folder that the learner comes from.
+    half: store the weights in float16, which halves the file. Raises ModelError where they do not fit.
     Scores of these weights are kept: those in the folder, or else those in `origin`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,9 +55,10 @@ def write(
         atomic.write_bytes(folder / SAMPLES, encode(grid.grid(), "png"))
     elif origin is not None and origin != folder:
         _copy_picture(origin / SAMPLES, folder / SAMPLES)
-    content = weights.to_bytes(learner.state_dict(), {"format": "pt"})
-    atomic.write_bytes(folder / "model.safetensors", content)
-    digest = weights.digest(learner.state_dict())
+    tensors = learner.state_dict()
+    stored = weights.halved(tensors) if half else tensors
+    atomic.write_bytes(folder / "model.safetensors", weights.to_bytes(stored, {"format": "pt"}))
+    digest = weights.digest({name: stored[name].to(tensor.dtype) for name, tensor in tensors.items()})
     if not _keep_scores(folder, folder, digest) and origin is not None:
         _keep_scores(origin, folder, digest)
     write_card(folder, info)
@@ -127,7 +131,12 @@ def _settings(score: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def find(folder: Path) -> Path:
-    """Return the model folder of a run folder, or the folder itself."""
+    """Return the model folder that a path or a name leads to.
+
+    That is the model folder of a run, the one of a shipped model, or else the folder itself.
+    """
+    if (of_package := shipped.find(folder)) is not None:
+        return of_package
     is_run = (folder / "config.toml").exists()
     return folder / "model" if is_run else folder
 

@@ -1,4 +1,4 @@
-"""Loads a model from a folder, a run or the hub."""
+"""Loads a model from a folder, a run, the hub or the package."""
 
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,10 @@ class HasModel(Protocol):
 
 
 def load(source: str | Path | HasModel, *, device: str = "cpu", revision: str | None = None) -> Model:
-    """Load a model from a folder, a run or the hub.
+    """Load a model from a folder, run, hub or the package.
 
-    source: a model folder, a run folder, a finished or stopped `Run`, or a hub repository `owner/name`.
+    source: a model folder, a run folder, a finished or stopped `Run`, a hub repository `owner/name`, or
+        "demo", the model that comes with the package.
     revision: a hub branch, tag or commit.
     Nothing in the source is executed. Raises ModelError with the reason where it cannot be trusted or read.
     """

@@ -349,17 +349,18 @@ class Model(Analysis):
             "sampled_sizes": self.sizes.in_words(),
         }
 
-    def save(self, folder: str | Path, samples: Images | None = None) -> Path:
+    def save(self, folder: str | Path, samples: Images | None = None, *, half: bool = False) -> Path:
         """Write the model folder; returns its path.
 
         samples: shown in the model card; by default 64 new ones, or, for a model that translates, those that
             were shown before.
+        half: store the weights in float16, which halves the size and changes images by little.
         """
         grid = samples
         if grid is None and not isinstance(self.family, Translates):
             grid = self.sample(64)
         return model_folder.write(
-            Path(folder), self.family, self.facts, self.info(), grid, origin=self.origin
+            Path(folder), self.family, self.facts, self.info(), grid, origin=self.origin, half=half
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
