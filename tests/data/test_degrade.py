@@ -118,7 +118,7 @@ def test_hidden_colours_do_not_bleed() -> None:
 @pytest.mark.parametrize(
     ("steps", "sentence"),
     [
-        ("blurr", "'blurr' is not a step: use blur, down, noise, jpeg, gray, shrink"),
+        ("blurr", "'blurr' is not a step: use blur, down, noise, jpeg, gray, dose, shrink"),
         ("shrink", "shrink takes a whole number from 2 to 16 after its name"),
         ("blur,,jpeg", "'' is not a step"),
         ("down1", "down takes a whole number from 2 to 32"),
