@@ -102,7 +102,8 @@ def demo(
     page = demo_page.write(out, pictures)
     made = {"words": [{"prompt": prompt, "images": path} for path, prompt in pictures.items()], "page": page}
     if not train:
-        output.result(made, output.facts({"Page": page, "Again": again("demo", WORDS)}), as_json=as_json)
+        shown = {"Page": page, "Again": again("demo", [*pictures.values()][-1])}
+        output.result(made, output.facts(shown), as_json=as_json)
         return
 
     import danqing
