@@ -7,6 +7,7 @@ import typer
 
 from danqing.cli import edit_options, output
 from danqing.cli.edit_options import (
+    CompareOption,
     DryRunOption,
     MemoryOption,
     OutOption,
@@ -68,6 +69,7 @@ def stylize(
     sequence: SequenceOption = False,
     memory: MemoryOption = None,
     tile: TileOption = 0,
+    compare: CompareOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
@@ -103,5 +105,6 @@ def stylize(
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,
+        compare=compare,
         as_json=as_json,
     )
