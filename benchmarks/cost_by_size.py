@@ -66,7 +66,7 @@ def train(preset: str, side: int, images: int, data: str, out: Path) -> dict[str
         def on_plan(self, plan: Any) -> None:
             plans.append(plan)
 
-    run = dq.train(
+    run = scoring.train(
         data, preset=preset, size=(side, side), images=images, out=out, evaluate_every=0, listener=Keeps()
     )
     plan = plans[0]

@@ -172,7 +172,7 @@ def generated(
     """Train unless it is done, then sample; the samples, and what the training was."""
     budget = scoring.Budget(arguments.minutes, arguments.images)
     asked = dict(setting.split("=", 1) for setting in arguments.set)
-    run = dq.train(
+    run = scoring.train(
         data,
         preset=arguments.preset,
         seed=seed,

@@ -66,7 +66,9 @@ def generated(
     count: int,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train, or continue to, and sample; the images, and what the training was."""
-    run = dq.train(data, preset=preset, seed=seed, settings=settings, out=out, size=size, minutes=minutes)
+    run = scoring.train(
+        data, preset=preset, seed=seed, settings=settings, out=out, size=size, minutes=minutes
+    )
     facts = {"images": run.images, "images_per_second": round(run.images_per_second, 1)}
     return dq.load(run).sample(count, seed=1).array, facts
 

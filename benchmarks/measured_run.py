@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     scoring.pin_threads(options.threads)
     budget = scoring.Budget(options.minutes, options.images)
-    run = dq.train(
+    run = scoring.train(
         options.data,
         preset=options.preset,
         out=options.out,

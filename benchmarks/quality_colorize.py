@@ -51,7 +51,7 @@ def train(
     data: str, mode: str, budget: Budget, settings: dict[str, Any], grey: np.ndarray, out: Path
 ) -> Made:
     """Train by the public interface, and colour the grey images."""
-    run = dq.train(
+    run = scoring.train(
         data,
         task="colorize",
         mode=mode,

@@ -200,7 +200,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     budget = scoring.Budget(arguments.minutes, arguments.images)
     settings: dict[str, Any] = dict(setting.split("=", 1) for setting in arguments.set)
-    run = dq.train(
+    run = scoring.train(
         arguments.data,
         preset=arguments.preset,
         settings={"mask_share": arguments.mask_share, "evaluation.keep": "last", **settings},

@@ -76,7 +76,9 @@ def danqing(
     data: str, preset: str, budget: Budget, seed: int, settings: dict[str, str], count: int, out: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by the public interface; the samples, and what the training was."""
-    run = dq.train(data, preset=preset, seed=seed, settings=settings, out=out, size=SIZE, **budget.settings)
+    run = scoring.train(
+        data, preset=preset, seed=seed, settings=settings, out=out, size=SIZE, **budget.settings
+    )
     model = dq.load(run)
     options = flow_evaluations.within(model, EVALUATIONS)
     facts: dict[str, Any] = {"images": run.images, "images_per_second": round(run.images_per_second)}

@@ -92,7 +92,7 @@ def main() -> None:
     models: dict[str, Model] = {}
     for number, preset in enumerate(arguments.presets):
         settings = dict(setting.split("=", 1) for setting in arguments.set) if number == 0 else {}
-        run = dq.train(
+        run = scoring.train(
             DATA,
             preset=preset,
             settings={"evaluation.held_out": HELD_OUT, **settings},

@@ -115,7 +115,7 @@ def danqing(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train with the public API; return samples, and facts about the training."""
     begun = time.perf_counter()
-    run = dq.train(data, preset=preset, seed=seed, out=out, size=SIZE, **budget.settings)
+    run = scoring.train(data, preset=preset, seed=seed, out=out, size=SIZE, **budget.settings)
     seconds = time.perf_counter() - begun
     facts = json.loads((out / "run.json").read_text())
     pixels = dq.load(run).sample(COUNT, seed=1).array

@@ -71,7 +71,7 @@ def danqing(
     arguments: argparse.Namespace, settings: dict[str, Any], budget: scoring.Budget, seed: int, out: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by the public interface; the samples, and what the training was."""
-    run = dq.train(
+    run = scoring.train(
         arguments.data,
         preset=arguments.preset,
         seed=seed,

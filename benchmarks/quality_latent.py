@@ -65,7 +65,7 @@ def contestant(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by the public interface; the samples, and what the training was."""
     preset, own = CONTESTANTS[name]
-    run = dq.train(
+    run = scoring.train(
         data,
         preset=preset,
         out=out,

@@ -71,7 +71,7 @@ def main() -> None:
     settings = dict(setting.split("=", 1) for setting in arguments.set)
     tokenizer = arguments.tokenizer
     if tokenizer is None:
-        run = dq.train(
+        run = scoring.train(
             arguments.data, preset="vqvae-32", minutes=arguments.minutes, evaluate_every=0, out=out / "codes"
         )
         tokenizer = str(run.folder / "model")
@@ -83,7 +83,7 @@ def main() -> None:
     rebuilt = dq.load(tokenizer).reconstruct(Images(test))
     results["reconstructions"] = scoring.distance(rebuilt.array, test)
     for name in arguments.only:
-        run = dq.train(
+        run = scoring.train(
             arguments.data,
             preset="transformer-32",
             tokenizer=tokenizer,

@@ -150,7 +150,7 @@ def danqing(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by the public interface; the colours of `outlines`, and what the training was."""
     steps = settings.pop("steps")
-    run = dq.train(
+    run = scoring.train(
         data,
         preset=preset,
         settings={"data.pairs": PAIRS, **settings},

@@ -162,7 +162,7 @@ def danqing(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train by the public interface; the translations of `wanted`, and what the training was."""
     size = (wanted.shape[2], wanted.shape[1])
-    run = dq.train(
+    run = scoring.train(
         data,
         preset=preset,
         settings={"data.domains": domains, **settings},

@@ -56,7 +56,7 @@ def train(
 ) -> Made:
     """Train by the public interface, and upscale the small images."""
     mode, own = OURS[name]
-    run = dq.train(
+    run = scoring.train(
         data,
         task="upscale",
         mode=mode,

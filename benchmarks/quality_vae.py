@@ -66,7 +66,7 @@ def danqing(
     data: str, preset: str, budget: scoring.Budget, settings: dict[str, str], out: Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Train with the public API; return samples, and facts about the training."""
-    run = dq.train(data, preset=preset, settings=settings, out=out, size=SIZE, **budget.settings)
+    run = scoring.train(data, preset=preset, settings=settings, out=out, size=SIZE, **budget.settings)
     model = dq.load(run)
     facts: dict[str, Any] = {"images": run.images, "images_per_second": round(run.images_per_second)}
     test = open_dataset(data, size=SIZE, split="test")

@@ -70,7 +70,7 @@ def danqing(
     data: str, size: int, preset: str, minutes: float, settings: dict[str, str], out: Path
 ) -> tuple[Recode, dict[str, Any]]:
     """Train with the public API."""
-    run = dq.train(data, preset=preset, minutes=minutes, settings=settings, out=out, size=(size, size))
+    run = scoring.train(data, preset=preset, minutes=minutes, settings=settings, out=out, size=(size, size))
     model = dq.load(run)
 
     def recode(part: Tensor) -> tuple[Tensor, Tensor]:

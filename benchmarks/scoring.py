@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import danqing
 from danqing import atomic
 from danqing.data import Dataset
 from danqing.evaluation.contract import FeatureNetwork
@@ -20,6 +21,7 @@ from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.neighbours import manifold_scores
 from danqing.evaluation.networks import open_network
 from danqing.images import Images
+from danqing.training.run import Run
 
 AT_ONCE = 256
 NETWORK = "efficientnet-lite0"
@@ -43,6 +45,17 @@ class Budget:
     def settings(self) -> dict[str, Any]:
         """The arguments of `danqing.train`."""
         return {"minutes": self.minutes} if self.images is None else {"images": self.images}
+
+
+def train(data: str | Path, **options: Any) -> Run:
+    """Train as `danqing.train` does, but end the benchmark if the training was interrupted.
+
+    Otherwise a run that was killed would be scored as if it had finished.
+    """
+    run = danqing.train(data, **options)
+    if run.status == "interrupted":
+        raise SystemExit("The training was interrupted: run the same command again to continue.")
+    return run
 
 
 def kept(
