@@ -336,7 +336,7 @@ def draw(picture: Picture) -> Image.Image:
 
 
 def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Resize to side×side, channel by channel, since Pillow has no float images with several."""
+    """Resize to side×side. Pillow resizes floats of one channel only, so each channel is resized alone."""
     if side == pixels.shape[0]:
         return pixels
     parts = [

@@ -97,6 +97,9 @@ def test_a_page_compares_inputs_and_results(tmp_path: Path, capsys: pytest.Captu
     words = [given, "--out", tmp_path / "out.zip", "--compare", page, "--reference", given / "a.png"]
     run(capsys, *words, "--dry-run")
     assert not page.exists()
+    with pytest.raises(ConfigError, match="add --compare"):
+        run(capsys, given, "--out", tmp_path / "other", "--reference", given)
+    assert not (tmp_path / "other").exists()
     for _ in range(2):  # the second time what was done before
         code, text, _ = run(capsys, *words, "--json")
         assert (code, json.loads(text)["page"]) == (1, str(page))

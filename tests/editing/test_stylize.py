@@ -156,6 +156,7 @@ def test_optimisation_comes_nearer_to_the_style(texture: Path) -> None:
         ({"style_image": "missing.png"}, "does not exist"),
         ({"style": 2, "optimize": True}, "optimize needs a style image"),
         ({"style": 2, "steps": 10}, "steps is for optimize"),
+        ({"style": 2, "tile": 64}, "tile is for a trained style"),
     ],
 )
 def test_what_does_not_name_a_style_is_refused(arguments: dict[str, object], sentence: str) -> None:

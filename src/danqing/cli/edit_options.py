@@ -9,6 +9,7 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import parse_memory
+from danqing.errors import ConfigError
 from danqing.quantities import memory as in_words
 
 if TYPE_CHECKING:
@@ -114,10 +115,13 @@ def run(
     compare: the page to write that shows inputs and results; none after a dry run.
     reference: true images, for the page.
     show_seed: whether the seed is printed, because it was picked.
-    Raises typer.Exit with code 1 if some files failed; other errors as `edit_files` does.
+    Raises typer.Exit with code 1 if some files failed, ConfigError for a reference without a page, and other
+    errors as `edit_files` does.
     """
     from danqing.editing import batch, compare_page
 
+    if reference is not None and compare is None:
+        raise ConfigError("--reference is for the page of --compare: add --compare PAGE.html.")
     with progress.Bar() as bar:
         result = batch.edit_files(
             edit,

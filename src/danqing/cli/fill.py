@@ -51,9 +51,9 @@ def fill(
     ] = None,
     alpha: Annotated[bool, typer.Option("--alpha", help="Fill what is transparent.")] = False,
     invert: Annotated[bool, typer.Option("--invert", help="Fill all but the mask.")] = False,
-    grow: Annotated[int, typer.Option(min=0, help="Let the mask reach so many pixels further.")] = 0,
+    grow: Annotated[int, typer.Option(min=0, help="Enlarge the mask by this many pixels.")] = 0,
     feather: Annotated[
-        int, typer.Option(min=0, help="Soften the edge over so many pixels, inside of the mask.")
+        int, typer.Option(min=0, help="Blend the edge over this many pixels, inside the mask.")
     ] = 0,
     expand: Annotated[
         str | None,
