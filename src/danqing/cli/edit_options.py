@@ -178,7 +178,7 @@ def _facts(result: "BatchResult", *, dry_run: bool, seed: int | None) -> dict[st
     done = "Would write" if dry_run else "Written"
     single = result.manifest is None and len(result.written) == 1
     where = next(iter(result.written.values())) if single else f"{len(result.written):,} in {result.out}"
-    ignored = [f"{count:,} {reason}" for reason, count in result.inputs.ignored.items()]
+    ignored = [f"{reason}: {count:,}" for reason, count in result.inputs.ignored.items()]
     return {
         done: where,
         "Skipped": f"{len(result.skipped):,} that were done before" if result.skipped else None,
