@@ -1,0 +1,53 @@
+"""The trunk of a learner that continues from the encoder of a generative model."""
+
+import torch
+from torch import Tensor, nn
+
+from danqing import families
+from danqing.errors import ConfigError
+from danqing.families.base import Family, FamilyConfig
+
+
+class LentTrunk(nn.Module):
+    """An encoder or a discriminator, without its last layer.
+
+    lender: the configuration of the generative model. images: that of the learner, whose images it reads.
+    Its child has the name that it has in the generative model, so that the weights are found again.
+    outputs: channels of the map of features.
+    """
+
+    def __init__(self, lender: FamilyConfig, images: FamilyConfig) -> None:
+        super().__init__()
+        family = _built(lender, images)
+        network = getattr(family, family.lends) if family.lends else None
+        if not hasattr(network, "features"):
+            raise ConfigError(
+                f"A {families.display_name(lender.family)} has no encoder to continue from: give a VAE, a "
+                "VQ-VAE, a GAN, or a model that was trained with --task."
+            )
+        assert isinstance(network, nn.Module)
+        for layer in ("last", "head"):
+            if hasattr(network, layer):
+                setattr(network, layer, nn.Identity())
+        self.lent = family.lends
+        self.add_module(self.lent, network)
+        self.outputs = _channels(lender, images, family.lends)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn images `[n, c, h, w]` into a map `[n, outputs, rows, columns]`."""
+        features: Tensor = getattr(self, self.lent).features(images)
+        return features if features.dim() == 4 else features[:, :, None, None]
+
+
+def _built(lender: FamilyConfig, images: FamilyConfig) -> Family:
+    """Return the generative model for images of the learner's size and channels."""
+    of_images = {name: getattr(images, name) for name in ("width", "height", "channels")}
+    return families.build(families.parse_config({**lender.model_dump(), **of_images}))
+
+
+def _channels(lender: FamilyConfig, images: FamilyConfig, lent: str) -> int:
+    """Return the channels of the features, found on a device where nothing is computed."""
+    with torch.device("meta"):
+        family = _built(lender, images)
+        pixels = torch.empty(2, images.channels, images.height, images.width)
+        return int(getattr(family, lent).features(pixels).shape[1])

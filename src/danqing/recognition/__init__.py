@@ -1,0 +1,1 @@
+"""What is done with images besides generating them: search, cleaning, attacks, explanations."""

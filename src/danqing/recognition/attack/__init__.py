@@ -1,0 +1,1 @@
+"""Attacks: small changes of images that mislead a model, as pure functions of a differentiable objective."""

@@ -1,0 +1,103 @@
+"""Why a model gives an image a label: three ways of looking at its pixels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from danqing.errors import ConfigError
+from danqing.images import to_uint8
+from danqing.learners.abilities import Classifies, Segments
+from danqing.model.recognizer import Recognizer
+from danqing.names import match
+from danqing.recognition.explain.attribution import Outputs, grad_cam, integrated_gradients, occlusion
+from danqing.recognition.explain.findings import Figure, Section
+from danqing.recognition.explain.heat import overlay
+
+_WINDOWS = 8
+"""About how many windows of occlusion a side has room for; each moves by half of its side."""
+HOW_TO_READ = (
+    "Red speaks for the label, blue against it. Grad-CAM shows where the last layer found it. Integrated "
+    "gradients divide the logit among the pixels. Hiding shows how far the logit falls when a place is grey."
+)
+
+
+def explain_images(
+    recognizer: Recognizer, images: Tensor, names: Sequence[str], label: str | None
+) -> tuple[list[Section], list[str]]:
+    """Explain the label of each image.
+
+    images: as `Recognizer.inputs` returns them. label: a label to explain besides the most probable one.
+    Returns sections, and notes on what could not be done. Raises ConfigError.
+    """
+    outputs, classes = _outputs(recognizer)
+    wanted = None if label is None else _column(label, classes)
+    layer = _last_map(recognizer.learner)
+    notes = [] if layer is not None else ["Grad-CAM needs a classifier with a trunk: it is left out."]
+    with torch.no_grad():
+        logits = torch.cat([outputs(part) for part in images.split(16)]).float().cpu()
+    shares = recognizer.probabilities_of(logits)
+    sections = []
+    for row, name in enumerate(names):
+        order = logits[row].argsort(descending=True).tolist()
+        columns = list(dict.fromkeys([order[0], *([] if wanted is None else [wanted])]))
+        said = ", ".join(f"{classes[each]} {shares[row, each]:.1%}" for each in order[:3])
+        image = images[row : row + 1]
+        pixels = to_uint8(image).numpy()[0]
+        rows = [_row(outputs, image, pixels, classes[each], each, layer) for each in columns]
+        values = {
+            "labels": {classes[each]: round(float(shares[row, each]), 6) for each in order[:5]},
+            "explained": [classes[each] for each in columns],
+        }
+        sections.append(Section(name, f"{said}.", rows, values))
+    return sections, notes
+
+
+def _row(
+    outputs: Outputs,
+    image: Tensor,
+    pixels: NDArray[np.uint8],
+    name: str,
+    column: int,
+    layer: nn.Module | None,
+) -> list[Figure]:
+    """The image, and the heat of one of its outputs by each method."""
+    columns, (height, width) = torch.tensor([column], device=image.device), image.shape[2:]
+    window = (max(1, round(2 * height / _WINDOWS)), max(1, round(2 * width / _WINDOWS)))
+    stride = (max(1, window[0] // 2), max(1, window[1] // 2))
+    heats: list[tuple[str, Tensor]] = []
+    if layer is not None:
+        heats.append(("Grad-CAM", grad_cam(outputs, image, columns, layer=layer)[0]))
+    heats.append(("integrated gradients", integrated_gradients(outputs, image, columns)[0]))
+    heats.append(("hiding", occlusion(outputs, image, columns, window=window, stride=stride)[0]))
+    shown = [Figure(overlay(pixels, heat), f"{name}: {title}") for title, heat in heats]
+    return [Figure(pixels, "the image as the model sees it"), *shown]
+
+
+def _outputs(recognizer: Recognizer) -> tuple[Outputs, tuple[str, ...]]:
+    """Return the numbers that are explained, and their names; raises ConfigError where there are none."""
+    learner: Any = recognizer.learner
+    if isinstance(learner, Classifies):
+        return learner.logits, learner.classes
+    if isinstance(learner, Segments):
+        segmenter = learner
+        return lambda images: segmenter.mask_logits(images).mean((2, 3)), learner.classes
+    raise ConfigError(
+        "This model gives images no labels, so there is nothing to explain: train one with --task classify."
+    )
+
+
+def _column(label: str, classes: Sequence[str]) -> int:
+    found = match(label, classes)
+    if found is None:
+        raise ConfigError(f"There is no label {label!r}: choose one of {', '.join(classes[:20])}.")
+    return classes.index(found)
+
+
+def _last_map(learner: nn.Module) -> nn.Module | None:
+    """Return the layer whose output is the last map of features, if a trunk has one."""
+    trunk = getattr(learner, "trunk", None)
+    return trunk if isinstance(learner, Classifies) and isinstance(trunk, nn.Module) else None

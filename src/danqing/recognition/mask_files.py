@@ -1,0 +1,84 @@
+"""Masks as files: a PNG for each image, an overlay, and which classes there are."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from danqing import atomic
+from danqing.editing import inputs
+from danqing.editing.inputs import Source
+from danqing.editing.outputs import not_writable
+from danqing.evaluation.mask_overlays import class_colours, overlaid
+from danqing.images import encode
+from danqing.model.recognizer import Recognizer
+from danqing.progress import ProgressCallback
+from danqing.recognition.predict import Prediction, Predictions, gathered
+from danqing.recognition.segment import Scale, segment_files
+
+
+def write_masks(
+    recognizer: Recognizer,
+    source: Source,
+    out: Path,
+    *,
+    scale: Scale = "model",
+    on_progress: ProgressCallback | None = None,
+) -> Predictions:
+    """Write the mask of each image file to a folder; returns the share of each class, without masks.
+
+    A mask is `masks/NAME.png`, as large as its image. `overlays/NAME.png` shows it over the image.
+    `classes.json` names the classes and their colours, `predictions.csv` has the shares. One image at a time
+    is in memory.
+    source: a file, a folder, a zip or a pattern, or several files. scale: as of `segment`.
+    A file that cannot be read is listed with its reason. Raises DanqingError, also if none can be read.
+    """
+    found = inputs.find(source).outside(out)
+    files, items = _names_of_masks(found.names), list[Prediction]()
+    failed: dict[str, str] = {}
+    for one in segment_files(recognizer, found, scale=scale, with_images=True, on_progress=on_progress):
+        if one.mask is None or one.image is None:
+            failed[one.name] = one.failure
+            continue
+        items.append(Prediction.of_mask(one.name, one.mask, recognizer.classes, keep=False))
+        _write(out / "masks" / files[one.name], to_png(one.mask, len(recognizer.classes)))
+        _write(out / "overlays" / files[one.name], encode(overlaid(one.image, one.mask)))
+    predictions = gathered(recognizer, items, failed)
+    colours = class_colours(len(recognizer.classes)).tolist()
+    atomic.write_json(
+        out / "classes.json",
+        [
+            {"value": value, "name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
+            for value, (name, colour) in enumerate(zip(recognizer.classes, colours, strict=True))
+        ],
+    )
+    predictions.save(out / "predictions.csv")
+    return predictions
+
+
+def to_png(mask: NDArray[np.uint8], classes: int) -> bytes:
+    """Encode a mask as a PNG whose values are the numbers of classes and whose palette has their colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(class_colours(classes).tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _names_of_masks(names: Sequence[str]) -> dict[str, str]:
+    """The file of each mask; images that differ only in their endings keep them."""
+    plain = {name: Path(name).with_suffix(".png").as_posix() for name in names}
+    counts = Counter(plain.values())
+    return {name: f"{name}.png" if counts[file] > 1 else file for name, file in plain.items()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(path, content)
+    except OSError as error:
+        raise not_writable(path, error) from error
