@@ -1,0 +1,1 @@
+"""Trained models in other forms: export, its checks, and a runtime without PyTorch."""
