@@ -19,6 +19,7 @@ from PIL import Image
 
 from danqing.editing.batch import edit_files
 from danqing.editing.contract import ImageToEdit, Values
+from danqing.trust.declaration import Declaration
 
 FORMATS: dict[str, dict[str, Any]] = {
     "png": {},
@@ -40,6 +41,11 @@ class Noise:
     def settings(self) -> Mapping[str, Any]:
         """Return the amount of noise."""
         return {"amount": self.amount}
+
+    @property
+    def declaration(self) -> Declaration:
+        """Return what the results declare."""
+        return Declaration(action=self.verb)
 
     def changes(self, image: ImageToEdit) -> bool:
         """Return True."""
@@ -88,7 +94,7 @@ def count_in(folder: Path) -> int:
 def run_and_kill(edit: Noise, source: Path, out: Path, seed: int, until: int, delay: float) -> int:
     """Run a batch in a process, kill it at some number of records, and return how many outputs there are."""
     process = multiprocessing.get_context("fork").Process(
-        target=edit_files, args=(edit, source, out), kwargs={"seed": seed}
+        target=edit_files, args=(edit, source, out), kwargs={"seed": seed, "marks": "none"}
     )
     process.start()
     while count_in(out) < until and process.is_alive():
@@ -115,7 +121,7 @@ def main() -> None:
     source, whole, killed = folder / "images", folder / "whole", folder / "killed"
     write_images(source, arguments.files, arguments.side)
     started = time.perf_counter()
-    edit_files(edit, source, whole, seed=arguments.seed)
+    edit_files(edit, source, whole, seed=arguments.seed, marks="none")
     seconds = time.perf_counter() - started
     print(f"whole: {arguments.files} files in {seconds:.1f} s ({arguments.files / seconds:.0f} a second)")
     for kill in range(1, arguments.kills + 1):
@@ -123,7 +129,7 @@ def main() -> None:
         done = run_and_kill(edit, source, killed, arguments.seed, until, rng.random() * 0.02)
         print(f"killed at {done} outputs")
     started = time.perf_counter()
-    last = edit_files(edit, source, killed, seed=arguments.seed)
+    last = edit_files(edit, source, killed, seed=arguments.seed, marks="none")
     print(
         f"resumed: {len(last.skipped)} skipped, {len(last.written)} written, {len(last.failed)} failed in "
         f"{time.perf_counter() - started:.1f} s"

@@ -31,8 +31,8 @@ from danqing.evaluation.features import extract
 from danqing.evaluation.frechet import Moments, frechet_distance_of_moments
 from danqing.evaluation.networks import efficientnet, hed, inception, open_network
 from danqing.evaluation.networks.batched import TorchNetwork
-from danqing.evaluation.networks.checkpoint import read_tensors
-from danqing.pretrained import hed_trunk
+from danqing.pretrained import hed_trunk, lite0_trunk
+from danqing.pretrained.checkpoint import read_tensors
 
 BATCH = 50
 ROUNDS = 10
@@ -85,7 +85,7 @@ def plain_network(name: str, weights: Path | None) -> tuple[Callable[[Tensor], T
     """Return the plain network, the side of its images, and the scaling of their colours."""
     if name == "efficientnet-lite0":
         net = EfficientNet.from_name(name).eval()
-        net.load_state_dict(read_tensors(efficientnet.WEIGHTS.path()))
+        net.load_state_dict(read_tensors(lite0_trunk.WEIGHTS.path()))
         mean, std = torch.tensor(127 / 255), torch.tensor(128 / 255)
         return lambda x: net.extract_features(x).mean((2, 3)), efficientnet.SIDE, mean, std
     if name == "hed":

@@ -21,7 +21,6 @@ import functools
 import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,8 +220,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the runs, the samples and grids here")
     arguments = parser.parse_args()
     scoring.pin_threads(arguments.threads)
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
     variants = CHOICES[arguments.choice]
     if unknown := [name for name in arguments.only or () if name not in variants]:
         raise SystemExit(f"{', '.join(unknown)}: choose from {', '.join(variants)}.")

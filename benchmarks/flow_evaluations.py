@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from danqing.families import samplers
+from danqing import samplers
 from danqing.images import Images
 from danqing.model.model import Model
 

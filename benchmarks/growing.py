@@ -27,7 +27,6 @@ import json
 import math
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -149,8 +148,7 @@ def main() -> None:
         print(json.dumps({**facts, **found}, indent=2))
         return
 
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
     real = reference(arguments.data, size)
     results: dict[str, Any] = {**facts, "minutes": arguments.minutes}
 

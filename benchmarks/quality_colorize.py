@@ -21,7 +21,6 @@ import argparse
 import functools
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,8 +117,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the runs and the results here")
     arguments = parser.parse_args()
     scoring.pin_threads(arguments.threads)
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
     judged = held_out(arguments.data, SIZE)
     rows = np.sort(np.random.default_rng(0).permutation(len(judged))[: arguments.count])
     real = judged.images(rows).numpy()

@@ -20,7 +20,6 @@ import argparse
 import functools
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,8 +195,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the run and the filled images here")
     arguments = parser.parse_args()
     scoring.pin_threads(arguments.threads)
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
     budget = scoring.Budget(arguments.minutes, arguments.images)
     settings: dict[str, Any] = dict(setting.split("=", 1) for setting in arguments.set)
     run = scoring.train(

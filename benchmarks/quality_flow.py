@@ -31,7 +31,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,8 +144,7 @@ def main() -> None:
         raise SystemExit(f"{', '.join(unknown)}: choose from {', '.join([*arguments.presets, *PEER_RUNS])}.")
     if arguments.peers is None and any(name in PEER_RUNS for name in chosen):
         raise SystemExit("Give --peers, or choose some of our presets by --only.")
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
 
     reference = scoring.pixels_of(open_dataset(arguments.data, size=SIZE, split="test"))
     dataset = open_dataset(arguments.data, size=SIZE)

@@ -18,7 +18,6 @@ import argparse
 import functools
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -138,8 +137,7 @@ def main() -> None:
     if arguments.images and not arguments.only:
         parser.error("--images is the budget of one contestant: choose it by --only")
     budget = scoring.Budget(arguments.minutes, arguments.images)
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
 
     reference = pixels_of(open_dataset(arguments.data, size=SIZE, split="test"))
     training = pixels_of(open_dataset(arguments.data, size=SIZE))

@@ -27,7 +27,6 @@ import functools
 import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,7 @@ def main() -> None:
     chosen = arguments.only or list(NAMES)
     if arguments.peers is None and any(name.startswith("lightweight") for name in chosen):
         raise SystemExit("Give --peers, or choose gan-64 and dcgan by --only.")
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
 
     size = (arguments.size, arguments.size)
     everything = scoring.pixels_of(open_dataset(arguments.data, size=size))

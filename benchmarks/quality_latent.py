@@ -26,7 +26,6 @@ import argparse
 import functools
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -107,8 +106,7 @@ def main() -> None:
     scoring.pin_threads(arguments.threads)
     available = [name for name, (preset, _) in CONTESTANTS.items() if preset in presets.names()]
     chosen = arguments.only or available
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
 
     size = (arguments.size, arguments.size)
     test: Dataset | None = open_if_there(arguments.data, "test", size=size)

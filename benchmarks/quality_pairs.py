@@ -24,7 +24,6 @@ import argparse
 import functools
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,8 +181,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the pairs, the run and the results here")
     arguments = parser.parse_args()
     scoring.pin_threads(arguments.threads)
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
     data = make_pairs(out / "pairs", SIZE)
     training, test = (
         open_dataset(data, size=(SIZE, SIZE), channels=3, pairs=PAIRS, split=split)

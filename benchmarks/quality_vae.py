@@ -19,7 +19,6 @@ The images of each contestant are saved in FOLDER: the same command continues af
 import argparse
 import functools
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -104,8 +103,7 @@ def main() -> None:
     if arguments.images and not arguments.only:
         parser.error("--images is the budget of one contestant: choose it by --only")
     budget = scoring.Budget(arguments.minutes, arguments.images)
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
     settings = dict(setting.split("=", 1) for setting in arguments.set)
 
     reference = pixels_of(open_dataset(arguments.data, size=SIZE, split="test"))

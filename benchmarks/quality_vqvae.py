@@ -12,7 +12,6 @@ defaults: Adam at 1e-4, batches of 64, float32.
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -111,8 +110,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["pythae", "danqing"], help="train one of the two")
     parser.add_argument("--out", type=Path, help="keep the runs and the grids here")
     arguments = parser.parse_args()
-    out = arguments.out or Path(tempfile.mkdtemp())
-    out.mkdir(parents=True, exist_ok=True)
+    out = scoring.folder_for(arguments.out)
     settings = dict(setting.split("=", 1) for setting in arguments.set)
 
     results: dict[str, Any] = {"threads": torch.get_num_threads()}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danqing.families.samplers import Velocity, predicted_image
+from danqing.samplers import Velocity, predicted_image
 
 DIFFUSION_STEPS, FIRST_BETA, LAST_BETA = 1000, 1e-4, 0.02
 """The linear noise schedule of the paper's models (Ho et al. 2020)."""

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import danqing
 from danqing import atomic
 from danqing.data import Dataset
 from danqing.evaluation.contract import FeatureNetwork
+from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.neighbours import manifold_scores
 from danqing.evaluation.networks import open_network
@@ -58,27 +60,54 @@ def train(data: str | Path, **options: Any) -> Run:
     return run
 
 
+def folder_for(out: Path | None) -> Path:
+    """Create the folder of what a benchmark keeps, or a temporary one."""
+    if out is None:
+        return Path(tempfile.mkdtemp())
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def told(estimate: Estimate) -> dict[str, Any]:
+    """Return an estimate with its 95% interval, rounded."""
+    ends = [round(end, 4) for end in estimate.interval() or ()]
+    return {"value": round(estimate.value, 4), "interval": ends}
+
+
 def kept(
     out: Path, name: str, minutes: float, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return one contestant's images and the facts of its training; train it only if `out` has none.
+    """Return one contestant's images and the facts of its training, as `kept_values` does.
+
+    A grid of the first images is written beside them.
+    """
+    pixels, facts = kept_values(out, name, minutes, make)
+    grid = out / f"{name}.png"
+    if not grid.exists():
+        Images(pixels[:100]).save(grid)
+    return pixels, facts
+
+
+def kept_values(
+    out: Path, name: str, minutes: float, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return what one contestant made and the facts of its training; train it only if `out` has none.
 
     A benchmark that was stopped continues with the next contestant. Scores are always computed again.
     """
-    facts_file, pixels_file = out / f"{name}.json", out / f"{name}.npy"
+    facts_file, values_file = out / f"{name}.json", out / f"{name}.npy"
     if facts_file.exists():
         facts = json.loads(facts_file.read_text())
         if facts["minutes"] != minutes:
             raise SystemExit(f"{facts_file} is of {facts['minutes']} minutes: choose another --out.")
-        return np.load(pixels_file), facts
-    pixels, facts = make()
+        return np.load(values_file), facts
+    values, facts = make()
     facts["minutes"] = minutes
     buffer = io.BytesIO()
-    np.save(buffer, pixels)
-    atomic.write_bytes(pixels_file, buffer.getvalue())
-    Images(pixels[:100]).save(out / f"{name}.png")
+    np.save(buffer, values)
+    atomic.write_bytes(values_file, buffer.getvalue())
     atomic.write_json(facts_file, facts)
-    return pixels, facts
+    return values, facts
 
 
 def score(generated: np.ndarray, reference: np.ndarray) -> dict[str, float]:

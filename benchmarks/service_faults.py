@@ -1,9 +1,11 @@
 """Breaks the service under load: no accepted job may be lost, and no incomplete picture served.
 
-    python benchmarks/service_faults.py [kills] [disk] [database] [--times 50] [--interval 2] [--clients 8]
+    python benchmarks/service_faults.py [kills] [pair] [disk] [database] [--times 50] [--interval 2]
+        [--clients 8]
 
-kills: kill -9 of the worker and of the server in turns, `times` each. disk: the file system of its data is
-full again and again (a tmpfs of 24 MB; needs root). database: PostgreSQL (the system's package) crashes and
+kills: kill -9 of the worker and of the server in turns, `times` each. pair: the same of each of two services
+that share PostgreSQL (the system's package); clients send each request to the next one. disk: the file system
+of the service's data is full again and again (a tmpfs of 24 MB; needs root). database: PostgreSQL crashes and
 comes back. Meanwhile clients submit jobs with idempotency keys, and retry until they are accepted; other
 clients request pictures directly, as base64 and as addresses. At the end every accepted job must have
 succeeded, with one last event, and no server may have finished a job that another server had taken over.
@@ -26,10 +28,11 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -38,7 +41,7 @@ from service_process import LABELS, ServiceProcess, free_port, is_root, write_mo
 
 SEEDS, N = 16, 3
 FINAL = ("succeeded", "failed", "cancelled")
-IN_VAIN = "a job was painted that another server has taken over"
+IN_VAIN = "a painted job had been cancelled, or taken over by another server"
 Fault = Callable[[ServiceProcess, int], Awaitable[None]]
 
 
@@ -54,15 +57,25 @@ def digest(content: bytes) -> str:
 
 @dataclass
 class Load:
-    """Clients that continue whatever happens, and the answers that they received."""
+    """Clients that continue whatever happens, and the answers that they received.
 
-    url: str
+    urls: of the services, which answer in turns.
+    """
+
+    urls: Sequence[str]
     interval: float
     expected: dict[int, list[str]] = field(default_factory=dict)
     accepted: dict[str, int] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     over: bool = False
+    requests: int = 0
+
+    @property
+    def url(self) -> str:
+        """Return the service that receives the next request."""
+        self.requests += 1
+        return self.urls[self.requests % len(self.urls)]
 
     async def learn(self, client: httpx.AsyncClient) -> None:
         """Record the pictures of each seed before anything breaks."""
@@ -102,7 +115,7 @@ class Load:
             for one in answer.json()["data"] if response_format == "url" else ():
                 found.append(None)
                 with contextlib.suppress(httpx.HTTPError):
-                    shown = await client.get(one["url"])
+                    shown = await client.get(f"{self.url}{urlsplit(one['url']).path}")
                     if shown.status_code == 200:
                         found[-1] = shown.content
             self.compare(f"{response_format} of seed {seed}", seed, found)
@@ -196,10 +209,10 @@ async def kill(service: ServiceProcess, number: int) -> None:
 
 
 async def under_load(
-    service: ServiceProcess, fault: Fault, options: argparse.Namespace, times: int
+    services: Sequence[ServiceProcess], fault: Fault, options: argparse.Namespace, times: int
 ) -> dict[str, Any]:
-    """Let clients work while faults happen; return what was accepted, lost and wrong."""
-    load = Load(service.url, options.interval)
+    """Let clients work while faults happen to services in turns; return what was accepted, lost and wrong."""
+    load = Load([service.url for service in services], options.interval)
     limits = httpx.Limits(max_connections=4 * options.clients + 8)
     async with httpx.AsyncClient(timeout=60, limits=limits) as client:
         await load.learn(client)
@@ -211,14 +224,14 @@ async def under_load(
         ]
         for number in range(times):
             await asyncio.sleep(options.interval)
-            await fault(service, number)
+            await fault(services[number // 2 % len(services)], number)
             if number % 10 == 9:
                 print(f"{number + 1} faults, {len(load.accepted)} jobs, {dict(load.statuses)}", flush=True)
         await asyncio.sleep(options.interval)
         load.over = True
         await asyncio.gather(*clients)
         jobs = await load.settle(client, options.patience)
-    load.wrong += [line.strip() for line in service.lines() if IN_VAIN in line]
+    load.wrong += [line.strip() for service in services for line in service.lines() if IN_VAIN in line]
     for one in load.wrong[:20]:
         print(one)
     return {
@@ -232,7 +245,7 @@ async def under_load(
 async def kills(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
     """Kill processes in the middle of their work."""
     with ServiceProcess(folder, models, free_port(), engine={"threads": 1}) as service:
-        return await under_load(service, kill, options, 2 * options.times)
+        return await under_load([service], kill, options, 2 * options.times)
 
 
 @contextlib.asynccontextmanager
@@ -266,20 +279,41 @@ async def disk(folder: Path, models: dict[str, str], options: argparse.Namespace
 
         settings = {"engine": {"threads": 1}, "data": str(small / "data")}
         with ServiceProcess(folder, models, free_port(), **settings) as service:
-            return await under_load(service, fill, options, max(1, options.times // 10))
+            return await under_load([service], fill, options, max(1, options.times // 10))
 
 
-async def database(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
-    """Crash the database, and start it again after a while."""
+@contextlib.contextmanager
+def postgresql() -> Iterator[Any]:
+    """Start a PostgreSQL of the system's package."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.service.postgresql import Server, programs
 
     found = programs()
     if found is None:
-        raise SystemExit("There is no PostgreSQL here: install it, or leave out database.")
+        raise SystemExit("There is no PostgreSQL here: install it, or leave out pair and database.")
     server = Server(found)
     try:
         server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+async def pair(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """Kill processes of two services that share a database."""
+    with contextlib.ExitStack() as running:
+        settings = {"engine": {"threads": 1}, "database": running.enter_context(postgresql()).new_database()}
+        services = []
+        for name in ("one", "two"):
+            (folder / name).mkdir()
+            service = ServiceProcess(folder / name, models, free_port(), **settings)
+            services.append(running.enter_context(service))
+        return await under_load(services, kill, options, 4 * options.times)
+
+
+async def database(folder: Path, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+    """Crash the database, and start it again after a while."""
+    with postgresql() as server:
 
         async def crash(service: ServiceProcess, number: int) -> None:
             await asyncio.to_thread(server.stop)
@@ -288,14 +322,12 @@ async def database(folder: Path, models: dict[str, str], options: argparse.Names
 
         settings = {"engine": {"threads": 1}, "database": server.new_database()}
         with ServiceProcess(folder, models, free_port(), **settings) as service:
-            return await under_load(service, crash, options, max(1, options.times // 5))
-    finally:
-        server.remove()
+            return await under_load([service], crash, options, max(1, options.times // 5))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parts = {"kills": kills, "disk": disk, "database": database}
+    parts = {"kills": kills, "pair": pair, "disk": disk, "database": database}
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; all")
     parser.add_argument(
         "--times",
