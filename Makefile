@@ -1,4 +1,4 @@
-# make demo | test | test-all | lint | docs | build | clean
+# make demo | test | test-all | coverage | lint | docs | build | clean
 # Everything is installed into .venv, with the versions of constraints.txt. With another Python: make demo PYTHON=python3.13
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -9,16 +9,22 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The tests compare our Inception with an independent one. It requires torchvision, so it has a folder of its own.
 PARITY := .venv/parity
 
-.PHONY: demo test test-all lint docs build clean
+# The tests of one file share what they set up. In the order of collection, whose last files are short.
+BY_FILE := -n auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-all coverage lint docs build clean
 
 demo: .venv/.demo
 	$(BIN)/danqing demo
 
 test: .venv/.test $(PARITY)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest $(BY_FILE) -m "not slow"
 
 test-all: .venv/.test $(PARITY)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest $(BY_FILE)
+
+coverage: .venv/.test $(PARITY)
+	$(BIN)/python -m pytest $(BY_FILE) --cov --cov-report=term:skip-covered
 
 lint: .venv/.test
 	$(BIN)/ruff check .

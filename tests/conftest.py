@@ -4,6 +4,9 @@ import json
 import math
 import os
 import random
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,17 @@ from PIL import Image
 _THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count())
 os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
 
+# Tests of marks request them. Others compare pixels and files, and write no keys into the home folder.
+os.environ["DANQING_MARKS"] = "none"
+os.environ["DANQING_TRUST"] = os.path.join(tempfile.gettempdir(), f"danqing-trust-of-tests-{os.getpid()}")
+
 HOSTILE = "<script>document.title='broken'</script>"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_trust_folder_remains() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["DANQING_TRUST"], ignore_errors=True)
 
 
 @pytest.fixture

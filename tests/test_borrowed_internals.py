@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from danqing.recognition import unit_rows
+
 _UVICORN = (
     f"uvicorn {uvicorn.__version__} changed {{}}, which src/danqing/service/ extends: "
     "adapt the service, or keep the upper bound of uvicorn in pyproject.toml."
@@ -178,12 +180,24 @@ def test_torch_multiplies_by_packed_weights_as_by_plain_ones() -> None:
     [
         ("_is_amx_tile_supported", "src/danqing/nets/decoders/raster.py"),
         ("_is_avx512_bf16_supported", "src/danqing/precision.py"),
+        ("_is_vnni_supported", "src/danqing/recognition/unit_rows.py"),
     ],
 )
 def test_torch_reports_what_the_processor_can_do(name: str, user: str) -> None:
     check = getattr(torch.cpu, name, None)
     assert check is not None, _TORCH.format(f"torch.cpu.{name}", user)
     assert isinstance(check(), bool), _TORCH.format(f"torch.cpu.{name}", user)
+
+
+def test_torch_multiplies_8_bit_numbers_exactly() -> None:
+    codes, table = (torch.randint(-127, 128, (n, 300), dtype=torch.int8) for n in (3, 50))
+    if not unit_rows.has_8_bit_products():
+        pytest.skip("this processor does not multiply 8-bit numbers, and searches in float32")
+    expected = codes.int() @ table.int().T
+    user = "src/danqing/recognition/unit_rows.py"
+    assert torch.equal(torch._int_mm(codes, table.T), expected), _TORCH.format("torch._int_mm", user)
+    extreme = torch.full((2, 300), -127, dtype=torch.int8)
+    assert int(torch._int_mm(extreme, extreme.T)[0, 1]) == 300 * 127**2, _TORCH.format("_int_mm", user)
 
 
 def test_torch_counts_the_changes_of_a_tensor_in_place() -> None:

@@ -9,21 +9,21 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
 PACKAGES = ["data", "editing", "families", "image_files", "model", "nets", "page", "presets"]
-PACKAGES += ["service", "text"]
+PACKAGES += ["service", "text", "trust"]
 PACKAGES += ["atomic", "control_groups", "errors", "folder_formats", "frames", "images", "machine", "names"]
 PACKAGES += ["options", "precision", "quantities", "randomness", "sheet", "threads", "weights"]
 """Packages and modules whose docstrings are checked."""
 MOST_WORDS = 12
 VERBS = """
 Accept Add Advance Answer Append Apply Average Bring Build Call Cancel Carry Change Check Choose Claim
-Close Compare Compute Convert Copy Count Create Crop Decide Decode Degrade Delete Denoise Derive
-Describe Divide Download Draw Drop Edit Embed Encode End Enlarge Estimate Fetch Find Finish Fit Follow
+Close Compare Compute Convert Copy Corrupt Count Create Crop Decide Decode Degrade Delete Denoise Derive
+Describe Divide Download Draw Drop Edit Embed Encode Encrypt End Enlarge Estimate Fetch Find Finish Fit Follow
 Generate Handle Insert Integrate Interpolate Invert Keep Kill Learn Let Limit List Load Log Make Map
 Measure Migrate Mix Move Name Open Pack Pad Paint Parse Pass Plan Predict Prepare Print Project Put
 Quantize Queue Raise Read Record Refund Release Remove Renew Repeat Replace Report Requeue Reserve Reset
-Reshape Resize Resolve Restore Return Revoke Rotate Run Sample Save Scale Select Send Serve Set Settle
-Shift Show Silence Sort Split Start Stop Store Stream Sync Take Train Translate Turn Update Upload
-Verify Wait Wake Write Yield
+Reshape Resize Resolve Restore Return Revoke Rotate Run Sample Save Scale Seal Select Send Serve Set Settle
+Shift Show Sign Silence Sort Split Start Stop Store Stream Sync Take Train Translate Turn Update Upload
+Verify Wait Wake Warn Write Yield
 """
 """How the docstring of a function may begin; add a verb where it is needed."""
 

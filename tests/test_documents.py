@@ -96,7 +96,7 @@ def test_the_example_family_trains_and_finds_the_mean(
         size=(8, 8),
         images=20_000,
         out=tmp_path / "run",
-        settings={"learning_rate": 0.05, "measure_seconds": 0.01},
+        settings={"learning_rate": 0.05, "measure_seconds": 0.01, "precision": "float32"},
     )
     painted = danqing.load(run).sample(400, temperature=0.0).array.astype(float)
     real = danqing.open_dataset("digits", size=(8, 8))

@@ -12,6 +12,7 @@ from danqing import threads
 from danqing.version import __version__
 
 if TYPE_CHECKING:
+    from danqing.compress.export import export
     from danqing.data import open_dataset
     from danqing.editing.enhance import enhance
     from danqing.editing.fill import fill
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from danqing.images import Images
     from danqing.model.loading import load
     from danqing.model.model import Model
+    from danqing.model.protection import seal, sign, unseal
+    from danqing.model.recognizer import Recognizer, load_recognizer
+    from danqing.recognition.adapt import adapt
+    from danqing.recognition.clean import clean
+    from danqing.recognition.cleaning.result import Cleaning
+    from danqing.recognition.encode import encode
+    from danqing.recognition.explain.explain import explain
+    from danqing.recognition.explain.findings import Explanation
+    from danqing.recognition.image_index import ImageIndex, index, search
+    from danqing.recognition.predict import Predictions, predict
+    from danqing.recognition.robustness import Robustness, attack
+    from danqing.recognition.verify import Verification, verify_pairs
     from danqing.studies.compare import compare
     from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
@@ -32,60 +45,110 @@ if TYPE_CHECKING:
     from danqing.training.rebuild import Rebuilt, rebuild_ema
     from danqing.training.report.document import report
     from danqing.training.run import Run, train
+    from danqing.training.sharding import shard
+    from danqing.trust.verify import Provenance, verify
 
 __all__ = [
+    "Cleaning",
     "Comparison",
     "DanqingError",
     "Evaluation",
+    "Explanation",
+    "ImageIndex",
     "Images",
     "Listener",
     "Model",
+    "Predictions",
+    "Provenance",
     "Rebuilt",
+    "Recognizer",
+    "Robustness",
     "Run",
     "Score",
     "Tuning",
+    "Verification",
     "__version__",
+    "adapt",
+    "attack",
+    "clean",
     "compare",
+    "encode",
     "enhance",
     "evaluate",
+    "explain",
+    "export",
     "fill",
+    "index",
     "load",
+    "load_recognizer",
     "open_dataset",
+    "predict",
     "rebuild_ema",
     "report",
+    "seal",
+    "search",
+    "shard",
+    "sign",
     "stylize",
     "train",
     "translate",
     "tune",
+    "unseal",
     "upscale",
     "vary",
+    "verify",
+    "verify_pairs",
 ]
 
 _HOMES = {
+    "Cleaning": "danqing.recognition.cleaning.result",
     "Comparison": "danqing.studies.results",
-    "compare": "danqing.studies.compare",
     "DanqingError": "danqing.errors",
     "Evaluation": "danqing.evaluation.evaluate",
+    "Explanation": "danqing.recognition.explain.findings",
+    "ImageIndex": "danqing.recognition.image_index",
     "Images": "danqing.images",
     "Listener": "danqing.training.listener",
     "Model": "danqing.model.model",
+    "Predictions": "danqing.recognition.predict",
+    "Provenance": "danqing.trust.verify",
     "Rebuilt": "danqing.training.rebuild",
+    "Recognizer": "danqing.model.recognizer",
+    "Robustness": "danqing.recognition.robustness",
     "Run": "danqing.training.run",
     "Score": "danqing.evaluation.scores",
     "Tuning": "danqing.studies.tune",
+    "Verification": "danqing.recognition.verify",
+    "adapt": "danqing.recognition.adapt",
+    "attack": "danqing.recognition.robustness",
+    "clean": "danqing.recognition.clean",
+    "compare": "danqing.studies.compare",
+    "encode": "danqing.recognition.encode",
     "enhance": "danqing.editing.enhance",
     "evaluate": "danqing.evaluation.evaluate",
+    "explain": "danqing.recognition.explain.explain",
+    "export": "danqing.compress.export",
     "fill": "danqing.editing.fill",
+    "index": "danqing.recognition.image_index",
     "load": "danqing.model.loading",
+    "load_recognizer": "danqing.model.recognizer",
     "open_dataset": "danqing.data",
+    "predict": "danqing.recognition.predict",
     "rebuild_ema": "danqing.training.rebuild",
     "report": "danqing.training.report.document",
+    "seal": "danqing.model.protection",
+    "search": "danqing.recognition.image_index",
+    "shard": "danqing.training.sharding",
+    "sign": "danqing.model.protection",
     "stylize": "danqing.editing.stylize",
     "train": "danqing.training.run",
     "translate": "danqing.editing.translate",
     "tune": "danqing.studies.tune",
+    "unseal": "danqing.model.protection",
     "upscale": "danqing.editing.upscale",
     "vary": "danqing.editing.vary",
+    "verify": "danqing.trust.verify",
+    "verify_pairs": "danqing.recognition.verify",
 }
 
 threads.configure()

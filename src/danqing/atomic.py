@@ -4,6 +4,7 @@ import contextlib
 import glob
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,16 @@ _LEFTOVERS = ".*.tmp"
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
+def replacing(path: str | Path, *, private: bool = False, is_new: bool = False) -> Iterator[BinaryIO]:
     """Open a file that replaces `path` when the block ends.
 
-    It is binary. Where the block raises an exception, `path` stays as it is. The temporary file lies in the
-    same folder, so that the rename cannot cross file systems. File and folder are synced, so that the new
-    content survives a power cut.
+    private: whether only its owner may read it (mode 0600), for keys.
+    is_new: whether `path` must not exist yet. Of several processes that create a file, one succeeds, and the
+        others get FileExistsError.
+
+    The file is binary. Where the block raises an exception, `path` stays as it is. The temporary file lies
+    in the same folder, so that the rename cannot cross file systems. File and folder are synced, so that the
+    new content survives a power cut.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -27,8 +32,12 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        if not private:  # a temporary file is private from its creation on
+            os.chmod(temporary, 0o666 & ~umask())
+        if is_new:
+            _move_to_new(temporary, path)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -36,9 +45,12 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path` atomically."""
-    with replacing(path) as file:
+def write_bytes(path: str | Path, content: bytes, *, private: bool = False, is_new: bool = False) -> None:
+    """Write `content` to `path` atomically.
+
+    private, is_new: as of `replacing`.
+    """
+    with replacing(path, private=private, is_new=is_new) as file:
         file.write(content)
 
 
@@ -96,13 +108,30 @@ def remove_leftovers_of(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the files that killed writers left in a folder."""
+    """Delete the files and folders that killed writers left in a folder."""
     for leftover in folder.glob(_LEFTOVERS):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
-def _umask() -> int:
+def _move_to_new(temporary: str, path: Path) -> None:
+    """Rename a file; raise FileExistsError instead of replacing another one."""
+    try:
+        os.link(temporary, path)  # unlike a rename, a link never replaces a file
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no links, such as that of a USB stick: reserve the name first
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
+
+
+def umask() -> int:
+    """Return the permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -45,6 +45,18 @@ class Attribute(BaseModel):
         return f"{self.name} (number, {mean:.4g} ± {deviation:.4g}{known})"
 
 
+class Example(BaseModel):
+    """The attributes and the label of one image.
+
+    values: in the order of the columns, None for a missing one. label: its index, -1 if there is none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    label: int = -1
+    values: tuple[float | None, ...]
+
+
 def read(columns: Sequence[Attribute], requested: Mapping[str, Any]) -> dict[str, list[float] | None]:
     """Return the requested numbers by the name of their column; a category is its index.
 

@@ -1,6 +1,7 @@
 """What Danqing raises. Every message is one sentence that says what happened and what to do next."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,12 +40,32 @@ class ModelError(DanqingError):
     """A model folder that cannot be trusted or loaded."""
 
 
+class SearchError(DanqingError):
+    """An index of images cannot be read or searched."""
+
+
 class TextError(DanqingError):
     """A text encoder that is missing, or not the right one."""
 
 
 class TrainingError(DanqingError):
     """A run that cannot start, go on or be saved."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of a run has ended or cannot be reached."""
+
+
+class ClusterError(DanqingError):
+    """A cluster of machines that cannot be reached or used."""
+
+
+class MarkWarning(UserWarning):
+    """An image lacks a mark, or a key was created for marks."""
+
+
+class TrustError(DanqingError):
+    """Keys, signatures or marks that cannot be made, read or trusted."""
 
 
 def explain(error: ValidationError) -> str:
@@ -56,6 +77,7 @@ def explain(error: ValidationError) -> str:
     for mistake in error.errors()[:4]:
         where = ".".join(str(part) for part in mistake["loc"]) or "the configuration"
         given = mistake["input"]
+        given = str(given) if isinstance(given, PurePath) else given
         # A whole table is given where settings do not fit each other: the message names them.
         got = "" if isinstance(given, Mapping | BaseModel) else f" (got {given!r})"
         mistakes.append(f"{where}: {mistake['msg'].removeprefix('Value error, ')}{got}")

@@ -2,54 +2,29 @@
 
 import io
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
+from PIL.PngImagePlugin import PngInfo
 
 from danqing import atomic
-from danqing.errors import ConfigError, DataError
+from danqing.errors import ConfigError, DataError, MarkWarning
+from danqing.marks import Marked, Marks, write_sidecar
+from danqing.sizes import Fit, resized
 
 if TYPE_CHECKING:  # torch is imported where it is used: the processes that decode need none
     from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 Alpha = Literal["flatten", "keep"]
-Fit = Literal["crop", "pad", "stretch"]
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _SAVED = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG", "jpg": "JPEG"}
-
-
-class SizeRange(NamedTuple):
-    """The sizes of images that a model generates.
-
-    own: the (width, height) that it learned, its usual one first. multiple: of both sides of any other size,
-    0 if there is no other. least, most: the pixels of an image of another size.
-    """
-
-    own: tuple[tuple[int, int], ...]
-    multiple: int = 0
-    least: int = 0
-    most: int = 0
-
-    def fits(self, size: tuple[int, int]) -> bool:
-        """Return whether a (width, height) is one of these sizes."""
-        width, height = size
-        if size in self.own or not self.multiple:
-            return size in self.own
-        is_whole = min(size) > 0 and width % self.multiple == height % self.multiple == 0
-        return is_whole and self.least <= width * height <= self.most
-
-    def in_words(self) -> str:
-        """Return which sizes these are, as the end of a sentence."""
-        own = ", ".join(f"{width}x{height}" for width, height in self.own)
-        if not self.multiple:
-            return own
-        return f"{own}, or sides in multiples of {self.multiple} with {self.least:,} to {self.most:,} pixels"
 
 
 def to_float(images: "Tensor") -> "Tensor":
@@ -80,6 +55,25 @@ def to_uint8(images: "Tensor") -> "Tensor":
     return _rounded(images, 127.5).to(torch.uint8).contiguous()
 
 
+def pixels_of_floats(images: NDArray[np.float32]) -> Pixels:
+    """Turn floats in [-1, 1] into uint8 `[n, h, w, c]`, without PyTorch.
+
+    images: `[n, c, h, w]`, as of `to_uint8`.
+    """
+    levels = (images.transpose(0, 2, 3, 1).astype(np.float32) + np.float32(1)) * np.float32(127.5)
+    pixels: Pixels = np.clip(np.nan_to_num(levels, nan=0.0) + np.float32(0.5), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels)
+
+
+def floats_of_pixels(images: NDArray[Any], half: float = 127.5) -> NDArray[np.float32]:
+    """Turn uint8 `[n, h, w, c]` into floats `[n, c, h, w]`, as `to_float` does without PyTorch.
+
+    half: half of the highest value, 32767.5 for uint16.
+    """
+    floats = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(half) - np.float32(1)
+    return np.ascontiguousarray(floats, dtype=np.float32)
+
+
 def to_uint16(images: "Tensor") -> "Tensor":
     """Turn floats in [-1, 1] into uint16 `[n, h, w, c]`, as `to_uint8` does."""
     import torch
@@ -93,6 +87,13 @@ def _rounded(images: "Tensor", half: float) -> "Tensor":
     # for whichever is busy.
     levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(half)
     return levels.nan_to_num_(0).add_(0.5).clamp_(0, 2 * half)
+
+
+def eight_bits(values: NDArray[np.uint8] | NDArray[np.uint16]) -> Pixels:
+    """Turn levels of 16 bits into 8 bits; keep those of 8."""
+    if values.dtype == np.uint16:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return values.astype(np.uint8, copy=False)
 
 
 def with_channels(images: "Tensor", channels: int) -> "Tensor":
@@ -193,12 +194,68 @@ def to_pil(pixels: Pixels) -> Image.Image:
 
 
 def encode(
-    image: Image.Image | Pixels, format: str = "png", *, quality: int = 90, background: str = "#ffffff"
+    image: Image.Image | Pixels,
+    format: str = "png",
+    *,
+    quality: int = 90,
+    background: str = "#ffffff",
+    marks: Marks | None = None,
 ) -> bytes:
     """Encode an image as a png, webp or jpeg file.
 
     quality: of webp and jpeg, 1 to 100.
     background: what is put behind the image in jpeg, which has no transparency.
+    marks: what the file says of the image; by default nothing. Warns of marks that it cannot have.
+    """
+    made = encode_marked(image, format, quality=quality, background=background, marks=marks)
+    return _warned(made).content
+
+
+def save(
+    image: Image.Image | Pixels,
+    path: Path,
+    format: str = "",
+    *,
+    quality: int = 90,
+    marks: Marks | None = None,
+    where: NDArray[np.bool_] | None = None,
+) -> None:
+    """Write an image to a file atomically.
+
+    Credentials that belong beside it are written to a file that ends in `.c2pa`; those of an image that is
+    replaced are removed.
+
+    format: by default as the ending of the path says, or png. where: as of `Marks.write`. Other arguments are
+    those of `encode`.
+    """
+    chosen = format or path.suffix or "png"
+    made = _warned(encode_marked(image, chosen, quality=quality, marks=marks, where=where))
+    atomic.write_bytes(path, made.content)
+    write_sidecar(path, made.sidecar)
+
+
+def _warned(made: Marked) -> Marked:
+    """Warn of the marks that a file does not have."""
+    for note in made.notes:
+        warnings.warn(note, MarkWarning, stacklevel=3)
+    return made
+
+
+def encode_marked(
+    image: Image.Image | Pixels,
+    format: str = "png",
+    *,
+    quality: int = 90,
+    background: str = "#ffffff",
+    marks: Marks | None = None,
+    where: NDArray[np.bool_] | None = None,
+    parent: bytes | None = None,
+) -> Marked:
+    """Encode an image with its marks.
+
+    Returns also what belongs beside the file.
+
+    where, parent: as of `Marks.write`. Other arguments are those of `encode`.
     """
     name = _SAVED.get(format.lower().lstrip("."))
     if name is None:
@@ -207,8 +264,26 @@ def encode(
         image = to_pil(image)
     if name == "JPEG" and image.has_transparency_data:
         image = _on_background(image, background)
+    options: dict[str, Any] = {"PNG": {}, "WEBP": {"quality": quality}}.get(
+        name, {"quality": quality, "subsampling": 0}
+    )
+    if marks is None:
+        return Marked(_file(image, name, options))
+    pixels = conform(image, alpha="keep")
+    return marks.write(
+        pixels, lambda own, xmp: _file(to_pil(own), name, options, xmp), where=where, parent=parent
+    )
+
+
+def _file(image: Image.Image, name: str, options: dict[str, Any], xmp: bytes = b"") -> bytes:
+    """Write an image as a file with an XMP packet."""
     buffer = io.BytesIO()
-    options = {"PNG": {}, "WEBP": {"quality": quality}, "JPEG": {"quality": quality, "subsampling": 0}}[name]
+    if xmp and name == "PNG":
+        chunks = PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options = options | {"pnginfo": chunks}
+    elif xmp:
+        options = options | {"xmp": xmp}
     image.save(buffer, name, **options)
     return buffer.getvalue()
 
@@ -222,13 +297,22 @@ class Images:
     """Images of one size, uint8 `[n, h, w, c]`.
 
     They can be indexed, saved and shown.
+
+    marks: what their files say of them; None for images that no model made.
+    changed: bool `[n, h, w]`, the pixels that an edit has made; marks keep the others. None means all.
     """
 
-    def __init__(self, array: "Pixels | Tensor") -> None:
+    def __init__(
+        self,
+        array: "Pixels | Tensor",
+        marks: Marks | None = None,
+        changed: NDArray[np.bool_] | None = None,
+    ) -> None:
         pixels = array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in MODES:
             raise ValueError(f"expected uint8 [n, h, w, c], got {pixels.dtype} {list(pixels.shape)}")
         self.array: Pixels = pixels
+        self.marks, self.changed = marks, changed
 
     def __len__(self) -> int:
         return int(self.array.shape[0])
@@ -240,7 +324,9 @@ class Images:
     def __getitem__(self, index: int | slice | list[int] | NDArray[np.int64]) -> "Pixels | Images":
         """One picture `[h, w, c]` by its number; several, as Images, by a slice or a list."""
         chosen = self.array[index]
-        return chosen if chosen.ndim == 3 else Images(chosen)
+        if chosen.ndim == 3:
+            return chosen
+        return Images(chosen, self.marks, None if self.changed is None else self.changed[index])
 
     def __iter__(self) -> Iterator[Pixels]:
         return iter(self.array)
@@ -297,9 +383,10 @@ class Images:
         A single image is written itself, without scaling.
         """
         path = Path(path)
-        picture = to_pil(self.array[0]) if len(self) == 1 else self.grid(columns)
-        content = encode(picture, format or path.suffix.lstrip(".") or "png", quality=quality)
-        atomic.write_bytes(path, content)
+        is_single = len(self) == 1
+        picture = to_pil(self.array[0]) if is_single else self.grid(columns)
+        where = self.changed[0] if is_single and self.changed is not None else None
+        save(picture, path, format or "", quality=quality, marks=self.marks, where=where)
         return path
 
     def save_each(
@@ -317,18 +404,13 @@ class Images:
         folder.mkdir(parents=True, exist_ok=True)
         digits, ending = len(str(len(self) - 1)), format.lower().lstrip(".")
         paths = [folder / f"{name}{number:0{digits}d}.{ending}" for number in range(len(self))]
-        for path, pixels in zip(paths, self.array, strict=True):
-            atomic.write_bytes(path, encode(pixels, format, quality=quality))
+        for number, (path, pixels) in enumerate(zip(paths, self.array, strict=True)):
+            where = None if self.changed is None else self.changed[number]
+            save(pixels, path, format, quality=quality, marks=self.marks, where=where)
         return paths
 
     def _repr_png_(self) -> bytes:
         return encode(self.grid(checker=True), "png")
-
-
-def too_large(size: tuple[int, int], max_pixels: int) -> str:
-    """Return a message: an image of some size is over the limit."""
-    width, height = size
-    return f"The image has {width}x{height} pixels, over {max_pixels / 1e6:.0f} million: shrink it first."
 
 
 def _on_background(image: Image.Image, background: str) -> Image.Image:
@@ -341,30 +423,6 @@ def _on_background(image: Image.Image, background: str) -> Image.Image:
     return flat.getchannel(0) if grey else flat
 
 
-def resized(
-    image: Image.Image, size: tuple[int, int], fit: Fit, fill: float | tuple[int, ...]
-) -> Image.Image:
-    """Resize an image to (width, height).
-
-    fit: how it is made to fit. fill: the colour that `pad` adds, in the image's mode.
-    """
-    width, height = size
-    ratio = min if fit == "crop" else max
-    if fit == "stretch":
-        box = (0.0, 0.0, float(image.width), float(image.height))
-    else:
-        unit = ratio(image.width / width, image.height / height)
-        box_w, box_h = min(unit * width, image.width), min(unit * height, image.height)
-        left, top = (image.width - box_w) / 2, (image.height - box_h) / 2
-        box = (left, top, left + box_w, top + box_h)
-        if fit == "pad":
-            inner = (max(1, round(image.width / unit)), max(1, round(image.height / unit)))
-            sheet = Image.new(image.mode, size, fill)
-            sheet.paste(_scaled(image, inner, None), ((width - inner[0]) // 2, (height - inner[1]) // 2))
-            return sheet
-    return _scaled(image, size, box)
-
-
 def _fill(mode: str, background: str) -> float | tuple[int, ...]:
     """A background in a mode, clear where the mode has alpha."""
     colour = parse_background(background)
@@ -374,16 +432,6 @@ def _fill(mode: str, background: str) -> float | tuple[int, ...]:
         else Image.new("RGB", (1, 1), colour)
     )
     return cast("float | tuple[int, ...]", one.convert(mode).getpixel((0, 0)))
-
-
-def _scaled(
-    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None
-) -> Image.Image:
-    """Antialiased when shrinking; Pillow premultiplies alpha meanwhile, so hidden colours do not bleed."""
-    width = image.width if box is None else box[2] - box[0]
-    shrinking = size[0] < width
-    method = Image.Resampling.LANCZOS if shrinking else Image.Resampling.BICUBIC
-    return image.resize(size, method, box=box, reducing_gap=3.0 if shrinking else None)
 
 
 def _over_checker(image: Image.Image, square: int = 8) -> Image.Image:

@@ -21,6 +21,11 @@ def normalized(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def first_few(names: Sequence[str]) -> str:
+    """Return three names and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def comparable(text: str) -> str:
     """Return a name without case, width and spacing.
 
@@ -127,3 +132,14 @@ def _alternatives(names: tuple[str, ...], captions: tuple[str, ...]) -> dict[str
 
 def _without_article(plain: str) -> str:
     return _ARTICLE.sub("", plain)
+
+
+def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """Return a sorting key for natural order: `class 10` follows `class 9`."""
+    parts: list[str] = []
+    for character in name:
+        if parts and character.isdecimal() == parts[-1][-1].isdecimal():
+            parts[-1] += character
+        else:
+            parts.append(character)
+    return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from danqing.errors import ConfigError
+from danqing.samplers import SamplerName
 
 Verb = Literal["sample", "fill", "vary", "translate", "relabel"]
 """What a model may be asked for."""
@@ -15,6 +16,7 @@ Seamless = Literal["none", "x", "y", "both"]
 """Along which axes an image repeats: x joins its left edge to its right one, y its top to its bottom."""
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "guidance": (lambda value: value in ("condition", "guide"), "one of condition, guide"),
     "guidance_end": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_start": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
@@ -24,6 +26,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "num_steps": (lambda value: value >= 1, "at least 1"),
     "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    "sampler": (lambda value: value in get_args(SamplerName), f"one of {', '.join(get_args(SamplerName))}"),
     "seamless": (lambda value: value in get_args(Seamless), f"one of {', '.join(get_args(Seamless))}"),
     "strength": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "temperature": (lambda value: 0 <= value <= 1000, "from 0 to 1000"),
@@ -47,6 +50,25 @@ def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], model: str) 
     chosen = {**defaults, **given}
     check(**chosen)
     return chosen
+
+
+def check_given(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an unknown option or an invalid value.
+
+    defaults: all options that there are; a value has the type of its default.
+    """
+    for name, value in options.items():
+        if name not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise ConfigError(f"This model does not know the option {name!r}; it has: {known}.", name)
+        default = defaults[name]
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        wrong = not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
+        if default is not None and wrong:
+            raise ConfigError(
+                f"The option {name} cannot be {value!r}: give a value such as {default!r}.", name
+            )
+    check(**options)
 
 
 def check(**chosen: Any) -> None:

@@ -1,6 +1,8 @@
 """Quantities as people write them: lengths of time, bytes, counts."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def duration(seconds: float) -> str:
@@ -41,3 +43,12 @@ def count(number: float) -> str:
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:,.3g} T"
+
+
+def privacy(told: Mapping[str, Any]) -> str:
+    """Write what a private run has spent.
+
+    told: the facts `privacy` of its model.
+    """
+    text = f"epsilon = {told['epsilon']:.3g}, delta = {told['delta']:g} for each training image"
+    return text if told.get("secret") else f"{text}, for those who do not know or guess the seed of the run"

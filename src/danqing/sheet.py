@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from danqing import atomic
 from danqing.errors import DataError
-from danqing.images import Images, encode, grid_columns, to_pil
+from danqing.images import Images, grid_columns, save, to_pil
 
 _TEXT, _INK, _PAPER, _EDGE = 13, "#2b2b30", "#ffffff", "#d8d5cf"
 _GAP = 14
@@ -72,7 +71,7 @@ class Sheet:
     def save(self, path: str | Path) -> Path:
         """Write the sheet to `path`, atomically; the ending is the format."""
         path = Path(path)
-        atomic.write_bytes(path, encode(self.draw(), path.suffix.lstrip(".") or "png"))
+        save(self.draw(), path, marks=self.images.marks)
         return path
 
 

@@ -4,17 +4,20 @@ PyTorch's OpenMP runtime reads the environment once, when it is loaded, so impor
 there. Processes that this one starts inherit it.
 """
 
+import contextlib
+import itertools
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 
 from danqing import control_groups
 
 _COUNT_NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
+_NODES = Path("/sys/devices/system/node")
 _TIMES = Path("/proc/stat")
 _LOOK_SECONDS, _LOOKS = 0.3, 3
 
@@ -28,7 +31,7 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> None:
     if "torch" in sys.modules:
         return
     if not is_count_chosen(environment) and cores() < len(_allowed()):
-        environment["OMP_NUM_THREADS"] = str(min(cores(), _physical_cores(_allowed())))
+        environment["OMP_NUM_THREADS"] = str(min(cores(), physical_cores(_allowed())))
 
 
 def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
@@ -88,13 +91,65 @@ def _allowed() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def _physical_cores(processors: frozenset[int]) -> int:
-    """How many cores these logical processors belong to; each counts as one where the system does not say."""
-    found = set()
-    for number in processors:
-        try:
-            siblings = _TOPOLOGY / f"cpu{number}" / "topology" / "thread_siblings_list"
-            found.add(siblings.read_text().strip())
-        except OSError:
-            found.add(str(number))
-    return len(found)
+def physical_cores(processors: Collection[int]) -> int:
+    """Count the cores that some logical processors belong to.
+
+    Each counts as one where the system does not report its core.
+    """
+    return len({_core(number) for number in processors})
+
+
+def groups(count: int) -> tuple[tuple[int, ...], ...]:
+    """Split the processors of this process into groups.
+
+    count: of the groups, one for each of some processes.
+    Cores stay whole, and neighbours on a NUMA node stay together, as far as there are enough of them. Without
+    a processor for each group, or where processes cannot be bound to processors, there are no groups.
+    """
+    if not hasattr(os, "sched_setaffinity") or len(_allowed()) < count:
+        return ()
+    by_core: dict[tuple[int, str], list[int]] = {}
+    for number in sorted(_allowed()):
+        by_core.setdefault((_node(number), _core(number)), []).append(number)
+    units = [by_core[key] for key in sorted(by_core, key=lambda key: (key[0], by_core[key]))]
+    if len(units) < count:
+        units = [[number] for unit in units for number in unit]
+    ends = [len(units) * place // count for place in range(count + 1)]
+    return tuple(
+        tuple(number for unit in units[start:end] for number in unit)
+        for start, end in itertools.pairwise(ends)
+    )
+
+
+def nodes() -> int:
+    """Count the NUMA nodes of the processors of this process."""
+    return len({_node(number) for number in _allowed()})
+
+
+def parse_processors(written: str) -> frozenset[int]:
+    """Parse a list of processors as Linux writes it, such as "0-3,8".
+
+    Raises ValueError.
+    """
+    numbers = set[int]()
+    for part in written.strip().split(","):
+        first, dash, last = part.partition("-")
+        numbers.update(range(int(first), int(last if dash else first) + 1))
+    return frozenset(numbers)
+
+
+def _core(number: int) -> str:
+    """Return what identifies the core of a logical processor."""
+    try:
+        return (_TOPOLOGY / f"cpu{number}" / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(number)
+
+
+def _node(number: int) -> int:
+    """Return the NUMA node of a logical processor, 0 where the system does not report it."""
+    for path in _NODES.glob("node[0-9]*/cpulist"):
+        with contextlib.suppress(OSError, ValueError):
+            if number in parse_processors(path.read_text()):
+                return int(path.parent.name.removeprefix("node"))
+    return 0

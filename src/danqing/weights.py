@@ -2,23 +2,69 @@
 believed.
 """
 
+import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from danqing import atomic
 from danqing.errors import ModelError
+from danqing.names import first_few
 
 MAX_HEADER_BYTES = 100_000_000
+_ALIGNED = 64
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The number formats of safetensors that are known here, by the names in a header."""
+FORMATS = {dtype: name for name, dtype in DTYPES.items()}
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04", b"\x1f\x8b")
 
 
-def check(path: Path, expected: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A safetensors file whose content is in memory.
+
+    name: for sentences.
+    content: in writable memory, in which the tensors may stay.
+    """
+
+    name: str
+    content: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What a header says of a tensor; start, end: bytes, from the end of the header on."""
+
+    kind: str
+    shape: list[int]
+    start: int
+    end: int
+
+
+def check(source: Path | InMemory, expected: Mapping[str, Tensor]) -> None:
     """Check that a safetensors file has the expected names and shapes.
 
     expected: may lie on "meta": nothing is allocated, so that a forged configuration cannot exhaust the
@@ -27,34 +73,50 @@ def check(path: Path, expected: Mapping[str, Tensor]) -> None:
         a damaged header, a file longer or shorter than its header says, unknown and missing names, other
         shapes.
     """
-    header = _header(path)
+    header = _header(source)[0]
     unknown, missing = sorted(header.keys() - expected.keys()), sorted(expected.keys() - header.keys())
     if unknown:
         raise ModelError(
-            f"{path.name} holds weights that this model does not have ({_some(unknown)}): do not use it."
+            f"{source.name} holds weights that this model does not have ({first_few(unknown)}): do not "
+            "use it."
         )
     if missing:
         raise ModelError(
-            f"{path.name} lacks weights that this model needs ({_some(missing)}): get a whole copy."
+            f"{source.name} lacks weights that this model needs ({first_few(missing)}): get a whole copy."
         )
-    for name, shape in header.items():
+    for name, shape in ((name, entry.shape) for name, entry in header.items()):
         if shape != list(expected[name].shape):
             raise ModelError(
-                f"{path.name} has {name} in the shape {shape}, and config.json says "
+                f"{source.name} has {name} in the shape {shape}, and config.json says "
                 f"{list(expected[name].shape)}: the two files do not belong together."
             )
 
 
-def read(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read(source: Path | InMemory, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read the tensors of a checked file.
 
     expected: gives their number formats.
     """
     try:
-        tensors = load_file(path)
+        tensors = views(source) if isinstance(source, InMemory) else load_file(source)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path.name} cannot be read ({error}): get a whole copy.") from error
+        raise ModelError(f"{source.name} cannot be read ({error}): get a whole copy.") from error
     return {name: tensors[name].to(expected[name].dtype) for name in expected}
+
+
+def compact(source: Path | InMemory, tensors: Iterable[Tensor]) -> None:
+    """Copy tensors out of memory of which they use less than half.
+
+    The memory is then freed.
+    source: what they were read from. tensors: of a model; some were copied when their layout changed.
+    """
+    if isinstance(source, InMemory):
+        first = np.frombuffer(source.content, np.uint8).ctypes.data
+        last = first + len(source.content)
+        inside = [tensor for tensor in tensors if first <= tensor.data_ptr() < last]
+        if 2 * sum(tensor.nbytes for tensor in inside) < len(source.content):
+            for tensor in inside:
+                tensor.data = tensor.data.clone()
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -63,6 +125,33 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
     Tensors that share memory are written once each.
     """
     return save({name: on_its_own(tensor) for name, tensor in tensors.items()}, dict(metadata))
+
+
+def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file atomically, without copying the tensors.
+
+    tensors: contiguous, on the CPU.
+    """
+    with atomic.replacing(path) as file:
+        for chunk in chunks(tensors):
+            file.write(chunk)
+
+
+def chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Return a safetensors file in chunks, without copying tensors.
+
+    tensors: contiguous, on the CPU, in the order of the file.
+    """
+    header, end = dict[str, object](), 0
+    for name, tensor in tensors.items():
+        offsets = [end, end + tensor.nbytes]
+        kind, shape = FORMATS[tensor.dtype], list(tensor.shape)
+        header[name], end = {"dtype": kind, "shape": shape, "data_offsets": offsets}, offsets[1]
+    text = json.dumps(header).encode()
+    text = text.ljust(-(-(len(text) + 8) // _ALIGNED) * _ALIGNED - 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        yield tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -101,46 +190,81 @@ def on_its_own(tensor: Tensor) -> Tensor:
     return torch.clone(tensor.detach().cpu(), memory_format=torch.contiguous_format)
 
 
-def _header(path: Path) -> dict[str, list[int]]:
-    """Names and shapes of a file whose header agrees with its length."""
+def views(source: InMemory) -> dict[str, Tensor]:
+    """Return the tensors of a file as views of its memory.
+
+    Raises ModelError where the header is damaged, and where tensors overlap.
+    """
+    entries, data = _header(source)
+    found, position = dict[str, Tensor](), 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        kind, count = DTYPES.get(entry.kind), math.prod(entry.shape)
+        if kind is None:
+            raise ModelError(f"{name} in {source.name} has the format {entry.kind}, which is not known here.")
+        if entry.start != position or entry.end - entry.start != count * kind.itemsize:
+            raise ModelError(f"{source.name} places {name} where it does not fit: do not use it.")
+        position = entry.end
+        flat = torch.empty(0, dtype=kind)
+        if count:
+            flat = torch.frombuffer(source.content, dtype=kind, count=count, offset=data + entry.start)
+        found[name] = flat.view(entry.shape)
+    return found
+
+
+def _header(source: Path | InMemory) -> tuple[dict[str, _Entry], int]:
+    """Return the tensors in a file whose header agrees with its length, and the bytes before the first."""
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
+        with _open(source) as (file, size):
             start = file.read(8)
             if len(start) < 8:
-                raise ModelError(f"{path.name} is cut short: get a whole copy.")
+                raise ModelError(f"{source.name} is cut short: get a whole copy.")
             length = int.from_bytes(start, "little")
             if length > MAX_HEADER_BYTES:
                 if start.startswith(_PICKLE_STARTS):
                     raise ModelError(
-                        f"{path.name} is a pickle or an archive, which may run code: use safetensors."
+                        f"{source.name} is a pickle or an archive, which may run code: use safetensors."
                     )
                 raise ModelError(
-                    f"{path.name} is not a safetensors file (its header would be {length} bytes long)."
+                    f"{source.name} is not a safetensors file (its header would be {length} bytes long)."
                 )
             if length + 8 > size:
-                raise ModelError(f"{path.name} is cut short: its header alone should take {length} bytes.")
+                raise ModelError(f"{source.name} is cut short: its header alone should take {length} bytes.")
             header = json.loads(file.read(length).decode("utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"There is no {path.name} in {path.parent}.") from error
+        raise ModelError(f"There is no {source.name} in {Path(error.filename).parent}.") from error
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}).") from error
+        raise ModelError(f"{source.name} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} is not a safetensors file (its header is no JSON).") from error
+        raise ModelError(f"{source.name} is not a safetensors file (its header is no JSON).") from error
     try:
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        shapes = {name: [int(side) for side in entry["shape"]] for name, entry in entries.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        entries = {
+            name: _Entry(
+                str(entry["dtype"]), [int(side) for side in entry["shape"]], *map(int, entry["data_offsets"])
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+        end = max((entry.end for entry in entries.values()), default=0)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(f"{path.name} is not a safetensors file (its header has other fields).") from error
+        raise ModelError(f"{source.name} is not a safetensors file (its header has other fields).") from error
     if size > 8 + length + end:
         raise ModelError(
-            f"{path.name} is larger than its header says ({size} > {8 + length + end} bytes): do not use it."
+            f"{source.name} is larger than its header says ({size} > {8 + length + end} bytes): do not use "
+            "it."
         )
     if size < 8 + length + end:
-        raise ModelError(f"{path.name} is cut short ({size} of {8 + length + end} bytes): get a whole copy.")
-    return shapes
+        raise ModelError(
+            f"{source.name} is cut short ({size} of {8 + length + end} bytes): get a whole copy."
+        )
+    return entries, 8 + length
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+@contextlib.contextmanager
+def _open(source: Path | InMemory) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file at its start, and say how long it is."""
+    if isinstance(source, InMemory):
+        header = 8 + int.from_bytes(source.content[:8], "little")  # the weights are not copied
+        yield io.BytesIO(source.content[:header]), len(source.content)
+    else:
+        with source.open("rb") as file:
+            yield file, os.fstat(file.fileno()).st_size

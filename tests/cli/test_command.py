@@ -27,6 +27,8 @@ QUICK = (
     "measure_seconds=0.01",
     "--set",
     "sample_images=4",
+    "--set",
+    "precision=float32",
 )
 
 

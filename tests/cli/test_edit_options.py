@@ -33,7 +33,7 @@ def invert(
     seed: Annotated[int, typer.Option()] = 0,
     as_json: output.JsonOption = False,
 ) -> None:
-    edit_options.check(source, out)
+    edit_options.check(source, out, None)
     edit_options.run(
         Invert(strength=strength),
         source,

@@ -4,7 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from danqing.cli import main
 from danqing.data import builtin
@@ -38,6 +40,30 @@ def test_check_tells_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert run("check", str(tmp_path / "pets"), "--grid", str(grid / "in a file.png")) == 2
     assert "choose another --grid" in capsys.readouterr().err
+
+
+def test_check_tells_and_draws_the_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        mask = np.zeros((8, 8), np.uint8)
+        mask[2:6, number : number + 3] = 1
+        for folder in ("images", "masks"):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask * (100 if folder == "images" else 1)).save(
+                tmp_path / "data" / folder / f"{number}.png"
+            )
+    (tmp_path / "data" / "classes.txt").write_text("ground\ncell\n")
+    grid = tmp_path / "grid.png"
+    words = ["check", str(tmp_path / "data"), "--masks", "images:masks", "--boxes", "masks"]
+    assert run(*words, "--grid", str(grid)) == 0
+    text = capsys.readouterr().out
+    assert "3 of 1 classes in 3 images, from connected regions of masks: cell" in text
+    assert "2 classes, from the folder masks: ground, cell" in text
+    with Image.open(grid) as drawn:
+        assert drawn.mode == "RGB"
+    assert run(*words, "--json") == 0
+    targets = json.loads(capsys.readouterr().out)["targets"]
+    assert targets["boxes"] == ["cell"]
+    assert sum(targets["mask_shares"]) == pytest.approx(1)
 
 
 def test_check_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,3 +146,17 @@ def test_check_reads_declared_pairs_and_attributes(
     text = " ".join(capsys.readouterr().out.split())
     assert "Pairs 4 images of out, from those of in" in text
     assert "Attributes age (number, 1.5 ± 1.118)" in text
+
+
+def test_shard_writes_what_check_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "pets", [f"{'cat' if n % 3 else 'dog'}/{n:02d}.png" for n in range(30)])
+    words = ["shard", str(tmp_path / "pets"), str(tmp_path / "out"), "--size", "2KiB"]
+    assert run(*words, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["images"], told["reports"]["train"]["images"]) == ({"train": 30}, 30)
+    assert run(*words) == 0  # it is complete
+    assert "30 found: 30 used" in capsys.readouterr().out
+    assert run("check", str(tmp_path / "out")) == 0
+    assert "cat 66.7%, dog 33.3%" in capsys.readouterr().out
+    assert run("shard", str(tmp_path / "pets"), str(tmp_path / "other"), "--what", "codes") == 2
+    assert "Codes need a tokenizer" in capsys.readouterr().err

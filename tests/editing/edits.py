@@ -9,6 +9,7 @@ import numpy as np
 from danqing.editing.contract import ImageToEdit, Values
 from danqing.editing.pixels import prepare, restore
 from danqing.errors import DataError
+from danqing.trust.declaration import Declaration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Invert:
     @property
     def settings(self) -> Mapping[str, Any]:
         return {"channels": self.channels, "scale": self.scale, "strength": self.strength}
+
+    @property
+    def declaration(self) -> Declaration:
+        return Declaration(action=self.verb, model="of a test")
 
     def changes(self, image: ImageToEdit) -> bool:
         return self.strength > 0
@@ -59,6 +64,10 @@ class Nothing:
     channels: int = 3
     verb: str = "nothing"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def declaration(self) -> Declaration:
+        return Declaration(action=self.verb, model="of a test")
 
     def changes(self, image: ImageToEdit) -> bool:
         return True

@@ -16,6 +16,8 @@ def test_the_table_of_families_says_what_their_classes_have() -> None:
     told = {row[0].strip(): [cell.strip() for cell in row[1:5]] for row in rows[2:]}
     expected = {}
     for family, (module, learner, _) in REGISTRY.items():
+        if module.startswith("danqing.learners"):  # they recognize images, and change none
+            continue
         for name, variant in getattr(importlib.import_module(module), learner).variants().items():
             able = [hasattr(variant, method) for method in METHODS.values()]
             expected[name or display_name(family)] = ["yes" if each else "no" for each in able]

@@ -82,7 +82,8 @@ def test_outputs_keep_their_names_and_formats_and_failures_are_listed(given: Pat
     first = records[0]
     assert first["input"] == hashlib.sha256((given / "a.jpg").read_bytes()).hexdigest()
     assert first["edit"] == {
-        "verb": "invert", "settings": dict(INVERT.settings), "seed": 5, "strip": False, "sequence": False
+        "verb": "invert", "settings": dict(INVERT.settings), "seed": 5, "strip": False, "sequence": False,
+        "marks": "none",
     }  # fmt: skip
     assert first["seconds"] >= 0
     assert len({record["seed"] for record in records}) == 4

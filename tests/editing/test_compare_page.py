@@ -15,6 +15,7 @@ from danqing.editing import compare_page
 from danqing.editing.batch import edit_files
 from danqing.editing.compare_page import CompareResults, compare, measure, write_page
 from danqing.editing.contract import ImageToEdit, Values
+from danqing.trust.declaration import Declaration
 
 
 def noise(*shape: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
@@ -79,6 +80,8 @@ class Negative:
 
     verb = "fill"
     settings: Mapping[str, Any] = {"model": "ab", "expand": [2, 0, 0, 0]}
+
+    declaration = Declaration()
 
     def changes(self, image: ImageToEdit) -> bool:
         return True

@@ -10,9 +10,10 @@ from sklearn.metrics import f1_score
 import danqing as dq
 from danqing.data.splits import hold_out
 from danqing.errors import EvaluationError
+from danqing.evaluation.classification import macro_f1
 from danqing.evaluation.image_sets import map_labels
 from danqing.evaluation.judges import classifier
-from danqing.evaluation.judges.classifier import fit, macro_f1
+from danqing.evaluation.judges.classifier import fit
 from danqing.evaluation.judges.small_networks import prepared
 
 

@@ -1,7 +1,9 @@
 """A score by a network that the model was trained with says so, and is not the one to quote."""
 
+import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from danqing.model.model import Model
 from danqing.studies.search import Search, Trial, _Running, best_of
 from danqing.studies.search_space import Dimension
 from danqing.training.run import read_run
+from danqing.training.run_files import read_lines
 from tests.evaluation.models import small_model
 from tests.small_run import TWO_STAGES
 
@@ -176,7 +179,8 @@ def test_a_search_marks_trials_that_were_trained_with_the_network_that_scores_th
         folder.mkdir(parents=True)
         line = {"tenth": 1, "score": {"value": value, "flattered": flattered}}
         (folder / "scores.jsonl").write_text(json.dumps(line) + "\n")
-        running = _Running(trial, folder, None, 0)  # type: ignore[arg-type]
+        process = SimpleNamespace(score_lines=functools.partial(read_lines, folder / "scores.jsonl"))
+        running = _Running(trial, folder, process, 0)  # type: ignore[arg-type]
         running.report()
         search.study.tell(trial, min(running.scores.values()))
     assert [(one.flattered, one.score) for one in search.trials()] == [(False, 0.5), (True, 0.1)]

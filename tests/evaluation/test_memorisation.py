@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
-from danqing.evaluation.memorisation import (
-    Neighbourhood,
-    closer,
-    contained,
-    crowding,
-    expected_rate,
-    rate_at,
-    repeats,
-    roc_area,
-)
+from danqing.evaluation.memorisation import Neighbourhood, closer, contained, crowding, repeats
+from danqing.evaluation.roc import expected_rate, rate_at, roc_area
 
 
 def normal(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:

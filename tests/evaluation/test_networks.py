@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import Classifies, HasStages
 from danqing.evaluation.networks import efficientnet, hed, open_network, open_teacher
-from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.networks.efficientnet import EfficientNetLite0
 from danqing.evaluation.networks.hub import HubNetwork
 from danqing.evaluation.resize import prepared
-from danqing.pretrained import hed_trunk, packaged
+from danqing.pretrained import hed_trunk, lite0_trunk, packaged
+from danqing.pretrained.checkpoint import read_tensors
 
 
 def _drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +34,7 @@ def _drawn(*shape: int, seed: int = 0) -> Tensor:
 def test_efficientnet_lite0_is_that_of_its_package() -> None:
     """At 96 pixels nothing is resized; the package's own definition, batch normalisation and all, judges."""
     theirs = EfficientNet.from_name(efficientnet.NAME).eval()
-    theirs.load_state_dict(read_tensors(efficientnet.WEIGHTS.path()))
+    theirs.load_state_dict(read_tensors(lite0_trunk.WEIGHTS.path()))
     images, ours = _drawn(3, 96, 96, 3), open_network("efficientnet-lite0")
     with torch.inference_mode():
         inputs = (images.permute(0, 3, 1, 2) - 127.0) / 128.0
@@ -88,7 +88,7 @@ def test_efficientnet_lite0_recognises_photographs_best_by_its_own_normalization
     with torch.no_grad():
         own, usual = (
             network.probabilities(network.net(inputs))[0, classes].sum()
-            for inputs in (efficientnet.normalized(levels), (levels - mean) / std)
+            for inputs in (lite0_trunk.normalized(levels), (levels - mean) / std)
         )
     least = {"chelsea": 0.85, "coffee": 0.9, "rocket": 0.15}[photo]
     assert own > least
@@ -167,7 +167,7 @@ def test_networks_name_how_they_take_levels(tmp_path: Path) -> None:
         assert network.normalization == formula
     assert open_network(nn.Identity()).normalization == "x / 127.5 - 1"
     levels = torch.tensor([0.0, 127.0, 255.0])
-    assert efficientnet.normalized(levels).tolist() == [-127 / 128, 0, 1]
+    assert lite0_trunk.normalized(levels).tolist() == [-127 / 128, 0, 1]
 
 
 def test_a_users_module_is_told_by_its_weights() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from danqing.errors import EvaluationError
-from danqing.evaluation.networks.checkpoint import read_tensors
+from danqing.pretrained.checkpoint import read_tensors
 
 FORMATS = pytest.mark.parametrize("new_format", [True, False])
 

@@ -14,10 +14,10 @@ from danqing.families import build, parse_config
 from danqing.families.base import Batch, Condition
 from danqing.families.flow import generate
 from danqing.families.flow_sampling import Flow, FlowSampler, FlowTranslator
-from danqing.families.samplers import SAMPLERS
 from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.samplers import SAMPLERS
 
 NETS = {
     "hybrid": {"widths": (8, 16), "layers": 1, "heads": 2},

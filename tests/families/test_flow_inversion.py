@@ -8,7 +8,7 @@ from torch import Tensor
 
 from danqing.errors import ConfigError
 from danqing.families.flow_inversion import END, ONE_WAY, check_sampler, inverted, usual_sampler
-from danqing.families.samplers import SamplerName, Velocity, integrate, time_grid
+from danqing.samplers import SamplerName, Velocity, integrate, time_grid
 
 TWO_WAYS = [name for name in get_args(SamplerName) if name not in ONE_WAY]
 

@@ -12,10 +12,10 @@ from danqing.errors import ConfigError
 from danqing.families.abilities import Compresses, Fills, HasLikelihood, Varies
 from danqing.families.base import Batch, Condition
 from danqing.families.flow_sampling import LatentFlow
-from danqing.families.samplers import SAMPLERS
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.samplers import SAMPLERS
 
 TOKENIZERS: dict[str, dict[str, Any]] = {
     "vae": {

@@ -1,6 +1,7 @@
 """Masks to learn filling from: of stated kinds, of all sizes, and the same from the same generator."""
 
 import time
+import timeit
 
 import pytest
 import torch
@@ -59,8 +60,10 @@ def test_a_stroke_is_the_same_shape_at_a_fine_resolution() -> None:
     assert (fine.mean((1, 2)) - coarse.mean((1, 2))).abs().max() < 0.02
 
 
-def test_masks_cost_less_than_a_millisecond_each() -> None:
-    draw_masks(8, 64, 64, rng())
-    started = time.process_time()
-    draw_masks(256, 64, 64, rng())
-    assert time.process_time() - started < 0.256
+def test_masks_cost_no_more_than_the_noise_of_as_many_feature_maps() -> None:
+    """Both fill new memory, so that a busy machine slows both; a millisecond a mask is four times as much."""
+    noise, masks = (
+        min(timeit.repeat(work, timer=time.process_time, number=1, repeat=5))
+        for work in (lambda: torch.rand(256, 16, 64, 64), lambda: draw_masks(256, 64, 64, rng()))
+    )
+    assert masks < 2 * noise

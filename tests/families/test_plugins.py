@@ -74,7 +74,7 @@ def test_a_broken_package_is_named_in_one_sentence(site: Path) -> None:
         "absent": r"of the package tiny_family .*Absent",
         "settings": r"TinyConfig is not a subclass of Family",
         "bare": r"packages broken_family and tiny_family each have a family called 'bare'",
-        "elsewhere": r"no family called 'elsewhere'.*translation, absent, bare, broken, settings",
+        "elsewhere": r"no family called 'elsewhere'.*embedder, absent, bare, broken, settings",
     }
     for name, sentence in expected.items():
         with pytest.raises(ConfigError, match=sentence):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danqing.errors import ConfigError, ModelError
-from danqing.families.samplers import (
+from danqing.randomness import normal
+from danqing.samplers import (
     SAMPLERS,
     SamplerName,
     clipped,
@@ -21,7 +22,6 @@ from danqing.families.samplers import (
     steps_for,
     time_grid,
 )
-from danqing.randomness import normal
 
 FIXED: list[SamplerName] = [name for name in SAMPLERS if name != "adaptive"]
 DETERMINISTIC: list[SamplerName] = [name for name in FIXED if name != "stochastic"]

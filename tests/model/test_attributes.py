@@ -11,8 +11,9 @@ import torch
 from danqing.data.attributes import Example, tabulate
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, FamilyConfig
-from danqing.model.attributes import OutsideTrainingWarning
-from danqing.model.conditions import count_images, drawn_condition, given_condition
+from danqing.model.conditions import drawn_condition, given_condition
+from danqing.requested import count_images
+from danqing.requested_attributes import OutsideTrainingWarning
 
 # Hats are worn from 60 on, and age has a gap; label 1 is for those who wear a cap.
 ROWS: list[tuple[Any, ...]] = [(20.0 + n, "cap", [n, 1.0]) for n in range(10)]

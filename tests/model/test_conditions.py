@@ -12,9 +12,10 @@ from danqing import families
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, Family, FamilyConfig, ReadsText
 from danqing.images import Images
-from danqing.model.conditions import count_images, describe_text, drawn_condition, given_condition
+from danqing.model.conditions import describe_text, drawn_condition, given_condition
 from danqing.model.model import Model
 from danqing.names import match_index
+from danqing.requested import count_images
 from danqing.text.contract import TextConfig, TextFacts
 
 CHUNK = Family.chunk

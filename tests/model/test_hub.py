@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import danqing as dq
+from danqing.trust import keys
 from tests.hub_standin import serving
 from tests.proxy import proxying
 from tests.tiny_encoders import written
@@ -70,6 +72,32 @@ def test_what_the_hub_gives_is_checked(model_folder, tmp_path):
         assert "pickle" in run(PULL, "someone/evil", address, tmp_path / "home")
         assert "larger than its header says" in run(PULL, "someone/long", address, tmp_path / "home")
         assert "did not return it" in run(PULL, "someone/absent", address, tmp_path / "home")
+
+
+REQUIRE = """
+import sys, danqing as dq
+for name in ("signed", "added", "unsigned"):
+    try:
+        print(name, dq.load("someone/" + name, require=sys.argv[1]).info()["family"])
+    except dq.DanqingError as error:
+        print(name, error)
+"""
+
+
+def test_a_signature_can_be_required_of_a_model_on_the_hub(model_folder, tmp_path):
+    public = keys.create_signing_key(tmp_path / "release.key")
+    plain = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    (model_folder / "LICENCE").write_text("Free to use.")  # which loading alone would not download
+    dq.sign(model_folder, tmp_path / "release.key")
+    files = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    with serving() as (address, repositories):
+        repositories["someone/signed"] = {**files, ".gitattributes": b"*.png filter=lfs"}
+        repositories["someone/added"] = {**files, "more.bin": b"x"}
+        repositories["someone/unsigned"] = plain
+        signed, added, unsigned = run(REQUIRE, public, address, tmp_path / "home").splitlines()
+    assert signed == "signed vae"
+    assert "more.bin was not signed" in added
+    assert "is not signed" in unsigned
 
 
 ENCODER = """

@@ -1,18 +1,16 @@
-"""Quantizers against closed forms, and the gradients, starts and ranks of codebooks."""
+"""Quantizers against closed forms, and the gradients, starts and grains of codebooks."""
 
+import copy
 import itertools
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
+from danqing.nets.gathering import Grain
 from danqing.nets.quantizers import Binary, Codebook, FiniteScalar, Gradient, Quantizer, estimated
 from danqing.randomness import generator
 
@@ -285,29 +283,38 @@ def test_sure_and_varied_bits_have_the_least_entropy_loss() -> None:
     assert quantizer.entropies(every[:1]).item() == pytest.approx(0, abs=1e-4)
 
 
-RANK = """
-import sys, torch
-from safetensors.torch import save_file
-from danqing.nets.quantizers import Binary, Codebook
-from danqing.randomness import generator
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.manual_seed(rank)
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-codebook, bits = Codebook(width=3, vocabulary=32, depth=2, decay=0.8), Binary(3)
-for step in range(25):
-    z = (3 * rank + step / 5) + torch.randn(2, 3, 4, 4, generator=generator(0, "z", step, rank))
-    codebook(z, generator(0, "quantize", step, rank))
-    bits(z - 3, generator(0, "quantize", step, rank))
-save_file({**codebook.state_dict(), "bits": bits.frequencies}, f"{folder}/{rank}.safetensors")
-torch.distributed.destroy_process_group()
-"""
+def in_grains(codebook: Codebook, z: Tensor, seed: int) -> None:
+    """Let a codebook learn from a batch of four grains."""
+    found = []
+    for number, part in enumerate(z.chunk(4)):
+        codebook.grain = Grain(number, 4)
+        codebook(part, generator(seed, "quantize", number))
+        assert codebook.seen is not None
+        found.append(codebook.seen)
+    codebook.grain = None
+    codebook.settle([torch.stack(same).mean(0) for same in zip(*found, strict=True)], 4)
 
 
-def test_ranks_keep_equal_codebooks(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RANK]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert first["codes"][0].max() > 5  # from the second rank's vectors too
-    assert first["codes"][0].min() < 5
+def test_a_codebook_learns_from_grains_what_it_learns_from_their_batch() -> None:
+    torch.manual_seed(0)
+    whole = Codebook(width=3, vocabulary=4, depth=2, decay=0.8)
+    z = torch.randn(16, 3, 4, 4)
+    whole(z, generator(0, "start"))
+    parts = copy.deepcopy(whole)
+    for step in range(5):
+        z = torch.randn(16, 3, 4, 4)
+        whole(z, generator(0, "quantize", step))
+        in_grains(parts, z, step)
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict())
+
+
+def test_dead_codes_move_onto_vectors_of_their_grain() -> None:
+    torch.manual_seed(0)
+    codebook = Codebook(width=2, vocabulary=8, decay=0.0)
+    z = torch.randn(8, 2, 2, 2)
+    codebook(z, generator(0, "start"))
+    codebook.codes[0, 4:] = 100.0  # far from all vectors
+    in_grains(codebook, z, 0)
+    for code in range(4, 8):
+        own = as_vectors(z[2 * (code % 4) : 2 * (code % 4) + 2])
+        assert (own - codebook.codes[0, code]).norm(dim=1).min() < 1e-5

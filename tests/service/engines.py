@@ -24,7 +24,7 @@ class Running:
     @property
     def pid(self) -> int:
         """Of the worker."""
-        pid = self.scheduler.state().worker_pid
+        pid = self.scheduler.state().workers[0].pid
         assert pid is not None
         return pid
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Running:
     @contextlib.contextmanager
     def standstill(self) -> Iterator[None]:
         """The worker does nothing until the block ends."""
-        pid = self.service.scheduler.state().worker_pid
+        pid = self.service.scheduler.state().workers[0].pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -33,9 +33,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def served(models: dict[str, str], data: Path, **settings: Any) -> Iterator[Running]:
+def served(models: Mapping[str, Any], data: Path, **settings: Any) -> Iterator[Running]:
     """Serve models from a thread until the block ends."""
-    chosen = Settings(models=models, data=data, **{"engine": {"threads": 1}, **settings})
+    chosen = Settings(models=dict(models), data=data, **{"engine": {"threads": 1}, **settings})
     app = create_app(chosen)
     with listening(app) as where:
         yield Running(f"http://127.0.0.1:{where.port}", app.state.service, where.loop)

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +10,13 @@ from typing import Any
 import pytest
 
 import danqing
+from danqing.cli import main
 from danqing.data.splits import hold_out
 from danqing.errors import ConfigError
 from danqing.pretrained import packaged
-from danqing.studies import compare as compare_module
-from danqing.studies import compare_setup, results
+from danqing.studies import compare_setup, remote_training, results
 from danqing.studies.results import Comparison
+from tests import forked
 
 SETTINGS = {
     "net": "mlp",
@@ -30,18 +29,8 @@ SETTINGS = {
     "checkpoint_seconds": 0.1,
     "precision": "float32",
 }
-WORDS = [
-    sys.executable,
-    "-m",
-    "danqing",
-    "compare",
-    "digits:0,1,2",
-    "--presets",
-    "gan-32,vae-32,gan-64",
-    "--size",
-    "8",
-]
-WORDS += ["--features", "pixels", "-n", "64", "--images", "1000", "--json"]
+WORDS = ["compare", "digits:0,1,2", "--presets", "gan-32,vae-32,gan-64", "--size", "8", "--json"]
+WORDS += ["--features", "pixels", "--second-features", "none", "-n", "64", "--images", "1000"]
 WORDS += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -53,27 +42,29 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "compared"
     words = [*WORDS, "--out", str(folder)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = forked.start(words)
     first, second = folder / "runs/gan-32", folder / "runs/vae-32"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not any(second.glob("checkpoints/*")):
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     trained = (first / "model/model.safetensors").stat().st_mtime_ns
     assert json.loads((first / "run.json").read_text())["status"] == "finished"
     (folder / "runs/gan-64").mkdir()
     (folder / "runs/gan-64/holiday.txt").write_text("sea")
 
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
+    told = json.loads(capsys.readouterr().out)
     errors = [one["error"] for one in told["contestants"]]
     assert [one["status"] for one in told["contestants"]] == ["finished", "finished", "failed"], errors
     assert "gan-64 is not empty and is not a run folder" in told["contestants"][2]["error"]
@@ -87,6 +78,7 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
         "presets": ["gan-32", "vae-32"],
         "size": (8, 8),
         "features": "pixels",
+        "second_features": "none",
         "images": 1000,
         "n": 64,
         "settings": {key: str(value) for key, value in SETTINGS.items()},
@@ -104,7 +96,7 @@ def test_a_comparison_that_was_killed_goes_on_repeats_nothing_and_survives_a_fai
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_module, "TrainingProcess", interrupted)
+    monkeypatch.setattr(remote_training, "TrainingProcess", interrupted)
     more = danqing.compare("digits:0,1,2", **{**arguments, "presets": ["gan-64", "gan-32", "vae-32"]})
     assert more.contestants[0].status == "waiting"
     assert more.contestants[1:] == found.contestants, "what is measured outlives an interruption"
@@ -208,6 +200,7 @@ def test_a_model_that_reads_text_is_compared_by_what_it_makes_of_captions(tmp_pa
         images=200,
         n=12,
         features="pixels",
+        second_features="none",
         settings={key: str(value) for key, value in (settings | small).items()},
         out=tmp_path / "words",
     )
@@ -224,6 +217,7 @@ def test_first_stages_are_compared_with_one_another_alone(tmp_path: Path) -> Non
         danqing.compare("shapes:300", presets=["vae-32", "vqvae-32"], images=100, out=tmp_path)
     settings = {"features": "4", "blocks": "0", "batch_size": "16", "sample_images": "4"}
     settings |= {"evaluation.samples": "16", "sample_grids": "1", "measure_seconds": "0.01"}
+    settings |= {"precision": "float32"}
     found = danqing.compare(
         "shapes:300",
         presets=["vqvae-32"],
@@ -231,6 +225,7 @@ def test_first_stages_are_compared_with_one_another_alone(tmp_path: Path) -> Non
         images=200,
         n=12,
         features="pixels",
+        second_features="none",
         settings=settings,
         out=tmp_path / "first",
     )

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,19 +16,8 @@ from danqing.studies.search import Search, held_out_scores
 from danqing.studies.search_space import Dimension
 from danqing.studies.training_process import TrainingProcess
 from danqing.training.run_files import read_lines
-
-SPACE = "[optimizer.learning_rate]\nlow = 1e-4\nhigh = 1e-2\nlog = true\n"
-SETTINGS = {
-    "net": "mlp",
-    "evaluation.features": "pixels",
-    "evaluation.samples": 20,
-    "sample_images": 4,
-    "sample_grids": 1,
-    "log_every_steps": 5,
-    "measure_seconds": 0.01,
-    "checkpoint_seconds": 0.1,
-    "precision": "float32",
-}
+from tests import forked
+from tests.small_run import SPACE, TRIAL
 
 
 @pytest.fixture
@@ -39,7 +26,7 @@ def arguments(tmp_path: Path) -> dict[str, object]:
     return {
         "data": "digits:0,1",
         "preset": "gan-32",
-        "settings": SETTINGS,
+        "settings": TRIAL,
         "space": tmp_path / "space.toml",
         "size": (8, 8),
         "images": 2000,
@@ -48,10 +35,10 @@ def arguments(tmp_path: Path) -> dict[str, object]:
 
 
 def command(arguments: dict[str, object], trials: int) -> list[str]:
-    words = [sys.executable, "-m", "danqing", "tune", str(arguments["data"]), "--preset", "gan-32"]
+    words = ["tune", str(arguments["data"]), "--preset", "gan-32"]
     words += ["--size", "8", "--images", str(arguments["images"]), "--trials", str(trials)]
     words += ["--space", str(arguments["space"]), "--out", str(arguments["out"]), "--json"]
-    for key, value in SETTINGS.items():
+    for key, value in TRIAL.items():
         words += ["--set", f"{key}={value}"]
     return words
 
@@ -61,15 +48,16 @@ def test_a_search_that_was_killed_goes_on_with_the_trial_that_it_was_at(
     arguments: dict[str, object], tmp_path: Path
 ) -> None:
     arguments["images"] = 4000
-    process = subprocess.Popen(command(arguments, 1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = forked.start(command(arguments, 1))
     run = tmp_path / "search/trials/0001"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (run / "scores.jsonl").exists() or (run / "scores.jsonl").read_text().count("\n") < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     study = optuna.load_study(study_name="danqing", storage=f"sqlite:///{tmp_path}/search/study.db")
     (killed,) = study.trials
     assert killed.state is optuna.trial.TrialState.RUNNING
@@ -96,7 +84,7 @@ def test_a_trial_that_is_worse_than_the_others_is_stopped_and_stays_a_run(tmp_pa
     task = {
         "data": "digits:0,1",
         "preset": "gan-32",
-        "settings": {**SETTINGS, "evaluation.every_images": "tenth"},
+        "settings": {**TRIAL, "evaluation.every_images": "tenth"},
         "size": (8, 8),
         "images": 12_000,
     }
@@ -124,7 +112,8 @@ def test_a_trial_that_is_worse_than_the_others_is_stopped_and_stays_a_run(tmp_pa
 
 
 def test_hyperband_lets_the_promising_finish(arguments: dict[str, object], tmp_path: Path) -> None:
-    found = danqing.tune(**arguments, trials=4, pruner="hyperband")  # type: ignore[arg-type]
+    arguments["images"] = 640
+    found = danqing.tune(**arguments, trials=2, pruner="hyperband")  # type: ignore[arg-type]
     statuses = [trial.status for trial in found.trials]
     assert set(statuses) <= {"finished", "pruned"}
     assert "finished" in statuses
@@ -177,7 +166,7 @@ def test_changed_or_too_few_images_are_told_before_any_trial(
         path.parent.mkdir(exist_ok=True)
         Image.new("L", (8, 8), 2 * number).save(path)
     arguments["data"] = tmp_path / "pictures"
-    few = {**SETTINGS, "held_out": 0.05}
+    few = {**TRIAL, "held_out": 0.05}
     with pytest.raises(DataError, match="too few to score trials by"):
         danqing.tune(**{**arguments, "settings": few}, trials=1)  # type: ignore[arg-type]
     assert not (tmp_path / "search").exists()
@@ -196,7 +185,7 @@ def test_a_trial_is_compared_at_the_same_tenth(tmp_path: Path) -> None:
 
 
 def test_a_process_that_does_not_end_is_ended_without_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_process, "_SAVING_TIME", 0.0)
+    monkeypatch.setattr(training_process, "SAVING_TIME", 0.0)
     monkeypatch.setattr(TrainingProcess, "ask_to_stop", lambda self: None)
     with pytest.raises(KeyboardInterrupt), TrainingProcess({"data": "digits"}) as process:
         raise KeyboardInterrupt

@@ -148,7 +148,7 @@ def test_an_endpoint_that_is_slow_or_trickles_is_left_behind(endpoint: Endpoint)
         assert written == Written(
             "a heart", f"The prompt writer at {endpoint.address} did not answer within 0.3 s."
         )
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
     stopped.set()
 
 

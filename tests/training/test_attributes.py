@@ -12,7 +12,7 @@ import danqing as dq
 from danqing.cli import main
 from danqing.errors import ConfigError
 from danqing.images import Images
-from danqing.model.attributes import OutsideTrainingWarning
+from danqing.requested_attributes import OutsideTrainingWarning
 from danqing.training.run import Run
 from tests.small_run import SMALL
 

@@ -96,7 +96,7 @@ def test_weights_of_later_sizes_are_untouched_before_their_phase(pictures: Path)
 
 def test_small_images_are_averages_of_the_same_batch(pictures: Path) -> None:
     engine = engine_of(pictures)
-    whole, small = engine.batches.at(16), engine._batch(16, 2)
+    whole, (small,) = engine.batches.at(16), engine._drawn(16, 2)
     expected = whole.images.unfold(2, 4, 4).unfold(3, 4, 4).mean((-1, -2))
     torch.testing.assert_close(small.images, expected)
     paired = whole.mapped(lambda images: shrunk(images, 1))

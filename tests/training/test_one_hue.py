@@ -34,6 +34,7 @@ def test_a_flow_model_keeps_the_hue_of_its_data(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "cache"))
     real = one_hue(tmp_path / "orange")
     settings = {"widths": "[16, 64]", "layers": "2", "heads": "2", "sample_images": "64", "sample_grids": "1"}
+    settings |= {"precision": "float32", "measure_seconds": "0.01"}
     run = danqing.train(
         tmp_path / "orange",
         preset="flow-32",

@@ -18,6 +18,7 @@ from danqing.evaluation import scores
 from danqing.model import folder as model_folder
 from danqing.training.run_folder import RunFolder
 from danqing.training.snapshots import FEWEST_STEPS
+from tests.checkpoints import newest
 from tests.small_run import SCORED
 
 AVERAGED = SCORED | {"ema_lengths": "[0.05, 0.1]"}
@@ -77,7 +78,7 @@ def copied(long_run: dq.Run, tmp_path: Path) -> Path:
 
 
 def newest_checkpoint(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(max((run / "checkpoints").glob("*")))
+    return newest(run)[0]
 
 
 def below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

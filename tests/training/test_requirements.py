@@ -13,7 +13,7 @@ from danqing import machine, presets
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.families.vae import VAE
-from danqing.training import measured_runs
+from danqing.training import measured_runs, requirements
 from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine
 from danqing.training.memory import LiveBytes, step_bytes
@@ -31,7 +31,8 @@ def needs_of(dataset, preset, earlier=None, **settings):
     values = {"batch_size": 8, "measure_seconds": 0.001, **settings}
     config = resolve(preset=preset, settings=values, **budget).for_data(dataset)
     batches = Batches(dataset, config.batch_size, 0)
-    return estimate_requirements(config, batches, CPU, "float32", earlier=earlier)
+    precision = settings.get("precision", "float32")
+    return estimate_requirements(config, batches, CPU, precision, earlier=earlier)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_step_is_counted_on_a_few_images_and_extrapolated(dataset, preset):
     most = 0
     for phase in engine.phases:
         with LiveBytes() as counted:
-            engine.compute_gradients(phase, batch, 0, 0)
+            engine.compute_gradients(phase, [batch], 0, 0)
         engine.optimizers[phase.name].zero_grad(set_to_none=True)
         most = max(most, *counted.trace)
     assert expected == pytest.approx(most, rel=0.1)
@@ -91,7 +92,8 @@ def test_the_estimate_counts_each_average_and_its_snapshots(dataset, counting):
         for lengths in ({}, {"ema_lengths": (0.05, 0.1)})
     )
     values = sum(two.parameters.values())
-    assert two.memory_bytes - one.memory_bytes == pytest.approx(4 * values, rel=0.01)
+    copied = 2  # a checkpoint is written from a copy while steps go on
+    assert two.memory_bytes - one.memory_bytes == pytest.approx(copied * 4 * values, rel=0.01)
     assert one.snapshot_bytes == 0
     assert two.snapshot_bytes == pytest.approx(32 * 2 * 2 * values, rel=0.01)
 
@@ -127,6 +129,18 @@ def test_short_memory_is_met_by_smaller_parts_then_by_computing_again_then_by_a_
     for more in ({}, {"micro_batch": 64}, {"checkpointing": "off"}):
         with pytest.raises(TrainingError, match=r"about .* GiB.* are free: choose a smaller --size"):
             with_memory(again // 2, **more)
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"), [({}, "float32"), ({"grains": 4}, "bfloat16"), ({"grains": 1}, "float32")]
+)
+def test_a_run_with_grains_has_the_format_of_the_hardware_and_measures_none(
+    dataset, monkeypatch, settings, chosen
+):
+    monkeypatch.setattr(requirements, "candidates", lambda device: ["bfloat16", "float32"])
+    speed = {"bfloat16": 1.0, "float32": 2.0}
+    monkeypatch.setattr(requirements, "_images_per_second", lambda engine, *_, **__: speed[engine.precision])
+    assert needs_of(dataset, "vae-32", precision="auto", **SMALL_VAE | settings).precision == chosen
 
 
 def test_the_plan_includes_the_grids_of_the_images_that_remain(dataset):
@@ -247,8 +261,8 @@ print(json.dumps([plans[0].memory_bytes, run.cost["peak_memory_bytes"]]))
 @pytest.mark.parametrize(
     ("preset", "side", "images"),
     [
-        *(("flow-32", 32, 3200), ("gan-32", 32, 3200), ("vae-32", 32, 12800), ("vqvae-32", 32, 3200)),
-        *(("flow-64", 64, 960), ("gan-64", 64, 1280), ("vae-64", 64, 2560)),
+        *(("gan-32", 32, 3200), ("vqvae-32", 32, 3200)),
+        *(("flow-64", 64, 960), ("gan-64", 64, 1280), ("vae-64", 64, 640)),
     ],
 )
 def test_the_estimate_of_memory_is_near_the_peak_of_the_run(tmp_path, preset, side, images):

@@ -72,3 +72,11 @@ def test_a_resumed_run_keeps_the_correction_that_a_killed_process_made_further_o
     assert budget.entries == [(0, 1000), (500, 900)]
     budget.replan(seconds=100, spent=60, images=600, step=10)
     assert budget.entries == [(0, 1000), (500, 900), (600, 1000)]
+
+
+def test_a_budget_in_minutes_never_grows_beyond_the_images_that_are_allowed(tmp_path):
+    budget = Budget(tmp_path / "budget.json", [(0, 1000)])
+    budget.replan(seconds=100, spent=10, images=300, step=10, most=1000)  # enough time for 3,000 images
+    assert budget.entries == [(0, 1000), (300, 1000)]
+    budget.replan(seconds=100, spent=60, images=400, step=10, most=1000)
+    assert budget.entries[-1] == (400, 670)

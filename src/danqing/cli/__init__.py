@@ -12,7 +12,9 @@ import typer
 
 from danqing import progress
 from danqing.cli import (
+    attack,
     audit,
+    authority,
     cache,
     compare,
     data,
@@ -21,23 +23,33 @@ from danqing.cli import (
     ema,
     enhance,
     evaluate,
+    explain,
+    export,
     fill,
+    filter,
+    index,
     keys,
     output,
+    predict,
     presets,
     reconstruct,
+    replicas,
     report,
     sample,
+    seal,
+    search,
     serve,
     show,
+    sign,
     stylize,
     train,
     translate,
     tune,
     upscale,
     vary,
+    verify,
 )
-from danqing.errors import ConfigError, DanqingError
+from danqing.errors import ConfigError, DanqingError, LostProcessError
 from danqing.progress import Verbosity
 from danqing.version import __version__
 
@@ -105,6 +117,8 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
+app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
@@ -115,9 +129,20 @@ app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("upscale", epilog=upscale.EXAMPLES)(upscale.upscale)
 app.command("enhance", epilog=enhance.EXAMPLES)(enhance.enhance)
 app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
+app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+app.command("index", epilog=index.EXAMPLES)(index.index)
+app.command("search", epilog=search.EXAMPLES)(search.search)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.command("sign", epilog=sign.EXAMPLES)(sign.sign)
+app.command("seal", epilog=seal.EXAMPLES)(seal.seal)
+app.command("unseal", epilog=seal.UNSEAL_EXAMPLES)(seal.unseal)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("replicas", epilog=replicas.EXAMPLES)(replicas.replicas)
+app.add_typer(filter.app)
 app.add_typer(keys.app)
 app.add_typer(audit.app)
+app.add_typer(authority.app)
 app.add_typer(cache.app)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("show", epilog=show.EXAMPLES)(show.show)
@@ -154,6 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
             sys.exit(_command()(words, prog_name="danqing", standalone_mode=False) or 0)
     except DanqingError as error:
+        from danqing.cluster.launch import LOST, is_launched
+
+        if isinstance(error, LostProcessError) and is_launched():
+            sys.exit(LOST)  # the one that launched it says what happened
         if progress.verbosity() is Verbosity.VERBOSE:
             traceback.print_exception(error)
         output.error(str(error), as_json=as_json)

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,6 +11,31 @@ from danqing.errors import ConfigError
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
+]
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, zip, Parquet, tar or IDX file of images, a URL of shards, or a built-in name "
+        "(danqing data list)."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Compute on the nodes of a Ray cluster: auto for that of this machine, or HOST:PORT.",
+        metavar="ADDRESS",
+        show_default="on this machine",
+    ),
+]
+CpusOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --ray: how many CPUs each run reserves, and how many threads it has.",
+        show_default="those of the smallest node",
+    ),
 ]
 LabelOption = Annotated[str | None, typer.Option(help="What the images show, for a model with labels.")]
 PromptOption = Annotated[
@@ -30,6 +56,59 @@ AttributeOption = Annotated[
         metavar="NAME=VALUE",
     ),
 ]
+MasksOption = Annotated[
+    str,
+    typer.Option(
+        help="Where the masks are: two folders, the suffix of files (_mask), a column, or auto.",
+        metavar="IMAGES:MASKS",
+        show_default="not read",
+    ),
+]
+BoxesOption = Annotated[
+    str,
+    typer.Option(
+        help="Where the boxes are: coco, yolo, a JSON file, a column, auto, masks, or instances.",
+        metavar="FORMAT",
+        show_default="not read",
+    ),
+]
+LabelSetsOption = Annotated[
+    str,
+    typer.Option(
+        help="The column that holds several labels of an image, or auto.",
+        metavar="COLUMN",
+        show_default="one label",
+    ),
+]
+PairsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Turn one image into another: two folders, side-by-side halves, or the column of the sources.",
+        metavar="SOURCES:TARGETS",
+    ),
+]
+AttributesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns of a table that are read too: numbers, categories or vectors.", metavar="NAME,NAME"
+    ),
+]
+IgnoreReservationsOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-reservations",
+        help="Use images whose owners reserve training on them in their files, if you have their permission.",
+    ),
+]
+MarksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--marks",
+        help="How results are marked as generated: eu, cn, both as eu,cn, or none.",
+        metavar="eu,cn|none",
+        show_default="DANQING_MARKS, else eu",
+    ),
+]
 SampleSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,6 +118,14 @@ SampleSettings = Annotated[
     ),
 ]
 
+NewKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--new-key",
+        help="Create a key pair: this file, only for you, and a public key beside it (.pub).",
+        metavar="FILE",
+    ),
+]
 TrainingSizeOption = Annotated[
     str | None,
     typer.Option(
@@ -143,12 +230,16 @@ def parse_size_or_auto(text: str) -> tuple[tuple[int, int] | None, bool]:
 
 
 def size_and_settings(
-    size: str | None, settings: list[str] | None
+    size: str | None, settings: list[str] | None, *, ignore_reservations: bool = False
 ) -> tuple[tuple[int, int] | None, dict[str, Any]]:
-    """Read `--size` and `--set`; the size `auto` is the setting `data.buckets`. Raises ConfigError."""
+    """Read `--size`, `--set` and `--ignore-reservations`; raises ConfigError.
+
+    The size `auto` is the setting `data.buckets`.
+    """
     given: dict[str, Any] = {**parse_settings(settings or [])}
     of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
-    return of_all, {**given, "data.buckets": True} if buckets else given
+    flags = {"data.buckets": buckets, "data.ignore_reservations": ignore_reservations}
+    return of_all, given | {name: True for name, is_set in flags.items() if is_set}
 
 
 def split_names(text: str) -> list[str]:
@@ -167,11 +258,11 @@ def parse_duration(text: str) -> int | None:
 
 
 def parse_memory(text: str) -> int:
-    """Read `"1.5G"` as bytes, in decimal units (k, M, G, T); raise ConfigError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    """Read `"1.5G"` as bytes, in decimal units (k, M, G, T) or binary ones (MiB); raise ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
     if found is None:
-        raise ConfigError(f"--memory {text} is not an amount of memory: write for example 1.5G or 800M.")
-    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+        raise ConfigError(f"{text} is not an amount of memory: write for example 1.5G, 800M or 256MiB.")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
 
 
 def parse_value(text: str) -> bool | int | float | str:

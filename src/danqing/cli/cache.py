@@ -56,7 +56,8 @@ def clear(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A kind (data, codes, features, latents, text, downloads), the first part of a key, or all."
+            help="A kind (data, codes, features, latents, text, downloads, shards), the first part of a "
+            "key, or all."
         ),
     ] = None,
     older_than: Annotated[

@@ -10,7 +10,14 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import TrainingSizeOption, size_and_settings
+from danqing.cli.arguments import (
+    CpusOption,
+    DeviceOption,
+    IgnoreReservationsOption,
+    RayOption,
+    TrainingSizeOption,
+    size_and_settings,
+)
 from danqing.cli.train import INTERRUPTED
 from danqing.errors import TrainingError
 
@@ -63,11 +70,14 @@ def compare(
             "-n", help="How many images each samples to be measured.", min=2, show_default="1000 to 10000"
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    ignore_reservations: IgnoreReservationsOption = False,
+    ray: RayOption = None,
+    cpus: CpusOption = None,
+    device: DeviceOption = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
     """Compare families on your images, under the same budget and measured alike."""
-    of_all, given = size_and_settings(size, settings)
+    of_all, given = size_and_settings(size, settings, ignore_reservations=ignore_reservations)
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")
         import danqing
@@ -86,6 +96,8 @@ def compare(
             second_features=second_features,
             n=n,
             out=out,
+            ray=ray,
+            cpus=cpus,
             device=device,
             on_progress=bar.update,
             on_dataset=lambda report: show_report(bar, report),

@@ -1,14 +1,28 @@
-"""`danqing data`: check images, and list or download the built-in data sets."""
+"""`danqing data`: check images, write shards, and list or download the built-in data sets."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from danqing import progress
-from danqing.cli import output
-from danqing.cli.arguments import parse_range, parse_size_or_auto, split_names
+from danqing import atomic, progress
+from danqing.cli import data_shard, output
+from danqing.cli.arguments import (
+    AttributesOption,
+    BoxesOption,
+    DataArgument,
+    IgnoreReservationsOption,
+    LabelSetsOption,
+    MasksOption,
+    PairsOption,
+    parse_range,
+    parse_size_or_auto,
+    split_names,
+)
+from danqing.cli.data_clean import EXAMPLES, clean
+from danqing.cli.data_rights import FACES, faces_text, rights_rows, search_faces
 from danqing.errors import DanqingError
 from danqing.quantities import memory
 
@@ -21,7 +35,11 @@ _CHECK = """Examples:
 
   danqing data check sprites.zip --size 48x32 --alpha keep --grid sprites.png
 
-  danqing data check emoji:faces --size 32"""
+  danqing data check emoji:faces --size 32
+
+  danqing data check street/ --masks images:masks --boxes coco
+
+  danqing data check photos/ --faces 500 --card card.md"""
 _LIST = """Examples:
 
   danqing data list
@@ -38,19 +56,16 @@ _CAPTIONS_READ, _LONGEST = 1000, 60
 
 app = typer.Typer(
     name="data",
-    help="Check images before training on them; list and download the built-in data sets.",
+    help="Check images before training on them; write shards; list and download the built-in data sets.",
     no_args_is_help=True,
 )
+app.command("clean", epilog=EXAMPLES)(clean)
+app.command("shard", epilog=data_shard.EXAMPLES)(data_shard.shard)
 
 
 @app.command("check", epilog=_CHECK)
 def check(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="A folder, zip, Parquet, tar or IDX file of images, or a built-in name (danqing data list)."
-        ),
-    ],
+    data: DataArgument,
     size: Annotated[
         str | None,
         typer.Option(
@@ -81,18 +96,29 @@ def check(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, test, validation or all.")] = "train",
-    pairs: Annotated[
-        str,
+    pairs: PairsOption = None,
+    attributes: AttributesOption = None,
+    masks: MasksOption = "",
+    boxes: BoxesOption = "",
+    label_sets: LabelSetsOption = "",
+    ignore_reservations: IgnoreReservationsOption = False,
+    faces: Annotated[
+        int,
         typer.Option(
-            help="Source and target folder, side-by-side, or the column that names the source image.",
-            metavar="A:B",
+            help="How many images to search for faces, evenly spaced (extra faces); 0 is none.",
+            metavar="COUNT",
+            min=0,
         ),
-    ] = "",
-    attributes: Annotated[
-        str, typer.Option(help="Columns of numbers, categories or vectors.", metavar="NAME,NAME")
-    ] = "",
+    ] = FACES,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="Write what was found as a data card in Markdown.", metavar="FILE.md"),
+    ] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="Save a grid of 64 images, as training would see them, to this file.")
+        Path | None,
+        typer.Option(
+            help="Save a grid of 64 images and their targets, as training would see them, to this file."
+        ),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -103,7 +129,7 @@ def check(
     import numpy as np
 
     from danqing.data import open_dataset
-    from danqing.images import Images
+    from danqing.evaluation.target_drawing import draw_targets
 
     of_all, buckets = (None, False) if size is None else parse_size_or_auto(size)
     with progress.Bar() as bar:
@@ -117,21 +143,30 @@ def check(
             fit=fit,
             range=None if value_range is None else parse_range(value_range),
             split=split,
-            pairs=pairs,
-            attributes=split_names(attributes),
+            pairs=pairs or "",
+            attributes=split_names(attributes or ""),
+            masks=masks,
+            boxes=boxes,
+            label_sets=label_sets,
+            ignore_reservations=ignore_reservations,
             on_progress=bar.update,
         )
+        found = search_faces(data, split, faces, bar.update)
     if grid is not None:
         shown = np.unique(np.linspace(0, len(dataset) - 1, 64).round().astype(np.int64))
         try:
             grid.parent.mkdir(parents=True, exist_ok=True)
-            Images(dataset.images(shown)).save(grid)
+            draw_targets(dataset, shown).save(grid)
         except OSError as error:
             raise DanqingError(
                 f"{grid} cannot be written ({error.strerror or error}): choose another --grid."
             ) from error
-    text = output.facts({**_facts(dataset), "Grid": grid})
-    output.result({**_payload(dataset), "grid": grid}, text, as_json=as_json)
+    rows = {**_facts(dataset), **rights_rows(dataset.info.report.consent), "Faces": faces_text(found)}
+    if card is not None:
+        _write_card(card, dataset.info.name, rows)
+    text = output.facts({**rows, "Card": card, "Grid": grid})
+    payload = {**_payload(dataset), "faces": found and found._asdict(), "card": card, "grid": grid}
+    output.result(payload, text, as_json=as_json)
 
 
 @app.command("list", epilog=_LIST)
@@ -184,6 +219,9 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Labels": _with_source(_labels(dataset), report.understood.get("Labels")),
         "Captions": _with_source(_captions(dataset), report.understood.get("Captions")),
         "Pairs": report.understood.get("Pairs"),
+        "Label sets": report.understood.get("Label sets"),
+        "Boxes": _with_classes(report.understood.get("Boxes"), dataset.target_classes.boxes),
+        "Masks": _with_classes(report.understood.get("Masks"), dataset.target_classes.mask),
         "Attributes": ", ".join(one.in_words() for one in dataset.attributes),
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
         "Not used": "\n  ".join([f"{count:,}", *skipped, *more]) if count else "none",
@@ -196,6 +234,20 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Cache": f"{dataset.cache} ({memory(len(dataset) * dataset.image_bytes)})",
         "Fingerprint": dataset.fingerprint,
     }
+
+
+def _write_card(path: Path, name: str, rows: Mapping[str, Any]) -> None:
+    """Write a data card, without what is about this machine."""
+    from danqing.data.card import data_card
+
+    told = {title: value for title, value in rows.items() if title != "Cache"}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(path, data_card(name, told))
+    except OSError as error:
+        raise DanqingError(
+            f"{path} cannot be written ({error.strerror or error}): choose another --card."
+        ) from error
 
 
 def _bucket_counts(dataset: "Dataset") -> list[tuple[tuple[int, int], int]]:
@@ -213,6 +265,12 @@ def _with_source(text: str, source: str | None) -> str:
     if text == "none":
         return source or text
     return f"{text} (from {source})" if source else text
+
+
+def _with_classes(text: str | None, classes: Sequence[str]) -> str | None:
+    """Add the names of classes to what was found."""
+    more = f", and {len(classes) - _LABELS_SHOWN:,} more" if len(classes) > _LABELS_SHOWN else ""
+    return text and f"{text}: {', '.join(classes[:_LABELS_SHOWN])}{more}"
 
 
 def _depth(dataset: "Dataset") -> str | None:
@@ -253,6 +311,7 @@ def _payload(dataset: "Dataset") -> dict[str, Any]:
         "depth": dataset.depth,
         "labels": dict(zip(dataset.label_names, dataset.label_frequencies, strict=True)),
         "captions": dataset.has_texts,
+        "targets": dataset.target_classes.model_dump(mode="json"),
         "attributes": [one.model_dump(mode="json") for one in dataset.attributes],
         "cache": dataset.cache,
         "fingerprint": dataset.fingerprint,

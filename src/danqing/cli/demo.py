@@ -12,8 +12,10 @@ import typer
 
 from danqing import progress
 from danqing.cli import demo_page, output
+from danqing.cli.arguments import MarksOption
 from danqing.cli.train import leave_if_interrupted, run_payload, run_text, train_with_bar
 from danqing.errors import ConfigError
+from danqing.trust.settings import MarkSettings
 
 if TYPE_CHECKING:
     from danqing import Model
@@ -27,9 +29,9 @@ EXAMPLES = """Examples:
 
   danqing demo
 
-  danqing demo "a blue cat on a yellow background"
+  danqing demo "a rocket"
 
-  danqing demo 一只红色的苹果 --no-train
+  danqing demo 苹果 --no-train
 
   danqing demo --minutes 2 --out runs/quick"""
 
@@ -91,14 +93,16 @@ def demo(
     data: Annotated[
         str, typer.Option(help="How many shapes to train on, for example `shapes:3000`.", hidden=True)
     ] = SOURCE,
+    marks: MarksOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Generate images of your words, then train a small text-to-image model.
 
     The first images take seconds, the training about five minutes.
     """
+    own_marks = MarkSettings.of(marks)
     asks = not as_json and sys.stdin.isatty() and sys.stdout.isatty()
-    pictures = generate_words(" ".join(words or ()).strip(), out, asks=asks)
+    pictures = generate_words(" ".join(words or ()).strip(), out, asks=asks, marks=own_marks)
     page = demo_page.write(out, pictures)
     made = {"words": [{"prompt": prompt, "images": path} for path, prompt in pictures.items()], "page": page}
     if not train:
@@ -110,7 +114,7 @@ def demo(
 
     run = train_with_bar(data, preset="demo", out=out / "run", minutes=minutes)
     leave_if_interrupted(run, as_json=as_json)
-    model = danqing.load(run)
+    model = danqing.load(run, marks=own_marks)
     grid = generate_prompts(model, out / "grid.png")
     demo_page.write(out, pictures, grid)
     shown = {"Images": grid, "Page": page, "Again": again(str(run.folder), NEW_PROMPTS[3])}
@@ -124,7 +128,7 @@ def demo(
                 break
 
 
-def generate_words(words: str, out: Path, *, asks: bool) -> dict[Path, str]:
+def generate_words(words: str, out: Path, *, asks: bool, marks: MarkSettings) -> dict[Path, str]:
     """Generate images of the user's words with the model of the package.
 
     words: a prompt; "" for none. asks: ask for a prompt if there is none, and for more until an empty line.
@@ -142,7 +146,7 @@ def generate_words(words: str, out: Path, *, asks: bool) -> dict[Path, str]:
         from danqing.model.shipped import DEMO_FOLDER
 
         use_free_cores()
-        model = danqing.load(DEMO_FOLDER)
+        model = danqing.load(DEMO_FOLDER, marks=marks)
         numbers = unused_numbers(out, "words")
         number = next(numbers)
         path = save_images(model, prompt, out / f"words-{number}.png", seed=number, **OPTIONS)

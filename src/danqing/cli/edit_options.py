@@ -11,6 +11,7 @@ from danqing.cli import output
 from danqing.cli.arguments import parse_memory
 from danqing.errors import ConfigError
 from danqing.quantities import memory as in_words
+from danqing.trust.settings import MarkSettings
 
 if TYPE_CHECKING:
     from danqing.editing.batch import BatchResult, Plan
@@ -84,10 +85,11 @@ ReferenceOption = Annotated[
 ]
 
 
-def check(source: list[str], out: Path) -> None:
-    """Check the input and the output before a model is loaded; raises as `edit_files` does."""
+def check(source: list[str], out: Path, marks: str | None) -> None:
+    """Check input, output and marks before a model is loaded; raises as `edit_files` does."""
     from danqing.editing import inputs, outputs
 
+    MarkSettings.of(marks)
     outputs.check(out, inputs.find(source))
 
 
@@ -101,6 +103,7 @@ def run(
     strip: bool = False,
     dry_run: bool = False,
     sequence: bool = False,
+    marks: str | None = None,
     memory: str | None = None,
     extra: Callable[[str], Mapping[str, Any]] | None = None,
     compare: Path | None = None,
@@ -110,6 +113,7 @@ def run(
 ) -> "BatchResult":
     """Edit files and print the result.
 
+    marks: which marks results get, as the user wrote it.
     memory: as the user wrote it, such as `1.5G`.
     extra: see `edit_files`.
     compare: the page to write that shows inputs and results; none after a dry run.
@@ -132,6 +136,7 @@ def run(
             strip=strip,
             dry_run=dry_run,
             sequence=sequence,
+            marks=marks,
             memory=None if memory is None else parse_memory(memory),
             extra=extra,
             on_plan=_tell,
@@ -141,7 +146,7 @@ def run(
         )
     page = None if dry_run else compare
     if page is not None:
-        compare_page.write_page(compare_page.compare(edit, result, reference), page)
+        compare_page.write_page(compare_page.compare(edit, result, reference, marks=marks), page)
     output.result(
         {
             "out": result.out,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from danqing.cli import output
+from danqing.cli.arguments import DeviceOption
 from danqing.errors import ConfigError
 
 EXAMPLES = """Examples:
@@ -26,7 +27,7 @@ def ema(
             metavar="L|best",
         ),
     ] = "best",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
     """Rebuild a run's model with another EMA length."""

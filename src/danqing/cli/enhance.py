@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from danqing.cli import edit_options, output
-from danqing.cli.arguments import SampleSettings, SeedOption, picked_seed, sample_options
+from danqing.cli.arguments import (
+    MarksOption,
+    SampleSettings,
+    SeedOption,
+    picked_seed,
+    sample_options,
+)
 from danqing.cli.edit_options import (
     CompareOption,
     DryRunOption,
@@ -64,6 +70,7 @@ def enhance(
     memory: MemoryOption = None,
     sequence: SequenceOption = False,
     strip: StripOption = False,
+    marks: MarksOption = None,
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
@@ -77,7 +84,7 @@ def enhance(
         raise ConfigError("Name a model and the images, or --zero-shot and the images.")
     if noise is not None and not zero_shot:
         raise ConfigError("--noise is for --zero-shot: leave it out for a model.")
-    edit_options.check(images, out)
+    edit_options.check(images, out, marks)
     options, is_picked, seed = sample_options(settings, None), seed == -1, picked_seed(seed)
     if noise is not None:
         options["noise"] = noise
@@ -101,6 +108,7 @@ def enhance(
         seed=seed,
         n=n,
         strip=strip,
+        marks=marks,
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,

@@ -8,7 +8,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_size
+from danqing.cli.arguments import DeviceOption, RayOption, parse_size
 
 if TYPE_CHECKING:
     from danqing.evaluation.evaluate import Evaluation
@@ -81,10 +81,11 @@ def evaluate(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="The number format of the feature network.")
     ] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    device: DeviceOption = "auto",
     out: Annotated[
         Path | None, typer.Option(help="A folder that gets scores.json and neighbours.png.", metavar="DIR")
     ] = None,
+    ray: RayOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Score a model, or a folder of pictures, against real images."""
@@ -109,6 +110,7 @@ def evaluate(
             precision=precision,
             device=device,
             out=out,
+            ray=ray,
             on_progress=lambda done, total, stage: bar.update(done, total or None, stage),
         )
     payload = {

@@ -10,6 +10,7 @@ from danqing.cli.arguments import (
     AttributeOption,
     GuidanceOption,
     LabelOption,
+    MarksOption,
     ModelArgument,
     NegativeOption,
     PromptOption,
@@ -68,6 +69,7 @@ def fill(
     tile: edit_options.TileOption = 0,
     overlap: edit_options.OverlapOption = None,
     strip: edit_options.StripOption = False,
+    marks: MarksOption = None,
     dry_run: edit_options.DryRunOption = False,
     sequence: edit_options.SequenceOption = False,
     memory: edit_options.MemoryOption = None,
@@ -78,7 +80,7 @@ def fill(
     as_json: output.JsonOption = False,
 ) -> None:
     """Fill a part of each image; every pixel outside of it stays unchanged."""
-    edit_options.check(images, out)
+    edit_options.check(images, out, marks)
     is_picked, seed = seed == -1, picked_seed(seed)
     attributes, options = parse_attributes(attribute), sample_options(settings, guidance)
     boxes = [_four("--box", text) for text in box or ()]
@@ -101,6 +103,7 @@ def fill(
         seed=seed,
         n=n,
         strip=strip,
+        marks=marks,
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,

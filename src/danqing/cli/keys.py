@@ -46,8 +46,8 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="generate, edit, metrics or admin (all of them); may be repeated.",
-            show_default="generate and edit",
+            help="generate, edit, recognize, metrics or admin (all of them); may be repeated.",
+            show_default="generate, edit and recognize",
         ),
     ] = None,
     model: Annotated[
@@ -78,7 +78,7 @@ def create(
 
         grant = key_admin.Grant(
             name=name,
-            scopes=tuple(scope or ("generate", "edit")),
+            scopes=tuple(scope or ("generate", "edit", "recognize")),
             models=tuple(model) if model else None,
             rate=rate,
             quota=quota,

@@ -15,6 +15,7 @@ from danqing.errors import ConfigError
 from danqing.names import match
 
 if TYPE_CHECKING:
+    from danqing.compress.runtime import RuntimeModel
     from danqing.model.model import Model
 
 MOST_ROWS = 10_000
@@ -40,12 +41,12 @@ class PromptRow(NamedTuple):
     attributes: Mapping[str, Any] = MappingProxyType({})
     where: str = ""
 
-    def check(self, model: "Model") -> None:
+    def check(self, model: "Model | RuntimeModel") -> None:
         """Raise ConfigError for unknown options and attributes, and for texts that are too long."""
         model.check_options(self.options)
-        if self.attributes and model.family.config.attributes:
+        if self.attributes and model.config.attributes:
             try:
-                attribute_values.read(model.family.config.attributes, self.attributes)
+                attribute_values.read(model.config.attributes, self.attributes)
             except ConfigError as error:
                 raise ConfigError(f"{self.where}: {error}" if self.where else str(error)) from error
         where = (f"{self.where},", f"The negative prompt of {self.where},") if self.where else _OPTIONS

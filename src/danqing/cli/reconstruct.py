@@ -7,8 +7,10 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
+from danqing.cli.arguments import MarksOption, ModelArgument
 from danqing.cli.sample import format_of
 from danqing.errors import ConfigError, DanqingError
+from danqing.trust.settings import MarkSettings
 
 EXAMPLES = """Examples:
 
@@ -18,9 +20,7 @@ EXAMPLES = """Examples:
 
 
 def reconstruct(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the id of a model on the hub.")
-    ],
+    model: ModelArgument,
     data: Annotated[
         str, typer.Argument(help="The images: a folder, file or built-in name, as danqing train takes it.")
     ],
@@ -34,10 +34,11 @@ def reconstruct(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    marks: MarksOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Encode real images with a model, decode them again, and show both."""
-    chosen = format_of(out)
+    chosen, own_marks = format_of(out), MarkSettings.of(marks)
 
     import numpy as np
     import torch
@@ -68,7 +69,9 @@ def reconstruct(
     error = float(squared_error(rebuilt, originals).mean())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        Images(torch.cat([originals, rebuilt], dim=1)).save(out, chosen)
+        candidate.model.marks = own_marks
+        shown = Images(torch.cat([originals, rebuilt], dim=1), candidate.model.marking("reconstruct"))
+        shown.save(out, chosen)
     except OSError as problem:
         raise DanqingError(
             f"The grid cannot be written ({problem.strerror or problem}): choose another --out."

@@ -12,6 +12,7 @@ from danqing.cli import output, prompts
 from danqing.cli.arguments import (
     AttributeOption,
     GuidanceOption,
+    MarksOption,
     NegativeOption,
     SampleSettings,
     SeamlessOption,
@@ -23,9 +24,12 @@ from danqing.cli.arguments import (
     sample_options,
 )
 from danqing.errors import ConfigError, DanqingError
+from danqing.trust.settings import MarkSettings
 
 if TYPE_CHECKING:
+    from danqing.compress.runtime import RuntimeModel
     from danqing.images import Images, Pixels
+    from danqing.marks import Marks
     from danqing.model.model import Model
     from danqing.text.prompt_writer import PromptWriter
 
@@ -53,7 +57,10 @@ _IMAGES, _IMAGES_OF_A_PROMPT = 64, 8
 
 def sample(
     model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, the id of a model on the hub, or demo.")
+        str,
+        typer.Argument(
+            help="A run folder, a model folder, an export, the id of a model on the hub, or demo."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="A file for all images as one grid.", metavar="GRID.png")
@@ -99,6 +106,7 @@ def sample(
         Literal["png", "webp", "jpeg"] | None,
         typer.Option("--format", help="The file format.", show_default="that of --out, else png"),
     ] = None,
+    marks: MarksOption = None,
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -109,6 +117,7 @@ def sample(
         )
     if prompt is not None and prompt_table is not None:
         raise ConfigError("Give --prompt or --prompts, not both.")
+    own_marks = MarkSettings.of(marks)
     chosen = image_format or (format_of(out) if out is not None else "png")
     options, is_picked, seed = sample_options(settings, guidance), seed == -1, picked_seed(seed)
     options |= {} if size is None else {"size": parse_size(size)}
@@ -119,12 +128,9 @@ def sample(
         prompt, count, seed, options, negative_prompt=negative_prompt, attributes=attributes or {}
     )
 
-    import danqing
-    from danqing.machine import use_free_cores
     from danqing.text.prompt_writer import PromptWriter
 
-    use_free_cores()
-    trained = danqing.load(model)
+    trained = _loaded(model, own_marks)
     rows = [wanted] if prompt_table is None else _rows_of(prompt_table, wanted, trained)
     suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
     painted: list[Images] = []
@@ -146,7 +152,8 @@ def sample(
             ]
             prompts.record(each, {name: text for name, text in texts if text is not None})
         if out is not None:
-            _save_grid(painted, out, chosen)
+            prompt_list = "\n".join(dict.fromkeys(row.prompt for row in rows if row.prompt))
+            _save_grid(painted, out, chosen, trained.marking("sample", prompt_list))
     except OSError as error:
         raise DanqingError(
             f"The images cannot be written ({error.strerror or error}): choose another --out or --each."
@@ -175,15 +182,32 @@ def sample(
     output.result(payload, output.facts(facts), as_json=as_json)
 
 
-def _rows_of(table: Path, wanted: prompts.PromptRow, model: "Model") -> list[prompts.PromptRow]:
+def _loaded(model: str, marks: MarkSettings) -> "Model | RuntimeModel":
+    """Load a model, or an export of one, which needs no PyTorch."""
+    from danqing.compress.runtime.manifest import is_export
+
+    if is_export(model):
+        from danqing.compress.runtime import load
+
+        return load(model, marks=marks)
+    import danqing
+    from danqing.machine import use_free_cores
+
+    use_free_cores()
+    return danqing.load(model, marks=marks)
+
+
+def _rows_of(
+    table: Path, wanted: prompts.PromptRow, model: "Model | RuntimeModel"
+) -> list[prompts.PromptRow]:
     """Read a table for a model; a column that could be an attribute or an option is an option."""
-    config, options = model.family.config, model.sample_options
+    config, options = model.config, model.sample_options
     names = [column.name for column in config.attributes if column.name not in options]
     return prompts.read(table, wanted, names, needs_prompt=config.reads_text or not names)
 
 
 def _written_out(
-    rows: Sequence[prompts.PromptRow], model: "Model", writer: "PromptWriter"
+    rows: Sequence[prompts.PromptRow], model: "Model | RuntimeModel", writer: "PromptWriter"
 ) -> list[prompts.PromptRow]:
     """Return the rows with their prompts expanded by a language model, each distinct prompt once.
 
@@ -196,7 +220,7 @@ def _written_out(
     with progress.Bar() as bar:
         for prompt in asked:
             bar.update(len(written), len(asked), "Writing prompts")
-            answer = writer.expand(prompt, model.family.config.captions)
+            answer = writer.expand(prompt, model.config.captions)
             if answer.problem:
                 kept = "prompts are used as they are" if written else "prompt is used as it is"
                 bar.say(f"{answer.problem.rstrip('.')}: the {kept}.", style="yellow")
@@ -210,7 +234,9 @@ def _written_out(
     return [row._replace(prompt=written.get(row.prompt, row.prompt), asked=row.prompt) for row in rows]
 
 
-def _paint(model: "Model", rows: Sequence[prompts.PromptRow], label: str | None) -> Iterator["Images"]:
+def _paint(
+    model: "Model | RuntimeModel", rows: Sequence[prompts.PromptRow], label: str | None
+) -> Iterator["Images"]:
     """Yield the images of each row, and show every sampling step in a bar.
 
     label: of all images.
@@ -222,11 +248,12 @@ def _paint(model: "Model", rows: Sequence[prompts.PromptRow], label: str | None)
     with progress.Bar() as bar:
         images = _one_by_one(model, rows, label, bar)
         for row in rows:
-            yield Images(np.stack(list(itertools.islice(images, row.n))))
+            own = np.stack(list(itertools.islice(images, row.n)))
+            yield Images(own, model.marking("sample", row.prompt or ""))
 
 
 def _one_by_one(
-    model: "Model", rows: Sequence[prompts.PromptRow], label: str | None, bar: progress.Bar
+    model: "Model | RuntimeModel", rows: Sequence[prompts.PromptRow], label: str | None, bar: progress.Bar
 ) -> Iterator["Pixels"]:
     """Yield the images of all rows, one after another; adjacent rows with equal options share chunks.
 
@@ -238,7 +265,7 @@ def _one_by_one(
     total, done = sum(row.n for row in rows), 0
     for _, alike in itertools.groupby(rows, key=lambda row: row.options):
         wanted = ((row, derived_seed(row.seed, "image", number)) for row in alike for number in range(row.n))
-        while chunk := list(itertools.islice(wanted, model.family.chunk)):
+        while chunk := list(itertools.islice(wanted, model.chunk)):
 
             def show(step: int, steps: int, preview: object, done: int = done, n: int = len(chunk)) -> None:
                 bar.update(done + n * step / steps, total, "Generating", detail=f"step {step} of {steps}")
@@ -258,7 +285,7 @@ def _one_by_one(
             done += len(chunk)
 
 
-def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> None:
+def _save_grid(painted: Sequence["Images"], out: Path, image_format: str, marks: "Marks | None") -> None:
     """Save all images as one grid; several prompts get a row each."""
     import numpy as np
 
@@ -273,7 +300,7 @@ def _save_grid(painted: Sequence["Images"], out: Path, image_format: str) -> Non
         np.pad(images.array, ((0, widest - len(images)), (0, 0), (0, 0), (0, 0)), constant_values=blank)
         for images in painted
     ]
-    Images(np.concatenate(rows)).save(out, image_format, columns=widest)
+    Images(np.concatenate(rows), marks).save(out, image_format, columns=widest)
 
 
 def format_of(out: Path) -> str:

@@ -1,7 +1,8 @@
-"""`danqing serve`: offer your models through the OpenAI images API."""
+"""`danqing serve`: offer your models and indexes through the OpenAI API."""
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,11 @@ EXAMPLES = """Examples:
 
   danqing serve runs/painter cats=runs/cats --port 9000 --alias dall-e-2=cats
 
+  danqing serve kinds=runs/kinds photos=photos.index
+
   danqing serve --config service.toml
+
+  danqing serve runs/photos --require-signature release.pub --filters filters.toml
 
   danqing keys create studio && danqing serve runs/photos --host 0.0.0.0"""
 
@@ -46,7 +51,8 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run folders, model folders or hub ids; NAME=PATH serves a model under another name.",
+            help="Run folders, model folders, folders of indexes, or hub ids; NAME=PATH serves one under "
+            "another name.",
             metavar="[NAME=]MODEL...",
             show_default=False,
         ),
@@ -80,8 +86,36 @@ def serve(
             show_envvar=True,
         ),
     ] = None,
+    require_signature: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Reject models that the key of this public key has not signed; may be repeated.",
+            metavar="KEY.pub",
+            show_default="any model",
+        ),
+    ] = None,
+    marks: Annotated[
+        str | None,
+        typer.Option(
+            help="The marks of pictures, such as eu,cn or none.", show_default="DANQING_MARKS, or eu"
+        ),
+    ] = None,
+    filters: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file with the settings of filters of prompts and pictures.",
+            metavar="FILE.toml",
+            show_default="no filters",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps.", show_default="the fastest available")
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Processes that compute; auto for one per GPU or NUMA node.", metavar="N", show_default="1"
+        ),
     ] = None,
     log: Annotated[
         Literal["auto", "json", "text"] | None,
@@ -89,7 +123,7 @@ def serve(
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Serve models through the OpenAI images API.
+    """Serve models and indexes through the OpenAI API.
 
     Only on this machine, until you create a key.
     """
@@ -101,13 +135,17 @@ def serve(
         config,
         models=named_models(models or []),
         aliases=dict(_pair(text, "--alias dall-e-2=cats") for text in alias or []),
-        engine={} if device is None else {"device": device},
+        require_signature=require_signature or None,
+        marks=marks,
+        filters=filters,
+        engine=_given(device=device, workers=workers),
         host=host,
         port=port,
         data=data,
         database=database_url,
         log=log,
     )
+    _check_signers(settings.require_signature)
     from danqing.service.app import create_app
     from danqing.service.http import server
     from danqing.service.observability import logs, tracing
@@ -144,6 +182,24 @@ def read_settings(config: Path | None, **given: Any) -> "Settings":
             "Say which models to serve: danqing serve runs/photos, or --config FILE with [models]."
         )
     return settings.checked(values)
+
+
+def _given(**options: str | None) -> dict[str, str]:
+    """Return the options that are on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_signers(paths: Sequence[Path]) -> None:
+    """Check public keys before the service starts; raises TrustError."""
+    if not paths:
+        return
+    from danqing.trust.extra import check_cryptography
+
+    check_cryptography()
+    from danqing.trust import keys
+
+    for path in paths:
+        keys.read_signer(path)
 
 
 def named_models(models: list[str]) -> dict[str, str]:

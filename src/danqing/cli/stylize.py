@@ -6,6 +6,10 @@ from typing import Annotated
 import typer
 
 from danqing.cli import edit_options, output
+from danqing.cli.arguments import (
+    DeviceOption,
+    MarksOption,
+)
 from danqing.cli.edit_options import (
     CompareOption,
     DryRunOption,
@@ -65,12 +69,13 @@ def stylize(
         typer.Option("--keep-colors", help="Keep the colours of the input; change its brightness."),
     ] = False,
     strip: StripOption = False,
+    marks: MarksOption = None,
     dry_run: DryRunOption = False,
     sequence: SequenceOption = False,
     memory: MemoryOption = None,
     tile: TileOption = 0,
     compare: CompareOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
     """Give images the style of another image."""
@@ -80,7 +85,7 @@ def stylize(
         raise ConfigError(
             "Name the style and the images: --style-image FILE, --style NUMBER, or a model before the images."
         )
-    edit_options.check(inputs, out)
+    edit_options.check(inputs, out, marks)
 
     from danqing.editing.stylize import Stylize, method_of
     from danqing.machine import use_free_cores
@@ -102,6 +107,7 @@ def stylize(
         out,
         seed=0,
         strip=strip,
+        marks=marks,
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,

@@ -1,5 +1,6 @@
 """`danqing train`: train a model on images; the same command again resumes the run."""
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,8 +11,21 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import TrainingSizeOption, size_and_settings, split_names
-from danqing.quantities import duration
+from danqing.cli.arguments import (
+    AttributesOption,
+    BoxesOption,
+    DataArgument,
+    DeviceOption,
+    IgnoreReservationsOption,
+    LabelSetsOption,
+    MasksOption,
+    PairsOption,
+    TrainingSizeOption,
+    size_and_settings,
+    split_names,
+)
+from danqing.errors import ConfigError
+from danqing.quantities import duration, privacy
 from danqing.training.display import Display
 
 if TYPE_CHECKING:
@@ -27,6 +41,8 @@ _VERBS = {
     "style": ("stylize", "stylized"),
 }
 """The commands of tasks that have one of their own, and what they call their results."""
+_RECOGNIZE = ("classify", "segment", "detect")
+"""The tasks whose models answer through `danqing predict`."""
 
 EXAMPLES = """Examples:
 
@@ -52,18 +68,27 @@ EXAMPLES = """Examples:
 
   danqing train animals/ --domains horses:zebras --preset translation-64 --out runs/zebras
 
+  danqing train photos/ --task classify --clean clean.csv --out runs/kinds
+
+  danqing train scans/ --task segment --masks images:masks --out runs/cells
+
+  danqing train street/ --task detect --boxes coco --out runs/street
+
+  danqing train photos/ --task embed --out runs/looks
+
+  danqing train few/ --task classify --init runs/looks --out runs/few
+
+  danqing train faces/ --preset private-32 --private epsilon=8 --secure --out runs/private
+
   danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits
+
+  danqing train photos/ --preset flow-32 --processes 4 --out runs/four
 
 Ctrl-C saves the run; the same command again resumes it."""
 
 
 def train(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="A folder, zip, Parquet, tar or IDX file of images, or a built-in name (danqing data list)."
-        ),
-    ],
+    data: DataArgument,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder; with an existing run, resume it.", show_default="runs/..."),
@@ -74,8 +99,8 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="Train an editor of images instead of choosing a preset.",
-            metavar="upscale|enhance|translate|colorize|fill|style",
+            help="What the model is for; it chooses the preset.",
+            metavar="upscale|enhance|translate|colorize|fill|style|classify|segment|detect|embed",
         ),
     ] = None,
     mode: Annotated[
@@ -98,19 +123,8 @@ def train(
     images: Annotated[
         int | None, typer.Option(help="How many images to train on, instead of --minutes.")
     ] = None,
-    attributes: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of a table that the model learns too: numbers or categories.", metavar="NAME,NAME"
-        ),
-    ] = None,
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            help="Learn to turn one image into another: two folders, two halves of an image, or a column.",
-            metavar="SOURCES:TARGETS",
-        ),
-    ] = None,
+    attributes: AttributesOption = None,
+    pairs: PairsOption = None,
     domains: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +139,26 @@ def train(
             metavar="STEP,STEP",
         ),
     ] = None,
+    generated: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of each batch that --generator generates.",
+            metavar="SHARE",
+        ),
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="The model for --generated, which has labels.", metavar="MODEL")
+    ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            help="More images, of which the classifier of --init labels those that it is sure of.",
+            metavar="DATA",
+        ),
+    ] = None,
+    masks: MasksOption = "",
+    boxes: BoxesOption = "",
+    label_sets: LabelSetsOption = "",
     style_image: Annotated[
         Path | None, typer.Option(help="The image whose style the task style learns.", metavar="FILE")
     ] = None,
@@ -154,13 +188,65 @@ def train(
             show_default="trained first, if the preset has one",
         ),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from the weights of this run, model folder or hub id, as far as they fit.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    clean: Annotated[
+        Path | None,
+        typer.Option(
+            help="A list of images to leave out or relabel, from danqing data clean.", metavar="FILE.csv"
+        ),
+    ] = None,
+    ignore_reservations: IgnoreReservationsOption = False,
+    private: Annotated[
+        str | None,
+        typer.Option(
+            help="Guarantee that the model says little of any one image (differential privacy).",
+            metavar="epsilon=8,delta=1e-5",
+        ),
+    ] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Derive the noise of a private run from a secret key.")
+    ] = False,
     track: Annotated[str | None, typer.Option(help="Log to wandb or mlflow too.", metavar="SERVICE")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes of this machine that compute the run: 1, 2, 4, ...; its weights do not change.",
+            metavar="N",
+            show_default="one process, or those of torchrun",
+        ),
+    ] = None,
+    fast_sums: Annotated[
+        bool,
+        typer.Option(
+            "--fast-sums",
+            help="Add the gradients of processes in any order; the weights then depend on their number.",
+        ),
+    ] = False,
+    device: DeviceOption = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
     """Train a model on your images."""
-    of_all, given = size_and_settings(size, settings)
+    from danqing.cluster.launch import launch
+    from danqing.cluster.place import Place, check_power_of_two
+
+    place = Place.of()
+    if place is None and processes is not None and processes > 1:
+        check_power_of_two(processes, "--processes")
+        status, _ = launch([sys.executable, "-m", "danqing", *sys.argv[1:]], processes)
+        raise typer.Exit(status)
+    of_all, given = size_and_settings(size, settings, ignore_reservations=ignore_reservations)
     given |= _of_data(attributes, pairs, domains, degrade)
+    given |= _of_added(generated, generator, unlabelled)
+    targets = {"data.masks": masks, "data.boxes": boxes, "data.label_sets": label_sets}
+    given |= {name: value for name, value in targets.items() if value}
+    if fast_sums:
+        given["training.fast_sums"] = True
     if style_image is not None:
         given["model.style_image"] = str(style_image.resolve())
     run = train_with_bar(
@@ -178,14 +264,21 @@ def train(
         evaluate_every=evaluate_every,
         patience=patience,
         tokenizer=tokenizer,
+        init=init,
+        clean=clean,
+        private=None if private is None else _of_privacy(private),
+        secure=secure,
         track=track,
+        processes=processes,
         device=device,
     )
+    if place is not None and place.rank:  # the first process says what there is to say
+        raise typer.Exit(INTERRUPTED if run.status == "interrupted" else 0)
     leave_if_interrupted(run, as_json=as_json)
     following = next_command(
         run.folder,
         sources=_sources(data, pairs or domains) if run.translates or run.task == "style" else None,
-        images=data if run.reconstructs else None,
+        images=data if run.reconstructs or run.task == "embed" else None,
         task=run.task,
     )
     output.result(run_payload(run), output.facts({**run_text(run), "Next": following}), as_json=as_json)
@@ -195,13 +288,20 @@ def next_command(run: Path, *, sources: str | None = None, images: str | None = 
     """Return the command that uses the model of a run.
 
     sources: the images to edit, for a model that turns one image into another.
-    images: the images to reconstruct, for a first stage.
+    images: the images to reconstruct, for a first stage, or to index, for an embedder.
     task: what the model is for.
     """
     if sources is not None:
         verb, done = _VERBS.get(task, ("translate", "translated"))
         out = done if Path(sources).is_dir() else f"{done}.png"
         return shlex.join(["danqing", verb, str(run), sources, "--out", out])
+    if task == "embed":
+        data = images or "photos/"
+        return shlex.join(["danqing", "index", data, "--encoder", str(run), "--out", "images.index"])
+    if task == "segment":
+        return shlex.join(["danqing", "predict", str(run), IMAGE_TO_TRANSLATE, "--masks", "masks"])
+    if task in _RECOGNIZE:
+        return shlex.join(["danqing", "predict", str(run), IMAGE_TO_TRANSLATE])
     if images is not None:
         return shlex.join(["danqing", "reconstruct", str(run), images, "--out", "grid.png"])
     return shlex.join(["danqing", "sample", str(run), "--out", "grid.png"])
@@ -225,15 +325,45 @@ def _of_data(
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _of_added(share: float | None, generator: str | None, unlabelled: str | None) -> dict[str, Any]:
+    """The settings of images besides the data; what is a path gets one that is valid everywhere."""
+    given: dict[str, Any] = {} if share is None else {"data.generated": share}
+    for key, name in (("data.generator", generator), ("data.unlabelled", unlabelled)):
+        if name is not None:
+            given[key] = json.dumps(str(Path(name).resolve()) if Path(name).exists() else name)
+    return given
+
+
+def _of_privacy(text: str) -> dict[str, str]:
+    """The settings of the section `private`; raises ConfigError for what is not NAME=VALUE."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not (name.strip() and value.strip()) for name, _, value in pairs):
+        raise ConfigError(
+            f"--private {text} is not understood: write it as epsilon=8 or epsilon=8,delta=1e-5."
+        )
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def train_with_bar(data: str, **arguments: Any) -> "Run":
     """Call `danqing.train` with a progress bar on stderr."""
+    from danqing.cluster import ledger
+    from danqing.cluster.place import Place
+
+    ledger.command_begins()
+    place = Place.of()
     try:
+        if place is not None and place.rank:
+            import danqing
+
+            return danqing.train(data, listener=danqing.Listener(), **arguments)
         with progress.Bar() as bar:
             bar.update(0, None, "Starting")  # importing torch takes seconds
             import danqing
 
             return danqing.train(data, listener=Display(bar), **arguments)
     except KeyboardInterrupt:  # before the first step, or for the second time
+        if place is not None and place.rank:
+            raise typer.Exit(INTERRUPTED) from None
         progress.say("Stopped; the same command resumes from the last checkpoint.", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
 
@@ -256,6 +386,8 @@ def run_payload(run: "Run") -> Mapping[str, Any]:
         "evaluation_share": run.evaluation_share,
         "tokenizer": run.tokenizer,
         "ema": run.ema,
+        "effect": run.effect,
+        "privacy": run.privacy,
     }
 
 
@@ -273,6 +405,8 @@ def run_text(run: "Run") -> dict[str, Any]:
         else None,
         "Best": run.best and _best_text(run.best),
         "Average": run.ema and run.ema["text"],
+        "Effect": run.effect,
+        "Privacy": run.privacy and privacy(run.privacy),
         "Model": run.model,
         "Report": run.report,
     }

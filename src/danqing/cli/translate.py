@@ -8,6 +8,7 @@ from danqing.cli import edit_options, output
 from danqing.cli.arguments import (
     AttributeOption,
     GuidanceOption,
+    MarksOption,
     ModelArgument,
     NegativeOption,
     PromptOption,
@@ -76,6 +77,7 @@ def translate(
     memory: MemoryOption = None,
     sequence: SequenceOption = False,
     strip: StripOption = False,
+    marks: MarksOption = None,
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
@@ -84,7 +86,7 @@ def translate(
     as_json: output.JsonOption = False,
 ) -> None:
     """Turn images into others, as a model has learned it."""
-    edit_options.check(images, out)
+    edit_options.check(images, out, marks)
     attributes, options = parse_attributes(attribute), sample_options(settings, guidance)
     is_picked, seed = seed == -1, picked_seed(seed)
 
@@ -107,6 +109,7 @@ def translate(
         seed=seed,
         n=n,
         strip=strip,
+        marks=marks,
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,

@@ -10,7 +10,14 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import TrainingSizeOption, size_and_settings
+from danqing.cli.arguments import (
+    CpusOption,
+    DeviceOption,
+    IgnoreReservationsOption,
+    RayOption,
+    TrainingSizeOption,
+    size_and_settings,
+)
 from danqing.cli.train import IMAGE_TO_TRANSLATE, INTERRUPTED, next_command
 from danqing.training.run_files import read_json
 
@@ -65,11 +72,14 @@ def tune(
         str, typer.Option(help="What stops a trial that is worse than others: median, hyperband, none.")
     ] = "median",
     jobs: Annotated[int, typer.Option(help="How many trials run at once.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    ignore_reservations: IgnoreReservationsOption = False,
+    ray: RayOption = None,
+    cpus: CpusOption = None,
+    device: DeviceOption = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
     """Search for the settings whose model comes closest to held-out images."""
-    of_all, given = size_and_settings(size, settings)
+    of_all, given = size_and_settings(size, settings, ignore_reservations=ignore_reservations)
     with progress.Bar() as bar:
         bar.update(0, None, "Starting")
         import danqing
@@ -89,6 +99,8 @@ def tune(
             seed=seed,
             pruner=pruner,
             jobs=jobs,
+            ray=ray,
+            cpus=cpus,
             device=device,
             on_progress=lambda done, total, text: bar.update(done, total, "Searching", detail=text),
             on_dataset=lambda report: show_report(bar, report),
@@ -128,7 +140,7 @@ def _text(found: "Tuning", data: str) -> str:
 
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.settings))
     rows = [["", "Trial", "Score", *names, ""]]
-    ranked = sorted(found.trials, key=lambda t: (t.status != "finished", t.status != "pruned", t.score or 0))
+    ranked = sorted(found.trials, key=lambda t: (t.status != "finished", t.status != "pruned", t.loss))
     for trial in ranked:
         best = "*" if trial is found.best_trial else ""
         score = "" if trial.score is None else f"{trial.score:.4g}{' !' if trial.flattered else ''}"
@@ -147,6 +159,7 @@ def _text(found: "Tuning", data: str) -> str:
             found.best,
             sources=IMAGE_TO_TRANSLATE if facts.get("translates") else None,
             images=data if facts.get("reconstructs") else None,
+            task=facts.get("task", ""),
         )
         text += "\n" + output.facts(
             {"Best run": found.best, "Its settings": found.best_config, "Next": following}

@@ -1,7 +1,14 @@
 """`danqing upscale`: enlarge images with a model that learned from small copies of large images."""
 
 from danqing.cli import edit_options, output
-from danqing.cli.arguments import ModelArgument, SampleSettings, SeedOption, picked_seed, sample_options
+from danqing.cli.arguments import (
+    MarksOption,
+    ModelArgument,
+    SampleSettings,
+    SeedOption,
+    picked_seed,
+    sample_options,
+)
 from danqing.cli.edit_options import (
     CompareOption,
     DryRunOption,
@@ -35,6 +42,7 @@ def upscale(
     memory: MemoryOption = None,
     sequence: SequenceOption = False,
     strip: StripOption = False,
+    marks: MarksOption = None,
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
     settings: SampleSettings = None,
@@ -43,7 +51,7 @@ def upscale(
     as_json: output.JsonOption = False,
 ) -> None:
     """Enlarge images; their average over each pixel of the input stays."""
-    edit_options.check(images, out)
+    edit_options.check(images, out, marks)
     options, is_picked, seed = sample_options(settings, None), seed == -1, picked_seed(seed)
 
     from danqing.editing.upscale import upscaling
@@ -59,6 +67,7 @@ def upscale(
         seed=seed,
         n=n,
         strip=strip,
+        marks=marks,
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,

@@ -5,6 +5,7 @@ from danqing.cli.arguments import (
     AttributeOption,
     GuidanceOption,
     LabelOption,
+    MarksOption,
     ModelArgument,
     NegativeOption,
     PromptOption,
@@ -36,6 +37,7 @@ def vary(
     tile: edit_options.TileOption = 0,
     overlap: edit_options.OverlapOption = None,
     strip: edit_options.StripOption = False,
+    marks: MarksOption = None,
     dry_run: edit_options.DryRunOption = False,
     sequence: edit_options.SequenceOption = False,
     memory: edit_options.MemoryOption = None,
@@ -46,7 +48,7 @@ def vary(
     as_json: output.JsonOption = False,
 ) -> None:
     """Make a variation of each image."""
-    edit_options.check(images, out)
+    edit_options.check(images, out, marks)
     is_picked, seed = seed == -1, picked_seed(seed)
     attributes, options = parse_attributes(attribute), sample_options(settings, guidance)
 
@@ -64,6 +66,7 @@ def vary(
         seed=seed,
         n=n,
         strip=strip,
+        marks=marks,
         dry_run=dry_run,
         sequence=sequence,
         memory=memory,

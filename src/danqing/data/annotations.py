@@ -4,7 +4,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from danqing.data import tables
 from danqing.data.files import Files
@@ -14,17 +14,34 @@ from danqing.data.tables import Table, plain_header
 from danqing.names import normalized
 
 
+class Wanted(NamedTuple):
+    """Columns that a user has declared, besides those with known names.
+
+    attributes: all of them are read. partner, mask, objects, label_set: the column of the source image, the
+    mask, the objects and the several labels of an image is the first of these names that a table has.
+    """
+
+    attributes: Sequence[str] = ()
+    partner: Sequence[str] = ()
+    mask: Sequence[str] = ()
+    objects: Sequence[str] = ()
+    label_set: Sequence[str] = ()
+
+
 @dataclass
 class Annotation:
     """The values of one image in the tables.
 
-    Several captions have one line each.
+    Several captions have one line each. partner, mask: the names of other images. objects: a cell.
     """
 
     label: str | None = None
     caption: str | None = None
     split: str | None = None
     partner: str | None = None
+    mask: str | None = None
+    objects: Any = None
+    label_set: tuple[str, ...] | None = None
     attributes: tuple[Any, ...] = ()
 
 
@@ -35,7 +52,8 @@ class Annotations:
     read: the tables that were read. missing: paths that tables name but that do not exist, with their splits.
     outside: paths that lead out of the data. folders: the folders below which tables list every image.
     shards: the folders below which folders are shards, not classes, as StyleGAN's tool writes them. label,
-    caption: the source of each, in words; empty if no table has it. headers: those of all tables.
+    caption, mask, objects, label_set: the source of each, in words; empty if no table has it. headers: those
+    of all tables.
     """
 
     by_image: dict[str, Annotation] = field(default_factory=dict)
@@ -48,6 +66,9 @@ class Annotations:
     has_splits: bool = False
     label: str = ""
     caption: str = ""
+    mask: str = ""
+    objects: str = ""
+    label_set: str = ""
     headers: dict[str, None] = field(default_factory=dict)
 
     def split_of(self, image: str) -> str | None:
@@ -72,8 +93,7 @@ def read_annotations(
     places: Sequence[str],
     images: Sequence[str],
     survey: Survey,
-    attributes: Sequence[str] = (),
-    partner_column: str = "",
+    wanted: Wanted = Wanted(),  # noqa: B008 (immutable)
 ) -> Annotations:
     """Read tables and match their rows with the images.
 
@@ -95,7 +115,7 @@ def read_annotations(
             found.shards.append(base)
         if table.rows:
             found.folders.append(base)
-            _match(found, table, base, matcher, odd, attributes, partner_column)
+            _match(found, table, base, matcher, odd, wanted)
     paths = [files.inner(image) for image in images]
     if found.folders and not any(path.startswith(tuple(found.folders)) for path in paths):
         found.folders = [""]  # a table in a folder of its own
@@ -147,22 +167,31 @@ def _match(
     base: str,
     matcher: Matcher,
     odd: Counter[str],
-    attributes: Sequence[str],
-    partner_column: str,
+    wanted: Wanted,
 ) -> None:
     columns, rows = table.columns, table.rows
     where = posixpath.basename(table.place)
-    labels = tables.label_texts([_single(row.get(columns.label or ""), odd) for row in rows])
     headers = {plain_header(header): header for row in rows for header in row}
-    wanted = [headers.get(plain_header(name), "") for name in attributes]
-    partner = headers.get(plain_header(partner_column), "") if partner_column else ""
-    if columns.label and any(label is not None for label in labels):
-        found.label = f"the column '{columns.label}' of {where}"
-    if columns.caption:
-        found.caption = f"the column '{columns.caption}' of {where}"
+    attributes = [headers.get(plain_header(name), "") for name in wanted.attributes]
+    partner, mask, objects, label_set = (
+        next((headers[plain_header(name)] for name in names if plain_header(name) in headers), "")
+        for names in wanted[1:]
+    )
+    label = "" if columns.label in (mask, objects, label_set) else columns.label or ""
+    labels = tables.label_texts([_single(row.get(label), odd) for row in rows])
+    if label and any(each is not None for each in labels):
+        found.label = f"the column '{label}' of {where}"
+    for topic, header in (
+        ("caption", columns.caption),
+        ("mask", mask),
+        ("objects", objects),
+        ("label_set", label_set),
+    ):
+        if header:
+            setattr(found, topic, f"the column '{header}' of {where}")
     found.has_splits |= columns.split is not None
     found.headers |= dict.fromkeys(headers.values())
-    for row, label in zip(rows, labels, strict=True):
+    for row, own in zip(rows, labels, strict=True):
         path = str(row[columns.file or ""])
         split = split_of_cell(row.get(columns.split or "")) if columns.split else None
         image = matcher.find(base, path)
@@ -173,11 +202,14 @@ def _match(
                 found.missing[base + path.replace("\\", "/")] = split
             continue
         told = Annotation(
-            label,
+            own,
             tables.caption_text(row.get(columns.caption or "")),
             split,
-            _partner(row.get(partner), base, matcher) if partner else None,
-            tuple(row.get(header) if header else None for header in wanted),
+            _image(row.get(partner), base, matcher) if partner else None,
+            _image(row.get(mask), base, matcher) if mask else None,
+            row.get(objects) if objects else None,
+            tables.several_labels(row.get(label_set)) if label_set else None,
+            tuple(row.get(header) if header else None for header in attributes),
         )
         before = found.by_image.setdefault(image, told)
         if before is not told:
@@ -194,6 +226,8 @@ def _join(before: Annotation, other: Annotation, odd: Counter[str]) -> None:
         odd["further rows give an image another label; its first label counts"] += 1
     if not any(not tables.is_missing(value) for value in before.attributes):
         before.attributes = other.attributes
+    if other.label_set is not None:
+        before.label_set = tuple(dict.fromkeys((*(before.label_set or ()), *other.label_set)))
 
 
 def _single(value: Any, odd: Counter[str]) -> Any:
@@ -209,5 +243,5 @@ def split_of_cell(value: Any) -> str:
     return "train" if tables.is_missing(value) else split_named(str(value)) or str(value).strip()
 
 
-def _partner(value: Any, base: str, matcher: Matcher) -> str | None:
+def _image(value: Any, base: str, matcher: Matcher) -> str | None:
     return None if tables.is_missing(value) else matcher.find(base, str(value))

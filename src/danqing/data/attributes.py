@@ -7,23 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from danqing.attributes import Attribute as Attribute
+from danqing.attributes import Example as Example
 from danqing.attributes import Kind
 from danqing.data import tables
-
-
-class Example(BaseModel):
-    """The attributes and the label of one image.
-
-    values: in the order of the columns, None for a missing one. label: its index, -1 if there is none.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    label: int = -1
-    values: tuple[float | None, ...]
 
 
 def tabulate(
@@ -105,3 +93,23 @@ def _parsed(cell: Any) -> Any:
         except (ValueError, RecursionError):
             return cell
     return cell
+
+
+def in_columns(columns: Sequence[Attribute], rows: Sequence[Sequence[Any]]) -> NDArray[np.float32]:
+    """Convert cells to numbers as columns that are known describe them, `[n, sum of widths]`.
+
+    Missing values, and those of another kind or category, are NaN.
+    """
+    table = np.full((len(rows), sum(column.width for column in columns)), math.nan, np.float32)
+    start = 0
+    for number, column in enumerate(columns):
+        cells, end = [row[number] for row in rows], start + column.width
+        if column.kind == "category":
+            places = {name: place for place, name in enumerate(column.categories)}
+            table[:, start] = [places.get(text or "", math.nan) for text in tables.label_texts(cells)]
+        else:
+            for row, found in zip(table, map(_numbers, cells), strict=True):
+                if found is not None and len(found) == column.width:
+                    row[start:end] = found
+        start = end
+    return table

@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from danqing.data.boxes import clipped
+from danqing.data.targets import Targets
 from danqing.images import to_float
 from danqing.randomness import generator
 
@@ -33,31 +37,79 @@ class Augment(BaseModel):
     def is_off(self) -> bool:
         return not (self.flip or self.rotation or self.scale or self.crop or self.colour)
 
-    def apply(self, images: Tensor, seed: int, images_seen: int) -> Tensor:
+    def apply(
+        self, images: Tensor, seed: int, images_seen: int, *, first: int = 0, of: int | None = None
+    ) -> Tensor:
         """Change images uint8 or uint16 `[n, h, w, c]`.
 
+        first, of: the images are those from row `first` on in a batch of `of` images. They change as they do
+            in the whole batch.
         Returns float32 `[n, c, h, w]` in [-1, 1], channels-last.
         """
         if self.is_off:
             return to_float(images)
         rng = generator(seed, "augment", images_seen)
-        n, dtype = images.shape[0], images.dtype
+        dtype, whole = images.dtype, len(images) if of is None else of
+        rows = slice(first, first + len(images))
+        change = self._drawn(whole, images.shape[1] / images.shape[2], rng)[rows]
         if dtype == torch.uint16:  # torch can move few unsigned types; the sign does not matter
             images = images.view(torch.int16)
+        result = to_float(change.in_pixels(images).view(dtype))
+        if change.matrices is not None:
+            result = _turned(result, change.matrices)
+        if self.colour:
+            draws = (torch.rand(whole, 3, generator=rng) * 2 - 1) * self.colour
+            result = recoloured(result, draws[rows].to(result.device))
+        return result.contiguous(memory_format=torch.channels_last)
+
+    def apply_to_targets(
+        self,
+        targets: Targets,
+        size: tuple[int, int],
+        seed: int,
+        images_seen: int,
+        *,
+        first: int = 0,
+        of: int | None = None,
+    ) -> Targets:
+        """Change masks and boxes as `apply` changes their images.
+
+        size: the (width, height) of the images. A mask keeps its values, and boxes that leave the image are
+        dropped. The box of a turned object is the one around its turned box.
+        """
+        if self.is_off or (targets.mask is None and targets.boxes is None):
+            return targets
+        n = len(targets.mask if targets.mask is not None else cast(Tensor, targets.boxes))
+        rng = generator(seed, "augment", images_seen)
+        change = self._drawn(n if of is None else of, size[1] / size[0], rng)[first : first + n]
+        if targets.mask is not None:
+            mask = change.in_pixels(targets.mask[..., None])
+            if change.matrices is not None:
+                floats = mask.permute(0, 3, 1, 2).float()
+                turned = F.grid_sample(floats, _grid(floats, change.matrices), "nearest", "reflection", False)
+                mask = turned.to(torch.uint8).permute(0, 2, 3, 1)
+            targets = replace(targets, mask=mask[..., 0].contiguous())
+        if targets.boxes is not None:
+            assert targets.box_labels is not None
+            boxes, kept = clipped(change.of_boxes(targets.boxes, size), size)
+            kept &= targets.box_labels >= 0
+            order = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # the boxes that are kept come first
+            boxes = torch.where(kept[..., None], boxes, 0.0)
+            labels = targets.box_labels.where(kept, -1)
+            boxes = boxes.gather(1, order[..., None].expand_as(boxes))
+            targets = replace(targets, boxes=boxes, box_labels=labels.gather(1, order))
+        return targets
+
+    def _drawn(self, n: int, aspect: float, rng: torch.Generator) -> "_Change":
+        """Draw how n images move; `aspect` is height / width."""
+        flips = None
         if self.flip:
             chance = 0.5 if self.flip is True else float(self.flip)
-            chosen = (torch.rand(n, generator=rng) < chance).to(images.device)
-            images = torch.where(chosen[:, None, None, None], images.flip(2), images)
-        turns = bool(self.rotation or self.scale)
+            flips = torch.rand(n, generator=rng) < chance
         shift = (torch.rand(n, 2, generator=rng) * 2 - 1) * self.crop if self.crop else torch.zeros(n, 2)
-        if self.crop and not turns:
-            images = _shifted(images, shift.to(images.device))
-        result = to_float(images.view(dtype))
-        if turns:
-            result = _turned(result, self._matrices(n, shift, result.shape[2] / result.shape[3], rng))
-        if self.colour:
-            result = _recoloured(result, self.colour, rng)
-        return result.contiguous(memory_format=torch.channels_last)
+        if not (self.rotation or self.scale):
+            return _Change(flips, shift if self.crop else None, None)
+        return _Change(flips, None, self._matrices(n, shift, aspect, rng))
 
     def _matrices(self, n: int, shift: Tensor, aspect: float, rng: torch.Generator) -> Tensor:
         """Return affine maps `[n, 2, 3]` from target to source positions; `aspect` is height / width."""
@@ -66,6 +118,49 @@ class Augment(BaseModel):
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
         rows = [cos, -sin * aspect, 2 * shift[:, 0], sin / aspect, cos, 2 * shift[:, 1]]
         return torch.stack(rows, dim=1).view(n, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """How the images of a batch move.
+
+    flips: `[n]`, which are mirrored. shift: `[n, 2]`, by which share of the sides they are moved in whole
+    pixels, x first. matrices: `[n, 2, 3]`, from target to source positions in [-1, 1]. None for no change.
+    """
+
+    flips: Tensor | None
+    shift: Tensor | None
+    matrices: Tensor | None
+
+    def __getitem__(self, rows: slice) -> "_Change":
+        parts = (self.flips, self.shift, self.matrices)
+        return _Change(*(None if part is None else part[rows] for part in parts))
+
+    def in_pixels(self, images: Tensor) -> Tensor:
+        """Mirror and move images `[n, h, w, c]` in whole pixels."""
+        if self.flips is not None:
+            images = torch.where(self.flips.to(images.device)[:, None, None, None], images.flip(2), images)
+        return images if self.shift is None else _shifted(images, self.shift.to(images.device))
+
+    def of_boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return where boxes `[n, most, 4]` are in the changed images, not clipped."""
+        sides = torch.tensor(size, dtype=boxes.dtype, device=boxes.device)
+        if self.flips is not None:
+            mirrored = torch.stack(
+                [size[0] - boxes[..., 2], boxes[..., 1], size[0] - boxes[..., 0], boxes[..., 3]], -1
+            )
+            boxes = torch.where(self.flips.to(boxes.device)[:, None, None], mirrored, boxes)
+        if self.shift is not None:
+            moved = (self.shift.to(boxes.device) * sides).round()
+            boxes = boxes - moved.repeat(1, 2)[:, None]
+        if self.matrices is None:
+            return boxes
+        matrices = self.matrices.to(boxes.device)
+        corners = boxes[..., [0, 1, 2, 1, 0, 3, 2, 3]].unflatten(-1, (4, 2)) / sides * 2 - 1
+        turn, shift = matrices[:, None, None, :, :2], matrices[:, None, None, :, 2]
+        corners = torch.linalg.solve(turn, (corners - shift)[..., None])[..., 0]  # from source to target
+        corners = (corners + 1) / 2 * sides
+        return torch.cat([corners.amin(-2), corners.amax(-2)], -1)
 
 
 def _shifted(images: Tensor, shift: Tensor) -> Tensor:
@@ -88,12 +183,16 @@ def _mirrored(index: Tensor, length: int) -> Tensor:
 
 def _turned(images: Tensor, matrices: Tensor) -> Tensor:
     """Apply each image's affine map, bilinear."""
-    grid = F.affine_grid(matrices.to(images.device), list(images.shape), align_corners=False)
+    grid = _grid(images, matrices)
 
     def turned(images: Tensor) -> Tensor:
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
     return weighted_by_alpha(images, turned).clamp_(-1, 1)
+
+
+def _grid(images: Tensor, matrices: Tensor) -> Tensor:
+    return F.affine_grid(matrices.to(images.device), list(images.shape), align_corners=False)
 
 
 def weighted_by_alpha(images: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
@@ -110,14 +209,19 @@ def weighted_by_alpha(images: Tensor, average: Callable[[Tensor], Tensor]) -> Te
     return torch.cat([images[:, :-1] / alpha.clamp_min(1 / 512) - 1, alpha * 2 - 1], dim=1)
 
 
-def _recoloured(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
-    n, channels = images.shape[:2]
-    draws = ((torch.rand(n, 3, generator=rng) * 2 - 1) * strength).to(images.device)[:, :, None, None, None]
+def recoloured(images: Tensor, changes: Tensor) -> Tensor:
+    """Change saturation, contrast and brightness of images, but not their transparency.
+
+    images: `[n, c, h, w]` in [-1, 1]; so are the results.
+    changes: `[n, 3]`. Saturation and contrast are multiplied by 1 + change, brightness is shifted by it.
+    """
+    saturation, contrast, brightness = changes[:, :, None, None, None].unbind(1)
+    channels = images.shape[1]
     colours = channels - (channels in (2, 4))
     picture = images[:, :colours]
     if colours == 3:
         grey = picture.mean(dim=1, keepdim=True)
-        picture = grey + (picture - grey) * (1 + draws[:, 0])
+        picture = grey + (picture - grey) * (1 + saturation)
     middle = picture.mean(dim=(1, 2, 3), keepdim=True)
-    picture = (middle + (picture - middle) * (1 + draws[:, 1]) + draws[:, 2]).clamp(-1, 1)
+    picture = (middle + (picture - middle) * (1 + contrast) + brightness).clamp(-1, 1)
     return torch.cat([picture, images[:, colours:]], dim=1) if colours < channels else picture

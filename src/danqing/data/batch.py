@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from danqing.data.targets import Targets
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -53,12 +55,14 @@ class Batch:
     codes: what a tokenizer made of the images, codes int64 `[n, rows, columns, depth]` or latents float32
     `[n, channels, rows, columns]`. The images are then empty, `[n, 0, 0, 0]`.
     noise: standard normal values of the shape of the images, if noise has chosen the images.
+    targets: what a learner predicts of the images besides `condition.label`, if the data has it.
     """
 
     images: Tensor
     condition: Condition = field(default_factory=Condition)
     codes: Tensor | None = None
     noise: Tensor | None = None
+    targets: Targets | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -67,7 +71,8 @@ class Batch:
         """Return a selection of the batch."""
         codes = None if self.codes is None else self.codes[rows]
         noise = None if self.noise is None else self.noise[rows]
-        return Batch(self.images[rows], self.condition[rows], codes, noise)
+        targets = None if self.targets is None else self.targets.mapped(lambda value: value[rows])
+        return Batch(self.images[rows], self.condition[rows], codes, noise, targets)
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Apply a function to the images of the batch.
@@ -82,4 +87,6 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         codes = None if self.codes is None else self.codes.to(device, non_blocking=True)
         noise = None if self.noise is None else self.noise.to(device, non_blocking=True)
-        return Batch(self.images.to(device, non_blocking=True), self.condition.to(device), codes, noise)
+        targets = None if self.targets is None else self.targets.mapped(lambda value: value.to(device))
+        images = self.images.to(device, non_blocking=True)
+        return Batch(images, self.condition.to(device), codes, noise, targets)

@@ -5,7 +5,9 @@ more than 8 bits), `records.safetensors` (`labels` `[n]`, and `text_ends` `[n + 
 `report.json`, and `manifest.json`, which is written last: a cache without one is still being built. The
 images are appended in the order of the source, and a journal says how many are complete, so that a killed
 build continues where it stopped. With buckets, `images` is `[n, values]`, as long as the largest bucket
-needs, and `buckets` `[n]` among the records says which bucket each image is in.
+needs, and `buckets` `[n]` among the records says which bucket each image is in. `masks.safetensors` has
+`masks` `[n, h, w]`, the class of each pixel; `box_ends` `[n + 1]` among the records says which of `boxes` and
+`box_labels` an image has, and `set_ends` which of `set_labels`.
 """
 
 import json
@@ -70,10 +72,11 @@ def is_complete(cache: Path) -> bool:
         manifest = read_manifest(cache)
         length = (cache / "images.safetensors").stat().st_size
         records = (cache / "records.safetensors").is_file()
+        masks = not manifest.targets.mask or (cache / "masks.safetensors").is_file()
     except (OSError, ValueError):
         return False
     expected = HEADER + manifest.shape[0] * manifest.image_bytes
-    return manifest.version == VERSION and records and length == expected
+    return manifest.version == VERSION and records and masks and length == expected
 
 
 def _is_current(cache: Path) -> bool:

@@ -8,7 +8,6 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +16,10 @@ from numpy.typing import NDArray
 
 from danqing import atomic
 from danqing.data.attributes import Attribute, tabulate
+from danqing.data.cache_targets import JOURNALLED, NO_TARGETS, TargetBuild, TargetTables
+from danqing.data.consent import Consent, Counts, count, merge
 from danqing.data.decode_worker import Decoded
-from danqing.data.decoding import Decoder
+from danqing.data.decoding import RESERVED, Decoder
 from danqing.data.manifest import HEADER, VERSION, Manifest
 from danqing.data.probe import resolve
 from danqing.data.records import (
@@ -30,9 +31,10 @@ from danqing.data.records import (
     common_reasons,
     reason_kind,
 )
-from danqing.data.survey import NAMED, Skipped
+from danqing.data.survey import NAMED, Skipped, Survey
 from danqing.errors import DataError
 from danqing.image_files.reasons import missing_extras
+from danqing.names import natural_order
 from danqing.progress import ProgressCallback
 
 _FINGERPRINT = 3
@@ -44,7 +46,7 @@ _COMMIT_BYTES = 32 * 2**20
 
 
 @dataclass
-class _Tally:
+class Tally:
     """The progress of a build, according to its journal."""
 
     records: int = 0
@@ -55,10 +57,13 @@ class _Tally:
     formats: Counter[str] = field(default_factory=Counter)
     sizes: list[list[int]] = field(default_factory=list)
     lacking: set[str] = field(default_factory=set)
+    reserved: int = 0
+    reserved_files: list[Skipped] = field(default_factory=list)
+    consent: Counts = field(default_factory=dict)
 
     def add(self, entry: dict[str, Any]) -> None:
         self.records += entry["records"]
-        self.images += len(entry["labels"])
+        self.images += entry["images"] if "images" in entry else len(entry["labels"])
         self.skipped += len(entry["skipped"])
         self.reasons.update(reason_kind(reason) for _, reason in entry["skipped"])
         named = [Skipped(name=name, reason=reason) for name, reason in entry["skipped"]]
@@ -66,6 +71,32 @@ class _Tally:
         self.formats.update(entry.get("formats", {}))  # journals of earlier versions have none
         self.sizes = _range([*self.sizes, *entry.get("sizes", ())])
         self.lacking |= missing_extras(*(one.reason for one in named))
+        self.reserved += len(entry["reserved"])
+        left_out = [Skipped(name=name, reason=RESERVED) for name in entry["reserved"]]
+        self.reserved_files += left_out[: NAMED - len(self.reserved_files)]
+        merge(self.consent, entry["consent"])
+
+    def report(self, survey: Survey, *, ignored: bool) -> DataReport:
+        """Return the account of a source.
+
+        survey: what the source left out itself. ignored: whether reservations of training are.
+        """
+        left_out = survey.left_out + Counter({RESERVED: self.reserved})
+        return DataReport(
+            found=self.records + survey.left_out.total(),
+            records=self.records,
+            images=self.images,
+            skipped=self.skipped,
+            reasons=dict(self.reasons.most_common()),
+            skipped_files=tuple(self.skipped_files),
+            left_out=dict(left_out.most_common()),
+            left_out_files=(*survey.named, *self.reserved_files),
+            understood=survey.understood,
+            notes=tuple(survey.notes),
+            formats=dict(self.formats.most_common()),
+            source_sizes=tuple(map(tuple, self.sizes)) or None,
+            consent=Consent.of(self.consent, ignored=ignored),
+        )
 
 
 class Build:
@@ -79,9 +110,12 @@ class Build:
         assert self.spec.size is not None
         self.width, self.height = self.spec.size
         self.buckets = self.spec.chosen_buckets
-        self.pairs = any(record.source is not None for record in islice(source.records(self.spec), 1))
-        if self.pairs and self.buckets:
-            raise DataError("Pairs need one size for all images: give a size such as 64x64 instead of auto.")
+        first = next(iter(source.records(self.spec)), None)
+        self.pairs = first is not None and first.source is not None
+        self.targets = TargetBuild(first, cache, self.spec.size)
+        if self.buckets and (self.pairs or self.targets.has_boxes or self.targets.has_masks):
+            what = "Pairs need" if self.pairs else "Boxes and masks need"
+            raise DataError(f"{what} one size for all images: give a size such as 64x64 instead of auto.")
         self.image_bytes = self.spec.bytes_per_image
         self.record_bytes = self.image_bytes * (2 if self.pairs else 1)
         self.images_path = cache / "building.images"
@@ -91,11 +125,16 @@ class Build:
 
     def run(self) -> None:
         tally = self._resume()
-        with open(self.images_path, "ab") as images, open(self.journal_path, "ab") as journal:
-            for entry, pixels in self._commits(tally.records):
+        with (
+            open(self.images_path, "ab") as images,
+            open(self.targets.path, "ab") as masks,
+            open(self.journal_path, "ab") as journal,
+        ):
+            for entry, pixels, of_masks in self._commits(tally.records):
                 # Order matters: an entry in the journal promises that its images are on disk.
-                images.write(pixels)
-                _sync(images)
+                for file, block in ((images, pixels), (masks, of_masks)):
+                    file.write(block)
+                    _sync(file)
                 journal.write(json.dumps(entry, ensure_ascii=True).encode() + b"\n")
                 _sync(journal)
                 tally.add(entry)
@@ -104,47 +143,59 @@ class Build:
         self._check(tally, final=True)
         self._finish(tally)
 
-    def _resume(self) -> _Tally:
+    def _resume(self) -> Tally:
         """Return the reliable part of an earlier build, and truncate the rest."""
-        tally = _Tally()
+        tally = Tally()
         atomic.remove_leftovers(self.cache)
         intact = 0
+        files = {self.images_path: self.record_bytes, self.targets.path: self.targets.mask_bytes}
         if self.journal_path.exists() and self.images_path.exists():
             with open(self.journal_path, "rb") as journal:
                 for line in journal:
                     try:
-                        tally.add(json.loads(line))
+                        entry = json.loads(line)
+                        tally.add(entry)
                     except (ValueError, KeyError, TypeError):
                         break
+                    self.targets.resume(entry)
                     intact += len(line)
-        if HEADER + tally.images * self.record_bytes > _length(self.images_path):
-            tally, intact = _Tally(), 0
+        if any(HEADER + tally.images * each > _length(path) for path, each in files.items() if each):
+            tally, intact = Tally(), 0
+            self.targets.clear()
         _cut(self.journal_path, intact)
-        _cut(self.images_path, HEADER + tally.images * self.record_bytes)
+        for path, each in files.items():
+            _cut(path, HEADER + tally.images * each)
         return tally
 
-    def _commits(self, start: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Yield journal entries with their pixels."""
-        entry, blocks = _entry(), list[bytes]()
+    def _commits(self, start: int) -> Iterator[tuple[dict[str, Any], bytes, bytes]]:
+        """Yield journal entries with their pixels and masks."""
+        entry, blocks, masks = _entry(), list[bytes](), list[bytes]()
         with Decoder(self.spec, self.total - start) as decoder:
             for records, decoded in self._decoded(decoder, self.source.records(self.spec, start)):
                 entry["records"] += len(records)
                 entry["digests"] += decoded.digests
                 entry["buckets"] += [self.buckets.index(size) for size in decoded.sizes if self.buckets]
                 blocks.append(decoded.pixels)
-                for record, reason, header in zip(records, decoded.reasons, decoded.headers, strict=True):
-                    if reason is None:
-                        _count(entry, *header)
-                        entry["labels"].append(_printable(record.label))
-                        entry["texts"].append(_printable(record.text))
-                        entry["attributes"].append(list(map(_plain, record.attributes)))
+                targets = decoded.targets or [None] * len(records)
+                for record, reason, header, found, terms in zip(
+                    records, decoded.reasons, decoded.headers, targets, decoded.terms, strict=True
+                ):
+                    count(entry["consent"], terms, used=reason is None)
+                    if terms.is_reserved and not self.spec.ignore_reservations:
+                        entry["reserved"].append(printable(record.name))
+                    elif reason is None:
+                        masks.append(self.targets.add(found, entry))
+                        count_header(entry, *header)
+                        entry["labels"].append(printable(record.label))
+                        entry["texts"].append(printable(record.text))
+                        entry["attributes"].append(list(map(plain_cell, record.attributes)))
                     else:
-                        entry["skipped"].append([_printable(record.name), _printable(reason)])
+                        entry["skipped"].append([printable(record.name), printable(reason)])
                 if entry["records"] >= _COMMIT_IMAGES or sum(map(len, blocks)) >= _COMMIT_BYTES:
-                    yield entry, b"".join(blocks)
-                    entry, blocks = _entry(), []
+                    yield entry, b"".join(blocks), b"".join(masks)
+                    entry, blocks, masks = _entry(), [], []
             if entry["records"]:
-                yield entry, b"".join(blocks)
+                yield entry, b"".join(blocks), b"".join(masks)
 
     def _decoded(self, decoder: Decoder, records: Iterator[Record]) -> Iterator[tuple[list[Record], Decoded]]:
         """Yield chunks of records with their pixels; for pairs, first the target's, then the source's."""
@@ -155,38 +206,53 @@ class Build:
         for chunk, decoded in decoder(sides):  # a chunk holds an even number of images
             yield chunk[::2], _joined_pairs(decoded, self.image_bytes)
 
-    def _check(self, tally: _Tally, *, final: bool) -> None:
-        if tally.skipped <= TOLERATED * max(self.total, tally.records) and not (final and tally.images == 0):
+    def _check(self, tally: Tally, *, final: bool) -> None:
+        is_empty = final and tally.images == 0
+        if tally.skipped <= TOLERATED * max(self.total, tally.records) and not is_empty:
             return
-        report = self._report(tally, duplicates=0)
+        report = self._report(tally, duplicates=0, targets=NO_TARGETS)
         atomic.write_json(self.cache / "report.json", report.model_dump(mode="json"))
-        self.images_path.unlink(missing_ok=True)
-        self.journal_path.unlink(missing_ok=True)
+        for path in (self.images_path, self.targets.path, self.journal_path):
+            path.unlink(missing_ok=True)
+        if is_empty and tally.reserved:
+            raise DataError(
+                f"The owners of all {tally.reserved:,} images reserve training on them: use other images, or "
+                "train with --ignore-reservations if you have their permission."
+            )
         raise DataError(
             f"{tally.skipped:,} of {self.total:,} images cannot be read, more than {TOLERATED:.0%}: "
             f"{common_reasons(tally.reasons, tally.skipped_files)}. Repair or remove those named in "
             f"{self.cache / 'report.json'}."
         )
 
-    def _report(self, tally: _Tally, duplicates: int) -> DataReport:
+    def _finish_targets(self, images: int) -> TargetTables:
+        """Write the masks, and return the tables of the other targets."""
+        tables = NO_TARGETS
+        if self.targets:
+            with open(self.journal_path, "rb") as journal:
+                names = self.source.survey().class_names
+                tables = self.targets.finish(map(json.loads, journal), names, HEADER)
+        if self.targets.has_masks:
+            write_header(self.targets.numbered, "masks", (images, self.height, self.width))
+            os.replace(self.targets.numbered, self.cache / "masks.safetensors")
+        return tables
+
+    def _report(self, tally: Tally, duplicates: int, targets: TargetTables) -> DataReport:
         survey = self.source.survey()
-        return DataReport(
-            found=tally.records + survey.left_out.total(),
-            records=tally.records,
-            images=tally.images,
-            skipped=tally.skipped,
-            reasons=dict(tally.reasons.most_common()),
-            skipped_files=tuple(tally.skipped_files),
-            left_out=dict(survey.left_out.most_common()),
-            left_out_files=tuple(survey.named),
-            duplicates=duplicates,
-            understood=survey.understood,
-            notes=(*survey.notes, *self.notes),
-            formats=dict(tally.formats.most_common()),
-            source_sizes=tuple(map(tuple, tally.sizes)) or None,
+        found = {
+            topic: text + (f", from {survey.understood[topic]}" if topic in survey.understood else "")
+            for topic, text in targets.understood.items()
+        }
+        report = tally.report(survey, ignored=self.spec.ignore_reservations)
+        return report.model_copy(
+            update={
+                "duplicates": duplicates,
+                "understood": survey.understood | found,
+                "notes": (*survey.notes, *targets.notes, *self.notes),
+            }
         )
 
-    def _finish(self, tally: _Tally) -> None:
+    def _finish(self, tally: Tally) -> None:
         shape = (tally.images, self.height, self.width, self.spec.channels)
         labels, names, texts, ends, digests = self._tables(tally.images)
         stored: tuple[int, ...] = (tally.images, 2, *shape[1:]) if self.pairs else shape
@@ -199,16 +265,20 @@ class Build:
             tensors["attributes"] = values
         if self.buckets:
             tensors["buckets"] = np.array(self._from_journal("buckets"), np.uint8)
+        targets = self._finish_targets(tally.images)
+        tensors |= targets.tensors
         _write_tensors(self.cache / "records.safetensors", tensors)
         covered = [_FINGERPRINT, _of_pixels(self._asked_buckets()), shape, names]
         hasher = hashlib.sha256(json.dumps(covered).encode())
         for table in (digests, labels.astype("<i8"), ends, texts):
             hasher.update(table.tobytes())
-        for name in ("attributes", "buckets"):
+        for name in ("attributes", "buckets", *targets.tensors):
             if name in tensors:
                 hasher.update(tensors[name].tobytes())
+        if targets.classes:
+            hasher.update(targets.classes.model_dump_json().encode() + targets.digest)
         counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(float)
-        duplicates = tally.images - len(np.unique(digests))
+        report = self._report(tally, tally.images - len(np.unique(digests)), targets)
         manifest = Manifest(
             version=VERSION,
             fingerprint=hasher.hexdigest(),
@@ -216,19 +286,21 @@ class Build:
             label_names=names,
             label_frequencies=tuple(counts / max(1.0, counts.sum())) if names else (),
             has_texts=len(ends) > 0,
-            report=self._report(tally, duplicates),
-            name=_printable(self.source.about.name) or "",
+            report=report,
+            name=printable(self.source.about.name) or "",
             depth=self.spec.depth,
             range=self.spec.range if self.spec.depth > 8 else None,
-            lacking=tuple(sorted(tally.lacking | missing_extras(*self.notes))),
+            lacking=tuple(sorted(tally.lacking | missing_extras(*self.notes, *report.consent.notes()))),
             pairs=self.pairs,
             attributes=attributes,
             buckets=self.buckets,
+            targets=targets.classes,
         )
         atomic.write_json(self.cache / "report.json", manifest.report.model_dump(mode="json"))
         os.replace(self.images_path, self.cache / "images.safetensors")
         atomic.write_json(self.cache / "manifest.json", manifest.model_dump(mode="json"))
         self.journal_path.unlink()
+        self.targets.path.unlink()
 
     def _attributes(self) -> tuple[NDArray[np.float32], tuple[Attribute, ...]]:
         """Return the table of attributes and its columns from the journal."""
@@ -276,17 +348,6 @@ class Build:
         return labels.astype(smallest), names, np.frombuffer(bytes(texts), np.uint8), ends, digests
 
 
-def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
-    """Return a sorting key for natural order: `class 10` follows `class 9`."""
-    parts: list[str] = []
-    for character in name:
-        if parts and character.isdecimal() == parts[-1][-1].isdecimal():
-            parts[-1] += character
-        else:
-            parts.append(character)
-    return tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
-
-
 def write_header(path: Path, name: str, shape: tuple[int, ...], depth: int = 8) -> None:
     """Write the safetensors header of one tensor of unsigned values.
 
@@ -309,13 +370,23 @@ def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
 
 
 def _of_pixels(asked: ImageSpec) -> dict[str, Any]:
-    """Return the options that a fingerprint covers; range and depth already affect the pixels."""
-    return replace(asked, range=None, depth=0).asked()
+    """Return the options that a fingerprint covers; the others already affect the pixels."""
+    return replace(asked, range=None, depth=0, ignore_reservations=False).asked()
 
 
 def _entry() -> dict[str, Any]:
-    lists = ("labels", "texts", "attributes", "digests", "buckets", "skipped", "sizes")
-    return {"records": 0, "formats": {}, **{name: [] for name in lists}}
+    lists = (
+        "labels",
+        "texts",
+        "attributes",
+        "digests",
+        "buckets",
+        "skipped",
+        "sizes",
+        "reserved",
+        *JOURNALLED,
+    )
+    return {"records": 0, "formats": {}, "consent": {}, **{name: [] for name in lists}}
 
 
 def _source_of(record: Record) -> Load:
@@ -345,20 +416,26 @@ def _joined_pairs(decoded: Decoded, image_bytes: int) -> Decoded:
         if target is not None and source is not None:
             pixels += [target[0], source[0]]
             digests.append(hashlib.blake2b((target[1] + source[1]).encode(), digest_size=16).hexdigest())
-    return Decoded(reasons, digests, b"".join(pixels), headers=decoded.headers[::2])
+    terms = [
+        one.with_partner(other) for one, other in zip(decoded.terms[::2], decoded.terms[1::2], strict=True)
+    ]
+    return Decoded(reasons, digests, b"".join(pixels), headers=decoded.headers[::2], terms=terms)
 
 
-def _plain(value: Any) -> Any:
-    """Return a cell as a JSON value; NumPy numbers and dates of a Parquet file are converted."""
+def plain_cell(value: Any) -> Any:
+    """Return a cell as a JSON value.
+
+    NumPy numbers and dates of a Parquet file are converted.
+    """
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain_cell(one) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, bool | int | str) or value is None else str(value)
 
 
-def _count(entry: dict[str, Any], format: str, size: tuple[int, int] | None) -> None:
-    """Write the format and size of an encoded image into its journal entry."""
+def count_header(entry: dict[str, Any], format: str, size: tuple[int, int] | None) -> None:
+    """Write format and size of an encoded image into its entry."""
     if format:
         entry["formats"][format] = entry["formats"].get(format, 0) + 1
     if size is not None:
@@ -372,7 +449,7 @@ def _range(sizes: list[list[int]]) -> list[list[int]]:
     )
 
 
-def _printable(text: str | None) -> str | None:
+def printable(text: str | None) -> str | None:
     """Return text that UTF-8 can encode, which file names need not be."""
     return None if text is None else text.encode("utf-8", "replace").decode()
 

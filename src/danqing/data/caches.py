@@ -20,9 +20,10 @@ from danqing.data.cache import default_folder
 from danqing.data.manifest import read_manifest
 from danqing.errors import DataError
 
-Kind = Literal["data", "codes", "features", "latents", "text", "downloads"]
+Kind = Literal["data", "codes", "features", "latents", "text", "downloads", "shards"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _FILES: tuple[Kind, ...] = ("codes", "features", "latents")
+_FOLDERS: tuple[Kind, ...] = ("text", "downloads", "shards")
 _KEY = re.compile(r"[0-9a-f]{32}")
 _LONGEST_HEADER = 2**20
 
@@ -57,7 +58,9 @@ def metadata(data: str, **others: str) -> dict[str, dict[str, str]]:
 def find(folder: Path | None = None) -> list[Cache]:
     """List all caches in a folder (by default `default_folder()`), the largest first."""
     folder = folder or default_folder()
-    found = [*_data(folder), *_folders(folder, "text"), *_folders(folder, "downloads")]
+    found = [*_data(folder)]
+    for kind in _FOLDERS:
+        found += _folders(folder, kind)
     for kind in _FILES:
         found += _files(folder, kind)
     return sorted(found, key=lambda cache: -cache.bytes)
@@ -118,11 +121,11 @@ def _files(folder: Path, kind: Kind) -> Iterator[Cache]:
 
 
 def _folders(folder: Path, kind: Kind) -> Iterator[Cache]:
-    """List groups of files, one folder each: texts of one encoder, downloads of one data set."""
+    """List groups of files, one folder each: texts of one encoder, files or shards of one data set."""
     for path in _entries(folder / kind, lambda entry: entry.is_dir()):
-        is_text = kind == "text"
-        lock = None if is_text else folder / kind / f".{path.name}.lock"
-        yield _cache(kind, path.name, "" if is_text else path.name, (path,), lock, True)
+        is_named = kind == "downloads"
+        lock = folder / kind / f".{path.name}.lock" if is_named else None
+        yield _cache(kind, path.name, path.name if is_named else "", (path,), lock, True)
 
 
 def _cache(

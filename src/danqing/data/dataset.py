@@ -1,14 +1,10 @@
 """A data set in its cache: images by index, read from the file on demand."""
 
 import functools
-import json
 import math
-import struct
-import threading
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,9 +14,14 @@ from torch import Tensor
 from danqing.data.attributes import Attribute, Example
 from danqing.data.captions import captions_of
 from danqing.data.manifest import Manifest, read_manifest
+from danqing.data.order import BucketOrder, Order, ShuffledOrder
 from danqing.data.records import DatasetInfo, digest
+from danqing.data.shards.stream import Stream
+from danqing.data.target_store import TargetStore
+from danqing.data.targets import TargetClasses, Targets
+from danqing.data.tensor_file import TensorFile
 from danqing.errors import DataError
-from danqing.images import conform
+from danqing.images import conform, eight_bits
 from danqing.names import match
 
 _TEXTS_AT_ONCE = 10_000
@@ -38,19 +39,24 @@ class Dataset:
     `labels` are int64 `[n]`, indices into `label_names`, -1 if an image has none. `fingerprint` is a
     sha256 in hexadecimal of the contents and the options that they were read with: it shows whether two runs
     used the same data. `sources` are the images of another domain that a model turns into images like these,
-    of any number; None if there is no such domain.
+    of any number; None if there is no such domain. `target_classes` are the classes of the targets, by
+    default those that the data has. `stream` reads the images from shards; None if they are in a cache.
     """
 
     def __init__(
         self,
         cache: Path,
         info: DatasetInfo,
-        rows: NDArray[np.int64] | None = None,
+        rows: NDArray[np.integer] | None = None,
         sources: "Dataset | None" = None,
+        target_classes: TargetClasses | None = None,
+        *,
+        stream: Stream | None = None,
     ) -> None:
-        self.cache, self.info, self.sources = cache, info, sources
-        self._manifest = read_manifest(cache)
-        self._store = _Store(cache, self._manifest)
+        self.cache, self.info, self.sources, self.stream = cache, info, sources, stream
+        self._manifest = read_manifest(cache) if stream is None else stream.manifest
+        self.target_classes = target_classes or self._manifest.targets
+        self._store: _Store | Stream = stream or _Store(cache, self._manifest)
         self._rows: NDArray[np.integer] | None = None
         self._names = self._manifest.label_names
         if rows is not None:
@@ -61,6 +67,8 @@ class Dataset:
             self._narrow_labels()
         if sources is not None:
             self.fingerprint = digest(self.fingerprint, sources.fingerprint)
+        if self.target_classes != self._manifest.targets:
+            self.fingerprint = digest(self.fingerprint, self.target_classes.model_dump_json())
 
     def __len__(self) -> int:
         return self._manifest.shape[0] if self._rows is None else len(self._rows)
@@ -85,7 +93,7 @@ class Dataset:
 
         It is a place in `sizes`.
         """
-        return self._store.buckets[self._places(indices)].astype(np.int64)
+        return self._store.buckets_at(self._places(indices)).astype(np.int64)
 
     @property
     def channels(self) -> int:
@@ -122,14 +130,14 @@ class Dataset:
         Deeper values are rounded. Images of other buckets are resized and cropped.
         """
         places = self._places(indices)
-        buckets = self._store.buckets[places]
+        buckets = self._store.buckets_at(places)
         if not buckets.any():
-            return torch.from_numpy(_eight_bits(self._store.images(places)))
+            return torch.from_numpy(eight_bits(self._store.images(places)))
         width, height = self.size
         result = np.empty((len(places), height, width, self.channels), np.uint8)
         for bucket in np.unique(buckets):
             (rows,) = np.nonzero(buckets == bucket)
-            pixels = _eight_bits(self._store.images(places[rows], bucket=int(bucket)))
+            pixels = eight_bits(self._store.images(places[rows], bucket=int(bucket)))
             for row, one in zip(rows, pixels, strict=True):
                 result[row] = conform(one, size=self.size, channels=self.channels, alpha="keep")
         return torch.from_numpy(result)
@@ -140,7 +148,7 @@ class Dataset:
         They are uint8 or uint16 `[n, h, w, c]`. Raises DataError for images of several buckets.
         """
         places = self._places(indices)
-        found = np.unique(self._store.buckets[places])
+        found = np.unique(self._store.buckets_at(places))
         if len(found) > 1:
             raise DataError(
                 f"These images have {len(found)} sizes: read those of one bucket at a time (buckets_at), or "
@@ -169,7 +177,7 @@ class Dataset:
             return self.sources.images(wanted * len(self.sources) // len(self))
         if not self.has_pairs:
             raise DataError(f"{self.info.name} holds no pairs: declare them with pairs=...")
-        return torch.from_numpy(_eight_bits(self._store.images(self._places(indices), side=1)))
+        return torch.from_numpy(eight_bits(self._store.images(self._places(indices), side=1)))
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -202,7 +210,7 @@ class Dataset:
 
     def labels_at(self, indices: Indices) -> NDArray[np.int64]:
         """Return the labels at `indices`, int64 `[n]`, -1 for none."""
-        labels = self._store.labels[self._places(indices)]
+        labels = self._store.labels_at(self._places(indices))
         renamed: NDArray[np.int64] = self._renamed[labels]
         return renamed
 
@@ -226,18 +234,32 @@ class Dataset:
         return tuple(float(share) for share in counts / max(1, counts.sum()))
 
     @functools.cached_property
+    def label_counts(self) -> NDArray[np.int64]:
+        """Return the number of images of each label, int64 `[labels + 1]`.
+
+        The last number is that of images without a label.
+
+        If the images are streamed, those that are held out of them are counted too.
+        """
+        if self.is_streamed and self.stream is not None:
+            return self.stream.label_counts
+        labels = self.labels_at(np.arange(len(self)))
+        return np.bincount(np.where(labels < 0, len(self._names), labels), minlength=len(self._names) + 1)
+
+    @functools.cached_property
     def label_captions(self) -> tuple[str, ...]:
         """Return the captions that all images of each label share.
 
         One per line, empty if there are none.
         """
-        labels = self.labels
-        if labels is None or not self.has_texts:
+        if not self._names or not self.has_texts:
             return ()
         shared: dict[int, list[str]] = {}
-        for start in range(0, len(self), _TEXTS_AT_ONCE):
-            places = np.arange(start, min(start + _TEXTS_AT_ONCE, len(self)))
-            for label, text in zip(labels[places].tolist(), self.texts(places) or (), strict=True):
+        rows = self.surveyed_rows()
+        for start in range(0, len(rows), _TEXTS_AT_ONCE):
+            places = rows[start : start + _TEXTS_AT_ONCE]
+            labels = self.labels_at(places).tolist()
+            for label, text in zip(labels, self.texts(places) or (), strict=True):
                 lines = captions_of(text)
                 shared[label] = [line for line in shared.get(label, lines) if line in lines]
         captions = tuple("\n".join(shared.get(label, ())) for label in range(len(self._names)))
@@ -265,14 +287,85 @@ class Dataset:
         places = self._places(indices)
         if len(places) == 0:
             raise DataError(f"No image of {self.info.name} was chosen: name at least one.")
-        return Dataset(self.cache, self.info, places, self.sources)
+        return self._like(self.info, places, self.sources, self.target_classes)
 
     def beside(self, sources: "Dataset | None") -> "Dataset":
         """Return the same images beside the source images of another domain.
 
         None is no source images.
         """
-        return Dataset(self.cache, self.info, self._places(np.arange(len(self))), sources)
+        places = self._places(np.arange(len(self)))
+        return self._like(self.info, places, sources, self.target_classes)
+
+    @property
+    def has_targets(self) -> bool:
+        """Return whether images have targets besides labels: label sets, boxes or masks."""
+        return bool(self._manifest.targets)
+
+    def targets_at(self, indices: Indices) -> Targets:
+        """Return the targets at `indices`, None for what the data lacks.
+
+        Boxes are padded to as many as the image with most of them has. Masks and boxes fit the images at
+        `size`.
+        """
+        return self._targets.targets(self._places(indices))
+
+    def with_classes(self, classes: TargetClasses) -> "Dataset":
+        """Return the same images with the classes of other data.
+
+        Classes are found by their names. Boxes and labels of other classes are left out, and their pixels are
+        ignored. `info.report` says which classes these are.
+        """
+        if classes == self.target_classes:
+            return self
+        lost = [
+            name
+            for kind in ("label_set", "boxes", "mask")
+            for name in getattr(self.target_classes, kind)
+            if getattr(classes, kind) and name not in getattr(classes, kind)
+        ]
+        info = self.info
+        if lost:
+            note = f"The classes {', '.join(lost)} of {info.name} are not known, and are not scored."
+            report = info.report.model_copy(update={"notes": (*info.report.notes, note)})
+            info = info.model_copy(update={"report": report})
+        return self._like(info, self._rows, self.sources, classes)
+
+    def order(self, batch_size: int, seed: int) -> Order:
+        """Return the order in which batches draw the images."""
+        if self.is_streamed and self.stream is not None:
+            return self.stream.order(batch_size, seed)
+        if len(self.sizes) > 1:
+            return BucketOrder(self.buckets_at(np.arange(len(self))), batch_size, seed)
+        return ShuffledOrder(len(self), batch_size, seed)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Return whether images are streamed from shards.
+
+        Only some of them can then be looked at.
+        """
+        return self.stream is not None and self._rows is None
+
+    def surveyed_rows(self) -> NDArray[np.int64]:
+        """Return the indices of the images that are looked at before training.
+
+        All of them, or, if they are streamed, some that stand for all.
+        """
+        return self.stream.surveyed_rows() if self.is_streamed and self.stream else np.arange(len(self))
+
+    def _like(
+        self,
+        info: DatasetInfo,
+        rows: NDArray[np.integer] | None,
+        sources: "Dataset | None",
+        classes: TargetClasses,
+    ) -> "Dataset":
+        return Dataset(self.cache, info, rows, sources, classes, stream=self.stream)
+
+    @functools.cached_property
+    def _targets(self) -> TargetStore:
+        return TargetStore(self.cache, self._manifest.targets, self.target_classes)
 
     def _with_labels(self, names: Sequence[str]) -> NDArray[np.int64]:
         wanted = []
@@ -287,7 +380,8 @@ class Dataset:
 
     def _narrow_labels(self) -> None:
         """Keep the label names that occur in a subset, in their order."""
-        present = np.unique(self._store.labels[self._rows])
+        assert self._rows is not None
+        present = np.unique(self._store.labels_at(self._rows.astype(np.int64)))
         kept = [place for place in range(len(self._manifest.label_names)) if place in present]
         kept = kept if len(kept) > 1 else []
         self._names = tuple(self._manifest.label_names[place] for place in kept)
@@ -307,12 +401,6 @@ class Dataset:
         return wanted if self._rows is None else self._rows[wanted].astype(np.int64, copy=False)
 
 
-def _eight_bits(values: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
-    if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return values.astype(np.uint8, copy=False)
-
-
 class _Store:
     """The files of one cache; only the labels are held in memory."""
 
@@ -327,10 +415,10 @@ class _Store:
         if self._images.shape("images") != stored:
             raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built again.")
         labels = self._records.rows("labels", np.arange(count))
-        self.labels = labels.view(f"i{labels.shape[1]}")[:, 0]
-        self.buckets = np.broadcast_to(np.uint8(0), count)
+        self._labels = labels.view(f"i{labels.shape[1]}")[:, 0]
+        self._buckets = np.broadcast_to(np.uint8(0), count)
         if manifest.buckets:
-            self.buckets = self._records.rows("buckets", np.arange(count))[:, 0]
+            self._buckets = self._records.rows("buckets", np.arange(count))[:, 0]
         sizes = manifest.buckets or ((width, height),)
         self._pairs, self._has_attributes = manifest.pairs, bool(manifest.attributes)
         self._shapes = [(high, wide, channels) for wide, high in sizes]
@@ -348,6 +436,14 @@ class _Store:
             return np.ascontiguousarray(values.reshape(len(places), 2, *shape)[:, side])
         return np.ascontiguousarray(values[:, : math.prod(shape)]).reshape(len(places), *shape)
 
+    def labels_at(self, places: NDArray[np.int64]) -> NDArray[np.integer]:
+        labels: NDArray[np.integer] = self._labels[places]
+        return labels
+
+    def buckets_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        buckets: NDArray[np.uint8] = self._buckets[places]
+        return buckets
+
     def attributes(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         if not self._has_attributes:
             return np.zeros((len(places), 0), np.float32)
@@ -357,66 +453,3 @@ class _Store:
         ends = self._records.rows("text_ends", np.stack([places, places + 1], axis=1).ravel())
         spans = ends.view("<i8").reshape(-1, 2).tolist()
         return tuple(self._records.part("texts", start, end).decode() for start, end in spans)
-
-
-class TensorFile:
-    """A safetensors file that is read at offsets, not mapped into memory.
-
-    A mapped page counts as this process's memory, a shuffled epoch touches all pages, and a kernel may map 2
-    MiB around each. Reading at an offset is as fast, and memory does not grow with the data.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
-        weakref.finalize(self, self._file.close)
-        self._lock = threading.Lock()
-        (length,) = struct.unpack("<Q", self._read(0, 8))
-        self._start = 8 + length
-        self._layout: dict[str, dict[str, Any]] = json.loads(self._read(8, length))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._layout[name]["shape"])
-
-    def dtype(self, name: str) -> str:
-        """Return the number format of a tensor, as safetensors calls it."""
-        return str(self._layout[name]["dtype"])
-
-    def rows(self, name: str, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Read some rows of a tensor as bytes, `[len(places), bytes per row]`."""
-        start, end = self._layout[name]["data_offsets"]
-        length = (end - start) // max(1, self.shape(name)[0])
-        result = np.empty((len(places), length), np.uint8)
-        if len(places) > 1 and (np.diff(places) == 1).all():
-            self._read_into(self._start + start + int(places[0]) * length, result.data.cast("B"))
-            return result
-        offsets = (places * length + (self._start + start)).tolist()
-        with self._lock:
-            seek, read_into = self._file.seek, self._file.readinto
-            for row, offset in zip(result, offsets, strict=True):
-                seek(offset)
-                if read_into(row) != length:
-                    raise DataError(
-                        f"{self._file.name} ends too early: delete its folder, and it is built again."
-                    )
-        return result
-
-    def part(self, name: str, start: int, end: int) -> bytes:
-        """Read the bytes from `start` to `end` of a tensor."""
-        return self._read(self._start + self._layout[name]["data_offsets"][0] + start, end - start)
-
-    def _read(self, offset: int, length: int) -> bytes:
-        result = bytearray(length)
-        self._read_into(offset, memoryview(result))
-        return bytes(result)
-
-    def _read_into(self, offset: int, target: memoryview) -> None:
-        with self._lock:
-            self._file.seek(offset)
-            done = 0
-            while done < len(target):  # one call reads 2 GiB at most
-                count = self._file.readinto(target[done:])
-                if not count:
-                    raise DataError(
-                        f"{self._file.name} ends too early: delete its folder, and it is built again."
-                    )
-                done += count

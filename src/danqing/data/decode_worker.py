@@ -8,13 +8,17 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from danqing import frames
 from danqing.data.buckets import Size, decode_to_nearest
 from danqing.errors import DataError
 from danqing.image_files import DeepPixels, Frame
 from danqing.images import Pixels
+
+if TYPE_CHECKING:  # the first imports torch, the second what this process does not need
+    from danqing.data.raw_targets import FittedTargets
+    from danqing.data.terms import Terms
 
 
 class Decoded(NamedTuple):
@@ -23,6 +27,8 @@ class Decoded(NamedTuple):
     reasons: why each cannot be decoded, None if it can. digests, pixels, sizes: of the others; the pixels of
     each take up equally many bytes.
     headers: format and size of each before decoding, as `headers.described` gives them.
+    targets: those of each, if the source has any; None for one that cannot be read.
+    terms: what each file says of the rights in it and of people.
     """
 
     reasons: list[str | None]
@@ -30,6 +36,8 @@ class Decoded(NamedTuple):
     pixels: bytes
     sizes: Sequence[Size] = ()
     headers: Sequence[tuple[str, tuple[int, int] | None]] = ()
+    targets: Sequence["FittedTargets | None"] = ()
+    terms: Sequence["Terms"] = ()
 
 
 def packed(outcomes: Iterable[Pixels | DeepPixels | str], bytes_per_image: int) -> Decoded:

@@ -23,7 +23,9 @@ import danqing
 from danqing import frames, threads
 from danqing.data.decode_worker import Decoded, decoded_or_reason, packed
 from danqing.data.headers import described
+from danqing.data.raw_targets import FittedTargets, fit_targets
 from danqing.data.records import ImageSpec, Loaded, Record
+from danqing.data.terms import NO_TERMS, terms_of
 from danqing.errors import DataError
 from danqing.image_files import DeepPixels, Frame
 from danqing.images import Pixels
@@ -31,6 +33,8 @@ from danqing.images import Pixels
 CHUNK = 64
 FEW = 4000
 """Up to this many images, starting processes takes longer than it saves."""
+RESERVED = "reserved: their owners do not allow training on them"
+"""The reason why an image is left out."""
 _AHEAD_BYTES = 64 * 2**20
 """Pixels that may wait to be written: enough to continue decoding while the disk confirms a commit."""
 
@@ -83,7 +87,29 @@ class Decoder:
     def _decode(self, chunk: list[Record]) -> Decoded:
         loaded = [_load(record) for record in chunk]
         told = [("", None) if isinstance(item, DataError) else described(item) for item in loaded]
-        return self._decoded(loaded)._replace(headers=told)
+        terms = [NO_TERMS if isinstance(item, DataError) else terms_of(item) for item in loaded]
+        if not self.spec.ignore_reservations:
+            loaded = [
+                DataError(RESERVED) if found.is_reserved else item
+                for item, found in zip(loaded, terms, strict=True)
+            ]
+        targets = [self._fitted(record, item) for record, item in zip(chunk, loaded, strict=True)]
+        loaded = [
+            found if isinstance(found, DataError) else item
+            for item, found in zip(loaded, targets, strict=True)
+        ]
+        known = [None if isinstance(found, DataError) else found for found in targets]
+        return self._decoded(loaded)._replace(headers=told, targets=known, terms=terms)
+
+    def _fitted(self, record: Record, item: Loaded | DataError) -> FittedTargets | DataError | None:
+        """Return the targets of a record, or why they cannot be read."""
+        if record.targets is None or isinstance(item, DataError):
+            return None
+        assert self.spec.size is not None
+        try:
+            return fit_targets(record.targets, item, self.spec.size, self.spec.fit)
+        except DataError as error:
+            return error
 
     def _decoded(self, loaded: "list[Loaded | DataError]") -> Decoded:
         encoded = [item for item in loaded if isinstance(item, bytes | Path | Frame)]

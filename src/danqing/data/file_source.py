@@ -8,9 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from danqing.data import pairs, tables
+from danqing.data import pairs, tables, yolo
+from danqing.data.boxes import Objects, objects_of_cell
 from danqing.data.files import Files, Loader
 from danqing.data.layout import NOTHING_DECLARED, Declared, ImageEntry, Layout, lay_out
+from danqing.data.raw_targets import RawTargets
 from danqing.data.records import About, ImageSpec, Natural, Record, digest
 from danqing.data.side_files import Words, read_beside
 from danqing.data.survey import Survey
@@ -77,7 +79,33 @@ class FileSource:
             text=row.caption or words.caption,
             source=source,
             attributes=values,
+            targets=self._targets(row, words),
         )
+
+    def _targets(self, row: ImageEntry, words: Words) -> RawTargets | None:
+        """Return the targets of an image, if any are declared."""
+        declared, boxes_from = self.declared, self._layout.boxes_from
+        if not (declared.masks or declared.boxes or declared.label_sets):
+            return None
+        mask: Any = None
+        if row.mask is not None:
+            (mask,) = self.files.loaders([row.mask])
+            mask = mask if row.frame is None else functools.partial(_frame, mask, row.frame)
+        labels = row.label_set
+        if declared.label_sets and labels is None:
+            labels = tables.several_labels(words.label_set(declared.label_sets))
+        has_boxes = bool(declared.boxes) and not boxes_from
+        objects = functools.partial(self._objects, row.objects) if has_boxes else None
+        return RawTargets(labels, mask, objects, boxes_from)
+
+    def _objects(self, found: Any) -> Objects:
+        """Return the objects of an image, which may be in a text file or a cell."""
+        if isinstance(found, Objects):
+            return found
+        if isinstance(found, yolo.TextFile):
+            names = self._layout.survey.class_names.get("Boxes", ())
+            return yolo.read_boxes(found.place, self.files.read(found.place), names)
+        return objects_of_cell(found)
 
 
 def _frame(load: Loader, number: int) -> Frame:

@@ -3,28 +3,39 @@
 Split: top-level folders, if all are named like splits; otherwise a column `split`.
 Label: a column of a table; else `.cls` or `.json` files beside the images; else the first level of folders.
 Captions: a column of a table; else `.txt`, `.caption` or `.json` files beside the images.
-Pairs and attributes: only as declared, never guessed.
+Pairs, attributes and targets: only as declared, never guessed.
 """
 
 import contextlib
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from danqing.data import pairs
+from danqing.data import pairs, target_files
 from danqing.data.annotations import Annotation, Annotations, read_annotations
 from danqing.data.files import Files
+from danqing.data.layout_words import (
+    counted,
+    explain_others,
+    joined,
+    layout_in_words,
+    split_in_words,
+    where_captions_were_sought,
+    why_no_images,
+)
+from danqing.data.located import Found, located
+from danqing.data.raw_targets import BoxesFrom
 from danqing.data.side_files import Beside, find_beside, say_something
 from danqing.data.split_names import split_named
 from danqing.data.survey import Survey
-from danqing.data.tables import ENDINGS, TABLES, find_header
+from danqing.data.tables import TABLES, find_header
+from danqing.data.target_files import TargetFiles
 from danqing.errors import DataError, MissingSplitError
 from danqing.image_files import frames
 from danqing.image_files.formats import is_dicom, is_image_name
 
-_KINDS_NAMED = 6
 _VOLUMES = (".nii", ".nii.gz")
 
 
@@ -33,14 +44,19 @@ class Declared(NamedTuple):
 
     pairs: "SOURCES:TARGETS" for two folders, "side-by-side" or "side-by-side-reversed" for two halves of one
     image, or the column that names the source image. attributes: columns of numbers, categories or vectors.
+    masks, boxes, label_sets: as of `open_dataset`.
     """
 
     pairs: str = ""
     attributes: tuple[str, ...] = ()
+    masks: str = ""
+    boxes: str = ""
+    label_sets: str = ""
 
     def key(self) -> tuple[str, ...]:
         """Return what else determines a source's images, besides its files."""
-        return (self.pairs, *self.attributes) if any(self) else ()
+        targets = [f"{name}={getattr(self, name)}" for name in self._fields[2:] if getattr(self, name)]
+        return (self.pairs, *self.attributes, *targets) if any(self) else ()
 
 
 NOTHING_DECLARED = Declared()
@@ -51,7 +67,8 @@ class ImageEntry(NamedTuple):
 
     attributes: cells, in the order of their declaration. partner: the file of its source image. frame: the
     number of the slice, if the file is a volume. missing: why there is no file, if a table names one that
-    does not exist.
+    does not exist. mask: the file of its mask. objects: its boxes, or the cell or text file that has them.
+    label_set: its labels, if there may be several.
     """
 
     name: str
@@ -62,31 +79,21 @@ class ImageEntry(NamedTuple):
     partner: str | None = None
     frame: int | None = None
     missing: str = ""
+    mask: str | None = None
+    objects: Any = None
+    label_set: tuple[str, ...] | None = None
 
 
 @dataclass
 class Layout:
     """The images of one split in file order.
 
-    Also an account of all other files.
+    Also an account of all other files. boxes_from: whether boxes are those of the objects in masks.
     """
 
+    boxes_from: BoxesFrom = ""
     rows: list[ImageEntry] = field(default_factory=list)
     survey: Survey = field(default_factory=Survey)
-
-
-@dataclass
-class Found:
-    """An image and its folders.
-
-    Without the folders around all images, and without that of its split.
-    """
-
-    name: str
-    path: str
-    folders: list[str]
-    split: str | None = None
-    partner: str | None = None
 
 
 def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> Layout:
@@ -94,12 +101,13 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
 
     Raises DataError if there are no images, and MissingSplitError if the data has no such split.
     """
+    target_files.check(declared.pairs, declared.masks, declared.boxes, declared.label_sets)
     layout = Layout()
     survey = layout.survey
     names, others = _sorted(files)
     if not names:
-        raise DataError(_why_no_images(files, others))
-    images = _located(files, names)
+        raise DataError(why_no_images(files, others))
+    images = located(files, names)
     column, halves = "", declared.pairs in pairs.HALVES
     if declared.pairs and not halves:
         given = pairs.parse_pairs(declared.pairs)
@@ -107,26 +115,42 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
             images = _paired(images, given, survey)
         else:
             column = given
+    targets = target_files.find(files, images, others, declared.masks, declared.boxes, survey)
+    images = _without_masks(images, targets)
     tables = [name for name in others if posixpath.basename(name).lower() in TABLES]
-    told = read_annotations(files, tables, names, survey, declared.attributes, column)
-    beside = find_beside([one.name for one in images], [name for name in others if name not in told.read])
+    wanted = target_files.columns(targets, declared.masks, declared.boxes, declared.label_sets)
+    wanted = wanted._replace(attributes=declared.attributes, partner=(column,) if column else ())
+    told = read_annotations(files, tables, names, survey, wanted)
+    taken = {*told.read, *targets.read, *(file.place for file in targets.of_text.values())}
+    beside = find_beside([one.name for one in images], [name for name in others if name not in taken])
     lacking = [name for name in declared.attributes if not find_header(told.headers, name)]
     if lacking and not any(one.json for one in beside.values()):
         raise DataError(
             f"There is no column {lacking[0]!r} for data.attributes: the columns are "
             f"{', '.join(told.headers) or 'none: there is no metadata table'}."
         )
+    layout.boxes_from = target_files.settle(targets, told, declared.masks, declared.boxes, survey)
+    images = _without_masks(images, targets)  # those that a table names
     by_folder = any(one.split for one in images)
     if not by_folder:
         for one in images:
             one.split = told.split_of(one.name)
-    kept = _chosen(files, images, split, told, survey)
-    layout.rows = _slices(files, _rows(files, kept, told, beside, column, survey), survey)
+    kept = _chosen(files, images, split, told, targets, survey)
+    layout.rows = _slices(files, _rows(files, kept, told, beside, column, targets, survey), survey)
     layout.rows += _missing(told, split, by_folder, survey)
-    survey.understood["Layout"] = _layout_in_words(files, images, told)
-    survey.understood["Split"] = _split_in_words(images, split, by_folder)
-    _explain_others(files, survey, others, told, beside)
+    survey.understood["Layout"] = layout_in_words(files, images, told)
+    survey.understood["Split"] = split_in_words(images, split, by_folder)
+    explain_others(files, survey, others, taken, told, beside)
     return layout
+
+
+def _without_masks(images: Sequence[Found], targets: TargetFiles) -> list[Found]:
+    """Return the images that are not masks; folders above those of images and masks are not labels."""
+    kept = [one for one in images if one.name not in targets.not_images]
+    for one in kept:
+        if place := targets.places.get(one.name):
+            one.folders, one.split = place.rest.split("/")[:-1], place.split
+    return kept
 
 
 def _sorted(files: Files) -> tuple[list[str], list[str]]:
@@ -142,35 +166,6 @@ def _may_be_dicom(name: str) -> bool:
     """Return whether a file has no suffix, or a number, as scanners do (`IM0001`, `1.2.840.113`)."""
     ending = posixpath.splitext(name)[1]
     return not ending or ending[1:].isdecimal()
-
-
-# The positions of images
-
-
-def _located(files: Files, names: Sequence[str]) -> list[Found]:
-    paths = [files.inner(name) for name in names]
-    root = _wrapper(paths)
-    images = [
-        Found(name, path[len(root) :], path[len(root) :].split("/")[:-1])
-        for name, path in zip(names, paths, strict=True)
-    ]
-    tops = {one.folders[0] for one in images if one.folders}
-    if tops and all(split_named(top) for top in tops):
-        for one in images:
-            if one.folders:
-                one.split = split_named(one.folders.pop(0))
-    return images
-
-
-def _wrapper(paths: Sequence[str]) -> str:
-    """Return the folder around all images, which archives often have; a split's folder does not count."""
-    root = ""
-    while True:
-        tops = {path[len(root) :].partition("/")[0] for path in paths}
-        top = next(iter(tops))
-        if len(tops) != 1 or split_named(top) or any(path == root + top for path in paths):
-            return root
-        root += top + "/"
 
 
 def _paired(images: Sequence[Found], folders: pairs.Folders, survey: Survey) -> list[Found]:
@@ -212,7 +207,12 @@ def _paired(images: Sequence[Found], folders: pairs.Folders, survey: Survey) -> 
 
 
 def _chosen(
-    files: Files, images: Sequence[Found], split: str, told: Annotations, survey: Survey
+    files: Files,
+    images: Sequence[Found],
+    split: str,
+    told: Annotations,
+    targets: TargetFiles,
+    survey: Survey,
 ) -> list[Found]:
     has_splits = any(one.split for one in images)
     if not has_splits and split not in ("train", "all"):
@@ -222,16 +222,18 @@ def _chosen(
     kept = []
     for one in images:
         if told.lists_all_but(one.name, files.inner(one.name)):
-            survey.leave_out(one.name, f"not listed in {_and(told.tables)}")
+            survey.leave_out(one.name, f"not listed in {joined(told.tables)}")
         elif has_splits and split not in ("all", one.split):
             where = f"in the {one.split} split" if one.split else "outside the folders of the splits"
             survey.leave_out(one.name, where)
+        elif one.name in targets.without:
+            survey.leave_out(one.name, targets.without[one.name])
         else:
             kept.append(one)
     known = sorted({one.split for one in images if one.split})
     if has_splits and split != "all" and split not in known:
         advice = "; put the training images into train/" if split == "train" else ""
-        raise MissingSplitError(f"{files.path} has no {split} split: it has {_and(known)}{advice}.")
+        raise MissingSplitError(f"{files.path} has no {split} split: it has {joined(known)}{advice}.")
     return kept
 
 
@@ -244,6 +246,7 @@ def _rows(
     told: Annotations,
     beside: dict[str, Beside],
     partner_column: str,
+    targets: TargetFiles,
     survey: Survey,
 ) -> list[ImageEntry]:
     labels_beside, captions_beside = say_something(list(beside.values()), files.read)
@@ -273,10 +276,20 @@ def _rows(
             json=near.json,
         )
         rows.append(
-            ImageEntry(one.name, label, said.caption, near, said.attributes, one.partner or said.partner)
+            ImageEntry(
+                one.name,
+                label,
+                said.caption,
+                near,
+                said.attributes,
+                one.partner or said.partner,
+                mask=targets.masks.get(one.name),
+                objects=targets.boxes_of(one.name),
+                label_set=said.label_set,
+            )
         )
-    survey.understood["Labels"] = _counted(labels, len(rows)) or "none: no class folders, column or files"
-    survey.understood["Captions"] = _counted(captions, len(rows)) or _where_captions_were_sought(told, beside)
+    survey.understood["Labels"] = counted(labels, len(rows)) or "none: no class folders, column or files"
+    survey.understood["Captions"] = counted(captions, len(rows)) or where_captions_were_sought(told, beside)
     return rows
 
 
@@ -300,7 +313,7 @@ def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> 
     """Return rows for files that tables name but that do not exist; they count as unreadable images."""
     rows = []
     for path in told.outside:
-        survey.leave_out(path, f"listed in {_and(told.tables)} by a path that leads out of the data")
+        survey.leave_out(path, f"listed in {joined(told.tables)} by a path that leads out of the data")
     for path, own in told.missing.items():
         if by_folder:
             own = next(filter(None, map(split_named, path.split("/")[:-1])), None)
@@ -308,96 +321,6 @@ def _missing(told: Annotations, split: str, by_folder: bool, survey: Survey) -> 
             survey.leave_out(path, f"in the {own} split")
         else:
             rows.append(
-                ImageEntry(path, missing=f"It is listed in {_and(told.tables)}, but there is no such file.")
+                ImageEntry(path, missing=f"It is listed in {joined(told.tables)}, but there is no such file.")
             )
     return rows
-
-
-# Messages
-
-
-def _counted(sources: Counter[str], total: int) -> str:
-    parts = [name if count == total else f"{name} ({count:,} images)" for name, count in sources.items()]
-    if sources and sum(sources.values()) < total:
-        parts.append(f"none for {total - sum(sources.values()):,} images")
-    return "; ".join(parts)
-
-
-def _where_captions_were_sought(told: Annotations, beside: dict[str, Beside]) -> str:
-    looked = [f"columns of {_and(told.tables)}"] if told.tables else ["a metadata table (there is none)"]
-    texts = sum(1 for one in beside.values() if one.caption)
-    looked.append(
-        f"text files beside the images ({texts:,}, which hold numbers alone)"
-        if texts
-        else "text files beside the images (there are none)"
-    )
-    return f"none: looked for in {' and '.join(looked)}"
-
-
-def _layout_in_words(files: Files, images: Sequence[Found], told: Annotations) -> str:
-    folders = len({one.folders[0] for one in images if one.folders})
-    parts = [f"{len(images):,} images"]
-    parts.append(f"in {folders:,} folders" if folders > 1 else "in one folder")
-    if told.tables:
-        parts.append(f"described by {_and(told.tables)}")
-    return " ".join(parts)
-
-
-def _split_in_words(images: Sequence[Found], split: str, by_folder: bool) -> str:
-    counts = Counter(one.split or "no split" for one in images)
-    if set(counts) == {"no split"}:
-        return "none: all images are for training"
-    how = "folders" if by_folder else "a column"
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-    return f"{split}, by {how} ({parts})"
-
-
-def _explain_others(
-    files: Files, survey: Survey, others: Sequence[str], told: Annotations, beside: dict[str, Beside]
-) -> None:
-    used = {name for one in beside.values() for name in one if name} | set(told.read)
-    rest = [name for name in others if name not in used]
-    kinds = Counter(posixpath.splitext(name)[1].lower() or "no ending" for name in rest)
-    parts = [f"{count:,} {kind}" for kind, count in kinds.most_common(_KINDS_NAMED)]
-    if len(kinds) > _KINDS_NAMED:
-        parts.append(f"{len(rest) - sum(n for _, n in kinds.most_common(_KINDS_NAMED)):,} of other kinds")
-    parts += [f"{count:,} {what}" for what, count in files.ignored.items()]
-    if parts:
-        survey.understood["Not read"] = ", ".join(parts)
-    if rest:
-        survey.notes.append(_note_on_rest(rest, kinds))
-    tables = [posixpath.basename(name) for name in rest if name.lower().endswith(ENDINGS) and "." in name]
-    if tables and not told.tables:
-        survey.notes.append(
-            f"If {tables[0]} describes these images, rename it to {TABLES[0]} or metadata.csv."
-        )
-    survey.notes += files.notes
-
-
-def _note_on_rest(rest: Sequence[str], kinds: Counter[str]) -> str:
-    drawings = kinds[".svg"] + kinds[".svgz"]
-    advice = f" ({drawings} of them SVG drawings: convert them to PNG first)" if drawings else ""
-    which = f"{len(rest):,} files are" if len(rest) > 1 else "1 file is"
-    return (
-        f"{which} not images and were left out{advice}."
-        if len(rest) > 1
-        else (f"{which} not an image and was left out{advice}.")
-    )
-
-
-def _why_no_images(files: Files, others: Sequence[str]) -> str:
-    kinds = Counter(posixpath.splitext(name)[1].lower() or "no ending" for name in others)
-    ignored = [f"{count:,} {what}" for what, count in files.ignored.items()]
-    if not others and not ignored:
-        return f"{files.path} holds no files: name a folder with images."
-    parts = [f"{count:,} {kind}" for kind, count in kinds.most_common(_KINDS_NAMED)] + ignored
-    advice = "name a folder with png, jpeg or webp files"
-    if kinds[".svg"] or kinds[".svgz"]:
-        advice = "SVG drawings are not supported: convert them to PNG first"
-    elif kinds[".zip"]:
-        advice = "name one of the zip files"
-    return f"{files.path} holds no images ({', '.join(parts)}): {advice}."
-
-
-def _and(words: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(words))

@@ -6,9 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 from danqing.data.attributes import Attribute
 from danqing.data.records import DataReport
+from danqing.data.targets import TargetClasses
 from danqing.image_files import Range
 
-VERSION = 4
+VERSION = 5
 HEADER = 4096
 """Bytes before the first image: a padded safetensors header, which is written once the count is known."""
 
@@ -22,7 +23,8 @@ class Manifest(BaseModel):
     depth: bits of a value, 8 or 16. range: the (low, high) of the source that became black and white, if
     it has more than 8 bits. lacking: the extras that would have read more of the source. pairs: whether each
     image is followed by its source image. attributes: the columns of the table of attributes. buckets: the
-    (width, height) of images, the first as in `shape`; empty if all have that size.
+    (width, height) of images, the first as in `shape`; empty if all have that size. targets: the classes of
+    the targets.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +43,7 @@ class Manifest(BaseModel):
     pairs: bool = False
     attributes: tuple[Attribute, ...] = ()
     buckets: tuple[tuple[int, int], ...] = ()
+    targets: TargetClasses = TargetClasses()
 
     @property
     def image_bytes(self) -> int:

@@ -1,12 +1,13 @@
 """The order of images: a permutation per epoch, computed on demand and never stored."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing.randomness import derived_seed
+from danqing.randomness import derived_seed, keyed_uniform
 
 ROUNDS = 8
 _KEPT = 2
@@ -43,6 +44,24 @@ class ShuffledOrder:
     def at(self, images_seen: int) -> Drawn:
         """Return the batch that follows after `images_seen` images."""
         return _drawn(images_seen, self._batch_size, self._count, self._seed)
+
+
+class PoissonOrder:
+    """Batches that hold each image with the same probability, independently.
+
+    A batch therefore has `batch_size` images on average, and may have none. The accounting of a private run
+    needs such batches.
+    key: 32 bytes; the batch follows from it and the position.
+    """
+
+    def __init__(self, count: int, batch_size: int, key: bytes) -> None:
+        self._count, self._share, self._key = count, batch_size / count, key
+
+    def at(self, images_seen: int) -> Drawn:
+        """Return the batch at a position."""
+        uniforms = keyed_uniform(self._key, "poisson", images_seen, count=self._count)
+        indices = np.flatnonzero(uniforms < self._share)
+        return Drawn(indices, np.full(len(indices), images_seen))
 
 
 class BucketOrder:
@@ -111,30 +130,86 @@ def shuffled(positions: NDArray[np.int64], count: int, seed: int, epoch: int) ->
     """
     if count < 1 or (positions.size and (positions.min() < 0 or positions.max() >= count)):
         raise ValueError(f"positions must lie in [0, {count})")
+    a, b, keys = _network(count, seed, epoch)
+    return _permuted(positions, np.uint64(count), np.uint64(a), np.uint64(b), list(keys))
+
+
+class Permutations:
+    """The permutations of `shuffled` for several ranges at once.
+
+    counts: the length of each range, `[r]`; an empty one has no positions. seeds: of each range.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], seeds: Sequence[int], epoch: int) -> None:
+        networks = [
+            _network(max(1, count), seed, epoch) for count, seed in zip(counts.tolist(), seeds, strict=True)
+        ]
+        self._counts = counts.astype(np.uint64)
+        self._a, self._b = (np.array([network[side] for network in networks], np.uint64) for side in (0, 1))
+        self._keys = np.array([network[2] for network in networks], np.uint64).reshape(-1, ROUNDS)
+
+    def at(self, positions: NDArray[np.int64], ranges: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return positions permuted, each within its range, int64 `[n]`."""
+        first = int(ranges[0]) if len(ranges) else 0
+        if (ranges == first).all():  # division by one number is faster than by many
+            return _permuted(
+                positions, self._counts[first], self._a[first], self._b[first], list(self._keys[first])
+            )
+        keys = [self._keys[ranges, number] for number in range(ROUNDS)]
+        return _permuted(positions, self._counts[ranges], self._a[ranges], self._b[ranges], keys)
+
+
+_Numbers = np.uint64 | NDArray[np.uint64]
+"""One number for all positions, or one for each."""
+
+
+def _network(count: int, seed: int, epoch: int) -> tuple[int, int, list[np.uint64]]:
+    """Return the sides of the Feistel network of a permutation, and its keys."""
     a = math.isqrt(count - 1) + 1
-    b = -(-count // a)
     keys = [np.uint64(derived_seed(seed, "order", epoch, number)) for number in range(ROUNDS)]
-    result = positions.astype(np.uint64)
-    outside = np.ones(result.shape, bool)
-    while outside.any():
-        result[outside] = _walk(result[outside], np.uint64(a), np.uint64(b), keys)
-        outside = result >= count
+    return a, -(-count // a), keys
+
+
+def _permuted(
+    positions: NDArray[np.int64], count: _Numbers, a: _Numbers, b: _Numbers, keys: Sequence[_Numbers]
+) -> NDArray[np.int64]:
+    result = _walk(positions.astype(np.uint64), a, b, keys)
+    outside = np.flatnonzero(result >= count)
+    while len(outside):
+        own = [_at(numbers, outside) for numbers in (a, b, *keys)]
+        walked = _walk(result[outside], own[0], own[1], own[2:])
+        result[outside] = walked
+        outside = outside[walked >= _at(count, outside)]
     return result.astype(np.int64)
 
 
+def _at(numbers: _Numbers, places: NDArray[np.int64]) -> _Numbers:
+    return numbers[places] if isinstance(numbers, np.ndarray) else numbers
+
+
 def _walk(
-    values: NDArray[np.uint64], a: np.uint64, b: np.uint64, keys: list[np.uint64]
+    values: NDArray[np.uint64], a: _Numbers, b: _Numbers, keys: Sequence[_Numbers]
 ) -> NDArray[np.uint64]:
-    left, right = values % a, values // a
+    right = values // a
+    left = values - right * a
     for number, key in enumerate(keys):
         if number % 2 == 0:
-            left = (left + _mixed(right, key) % a) % a
+            left = _added(left, _mixed(right, key), a)
         else:
-            right = (right + _mixed(left, key) % b) % b
+            right = _added(right, _mixed(left, key), b)
     return right * a + left
 
 
-def _mixed(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+def _added(values: NDArray[np.uint64], mixed: NDArray[np.uint64], limit: _Numbers) -> NDArray[np.uint64]:
+    """Return the sums modulo `limit` of values below it and of any numbers."""
+    # Dividing by one number and multiplying again is twice as fast as the remainder.
+    rest = mixed % limit if isinstance(limit, np.ndarray) else mixed - mixed // limit * limit
+    sums = values + rest
+    lower: NDArray[np.uint64] = np.minimum(sums, sums - limit)  # a difference below 0 wraps around
+    return lower
+
+
+def _mixed(values: NDArray[np.uint64], key: _Numbers) -> NDArray[np.uint64]:
     """Hash each value under `key` with the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
     with np.errstate(over="ignore"):
         mixed = values * np.uint64(0x9E3779B97F4A7C15) + key

@@ -5,13 +5,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from danqing.data import tables
+from danqing.data import tables, target_files
 from danqing.data.annotations import split_of_cell
+from danqing.data.boxes import objects_of_cell
 from danqing.data.layout import NOTHING_DECLARED, Declared
+from danqing.data.raw_targets import BoxesFrom, RawTargets
 from danqing.data.records import About, ImageSpec, Natural, Record, digest, file_key
 from danqing.data.survey import Survey
+from danqing.data.target_files import AUTO, FROM_MASKS, TargetFiles
 from danqing.errors import DataError, MissingSplitError
 from danqing.names import normalized
 
@@ -26,7 +29,15 @@ class _Meaning(NamedTuple):
     caption: str
     split: str
     partner: str
+    mask: str
+    objects: str
+    label_set: str
     attributes: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of all of them, once each."""
+        return list(dict.fromkeys(filter(None, [*self[:-1], *self.attributes])))
 
 
 class ParquetSource:
@@ -52,6 +63,8 @@ class ParquetSource:
         self._left_out = Counter[str]()
         schema = self._open(self.shards[0]).schema_arrow
         self.label_names = _class_names(schema.metadata or {}, self._meaning.label)
+        self._object_names = _class_names(schema.metadata or {}, self._meaning.objects)
+        self._set_names = dict(enumerate(_class_names(schema.metadata or {}, self._meaning.label_set)))
 
     def key(self) -> str:
         return digest("parquet", *map(file_key, self.shards), self.split, *self.declared.key())
@@ -68,8 +81,15 @@ class ParquetSource:
             "Captions": f"the column '{meaning.caption}'" if meaning.caption else "none: no such column",
             "Split": f"{self.split}, by the column '{meaning.split}'" if meaning.split else "none",
         }
-        used = {*meaning[:5], *meaning.attributes}
-        if unused := [name for name in self._headers if name not in used]:
+        for topic, column in (
+            ("Masks", meaning.mask),
+            ("Boxes", meaning.objects),
+            ("Label sets", meaning.label_set),
+        ):
+            if column:
+                survey.understood[topic] = f"the column '{column}'"
+        survey.class_names = {"Boxes": self._object_names} if self._object_names else {}
+        if unused := [name for name in self._headers if name not in meaning.columns]:
             survey.understood["Not read"] = f"the columns {', '.join(unused)}"
         return survey
 
@@ -99,18 +119,40 @@ class ParquetSource:
             raise DataError(
                 f"{self.path} has no column of images: call it 'image' (it has {', '.join(headers)})."
             )
-        columns = tables.find_columns([header for header in headers if header != image])
-        for name in (*self.declared.attributes, *filter(None, [self.declared.pairs])):
+        declared = self.declared
+        target_files.check(declared.pairs, declared.masks, declared.boxes, declared.label_sets)
+        given = [one for one in (declared.pairs, *declared[2:]) if one not in ("", AUTO, *FROM_MASKS)]
+        for name in (*declared.attributes, *given):
             if tables.find_header(headers, name) is None:
                 raise DataError(f"{self.path} has no column {name!r}: the columns are {', '.join(headers)}.")
+        wanted_targets = target_files.columns(
+            TargetFiles(), declared.masks, declared.boxes, declared.label_sets
+        )
+        mask, objects, label_set = (
+            next((header for name in names if (header := tables.find_header(headers, name))), "")
+            for names in wanted_targets[2:]
+        )
+        used = {image, mask, objects}
+        columns = tables.find_columns([header for header in headers if header not in used])
+        has_boxes = objects or (declared.boxes in (AUTO, *FROM_MASKS) and mask)
+        for topic, one, found in (
+            ("masks", declared.masks, mask),
+            ("boxes", declared.boxes, has_boxes),
+            ("label sets", declared.label_sets, label_set),
+        ):
+            if one and not found:
+                raise DataError(f"{self.path} has no column of {topic}: it has {', '.join(headers)}.")
         partner = tables.find_header(headers, self.declared.pairs) if self.declared.pairs else ""
         wanted = [tables.find_header(headers, name) or "" for name in self.declared.attributes]
         return _Meaning(
             image,
-            columns.label or "",
+            "" if label_set == columns.label else columns.label or "",
             columns.caption or "",
             columns.split or "",
             partner or "",
+            mask,
+            objects,
+            label_set,
             tuple(wanted),
         )
 
@@ -148,12 +190,12 @@ class ParquetSource:
 
     def _rows(self, file: Any) -> Iterator[dict[str, Any] | str]:
         """Yield the cells of each row, or the reason if its row group is damaged."""
-        meaning = self._meaning
-        columns = list(dict.fromkeys(filter(None, [*meaning[:5], *meaning.attributes])))
         for group in range(file.num_row_groups):
             left = file.metadata.row_group(group).num_rows
             try:
-                for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns):
+                for batch in file.iter_batches(
+                    batch_size=_ROWS, row_groups=[group], columns=self._meaning.columns
+                ):
                     for row in batch.to_pylist():
                         left -= 1
                         yield row
@@ -174,6 +216,26 @@ class ParquetSource:
             text=tables.caption_text(cells.get(meaning.caption)),
             source=source,
             attributes=tuple(cells.get(header) for header in meaning.attributes),
+            targets=self._targets(cells),
+        )
+
+    def _targets(self, cells: dict[str, Any]) -> RawTargets | None:
+        """Return the targets in a row, if any are declared."""
+        meaning, boxes = self._meaning, self.declared.boxes
+        if not (meaning.mask or meaning.objects or meaning.label_set):
+            return None
+        labels = cells[meaning.label_set] if meaning.label_set else None
+        if isinstance(labels, list):
+            labels = [self._set_names.get(one, one) for one in labels]
+        from_masks = cast(BoxesFrom, "masks" if boxes == AUTO else boxes)
+        objects = None
+        if meaning.objects:
+            objects = functools.partial(objects_of_cell, cells[meaning.objects], self._object_names)
+        return RawTargets(
+            tables.several_labels(labels) if meaning.label_set else None,
+            functools.partial(_content, cells[meaning.mask]) if meaning.mask else None,
+            objects,
+            "" if meaning.objects else from_masks,
         )
 
     def _label(self, value: Any) -> str | None:
@@ -216,10 +278,19 @@ def _content(content: Any) -> bytes:
 
 
 def _class_names(metadata: dict[bytes, bytes], column: str) -> tuple[str, ...]:
-    """Return the names of a ClassLabel column, from the description that the hub's tools store."""
+    """Return the names of a ClassLabel column, from the description that the hub's tools store.
+
+    The column may hold objects with a ClassLabel among their fields.
+    """
     try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
+        found = [json.loads(metadata[b"huggingface"])["info"]["features"][column]]
     except (KeyError, ValueError, TypeError):
         return ()
-    return tuple(map(normalized, names)) if isinstance(names, list) else ()
+    while found:
+        feature = found.pop()
+        if isinstance(feature, dict) and isinstance(names := feature.get("names"), list):
+            return tuple(map(normalized, names))
+        found += (
+            feature.values() if isinstance(feature, dict) else feature if isinstance(feature, list) else ()
+        )
+    return ()

@@ -14,12 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from danqing.data.augment import Augment
 from danqing.data.buckets import Size, decode_to_nearest, nearest
+from danqing.data.consent import Consent
+from danqing.data.raw_targets import RawTargets
 from danqing.data.survey import Skipped, Survey
 from danqing.errors import ConfigError, DataError
 from danqing.image_files import Deep, DeepPixels, Frame, Range, convert
 from danqing.image_files.levels import is_range
-from danqing.images import Alpha, Fit, Pixels, parse_background
+from danqing.images import Alpha, Pixels, parse_background
+from danqing.sizes import Fit
 
+TARGETS = ("Label sets", "Boxes", "Masks")
+"""The topics of `Survey.understood` about targets."""
 Loaded = bytes | Path | Frame | Pixels | Image.Image | Deep
 """The result of `Record.load`: an encoded file, its path, one image of a file, or decoded pixels."""
 
@@ -34,6 +39,7 @@ class ImageSpec:
     that are kept, 8 or 16.
     buckets: the sizes that images are brought to, each to the one whose aspect ratio is nearest; the first
     is `size`. True chooses sizes of about the area of `size`; empty is `size` alone.
+    ignore_reservations: whether images are kept although their owners reserve training on them.
     """
 
     size: tuple[int, int] | None = None
@@ -44,6 +50,7 @@ class ImageSpec:
     range: Range | None = None
     depth: int = 0
     buckets: tuple[Size, ...] | Literal[True] = ()
+    ignore_reservations: bool = False
 
     def __post_init__(self) -> None:
         for width, height in (*self.chosen_buckets, *([self.size] if self.size is not None else [])):
@@ -64,14 +71,17 @@ class ImageSpec:
     def asked(self) -> dict[str, Any]:
         """Return the options as plain values.
 
-        Without range and depth if these are left to the data, and without buckets if there are none.
+        Without range and depth if these are left to the data, and without other options that have no effect.
         """
-        left_open = {name for name in ("range", "depth", "buckets") if not getattr(self, name)}
+        optional = ("range", "depth", "buckets", "ignore_reservations")
+        left_open = {name for name in optional if not getattr(self, name)}
         return {name: value for name, value in asdict(self).items() if name not in left_open}
 
     def decode_options(self) -> dict[str, Any]:
         """Return the options of `buckets.decode_to_nearest` that give such images."""
-        return {**asdict(self), "depth": self.depth or 8}
+        options = {**asdict(self), "depth": self.depth or 8}
+        del options["ignore_reservations"]
+        return options
 
     def prepared(self, image: Loaded) -> Pixels | DeepPixels:
         """Convert an image to this form: uint8 or uint16 `[h, w, c]`; raise DataError."""
@@ -112,6 +122,7 @@ class Record(NamedTuple):
     """One image of a source, not yet read; `load` raises DataError.
 
     source: loads the source image, if the data holds pairs. attributes: the values of the declared columns.
+    targets: what a learner predicts of the image besides its label, if the data has it.
     """
 
     name: str
@@ -120,6 +131,7 @@ class Record(NamedTuple):
     text: str | None = None
     source: Load | None = None
     attributes: tuple[Any, ...] = ()
+    targets: RawTargets | None = None
 
 
 class About(NamedTuple):
@@ -183,10 +195,11 @@ class DataReport(BaseModel):
 
     found = images + skipped + all of left_out. images: those in use. skipped: those that cannot be read, with
     their number by reason. left_out: those that are not wanted, such as images in another split or not in
-    the table. skipped_files, left_out_files: the first of each by name. records: images + skipped.
-    duplicates: images whose pixels equal those of an earlier one. understood: how the data was read, by
-    topic. formats: the number of images per file format; empty if they were never encoded, or an earlier
-    version read them. source_sizes: the smallest and the largest (width, height) before resizing, per side.
+    the table, and those whose owners reserve training. skipped_files, left_out_files: the first of each by
+    name. records: those that were read. duplicates: images whose pixels equal those of an earlier one.
+    understood: how the data was read, by topic. formats: the number of images per file format; empty if they
+    were never encoded, or an earlier version read them. source_sizes: the smallest and the largest (width,
+    height) before resizing, per side. consent: what the files say of the rights in them and of people.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -204,6 +217,7 @@ class DataReport(BaseModel):
     notes: tuple[str, ...] = ()
     formats: dict[str, int] = Field(default_factory=dict)
     source_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    consent: Consent = Consent()
 
     def account(self) -> str:
         """Return one line.
@@ -222,9 +236,11 @@ class DataReport(BaseModel):
 
         The account, and the notes.
         """
-        known = [f"{topic}: {self.understood.get(topic, 'none')}" for topic in ("Labels", "Captions")]
+        topics = ("Labels", "Captions", *TARGETS)
+        known = [f"{topic}: {self.understood.get(topic, 'none')}" for topic in topics]
         known = [line for line in known if ": none" not in line]
-        return [f"Images: {self.account()}.", *(f"{line}." for line in known), *self.notes]
+        told = [*self.notes, *self.consent.notes()]
+        return [f"Images: {self.account()}.", *(f"{line}." for line in known), *told]
 
 
 def reason_kind(reason: str) -> str:

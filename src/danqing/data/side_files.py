@@ -37,6 +37,16 @@ class Words(NamedTuple):
         """Return the value of a declared attribute, or None."""
         return self.values.get(tables.find_header(self.values, name) or "")
 
+    def label_set(self, name: str) -> Any:
+        """Return the labels of an image that may have several.
+
+        name: of a value, or "auto" for the one that is known to be a label.
+        """
+        if name != "auto":
+            return self.value(name)
+        column = tables.find_columns(self.values).label
+        return self.values.get(column or "", self.label)
+
 
 def find_beside(images: Sequence[str], others: Iterable[str]) -> dict[str, Beside]:
     """Return the side files of the images that have some.

@@ -1,4 +1,4 @@
-"""Opening data sets: from a built-in name, a folder, an archive, shards or IDX files."""
+"""Opening data sets: from a built-in name, a folder, an archive, shards at a URL, or IDX files."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from danqing.data import builtin, cache, tar_shards
 from danqing.data.augment import Augment
 from danqing.data.buckets import Size
+from danqing.data.cleaned import cleaned
 from danqing.data.dataset import Dataset
 from danqing.data.domains import split_domains
 from danqing.data.file_source import FileSource
@@ -18,16 +19,24 @@ from danqing.data.leftovers import is_leftover
 from danqing.data.manifest import read_manifest
 from danqing.data.parquet import ParquetSource
 from danqing.data.records import About, DatasetInfo, ImageSpec, Source
+from danqing.data.shards.reader import Reader, has_shards
+from danqing.data.shards.source import ShardSource
+from danqing.data.shards.stores import is_url
+from danqing.data.shards.stream import WINDOW, Stream
 from danqing.data.split_names import SPLITS, split_of_shard
 from danqing.data.tables import TABLES
 from danqing.data.tar_shards import Tars
+from danqing.data.target_files import AUTO
 from danqing.data.zip_file import Zip
 from danqing.errors import ConfigError, DataError, MissingSplitError
 from danqing.image_files import Range
-from danqing.images import Alpha, Fit
+from danqing.images import Alpha
 from danqing.progress import ProgressCallback
+from danqing.sizes import Fit
 
-_HOW = "name a folder, a zip, parquet, tar or IDX file, or one of"
+STREAM_OVER = 8.0
+"""The GiB of shards that are still decoded into the packed cache."""
+_HOW = "name a folder, a zip, parquet, tar or IDX file, a URL of shards, or one of"
 
 
 def open_dataset(
@@ -44,6 +53,13 @@ def open_dataset(
     pairs: str = "",
     domains: str = "",
     attributes: Sequence[str] = (),
+    masks: str = "",
+    boxes: str = "",
+    label_sets: str = "",
+    clean: str | Path = "",
+    ignore_reservations: bool = False,
+    stream_over: float = STREAM_OVER,
+    window: int = WINDOW,
     cache_dir: Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Dataset:
@@ -64,15 +80,53 @@ def open_dataset(
         image, or the column that names the source image; empty for none.
     domains: "SOURCE:TARGET", two labels: the images of the second, with those of the first as `sources`.
     attributes: columns of numbers, categories or vectors to keep of each image.
+    masks: "IMAGES:MASKS" for two folders, the suffix of files beside the images ("_mask"), the column that
+        names the mask, or "auto" for the one of these that the data has; empty for none.
+    boxes: "coco", the name of a JSON file in COCO's format, "yolo", a column, "auto", or "masks" and
+        "instances" for the connected regions and for the values of masks; empty for none.
+    label_sets: the column that holds several labels of an image, or "auto"; empty for one label.
+    clean: a clean list, as `danqing data clean` writes it: images that it drops are left out.
+    ignore_reservations: keep images although their owners reserve training on them (`data/terms.py`). By
+        default they are left out.
+    stream_over: the GiB of shards above which images are read from their shards while a model learns, instead
+        of being decoded into a cache before.
+    window: how many shards of streamed images are shuffled among each other.
     on_progress: receives (done, total, what).
 
     Raises DataError and ConfigError.
     """
     sizes = buckets if isinstance(buckets, bool) else tuple((width, height) for width, height in buckets)
-    spec = ImageSpec(size, channels, alpha, background, fit, range, buckets=sizes or ())
-    found, part = find_source(source, split, on_progress, Declared(pairs, tuple(attributes)))
+    spec = ImageSpec(
+        size,
+        channels,
+        alpha,
+        background,
+        fit,
+        range,
+        buckets=sizes or (),
+        ignore_reservations=ignore_reservations,
+    )
+    found, part = find_source(
+        source, split, on_progress, Declared(pairs, tuple(attributes), masks, boxes, label_sets)
+    )
+    if isinstance(found, ShardSource) and (found.has_codes or found.total_bytes > stream_over * 2**30):
+        if clean or domains:
+            raise ConfigError(
+                "Streamed images have no clean list and no domains: write other shards with danqing data "
+                "shard --clean, or raise data.stream_over."
+            )
+        stream = Stream(found, spec, window, cache_dir)
+        return _dataset(source, found, stream.reader.arrivals.folder, stream)
+    if clean:
+        found = cleaned(found, split, clean)
     folder = cache.ensure(found, spec, cache_dir, on_progress)
-    manifest = read_manifest(folder)
+    dataset = _dataset(source, found, folder)
+    dataset = dataset.subset(part) if part else dataset
+    return split_domains(dataset, domains) if domains else dataset
+
+
+def _dataset(source: str | Path, found: Source, folder: Path, stream: Stream | None = None) -> Dataset:
+    manifest = read_manifest(folder) if stream is None else stream.manifest
     about = found.about
     info = DatasetInfo(
         name=about.name,
@@ -83,9 +137,7 @@ def open_dataset(
         report=manifest.report,
         range=manifest.range,
     )
-    dataset = Dataset(folder, info)
-    dataset = dataset.subset(part) if part else dataset
-    return split_domains(dataset, domains) if domains else dataset
+    return Dataset(folder, info, stream=stream)
 
 
 def find_source(
@@ -100,8 +152,10 @@ def find_source(
     """
     if split not in (*SPLITS.values(), "all"):
         raise DataError(f"There is no split {split!r}: choose train, test, validation or all.")
+    if is_url(source):
+        return ShardSource(Reader(source), split, declared), ()
     if isinstance(source, str) and (named := builtin.find(source, split, on_progress)) is not None:
-        if any(declared):
+        if declared.pairs or declared.attributes or {*declared[2:]} - {"", AUTO}:
             raise ConfigError(f"{source} is a built-in set without pairs or attributes: leave them out.")
         return named
     path = Path(source).expanduser()
@@ -134,6 +188,8 @@ def _in_folder(path: Path, split: str, declared: Declared) -> Source:
 
     An archive that happens to be next to images is not the data.
     """
+    if has_shards(path):
+        return ShardSource(Reader(path), split, declared)
     if (files := find_idx(path, split)) is not None:
         return IdxSource(*files, About(path.resolve().name, augment=Augment()))
     if find_idx(path, "train") is not None:

@@ -1,5 +1,7 @@
 """The names of the splits of a data set: training, validation and test."""
 
+import re
+
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -10,9 +12,9 @@ SPLITS = {
 def split_named(word: str) -> str | None:
     """Return the split that a name means, or None.
 
-    The name of a folder, a cell, or the beginning of a file's name.
+    The name of a folder, a cell, or the beginning of a file's name. A year may follow, as in `train2017`.
     """
-    return SPLITS.get(word.strip().lower())
+    return SPLITS.get(re.sub(r"(?<=[a-z])[0-9]{4}$", "", word.strip().lower()))
 
 
 def split_of_shard(name: str) -> str | None:

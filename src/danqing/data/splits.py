@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from danqing.data import cache
 from danqing.data.dataset import Dataset
 from danqing.data.layout import Declared
+from danqing.data.manifest import read_manifest
 from danqing.data.records import ImageSpec, Source
+from danqing.data.shards.source import ShardSource
+from danqing.data.shards.stream import Stream
 from danqing.data.sources import find_source, open_dataset
 from danqing.errors import DataError, MissingSplitError
 
@@ -35,9 +39,12 @@ def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dat
     Returns the training images, and the fraction that is held out.
 
     The choice depends only on the pixels of all images, not on their order or names: equal images are always
-    on the same side. Raises DataError if either side would be empty.
+    on the same side. Of streamed images, at most 10,000 are held out, the same share of each shard, by the
+    digests of their files. Raises DataError if either side would be empty.
     """
-    keys = _pixel_keys(dataset)
+    if dataset.is_streamed and dataset.stream is not None:
+        return _hold_out_of_shards(dataset, dataset.stream, fraction)
+    keys = pixel_keys(dataset)
     count = round(len(dataset) * fraction)
     border = np.sort(keys)[count - 1] if count else np.uint64(0)
     held = keys <= border if count else np.zeros(len(keys), bool)
@@ -51,6 +58,14 @@ def hold_out(dataset: Dataset, fraction: float = HELD_OUT) -> tuple[Dataset, Dat
         return sides
     sources = hold_out(dataset.sources, fraction)
     return sides[0].beside(sources[0]), sides[1].beside(sources[1])
+
+
+def _hold_out_of_shards(dataset: Dataset, stream: Stream, fraction: float) -> tuple[Dataset, Dataset]:
+    """Split streamed images in two; those that are held out are packed, so that all of them can be read."""
+    rest, held = stream.held_out(fraction)
+    folder = cache.ensure(held, rest.spec, stream.cache_dir)
+    info = dataset.info.model_copy(update={"report": read_manifest(folder).report})
+    return Dataset(dataset.cache, dataset.info, stream=rest), Dataset(folder, info)
 
 
 def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | None:
@@ -67,13 +82,16 @@ def open_if_there(source: str | Path, split: str, **options: Any) -> Dataset | N
 def open_alike(training: Dataset, source: str | Path, split: str, **options: Any) -> Dataset | None:
     """Open a split as the training images were opened.
 
-    It gets their value range and their buckets. options: those that they were opened with. None if the data
-    has no such split.
+    It gets their value range, their buckets and the classes of their targets. options: those that they were
+    opened with. None if the data has no such split.
     """
     alike: dict[str, Any] = {"range": training.range}
     if options.get("buckets"):
         alike |= {"size": training.size, "buckets": training.sizes}
-    return open_if_there(source, split, **{**options, **alike})
+    if training.stream is not None and training.stream.codes is not None:
+        alike |= {"size": training.size, "channels": training.channels}
+    found = open_if_there(source, split, **{**options, **alike})
+    return None if found is None else found.with_classes(training.target_classes)
 
 
 def has_split(source: str | Path, split: str, pairs: str = "") -> bool:
@@ -111,12 +129,14 @@ def open_held(source: str | Path, fraction: float = HELD_OUT, **options: Any) ->
 def _find(source: str | Path, split: str, pairs: str) -> Source | None:
     try:
         found, _ = find_source(source, split, declared=Declared(pairs))
+        if isinstance(found, ShardSource):  # whose table says so
+            return found
         return next((found for _ in found.records(ImageSpec())), None)  # a folder looks when it is asked
     except MissingSplitError:
         return None
 
 
-def _pixel_keys(dataset: Dataset) -> NDArray[np.uint64]:
+def pixel_keys(dataset: Dataset) -> NDArray[np.uint64]:
     """Return a uniform number for each image, derived from its pixels, `[n]`."""
     keys = np.empty(len(dataset), np.uint64)
     for start in range(0, len(dataset), _CHUNK):

@@ -24,12 +24,14 @@ class Survey:
 
     left_out: the number of images that it does not offer, by reason. named: some of them. understood: how the
     data was read, by topic: layout, split, labels, captions and so on. notes: sentences for the user.
+    class_names: the classes of targets in the order of their numbers, by topic, where the data names them.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
     named: list[Skipped] = field(default_factory=list)
     understood: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def leave_out(self, name: str, reason: str) -> None:
         """Count an image that is not offered."""

@@ -1,5 +1,6 @@
 """Tables that describe images: the meaning of columns, and empty cells, in all formats alike."""
 
+import contextlib
 import csv
 import io
 import json
@@ -106,6 +107,21 @@ def label_texts(values: Sequence[Any]) -> list[str | None]:
     if numbers and all(_WHOLE.fullmatch(text) for text in numbers):
         texts = [_WHOLE.sub(r"\1", text) if text in numbers else text for text in texts]
     return texts
+
+
+def several_labels(value: Any) -> tuple[str, ...]:
+    """Return the labels in a cell, empty for none.
+
+    A cell is a list, or a text with `;` or `|` between labels. A text without either is split at commas.
+    """
+    if isinstance(value, str) and value.strip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if isinstance(value, str):
+        separator = next((each for each in ";|" if each in value), ",")
+        value = value.split(separator)
+    texts = label_texts(value if isinstance(value, list | tuple) else [value])
+    return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def caption_text(value: Any) -> str | None:

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from danqing.editing import files
 from danqing.editing.batch import BatchResult, edit_files, edited, seed_of
 from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.editing.marks import made_by, marking_of
 from danqing.errors import ConfigError, DataError
 from danqing.image_files import DeepPixels, Range
 from danqing.images import Images
 from danqing.randomness import derived_seed
+from danqing.trust.settings import MarkSettings
 
 Array = NDArray[Any]
 
@@ -25,6 +27,7 @@ def apply(
     *,
     seed: int = 0,
     value_range: Range | None = None,
+    marks: str | MarkSettings | None = None,
     **options: Any,
 ) -> Images | Array | BatchResult:
     """Edit images in memory or in files.
@@ -32,6 +35,7 @@ def apply(
     images: `Images`, or an array as `edit_array` takes it; otherwise files as `edit_files` takes them.
     out: the file, folder or zip for the results of files. Without it, one file becomes an array `[h, w, c]`.
     value_range: see `edit_array`.
+    marks: which marks `Images` and files get; None reads `DANQING_MARKS`. An array has none.
     options: of `edit_files`.
     Raises ConfigError if `out` or options are given with images in memory, or `out` is missing for several
     files.
@@ -40,9 +44,9 @@ def apply(
         if out is not None or options:
             given = "out" if out is not None else next(iter(options))
             raise ConfigError(f"{given} is an option for files: leave it out for images in memory.")
-        return edit_array(edit, images, seed, value_range=value_range)
+        return edit_array(edit, images, seed, value_range=value_range, marks=marks)
     if out is not None:
-        return edit_files(edit, images, Path(out), seed=seed, **options)
+        return edit_files(edit, images, Path(out), seed=seed, marks=marks, **options)
     path = Path(images) if isinstance(images, str | Path) else None
     if path is None or not path.is_file() or options:
         raise ConfigError(
@@ -53,11 +57,30 @@ def apply(
 
 
 @overload
-def edit_array(edit: Edit, images: Images, seed: int, *, value_range: Range | None = None) -> Images: ...
-@overload
-def edit_array(edit: Edit, images: Array, seed: int, *, value_range: Range | None = None) -> Array: ...
 def edit_array(
-    edit: Edit, images: Images | Array, seed: int, *, value_range: Range | None = None
+    edit: Edit,
+    images: Images,
+    seed: int,
+    *,
+    value_range: Range | None = None,
+    marks: str | MarkSettings | None = None,
+) -> Images: ...
+@overload
+def edit_array(
+    edit: Edit,
+    images: Array,
+    seed: int,
+    *,
+    value_range: Range | None = None,
+    marks: str | MarkSettings | None = None,
+) -> Array: ...
+def edit_array(
+    edit: Edit,
+    images: Images | Array,
+    seed: int,
+    *,
+    value_range: Range | None = None,
+    marks: str | MarkSettings | None = None,
 ) -> Images | Array:
     """Edit images in memory.
 
@@ -70,21 +93,43 @@ def edit_array(
         nothing, they stay exactly the same.
     value_range: the values that become black and white where values are scaled; by default the smallest and
         the largest. Values outside of it count as these ends.
+    marks: as of `apply`.
     Raises DataError for another shape or type, and if the results differ in size.
     """
     if isinstance(images, Images):
-        return Images(edit_array(edit, images.array, seed))
+        return _edited_images(edit, images, seed, marks)
     array = np.asarray(images)
     stack = _stacked(array)
     levels, bounds = (stack, None) if _are_levels(array) else _to_levels(stack, value_range)
     results = []
     for number, values in enumerate(levels):
-        result: Array = edited(edit, ImageToEdit(values, derived_seed(seed, "image", number)))
+        result: Array = edited(edit, _numbered(values, seed, number))
         results.append(result if bounds is None else _from_levels(result, values, stack[number], bounds))
     if len({result.shape for result in results}) > 1:
         raise DataError("The edited images differ in size: edit them one at a time.")
     joined = np.stack(results) if results else stack
     return _as_given(joined, array)
+
+
+def _edited_images(edit: Edit, images: Images, seed: int, marks: str | MarkSettings | None) -> Images:
+    """Edit images, with the marks of the edit on those that it changes."""
+    array = edit_array(edit, images.array, seed)
+    made = [_made(edit, _numbered(values, seed, n), array[n]) for n, values in enumerate(images.array)]
+    if not any(where.any() for where in made):
+        return Images(array, images.marks, images.changed)
+    return Images(array, marking_of(edit, marks), np.stack(made))
+
+
+def _made(edit: Edit, image: ImageToEdit, result: Values) -> NDArray[np.bool_]:
+    """Return which pixels of a result the edit has made, `[h, w]`."""
+    if np.array_equal(image.values, result):
+        return np.zeros(result.shape[:2], np.bool_)
+    where = made_by(edit, image, result)
+    return np.ones(result.shape[:2], np.bool_) if where is None else where
+
+
+def _numbered(values: Values, seed: int, number: int) -> ImageToEdit:
+    return ImageToEdit(values, derived_seed(seed, "image", number))
 
 
 def _stacked(array: Array) -> Array:

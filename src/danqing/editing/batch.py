@@ -2,23 +2,32 @@
 
 import hashlib
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from danqing.editing import files, manifest, outputs
+from danqing.editing.containers import SIGNED
 from danqing.editing.contract import Edit, ImageToEdit, Values
 from danqing.editing.contract import seed_of as seed_of
 from danqing.editing.flicker import flicker_of
 from danqing.editing.inputs import Inputs, Source, find
 from danqing.editing.manifest import Record
+from danqing.editing.marks import made_by, marking_bytes, marking_of
 from danqing.editing.outputs import Outputs
 from danqing.errors import ConfigError, DataError
 from danqing.machine import is_out_of_memory, resident_memory
+from danqing.marks import Marked
 from danqing.progress import ProgressCallback
 from danqing.quantities import memory as in_words
+from danqing.requested_attributes import OutsideTrainingWarning
+from danqing.trust.marking import Marking
+from danqing.trust.settings import MarkSettings
 
 _HELD, _READ_OR_WRITTEN = 12, 32
 """Bytes for each pixel: of the file and its values during the edit, and of reading or writing 16 bits."""
@@ -46,7 +55,7 @@ class BatchResult:
 
     written, skipped: the outputs; those that are skipped were made before, by the same edit.
     failed: the reasons.
-    notes: what an output lacks that its input has.
+    notes: what an output lacks that its input has, and what the model warns of.
     manifest: the path of the records, None for a single named file.
     flicker: of the frames of a film, see `danqing.editing.flicker`; None without frames.
     """
@@ -93,6 +102,7 @@ def edit_files(
     strip: bool = False,
     dry_run: bool = False,
     sequence: bool = False,
+    marks: str | MarkSettings | None = None,
     memory: int | None = None,
     extra: Callable[[str], Mapping[str, Any]] | None = None,
     on_plan: Callable[[Plan], None] | None = None,
@@ -111,6 +121,8 @@ def edit_files(
     strip: whether metadata is left out.
     dry_run: whether nothing is edited and written; `written` are the outputs that would be.
     sequence: whether the images are the frames of a film, which share one seed.
+    marks: which marks the results get, such as "eu,cn" or "none"; None reads `DANQING_MARKS`. An image that
+        the edit does not change gets none.
     memory: the bytes that the process may use; if more are needed, no image is edited.
     extra: returns what the result for an image depends on besides the settings of the edit, such as the
         digest of its mask, as values for JSON.
@@ -119,16 +131,15 @@ def edit_files(
     Raises ConfigError if `out` cannot be used, if it holds the results of another edit, or if more memory is
     needed; DataError if there are no images; DanqingError if nothing can be written.
     """
-    inputs = find(source)
+    settings, inputs = MarkSettings.of(marks), find(source)
     with outputs.opened(out, inputs, dry_run=dry_run) as place:
         inputs = inputs.outside(place.folder)
-        identity = manifest.plain(
-            {"verb": edit.verb, "settings": edit.settings, "seed": seed, "strip": strip, "sequence": sequence}
-        )
+        options = {"seed": seed, "strip": strip, "sequence": sequence, "marks": str(settings)}
+        identity = manifest.plain({"verb": edit.verb, "settings": edit.settings, **options})
         _check_same_edit(place, identity)
         records = None if place.manifest is None else out / manifest.NAME
         result = BatchResult(out, inputs, n, manifest=records)
-        batch = _Batch(edit, inputs, place, identity, seed, n, extra, result)
+        batch = _Batch(edit, inputs, place, identity, seed, n, extra, marking_of(edit, settings), result)
         plan = batch.plan()
         _check_memory(plan, memory)
         if on_plan is not None:
@@ -152,6 +163,18 @@ def _applied(edit: Edit, image: ImageToEdit) -> Values:
     return values
 
 
+def _warned(edit: Edit, image: ImageToEdit) -> tuple[Values, tuple[str, ...]]:
+    """Edit one image; also return what the model warns of, which belongs to this image alone."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", OutsideTrainingWarning)
+        result = _applied(edit, image)
+    own = [str(each.message) for each in caught if issubclass(each.category, OutsideTrainingWarning)]
+    for each in caught:
+        if not issubclass(each.category, OutsideTrainingWarning):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return result, tuple(dict.fromkeys(own))
+
+
 class _Task(NamedTuple):
     """One output to make: a version of an image, and its place among the images."""
 
@@ -169,6 +192,7 @@ class _Batch:
     seed: int
     versions: int
     extra: Callable[[str], Mapping[str, Any]] | None
+    marks: Marking | None
     result: BatchResult
     taken: dict[str, str] = field(default_factory=dict)
 
@@ -182,7 +206,8 @@ class _Batch:
                 largest, size = name, found
         pixels = size[0] * size[1]
         edit = self.edit.peak_bytes(*size) if largest else 0
-        needed = max(edit + _HELD * pixels, _READ_OR_WRITTEN * pixels)
+        written = _READ_OR_WRITTEN * pixels + marking_bytes(self.edit, self.marks, pixels)
+        needed = max(edit + _HELD * pixels, written)
         return Plan(len(todo), largest, size, resident_memory() + needed)
 
     def run(self, dry_run: bool, on_progress: ProgressCallback | None) -> None:
@@ -216,6 +241,9 @@ class _Batch:
             made = None if dry_run else self._made(task, content)
             if made is not None and made.output != output:
                 self._check_free(output := made.output)
+            sidecar = outputs.sidecar_of(output) if made is not None and made.sidecar else None
+            if sidecar in self.taken:
+                raise DataError(f"{self._shown(output)} and {self.taken[sidecar]} have the same sidecar.")
         except DataError as error:
             self.result.failed[key] = str(error)
             return
@@ -233,11 +261,11 @@ class _Batch:
                 seconds=round(made.seconds, 3),
                 notes=made.notes,
             )
-            self.place.write(record, made.content)
+            self.place.write(record, made.content, made.sidecar)
             if made.notes:
                 self.result.notes[key] = made.notes
         self.result.written[key] = self._shown(output)
-        self.taken[output] = key
+        self.taken.update({output: key} if sidecar is None else {output: key, sidecar: key})
 
     def _made(self, task: _Task, content: bytes) -> "_Made":
         """Edit one file; raise DataError if that fails, also for lack of memory."""
@@ -245,24 +273,41 @@ class _Batch:
         try:
             values, style = files.read(content)
             image = ImageToEdit(values, self._seed(task), task.name, task.frame)
-            is_changed = self.edit.changes(image)
+            result, warned = _warned(self.edit, image) if self.edit.changes(image) else (values, ())
+            is_changed = not np.array_equal(result, values)
             output = self._output(task, content)
             wanted = files.in_format(style, output) if self.place.is_file else style
             if not is_changed and not self.identity["strip"]:
                 if not self.place.is_file:
                     output = self.place.name_of(task.name, task.version, self.versions)
-                    return _Made(output, content, False, time.perf_counter() - started)
+                    return _Made(output, content, False, time.perf_counter() - started, warned)
                 if wanted == style and not style.suffix:
-                    return _Made(output, content, False, time.perf_counter() - started)
-            result = _applied(self.edit, image) if is_changed else values
-            new = files.write(result, wanted, strip=self.identity["strip"])
+                    return _Made(output, content, False, time.perf_counter() - started, warned)
+            new = self._encoded(image, result, wanted, content if is_changed else None)
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not is_out_of_memory(error):
                 raise
             raise DataError(
                 "The image does not fit into memory: choose smaller tiles, or shrink it."
             ) from error
-        return _Made(output, new, is_changed, time.perf_counter() - started, wanted.notes)
+        notes = (*_kept_notes(wanted.notes, new), *warned, *new.notes)
+        return _Made(output, new.content, is_changed, time.perf_counter() - started, notes, new.sidecar)
+
+    def _encoded(
+        self, image: ImageToEdit, result: Values, style: files.FileStyle, parent: bytes | None
+    ) -> Marked:
+        """Return the file of a result with its marks; parent: the input, None if it was not changed."""
+        if self.identity["strip"]:
+            style = files.stripped(style)
+        if self.marks is None or parent is None:
+            return Marked(files.write(result, style))
+        return self.marks.write(
+            result,
+            lambda pixels, packet: files.write(pixels, replace(style, xmp=packet)),
+            xmp=style.xmp,
+            where=made_by(self.edit, image, result),
+            parent=parent,
+        )
 
     def _output(self, task: _Task, content: bytes) -> str:
         return self.place.name_of(task.name, task.version, self.versions, files.suffix_for(content))
@@ -303,6 +348,13 @@ class _Made(NamedTuple):
     is_changed: bool
     seconds: float
     notes: tuple[str, ...] = ()
+    sidecar: bytes = b""
+
+
+def _kept_notes(notes: tuple[str, ...], made: Marked) -> tuple[str, ...]:
+    """Leave out that credentials are lost, where new ones have them as an ingredient."""
+    carried = made.sidecar or b"c2pa" in made.content
+    return tuple(note for note in notes if not (carried and note == SIGNED))
 
 
 def _check_same_edit(place: Outputs, identity: Mapping[str, Any]) -> None:

@@ -1,12 +1,11 @@
 """The page of a batch of edits: each image before and after under a slider, in one HTML file."""
 
-import base64
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +13,16 @@ from numpy.typing import NDArray
 from danqing import atomic, image_files, images, page
 from danqing.editing import files
 from danqing.editing.batch import BatchResult
-from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.editing.contract import Edit, ImageToEdit, Keeps, Values
 from danqing.editing.inputs import Source, find
 from danqing.editing.manifest import Manifest
+from danqing.editing.marks import marking_of
 from danqing.image_files import Deep, Range
 from danqing.image_files.levels import sample
 from danqing.images import Pixels
+from danqing.marks import Marks
 from danqing.quantities import duration, memory
+from danqing.trust.settings import MarkSettings
 
 MOST_SHOWN = 200
 """Images on a page; of a larger batch, that many are shown, evenly spread."""
@@ -72,10 +74,13 @@ class CompareResults:
     It keeps small copies of at most MOST_SHOWN images, so a large batch needs little memory.
 
     verb, settings: of the edit. total: the number of images in the batch.
+    marks: of the copies of results on the page.
     """
 
-    def __init__(self, verb: str, settings: Mapping[str, Any], total: int) -> None:
-        self.verb, self.settings, self.total = verb, dict(settings), total
+    def __init__(
+        self, verb: str, settings: Mapping[str, Any], total: int, marks: Marks | None = None
+    ) -> None:
+        self.verb, self.settings, self.total, self.marks = verb, dict(settings), total, marks
         self.images: list[ComparedImage] = []
         self.failed: dict[str, str] = {}
 
@@ -119,32 +124,30 @@ class CompareResults:
         if offset is not None:
             before = _placed(before, after.shape[:2], offset)
         most = SIDES[self.total <= FEW]
-        return _data_url(_small(before, bounds, most)), _data_url(_small(after, bounds, most))
+        made = _data_url(_small(after, bounds, most), self.marks)
+        return _data_url(_small(before, bounds, most)), made
 
 
-@runtime_checkable
-class Keeps(Protocol):
-    """An edit that keeps some pixels of an image.
-
-    It may change all other pixels.
-    """
-
-    def kept(self, image: ImageToEdit) -> NDArray[np.bool_]:
-        """Return which pixels of the image `[h, w]` it keeps."""
-        ...
-
-
-def compare(edit: Edit, result: BatchResult, references: Source | None = None) -> CompareResults:
+def compare(
+    edit: Edit,
+    result: BatchResult,
+    references: Source | None = None,
+    *,
+    marks: str | MarkSettings | None = None,
+) -> CompareResults:
     """Compare the input files of a batch with the results.
 
     Results of earlier runs are included.
 
     references: the true images, with the names of the inputs and any suffix.
+    marks: as of `edit_files`; the copies of results on the page have metadata labels alone.
     Raises ConfigError or DataError if there are none, and DataError for a file that cannot be read.
     """
     known = None if references is None else find(references)
     true = {PurePosixPath(name).with_suffix(""): name for name in (known.names if known else ())}
-    results = CompareResults(edit.verb, edit.settings, len(result.written) + len(result.skipped))
+    on_page = marking_of(edit, MarkSettings.of(marks).metadata_only())
+    total = len(result.written) + len(result.skipped)
+    results = CompareResults(edit.verb, edit.settings, total, on_page)
     seconds = {} if result.manifest is None else _seconds(result)
     left, top, *_ = edit.settings.get("expand", (0, 0, 0, 0))
     extends = any(edit.settings.get("expand", ()))
@@ -394,7 +397,7 @@ def _small(values: Values, bounds: Range | None, most: int) -> Pixels:
     return _eight_bits(values, bounds, size)
 
 
-def _data_url(pixels: Pixels) -> str:
+def _data_url(pixels: Pixels, marks: Marks | None = None) -> str:
     format = "png" if pixels.shape[0] * pixels.shape[1] <= _EXACT else "webp"
-    content = images.encode(pixels, format, quality=86)
-    return f"data:image/{format};base64,{base64.b64encode(content).decode()}"
+    content = images.encode(pixels, format, quality=86, marks=marks)
+    return page.data_url(content, format)

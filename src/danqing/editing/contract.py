@@ -1,12 +1,13 @@
 """What an edit is: a function from the pixels of one image to the pixels of the edited image."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from danqing.randomness import derived_seed
+from danqing.trust.declaration import Declaration
 
 Values = NDArray[np.uint8] | NDArray[np.uint16]
 """The pixels of an image, `[h, w, c]`: grey, grey and alpha, RGB, or RGBA; alpha is not premultiplied."""
@@ -54,6 +55,11 @@ class Edit(Protocol):
         """
         ...
 
+    @property
+    def declaration(self) -> Declaration:
+        """Return what the results declare of themselves."""
+        ...
+
     def changes(self, image: ImageToEdit) -> bool:
         """Return whether the edit would change the image.
 
@@ -70,4 +76,27 @@ class Edit(Protocol):
 
         Raises DataError for an image that cannot be edited.
         """
+        ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """An edit that keeps some pixels of an image.
+
+    It may change all other pixels. If it adds borders, `settings["expand"]` has their widths at the left,
+    top, right and bottom.
+    """
+
+    def kept(self, image: ImageToEdit) -> NDArray[np.bool_]:
+        """Return which pixels of the image `[h, w]` it keeps."""
+        ...
+
+
+@runtime_checkable
+class KeepsAverages(Protocol):
+    """An edit whose results may have to average exactly to the image."""
+
+    @property
+    def keeps_averages(self) -> bool:
+        """Return whether they do, so that a watermark would break a promise."""
         ...

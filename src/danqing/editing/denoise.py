@@ -14,6 +14,7 @@ from danqing.editing.pixels import prepare
 from danqing.editing.tiles import run_in_tiles
 from danqing.errors import ConfigError, DataError
 from danqing.randomness import generator
+from danqing.trust.declaration import Declaration, SourceType
 
 Noise = Literal["auto", "white", "correlated"]
 """white: the noise of each pixel is its own. correlated: that of neighbours is alike. auto: measured."""
@@ -59,6 +60,11 @@ class ZeroShotDenoise:
             "steps": self.steps,
             "tile": self.tile,
         }
+
+    @property
+    def declaration(self) -> Declaration:
+        """Return what the results declare of themselves."""
+        return Declaration(SourceType.of(self.verb), self.verb, "zero-shot denoiser")
 
     def changes(self, image: ImageToEdit) -> bool:
         """Return whether it would change the image."""

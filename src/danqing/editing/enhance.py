@@ -68,13 +68,15 @@ def enhance(
     tile, overlap: the side of the tiles in pixels, and how far they overlap; 0 and None choose.
     Other arguments and errors are those of `editing.translate.translate`.
     """
-    for_files, own = divided(options)
     if model is None or model == ZERO_SHOT:
+        for_files, own = divided(options)
         if overlap is not None:
             own["overlap"] = overlap
         return apply(zero_shot(strength=strength, tile=tile, **own), images, out, seed=seed, **for_files)
+    used = opened(model)
+    for_files, own = divided(options, used)
     edit = enhancement(
-        WindowModel(opened(model), "translate", Request(), own),
+        WindowModel(used, "translate", Request(), own),
         strength=strength,
         tile=tile,
         overlap=overlap,

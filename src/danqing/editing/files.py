@@ -18,6 +18,7 @@ from danqing.errors import ConfigError, DataError
 from danqing.image_files import Deep, reasons, scans
 from danqing.image_files.formats import FORMATS, is_installed, recognised
 from danqing.images import to_pil
+from danqing.trust import labels
 
 WRITTEN = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "TGA")
 """The formats that are written, as Pillow calls them; files in others become PNG."""
@@ -82,11 +83,24 @@ def read(content: bytes) -> tuple[Values, FileStyle]:
     return np.require(values, requirements=["C", "W"]), style
 
 
-def write(values: Values, style: FileStyle, *, strip: bool = False) -> bytes:
+def stripped(style: FileStyle) -> FileStyle:
+    """Return a style without metadata.
+
+    A colour profile other than sRGB stays, since the colours depend on it, and so do labels that say that the
+    image was generated.
+    """
+    profile = b"" if _is_srgb(style.profile) else style.profile
+    parts = containers.colour_chunks(style.parts) if style.format == "PNG" else b""
+    try:
+        xmp = labels.only_labels(style.xmp) if style.xmp else b""
+    except DataError:  # metadata that cannot be read contain no labels
+        xmp = b""
+    return FileStyle(style.format, profile=profile, xmp=xmp, parts=parts, options=style.options)
+
+
+def write(values: Values, style: FileStyle) -> bytes:
     """Write an image as a file of a style.
 
-    strip: whether metadata is left out; a colour profile other than sRGB stays, since the colours depend on
-        it.
     Raises DataError if the format cannot hold the image.
     """
     channels = values.shape[2]
@@ -94,10 +108,6 @@ def write(values: Values, style: FileStyle, *, strip: bool = False) -> bytes:
         raise DataError(f"{style.format} cannot hold 16 bits: name an output that ends in .png or .tif.")
     if channels in (2, 4) and style.format in ("JPEG", "PPM", "BMP"):
         raise DataError(f"{style.format} cannot hold transparency: name an output that ends in .png.")
-    if strip:
-        profile = b"" if _is_srgb(style.profile) else style.profile
-        parts = containers.colour_chunks(style.parts) if style.format == "PNG" else b""
-        style = FileStyle(style.format, profile=profile, parts=parts, options=style.options)
     if not _fits(style.profile, channels):
         style = replace(style, profile=b"")
     if style.exif:

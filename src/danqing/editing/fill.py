@@ -24,6 +24,7 @@ from danqing.errors import ConfigError
 from danqing.image_files import Range
 from danqing.images import Images, on_white
 from danqing.model.model import Model
+from danqing.trust.declaration import Declaration
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,10 @@ class Fill:
     @property
     def settings(self) -> Mapping[str, Any]:
         return {**self.model.settings, **self.masks.settings, "tile": self.tile, "overlap": self.overlap}
+
+    @property
+    def declaration(self) -> Declaration:
+        return self.model.declaration(self.verb)
 
     def changes(self, image: ImageToEdit) -> bool:
         return not self.masks.is_empty(image)
@@ -145,7 +150,7 @@ def fill(
     seed: an image's own seed depends on it and on the image's name or place.
     tile, overlap: the longer side of the windows in pixels, and how far they overlap; 0 and None choose.
     options: of the model, as in `model.options_of("fill")`; with `out` also n, strip, dry_run, sequence,
-        memory, on_plan and on_progress of `editing.batch.edit_files`.
+        marks, memory, on_plan and on_progress of `editing.batch.edit_files`.
     Raises ConfigError and DataError as these do.
     """
     masks = Masks(
@@ -157,9 +162,10 @@ def fill(
         feather=feather,
         expand=_four(expand),
     )
-    for_files, own = divided(options)
+    used = opened(model)
+    for_files, own = divided(options, used)
     request = Request(label, prompt, negative_prompt, attributes)
-    edit = Fill(WindowModel(opened(model), "fill", request, own), masks, tile, overlap, are_levels(images))
+    edit = Fill(WindowModel(used, "fill", request, own), masks, tile, overlap, are_levels(images))
     if out is not None:
         for_files["extra"] = masks.own
     bounds = None if edit.are_levels else edit.model.model.value_range

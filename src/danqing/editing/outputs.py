@@ -15,6 +15,7 @@ from danqing.editing import files, manifest
 from danqing.editing.inputs import Inputs
 from danqing.errors import ConfigError, DanqingError
 from danqing.image_files.formats import is_image_name
+from danqing.marks import SIDECAR, write_sidecar
 
 _LOCK = ".lock"
 _OLDEST = (1980, 1, 1, 0, 0, 0)
@@ -48,19 +49,25 @@ class Outputs:
         """Return the path of an output while the edit runs."""
         return self.folder / output
 
-    def write(self, record: manifest.Record, content: bytes) -> None:
+    def write(self, record: manifest.Record, content: bytes, sidecar: bytes = b"") -> None:
         """Write an output atomically, after its record; create its folder.
 
-        Raises DanqingError if that fails.
+        sidecar: what is written beside it, b"" for nothing. Raises DanqingError if that fails.
         """
         path = self.path_of(record.output)
         try:
             if self.manifest is not None:
                 self.manifest.add(record)
             path.parent.mkdir(parents=True, exist_ok=True)
+            write_sidecar(path, sidecar)
             atomic.write_bytes(path, content)
         except OSError as error:
             raise not_writable(path, error) from error
+
+
+def sidecar_of(output: str) -> str:
+    """Return the name of the file with the credentials of an output."""
+    return str(PurePosixPath(output).with_suffix(SIDECAR))
 
 
 def not_writable(path: Path, error: OSError) -> DanqingError:

@@ -21,6 +21,7 @@ from danqing.errors import ConfigError
 from danqing.images import Images
 from danqing.model.loading import HasModel
 from danqing.precision import choose_device
+from danqing.trust.declaration import Declaration, SourceType
 
 _SMALLEST = 32
 """Pixels: the networks halve the sides up to four times."""
@@ -70,6 +71,13 @@ class Stylize:
     def settings(self) -> Mapping[str, Any]:
         """Return all that the result depends on besides the image."""
         return {**self.method.settings, "strength": self.strength, "keep_colors": self.keep_colors}
+
+    @property
+    def declaration(self) -> Declaration:
+        """Return what the results declare of themselves."""
+        method = self.method.settings
+        name, digest = f"style transfer ({method['method']})", str(method.get("weights", ""))
+        return Declaration(SourceType.of(self.verb), self.verb, name, digest)
 
     def changes(self, image: ImageToEdit) -> bool:
         """Return whether it would change the image."""

@@ -1,5 +1,6 @@
 """The style that a network was trained for, in one evaluation."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from danqing.editing.tiles import run_in_tiles
 from danqing.errors import ModelError
 from danqing.families.style import Style
 from danqing.model import folder as model_folder
+from danqing.model.files import WEIGHTS
+from danqing.model.loading import open_source
 from danqing.nets.style import STRIDE
-from danqing.pretrained import fingerprint
 
 _TILE = 512
 _BYTES_PER_PIXEL = 1_000
@@ -66,18 +68,18 @@ class TrainedStyle:
 
 
 def load(model: str | Path, *, device: str = "cpu", tile: int = 0) -> TrainedStyle:
-    """Load a trained style from a model folder or a run folder.
+    """Load a trained style from a folder, run or sealed file.
 
     Raises ModelError if it is not a style, or as `danqing.load`.
     """
-    folder = model_folder.find(Path(model))
-    learner, _ = model_folder.read_learner(folder)
+    files = open_source(model)
+    learner, _ = model_folder.read_learner(files)
     if not isinstance(learner, Style):
         raise ModelError(
             f"{model} is not a style: train one by danqing train DATA --task style --style-image FILE, "
             "or leave the model out and give a style image."
         )
-    digest = fingerprint.of_file(folder / model_folder.FILES[1])
+    digest = hashlib.sha256(files.read(WEIGHTS)).hexdigest()
     return TrainedStyle(learner.eval().requires_grad_(False).to(device), digest, tile)
 
 

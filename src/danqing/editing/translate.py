@@ -32,6 +32,7 @@ from danqing.families.back_projection import projected
 from danqing.image_files import Range
 from danqing.images import Images
 from danqing.model.model import Model
+from danqing.trust.declaration import Declaration
 
 _LEAST_TILE = 256
 
@@ -72,8 +73,17 @@ class Translation:
         """Return how many times larger results are than images."""
         return self.model.model.family.config.source_scale
 
+    @property
+    def declaration(self) -> Declaration:
+        return self.model.declaration(self.verb)
+
     def changes(self, image: ImageToEdit) -> bool:
         return self.strength > 0 and self.model.options.get("strength", 1.0) > 0
+
+    @property
+    def keeps_averages(self) -> bool:
+        """Return whether results average exactly to the image."""
+        return self.scale > 1 and self.model.model.family.config.source_is_average
 
     def peak_bytes(self, width: int, height: int) -> int:
         pixels, large = width * height, width * height * self.scale**2
@@ -250,14 +260,15 @@ def translate(
     tile: 0 passes each image whole to the model, at the size that the model learned, and resizes the result
         back. A number of pixels divides it into tiles of this side.
     overlap: of tiles; None chooses.
-    options: of the model, as in `model.sample_options`; with `out` also n, strip, dry_run, sequence, memory,
-        on_plan and on_progress of `editing.batch.edit_files`.
+    options: of the model, as in `model.sample_options`; with `out` also n, strip, dry_run, sequence, marks,
+        memory, on_plan and on_progress of `editing.batch.edit_files`.
     Raises ConfigError and DataError as these do.
     """
-    for_files, own = divided(options)
+    used = opened(model)
+    for_files, own = divided(options, used)
     request = Request(label, prompt, negative_prompt, attributes, source_label)
     edit = Translation(
-        WindowModel(opened(model), "translate", request, own),
+        WindowModel(used, "translate", request, own),
         whole=not tile,
         tile=tile,
         overlap=overlap,

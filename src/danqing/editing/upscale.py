@@ -44,9 +44,10 @@ def upscale(
     tile, overlap: the side of the tiles in pixels of the image, and how far they overlap; 0 and None choose.
     Other arguments and errors are those of `editing.translate.translate`.
     """
-    for_files, own = divided(options)
+    used = opened(model)
+    for_files, own = divided(options, used)
     edit = upscaling(
-        WindowModel(opened(model), "translate", Request(), own),
+        WindowModel(used, "translate", Request(), own),
         tile=tile,
         overlap=overlap,
         are_levels=are_levels(images),

@@ -24,6 +24,7 @@ from danqing.image_files import Range
 from danqing.images import Images, on_white
 from danqing.model.model import Model
 from danqing.model.verb_options import STRENGTH
+from danqing.trust.declaration import Declaration
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,10 @@ class Vary:
     def settings(self) -> Mapping[str, Any]:
         own = {"strength": self.strength, "tile": self.tile, "overlap": self.overlap}
         return {**self.model.settings, **own}
+
+    @property
+    def declaration(self) -> Declaration:
+        return self.model.declaration(self.verb)
 
     def changes(self, image: ImageToEdit) -> bool:
         return self.strength > 0
@@ -136,9 +141,10 @@ def vary(
     options: as of `fill`; those of the model are in `model.options_of("vary")`.
     Other arguments and errors are those of `fill`.
     """
-    for_files, own = divided(options)
+    used = opened(model)
+    for_files, own = divided(options, used)
     request = Request(label, prompt, negative_prompt, attributes)
-    window_model = WindowModel(opened(model), "vary", request, own)
+    window_model = WindowModel(used, "vary", request, own)
     edit = Vary(window_model, strength, tile, overlap, are_levels(images))
     bounds = None if edit.are_levels else window_model.model.value_range
     return arrays.apply(edit, images, out, seed=seed, value_range=bounds, **for_files)

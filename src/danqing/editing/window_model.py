@@ -20,14 +20,16 @@ from danqing.families.base import Condition
 from danqing.image_files import Range
 from danqing.model.chunks import in_chunks
 from danqing.model.conditions import given_condition
+from danqing.model.domain import warn_outside
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.trust.declaration import Declaration
 
 _ABILITIES: Mapping[str, tuple[type, str]] = {
     "fill": (Fills, "fill a part of an image"),
     "vary": (Varies, "vary an image"),
 }
-_FILE_OPTIONS = ("n", "strip", "dry_run", "sequence", "memory", "on_plan", "on_progress")
+_FILE_OPTIONS = ("n", "strip", "dry_run", "sequence", "marks", "memory", "on_plan", "on_progress")
 _ACTIVATIONS = 200
 """Numbers that a network holds for each value of an image at once, a generous estimate."""
 
@@ -96,6 +98,10 @@ class WindowModel:
             "options": dict(self.options),
         }
 
+    def declaration(self, action: str) -> Declaration:
+        """Return what the results declare; action: the command that makes them."""
+        return self.model.declaration(action, self.request.prompt or "")
+
     @functools.cached_property
     def _condition(self) -> Condition:
         request = self.request
@@ -142,6 +148,7 @@ class WindowModel:
         """
         family, device = self.model.family, self.model.device
         assert isinstance(family, Fills)
+        warn_outside(self.model.domain, images, masks, are_parts=True)
 
         def fill(rows: list[int], **given: Any) -> Tensor:
             return family.fill(images[rows].to(device), masks[rows].to(device), **given)
@@ -152,6 +159,7 @@ class WindowModel:
         """Compute variations of windows, as `fill`."""
         family, device = self.model.family, self.model.device
         assert isinstance(family, Varies)
+        warn_outside(self.model.domain, images, are_parts=True)
 
         def vary(rows: list[int], **given: Any) -> Tensor:
             return family.vary(images[rows].to(device), strength=strength, **given)
@@ -164,6 +172,8 @@ class WindowModel:
         images: `[n, c, h, w]`, of any size where the family computes in tiles; `windows` is then None.
         """
         family, device, source = self.model.family, self.model.device, self._source
+        if windows is not None:  # a tile of another size looks unlike an image
+            warn_outside(self.model.domain, images, are_parts=True)
 
         def translate(rows: list[int], condition: Condition, **given: Any) -> Tensor:
             if source is not None:
@@ -208,7 +218,12 @@ def are_levels(images: object) -> bool:
     return not isinstance(images, np.ndarray) or images.dtype in (np.uint8, np.uint16)
 
 
-def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split options into those of `editing.batch.edit_files` and those of a model."""
+def divided(options: Mapping[str, Any], model: Model | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split options into those of `editing.arrays.apply` and those of a model.
+
+    model: what chooses the marks where the options do not.
+    """
     for_files = {name: value for name, value in options.items() if name in _FILE_OPTIONS}
+    if model is not None:
+        for_files.setdefault("marks", model.marks)
     return for_files, {name: value for name, value in options.items() if name not in _FILE_OPTIONS}

@@ -8,6 +8,7 @@ from typing import Any
 
 from danqing import weights
 from danqing.data import builtin
+from danqing.data.cleaned import cleaned
 from danqing.data.dataset import Dataset
 from danqing.data.folder import Folder
 from danqing.data.layout import Declared
@@ -19,27 +20,31 @@ from danqing.errors import ConfigError, DataError, EvaluationError
 from danqing.evaluation.image_sets import draw_rows
 from danqing.model import folder as model_folder
 from danqing.model import shipped
-from danqing.model.loading import HasModel, load
+from danqing.model.loading import HasModel
 from danqing.model.model import Model
+from danqing.model.recognizer import Recognizer, open_trained
 from danqing.progress import ProgressCallback
+from danqing.trust.sealed_file import is_sealed
 
-_PREPARATION = ("channels", "alpha", "background", "fit", "range", "pairs", "domains")
-_DECLARED = ("pairs", "domains")
-"""Those that say which image is made from which."""
+_DECLARED = ("pairs", "domains", "masks", "boxes", "label_sets", "clean", "ignore_reservations")
+"""Those that are not about the form of an image: what belongs to it, and which images are used."""
+_PREPARATION = ("channels", "alpha", "background", "fit", "range", *_DECLARED)
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What is scored: a model, or a folder of images.
 
-    name: what a score calls it. folder: the model folder, where there is one. preparation: how the data that
-    it is compared with must be read (`size`, `channels`, `alpha`, `background`, `fit`, `range`, `pairs`,
-    `domains`, `attributes`), and as_trained: how a model's run read it, which the fingerprint of its images
-    follows from too. facts: settings that every score of it carries.
+    name: what a score calls it. model: where it samples images. recognizer: where it recognizes them. folder:
+    the model folder, where there is one. preparation: how the data that it is compared with must be read
+    (`size`, `channels`, `alpha`, `background`, `fit`, `range`, `attributes` and declarations), and
+    as_trained: how a model's run read it, which the fingerprint of its images follows from too. facts:
+    settings that every score of it carries.
     """
 
     name: str
     model: Model | None = None
+    recognizer: Recognizer | None = None
     pictures: Dataset | None = None
     folder: Path | None = None
     preparation: Mapping[str, Any] = field(default_factory=dict)
@@ -47,16 +52,23 @@ class Candidate:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def trained(self) -> Model | Recognizer | None:
+        """The model or the recognizer; None for images."""
+        return self.model or self.recognizer
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """The labels that its images have or can be asked for."""
         if self.model is not None:
             return self.model.labels
+        if self.recognizer is not None:
+            return self.recognizer.learner.config.labels
         assert self.pictures is not None
         return self.pictures.label_names
 
 
 def open_candidate(
-    source: Model | HasModel | str | Path,
+    source: Model | Recognizer | HasModel | str | Path,
     data: str | Path,
     *,
     n: int,
@@ -73,17 +85,17 @@ def open_candidate(
 
     Raises ModelError, DataError or EvaluationError.
     """
-    if isinstance(source, Model):
+    if isinstance(source, Model | Recognizer):
         return _of_model(source, "a model", None, size, data)
     path = Path(source if isinstance(source, str | Path) else source.model)
     if is_model(path):
         is_on_hub = model_folder.is_hub_id(str(path))
         # The folder gets the scores; that of the package is not ours to change.
-        is_own = not is_on_hub and shipped.find(path) is None
+        is_own = not is_on_hub and shipped.find(path) is None and not is_sealed(path)
         folder = model_folder.find(path) if is_own else None
         # A card may be published: it names the run, and not where on this machine it lies.
         name = path.resolve().parent.name if path.name == "model" else path.resolve().name
-        model = load(str(path) if is_on_hub else path, device=device)
+        model = open_trained(str(path) if is_on_hub else path, device=device)
         return _of_model(model, str(path) if is_on_hub else name, folder, size, data)
     pictures = _open_pictures(str(source), size=size, on_progress=on_progress)
     if pictures.channels < 3 and _is_coloured(data):
@@ -117,7 +129,7 @@ def _is_coloured(data: str | Path) -> bool:
 def is_model(path: Path) -> bool:
     """Return whether a path names a model, and not images.
 
-    A run, a model folder, a model on the hub and a shipped model are models.
+    A run, a model folder, a sealed model, a model on the hub and a shipped model are models.
 
     A folder of images may hold a `config.json` of something else: only one beside weights makes a model.
     """
@@ -129,18 +141,24 @@ def is_model(path: Path) -> bool:
         has_settings = any((path / name).exists() for name in ("config.toml", model_folder.FILES[0]))
         return has_settings and Folder(path).count_images(0) == 0
     named = str(path).replace(":", "/").split("/")[0]
-    if shipped.find(path) is not None:
+    if shipped.find(path) is not None or is_sealed(path):
         return True
     return model_folder.is_hub_id(str(path)) and named not in builtin.names()
 
 
 def _of_model(
-    model: Model, name: str, folder: Path | None, size: tuple[int, int] | None, data: str | Path
+    model: Model | Recognizer,
+    name: str,
+    folder: Path | None,
+    size: tuple[int, int] | None,
+    data: str | Path,
 ) -> Candidate:
-    config = model.family.config
+    learner = model.family if isinstance(model, Model) else model.learner
+    config = learner.config
     if size is not None and size != (config.width, config.height):
+        works = "generates" if isinstance(model, Model) else "works at"
         raise EvaluationError(
-            f"This model generates {config.width}x{config.height}: leave --size out, which is for folders."
+            f"This model {works} {config.width}x{config.height}: leave --size out, which is for folders."
         )
     shape: dict[str, Any] = {"size": (config.width, config.height), "channels": config.channels}
     if config.sizes:
@@ -149,14 +167,17 @@ def _of_model(
     run = {**(_run_preparation(folder) or _told_preparation(model)), "range": model.value_range}
     attributes = tuple(column.name for column in config.attributes)
     run["attributes"] = attributes if _has_attributes(data, attributes) else ()  # other data has none
+    if not _is_about(run.get("clean", ""), data):
+        del run["clean"]  # a list of other images, or one that was deleted
     seen = model.facts.get("images")
     return Candidate(
         f"{name} ({config.family}{'' if seen is None else f', {seen:,} images seen'})",
-        model=model,
+        model=model if isinstance(model, Model) else None,
+        recognizer=None if isinstance(model, Model) else model,
         folder=folder,
         preparation={**usual, **run, **shape},
         as_trained={**shape, "channels": 0, **usual, **run},
-        facts={"weights": weights.digest(model.family.state_dict())[:12]},
+        facts={"weights": weights.digest(learner.state_dict())[:12]},
     )
 
 
@@ -176,7 +197,7 @@ def _run_preparation(folder: Path | None) -> dict[str, Any]:
         ) from error
 
 
-def _told_preparation(model: Model) -> dict[str, Any]:
+def _told_preparation(model: Model | Recognizer) -> dict[str, Any]:
     """How a model says that its data was prepared; empty where it does not, or says what cannot be."""
     told = model.facts.get("data", {}).get("prepared")
     if not isinstance(told, Mapping):
@@ -197,6 +218,18 @@ def _has_attributes(data: str | Path, names: Sequence[str]) -> bool:
         source, _ = find_source(data, "all", declared=Declared(attributes=tuple(names)))
         next(iter(source.records(ImageSpec())), None)  # a folder looks for columns when it is read
     except (ConfigError, DataError):
+        return False
+    return True
+
+
+def _is_about(clean: str, data: str | Path) -> bool:
+    """Return whether a clean list can be applied to some data."""
+    if not clean:
+        return True
+    try:
+        found, _ = find_source(data, "train")
+        cleaned(found, "train", clean).count()
+    except DataError:
         return False
     return True
 

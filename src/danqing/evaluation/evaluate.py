@@ -1,6 +1,6 @@
 """`evaluate`: a model, or a folder of pictures, against a data set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,8 +11,9 @@ from torch import nn
 from danqing.data import captions
 from danqing.data.dataset import Dataset
 from danqing.errors import EvaluationError
-from danqing.evaluation.candidate import open_candidate
+from danqing.evaluation.candidate import Candidate, open_candidate
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
+from danqing.evaluation.examination import Examination
 from danqing.evaluation.features import Features, extract
 from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.frechet import frechet_distance
@@ -23,6 +24,9 @@ from danqing.evaluation.metric_inputs import CAPTIONS, MetricInputs, remade_in_w
 from danqing.evaluation.metrics import ALIASES, METRICS, distance_name, nearest
 from danqing.evaluation.neighbour_sheet import draw_neighbour_sheet
 from danqing.evaluation.networks import open_network, taught
+from danqing.evaluation.on_nodes import NetworkChoice
+from danqing.evaluation.on_nodes import opened as opened_nodes
+from danqing.evaluation.recognition_scores import score_recognizer
 from danqing.evaluation.reference import open_reference
 from danqing.evaluation.score_folders import make_folder, save_scores, writable_folders
 from danqing.evaluation.scores import ReferenceInfo, Score
@@ -31,8 +35,11 @@ from danqing.images import encode
 from danqing.model import folder as model_folder
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
+from danqing.model.recognizer import Recognizer
 from danqing.precision import Precision, choose_device
 from danqing.progress import ProgressCallback
+from danqing.sheet import Sheet
+from danqing.trust.sealed_file import is_sealed
 
 _FROM_DATA = ("auto", taught.NAME)
 """Second networks that are known once the data is open."""
@@ -50,6 +57,7 @@ class Evaluation:
     notes: what to keep in mind.
     neighbours: the picture of samples beside the training images nearest to them.
     files: what was written.
+    pictures: sheets of images by name, such as "mistakes" of a model that recognizes images.
     """
 
     scores: list[Score]
@@ -59,10 +67,11 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     neighbours: Path | None = None
     files: list[Path] = field(default_factory=list)
+    pictures: Mapping[str, Sheet] = field(default_factory=dict)
 
 
 def evaluate(
-    candidate: Model | HasModel | str | Path,
+    candidate: Model | Recognizer | HasModel | str | Path,
     data: str | Path,
     *,
     metrics: str | Sequence[str] | None = None,
@@ -76,11 +85,13 @@ def evaluate(
     precision: Precision = "float32",
     device: str = "auto",
     out: str | Path | None = None,
+    ray: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Score a model, or a folder of images, against a data set.
 
-    candidate: a `Model`, a run, a model folder, a hub id, or any source of images that `open_dataset` takes.
+    candidate: a `Model`, a `Recognizer`, a run, a model folder, a hub id, or any source of images that
+        `open_dataset` takes.
     metrics: names in `METRICS`, as a list or as one text with commas; by default all that apply at sensible
         cost.
     features: the network that images are compared by.
@@ -95,6 +106,8 @@ def evaluate(
     size: (width, height) for images of mixed sizes.
     out: a folder that gets `scores.json` and `neighbours.png`. A model folder gets both in any case, with a
         new card.
+    ray: the address of a Ray cluster on whose nodes images are sampled and features computed, or "auto" for
+        that of this machine. The scores are the same.
     on_progress: receives (done, total, what).
 
     Raises DanqingError.
@@ -104,37 +117,55 @@ def evaluate(
         raise EvaluationError("A score needs at least two images: raise -n.")
     make_folder(out)
     chosen = choose_device(device)
-    network = open_network(
-        features, weights=None if weights is None else Path(weights), device=chosen, precision=precision
-    )
-    second = None if second_features in _FROM_DATA else _open_second(second_features, network, chosen)
     opened = open_candidate(
         candidate, data, n=n, seed=seed, size=size, device=str(chosen), on_progress=on_progress
     )
+    if ray is not None:
+        _check_can_be_sent(candidate, opened)
     folders, notes = writable_folders(opened, out)
+    if opened.recognizer is not None:
+        if wanted is not None:
+            raise EvaluationError("A model that recognizes images has its own scores: leave --metrics out.")
+        return _of_recognizer(
+            notes,
+            score_recognizer(opened, data, folders, n=n, split=split, seed=seed, on_progress=on_progress),
+        )
+    weights = None if weights is None else Path(weights)
+    network = open_network(features, weights=weights, device=chosen, precision=precision)
+    second = None if second_features in _FROM_DATA else _open_second(second_features, network, chosen)
     reference = open_reference(data, opened, split=split, seed=seed, on_progress=on_progress)
     thorough = wanted is not None and "memorised" in wanted
-    comparison = MetricInputs(
-        opened, reference, network, n=n, seed=seed, thorough=thorough, on_progress=on_progress
-    )
-    if second_features in _FROM_DATA:
-        second, said = _second_from_data(str(second_features), comparison, chosen)
-        notes.append(said)
-    measured, left_out = _plan(comparison, wanted)
-    found = _measure(comparison, measured, None if wanted is not None else left_out)
-    if second is not None:
-        found += second_distances(comparison, second)
-    scores, headline, reason = _with_headline(found, comparison)
-    notes += [*reference.cautions, *_remarks(comparison, scores)]
-    if features == "auto" and network.name == "pixels":
-        notes.append(
-            "no feature network is installed, so pixels are compared: pip install 'danqing[features]'"
+    choice = None if isinstance(features, nn.Module) else NetworkChoice(features, weights, precision)
+    with opened_nodes(ray, chosen, choice) as nodes:
+        comparison = MetricInputs(
+            opened,
+            reference,
+            network,
+            n=n,
+            seed=seed,
+            thorough=thorough,
+            nodes=nodes,
+            on_progress=on_progress,
         )
-    pictured = "memorised" in measured or (wanted is None and "duplicates" in measured)
-    drawn = pictured and folders and comparison.knows_training
-    picture = encode(draw_neighbour_sheet(comparison), "png") if drawn else None
-    files, failures = save_scores(scores, picture, opened, folders)
-    notes += failures
+        if second_features in _FROM_DATA:
+            second, said = _second_from_data(str(second_features), comparison, chosen)
+            notes.append(said)
+        measured, left_out = _plan(comparison, wanted)
+        found = _measure(comparison, measured, None if wanted is not None else left_out)
+        if second is not None:
+            found += second_distances(comparison, second)
+        scores, headline, reason = _with_headline(found, comparison)
+        notes += [*reference.cautions, *_remarks(comparison, scores)]
+        if features == "auto" and network.name == "pixels":
+            notes.append(
+                "no feature network is installed, so pixels are compared: pip install 'danqing[features]'"
+            )
+        pictured = "memorised" in measured or (wanted is None and "duplicates" in measured)
+        drawn = pictured and folders and comparison.knows_training
+        marks = None if opened.model is None else opened.model.marking("sample", overview=True)
+        picture = encode(draw_neighbour_sheet(comparison), "png", marks=marks) if drawn else None
+        files, failures = save_scores(scores, picture, opened, folders)
+        notes += failures
     neighbours = next((file for file in files if file.name == model_folder.NEIGHBOURS), None)
     return Evaluation(
         scores=scores,
@@ -144,6 +175,29 @@ def evaluate(
         notes=notes,
         neighbours=neighbours,
         files=files,
+    )
+
+
+def _check_can_be_sent(candidate: object, opened: Candidate) -> None:
+    """Raise EvaluationError where a candidate cannot be scored on a cluster."""
+    if opened.recognizer is not None:
+        raise EvaluationError("A model that recognizes images is scored on one machine: leave --ray out.")
+    if isinstance(candidate, str | Path) and is_sealed(Path(candidate)):
+        raise EvaluationError(
+            "A sealed model is not sent to other machines, where it would lie open: leave --ray out."
+        )
+
+
+def _of_recognizer(notes: list[str], found: tuple[Examination, list[str], list[Path]]) -> Evaluation:
+    """The evaluation of a recognizer; notes: what was said before."""
+    examination, said, files = found
+    return Evaluation(
+        scores=list(examination.scores),
+        headline=examination.headline,
+        reason=f"The {examination.headline.name} is the score by which its run chose the best model.",
+        notes=notes + said,
+        files=files,
+        pictures=examination.pictures,
     )
 
 

@@ -6,6 +6,7 @@ import struct
 import tempfile
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -20,7 +21,9 @@ from danqing.data.cache import default_folder
 from danqing.data.records import digest
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
+from danqing.evaluation.image_sets import index_batches
 from danqing.evaluation.networks.module import UserModule
+from danqing.evaluation.on_nodes import Nodes
 from danqing.evaluation.resize import images_at_once
 from danqing.evaluation.scores import FeatureInfo
 from danqing.progress import ProgressCallback
@@ -69,9 +72,16 @@ class Features:
 
 
 def extract(
-    images: ImageSet, network: FeatureNetwork, *, keep: bool, on_progress: ProgressCallback | None = None
+    images: ImageSet,
+    network: FeatureNetwork,
+    *,
+    keep: bool,
+    nodes: Nodes | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Features:
     """Compute the features of all images, in their order.
+
+    nodes: where batches are computed; None for here.
 
     `keep=True` keeps them in the folder for caches, under all that they follow from, and finds them there the
     next time: meant for reference sets. Two processes that ask at once compute them once, and one that is
@@ -85,7 +95,7 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
         if not keep or isinstance(network, UserModule):
             file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object
-            return Features(file, *_write(file, images, network, on_progress), info)
+            return Features(file, *_write(file, images, network, nodes, on_progress), info)
         key = digest(f"features {VERSION}", images.fingerprint, info.model_dump_json())[:32]
         path = folder / f"{key}.safetensors"
         with filelock.FileLock(folder / f"{key}.lock"):
@@ -94,7 +104,7 @@ def extract(
                 for leftover in folder.glob(f".{path.name}.*.tmp"):
                     leftover.unlink(missing_ok=True)
                 with atomic.replacing(path) as target:
-                    _write(target, images, network, on_progress)
+                    _write(target, images, network, nodes, on_progress)
                 found = _open(path, len(images), info)
             atomic.touch(folder / f"{key}.lock")
         assert found is not None
@@ -118,23 +128,31 @@ def feature_info(network: FeatureNetwork) -> FeatureInfo:
 
 
 def _write(
-    file: IO[bytes], images: ImageSet, network: FeatureNetwork, on_progress: ProgressCallback | None
+    file: IO[bytes],
+    images: ImageSet,
+    network: FeatureNetwork,
+    nodes: Nodes | None,
+    on_progress: ProgressCallback | None,
 ) -> tuple[int, tuple[int, int]]:
     """Write a safetensors file; returns where its rows begin, and the shape of the features."""
     total, message = len(images), f"Features of {network.name}"
     name = images.info.name if isinstance(images, Dataset) else ""
-    start_of_rows = 0
-    at_once = min(_AT_ONCE, images_at_once(images.size))
+    start_of_rows = done = 0
+    batches = index_batches(total, min(_AT_ONCE, images_at_once(images.size)))
     shape = (total, network.dimensions)
-    for start in range(0, total, at_once):
-        end = min(start + at_once, total)
-        rows = network.features(images.images(np.arange(start, end)))
-        if start == 0:
+    found: Iterator[Tensor]
+    if nodes is None:
+        found = (network.features(images.images(rows)) for rows in batches)
+    else:
+        found = nodes.features(network, images, batches)
+    for rows in found:
+        if done == 0:
             shape = (total, rows.shape[1])
             start_of_rows = file.write(_header(shape, name, network.name))
         file.write(rows.contiguous().numpy().astype("<f4", copy=False).data.cast("B"))
+        done += len(rows)
         if on_progress:
-            on_progress(end, total, message)
+            on_progress(done, total, message)
     if not total:
         start_of_rows = file.write(_header(shape, name, network.name))
     return start_of_rows, shape

@@ -19,14 +19,15 @@ from danqing.data.degrade import Degradation, source_images
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
 from danqing.evaluation.image_sets import batch_size_for, index_batches
+from danqing.evaluation.on_nodes import Drawn, Nodes, sample
 from danqing.evaluation.real_conditions import attributes_for, labels_for
 from danqing.families.abilities import Translates
 from danqing.images import Images, Pixels, to_uint8
-from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model
 from danqing.precision import exact
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
+from danqing.requested_attributes import OutsideTrainingWarning
 
 
 class GeneratedImages:
@@ -93,30 +94,33 @@ def generate_images(
     *,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
+    nodes: Nodes | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> GeneratedImages:
-    """Generate the images of `model.sample(n, seed=seed, prompt=prompts)` into a file.
+    """Generate the images of `model.sample(n, seed=seed, prompt=prompts)` into a file, without marks.
 
-    prompts: one per image, for a model that reads text. Raises EvaluationError where there is no room.
+    prompts: one per image, for a model that reads text. nodes: where batches are sampled; None for here.
+
+    Raises EvaluationError where there is no room.
     """
     config = model.family.config
     seeds = [derived_seed(seed, "image", number) for number in range(n)]
     labels = model.drawn_labels(seeds)
 
-    def parts() -> Iterator[Pixels]:
+    def batches() -> Iterator[Drawn]:
         for rows in index_batches(n, batch_size_for((config.width, config.height), model.family.chunk)):
             start, end = int(rows[0]), int(rows[-1]) + 1
             label = labels[start:end].tolist() if model.labels else None
-            with exact():
-                sampled = model.sample(
-                    end - start,
-                    seeds=seeds[start:end],
-                    label=label,
-                    prompt=None if prompts is None else prompts[start:end],
-                )
-            yield sampled.array
+            yield Drawn(seeds[start:end], label, None if prompts is None else prompts[start:end])
+
+    def parts() -> Iterator[Pixels]:
+        done, drawn = 0, batches()
+        arrays = (sample(model, batch) for batch in drawn) if nodes is None else nodes.samples(model, drawn)
+        for array in arrays:
+            yield array
+            done += len(array)
             if on_progress:
-                on_progress(end, n, "Sampling")
+                on_progress(done, n, "Sampling")
 
     return store_images(parts(), (n, config.height, config.width, config.channels), labels, model.labels)
 

@@ -33,14 +33,17 @@ def labels_of(images: ImageSet) -> NDArray[np.int64]:
     return images.labels_at(np.arange(len(images)))
 
 
-def map_labels(images: ImageSet, names: Sequence[str]) -> NDArray[np.int64]:
+def map_labels(
+    images: ImageSet, names: Sequence[str], rows: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Return the label of every image as an index into `names`, `[n]`.
 
+    rows: of some images only.
     A label that is not among `names` becomes -1.
     """
     places = {name: place for place, name in enumerate(names)}
     table = np.array([*(places.get(name, -1) for name in images.label_names), -1], np.int64)
-    mapped: NDArray[np.int64] = table[labels_of(images)]
+    mapped: NDArray[np.int64] = table[labels_of(images) if rows is None else images.labels_at(rows)]
     return mapped
 
 

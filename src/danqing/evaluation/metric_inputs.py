@@ -23,6 +23,7 @@ from danqing.evaluation.judges.classifier import Classifier
 from danqing.evaluation.judges.classifier import fit as fit_classifier
 from danqing.evaluation.memorisation import Neighbourhood, crowding
 from danqing.evaluation.neighbours import manifold_scores
+from danqing.evaluation.on_nodes import Nodes
 from danqing.evaluation.pixel_rows import PixelRows, hashes
 from danqing.evaluation.real_image_results import RealImageResults, draw_captions
 from danqing.evaluation.reference import Reference, learnt_from
@@ -60,6 +61,7 @@ class MetricInputs:
     meaningful, is scored by its reconstructions of reference images, at most as many as there are. A model of
     pairs is scored by its translations of their source images.
     thorough: whether all training images are searched by features, however many there are.
+    nodes: where samples and features are computed; None for here.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class MetricInputs:
         n: int,
         seed: int,
         thorough: bool = False,
+        nodes: Nodes | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> None:
+        self._nodes = nodes
         self.candidate, self.reference, self.network, self.thorough = candidate, reference, network, thorough
         self.seed, self.on_progress = seed, on_progress
         self.n = n if candidate.pictures is None else len(candidate.pictures)
@@ -177,7 +181,9 @@ class MetricInputs:
         if self.remakes_reference:
             return reconstruct(model, self.reference.images, self._sources, on_progress=self.on_progress)
         prompts = self.prompts if self._reads_reference else None
-        return generate_images(model, self.n, seed=self.seed, prompts=prompts, on_progress=self.on_progress)
+        return generate_images(
+            model, self.n, seed=self.seed, prompts=prompts, nodes=self._nodes, on_progress=self.on_progress
+        )
 
     @functools.cached_property
     def _sources(self) -> NDArray[np.int64]:
@@ -352,7 +358,7 @@ class MetricInputs:
         def tell(done: int, total: int, stage: str) -> None:
             self.tell(f"Features of {whose}", done, total)
 
-        return extract(images, self.network, keep=keep, on_progress=tell)
+        return extract(images, self.network, keep=keep, nodes=self._nodes, on_progress=tell)
 
     def _classifier(self, images: ImageSet) -> Classifier:
         return fit_classifier(

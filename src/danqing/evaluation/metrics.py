@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from danqing.evaluation import memorisation, model_metrics, text_metrics
+from danqing.evaluation import membership, memorisation, model_metrics, roc, text_metrics
+from danqing.evaluation.classification import macro_f1
 from danqing.evaluation.classifier_score import classifier_score
 from danqing.evaluation.contract import Classifies
 from danqing.evaluation.diversity import relative_diversity
@@ -19,7 +20,6 @@ from danqing.evaluation.frechet import (
     frechet_distance,
     frechet_distance_per_class,
 )
-from danqing.evaluation.judges.classifier import macro_f1
 from danqing.evaluation.kernel import kernel_distance
 from danqing.evaluation.metric_inputs import MetricInputs
 from danqing.evaluation.scores import Score
@@ -166,7 +166,7 @@ def memorised(c: MetricInputs) -> Iterable[Score]:
         searched = len(c.searched) if space == "features" else len(c.training)
         taught = {"training_images": len(c.training), "searched": searched, **judged}
         real, suffix = c.near_reference[space], "" if space == "features" else "/pixels"
-        expected = float(f"{memorisation.expected_rate(len(c.judged_reference)):.2g}")
+        expected = float(f"{roc.expected_rate(len(c.judged_reference)):.2g}")
         features = c.feature_info if space == "features" else None
         yield c.score(
             f"memorised{suffix}",
@@ -180,7 +180,7 @@ def memorised(c: MetricInputs) -> Iterable[Score]:
         yield c.score(
             f"memorised/copies{suffix}",
             f"copies of training, by {space}",
-            memorisation.rate_at(-ours.isolation, -real.isolation),
+            roc.rate_at(-ours.isolation, -real.isolation),
             better=False,
             features=features,
             settings=taught | {"expected": expected},
@@ -194,11 +194,11 @@ def duplicates(c: MetricInputs) -> Iterable[Score]:
         "duplicates", "duplicates among samples", memorisation.repeats(c.generated_keys), better=False
     )
     ours, real = c.crowds
-    rare = memorisation.expected_rate(len(real))
+    rare = roc.expected_rate(len(real))
     yield c.score(
         "duplicates/near",
         "near duplicates",
-        memorisation.rate_at(-ours, -real),
+        roc.rate_at(-ours, -real),
         better=False,
         features=c.feature_info,
         settings={"judged": len(ours)},
@@ -367,7 +367,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "memorised": Metric(memorised, (_has_no_samples, _too_few, _nothing_held_out), (_much_to_search,)),
     "duplicates": Metric(duplicates, (_has_no_samples, _too_few), (_much_to_search,)),
-    "membership": Metric(model_metrics.membership, (_no_likelihood, _nothing_held_out)),
+    "membership": Metric(membership.membership, (_too_few, membership.cannot_attack, _nothing_held_out)),
 }
 ALIASES = {
     "classification-f1": "classification-accuracy",
@@ -386,6 +386,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("cas", "accuracy"), "classification-accuracy"),
     **dict.fromkeys(("clip-score", "clipscore"), "prompt-agreement"),
     **dict.fromkeys(("memorization", "memorized", "authenticity"), "memorised"),
+    **dict.fromkeys(("mia", "privacy", "epsilon"), "membership"),
 }
 """Names that other tools use for something alike: suggested, and never taken for ours."""
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from danqing.errors import EvaluationError
-from danqing.evaluation import memorisation
 from danqing.evaluation.contract import HasStages
 from danqing.evaluation.estimate import mean_of
 from danqing.evaluation.image_sets import batch_size_for, index_batches
@@ -23,8 +22,6 @@ from danqing.evaluation.reconstruction import (
 )
 from danqing.evaluation.scores import Score
 from danqing.families.abilities import Translates
-
-_LEAST_FOR_MEMBERSHIP = 100
 
 _Pairs = Callable[[Tensor, Tensor], Tensor]
 RECONSTRUCTIONS: dict[str, tuple[str, _Pairs | None, str, bool]] = {
@@ -102,34 +99,6 @@ def token_nll(c: MetricInputs) -> Iterable[Score]:
         images=len(found),
         note="compares models of one tokenizer alone, and says nothing of what that lost",
     )
-
-
-def membership(c: MetricInputs) -> Iterable[Score]:
-    """Measure whether likelihoods tell training images from others.
-
-    After Yeom et al. 2018; the rate at few false positives after Carlini et al. 2022.
-    """
-    learnt, fresh = map(c.on_real_images.bits_per_dim, (c.training, c.reference.images))
-    settings = {"training_judged": len(learnt), "reference_judged": len(fresh)}
-    yield c.score(
-        "membership",
-        "membership by likelihood",
-        memorisation.roc_area(-learnt, -fresh),
-        better=False,
-        settings=settings,
-        images=len(learnt),
-        note="the area below the ROC curve, 0.5 where nothing is memorised",
-    )
-    if len(fresh) >= _LEAST_FOR_MEMBERSHIP:
-        yield c.score(
-            "membership/tpr",
-            f"membership at {memorisation.RARE:.0%} false alarms",
-            memorisation.rate_at(-learnt, -fresh),
-            better=False,
-            settings=settings,
-            images=len(learnt),
-            note=f"{memorisation.expected_rate(len(fresh)):.2g} is expected where nothing is memorised",
-        )
 
 
 def unlabelled(c: MetricInputs) -> str | None:

@@ -19,14 +19,18 @@ from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batch
 from danqing.evaluation.real_conditions import attributes_for, labels_for
 from danqing.families.abilities import Tokenizes
 from danqing.images import Images
-from danqing.model.attributes import OutsideTrainingWarning
 from danqing.model.model import Model
+from danqing.model.training_only import with_discriminator
 from danqing.precision import exact
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
+from danqing.requested_attributes import OutsideTrainingWarning
 
 MOST_SHOWN = 2000
 """Likelihoods and reconstructions are measured on at most this many real images."""
+MOST_AUDITED = 1000
+"""Attacks guess of at most this many training images, and of as many others, whether they were learnt."""
+_ATTACKS = ("evidence", "realness")
 
 
 class RealImageResults:
@@ -55,6 +59,19 @@ class RealImageResults:
         """Return what their codes cost the model, in nats per image, `[n]`."""
         return self._likelihood("token nll", images)
 
+    def log_evidence(self, images: Dataset) -> Tensor:
+        """Return how well the model explains the real images `audited(images)`, in nats, `[n]`."""
+        return self._likelihood("evidence", images)
+
+    def realness(self, images: Dataset) -> Tensor:
+        """Return how real the discriminator finds the images `audited(images)`, `[n]`."""
+        return self._likelihood("realness", images)
+
+    @functools.cached_property
+    def judge(self) -> Model | None:
+        """The model beside its discriminator; None without one."""
+        return with_discriminator(self.model)
+
     @property
     def tokens_per_image(self) -> int:
         """How many codes a model of two stages writes for an image."""
@@ -76,6 +93,11 @@ class RealImageResults:
         known = self.known(images)
         return known[draw_rows(len(known), MOST_SHOWN, self._seed, "shown")]
 
+    def audited(self, images: Dataset) -> NDArray[np.int64]:
+        """Return the rows of the real images of which an attack guesses whether the model learnt them."""
+        known = self.known(images)
+        return known[draw_rows(len(known), MOST_AUDITED, self._seed, "audited")]
+
     def known(self, images: Dataset) -> NDArray[np.int64]:
         """Return the rows whose label the model knows.
 
@@ -88,7 +110,8 @@ class RealImageResults:
     def _likelihood(self, kind: str, images: Dataset) -> Tensor:
         key = (kind, images.fingerprint)
         if key not in self._likelihoods:
-            rows, found = self.shown(images), []
+            rows = self.audited(images) if kind in _ATTACKS else self.shown(images)
+            found = []
             for part in index_batches(len(rows), batch_size_for(images.size, self.model.family.chunk)):
                 if self._on_progress is not None:
                     self._on_progress(int(part[0]), len(rows), "Measuring likelihoods")
@@ -101,13 +124,20 @@ class RealImageResults:
                 seed = derived_seed(self._seed, kind, int(part[0]))
                 with exact(), warnings.catch_warnings():
                     warnings.simplefilter("ignore", OutsideTrainingWarning)  # these images are as they are
-                    found.append(
-                        self.model.bits_per_dim(pictures, **known, seed=seed)
-                        if kind == "bits per dim"
-                        else self.model.token_nll(pictures, **known)
-                    )
+                    found.append(self._of(kind, pictures, known, seed))
             self._likelihoods[key] = torch.cat(found)
         return self._likelihoods[key]
+
+    def _of(self, kind: str, pictures: Images, known: dict[str, Any], seed: int) -> Tensor:
+        """Compute one of the kinds of likelihood of some images, `[n]`."""
+        if kind == "bits per dim":
+            return self.model.bits_per_dim(pictures, **known, seed=seed)
+        if kind == "evidence":  # the same noise for all images, which are compared with one another
+            return self.model.log_evidence(pictures, **known, seed=derived_seed(self._seed, kind))
+        if kind == "realness":
+            assert self.judge is not None
+            return self.judge.realness(pictures, **known)
+        return self.model.token_nll(pictures, **known)
 
     def _prompts(self, images: Dataset, rows: NDArray[np.int64], first: int) -> Sequence[str] | None:
         """The captions of real images; None where the model reads none, or they have none."""

@@ -80,7 +80,7 @@ def open_reference(
         images = open_dataset(data, split=chosen, **candidate.preparation, on_progress=on_progress)
         cautions += [_LEARNT] if chosen in ("train", "all") else []
     cautions += _unlike_files(candidate, images)
-    if candidate.model is not None and candidate.model.facts.get("data", {}).get("chosen_by") == chosen:
+    if candidate.trained is not None and candidate.trained.facts.get("data", {}).get("chosen_by") == chosen:
         cautions.append(_CHOSEN)
     is_held_out = chosen == "held-out" or (
         chosen not in ("train", "all") and has_two(data, "train", chosen, pairs)
@@ -192,7 +192,7 @@ def _usual_split(data: str | Path, seen: _Seen, pairs: str) -> str:
 
 def _has_foreign_tokenizer(candidate: Candidate, seen: _Seen, split: str) -> bool:
     """Whether a model says that its tokenizer learnt from images among which those of a split may be."""
-    facts = candidate.model.facts if candidate.model is not None else {}
+    facts = candidate.trained.facts if candidate.trained is not None else {}
     told = facts.get("tokenizer", {}).get("fingerprint")
     if told in (None, facts.get("data", {}).get("fingerprint")):
         return False
@@ -203,12 +203,12 @@ def _has_foreign_tokenizer(candidate: Candidate, seen: _Seen, split: str) -> boo
 
 def _share_held_out(candidate: Candidate) -> float | None:
     """The share of its data that a model says was held out; None where none was."""
-    told = candidate.model.facts.get("data", {}).get("held_out") if candidate.model else None
+    told = candidate.trained.facts.get("data", {}).get("held_out") if candidate.trained else None
     return told if isinstance(told, float) and 0 < told < 1 else None
 
 
 def _why_none_held_out(candidate: Candidate) -> str:
-    if candidate.model is None:
+    if candidate.trained is None:
         return (
             f"{candidate.name} is not a model, and only a model's run holds images out: name another --split."
         )
@@ -222,5 +222,5 @@ def learnt_from(candidate: Candidate, images: Dataset) -> bool | None:
 
     None if it does not say.
     """
-    known = candidate.model.facts.get("data", {}).get("fingerprint") if candidate.model else None
+    known = candidate.trained.facts.get("data", {}).get("fingerprint") if candidate.trained else None
     return None if known is None else known == images.fingerprint

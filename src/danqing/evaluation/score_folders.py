@@ -34,6 +34,12 @@ def writable_folders(candidate: Candidate, out: str | Path | None) -> tuple[list
     """
     folders, notes = [], []
     for folder in dict.fromkeys(folder for folder in (candidate.folder, out and Path(out)) if folder):
+        if folder == candidate.folder and candidate.trained and candidate.trained.facts.get("privacy"):
+            notes.append(
+                "the scores are not kept in the folder of this private model, since they are measured on "
+                "images without noise: --out keeps them elsewhere"
+            )
+            continue
         score_files.read(folder / SCORES_FILE)
         try:
             atomic.write_bytes(folder / ".writable", b"")
@@ -67,8 +73,8 @@ def save_scores(
                 if picture is not None:
                     atomic.write_bytes(folder / model_folder.NEIGHBOURS, picture)
                     files.append(folder / model_folder.NEIGHBOURS)
-                if candidate.model is not None and folder == candidate.folder:
-                    files.append(model_folder.write_card(folder, candidate.model.info()))
+                if candidate.trained is not None and folder == candidate.folder:
+                    files.append(model_folder.write_card(folder, candidate.trained.info()))
         except (OSError, DataError) as error:
             failures.append(f"not all could be written into {folder} ({str(error).rstrip('.')})")
     return files, failures

@@ -1,4 +1,4 @@
-"""The families of generative models, and the one place where each is registered.
+"""The families of generative models and the learners of recognition, and where each is registered.
 
 Other packages register theirs through the entry point group `danqing.families`: the name of an entry point is
 the name of the family, its value is the class. A family is imported when its name is first used.
@@ -26,6 +26,10 @@ REGISTRY = {
     "regression": ("danqing.families.regression", "Regression", "RegressionConfig"),
     "style": ("danqing.families.style", "Style", "StyleConfig"),
     "translation": ("danqing.families.translation", "TranslationModel", "TranslationConfig"),
+    "classifier": ("danqing.learners.classifier", "Classifier", "ClassifierConfig"),
+    "detector": ("danqing.learners.detector", "Detector", "DetectorConfig"),
+    "segmenter": ("danqing.learners.segmenter", "Segmenter", "SegmenterConfig"),
+    "embedder": ("danqing.learners.embedder", "Embedder", "EmbedderConfig"),
 }
 """Module, class and configuration class of each family of our own; these names win over other packages'."""
 GROUP = "danqing.families"
@@ -73,6 +77,12 @@ def build_learner(config: FamilyConfig) -> Learner:
 def can_sample(family: str) -> bool:
     """Return whether a family samples images."""
     return issubclass(_find(family).learner, Family)
+
+
+def implements(family: str, *protocols: type) -> bool:
+    """Return whether a variant of a family implements any of some protocols."""
+    learners = _find(family).learner.variants().values()
+    return any(_implements(learner, protocol) for learner in learners for protocol in protocols)
 
 
 def has_prior(config: FamilyConfig) -> bool:

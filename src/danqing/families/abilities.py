@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from danqing.data.batch import Batch, Condition
-from danqing.images import SizeRange
+from danqing.sizes import SizeRange
+from danqing.trust.codes_mark import CodesDetection, CodesMark
 
 
 @runtime_checkable
@@ -130,6 +131,18 @@ class Tokenizes(Protocol):
 
 
 @runtime_checkable
+class ComparesCodes(Protocol):
+    """A tokenizer that knows which of its codes are similar."""
+
+    def code_vectors(self) -> Tensor:
+        """Return a vector of each code, float32 `[vocabulary, d]`.
+
+        Similar codes have near vectors. The codes are the first ones of a place.
+        """
+        ...
+
+
+@runtime_checkable
 class Compresses(Protocol):
     """A tokenizer of real numbers: turns images into latents and back.
 
@@ -239,6 +252,21 @@ class Varies(Protocol):
 
 
 @runtime_checkable
+class MarksCodes(Protocol):
+    """Marks images while it samples them.
+
+    `sample`, `fill` and `vary` take a `mark`; None samples without one.
+    """
+
+    def detect_mark(self, images: Tensor, mark: CodesMark) -> list[CodesDetection]:
+        """Return what is found of a mark in each image.
+
+        images: `[n, c, h, w]` in [-1, 1].
+        """
+        ...
+
+
+@runtime_checkable
 class TakesNoise(Protocol):
     """A family that can be told the noise of each place.
 
@@ -326,6 +354,18 @@ class Perceives(Protocol):
 
 
 @runtime_checkable
+class StartsTrained(Protocol):
+    """A learner that may begin with weights that were trained elsewhere.
+
+    `load_published` is called once, before training. A model that has been trained brings all its weights.
+    """
+
+    def load_published(self) -> None:
+        """Take the published weights; raises EvaluationError if they are missing."""
+        ...
+
+
+@runtime_checkable
 class HasLikelihood(Protocol):
     """A family that bounds or computes the probability of an image."""
 
@@ -346,4 +386,75 @@ class HasTokenLikelihood(Protocol):
 
     def token_nll(self, batch: Batch) -> Tensor:
         """Compute -log p(codes | condition) in nats per image, `[n]` float32."""
+        ...
+
+
+@runtime_checkable
+class WeighsConditions(Protocol):
+    """A family that says how well a condition explains an image.
+
+    Compared over all labels, this predicts the label of an image.
+    """
+
+    def log_evidence(self, batch: Batch, *, seeds: Sequence[int], samples: int = 1) -> Tensor:
+        """Estimate log p(image | condition) in nats, `[n]` float32.
+
+        A term that is the same for all conditions may be left out. Value i depends on row i and `seeds[i]`
+        alone. Conditions that share a seed share its noise, so their differences are more exact than the
+        values.
+        samples: draws of the noise, each one evaluation of the network; a value that is exact needs one and
+            ignores this.
+        """
+        ...
+
+    @property
+    def evidence_samples(self) -> int:
+        """Return how many samples tell conditions apart well.
+
+        It is 1 where the value is exact.
+        """
+        ...
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """A family whose discriminator says how real an image looks.
+
+    The logit is high where an image looks real. A model folder does not hold the discriminator:
+    `model.training_only` reads it from the run.
+    """
+
+    def realness(self, batch: Batch) -> Tensor:
+        """Compute the mean logit of each image, `[n]`."""
+        ...
+
+
+@runtime_checkable
+class DrawsFromNoise(Protocol):
+    """A family that draws an image from one vector of noise.
+
+    The noise is standard normal, and the image takes one evaluation."""
+
+    @property
+    def noise_size(self) -> int:
+        """Return the length of a vector."""
+        ...
+
+    def from_noise(self, noise: Tensor, condition: Condition) -> Tensor:
+        """Turn noise `[n, noise_size]` into images `[n, c, h, w]`, with gradients."""
+        ...
+
+
+@runtime_checkable
+class AttendsToWords(Protocol):
+    """A family whose networks attend to the tokens of a text."""
+
+    def word_attention(self, images: Tensor, condition: Condition, *, seeds: Sequence[int]) -> Tensor:
+        """Return how much places of images attend to tokens.
+
+        The result is `[n, text length, rows, columns]`.
+
+        images: `[n, c, h, w]` that show the texts of the condition. seeds: of noise that is added to them,
+            where the family observes noisy images.
+        """
         ...

@@ -23,7 +23,7 @@ class Losses:
     """The loss of a phase, and what is logged.
 
     total: a scalar with a graph, which is minimised.
-    logged: detached scalars, whose averages are written to the log.
+    logged: detached scalars, whose averages are written to the log. Their names are the same for all images.
     """
 
     total: Tensor
@@ -49,12 +49,14 @@ class Phase:
     modules: names of the family's direct children whose parameters this phase trains; all others are frozen.
     repeats: optimiser steps of this phase in one training step, each on a fresh batch.
     learning_rate_scale: multiplies the configured learning rate for this phase.
+    sees_data: whether its loss reads anything of a batch besides shapes and, as a condition, labels.
     """
 
     name: str
     modules: tuple[str, ...]
     repeats: int = 1
     learning_rate_scale: float = 1.0
+    sees_data: bool = True
 
 
 ParameterKind = Literal["matrix", "weight", "other"]
@@ -156,6 +158,13 @@ class Learner(nn.Module):
 
 class Family(Learner):
     """A generative model: a learner that also samples images."""
+
+    lends: ClassVar[str] = ""
+    """The direct child whose `features(images)` a learner of recognition can continue from; "" for none.
+
+    Its last layer is called `last` or `head` and is not part of the features, a map `[n, c, h, w]` or vectors
+    `[n, c]`.
+    """
 
     has_prior: ClassVar[bool] = True
     """False for a first stage, whose `sample` decodes random codes.

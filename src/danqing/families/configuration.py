@@ -56,6 +56,11 @@ class FamilyConfig(BaseModel):
         }
     )
 
+    trunk_settings: ClassVar[tuple[str, ...]] = ()
+    """The settings that decide the network which learners share: a run that starts from another learner takes
+    them from it.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: str
@@ -192,6 +197,17 @@ class FamilyConfig(BaseModel):
         The noise is then in `Batch.noise`, and an image is seen about once in every epoch, not exactly once.
         """
         return False
+
+    @property
+    def why_not_private(self) -> str:
+        """Return why the model cannot be trained privately.
+
+        It is a sentence, or "" if it can.
+
+        A private run clips the gradient of each image. So the loss of an image may depend on that image alone
+        where `Phase.sees_data`, and nothing else of the model may be computed from images.
+        """
+        return f"The loss of a {self.display_name or self.family} has not been made private."
 
     def complete(self, captions: Sequence[str]) -> Self:
         """Add what the family takes from the captions of the training images.

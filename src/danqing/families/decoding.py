@@ -4,7 +4,6 @@ All randomness is passed in, as uniform numbers that belong to one image each. S
 the images that are sampled beside it.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -13,7 +12,9 @@ import torch
 from torch import Tensor
 
 from danqing.families.masked_order import left_unknown
+from danqing.guidance import scale_at
 from danqing.options import Schedule, check
+from danqing.trust.codes_mark import STRENGTH
 
 OnCodes = Callable[[int, int, Tensor], None]
 """A function that is called after each step with steps done, steps in all, and the codes so far."""
@@ -51,12 +52,7 @@ class Sampling:
 
         progress: the share of the image that is written, in [0, 1].
         """
-        share = {
-            "constant": 1.0,
-            "linear": progress,
-            "cosine": (1 - math.cos(math.pi * progress)) / 2,
-        }[self.guidance_schedule]
-        return 1 + (self.guidance_scale - 1) * share
+        return scale_at(self.guidance_scale, self.guidance_schedule, progress)
 
     def choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """Draw codes int64 `[...]` by inverse transform sampling.
@@ -92,6 +88,15 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(sums, below, right=True)[..., 0]
 
 
+def raised(logits: Tensor, favoured: Tensor | None, places: int | Tensor) -> Tensor:
+    """Raise the logits of favoured codes, which marks the image.
+
+    logits: `[n, vocabulary]` of one place, or `[n, t, vocabulary]` of the places `[n, t]`.
+    favoured: bool `[N, vocabulary]`; None leaves the logits as they are.
+    """
+    return logits if favoured is None else torch.add(logits, favoured[places], alpha=STRENGTH)
+
+
 def guide(logits: Tensor, scale: float) -> Tensor:
     """Apply classifier-free guidance.
 
@@ -112,7 +117,14 @@ class Decodes(Protocol):
 
 
 def write(
-    decoder: Decodes, codes: Tensor, unknown: Tensor, uniforms: Tensor, sampling: Sampling, told: OnCodes
+    decoder: Decodes,
+    codes: Tensor,
+    unknown: Tensor,
+    uniforms: Tensor,
+    sampling: Sampling,
+    told: OnCodes,
+    *,
+    favoured: Tensor | None = None,
 ) -> Tensor:
     """Write the unknown codes in raster order; return all codes `[n, N]`.
 
@@ -121,6 +133,7 @@ def write(
     unknown: bool `[n, N]`.
     uniforms: `[n, N]` in [0, 1).
     told: called after each step.
+    favoured: as of `raised`.
 
     Given codes also go through the decoder one by one, up to the last unknown code. Codes that are given in
     all rows could go through together, but they would round differently than beside a row in which one of
@@ -135,7 +148,7 @@ def write(
         logits = decoder.logits
         if sampling.is_guided:
             logits = guide(logits, sampling.guidance(place / max(codes.shape[1] - 1, 1)))
-        chosen = sampling.choose(logits, uniforms[:, place])
+        chosen = sampling.choose(raised(logits, favoured, place), uniforms[:, place])
         codes[:, place] = torch.where(unknown[:, place], chosen, codes[:, place])
         told(place + 1, steps, codes)
     return codes
@@ -158,10 +171,11 @@ def write_in_parallel(
     told: OnCodes,
     *,
     partial: bool,
+    favoured: Tensor | None = None,
 ) -> Tensor:
     """Write the unknown codes in `num_steps` steps; return all codes `[n, N]`.
 
-    decoder, codes, unknown, uniforms, told: as of `write`.
+    decoder, codes, unknown, uniforms, told, favoured: as of `write`.
     moments: `[N]` in [0, 1), the order in which codes are written.
     partial: whether some images may have given codes.
 
@@ -184,7 +198,7 @@ def write_in_parallel(
             logits = decoder.extend(*(each.repeat(copies, 1) for each in given))
             if sampling.is_guided:
                 logits = guide(logits, sampling.guidance(step / max(num_steps - 1, 1)))
-            chosen = sampling.choose(logits, uniforms.gather(1, requested))
+            chosen = sampling.choose(raised(logits, favoured, requested), uniforms.gather(1, requested))
             codes[images[:, : requested.shape[1]][written], requested[written]] = chosen[written]
             entering, real = requested, written
         told(step + 1, num_steps, codes)

@@ -27,16 +27,16 @@ from danqing.families import flow_growth, paths
 from danqing.families.abilities import Grows, HasGuide
 from danqing.families.base import Batch, Condition, Losses, ParameterKind, Phase
 from danqing.families.mask_shapes import draw_masks
-from danqing.families.samplers import SamplerName
 from danqing.families.tokenizers import LatentConfig, LatentStage
 from danqing.families.transport import Transport, noise_for
 from danqing.images import with_channels
 from danqing.nets.flow.conditioned import ConditionedNet
 from danqing.nets.flow.conditioning import TextTokens
 from danqing.nets.flow.contract import FlowShape, Given, Net
-from danqing.nets.layers import crop
+from danqing.nets.layers import channels_last, crop
 from danqing.nets.restoration import enlarged_cubic
 from danqing.precision import Precision, autocast
+from danqing.samplers import SamplerName
 from danqing.text.encoders import shared_encoder
 
 PHASE = "flow"
@@ -152,6 +152,14 @@ class FlowConfig(LatentConfig):
     @property
     def takes_sizes(self) -> bool:
         return not (self.pairs or self.noise_chooses_images)
+
+    @property
+    def why_not_private(self) -> str:
+        if self.transport != "none":
+            return "Transport compares all images of a batch, not one image alone: set transport=none."
+        if self.mask_share:
+            return "Learning with masks has not been made private: set mask_share=0."
+        return ""
 
     @property
     def noise_chooses_images(self) -> bool:
@@ -277,7 +285,7 @@ class FlowModel(LatentStage, HasGuide, Grows):
         """
         network = self._network(guide)
         clock = self.path.clock(t)
-        x = (z * paths.wide(self.path.input_scale(t))).contiguous(memory_format=torch.channels_last)
+        x = channels_last(z * paths.wide(self.path.input_scale(t)))
         out: Tensor = network(x, clock, clock, given)
         return out + self._guessed_detail(z, t, given.level) if self.config.grow else out
 
@@ -309,9 +317,6 @@ class FlowModel(LatentStage, HasGuide, Grows):
         Raises ConfigError where the condition lacks what this model reads.
         """
         config, encoded = self.config, None
-        if config.reads_labels and config.labels and condition.label is None:
-            some = ", ".join(config.labels[:8])
-            raise ConfigError(f"This model needs a label for every image: one of {some}.")
         if config.reads_text:
             if condition.text is None:
                 raise ConfigError('This model reads a text: give it a prompt ("" for anything).')
@@ -321,6 +326,27 @@ class FlowModel(LatentStage, HasGuide, Grows):
             absent = absent | torch.tensor(
                 [not text.strip() for text in condition.text], device=absent.device
             )
+        return self.given_encoded(condition, encoded, absent, size, guide=guide, level=level)
+
+    def given_encoded(
+        self,
+        condition: Condition,
+        encoded: Tensor | None,
+        absent: Tensor,
+        size: Sequence[int],
+        *,
+        guide: bool = False,
+        level: int = 0,
+    ) -> Given:
+        """Turn a condition whose texts are encoded into tensors.
+
+        encoded: what the text encoder gave; None where the model reads no text.
+        Other arguments and errors are those of `given`.
+        """
+        config = self.config
+        if config.reads_labels and config.labels and condition.label is None:
+            some = ", ".join(config.labels[:8])
+            raise ConfigError(f"This model needs a label for every image: one of {some}.")
         network = self._network(guide)
         channels = self._channels(condition, absent, size)
         return network.given(condition, absent, encoded=encoded, channels=channels, level=level)
@@ -329,9 +355,9 @@ class FlowModel(LatentStage, HasGuide, Grows):
         """Return what the network sees beside its input: known pixels and mask, or the source image."""
         config, parts = self.config, []
         if config.mask_share:
-            shape = (len(like), config.channels, *size)
+            shape = (like.shape[0], config.channels, *size)
             if condition.mask is None or condition.image is None:
-                mask = torch.ones((len(like), 1, *shape[2:]), device=like.device)
+                mask = torch.ones((like.shape[0], 1, *shape[2:]), device=like.device)
                 known = torch.zeros(shape, device=like.device)
             else:
                 mask, known = condition.mask, condition.image * (1 - condition.mask)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from danqing.errors import ConfigError
 from danqing.families.abilities import OnStep
-from danqing.families.samplers import SamplerName, Velocity, integrate, time_grid
+from danqing.samplers import SamplerName, Velocity, integrate, time_grid
 
 END = 0.95
 """Where the way back begins, with as much noise as the network has learned to see (`ode_likelihood.END`)."""
@@ -65,4 +65,5 @@ def inverted(
         return start
     rising = time_grid(steps, shift)
     falling: Sequence[float] = [end + (begin - end) * time for time in reversed(rising)]
-    return integrate(sampler, velocity, start, falling, on_step=on_step)
+    found: Tensor = integrate(sampler, velocity, start, falling, on_step=on_step)
+    return found

@@ -8,22 +8,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from danqing import samplers
 from danqing.errors import ConfigError
-from danqing.families import flow_growth, flow_inversion, paths, samplers
+from danqing.families import flow_growth, flow_inversion, paths, word_attention
 from danqing.families.abilities import OnStep, Preview
 from danqing.families.back_projection import projected
 from danqing.families.base import Batch, Condition, Learner
+from danqing.families.denoising_nll import denoising_nll
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
 from danqing.families.seamless import Tiling, check_sides
-from danqing.images import SizeRange, mean_outside
+from danqing.guidance import GuidanceRules
+from danqing.images import mean_outside
 from danqing.nets.flow.conditioned import joined
 from danqing.nets.flow.contract import Given
 from danqing.nets.layers import enlarged, shrunk
 from danqing.options import complete
 from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import normal
+from danqing.sizes import SizeRange
 
 
 class FlowSampler(FlowModel):
@@ -159,7 +163,7 @@ class FlowSampler(FlowModel):
         device = next(self.network.parameters()).device
         precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
         present = torch.zeros(shape[0], dtype=torch.bool, device=device)
-        self._check_guidance(condition, guided=scale != 1, by_guide=by_guide)
+        self.guidance_rules.check_flow_guidance(chosen, condition.negative_text or ())
         with autocast(precision, device):
             under = away = self.given(condition, present, shape[2:], level=level)
             if by_guide:
@@ -190,45 +194,42 @@ class FlowSampler(FlowModel):
 
         return velocity
 
-    def _check_guidance(self, condition: Condition, *, guided: bool, by_guide: bool) -> None:
-        """Raise ConfigError for guidance that is not possible, and a negative prompt that has no effect."""
-        if by_guide and self.guide is None:
-            raise ConfigError("This model has no guide: train it with guide=true.", "guidance")
-        if by_guide and not self.guide_taken:
-            raise ConfigError(
-                "The guide of this model is not trained yet: leave guidance_scale at 1.", "guidance"
-            )
+    @property
+    def guidance_rules(self) -> GuidanceRules:
+        """Return what guidance can lead away from."""
         config = self.config
-        if guided and not by_guide and not (config.reads_text or config.labels or config.attributes):
-            raise ConfigError(
-                "This model has no condition that guidance could lead away from: set guidance to guide, or "
-                "leave guidance_scale at 1.",
-                "guidance_scale",
-            )
-        if guided and not by_guide and not config.condition_dropout:
-            raise ConfigError(
-                "This model never learned images without their condition, which guidance needs: leave "
-                "guidance_scale at 1, or train it with condition_dropout=0.1.",
-                "guidance_scale",
-            )
-        if any(text.strip() for text in condition.negative_text or ()) and (by_guide or not guided):
-            raise ConfigError(
-                "A negative prompt is what guidance leads away from: set guidance_scale above 1 and guidance "
-                "to condition, or leave the negative prompt out.",
-                "negative_prompt",
-            )
+        return GuidanceRules(
+            has_condition=bool(config.reads_text or config.labels or config.attributes),
+            has_dropout=bool(config.condition_dropout),
+            has_guide=self.guide is not None,
+            guide_trained=self.guide is not None and bool(self.guide_taken),
+        )
 
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options with their defaults; raises ConfigError."""
-        chosen = complete(options, self.sample_defaults(), "This flow model")
-        for name, allowed in (("sampler", tuple(samplers.SAMPLERS)), ("guidance", ("condition", "guide"))):
-            if chosen.get(name, allowed[0]) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)} (got {chosen[name]!r}).", name)
-        return chosen
+        return complete(options, self.sample_defaults(), "This flow model")
+
+    def word_attention(self, images: Tensor, condition: Condition, *, seeds: Sequence[int]) -> Tensor:
+        """Return how much places of images attend to tokens of texts."""
+        return word_attention.of_flow(self, images, condition, list(seeds))
 
 
 class FlowEditor(FlowSampler):
     """A flow model that also fills and varies images."""
+
+    evidence_samples = 16
+
+    def log_evidence(self, batch: Batch, *, seeds: Sequence[int], samples: int = 1) -> Tensor:
+        """Estimate log p(image | condition) up to a constant of the image, `[n]`.
+
+        samples: times at which noise is removed.
+        """
+        latents = self.batch_latents(batch)
+        present = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
+        given = self.given(batch.condition, present, latents.shape[-2:])
+        return -denoising_nll(
+            lambda z, t: self.predict(z, t, given, "float32"), latents, seeds=seeds, samples=samples
+        )
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:

@@ -108,6 +108,25 @@ class GANConfig(FamilyConfig):
             return 1.0 if self.has_few_images and self.net != "mlp" else 0.0
         return self.reconstruction
 
+    @property
+    def why_not_private(self) -> str:
+        if self.net not in ("mlp", "modern"):
+            return (
+                f"Batch norm in the generator of {self.net} mixes images, so no gradient is that of one "
+                "image: set net=modern or net=mlp."
+            )
+        if LOSSES[self.loss].pairs:
+            return (
+                f"With loss={self.loss} the generator too learns from real images: set loss=non_saturating, "
+                "so that only the discriminator does."
+            )
+        if self.r1 or self.r2 or self.gamma or self.gradient_penalty or self.spectral_norm:
+            return (
+                "Penalties on the discriminator are not made for clipped gradients, which limit it already: "
+                "set r1=0, r2=0, gamma=0, gradient_penalty=0 and spectral_norm=false."
+            )
+        return ""
+
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
         if self.gamma and (self.r1 or self.r2):
@@ -130,6 +149,7 @@ class GAN(Family, Grows):
     """
 
     training_only: ClassVar[tuple[str, ...]] = ("discriminator", "reconstruction")
+    lends: ClassVar[str] = "discriminator"
     advice_on_collapse: ClassVar[str] = "raise r1 and r2, or lower optimizer.learning_rate"
     config: GANConfig
 
@@ -172,7 +192,12 @@ class GAN(Family, Grows):
                 repeats=config.discriminator_steps,
                 learning_rate_scale=config.discriminator_learning_rate_scale,
             ),
-            Phase("generator", ("generator",), learning_rate_scale=config.generator_learning_rate_scale),
+            Phase(
+                "generator",
+                ("generator",),
+                learning_rate_scale=config.generator_learning_rate_scale,
+                sees_data=self.adversarial.pairs,
+            ),
         )
 
     def starts_at(self, name: str) -> int:
@@ -254,6 +279,15 @@ class GAN(Family, Grows):
         moved = math.sqrt(1 - strength**2) * latents + strength * self._noise(seeds)
         return self._images(moved, condition)
 
+    @property
+    def noise_size(self) -> int:
+        """Return the number of latents."""
+        return self.config.latents
+
+    def from_noise(self, noise: Tensor, condition: Condition) -> Tensor:
+        """Turn latents `[n, noise_size]` into images."""
+        return self._images(noise, condition)
+
     def _noise(self, seeds: Sequence[int]) -> Tensor:
         """Return the latents that seeds sample, `[n, latents]`."""
         return normal(seeds, (self.config.latents,), device=next(self.generator.parameters()).device)
@@ -332,6 +366,11 @@ class GAN(Family, Grows):
                 real_logits = self.discriminator(augment(real, self.config.augmentations, rng), condition)
         total = self.adversarial.generator(real_logits, fake_logits)
         return Losses(total, {"loss": total.detach()})
+
+    def realness(self, batch: Batch) -> Tensor:
+        """Compute the mean logit of each image over the scales, `[n]`."""
+        logits: Tensor = self.discriminator(batch.images, batch.condition)
+        return logits.reshape(len(batch), -1).mean(1)
 
     def _generate(self, latents: Tensor, condition: Condition, like: Tensor) -> Tensor:
         """Generate images of the size of others, which is smaller in the first phases of a growing run."""

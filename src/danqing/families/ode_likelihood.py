@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from danqing.families.base import nats_to_bits_per_dim
-from danqing.families.samplers import TOLERANCE, Velocity, integrate, predicted_image
+from danqing.samplers import TOLERANCE, Velocity, integrate, predicted_image
 
 LikelihoodSampler = Literal["heun", "midpoint", "adaptive"]
 
@@ -138,7 +138,7 @@ def log_density(
         w = x.clone().flatten(1) / (1 - END)
         start = torch.cat([w, torch.zeros_like(w[:, :1])], 1)
         shares = [((1 + longest) ** (1 - step / steps) - 1) / longest for step in range(steps + 1)]
-        state = integrate(sampler, predicted, start, shares, tolerance=tolerance)
+        state: Tensor = integrate(sampler, predicted, start, shares, tolerance=tolerance)
         noise, integral, size = state[:, :-1], -state[:, -1], w.shape[1]
         prior = -(noise.square().sum(1) + size * math.log(2 * math.pi)) / 2
         return prior - integral - size * math.log(1 - END)

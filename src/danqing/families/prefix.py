@@ -51,24 +51,38 @@ class Prefix(nn.Module):
         absent: bool `[n]`, the images to treat as if they had none, as are blank texts and a label of -1.
         Raises ConfigError where the condition lacks what this model reads.
         """
-        nothing = self.nothing(len(absent))
-        if self.attributes is None:
-            return self._of_label_or_text(condition, absent, nothing)
-        main = self._of_label_or_text(condition, absent, nothing[:, :-1])
-        told = self.attributes.of(condition, len(absent))[:, None]  # [n] -> [n, 1, width]
-        return torch.cat([main, torch.where(absent[:, None, None], nothing[:, -1:], told)], dim=1)
-
-    def _of_label_or_text(self, condition: Condition, absent: Tensor, nothing: Tensor) -> Tensor:
-        if self.embed is None:
-            return nothing
+        encoded, blank = None, torch.zeros_like(absent)
         if self.config.reads_text:
             if condition.text is None:
                 raise ConfigError('This model reads text: give it a prompt ("" for anything).')
             blank = torch.tensor([not text.strip() for text in condition.text], device=absent.device)
             assert self.config.text_facts is not None
             encoder = shared_encoder(self.config.text, self.config.text_facts)
-            given: Tensor = self.embed(encoder.encode(condition.text).to(absent.device))
-            absent = absent | blank
+            encoded = encoder.encode(condition.text).to(absent.device)
+        return self.of_encoded(condition, encoded, absent, blank)
+
+    def of_encoded(
+        self, condition: Condition, encoded: Tensor | None, absent: Tensor, blank: Tensor
+    ) -> Tensor:
+        """Return the vectors of a condition whose texts are encoded.
+
+        encoded: what the text encoder gave; None where the model reads no text.
+        absent: as of `forward`. blank: bool `[n]`, the images whose text is blank.
+        """
+        nothing = self.nothing(absent.shape[0])
+        if self.attributes is None:
+            return self._of_label_or_text(condition, encoded, absent | blank, nothing)
+        main = self._of_label_or_text(condition, encoded, absent | blank, nothing[:, :-1])
+        told = self.attributes.of(condition, absent.shape[0])[:, None]  # [n] -> [n, 1, width]
+        return torch.cat([main, torch.where(absent[:, None, None], nothing[:, -1:], told)], dim=1)
+
+    def _of_label_or_text(
+        self, condition: Condition, encoded: Tensor | None, absent: Tensor, nothing: Tensor
+    ) -> Tensor:
+        if self.embed is None:
+            return nothing
+        if encoded is not None:
+            given: Tensor = self.embed(encoded)
         else:
             if condition.label is None:
                 some = ", ".join(self.config.labels[:8])

@@ -92,6 +92,10 @@ class PixelCodes(nn.Module):
         """Turn codes back into images, exactly."""
         return to_float(codes.byte())
 
+    def code_vectors(self) -> Tensor:
+        """Return the values, float32 `[256, 1]`."""
+        return torch.arange(LEVELS, dtype=torch.float32)[:, None]
+
 
 def build_tokenizer(config: FamilyConfig | None, images: FamilyConfig) -> nn.Module:
     """Build the frozen tokenizer of a family that writes codes.

@@ -62,6 +62,12 @@ class TransformerConfig(TwoStageConfig):
     noise: float = Field(0.0, ge=0, lt=1)
     guidance_scale: float = Field(1.0, ge=0, le=100)
 
+    @property
+    def why_not_private(self) -> str:
+        if self.order == "masked":
+            return "Masked order draws one number of steps for all images of a batch: set order=raster."
+        return ""
+
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
         if self.features % (4 * self.heads):

@@ -7,19 +7,23 @@ decoders of `nets/decoders/`, some of an image's codes may be given, and the res
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from danqing.errors import ConfigError
-from danqing.families.abilities import OnStep
+from danqing.families import word_attention
+from danqing.families.abilities import ComparesCodes, OnStep
 from danqing.families.base import Batch, Condition, Learner, bytes_of, nats_to_bits_per_dim
 from danqing.families.decoding import OnCodes, Sampling, write, write_in_parallel
-from danqing.families.masked_order import spread
+from danqing.families.masked_order import known_when_written, spread
 from danqing.families.transformer import TransformerConfig as TransformerConfig
 from danqing.families.transformer import TransformerLearner
+from danqing.guidance import GuidanceRules
 from danqing.nets.decoders.layout_cache import MOST_LAYOUTS
 from danqing.nets.decoders.parallel import ParallelDecoder
 from danqing.nets.decoders.raster import RasterDecoder
@@ -27,6 +31,7 @@ from danqing.nets.layers import crop
 from danqing.options import complete
 from danqing.precision import Precision, candidates
 from danqing.randomness import uniform
+from danqing.trust.codes_mark import KINDS, CodesDetection, CodesMark, kinds_of
 
 NUM_STEPS = 12
 
@@ -67,7 +72,13 @@ class TransformerFamily(TransformerLearner):
         }
 
     def sample(
-        self, condition: Condition, *, seeds: Sequence[int], on_step: OnStep | None = None, **options: Any
+        self,
+        condition: Condition,
+        *,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        mark: CodesMark | None = None,
+        **options: Any,
     ) -> Tensor:
         """Write an image per seed.
 
@@ -75,10 +86,24 @@ class TransformerFamily(TransformerLearner):
             suits all that surrounds it; in raster order each code knows only what comes before it.
         num_steps: in masked order, how many steps write the codes; those of a step lie far apart.
         precision: of the matrix products; "auto" is what the machine is fast at.
+        mark: which codes are favoured, so that the image can be recognized.
         options: as of `decoding.Sampling`.
         Raises ConfigError.
         """
-        return self._write(condition, self._codes_outside(condition), seeds, on_step, options)
+        return self._write(condition, self._codes_outside(condition), seeds, on_step, options, mark)
+
+    evidence_samples = 1
+
+    def log_evidence(self, batch: Batch, *, seeds: Sequence[int], samples: int = 1) -> Tensor:
+        """Compute log p(codes | condition) as they are sampled by default, `[n]`.
+
+        It is exact: each code has a probability given those of earlier steps. seeds and samples do nothing.
+        """
+        codes, shape = self.codes_of(batch), self.codec.code_shape
+        ranks = spread(*shape).to(codes.device).argsort().argsort().expand_as(codes)
+        before = known_when_written(ranks, torch.zeros_like(codes[:, 0]), NUM_STEPS)
+        prefix = self._prefixes(batch.condition, len(codes), guided=False)
+        return -_nll(self.net.parallel(prefix, codes, ranks, before), codes)
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -98,14 +123,45 @@ class TransformerFamily(TransformerLearner):
         seeds: Sequence[int],
         noise: Tensor | None = None,
         on_step: OnStep | None = None,
+        mark: CodesMark | None = None,
         **options: Any,
     ) -> Tensor:
         """Write the codes of each place that a mask touches again.
 
-        options: as of `sample`.
+        mark, options: as of `sample`.
         """
         condition = replace(condition, image=images, mask=mask)
-        return self._write(condition, self._codes_outside(condition), seeds, on_step, options, noise)
+        return self._write(condition, self._codes_outside(condition), seeds, on_step, options, mark, noise)
+
+    def detect_mark(self, images: Tensor, mark: CodesMark) -> list[CodesDetection]:
+        """Count the codes of each image that a mark favours.
+
+        images: `[n, c, h, w]` in [-1, 1], which become codes again.
+        """
+        first = self.codec.tokenize(images)[..., 0].flatten(1).cpu().numpy()  # [n, rows · columns]
+        return [mark.detect(kinds, KINDS) for kinds in self._kinds[first]]
+
+    def _favoured(self, mark: CodesMark) -> Tensor:
+        """Return which codes a mark favours, bool `[N, vocabulary]`.
+
+        They are first codes of their place. The others refine it, and few of them stay the same when an image
+        becomes codes again.
+        """
+        (rows, columns, depth), vocabulary = self.codec.code_shape, self.codec.vocabulary
+        favoured = torch.zeros(rows * columns, depth, vocabulary, dtype=torch.bool)
+        favoured[:, 0] = torch.from_numpy(mark.favoured(rows * columns, KINDS)[:, self._kinds])
+        return favoured.flatten(0, 1)
+
+    @cached_property
+    def _kinds(self) -> NDArray[np.int64]:
+        """The kind of each code, `[vocabulary]`."""
+        if isinstance(self.codec, ComparesCodes):
+            return kinds_of(self.codec.code_vectors().cpu().numpy())
+        return np.arange(self.codec.vocabulary) % KINDS
+
+    def word_attention(self, images: Tensor, condition: Condition, *, seeds: Sequence[int]) -> Tensor:
+        """Return how much places of images attend to tokens of texts."""
+        return word_attention.of_transformer(self, images, condition)
 
     def vary(
         self,
@@ -116,11 +172,12 @@ class TransformerFamily(TransformerLearner):
         strength: float,
         noise: Tensor | None = None,
         on_step: OnStep | None = None,
+        mark: CodesMark | None = None,
         **options: Any,
     ) -> Tensor:
         """Write a share `strength` of the places again, chosen at random.
 
-        options: as of `sample`.
+        mark, options: as of `sample`.
         """
         codes = self.codec.tokenize(images)  # [n, rows, columns, depth]
         if noise is None:
@@ -128,7 +185,7 @@ class TransformerFamily(TransformerLearner):
         else:
             again = _uniforms(noise[:, 0]) < strength
         given = codes.masked_fill(again[..., None], self.codec.vocabulary).flatten(1)
-        return self._write(condition, given, seeds, on_step, options, noise)
+        return self._write(condition, given, seeds, on_step, options, mark, noise)
 
     def _write(
         self,
@@ -137,6 +194,7 @@ class TransformerFamily(TransformerLearner):
         seeds: Sequence[int],
         on_step: OnStep | None,
         options: Mapping[str, Any],
+        mark: CodesMark | None,
         noise: Tensor | None = None,
     ) -> Tensor:
         """Write images from given codes `[n, N]`, where those to write have the id `vocabulary`.
@@ -145,6 +203,7 @@ class TransformerFamily(TransformerLearner):
         """
         chosen = complete(options, self.sample_defaults(), f"A {self.config.order} transformer")
         sampling = self._sampling(chosen)
+        self.guidance_rules.check_code_guidance(chosen, condition.negative_text or ())
         count, blank = len(seeds), self.codec.vocabulary
         shape = (count, math.prod(self.codec.code_shape))
         device = self.prefix.absent.device
@@ -156,9 +215,10 @@ class TransformerFamily(TransformerLearner):
             uniforms = _uniforms(noise[:, 1:].permute(0, 2, 3, 1).flatten(1))
         precision: Precision = candidates(device)[0] if chosen["precision"] == "auto" else chosen["precision"]
         told, unknown = self._teller(condition, on_step), codes == blank
+        favoured = None if mark is None else self._favoured(mark).to(device)
         if self.config.order == "raster":
             raster = RasterDecoder(self.net, prefix, precision)
-            written = write(raster, codes, unknown, uniforms, sampling, told)
+            written = write(raster, codes, unknown, uniforms, sampling, told, favoured=favoured)
         else:
             parallel = ParallelDecoder(self.net, prefix, precision)
             moments = spread(*self.codec.code_shape).to(device)
@@ -172,42 +232,29 @@ class TransformerFamily(TransformerLearner):
                 sampling,
                 told,
                 partial=given is not None,
+                favoured=favoured,
             )
         return self._image(written, condition)
 
     def _sampling(self, options: Mapping[str, Any]) -> Sampling:
-        """Return how codes are drawn; raises ConfigError for guidance that the model did not learn."""
-        sampling = Sampling(**{field.name: options[field.name] for field in fields(Sampling)})
-        if sampling.is_guided and not self.prefix.reads_any:
-            raise ConfigError(
-                "This model was trained without labels, captions or attributes: leave guidance_scale at 1.",
-                "guidance_scale",
-            )
-        if sampling.is_guided and not self.config.condition_dropout:
-            raise ConfigError(
-                "This model did not learn to sample without a condition, which guidance needs: leave "
-                "guidance_scale at 1, or train it with condition_dropout=0.1.",
-                "guidance_scale",
-            )
-        return sampling
+        """Return how codes are drawn; raises ConfigError for values out of their range."""
+        return Sampling(**{field.name: options[field.name] for field in fields(Sampling)})
+
+    @property
+    def guidance_rules(self) -> GuidanceRules:
+        """Return what guidance can lead away from."""
+        return GuidanceRules(self.prefix.reads_any, bool(self.config.condition_dropout))
 
     def _prefixes(self, condition: Condition, count: int, *, guided: bool) -> Tensor:
         """Return the prefix of `count` images, `[n, p, features]`.
 
         guided: return `[2n, p, features]`; the second half is what guidance leads away from, the negative
             text or no condition.
-        Raises ConfigError for a negative text without guidance.
         """
         present = torch.zeros(count, dtype=torch.bool, device=self.prefix.absent.device)
         given: Tensor = self.prefix(condition, present)
         negative = condition.negative_text or ()
         if not guided:
-            if any(text.strip() for text in negative):
-                raise ConfigError(
-                    "A negative prompt is what guidance leads away from: set guidance_scale above 1, or "
-                    "leave the negative prompt out.",
-                    "negative_prompt",
-                )
             return given
         away = (
             self.prefix(replace(condition, text=negative), present)
@@ -266,8 +313,11 @@ class RasterTransformer(TransformerFamily):
     def token_nll(self, batch: Batch) -> Tensor:
         """Compute -log p(codes | condition) in nats per image, `[n]` float32."""
         codes = self.codes_of(batch)
-        logits = self.net(self._prefixes(batch.condition, len(batch), guided=False), codes)
-        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
+        return _nll(self.net(self._prefixes(batch.condition, len(batch), guided=False), codes), codes)
+
+    def log_evidence(self, batch: Batch, *, seeds: Sequence[int], samples: int = 1) -> Tensor:
+        """Compute log p(codes | condition), `[n]`; seeds and samples do nothing."""
+        return -self.token_nll(batch)
 
 
 class PixelTransformer(RasterTransformer):
@@ -280,6 +330,11 @@ class PixelTransformer(RasterTransformer):
         It is exact, whatever `samples`.
         """
         return nats_to_bits_per_dim(self.token_nll(batch), self.config.dimensions)
+
+
+def _nll(logits: Tensor, codes: Tensor) -> Tensor:
+    """Compute the sum of the cross-entropies of codes `[n, N]` under logits `[n, N, vocabulary]`, `[n]`."""
+    return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
 
 
 def _uniforms(noise: Tensor) -> Tensor:

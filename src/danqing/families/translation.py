@@ -74,6 +74,10 @@ class TranslationConfig(FamilyConfig):
         return self
 
     @property
+    def why_not_private(self) -> str:
+        return "The generator of a translation model learns from real images, and compares those of a batch."
+
+    @property
     def reads_labels(self) -> bool:
         return False
 

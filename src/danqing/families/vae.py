@@ -9,7 +9,7 @@ stage of a flow model.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -76,6 +76,17 @@ class VAEConfig(AutoencoderConfig):
     def reads_attributes(self) -> bool:
         return self.reads_labels
 
+    @property
+    def why_not_private(self) -> str:
+        if self.adversarial:
+            return (
+                "The adversarial term weighs the gradients of a whole batch, not of one image: set "
+                "adversarial=0."
+            )
+        if self.perceptual:
+            return "The perceptual term has not been made private: set perceptual=0."
+        return ""
+
     @model_validator(mode="after")
     def _settings_fit(self) -> "VAEConfig":
         if not isinstance(self.scale, str) and not 0 < self.scale < math.inf:
@@ -89,6 +100,8 @@ class VAEConfig(AutoencoderConfig):
 
 class VAE(Autoencoder):
     """Encoder, prior, decoder and likelihood, and perhaps a discriminator."""
+
+    lends: ClassVar[str] = "encoder"
 
     config: VAEConfig
     decoder: Wrappable
@@ -223,7 +236,16 @@ class VAE(Autoencoder):
         device = next(self.parameters()).device
         noise = chosen["temperature"] * normal(seeds, (self.latent_count,), device=device)
         with wrapped(seamless):
-            return self.decode(self.prior.from_noise(noise, condition), condition)
+            return self.from_noise(noise, condition)
+
+    @property
+    def noise_size(self) -> int:
+        """Return the number of latents."""
+        return self.latent_count
+
+    def from_noise(self, noise: Tensor, condition: Condition) -> Tensor:
+        """Turn noise `[n, noise_size]` into images: the prior makes latents of it."""
+        return self.decode(self.prior.from_noise(noise, condition), condition)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
         """Return the posterior's mean `[n, latents]` for each image."""
@@ -326,17 +348,34 @@ class VAE(Autoencoder):
         if samples < 1:
             raise ConfigError(f"samples must be at least 1 (got {samples}).")
         self.likelihood.check_levels(batch.images)
-        condition = batch.condition
+        shape, device = (len(batch), self.latent_count), batch.images.device
+        noise = (torch.randn(shape, generator=rng, device=device) for _ in range(samples))
+        return nats_to_bits_per_dim(-self._log_mean_weight(batch, noise), self.config.dimensions)
+
+    evidence_samples = 8
+
+    def log_evidence(self, batch: Batch, *, seeds: Sequence[int], samples: int = 1) -> Tensor:
+        """Compute the importance-weighted bound on log p(image | condition), `[n]`."""
+        shape, device = (self.latent_count,), batch.images.device
+        noise = (normal(seeds, shape, purpose=f"evidence {i}", device=device) for i in range(samples))
+        return self._log_mean_weight(batch, noise)
+
+    def _log_mean_weight(self, batch: Batch, noise: Iterable[Tensor]) -> Tensor:
+        """Return the log of the mean importance weight p(x, z) / q(z|x), `[n]`.
+
+        noise: of the latents of each sample, `[n, d]`.
+        """
+        condition, count = batch.condition, 0
         mean, log_scale = self.posterior(batch.images, condition)
         total = torch.full((len(batch),), -math.inf, device=mean.device)
-        for _ in range(samples):
-            noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-            latents = mean + log_scale.exp() * noise
-            log_q = -(log_scale + 0.5 * (noise.square() + math.log(2 * math.pi))).sum(1)
+        for drawn in noise:
+            count += 1
+            latents = mean + log_scale.exp() * drawn
+            log_q = -(log_scale + 0.5 * (drawn.square() + math.log(2 * math.pi))).sum(1)
             log_likelihood = self.likelihood.log_prob(self.decoder(latents, condition), batch.images)
             log_weight = log_likelihood + self.prior.log_prob(latents, condition) - log_q
             total = torch.logaddexp(total, log_weight)
-        return nats_to_bits_per_dim(math.log(samples) - total, self.config.dimensions)
+        return total - math.log(count)
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         config, count = self.config, self.latent_count

@@ -72,6 +72,10 @@ class VQVAEConfig(AutoencoderConfig):
         return self
 
     @property
+    def why_not_private(self) -> str:
+        return "A VQ-VAE keeps averages of its codes, which are computed from images without noise."
+
+    @property
     def reads_labels(self) -> bool:
         """Return False: a code describes how an image looks, not its label."""
         return False
@@ -81,6 +85,7 @@ class VQVAE(Autoencoder):
     """Encoder, quantizer and decoder, and a discriminator if one is configured."""
 
     has_prior: ClassVar[bool] = False
+    lends: ClassVar[str] = "encoder"
 
     config: VQVAEConfig
 
@@ -149,6 +154,16 @@ class VQVAE(Autoencoder):
         """Turn codes into images `[n, c, h, w]` in [-1, 1]."""
         decoded: Tensor = self.decoder(self.quantizer.lookup(codes))
         return decoded.float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def code_vectors(self) -> Tensor:
+        """Return the latents of each first code, float32 `[vocabulary, width]`.
+
+        Further codes of a place are the same for all.
+        """
+        codes = torch.zeros(self.vocabulary, 1, 1, self.quantizer.depth, dtype=torch.int64)
+        codes[:, 0, 0, 0] = torch.arange(self.vocabulary)
+        return self.quantizer.lookup(codes.to(self.quantizer.frequencies.device)).float().flatten(1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -46,7 +46,12 @@ FORMATS = (
 SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
 """The suffixes of files that count as images; `.nii.gz` has two dots."""
 
-_MODULES = {"heif": ("pillow_heif", "pi_heif"), "scans": ("imagecodecs",), "medical": ("pydicom",)}
+_MODULES = {
+    "heif": ("pillow_heif", "pi_heif"),
+    "scans": ("imagecodecs",),
+    "medical": ("pydicom",),
+    "trust": ("c2pa",),
+}
 
 
 def is_image_name(name: str) -> bool:
@@ -64,7 +69,7 @@ def is_dicom(head: bytes) -> bool:
 
 @functools.cache
 def is_installed(extra: str) -> bool:
-    """Report whether the packages of an extra (`heif`, `medical`, `scans`) are installed."""
+    """Report whether the packages of an extra (`heif`, `medical`, `scans`, `trust`) are installed."""
     return any(importlib.util.find_spec(module) is not None for module in _MODULES[extra])
 
 

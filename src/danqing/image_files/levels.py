@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from danqing.images import Alpha, Fit, Pixels, parse_background, resized
+from danqing.images import Alpha, Pixels, parse_background
+from danqing.sizes import Fit, resized
 
 Range = tuple[float, float]
 DeepPixels = NDArray[np.uint16]

@@ -4,6 +4,7 @@ import functools
 import gzip
 import io
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,10 +15,12 @@ from PIL import Image
 from danqing.errors import DataError
 from danqing.image_files import reasons
 from danqing.image_files.levels import Deep
-from danqing.images import to_pil, too_large
+from danqing.images import to_pil
+from danqing.sizes import too_large
 
 MAX_VOLUME = 2**30
 """The maximum bytes of an unpacked NIfTI file."""
+_IDENTIFYING = ("PatientName", "PatientID", "PatientBirthDate", "PatientAddress", "OtherPatientNames")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -84,6 +87,12 @@ def nifti_shape(source: bytes | Path) -> tuple[tuple[int, int], bool, int]:
     cut = _cut_of(volume)
     sides = volume.shape[cut.across], volume.shape[cut.up]
     return sides, volume.get_data_dtype().names is not None, _slices(volume.shape, cut)
+
+
+def names_patient(content: bytes) -> bool:
+    """Return whether a DICOM file names or numbers its patient. Raises DataError."""
+    header = _dicom(content, sys.maxsize, stop_before_pixels=True)
+    return any(str(header.get(name, "")).strip() for name in _IDENTIFYING)
 
 
 def read_nifti(source: bytes | Path, frame: int | None, max_pixels: int) -> Image.Image | Deep:

@@ -16,7 +16,8 @@ from danqing.errors import ConfigError, DataError
 from danqing.image_files import medical, metadata, reasons, scans
 from danqing.image_files.formats import is_installed, pillow_formats, recognised
 from danqing.image_files.levels import Deep, DeepPixels, Range, conform, deepened
-from danqing.images import Alpha, Fit, Pixels, too_large
+from danqing.images import Alpha, Pixels
+from danqing.sizes import Fit, too_large
 
 MAX_PIXELS = 64_000_000
 """Larger images are rejected before they are decoded: decompression bombs, or scans to shrink first."""

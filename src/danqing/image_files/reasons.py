@@ -20,6 +20,7 @@ _EXTRAS = {
     "heif": "HEIC photos need pillow-heif: pip install 'danqing[heif]'.",
     "scans": "JPEG XL images need imagecodecs: pip install 'danqing[scans]'.",
     "medical": "DICOM and NIfTI files need pydicom and nibabel: pip install 'danqing[medical]'.",
+    "trust": "Content Credentials need c2pa-python: pip install 'danqing[trust]'.",
 }
 
 

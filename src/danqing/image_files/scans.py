@@ -9,7 +9,8 @@ from PIL import Image
 
 from danqing.errors import DataError
 from danqing.image_files.levels import Deep
-from danqing.images import to_pil, too_large
+from danqing.images import to_pil
+from danqing.sizes import too_large
 
 
 def read_png(content: bytes) -> Deep:

@@ -7,23 +7,31 @@ from torch import Tensor
 
 from danqing import families
 from danqing.errors import ConfigError
-from danqing.families.abilities import Encodes, HasLikelihood, HasTokenLikelihood, Interpolates, Traverses
-from danqing.families.base import Batch, Condition, Family
+from danqing.families.abilities import (
+    Encodes,
+    HasLikelihood,
+    HasTokenLikelihood,
+    Interpolates,
+    Judges,
+    Traverses,
+    WeighsConditions,
+)
+from danqing.families.base import Batch, Condition
 from danqing.images import Images, to_uint8
-from danqing.model.attributes import Attributes
 from danqing.model.chunks import frames_to_uint8, in_chunks, pixels_of
-from danqing.model.conditions import Label, Prompt, given_condition
+from danqing.model.conditions import given_condition
+from danqing.model.provenance import Provenance
 from danqing.randomness import generator
+from danqing.requested import Label, Prompt
+from danqing.requested_attributes import Attributes
 
 
-class Analysis:
+class Analysis(Provenance):
     """The part of a `Model` that computes something of each given image.
 
     label, attributes: in every method, what each image shows, for all images or for each; attributes that are
         not given count as unknown.
     """
-
-    family: Family
 
     @property
     def device(self) -> torch.device:
@@ -45,12 +53,13 @@ class Analysis:
         def decode(rows: list[int]) -> Tensor:
             return to_uint8(encoder.decode(latents[rows].to(self.device), condition(rows)))
 
-        return Images(in_chunks(decode, len(latents), self.family.chunk))
+        return Images(in_chunks(decode, len(latents), self.family.chunk), self.marking("decode"))
 
     def reconstruct(self, images: Images, label: Label = None, *, attributes: Attributes = None) -> Images:
         """Encode and decode images."""
         latents = self.encode(images, label, attributes=attributes)
-        return self.decode(latents, label, attributes=attributes)
+        rebuilt = self.decode(latents, label, attributes=attributes)
+        return Images(rebuilt.array, self.marking("reconstruct"))
 
     def interpolate(
         self,
@@ -78,7 +87,8 @@ class Analysis:
         def interpolate(rows: list[int]) -> Tensor:
             return frames_to_uint8(family.interpolate(first(rows), last(rows), condition(rows), steps=steps))
 
-        return Images(in_chunks(interpolate, len(start), family.chunk).flatten(0, 1))
+        frames = in_chunks(interpolate, len(start), family.chunk).flatten(0, 1)
+        return Images(frames, self.marking("interpolate"))
 
     def traverse(
         self,
@@ -102,7 +112,8 @@ class Analysis:
             return frames_to_uint8(family.traverse(pixels, condition, latent=latent, values=values))
 
         condition = self._known(images, label, attributes=attributes)
-        return Images(self._per_image(traverse, images, condition).flatten(0, 1))
+        frames = self._per_image(traverse, images, condition).flatten(0, 1)
+        return Images(frames, self.marking("traverse"))
 
     def bits_per_dim(
         self,
@@ -146,6 +157,48 @@ class Analysis:
             return family.token_nll(Batch(pixels, condition))
 
         return self._per_image(nll, images, self._known(images, label, prompt, attributes))
+
+    def log_evidence(
+        self,
+        images: Images,
+        label: Label = None,
+        *,
+        prompt: Prompt = None,
+        attributes: Attributes = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Estimate log p of each image up to a constant, `[n]`.
+
+        It is in nats, float32. A family whose loss adds noise adds the same noise to all images.
+        prompt: as of `bits_per_dim`. Raises ConfigError where the family cannot, or as `encode`.
+        """
+        family = self.family
+        if not isinstance(family, WeighsConditions):
+            raise self._cannot("compute how well it explains an image", WeighsConditions)
+        samples = family.evidence_samples
+
+        def evidence(pixels: Tensor, condition: Condition) -> Tensor:
+            seeds = [seed] * len(pixels)
+            return family.log_evidence(Batch(pixels, condition), seeds=seeds, samples=samples)
+
+        return self._per_image(evidence, images, self._known(images, label, prompt, attributes))
+
+    def realness(
+        self, images: Images, label: Label = None, *, prompt: Prompt = None, attributes: Attributes = None
+    ) -> Tensor:
+        """Compute how real the discriminator finds each image, as logits `[n]` float32.
+
+        The family needs its discriminator, which `danqing.model.training_only` reads.
+        prompt: as of `bits_per_dim`. Raises ConfigError where the family has none, or as `encode`.
+        """
+        family = self.family
+        if not isinstance(family, Judges):
+            raise self._cannot("judge images", Judges)
+
+        def judge(pixels: Tensor, condition: Condition) -> Tensor:
+            return family.realness(Batch(pixels, condition))
+
+        return self._per_image(judge, images, self._known(images, label, prompt, attributes))
 
     def _per_image(
         self,

@@ -6,11 +6,21 @@ from typing import Any
 
 from danqing import families
 from danqing.data.attributes import Attribute
+from danqing.data.card import plain
+from danqing.data.consent import in_words, read_consent
 from danqing.families.base import Learner
 from danqing.model import conditions
-from danqing.quantities import number
+from danqing.quantities import number, privacy
 
 _MAX_LABELS = 40
+_PIPELINES = {
+    "classifier": "image-classification",
+    "detector": "object-detection",
+    "segmenter": "image-segmentation",
+}
+"""What the hub calls the task of a learner that recognizes images, by its family."""
+_CALLS = dict.fromkeys(_PIPELINES.values(), 'dq.predict(model, "photos/")')
+"""How it is used."""
 NOT_MEDICAL = (
     "This model is not a medical device. It changes images and may add or remove what matters in them: do "
     "not diagnose from its results."
@@ -20,9 +30,10 @@ NOT_MEDICAL = (
 def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a learner as plain values.
 
-    trained: what is known of its training.
+    trained: what is known of its training; its domain, numbers that nobody reads, is left out.
     """
     config = learner.config
+    classes = getattr(learner, "classes", ())
     return {
         "family": config.family,
         "width": config.width,
@@ -30,10 +41,11 @@ def describe(learner: Learner, trained: Mapping[str, Any]) -> dict[str, Any]:
         "channels": config.channels,
         "sizes": [list(size) for size in config.sizes],
         "labels": list(config.labels),
+        **({"classes": list(classes)} if classes else {}),
         "text": conditions.describe_text(config),
         "attributes": [one.model_dump(mode="json", exclude_defaults=True) for one in config.attributes],
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
-        "trained": dict(trained),
+        "trained": {name: value for name, value in trained.items() if name != "domain"},
     }
 
 
@@ -59,16 +71,17 @@ def card(
     attributes = info.get("attributes", [])
     pipeline = "text-to-image" if text else "unconditional-image-generation"
     pipeline = "image-to-image" if info.get("translates") else pipeline
+    pipeline = pipeline if can_sample else _PIPELINES.get(str(info["family"]), "")
     lines = [
         "---",
         "library_name: danqing",
-        *([f"pipeline_tag: {pipeline}"] if can_sample else []),
+        *([f"pipeline_tag: {pipeline}"] if pipeline else []),
         f"tags: [danqing, {info['family']}{', image-generation' if can_sample else ''}]",
         "---",
         "",
-        f"# {name[0].upper()}{name[1:]} for {size} images of {_plain(data.get('name', 'unnamed data'))}",
+        f"# {name[0].upper()}{name[1:]} for {size} images of {plain(data.get('name', 'unnamed data'))}",
         "",
-        *(_how_to_use(info, prompts, samples) if can_sample else []),
+        *(_how_to_use(info, prompts, samples) if can_sample else _how_to_recognize(info)),
         "## Model",
         f"- Family: {info['family']}, {info['parameters']:,} parameters",
         f"- Images: {size}, {info['channels']} channel{'s' if info['channels'] > 1 else ''}",
@@ -79,18 +92,18 @@ def card(
         others = "resampled from these" if info.get("other_sizes", True) else "refused"
         lines.append(f"- Other sizes: {others}")
     if trained.get("task"):
-        lines.append(f"- Task: {_plain(trained['task'])}")
+        lines.append(f"- Task: {plain(trained['task'])}")
     if degrade := data.get("prepared", {}).get("degrade"):
-        lines.append(f"- Steps that made its source images: {_plain(degrade)}")
-    if info["labels"]:
-        shown = ", ".join(_plain(label) for label in info["labels"][:_MAX_LABELS])
-        lines.append(f"- Labels: {shown}{', …' if len(info['labels']) > _MAX_LABELS else ''}")
-    lines += [f"- Attribute: {_plain(Attribute.model_validate(one).in_words())}" for one in attributes]
+        lines.append(f"- Steps that made its source images: {plain(degrade)}")
+    if labels := info.get("classes") or info["labels"]:
+        shown = ", ".join(plain(label) for label in labels[:_MAX_LABELS])
+        lines.append(f"- Labels: {shown}{', …' if len(labels) > _MAX_LABELS else ''}")
+    lines += [f"- Attribute: {plain(Attribute.model_validate(one).in_words())}" for one in attributes]
     if text:
-        lines.append(f"- Reads: text through {_plain(text['encoder'])}, {text['length']} tokens at most")
+        lines.append(f"- Reads: text through {plain(text['encoder'])}, {text['length']} tokens at most")
     if prompts:
         lines += ["", "## Prompts", "", "Captions that it learned from, and others like them:", ""]
-        lines += [f"- {_plain(prompt)}" for prompt in prompts]
+        lines += [f"- {plain(prompt)}" for prompt in prompts]
     lines += ["", "## Training"]
     rows = {
         "Data": data.get("name"),
@@ -98,15 +111,22 @@ def card(
         "Fingerprint of the data": data.get("fingerprint"),
         "Licence of the data": data.get("licence"),
         "Source of the data": data.get("citation"),
+        **_consent(data.get("consent")),
         "Images seen": trained.get("images"),
         "Seconds": trained.get("seconds"),
         "Images seen by its tokenizer before": tokenizer.get("images"),
         "Seconds of that": tokenizer.get("seconds"),
+        "Started from": trained.get("init"),
+        "Generated images": trained.get("generated"),
+        "Unlabelled images": trained.get("unlabelled"),
         "EMA length": trained.get("ema_length"),
+        "Temperature that calibrates its probabilities": trained.get("temperature"),
         "Precision": trained.get("precision"),
         "Seed": trained.get("seed"),
     }
-    lines += [f"- {name}: {_plain(value)}" for name, value in rows.items() if value not in (None, "")]
+    lines += [f"- {name}: {plain(value)}" for name, value in rows.items() if value not in (None, "")]
+    if told := trained.get("privacy"):
+        lines += ["", "## Privacy", "", *_privacy(told)]
     lines += ["", "## Scores", ""]
     lines += _scores(scores) if scores else ["None measured yet."]
     if neighbours is not None:
@@ -119,11 +139,43 @@ def card(
     lines += ["", "## Limits", ""]
     if trained.get("task") == "enhance":
         lines += [NOT_MEDICAL, ""]
+    risk = "may repeat some of them" if can_sample else "gives an answer for images of anything else too"
     lines.append(
-        "The model knows only what its training images show, may repeat some of them, and carries the "
-        "terms of their licence."
+        f"The model knows only what its training images show, {risk}, and carries the terms of their licence."
     )
     return "\n".join(lines) + "\n"
+
+
+def _consent(told: Any) -> dict[str, str]:
+    """Return what the files of the training images say of the rights in them, by title."""
+    consent = read_consent(told)
+    lines = {
+        "Licences in the files": in_words(consent.licences),
+        "Creators in the files": in_words(consent.creators),
+        "Copyright notices in the files": in_words(consent.notices),
+        "Reservations in the files": in_words(consent.reservations),
+    }
+    if consent.reserved:
+        done = "used anyway" if consent.ignored else "left out"
+        lines["Images whose owners reserve training"] = f"{consent.reserved:,}, {done}"
+    return lines
+
+
+def _privacy(told: Mapping[str, Any]) -> list[str]:
+    """Return what a private run guarantees, how it was computed, and what it does not cover."""
+    how = f"{told['steps']:,} steps of DP-SGD"
+    if told["steps"]:
+        how += (
+            f" with noise multiplier {told['noise_multiplier']:.4g} and sample rate "
+            f"{told['sample_rate']:.4g}, by the {plain(told['accountant'])}"
+        )
+    return [
+        f"- Differential privacy: {privacy(told)}",
+        f"- Computed from: {how}",
+        "- It hides whether any one image is in the data; a person in several images is hidden less.",
+        "- Not hidden: how many images there are, their size and channels, and the names of the labels.",
+        "- Not covered: settings that were chosen by trials on the same images.",
+    ]
 
 
 def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -137,10 +189,10 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
             higher = score.get("higher_is_better")
             better = "" if not isinstance(higher, bool) else "higher" if higher else "lower"
             better += " (trained with this network: flattering)" if score.get("flattered") else ""
-            value = f"{number(score['value'])} {_plain(score.get('unit') or '')}".strip()
-            lines.append(f"| {mark}{_plain(score['name'])}{mark} | {value} | {interval} | {better} |")
+            value = f"{number(score['value'])} {plain(score.get('unit') or '')}".strip()
+            lines.append(f"| {mark}{plain(score['name'])}{mark} | {value} | {interval} | {better} |")
     lines = lines if len(lines) > 2 else []
-    how = [f"- {_plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores]
+    how = [f"- {plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores]
     return [*lines, *(["", "How each was made:", ""] if lines else []), *how]
 
 
@@ -164,13 +216,23 @@ def _how_to_use(info: Mapping[str, Any], prompts: Sequence[str], samples: str | 
     ]
 
 
+def _how_to_recognize(info: Mapping[str, Any]) -> list[str]:
+    """Return an example for a learner whose ability has a method of `Recognizer`."""
+    call = _CALLS.get(_PIPELINES.get(str(info["family"]), ""))
+    if call is None:
+        return []
+    return [
+        "```python",
+        "import danqing as dq",
+        "",
+        'model = dq.load_recognizer("path/of/this/folder")',
+        call,
+        "```",
+        "",
+    ]
+
+
 def _example(labels: Sequence[str], prompts: Sequence[str]) -> str:
     if prompts:
         return f", prompt={json.dumps(prompts[0], ensure_ascii=False)}"
     return f", label={labels[0]!r}" if labels else ""
-
-
-def _plain(value: Any) -> str:
-    """Return a value as one line of text that Markdown and HTML leave as it is."""
-    text = " ".join(str(value).split())
-    return "".join(f"\\{c}" if c in "\\`*_[]#|" else {"<": "&lt;", ">": "&gt;"}.get(c, c) for c in text)

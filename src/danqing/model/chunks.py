@@ -16,6 +16,7 @@ from danqing.errors import ConfigError
 from danqing.families.abilities import PaintsInSteps
 from danqing.families.base import Condition, Family, FamilyConfig
 from danqing.images import Images, to_float, to_uint8
+from danqing.marks import Marks
 
 OnPainting = Callable[[int, int, Callable[[], Images]], None]
 """A function that is called after each step, with the steps done, the steps in all, and a function that
@@ -46,12 +47,14 @@ def sample_in_chunks(
     seeds: Sequence[int],
     options: Mapping[str, Any],
     on_step: OnPainting | None,
+    marks: Marks | None = None,
 ) -> Images:
     """Sample one image per seed.
 
     draw: called with the numbers of rows, their condition, and by keyword their seeds, the options and, for a
         family that samples in steps, `on_step`; returns images `[n, c, h, w]` in [-1, 1].
     condition: gives the condition of some rows.
+    marks: of the images, and of previews.
     """
     n, finished = len(seeds), list[Tensor]()
     chunks = -(-n // family.chunk)
@@ -59,7 +62,7 @@ def sample_in_chunks(
 
     def report(done: int, total: int, preview: Callable[[], Tensor]) -> None:
         assert on_step is not None
-        shown = functools.partial(_preview, finished.copy(), preview, n)
+        shown = functools.partial(_preview, finished.copy(), preview, n, marks)
         on_step(len(finished) * total + done, chunks * total, shown)
 
     def compute(rows: list[int]) -> Tensor:
@@ -70,7 +73,7 @@ def sample_in_chunks(
         finished.append(to_uint8(images).cpu())
         return finished[-1]
 
-    return Images(in_chunks(compute, n, family.chunk))
+    return Images(in_chunks(compute, n, family.chunk), marks)
 
 
 def pixels_of(
@@ -102,6 +105,8 @@ def frames_to_uint8(frames: Tensor) -> Tensor:
     return to_uint8(frames.flatten(0, 1)).reshape(n, steps, height, width, channels)
 
 
-def _preview(finished: Sequence[Tensor], preview: Callable[[], Tensor], n: int) -> Images:
+def _preview(
+    finished: Sequence[Tensor], preview: Callable[[], Tensor], n: int, marks: Marks | None
+) -> Images:
     """Return the images that are finished, and the next ones as they are so far."""
-    return Images(torch.cat([*finished, to_uint8(preview()).cpu()])[:n])
+    return Images(torch.cat([*finished, to_uint8(preview()).cpu()])[:n], marks)

@@ -12,15 +12,17 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from danqing import atomic, families, folder_formats, weights
+from danqing.data.consent import read_consent
 from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
 from danqing.model import shipped
 from danqing.model.card import card
+from danqing.model.files import CARD, CONFIG, WEIGHTS, ModelFiles, open_files
 from danqing.version import __version__
 
-FILES = ("config.json", "model.safetensors", "README.md", "samples.png", "scores.json")
+FILES = (CONFIG, WEIGHTS, CARD, "samples.png", "scores.json")
 SAMPLES = FILES[3]
 NEIGHBOURS = "neighbours.png"
 """Samples beside the training images nearest to them, once the model has been evaluated."""
@@ -52,7 +54,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
     if grid is not None:
-        atomic.write_bytes(folder / SAMPLES, encode(grid.grid(), "png"))
+        atomic.write_bytes(folder / SAMPLES, encode(grid.grid(), "png", marks=grid.marks))
     elif origin is not None and origin != folder:
         _copy_picture(origin / SAMPLES, folder / SAMPLES)
     tensors = learner.state_dict()
@@ -131,9 +133,9 @@ def _settings(score: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def find(folder: Path) -> Path:
-    """Return the model folder that a path or a name leads to.
+    """Return the model folder or sealed file that a path means.
 
-    That is the model folder of a run, the one of a shipped model, or else the folder itself.
+    That is the model folder of a run, the one of a shipped model, or else the path itself.
     """
     if (of_package := shipped.find(folder)) is not None:
         return of_package
@@ -141,31 +143,39 @@ def find(folder: Path) -> Path:
     return folder / "model" if is_run else folder
 
 
-def read(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
-    """Read the family and the facts in a model folder.
+def read(source: Path | ModelFiles) -> tuple[Family, dict[str, Any]]:
+    """Read the family and the facts of a model.
 
-    within: the folder in which the files must lie, where links are normal (a hub cache); by default `folder`
-        itself.
+    source: its folder, or its files.
     Raises ModelError with the reason where the folder cannot be trusted, or does not hold a family.
     """
-    family, facts = examine(folder, within=within)
-    return _with_weights(family, folder), facts
+    files = _opened(source)
+    family, facts = examine(files)
+    return _with_weights(family, files), facts
 
 
-def read_learner(folder: Path, *, within: Path | None = None) -> tuple[Learner, dict[str, Any]]:
-    """Read a model folder whose learner may not sample images.
+def read_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]:
+    """Read a model whose learner may not sample images.
 
-    within: as of `read`. Raises ModelError as `read` does.
+    source: as of `read`. Raises ModelError as `read` does.
     """
-    learner, facts = _examine(folder, within or folder)
-    return _with_weights(learner, folder), facts
+    files = _opened(source)
+    learner, facts = examine_learner(files)
+    return _with_weights(learner, files), facts
 
 
-def _with_weights(learner: _L, folder: Path) -> _L:
-    learner.load_state_dict(weights.read(folder / FILES[1], learner.state_dict()), assign=True)
+def _opened(source: Path | ModelFiles) -> ModelFiles:
+    return source if isinstance(source, ModelFiles) else open_files(source)
+
+
+def _with_weights(learner: _L, files: ModelFiles) -> _L:
+    source = files.weights
+    learner.load_state_dict(weights.read(source, learner.state_dict()), assign=True)
     tensors = [*learner.parameters(), *learner.buffers()]
     assert not any(tensor.is_meta for tensor in tensors)  # a buffer that no file holds is made on the CPU
-    return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights.compact(source, [*learner.parameters(), *learner.buffers()])
+    return learner
 
 
 def names_a_family(folder: Path) -> bool:
@@ -179,28 +189,32 @@ def names_a_family(folder: Path) -> bool:
     return isinstance(model, dict) and "family" in model
 
 
-def examine(folder: Path, *, within: Path | None = None) -> tuple[Family, dict[str, Any]]:
-    """Read a model folder without its weights, which are only checked.
+def examine(source: Path | ModelFiles) -> tuple[Family, dict[str, Any]]:
+    """Read a model without its weights, which are only checked.
 
     The weights of the family lie on the device "meta". Arguments and errors are those of `read`.
     """
-    learner, facts = _examine(folder, within or folder)
+    files = _opened(source)
+    learner, facts = examine_learner(files)
     if not isinstance(learner, Family):
         name = families.display_name(learner.config.family)
-        raise ModelError(f"{folder} holds a {name}, which does not sample images: give another model.")
+        raise ModelError(f"{files.path} holds a {name}, which does not sample images: give another model.")
     return learner, facts
 
 
-def _examine(folder: Path, within: Path) -> tuple[Learner, dict[str, Any]]:
-    if not folder.is_dir():
-        raise ModelError(_not_a_folder(folder))
-    config_file, weights_file = (_inside(folder, name, within) for name in FILES[:2])
-    config = _read_config(config_file)
-    if not weights_file.exists():
-        pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _PICKLES)
+def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]:
+    """Read a model of any learner, without its weights.
+
+    The learner may not sample images. Everything else is as of `examine`.
+    """
+    files = _opened(source)
+    config = _read_config(files)
+    if not files.has(WEIGHTS):
+        pickles = [name for name in files.names() if Path(name).suffix.lower() in _PICKLES]
         if pickles:
             raise ModelError(
-                f"{folder} holds only pickled weights ({pickles[0]}), which may run code: use safetensors."
+                f"{files.path} holds only pickled weights ({pickles[0]}), which may run code: use "
+                "safetensors."
             )
     try:
         parsed = families.parse_config(config["model"])
@@ -208,29 +222,22 @@ def _examine(folder: Path, within: Path) -> tuple[Learner, dict[str, Any]]:
             learner = families.build_learner(parsed)
     except (ConfigError, RecursionError) as error:
         raise ModelError(
-            f"{config_file} does not describe a model that this version knows: {error}"
+            f"{files.path / CONFIG} does not describe a model that this version knows: {error}"
         ) from error
     learner.drop_training_only()
-    weights.check(weights_file, learner.state_dict())
+    weights.check(files.weights, learner.state_dict())
     return learner, _plain_facts(config.get("trained"))
 
 
-def download(repo_id: str, revision: str | None = None) -> tuple[Family, dict[str, Any]]:
-    """Read the family and the facts of a model on the hub.
-
-    Its files are downloaded into the hub's own cache. Raises ModelError.
-    """
-    snapshot, within = fetch(repo_id, revision)
-    return read(snapshot, within=within)
-
-
-def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
+def fetch(repo_id: str, revision: str | None = None, *, whole: bool = False) -> tuple[Path, Path]:
     """Download a model from the hub into the hub's own cache.
 
+    whole: all of its files, as its signature lists them, and not only those that are used.
     Returns the model folder, and the folder within which its links lead. Raises ModelError.
     """
     try:
-        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, NEIGHBOURS]))
+        wanted = None if whole else [*FILES, NEIGHBOURS]
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
     except _HUB_ERRORS as error:
         raise ModelError(
             f"{repo_id} is not a folder here, and the hub did not return it: {_first_line(error)}"
@@ -262,13 +269,15 @@ def push(save: Callable[[str], Any], repo_id: str, *, private: bool, token: str 
     return str(address)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(files: ModelFiles) -> dict[str, Any]:
+    path = files.path / CONFIG
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
+        content = files.read(CONFIG, _MAX_CONFIG_BYTES + 1)
+        if len(content) > _MAX_CONFIG_BYTES:
             raise ModelError(f"{path} is far larger than a configuration can be: do not use it.")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(_not_a_folder(path.parent)) from error
+        config = json.loads(content.decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelError(_not_a_folder(files.path)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}): get a whole copy.") from error
     if isinstance(config, dict) and config.get("library_name") == "danqing":
@@ -301,9 +310,26 @@ def _plain_facts(trained: Any) -> dict[str, Any]:
             plain["data"]["prepared"] = _plain(prepared)
             if is_range(bounds := prepared.get("range")):
                 plain["data"]["prepared"]["range"] = bounds
+        if consent := read_consent(data.get("consent")).facts():
+            plain["data"]["consent"] = consent
     if isinstance(tokenizer := facts.get("tokenizer"), dict):
         plain["tokenizer"] = _plain(tokenizer) | _networks(tokenizer)
+    if isinstance(domain := facts.get("domain"), dict):  # `Domain.read` checks it
+        plain["domain"] = domain
+    if privacy := _privacy(facts.get("privacy")):
+        plain["privacy"] = privacy
     return plain | _networks(facts)
+
+
+def _privacy(told: Any) -> dict[str, Any]:
+    """The privacy of a model, if it is told in full."""
+    wanted: dict[str, Any] = {"epsilon": int | float, "delta": float, "steps": int, "secret": bool}
+    if not isinstance(told, dict):
+        return {}
+    if told.get("steps"):
+        wanted |= {"noise_multiplier": float, "sample_rate": float, "accountant": str}
+    whole = all(isinstance(told.get(name), kind) for name, kind in wanted.items())
+    return dict(told) if whole else {}
 
 
 def _networks(facts: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -315,16 +341,15 @@ def _networks(facts: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    numbers = {"images": int, "seconds": int | float, "seed": int, "held_out": float, "channels": int}
-    numbers |= {"ema_length": float}
+    numbers: dict[str, Any] = {
+        "images": int,
+        "seconds": int | float,
+        "seed": int,
+        "held_out": float,
+        "channels": int,
+    }
+    numbers |= {"ema_length": float, "temperature": float, "ignore_reservations": bool}
     return {key: value for key, value in facts.items() if isinstance(value, numbers.get(key, str))}
-
-
-def _inside(folder: Path, name: str, within: Path) -> Path:
-    path = folder / name
-    if not path.resolve().is_relative_to(within.resolve()):
-        raise ModelError(f"{path} is a link that leads out of its folder: copy the file itself there.")
-    return path
 
 
 def _not_a_folder(folder: Path) -> str:

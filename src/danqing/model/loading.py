@@ -1,11 +1,14 @@
-"""Loads a model from a folder, a run, the hub or the package."""
+"""Loads a model from a folder, a run, a sealed file, the hub or the package."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from danqing.model import folder as model_folder
+from danqing.model.files import Access, ModelFiles, open_files
 from danqing.model.model import Model
 from danqing.precision import choose_device
+from danqing.trust.settings import MarkSettings
 
 
 class HasModel(Protocol):
@@ -15,19 +18,56 @@ class HasModel(Protocol):
     def model(self) -> Path: ...
 
 
-def load(source: str | Path | HasModel, *, device: str = "cpu", revision: str | None = None) -> Model:
-    """Load a model from a folder, run, hub or the package.
+Signers = str | Path | Sequence[str | Path]
+"""The file of a public key, or several, one of which must have signed a model."""
 
-    source: a model folder, a run folder, a finished or stopped `Run`, a hub repository `owner/name`, or
-        "demo", the model that comes with the package.
+
+def load(
+    source: str | Path | HasModel,
+    *,
+    device: str = "cpu",
+    revision: str | None = None,
+    require: Signers = (),
+    key: str | Path | None = None,
+    passphrase: str | None = None,
+    marks: str | MarkSettings | None = None,
+) -> Model:
+    """Load a model from a folder, run, sealed file or the hub.
+
+    source: a model folder, a run folder, a finished or stopped `Run`, a file of `danqing seal`, a hub
+        repository `owner/name`, or "demo", the model that comes with the package.
     revision: a hub branch, tag or commit.
+    require: public keys, one of which must have signed the model. Changed, missing and extra files are
+        rejected.
+    key, passphrase: what opens a sealed model, which is decrypted in memory only; by default what
+        DANQING_SEAL_KEY and DANQING_SEAL_PASSPHRASE_FILE name.
+    marks: which marks its images get, such as "eu,cn" or "none"; None reads `DANQING_MARKS`. With a
+        watermark, a transformer also marks the codes that it samples, which changes what a seed gives.
     Nothing in the source is executed. Raises ModelError with the reason where it cannot be trusted or read.
     """
+    files = open_source(source, revision, access_of(require, key, passphrase))
+    name = str(source) if model_folder.is_hub_id(str(source)) else files.path.stem
+    model = Model(*model_folder.read(files), name="" if files.folder else name).to(choose_device(device))
+    model.origin = files.folder
+    model.marks = None if marks is None else MarkSettings.of(marks)
+    model.marks_codes = True
+    return model
+
+
+def access_of(require: Signers, key: str | Path | None, passphrase: str | None) -> Access:
+    """Return the arguments of `load` as one value."""
+    signers = [require] if isinstance(require, str | Path) else require
+    return Access(tuple(map(Path, signers)), None if key is None else Path(key), passphrase)
+
+
+def open_source(
+    source: str | Path | HasModel, revision: str | None = None, access: Access | None = None
+) -> ModelFiles:
+    """Open the files of what `load` takes; raises ModelError and TrustError."""
+    access = access or Access()
     if not isinstance(source, str | Path):
         source = source.model
     if model_folder.is_hub_id(str(source)):
-        return Model(*model_folder.download(str(source), revision)).to(choose_device(device))
-    folder = model_folder.find(Path(source))
-    model = Model(*model_folder.read(folder)).to(choose_device(device))
-    model.origin = folder.resolve()
-    return model
+        folder, within = model_folder.fetch(str(source), revision, whole=bool(access.require))
+        return open_files(folder, within=within, access=access)
+    return open_files(model_folder.find(Path(source)), access=access)

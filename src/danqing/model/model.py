@@ -19,18 +19,21 @@ from danqing.families.abilities import (
     Translates,
     Varies,
 )
-from danqing.families.base import Condition, Family
-from danqing.images import Images, SizeRange
+from danqing.families.base import Condition, Family, FamilyConfig
+from danqing.images import Images
 from danqing.model import conditions, verb_options
 from danqing.model import folder as model_folder
 from danqing.model.analysis import Analysis
-from danqing.model.attributes import Attributes
 from danqing.model.card import describe
 from danqing.model.chunks import OnPainting, pixels_of, sample_in_chunks
-from danqing.model.conditions import Label, Prompt, count_images, drawn_condition, given_condition
+from danqing.model.conditions import drawn_condition, given_condition
+from danqing.model.domain import Domain, warn_outside
 from danqing.model.verb_options import STRENGTH
 from danqing.nets.layers import crop
 from danqing.options import Verb
+from danqing.requested import Label, Prompt, count_images, image_seeds
+from danqing.requested_attributes import Attributes
+from danqing.sizes import SizeRange, as_size
 
 
 class Model(Analysis):
@@ -38,17 +41,30 @@ class Model(Analysis):
 
     facts: what is known of its training (images seen, data, licence), as in `config.json`. Where
     `other_sizes` is "refused", a service returns its images in their own size only.
+    name: as its images declare it; "" means the name of its folder or family.
     """
 
-    def __init__(self, family: Family, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, family: Family, facts: Mapping[str, Any] | None = None, *, name: str = "") -> None:
         self.family = family.eval().requires_grad_(False)
-        self.facts = dict(facts or {})
+        self.facts, self.name = dict(facts or {}), name
         self.origin: Path | None = None
         """The folder that it was read from, whose scores are valid while the weights are the same."""
+        self.domain = Domain.read(self.facts)
+        """What its training images are like, or the source images that it reads; None if it does not know."""
 
     def __repr__(self) -> str:
         c = self.family.config
         return f"Model({c.family}, {c.width}x{c.height}x{c.channels}, {len(self.labels)} labels)"
+
+    @property
+    def config(self) -> FamilyConfig:
+        """Return the settings of its family."""
+        return self.family.config
+
+    @property
+    def chunk(self) -> int:
+        """Return how many images are computed at once."""
+        return self.family.chunk
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -88,7 +104,7 @@ class Model(Analysis):
         if (seamless := options.get("seamless", "none")) != "none":
             rules.check(seamless=seamless)
             self._check_seamless(size)
-        verb_options.check(options, self.options_of(verb))
+        rules.check_given(options, self.options_of(verb))
 
     @property
     def sizes(self) -> SizeRange:
@@ -100,15 +116,9 @@ class Model(Analysis):
     def check_size(self, size: Sequence[int]) -> None:
         """Raise ConfigError for a (width, height) that the model does not sample."""
         sizes = self.sizes
-        if isinstance(size, str) or len(size) != 2 or not all(isinstance(side, int) for side in size):
-            raise ConfigError(f"A size is a width and a height, such as (64, 48), and not {size!r}.", "size")
-        if sizes.fits((size[0], size[1])):
-            return
-        if not sizes.multiple:
+        if not sizes.multiple and not sizes.fits(as_size(size)):
             raise self._cannot(f"sample another size than its own, {sizes.in_words()}", SamplesSizes)
-        raise ConfigError(
-            f"This model does not sample {size[0]}x{size[1]}: choose {sizes.in_words()}.", "size"
-        )
+        sizes.check(size)
 
     def _check_seamless(self, size: Sequence[int] | None) -> None:
         """Raise ConfigError if images of a (width, height) cannot be seamless; None is the model's own."""
@@ -158,7 +168,7 @@ class Model(Analysis):
         n = count_images(label, prompt, seeds, attributes) if n is None else n
         if n < 1:
             raise ConfigError("Request at least one image.")
-        chosen = conditions.image_seeds(n, seed, seeds)
+        chosen = image_seeds(n, seed, seeds)
         condition = drawn_condition(self.family.config, chosen, label, prompt, negative_prompt, attributes)
 
         own: dict[str, Any] = {}
@@ -192,11 +202,12 @@ class Model(Analysis):
         mask: bool `[h, w]` for all images, or `[n, h, w]`; true where to sample.
         label, prompt, attributes: what each image shows; without a prompt or an attribute, whatever suits it.
         Other arguments are those of `sample`. Raises ConfigError where the family cannot, or as `sample`.
+        Warns of images that are unlike the training images, as `vary` and `translate` do.
         """
         family, pixels, count = self.family, self._pixels(images), len(images)
         if not isinstance(family, Fills):
             raise self._cannot("fill a part of an image", Fills)
-        chosen = conditions.image_seeds(count, seed, seeds)
+        chosen = image_seeds(count, seed, seeds)
         shape = images.array.shape[:3]
         if mask.dtype != np.bool_ or mask.shape not in (shape, shape[1:]):
             raise ConfigError(
@@ -205,12 +216,14 @@ class Model(Analysis):
             )
         condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
         covered = torch.from_numpy(np.broadcast_to(mask, shape).astype(np.float32))[:, None]
+        warn_outside(self.domain, pixels(list(range(count))), covered)
 
         def fill(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.fill(pixels(rows), covered[rows].to(self.device), wanted, **given)
 
         filled = self._sample("fill", fill, condition, chosen, options, on_step)
-        return Images(np.where(np.broadcast_to(mask, shape)[..., None], filled.array, images.array))
+        where = np.broadcast_to(mask, shape)
+        return Images(np.where(where[..., None], filled.array, images.array), filled.marks, where)
 
     def vary(
         self,
@@ -236,8 +249,10 @@ class Model(Analysis):
         if not isinstance(family, Varies):
             raise self._cannot("vary an image", Varies)
         rules.check(strength=strength)
-        chosen = conditions.image_seeds(count, seed, seeds)
+        chosen = image_seeds(count, seed, seeds)
         condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
+
+        warn_outside(self.domain, pixels(list(range(count))))
 
         def vary(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.vary(pixels(rows), wanted, strength=strength, **given)
@@ -267,7 +282,7 @@ class Model(Analysis):
         """
         family, count = self.family, len(images)
         self.check_translates(source_label)
-        chosen = conditions.image_seeds(count, seed, seeds)
+        chosen = image_seeds(count, seed, seeds)
         condition = given_condition(family.config, count, label, prompt, negative_prompt, attributes)
         if source_label is not None:
             source = given_condition(family.config, count, source_label, prompt, attributes=attributes)
@@ -275,6 +290,7 @@ class Model(Analysis):
         assert isinstance(family, Translates)
         pixels = pixels_of(images, family.config, self.device, of_source=True)
         own = family.config.height, family.config.width
+        warn_outside(self.domain, pixels(list(range(count))))
 
         def translate(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return crop(family.translate(pixels(rows), wanted, **given), own)
@@ -293,6 +309,7 @@ class Model(Analysis):
         """Turn images that show one thing into images that show another."""
         family, pixels = self.family, self._pixels(images)
         assert isinstance(family, Relabels)
+        warn_outside(self.domain, pixels(list(range(len(images)))))
 
         def relabel(rows: list[int], wanted: Condition, **given: Any) -> Tensor:
             return family.relabel(pixels(rows), source[rows].to(self.device), wanted, **given)
@@ -358,7 +375,7 @@ class Model(Analysis):
         """
         grid = samples
         if grid is None and not isinstance(self.family, Translates):
-            grid = self.sample(64)
+            grid = Images(self.sample(64).array, self.marking("sample", overview=True))
         return model_folder.write(
             Path(folder), self.family, self.facts, self.info(), grid, origin=self.origin, half=half
         )
@@ -384,4 +401,9 @@ class Model(Analysis):
     ) -> Images:
         """Sample an image for each row of a condition and its seed, as `sample_in_chunks` says."""
         self.check_options(options, verb)
-        return sample_in_chunks(self.family, draw, self._rows_of(condition), seeds, options, on_step)
+        prompts = "\n".join(dict.fromkeys(condition.text or ()))
+        marks = self.marking(verb, prompts)
+        given = dict(options)
+        if (mark := self.codes_mark()) is not None:
+            given["mark"] = mark
+        return sample_in_chunks(self.family, draw, self._rows_of(condition), seeds, given, on_step, marks)

@@ -67,10 +67,25 @@ def grid_rotations(row: Tensor, column: Tensor, head_width: int) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
+def as_rotations(pairs: Tensor) -> Tensor:
+    """Return rotations as complex numbers.
+
+    pairs: real `[..., d / 2, 2]`, as `grid_rotations` returns them. They stay real while a graph is exported,
+    which has no complex numbers.
+    """
+    return pairs if torch.compiler.is_exporting() else torch.view_as_complex(pairs)
+
+
+def scaled(rotations: Tensor, gains: Tensor) -> Tensor:
+    """Return rotations, as of `as_rotations`, multiplied by real numbers."""
+    return rotations * (gains if rotations.is_complex() else gains[..., None])
+
+
 def rotate_unit(x: Tensor, rotations: Tensor) -> Tensor:
     """Scale vectors `[n, t, heads, d]` to length 1 and rotate them.
 
-    rotations: complex `[t, heads, d / 2]`, by which pairs of neighbouring numbers are multiplied.
+    rotations: `[t, heads, d / 2]`, by which pairs of neighbouring numbers are multiplied, as `as_rotations`
+        returns them.
     Returns `[n, heads, t, d]`.
     """
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -82,8 +97,14 @@ def rotate(x: Tensor, rotations: Tensor) -> Tensor:
     """Turn float32 vectors `[n, t, heads, d]` by rotations.
 
     Returns `[n, heads, t, d]`.
-    rotations: complex `[t, heads, d / 2]`, by which pairs of neighbouring numbers are multiplied.
+    rotations: `[t, heads, d / 2]`, by which pairs of neighbouring numbers are multiplied, as `as_rotations`
+        returns them.
     """
+    if not rotations.is_complex():
+        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+        cosines, sines = rotations.unbind(-1)
+        turned = torch.stack([first * cosines - second * sines, first * sines + second * cosines], -1)
+        return turned.flatten(-2).transpose(1, 2)
     pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))  # [n, t, heads, d / 2]
     rotated = torch.view_as_real(pairs * rotations).flatten(-2)  # [n, t, heads, d]
     return rotated.transpose(1, 2)

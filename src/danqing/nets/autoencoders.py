@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from danqing.data.attributes import Attribute
 from danqing.data.batch import Condition
 from danqing.nets.attributes import AttributeEmbedding
-from danqing.nets.layers import ToMap, crop, halvings, pad_to_even
+from danqing.nets.layers import ToMap, channels_last, crop, halvings, pad_to_even
 from danqing.nets.recomputing import Recomputes
 from danqing.nets.wrapping import Wrappable
 
@@ -67,7 +67,8 @@ class AutoencoderShape:
 class ConditionBias(nn.Module):
     """Adds learned vectors of label and attributes to `[n, features, ...]`.
 
-    Without labels and attributes it changes and stores nothing.
+    -1, an unknown label, has the mean of the vectors of all labels. Without labels and attributes it changes
+    and stores nothing.
     """
 
     def __init__(self, labels: int, attributes: tuple[Attribute, ...], features: int) -> None:
@@ -77,8 +78,9 @@ class ConditionBias(nn.Module):
 
     def forward(self, x: Tensor, condition: Condition | None) -> Tensor:
         if self.vectors is not None and condition is not None and condition.label is not None:
-            x = _plus(x, F.embedding(condition.label, self.vectors))
-        return x if self.attributes is None else _plus(x, self.attributes.of(condition, len(x)))
+            table = torch.cat([self.vectors, self.vectors.mean(0, keepdim=True)])
+            x = _plus(x, F.embedding(condition.label % len(table), table))
+        return x if self.attributes is None else _plus(x, self.attributes.of(condition, x.shape[0]))
 
 
 def _plus(x: Tensor, bias: Tensor) -> Tensor:
@@ -115,9 +117,12 @@ class MLPEncoder(nn.Module):
         self.blocks = nn.Sequential(*(_linear_block(hidden) for _ in range(max(1, shape.blocks))))
         self.last = nn.Linear(hidden, 2 * shape.latents)
 
+    def features(self, images: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return what the last layer reads, vectors `[n, hidden]`."""
+        return activate(self.blocks(self.label(self.first(images.flatten(1)), condition)))
+
     def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
-        h = self.label(self.first(images.flatten(1)), condition)
-        out: Tensor = self.last(activate(self.blocks(h)))
+        out: Tensor = self.last(self.features(images, condition))
         return out
 
 
@@ -165,7 +170,7 @@ class HybridDecoder(Wrappable):
         return self.narrow
 
     def forward(self, latents: Tensor, condition: Condition | None) -> Tensor:
-        draft = self.dense(latents, condition).contiguous(memory_format=torch.channels_last)
+        draft = channels_last(self.dense(latents, condition))
         finish = self.narrow(activate(self.blocks(self.widen(draft))))
         return crop(F.pixel_shuffle(draft + finish, 2), self.size)
 
@@ -190,11 +195,15 @@ class ConvEncoder(nn.Module):
         )
         self.last = nn.Linear(widths[-1] * math.prod(coarsest), 2 * shape.latents)
 
-    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+    def features(self, images: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return what the last layer reads, a map `[n, channels, rows, columns]`."""
         h = self.first(self.label(self.stem(pad_to_even(images)), condition))
         for stage in self.stages:
             h = stage(activate(h))
-        out: Tensor = self.last(activate(h).flatten(1))
+        return activate(h)
+
+    def forward(self, images: Tensor, condition: Condition | None) -> Tensor:
+        out: Tensor = self.last(self.features(images, condition).flatten(1))
         return out
 
 

@@ -75,11 +75,15 @@ class GridEncoder(nn.Module):
         self.blocks = nn.Sequential(*(convolution_block(widths[-1]) for _ in range(shape.blocks)))
         self.last = nn.Conv2d(widths[-1], shape.latents, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the last layer reads, a map `[n, channels, rows, columns]`."""
         h = self.stem(F.pad(images, self.padding, mode="replicate") if any(self.padding) else images)
         for stage in self.stages:
             h = stage(activate(h))
-        latents: Tensor = self.last(activate(self.blocks(h)))
+        return activate(self.blocks(h))
+
+    def forward(self, images: Tensor) -> Tensor:
+        latents: Tensor = self.last(self.features(images))
         return latents
 
 

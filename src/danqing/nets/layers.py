@@ -35,6 +35,14 @@ def pad_to_even(x: Tensor) -> Tensor:
     return F.pad(x, (0, odd_width, 0, odd_height), mode="replicate") if odd_height or odd_width else x
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """Return images with the channels of each pixel side by side.
+
+    Unlike `contiguous(memory_format=...)`, this works within `torch.func.vmap`.
+    """
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Crop `[n, c, h, w]` to its upper left (height, width)."""
     return x[..., : size[0], : size[1]]
@@ -106,7 +114,7 @@ class JoinCondition(nn.Module):
         if self.embedding is not None:
             parts.append(self.embedding(_label(condition)))
         if self.attributes is not None:
-            parts.append(self.attributes.of(condition, len(x)))
+            parts.append(self.attributes.of(condition, x.shape[0]))
         return torch.cat(parts, dim=1) if len(parts) > 1 else x
 
 

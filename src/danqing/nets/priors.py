@@ -40,11 +40,11 @@ class NormalPrior(nn.Module):
 
         Each has the shape of `latents`, `[n, d]`.
         """
-        statistics = latents.new_zeros(len(latents), 2 * latents.shape[1])
+        statistics = latents.new_zeros(latents.shape[0], 2 * latents.shape[1])
         if self.statistics_of_label is not None and condition is not None and condition.label is not None:
             statistics = F.embedding(condition.label, self.statistics_of_label)
         if self.attributes is not None:
-            statistics = statistics + self.attributes.of(condition, len(latents)).to(statistics.dtype)
+            statistics = statistics + self.attributes.of(condition, latents.shape[0]).to(statistics.dtype)
         mean, log_scale = statistics.chunk(2, dim=1)
         return mean, log_scale
 

@@ -6,12 +6,14 @@ An estimator passes gradients through the rounding. Maps are `[n, d, h, w]`; all
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from danqing.nets.gathering import Gathers, Grain
 
 Gradient = Literal["straight_through", "rotation"]
 IN_USE = 0.01
@@ -37,12 +39,12 @@ class Quantized(NamedTuple):
     logged: dict[str, Tensor]
 
 
-class Quantizer(nn.Module):
+class Quantizer(Gathers):
     """What all quantizers share: how often each code was written lately.
 
     width: d of the maps.
     vocabulary, depth: there are `depth` codes at each place, each below `vocabulary`.
-    frequencies: `[depth, vocabulary]`, a moving average of shares, equal on all ranks.
+    frequencies: `[depth, vocabulary]`, a moving average of shares.
     """
 
     frequencies: Tensor
@@ -61,9 +63,15 @@ class Quantizer(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             vectors = latents.float().permute(0, 2, 3, 1).reshape(-1, self.width)
             learning = rng if self.training else None
+            if self.grain is not None and learning is not None:
+                self.seen = []
             quantized, codes, loss = self._quantize(vectors, learning)
-            if learning is not None:
-                self._count(codes)
+            if learning is not None and not self.starting:
+                shares = self._shares_of_codes(codes)
+                if self.grain is None:
+                    self._count(shares)
+                else:
+                    self._keep(shares)
         found = quantized.reshape(n, height, width, self.width).permute(0, 3, 1, 2)
         return Quantized(found, codes.reshape(n, height, width, self.depth), loss, self.usage())
 
@@ -98,11 +106,27 @@ class Quantizer(nn.Module):
         """Codes `[..., depth]` to vectors `[..., width]`."""
         raise NotImplementedError
 
+    def settle(self, seen: Sequence[Tensor], grains: int) -> None:
+        """Learn from a batch.
+
+        seen: its last tensor holds how often each code was written, as shares.
+        """
+        self._count(seen[-1])
+
+    def _keep(self, *tensors: Tensor) -> None:
+        """Add to what the grain has seen."""
+        assert self.seen is not None
+        self.seen += tensors
+
     @torch.no_grad()
-    def _count(self, codes: Tensor) -> None:
+    def _shares_of_codes(self, codes: Tensor) -> Tensor:
+        """How often each code was written, as a share of its depth, `[depth, vocabulary]`."""
         counts = torch.stack([torch.bincount(c, minlength=self.vocabulary) for c in codes.T]).float()
-        counts = _summed(counts)
-        self.frequencies.lerp_(counts / counts.sum(1, keepdim=True), 1 - self.decay)
+        return counts / counts.sum(1, keepdim=True)
+
+    @torch.no_grad()
+    def _count(self, shares: Tensor) -> None:
+        self.frequencies.lerp_(shares, 1 - self.decay)
 
 
 class Codebook(Quantizer):
@@ -111,7 +135,8 @@ class Codebook(Quantizer):
     The learned vectors, `vocabulary` codes, are averages of those that chose them. With a `depth` of more,
     each further codebook quantizes what those before it left over, and their sum is the quantized vector (Lee
     et al. 2022, section 3.1). A codebook starts as the k-means of the first batch; later, a code that hardly
-    any vector chooses is moved onto one of the batch's vectors.
+    any vector chooses is moved onto one of the batch's vectors. In a batch that is computed in grains, it
+    starts as the k-means of the first grain, and each grain offers vectors to a share of the codes.
 
     normalised: vectors and codes lie on the unit sphere (Yu et al. 2022, section 3.2).
     commitment: the weight of the loss E (z - q)², the mean over the partial sums q (Lee et al. 2022, equation
@@ -155,19 +180,37 @@ class Codebook(Quantizer):
         rest, total = vectors.detach(), torch.zeros_like(vectors)
         loss, chosen = vectors.new_zeros(()), []
         for stage in range(self.depth):
-            if rng is not None and self.steps == 0:
+            if rng is not None and self.grain is None and self.steps == 0:
                 self._start(stage, rest, rng)
             indices = self.nearest(rest, stage)
             quantized = self._table(stage)[indices]
-            if rng is not None:
+            if rng is not None and self.grain is not None:
+                self._keep(*self._shares(rest, indices), self._offered(rest, rng, self.grain))
+            elif rng is not None and not self.starting:
                 self._learn(stage, rest, indices, rng)
             total, rest = total + quantized, rest - quantized
             loss = loss + F.mse_loss(vectors, total)
             chosen.append(indices)
-        if rng is not None:
+        if rng is not None and self.grain is None and not self.starting:
             self.steps += 1
         loss = self.commitment * loss / self.depth
         return estimated(vectors, total, self.gradient), torch.stack(chosen, dim=1), loss
+
+    @property
+    def has_started(self) -> bool:
+        return bool(self.steps > 0)
+
+    @torch.no_grad()
+    def settle(self, seen: Sequence[Tensor], grains: int) -> None:
+        """Move the codes as after a batch.
+
+        seen: for each stage, what `_shares` and `_offered` return; then as of `Quantizer`.
+        """
+        for stage in range(self.depth):
+            shares, sums, offered = seen[3 * stage : 3 * stage + 3]
+            self._move(stage, shares, sums, lambda vectors=offered: vectors)  # type: ignore[misc]
+        self.steps += 1
+        super().settle(seen, grains)
 
     def _vectors(self, codes: Tensor) -> Tensor:
         return torch.stack([self._table(stage)[codes[..., stage]] for stage in range(self.depth)]).sum(0)
@@ -192,22 +235,29 @@ class Codebook(Quantizer):
 
     @torch.no_grad()
     def _learn(self, stage: int, vectors: Tensor, indices: Tensor, rng: torch.Generator) -> None:
-        """Move the codes towards the averages of those that chose them, and the dead to new places."""
+        """Learn from vectors `[m, width]` and the codes `[m]` that they chose."""
+        self._move(stage, *self._shares(vectors, indices), lambda: self._drawn(vectors, rng))
+
+    def _move(self, stage: int, shares: Tensor, sums: Tensor, draw: Callable[[], Tensor]) -> None:
+        """Move the codes towards the averages of those that chose them, and the dead to new places.
+
+        shares, sums: as `_shares` returns them.
+        draw: returns a vector for each code, `[vocabulary, width]`.
+        """
         codes, weights, all_sums = self.codes[stage], self.weights[stage], self.sums[stage]
-        shares, sums = self._shares(vectors, indices)
         # The averages are short at first, while the encoder moves fast.
         rate = (9 / (10 + self.steps)).clamp_min(1 - self.decay)
         weights.lerp_(shares, rate)
         all_sums.lerp_(sums, rate)
         dead = weights < DEAD / self.vocabulary
-        if dead.any():  # on all ranks or on none: they have counted the same
+        if dead.any():
             weights[dead] = 1 / self.vocabulary
-            all_sums[dead] = self._drawn(vectors, rng)[dead] / self.vocabulary
+            all_sums[dead] = draw()[dead] / self.vocabulary
         codes.copy_(self._placed(all_sums / weights[:, None]))
 
     def _shares(self, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The share of all ranks' vectors that chose each code `[k]`, and the sum of these divided by the
-        count of all `[k, width]`.
+        """The share of the vectors that chose each code `[k]`, and the sum of these divided by the count of
+        all `[k, width]`.
         """
         counts = torch.bincount(indices, minlength=self.vocabulary).float()
         if vectors.device.type == "cpu":
@@ -215,17 +265,20 @@ class Codebook(Quantizer):
         else:  # where an index_add adds up in another order each time
             chosen = vectors.new_zeros(len(vectors), self.vocabulary).scatter_(1, indices[:, None], 1)
             sums = chosen.T @ vectors
-        both = _summed(torch.cat([counts[:, None], sums], dim=1))
+        both = torch.cat([counts[:, None], sums], dim=1)
         both /= both[:, 0].sum()
         return both[:, 0], both[:, 1:]
 
     def _drawn(self, vectors: Tensor, rng: torch.Generator) -> Tensor:
-        """As many of the first rank's vectors as there are codes, drawn at random."""
+        """As many of the vectors as there are codes, drawn at random."""
         order = torch.randperm(len(vectors), generator=rng, device=vectors.device)
-        drawn = vectors[order[torch.arange(self.vocabulary, device=vectors.device) % len(vectors)]]
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.broadcast(drawn, src=0)
-        return drawn
+        return vectors[order[torch.arange(self.vocabulary, device=vectors.device) % len(vectors)]]
+
+    @torch.no_grad()
+    def _offered(self, vectors: Tensor, rng: torch.Generator, grain: Grain) -> Tensor:
+        """Vectors for the codes of a grain, and zeros for those of others, so that the mean has them all."""
+        own = torch.arange(self.vocabulary, device=vectors.device) % grain.grains == grain.number
+        return self._drawn(vectors, rng) * (grain.grains * own)[:, None]
 
 
 class FiniteScalar(Quantizer):
@@ -311,7 +364,7 @@ class Binary(Quantizer):
             joint = group[:, 0]
             for bit in group.unbind(1)[1:]:  # [m, 2], [m, 4], ... [m, 256]
                 joint = (joint[:, :, None] * bit[:, None, :]).flatten(1)
-            average = average + torch.special.entr(_averaged(joint.mean(0))).sum()
+            average = average + torch.special.entr(joint.mean(0)).sum()
         entropies: Tensor = own - average
         return entropies
 
@@ -339,22 +392,3 @@ def estimated(vectors: Tensor, quantized: Tensor, gradient: Gradient) -> Tensor:
     turned = turned + 2 * end * (start * vectors).sum(1, keepdim=True)
     rotated: Tensor = stretch * turned
     return rotated
-
-
-def _summed(values: Tensor) -> Tensor:
-    """The sum over all ranks, in place."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(values)
-    return values
-
-
-def _averaged(values: Tensor) -> Tensor:
-    """The mean over all ranks.
-
-    Its gradient is that of the own share as if it were the whole: ranks average their gradients afterwards.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return values
-    mean = _summed(values.detach().clone()) / distributed.get_world_size()
-    shifted: Tensor = values + (mean - values.detach())
-    return shifted

@@ -71,6 +71,15 @@ needs no network.</footer>
 """
 
 
+def part(name: str) -> str:
+    """Return what several kinds of pages share.
+
+    name: `studio.css`, the style of pages that generate images, or `mountains.svg`, the picture in an empty
+        one.
+    """
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
 def tiles(rows: Iterable[tuple[str, str]]) -> str:
     """Return a few large numbers with their names."""
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in rows)
@@ -110,10 +119,15 @@ def embed(path: Path) -> str:
             kind = "png"
             if len(content) > _LARGEST_PNG:
                 packed = io.BytesIO()
-                picture.save(packed, "WEBP", quality=90, method=2)
+                picture.save(packed, "WEBP", quality=90, method=2, xmp=picture.info.get("xmp", b""))
                 content, kind = packed.getvalue(), "webp"
     except (OSError, ValueError, SyntaxError):
         return ""
+    return data_url(content, kind)
+
+
+def data_url(content: bytes, kind: str = "png") -> str:
+    """Return an encoded image as a data URL; kind: png or webp."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -19,13 +19,18 @@ from danqing.service.pages import docs_page, start_page
 from danqing.service.parts import Service
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.hosted import HostedPictures
+from danqing.service.requests.moderation import Moderator
 from danqing.service.requests.planner import Planner
-from danqing.service.routes import images, jobs, models, operations
+from danqing.service.routes import images, jobs, models, operations, provenance, recognition
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
+from danqing.trust.marking import prepare
 from danqing.version import __version__
 
-_DESCRIPTION = "Paints with the models of this service. Any client of the OpenAI images API can call it."
+_DESCRIPTION = (
+    "Generates and recognizes pictures with the models of this service. Any client of the OpenAI API for "
+    "images and embeddings can call it."
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -53,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(SlowReaderLimit)  # inside the gate, which counts an answer until it is read
     app.add_middleware(tracing.Traces)  # outermost: what the gate rejects is traced as well
-    for module in (images, models, jobs, operations, start_page, docs_page):
+    for module in (images, recognition, provenance, models, jobs, operations, start_page, docs_page):
         app.include_router(module.router)
     return app
 
@@ -62,9 +67,10 @@ def create_app(settings: Settings) -> FastAPI:
 async def running(settings: Settings) -> AsyncIterator[Service]:
     """Start the parts of a service, and stop them in reverse order.
 
-    Raises ConfigError if it would listen on a public address without keys.
+    Raises ConfigError for a public address without keys, and for filters that cannot be used.
     """
     settings.data.mkdir(0o700, parents=True, exist_ok=True)
+    prepare(settings.mark_settings)
     service = _parts(settings)
     async with contextlib.AsyncExitStack() as started:
         started.push_async_callback(service.database.stop)
@@ -77,6 +83,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         await service.hosted.start()
         started.push_async_callback(service.scheduler.stop, settings.drain)
         await service.scheduler.start()
+        if service.moderator is not None:
+            service.moderator.check_classifiers()
         started.push_async_callback(service.jobs.stop)
         await service.jobs.start()
         operations.register_gauges(service)
@@ -86,7 +94,10 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
 def _parts(settings: Settings) -> Service:
     metrics, database, encode_pool = Metrics(), Database(settings.database_url), EncodePool()
     scheduler, keys, draining = Scheduler(settings, metrics), Keys(database), asyncio.Event()
-    planner = Planner(settings, scheduler.offers, encode_pool)
+    moderator = None
+    if settings.filters:
+        moderator = Moderator(settings, scheduler, encode_pool, metrics, keys.audit)
+    planner = Planner(settings, scheduler.offers, encode_pool, moderator)
     return Service(
         settings=settings,
         scheduler=scheduler,
@@ -103,7 +114,8 @@ def _parts(settings: Settings) -> Service:
             draining=draining,
         ),
         encode_pool=encode_pool,
-        hosted=HostedPictures(settings.data / "pictures"),
+        hosted=HostedPictures(settings.data / "pictures", database),
         planner=planner,
+        moderator=moderator,
         draining=draining,
     )

@@ -11,6 +11,7 @@ from danqing.service.jobs.manager import JobManager
 from danqing.service.observability.metrics import Metrics
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.hosted import HostedPictures
+from danqing.service.requests.moderation import Moderator
 from danqing.service.requests.planner import Planner
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
@@ -20,6 +21,7 @@ from danqing.service.storage.database import Database
 class Service:
     """The parts of a running service; each one owns its state.
 
+    moderator: None without filters.
     draining: set once the service stops, to end work that never ends by itself, such as a stream of events.
     """
 
@@ -32,6 +34,7 @@ class Service:
     encode_pool: EncodePool
     hosted: HostedPictures
     planner: Planner
+    moderator: Moderator | None
     draining: asyncio.Event
 
 

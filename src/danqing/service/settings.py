@@ -3,13 +3,20 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from danqing.errors import ConfigError, explain
+from danqing.trust.filter_settings import FilterSettings
+from danqing.trust.settings import MarkSettings
 
 MEGABYTE = 1024**2
+CLASSIFIER = "filter:"
+"""How the names of the classifiers of filters begin in the worker, where no client can name them."""
+
+
+_Numbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -21,6 +28,7 @@ class Limits(_Section):
 
     body_bytes, file_bytes: of a body, and of one file in it.
     fields, images: of a form.
+    inputs: pictures and texts of one request to recognize them.
     pixels, side: of a picture that is uploaded or requested.
     prompt: characters.
     depth: nesting of JSON.
@@ -37,6 +45,7 @@ class Limits(_Section):
     file_bytes: int = Field(50 * MEGABYTE, ge=1024)
     fields: int = Field(64, ge=1)
     images: int = Field(16, ge=1)
+    inputs: int = Field(256, ge=1)
     pixels: int = Field(16_777_216, ge=16)
     side: int = Field(8192, ge=4)
     prompt: int = Field(32_000, ge=1)
@@ -61,15 +70,20 @@ class Limits(_Section):
 class EngineSettings(_Section):
     """How pictures are computed.
 
-    threads: of the worker, 0 for all cores.
+    workers: processes that compute; "auto" for one per GPU or, without a GPU, per NUMA node; None for as many
+        as there are devices, or 1.
+    devices: one for each worker, such as "cuda:1" or "cpu:0-3" (numbers of processors), instead of `device`.
+    threads: of each worker, 0 for all cores, or its share of them.
     window: seconds that an idle worker waits for more orders.
     batch: pictures at once.
     queue: pictures that may be queued, not counting those of jobs.
     queue_seconds: the maximum time for all of these together.
-    memory: bytes that loaded models may take, 0 for what the machine can spare.
+    memory: bytes that the loaded models of each worker may take, 0 for what the machine can spare.
     """
 
     device: str = "auto"
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    devices: tuple[Annotated[str, Field(pattern=r"^(cpu|cuda|mps)(:.+)?$")], ...] = ()
     threads: int = Field(0, ge=0)
     window: float = Field(0.002, ge=0, le=0.05)
     batch: int = Field(64, ge=1)
@@ -114,8 +128,14 @@ class JobSettings(_Section):
 class Settings(_Section):
     """The settings of a service.
 
-    models: paths or hub ids, by the names that clients use.
+    models: paths or hub ids, by the names that clients use; or tables with `path` and `workers`.
+    model_workers: which or how many workers hold a model, by its name, from the tables of `models`; all
+        workers hold any other model.
     aliases: additional names of models, such as "dall-e-2".
+    require_signature: files of public keys, one of which must have signed each model; empty for no
+        requirement.
+    marks: which marks pictures get, such as "eu,cn" or "none"; None reads `DANQING_MARKS`. See docs/trust.md.
+    filters: the file with the settings of the filters of prompts and pictures; by default there are none.
     data: the folder of its database and pictures.
     database: an SQLAlchemy URL; "" for a file in `data`.
     hosts: names allowed in the `Host` header in addition to those of the loopback, while there are no keys.
@@ -125,7 +145,11 @@ class Settings(_Section):
     """
 
     models: dict[str, str] = Field(min_length=1)
+    model_workers: dict[str, Annotated[int, Field(ge=1)] | _Numbers] = {}
     aliases: dict[str, str] = {}
+    require_signature: tuple[Path, ...] = ()
+    marks: str | None = None
+    filters: FilterSettings = FilterSettings()
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     data: Path = Path("danqing-service")
@@ -139,12 +163,82 @@ class Settings(_Section):
     outbound: Outbound = Outbound()
     jobs: JobSettings = JobSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _models_may_name_their_workers(cls, values: Any) -> Any:
+        """Move the workers of models that are given as tables to `model_workers`."""
+        if not isinstance(values, dict):
+            return values
+        models, given = values.get("models"), values.get("model_workers", {})
+        if not isinstance(models, dict) or not isinstance(given, dict):
+            return values
+        tables = {name: one for name, one in models.items() if isinstance(one, dict)}
+        for name, table in tables.items():
+            if not {"path"} <= table.keys() <= {"path", "workers"}:
+                raise ValueError(f"the table of the model {name} must have a path, and may have workers")
+        paths = {name: table["path"] for name, table in tables.items()}
+        workers = {name: table["workers"] for name, table in tables.items() if "workers" in table}
+        return {**values, "models": {**models, **paths}, "model_workers": {**given, **workers}}
+
+    @model_validator(mode="after")
+    def _workers_hold_known_models(self) -> Self:
+        if unknown := sorted(self.model_workers.keys() - self.models.keys()):
+            raise ValueError(f"{unknown[0]} has workers, but is not a model of this service")
+        return self
+
     @model_validator(mode="after")
     def _aliases_lead_somewhere(self) -> Self:
         for alias, name in self.aliases.items():
             if name not in self.models:
                 raise ValueError(f"the alias {alias} refers to {name}, which is not a model of this service")
         return self
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _filters_are_in_a_file(cls, value: Any) -> FilterSettings:
+        if isinstance(value, FilterSettings):
+            return value
+        if not isinstance(value, str | Path):
+            raise ValueError('give the path of a file with their settings, such as "filters.toml"')
+        try:
+            return FilterSettings.read(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        for name in (*self.models, *self.aliases):
+            if name.startswith(CLASSIFIER):
+                raise ValueError(
+                    f"the name {name} begins with {CLASSIFIER}, as those of filters do: change it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _marks_are_known(self) -> Self:
+        try:
+            settings = MarkSettings.of(self.marks)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if settings.credentials == "sidecar":
+            raise ValueError("an answer has no place for credentials=sidecar: write embedded or off")
+        return self
+
+    @property
+    def classifiers(self) -> dict[str, str]:
+        """Return the folders of trained classifiers by their names in the worker."""
+        every = enumerate(self.filters.images)
+        return {f"{CLASSIFIER}{number}": each.network for number, each in every if each.is_trained}
+
+    @property
+    def all_models(self) -> dict[str, str]:
+        """Return what the worker opens: models, then classifiers of filters."""
+        return {**self.models, **self.classifiers}
+
+    @property
+    def mark_settings(self) -> MarkSettings:
+        """Return which marks pictures get."""
+        return MarkSettings.of(self.marks)
 
     @property
     def database_url(self) -> str:
@@ -166,6 +260,10 @@ def read(path: Path) -> dict[str, Any]:
     folder = path.parent
     if isinstance(models := values.get("models"), dict):
         values["models"] = {name: _from(folder, model) for name, model in models.items()}
+    if isinstance(signers := values.get("require_signature"), list):
+        values["require_signature"] = [folder / key if isinstance(key, str) else key for key in signers]
+    if isinstance(filters := values.get("filters"), str):
+        values["filters"] = folder / filters
     if isinstance(data := values.get("data"), str):
         values["data"] = folder / data
     return values
@@ -184,5 +282,7 @@ def checked(values: Mapping[str, Any]) -> Settings:
 
 def _from(folder: Path, model: Any) -> Any:
     """Resolve a model's path relative to `folder`; a hub id stays as it is."""
+    if isinstance(model, dict) and "path" in model:
+        return {**model, "path": _from(folder, model["path"])}
     inside = folder / model if isinstance(model, str) else None
     return str(inside) if inside is not None and inside.exists() else model

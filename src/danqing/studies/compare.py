@@ -1,7 +1,8 @@
 """`compare`: families trained under one budget on the same images, measured alike, on one page."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from danqing.data import DataReport
 from danqing.errors import ConfigError, DanqingError
 from danqing.evaluation.contract import FeatureNetwork
 from danqing.evaluation.evaluate import SMALL
+from danqing.evaluation.learner_scores import has_own_score
 from danqing.evaluation.networks import open_network, taught
 from danqing.evaluation.second_network import choose_second
 from danqing.images import Images
@@ -22,8 +24,9 @@ from danqing.progress import FractionalProgressCallback
 from danqing.studies import compare_page, compare_setup, measurements, study_folder
 from danqing.studies.compare_setup import ComparisonData
 from danqing.studies.recommendations import cautions, verdict
+from danqing.studies.remote_training import started_by
 from danqing.studies.results import Comparison, Contestant
-from danqing.studies.training_process import TrainingProcess, wait_until_free
+from danqing.studies.training_process import StartsTraining, Training, wait_until_free
 from danqing.training import config_reading
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig, differences
@@ -50,6 +53,8 @@ def compare(
     second_features: str = "auto",
     n: int | None = None,
     out: str | Path,
+    ray: str | None = None,
+    cpus: int | None = None,
     device: str = "auto",
     on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
@@ -67,13 +72,18 @@ def compare(
     n: how many images each samples to be measured; by default as many as there are real images to compare
         with, between 1,000 and 10,000.
     out: a folder that gets `compare.json`, `compare.html` and the runs.
+    ray: the address of a Ray cluster on whose nodes all train at the same time, or "auto" for that of this
+        machine. They are measured here, one after the other.
+    cpus: how many CPUs each reserves there, and how many threads it has; by default those of the smallest
+        node.
 
     Each trains in a process of its own, and one that fails is listed with its reason. The same call again
     goes on where it was interrupted; nothing is trained or measured twice. Ctrl-C ends it, saved. Raises
     DanqingError.
     """
     size, settings = config_reading.without_auto(size, settings)
-    names = compare_setup.choose_presets(families, presets, size, data)
+    ignores = str(settings.get("data.ignore_reservations")).lower() == "true"
+    names = compare_setup.choose_presets(families, presets, size, data, ignore_reservations=ignores)
     own: dict[str, Any] = {"evaluation.every_images": "tenth", "evaluation.features": str(features)}
     own["evaluation.keep"] = "last"  # chosen by a score, the one that swings most would gain most
     budget = {"minutes": minutes, "images": images}
@@ -83,8 +93,12 @@ def compare(
     own["evaluation.held_out"] = judged.held_out
     chosen = compare_setup.configure(names, own=own, **given)
     machine = hardware(choose_device(device))
-    networks = [open_network(features, device=choose_device(device))]
-    second = choose_second(second_features, features, lambda: judged.training)
+    recognizes = has_own_score(first.family)
+    networks: list[FeatureNetwork] = []
+    second = None
+    if not recognizes:
+        networks.append(open_network(features, device=choose_device(device)))
+        second = choose_second(second_features, features, lambda: judged.training)
     if on_dataset is not None:
         on_dataset(judged.training.info.report)
     if second is not None:
@@ -104,9 +118,10 @@ def compare(
         "threads": machine["threads"],
         "danqing": __version__,
         **budget,
+        **({} if ray is None else {"trained_on": "a cluster", "cpus": cpus}),
     }
     task = {
-        "data": str(data),
+        "data": str(Path(data).resolve()) if Path(data).exists() else str(data),
         "size": first.size,
         "seed": seed,
         "device": device,
@@ -121,8 +136,12 @@ def compare(
         "features": features,
         "second_features": second or "none",
         "n": n,
+        "ray": ray,
+        "cpus": cpus,
         "device": device,
     }
+    if recognizes:
+        del options["features"], options["second_features"]
     options["out"] = folder
     study = Comparison(
         command=command_line("compare", str(data), options, settings),
@@ -147,7 +166,8 @@ def compare(
         _real_images(judged).save(folder / "pictures" / "real.png")
         identified = " ".join(f"{network.name} {network.sha256}" for network in networks)
         comparison = _ComparisonRun(folder, task, chosen, judged, second, identified, on_progress)
-        return comparison.run(study)
+        with started_by(ray, folder, str(task["data"]), cpus=cpus, device=device) as start:
+            return comparison.run(study, start, at_once=1 if ray is None else len(names))
 
 
 def _open_second(
@@ -176,15 +196,18 @@ class _ComparisonRun:
         self.judged, self.second_features, self.networks = judged, second_features, networks
         self.tell = on_progress or (lambda done, total, text: None)
 
-    def run(self, study: Comparison) -> Comparison:
-        """Train all, then measure all: what one needs of the machine must not disturb another."""
+    def run(self, study: Comparison, start: StartsTraining, at_once: int) -> Comparison:
+        """Train all, then measure all: what one needs of the machine must not disturb another.
+
+        at_once: how many train at the same time.
+        """
         try:
             for place, one in enumerate(study.contestants):
                 study = self._put(study, place, self._take_up(one, study))
             self._write(study)
-            for place, one in enumerate(study.contestants):
-                if one.status == "waiting":
-                    study = self._replace(study, place, self._train(one, place, study))
+            with contextlib.closing(self._train(study, start, at_once)) as trained:
+                for place, one in trained:
+                    study = self._replace(study, place, one)
             for place, one in enumerate(study.contestants):
                 if one.status == "waiting":
                     study = self._replace(study, place, self._measure(one, study, place))
@@ -208,22 +231,56 @@ class _ComparisonRun:
         one = one.model_copy(update=_of_run(run))
         return one if found is None else _with(one, found)
 
-    def _train(self, one: Contestant, place: int, study: Comparison) -> Contestant:
-        """Train one with as many threads as all the others, or continue it, unless it is complete."""
-        run = self.folder / one.run
-        if not _is_complete(RunFolder(run), self.configs[one.name]):
-            wait_until_free(run)
-            arguments = {**self.task, "preset": one.preset, "out": str(run)}
-            text = f"Training {one.name} ({place + 1} of {len(study.contestants)})"
-            with TrainingProcess(arguments, study.machine["threads"]) as process:
-                while process.running:
-                    self.tell(process.done, process.total or None, text)
-                    time.sleep(_POLL_SECONDS)
-            if error := process.error():
-                return one.model_copy(update={"status": "failed", "error": error})
-            if process.interrupted:
-                raise KeyboardInterrupt
-        return one.model_copy(update=_of_run(run))
+    def _train(
+        self, study: Comparison, start: StartsTraining, at_once: int
+    ) -> Generator[tuple[int, Contestant]]:
+        """Train those that wait, or continue them, unless they are complete; yields each when it has ended.
+
+        All have as many threads.
+        """
+        waiting = [place for place, one in enumerate(study.contestants) if one.status == "waiting"]
+        running: dict[int, Training] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    place = waiting.pop(0)
+                    one = study.contestants[place]
+                    run = self.folder / one.run
+                    if _is_complete(RunFolder(run), self.configs[one.name]):
+                        yield place, one.model_copy(update=_of_run(run))
+                        continue
+                    wait_until_free(run)
+                    arguments = {**self.task, "preset": one.preset, "out": str(run.resolve())}
+                    running[place] = start(arguments, study.machine["threads"])
+                self._tell_training(study, running)
+                for place, process in list(running.items()):
+                    if not process.running:
+                        del running[place]
+                        yield place, self._trained(study.contestants[place], process)
+                time.sleep(_POLL_SECONDS)
+        finally:
+            for process in running.values():
+                process.ask_to_stop()
+            for process in running.values():
+                process.stop()
+
+    def _trained(self, one: Contestant, process: Training) -> Contestant:
+        """One whose training has ended; raises KeyboardInterrupt where it was stopped."""
+        process.stop()
+        if error := process.error():
+            return one.model_copy(update={"status": "failed", "error": error})
+        if process.interrupted:
+            raise KeyboardInterrupt
+        return one.model_copy(update=_of_run(self.folder / one.run))
+
+    def _tell_training(self, study: Comparison, running: Mapping[int, Training]) -> None:
+        if not running:
+            return
+        names = ", ".join(study.contestants[place].name for place in running)
+        which = ", ".join(str(place + 1) for place in running)
+        done = sum(process.done for process in running.values())
+        total = sum(process.total for process in running.values())
+        self.tell(done, total or None, f"Training {names} ({which} of {len(study.contestants)})")
 
     def _measure(self, one: Contestant, study: Comparison, place: int) -> Contestant:
         text = f"Measuring {one.name} ({place + 1} of {len(study.contestants)})"
@@ -277,7 +334,8 @@ def _is_complete(run: RunFolder, wanted: RunConfig) -> bool:
 
 def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
     """A contestant with its measurements."""
-    figures = {name: found[name] for name in ("sampling_speed", "parameters", "model_bytes")}
+    names = ("sampling_speed", "recognition_speed", "parameters", "model_bytes")
+    figures = {name: found[name] for name in names if name in found}
     pictures = {"grid": f"pictures/{one.name}.png"}
     if found["neighbours"]:
         pictures["neighbours"] = f"pictures/{one.name}-neighbours.png"
@@ -294,7 +352,8 @@ def _with(one: Contestant, found: Mapping[str, Any]) -> Contestant:
 def _of_run(path: Path) -> dict[str, Any]:
     """What a run records about itself."""
     run, folder = read_run(path), RunFolder(path)
-    plan = folder.facts().get("plan", {})
+    facts = folder.facts()
+    plan, hardware = facts.get("plan", {}), facts.get("hardware", {})
     name, points = measurements.curve(path)
     figures = {
         "training_speed": run.images_per_second,
@@ -308,6 +367,7 @@ def _of_run(path: Path) -> dict[str, Any]:
         "curve": points,
         "curve_name": name,
         "precision": plan.get("precision", ""),
+        "trained_on": f"{hardware.get('processor')}, {hardware.get('threads')} threads" if hardware else "",
         "config": folder.config_file.read_text(encoding="utf-8"),
     }
 

@@ -9,7 +9,7 @@ from danqing.evaluation.second_network import second_in_words
 from danqing.quantities import duration, memory
 from danqing.studies import plots
 from danqing.studies.plots import Line, Measured, Spot
-from danqing.studies.recommendations import picks
+from danqing.studies.recommendations import picks, recognizes
 from danqing.studies.results import GROUPS, SECOND, Cell, Comparison, Contestant, Row, row, rows
 
 _STYLE = Path(__file__).with_name("compare.css")
@@ -69,7 +69,8 @@ def _tiles(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "Pixels", ", ".join(f"{width} × {height}" for width, height in sizes)
     elif data.get("width"):
         yield "Pixels", f"{data['width']} × {data['height']}"
-    yield "Samples of each", f"{comparison.samples:,}"
+    if not recognizes(comparison):
+        yield "Samples of each", f"{comparison.samples:,}"
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -146,11 +147,13 @@ def _how(comparison: Comparison) -> str:
     lines = [] if first is None else [str(score) + _note(score.note) for score in first.scores]
     lines += [
         "training: images seen per second of training, without the time for scoring",
-        "sampling: images sampled per second by the finished model, after a warm-up, in its own chunks",
+        "recognizing: images per second, after a warm-up"
+        if recognizes(comparison)
+        else "sampling: images sampled per second by the finished model, after a warm-up, in its own chunks",
         "peak memory: the most that the training process held, including its libraries",
     ]
     score = None if first is None else first.score(f"{SECOND}kernel")
-    if first is not None:
+    if first is not None and not recognizes(comparison):
         second = None if score is None or score.features is None else score.features.name
         lines.append(second_in_words(second))
     if all(one.measured.get("energy_wh") is None for one in comparison.finished):
@@ -199,8 +202,11 @@ def _grids(comparison: Comparison, folder: Path) -> str:
             )
     if not figures:
         return ""
+    told = "the same seeds, labels and captions for all, none selected"
+    if recognizes(comparison):
+        told = "the most confident mistakes of each"
     return (
-        "<section><h2>Pictures <small>the same seeds, labels and captions for all, none selected</small></h2>"
+        f"<section><h2>Pictures <small>{told}</small></h2>"
         f'<div class="card grids">{"".join(figures)}</div></section>'
     )
 

@@ -11,9 +11,10 @@ from danqing.data import Dataset
 from danqing.data.sources import open_dataset
 from danqing.data.splits import HELD_OUT, open_alike, open_held
 from danqing.errors import ConfigError, DataError
+from danqing.evaluation.learner_scores import has_own_score
 from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import ReferenceInfo
-from danqing.families import has_prior
+from danqing.families import display_name, has_prior
 from danqing.families import names as family_names
 from danqing.training import config_reading
 from danqing.training.config import RunConfig
@@ -46,13 +47,20 @@ class ComparisonData(NamedTuple):
 
 
 def choose_presets(
-    families: Sequence[str], wanted: Sequence[str], size: tuple[int, int] | None, data: str | Path
+    families: Sequence[str],
+    wanted: Sequence[str],
+    size: tuple[int, int] | None,
+    data: str | Path,
+    *,
+    ignore_reservations: bool = False,
 ) -> list[str]:
     """Return the presets to compare.
 
     They are those named, and for each family the one made for about this size.
 
     The size is that of the data where none is given. Raises ConfigError.
+
+    ignore_reservations: whether the images count whose owners reserve training on them.
     """
     known = family_names() if families else []
     for family in families:
@@ -60,7 +68,9 @@ def choose_presets(
             raise ConfigError(f"There is no family called {family!r}: choose from {', '.join(known)}.")
     chosen = [presets.path(name).stem for name in wanted]
     if families:
-        side = math.prod(size if size is not None else open_dataset(data).size)
+        if size is None:
+            size = open_dataset(data, ignore_reservations=ignore_reservations).size
+        side = math.prod(size)
         chosen += [_nearest(family, side) for family in families]
     chosen = list(dict.fromkeys(chosen))
     if not chosen:
@@ -101,8 +111,16 @@ def configure(
             f"These presets are for different sizes ({listed}): choose one by --size, such as 64, or "
             "auto:64 for several sizes of that area."
         )
+    recognize = {name: config.family for name, config in chosen.items() if has_own_score(config.family)}
+    if recognize and (len(recognize) < len(chosen) or len(set(recognize.values())) > 1):
+        one = min(recognize)
+        raise ConfigError(
+            f"{one} is a {display_name(recognize[one])}, which is scored by what it recognizes: "
+            "compare it only with others of its kind."
+        )
     of_pairs = {name for name, config in chosen.items() if config.model.reads_source}
-    first = {name for name, config in chosen.items() if not has_prior(config.model)} - of_pairs
+    others = of_pairs | recognize.keys()
+    first = {name for name, config in chosen.items() if not has_prior(config.model)} - others
     for some, kind, kinds, made in (
         (first, "first stage", "first stages", "reconstructions"),
         (of_pairs, "model of pairs", "models of pairs", "translations"),

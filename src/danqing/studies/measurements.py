@@ -5,7 +5,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from danqing.evaluation.image_sets import spread_evenly
 from danqing.evaluation.scores import Score
 from danqing.families.abilities import Translates
 from danqing.images import Images
-from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.model.recognizer import AT_ONCE, Recognizer, open_trained
 from danqing.progress import ProgressCallback
 from danqing.studies.compare_setup import ComparisonData
 from danqing.studies.results import Point
@@ -63,9 +63,14 @@ def measure(
     asked = _asked(run, judged, n=n, seed=seed, networks=networks)
     if (made := read_json(out)).get("asked") == asked:
         return made
-    reference = judged.info
     weights = RunFolder(run).model / _WEIGHTS
-    model = load(run, device=device)
+    model = open_trained(run, device=device)
+    if isinstance(model, Recognizer):
+        content = {"asked": asked, "model_bytes": weights.stat().st_size, "neighbours": False}
+        content |= _of_recognizer(model, run, data, judged, out, n=n, seed=seed, on_progress=on_progress)
+        atomic.write_json(out, content)
+        return content
+    reference = judged.info
     metrics = ["kernel", "frechet"]
     if model.family.has_prior:
         metrics += ["duplicates", "memorised"]
@@ -105,6 +110,29 @@ def measure(
     }
     atomic.write_json(out, content)  # last: the pictures are there where it is
     return content
+
+
+def _of_recognizer(
+    recognizer: Recognizer,
+    run: Path,
+    data: str,
+    judged: ComparisonData,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    on_progress: ProgressCallback,
+) -> dict[str, Any]:
+    """Measure what recognizes images: its scores and its speed, with a sheet of its mistakes."""
+    found = evaluate(run, data, n=n, split=judged.info.split, seed=seed, on_progress=on_progress)
+    on_progress(0, 1, "Measuring the speed of recognition")
+    for sheet in list(found.pictures.values())[:1]:
+        sheet.save(out.with_suffix(".png"))
+    return {
+        "scores": [score.to_json() for score in found.scores],
+        "parameters": recognizer.info()["parameters"],
+        "recognition_speed": recognition_speed(recognizer, judged.reference),
+    }
 
 
 def known(
@@ -148,7 +176,7 @@ def sampling_speed(model: Model, reference: Dataset) -> float:
     It samples in its own chunks. The result is the median of a few rounds, after a warm-up.
     reference: whose source images a model of pairs translates.
     """
-    chunk, rates = model.family.chunk, list[float]()
+    chunk, model = model.family.chunk, model.unmarked()
 
     def sample(seed: int) -> None:
         if isinstance(model.family, Translates):
@@ -156,13 +184,25 @@ def sampling_speed(model: Model, reference: Dataset) -> float:
         else:
             model.sample(chunk, seed=seed)
 
-    sample(0)
+    return _rate(sample, chunk)
+
+
+def recognition_speed(recognizer: Recognizer, reference: Dataset) -> float:
+    """Measure how many images per second a recognizer turns into vectors, as `sampling_speed` does."""
+    pixels = reference.images(spread_evenly(len(reference), AT_ONCE))
+    return _rate(lambda seed: recognizer.embed(pixels), AT_ONCE)
+
+
+def _rate(work: Callable[[int], object], count: int) -> float:
+    """The median of how often a second some work is done, times `count`; work: takes a seed."""
+    rates = list[float]()
+    work(0)
     for _ in range(_ROUNDS):
-        started, sampled = time.perf_counter(), 0
-        while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not sampled:
-            sample(sampled)
-            sampled += chunk
-        rates.append(sampled / spent)
+        started, done = time.perf_counter(), 0
+        while (spent := time.perf_counter() - started) < _ROUND_SECONDS or not done:
+            work(done)
+            done += count
+        rates.append(done / spent)
     return statistics.median(rates)
 
 
@@ -174,12 +214,15 @@ def grid(model: Model, reference: Dataset, seed: int) -> Images:
     """
     rows = spread_evenly(len(reference), PICTURES)
     if not model.family.has_prior:
-        return Images(reconstruct(model, reference, rows).images(np.arange(PICTURES)))
+        rebuilt = reconstruct(model, reference, rows).images(np.arange(PICTURES))
+        return Images(rebuilt, model.marking("reconstruct", overview=True))
     if model.family.config.reads_text and (texts := reference.texts(rows)) is not None:
-        return model.sample(PICTURES, prompt=captions.chosen(texts, seed, 0), seed=seed)
-    labels = len(model.labels)
-    shown = [i * labels // PICTURES if labels <= PICTURES else i % labels for i in range(PICTURES)]
-    return model.sample(PICTURES, label=shown if labels else None, seed=seed)
+        samples = model.sample(PICTURES, prompt=captions.chosen(texts, seed, 0), seed=seed)
+    else:
+        labels = len(model.labels)
+        shown = [i * labels // PICTURES if labels <= PICTURES else i % labels for i in range(PICTURES)]
+        samples = model.sample(PICTURES, label=shown if labels else None, seed=seed)
+    return Images(samples.array, model.marking("sample", overview=True))
 
 
 def curve(run: Path) -> tuple[str, tuple[Point, ...]]:

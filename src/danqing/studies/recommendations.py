@@ -40,11 +40,12 @@ def picks(comparison: Comparison) -> Iterator[tuple[str, Row]]:
     The marks of the row say who leads.
     """
     purposes = (
-        ("Most like the real images", deciding_key(comparison)),
+        (_best_at(comparison), deciding_key(comparison)),
         ("Single pictures", "precision"),
         ("Variety", "recall"),
         ("Fewest copies", "memorised/copies"),
         ("Speed", "sampling_speed"),
+        ("Speed", "recognition_speed"),
         ("Memory", "peak_memory_bytes"),
     )
     for purpose, key in purposes:
@@ -76,7 +77,7 @@ def _compared(comparison: Comparison) -> Iterator[str]:
     if (found := row(comparison, deciding_key(comparison))) is not None:
         name = next(score.name for one in comparison.finished if (score := one.score(found.key)) is not None)
         measure = f"{_lower(found.title)} ({name}, {found.better} is better)"
-        yield _choice(comparison, found, "For pictures that are as a whole most like the real ones", measure)
+        yield _choice(comparison, found, _purpose(comparison), measure)
     for key, purpose, measure in (
         ("precision", "For single pictures that look real", "precision"),
         ("recall", "For variety", "recall"),
@@ -92,6 +93,21 @@ def _compared(comparison: Comparison) -> Iterator[str]:
     yield from _memorised(comparison)
     yield from _faster(comparison)
     yield from _smaller(comparison)
+
+
+def recognizes(comparison: Comparison) -> bool:
+    """Return whether what is compared recognizes images instead of sampling them."""
+    return any("recognition_speed" in one.measured for one in comparison.finished)
+
+
+def _best_at(comparison: Comparison) -> str:
+    return "Most accurate" if recognizes(comparison) else "Most like the real images"
+
+
+def _purpose(comparison: Comparison) -> str:
+    if recognizes(comparison):
+        return "For images that are recognized as they should be"
+    return "For pictures that are as a whole most like the real ones"
 
 
 def _choice(comparison: Comparison, found: Row, purpose: str, measure: str) -> str:
@@ -148,7 +164,8 @@ def _percent(cell: Cell) -> str:
 
 
 def _faster(comparison: Comparison) -> Iterator[str]:
-    found = row(comparison, "sampling_speed")
+    does = "recognizes" if recognizes(comparison) else "samples"
+    found = row(comparison, "recognition_speed" if recognizes(comparison) else "sampling_speed")
     if found is None:
         return
     shown = sorted(((c.value, n) for n, c in enumerate(found.cells) if c is not None), reverse=True)
@@ -158,11 +175,11 @@ def _faster(comparison: Comparison) -> Iterator[str]:
     names = [one.name for one in comparison.contestants]
     if found.marks[leader] != "best":
         tied = [names[n] for n, mark in enumerate(found.marks) if mark == "tie"]
-        yield f"{_listed(tied)} sample about equally fast, {first:,.0f} images per second."
+        yield f"{_listed(tied)} {does[:-1]} images about equally fast, {first:,.0f} per second."
     else:
         times = f"{first / second:.1f} times" if first / second < 10 else f"{first / second:.0f} times"
         yield (
-            f"For speed, choose {names[leader]}: it samples {first:,.0f} images per second, {times} as many "
+            f"For speed, choose {names[leader]}: it {does} {first:,.0f} images per second, {times} as many "
             f"as {names[runner]}."
         )
 
@@ -195,6 +212,12 @@ def _cautions(comparison: Comparison) -> Iterator[str]:
     if any(_second(one) == taught.NAME for one in comparison.finished):
         said = second_in_words(taught.NAME)
         yield f"{said[0].upper()}{said[1:]}."
+    places = dict.fromkeys(one.trained_on for one in comparison.finished if one.trained_on)
+    if len(places) > 1:
+        yield (
+            f"They were trained on different machines ({'; '.join(places)}): do not compare what depends on "
+            "the time of training."
+        )
     if len(comparison.finished) > 1:
         yield (
             "Each was trained once: the intervals say how far the score of these models may be off, not "

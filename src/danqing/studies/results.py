@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danqing import atomic
 from danqing.errors import DataError
-from danqing.evaluation.memorisation import RARE
+from danqing.evaluation.roc import RARE
 from danqing.evaluation.scores import ReferenceInfo, Score, number
 from danqing.quantities import count, memory
 from danqing.version import __version__
@@ -40,11 +40,12 @@ class Contestant(_Record):
     """One of those compared, and all that was measured of it.
 
     run: its run folder, below the comparison's. status: "finished", "failed" (`error` says why) or "waiting".
-    measured: `training_speed` and `sampling_speed` (images per second), `peak_memory_bytes` (of the process
-    that trained and scored), `parameters` (of the model that samples), `trained_parameters` (with what only
-    training needs), `model_bytes`, `energy_wh` and `core_hours` (scoring included), `images`, `seconds` (of
-    training alone); a figure is missing where the machine does not tell it. curve: its held-out scores during
-    training. pictures: files below the comparison's folder, `grid` and, where there is one, `neighbours`.
+    measured: `training_speed`, `sampling_speed` or `recognition_speed` (images per second),
+    `peak_memory_bytes` (of the process that trained and scored), `parameters` (of the model that samples),
+    `trained_parameters` (with what only training needs), `model_bytes`, `energy_wh` and `core_hours` (scoring
+    included), `images`, `seconds` (of training alone); a figure is missing where the machine does not report
+    it. curve: its held-out scores during training. trained_on: the processor and threads of its training.
+    pictures: files below the comparison's folder, `grid` and, where there is one, `neighbours`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Contestant(_Record):
     curve_name: str = ""
     measured: dict[str, float] = Field(default_factory=dict)
     precision: str = ""
+    trained_on: str = ""
     config: str = ""
     pictures: dict[str, str] = Field(default_factory=dict)
 
@@ -179,6 +181,10 @@ class Row:
 
 _COPIES = "memorised/copies"
 _SCORES = (
+    ("accuracy", "Quality", "Accuracy", "how many images get the right label"),
+    ("balanced_accuracy", "Quality", "Balanced accuracy", "the same, with all labels alike"),
+    ("f1", "Quality", "Mean F1", "of the labels"),
+    ("calibration_error", "Quality", "Calibration error", "how far probabilities are off (ECE)"),
     ("frechet", "Quality", "Fréchet distance", ""),
     ("kernel", "Quality", "Kernel distance", ""),
     (f"{SECOND}frechet", "Quality", "Fréchet distance, second network", ""),
@@ -202,6 +208,7 @@ _NEITHER = ("memorised",)  # far away is not better either
 _FIGURES: tuple[tuple[str, str, str, str, Literal["higher", "lower", ""]], ...] = (
     ("training_speed", "Speed", "Training", "images per second", "higher"),
     ("sampling_speed", "Speed", "Sampling", "images per second", "higher"),
+    ("recognition_speed", "Speed", "Recognizing", "images per second", "higher"),
     ("peak_memory_bytes", "Cost", "Peak memory", "of the process that trains and scores", "lower"),
     ("parameters", "Cost", "Parameters", "of the model that samples", "lower"),
     ("model_bytes", "Cost", "Size on disk", "of the weights", "lower"),

@@ -1,5 +1,6 @@
 """The trials of a search: which settings come next, which are stopped early, and how each ended."""
 
+import math
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from danqing import atomic
 from danqing.progress import FractionalProgressCallback
 from danqing.randomness import derived_seed
 from danqing.studies.search_space import Dimension
-from danqing.studies.training_process import TrainingProcess, wait_until_free
+from danqing.studies.training_process import StartsTraining, Training, TrainingProcess, wait_until_free
 from danqing.training.run_files import read_lines
 from danqing.training.schedule import TENTHS
 
@@ -28,7 +29,7 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,
 }
 _POLL_SECONDS = 0.1
-_FLATTERED = "flattered"
+_FLATTERED, _HIGHER = "flattered", "higher_is_better"
 _STATUS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -39,8 +40,8 @@ class Trial:
     """One choice of settings that was tried.
 
     status: "finished", "pruned" (stopped early, for it was worse than others), "failed" (`error` says why) or
-    "running". score: the best of its held-out scores, the lower the better; None where it has none.
-    flattered: whether its scores are by a network that it was trained with.
+    "running". score: the best of its held-out scores; None where it has none. higher_is_better: whether a
+    higher score is better. flattered: whether its scores are by a network that it was trained with.
     """
 
     number: int
@@ -50,28 +51,44 @@ class Trial:
     score: float | None = None
     error: str = ""
     flattered: bool = False
+    higher_is_better: bool = False
+
+    @property
+    def loss(self) -> float:
+        """The score such that lower is better; infinity without one."""
+        if self.score is None:
+            return math.inf
+        return -self.score if self.higher_is_better else self.score
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the finished trial with the lowest score.
+    """Return the finished trial with the best score.
 
     A trial whose scores flatter it is the best only where all trials are such.
     """
     finished = [trial for trial in trials if trial.status == "finished"]
     fair = [trial for trial in finished if not trial.flattered] or finished
-    return min(fair, key=lambda trial: trial.score or 0.0, default=None)
+    return min(fair, key=lambda trial: trial.loss, default=None)
 
 
 class Search:
     """A study on disk, and the processes of its running trials.
 
     task: what each trial's `train` is called with besides its own folder and settings.
+    start: starts the process of a trial.
     """
 
     def __init__(
-        self, folder: Path, task: dict[str, Any], space: Sequence[Dimension], pruner: str, seed: int
+        self,
+        folder: Path,
+        task: dict[str, Any],
+        space: Sequence[Dimension],
+        pruner: str,
+        seed: int,
+        start: StartsTraining = TrainingProcess,
     ) -> None:
         self.folder, self.task, self.space, self.seed = folder, task, space, seed
+        self._start_training = start
         self.running: list[_Running] = []
         self.study = optuna.create_study(
             study_name="danqing",
@@ -107,6 +124,13 @@ class Search:
     def trials(self) -> tuple[Trial, ...]:
         """Return all trials so far, in the order of their numbers."""
         return tuple(self._trial(trial) for trial in self.study.trials)
+
+    def metric(self) -> str:
+        """Return what the trials are scored by; "" before the first score."""
+        for trial in self.study.trials:
+            for line in read_lines(self._folder(trial.number) / "scores.jsonl"):
+                return str(line["score"]["metric"])
+        return ""
 
     def importance(self) -> dict[str, float]:
         """Return how much of the scores' variance each setting explains.
@@ -153,7 +177,7 @@ class Search:
         folder = self._folder(trial.number)
         wait_until_free(folder)
         merged = {**self.task, "settings": {**self.task.get("settings", {}), **settings}}
-        process = TrainingProcess({**merged, "out": str(folder.resolve())}, threads)
+        process = self._start_training({**merged, "out": str(folder.resolve())}, threads)
         self.running.append(_Running(trial, folder, process, reported))
 
     def _look_after(self, one: "_Running") -> None:
@@ -184,11 +208,14 @@ class Search:
             each.name: each.value(trial.params[each.name]) for each in self.space if each.name in trial.params
         }
         finished = trial.state is TrialState.COMPLETE
-        score = trial.value if finished else min(trial.intermediate_values.values(), default=None)
+        loss = trial.value if finished else min(trial.intermediate_values.values(), default=None)
+        higher = bool(trial.user_attrs.get(_HIGHER))
+        score = -loss if higher and loss is not None else loss
         status = _STATUS.get(trial.state.name, "running")
         error = str(trial.user_attrs.get("error", ""))
         flattered = bool(trial.user_attrs.get(_FLATTERED))
-        return Trial(trial.number + 1, self._folder(trial.number), status, settings, score, error, flattered)
+        folder = self._folder(trial.number)
+        return Trial(trial.number + 1, folder, status, settings, score, error, flattered, higher)
 
     def _text(self, ended: int, trials: int) -> str:
         last = min(ended + max(1, len(self.running)), trials)
@@ -203,7 +230,7 @@ class Search:
 class _Running:
     trial: optuna.trial.Trial
     folder: Path
-    process: TrainingProcess
+    process: Training
     reported: int
     scores: dict[int, float] = field(default_factory=dict)
     pruned: bool = False
@@ -215,9 +242,11 @@ class _Running:
 
     def report(self) -> None:
         """Tell the study the scores that are new; a step is a tenth of the budget, however many images."""
-        lines = read_lines(self.folder / "scores.jsonl")
+        lines = self.process.score_lines()
         if any(line["score"].get("flattered") for line in lines):
             self.trial.set_user_attr(_FLATTERED, True)
+        if any(line["score"].get("higher_is_better") for line in lines):
+            self.trial.set_user_attr(_HIGHER, True)
         self.scores = held_out_scores(lines)
         for step in sorted(step for step in self.scores if step > self.reported):
             self.trial.report(self.scores[step], step)
@@ -225,13 +254,13 @@ class _Running:
 
 
 def held_out_scores(lines: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return a run's scores on held-out images so far.
+    """Return a run's scores on held-out images so far, such that lower is better.
 
     Each has the tenth of its budget as its key, or its number if the run is scored after so many images.
     lines: of `scores.jsonl`.
     """
     return {
-        line.get("tenth", number): line["score"]["value"]
+        line.get("tenth", number): -score["value"] if score.get("higher_is_better") else score["value"]
         for number, line in enumerate(lines, 1)
-        if line["score"]["value"] is not None
+        if (score := line["score"])["value"] is not None
     }

@@ -16,16 +16,45 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from filelock import FileLock, Timeout
 
 from danqing.errors import DanqingError
 from danqing.training.listener import Listener, Progress
-from danqing.training.run import train
+from danqing.training.run_files import read_lines
 
 _BETWEEN_TELLINGS = 0.2  # seconds
-_SAVING_TIME = 120.0  # seconds that a process may take to save before it is killed
+SAVING_TIME = 120.0
+"""Seconds that a process may take to save before it is killed."""
+
+
+class Training(Protocol):
+    """A run at work in a process of its own, here or on a node.
+
+    done, total: images seen and planned.
+    """
+
+    done: int
+    total: int
+
+    @property
+    def running(self) -> bool: ...
+    @property
+    def interrupted(self) -> bool: ...
+    def ask_to_stop(self) -> None: ...
+    def stop(self) -> None: ...
+    def error(self) -> str: ...
+    def score_lines(self) -> list[dict[str, Any]]: ...
+
+
+class StartsTraining(Protocol):
+    """What starts a run.
+
+    arguments: of `train`. threads: of its process, by default as many as usual.
+    """
+
+    def __call__(self, arguments: Mapping[str, Any], threads: int | None = None, /) -> Training: ...
 
 
 class TrainingProcess:
@@ -39,7 +68,7 @@ class TrainingProcess:
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
         self.done, self.total = 0, 0
-        self.seconds_left: float | None = None
+        self._arguments = dict(arguments)
         self._said: dict[str, Any] = {}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
@@ -77,7 +106,7 @@ class TrainingProcess:
         """Let it save and end, and wait; safe to call again."""
         self.ask_to_stop()
         try:
-            self._process.wait(_SAVING_TIME)
+            self._process.wait(SAVING_TIME)
         except subprocess.TimeoutExpired:  # what it has saved before stays
             self._kill()
         except KeyboardInterrupt:  # a second Ctrl-C
@@ -116,6 +145,10 @@ class TrainingProcess:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f"The process ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
 
+    def score_lines(self) -> list[dict[str, Any]]:
+        """Return the lines of its `scores.jsonl` so far."""
+        return read_lines(Path(self._arguments["out"]) / "scores.jsonl")
+
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -124,13 +157,12 @@ class TrainingProcess:
                 if isinstance(said, dict):
                     self._said |= said
                     self.done, self.total = self._said.get("done", 0), self._said.get("total", 0)
-                    self.seconds_left = self._said.get("seconds_left")
 
 
 def wait_until_free(run_folder: Path) -> None:
     """Wait for a process of a killed study that still saves its run."""
     if run_folder.exists():
-        with contextlib.suppress(Timeout), FileLock(run_folder / ".lock", timeout=_SAVING_TIME):
+        with contextlib.suppress(Timeout), FileLock(run_folder / ".lock", timeout=SAVING_TIME):
             pass
 
 
@@ -144,7 +176,7 @@ class _Teller(Listener):
         now = time.monotonic()
         if now - self._told > _BETWEEN_TELLINGS:
             self._told = now
-            _tell(done=progress.images, total=progress.total_images, seconds_left=progress.seconds_left)
+            _tell(done=progress.images, total=progress.total_images)
 
 
 def _tell(**said: Any) -> None:
@@ -162,6 +194,8 @@ def _stop_when_alone() -> None:
 
 def main() -> None:
     """Read a task from standard input, train, and report the result."""
+    from danqing.training.run import train  # here: a process that only starts others needs no PyTorch
+
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     with os.fdopen(0, "rb", buffering=0, closefd=False) as unbuffered:
         arguments = json.loads(unbuffered.readline() or "null")

@@ -12,6 +12,7 @@ from danqing.data.splits import open_held
 from danqing.errors import ConfigError, DataError, TrainingError
 from danqing.progress import FractionalProgressCallback
 from danqing.studies import search_space, study_folder
+from danqing.studies.remote_training import started_by
 from danqing.training import config_reading
 from danqing.training.config import RunConfig
 from danqing.training.validation import FEWEST
@@ -38,7 +39,7 @@ class Tuning:
 
     @property
     def best_trial(self) -> "Trial | None":
-        """The finished trial with the lowest score, by a network that it was not trained with if possible."""
+        """The finished trial with the best score, by a network that it was not trained with if possible."""
         from danqing.studies.search import best_of
 
         return best_of(self.trials)
@@ -69,11 +70,13 @@ def tune(
     seed: int | None = None,
     pruner: str = "median",
     jobs: int = 1,
+    ray: str | None = None,
+    cpus: int | None = None,
     device: str = "auto",
     on_progress: FractionalProgressCallback | None = None,
     on_dataset: Callable[[DataReport], None] | None = None,
 ) -> Tuning:
-    """Search for the settings whose model comes closest to held-out images.
+    """Search for the settings whose model scores best on held-out images.
 
     The same call again continues the search.
 
@@ -81,10 +84,12 @@ def tune(
     `choices`. trials: how many in all. size: (width, height) in pixels, or "auto" for several sizes, as of
     `train`. minutes or images: each trial's budget, by default the preset's own.
     pruner: what stops a trial that is worse than others: "median", "hyperband" or "none". jobs: how many
-    trials run at once, each in a process of its own; with one, the same seed proposes the same settings. What
-    the trials are scored by is set by `evaluation.metric` and the like. Ctrl-C ends the search, saved. A
-    trial that fails is listed with its reason and not tried again, and the search continues. Raises
-    DanqingError.
+    trials run at once, each in a process of its own; with one, the same seed proposes the same settings.
+    ray: the address of a Ray cluster on whose nodes the trials run, or "auto" for that of this machine.
+    cpus: how many CPUs each trial reserves there, and how many threads it has; by default those of the
+    smallest node. What the trials are scored by is set by `evaluation.metric` and the like. Ctrl-C ends the
+    search, saved. A trial that fails is listed with its reason and not tried again, and the search continues;
+    one whose node is lost starts again. Raises DanqingError.
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("A search needs Optuna: pip install 'danqing[tune]'.")
@@ -124,14 +129,16 @@ def tune(
         (folder / "trials").mkdir(exist_ok=True)
         atomic.write_text(folder / "base.toml", wanted.to_toml())
         task = {"data": source, "config": str((folder / "base.toml").resolve()), "device": device}
-        search = Search(folder, task, dimensions, pruner, wanted.seed)
         status = "finished"
-        try:
-            search.run(trials, jobs, on_progress or (lambda done, total, text: None))
-        except KeyboardInterrupt:
-            status = "interrupted"
+        with started_by(ray, folder, source, cpus=cpus, device=device) as start:
+            search = Search(folder, task, dimensions, pruner, wanted.seed, start)
+            try:
+                search.run(trials, jobs, on_progress or (lambda done, total, text: None))
+            except KeyboardInterrupt:
+                status = "interrupted"
         search.mark_best()
-        found = Tuning(folder, status, wanted.evaluation.metric, search.trials(), search.importance())
+        metric = search.metric() or wanted.evaluation.metric
+        found = Tuning(folder, status, metric, search.trials(), search.importance())
     if status == "finished" and found.best_trial is None:
         raise TrainingError(f"No trial has finished; the first ended so: {_first_error(found)}")
     return found

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
 
 from danqing.errors import DataError, ModelError
 
+if TYPE_CHECKING:  # torch is imported where it is used: an exported model reads prompts without it
+    from torch import Tensor
+
 PADDING, END = 0, 1
 """Ids that no text can contain, since the ids of the vocabulary begin after them."""
+MOST_CHARACTERS = 16_384
+"""The most that is read of a text: what follows could not change its first 512 tokens."""
 _FIRST = 2
 
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
@@ -64,9 +67,15 @@ class BytePairs:
             raise ModelError("The model's words are damaged: get a whole copy of its config.json.")
         self.vocabulary = len(words) + _FIRST
 
-    def row(self, text: str) -> Tensor:
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text and its end."""
+        return [*(_FIRST + i for i in self._tokenizer.encode(text).ids), END]
+
+    def row(self, text: str) -> "Tensor":
         """Return the ids of a text and its end, int64 `[tokens]`."""
-        return torch.tensor([_FIRST + i for i in self._tokenizer.encode(text).ids] + [END])
+        import torch
+
+        return torch.tensor(self.ids(text))
 
     def measure(self, text: str, length: int) -> tuple[int, int]:
         """Return how many ids a text has, and how many fit.

@@ -13,11 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from danqing import atomic, weights
+from danqing.text.bpe import MOST_CHARACTERS
 
 MEMORY = 256 * 2**20
 """The most bytes of rows in memory."""
-MAX_CHARACTERS = 16_384
-"""The most that is read of a text: what follows could not change its first 512 tokens."""
 _SHARD = 256
 """Rows that are written to the disk together."""
 
@@ -66,7 +65,7 @@ class RememberedRows:
         """
         # A row that is computed while sampling may later be a part of a training step.
         with self._lock, torch.inference_mode(False), torch.no_grad():
-            rows = [self._row(text[:MAX_CHARACTERS]) for text in texts or ("",)]
+            rows = [self._row(text[:MOST_CHARACTERS]) for text in texts or ("",)]
             result = torch.zeros(len(rows), self._length, *rows[0].shape[1:], dtype=rows[0].dtype)
             for place, row in zip(result, rows, strict=True):
                 place[: len(row)] = row

@@ -1,7 +1,5 @@
 """Captions read before the first step: to see whether they fit, and where reading one takes its time."""
 
-import numpy as np
-
 from danqing.data import Dataset
 from danqing.data.cache import default_folder
 from danqing.data.captions import captions_of
@@ -48,9 +46,10 @@ def read(model: FamilyConfig, dataset: Dataset, listener: Listener) -> None:
 
 
 def _different(dataset: Dataset) -> list[str]:
-    """Every caption, once."""
+    """Every caption, once. Of streamed images, some; the others are read when a batch holds them."""
     found: dict[str, None] = {}
-    for start in range(0, len(dataset), _IMAGES):
-        for lines in dataset.texts(np.arange(start, min(start + _IMAGES, len(dataset)))) or ():
+    rows = dataset.surveyed_rows()
+    for start in range(0, len(rows), _IMAGES):
+        for lines in dataset.texts(rows[start : start + _IMAGES]) or ():
             found |= dict.fromkeys(captions_of(lines))
     return list(found)

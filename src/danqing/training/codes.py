@@ -6,7 +6,7 @@
 import contextlib
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -20,15 +20,17 @@ from danqing import atomic, weights
 from danqing.data import Augment, Batches, Dataset, caches
 from danqing.data.batch import Batch
 from danqing.data.cache import default_folder
-from danqing.data.dataset import TensorFile
 from danqing.data.degrade import Degradation
 from danqing.data.records import digest
+from danqing.data.shards.stream import Stream
+from danqing.data.tensor_file import TensorFile
 from danqing.errors import TrainingError
 from danqing.families.abilities import Compresses, Tokenizes
 from danqing.families.tokenizers import LatentStatistics
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 from danqing.training.config import RunConfig
+from danqing.training.grains import grains_of
 
 VERSION = 1
 HIDE_ATTRIBUTES = 0.1
@@ -37,7 +39,7 @@ _PIXELS_AT_ONCE = 2**18
 _PATIENCE_SECONDS = 0.5
 _OTHERS = "Waiting for another process that writes the same codes"
 
-_FORMATS: dict[str, np.dtype[Any]] = {
+FORMATS: dict[str, np.dtype[Any]] = {
     "I16": np.dtype("<i2"),
     "I32": np.dtype("<i4"),
     "F16": np.dtype("<f2"),
@@ -84,6 +86,7 @@ class Codes:
 
     read: returns the codes at some of these places, `[n, ...]`.
     statistics: of latents.
+    path: of their file, if they are in one.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class Codes:
         images: int,
         views: int = 1,
         statistics: LatentStatistics | None = None,
+        path: Path | None = None,
     ) -> None:
         self._read, self.images, self.views, self.statistics = read, images, views, statistics
+        self.path = path
 
     @classmethod
     def open(cls, path: Path, images: int) -> Self:
@@ -103,12 +108,13 @@ class Codes:
         """
         file = TensorFile(path)
         count, *shape = file.shape("codes")
-        format = _FORMATS[file.dtype("codes")]
+        format = FORMATS[file.dtype("codes")]
         return cls(
             lambda places: file.rows("codes", places).view(format).reshape(-1, *shape),
             images,
             count // images,
-            _Moments.read(file, shape[0]) if file.dtype("codes") == "F16" else None,
+            Moments.read(file, shape[0]) if file.dtype("codes") == "F16" else None,
+            path,
         )
 
     def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
@@ -130,16 +136,19 @@ class CodedBatches(Batches):
         super().__init__(dataset, **options, prefetch=False)
         self.codes = codes
 
-    def at(self, images_seen: int) -> Batch:
+    def at(self, images_seen: int, rows: slice | None = None) -> Batch:
         """Return the batch after `images_seen` images, on the device.
 
         Its images are empty, `[n, 0, 0, 0]`.
+        rows: as of `Batches.at`.
         """
-        indices = self.indices(images_seen)
-        epochs = np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset)
+        self.fetch(images_seen)
+        rows = self.rows if rows is None else rows
+        indices = self.indices(images_seen, rows)
+        epochs = (np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset))[rows]
         codes = self.codes.at(indices, epochs % self.codes.views)
         images = torch.empty(len(indices), 0, 0, 0, device=self.device)
-        condition = self.condition(images_seen).to(self.device)
+        condition = self.condition(images_seen, rows).to(self.device)
         return Batch(images, condition, codes.to(self.device, non_blocking=True))
 
 
@@ -155,8 +164,13 @@ def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
 
 
 def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
-    """Return the options of a run's batches, of images or of codes."""
+    """Return the options of a run's batches, of images or of codes.
+
+    Where several processes compute a run, each reads its own rows.
+    """
+    grains = grains_of(config)
     return {
+        "rows": None if grains is None else grains.rows,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "device": device,
@@ -215,6 +229,8 @@ def ensure(
 
     Raises TrainingError if the cache cannot be written.
     """
+    if dataset.stream is not None and dataset.stream.codes is not None:
+        return streamed(dataset, dataset.stream)
     encoding = encoding_of(tokenizer.eval().to(device), reads)
     kind = encoding.kind
     key = digest(
@@ -238,6 +254,16 @@ def ensure(
             f"The {kind} cannot be written to {folder} ({error.strerror or error}): free some space there, "
             "or set DANQING_CACHE to another folder."
         ) from error
+
+
+def streamed(dataset: Dataset, stream: Stream) -> Codes:
+    """Return codes that are read from shards, in one view."""
+    about = stream.codes
+    assert about is not None
+    statistics = None
+    if about.kind == "latents":
+        statistics = LatentStatistics(mean=about.mean, deviation=about.deviation)
+    return Codes(stream.codes_at, len(dataset), statistics=statistics)
 
 
 @contextlib.contextmanager
@@ -285,10 +311,10 @@ def _encoded(encoding: Encoding, dataset: Dataset, views: Views, device: torch.d
 
 
 def _write(path: Path, encoded: _Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
-    format: np.dtype[Any] = _FORMATS[encoded.format]
+    format: np.dtype[Any] = FORMATS[encoded.format]
     end = int(np.prod(encoded.shape)) * format.itemsize
     layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}}
-    moments = _Moments(encoded.shape[1]) if encoded.kind == "latents" else None
+    moments = Moments(encoded.shape[1]) if encoded.kind == "latents" else None
     if moments is not None:
         layout |= moments.layout(end)
     header = json.dumps({**caches.metadata(encoded.name), **layout}).encode()
@@ -309,7 +335,7 @@ def _write(path: Path, encoded: _Encoded, on_progress: ProgressCallback, stopped
             file.write(moments.to_bytes())
 
 
-class _Moments:
+class Moments:
     """Sums over latents, for the mean and the deviation of each channel, which their file ends with."""
 
     def __init__(self, channels: int) -> None:
@@ -321,11 +347,27 @@ class _Moments:
         self._sums += np.stack([values.sum((0, 2, 3)), np.square(values).sum((0, 2, 3))])
         self._count += latents.shape[0] * latents.shape[2] * latents.shape[3]
 
-    def to_bytes(self) -> bytes:
-        mean, square = self._sums / self._count
+    def _values(self) -> NDArray[np.float64]:
+        mean, square = self._sums / max(1, self._count)
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
         least = max(_LEAST_SHARE * deviation.max(), 1e-6)
-        return np.stack([mean, np.maximum(deviation, least)]).astype("<f8").tobytes()
+        return np.stack([mean, np.maximum(deviation, least)])
+
+    def to_bytes(self) -> bytes:
+        return self._values().astype("<f8").tobytes()
+
+    def statistics(self) -> LatentStatistics:
+        """Return the mean and the deviation of each channel."""
+        mean, deviation = self._values().tolist()
+        return LatentStatistics(mean=mean, deviation=deviation)
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums so far, as plain values."""
+        return {"count": self._count, "sums": self._sums.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self._count, self._sums = int(state["count"]), np.array(state["sums"])
 
     def layout(self, start: int) -> dict[str, dict[str, Any]]:
         """Return how the header of a file describes the moments, which begin at `start`."""

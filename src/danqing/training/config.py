@@ -12,6 +12,7 @@ from danqing.data import Dataset
 from danqing.data.captions import captions_of
 from danqing.data.degrade import Degradation
 from danqing.errors import ConfigError
+from danqing.evaluation.learner_scores import has_own_score
 from danqing.families import can_sample, cannot, config_class, implementing, parse_config
 from danqing.families.abilities import SamplesSizes
 from danqing.families.base import FamilyConfig, ReadsText
@@ -20,32 +21,44 @@ from danqing.training.config_sections import (
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
+    PrivateConfig,
     ScheduleConfig,
     Section,
     TokenizerConfig,
     TrainingConfig,
 )
 
-TaskName = Literal["upscale", "enhance", "translate", "colorize", "fill", "style"]
-"""What a model that edits images is for."""
+TaskName = (
+    Literal["upscale", "enhance", "translate", "colorize", "fill", "style"]
+    | Literal["classify", "segment", "detect", "embed"]
+)
+"""What a model that edits or recognizes images is for."""
 AUTO_MINUTES, AUTO_IMAGES, AUTO_DATA = 20, 2_000_000, 1000
 """A run is evaluated by default from this budget on, and from this number of images in its data on."""
+AUTO_RECOGNITION = 200
+"""A run of recognition is evaluated by default from this number of images in its data on."""
+PRIVATE_MICRO_BATCH = 64
+"""Images computed at once in a private run, whose gradients are all kept: more are hardly faster."""
 
 
 class RunConfig(Section):
     """Everything needed to repeat a run.
 
-    task: what the model is for, if it edits images; its card and the commands that use it depend on this.
+    task: what the model is for, if it edits or recognizes images; its card and the commands that use it
+    depend on this.
     size: (width, height) in pixels.
     images, minutes: the budget, one of the two, for both stages together if there is a tokenizer.
+    init: a run folder, a model folder or a hub id whose weights the run starts from, as far as they fit.
     tokenizer: the first stage of a family that generates codes or latents; without one, such a family
     generates pixels.
+    private: what is guaranteed to the people in the images; nothing without it.
     """
 
     description: str = ""
     task: TaskName | Literal[""] = ""
     family: str
     source: str = ""
+    init: str = ""
     size: tuple[int, int] | None = None
     batch_size: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
@@ -58,6 +71,7 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tokenizer: TokenizerConfig | None = None
+    private: PrivateConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -78,7 +92,7 @@ class RunConfig(Section):
         if self.images is not None and self.minutes is not None:
             raise ValueError("give images or minutes, not both")
         scored = self.evaluation.every_images not in (0, "auto") or self.evaluation.patience_images
-        if scored and not can_sample(self.family):
+        if scored and not (can_sample(self.family) or has_own_score(self.family)):
             raise ValueError(f"a {self.family} samples no images to score: set evaluation.every_images=0")
         if self.data.buckets and self.tokenizer is not None:
             raise ValueError("a model of two stages needs one size: give one such as 64x64 instead of auto")
@@ -86,14 +100,28 @@ class RunConfig(Section):
             raise ValueError(_why_one_size(self.model))
         if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
             raise ValueError(f"a {self.family} has no tokenizer: choose a preset such as flow-128")
+        if self.batch_size % self.training.grains:
+            raise ValueError(
+                f"a batch of {self.batch_size} images has no {self.training.grains} equal grains: choose a "
+                f"batch_size that is a multiple of {self.training.grains}"
+            )
+        if self.private is not None and self.training.grains > 1:
+            raise ValueError(
+                "the noise of a private run is drawn by one process: leave --processes out, and "
+                "training.grains at 1"
+            )
         self._check_growing()
         return self
 
     @property
     def micro_batch(self) -> int:
         """Return how many images to compute at once if memory is large enough."""
+        if self.training.grains > 1:
+            return self.batch_size // self.training.grains
         wanted = self.training.micro_batch
-        return self.batch_size if wanted == "auto" else min(wanted, self.batch_size)
+        if wanted == "auto":
+            wanted = PRIVATE_MICRO_BATCH if self.private else self.batch_size
+        return min(wanted, self.batch_size)
 
     def _check_growing(self) -> None:
         """Raise ValueError if the settings of a run that grows do not fit together."""
@@ -152,20 +180,19 @@ class RunConfig(Section):
                 "A:B, or degrade each image by --degrade blur,noise."
             )
         labels = dataset.label_names if self.model.reads_labels else ()
-        bare = 0 if dataset.labels is None else int((dataset.labels < 0).sum())
+        bare = int(dataset.label_counts[-1]) if dataset.label_names else 0
         if labels and bare:
-            raise ConfigError(
-                f"{bare} of {len(dataset)} images have no label: label them too, or train without "
-                "labels: --set conditional=false."
-            )
+            needs_labels = self.model.model_copy(update={"conditional": False}).reads_labels
+            instead = "leave them out" if needs_labels else "train without labels: --set conditional=false"
+            raise ConfigError(f"{bare} of {len(dataset)} images have no label: label them too, or {instead}.")
         shape = {
             "width": width,
             "height": height,
             "channels": dataset.channels,
             "sizes": dataset.sizes if len(dataset.sizes) > 1 else (),
             "labels": labels,
-            "label_frequencies": dataset.label_frequencies if labels else (),
-            "label_captions": dataset.label_captions if labels else (),
+            "label_frequencies": dataset.label_frequencies if labels and not self.private else (),
+            "label_captions": dataset.label_captions if labels and not self.private else (),
         }
         if self.model.reads_attributes and dataset.attributes:
             examples = dataset.attribute_examples(self.data.attribute_examples)
@@ -174,7 +201,16 @@ class RunConfig(Section):
             shape |= {"attributes": dataset.attributes, "attribute_examples": examples}
         if self.model.reads_source:
             shape |= _of_source(dataset, self.data.degrade)
-        known = {"training_images": len(dataset), "training_batch": self.batch_size}
+        targets = dataset.target_classes
+        known = {
+            "training_images": len(dataset),
+            "training_batch": self.batch_size,
+            "label_set": targets.label_set,
+            "label_set_shares": _label_set_shares(dataset),
+            "box_classes": targets.boxes,
+            "mask_classes": targets.mask,
+            "mask_shares": targets.mask_shares,
+        }
         shape |= {name: value for name, value in known.items() if name in self.model.from_data}
         shape |= first_stage or {}
         captions = self._captions(dataset)
@@ -189,7 +225,7 @@ class RunConfig(Section):
         """The captions of each image that has any, if the model reads text."""
         if not self.model.reads_text:
             return []
-        texts = dataset.texts(np.arange(len(dataset))) or ()
+        texts = dataset.texts(dataset.surveyed_rows()) or ()
         captions = [lines for text in texts if (lines := captions_of(text))]
         if not captions:
             found = dataset.info.report.understood.get("Captions", "none")
@@ -216,8 +252,12 @@ class RunConfig(Section):
 
     def is_worth_evaluating(self, images: int) -> bool:
         """Whether "auto" means evaluation for a data set of this many images."""
+        if self.private:
+            return False
         if self.evaluation.patience_images:
             return True
+        if has_own_score(self.family):
+            return images >= AUTO_RECOGNITION
         if not can_sample(self.family):
             return False
         long = (self.minutes or 0) >= AUTO_MINUTES or (self.images or 0) >= AUTO_IMAGES
@@ -274,6 +314,14 @@ def _of_source(dataset: Dataset, degrade: str) -> dict[str, Any]:
         "source_scale": made.scale,
         "source_is_average": made.is_average and is_opaque and not dataset.has_pairs,
     }
+
+
+def _label_set_shares(dataset: Dataset) -> tuple[float, ...]:
+    """Return the share of the images that have each label of the label sets."""
+    if not dataset.target_classes.label_set:
+        return ()
+    found = dataset.targets_at(np.arange(len(dataset))).label_set
+    return () if found is None else tuple(found.mean(0).tolist())
 
 
 def _evenly(captions: Sequence[Sequence[str]], most: int) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from danqing.training.config_sections import (
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
+    PrivateConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainingConfig,
@@ -181,6 +182,7 @@ def _keys(family: str) -> Iterator[str]:
         "training": TrainingConfig,
         "evaluation": EvaluationConfig,
         "tokenizer": TokenizerConfig,
+        "private": PrivateConfig,
     }
     for name in RunConfig.model_fields:
         if name not in sections:

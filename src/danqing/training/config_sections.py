@@ -7,16 +7,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from danqing.data import Augment
 from danqing.data.degrade import Degradation
 from danqing.data.domains import parse_domains
+from danqing.data.shards.stream import WINDOW
+from danqing.data.sources import STREAM_OVER
 from danqing.data.splits import HELD_OUT
 from danqing.image_files.levels import is_range
 from danqing.training.ema import LONGEST, SHORTEST
 
 SHARED = {
     *("precision", "checkpointing", "log_every_steps", "checkpoint_seconds"),
-    *("measure_seconds", "sample_grids", "sample_images"),
+    *("measure_seconds", "sample_grids", "sample_images", "grains", "fast_sums", "shard"),
 }
-"""Settings that both stages of a run share, since none of them changes what is learnt."""
-FREE = ("checkpointing", "checkpoint_seconds", "measure_seconds")
+"""Settings that both stages of a run share."""
+FREE = ("checkpointing", "checkpoint_seconds", "measure_seconds", "shard")
 """Settings that may change when a run is resumed, since no result depends on them."""
 
 
@@ -75,9 +77,22 @@ class DataConfig(Section):
     domains: "SOURCE:TARGET", two labels whose images do not belong together.
     attributes: columns of numbers, categories or vectors.
     attribute_examples: how many images' attributes the model keeps, to draw what is not requested.
+    masks: "IMAGES:MASKS" for two folders, the suffix of files beside the images ("_mask"), the column that
+    names the mask, or "auto".
+    boxes: "coco", a JSON file in COCO's format, "yolo", a column, "auto", or "masks" and "instances" for the
+    connected regions and for the values of masks.
+    label_sets: the column that holds several labels of an image, or "auto".
+    clean: a clean list, as `danqing data clean` writes it: images that it drops are left out.
+    ignore_reservations: train on images whose owners reserve this, if you have their permission.
+    stream_over: the GiB of shards above which images are read from shards during training, instead of being
+    decoded into the cache before. window: how many shards of streamed images are shuffled together.
     degrade: steps such as "blur,down4,noise,jpeg" that make a source image of each image, instead of pairs;
     "shrink4" with pairs says that their sources are a quarter as wide and high as their targets.
     augment: by default, what suits the data.
+    generated: the share of each batch that is drawn from generated images. generator: the run folder, model
+    folder or hub id that generates them. generated_images: how many there are.
+    unlabelled: more images, without labels, of which the model of `init` gives a label to those that it is
+    sure of. unlabelled_share: their share of each batch. confidence: the least probability of such a label.
     """
 
     buckets: bool = False
@@ -90,8 +105,21 @@ class DataConfig(Section):
     domains: str = ""
     attributes: tuple[str, ...] = ()
     attribute_examples: int = Field(512, ge=0, le=100_000)
+    masks: str = ""
+    boxes: str = ""
+    label_sets: str = ""
+    clean: str = ""
+    ignore_reservations: bool = False
+    stream_over: float = Field(STREAM_OVER, ge=0)
+    window: int = Field(WINDOW, ge=1, le=2**20)
     degrade: str = ""
     augment: Augment | None = None
+    generated: float = Field(0.0, ge=0, lt=1)
+    generator: str = ""
+    generated_images: int = Field(10_000, ge=1)
+    unlabelled: str = ""
+    unlabelled_share: float = Field(0.5, gt=0, lt=1)
+    confidence: float = Field(0.95, ge=0, le=1)
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
@@ -111,15 +139,21 @@ class DataConfig(Section):
 
     def of_source(self) -> dict[str, Any]:
         """Return what `open_dataset` takes of these settings; the others change batches and the model."""
-        return self.model_dump(exclude={"augment", "attribute_examples", "degrade"})
+        own = {"augment", "attribute_examples", "degrade", "generated", "generator", "generated_images"}
+        return self.model_dump(exclude=own | {"unlabelled", "unlabelled_share", "confidence"})
 
 
 class TrainingConfig(Section):
     """How a run trains.
 
-    Only the first five settings change what is learnt.
+    Only the first seven settings change what is learnt.
     micro_batch: how many images of a batch are computed at once; the gradients of all parts are added up.
     "auto" is all images if memory is large enough. What a loss draws at random is drawn for each part.
+    grains: a power of two. A batch is cut into so many parts, whose gradients are always added in the same
+    order, so that any number of processes up to that computes the same weights. Each part has its own random
+    numbers and batch norm. fast_sums: add gradients in the order that is fastest; the weights then depend on
+    the number of processes. shard: keep the state of the optimiser in parts, one in each process, to save
+    memory; the weights are the same.
     checkpointing: compute the activations of blocks again in the backward pass instead of keeping them.
     "auto" does so if memory is short. It takes about a third more time and changes no result.
     ema_lengths: keep averages of the weights whose widths are these shares of the run, in ascending order,
@@ -131,6 +165,9 @@ class TrainingConfig(Section):
     clip_norm: float = Field(0.0, ge=0)
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    grains: int = Field(1, ge=1, le=65_536)
+    fast_sums: bool = False
+    shard: bool = False
     checkpointing: Literal["auto", "on", "off"] = "auto"
     log_every_steps: int = Field(25, ge=1)
     checkpoint_seconds: float = Field(60.0, gt=0)
@@ -139,12 +176,39 @@ class TrainingConfig(Section):
     sample_images: int = Field(64, ge=1, le=1024)
 
     @model_validator(mode="after")
+    def _has_a_tree(self) -> Self:
+        if self.grains & (self.grains - 1):
+            raise ValueError(f"grains must be a power of two, and it is {self.grains}")
+        if self.grains > 1 and self.micro_batch != "auto":
+            raise ValueError("grains are computed one by one: leave micro_batch at auto, or grains at 1")
+        return self
+
+    @model_validator(mode="after")
     def _has_lengths_to_combine(self) -> Self:
         if len(self.ema_lengths) == 1:
             raise ValueError("ema_lengths needs at least two lengths, such as [0.05, 0.1]")
         if list(self.ema_lengths) != sorted(set(self.ema_lengths)):
             raise ValueError("ema_lengths must ascend")
         return self
+
+
+class PrivateConfig(Section):
+    """Differential privacy for the training images (DP-SGD); without this section, there is none.
+
+    epsilon: how much the model may say of any one image, at most; less is more private. delta: the
+    probability with which that may fail, at most one in the number of images.
+    clip: the most length of the gradient of an image.
+    draws: how many times a loss draws its random numbers for an image, before its gradient is clipped. More
+    makes gradients less noisy, costs time and no privacy.
+    secure: draw a secret key for the run, from which noise and batches follow. Otherwise they follow from
+    `seed`, and the guarantee holds only for those who do not know or guess it.
+    """
+
+    epsilon: float = Field(8.0, gt=0, le=1000)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    clip: float = Field(0.1, gt=0, allow_inf_nan=False)
+    draws: int = Field(1, ge=1, le=1024)
+    secure: bool = False
 
 
 class EvaluationConfig(Section):

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import torch
 
 from danqing import machine
+from danqing.cluster.world import world
 from danqing.training.position import Position
 
 
 class CostMeter:
-    """Counts the energy and memory that this process uses."""
+    """Counts the energy and memory that this process uses, the first one of its run."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -28,10 +29,11 @@ class CostMeter:
     def cost(self, position: Position) -> dict[str, float | None]:
         """Return the cost of a run, over all its processes.
 
+        core_hours: of as many processes as compute the run now.
         energy_wh: of the whole machine; None if it does not report its energy.
         evaluation_seconds: they are part of the core-hours, but not of the training time.
         """
-        cores = machine.cores_used(self._device)
+        cores = machine.cores_used(self._device) * world().size
         joules, evaluation = position.energy_joules, position.evaluation_seconds
         return {
             "core_hours": (position.seconds + evaluation) * cores / 3600,

@@ -69,7 +69,7 @@ class Display(Listener):
 
 def show_report(bar: Bar, report: "DataReport") -> None:
     """Show what was found in the data, with notes in yellow."""
-    notes = set(report.notes)
+    notes = {*report.notes, *report.consent.notes()}
     for line in report.lines():
         bar.say(line, style="yellow" if line in notes else "")
 

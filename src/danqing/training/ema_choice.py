@@ -4,8 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from danqing.families.base import Family
-from danqing.model.model import Model
+from danqing.families.base import Learner
 from danqing.training.listener import Scored
 from danqing.training.post_hoc import averages_of, error_share, reconstruct
 from danqing.training.schedule import Budget
@@ -20,7 +19,7 @@ MOST_ERROR = 0.1
 def score_lengths(
     validation: Validation,
     snapshots: Sequence[Snapshot],
-    family: Family,
+    learner: Learner,
     trained: Mapping[str, Any],
     budget: Budget,
 ) -> Iterator[Scored]:
@@ -28,17 +27,16 @@ def score_lengths(
 
     The validation keeps the best model. What it has scored already at these images is not scored again.
 
-    family: has the weights of the last snapshot's first average.
+    learner: has the weights of the last snapshot's first average.
     trained: what the model folder says of its training.
     """
-    last, candidate = snapshots[-1], copy.deepcopy(family)
+    last, candidate = snapshots[-1], copy.deepcopy(learner)
     lengths = usable_lengths(snapshots)
     while (
         length := next_length(validation.scored_lengths(last.images), lengths, last.lengths[0])
     ) is not None:
-        candidate.load_state_dict(family.state_dict() | reconstruct(snapshots, length))
-        model = Model(candidate, {**trained, "ema_length": length})
-        yield validation.score(model, last.images, budget)
+        candidate.load_state_dict(learner.state_dict() | reconstruct(snapshots, length))
+        yield validation.score(candidate, {**trained, "ema_length": length}, last.images, budget)
 
 
 def usable_lengths(snapshots: Sequence[Snapshot]) -> list[float]:

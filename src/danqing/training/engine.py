@@ -1,6 +1,7 @@
 """One training step: every phase's loss, its optimiser's update, and the moving average."""
 
 import functools
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.evaluation.networks import open_teacher
-from danqing.families.abilities import Grows, HasGuide, HasTokenizer, Perceives
+from danqing.families.abilities import Grows, HasGuide, HasTokenizer, Perceives, StartsTrained
 from danqing.families.base import Batch, Learner, Losses, Phase
 from danqing.nets.layers import shrunk
 from danqing.precision import Precision, autocast
@@ -18,9 +19,12 @@ from danqing.randomness import derived_seed, generator
 from danqing.training import burn_in, optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA, HalfLife, PowerFunction
+from danqing.training.grains import Grains
 from danqing.training.meter import Meter
+from danqing.training.private_gradients import PrivateGradients
 from danqing.training.schedule import learning_rate_factor
 from danqing.training.snapshots import Averages
+from danqing.training.transfer import Carried
 
 
 class Engine:
@@ -37,9 +41,11 @@ class Engine:
         device: torch.device,
         precision: Precision,
         tokenizer: Learner | None = None,
+        start: Carried | None = None,
+        grains: Grains | None = None,
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
-        learner = initialise(config, tokenizer)
+        learner = initialise(config, tokenizer, start)
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.learner.phases()
         self.averages = _averages(self.learner, config)
@@ -50,6 +56,10 @@ class Engine:
             network = open_teacher(self.learner.perceptual_network, device=device)
             self.learner.perceive(network.perceive)
             self.networks = ({"name": network.name, "sha256": network.sha256},)
+        self.private: PrivateGradients | None = None
+        """Computes the gradients of phases that see data, in a private run."""
+        if config.private is not None:
+            self.private = PrivateGradients(config.private, self.learner, config.batch_size)
         self.meter = Meter()
         self.optimizers = {
             phase.name: optimizers.build(
@@ -59,8 +69,16 @@ class Engine:
         }
         repeats = max(phase.repeats for phase in self.phases)
         self.images_per_step = config.batch_size * repeats
+        self.data_seconds = 0.0
+        """How long steps have waited for their images."""
         self.micro_batch = config.micro_batch
         """How many images of a batch are computed at once; fewer need less memory."""
+        self.grains = grains
+        if grains is not None and grains.size < self.fewest_at_once:
+            raise TrainingError(
+                f"A grain of {grains.size} image is too small for batch norm: raise batch_size to "
+                f"{self.fewest_at_once * grains.count} or more, or lower training.grains."
+            )
 
     def step(
         self,
@@ -86,7 +104,7 @@ class Engine:
         burnt_in = burn_in.progress(self.config.schedule, images, total)
         self.learner.on_burn_in(burnt_in)
         factor = learning_rate_scale * learning_rate_factor(self.config.schedule, images, total)
-        drawn: list[Batch] = []  # phases of one step see the same images
+        drawn: list[list[Batch]] = []  # phases of one step see the same images
         broken = torch.zeros((), device=self.device)
         for phase in self.phases:
             optimizer, parameters = self.optimizers[phase.name], [p for _, p in self._parameters(phase)]
@@ -96,16 +114,46 @@ class Engine:
                     group["betas"] = burn_in.betas(self.config.optimizer, burnt_in)
             for repeat in range(phase.repeats):
                 if repeat == len(drawn):
-                    drawn.append(self._batch(images + repeat * self.config.batch_size, level))
-                broken = broken + self.compute_gradients(phase, drawn[repeat], step, repeat)
+                    drawn.append(self._drawn(images + repeat * self.config.batch_size, level))
+                batches = drawn[repeat]
+                if self.private and not phase.sees_data:
+                    seen = images + repeat * self.config.batch_size
+                    batches = [self.private.batch_without_data(batch, seen) for batch in batches]
+                broken = broken + self.compute_gradients(phase, batches, step, repeat)
                 if self.config.training.clip_norm:
                     norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
                     self.meter.add(phase.name, {"gradient_norm": norm})
-                optimizer.step()
+                self._take_step(phase)
         for average in self.averages:
             average.update(images + self.images_per_step, self.images_per_step, begins)
         self._take_guide(images + self.images_per_step, total)
         return broken
+
+    def _take_step(self, phase: Phase) -> None:
+        """Take a step of the optimiser; where it is sharded, get what others have stepped.
+
+        An optimiser changes each parameter by itself, so it does not matter which process does so.
+        """
+        optimizer, shares = self.optimizers[phase.name], self._shares(phase)
+        if shares is None or self.grains is None:
+            optimizer.step()
+            return
+        here = self.grains.world
+        for rank, parameters in enumerate(shares):
+            if rank != here.rank:
+                for parameter in parameters.values():
+                    parameter.grad = None  # it keeps no state then, and the parameter stays
+        optimizer.step()
+        for rank, parameters in enumerate(shares):
+            here.spread([parameter.data for parameter in parameters.values()], rank)
+
+    def _shares(self, phase: Phase) -> list[dict[str, nn.Parameter]] | None:
+        """Return the parameters that each process steps, by name; None if each steps all of them."""
+        if self.grains is None or not self.grains.exchanges or not self.config.training.shard:
+            return None
+        size, parameters = self.grains.world.size, self._parameters(phase)
+        owned = optimizers.owners(parameters, size)
+        return [{name: p for name, p in parameters if owned[name] == rank} for rank in range(size)]
 
     def _take_guide(self, images: int, total: int) -> None:
         """Copy the average to the guide, once, when its share of the run is over."""
@@ -133,17 +181,34 @@ class Engine:
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state, named for a checkpoint."""
+        return self.shared() | self.own()
+
+    def own(self) -> dict[str, Tensor]:
+        """The part of the state that only this process has, or that counts only where the log is kept."""
+        tensors = dict[str, Tensor]()
+        if self.grains is None or self.grains.world.rank == 0:
+            tensors |= {f"meter/{name}": value for name, value in self.meter.sums.items()}
+        for phase in self.phases:
+            if self._shares(phase) is not None:
+                tensors |= self._optimizer_tensors(phase)
+        return tensors
+
+    def shared(self) -> dict[str, Tensor]:
+        """The part of the state that is the same in all processes of the run."""
         tensors = {f"family/{name}": value for name, value in self.learner.state_dict().items()}
         for prefix, average in zip(_prefixes(self.config), self.averages, strict=True):
             tensors |= {f"{prefix}{name}": value for name, value in average.learner.state_dict().items()}
-        tensors |= {f"meter/{name}": value for name, value in self.meter.sums.items()}
         for phase in self.phases:
-            state = optimizers.state_tensors(self.optimizers[phase.name], self._parameters(phase))
-            tensors |= {f"optimizer/{phase.name}/{name}": value for name, value in state.items()}
+            if self._shares(phase) is None:
+                tensors |= self._optimizer_tensors(phase)
         return tensors
 
+    def _optimizer_tensors(self, phase: Phase) -> dict[str, Tensor]:
+        state = optimizers.state_tensors(self.optimizers[phase.name], self._parameters(phase))
+        return {f"optimizer/{phase.name}/{name}": value for name, value in state.items()}
+
     def load_tensors(self, tensors: Mapping[str, Tensor], meter_counts: Mapping[str, int]) -> None:
-        """Put back what `tensors` gave."""
+        """Put back what `tensors` gave, in this process or in several together."""
         self.learner.load_state_dict(_below(tensors, "family/"))
         for average, state in zip(self.averages, averages_in(tensors, self.config), strict=True):
             average.learner.load_state_dict(state)
@@ -151,25 +216,37 @@ class Engine:
         self.meter.counts = dict(meter_counts)
         for phase in self.phases:
             state = _below(tensors, f"optimizer/{phase.name}/")
+            if (shares := self._shares(phase)) is not None and self.grains is not None:
+                mine = shares[self.grains.world.rank]
+                state = {name: value for name, value in state.items() if name.rpartition("/")[0] in mine}
             optimizers.load_state_tensors(self.optimizers[phase.name], self._parameters(phase), state)
 
-    def _batch(self, images: int, level: int) -> Batch:
-        """Return the batch after `images`, with sides that are halved `level` times by averaging pixels."""
-        batch = self.batches.at(images)
-        return batch.mapped(functools.partial(shrunk, halvings=level)) if level else batch
+    def _drawn(self, images: int, level: int) -> list[Batch]:
+        """Return the batch after `images`, with sides that are halved `level` times by averaging pixels.
 
-    def compute_gradients(self, phase: Phase, batch: Batch, step: int, repeat: int) -> Tensor:
+        A batch of grains is a list of those that this process computes.
+        """
+        parts = [None] if self.grains is None else self.grains.rows_of_each
+        started = time.perf_counter()
+        batches = [self.batches.at(images, rows) for rows in parts]
+        self.data_seconds += time.perf_counter() - started
+        if not level:
+            return batches
+        return [batch.mapped(functools.partial(shrunk, halvings=level)) for batch in batches]
+
+    def compute_gradients(self, phase: Phase, batches: Sequence[Batch], step: int, repeat: int) -> Tensor:
         """Compute the gradients of a phase on a batch; returns the sum of its losses.
 
-        The batch is computed in parts of `micro_batch` images. When memory runs out, all of it is computed
-        again with half as many images at once, and so are all later batches.
+        A batch of grains is given as a list of them. Another one is computed in parts of `micro_batch`
+        images. When memory runs out, all of it is computed again with half as many images at once, and so are
+        all later batches.
 
         Raises TrainingError if memory is too small for the smallest part.
         """
         self._train_only(phase)
         while True:
             try:
-                parts = self._in_parts(phase, batch, step, repeat)
+                parts = self._in_parts(phase, batches, step, repeat)
                 break
             except RuntimeError as error:  # such as torch.OutOfMemoryError
                 if not machine.is_out_of_memory(error):
@@ -177,24 +254,53 @@ class Engine:
             # Here the error is gone, and with it the tensors that its traceback refers to.
             self._halve_micro_batch()
         for losses in parts:
-            self.meter.add(phase.name, {"loss": losses.total, **losses.logged})
+            self.meter.add(phase.name, losses.logged)
         return torch.stack([losses.total for losses in parts]).sum()
 
-    def _in_parts(self, phase: Phase, batch: Batch, step: int, repeat: int) -> list[Losses]:
-        """Add up the gradients of the parts of a batch; returns the losses of each part, detached."""
+    def _in_parts(self, phase: Phase, batches: Sequence[Batch], step: int, repeat: int) -> list[Losses]:
+        """Add up the gradients of the parts of a batch; returns the losses of each part, detached.
+
+        The losses of images in a private run are not returned: nobody must see them.
+        """
+        if self.grains is not None:
+            parameters = [parameter for _, parameter in self._parameters(phase)]
+            loss = functools.partial(self._loss, phase, step, repeat)
+            return [self.grains.compute(self.learner, parameters, batches, loss)]
+        (batch,) = batches
+        if self.private and phase.sees_data:
+            length = self.private.compute(
+                phase,
+                self._parameters(phase),
+                batch,
+                (step, repeat),
+                micro_batch=self.micro_batch,
+                precision=self.precision,
+            )
+            return [Losses(torch.zeros((), device=self.device), {"noisy_gradient_norm": length})]
         self.optimizers[phase.name].zero_grad(set_to_none=True)
         parts, count = [], -(-len(batch) // self.micro_batch)
         for part in range(count):
             rows = slice(part * len(batch) // count, (part + 1) * len(batch) // count)
             some = batch if count == 1 else batch[rows]
-            rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
-            with autocast(self.precision, self.device):
-                losses = self.learner.loss(some, phase, rng)
+            losses = self._loss(phase, step, repeat, some, part)
             (losses.total * (len(some) / len(batch))).backward()
-            parts.append(Losses(losses.total.detach(), losses.logged))
+            total = losses.total.detach()
+            parts.append(Losses(total, {"loss": total, **losses.logged}))
         return parts
 
+    def _loss(self, phase: Phase, step: int, repeat: int, batch: Batch, part: int) -> Losses:
+        """Compute the loss of a part or a grain of a batch."""
+        rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
+        with autocast(self.precision, self.device):
+            losses: Losses = self.learner.loss(batch, phase, rng)
+        return losses
+
     def _halve_micro_batch(self) -> None:
+        if self.grains is not None:
+            raise TrainingError(
+                f"Memory is too small for a grain of {self.grains.size} images: set checkpointing=on, "
+                "free memory, or begin a run with more training.grains or a smaller network."
+            )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         smaller = -(-min(self.micro_batch, self.config.batch_size) // 2)
@@ -225,19 +331,24 @@ class Engine:
             module.requires_grad_(name in phase.modules)
 
 
-def initialise(config: RunConfig, tokenizer: Learner | None = None) -> Learner:
+def initialise(config: RunConfig, tokenizer: Learner | None = None, start: Carried | None = None) -> Learner:
     """Build the learner with weights that follow from the run's seed.
 
     tokenizer: trained before it; its weights are taken and stay as they are.
+    start: weights of a trained model, instead of those that follow from the seed.
     torch's global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
         learner = families.build_learner(config.model)
+    if isinstance(learner, StartsTrained):
+        learner.load_published()
     if isinstance(learner, HasTokenizer):
         if tokenizer is not None:
             learner.tokenizer.load_state_dict(tokenizer.state_dict())
         learner.tokenizer.requires_grad_(False)
+    if start is not None:
+        start.apply(learner)
     return learner
 
 

@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from danqing.data import Dataset
-from danqing.data.degrade import Degradation
+from danqing.data.degrade import Degradation, source_images
 from danqing.data.splits import Held
+from danqing.evaluation.image_sets import batch_size_for, draw_rows, index_batches
+from danqing.images import to_float
+from danqing.model.domain import MOST as DOMAIN_IMAGES
+from danqing.model.domain import Domain
 from danqing.training.config import RunConfig
 from danqing.training.listener import Plan
 from danqing.training.position import Position
@@ -17,11 +19,8 @@ from danqing.training.validation import Best, Validation
 
 def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str, Any]:
     """Return facts of the training images and, as `judged`, the held-out ones."""
-    info, labels = dataset.info, dataset.labels
-    counts = {}
-    if labels is not None:
-        found = np.bincount(labels[labels >= 0], minlength=len(dataset.label_names))
-        counts = dict(zip(dataset.label_names, map(int, found), strict=True))
+    info, names = dataset.info, dataset.label_names
+    counts = dict(zip(names, dataset.label_counts.tolist(), strict=False)) if names else {}
     facts: dict[str, Any] = {
         "name": info.name,
         "source": str(info.source),
@@ -36,6 +35,7 @@ def of_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str,
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
         "citation": info.citation,
+        "consent": info.report.consent.model_dump(),
         "account": info.report.account(),
         "understood": info.report.understood,
         "notes": list(info.report.notes),
@@ -81,6 +81,11 @@ def of_trained(
         "seed": config.seed,
         "data": _of_training_data(dataset, config, held),
     }
+    if config.private is not None:
+        # The digest of the data says whether a guess of all images is right; from the seed, noise may follow.
+        # The names of creators say who is in the data.
+        del trained["seed"], trained["data"]["fingerprint"]
+        trained["data"].pop("consent", None)
     if config.task:
         trained["task"] = config.task
     if config.training.ema_lengths:
@@ -93,6 +98,25 @@ def of_trained(
     return trained
 
 
+def of_help(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a model folder says of what helped its training.
+
+    run: the facts of the run.
+    Models are named by the digest of their weights alone, since a path says something of the machine.
+    """
+    start, made, more = (run.get(name) or {} for name in ("init", "generated", "unlabelled"))
+    told = {}
+    if start:
+        told["init"] = f"a {start['family']} with the weights {start['weights'][:12]}"
+    if made:
+        told["generated"] = (
+            f"{made['share']:.0%} of its images, by a model with the weights {made['weights'][:12]}"
+        )
+    if more:
+        told["unlabelled"] = f"{more['images']:,} images that were labelled by the model it started from"
+    return told
+
+
 def _of_training_data(dataset: Dataset, config: RunConfig, held: Held | None) -> dict[str, Any]:
     info = dataset.info
     return {
@@ -101,16 +125,32 @@ def _of_training_data(dataset: Dataset, config: RunConfig, held: Held | None) ->
         "fingerprint": dataset.fingerprint,
         "licence": info.licence,
         "citation": info.citation,
+        **({"consent": consent} if (consent := info.report.consent.facts()) else {}),
         "prepared": config.data.model_dump(include={"channels", "alpha", "background", "fit"})
         | ({} if dataset.range is None else {"range": list(dataset.range)})
         | {
             name: value
-            for name in ("pairs", "domains", "degrade")
+            for name in (
+                *("pairs", "domains", "degrade", "masks", "boxes", "label_sets"),
+                "ignore_reservations",
+            )
             if (value := getattr(config.data, name))  # what is not declared is not told
         },
         **held_out(config, held),
         **({"chosen_by": held.split} if held is not None and config.evaluation.keep == "best" else {}),
     }
+
+
+def domain_of(dataset: Dataset, config: RunConfig) -> Domain | None:
+    """Return what the images are like that a model reads."""
+    surveyed = dataset.surveyed_rows()
+    rows = surveyed[draw_rows(len(surveyed), DOMAIN_IMAGES, config.seed, "domain")]
+    parts = (rows[part] for part in index_batches(len(rows), batch_size_for(dataset.size)))
+    if not config.model.reads_source:
+        read = dataset.images if len(dataset.sizes) > 1 else dataset.full_depth  # of one size
+        return Domain.fit(to_float(read(part)) for part in parts)
+    steps = Degradation(config.data.degrade) if config.data.degrade else None
+    return Domain.fit(source_images(dataset, part.tolist(), steps, config.seed) for part in parts)
 
 
 def of_plan(plan: Plan) -> dict[str, Any]:

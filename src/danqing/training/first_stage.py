@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from danqing import families, machine, weights
+from danqing.cluster.ledger import Ledger
 from danqing.data import Dataset
 from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
@@ -46,6 +47,7 @@ class FirstStage:
 
     config: not yet completed for the data.
     folder: of the run; it exists and is locked.
+    ledger: of the run; both stages are in it.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class FirstStage:
         folder: RunFolder,
         device: torch.device,
         listener: Listener,
+        ledger: Ledger,
     ) -> None:
         assert config.tokenizer is not None
         self.config, self.dataset, self.held = config, dataset, held
         self.folder, self.device, self.listener = folder, device, listener
+        self.ledger = ledger
         self.own = RunFolder(folder.tokenizer)
         self.wanted = config.tokenizer
         self.reads = families.tokenizer_protocol(config.family)
@@ -145,9 +149,17 @@ class FirstStage:
                 )
             stage = Stage(TOKENIZER, OF_TOKENIZER, then=self._plan_of_second_stage(completed))
             trainer = Trainer(
-                completed, self.dataset, self.own, self.device, self.listener, held=self.held, stage=stage
+                completed,
+                self.dataset,
+                self.own,
+                self.device,
+                self.listener,
+                held=self.held,
+                stage=stage,
+                ledger=self.ledger,
             )
             status = trainer.run()
+            self.ledger.switch("start")  # of the second stage
             self._write_facts()
             if status != "finished" or trainer.interruption.requested:  # perhaps at its last step
                 return None

@@ -23,11 +23,14 @@ class AppendedLines:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
-    def sync(self) -> int:
-        """Make the lines durable; returns the file's length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    @property
+    def length(self) -> int:
+        """Return the length of the file in bytes."""
         return self.path.stat().st_size
+
+    def sync(self) -> None:
+        """Make the lines durable; another thread may call it."""
+        os.fsync(self._file.fileno())
 
     def cut(self, length: int) -> None:
         """Remove everything after the first `length` bytes.

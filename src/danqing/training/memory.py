@@ -55,10 +55,19 @@ def _storage_key(tensor: Tensor) -> int:
 def step_bytes(engine: Engine) -> Callable[[int], int]:
     """Count the most bytes that a training step creates; returns them as a function of the micro-batch.
 
-    Gradients are among them; weights, and what optimisers and averages keep, are not. The engine's
-    gradients and what it has logged are discarded.
+    Gradients are among them, but not their sums over grains; weights, and what optimisers and averages keep,
+    are not. The engine's gradients and what it has logged are discarded.
     """
-    fewer, more = (min(count, engine.config.batch_size) for count in COUNTED_ON)
+    grains, engine.grains = engine.grains, None  # one grain is counted as a batch
+    try:
+        return _step_bytes(engine)
+    finally:
+        engine.grains = grains
+
+
+def _step_bytes(engine: Engine) -> Callable[[int], int]:
+    most = len(engine.batches.at(0))  # a batch of a private run may be small
+    fewer, more = (min(count, most) for count in COUNTED_ON)
     first, second = (_traced(engine, count) for count in (fewer, more))
     if len(first) != len(second):  # the operations depend on the images
         first, second = first.max(keepdims=True), second.max(keepdims=True)
@@ -74,7 +83,7 @@ def _traced(engine: Engine, count: int) -> NDArray[np.int64]:
     engine.meter.drain()  # the first value of a sum takes one operation less
     for phase in engine.phases:
         with LiveBytes() as counted:
-            engine.compute_gradients(phase, batch, 0, 0)
+            engine.compute_gradients(phase, [batch], 0, 0)
         engine.optimizers[phase.name].zero_grad(set_to_none=True)
         traces += counted.trace
     return np.array(traces)

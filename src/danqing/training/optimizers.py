@@ -164,6 +164,15 @@ _KINDS = {
 """Every optimiser, by the name that `OptimizerConfig` allows."""
 
 
+def owners(parameters: NamedParameters, size: int) -> dict[str, int]:
+    """Return which of `size` processes steps each parameter, so that all have about as many numbers."""
+    owned, load = dict[str, int](), [0] * size
+    for name, parameter in sorted(parameters, key=lambda each: (-each[1].numel(), each[0])):
+        owned[name] = load.index(min(load))
+        load[owned[name]] += parameter.numel()
+    return owned
+
+
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> dict[str, Tensor]:
     """The optimiser's state as `parameter name/state name` → tensor."""
     return {

@@ -12,7 +12,7 @@ from torch import Tensor
 from danqing import atomic, weights
 from danqing.data import Augment, Batches, Dataset
 from danqing.data.batch import Batch
-from danqing.errors import ModelError
+from danqing.errors import ConfigError, ModelError
 from danqing.families import transport
 from danqing.images import to_float
 from danqing.randomness import generator
@@ -67,18 +67,25 @@ class PairedBatches(Batches):
         self.views, self.potentials = views, potentials
         self._choices: dict[int, tuple[NDArray[np.int64], Tensor]] = {}
 
-    def indices(self, images_seen: int) -> NDArray[np.int64]:
-        """Which images the batch shows, int64 `[batch_size]`; noise has chosen them."""
-        return self._choice(images_seen)[0] % len(self.dataset)
+    def indices(self, images_seen: int, rows: slice | None = None) -> NDArray[np.int64]:
+        """Which images the batch shows, int64 `[n]`; noise has chosen them.
 
-    def at(self, images_seen: int) -> Batch:
-        """Return the batch after `images_seen` images, with its noise, on the device."""
+        rows: as of `Batches.at`.
+        """
+        return self._choice(images_seen)[0][self.rows if rows is None else rows] % len(self.dataset)
+
+    def at(self, images_seen: int, rows: slice | None = None) -> Batch:
+        """Return the batch after `images_seen` images, with its noise, on the device.
+
+        rows: as of `Batches.at`.
+        """
+        rows = self.rows if rows is None else rows
         chosen, noise = self._choice(images_seen)
-        batch = super().at(images_seen)
-        mirrored = torch.from_numpy(chosen >= len(self.dataset)).to(self.device)
+        batch = super().at(images_seen, rows)
+        mirrored = torch.from_numpy(chosen[rows] >= len(self.dataset)).to(self.device)
         images = torch.where(mirrored[:, None, None, None], batch.images.flip(3), batch.images)
         images = images.contiguous(memory_format=torch.channels_last)
-        return dataclasses.replace(batch, images=images, noise=noise.to(self.device))
+        return dataclasses.replace(batch, images=images, noise=noise[rows].to(self.device))
 
     def _choice(self, images_seen: int) -> tuple[NDArray[np.int64], Tensor]:
         """Return the views `[batch_size]` at a position and the noise that chose them, on the CPU."""
@@ -104,6 +111,11 @@ def open_batches(
     is_begun: whether the run has begun.
     options: as of `Batches`.
     """
+    if dataset.stream is not None:
+        raise ConfigError(
+            "Noise cannot choose among streamed images: set model.transport=minibatch, or raise "
+            "data.stream_over, so that they are decoded into the cache."
+        )
     device, seed = torch.device(options["device"]), options["seed"]
     views = PairedViews.of(dataset, augment, device)
     potentials = _read(file, len(views.points)) if is_begun else None

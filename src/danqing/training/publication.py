@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing import families, weights
+from danqing import atomic, families, weights
 from danqing.data import Dataset
 from danqing.data.degrade import Degradation, source_images
 from danqing.data.splits import Held
 from danqing.errors import DataError
 from danqing.evaluation import scores
+from danqing.evaluation.examination import Examination
 from danqing.evaluation.generated_images import remade, sources
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.families.abilities import Translates
-from danqing.families.base import FamilyConfig, Learner
+from danqing.families.base import Family, FamilyConfig, Learner
 from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model import folder as model_folder
 from danqing.model.card import describe
@@ -61,10 +62,11 @@ class Publisher:
             rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
             return channel_means(self._originals.images(rows).numpy())
         labels, rng = self._config.model.labels, generator(self._config.seed, "colours")
-        groups = [np.arange(len(dataset))] * count
+        surveyed = dataset.surveyed_rows()
+        groups = [surveyed] * count
         if labels:
-            known = map_labels(dataset, labels)
-            groups = [np.flatnonzero(known == label) for label in _spread_labels(len(labels), count)]
+            known = map_labels(dataset, labels, surveyed)
+            groups = [surveyed[known == label] for label in _spread_labels(len(labels), count)]
         drawn = [
             group[torch.randint(len(group), (_PER_SAMPLE,), generator=rng).numpy()]
             for group in groups
@@ -96,7 +98,7 @@ class Publisher:
         samples = self._grid(model, brief_options(model) if in_brief else {})
         path = self._folder.samples / f"{model.facts['images']:09d}.png"
         samples.save(path)
-        if is_best and not holds(self._folder.model, model):
+        if is_best and not holds(self._folder.model, model.family, model.facts):
             publish(self._folder.model, model, samples)
         return path, samples
 
@@ -104,14 +106,19 @@ class Publisher:
         """Write a model without a score to the model folder."""
         publish(self._folder.model, model, self._grid(model))
 
-    def write_best(self, model: Model, score: scores.Score) -> None:
-        """Write the model with the best score to the model folder.
+    def write_best(self, learner: Learner, trained: Mapping[str, Any], score: scores.Score) -> None:
+        """Write the learner with the best score to the model folder.
 
         After a kill the folder may hold a model that was trained further than the run has been saved.
         """
         folder = self._folder.model
-        if not (holds(folder, model) and is_scored(folder, model)):
+        if holds(folder, learner, trained) and is_scored(folder, learner):
+            return
+        if isinstance(learner, Family):
+            model = Model(learner, trained, name=self._folder.name)
             publish(folder, model, self._grid(model), [score])
+        else:
+            publish_learner(folder, learner, trained, [score])
 
     def sampled(self, grid: Images) -> NDArray[np.uint8]:
         """Return what the model made of a grid, `[n, h, w, c]`, without the real images beside it."""
@@ -130,11 +137,13 @@ class Publisher:
         rows = _drawn_rows(self._originals, count, self._config.seed)[: max(1, count // 2)]
         originals, again = self._originals.images(rows).numpy(), remade(model, self._originals, rows).array
         if not isinstance(model.family, Translates):
-            return Images(np.concatenate([originals, again], axis=2))
+            marks = model.marking("reconstruct", overview=True)
+            return Images(np.concatenate([originals, again], axis=2), marks)
         source = torch.from_numpy(sources(model, self._originals, rows).array)
         shown = _as_targets(to_float(source), self._config.model)
         targets = [] if model.family.config.reads_domains else [originals]
-        return Images(np.concatenate([shown, again, *targets], axis=2))
+        pictures = np.concatenate([shown, again, *targets], axis=2)
+        return Images(pictures, model.marking("translate", overview=True))
 
 
 def _as_targets(source: Tensor, config: FamilyConfig) -> NDArray[np.uint8]:
@@ -153,9 +162,11 @@ def sample_grid(model: Model, config: RunConfig, options: Mapping[str, Any] | No
     """
     count, labels, options = config.training.sample_images, model.labels, options or {}
     if shown := prompts(config):
-        return model.sample(count, prompt=shown, seed=config.seed, **options)
-    spread = _spread_labels(len(labels), count) if labels else None
-    return model.sample(count, label=spread, seed=config.seed, **options)
+        samples = model.sample(count, prompt=shown, seed=config.seed, **options)
+    else:
+        spread = _spread_labels(len(labels), count) if labels else None
+        samples = model.sample(count, label=spread, seed=config.seed, **options)
+    return Images(samples.array, model.marking("sample", overview=True))
 
 
 def brief_options(model: Model) -> dict[str, Any]:
@@ -189,8 +200,10 @@ def real_images(dataset: Dataset, config: RunConfig) -> Images:
 
 def _drawn_rows(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
     """At most `count` rows of a data set, drawn evenly, in order."""
-    chosen = torch.randperm(len(dataset), generator=generator(seed, "real images"))[:count]
-    return np.sort(chosen.numpy())
+    surveyed = dataset.surveyed_rows()
+    chosen = torch.randperm(len(surveyed), generator=generator(seed, "real images"))[:count]
+    rows: NDArray[np.int64] = surveyed[np.sort(chosen.numpy())]
+    return rows
 
 
 def publish(folder: Path, model: Model, samples: Images, measured: Sequence[scores.Score] = ()) -> None:
@@ -198,31 +211,54 @@ def publish(folder: Path, model: Model, samples: Images, measured: Sequence[scor
 
     Scores and neighbours of the model that was there are removed.
     """
-    folder.mkdir(exist_ok=True)
-    (folder / "neighbours.png").unlink(missing_ok=True)
-    scores.write(folder / "scores.json", measured)
+    _replace_scores(folder, measured)
     model.save(folder, samples)
 
 
-def publish_learner(folder: Path, learner: Learner, trained: Mapping[str, Any]) -> None:
-    """Write a learner that does not sample images to the model folder."""
+def publish_learner(
+    folder: Path, learner: Learner, trained: Mapping[str, Any], measured: Sequence[scores.Score] = ()
+) -> None:
+    """Write a learner that does not sample images, and its scores, to the model folder."""
+    _replace_scores(folder, measured)
     model_folder.write(folder, learner, trained, describe(learner, trained))
 
 
-def holds(folder: Path, model: Model) -> bool:
-    """Whether a model folder holds exactly the weights of `model`."""
+def publish_examined(
+    folder: RunFolder, learner: Learner, trained: Mapping[str, Any], found: Examination
+) -> None:
+    """Write a learner with all of its scores, and what the report shows of them."""
+    weights_of = {"weights": weights.digest(learner.state_dict())[:12]}
+    measured = [score.model_copy(update={"settings": score.settings | weights_of}) for score in found.scores]
+    publish_learner(folder.model, learner, {**trained, **found.trained}, measured)
+    folder.examination.mkdir(exist_ok=True)
+    for picture in folder.examination.glob("*.png"):
+        picture.unlink()
+    for name, sheet in found.pictures.items():
+        sheet.save(folder.examination / f"{name}.png")
+    atomic.write_json(folder.examination / "details.json", dict(found.details))
+
+
+def _replace_scores(folder: Path, measured: Sequence[scores.Score]) -> None:
+    """Write the scores of a model that is about to be written; those of the one before are removed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "neighbours.png").unlink(missing_ok=True)
+    scores.write(folder / "scores.json", measured)
+
+
+def holds(folder: Path, learner: Learner, trained: Mapping[str, Any]) -> bool:
+    """Whether a model folder holds exactly the weights of a learner, trained on as many images."""
     try:
-        trained = json.loads((folder / "config.json").read_text(encoding="utf-8"))["trained"]
+        there = json.loads((folder / "config.json").read_text(encoding="utf-8"))["trained"]
         content = (folder / "model.safetensors").read_bytes()
     except (OSError, ValueError, KeyError):
         return False
-    same = bool(trained["images"] == model.facts["images"])
-    return same and content == weights.to_bytes(model.family.state_dict(), {"format": "pt"})
+    same = bool(there["images"] == trained["images"])
+    return same and content == weights.to_bytes(learner.state_dict(), {"format": "pt"})
 
 
-def is_scored(folder: Path, model: Model) -> bool:
-    """Whether a model folder may hold a score of these weights."""
-    digest = weights.digest(model.family.state_dict())
+def is_scored(folder: Path, learner: Learner) -> bool:
+    """Whether a model folder may hold a score of a learner's weights."""
+    digest = weights.digest(learner.state_dict())
     try:
         found = scores.read(folder / "scores.json")
     except DataError:

@@ -135,8 +135,6 @@ class _Rebuilding:
 
     def best(self) -> Rebuilt:
         """Score several lengths on held-out images, and publish the best model of the run."""
-        if not isinstance(self.learner, Family):
-            raise TrainingError("This run trains what does not sample images: give a length, such as 0.1.")
         if not self.config.evaluation.every_images:
             raise TrainingError(
                 f"The run in {self.folder.path} holds no images out to choose by: give a length, such as 0.1."
@@ -165,7 +163,7 @@ class _Rebuilding:
         if best is None:
             raise TrainingError("No EMA length has a finite score: give a length, such as 0.1.")
         self.learner.load_state_dict(best.weights)
-        Publisher(self.folder, config, dataset, held).write_best(Model(self.learner, best.facts), best.score)
+        Publisher(self.folder, config, dataset, held).write_best(self.learner, best.facts, best.score)
         ema = facts.of_ema(self.trained["ema_length"], validation, self.images)
         self.folder.update_facts(ema=ema, best=facts.of_best(best))
         return self._rebuilt(ema["length"], validation.scored_lengths(self.images), ema["text"], best)
@@ -188,11 +186,14 @@ class _Rebuilding:
         if not isinstance(learner, Family):
             publication.publish_learner(self.folder.model, learner, trained)
         elif learner.has_prior:
-            model, config = Model(learner, trained), self.config.model_copy(update={"model": learner.config})
+            model = Model(learner, trained, name=self.folder.name)
+            config = self.config.model_copy(update={"model": learner.config})
             publication.publish(self.folder.model, model, publication.sample_grid(model, config))
         else:
             config, dataset, held = self._data()
-            Publisher(self.folder, config, dataset, held).write(Model(learner, trained))
+            Publisher(self.folder, config, dataset, held).write(
+                Model(learner, trained, name=self.folder.name)
+            )
 
     def _rebuilt(
         self, length: float, scores: Mapping[float, float], text: str, best: Best | None = None

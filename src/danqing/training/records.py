@@ -70,14 +70,19 @@ class Records:
         """Add what was used since the last call to the position."""
         self._costs.count(self._session.position)
 
-    def sync(self) -> dict[str, int]:
-        """Make the lines durable; returns how long the files are, for a checkpoint."""
-        return {"log_bytes": self._log.sync(), "timing_bytes": self._timing.sync()}
+    def lengths(self) -> dict[str, int]:
+        """Return how long the files are, for a checkpoint."""
+        return {"log_bytes": self._log.length, "timing_bytes": self._timing.length}
+
+    def sync(self) -> None:
+        """Make the lines durable; another thread may call it."""
+        self._log.sync()
+        self._timing.sync()
 
     def cut(self, state: Mapping[str, Any]) -> None:
         """Remove the lines after a checkpoint.
 
-        state: has what `sync` returned.
+        state: has what `lengths` returned.
         """
         self._log.cut(state["log_bytes"])
         self._timing.cut(state["timing_bytes"])
@@ -96,6 +101,8 @@ class Records:
             session.folder.update_facts(ema=ema)
             if status == "finished":
                 session.listener.on_message(ema["text"])
+        if (told := session.privacy()) is not None:
+            session.folder.update_facts(privacy=told)
         progress = session.position.facts()
         session.folder.update_facts(status=status, reason=reason, progress=progress, cost=cost)
         best = validation.best if validation else None

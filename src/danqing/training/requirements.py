@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import torch
 
-from danqing import families, machine, weights
+from danqing import families, machine
 from danqing.data import Batches
+from danqing.data.batch import Batch
 from danqing.errors import TrainingError
 from danqing.families.base import Learner
 from danqing.nets.recomputing import recompute_blocks
@@ -17,10 +18,12 @@ from danqing.precision import Precision, candidates
 from danqing.training import measured_runs, optimizers, snapshots
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
+from danqing.training.grains import Grains, grains_of
 from danqing.training.growth import Growth, Pace
 from danqing.training.listener import Plan
 from danqing.training.measured_runs import NO_ADVICE
 from danqing.training.memory import step_bytes
+from danqing.training.private_gradients import Noise
 
 _GIB = 2**30
 _ROUNDS = 3
@@ -28,6 +31,8 @@ _LATE = 10**9
 """Stands for the last image of a run whose budget is in minutes."""
 _USABLE = 0.85
 """The share of the free memory that a run may need by counting, which leaves out memory within kernels."""
+_MEASURED = 8
+"""Batches of streamed images that are measured with."""
 _FEW = 8
 """Activations are computed again rather than fewer images at once than this."""
 
@@ -112,19 +117,32 @@ def estimate_requirements(
     discriminator. If memory is short, fewer images are computed at once and activations are computed again,
     if the configuration leaves that open.
 
-    precision: "auto" times each precision and chooses the faster.
+    precision: "auto" times each precision and chooses the faster; with grains, what the hardware has.
     tokenizer: of a run whose batches are codes.
     earlier: the plan of the run that is resumed, whose micro-batch is kept.
+    Where several processes compute the run, this one measures its part of a step alone.
 
     Raises TrainingError if the machine does not have enough memory.
     """
-    free, resident = machine.available_memory(device), machine.resident_memory()
-    state = _state_bytes(config)
+    free, resident, grains = machine.available_memory(device), machine.resident_memory(), grains_of(config)
+    if grains is not None:
+        grains.exchanges = False
+        free //= grains.world.place.local_size if device.type == "cpu" else 1
+    state, summed = _state_bytes(config, grains)
+    copied = state if device.type == "cpu" else 0  # a checkpoint is written from it while steps go on
+    state += summed + copied
     if state > _USABLE * free:
         raise _too_large(state, free)
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
-    engine, end = Engine(config, batches, device, choices[0], tokenizer), config.images or _LATE
+    if grains is not None and not grains.fast:
+        choices = choices[:1]  # a measurement could choose otherwise with another number of processes
+    if batches.dataset.stream is not None:
+        batches = cast(Batches, _Beginning(batches))
+    engine = Engine(config, batches, device, choices[0], tokenizer, grains=grains)
+    end = config.images or _LATE
     engine.micro_batch = (earlier or {}).get("micro_batch", engine.micro_batch)
+    if engine.private is not None:
+        engine.private.noise = Noise(1.0, bytes(32))  # nothing of these steps is kept
     engine.learner.on_progress(end)
     parameters = {
         name: sum(parameter.numel() for parameter in child.parameters())
@@ -133,9 +151,8 @@ def estimate_requirements(
     checkpointing, counted = _fit(engine, state, free)
     speeds = _speeds(engine, choices, end)
     best = engine.precision = max(speeds, key=lambda choice: speeds[choice])
-    if device.type == "cpu":
-        weights.to_bytes(engine.tensors(), {})  # as for a checkpoint: the peak includes it
-    memory = machine.peak_memory(device) or counted + (resident if device.type == "cpu" else 0)
+    peak = machine.peak_memory(device)
+    memory = counted + (resident if device.type == "cpu" else 0) if peak is None else peak + copied
     averaged = engine.averaged()
     values = sum(tensor.numel() for named in averaged.values() for tensor in named.values())
     pace = _pace(engine, end, speeds[best])
@@ -155,8 +172,24 @@ def estimate_requirements(
     return needs
 
 
-def _state_bytes(config: RunConfig) -> int:
-    """Bytes of weights, the moving averages and what optimisers keep; gradients are not among them."""
+class _Beginning:
+    """The first batches again and again: to measure a late step, no shards are fetched for it."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+    def at(self, images_seen: int, rows: slice | None = None) -> Batch:
+        return self._batches.at(images_seen % (_MEASURED * self._batches.batch_size), rows)
+
+
+def _state_bytes(config: RunConfig, grains: Grains | None) -> tuple[int, int]:
+    """Bytes of weights, the moving averages and what optimisers keep; those of sums over grains.
+
+    Gradients are not among them.
+    """
     with torch.device("meta"):
         learner = families.build_learner(config.model)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in learner.named_children()}
@@ -164,7 +197,9 @@ def _state_bytes(config: RunConfig) -> int:
     moving = max(1, len(config.training.ema_lengths))
     kept = sum(size for name, size in sizes.items() if name not in learner.training_only)
     optimised = sum(sizes[name] for name in trained)
-    return 4 * (sum(sizes.values()) + moving * kept + optimizers.averages(config.optimizer) * optimised)
+    summed = 0 if grains is None else grains.sums_bytes(optimised)
+    averages = optimizers.averages(config.optimizer) * optimised
+    return 4 * (sum(sizes.values()) + moving * kept + averages), summed
 
 
 def _fit(engine: Engine, state: int, free: int) -> tuple[bool, int]:
@@ -174,13 +209,14 @@ def _fit(engine: Engine, state: int, free: int) -> tuple[bool, int]:
     """
     training, whole, fewest = engine.config.training, engine.micro_batch, engine.fewest_at_once
     options = [training.checkpointing == "on"]
-    if training.checkpointing == "auto" and recompute_blocks(engine.learner, False):
+    if training.checkpointing == "auto" and not engine.private and recompute_blocks(engine.learner, False):
         options = [False, True]
     for checkpointing in options:
         has_blocks = recompute_blocks(engine.learner, checkpointing)
         counted = step_bytes(engine)
         smallest = fewest if checkpointing == options[-1] else max(fewest, _FEW)
-        sizes = [whole] if training.micro_batch != "auto" else _halvings(whole, smallest)
+        is_fixed = training.micro_batch != "auto" or engine.grains is not None
+        sizes = [whole] if is_fixed else _halvings(whole, smallest)
         for micro_batch in sizes:
             needed = state + counted(micro_batch)
             if needed <= _USABLE * free:
@@ -201,7 +237,7 @@ def _too_large(needed: int, free: int, when: str = "") -> TrainingError:
     return TrainingError(
         f"Training would need about {needed / _GIB:.1f} GiB{when}, and {free / _GIB:.1f} GiB are free: "
         "choose a smaller --size or network, leave training.micro_batch and training.checkpointing at auto, "
-        "or free memory."
+        "begin a run with more training.grains if it has several, or free memory."
     )
 
 

@@ -1,15 +1,24 @@
 """`train`: from images and a preset to a run folder."""
 
 import contextlib
+import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Mapping
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import torch
 
 from danqing import machine, threads
+from danqing.cluster import ledger as ledgers
+from danqing.cluster.launch import end_with_launcher, launch
+from danqing.cluster.place import Place, check_power_of_two
+from danqing.cluster.world import joined, world
 from danqing.data import Dataset, open_dataset
 from danqing.data.degrade import Degradation
 from danqing.data.splits import Held, open_held
@@ -18,12 +27,16 @@ from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
-from danqing.training import tasks
-from danqing.training.command import command_line
+from danqing.recognition.first_look import first_look
+from danqing.training import generated, private_rules, pseudo_labels, sharding, tasks, transfer
+from danqing.training.command import command_line, in_one_word
 from danqing.training.config import RunConfig
 from danqing.training.config_reading import resolve, without_auto
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, second_stage_config
+from danqing.training.following import Lead, follow
+from danqing.training.grains import FEWEST as FEWEST_GRAINS
+from danqing.training.grains import grains_of
 from danqing.training.listener import Listener
 from danqing.training.memory import memory_errors_explained
 from danqing.training.report import document as report
@@ -31,6 +44,7 @@ from danqing.training.run_folder import RunFolder
 from danqing.training.trackers import check_service
 from danqing.training.trainer import Trainer
 from danqing.training.validation import FEWEST
+from danqing.trust.settings import MarkSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +63,9 @@ class Run:
     ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
     translates: whether the model turns source images into others, and does not sample without them.
     task: what it is for, "" if it is not an editor of images.
+    effect: what generated or unlabelled images changed, as a sentence; None if there are none, or if it is
+    not known.
+    privacy: what a private run has spent: epsilon, delta and how they follow; None if it is not private.
     reconstructs: whether its samples say nothing, as those of a first stage, and it is shown by what it makes
     of real images.
     """
@@ -67,6 +84,8 @@ class Run:
     ema: dict[str, Any] | None = None
     translates: bool = False
     task: str = ""
+    effect: str | None = None
+    privacy: dict[str, Any] | None = None
     reconstructs: bool = False
 
     @property
@@ -86,6 +105,43 @@ class Run:
         return RunFolder(self.folder).report
 
 
+P = ParamSpec("P")
+
+
+def _on_all_processes(function: Callable[P, Run]) -> Callable[P, Run]:
+    """Let all processes of a run compute it: the first calls the function, and the others follow.
+
+    Processes that `processes` requests and that nobody has started are started.
+    """
+
+    @functools.wraps(function)
+    def together(*args: P.args, **kwargs: P.kwargs) -> Run:
+        if world().size > 1:  # a run within a run
+            return function(*args, **kwargs)
+        place, processes = Place.of(), kwargs.get("processes")
+        if isinstance(processes, int):
+            check_power_of_two(processes, "processes")
+            if place is None and processes > 1:
+                return _launched(processes, *args, **kwargs)
+            if place is not None and place.size != processes:
+                raise ConfigError(
+                    f"{processes} processes are requested, and {place.size} have been started: leave "
+                    "--processes out, or start as many."
+                )
+        end_with_launcher()
+        with joined(place) as here:
+            if here.rank:
+                device = _device_of(str(kwargs.get("device", "auto")))
+                found = follow(here, device, open_data)
+                return Run(**{**found, "folder": Path(found["folder"])})
+            run = function(*args, **kwargs)
+            Lead().end({**dataclasses.asdict(run), "folder": str(run.folder.resolve())})
+            return run
+
+    return together
+
+
+@_on_all_processes
 def train(
     data: str | Path,
     *,
@@ -102,13 +158,18 @@ def train(
     evaluate_every: int | None = None,
     patience: int | None = None,
     tokenizer: str | Path | HasModel | Model | None = None,
+    init: str | Path | HasModel | Model | None = None,
+    clean: str | Path | None = None,
+    private: Mapping[str, Any] | None = None,
+    secure: bool = False,
     track: str | None = None,
+    processes: int | None = None,
     device: str = "auto",
     listener: Listener | None = None,
 ) -> Run:
     """Train a model on images; the same call again resumes the run.
 
-    data: a folder, a file (zip, tar, Parquet, IDX) or a built-in name such as "emoji".
+    data: a folder, a file (zip, tar, Parquet, IDX), a URL of shards, or a built-in name such as "emoji".
     preset: "gan-32", unless a task or a configuration file is given.
     task: what an editor of images is for, instead of a preset: a key of `training.tasks.TASKS`, such as
     "upscale".
@@ -125,12 +186,25 @@ def train(
     patience: end the run when the score has not improved for this many images.
     tokenizer: a model, its folder, a run or a hub id whose tokenizer is used, if the family needs one,
     instead of training one first.
+    init: a model, its folder, a run or a hub id whose weights the run starts from, as far as they fit. It
+    decides the settings of the network, and the preset unless there is another.
+    clean: a clean list, as `danqing.clean` writes it: images that it drops are left out, and labels that it
+    corrects are changed.
+    private: settings of differential privacy for the training images, such as {"epsilon": 8}: keys of the
+    section `private`.
+    secure: draw a secret key for the noise of a private run, instead of deriving it from the seed.
     track: "wandb" or "mlflow", to log to besides TensorBoard.
-    listener: hears of the run's progress; by default a bar on stderr. `Listener()` is silent.
+    processes: how many processes of this machine compute the run together, a power of two. The weights do not
+    depend on it. A new run then has at least 4 grains (`training.grains`). Under `torchrun`, they are those
+    that it starts.
+    listener: hears of the run's progress; by default a bar on stderr. `Listener()` is silent. It hears
+    nothing of a run for which this call starts several processes.
 
     Ctrl-C saves the run and ends it after the current step. Raises DanqingError.
     """
+    started = ledgers.started()
     check_service(track)
+    MarkSettings.from_environment()  # a mistake in it must not end the run at its first grid
     if task is not None:
         if preset is not None or config is not None:
             raise ConfigError("A task chooses its preset: give task, preset or config.")
@@ -145,11 +219,27 @@ def train(
     }
     if tokenizer is not None:
         dotted["tokenizer.model"] = _named(tokenizer)
+    if clean is not None:
+        dotted["data.clean"] = json.dumps(_absolute(clean), ensure_ascii=False)
+    source = None if init is None else transfer.Source(_absolute(_model_path(init)))
+    if source is not None:
+        dotted["init"] = json.dumps(source.model, ensure_ascii=False)
+        preset = source.preset() if preset is None and config is None else preset
+    dotted |= {f"private.{name}": value for name, value in (private or {}).items()}
     given = {**settings, **{key: value for key, value in dotted.items() if value is not None}}
+    if source is not None:
+        size, given = transfer.decided(source, given, preset=preset, config=config, size=size)
+    chooses_grains = bool({"grains", "training.grains"} & given.keys())
     wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
+    if (processes or world().size > 1) and not chooses_grains and wanted.training.grains == 1:
+        given["training.grains"] = max(FEWEST_GRAINS, world().size)
+        wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
+    if secure:
+        wanted = private_rules.secured(wanted)
+    private_rules.check(wanted)
     folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
-    chosen = choose_device(device)
+    chosen = _device_of(device)
     folder.create()
     with contextlib.ExitStack() as stack:
         listener = listener or Display(stack.enter_context(Bar()))
@@ -157,9 +247,16 @@ def train(
         stack.enter_context(memory_errors_explained())
         stack.enter_context(folder.locked())
         stack.enter_context(folder.recording_failure())
-        wanted = folder.settle_config(wanted)
+        wanted = folder.settle_config(wanted, keeps_grains=not chooses_grains)
+        grains_of(wanted)  # raises where there are too few
         wanted, dataset, held = open_data(data, wanted, folder, listener)
+        private_rules.check_data(wanted, dataset)
+        sharding.open_codes(dataset, wanted, chosen)
+        if source is not None:
+            private_rules.check_init(wanted, source, dataset)
         listener.on_dataset(dataset.info.report)
+        if unusual := first_look(dataset, data):
+            listener.on_message(unusual)
         if wanted.data.degrade:
             of_pairs = " of the pairs" if wanted.data.pairs else ""
             made = Degradation(wanted.data.degrade).in_words()
@@ -174,19 +271,75 @@ def train(
             **budget,
         }
         options |= {"evaluate-every": evaluate_every, "patience": patience}
-        options |= {"tokenizer": tokenizer and _model_path(tokenizer), "track": track, "device": device}
+        options |= {"tokenizer": tokenizer and _model_path(tokenizer), "init": init and _model_path(init)}
+        options |= {"clean": clean, "private": in_one_word(private), "secure": secure or None}
+        options |= {"track": track, "processes": processes, "device": device}
         folder.update_facts(command=command_line("train", str(data), options, settings))
+        if wanted.data.generated:
+            generated.check(wanted, held)
+        if wanted.data.unlabelled:
+            pseudo_labels.check(wanted)
         if _is_complete(folder, wanted):
             report.write(folder.path)  # a process that was killed at the end may not have written it
             listener.on_message("This run is complete: give more --images or --minutes to continue it.")
-            return read_run(folder.path)
-        stack.enter_context(_own_threads(folder, chosen, listener))
+            return _compared(folder, wanted, held, data, listener, device)
+        stack.enter_context(_own_threads(folder, wanted, chosen, listener))
+        Lead().open(wanted, folder, dataset)
+        ledger = ledgers.Ledger(folder.goodput_file, started)
+        shared: dict[str, Any] = {"held": held, "track": track, "ledger": ledger}
         if wanted.tokenizer is None:
             completed = folder.complete(wanted, dataset)
-            Trainer(completed, dataset, folder, chosen, listener, held=held, track=track).run()
-        elif second := FirstStage(wanted, dataset, held, folder, chosen, listener).run():
+            Trainer(completed, dataset, folder, chosen, listener, **shared).run()
+        elif second := FirstStage(wanted, dataset, held, folder, chosen, listener, ledger).run():
             completed, stage = second
-            Trainer(completed, dataset, folder, chosen, listener, held=held, track=track, stage=stage).run()
+            Trainer(completed, dataset, folder, chosen, listener, **shared, stage=stage).run()
+        return _compared(folder, wanted, held, data, listener, device)
+
+
+def _device_of(name: str) -> torch.device:
+    """Return the device of this process; processes on one machine share its GPUs."""
+    device, place = choose_device(name), world().place
+    if device.type == "cuda" and device.index is None and place.local_size > 1:
+        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    return device
+
+
+def _launched(count: int, data: Any, **arguments: Any) -> Run:
+    """Compute a run in `count` processes that are started here; arguments: those of `train`."""
+    size, settings = without_auto(arguments.pop("size", None), arguments.pop("settings", None))
+    arguments |= {
+        name: _model_path(given) for name in ("tokenizer", "init") if (given := arguments.get(name))
+    }
+    arguments |= {"size": size, "private": in_one_word(arguments.get("private"))}
+    arguments["secure"] = arguments.get("secure") or None
+    is_quiet = arguments.pop("listener", None) is not None or None
+    options = {name.replace("_", "-"): value for name, value in arguments.items()}
+    options |= {"json": True, "quiet": is_quiet}
+    words = shlex.split(command_line("train", str(data), options, settings))[1:]
+    status, written = launch([sys.executable, "-m", "danqing", *words], count, output=subprocess.PIPE)
+    answer = json.loads(written) if written.strip() else {}
+    if "run" not in answer:
+        raise TrainingError(answer.get("error") or f"The processes of the run ended with status {status}.")
+    return read_run(answer["run"])
+
+
+def _compared(
+    folder: RunFolder, config: RunConfig, held: Held | None, data: str | Path, listener: Listener, device: str
+) -> Run:
+    """Return the run, after measuring what generated or unlabelled images changed, if it used any."""
+
+    def train_again(file: Path, out: Path) -> bool:
+        run = train(data, config=file, out=out, device=device, listener=listener)
+        return run.status == "finished"
+
+    recorded = False
+    if held is not None and folder.facts().get("status") == "finished":
+        if config.data.generated:
+            recorded = generated.compare(folder, config, held, train_again, listener)
+        elif config.data.unlabelled:
+            recorded = pseudo_labels.compare(folder, config, held)
+    if recorded:
+        report.write(folder.path)
     return read_run(folder.path)
 
 
@@ -214,6 +367,11 @@ def read_run(path: str | Path) -> Run:
         ema=facts.get("ema"),
         translates=bool(facts.get("translates")),
         task=facts.get("task", ""),
+        effect=next(
+            (found for key in ("generated", "unlabelled") if (found := facts.get(key, {}).get("verdict"))),
+            None,
+        ),
+        privacy=facts.get("privacy"),
         reconstructs=bool(facts.get("reconstructs")),
     )
 
@@ -270,16 +428,23 @@ def disk_errors_explained(folder: RunFolder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_threads(folder: RunFolder, device: torch.device, listener: Listener) -> Iterator[None]:
+def _own_threads(
+    folder: RunFolder, config: RunConfig, device: torch.device, listener: Listener
+) -> Iterator[None]:
     """Use as many threads as the run began with, or, in a new run, as many as there are free cores.
+
+    The grains of a run say themselves how many threads they need.
 
     The number of threads decides how sums are rounded, so another number would give other weights. Threads
     wait for each other often, so that a single one without a core of its own slows down all of them.
     """
     here = torch.get_num_threads()
     own = int(folder.facts().get("hardware", {}).get("threads", 0))
+    grains = grains_of(config)
     if device.type != "cpu":
         own = here
+    elif grains is not None:
+        own = grains.threads()
     elif own not in (0, here):
         listener.on_message(
             f"This run began with {own} thread{'s' * (own > 1)} and keeps that number, although this process "

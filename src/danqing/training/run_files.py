@@ -24,8 +24,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file of JSON lines, without broken lines."""
+    return parse_lines(read_text(path))
+
+
+def parse_lines(content: str) -> list[dict[str, Any]]:
+    """Return the objects in JSON lines, without broken lines."""
     lines = []
-    for text in read_text(path).splitlines():
+    for text in content.splitlines():
         try:
             line = json.loads(text)
         except ValueError:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,31 @@ from danqing.training import config_reading
 from danqing.training.config import RunConfig, differences
 from danqing.version import __version__
 
+_WRITING_FACTS = threading.Lock()
+"""Checkpoints are written in another thread, which writes facts too."""
+
 
 class RunFolder:
     """A run's paths, its configuration, and its facts in `run.json`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.name = self.path.resolve().name
         self.config_file = self.path / "config.toml"
         self.from_data_file = self.path / "from_data.json"
         self.facts_file = self.path / "run.json"
         self.budget_file = self.path / "budget.json"
         self.log_file = self.path / "log.jsonl"
         self.timing_file = self.path / "timing.jsonl"
+        self.goodput_file = self.path / "goodput.jsonl"
+        self.privacy_file = self.path / "privacy.json"
+        self.private_key_file = self.path / "private.key"
         self.scores_file = self.path / "scores.jsonl"
         self.transport_file = self.path / "transport.safetensors"
+        self.generated_file = self.path / "generated.safetensors"
+        self.pseudo_labels_file = self.path / "pseudo_labels.safetensors"
         self.samples = self.path / "samples"
+        self.examination = self.path / "examination"
         self.checkpoints = self.path / "checkpoints"
         self.snapshots = self.path / "snapshots"
         self.tensorboard = self.path / "tensorboard"
@@ -66,7 +77,7 @@ class RunFolder:
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 self.check_format()  # before anything is written
-                for folder in (self.path, self.samples, self.model):
+                for folder in (self.path, self.samples, self.model, self.checkpoints):
                     atomic.remove_leftovers(folder)
                 yield
         except Timeout as error:
@@ -77,7 +88,7 @@ class RunFolder:
     @property
     def has_checkpoints(self) -> bool:
         """Whether training has begun here and can be resumed."""
-        return any(self.checkpoints.glob("*.safetensors"))
+        return any(self.checkpoints.glob("images-*"))
 
     @property
     def has_finished(self) -> bool:
@@ -95,12 +106,14 @@ class RunFolder:
                 f"The images have changed since the run in {self.path} began: choose another --out."
             )
 
-    def settle_config(self, wanted: RunConfig) -> RunConfig:
+    def settle_config(self, wanted: RunConfig, *, keeps_grains: bool = False) -> RunConfig:
         """Write a new run's configuration, or compare an existing one with `wanted`.
 
         The result has what the run has decided in place of "auto". The budget may change; other changes would
         make a different run and raise ConfigError. If there is neither a checkpoint nor a finished first
         stage, there is nothing to protect: the run begins again, with any settings.
+
+        keeps_grains: whether an existing run keeps its number of grains, because no other is requested.
         """
         if not self.has_checkpoints and self.facts().get("progress", {}).get("images"):
             raise TrainingError(
@@ -109,7 +122,8 @@ class RunFolder:
             )
         first = RunFolder(self.tokenizer)
         if not (self.has_checkpoints or first.has_checkpoints or first.has_finished):
-            for file in (self.facts_file, self.budget_file, self.from_data_file):
+            begun = (self.facts_file, self.budget_file, self.from_data_file, self.goodput_file)
+            for file in (*begun, self.privacy_file, self.private_key_file):
                 file.unlink(missing_ok=True)
         else:
             with self.readable():
@@ -117,6 +131,9 @@ class RunFolder:
             recorded = recorded.with_evaluation(0)  # older runs say "auto" and are not evaluated
             assert recorded.evaluation.every_images != "auto"
             wanted = wanted.with_evaluation(recorded.evaluation.every_images)
+            if keeps_grains:
+                grains = {"grains": recorded.training.grains}
+                wanted = wanted.model_copy(update={"training": wanted.training.model_copy(update=grains)})
             if changed := differences(recorded, wanted):
                 raise ConfigError(
                     f"{self.path} holds a run with other settings ({', '.join(changed[:4])}): use the same "
@@ -199,4 +216,5 @@ class RunFolder:
 
     def update_facts(self, **changes: Any) -> None:
         """Write `changes` into `run.json`."""
-        atomic.write_json(self.facts_file, {"format": folder_formats.RUN} | self.facts() | changes)
+        with _WRITING_FACTS:
+            atomic.write_json(self.facts_file, {"format": folder_formats.RUN} | self.facts() | changes)

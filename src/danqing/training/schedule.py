@@ -112,6 +112,7 @@ class Budget:
         images: int,
         step: int,
         pace: Pace = Pace(),  # noqa: B008 (immutable)
+        most: int | None = None,
     ) -> None:
         """Correct the total of a budget in seconds by the speed.
 
@@ -120,6 +121,7 @@ class Budget:
         spent: the seconds that `images` have taken.
         step: images per step.
         pace: how the seconds of an image depend on its size, in a run that grows.
+        most: the largest total that is allowed.
         """
         if len(self.entries) > len(REPLAN_AT):
             return
@@ -129,7 +131,8 @@ class Budget:
             return  # a process that was killed has corrected it at a later point
         left = max(seconds - spent, 0) * pace.until(images, self.totals) / spent
         more = pace.total_after(left, images, self.totals) - images
-        self.set(images, images + round(more / step) * step)
+        total = images + round(more / step) * step
+        self.set(images, total if most is None else min(total, most))
 
     def set(self, images: int, total: int) -> None:
         """Make `total` valid from `images` on, and write it down."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from danqing.model.model import Model
 from danqing.training import facts
 from danqing.training.ema_choice import score_lengths
 from danqing.training.interruption import Interruption
@@ -74,7 +73,9 @@ class Scoring:
         """
         assert self.validation is not None
         session, started = self._session, time.monotonic()
-        scored = self.validation.score(session.model(), session.position.images, session.budget)
+        scored = self.validation.score(
+            session.learner, session.trained(), session.position.images, session.budget
+        )
         if scored.is_best:
             self._publish_best()
         spent = time.monotonic() - started
@@ -90,7 +91,7 @@ class Scoring:
         for complaint in complaints:
             session.listener.on_message(complaint)
         trained = session.trained()
-        for scored in score_lengths(self.validation, found, session.family, trained, session.budget):
+        for scored in score_lengths(self.validation, found, session.learner, trained, session.budget):
             session.listener.on_score(scored)
             if interruption.requested:
                 break
@@ -108,6 +109,11 @@ class Scoring:
             tensors |= self.validation.tensors()
             state["validation"] = self.validation.state()
 
+    def sync(self) -> None:
+        """Make the scores durable; another thread may call it."""
+        if self.validation:
+            self.validation.lines.sync()
+
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore what `save` added, and the best model in the model folder."""
         if self.validation:
@@ -120,8 +126,8 @@ class Scoring:
         best = self.best
         if best is None:
             return False
-        family = copy.deepcopy(self._session.family)
-        family.load_state_dict(best.weights)
-        self._publisher.write_best(Model(family, best.facts), best.score)
+        learner = copy.deepcopy(self._session.learner)
+        learner.load_state_dict(best.weights)
+        self._publisher.write_best(learner, best.facts, best.score)
         self._session.folder.update_facts(best=facts.of_best(best))
         return True

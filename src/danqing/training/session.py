@@ -1,5 +1,6 @@
 """What all parts of a run share: its settings, its images, its folder, and how far it is."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,14 +8,15 @@ import torch
 
 from danqing.data import Dataset
 from danqing.data.splits import Held
-from danqing.families.base import Alarm, Family
+from danqing.families.base import Alarm, Family, Learner
 from danqing.model.model import Model
-from danqing.training import facts
+from danqing.training import facts, privacy
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 from danqing.training.growth import Growth
 from danqing.training.listener import Listener
 from danqing.training.position import Position
+from danqing.training.privacy import Mechanism
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
 from danqing.training.stage import Stage
@@ -28,9 +30,11 @@ class Session:
     held: if images are held out, those to score on; `dataset` is then the rest.
     stage: if the run has two stages, which of them this is.
     engine: set before the first step.
+    mechanism: of a private run, once it is settled.
     """
 
     engine: Engine
+    mechanism: Mechanism | None = None
 
     def __init__(
         self,
@@ -55,22 +59,45 @@ class Session:
         return self.growth.begins(self.position.images, self.budget.totals)
 
     @property
+    def learner(self) -> Learner:
+        """Return the moving average."""
+        return self.engine.ema.learner
+
+    @property
     def family(self) -> Family:
         """Return the moving average of a learner that samples images."""
-        family = self.engine.ema.learner
+        family = self.learner
         assert isinstance(family, Family)
         return family
 
     def model(self) -> Model:
         """Return the moving average as a model."""
-        return Model(self.family, self.trained())
+        return Model(self.family, self.trained(), name=self.folder.name)
 
     def trained(self) -> dict[str, Any]:
         """Return what the model folder says of the training so far."""
         first = self.stage.tokenized.facts if self.stage.tokenized else None
         precision, networks = self.engine.precision, self.engine.networks
         trained = facts.of_trained(self.position, precision, self.config, self.dataset, self.held, first)
-        return trained | ({"networks": list(networks)} if networks else {})
+        trained |= {"networks": list(networks)} if networks else {}
+        trained |= facts.of_help(self.folder.facts())
+        if (told := self.privacy()) is not None:
+            trained["privacy"] = told
+        return trained | ({"domain": self.domain} if self.domain else {})
+
+    def privacy(self) -> dict[str, Any] | None:
+        """Return what a private run has spent so far, as facts; None if the run is not private."""
+        if self.config.private is None:
+            return None
+        return privacy.facts(self.config.private, self.mechanism, self.position.step)
+
+    @functools.cached_property
+    def domain(self) -> dict[str, Any] | None:
+        """Return the domain of the model as facts; None without enough images, or for a private run."""
+        if self.config.private is not None:
+            return None
+        found = facts.domain_of(self.dataset, self.config)
+        return None if found is None else found.facts()
 
     def raise_alarms(self, alarms: Sequence[Alarm]) -> None:
         """Report alarms and write them to `run.json`."""

@@ -1,4 +1,4 @@
-"""Tasks: what people train an editor of images for, and the presets and settings that suit each."""
+"""Tasks: what people train for besides sampling, and the presets and settings that suit each."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -8,9 +8,10 @@ from danqing.data.degrade import Degradation
 from danqing.errors import ConfigError
 from danqing.training.config import TaskName
 
-Mode = Literal["regression", "flow", "style"]
-"""How a trained editor computes: in one evaluation, or in 4 to 8 from the source image with noise.
+Mode = Literal["regression", "flow", "style", "classifier", "segmenter", "detector", "embedder"]
+"""The family that a task trains.
 
+An editor computes in one evaluation (regression), or in 4 to 8 from the source image with noise (flow).
 `style` is one evaluation too, of a network that learned from a style image instead of targets.
 """
 
@@ -36,6 +37,10 @@ TASKS: dict[TaskName, Task] = {
     "translate": Task({"regression": "translate-64", "flow": "flow-pairs-64"}, learns_from="pairs"),
     "fill": Task({"flow": "flow-64"}, {"model.mask_share": 0.9, "task": "fill"}, learns_from="images"),
     "style": Task({"style": "style-128"}, learns_from="images"),
+    "classify": Task({"classifier": "classify-32"}, learns_from="images"),
+    "segment": Task({"segmenter": "segment-64"}, {"data.masks": "auto"}, learns_from="images"),
+    "detect": Task({"detector": "detect-128"}, {"data.boxes": "auto"}, learns_from="images"),
+    "embed": Task({"embedder": "embed-32"}, learns_from="images"),
 }
 
 

@@ -5,24 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from danqing import weights
 from danqing.data.splits import Held
-from danqing.errors import TrainingError
-from danqing.evaluation.scores import ReferenceInfo, Score
-from danqing.model.model import Model
+from danqing.evaluation.learner_scores import learned_facts
+from danqing.evaluation.scores import Score
+from danqing.families.base import Learner
 from danqing.progress import ProgressCallback
 from danqing.training.config import RunConfig
 from danqing.training.json_lines import AppendedLines
+from danqing.training.judging import open_judge
 from danqing.training.listener import Scored
 from danqing.training.schedule import Budget
 
+BEST = "best/"
+"""How the names of the best weights begin in a checkpoint."""
 FEWEST = 10
 """The smallest number of held-out images that a score is computed on."""
-_JUDGED_PER_SAMPLE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +57,10 @@ class Validation:
         device: torch.device,
         on_progress: ProgressCallback,
     ) -> None:
-        # Imported here, since importing feature networks takes time that most runs do not need.
-        from danqing.evaluation.features import extract
-        from danqing.evaluation.networks import open_network
-
         self.config, self.lines, self.seed = config.evaluation, lines, config.seed
         self.best: Best | None = None
         self._scored: list[dict[str, Any]] = []
-        judged = held.judged
-        most = _JUDGED_PER_SAMPLE * self.config.samples
-        if len(judged) > most:  # evenly spaced, since data is often sorted by class
-            judged = judged.subset(np.linspace(0, len(judged) - 1, most).astype(np.int64))
-        self._images = judged
-        self._judged = ReferenceInfo(
-            name=judged.info.name, split=held.split, count=len(judged), fingerprint=judged.fingerprint
-        )
-        with torch.random.fork_rng(devices=[]):
-            self._network = open_network(self.config.features, device=device)
-            self._reference = extract(judged, self._network, keep=True, on_progress=on_progress)
+        self._judge = open_judge(config, held, device, on_progress)
 
     def is_due(self, before: int, images: int, budget: Budget) -> bool:
         """Whether the step from `before` to `images` crossed a point of evaluation.
@@ -118,36 +105,24 @@ class Validation:
             f"is that of {self.best.images:,} images. To continue, give more --patience."
         )
 
-    def score(self, model: Model, images: int, budget: Budget) -> Scored:
-        """Score a model and record the score.
+    def score(self, learner: Learner, trained: Mapping[str, Any], images: int, budget: Budget) -> Scored:
+        """Score a learner and record the score.
 
-        images: how many it has seen of its budget.
+        trained: what the model folder says of its training. images: how many it has seen of its budget.
         """
-        from danqing.evaluation.evaluate import score_samples
-
         c = self.config
-        with torch.random.fork_rng(devices=[]):
-            score = score_samples(
-                model,
-                self._reference,
-                self._network,
-                metric=c.metric,
-                n=c.samples,
-                seed=self.seed,
-                reference=self._judged,
-                judged=self._images,
-            )
-        state = model.family.state_dict()
+        score = self._judge.score(learner, trained, self.seed)
+        state, facts = learner.state_dict(), {**trained, **learned_facts(score)}
         settings = score.settings | {"weights": weights.digest(state)[:12]}
         score = score.model_copy(update={"settings": settings})
         is_best = self._is_best(score)
         if is_best:
             kept = {name: weights.on_its_own(value) for name, value in state.items()}
-            self.best = Best(images, score, model.facts, kept)
+            self.best = Best(images, score, facts, kept)
         line = {"images": images, "is_best": is_best, "score": score.to_json()}
         if c.every_images == "tenth":
             line["tenth"] = budget.tenth(images)
-        length = model.facts.get("ema_length")
+        length = trained.get("ema_length")
         if length is not None:
             line["ema_length"] = length
         self.lines.append(line)
@@ -156,11 +131,11 @@ class Validation:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the best weights, named for a checkpoint."""
-        return {f"best/{name}": value for name, value in self.best.weights.items()} if self.best else {}
+        return {f"{BEST}{name}": value for name, value in self.best.weights.items()} if self.best else {}
 
     def state(self) -> dict[str, Any]:
         """Return what else a checkpoint must hold."""
-        return {"bytes": self.lines.sync(), "facts": dict(self.best.facts) if self.best else None}
+        return {"bytes": self.lines.length, "facts": dict(self.best.facts) if self.best else None}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore what `tensors` and `state` returned.
@@ -172,31 +147,16 @@ class Validation:
         found = [line for line in self._scored if line["is_best"]]
         self.best = None
         if found:
-            kept = {name[5:]: value for name, value in tensors.items() if name.startswith("best/")}
+            kept = {
+                name.removeprefix(BEST): value for name, value in tensors.items() if name.startswith(BEST)
+            }
             self.best = Best(found[-1]["images"], _score(found[-1]), state["facts"], kept)
-        self._check_network()
+        self._judge.check([_score(line) for line in self._scored])
 
     def _is_best(self, score: Score) -> bool:
         if self.config.keep == "last" or not math.isfinite(score.value):
             return False
         return self.best is None or _is_better(score, self.best.score)
-
-    def _check_network(self) -> None:
-        scored = [found for line in self._scored if (found := _score(line).features) is not None]
-        if not scored:
-            return
-        before, now = scored[-1], self._network
-        if before.sha256 != now.sha256:
-            raise TrainingError(
-                f"The scores of this run were made with the features of {before.name}, and now there is "
-                f"{now.name}: install {before.name} again, or choose another --out."
-            )
-        if before.normalization != now.normalization:
-            raise TrainingError(
-                f"The scores of this run were made by {before.name} with another normalization of images "
-                f"({before.normalization or 'not recorded'}, now {now.normalization}) and cannot be "
-                "compared: choose another --out."
-            )
 
 
 def _score(line: Mapping[str, Any]) -> Score:

@@ -52,7 +52,7 @@ def raw(running: Running, request: bytes, *, ends: bool = False) -> tuple[int, b
     """
     url = httpx.URL(running.url)
     received = b""
-    with socket.create_connection((url.host, url.port or 80), timeout=10) as connection:
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
         try:
             connection.sendall(request)
             if ends:

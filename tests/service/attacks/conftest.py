@@ -53,7 +53,7 @@ def locked(models: dict[str, str], tmp_path: Path) -> Iterator[tuple[Running, di
     with served({"masked": models["masked"]}, tmp_path) as running:
         database = running.service.database
         tokens = {name: key_admin.create(database, Grant(name))[1] for name in ("anna", "bert")}
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while httpx.get(f"{running.url}/v1/models").status_code != 401:
             assert time.monotonic() < deadline
         yield running, tokens

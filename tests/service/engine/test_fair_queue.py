@@ -47,6 +47,20 @@ def test_two_who_ask_for_much_have_equal_shares() -> None:
     assert abs(half["one"] - half["other"]) <= 1
 
 
+def test_pictures_of_the_kind_that_was_next_are_taken_after_others_have_looked_too() -> None:
+    queue = FairQueue[str](limit=1000)
+    for _ in range(2 * int(JOB_DELAY)):  # so that a job has its turn
+        queue.add(entry("before", kind="c"), SECOND)
+    queue.add(entry("job of a", job=True, owner="one", kind="a"), SECOND)
+    queue.add(entry("job of b", 9, job=True, owner="other", kind="b"), SECOND)
+    for _ in range(int(JOB_DELAY)):
+        queue.take(1, "c".__eq__)
+    found = queue.head({"a", "b"}.__contains__)
+    assert found is not None
+    queue.head({"b", "c"}.__contains__)  # moves the job of b before that of a
+    assert queue.take(1, found[0].kind.__eq__) == [(found[0].item, 0, 1)]
+
+
 def test_a_job_lets_those_go_first_who_wait_and_has_its_turn_however_many_come() -> None:
     queue = FairQueue[str](limit=1000)
     queue.add(entry("job", job=True, owner="somebody"), SECOND)
@@ -119,6 +133,23 @@ def test_what_was_put_back_goes_before_all_others() -> None:
     queue.add(entry("waits"), SECOND)
     queue.put_back(entry("again", 2, kind="alone"), SECOND)
     assert taken(queue, 16) == ["again", "again", "waits"]
+
+
+def test_only_suitable_kinds_are_taken_in_their_own_order() -> None:
+    queue = FairQueue[str](limit=1000)
+    for item, kind, job in (("a", "x", False), ("b", "y", False), ("c", "y", True), ("d", "x", True)):
+        queue.add(entry(item, kind=kind, owner=item, job=job), SECOND)
+
+    def is_y(kind: object) -> bool:
+        return kind == "y"
+
+    assert queue.head(lambda kind: False) is None
+    assert [queue.take(1, is_y)[0][0] for _ in range(2)] == ["b", "c"]
+    assert queue.head(is_y) is None
+    for number in range(20):
+        queue.add(entry(f"e{number}", kind="y"), SECOND)
+        assert queue.take(1, is_y)[0][0] == f"e{number}"  # the job of another kind cannot have a turn here
+    assert [queue.take(1)[0][0] for _ in range(2)] == ["d", "a"]  # it has waited for long enough
 
 
 def test_who_asks_and_leaves_again_takes_no_memory() -> None:

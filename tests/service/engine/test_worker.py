@@ -38,6 +38,7 @@ class Spoken:
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         self.socket, self.link = mine, FrameSocket(mine)
         told = {"models": models, "describe": list(models), "device": "cpu", "threads": 1, "memory": 0}
+        told["require_signature"], told["marks"] = [], "none"
         self.link.send(told)
         self.began = self.until("ready")
 
@@ -50,7 +51,7 @@ class Spoken:
 
     def ask(self, number: int, model: str, rows: list[list[Any]], *blocks: bytes, **settings: Any) -> None:
         message = {"kind": "paint", "batch": number, "model": model, "verb": "sample", "options": {}}
-        self.link.send({**message, "rows": rows, "whole": None, **settings}, blocks)
+        self.link.send({**message, "rows": rows, "whole": None, "queries": [], **settings}, blocks)
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +180,20 @@ def test_a_worker_that_rests_gives_back_what_lies_free_between_what_stays(
     def run() -> None:
         with contextlib.suppress(EOFError, ConnectionResetError):
             worker.Worker(
-                FrameSocket(theirs), {"models": {}, "describe": [], "device": "cpu", "memory": 0}
+                FrameSocket(theirs),
+                {
+                    "models": {},
+                    "describe": [],
+                    "device": "cpu",
+                    "memory": 0,
+                    "require_signature": [],
+                    "marks": "none",
+                },
             ).run()
 
     resting = threading.Thread(target=run)
     resting.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while before - resident_memory() < 60e6 and time.monotonic() < deadline:
         time.sleep(0.01)
     mine.close()

@@ -102,7 +102,7 @@ def test_requests_that_are_on_their_way_are_answered_and_then_it_stops(
         assert received.startswith(b"HTTP/1.1 200")
         assert b"b64_json" in received
         assert process.wait(30) == 0
-        assert psutil.wait_procs(workers, timeout=10)[1] == []
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
         with pytest.raises(httpx.ConnectError):
             httpx.get(url.join("/healthz"))
 
@@ -119,7 +119,7 @@ def test_it_stops_before_it_has_started(models: dict[str, str], tmp_path: Path) 
     said, complaints = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
     assert "Traceback" not in complaints
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_headers_that_never_end_end_the_connection(small: tuple[str, int]) -> No
     began = time.monotonic()
     assert answer_to(small, b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ") == b""
     assert answer_to(small) == b""
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     kept = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
     second = answer_to(
         small, kept, b"GET / HTT"
@@ -287,7 +287,7 @@ def test_a_body_in_chunks_of_one_byte_is_a_body(small: tuple[str, int]) -> None:
 def test_a_request_that_was_answered_before_its_body_came_keeps_no_connection(
     small: tuple[str, int], parts: tuple[bytes, ...]
 ) -> None:
-    with socket.create_connection(small, timeout=5) as connection:
+    with socket.create_connection(small, timeout=20) as connection:
         connection.sendall(b"POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 401")
         for part in parts:

@@ -22,7 +22,8 @@ from danqing.service.errors import ApiError
 from danqing.service.requests import archives
 from danqing.service.settings import Limits
 from tests.service.editors import encoded, noise, save_editor
-from tests.service.jobs.test_faults import Process, nothing_is_left
+from tests.service.jobs.test_faults import nothing_is_left
+from tests.service.processes import Process
 from tests.service.serving import served
 
 __all__ = ["nothing_is_left"]

@@ -1,70 +1,21 @@
 """Servers are killed and databases go away: no job that was accepted is lost, none is finished twice."""
 
 import base64
-import contextlib
-import json
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.service.postgresql import Server
+from tests.service.processes import STARTED, Process
 from tests.service.receiver import Receiver, receiving
 from tests.service.serving import served
 
 BODY = {"model": "raster", "prompt": "star"}
-
-
-STARTED: list[subprocess.Popen[str]] = []
-
-
-class Process:
-    """A server in a process of its own, as `danqing serve` starts it."""
-
-    def __init__(self, config: Path) -> None:
-        command = [sys.executable, "-m", "danqing", "serve", "--config", str(config), "--json"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        STARTED.append(self._process)
-        assert self._process.stdout is not None
-        self.http = httpx.Client(base_url=json.loads(self._process.stdout.readline())["url"], timeout=60)
-
-    @property
-    def _worker(self) -> psutil.Process:
-        (worker,) = psutil.Process(self._process.pid).children()
-        return worker
-
-    @contextlib.contextmanager
-    def standstill(self) -> Iterator[None]:
-        """The worker does nothing until the block ends, or for ever if the server is killed in it."""
-        worker = self._worker
-        worker.suspend()
-        yield
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.resume()
-
-    def kill(self) -> None:
-        """As the kernel does it when there is no memory left."""
-        worker = self._worker
-        self._process.kill()
-        self._process.wait()
-        self.http.close()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.resume()
-            worker.wait(60)  # it ends by itself, because its connection is closed
-
-    def end(self) -> int:
-        """Stop it as an operator does."""
-        self._process.send_signal(signal.SIGTERM)
-        self.http.close()
-        return self._process.wait(60)
 
 
 def accept(http: httpx.Client, seed: int, **more: Any) -> str:
@@ -175,7 +126,7 @@ def test_a_database_that_goes_away_takes_no_job_with_it(
         served({"raster": models["raster"]}, tmp_path, database=url, jobs={"lease": 1.0}) as running,
         httpx.Client(base_url=running.url, timeout=60) as http,
     ):
-        running.service.scheduler.supervisor.grace = 3600.0
+        running.service.scheduler.pool.supervisors[0].grace = 3600.0
         with running.standstill():
             jobs = [accept(http, seed) for seed in range(3)]
             wait(http, jobs[0], "running")

@@ -62,7 +62,7 @@ def running(
         jobs={"lease": 2.0, "waiting": 30},
         outbound={"webhooks": [receiver.address]},
     ) as running:
-        running.service.scheduler.supervisor.grace = 3600.0  # a stopped worker must not be killed
+        running.service.scheduler.pool.supervisors[0].grace = 3600.0  # a stopped worker must not be killed
         yield running
 
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
+from danqing.service.access import usage
 from danqing.service.errors import ApiError, internal
 from danqing.service.jobs import queries, store
 from danqing.service.jobs.store import Claim, NewJob
@@ -321,3 +322,58 @@ def test_a_job_that_was_deleted_meanwhile_is_not_finished(database: Database) ->
     (claim,) = take(database)
     database.transact(lambda session: session.execute(delete(Job)))
     assert not succeed(database, claim)
+
+
+def counted(database: Database) -> int:
+    """The pictures that are counted for somebody on the first day."""
+    return database.transact(usage.images_of, 0).get("somebody", 0)
+
+
+def test_the_pictures_of_a_job_are_counted_once_and_refunded_once_if_it_fails(database: Database) -> None:
+    first = new(pictures=3, idempotency_key="once")
+    for job in (
+        first,
+        first,
+        replace(first, id=store.new_id()),
+    ):  # again after a lost answer, and by a client
+        put(database, job)
+    assert counted(database) == 3
+    (claim,) = take(database)
+    for _ in range(2):
+        database.transact(store.fail, claim, internal(), 105.0)
+    assert counted(database) == 0
+    (cancelled,) = put(database, new(pictures=2))
+    for _ in range(2):
+        database.transact(store.cancel, "somebody", cancelled, 105.0)
+    assert counted(database) == 0
+    put(database, new(pictures=2))
+    (claim,) = take(database)
+    database.transact(store.begin, [claim], 101.0)
+    assert database.transact(store.reclaim, 1, 200.0) == 1  # its server is silent, as were those before
+    assert counted(database) == 0
+    put(database, new(pictures=2))
+    (claim,) = take(database)
+    assert succeed(database, claim)
+    database.transact(store.cancel, "somebody", claim.id, 110.0)
+    assert counted(database) == 2
+
+
+def test_a_quota_is_exact_whichever_servers_accept_at_the_same_time(
+    database: Database, database_url: str
+) -> None:
+    other = Database(database_url)
+
+    def accept(number: int) -> str | None:
+        server = (database, other)[number % 2]
+        try:
+            server.transact(store.accept, new(pictures=2), LIMITS, 100.0, 10, 3)
+        except ApiError as error:
+            return error.code
+        return None
+
+    with ThreadPoolExecutor(6) as threads:
+        codes = list(threads.map(accept, range(18)))
+    other.close()
+    # 7 are left of the quota: 3 are counted by a server that has not written them.
+    assert (codes.count(None), codes.count("insufficient_quota")) == (3, 15)
+    assert counted(database) == 6

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from danqing import families
 from danqing.data.attributes import Example, tabulate
 from danqing.images import Images
+from danqing.model.files import Access
 from danqing.model.model import Model
 from danqing.service.engine import model_description, worker
 from danqing.service.engine.offers import Offer
@@ -46,7 +47,8 @@ def offer(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Offer:
     """The offer as the server receives it from the worker: through JSON."""
     folder: Path = tmp_path_factory.mktemp("model")
     model.save(folder, Images(np.zeros((1, 4, 4, 3), np.uint8)))
-    sent = json.loads(json.dumps(dataclasses.asdict(model_description.describe("people", str(folder)))))
+    described = model_description.describe("people", str(folder), Access())
+    sent = json.loads(json.dumps(dataclasses.asdict(described)))
     return Offer(**sent)
 
 

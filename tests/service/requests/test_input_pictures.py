@@ -107,12 +107,14 @@ def test_large_strings_are_written_as_the_standard_library_writes_them(text: str
 )
 def test_json_exhaustion_a_large_body_keeps_nobody_waiting(body: bytes, code: str) -> None:
     async def read() -> tuple[str | None, float]:
-        longest, last, ended = 0.0, time.perf_counter(), False
+        # The time of the processor: while another thread holds the interpreter's lock it passes, and while
+        # other processes run it does not.
+        longest, last, ended = 0.0, time.process_time(), False
 
         async def tick() -> None:
             nonlocal longest, last
             while not ended:
-                now = time.perf_counter()
+                now = time.process_time()
                 longest, last = max(longest, now - last), now
                 await asyncio.sleep(0)
 
@@ -313,7 +315,7 @@ def test_pictures_that_are_fetched_count_among_the_bytes_that_are_held(
                     body = {**words, "mask": {"image_url": f"http://{host}/{mask}.png"}}
                     return httpx.post(f"{running.url}/v1/images/edits", json=body, timeout=30)
 
-                for _ in range(20):  # what was held is given back
+                for _ in range(4):  # what was held is given back
                     refused = edit("large", "wide")
                     assert (refused.status_code, refused.headers.get("retry-after")) == (429, "1")
                     assert refused.json()["error"]["code"] == "overloaded"

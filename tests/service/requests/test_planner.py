@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from danqing.images import SizeRange
 from danqing.service.access.caller import LOCAL, Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
@@ -15,6 +14,7 @@ from danqing.service.requests import answers
 from danqing.service.requests.forms import Uploads
 from danqing.service.requests.planner import Planner
 from danqing.service.settings import Settings
+from danqing.sizes import SizeRange
 
 OFFERS = [
     Offer(
@@ -128,7 +128,7 @@ def test_a_form_says_the_same_in_words() -> None:
         asyncio.run(planner.check_and_plan("variations", words, LOCAL, held, Uploads()))
     assert error.value.param == "image"
     with pytest.raises(ApiError) as error:
-        planner.check("variations", words | {"strength": "much"}, LOCAL, as_text=True)
+        asyncio.run(planner.check("variations", words | {"strength": "much"}, LOCAL, as_text=True))
     assert error.value.param == "strength"
 
 

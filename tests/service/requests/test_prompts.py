@@ -10,6 +10,7 @@ import pytest
 from danqing import families
 from danqing.data import open_dataset
 from danqing.images import Images
+from danqing.model.files import Access
 from danqing.model.model import Model
 from danqing.service.engine import model_description
 from danqing.service.engine.offers import Offer
@@ -67,7 +68,7 @@ def test_a_model_keeps_what_all_images_of_a_class_are_called(tmp_path: Path) -> 
     config = resolve(preset="vae-32", settings=small, size=(8, 8)).for_data(dataset).model
     folder = Model(families.build(config)).save(tmp_path / "model")
     assert families.parse_config(json.loads((folder / "config.json").read_text())["model"]) == config
-    offer = model_description.describe("emoji", str(folder))
+    offer = model_description.describe("emoji", str(folder), Access())
     assert (offer.fault, offer.captions) == (None, ("a grin", "", ""))
     assert prompts.read(offer, "A grin", None).label == "1f600"
     with pytest.raises(ApiError):

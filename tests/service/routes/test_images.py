@@ -379,6 +379,12 @@ def test_the_painting_stops_when_the_client_leaves(running: Running) -> None:
 
 
 ROUTES = {
+    "POST /v1/classifications",
+    "POST /v1/detections",
+    "POST /v1/segmentations",
+    "POST /v1/embeddings",
+    "POST /v1/search",
+    "POST /v1/content_provenance_checks",
     "POST /v1/images/generations",
     "POST /v1/images/edits",
     "POST /v1/images/variations",

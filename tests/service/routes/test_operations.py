@@ -161,7 +161,7 @@ def test_who_logs_never_waits_for_who_reads(monkeypatch: pytest.MonkeyPatch) -> 
         began = time.monotonic()
         for number in range(1000):
             logs.access(number=number)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         stream.free.set()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     written = [line["number"] for line in lines if "number" in line]

@@ -17,6 +17,8 @@ from danqing.progress import ProgressCallback
 MODULES = {
     "shapes": "shapes",
     "emoji": "emoji",
+    "streets": "streets",
+    "cells": "cells",
     "digits": "digits",
     "mnist": "mnist",
     "fashion-mnist": "fashion_mnist",

@@ -2,11 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from danqing.evaluation.image_sets import batch_size_for, index_batches
 from danqing.evaluation.judges.small_networks import begun, image_tower, prepared, set_rate
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed, generator
-from danqing.text.contract import TextConfig, TextEncoder
+from danqing.text.contract import TextConfig, TextFacts
 from danqing.text.encoders import open_encoder, settle
 
 AMONG = 100
@@ -38,32 +39,60 @@ _ROUNDING = 1e-6
 """Products of equal vectors may differ by so much."""
 
 
+class MatcherFacts(BaseModel):
+    """What a matcher is besides its weights.
+
+    channels: of its images. text: its words. taught: how many images it learned from.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    channels: int = Field(ge=1, le=4)
+    text: TextFacts
+    taught: int = Field(ge=0)
+
+
 class CaptionMatcher:
     """A network that maps images and texts to unit vectors.
 
     The vectors of an image and a text that belong together are alike.
 
-    taught: from how many images it learnt.
+    facts: what it is besides its weights, which are random until `fit` or `restore`. rng: draws them.
     """
 
-    def __init__(self, images: nn.Module, texts: nn.Module, encoder: TextEncoder, taught: int) -> None:
-        self._images, self._texts, self._encoder = images.eval(), texts.eval(), encoder
-        self.taught = taught
+    def __init__(self, facts: MatcherFacts, rng: torch.Generator) -> None:
+        self.facts, self._encoder = facts, open_encoder(_TEXT, facts.text)
+        images = image_tower(facts.channels, WIDTH, rng, places=_PLACES)
+        texts = begun(lambda: _Texts(facts.text.vocabulary), rng)
+        self.towers = nn.ModuleDict({"images": images, "texts": texts}).eval()
+
+    @property
+    def taught(self) -> int:
+        """Return from how many images it learned."""
+        return self.facts.taught
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the weights of another matcher with these facts."""
+        self.towers.load_state_dict(dict(tensors))
 
     def of_images(self, images: ImageSet, rows: NDArray[np.int64]) -> Tensor:
         """Return unit vectors `[n, WIDTH]` of the images at `rows`."""
+        parts = [
+            self.of_pixels(images.images(rows[part]))
+            for part in index_batches(len(rows), batch_size_for(images.size))
+        ]
+        return torch.cat(parts)
+
+    def of_pixels(self, images: Tensor) -> Tensor:
+        """Return unit vectors `[n, WIDTH]` of images, uint8 `[n, h, w, c]`."""
         with torch.inference_mode():
-            parts = [
-                self._images(prepared(images.images(rows[part])))
-                for part in index_batches(len(rows), batch_size_for(images.size))
-            ]
-        return F.normalize(torch.cat(parts), dim=1)
+            return F.normalize(self.towers["images"](prepared(images)), dim=1)
 
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """Return unit vectors `[n, WIDTH]` of texts."""
         with torch.inference_mode():
             parts = [
-                self._texts(self._encoder.encode([texts[row] for row in part]))
+                self.towers["texts"](self._encoder.encode([texts[row] for row in part]))
                 for part in index_batches(len(texts), _BATCH)
             ]
         return F.normalize(torch.cat(parts), dim=1)
@@ -140,10 +169,10 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None 
         raise EvaluationError("Prompt agreement needs images of at least two captions: leave it out.")
     if len(rows) > _MOST_TAUGHT:
         rows = np.sort(rows[torch.randperm(len(rows), generator=rng)[:_MOST_TAUGHT].numpy()])
-    facts = settle(_TEXT, [text for row in rows for text in lines[row]])
-    encoder = open_encoder(_TEXT, facts)
-    of_images = image_tower(images.channels, WIDTH, rng, places=_PLACES)
-    of_texts = begun(lambda: _Texts(facts.vocabulary), rng)
+    words = settle(_TEXT, [text for row in rows for text in lines[row]])
+    matcher = CaptionMatcher(MatcherFacts(channels=images.channels, text=words, taught=len(rows)), rng)
+    of_images, of_texts = matcher.towers.train().values()
+    encoder = open_encoder(_TEXT, words)
     sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
     weights = [*of_images.parameters(), *of_texts.parameters()]
     groups = [{"params": weights, "weight_decay": 0.05}, {"params": [sharpness], "weight_decay": 0.0}]
@@ -168,7 +197,8 @@ def fit(images: Dataset, *, seed: int = 0, on_progress: ProgressCallback | None 
             step += 1
             if on_progress:
                 on_progress(min(step, steps), steps, "Learning which captions suit which images")
-    return CaptionMatcher(of_images, of_texts, encoder, len(rows))
+    matcher.towers.eval()
+    return matcher
 
 
 def _line(lines: Sequence[str], drawn: int) -> str:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import ImageSet
-from danqing.evaluation.estimate import Estimate
 from danqing.evaluation.image_sets import batch_size_for, index_batches, map_labels
 from danqing.evaluation.judges.small_networks import image_tower, prepared, set_rate
 from danqing.progress import ProgressCallback
@@ -110,20 +109,3 @@ def fit(
             if on_progress:
                 on_progress(min(step, steps), steps, "Training a classifier")
     return Classifier(network, names)
-
-
-def macro_f1(true: NDArray[np.int64], said: NDArray[np.int64]) -> Estimate:
-    """Return the mean F1 over the labels that occur, in [0, 1].
-
-    F1 = 2 h / (t + s), with h hits among t images of a label and s answers of it; its influences are the
-    derivative of that by each image's weight.
-    """
-    labels = np.unique(true)
-    total, influence = 0.0, np.zeros(len(true))
-    for label in labels:
-        of_label, answered = true == label, said == label
-        hits, size = float((of_label & answered).sum()), float(of_label.sum() + answered.sum())
-        total += 2 * hits / size
-        influence += 2 * (of_label & answered) / size - 2 * hits * (1.0 * of_label + answered) / size**2
-    influences = (torch.from_numpy(influence * len(true) / len(labels)),)
-    return Estimate(total / len(labels), influences, least=0.0, most=1.0)

@@ -14,6 +14,7 @@ from danqing.evaluation.networks.module import UserModule
 from danqing.evaluation.networks.onnx_file import OnnxFile
 from danqing.evaluation.resize import Resizer
 from danqing.precision import Precision
+from danqing.pretrained import lite0_trunk
 
 NAMES = (
     *(efficientnet.NAME, inception.NAME, f"{inception.NAME}-antialiased", hed.NAME, pixels.NAME),
@@ -47,7 +48,7 @@ def open_network(
         _refuse(weights, resizer, "A module")
         return UserModule(name, device=device, precision=precision)
     if name == "auto":
-        name = efficientnet.NAME if weights or efficientnet.WEIGHTS.is_installed() else pixels.NAME
+        name = efficientnet.NAME if weights or lite0_trunk.WEIGHTS.is_installed() else pixels.NAME
     if isinstance(name, Path) or name.lower().endswith(".onnx"):
         _refuse(weights, resizer, "An ONNX file")
         return OnnxFile(Path(name))

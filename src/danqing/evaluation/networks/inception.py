@@ -15,10 +15,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from danqing.data.download import Published
 from danqing.errors import DataError, EvaluationError
 from danqing.evaluation.networks.batched import StagedNetwork
-from danqing.evaluation.networks.checkpoint import read_tensors
 from danqing.evaluation.resize import Resizer, in_words, prepared
 from danqing.precision import Precision
 from danqing.pretrained import fingerprint
+from danqing.pretrained.checkpoint import read_tensors
 
 NAME = "inception"
 FILE = "pt_inception-2015-12-05-6726825d.pth"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danqing.nets.attention import attend_all, grid_rotations, rotate
+from danqing.nets.attention import as_rotations, attend_all, grid_rotations, rotate, scaled
 from danqing.nets.flow.contract import FlowShape, Given
 from danqing.nets.recomputing import Recomputes
 
@@ -62,7 +62,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
     x: `[n, ..., width]`; shift, scale: `[n, width]`.
     """
-    between = (len(x), *(1,) * (x.dim() - 2), -1)
+    between = (x.shape[0], *(1,) * (x.dim() - 2), -1)
     return torch.addcmul(shift.view(between), normalize(x), 1 + scale.view(between))
 
 
@@ -86,7 +86,7 @@ class AttentionLayer(nn.Module):
         """Return what each of the tokens `[n, t, width]` reads."""
         qkv = self.qkv(x).view(*x.shape[:2], 3, self.heads, self.head_width)
         qk = normalize(qkv[:, :, :2].float()).flatten(2, 3)  # [n, t, 2 · heads, d]
-        qk = rotate(qk, rotations * torch.cat([self.gain, self.gain.new_ones(self.heads, 1)]))
+        qk = rotate(qk, scaled(rotations, torch.cat([self.gain, self.gain.new_ones(self.heads, 1)])))
         q, k = (qk / math.sqrt(self.head_width)).to(x.dtype).chunk(2, dim=1)  # [n, heads, t, d] each
         heads = attend_all(q, k, qkv[:, :, 2].transpose(1, 2))
         out: Tensor = self.out(heads.transpose(1, 2).flatten(2))
@@ -184,9 +184,10 @@ class FlowBlocks(nn.Module):
         return out
 
     def _rotations(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        place = torch.arange(rows * columns)
-        pairs = grid_rotations(place // columns, place % columns, self.head_width)  # [t, d / 2, 2]
-        return torch.view_as_complex(pairs.contiguous())[:, None].to(device)  # [t, 1, d / 2]
+        row = torch.arange(rows)[:, None].expand(rows, columns).flatten()
+        column = torch.arange(columns)[None].expand(rows, columns).flatten()
+        pairs = grid_rotations(row, column, self.head_width)  # [t, d / 2, 2]
+        return as_rotations(pairs.contiguous())[:, None].to(device)  # [t, 1, d / 2]
 
 
 def place_waves(rows: int, columns: int) -> Tensor:

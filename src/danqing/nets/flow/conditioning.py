@@ -53,7 +53,7 @@ class TextTokens(nn.Module):
         there = encoded != 0 if encoded.dim() == 2 else encoded.abs().sum(2) > 0
         known = torch.cat([torch.ones_like(there[:, :1]), there & ~absent[:, None]], dim=1)
         x = self.embed(encoded) + self.place[1:]
-        x = torch.cat([self.place[:1].expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.place[:1].expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         x = x * known[..., None]
         for layer in self.layers:
             x = layer(x, known)

@@ -29,22 +29,47 @@ class Account:
         self._today = 0
         self._unwritten: dict[int, list[int]] = {}
 
-    def request(self) -> None:
+    async def admit_request(self) -> None:
         """Count a request; raises ApiError 429 if the rate limit is reached."""
+        self.request()
+
+    async def admit_pictures(self, images: int) -> float:
+        """Count pictures before they are painted; see `charge`."""
+        return self.charge(images)
+
+    def request(self) -> None:
+        """Count a request of this service.
+
+        Raises ApiError 429 if the rate limit is reached.
+        """
         now = self._clock()
         if self.rate is not None:
-            if self._full_at > now + _MINUTE + 1:  # the clock was set back, which must not lock the key out
-                self._full_at = now + _MINUTE
-            full_at = max(self._full_at, now) + _MINUTE / self.rate
-            wait = full_at - now - _MINUTE
-            if wait > _ROUNDING:
-                raise _rejection(
-                    f"This key may send {self.rate:,} requests per minute: retry in {_seconds(wait)} s.",
-                    "rate_limit_exceeded",
-                    wait,
-                )
-            self._full_at = full_at
+            self._full_at, wait = after_request(self._full_at, self.rate, now)
+            check_rate(self.rate, wait)
         self._counted(now)[0] += 1
+
+    def note_request(self, full_at: float, wait: float) -> None:
+        """Count a request as the database counted it for all services.
+
+        Arguments are what `after_request` returned. Raises ApiError 429 if the request is too early.
+        """
+        self._full_at = full_at
+        if self.rate is not None:
+            check_rate(self.rate, wait)
+        self._counted(self._clock())[0] += 1
+
+    def note_pictures(self, images: int, charged: float) -> None:
+        """Record pictures that the database counts already; fewer than 0 are refunded.
+
+        charged: when they were counted, in seconds since 1970.
+        """
+        self._counted(self._clock())
+        if int(charged // DAY) >= self._day:
+            self._today = max(0, self._today + images)
+
+    def unwritten_images(self) -> int:
+        """Return how many of today's pictures the database does not count yet."""
+        return self._counted(self._clock())[1]
 
     def charge(self, images: int) -> float:
         """Count pictures before they are painted.
@@ -55,15 +80,8 @@ class Account:
         """
         now = self._clock()
         counted = self._counted(now)
-        if self.quota is not None and self._today + images > self.quota:
-            left = max(0, self.quota - self._today)
-            wait = (self._day + 1) * DAY - now
-            raise _rejection(
-                f"This key may paint {self.quota:,} pictures per day, {left:,} more until midnight UTC; this "
-                f"request needs {images:,}.",
-                "insufficient_quota",
-                wait,
-            )
+        if self.quota is not None:
+            check_quota(self.quota, self._today, images, now)
         self._today += images
         counted[1] += images
         return now
@@ -118,6 +136,48 @@ class Account:
         if day > self._day:
             self._day, self._today = day, 0
         return self._unwritten.setdefault(self._day, [0, 0])
+
+
+def after_request(full_at: float, rate: int, now: float) -> tuple[float, float]:
+    """Return when a bucket is full again after one more request.
+
+    Also returns the seconds by which the request is too early.
+
+    full_at: when it was full before, in seconds since 1970. rate: requests per minute. A request that is too
+    early leaves the bucket as it is.
+    """
+    if full_at > now + _MINUTE + 1:  # the clock was set back, which must not lock the key out
+        full_at = now + _MINUTE
+    after = max(full_at, now) + _MINUTE / rate
+    wait = after - now - _MINUTE
+    return (full_at, wait) if wait > _ROUNDING else (after, 0.0)
+
+
+def check_rate(rate: int, wait: float) -> None:
+    """Raise ApiError 429 if a request is too early by some seconds."""
+    if wait > 0:
+        raise _rejection(
+            f"This key may send {rate:,} requests per minute: retry in {_seconds(wait)} s.",
+            "rate_limit_exceeded",
+            wait,
+        )
+
+
+def check_quota(quota: int, used: int, images: int, now: float) -> None:
+    """Raise ApiError 429 if a quota has too few pictures left.
+
+    used: pictures of this day.
+    """
+    if used + images <= quota:
+        return
+    left = max(0, quota - used)
+    wait = (now // DAY + 1) * DAY - now
+    raise _rejection(
+        f"This key may paint {quota:,} pictures per day, {left:,} more until midnight UTC; this "
+        f"request needs {images:,}.",
+        "insufficient_quota",
+        wait,
+    )
 
 
 def _rejection(message: str, code: str, wait: float) -> ApiError:

@@ -25,7 +25,7 @@ class Grant:
     """
 
     name: str
-    scopes: tuple[str, ...] = ("generate", "edit")
+    scopes: tuple[str, ...] = ("generate", "edit", "recognize")
     models: tuple[str, ...] | None = None
     rate: int | None = None
     quota: int | None = None

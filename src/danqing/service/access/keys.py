@@ -19,6 +19,7 @@ from danqing.service.access import audit, usage
 from danqing.service.access.accounts import DAY, Account
 from danqing.service.access.audit import AuditLog, Head, PendingEntry
 from danqing.service.access.caller import Caller
+from danqing.service.access.shared_accounts import SharedAccount
 from danqing.service.errors import ApiError
 from danqing.service.observability import logs
 from danqing.service.storage.database import Base, Database, DatabaseAwayError, DatabaseError
@@ -247,7 +248,7 @@ class Keys:
             seen = _KeyChanges((count, int(changes or 0)), None, int(time.time() // DAY))
             if seen.mark != mark:
                 seen.keys = list(session.scalars(select(Key)))
-            if batch is not None or seen.keys is not None:
+            if batch is not None or seen.keys is not None or not self._database.is_sqlite:
                 seen.images = usage.images_of(session, seen.day)
             return seen
 
@@ -273,7 +274,7 @@ class Keys:
         old, self._known = self._known, {}
         for key in keys:
             known = old.get(key.id)
-            account = known.caller.account if known else Account(key.rate, key.quota)
+            account = known.caller.account if known else self._new_account(key)
             models = None if key.models is None else frozenset(key.models)
             self._known[key.id] = _KnownKey(
                 hash=key.hash,
@@ -282,6 +283,11 @@ class Keys:
                 revoked=key.revoked is not None,
             )
         self.exist = self.exist or bool(self._known)
+
+    def _new_account(self, key: Key) -> Account:
+        if self._database.is_sqlite or key.rate is key.quota is None:
+            return Account(key.rate, key.quota)
+        return SharedAccount(self._database, key.id, key.rate, key.quota)
 
 
 def _write(session: Session, batch: _PendingWrites) -> None:

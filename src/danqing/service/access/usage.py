@@ -1,12 +1,17 @@
-"""The usage of each key by day (UTC)."""
+"""The usage of each key by day (UTC), and its rate limit, in the database."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Integer, String, func, select, update
+from sqlalchemy import BigInteger, Double, Integer, String, func, inspect, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from danqing.service.access.accounts import DAY, after_request, check_quota
 from danqing.service.storage.database import Base
+
+Row = TypeVar("Row", bound=Base)
 
 Amounts = Mapping[tuple[str, int], tuple[int, int]]
 """(key, days since 1970) to (requests, pictures)."""
@@ -36,16 +41,65 @@ class UsageTotals:
     last: int | None = None
 
 
+class KeyRate(Base):
+    """The rate limit of one key, over all services.
+
+    full_at: when its bucket is full again.
+    """
+
+    __tablename__ = "rates"
+
+    key: Mapped[str] = mapped_column(String(16), primary_key=True)
+    full_at: Mapped[float] = mapped_column(Double)
+
+
 def add(session: Session, amounts: Amounts) -> None:
-    """Add to the usage of keys; the caller prevents concurrent calls."""
-    for (key, day), (requests, images) in amounts.items():
-        more = {"requests": KeyUsage.requests + requests, "images": KeyUsage.images + images}
-        changed = session.execute(
-            update(KeyUsage).where(KeyUsage.key == key, KeyUsage.day == day).values(more)
-        )
-        if not changed.rowcount:  # type: ignore[attr-defined]
-            session.add(KeyUsage(key=key, day=day, requests=requests, images=images))
-            session.flush()
+    """Add to the usage of keys."""
+    for (key, day), (requests, images) in sorted(amounts.items()):
+        row = _locked(session, KeyUsage, key=key, day=day, requests=0, images=0)
+        row.requests += requests
+        row.images += images
+
+
+def charge(session: Session, key: str, images: int, quota: int | None, unwritten: int, now: float) -> None:
+    """Count pictures of a key.
+
+    Raises ApiError 429 if its quota has fewer left.
+
+    unwritten: pictures that this service has counted and not written.
+    """
+    row = _locked(session, KeyUsage, key=key, day=int(now // DAY), requests=0, images=0)
+    if quota is not None:
+        check_quota(quota, row.images + unwritten, images, now)
+    row.images += images
+
+
+def refund(session: Session, key: str, images: int, charged: float) -> None:
+    """Refund pictures of a key.
+
+    charged: when they were counted, in seconds since 1970.
+    """
+    add(session, {(key, int(charged // DAY)): (0, -images)})
+
+
+def count_request(session: Session, key: str, rate: int, now: float) -> tuple[float, float]:
+    """Count a request of a key over all services.
+
+    Returns what `after_request` does.
+    """
+    if session.get_bind().dialect.name == "postgresql":  # a crash of the database may forget some requests
+        session.execute(text("set local synchronous_commit to off"))
+    row = _locked(session, KeyRate, key=key, full_at=now)
+    row.full_at, wait = after_request(row.full_at, rate, now)
+    return row.full_at, wait
+
+
+def _locked(session: Session, table: type[Row], **values: Any) -> Row:
+    """Return a row until the end of the transaction, created with these values if it does not exist."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    session.execute(insert(table).values(values).on_conflict_do_nothing())
+    keys = [values[column.name] for column in inspect(table).primary_key]
+    return session.get_one(table, tuple(keys), with_for_update=True, populate_existing=True)
 
 
 def images_of(session: Session, day: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from danqing.errors import ConfigError
 from danqing.frames import Header
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Order
+from danqing.service.engine.orders import Order, Query
 from danqing.service.engine.pending_order import PendingOrder
 
 _encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
@@ -87,6 +87,7 @@ class WorkerBatch:
         """Return the header of the frame that the worker receives."""
         whole = self.pieces[0].pending.order.whole
         return {
+            "queries": [[len(one.content), one.is_text] for one in self._queries()],
             "whole": whole and [len(whole.content), whole.size, whole.keeps_file, whole.is_fine],
             "kind": "paint",
             "batch": self.number,
@@ -111,8 +112,10 @@ class WorkerBatch:
     def blocks(self) -> list[memoryview]:
         """Return the images of all rows, then their masks.
 
-        For a whole picture, its file and its mask.
+        For a whole picture, its file and its mask. For recognition, the content of each query.
         """
+        if queries := self._queries():
+            return [memoryview(one.content) for one in queries]
         if (whole := self.pieces[0].pending.order.whole) is not None:
             return [memoryview(whole.content), memoryview(whole.mask or b"")]
         given = [
@@ -122,6 +125,10 @@ class WorkerBatch:
             if (pixels := getattr(piece.pending.order, name)) is not None
         ]
         return [np.ascontiguousarray(pixels).data for pixels in given]
+
+    def _queries(self) -> list[Query]:
+        """Return the queries of all rows; empty for batches that are painted."""
+        return [one for p in self.pieces for one in p.pending.order.queries[p.start : p.stop]]
 
 
 def kind_of(order: Order) -> BatchKind:
@@ -139,7 +146,12 @@ def kind_of(order: Order) -> BatchKind:
 
 
 def check_images(order: Order, offer: Offer) -> None:
-    """Raise ConfigError if an order's images or masks are unsuitable."""
+    """Raise ConfigError if an order's images, masks or queries are unsuitable."""
+    if order.queries:
+        if ("classify" if order.verb == "judge" else order.verb) not in offer.recognizes:
+            raise ConfigError(f"{offer.name} does not {order.verb}: choose another model.")
+        assert len(order.queries) == len(order.rows)
+        return
     if order.verb not in offer.verbs:
         raise ConfigError(
             f"The model {offer.name} does not support {order.verb}: it supports {', '.join(offer.verbs)}."

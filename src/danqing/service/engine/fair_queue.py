@@ -7,9 +7,9 @@ own, however many owners there are.
 
 import heapq
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from danqing.service.engine.orders import Priority
 from danqing.service.fairness.fair_share import FairShare
@@ -96,6 +96,10 @@ def _is_queued(element: tuple[float, int, QueueEntry[Item]]) -> bool:
     return element[2].queued and element[2].number == element[1]
 
 
+def _any_kind(kind: Hashable) -> bool:
+    return True
+
+
 class FairQueue(Generic[Item]):
     """A queue of at most `limit` interactive pictures, and those of jobs.
 
@@ -144,21 +148,22 @@ class FairQueue(Generic[Item]):
         entry.tag = -math.inf
         self._push(entry, chunk_seconds)
 
-    def head(self) -> tuple[QueueEntry[Item], int]:
+    def head(self, suits: Callable[[Any], bool] = _any_kind) -> tuple[QueueEntry[Item], int] | None:
         """Return the next entry, and how many of its kind are queued.
 
-        There must be some.
+        suits: whether a kind counts; the answer is None if no such entry is queued.
         """
-        lane = self._next()
-        return lane.head()[2], lane.pictures
+        lane = self._next(suits)
+        return None if lane is None else (lane.head()[2], lane.pictures)
 
-    def take(self, room: int) -> list[tuple[Item, int, int]]:
+    def take(self, room: int, suits: Callable[[Any], bool] = _any_kind) -> list[tuple[Item, int, int]]:
         """Take the next pictures, at most `room`, all of one kind.
 
-        Return items with `start` and `stop`.
+        Return items with `start` and `stop`. suits: see `head`; some must be queued.
         """
         taken: list[tuple[Item, int, int]] = []
-        lane, before, job = self._next(), self.seconds, False
+        lane, before, job = self._next(suits), self.seconds, False
+        assert lane is not None
         while room and lane.pictures:
             tag, number, entry = lane.head()
             count = min(room, entry.pictures)
@@ -178,6 +183,14 @@ class FairQueue(Generic[Item]):
         credit = self._job_credit - JOB_WEIGHT * work if job else self._job_credit + work
         self._job_credit = max(0.0, credit) if self.interactive < self.pictures else 0.0
         return taken
+
+    def interactive_work(self) -> Iterator[tuple[Hashable, float]]:
+        """Yield each kind, and the seconds that its pictures take.
+
+        Those of jobs do not count.
+        """
+        for lane in self._lanes.values():
+            yield lane.kind, lane.interactive_work()
 
     def cancel(self, entry: QueueEntry[Item]) -> None:
         """Remove what is still queued of an entry."""
@@ -208,21 +221,25 @@ class FairQueue(Generic[Item]):
         entry.number = self._number
         heapq.heappush(lane.heap, (entry.tag, entry.number, entry))
 
-    def _next(self) -> Lane[Item]:
-        lane = self._first()
+    def _next(self, suits: Callable[[Any], bool]) -> Lane[Item] | None:
+        """Return the lane of the entry whose turn is next among those of suitable kinds."""
+        lanes = [lane for lane in self._lanes.values() if suits(lane.kind)]
+        if not lanes:
+            return None
+        first = min(lanes, key=lambda lane: lane.head()[:2])
         if self.interactive < self.pictures and self._job_credit >= JOB_DELAY:
-            tag, _, entry = lane.head()
+            tag, _, entry = first.head()
             if entry.priority != Priority.JOB and tag > -math.inf:
-                return self._prefer_a_job(tag)
-        return lane
+                return self._prefer_a_job(tag, lanes) or first
+        return first
 
-    def _first(self) -> Lane[Item]:
-        return min(self._lanes.values(), key=lambda lane: lane.head()[:2])
-
-    def _prefer_a_job(self, tag: float) -> Lane[Item]:
-        """Move the first job before the entry with this tag; return its lane."""
-        waiting = (element for lane in self._lanes.values() for element in lane.heap if _is_queued(element))
-        *_, entry = min(element for element in waiting if element[2].priority == Priority.JOB)
+    def _prefer_a_job(self, tag: float, lanes: list[Lane[Item]]) -> Lane[Item] | None:
+        """Move the first job of some lanes before the entry with this tag; return its lane."""
+        waiting = (element for lane in lanes for element in lane.heap if _is_queued(element))
+        jobs = [element for element in waiting if element[2].priority == Priority.JOB]
+        if not jobs:
+            return None
+        *_, entry = min(jobs)
         entry.tag = math.nextafter(tag, -math.inf)
         lane = self._lanes[entry.kind]
         self._place(lane, entry)

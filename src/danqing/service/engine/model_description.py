@@ -1,17 +1,26 @@
-"""Describes models for clients, from their folders."""
+"""Describes models and indexes for clients, from their folders."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from danqing.errors import DanqingError
+from danqing import weights
+from danqing.errors import DanqingError, ModelError
 from danqing.families.abilities import Fills, HasTokenizer, PaintsInSteps, Tokenizes, Translates, Varies
-from danqing.families.base import Family
+from danqing.families.base import Family, Learner
+from danqing.learners.abilities import Embeds
 from danqing.model import folder as model_folder
+from danqing.model.files import CARD, Access, ModelFiles
+from danqing.model.loading import open_source
 from danqing.model.model import Model
+from danqing.model.recognizer import Recognizer
 from danqing.options import Verb
+from danqing.recognition import index_files
+from danqing.recognition.image_index import ImageIndex
+from danqing.service.engine import recognition
 from danqing.service.engine.offers import Offer
+from danqing.sizes import SizeRange
 
 LOAD_ERRORS = (DanqingError, OSError, RuntimeError, MemoryError, ValueError)
 """The errors that reading a model may raise."""
@@ -19,32 +28,93 @@ MOST_CARD = 200_000
 """Characters of a model card that are shown."""
 
 
-def describe(name: str, source: str) -> Offer:
-    """Describe a model without loading its weights.
+def describe(name: str, source: str, access: Access) -> Offer:
+    """Describe a model without loading its weights, or an index.
 
-    The offer has a `fault` if it cannot be used.
+    access: what a model must satisfy. The offer has a `fault` if it cannot be used.
     """
     try:
-        folder, within = locate(source)
-        family, facts = model_folder.examine(folder, within=within)
-        return _offer(name, source, folder, within, Model(family, facts))
+        if is_index(source):
+            check_index(access)
+            return _offer_of_index(name, source)
+        files = open_source(source, access=access)
+        learner, facts = model_folder.examine_learner(files)
+        if isinstance(learner, Family):
+            return _offer(name, source, files, Model(learner, facts))
+        return _offer_of_recognizer(name, source, files, Recognizer(learner, facts))
     except LOAD_ERRORS as error:
         return Offer(name=name, path=source, fault=str(error) or type(error).__name__)
 
 
-def locate(source: str) -> tuple[Path, Path]:
-    """Return the model folder of a path or a hub repository.
-
-    Also the folder that its links may lead into.
-    """
-    if model_folder.is_hub_id(source):
-        return model_folder.fetch(source)
-    folder = model_folder.find(Path(source))
-    return folder, folder
+def is_index(source: str) -> bool:
+    """Return whether a path leads to an index of images."""
+    return index_files.exists(Path(source))
 
 
-def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> Offer:
+def check_index(access: Access) -> None:
+    """Check that an index may be served; raises ModelError."""
+    if access.require:
+        raise ModelError(
+            "An index of images grows and is not signed: serve it from a service without require_signature."
+        )
+
+
+def _offer_of_index(name: str, source: str) -> Offer:
+    index = ImageIndex.load(source)
+    width, height = index.facts.spec.size or (0, 0)
+    return Offer(
+        name=name,
+        path=source,
+        family="index",
+        width=width,
+        height=height,
+        channels=index.facts.spec.channels,
+        labels=tuple(sorted({*index.looks.labels} - {""})),
+        options={},
+        guides=False,
+        resamples=False,
+        recognizes=("search", "embed"),
+        reads_text=index.reads_words,
+        embedding_size=index.embedding_size,
+        entries=len(index),
+        chunk=recognition.chunk_of(index),
+        created=int((Path(source) / "index.json").stat().st_mtime),
+    )
+
+
+def _offer_of_recognizer(name: str, source: str, files: ModelFiles, model: Recognizer) -> Offer:
+    learner, config = model.learner, model.learner.config
+    abilities = recognition.abilities_of(learner)
+    return Offer(
+        name=name,
+        path=source,
+        family=config.family,
+        width=config.width,
+        height=config.height,
+        channels=config.channels,
+        sizes=SizeRange(((config.width, config.height),)),
+        range=model.value_range,
+        labels=() if abilities == ("embed",) else model.classes,
+        options={},
+        guides=False,
+        resamples=False,
+        recognizes=abilities,
+        calibrated="temperature" in model.facts,
+        embedding_size=_embedding_size(learner),
+        chunk=recognition.chunk_of(model),
+        parameters=model.info()["parameters"],
+        created=files.written,
+        card=_card(files),
+    )
+
+
+def _embedding_size(learner: Learner) -> int:
+    return learner.embedding_size if isinstance(learner, Embeds) else 0
+
+
+def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
     family, config, info = model.family, model.family.config, model.info()
+    data = model.facts.get("data") or {}
     reads: Literal["text", "label", "none"] = "none"
     captions: Sequence[str] = ()
     if config.reads_text:
@@ -78,17 +148,28 @@ def _offer(name: str, source: str, folder: Path, within: Path, model: Model) -> 
         resamples=info["other_sizes"],
         chunk=family.chunk,
         parameters=info["parameters"],
-        created=int((folder / "config.json").stat().st_mtime),
-        card=_card(folder, within),
+        digest=_digest(files, family),
+        licence=str(data.get("licence") or ""),
+        creator=str(data.get("creator") or ""),
+        created=files.written,
+        card=_card(files),
     )
 
 
-def _card(folder: Path, within: Path) -> str:
-    path = folder / "README.md"
-    if not path.is_file() or not path.resolve().is_relative_to(within.resolve()):
+def _digest(files: ModelFiles, family: Family) -> str:
+    """Return the digest of the weights, "" for a file that cannot be loaded."""
+    try:
+        return weights.digest(weights.read(files.weights, family.state_dict()))
+    except LOAD_ERRORS:
         return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(MOST_CARD)
+
+
+def _card(files: ModelFiles) -> str:
+    try:
+        content = files.read(CARD, 4 * MOST_CARD)  # a character takes up to four bytes
+    except (OSError, ModelError):
+        return ""
+    return content.decode("utf-8", errors="replace")[:MOST_CARD]
 
 
 def _tokens(family: Family) -> int:

@@ -1,19 +1,20 @@
 """The description of a served model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from danqing.images import SizeRange
 from danqing.options import Verb
+from danqing.service.engine.orders import Ability
+from danqing.sizes import SizeRange
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A served model and its abilities.
+    """A served model or index and its abilities.
 
-    As the worker found them in the model's folder.
+    As the worker found them in its folder.
 
     width, height: in pixels. sizes: those that it generates without resampling.
     task: what it was trained to do to pictures, such as "upscale"; "" for a model that generates them.
@@ -25,10 +26,16 @@ class Offer:
     guides: whether guidance_scale may differ from 1.
     steps: whether it has intermediate pictures.
     range: the (low, high) that become black and white in pictures of more than 8 bits, None for 8 bits.
+    recognizes: what a recognizer or an index does; empty for models that make pictures.
+    reads_text: whether a text may be embedded or searched for.
+    calibrated: whether the probabilities of a classifier were calibrated.
+    embedding_size: the length of its vectors. entries: the pictures in an index.
     tokens: codes that one picture is written in, 0 for families without codes.
     prompt_tokens: the longest text that it reads, 0 if it reads none.
     resamples: whether its card allows other sizes to be made from its pictures.
     chunk: how many pictures are computed in the time of one.
+    digest: SHA-256 of its weights, "" for indexes. licence, creator: of its training data, as its card names
+        them.
     created: seconds since 1970.
     fault: why it cannot be used, None if it can.
     """
@@ -50,11 +57,19 @@ class Offer:
     options: Mapping[Verb, Mapping[str, Any]] = field(default_factory=lambda: {"sample": {}})
     guides: bool = True
     steps: bool = False
+    recognizes: tuple[Ability, ...] = ()
+    reads_text: bool = False
+    calibrated: bool = False
+    embedding_size: int = 0
+    entries: int = 0
     tokens: int = 0
     prompt_tokens: int = 0
     resamples: bool = True
     chunk: int = 1
     parameters: int = 0
+    digest: str = ""
+    licence: str = ""
+    creator: str = ""
     created: int = 0
     card: str = ""
     fault: str | None = None
@@ -78,3 +93,24 @@ class Offer:
         """
         width, height = size or (self.width, self.height)
         return self.tokens or math.ceil(width / 16) * math.ceil(height / 16)
+
+
+class OffersOf(Mapping[str, Offer]):
+    """Some of the models in the worker, as currently known.
+
+    offers: of all models. names: of those that are here.
+    """
+
+    def __init__(self, offers: Mapping[str, Offer], names: Iterable[str]) -> None:
+        self._offers, self._names = offers, frozenset(names)
+
+    def __getitem__(self, name: str) -> Offer:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._offers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._offers if name in self._names)
+
+    def __len__(self) -> int:
+        return len(self._names & self._offers.keys())

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ Pixels = NDArray[np.uint8]
 """`[n, h, w, c]`, c from 1 to 4."""
 Painting = NDArray[np.uint8] | NDArray[np.uint16]
 """Pictures from the worker, `[n, h, w, c]`; 16 bits only for edits of files that have them."""
+
+
+Ability = Literal["classify", "detect", "segment", "embed", "search", "judge"]
+"""What a recognizer or an index does with a picture or a text; `judge` is what filters ask a classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,28 @@ class WholeImage:
     is_fine: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is recognized: an encoded picture, or a text in UTF-8.
+
+    What is judged is packed by `pack_pixels` instead.
+    """
+
+    content: bytes
+    is_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a recognizer or an index finds for one query.
+
+    values: for JSON. content: the mask as a PNG file, or the vector as float32 in little-endian order.
+    """
+
+    values: Mapping[str, Any]
+    content: bytes = b""
+
+
 def pack(mask: NDArray[np.bool_]) -> bytes:
     """Pack a mask, bool `[h, w]`, in few bytes."""
     return zlib.compress(np.packbits(mask).tobytes(), 1)
@@ -63,6 +89,17 @@ def unpack(packed: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.unpackbits(bits, count=width * height).reshape(height, width).astype(np.bool_)
 
 
+def pack_pixels(pixels: Pixels) -> bytes:
+    """Pack one RGB picture `[h, w, 3]` without encoding it."""
+    return np.asarray(pixels.shape[:2], "<u4").tobytes() + pixels.tobytes()
+
+
+def unpack_pixels(packed: bytes) -> Pixels:
+    """Return the picture that `pack_pixels` packed, as `[1, h, w, 3]`."""
+    height, width = np.frombuffer(packed[:8], "<u4").tolist()
+    return np.frombuffer(packed, np.uint8, offset=8).reshape(1, height, width, 3).copy()
+
+
 class Priority(IntEnum):
     """Who goes first: a client that waits, or a job."""
 
@@ -72,11 +109,12 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Pictures that are ordered together.
+    """Pictures that are ordered together, or queries.
 
     images: uint8 `[n, h, w, c]`, one per row, at the model's size; for `fill` and `vary`.
     masks: bool `[n, h, w]`, true where to paint; for `fill`.
     whole: the picture that all rows edit at its own size, instead of `images` and `masks`.
+    queries: what is recognized, one per row; for recognizers and indexes.
     previews: the number of requested intermediate pictures.
     owner: who placed the order, for fairness.
     seconds: until it expires, from now or, for a job, from when its painting begins.
@@ -84,11 +122,12 @@ class Order:
 
     model: str
     rows: tuple[ImageRow, ...]
-    verb: Verb = "sample"
+    verb: Verb | Ability = "sample"
     options: Mapping[str, Any] = field(default_factory=dict)
     images: Pixels | None = None
     masks: NDArray[np.bool_] | None = None
     whole: WholeImage | None = None
+    queries: tuple[Query, ...] = ()
     previews: int = 0
     owner: str = ""
     priority: Priority = Priority.INTERACTIVE
@@ -123,7 +162,20 @@ class Painted:
     compute_seconds: float
 
 
-Event = StepProgress | Preview | Painted
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """The findings for all rows.
+
+    With the seconds that they were queued and computed.
+    """
+
+    findings: tuple[Finding, ...]
+    queue_seconds: float
+    compute_seconds: float
+
+
+Outcome = Painted | Recognized
+Event = StepProgress | Preview | Outcome
 
 
 class OverloadedError(DanqingError):

@@ -2,13 +2,25 @@
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from danqing.service.engine.fair_queue import QueueEntry
-from danqing.service.engine.orders import Event, Order, Painted, Painting, Pixels, Preview, StepProgress
+from danqing.service.engine.orders import (
+    Event,
+    Finding,
+    Order,
+    Outcome,
+    Painted,
+    Painting,
+    Pixels,
+    Preview,
+    Recognized,
+    StepProgress,
+)
 
 _Painting = TypeVar("_Painting", bound=Painting)
 
@@ -39,7 +51,12 @@ class PendingOrder:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._pixels: Painting | None = None
-        self._previews: dict[int, tuple[Pixels, int]] = {}
+        self._findings: dict[int, Finding] = {}
+        self._partial: dict[int, int] = {}
+        """Steps done of rows that are being painted, by the first of these rows."""
+        self._previews: dict[int, tuple[Pixels, NDArray[np.bool_]]] = {}
+        """Intermediate pictures by their index, and which rows they have."""
+        self._previewed: set[int] = set()
         self._missing = len(order.rows)
         self._began: float | None = None
 
@@ -48,6 +65,17 @@ class PendingOrder:
 
     async def painted(self) -> Painted:
         """Wait for the pictures; raises the error that ended the order."""
+        outcome = await self._outcome()
+        assert isinstance(outcome, Painted)
+        return outcome
+
+    async def recognized(self) -> Recognized:
+        """Wait for the findings; raises the error that ended the order."""
+        outcome = await self._outcome()
+        assert isinstance(outcome, Recognized)
+        return outcome
+
+    async def _outcome(self) -> Outcome:
         try:
             while not self.ended:
                 await self._changed()
@@ -57,7 +85,7 @@ class PendingOrder:
         if self._error is not None:
             raise self._error
         last = self._events[-1]
-        assert isinstance(last, Painted)
+        assert isinstance(last, Outcome)
         return last
 
     def cancel(self) -> None:
@@ -71,47 +99,73 @@ class PendingOrder:
             self.on_begin()
             self.on_begin = None
 
-    def progress(self, pictures: int, done: int, steps: int) -> None:
-        """Record progress: a number of pictures have done `done` of `steps`.
+    def progress(self, start: int, pictures: int, done: int, steps: int) -> None:
+        """Record progress: pictures from row `start` on have done `done` of `steps`.
 
-        Those before them are finished.
+        Other rows may be painted by other workers at the same time.
         """
         rows = len(self.order.rows)
-        self.steps_done = (rows - self._missing) * steps + pictures * done
+        self._partial[start] = pictures * done
+        self.steps_done = (rows - self._missing) * steps + sum(self._partial.values())
         self._add_event(StepProgress(self.steps_done, rows * steps))
+
+    def forget_progress(self, start: int, stop: int) -> None:
+        """Drop the progress of rows that are finished or painted again."""
+        self._partial = {row: done for row, done in self._partial.items() if not start <= row < stop}
 
     def preview(self, index: int, start: int, pixels: Pixels) -> None:
         """Add an intermediate picture of some rows.
 
         The event follows when there is one of all rows.
         """
+        if index in self._previewed:  # rows are painted again after their worker has died
+            return
         if len(pixels) == len(self.order.rows):
+            self._previewed.add(index)
             self._add_event(Preview(index, pixels))
             return
-        whole, missing = self._previews.get(index) or (self._empty(pixels), len(self.order.rows))
+        if index not in self._previews:
+            self._previews[index] = self._empty(pixels), np.zeros(len(self.order.rows), bool)
+        whole, shown = self._previews[index]
         whole[start : start + len(pixels)] = pixels
-        missing -= len(pixels)
-        self._previews[index] = whole, missing
-        if not missing:
-            self._add_event(Preview(index, self._previews.pop(index)[0]))
+        shown[start : start + len(pixels)] = True
+        if shown.all():
+            del self._previews[index]
+            self._previewed.add(index)
+            self._add_event(Preview(index, whole))
 
     def paint(self, start: int, pixels: Painting, began: float, now: float) -> bool:
         """Add painted pictures of some rows; return whether these were the last."""
-        if self._began is None:
-            self._began = began
         if len(pixels) == len(self.order.rows):
             self._pixels = pixels
         else:
             if self._pixels is None:
                 self._pixels = self._empty(pixels)
             self._pixels[start : start + len(pixels)] = pixels
-        self._missing -= len(pixels)
-        if self._missing:
+        times = self._finish(start, len(pixels), began, now)
+        if times is None:
             return False
-        waited = max(0.0, self._began - self.submitted)
-        self.ended = True
-        self._add_event(Painted(self._pixels, waited, now - self._began))
+        self._add_event(Painted(self._pixels, *times))
         return True
+
+    def recognize(self, start: int, findings: Sequence[Finding], began: float, now: float) -> bool:
+        """Add the findings for some rows; return whether these were the last."""
+        self._findings.update(enumerate(findings, start))
+        times = self._finish(start, len(findings), began, now)
+        if times is None:
+            return False
+        self._add_event(Recognized(tuple(self._findings[row] for row in sorted(self._findings)), *times))
+        return True
+
+    def _finish(self, start: int, rows: int, began: float, now: float) -> tuple[float, float] | None:
+        """Count finished rows; return the seconds of queueing and computing after the last one."""
+        self._began = began if self._began is None else min(began, self._began)
+        self.forget_progress(start, start + rows)
+        self._missing -= rows
+        if self._missing:
+            return None
+        self.ended = True
+        return max(0.0, self._began - self.submitted), now - self._began
 
     def fail(self, error: Exception) -> None:
         """End the order with an error."""
@@ -142,7 +196,7 @@ class PendingOrder:
                 while self._events:
                     event = self._events.popleft()
                     yield event
-                    if isinstance(event, Painted):
+                    if isinstance(event, Outcome):
                         return
                 if self._error is not None:
                     raise self._error

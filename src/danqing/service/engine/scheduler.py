@@ -1,13 +1,13 @@
-"""The owner of the queue: combines orders into batches and sends them to the worker process.
+"""The owner of all orders: queues them, sends their batches to workers, and returns what the workers answer.
 
-The worker has two batches: the one that it paints, and the next one. Everything that it was sent is kept here
-until it is painted, so that nothing is lost when it dies.
+Everything that a worker was sent is kept here until it is answered, so that nothing is lost when it dies.
 """
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,10 +16,13 @@ import numpy as np
 from danqing.errors import ConfigError, DataError
 from danqing.frames import Header
 from danqing.service.engine.batching import BatchKind, WorkerBatch, check_images, kind_of
+from danqing.service.engine.catalogue import DEATHS, Catalogue
+from danqing.service.engine.dispatch import Dispatcher
 from danqing.service.engine.fair_queue import FairQueue, QueueEntry
-from danqing.service.engine.offers import Offer
+from danqing.service.engine.offers import Offer, OffersOf
 from danqing.service.engine.orders import (
     DeadlinePassedError,
+    Finding,
     ModelUnavailableError,
     Order,
     OrderCancelledError,
@@ -29,42 +32,38 @@ from danqing.service.engine.orders import (
     Priority,
 )
 from danqing.service.engine.pending_order import PendingOrder
-from danqing.service.engine.supervisor import DEATHS, Supervisor, WorkerHandle
+from danqing.service.engine.pool import WorkerPool, WorkerState
+from danqing.service.engine.supervisor import WorkerHandle
 from danqing.service.engine.timings import Timings
 from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Settings
 
 _log = logging.getLogger("danqing.engine")
 
-IN_FLIGHT = 2
-BATCH_SECONDS = 0.03
-"""Seconds of work that one batch should take."""
-WINDOW_SHARE = 0.1
-"""The maximum wait for more orders, as a share of the time for painting."""
-SHORTEST_WINDOW = 0.0005  # seconds
-
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
-    """The state of the scheduler and its worker.
+    """The state of the scheduler and its workers.
 
     queued, in_flight: pictures.
     seconds: of work that is queued.
     orders: that are queued or painted.
-    loaded: models in the worker's memory.
-    memory_bytes: resident memory of the worker.
-    worker_pid: of the worker's process, None while it is restarted.
+    alive: how many workers can be sent batches.
+    restarts: how many workers died.
+    loaded: models in memory of any worker.
+    memory_bytes: resident memory of all workers.
+    workers: the state of each.
     """
 
     queued: int
     seconds: float
     in_flight: int
     orders: int
-    alive: bool
+    alive: int
     restarts: int
     loaded: tuple[str, ...]
     memory_bytes: int
-    worker_pid: int | None
+    workers: tuple[WorkerState, ...]
     draining: bool
 
 
@@ -72,29 +71,37 @@ class Scheduler:
     """Accepts orders and has them painted.
 
     All of it runs in one event loop, and nothing in it blocks.
+
+    offers: the models that clients may request. classifiers: those of filters.
+    catalogue: of both. pool: the workers.
+
+    Raises ConfigError for workers that cannot be placed as the settings say.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self._offers: dict[str, Offer] = {}
-        self.offers: Mapping[str, Offer] = self._offers
+        self.catalogue = Catalogue(settings.all_models)
+        self._offers: Mapping[str, Offer] = self.catalogue.offers
+        self.offers: Mapping[str, Offer] = OffersOf(self._offers, settings.models)
+        self.classifiers: Mapping[str, Offer] = OffersOf(self._offers, settings.classifiers)
         self._queue: FairQueue[PendingOrder] = FairQueue(settings.engine.queue)
         self._orders: dict[int, PendingOrder] = {}
         self._timings = Timings()
-        self.supervisor = Supervisor(settings, self._offers, self._timings, self._on_frame, self._on_death)
+        self.pool = WorkerPool(settings, self.catalogue, self._on_frame, self._on_death)
+        self._dispatcher = Dispatcher(
+            settings.engine, self._queue, self._timings, self._offers, self.pool, self._send
+        )
         self._idle: asyncio.Future[None] | None = None
-        self._soon: asyncio.Handle | None = None
-        self._window: asyncio.TimerHandle | None = None
         self._number = 0
         self._closing = False
 
     async def start(self) -> None:
-        """Start the worker, and wait until it has described every model.
+        """Start the workers, and wait until they have described every model.
 
         Raises WorkerStartError.
         """
         self._loop = asyncio.get_running_loop()
-        await self.supervisor.start()
+        await self.pool.start()
 
     async def stop(self, drain: float) -> None:
         """Accept no more orders, and finish the others.
@@ -108,7 +115,7 @@ class Scheduler:
                 await asyncio.wait_for(self._idle, drain)
         for pending in list(self._orders.values()):
             self._end(pending, OrderCancelledError("The service is stopping: retry."), "cancelled")
-        await self.supervisor.stop()
+        await self.pool.stop()
 
     def submit(self, order: Order) -> PendingOrder:
         """Queue an order.
@@ -137,23 +144,22 @@ class Scheduler:
         chunk_seconds = self._timings.estimate(kind)
         entry = self._entry(pending, kind, 0, len(order.rows), chunk_seconds, now)
         self._queue.add(entry, chunk_seconds)
-        if self._soon is None:  # orders of the same turn of the event loop share a batch
-            self._soon = self._loop.call_soon(self._dispatch)
+        self._dispatcher.dispatch_soon()
         return pending
 
     def state(self) -> SchedulerState:
         """Return the current state."""
-        worker = self.supervisor.worker
+        workers = self.pool.states()
         return SchedulerState(
             queued=self._queue.pictures,
             seconds=self._queue.seconds,
-            in_flight=sum(batch.rows - batch.answered for batch in worker.flight.values()) if worker else 0,
+            in_flight=sum(worker.in_flight for worker in workers),
             orders=len(self._orders),
-            alive=worker is not None and worker.ready,
-            restarts=self.supervisor.restarts,
-            loaded=worker.loaded if worker else (),
-            memory_bytes=worker.memory if worker else 0,
-            worker_pid=worker.process.pid if worker else None,
+            alive=sum(worker.alive for worker in workers),
+            restarts=sum(worker.restarts for worker in workers),
+            loaded=tuple(dict.fromkeys(name for worker in workers for name in worker.loaded)),
+            memory_bytes=sum(worker.memory_bytes for worker in workers),
+            workers=workers,
             draining=self._closing,
         )
 
@@ -164,23 +170,24 @@ class Scheduler:
 
     def _check_room(self, order: Order, kind: BatchKind) -> None:
         queue, pictures = self._queue, len(order.rows)
-        if order.priority == Priority.JOB or not queue.interactive:
-            return
+        if order.priority == Priority.JOB or order.verb == "judge" or not queue.interactive:
+            return  # what is judged belongs to a request that was accepted
         most = self._settings.engine.queue_seconds
-        seconds = queue.interactive_seconds + self._timings.estimate(kind) * pictures / self._chunk(kind)
+        seconds = self._dispatcher.seconds_until(kind, pictures)
         if seconds > most:
             self._metrics.failure("overloaded")
             raise OverloadedError("Too much work is queued already: retry later.", max(1.0, seconds - most))
         if not queue.has_room(order.owner, pictures):
             self._metrics.failure("overloaded")
             raise OverloadedError(
-                "Too many pictures are queued already: retry later.", max(1.0, queue.interactive_seconds / 2)
+                "Too many pictures are queued already: retry later.",
+                max(1.0, queue.interactive_seconds / len(self.pool) / 2),
             )
 
     def _entry(
         self, pending: PendingOrder, kind: BatchKind, start: int, stop: int, chunk_seconds: float, now: float
     ) -> QueueEntry[PendingOrder]:
-        order, chunk = pending.order, self._chunk(kind)
+        order, chunk = pending.order, self._dispatcher.chunk(kind)
         seconds = chunk_seconds / chunk
         entry = QueueEntry(
             pending, kind, order.owner, order.priority, start, stop, seconds, chunk, arrived=now
@@ -188,43 +195,10 @@ class Scheduler:
         pending.entries.append(entry)
         return entry
 
-    def _dispatch(self) -> None:
-        """Send the worker its next batches, if it needs any."""
-        for handle in (self._soon, self._window):
-            if handle is not None:
-                handle.cancel()
-        self._soon = self._window = None
-        worker, queue = self.supervisor.worker, self._queue
-        while worker is not None and worker.ready and len(worker.flight) < IN_FLIGHT and queue.pictures:
-            entry, pictures = queue.head()
-            kind = entry.kind
-            assert isinstance(kind, BatchKind)
-            seconds = self._timings.estimate(kind)
-            if pictures < self._chunk(kind) and not kind.alone:
-                if worker.flight:  # more orders may arrive until the worker has finished
-                    return
-                window = min(self._settings.engine.window, WINDOW_SHARE * seconds)
-                left = entry.arrived + window - self._loop.time()
-                if left > 0 and window >= SHORTEST_WINDOW:
-                    self._window = self._loop.call_later(left, self._dispatch)
-                    return
-            self._send(worker, kind, self._room(self._chunk(kind), seconds))
-
-    def _chunk(self, kind: BatchKind) -> int:
-        """Return how many pictures are computed in the time of one."""
-        if kind.size is not None:
-            return 1
-        return self._offers[kind.model].chunk
-
-    def _room(self, chunk: int, chunk_seconds: float) -> int:
-        """Return how many pictures to send in one batch."""
-        most = self._settings.engine.batch
-        chunks = min(most // chunk, max(1, int(BATCH_SECONDS / chunk_seconds)))
-        return chunks * chunk or most
-
     def _send(self, worker: WorkerHandle, kind: BatchKind, room: int) -> None:
         self._number += 1
-        batch = WorkerBatch.from_entries(self._number, kind, self._queue.take(room))
+        taken = self._queue.take(room, kind.__eq__)  # a look for another worker may have moved a job
+        batch = WorkerBatch.from_entries(self._number, kind, taken)
         if (fault := self._offers[kind.model].fault) is not None:  # found after they were queued
             for piece in batch.pieces:
                 self._end(piece.pending, ModelUnavailableError(f"{kind.model}: {fault}"), "model")
@@ -235,17 +209,17 @@ class Scheduler:
             self._start_deadline(piece.pending)
         worker.flight[batch.number] = batch
         worker.process.send(batch.header(), batch.blocks())
-        self.supervisor.watch(worker)
+        self.pool.watch(worker)
 
     def _on_frame(self, worker: WorkerHandle, what: str, header: Header, block: memoryview) -> None:
-        if what in ("painted", "failed", "stopped"):
+        if what in ("painted", "recognized", "failed", "stopped"):
             self._on_answer(worker, what, header, block)
         elif what in ("step", "preview"):
             self._on_step(worker.flight[header["batch"]], header, block)
         elif what == "refused":
             self._on_refused(header)
         elif what == "ready":
-            self._dispatch()
+            self._dispatcher.dispatch()
 
     def _on_step(self, batch: WorkerBatch, header: Header, block: memoryview) -> None:
         start, count = header["start"], header["count"]
@@ -254,7 +228,7 @@ class Scheduler:
             if pending.ended:
                 continue
             if pixels is None:
-                pending.progress(last - first, header["done"], header["total"])
+                pending.progress(row, last - first, header["done"], header["total"])
                 continue
             for wanted, index in header["due"]:
                 if wanted == pending.order.previews:
@@ -270,21 +244,59 @@ class Scheduler:
         batch.answered = start + count
         if batch.answered == batch.rows:
             del worker.flight[batch.number]
-            self.supervisor.watch(worker)
+            self.pool.watch(worker)
         if what == "painted":
-            self._on_painted(batch, header, block)
+            self._on_painted(worker, batch, header, block)
+        elif what == "recognized":
+            self._on_recognized(worker, batch, header, block)
         elif what == "failed":
             self._on_failed(batch, header)
-        self._dispatch()
+        self._dispatcher.dispatch()
 
-    def _on_painted(self, batch: WorkerBatch, header: Header, block: memoryview) -> None:
+    def _on_painted(
+        self, worker: WorkerHandle, batch: WorkerBatch, header: Header, block: memoryview
+    ) -> None:
         pixels = cast(Painting, np.frombuffer(block, header["type"]).reshape(header["shape"]))
+        self._on_finished(
+            worker,
+            batch,
+            header,
+            lambda pending, row, first, last, *times: pending.paint(row, pixels[first:last], *times),
+        )
+
+    def _on_recognized(
+        self, worker: WorkerHandle, batch: WorkerBatch, header: Header, block: memoryview
+    ) -> None:
+        ends = list(itertools.accumulate(header["lengths"], initial=0))
+        found = [
+            Finding(values, bytes(block[start:end]))
+            for values, (start, end) in zip(header["values"], itertools.pairwise(ends), strict=True)
+        ]
+        self._on_finished(
+            worker,
+            batch,
+            header,
+            lambda pending, row, first, last, *times: pending.recognize(row, found[first:last], *times),
+        )
+
+    def _on_finished(
+        self,
+        worker: WorkerHandle,
+        batch: WorkerBatch,
+        header: Header,
+        add: Callable[[PendingOrder, int, int, int, float, float], bool],
+    ) -> None:
+        """Give the orders of some rows their results.
+
+        add: gives one of them its rows, and returns whether these were its last; see `WorkerBatch.within`.
+        """
         now, seconds, waited = self._loop.time(), header["seconds"], 0.0
         began = now - seconds
         for pending, row, first, last in batch.within(header["start"], header["count"]):
             waited = max(waited, began - pending.submitted)
-            if not pending.ended and pending.paint(row, pixels[first:last], began, now):
+            if not pending.ended and add(pending, row, first, last, began, now):
                 self._forget(pending)
+        worker.timings.add(batch.kind, seconds)
         self._timings.add(batch.kind, seconds)
         self._queue.set_chunk_seconds(batch.kind, self._timings.estimate(batch.kind))
         self._metrics.batch(batch.kind.model, header["count"], waited, seconds)
@@ -303,7 +315,8 @@ class Scheduler:
             ) in rows:  # one of them is the cause, and the others must not fail with it
                 self._requeue(pending, batch.kind, row, row + last - first, alone=True)
             return
-        error: Exception = PaintingFailedError(f"The picture could not be painted: {message}")
+        does = "recognized" if rows[0][0].order.queries else "painted"
+        error: Exception = PaintingFailedError(f"The picture could not be {does}: {message}")
         if what == "model":
             error = ModelUnavailableError(message)
         elif what == "order":
@@ -317,6 +330,7 @@ class Scheduler:
         """Queue some rows of an order again, before all others."""
         if pending.ended:
             return
+        pending.forget_progress(start, stop)
         kind = kind._replace(alone=pending.number) if alone else kind
         seconds = self._timings.estimate(kind)
         self._queue.put_back(self._entry(pending, kind, start, stop, seconds, pending.submitted), seconds)
@@ -326,8 +340,9 @@ class Scheduler:
 
     def _expire(self, pending: PendingOrder) -> None:
         seconds = pending.order.seconds
+        does = "recognized" if pending.order.queries else "painted"
         error = DeadlinePassedError(
-            f"The pictures were not painted within {seconds:g} seconds: request fewer."
+            f"The pictures were not {does} within {seconds:g} seconds: request fewer."
         )
         self._end(pending, error, "deadline")
 
@@ -341,9 +356,9 @@ class Scheduler:
         for entry in pending.entries:
             self._queue.cancel(entry)
         pending.entries.clear()
-        worker = self.supervisor.worker
-        if worker is not None and any(batch.paints(pending) for batch in worker.flight.values()):
-            worker.process.send({"kind": "cancel", "orders": [pending.number]})
+        for worker in self.pool.running:
+            if any(batch.paints(pending) for batch in worker.flight.values()):
+                worker.process.send({"kind": "cancel", "orders": [pending.number]})
 
     def _forget(self, pending: PendingOrder) -> None:
         self._orders.pop(pending.number, None)
@@ -356,7 +371,8 @@ class Scheduler:
     def _on_death(self, worker: WorkerHandle) -> None:
         """Queue the batches of a dead worker again; each order that it was painting is queued alone."""
         for number, batch in enumerate(worker.flight.values()):
-            begun = batch.answered + self._chunk(batch.kind) if number == 0 and worker.loading is None else 0
+            is_suspect = number == 0 and worker.loading is None
+            begun = batch.answered + self._dispatcher.chunk(batch.kind) if is_suspect else 0
             for pending, row, first, last in batch.within(batch.answered, batch.rows):
                 suspect = batch.answered + first < begun
                 pending.deaths += suspect
@@ -365,3 +381,4 @@ class Scheduler:
                     self._end(pending, PaintingFailedError(message), "worker_died")
                 else:
                     self._requeue(pending, batch.kind, row, row + last - first, alone=suspect)
+        self._dispatcher.dispatch()

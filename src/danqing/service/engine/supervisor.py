@@ -1,16 +1,15 @@
-"""Keeps a worker running: restarts it when it dies or hangs, and finds the model that causes it."""
+"""Keeps one worker running: restarts it when it dies or hangs, and finds the model that causes it."""
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from danqing.errors import DanqingError
 from danqing.frames import Header
-from danqing.images import SizeRange
-from danqing.service.engine.batching import WorkerBatch
-from danqing.service.engine.offers import Offer
+from danqing.service.engine.batching import BatchKind, WorkerBatch
+from danqing.service.engine.catalogue import DEATHS, Catalogue
+from danqing.service.engine.placement import Place
 from danqing.service.engine.timings import Timings
 from danqing.service.engine.worker_process import WorkerProcess
 from danqing.service.settings import Settings
@@ -23,10 +22,6 @@ FIRST_GRACE = 600.0
 """Seconds that loading a model, perhaps from the hub, or its first painting may take."""
 CHECKS = 4
 """How often a busy worker is checked within the seconds of `Supervisor.grace`."""
-DEATHS = 2
-"""How many workers may die during the same work before it counts as the cause."""
-SHORTEST_BAN, LONGEST_BAN = 5.0, 300.0
-"""Seconds until a model whose loading killed workers is retried; doubled each time."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 """Seconds until another worker is started; doubled each time a worker dies at its start."""
 
@@ -35,16 +30,20 @@ class WorkerStartError(DanqingError):
     """The worker process cannot be started."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class WorkerHandle:
     """The state of a running worker.
 
+    place: where it runs, with the models that it holds.
+    timings: of this worker and those that ran in its place.
     loading: the model that it is loading.
     memory: its resident memory, in bytes.
     flight: batches that it was sent and has not answered, by number.
     """
 
     process: WorkerProcess
+    place: Place
+    timings: Timings
     ready: bool = False
     loading: str | None = None
     loaded: tuple[str, ...] = ()
@@ -54,11 +53,20 @@ class WorkerHandle:
     """How often it was checked since its last frame."""
     timer: asyncio.TimerHandle | None = None
 
+    def holds(self, kind: BatchKind) -> bool:
+        """Return whether it may be sent pictures of a kind."""
+        return kind.model in self.place.models
+
+    @property
+    def rows_in_flight(self) -> int:
+        """Return how many pictures it was sent and has not answered."""
+        return sum(batch.rows - batch.answered for batch in self.flight.values())
+
 
 class Supervisor:
     """Keeps one worker running until it is stopped.
 
-    offers: filled as workers describe the models; models that kill workers get a `fault`.
+    catalogue: filled as workers describe the models.
     on_frame: called with each frame of a worker, after its state was updated here.
     on_death: called with a worker that has died; its batches must be sent again.
     """
@@ -66,31 +74,30 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        offers: dict[str, Offer],
-        timings: Timings,
+        place: Place,
+        catalogue: Catalogue,
         on_frame: Callable[[WorkerHandle, str, Header, memoryview], None],
         on_death: Callable[[WorkerHandle], None],
     ) -> None:
         self.worker: WorkerHandle | None = None
+        self.place = place
         self.restarts = 0
         self.grace = GRACE
-        self._settings, self._offers, self._timings = settings, offers, timings
+        self._settings, self._catalogue, self._timings = settings, catalogue, Timings()
         self._on_frame, self._on_death = on_frame, on_death
         self._start_deaths: dict[str, int] = {}
-        self.loading_deaths: dict[str, int] = {}
-        """How many workers died while loading a model since it was last loaded, by its name."""
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._described: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Start a worker, and wait until it has described every model.
+        """Start a worker, and wait until it has described its models.
 
         Raises WorkerStartError.
         """
         self._loop = asyncio.get_running_loop()
         self._described = self._loop.create_future()
-        self._task = self._loop.create_task(self._run(), name="supervisor")
+        self._task = self._loop.create_task(self._run(), name=f"supervisor {self.place.number}")
         await asyncio.wait({self._described, self._task}, return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
             self._task.result()
@@ -119,7 +126,7 @@ class Supervisor:
         """
         interval = self.grace / CHECKS
         if worker.checks * interval >= self._patience(worker):
-            _log.warning("the worker hangs while it paints: it is killed")
+            _log.warning("the worker %d hangs while it paints: it is killed", self.place.number)
             worker.process.kill()
             return
         worker.checks += 1
@@ -136,18 +143,19 @@ class Supervisor:
 
     async def _run(self) -> None:
         """Start a worker, and another one whenever it dies."""
-        pause = SHORTEST_PAUSE
+        pause, was_started = SHORTEST_PAUSE, False
         while not self._stopping:
             try:
-                process = await WorkerProcess.start(self._setup(), self.receive)
+                process = await WorkerProcess.start(self._setup(), self.receive, self.place.environment)
             except Exception as error:  # no memory, file or thread is free at the moment
-                if not self._offers:
+                if not was_started:
                     raise WorkerStartError(f"The worker cannot be started: {error}.") from error
-                _log.warning("the worker cannot be started: %s", error)
+                _log.warning("the worker %d cannot be started: %s", self.place.number, error)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
                 continue
-            worker = self.worker = WorkerHandle(process)
+            was_started = True
+            worker = self.worker = WorkerHandle(process, self.place, self._timings)
             if self._stopping:
                 process.kill()
             await process.ended()
@@ -164,13 +172,16 @@ class Supervisor:
 
     def _setup(self) -> Header:
         """Return the first frame that a worker receives."""
-        engine, models = self._settings.engine, self._settings.models
+        place, catalogue = self.place, self._catalogue
         return {
-            "models": models,
-            "describe": [name for name in models if name not in self._offers],
-            "device": engine.device,
-            "threads": engine.threads,
-            "memory": engine.memory,
+            "models": catalogue.sources_of(place.models),
+            "marks": str(self._settings.mark_settings),
+            "require_signature": [str(path) for path in self._settings.require_signature],
+            "describe": catalogue.missing(place.describes),
+            "device": place.device,
+            "threads": place.threads,
+            "processors": place.processors,
+            "memory": self._settings.engine.memory,
         }
 
     def receive(self, header: Header, block: memoryview) -> None:
@@ -181,11 +192,11 @@ class Supervisor:
         what = header.pop("kind")
         worker.checks, worker.memory = 0, header.pop("memory", worker.memory)
         if what == "offer":
-            self._on_offer(header)
+            self._catalogue.describe(header)
         elif what == "loading":
             worker.loading = header["model"]
         elif what == "loaded":
-            self.loading_deaths.pop(worker.loading or "", None)
+            self._catalogue.was_loaded(worker.loading or "")
             worker.loading, worker.loaded = None, tuple(header["models"])
         elif what == "ready":
             worker.ready = True
@@ -193,41 +204,22 @@ class Supervisor:
                 self._described.set_result(None)
         self._on_frame(worker, what, header, block)
 
-    def _on_offer(self, header: Header) -> None:
-        for name in ("labels", "captions", "attributes"):
-            header[name] = tuple(header[name])
-        header["range"] = header["range"] and tuple(header["range"])
-        own, *limits = header["sizes"]
-        header["sizes"] = SizeRange(tuple((width, height) for width, height in own), *limits)
-        offer = self._offers[header["name"]] = Offer(**header)
-        if offer.fault is not None:
-            _log.warning("the model %s cannot be served: %s", offer.name, offer.fault)
-
     def _find_fault(self, worker: WorkerHandle) -> None:
         """Find the model that killed a worker, if any."""
         busy = ", ".join({batch.kind.model for batch in worker.flight.values()}) or "nothing"
-        _log.warning("the worker died (%s), painting with: %s", worker.process.exit_code, busy)
+        number, code = self.place.number, worker.process.exit_code
+        _log.warning("the worker %d died (%s), painting with: %s", number, code, busy)
         if not worker.ready:
             self._on_death_at_start()
-        if (name := worker.loading) is not None:
-            deaths = self.loading_deaths[name] = self.loading_deaths.get(name, 0) + 1
-            if deaths >= DEATHS:
-                fault = "the worker died whenever it loaded the model: check that there is enough memory."
-                self._offers[name] = dataclasses.replace(self._offers[name], fault=fault)
-                ban = min(SHORTEST_BAN * 2 ** (deaths - DEATHS), LONGEST_BAN)
-                self._loop.call_later(ban, self._lift_ban, name)
-
-    def _lift_ban(self, name: str) -> None:
-        """Allow a model again: memory may be free by now."""
-        self._offers[name] = dataclasses.replace(self._offers[name], fault=None)
+        if worker.loading is not None:
+            self._catalogue.killed_while_loading(worker.loading)
 
     def _on_death_at_start(self) -> None:
         """Blame the model that was being described, so that the others can be served."""
-        missing = next((name for name in self._settings.models if name not in self._offers), None)
+        missing = next(iter(self._catalogue.missing(self.place.describes)), None)
         name = missing or ""
         deaths = self._start_deaths[name] = self._start_deaths.get(name, 0) + 1
         if missing is not None and deaths >= DEATHS:
-            fault = "the worker died whenever it read the model's folder."
-            self._offers[missing] = Offer(name=missing, path=self._settings.models[missing], fault=fault)
+            self._catalogue.cannot_be_described(missing)
         if missing is None and deaths > DEATHS and self._described is not None and not self._described.done():
             raise WorkerStartError("The worker dies at its start: the lines above say why.")

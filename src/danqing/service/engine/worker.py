@@ -1,8 +1,8 @@
-"""The process that paints: `python -m danqing.service.engine.worker`, started by the supervisor.
+"""The process that paints and recognizes: `python -m danqing.service.engine.worker`.
 
-It receives batches as frames (`danqing.frames`) and answers chunk by chunk. It does one thing at a time, and
-checks for cancelled orders between the steps of a painting. Nothing is lost when it dies: the scheduler
-has everything that it holds.
+The supervisor starts it. It receives batches as frames (`danqing.frames`) and answers chunk by chunk. It does
+one thing at a time, and checks for cancelled orders between the steps of a painting. Nothing is lost when it
+dies: the scheduler has everything that it holds.
 """
 
 import collections
@@ -10,14 +10,16 @@ import contextlib
 import ctypes
 import dataclasses
 import math
+import os
 import signal
 import socket
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,18 +30,25 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from danqing.editing.batch import edited
 from danqing.editing.contract import ImageToEdit
 from danqing.editing.window_model import Request
-from danqing.errors import ConfigError, DataError
+from danqing.errors import ConfigError, DataError, SearchError
 from danqing.frames import Header
 from danqing.images import Images
 from danqing.machine import resident_memory
-from danqing.model.attributes import OutsideTrainingWarning
+from danqing.model.files import Access
 from danqing.model.model import Model
-from danqing.options import Verb
-from danqing.service.engine import edits
+from danqing.requested_attributes import OutsideTrainingWarning
+from danqing.service.engine import edits, recognition
 from danqing.service.engine.connections import FrameSocket
-from danqing.service.engine.model_cache import ModelCache
+from danqing.service.engine.model_cache import ModelCache, Served
 from danqing.service.engine.model_description import describe
-from danqing.service.engine.orders import ModelUnavailableError, Painting, Pixels, WholeImage
+from danqing.service.engine.orders import (
+    Finding,
+    ModelUnavailableError,
+    Painting,
+    Pixels,
+    Query,
+    WholeImage,
+)
 
 STEP_SECONDS = 0.05
 """The shortest time between two progress messages of a chunk."""
@@ -70,13 +79,16 @@ class _Row:
 class _Batch:
     number: int
     model: str
-    verb: Verb
+    verb: Any
+    """A `Verb`, or an `Ability` where there are queries."""
     options: dict[str, Any]
     rows: list[_Row]
     images: memoryview
-    """Of all rows, then their masks, one byte per pixel; empty for `sample`."""
+    """Of all rows, then their masks, one byte per pixel; empty for `sample` and `queries`."""
     whole: WholeImage | None
     """The picture that all rows edit at its own size."""
+    queries: list[Query]
+    """Of all rows, if they are recognized."""
 
     @classmethod
     def read(cls, header: Header, block: memoryview) -> "_Batch":
@@ -85,7 +97,13 @@ class _Batch:
             length, (width, height), keeps_file, is_fine = header["whole"]
             content, mask = bytes(block[:length]), bytes(block[length:]) or None
             whole, block = WholeImage(content, (width, height), mask, keeps_file, is_fine), block[:0]
-        return cls(header["batch"], header["model"], header["verb"], header["options"], rows, block, whole)
+        queries = list[Query]()
+        for length, is_text in header["queries"]:
+            queries.append(Query(bytes(block[:length]), is_text))
+            block = block[length:]
+        return cls(
+            header["batch"], header["model"], header["verb"], header["options"], rows, block, whole, queries
+        )
 
 
 class Worker:
@@ -93,11 +111,19 @@ class Worker:
 
     def __init__(self, connection: FrameSocket, setup: Header) -> None:
         self._connection = connection
-        self._cache = ModelCache(setup["models"], device=setup["device"], budget=setup["memory"])
+        access = Access(tuple(map(Path, setup["require_signature"])))
+        self._cache = ModelCache(
+            setup["models"],
+            device=setup["device"],
+            budget=setup["memory"],
+            access=access,
+            marks=setup["marks"],
+        )
         self._batches: collections.deque[_Batch] = collections.deque()  # the first one is being painted
         self._cancelled: set[int] = set()
         for name in setup["describe"]:
-            connection.send({"kind": "offer", **dataclasses.asdict(describe(name, setup["models"][name]))})
+            offer = describe(name, setup["models"][name], access)
+            connection.send({"kind": "offer", **dataclasses.asdict(offer)})
         connection.send({"kind": "ready", "memory": resident_memory()})
 
     def run(self) -> None:
@@ -131,23 +157,21 @@ class Worker:
         except ModelUnavailableError as error:
             self._send("failed", batch, 0, len(batch.rows), error="model", message=str(error))
             return
-        chunk = model.family.chunk if batch.whole is None else 1
+        chunk = _chunk_of(model, batch)
         for start in range(0, len(batch.rows), chunk):
             rows = batch.rows[start : start + chunk]
             where = batch, start, len(rows)
             began = time.perf_counter()
             try:
-                self._reject_long_texts(model, rows)
                 self._check_cancelled(rows)
-                if batch.whole is None:
-                    pixels: Painting = self._chunk(model, batch, start, rows)
-                else:
-                    pixels = self._edited(model, batch, batch.whole, rows[0])
+                found = self._computed(model, batch, start, rows)
             except _Stopped:
                 self._send("stopped", *where)
             except (ConfigError, ModelUnavailableError) as error:
                 option = error.option if isinstance(error, ConfigError) else None
                 self._send("failed", *where, error="order", message=str(error), option=option)
+            except SearchError as error:  # such as a label that no entry has
+                self._send("failed", *where, error="order", message=str(error), option=None)
             except DataError as error:
                 self._send("failed", *where, error="image", message=str(error))
             except Exception as error:
@@ -155,9 +179,27 @@ class Worker:
                 message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
                 self._send("failed", *where, error="painting", message=message, trace=trace)
             else:
-                self._send("painted", *where, pixels=pixels, seconds=time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                if isinstance(found, np.ndarray):
+                    self._send("painted", *where, pixels=found, seconds=seconds)
+                else:
+                    self._send_findings(*where, found, seconds)
 
-    def _model(self, name: str) -> Model:
+    def _computed(
+        self, model: Served, batch: _Batch, start: int, rows: list[_Row]
+    ) -> Painting | list[Finding]:
+        """Return the pictures of some rows, or what is found for them."""
+        if not isinstance(model, Model):
+            with self._signs_of_life(rows):
+                queries = batch.queries[start : start + len(rows)]
+                return recognition.recognize(model, batch.verb, queries, batch.options)
+        self._reject_long_texts(model, rows)
+        self._check_cancelled(rows)
+        if batch.whole is None:
+            return self._chunk(model, batch, start, rows)
+        return self._edited(model, batch, batch.whole, rows[0])
+
+    def _model(self, name: str) -> Served:
         if self._cache.has(name):
             return self._cache.get(name)
         self._connection.send({"kind": "loading", "model": name})
@@ -199,19 +241,27 @@ class Worker:
         request = Request(row.label, row.prompt, row.negative_prompt, row.attributes)
         edit = edits.build(model, batch.verb, request, batch.options, whole)
         image = ImageToEdit(edits.values_of(whole, model.value_range), row.seed)
+        with self._signs_of_life([row]):
+            return edited(edit, image)[None]
+
+    @contextlib.contextmanager
+    def _signs_of_life(self, rows: Sequence[_Row]) -> Iterator[None]:
+        """Show that work without steps of its own goes on, and stop it if it is cancelled.
+
+        Both happen before each network of the work.
+        """
         last = time.monotonic()
 
         def look(*_: Any) -> None:
             nonlocal last
             if (now := time.monotonic()) - last >= ALIVE_SECONDS:
                 last = now
-                self._check_cancelled([row])
+                self._check_cancelled(rows)
                 self._connection.send({"kind": "alive"})
 
-        # An edit has no steps of its own. Its networks show that it goes on, and a cancelled one stops there.
         hook = register_module_forward_pre_hook(look)
         try:
-            return edited(edit, image)[None]
+            yield
         finally:
             hook.remove()
 
@@ -238,6 +288,22 @@ class Worker:
 
         return on_step
 
+    def _send_findings(
+        self, batch: _Batch, start: int, count: int, found: Sequence[Finding], seconds: float
+    ) -> None:
+        """Send what was found for some rows of a batch."""
+        header = {
+            "kind": "recognized",
+            "batch": batch.number,
+            "start": start,
+            "count": count,
+            "seconds": seconds,
+            "memory": resident_memory(),
+            "values": [dict(one.values) for one in found],
+            "lengths": [len(one.content) for one in found],
+        }
+        self._connection.send(header, [one.content for one in found])
+
     def _send(
         self,
         kind: str,
@@ -255,6 +321,13 @@ class Worker:
         else:
             header |= {"shape": pixels.shape, "type": str(pixels.dtype), "memory": resident_memory()}
             self._connection.send(header, [np.ascontiguousarray(pixels).data])
+
+
+def _chunk_of(model: Served, batch: _Batch) -> int:
+    """Return how many rows of a batch are computed at once."""
+    if isinstance(model, Model):
+        return model.family.chunk if batch.whole is None else 1
+    return recognition.chunk_of(model)
 
 
 def _release_memory() -> None:
@@ -315,6 +388,9 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as end:
         connection = FrameSocket(end)
         setup, _ = connection.receive()
+        if setup.get("processors"):
+            with contextlib.suppress(AttributeError, OSError):  # they may have been taken away meanwhile
+                os.sched_setaffinity(0, setup["processors"])
         if setup["threads"]:
             torch.set_num_threads(setup["threads"])
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Self
 
 from danqing.frames import Buffer, Header
@@ -35,14 +36,21 @@ class WorkerProcess:
         threading.Thread(target=self._wait, name=f"worker {self.pid}", daemon=True).start()
 
     @classmethod
-    async def start(cls, setup: Header, on_frame: Callable[[Header, memoryview], None]) -> Self:
+    async def start(
+        cls,
+        setup: Header,
+        on_frame: Callable[[Header, memoryview], None],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Self:
         """Start a worker.
 
         setup: its first frame, which says what to serve.
         on_frame: called with each frame that it sends.
+        environment: variables that it gets in addition to those of this process.
 
         Raises OSError or RuntimeError if the machine has no room for it, and leaves nothing behind.
         """
+        inherited = {**_ENVIRONMENT, **os.environ, **environment}
         with contextlib.ExitStack() as undo:
             mine, theirs = socket.socketpair()
             undo.callback(mine.close)
@@ -51,7 +59,7 @@ class WorkerProcess:
                     [sys.executable, "-P", "-m", "danqing.service.engine.worker", str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
-                    env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env={**inherited, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             undo.callback(process.wait)
             undo.callback(process.kill)

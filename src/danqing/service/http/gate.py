@@ -169,7 +169,7 @@ class Gate:
                 raise
         else:
             exchange.identify(caller)
-            caller.account.request()
+            await caller.account.admit_request()
 
     @contextlib.contextmanager
     def _counted(self, exchange: Exchange) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
+from danqing.service.access.accounts import Account
 from danqing.service.access.caller import Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
@@ -23,11 +24,13 @@ from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.requests import archives, json_bodies
 from danqing.service.requests.forms import Uploads
 from danqing.service.requests.planner import Planner, drawn_seed
-from danqing.service.requests.schemas import Endpoint
+from danqing.service.requests.schemas import Endpoint, JobEndpoint, RecognitionEndpoint
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 
 _SWEEP_SECONDS = 60.0
+_PICTURES = ("images", "input", "mask")
+"""The fields of a body that hold pictures; the answer about a job leaves them out."""
 
 
 class JobManager:
@@ -82,7 +85,7 @@ class JobManager:
 
     async def accept(
         self,
-        endpoint: Endpoint,
+        endpoint: JobEndpoint,
         body: Mapping[str, Any],
         caller: Caller,
         held: HeldBytes,
@@ -113,7 +116,43 @@ class JobManager:
         if webhook is not None:
             await self._webhooks.check(webhook, webhook_secret)
             webhook_secret = webhook_secret or new_secret()
-        checked = self._planner.check(endpoint, body, caller)
+        match endpoint:
+            case "generations" | "edits" | "variations":
+                whole, pictures = await self._whole(endpoint, body, caller, held)
+            case _:
+                whole, pictures = await self._whole_recognition(endpoint, body, caller, held)
+        whole.pop("response_format", None)
+        model = whole["model"]
+        new = NewJob(
+            id=store.new_id(),
+            owner=owner,
+            caller=caller.name,
+            endpoint=endpoint,
+            model=model,
+            pictures=pictures,
+            body=await _serialise(whole, held),
+            request=json.dumps({name: whole[name] for name in whole if name not in _PICTURES}),
+            fingerprint=asked,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            webhook_secret=webhook_secret,
+        )
+        now = time.time()
+        job = await self._accept(new, caller.account, now)
+        if job.id != new.id:
+            return job, False
+        caller.account.note_pictures(pictures, now)
+        self.runner.wake()
+        return job, True
+
+    async def _whole(
+        self, endpoint: Endpoint, body: Mapping[str, Any], caller: Caller, held: HeldBytes
+    ) -> tuple[dict[str, Any], int]:
+        """Check and complete the body of a job; return it, and how many pictures it requests.
+
+        Everything that the pictures depend on is fixed then: after a crash, the job paints the same ones.
+        """
+        checked = await self._planner.check(endpoint, body, caller)
         sent = await self._planner.read_pictures(checked, held)
         model, pictures = checked.offer.name, checked.n
         if sent is not None and archives.is_archive(sent.images[0]):
@@ -123,35 +162,17 @@ class JobManager:
             seed = (await self._planner.plan(checked, sent)).seed
         if sent is not None:
             body = await self._planner.embed(body, sent, held)
-        del checked, sent  # to free their pictures
-        # Everything that the pictures depend on is fixed now: after a crash, the job paints the same ones.
-        whole = {**body, "model": model, "seed": seed}
-        whole.pop("response_format", None)
-        new = NewJob(
-            id=store.new_id(),
-            owner=owner,
-            caller=caller.name,
-            endpoint=endpoint,
-            model=model,
-            pictures=pictures,
-            body=await _serialise(whole, held),
-            request=json.dumps({name: whole[name] for name in whole if name not in ("images", "mask")}),
-            fingerprint=asked,
-            idempotency_key=idempotency_key,
-            webhook=webhook,
-            webhook_secret=webhook_secret,
-        )
-        charged = caller.account.charge(pictures)
-        try:
-            job = await self._accept(new, charged)
-        except Exception:
-            caller.account.refund(pictures, charged)
-            raise
-        if job.id != new.id:
-            caller.account.refund(pictures, charged)
-            return job, False
-        self.runner.wake()
-        return job, True
+        return {**body, "model": model, "seed": seed}, pictures
+
+    async def _whole_recognition(
+        self, endpoint: RecognitionEndpoint, body: Mapping[str, Any], caller: Caller, held: HeldBytes
+    ) -> tuple[dict[str, Any], int]:
+        """Check and complete the body of a job that recognizes pictures, as `_whole`."""
+        planner = self._planner.recognition
+        checked = planner.check(endpoint, body, caller)
+        queries = await planner.read(checked, held)
+        plan = await planner.plan(checked, queries)
+        return {**await planner.embed(body, queries, held), "model": plan.offer.name}, plan.n
 
     def _count(self, sent: Uploads) -> int:
         """Count the pictures of a zip; raises ApiError if it, or that of the masks, cannot be used."""
@@ -159,11 +180,12 @@ class JobManager:
             archives.contents(sent.mask, self._request_limits, "mask")
         return len(archives.contents(sent.images[0], self._request_limits).pictures)
 
-    async def _accept(self, new: NewJob, now: float) -> Job:
+    async def _accept(self, new: NewJob, account: Account, now: float) -> Job:
+        arguments = new, self._limits, now, account.quota, account.unwritten_images()
         try:
-            return await self._database.run(store.accept, new, self._limits, now)
+            return await self._database.run(store.accept, *arguments)
         except IntegrityError:  # the same idempotency key came twice at the same moment
-            return await self._database.run(store.accept, new, self._limits, now)
+            return await self._database.run(store.accept, *arguments)
 
     async def find(self, owner: str, job_id: str) -> Job:
         """Return a job of this owner; raises ApiError 404."""
@@ -189,7 +211,7 @@ class JobManager:
         """
         job, untouched = await self._database.run(store.cancel, caller.owner, job_id, time.time())
         if untouched:
-            caller.account.refund(job.pictures, job.created)
+            caller.account.note_pictures(-job.pictures, job.created)
         self.runner.cancel(job_id)
         return job
 

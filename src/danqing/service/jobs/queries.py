@@ -77,7 +77,8 @@ def describe(job: Job, address: str = "") -> dict[str, Any]:
     """
     response = None if job.response is None else json.loads(job.response)
     for picture in response["data"] if response else ():
-        picture["url"] = address + picture["url"]
+        if "url" in picture:  # what recognizes pictures may return no files
+            picture["url"] = address + picture["url"]
     return {
         "id": job.id,
         "object": "job",

@@ -17,7 +17,15 @@ from danqing.errors import DanqingError
 from danqing.service.access.caller import RIGHTS, Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Key, Keys
-from danqing.service.engine.orders import OrderCancelledError, Painted, Priority, StepProgress
+from danqing.service.engine.orders import (
+    Order,
+    OrderCancelledError,
+    Outcome,
+    Painted,
+    Priority,
+    Recognized,
+    StepProgress,
+)
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import ApiError, internal
 from danqing.service.failures import from_danqing
@@ -29,8 +37,9 @@ from danqing.service.jobs.webhooks import Webhooks
 from danqing.service.observability import logs
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.encoding import MEDIA_TYPES
-from danqing.service.requests import answers, archives, json_bodies
+from danqing.service.requests import answers, archives, json_bodies, recognition
 from danqing.service.requests.planner import PlannedRequest, Planner
+from danqing.service.requests.recognition import PlannedRecognition
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database, DatabaseError
 
@@ -84,7 +93,6 @@ class JobRunner:
         self._watchers, self._webhooks = watchers, webhooks
         self._name = f"run_{uuid.uuid4().hex}"
         self._beat_seconds = min(beat, self._limits.lease / 3)
-        self._room = 2 * settings.engine.batch  # one batch is combined while another is painted
         self._running: dict[str, _RunningJob] = {}
         self._started_claims: list[Claim] = []
         self._begins = asyncio.Event()
@@ -146,7 +154,9 @@ class JobRunner:
         while not self._draining.is_set():
             self._news.clear()
             claims = [one.claim for one in self._running.values()]
-            room = self._room - sum(claim.pictures for claim in claims)
+            # One batch is combined while another is painted, at each worker.
+            most = 2 * self._settings.engine.batch * len(self._scheduler.pool)
+            room = most - sum(claim.pictures for claim in claims)
             space = self._settings.limits.bytes_in_flight - sum(claim.size for claim in claims)
             taken: list[Claim] = []
             if room > 0:
@@ -218,7 +228,7 @@ class JobRunner:
             if not await self._run_until_stored(change, time.time()):
                 self._log_loss(running)
             elif refunded is not None:
-                refunded.account.refund(claim.pictures, claim.charged)
+                refunded.account.note_pictures(-claim.pictures, claim.charged)
         finally:
             del self._running[claim.id]
             self.changed(claim.id)
@@ -231,7 +241,7 @@ class JobRunner:
         )
 
     async def _outcome(self, running: _RunningJob) -> tuple[Callable[[Session, float], bool], Caller | None]:
-        """Paint a job; return the transaction that stores its outcome, and whom to refund after it."""
+        """Paint a job; return the transaction that stores its outcome, and whom it refunds."""
         claim = running.claim
         try:
             answer, files = await self._painted(running)
@@ -262,7 +272,15 @@ class JobRunner:
             caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
             held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
             asked = await json_bodies.read_json(body.encode(), self._settings.limits, held)
-            checked = self._planner.check(claim.endpoint, asked, caller)
+            match claim.endpoint:
+                case "generations" | "edits" | "variations":
+                    endpoint = claim.endpoint
+                case recognition_endpoint:
+                    planner = self._planner.recognition
+                    planned = await planner.check_and_plan(recognition_endpoint, asked, caller, held)
+                    del body, asked
+                    return await self._recognized(claim, planned)
+            checked = await self._planner.check(endpoint, asked, caller)
             sent = await self._planner.read_pictures(checked, held)
             del body, asked
             is_archive = sent is not None and archives.is_archive(sent.images[0])
@@ -287,19 +305,40 @@ class JobRunner:
         self, claim: Claim, plan: PlannedRequest, on_step: Callable[[int, int], None]
     ) -> list[bytes]:
         """Return the files of a planned request, when they are painted."""
-        order = dataclasses.replace(plan.order, priority=Priority.JOB, seconds=self._limits.seconds)
-        painted: Painted | None = None
+        painted = await self._outcome_of(claim, plan.order, on_step)
+        assert isinstance(painted, Painted)
+        async with self._encode_pool.job_turns.turn("", plan.work):  # first come, first served
+            return await answers.encode(
+                self._encode_pool, plan, painted.pixels, plan.output, priority=Priority.JOB
+            )
+
+    async def _recognized(
+        self, claim: Claim, plan: PlannedRecognition
+    ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+        """Return the answer of a job that recognizes pictures, and its masks as media type and content."""
+        on_step = functools.partial(self.note_progress, claim.id)
+        found = await self._outcome_of(claim, plan.order, on_step)
+        assert isinstance(found, Recognized)
+        masks = []
+        if plan.endpoint == "segmentations":
+            masks = [(MEDIA_TYPES["png"], one.content) for one in found.findings]
+        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}"} for i in range(len(masks))]
+        return recognition.describe(plan, found.findings, data), masks
+
+    async def _outcome_of(self, claim: Claim, order: Order, on_step: Callable[[int, int], None]) -> Outcome:
+        """Run the order of a job; on_step: called with its progress."""
+        outcome: Outcome | None = None
+        order = dataclasses.replace(order, priority=Priority.JOB, seconds=self._limits.seconds)
         ticket = self._scheduler.submit(order)
         ticket.on_begin = functools.partial(self._begin, claim)
         async for event in ticket:
             match event:
                 case StepProgress(done, total):
                     on_step(done, total)
-                case Painted():
-                    painted = event
-        assert painted is not None
-        async with self._encode_pool.job_turns.turn("", plan.work):  # first come, first served
-            return await self._encode_pool.encode(painted.pixels, plan.output, plan.compose, plan.order.owner)
+                case Painted() | Recognized():
+                    outcome = event
+        assert outcome is not None
+        return outcome
 
     async def _run_until_stored(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
         """Call `Database.run` until it succeeds: painted pictures are not lost to a full disk."""

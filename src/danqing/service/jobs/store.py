@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
+from danqing.service.access import usage
 from danqing.service.errors import ApiError, invalid
 from danqing.service.jobs import queries
 from danqing.service.jobs.tables import UNFINISHED, Job, JobBody, JobEvent, JobPart, JobPicture, Status
 from danqing.service.jobs.webhooks import deliver
 from danqing.service.requests import json_bodies
-from danqing.service.requests.schemas import Endpoint
+from danqing.service.requests.schemas import JobEndpoint
 from danqing.service.settings import JobSettings
 
 
@@ -33,7 +34,7 @@ class NewJob:
     id: str
     owner: str
     caller: str
-    endpoint: Endpoint
+    endpoint: JobEndpoint
     model: str
     pictures: int
     body: str
@@ -58,7 +59,7 @@ class Claim:
     attempt: int
     owner: str
     caller: str
-    endpoint: Endpoint
+    endpoint: JobEndpoint
     pictures: int
     size: int
     charged: float
@@ -101,18 +102,31 @@ def find_repeated(session: Session, owner: str, key: str, asked: str) -> Job | N
     return job
 
 
-def accept(session: Session, new: NewJob, limits: JobSettings, now: float) -> Job:
-    """Queue a job, or find the one accepted for this request.
+def accept(
+    session: Session,
+    new: NewJob,
+    limits: JobSettings,
+    now: float,
+    quota: int | None = None,
+    unwritten: int = 0,
+) -> Job:
+    """Queue a job and count its pictures, or find an earlier one.
+
+    The same request returns the job that was accepted for it before.
 
     Owners take turns by the pictures that they request. This is the order of `fairness.turns`, stored in the
     database because several servers share it: a job's turn is after the owner's last one, but not before the
-    jobs that are next. Raises ApiError 429 if the owner has too much queued.
+    jobs that are next. Raises ApiError 429 if the owner has too much queued, or too little of its quota left.
+
+    quota, unwritten: see `usage.charge`.
     """
     if (job := session.get(Job, new.id)) is not None:  # the answer of the first commit was lost
         return job
     key = new.idempotency_key
     if key and (job := find_repeated(session, new.owner, key, new.fingerprint)) is not None:
         return job
+    if new.owner:  # the jobs of an owner are accepted one after the other from here on
+        usage.charge(session, new.owner, new.pictures, quota, unwritten, now)
     unfinished = (Job.owner == new.owner, Job.status.in_(UNFINISHED))
     count, size, last = session.execute(
         select(
@@ -293,6 +307,7 @@ def reclaim(session: Session, attempts: int, now: float) -> int:
         else:
             message = f"{attempts} servers ended while they painted this job: it is not retried."
             _finish(session, job, "failed", now, error=ApiError(500, message, code="painting_failed"))
+            _refund(session, job)
     return len(jobs)
 
 
@@ -331,10 +346,14 @@ def succeed(
 
 
 def fail(session: Session, claim: Claim, error: ApiError, now: float) -> bool:
-    """Store why a job failed; return whether the claim was valid."""
+    """Store why a job failed, and refund its pictures.
+
+    Return whether the claim was valid.
+    """
     if (job := _claimed(session, claim)) is None:
         return False
     _finish(session, job, "failed", now, error=error)
+    _refund(session, job)
     return True
 
 
@@ -343,12 +362,14 @@ def cancel(session: Session, owner: str, job_id: str, now: float) -> tuple[Job, 
 
     Raises ApiError 404.
 
-    Returns the job, and whether it was cancelled before it was ever started.
+    Returns the job, and whether it was cancelled before it was ever started, and was refunded.
     """
     job = queries.find(session, owner, job_id, lock=True)
     untouched = job.status == "queued" and job.attempt == 0
     if job.status in UNFINISHED:
         _finish(session, job, "cancelled", now)
+    if untouched:
+        _refund(session, job)
     return job, untouched
 
 
@@ -380,6 +401,12 @@ def _finish(session: Session, job: Job, status: Status, now: float, *, error: Ap
     if job.webhook is not None:
         secret, description = job.webhook_secret or "", queries.describe(job)
         deliver(session, job.id, job.webhook, secret, f"job.{status}", description, now)
+
+
+def _refund(session: Session, job: Job) -> None:
+    """Refund the pictures of a job, on the day on which they were counted."""
+    if job.owner:
+        usage.refund(session, job.owner, job.pictures, job.created)
 
 
 def _add_event(session: Session, job: Job, what: str, now: float, **more: Any) -> None:

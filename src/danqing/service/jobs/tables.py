@@ -5,7 +5,7 @@ from typing import Literal
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from danqing.service.requests.schemas import Endpoint
+from danqing.service.requests.schemas import JobEndpoint
 from danqing.service.storage.database import Base
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -38,7 +38,7 @@ class Job(Base):
     owner: Mapped[str] = mapped_column(String(64))
     caller: Mapped[str] = mapped_column(Text)
     status: Mapped[Status] = mapped_column(String(16))
-    endpoint: Mapped[Endpoint] = mapped_column(String(16))
+    endpoint: Mapped[JobEndpoint] = mapped_column(String(16))
     model: Mapped[str] = mapped_column(Text)
     pictures: Mapped[int]
     size: Mapped[int] = mapped_column(BigInteger)

@@ -1,6 +1,6 @@
 """Metrics for Prometheus: requests, times, batches, failures, memory."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -58,6 +58,12 @@ class Metrics:
         self._failures = Counter(
             "danqing_failures", "Orders not painted, by reason.", ("reason",), registry=mine
         )
+        self._blocked = Counter(
+            "danqing_blocked",
+            "Prompts, uploads, outputs and unfinished outputs (previews) that a filter blocked.",
+            ("what", "filter"),
+            registry=mine,
+        )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; route: its template, "" for unknown paths."""
@@ -79,12 +85,32 @@ class Metrics:
         """
         self._failures.labels(reason).inc()
 
+    def blocked(self, what: str, filter: str) -> None:
+        """Count what a filter blocked.
+
+        what: "prompt", "upload", "output" or "preview".
+        """
+        self._blocked.labels(what, filter).inc()
+
     def register(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a number that is read when metrics are requested.
 
         A name that ends in `_total` is a counter, others are gauges.
         """
-        self.registry.register(_Callback(name, text, read))
+        self.register_family(name, text, (), lambda: {(): read()})
+
+    def register_family(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        """Add numbers that are read when metrics are requested.
+
+        name: see `register`. read: returns them by the values of their labels.
+        """
+        self.registry.register(_Callback(name, text, labels, read))
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus.
@@ -95,19 +121,26 @@ class Metrics:
 
 
 class _Callback(Collector):
-    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
-        self._name, self._text, self._read = name, text, read
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        self._name, self._text, self._labels, self._read = name, text, labels, read
 
     def describe(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         """Return the name only: registering must not read what may not have started yet."""
         return [self._family()]
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        """Return the current number."""
+        """Return the current numbers."""
         family = self._family()
-        family.add_metric([], self._read())
+        for values, number in self._read().items():
+            family.add_metric(list(values), number)
         return [family]
 
     def _family(self) -> GaugeMetricFamily | CounterMetricFamily:
         kind = CounterMetricFamily if self._name.endswith("_total") else GaugeMetricFamily
-        return kind(self._name, self._text, labels=())
+        return kind(self._name, self._text, labels=self._labels)

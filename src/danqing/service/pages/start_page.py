@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from danqing.page import part
 from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError
 from danqing.service.http.gate import needs
@@ -37,7 +38,7 @@ async def samples(
     request: Request, name: str, caller: Annotated[Caller, Depends(needs("generate"))]
 ) -> Response:
     """Return the grid of samples in a model's folder."""
-    offer = service_of(request).planner.find(name, caller)
+    offer = service_of(request).planner.models.find(name, caller)
     content = await run_in_threadpool(_samples, offer.path)
     if content is None:
         raise ApiError(404, f"The folder of {offer.name} has no samples.png.", code="not_found")
@@ -48,6 +49,8 @@ async def samples(
 def _page() -> tuple[bytes, str]:
     """Return the file, and a policy that allows only its own script and style, by their hashes."""
     page = _FILE.read_text(encoding="utf-8")
+    for name, place in (("studio.css", "/* studio.css */"), ("mountains.svg", "<!-- mountains.svg -->")):
+        page = page.replace(place, part(name))
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         f"connect-src 'self'; img-src blob: data:; "

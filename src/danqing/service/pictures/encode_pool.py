@@ -83,7 +83,8 @@ class EncodePool:
                 files.append(output.encode(one))
             return files
 
-        if compose is None and len(pixels) * max(pixels[0].size // pixels.shape[3], output.work) <= _INLINE:
+        work = len(pixels) * max(pixels[0].size // pixels.shape[3], output.work)
+        if compose is None and output.marks is None and work <= _INLINE:
             return encode()
         try:
             return await self.run(owner, encode)

@@ -3,13 +3,15 @@
 import base64
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from danqing import images
+from danqing import image_files, images
 from danqing.editing import files
+from danqing.marks import Marks
 from danqing.service.engine.orders import Painting, Pixels
 
 Format = Literal["png", "jpeg", "webp"]
@@ -35,6 +37,8 @@ class OutputFormat:
     opaque: whether transparent parts become white.
     compression: the quality of jpeg and webp files, 0 to 100.
     like: the file whose format, quality, depth and metadata pictures get.
+    marks: what files say of their pictures; None for nothing.
+    parent: the file that was sent to be edited, which the marks name.
     """
 
     size: tuple[int, int]
@@ -42,6 +46,8 @@ class OutputFormat:
     opaque: bool = False
     compression: int = 100
     like: bytes | None = None
+    marks: Marks | None = None
+    parent: bytes | None = None
 
     @property
     def work(self) -> int:
@@ -54,8 +60,7 @@ class OutputFormat:
         It has 8 bits, or those of `like`. Raises DataError if the format of `like` cannot hold it.
         """
         if self.like is not None:
-            sent, style = files.read(self.like)
-            return self.like if np.array_equal(sent, pixels) else files.write(pixels, style)
+            return self._like(pixels, self.like)
         assert pixels.dtype == np.uint8
         plain = cast(Pixels, pixels)
         height, width, channels = plain.shape
@@ -63,7 +68,43 @@ class OutputFormat:
         if flatten or (width, height) != self.size:
             alpha: Literal["flatten", "keep"] = "flatten" if flatten else "keep"
             plain = images.conform(plain, size=self.size, alpha=alpha, fit="stretch")
-        return images.encode(plain, self.format, quality=max(1, self.compression))
+        before = None if self.parent is None or self.marks is None else _decoded(self.parent, plain.shape[2])
+        return images.encode_marked(
+            plain,
+            self.format,
+            quality=max(1, self.compression),
+            marks=self.marks,
+            where=None if before is None else _changed(plain, before),
+            parent=self.parent,
+        ).content
+
+    def _like(self, pixels: Painting, sent: bytes) -> bytes:
+        """Encode a picture as the file that was sent; return that file if no pixel changed."""
+        before, style = files.read(sent)
+        if np.array_equal(before, pixels):
+            return sent
+        if self.marks is None:
+            return files.write(pixels, style)
+        marked = self.marks.write(
+            pixels,
+            lambda own, xmp: files.write(own, replace(style, xmp=xmp)),
+            xmp=style.xmp,
+            where=_changed(pixels, before),
+            parent=sent,
+        )
+        return marked.content
+
+
+def _decoded(sent: bytes, channels: int) -> Painting:
+    return image_files.decode(sent, channels=channels, alpha="keep")
+
+
+def _changed(pixels: Painting, before: Painting) -> NDArray[np.bool_] | None:
+    """Return which pixels an edit has changed, bool `[h, w]`; None for all, such as of another size."""
+    if pixels.shape != before.shape or pixels.dtype != before.dtype:
+        return None
+    changed: NDArray[np.bool_] = (pixels != before).any(axis=2)
+    return changed
 
 
 def to_base64(file: bytes) -> bytes:

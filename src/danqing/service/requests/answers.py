@@ -1,11 +1,37 @@
-"""The fields of answers: what clients receive for planned requests, except the pictures themselves."""
+"""What clients receive for planned requests: the files of their pictures, and the fields of answers."""
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from danqing.service.engine.orders import Painting, Priority
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.pictures.encoding import OutputFormat
 from danqing.service.requests.field_checks import QUALITY
+from danqing.service.requests.moderation import What
 from danqing.service.requests.planner import PlannedRequest
+
+
+async def encode(
+    pool: EncodePool,
+    request: PlannedRequest,
+    pixels: Painting,
+    output: OutputFormat,
+    *,
+    what: What = "output",
+    priority: Priority = Priority.INTERACTIVE,
+) -> list[bytes]:
+    """Encode painted pictures `[n, h, w, c]` as files.
+
+    Raises ApiError if a filter blocks one of them.
+    """
+    owner, compose = request.order.owner, request.compose
+    if request.screen is None:
+        return await pool.encode(pixels, output, compose, owner)
+    pictures = list(pixels) if compose is None else await pool.run(owner, partial(compose, pixels))
+    await request.screen(pictures, what, priority)
+    return await pool.encode(pixels, output, lambda _: pictures, owner)
 
 
 def describe(request: PlannedRequest, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Reads forms under limits; nothing is written to disk, and no file name is used."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -28,10 +29,12 @@ class Uploads:
     mask: bytes | None = None
 
 
-async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], Uploads]:
+async def read_form(
+    request: Request, limits: Limits, *, names: Sequence[str] = ("image", "mask")
+) -> tuple[dict[str, str], Uploads]:
     """Read the text fields of a form, and its files.
 
-    `image` (or `image[]`) and `mask`.
+    names: of the pictures, and of the mask if there may be one; `image` may also be `image[]`.
 
     Raises ApiError 400 and 415.
     """
@@ -40,7 +43,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], U
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:  # RFC 2046, section 5.1.1
         raise _unreadable("its boundary must have 1 to 70 characters")
-    parts = _FormParts(limits)
+    parts = _FormParts(limits, tuple(names))
     parser = MultipartParser(
         boundary,
         {
@@ -67,7 +70,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[dict[str, str], U
     masks = parts.files.pop("mask", [])
     if len(masks) > 1:
         raise invalid("There are several masks: send one.", "mask")
-    return parts.fields, Uploads(tuple(parts.files.pop("image", ())), masks[0] if masks else None)
+    return parts.fields, Uploads(tuple(parts.files.pop(names[0], ())), masks[0] if masks else None)
 
 
 @dataclass(slots=True)
@@ -75,6 +78,7 @@ class _FormParts:
     """Collects the parts of a form while it is parsed."""
 
     limits: Limits
+    names: tuple[str, ...]
     fields: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[bytes]] = field(default_factory=dict)
     finished: bool = False
@@ -131,8 +135,9 @@ class _FormParts:
     def end(self) -> None:
         param = self._param()
         if self._is_file:
-            if param not in ("image", "mask"):
-                message = f"{param} cannot be a file: send the pictures as image and mask."
+            if param not in self.names:
+                where = "the pictures as image and mask" if len(self.names) > 1 else "the picture as file"
+                message = f"{param} cannot be a file: send {where}."
                 raise invalid(message, param)
             if not self._named and not self._content:  # browsers send this when no file was chosen
                 return
@@ -141,7 +146,7 @@ class _FormParts:
             if len(found) > self.limits.images:
                 raise invalid(f"At most {self.limits.images} pictures are read: send fewer.", param)
         else:
-            if param in ("image", "mask"):
+            if param in self.names:
                 raise invalid(f"{param} must be a file of the form, not text.", param, "invalid_image")
             if self._name in self.fields:
                 raise invalid(f"{param} occurs twice.", param)

@@ -76,11 +76,11 @@ async def read(fields: schemas.Edit | schemas.Variation, settings: Settings, hel
     Raises ApiError.
     """
     found = [
-        await _content(reference, f"images.{number}", settings, held)
+        await read_one(reference, f"images.{number}", settings, held)
         for number, reference in enumerate(fields.images or ())
     ]
     reference = fields.mask if isinstance(fields, schemas.Edit) else None
-    mask = None if reference is None else await _content(reference, "mask", settings, held)
+    mask = None if reference is None else await read_one(reference, "mask", settings, held)
     return Uploads(tuple(found), mask)
 
 
@@ -108,10 +108,10 @@ def format_of(content: bytes) -> Format:
     return "png" if content[:1] == b"\x89" else "jpeg" if content[:1] == b"\xff" else "webp"
 
 
-def check(content: bytes, limits: Limits, param: str) -> None:
-    """Raise ApiError unless a file is a still picture within the limits.
+def check(content: bytes, limits: Limits, param: str) -> tuple[int, int]:
+    """Return the (width, height) of a picture.
 
-    Only its header is read.
+    Raises ApiError unless it is a still picture within the limits. Only its header is read.
     """
     if not content:
         raise ApiError(400, "The file is empty.", param=param, code="empty_image_file")
@@ -143,10 +143,14 @@ def check(content: bytes, limits: Limits, param: str) -> None:
     if frames > 1:
         message = f"The picture has {frames} frames: send a still picture."
         raise ApiError(400, message, param=param, code="invalid_image")
+    return width, height
 
 
-def _decoded(content: bytes, limits: Limits, param: str, range: Range | None) -> Pixels:
-    """Decode a picture as uint8 `[h, w, c]` with its own channels; `range` is that of the model."""
+def decoded(content: bytes, limits: Limits, param: str, range: Range | None) -> Pixels:
+    """Decode a picture as uint8 `[h, w, c]` with its own channels.
+
+    range: that of the model.
+    """
     check(content, limits, param)
     try:
         return image_files.decode(
@@ -159,7 +163,7 @@ def _decoded(content: bytes, limits: Limits, param: str, range: Range | None) ->
 def _values(content: bytes, limits: Limits, offer: Offer, *, keeps_file: bool) -> Values:
     """Decode a picture `[h, w, c]`, as its own file has it or as uint8 in sRGB."""
     if not keeps_file:
-        return _decoded(content, limits, "image", offer.range)
+        return decoded(content, limits, "image", offer.range)
     check(content, limits, "image")
     try:
         return files.read(content)[0]
@@ -222,7 +226,7 @@ def _check_pixels(n: int, width: int, height: int, limits: Limits) -> None:
 
 def _varied(content: bytes, offer: Offer, n: int, limits: Limits) -> PreparedPictures:
     """Prepare the centre of a picture, cropped to the model's aspect ratio."""
-    picture = _decoded(content, limits, "image", offer.range)
+    picture = decoded(content, limits, "image", offer.range)
     size = (offer.width, offer.height)
     pixels = images.conform(picture, size=size, channels=offer.channels, fit="crop")
     return PreparedPictures(np.repeat(pixels[None], n, axis=0), None, None, None, 1, offer.channels in (2, 4))
@@ -296,7 +300,7 @@ def _to_edit(
     That is where the mask, or else the picture, is fully transparent.
     """
     picture = _values(content, limits, offer, keeps_file=keeps_file)
-    sheet, param = (picture, "image") if mask is None else (_decoded(mask, limits, "mask", None), "mask")
+    sheet, param = (picture, "image") if mask is None else (decoded(mask, limits, "mask", None), "mask")
     if sheet.shape[:2] != picture.shape[:2]:
         sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (sheet, picture)]
         raise invalid(f"The mask has {sizes[0]} pixels and the picture {sizes[1]}: make them equal.", "mask")
@@ -325,7 +329,11 @@ def _composed(
     return masks.lay_into(cast(Pixels, picture), where, window, cast(Pixels, painted))
 
 
-async def _content(reference: schemas.Reference, param: str, settings: Settings, held: HeldBytes) -> bytes:
+async def read_one(reference: schemas.Reference, param: str, settings: Settings, held: HeldBytes) -> bytes:
+    """Read a picture that a JSON request holds or points to.
+
+    Raises ApiError.
+    """
     if reference.file_id is not None:
         message = "This service stores no files: send the picture as image_url, a data URL."
         raise ApiError(400, message, param=f"{param}.file_id", code="image_file_not_found")

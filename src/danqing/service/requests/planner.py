@@ -1,10 +1,9 @@
 """Validates requests for pictures and plans what to paint for them, for HTTP and for jobs."""
 
-import logging
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,17 +15,20 @@ from danqing.randomness import derived_seed
 from danqing.service.access.caller import Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Order, Painting, rows_of
-from danqing.service.errors import FINAL, ApiError, invalid
+from danqing.service.engine.orders import Order, Painting, Priority, rows_of
+from danqing.service.errors import ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.encoding import OutputFormat
 from danqing.service.requests import field_checks, input_pictures, prompts, schemas
 from danqing.service.requests.forms import Uploads
+from danqing.service.requests.model_choice import ModelChoice
+from danqing.service.requests.moderation import Moderator, Subject, What
+from danqing.service.requests.recognition import RecognitionPlanner
 from danqing.service.requests.schemas import Endpoint
 from danqing.service.settings import Limits, Settings
-
-_log = logging.getLogger("danqing.service")
+from danqing.trust.declaration import Declaration, SourceType
+from danqing.trust.marking import Marking, marking
 
 VERBS: dict[Endpoint, tuple[Verb, ...]] = {
     "generations": ("sample",),
@@ -64,6 +66,13 @@ class CheckedRequest:
         """Return how many pictures are requested."""
         return self.fields.n or 1
 
+    @property
+    def subject(self) -> Subject:
+        """Return what filters know of the request."""
+        fields = self.fields
+        moderation = fields.moderation if isinstance(fields, schemas.Guided) else None
+        return Subject(self.offer.name, self.owner, moderation or "auto")
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
@@ -74,6 +83,8 @@ class PlannedRequest:
     tokens: of the text and of the pictures that were sent.
     alpha: whether painted pictures have an alpha channel, before `output` is applied.
     compose: makes the pictures to return from the painted ones; None if they are the same.
+    screen: raises ApiError if a filter blocks one of the pictures to return; None without filters. Its
+        arguments are the pictures `[h, w, c]`, what they are to filters, and their priority.
     """
 
     endpoint: Endpoint
@@ -86,6 +97,7 @@ class PlannedRequest:
     tokens: tuple[int, int]
     alpha: bool
     compose: Callable[[Painting], Sequence[Painting]] | None = None
+    screen: Callable[[Sequence[Painting], What, Priority], Awaitable[None]] | None = None
 
     @property
     def n(self) -> int:
@@ -104,6 +116,12 @@ class PlannedRequest:
         return size
 
     @property
+    def preview_output(self) -> OutputFormat:
+        """Return the form of unfinished pictures, whose marks are metadata labels alone."""
+        marks = self.output.marks
+        return replace(self.output, marks=marks.metadata_only() if isinstance(marks, Marking) else None)
+
+    @property
     def work(self) -> int:
         """Return the cost of encoding all pictures, previews included; see `OutputFormat.work`."""
         width, height = self.sampled_size
@@ -115,40 +133,32 @@ class Planner:
 
     offers: the models of the service by name; they change while it runs.
     pool: its threads decode the pictures of requests.
+    moderator: blocks prompts and pictures; None without filters.
+    models: chooses among the offers. recognition: plans requests to recognize pictures.
     """
 
-    def __init__(self, settings: Settings, offers: Mapping[str, Offer], pool: EncodePool) -> None:
-        self._settings, self._offers, self._pool = settings, offers, pool
+    def __init__(
+        self,
+        settings: Settings,
+        offers: Mapping[str, Offer],
+        pool: EncodePool,
+        moderator: Moderator | None = None,
+    ) -> None:
+        self._settings, self._pool, self._moderator = settings, pool, moderator
+        self.models = ModelChoice(settings, offers)
+        self.recognition = RecognitionPlanner(settings, self.models, pool, moderator)
 
-    def find(self, name: str, caller: Caller) -> Offer:
-        """Return the model of a name or an alias.
-
-        Raises ApiError 404 for an unknown name, and 403 if the key may not use the model.
-        """
-        offer = self._offers.get(self._settings.aliases.get(name, name))
-        if offer is None:
-            allowed = [one for one in self._offers if caller.may_use(one)]
-            near = prompts.nearest(name, allowed) or allowed
-            raise ApiError(
-                404,
-                f"There is no model {name[:100]!r} here: choose {prompts.some(near)}.",
-                param="model",
-                code="model_not_found",
-            )
-        caller.permit(offer.name)
-        return offer
-
-    def check(
+    async def check(
         self, endpoint: Endpoint, body: Mapping[str, Any], caller: Caller, *, as_text: bool = False
     ) -> CheckedRequest:
         """Check the fields of a request.
 
-        Raises ApiError with the name of a wrong field.
+        Raises ApiError with the name of a wrong field, and for a prompt that a filter blocks.
 
         as_text: whether values may be text, as in a form.
         """
         fields = _fields(endpoint, body, self._settings.limits, as_text=as_text)
-        offer = self._offer(fields.model, caller)
+        offer = self.models.choose(fields.model, caller, lambda one: bool(one.verbs))
         verb = _verb(endpoint, fields, offer)
         if verb is None:
             raise self._unable(endpoint, fields, offer, caller)
@@ -156,7 +166,11 @@ class Planner:
         meaning = prompts.read(offer, prompt, fields.label)
         field_checks.check_attributes(offer, fields)
         options = field_checks.sampling_options(offer, verb, fields, as_text=as_text)
-        return CheckedRequest(endpoint, fields, offer, verb, meaning, options, caller.owner)
+        checked = CheckedRequest(endpoint, fields, offer, verb, meaning, options, caller.owner)
+        if self._moderator is not None:
+            for text in _texts_to_follow(checked):
+                await self._moderator.check_text(text, checked.subject)
+        return checked
 
     async def read_pictures(
         self, request: CheckedRequest, held: HeldBytes, uploads: Uploads | None = None
@@ -204,6 +218,9 @@ class Planner:
             assert sent is not None
             work = partial(input_pictures.prepare, fields, request.verb, offer, sent, limits)
             given = await self._pool.run(request.owner, work)
+            if self._moderator is not None:
+                read = partial(input_pictures.decoded, sent.images[0], limits, "image", offer.range)
+                await self._moderator.check_pictures([read], "upload", request.subject)
             own, alpha = given.size or own, given.alpha
         field_checks.check_background(fields, offer, alpha)
         verb = request.verb
@@ -241,12 +258,17 @@ class Planner:
             fields=fields,
             offer=offer,
             order=order,
-            output=_output(fields, given, size),
+            output=replace(
+                _output(fields, given, size),
+                marks=self._marks(offer, verb, fields),
+                parent=None if sent is None else sent.images[0],
+            ),
             seed=seed,
             revised=request.meaning.revised,
             tokens=(_text_tokens(prompt, negative), sent_tokens),
             alpha=alpha,
             compose=None if given is None else given.compose,
+            screen=None if self._moderator is None else partial(_screen, self._moderator, request.subject),
         )
 
     async def check_and_plan(
@@ -261,33 +283,55 @@ class Planner:
 
         body: the fields from JSON, or the text fields of a form whose files are `uploads`.
         """
-        request = self.check(endpoint, body, caller, as_text=uploads is not None)
+        request = await self.check(endpoint, body, caller, as_text=uploads is not None)
         return await self.plan(request, await self.read_pictures(request, held, uploads))
 
-    def _offer(self, name: str | None, caller: Caller) -> Offer:
-        """Return the requested model; by default the first that the caller may use."""
-        if name is None:
-            allowed = [model for model in self._settings.models if caller.may_use(model)]
-            name = next(iter(allowed or self._settings.models))
-        offer = self.find(name, caller)
-        if offer.fault is not None:  # which may name files of this machine
-            _log.warning("%s cannot be used: %s", offer.name, offer.fault)
-            message = f"{offer.name} cannot be used now: the log of the service says why."
-            raise ApiError(503, message, param="model", code="model_unavailable", headers=FINAL)
-        return offer
+    def _marks(self, offer: Offer, verb: Verb, fields: schemas.Fields) -> Marking | None:
+        prompt = fields.prompt if isinstance(fields, schemas.Guided) else None
+        declaration = Declaration(
+            source=SourceType.of(offer.task or verb),
+            action=offer.task or verb,
+            model=offer.name,
+            model_digest=offer.digest,
+            prompt=prompt or "",
+            licence=offer.licence,
+            creator=offer.creator,
+        )
+        return marking(self._settings.mark_settings, declaration)
 
     def _unable(self, endpoint: Endpoint, fields: schemas.Fields, offer: Offer, caller: Caller) -> ApiError:
-        able = [
-            one.name
-            for one in self._offers.values()
-            if _verb(endpoint, fields, one) is not None and one.fault is None and caller.may_use(one.name)
-        ]
-        advice = f"use {prompts.some(able)}" if able else "no model of this service can"
+        advice = self.models.advice(caller, lambda one: _verb(endpoint, fields, one) is not None)
         task = fields.task if isinstance(fields, schemas.Edit) else None
         does = _DOES[endpoint] if task is None else f"{task} a picture"
         if endpoint == "generations" and "translate" in offer.verbs:
             advice = f"it changes pictures that are sent to /v1/images/edits, and to generate, {advice}"
         return invalid(f"{offer.name} cannot {does}: {advice}.", "model", "unsupported_model")
+
+
+async def _screen(
+    moderator: Moderator, subject: Subject, pictures: Sequence[Painting], what: What, priority: Priority
+) -> None:
+    """Raise ApiError if a filter blocks one of the pictures `[h, w, c]` of an answer."""
+
+    def read(picture: Painting) -> Painting:
+        return picture
+
+    every = [partial(read, picture) for picture in pictures]
+    await moderator.check_pictures(every, what, replace(subject, priority=priority))
+
+
+def _texts_to_follow(request: CheckedRequest) -> Iterator[str]:
+    """Yield the texts that the pictures of a request may show.
+
+    With a guidance scale below 1, a model follows its negative prompt instead of avoiding it.
+    """
+    fields = request.fields
+    if not isinstance(fields, schemas.Guided):
+        return
+    yield fields.prompt
+    usual = request.offer.options[request.verb].get("guidance_scale", 1)
+    if fields.negative_prompt is not None and request.options.get("guidance_scale", usual) < 1:
+        yield fields.negative_prompt
 
 
 def drawn_seed(fields: schemas.Fields) -> int:

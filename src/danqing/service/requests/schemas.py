@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 Endpoint = Literal["generations", "edits", "variations"]
+RecognitionEndpoint = Literal["classifications", "detections", "segmentations", "embeddings", "search"]
+JobEndpoint = Literal[Endpoint, RecognitionEndpoint]
 
 _SEED_LIMIT = 2**63
 _WORD = 512
@@ -108,7 +110,7 @@ class Guided(Fields):
     )
     style: Literal["vivid", "natural"] | None = Field(None, description="Rejected: no model here has styles.")
     moderation: Literal["low", "auto"] | None = Field(
-        None, description="Both are accepted: there is no filter."
+        None, description="How strictly the filters of the service block; by default auto. `low` blocks less."
     )
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     partial_images: int | None = Field(
@@ -276,6 +278,17 @@ class ImageEvent(BaseModel):
     usage: Annotated[Usage, WithJsonSchema({"type": "object"})] | None = None
 
 
+class ModelWorker(BaseModel):
+    """A worker that holds a model.
+
+    ready: whether it runs. loaded: whether the model is in its memory.
+    """
+
+    worker: int
+    ready: bool
+    loaded: bool
+
+
 class ModelCard(BaseModel):
     """A model in GET /v1/models: the documented fields, then additional ones."""
 
@@ -294,12 +307,19 @@ class ModelCard(BaseModel):
     captions: list[str]
     attributes: list[dict[str, Any]]
     options: dict[str, Any]
-    endpoints: list[Endpoint]
+    endpoints: list[JobEndpoint]
     tasks: list[str]
     partial_images: bool
     other_sizes: bool
     sampled_sizes: str
+    reads_text: bool
+    calibrated: bool
+    embedding_size: int
+    entries: int
     available: bool
+    workers: list[ModelWorker]
+    marks: str
+    filters: dict[str, Any] | None
     card: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""/v1/jobs: requests for pictures that run in the background, and their progress."""
+"""/v1/jobs: requests that run in the background, and their progress."""
 
 import json
 import re
@@ -11,19 +11,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from danqing.service.access.caller import Caller, Right
 from danqing.service.access.held_bytes import HeldBytes
-from danqing.service.errors import ApiError, invalid
+from danqing.service.errors import invalid
 from danqing.service.failures import from_validation
 from danqing.service.http import sse
-from danqing.service.http.gate import held_bytes, log_facts, needs
+from danqing.service.http.gate import any_key, held_bytes, log_facts, needs
 from danqing.service.jobs.queries import describe
 from danqing.service.jobs.tables import Status
 from danqing.service.parts import Service, service_of
 from danqing.service.pictures.encoding import MEDIA_TYPES, PICTURE_HEADERS
-from danqing.service.requests import archives, json_bodies, schemas
+from danqing.service.requests import archives, json_bodies, recognition_schemas, schemas
 from danqing.service.requests.content_type import is_form
 from danqing.service.requests.forms import read_form
+from danqing.service.requests.recognition import ABILITIES
 
-_SCOPES: dict[str, Right] = {"generations": "generate", "edits": "edit", "variations": "edit"}
+_SCOPES: dict[schemas.JobEndpoint, Right] = {
+    "generations": "generate",
+    "edits": "edit",
+    "variations": "edit",
+    **dict.fromkeys(ABILITIES, "recognize"),
+}
 _KEY = re.compile(r"[!-~]{1,255}")  # visible ASCII
 _FINAL = ("job.succeeded", "job.failed", "job.cancelled")
 
@@ -42,15 +48,16 @@ class Webhook(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """The body of POST /v1/jobs: what /v1/images/ENDPOINT takes in JSON, without `stream`.
+    """The body of POST /v1/jobs.
 
-    The picture may be a zip of pictures. A form has this object in the field `request`, and the files `image`
-    and `mask`.
+    Its `body` is what the endpoint takes in JSON, without `stream`.
+    The picture of edits and variations may be a zip of pictures. A form has this object in the field
+    `request`, and the files `image` and `mask`.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    endpoint: schemas.Endpoint
+    endpoint: schemas.JobEndpoint
     body: dict[str, Any]
     webhook: Annotated[Webhook, WithJsonSchema(Webhook.model_json_schema())] | None = None
 
@@ -85,7 +92,7 @@ class JobAnswer(BaseModel):
     id: str
     object: Literal["job"] = "job"
     status: Status
-    endpoint: schemas.Endpoint
+    endpoint: schemas.JobEndpoint
     model: str
     created_at: int
     started_at: int | None
@@ -93,7 +100,16 @@ class JobAnswer(BaseModel):
     attempts: int
     progress: JobProgress
     request: dict[str, Any]
-    response: schemas.ImagesResponse | schemas.ArchiveResponse | None
+    response: (
+        schemas.ImagesResponse
+        | schemas.ArchiveResponse
+        | recognition_schemas.ClassificationsResponse
+        | recognition_schemas.DetectionsResponse
+        | recognition_schemas.SegmentationsResponse
+        | recognition_schemas.EmbeddingsResponse
+        | recognition_schemas.SearchResponse
+        | None
+    )
     error: schemas.Mistake | None
     webhook: JobWebhook | None
 
@@ -111,18 +127,14 @@ class JobList(BaseModel):
     has_more: bool
 
 
-async def _painter(request: Request) -> Caller:
-    """Return a caller that may paint or edit; jobs of others do not exist for it."""
-    try:
-        return await needs("generate")(request, None)
-    except ApiError as error:
-        if error.status != 403:
-            raise
-        return await needs("edit")(request, None)
+async def _owner(request: Request, caller: Annotated[Caller, Depends(any_key)]) -> Caller:
+    """Return a caller that may create some jobs; jobs of others do not exist for it."""
+    if any(caller.may(scope) for scope in _SCOPES.values()):
+        return caller
+    return await needs("generate")(request, None)
 
 
-_Painter = Annotated[Caller, Depends(_painter)]
-_KEYED: dict[str, Any] = {"security": [{"HTTPBearer": []}]}
+_Owner = Annotated[Caller, Depends(_owner)]
 _BODY = {
     "requestBody": {
         "required": True,
@@ -162,16 +174,16 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
         202: {"model": JobAnswer, "description": "The job."},
         **schemas.REJECTED,
     },
-    openapi_extra=_KEYED | _BODY,
+    openapi_extra=_BODY,
 )
 async def accept(
     request: Request,
-    caller: _Painter,
+    caller: _Owner,
     idempotency_key: Annotated[
         str | None, Header(description="Chosen by the client: the same key creates only one job.")
     ] = None,
 ) -> JSONResponse:
-    """Check a request for pictures, and accept it as a job."""
+    """Check a request, and accept it as a job."""
     service = service_of(request)
     try:
         body = await _body(request, service)
@@ -199,10 +211,10 @@ async def accept(
     return JSONResponse(answer, 202 if is_new else 200, {"location": f"/v1/jobs/{job.id}"})
 
 
-@router.get("", responses={200: {"model": JobList}, **schemas.REJECTED}, openapi_extra=_KEYED)
+@router.get("", responses={200: {"model": JobList}, **schemas.REJECTED})
 async def jobs(
     request: Request,
-    caller: _Painter,
+    caller: _Owner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=64, description="The id of a job.")] = None,
     status: Status | None = None,
@@ -222,18 +234,16 @@ async def jobs(
     )
 
 
-@router.get("/{job_id}", responses={200: {"model": JobAnswer}, **schemas.REJECTED}, openapi_extra=_KEYED)
-async def job(request: Request, caller: _Painter, job_id: str) -> JSONResponse:
+@router.get("/{job_id}", responses={200: {"model": JobAnswer}, **schemas.REJECTED})
+async def job(request: Request, caller: _Owner, job_id: str) -> JSONResponse:
     """Return a job of the caller."""
     service = service_of(request)
     found = await service.jobs.find(caller.owner, job_id)
     return JSONResponse(describe(found, _address(request, service)))
 
 
-@router.post(
-    "/{job_id}/cancel", responses={200: {"model": JobAnswer}, **schemas.REJECTED}, openapi_extra=_KEYED
-)
-async def cancel(request: Request, caller: _Painter, job_id: str) -> JSONResponse:
+@router.post("/{job_id}/cancel", responses={200: {"model": JobAnswer}, **schemas.REJECTED})
+async def cancel(request: Request, caller: _Owner, job_id: str) -> JSONResponse:
     """Cancel a job, unless it has ended."""
     service = service_of(request)
     ended = await service.jobs.cancel(caller, job_id)
@@ -248,11 +258,10 @@ async def cancel(request: Request, caller: _Painter, job_id: str) -> JSONRespons
         204: {"description": "The job has ended, and the client knows its last event."},
         **schemas.REJECTED,
     },
-    openapi_extra=_KEYED,
 )
 async def events(
     request: Request,
-    caller: _Painter,
+    caller: _Owner,
     job_id: str,
     last_event_id: Annotated[
         str | None, Header(description="The id of the last event that the client knows.")
@@ -281,9 +290,8 @@ async def events(
         200: {"content": {kind: {} for kind in (*MEDIA_TYPES.values(), archives.MEDIA_TYPE)}},
         **schemas.REJECTED,
     },
-    openapi_extra=_KEYED,
 )
-async def image(request: Request, caller: _Painter, job_id: str, number: int) -> Response:
+async def image(request: Request, caller: _Owner, job_id: str, number: int) -> Response:
     """Return a picture of a job that succeeded, counted from 0.
 
     If it edited a zip, picture 0 is the zip of the results.
@@ -313,10 +321,11 @@ async def _body(request: Request, service: Service) -> dict[str, Any]:
         raise invalid(message, "request", "missing_required_parameter")
     body = json_bodies.parse_json(fields["request"].encode(), limits)
     inner = body.setdefault("body", {})
-    if not isinstance(inner, dict) or "images" in inner or "mask" in inner:
+    if not isinstance(inner, dict) or {"images", "input", "mask"} & inner.keys():
         raise invalid("body must be an object, without the files of the form.", "body")
     if uploads.images:
-        inner["images"] = [await _reference(service, one, held) for one in uploads.images]
+        name = "input" if str(body.get("endpoint")) in ABILITIES else "images"
+        inner[name] = [await _reference(service, one, held) for one in uploads.images]
     if uploads.mask is not None:
         inner["mask"] = await _reference(service, uploads.mask, held)
     return body

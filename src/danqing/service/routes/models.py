@@ -1,5 +1,6 @@
 """GET /v1/models: the models of the service, and what each can do."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -7,10 +8,13 @@ from fastapi.responses import JSONResponse
 
 from danqing.service.access.caller import Caller
 from danqing.service.engine.offers import Offer
+from danqing.service.engine.pool import WorkerState
 from danqing.service.http.gate import any_key
 from danqing.service.parts import service_of
 from danqing.service.requests import schemas
 from danqing.service.requests.planner import VERBS
+from danqing.service.requests.recognition import ABILITIES
+from danqing.service.settings import Settings
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -23,8 +27,10 @@ async def models(request: Request, caller: _AnyKey) -> JSONResponse:
 
     In the order of the settings.
     """
-    offers = service_of(request).scheduler.offers.values()
-    data = [_describe(offer) for offer in offers if caller.may_use(offer.name)]
+    service = service_of(request)
+    offers = service.scheduler.offers.values()
+    workers = service.scheduler.state().workers
+    data = [_describe(offer, service.settings, workers) for offer in offers if caller.may_use(offer.name)]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -33,11 +39,13 @@ async def models(request: Request, caller: _AnyKey) -> JSONResponse:
 )
 async def model(request: Request, name: str, caller: _AnyKey) -> JSONResponse:
     """Return one model by its name or an alias, with its card."""
-    offer = service_of(request).planner.find(name, caller)
-    return JSONResponse({**_describe(offer), "card": offer.card})
+    service = service_of(request)
+    offer = service.planner.models.find(name, caller)
+    workers = service.scheduler.state().workers
+    return JSONResponse({**_describe(offer, service.settings, workers), "card": offer.card})
 
 
-def _describe(offer: Offer) -> dict[str, Any]:
+def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) -> dict[str, Any]:
     """Describe a model for clients; why one cannot be used is only logged, since it may name files."""
     return {
         "id": offer.name,
@@ -55,10 +63,27 @@ def _describe(offer: Offer) -> dict[str, Any]:
         "captions": list(offer.captions),
         "attributes": list(offer.attributes),
         "options": dict(next(iter(offer.options.values()), {})),
-        "endpoints": [one for one, verbs in VERBS.items() if any(verb in offer.verbs for verb in verbs)],
+        "endpoints": _endpoints(offer),
         "tasks": list(offer.tasks),
         "partial_images": offer.steps,
         "other_sizes": offer.resamples,
         "sampled_sizes": offer.sizes.in_words(),
+        "reads_text": offer.reads_text,
+        "calibrated": offer.calibrated,
+        "embedding_size": offer.embedding_size,
+        "entries": offer.entries,
         "available": offer.fault is None,
+        "workers": [
+            {"worker": one.number, "ready": one.alive, "loaded": offer.name in one.loaded}
+            for one in workers
+            if offer.name in one.models
+        ],
+        "marks": str(settings.mark_settings),
+        "filters": settings.filters.describe() if settings.filters else None,
     }
+
+
+def _endpoints(offer: Offer) -> list[str]:
+    """Return the endpoints that a model serves."""
+    makes = [one for one, verbs in VERBS.items() if any(verb in offer.verbs for verb in verbs)]
+    return [*makes, *(one for one, ability in ABILITIES.items() if ability in offer.recognizes)]

@@ -9,8 +9,10 @@ from typing import Any
 from danqing import atomic, families, page
 from danqing.errors import TrainingError
 from danqing.images import grid_columns
-from danqing.quantities import count, duration, memory
+from danqing.quantities import count, duration, memory, privacy
 from danqing.training.report.curves import Series, chart
+from danqing.training.report.examination_section import examination_section
+from danqing.training.report.goodput_section import goodput_section
 from danqing.training.report.score_section import evaluation_share, scores_section
 from danqing.training.report.tokenizer_section import tokenizer_section
 from danqing.training.run_files import read_json, read_lines, read_text
@@ -60,8 +62,10 @@ def write(run_folder: str | Path) -> Path:
         _samples_section(folder / "samples", facts),
         tokenizer_section(folder, facts),
         scores_section(folder, facts),
+        examination_section(folder / "examination"),
         _curves_section(log, timing),
         _data_section(facts.get("data") or {}),
+        goodput_section(folder / "goodput.jsonl"),
         _settings_section(facts, config),
     ]
     content = page.render(
@@ -104,6 +108,18 @@ def _notes(facts: Mapping[str, Any], status: str) -> str:
         )
     elif facts.get("reason"):
         notes.append(f'<div class="note" role="status"><p>{escape(str(facts["reason"]))}</p></div>')
+    for key in ("init", "generated", "unlabelled"):
+        told = facts.get(key) or {}
+        sentences = " ".join(str(told[name]) for name in ("text", "verdict") if told.get(name))
+        if sentences:
+            notes.append(f'<div class="note"><p>{escape(sentences)}</p></div>')
+    told = facts.get("privacy") or {}
+    if {"epsilon", "delta"} <= told.keys():
+        text = (
+            f"Private: {privacy(told)}. This covers the model folder. It does not cover this page, which "
+            "says which files there were and how many images each label has."
+        )
+        notes.append(f'<div class="note"><p>{escape(text)}</p></div>')
     alarms = facts.get("alarms") or []
     if alarms:
         items = "".join(
@@ -175,7 +191,8 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
             f'<img alt="A grid of real images from the data" src="{real}"></figure>'
         )
     prompts = _prompts_table(facts)
-    return f'<section><h2>Samples</h2><div class="card pair">{"".join(figures)}</div>{prompts}</section>'
+    title = "Samples" if frames else "Images"
+    return f'<section><h2>{title}</h2><div class="card pair">{"".join(figures)}</div>{prompts}</section>'
 
 
 def _kind_of_grid(facts: Mapping[str, Any]) -> str:

@@ -1,18 +1,15 @@
-"""Attributes that are requested of a model: checked, and drawn where they are not given."""
+"""Attributes that are requested of a model: checked, and drawn where they are not given, without PyTorch."""
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from danqing.attributes import Attribute, read
+from danqing.attributes import Attribute, Example, read
 from danqing.errors import ConfigError
-from danqing.families.base import FamilyConfig
 from danqing.randomness import derived_seed
 
 Attributes = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -24,6 +21,19 @@ _NEAR = 0.01
 """Squared distance, in standard deviations, within which examples are as near as the nearest."""
 
 
+class HasAttributes(Protocol):
+    """What a model says of its attributes, as in `families.configuration.FamilyConfig`."""
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]: ...
+
+    @property
+    def attribute_examples(self) -> tuple[Example, ...]: ...
+
+
 class OutsideTrainingWarning(UserWarning):
     """A requested number is outside of the range of the training images.
 
@@ -32,20 +42,26 @@ class OutsideTrainingWarning(UserWarning):
 
 
 def chosen(
-    config: FamilyConfig, attributes: Attributes, label: Tensor | None, seeds: Sequence[int], *, draws: bool
-) -> tuple[Tensor | None, Tensor | None]:
+    config: HasAttributes,
+    attributes: Attributes,
+    label: NDArray[np.int64] | None,
+    seeds: Sequence[int],
+    *,
+    draws: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
     """Return the attributes of one image per seed, and which are known.
 
     label: int64 `[n]`, or None.
     draws: whether each seed draws what is not requested, jointly, from the training images that are most like
         the request; otherwise it is missing.
-    Returns `Condition.attributes` and `Condition.attribute_mask`, None where the model reads no attributes.
+    Returns values float32 `[n, sum of widths]`, 0 where one is missing, and which are known; None where the
+    model reads no attributes.
     Raises ConfigError for names and values that the model does not know; warns of numbers out of range.
     """
     if not config.attributes:
         if attributes:
             raise ConfigError(f"This {config.family} was trained without attributes: leave them out.")
-        return None, None
+        return None
     rows = _one_per_image(attributes, len(seeds))
     parsed: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {}  # by identity: often one for all
     for row in rows:
@@ -59,8 +75,7 @@ def chosen(
         for number, seed in enumerate(seeds):
             example = draw(values[number], given[number], labels[number], seed)
             values[number] = np.where(given[number], values[number], example)
-    known = torch.from_numpy(~np.isnan(values))
-    return torch.from_numpy(np.nan_to_num(values)).float(), known
+    return np.nan_to_num(values).astype(np.float32), ~np.isnan(values)
 
 
 def _one_per_image(attributes: Attributes, count: int) -> list[Mapping[str, Any]]:
@@ -105,7 +120,7 @@ def _warn(column: Attribute, numbers: Sequence[float]) -> None:
 class _Draw:
     """Draws attributes jointly, from the examples that are most like what is requested."""
 
-    def __init__(self, config: FamilyConfig) -> None:
+    def __init__(self, config: HasAttributes) -> None:
         examples = config.attribute_examples
         columns = [column for column in config.attributes for _ in range(column.width)]
         scales = [

@@ -4,12 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from danqing.arrays import Array, like, maximum, per_row, rows_of, where
 from danqing.errors import ModelError
 
-Evaluate = Callable[[Tensor, Sequence[float]], Tensor]
+Evaluate = Callable[[Array, Sequence[float]], Array]
 """From x `[n, ...]` and one time for each image to dx/dt `[n, ...]`."""
 
 MOST_ATTEMPTS = 1000
@@ -25,8 +24,8 @@ _ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 /
 
 
 def follow(
-    evaluate: Evaluate, x: Tensor, times: Sequence[float], tolerance: float
-) -> Iterator[tuple[int, Tensor]]:
+    evaluate: Evaluate, x: Array, times: Sequence[float], tolerance: float
+) -> Iterator[tuple[int, Array]]:
     """Follow a velocity from x at `times[0]` to `times[-1]`.
 
     Yields how many of the steps between `times` are done, and x by then.
@@ -57,8 +56,7 @@ def follow(
                 "choose a larger tolerance, or another sampler."
             )
         fits = [value <= 1 for value in errors]
-        accepted = per_image(torch.tensor(fits, device=x.device), x)
-        x, velocity = torch.where(accepted, found, x), torch.where(accepted, slopes, velocity)
+        x, velocity = where(fits, found, x), where(fits, slopes, velocity)
         for image, (length, rest, value) in enumerate(zip(lengths, left, errors, strict=True)):
             if value <= 1:
                 t[image] = end if length == rest else t[image] + sign * length
@@ -70,14 +68,14 @@ def follow(
 
 
 def _try_step(
-    evaluate: Evaluate, x: Tensor, velocity: Tensor, t: Sequence[float], lengths: Sequence[float]
-) -> tuple[Tensor, Tensor, Tensor]:
+    evaluate: Evaluate, x: Array, velocity: Array, t: Sequence[float], lengths: Sequence[float]
+) -> tuple[Array, Array, Array]:
     """Try one step of each image; return x at its end, the velocity there, and the estimated error.
 
     velocity: at x, which is the last of the step before.
     lengths: of each image's step; 0 for those that stay.
     """
-    length, slopes, found = per_image(as_times(lengths, x), x), [velocity], x
+    length, slopes, found = per_row(like(lengths, x), x), [velocity], x
     for weights in _STAGES:
         found = x + length * _weighted(weights, slopes)
         share = sum(weights)
@@ -86,25 +84,14 @@ def _try_step(
     return found, slopes[-1], length * _weighted(_ERROR, slopes)
 
 
-def _weighted(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+def _weighted(weights: Sequence[float], tensors: Sequence[Array]) -> Array:
     total = weights[0] * tensors[0]
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
         total = total + weight * tensor
     return total
 
 
-def _norms(error: Tensor, before: Tensor, after: Tensor, tolerance: float) -> list[float]:
+def _norms(error: Array, before: Array, after: Array, tolerance: float) -> list[float]:
     """Return each image's error in units of the tolerance, as a root mean square."""
-    scaled = error / (tolerance + tolerance * torch.maximum(before.abs(), after.abs()))
-    rows = scaled.reshape(len(scaled), -1).double().cpu().numpy()
-    return [math.sqrt(float(np.square(row).mean())) for row in rows]
-
-
-def as_times(times: Sequence[float], x: Tensor) -> Tensor:
-    """Return times as a tensor of the format of x."""
-    return torch.tensor(times, dtype=x.dtype, device=x.device)
-
-
-def per_image(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape values `[n]` so that each multiplies one image of x `[n, ...]`."""
-    return values.reshape(-1, *[1] * (x.dim() - 1))
+    scaled = error / (tolerance + tolerance * maximum(abs(before), abs(after)))
+    return [math.sqrt(float(np.square(row).mean())) for row in rows_of(scaled)]

@@ -4,8 +4,9 @@ Time t runs from 0 (noise) to 1 (image) on the linear path x_t = t·x + (1−t)�
 of the probability flow, and x + (1−t)·v is the predicted image.
 
 No operation here mixes the images of a batch, and none rounds in a way that depends on the place in a batch:
-tensors meet only in sums, products and quotients, which are exactly rounded. So an image depends on its own
-noise alone, as long as `velocity` computes each image in the same way.
+arrays meet only in sums, products and quotients, which are exactly rounded. So an image depends on its own
+noise alone, as long as `velocity` computes each image in the same way. The arrays are tensors of PyTorch or
+arrays of NumPy (`arrays.py`).
 """
 
 import math
@@ -14,20 +15,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
+from danqing import dormand_prince
+from danqing.arrays import Array, like, per_row
 from danqing.errors import ConfigError
-from danqing.families import dormand_prince
-from danqing.families.abilities import OnStep, Preview
-from danqing.families.dormand_prince import as_times, per_image
 
 SamplerName = Literal["euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "adaptive"]
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
+Preview = Callable[[], Array]
+OnStep = Callable[[int, int, Preview], None]
+
+Velocity = Callable[[Array, Array], Array]
 """From x `[n, ...]` and one time for each image `[n]`, in the dtype of x, to dx/dt `[n, ...]`."""
 
-Noise = Callable[[int], Tensor]
+Noise = Callable[[int], Array]
 """From the number of a step, from 0, to standard normal values of the shape of x; row i must follow from the
 seed of image i alone.
 """
@@ -42,13 +42,13 @@ LEAST_NOISE = 1e-3
 def integrate(
     name: SamplerName,
     velocity: Velocity,
-    x: Tensor,
+    x: Array,
     times: Sequence[float],
     *,
     noise: Noise | None = None,
     on_step: OnStep | None = None,
     tolerance: float = TOLERANCE,
-) -> Tensor:
+) -> Array:
     """Follow `velocity` from x at `times[0]` to `times[-1]`; return x there.
 
     x: `[n, ...]`, float32.
@@ -103,12 +103,12 @@ def steps_for(name: SamplerName, evaluations: int) -> int:
     return max(1, (evaluations - sampler.extra_evaluations) // sampler.evaluations_per_step)
 
 
-def predicted_image(x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+def predicted_image(x: Array, t: Array, velocity: Array) -> Array:
     """Return the image x + (1−t)·v that a velocity leads to.
 
     x, velocity: `[n, ...]`. t: `[n]`.
     """
-    return x + per_image(1 - t, x) * velocity
+    return x + per_row(1 - t, x) * velocity
 
 
 def clipped(velocity: Velocity) -> Velocity:
@@ -118,14 +118,14 @@ def clipped(velocity: Velocity) -> Velocity:
     1−t is taken as at least LEAST_NOISE where the velocity divides by it.
     """
 
-    def inside(x: Tensor, t: Tensor) -> Tensor:
-        image = predicted_image(x, t, velocity(x, t)).clamp(-1, 1)
-        return (image - x) / per_image((1 - t).clamp_min(LEAST_NOISE), x)
+    def inside(x: Array, t: Array) -> Array:
+        image = predicted_image(x, t, velocity(x, t)).clip(-1, 1)
+        return (image - x) / per_row((1 - t).clip(LEAST_NOISE), x)
 
     return inside
 
 
-def holding(velocity: Velocity, images: Tensor, noise: Tensor, mask: Tensor) -> Velocity:
+def holding(velocity: Velocity, images: Array, noise: Array, mask: Array) -> Velocity:
     """Return a velocity that changes only pixels under the mask.
 
     The others end as those of `images`.
@@ -134,8 +134,10 @@ def holding(velocity: Velocity, images: Tensor, noise: Tensor, mask: Tensor) -> 
     images, noise: `[n, c, h, w]`. mask: `[n, 1, h, w]`, 1 where pixels change.
     """
 
-    def held(x: Tensor, t: Tensor) -> Tensor:
-        known = torch.lerp(noise, images, per_image(t, x))
+    def held(x: Array, t: Array) -> Array:
+        import torch  # an exported model does not fill
+
+        known = torch.lerp(noise, images, per_row(t, x))
         return torch.where(mask > 0, velocity(torch.where(mask > 0, x, known), t), images - noise)
 
     return held
@@ -146,16 +148,16 @@ class _Problem:
     """What a sampler is given. latest: x, the times and the velocity of the latest evaluation."""
 
     velocity: Velocity
-    x: Tensor
+    x: Array
     times: Sequence[float]
     noise: Noise | None
     tolerance: float
-    latest: tuple[Tensor, Tensor, Tensor] = field(init=False)
+    latest: tuple[Array, Array, Array] = field(init=False)
 
-    def at(self, x: Tensor, t: float | Sequence[float]) -> Tensor:
+    def at(self, x: Array, t: float | Sequence[float]) -> Array:
         """Evaluate the velocity at one time, or at one for each image."""
         times = [t] * len(x) if isinstance(t, float) else t
-        moments = as_times(times, x)
+        moments = like(times, x)
         velocity = self.velocity(x, moments)
         self.latest = x, moments, velocity
         return velocity
@@ -166,7 +168,7 @@ class _Problem:
             yield step, float(t), float(s)
 
 
-_Progress = Iterator[tuple[int, Tensor]]
+_Progress = Iterator[tuple[int, Array]]
 """Yields how many of the steps are done, and x by then."""
 
 
@@ -186,7 +188,7 @@ def _heun(problem: _Problem) -> _Progress:
         yield step + 1, x
 
 
-def _heun_step(problem: _Problem, x: Tensor, t: float, s: float) -> Tensor:
+def _heun_step(problem: _Problem, x: Array, t: float, s: float) -> Array:
     """Take one step of Heun's method; the step to time 1 is Euler's.
 
     The velocity of a predicted image is (x̂ − x) / (1−t), which is 0/0 at time 1. One step of order 1 leaves
@@ -273,7 +275,7 @@ def _adaptive(problem: _Problem) -> _Progress:
     return dormand_prince.follow(problem.at, problem.x, problem.times, problem.tolerance)
 
 
-def _preview(x: Tensor, t: Tensor | None = None, velocity: Tensor | None = None) -> Preview:
+def _preview(x: Array, t: Array | None = None, velocity: Array | None = None) -> Preview:
     """Return what shows the image that a velocity leads to, or x itself."""
     return lambda: x if t is None or velocity is None else predicted_image(x, t, velocity)
 
