@@ -82,6 +82,22 @@ async def load(client: Client, request: bytes, clients: int, seconds: float) -> 
     return answers, time.perf_counter() - began
 
 
+async def load_of(client: Client, request: bytes, clients: int, each: int) -> tuple[list[Answer], float]:
+    """Let each client send so many requests, one after another; return the answers, and the seconds.
+
+    The same work each time: two services that fill batches differ in no more than their speed.
+    """
+    began = time.perf_counter()
+    answers: list[Answer] = []
+
+    async def one() -> None:
+        for _ in range(each):
+            answers.append((await client.send(request))._replace(body=b""))
+
+    await asyncio.gather(*(one() for _ in range(clients)))
+    return answers, time.perf_counter() - began
+
+
 def quantile(values: Sequence[float], q: float) -> float:
     """Return the smallest value that a share `q` does not exceed; nan without values."""
     ordered = sorted(values)

@@ -1,11 +1,14 @@
 """Throughput of the service with marks on its pictures, as a share of that without.
 
-    python benchmarks/service_marks.py [--marks eu] [--seconds 20] [--rounds 5] [--clients 8]
+    python benchmarks/service_marks.py [--marks eu] [--rounds 7] [--clients 32] [--requests 4]
 
 Two services run on this machine with the networks of flow-64, which nobody trained: their speed is that of
 trained ones. One marks its pictures and the other does not. Clients send requests for single pictures to one
 service at a time, and the services take turns within each round, in changing order, so that other load on
-the machine affects both. The share of a round is marked / unmarked; its median is reported with all rounds.
+the machine affects both. There are twice as many clients as pictures in a chunk, and each sends the same
+number of requests, so that all chunks are full: otherwise the rates would tell how requests happened to meet.
+The share of a round is marked / unmarked; its median is reported with all rounds, and the share by the
+processor time of all processes of a service, which other programs disturb less.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from service_client import Client, load, summary
+from service_client import Client, load_of, summary
 from service_process import ServiceProcess
 
 from danqing import presets
@@ -41,12 +44,12 @@ def write_model(folder: Path) -> Path:
     return model.save(folder, model.sample(1))
 
 
-async def measure(url: str, clients: int, seconds: float, evaluations: int) -> float:
+async def measure(url: str, clients: int, each: int, evaluations: int) -> float:
     """Return pictures per second."""
     steps = steps_for(presets.read("flow-64")["model"]["sampler"], evaluations)
     client = Client(url)
     request = client.request("/v1/images/generations", {"prompt": "", "num_steps": steps})
-    answers, passed = await load(client, request, clients, seconds)
+    answers, passed = await load_of(client, request, clients, each)
     client.close()
     found = summary(answers, passed)
     if set(found["statuses"]) != {200}:
@@ -59,9 +62,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--marks", default="eu", help="as in danqing serve --marks")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=4, help="of each client in a run")
     parser.add_argument("--evaluations", type=int, default=24, help="of the network for each picture")
     parser.add_argument("--threads", type=int, default=0, help="of each worker; 0 is one per core")
     chosen = parser.parse_args()
@@ -74,13 +77,16 @@ def main() -> None:
             folder.mkdir()
             services[marks] = ServiceProcess(folder, models, marks=marks, engine={"threads": chosen.threads})
         rates: dict[str, list[float]] = {marks: [] for marks in services}
+        used = dict.fromkeys(services, 0.0)
         with services["none"], services[chosen.marks]:
             for service in services.values():  # the model is loaded and timed
-                asyncio.run(measure(service.url, chosen.clients, 2.0, chosen.evaluations))
+                asyncio.run(measure(service.url, chosen.clients, 1, chosen.evaluations))
             for number in range(chosen.rounds):
                 for marks in list(services)[:: 1 if number % 2 else -1]:
-                    run = measure(services[marks].url, chosen.clients, chosen.seconds, chosen.evaluations)
+                    before = services[marks].processor_seconds()
+                    run = measure(services[marks].url, chosen.clients, chosen.requests, chosen.evaluations)
                     rates[marks].append(asyncio.run(run))
+                    used[marks] += services[marks].processor_seconds() - before
     shares = [marked / plain for plain, marked in zip(rates["none"], rates[chosen.marks], strict=True)]
     found = {
         "marks": chosen.marks,
@@ -89,6 +95,7 @@ def main() -> None:
         "images_per_second": {marks: round(statistics.median(each), 2) for marks, each in rates.items()},
         "shares": [round(share, 4) for share in shares],
         "share": round(statistics.median(shares), 4),
+        "share_by_processor_time": round(used["none"] / used[chosen.marks], 4),
     }
     print(json.dumps(found))
 

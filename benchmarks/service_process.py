@@ -95,6 +95,10 @@ class ServiceProcess:
                 return True
         return False
 
+    def processor_seconds(self) -> float:
+        """Return the processor time of its processes so far."""
+        return sum(sum(one.cpu_times()[:2]) for one in self._process_and_children())
+
     def stop(self) -> None:
         """Stop the service, and wait until it has ended."""
         self._process.terminate()
