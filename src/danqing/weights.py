@@ -1,5 +1,5 @@
 """Reading safetensors files that nobody vouches for: every claim of the file is checked before it is
-believed.
+used.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
-"""A checkpoint reads back bit for bit at any number of ranks, and one that is damaged is never believed."""
+"""A checkpoint reads back bit for bit at any number of ranks, and one that is damaged is never used."""
 
 import copy
 import hashlib
 import json
+import os
 import threading
 
 import pytest
@@ -100,6 +101,44 @@ def test_a_state_is_replaced_by_a_later_one_after_the_same_images(tmp_path):
     assert state == {"step": 2}
     assert are_equal(read, tensors(2))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class Killed(BaseException):
+    """What stands for the end of a process."""
+
+
+def test_a_process_that_is_killed_while_a_state_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch):
+    calls = [(os, "replace"), (os, "rename"), (os, "rmdir"), (os, "unlink"), (os, "fsync"), (os, "mkdir")]
+    real, left = {name: getattr(module, name) for module, name in calls}, [0]
+
+    def mortal(name):
+        def call(*args, **options):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return real[name](*args, **options)
+
+        return call
+
+    write(tmp_path, 64, tensors(0), {"step": 0})
+    pieces, path = tensor_folder.copied(tensors(1)), tmp_path / "images-000000000064"
+    survivals = 0
+    with monkeypatch.context() as patch:
+        for module, name in calls:
+            patch.setattr(module, name, mortal(name))
+        for survivals in range(100):
+            left[0] = survivals
+            try:
+                tensor_folder.write(path, pieces, {"step": 1})
+                break
+            except Killed:
+                left[0] = -1
+                read, state, complaints = checkpoint.read_latest(tmp_path)
+                assert are_equal(read, tensors(state["step"]))
+                assert not complaints
+    assert survivals > 10
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert checkpoint.read_latest(tmp_path)[1] == {"step": 1}
 
 
 def test_a_checkpoint_without_all_parts_never_appears(tmp_path):

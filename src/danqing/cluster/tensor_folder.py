@@ -123,7 +123,8 @@ def write(
 ) -> bool:
     """Write the part of a rank; rank 0 waits for the others, and then publishes the folder.
 
-    path: of the folder. A folder of that name is replaced.
+    path: of the folder. A folder of that name is replaced: until it is deleted, the new one, which is whole,
+        has the same name followed by "-again".
     state: plain values; those of rank 0 count.
     is_cancelled: makes rank 0 stop waiting.
 
@@ -146,11 +147,26 @@ def write(
     atomic.write_text(place / MANIFEST, _text(manifest))
     for other in range(1, size):
         _facts_file(place, other).unlink()
-    if path.exists():
-        remove(path)
-    os.replace(place, path)
-    atomic.sync_folder(path.parent)
+    _publish(place, path)
     return True
+
+
+def _publish(place: Path, path: Path) -> None:
+    """Give a folder its name; one that has this name stays until the new one is there."""
+    again = path.with_name(f"{path.name}-again")
+    _settle(again, path)  # if a process was killed in the midst of this
+    os.replace(place, again if path.exists() else path)
+    atomic.sync_folder(path.parent)
+    _settle(again, path)
+
+
+def _settle(again: Path, path: Path) -> None:
+    """Give a folder, if it is there, the name of the one that it replaces."""
+    if again.exists():
+        if path.exists():
+            remove(path)
+        os.replace(again, path)
+        atomic.sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

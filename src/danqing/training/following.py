@@ -88,6 +88,16 @@ class Lead:
         """Let the others write their part of a checkpoint."""
         self._order("save", images=images)
 
+    def written(self) -> None:
+        """Wait until the others have written their part of the last checkpoint.
+
+        Raises TrainingError at once if one of them could not.
+        """
+        self._order("written")
+        for failure in self._world.gathered(""):
+            if failure:
+                raise TrainingError(failure)
+
     def end(self, run: Mapping[str, Any]) -> None:
         """Let the others return; run: the result, as plain values."""
         self._order("end", run=run)
@@ -170,6 +180,16 @@ class _Follower:
 
     def save(self, images: int) -> None:
         self._writer.begin(images, self._engine.shared(), {}, own=self._engine.own())
+
+    def written(self) -> None:
+        failure = None
+        try:
+            self._writer.wait()
+        except Exception as error:  # the first process must not wait for a part that will not come
+            failure = error
+        self._world.gathered("" if failure is None else str(failure) or type(failure).__name__)
+        if failure is not None:
+            raise failure
 
     def step(self, arguments: list[Any]) -> None:
         self._writer.check()

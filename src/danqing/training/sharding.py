@@ -14,8 +14,9 @@ from danqing.data.buckets import decode_to_nearest
 from danqing.data.layout import Declared
 from danqing.data.records import ImageSpec
 from danqing.data.shards import writer
+from danqing.data.shards.passes import Pass
 from danqing.data.shards.table import Codes as CodesAbout
-from danqing.data.shards.writer import Pass, Shards
+from danqing.data.shards.writer import Shards
 from danqing.errors import ConfigError, DataError
 from danqing.families.abilities import Compresses, HasTokenizer, Tokenizes
 from danqing.families.base import Family

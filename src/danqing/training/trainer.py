@@ -112,7 +112,7 @@ class Trainer:
             self.records.write_line(self.budget.total(self.position.images))
         self._save_checkpoint()
         with self._ledger.spending("checkpoint"):
-            self._writer.wait()
+            self._await_checkpoint()
         with self._ledger.spending("samples"):
             if self.showing.shown_at != self.position.images and self.engine.weights_are_finite():
                 self.showing.show_latest()
@@ -255,7 +255,7 @@ class Trainer:
         self.folder.update_facts(plan=facts.of_plan(plan))
         if found is None:
             self._save_checkpoint()  # last, so that a run that resumes from it has all of the above
-            self._writer.wait()
+            self._await_checkpoint()
         self.listener.on_plan(plan)
 
     def _carried(self) -> transfer.Carried:
@@ -336,9 +336,18 @@ class Trainer:
             self.scoring.sync()
             self.folder.update_facts(progress=progress)
 
-        self._writer.wait()  # the others must not begin another one in a folder that is being published
+        self._await_checkpoint()  # the others must not begin another one in a folder that is being published
         self._lead.save(self.position.images)
         self._writer.begin(self.position.images, self.engine.shared(), state, before, own=own)
+
+    def _await_checkpoint(self) -> None:
+        """Wait until all processes have written the last checkpoint; raise TrainingError if one cannot."""
+        try:
+            self._lead.written()
+        except BaseException:
+            self._writer.stop()
+            raise
+        self._writer.wait()
 
     def _roll_back(self) -> None:
         """Return to the last good checkpoint with half the learning rate; give up the second time."""
@@ -354,7 +363,7 @@ class Trainer:
                 "optimizer.learning_rate, set training.clip_norm=1, or set training.precision=float32."
             )
             raise TrainingError(self.session.with_hint(text))
-        self._writer.wait()
+        self._await_checkpoint()
         found = checkpoint.read_latest(self.folder.checkpoints)
         if found is None:
             text = "The loss was not finite before the first checkpoint: lower optimizer.learning_rate."

@@ -172,7 +172,7 @@ def _pack(contents: Mapping[str, bytes]) -> bytes:
 def _unpack(name: str, plain: memoryview) -> dict[str, memoryview]:
     """Split joined files.
 
-    Anyone can seal anything for a public key, so the index is not believed either.
+    Anyone can seal anything for a public key, so the index is checked too.
     """
     length = int.from_bytes(plain[:_INDEX_BYTES], "big")
     end = _aligned(_INDEX_BYTES + length)

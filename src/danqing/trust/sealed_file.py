@@ -4,7 +4,7 @@
     then each chunk: id of the file, 16 bytes | number, 8 bytes | ciphertext | tag, 16 bytes
 
 Numbers are big-endian. The header is readable by anyone: it names the recipients' keys, and not what is
-sealed. Nothing in it is believed before its MAC was checked, except what is needed to find the key.
+sealed. Nothing in it is trusted before its MAC has been checked, except what is needed to find the key.
 """
 
 import json
@@ -146,7 +146,7 @@ def write_header(header: Header) -> bytes:
 
 
 def read_header(name: str, content: bytes) -> tuple[Header, bytes, bytes]:
-    """Read the start of a sealed file, without believing it.
+    """Read the start of a sealed file, without a check of its MAC.
 
     name: of the file, for sentences. content: the file, or its first `MOST_START_BYTES`.
     Returns the header, all bytes before the MAC, and the MAC. Raises SealError, TruncatedError or

@@ -1,5 +1,6 @@
 """Folders of images, their shards, and a server for them."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -55,6 +56,8 @@ class Server:
         self.folder, self.port, self.requests = folder, 0, list[str]()
         self.before: Callable[[str], int] = lambda path: 0
         """May return a status for a path, instead of the file."""
+        self.ignores_ranges, self.padding, self.sent = False, 0, 0
+        """Whether it sends whole files; how many MiB it sends after each answer, and how many it has sent."""
         self._server: http.server.ThreadingHTTPServer | None = None
 
     @property
@@ -93,17 +96,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         content = path.read_bytes()
         first, last = 0, len(content) - 1
-        if asked := self.headers.get("Range"):
+        asked = None if self._owner.ignores_ranges else self.headers.get("Range")
+        if asked:
             start, _, end = asked.removeprefix("bytes=").partition("-")
             first, last = int(start), min(int(end or last), last)
             if first > last:
                 self.send_error(416)
                 return
         self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(last - first + 1))
+        if not self._owner.padding:
+            self.send_header("Content-Length", str(last - first + 1))
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
         self.end_headers()
         self.wfile.write(content[first : last + 1])
+        with contextlib.suppress(ConnectionError):
+            for _ in range(self._owner.padding):
+                self.wfile.write(bytes(2**20))
+                self._owner.sent += 1
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from danqing.data import Batches, Dataset, open_dataset
 from danqing.data.shards import stores
 from danqing.data.shards import stream as streams
 from danqing.data.shards.reader import Reader, ShardWarning
+from danqing.data.shards.table import NAME
 from danqing.data.splits import hold_out, open_held
 from danqing.errors import ConfigError, DataError
 from tests.data.shards.making import COUNT, Server, contents, folder_of, serving, shards_of
@@ -176,6 +177,25 @@ def test_a_shard_that_a_server_does_not_give_is_left_out(server: Server) -> None
     server.before = lambda path: 500 if path.endswith("train-000003.dqs") else 0
     with pytest.warns(ShardWarning, match=r"train-000003.dqs .* cannot be read \(status 500\)"):
         epoch(Batches(stream(server.url), 16, seed=1))
+
+
+@pytest.mark.parametrize("ignores_ranges", [False, True])
+def test_no_more_is_read_than_was_requested_whatever_a_server_sends(
+    server: Server, ignores_ranges: bool
+) -> None:
+    server.ignores_ranges, store, whole = ignores_ranges, stores.open_store(server.url), server.folder / NAME
+    content = whole.read_bytes()
+    assert store.read(NAME, 0, len(content)) == content
+    assert store.read(NAME, 7, 7) == b""
+    if ignores_ranges:
+        with pytest.raises(DataError, match="does not answer range reads"):
+            store.read(NAME, 1, len(content) + 1)  # the whole file would be no longer than that
+    else:
+        assert store.read(NAME, 1, 9) == content[1:9]
+    server.padding = 200
+    with pytest.raises(DataError, match="does not answer range reads"):
+        store.read(NAME, 0, 10)
+    assert server.sent < server.padding
 
 
 def test_a_store_that_stays_away_ends_the_run_with_what_to_do(

@@ -11,7 +11,7 @@ from danqing.data.clean_list import CleanRow, write_clean_list
 from danqing.data.layout import Declared
 from danqing.data.originals import Originals
 from danqing.data.shards import writer
-from danqing.data.shards.writer import Pass
+from danqing.data.shards.passes import Pass
 from danqing.errors import ConfigError, DataError, MissingSplitError
 from tests.data.pictures import png, write
 from tests.data.shards.making import COUNT, contents, folder_of, shards_of

@@ -19,6 +19,7 @@ import pytest
 
 import danqing
 from danqing.errors import ConfigError
+from danqing.service.engine.batching import BatchPiece
 from danqing.service.engine.dispatch import IN_FLIGHT
 from danqing.service.engine.orders import (
     DeadlinePassedError,
@@ -289,6 +290,21 @@ def test_an_order_of_which_workers_die_is_found_and_fails_alone(served: Running)
 
     results = served.do(poison(), 120)
     assert [type(result) for result in results] == [PaintingFailedError] + [Painted] * 3
+
+
+def test_a_worker_that_dies_counts_once_for_an_order_with_two_pieces_in_its_batch(served: Running) -> None:
+    async def kill() -> tuple[Painted, int]:
+        ticket = served.scheduler.submit(slowly(2))
+        await begun(ticket)
+        (worker,) = served.scheduler.pool.running
+        (batch,) = worker.flight.values()
+        batch.pieces[:] = [BatchPiece(ticket, row, row + 1, row) for row in range(2)]
+        os.kill(served.pid, signal.SIGKILL)
+        return await ticket.painted(), ticket.deaths
+
+    painted, deaths = served.do(kill())
+    assert deaths == 1
+    assert np.array_equal(painted.pixels, served.paint(slowly(2))[0].pixels)
 
 
 def test_a_worker_that_hangs_is_killed_whether_somebody_waits_or_not(served: Running) -> None:

@@ -14,6 +14,9 @@ from danqing.errors import DataError
 
 _MISSING = (401, 403, 404, 410)
 _OUT_OF_RANGE = 416
+_WHOLE = 200
+"""The status of an answer that is the whole file."""
+_CHUNK = 2**16
 ATTEMPTS = 5
 """How often a file is tried before it is seen whether the store answers at all."""
 PATIENCE_SECONDS = 600.0
@@ -103,7 +106,8 @@ class UrlStore:
         except ImportError as error:
             raise DataError("Shards at a URL need fsspec: pip install 'danqing[stores]'.") from error
         options: dict[str, Any] = {}
-        if parts.scheme in ("http", "https"):
+        self._is_http = parts.scheme in ("http", "https")
+        if self._is_http:
             options["client_kwargs"] = {"timeout": _http_timeout()}
         try:
             self._files, self._root = url_to_fs(url.rstrip("/"), **options)
@@ -117,7 +121,9 @@ class UrlStore:
 
     def read(self, name: str, start: int, end: int) -> bytes:
         try:
-            content = bytes(self._files.cat_file(f"{self._root}/{name}", start=start, end=end))
+            content = self._part(f"{self._root}/{name}", start, end)
+        except DataError:
+            raise
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise MissingFileError(type(error).__name__) from error
         except Exception as error:
@@ -128,8 +134,35 @@ class UrlStore:
                 return b""
             raise
         if len(content) > end - start:
-            raise DataError(f"{self.place} does not answer range reads: use a server that does.")
+            raise self._ignores_ranges()
         return content
+
+    def _part(self, path: str, start: int, end: int) -> bytes:
+        if not self._is_http:
+            return bytes(self._files.cat_file(path, start=start, end=end))
+        if start == end:
+            return b""
+        from fsspec.asyn import sync
+
+        return bytes(sync(self._files.loop, self._requested, path, start, end))
+
+    async def _requested(self, url: str, start: int, end: int) -> bytearray:
+        """Request a part by HTTP, and read no more than that, whatever the server sends."""
+        options = dict(self._files.kwargs)
+        options["headers"] = {**options.get("headers", {}), "Range": f"bytes={start}-{end - 1}"}
+        session, content = await self._files.set_session(), bytearray()
+        async with session.get(self._files.encode_url(url), **options) as response:
+            response.raise_for_status()
+            if response.status == _WHOLE and start:
+                raise self._ignores_ranges()
+            async for chunk in response.content.iter_chunked(_CHUNK):
+                content += chunk
+                if len(content) > end - start:
+                    raise self._ignores_ranges()
+        return content
+
+    def _ignores_ranges(self) -> DataError:
+        return DataError(f"{self.place} does not answer range reads: use a server that does.")
 
     def write(self, name: str, path: Path) -> None:
         try:

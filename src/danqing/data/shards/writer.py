@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,34 +15,20 @@ import filelock
 
 from danqing import atomic, threads
 from danqing.data.cache import default_folder
-from danqing.data.cache_build import Tally, count_header, plain_cell, printable
-from danqing.data.cleaned import cleaned
+from danqing.data.cache_build import Tally, count_header, printable
 from danqing.data.consent import count
-from danqing.data.headers import described
 from danqing.data.layout import NOTHING_DECLARED, Declared
-from danqing.data.records import ImageSpec, Loaded, Record, Source, digest
+from danqing.data.records import ImageSpec, Record, Source, digest
 from danqing.data.shards import table as tables
 from danqing.data.shards.captions import read_captions
+from danqing.data.shards.journal import Progress, add_counts, begin, resume
+from danqing.data.shards.passes import KEEP_ALL, Outcome, Pass, find_sources, read_record
 from danqing.data.shards.reader import Reader, has_shards
-from danqing.data.shards.shard_file import (
-    LONGEST_LABEL,
-    LONGEST_NAME,
-    LONGEST_TEXT,
-    Entry,
-    Written,
-    digest_of,
-    write_shard,
-)
-from danqing.data.shards.source import ShardSource
+from danqing.data.shards.shard_file import Entry, digest_of, write_shard
 from danqing.data.shards.spool import Group
 from danqing.data.shards.stores import Store, open_store
 from danqing.data.shards.table import SPLITS, About, Codes, SplitAbout, shard_name, write_table
-from danqing.data.sources import find_source
-from danqing.data.terms import NO_TERMS, Terms, terms_of
-from danqing.errors import ConfigError, DataError, MissingSplitError
-from danqing.image_files import MAX_BYTES, Deep, Frame, decode, inspect
-from danqing.images import encode
-from danqing.names import match
+from danqing.errors import ConfigError, DataError
 from danqing.progress import ProgressCallback
 
 SIZE = 256 * 2**20
@@ -77,22 +62,6 @@ class Encoder(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         ...
-
-
-class Pass(NamedTuple):
-    """What a pass over images keeps and changes.
-
-    clean: a clean list, whose images to drop are left out. smallest: the least width and height in pixels.
-    captions: a table of captions by name, which replace those that images have.
-    """
-
-    clean: str = ""
-    smallest: int = 0
-    captions: str = ""
-    ignore_reservations: bool = False
-
-
-KEEP_ALL = Pass()
 
 
 class Shards(NamedTuple):
@@ -146,49 +115,6 @@ def write_shards(
         ) from error
 
 
-class _Outcome(NamedTuple):
-    """A record that was read: its entry, or why there is none."""
-
-    name: str
-    entry: Entry | None
-    reason: str = ""
-    is_left_out: bool = False
-    header: tuple[str, tuple[int, int] | None] = ("", None)
-    terms: Terms = NO_TERMS
-
-
-@dataclass
-class _Progress:
-    """What the journal says is written.
-
-    shards: by split. records: how many of each split of the source are done. tallies: of these.
-    """
-
-    shards: dict[str, list[Written]] = field(default_factory=dict)
-    records: dict[str, int] = field(default_factory=dict)
-    tallies: dict[str, Tally] = field(default_factory=dict)
-    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
-    abouts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    encoder: Mapping[str, Any] | None = None
-
-    def add(self, line: Mapping[str, Any]) -> None:
-        source = line["source"]
-        self.records[source] = self.records.get(source, 0) + line["tally"]["records"]
-        self.tallies.setdefault(source, Tally()).add(line["tally"])
-        _add(self.left_out.setdefault(source, {}), line["left_out"])
-        for split, (shards, labels, unlabelled, has_texts, pairs) in line["written"].items():
-            self.shards.setdefault(split, []).extend(
-                Written(images, length, index, bytes.fromhex(code)) for images, length, index, code in shards
-            )
-            empty = {"labels": {}, "unlabelled": 0, "has_texts": False, "pairs": False}
-            about = self.abouts.setdefault(split, empty)
-            _add(about["labels"], labels)
-            about["unlabelled"] += unlabelled
-            about["has_texts"] |= has_texts
-            about["pairs"] |= pairs
-        self.encoder = line.get("encoder")
-
-
 class _Writer:
     """One pass; `work` holds its journal."""
 
@@ -208,7 +134,7 @@ class _Writer:
         self.captions = read_captions(changes.captions) if changes.captions else {}
         if has_shards(data) and not declared.attributes:  # a pass over shards keeps what they hold
             declared = declared._replace(attributes=Reader(data).table.about.attributes)
-        self.sources = _sources(data, declared, changes.clean, on_progress)
+        self.sources = find_sources(data, declared, changes.clean, on_progress)
         self.declared = declared
         asked = [size, changes, declared, encoder and encoder.codes.model_dump(mode="json"), self.captions]
         self.key = digest(json.dumps(asked), *(source.key() for _, source, _ in self.sources))
@@ -227,38 +153,20 @@ class _Writer:
                     progress.add(line)
         return self._finish(progress)
 
-    def _resume(self) -> _Progress:
+    def _resume(self) -> Progress:
         """Return what an earlier call has written; raise DataError if it wrote something else."""
         for leftover in self.work.glob(f"{_WRITING}*"):  # of processes that were killed
             shutil.rmtree(leftover, ignore_errors=True)
         atomic.remove_leftovers(self.work)
-        progress = _Progress()
-        lines = self.journal.read_bytes().split(b"\n")[:-1] if self.journal.exists() else []
-        intact = 0
-        for number, line in enumerate(lines):
-            try:
-                read = json.loads(line)
-                if number:
-                    progress.add(read)
-            except (ValueError, KeyError, TypeError):
-                break
-            if not number and read != {"key": self.key}:
-                raise DataError(
-                    f"{self.store.place} holds shards of other images or options: choose another folder, or "
-                    f"delete it and {self.journal}."
-                )
-            intact += len(line) + 1
+        if (progress := resume(self.journal, self.key, self.store.place)) is not None:
+            return progress
         local = self.store.local(tables.NAME)
-        if not intact and local is not None and local.exists():
+        if local is not None and local.exists():
             raise DataError(f"{self.store.place} holds shards already: choose another folder.")
-        if not intact:
-            atomic.write_bytes(self.journal, json.dumps({"key": self.key}).encode() + b"\n")
-        else:
-            os.truncate(self.journal, intact)
-        return progress
+        return begin(self.journal, self.key)
 
     def _groups(
-        self, progress: _Progress, split: str, source: Source, part: tuple[str, ...]
+        self, progress: Progress, split: str, source: Source, part: tuple[str, ...]
     ) -> Iterator[dict[str, Any]]:
         """Write the shards of a split, and yield a line for the journal after each group."""
         total = source.count()
@@ -292,45 +200,22 @@ class _Writer:
                 line = {"source": split, "tally": entry, "left_out": left_out, "written": written}
                 yield line | ({"encoder": self.encoder.state()} if self.encoder else {})
 
-    def _chunks(self, source: Source, part: tuple[str, ...], start: int) -> Iterator[list[_Outcome]]:
+    def _chunks(self, source: Source, part: tuple[str, ...], start: int) -> Iterator[list[Outcome]]:
         """Yield the records of a source, read, always in the same chunks."""
         records = source.records(ImageSpec(), start)
+
+        def read(record: Record) -> Outcome:
+            return read_record(record, part, self.changes, self.captions)
+
         with ThreadPoolExecutor(threads.cores(), thread_name_prefix="danqing-shards") as pool:
             while chunk := list(islice(records, _CHUNK)):
-                yield list(pool.map(lambda record: self._outcome(record, part), chunk))
-
-    def _outcome(self, record: Record, part: tuple[str, ...]) -> _Outcome:
-        name = printable(record.name) or ""
-        if part and (record.label is None or match(record.label, part) is None):
-            return _Outcome(name, None, "of another label", is_left_out=True)
-        try:
-            content = _file_of(record.load())
-            partner = b"" if record.source is None else _file_of(record.source())
-            header = inspect(content)
-            terms = terms_of(content)
-            if partner:
-                terms = terms.with_partner(terms_of(partner))
-        except DataError as error:
-            return _Outcome(name, None, printable(str(error)) or "")
-        told = described(content)
-        if min(header.size) < self.changes.smallest:
-            return _Outcome(name, None, f"smaller than {self.changes.smallest} pixels", is_left_out=True)
-        text = self.captions.get(name, printable(record.text) or "")
-        values, label = list(map(plain_cell, record.attributes)), printable(record.label)
-        for what, value, longest in (
-            ("name", name, LONGEST_NAME),
-            ("label", label or "", LONGEST_LABEL),
-            ("captions", text, LONGEST_TEXT),
-            ("attributes", json.dumps(values), LONGEST_TEXT),
-        ):
-            if len(value.encode("utf-8", "replace")) > longest:
-                return _Outcome(name[:LONGEST_LABEL], None, f"Too long for a shard: its {what}.")
-        entry = Entry(content, name, label, text, partner, values)
-        return _Outcome(name, entry, header=told, terms=terms)
+                yield list(
+                    pool.map(lambda record: read_record(record, part, self.changes, self.captions), chunk)
+                )
 
     def _take(
         self,
-        chunk: list[_Outcome],
+        chunk: list[Outcome],
         split: str,
         held: float,
         group: Group,
@@ -340,12 +225,12 @@ class _Writer:
         """Add the images of a chunk to a group, and count all of its records."""
         entry["records"] += len(chunk)
         ignored = self.changes.ignore_reservations
-        wanted = list[tuple[_Outcome, Entry]]()
+        wanted = list[tuple[Outcome, Entry]]()
         for outcome in chunk:
             is_used = outcome.entry is not None and (ignored or not outcome.terms.is_reserved)
             count(entry["consent"], outcome.terms, used=is_used)
             if outcome.is_left_out:
-                _add(left_out, {outcome.reason: 1})
+                add_counts(left_out, {outcome.reason: 1})
             elif outcome.entry is None:
                 entry["skipped"].append([outcome.name, outcome.reason])
             elif not is_used:
@@ -388,10 +273,10 @@ class _Writer:
                 pairs |= row.partner > 0
                 unlabelled += row.entry.label is None
                 if row.entry.label is not None:
-                    _add(labels, {row.entry.label: 1})
+                    add_counts(labels, {row.entry.label: 1})
         return [written, labels, unlabelled, texts, pairs]
 
-    def _finish(self, progress: _Progress) -> Shards:
+    def _finish(self, progress: Progress) -> Shards:
         """Write the table, which makes the shards complete."""
         shards = [(split, one) for split in SPLITS for one in progress.shards.get(split, ())]
         if not shards:
@@ -438,51 +323,6 @@ class _Writer:
         )
 
 
-def _sources(
-    data: str | Path, declared: Declared, clean: str, on_progress: ProgressCallback | None
-) -> list[tuple[str, Source, tuple[str, ...]]]:
-    """Return the splits of some data, with the labels that are selected."""
-    found, keys = list[tuple[str, Source, tuple[str, ...]]](), set[str]()
-    for split in SPLITS:
-        try:
-            source, part = find_source(data, split, on_progress, declared)
-            source.count()  # a folder looks when it is asked
-        except MissingSplitError:
-            continue
-        if isinstance(source, ShardSource) and source.reader.table.about.codes is not None:
-            raise ConfigError(
-                f"The shards at {data} hold codes: make a pass over the shards with the images."
-            )
-        if (key := source.key()) not in keys:  # a single file may serve as several splits
-            keys.add(key)
-            found.append((split, cleaned(source, split, clean) if clean else source, part))
-    if not found:
-        raise DataError(f"There are no images at {data}.")
-    return found
-
-
-def _file_of(image: Loaded) -> bytes:
-    """Return an image as a file: the original, or a PNG of decoded pixels."""
-    if isinstance(image, Path):
-        with image.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise DataError(f"The file has over {MAX_BYTES // 2**20} MiB: make it smaller first.")
-        return content
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, Deep) or (isinstance(image, Frame) and inspect(image).depth > 8):
-        raise DataError("One of several images of more than 8 bits in a file cannot be written as a file.")
-    if isinstance(image, Frame):
-        return encode(decode(image, alpha="keep"))
-    return encode(image)
-
-
 def _is_held(entry: Entry, fraction: float) -> bool:
     """Return whether an image is among a fraction of all, by the digest of its file."""
     return int.from_bytes(digest_of(entry.content + entry.partner)[:8], "big") < fraction * 2**64
-
-
-def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:
-    for name, number in more.items():
-        counts[name] = counts.get(name, 0) + number

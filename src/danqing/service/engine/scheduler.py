@@ -370,12 +370,15 @@ class Scheduler:
 
     def _on_death(self, worker: WorkerHandle) -> None:
         """Queue the batches of a dead worker again; each order that it was painting is queued alone."""
+        counted = set[int]()  # an order may have several pieces in a batch, and the worker has died once
         for number, batch in enumerate(worker.flight.values()):
             is_suspect = number == 0 and worker.loading is None
             begun = batch.answered + self._dispatcher.chunk(batch.kind) if is_suspect else 0
             for pending, row, first, last in batch.within(batch.answered, batch.rows):
                 suspect = batch.answered + first < begun
-                pending.deaths += suspect
+                if suspect and pending.number not in counted:
+                    counted.add(pending.number)
+                    pending.deaths += 1
                 if pending.deaths >= DEATHS:
                     message = "The worker died while it painted this order: the log of the service says more."
                     self._end(pending, PaintingFailedError(message), "worker_died")
