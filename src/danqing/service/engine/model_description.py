@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from danqing import weights
-from danqing.errors import DanqingError, ModelError
+from danqing.errors import ModelError
 from danqing.families.abilities import Fills, HasTokenizer, PaintsInSteps, Tokenizes, Translates, Varies
 from danqing.families.base import Family, Learner
 from danqing.learners.abilities import Embeds
@@ -20,12 +20,8 @@ from danqing.recognition import index_files
 from danqing.recognition.image_index import ImageIndex
 from danqing.service.engine import recognition
 from danqing.service.engine.offers import Offer
+from danqing.service.engine.served import LOAD_ERRORS, MOST_CARD
 from danqing.sizes import SizeRange
-
-LOAD_ERRORS = (DanqingError, OSError, RuntimeError, MemoryError, ValueError)
-"""The errors that reading a model may raise."""
-MOST_CARD = 200_000
-"""Characters of a model card that are shown."""
 
 
 def describe(name: str, source: str, access: Access) -> Offer:

@@ -301,6 +301,8 @@ class ModelCard(BaseModel):
     size: str
     channels: int
     parameters: int
+    runtime: Literal["torch", "onnx", "openvino"]
+    precision: str
     reads: Literal["text", "label", "none"]
     prompt_tokens: int
     labels: list[str]
