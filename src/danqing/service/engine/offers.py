@@ -86,7 +86,8 @@ class Offer:
     def tasks(self) -> tuple[str, ...]:
         """Return what it can do to a picture that is edited."""
         fills = ["fill"] if "fill" in self.options else []
-        return tuple(dict.fromkeys([*fills, *filter(None, [self.task])]))
+        exchanges = ["translate"] if "relabel" in self.options else []
+        return tuple(dict.fromkeys([*fills, *filter(None, [self.task]), *exchanges]))
 
     def image_tokens(self, size: tuple[int, int] | None = None) -> int:
         """Return the tokens of one picture in `usage`.

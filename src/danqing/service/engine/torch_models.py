@@ -13,8 +13,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from danqing.editing.batch import edited
 from danqing.editing.contract import ImageToEdit
+from danqing.editing.stylize import Stylize
+from danqing.editing.trained_style import TrainedStyle
 from danqing.editing.window_model import Request
 from danqing.families.base import Family, Learner
+from danqing.families.style import Style
 from danqing.images import Images
 from danqing.machine import available_memory
 from danqing.model import folder as model_folder
@@ -59,6 +62,8 @@ class TorchLibrary:
 
         def load() -> Served:
             learner, facts = model_folder.read_learner(files)
+            if isinstance(learner, Style):
+                return TorchStyler(TrainedStyle(learner.to(self._device), "", 0))
             if not isinstance(learner, Family):
                 return TorchFinder(Recognizer(learner, facts).to(self._device))
             model = Model(learner, facts).to(self._device)
@@ -116,6 +121,28 @@ class TorchPainter:
         request = Request(row.label, row.prompt, row.negative_prompt, row.attributes)
         edit = edits.build(self._model, batch.verb, request, batch.options, whole)
         image = ImageToEdit(edits.values_of(whole, self._model.value_range), row.seed)
+        with _looking(watch):
+            return edited(edit, image)[None]
+
+
+class TorchStyler:
+    """A network that was trained for one style."""
+
+    def __init__(self, style: TrainedStyle) -> None:
+        self._style = style
+
+    def chunk_of(self, batch: Batch) -> int:
+        """Return 1: each picture has a size of its own."""
+        return 1
+
+    def check_prompt(self, text: str, name: str) -> None:
+        """Accept any text: it reads no prompts."""
+
+    def computed(self, batch: Batch, start: int, rows: Sequence[Row], watch: Watch) -> Painting:
+        """Return a picture in the style, `[1, h, w, c]`."""
+        assert batch.whole is not None
+        edit = Stylize(self._style, **batch.options)
+        image = ImageToEdit(edits.values_of(batch.whole, None), rows[0].seed)
         with _looking(watch):
             return edited(edit, image)[None]
 
