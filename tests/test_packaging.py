@@ -130,10 +130,11 @@ def test_the_container_and_the_package_name_python_versions_that_are_tested() ->
         if (version := line.removeprefix("Programming Language :: Python :: ")) != line
     }
     assert project["requires-python"] == f">={min(claimed, key=lambda version: int(version[2:]))}"
-    image = (ROOT / "deploy" / "Dockerfile").read_text()
-    used = set(re.findall(r"^FROM python:(\d+\.\d+)", image, re.MULTILINE))
-    assert used
-    assert used <= claimed
+    for image in ("Dockerfile", "Dockerfile.slim"):
+        text = (ROOT / "deploy" / image).read_text()
+        used = set(re.findall(r"^FROM python:(\d+\.\d+)", text, re.MULTILINE))
+        assert used
+        assert used <= claimed
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -8,17 +8,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from danqing import control_groups, threads
+
+if TYPE_CHECKING:  # torch is imported where it is used: exported models run without it
+    import torch
 
 _GLANCE_SECONDS = 0.1  # of looking for free cores before a command that may be short
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
+def hardware(device: "torch.device") -> dict[str, Any]:
     """Describe what a run's speed depends on, for its report."""
+    import torch
+
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processor": _processor(),
@@ -51,12 +54,15 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def available_memory(device: torch.device) -> int:
+def available_memory(device: "torch.device | None" = None) -> int:
     """Return the bytes that a run may use on a device.
 
+    device: None is the processor.
     They are a very large number where the system does not report them.
     """
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
     free = control_groups.memory().free
     with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as lines:
@@ -78,12 +84,14 @@ def resident_memory() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak_memory(device: torch.device) -> int | None:
+def peak_memory(device: "torch.device") -> int | None:
     """Return the most bytes that the process has used.
 
     They are those of the GPU where it trains on one. None where the system does not report them.
     """
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
     with contextlib.suppress(OSError, ValueError):  # Linux's ru_maxrss holds what the parent took before exec
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -99,21 +107,27 @@ def peak_memory(device: torch.device) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory is full."""
+    import torch
+
     # The allocator of the CPU has no exception class of its own.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def cores_used(device: torch.device) -> int:
+def cores_used(device: "torch.device") -> int:
     """Return how many cores work for a device.
 
     They are those that torch may use, or the one that feeds a GPU.
     """
+    import torch
+
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 @contextlib.contextmanager
 def computing_threads(count: int) -> Iterator[None]:
     """Let torch compute with some number of threads in a block."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -128,6 +142,8 @@ def use_free_cores() -> None:
     A number of threads that the user has set is kept. For commands that sample or score: their results do not
     depend on the number of threads.
     """
+    import torch
+
     here = torch.get_num_threads()
     if here > 1 and not threads.is_count_chosen():
         torch.set_num_threads(min(here, threads.free_cores(_GLANCE_SECONDS)))
@@ -160,7 +176,7 @@ class EnergyMeter:
         self._counters = list(counters)
 
     @classmethod
-    def open(cls, device: torch.device, folder: Path = Path("/sys/class/powercap")) -> "EnergyMeter | None":
+    def open(cls, device: "torch.device", folder: Path = Path("/sys/class/powercap")) -> "EnergyMeter | None":
         """Open a meter of the processors, and of a GPU.
 
         device: measured too where it is a GPU.
@@ -194,8 +210,10 @@ def _rapl(domain: Path) -> _Counter | None:
         return None
 
 
-def _nvidia(device: torch.device) -> _Counter | None:
+def _nvidia(device: "torch.device") -> _Counter | None:
     """A GPU's own count since its driver was loaded, through the driver's library (NVML)."""
+    import torch
+
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         handle, total = ctypes.c_void_p(), ctypes.c_ulonglong()

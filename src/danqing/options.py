@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from danqing.errors import ConfigError
 from danqing.samplers import SamplerName
 
-Verb = Literal["sample", "fill", "vary", "translate", "relabel"]
+Verb = Literal["sample", "fill", "vary", "translate", "relabel", "stylize"]
 """What a model may be asked for."""
 
 Schedule = Literal["constant", "linear", "cosine"]

@@ -1,8 +1,10 @@
 """The sizes of images: which ones a model generates, and how an image reaches another one."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from danqing.errors import ConfigError
@@ -83,6 +85,21 @@ def placement(natural: tuple[int, int], size: tuple[int, int], fit: Fit) -> Plac
     box_w, box_h = min(unit * width, own_w), min(unit * height, own_h)
     left, top = (own_w - box_w) / 2, (own_h - box_h) / 2
     return Placement((left, top, left + box_w, top + box_h), size)
+
+
+def placed_back(
+    boxes: NDArray[Any], natural: tuple[int, int], size: tuple[int, int], fit: Fit
+) -> NDArray[np.float32]:
+    """Return boxes of a resized image in pixels of its file.
+
+    The result is `[m, 4]`, cut at the border of the file.
+    boxes: left, top, right, bottom, `[m, 4]`. natural: the (width, height) of the file.
+    size, fit: how it was resized, as of `resized`.
+    """
+    (left, top, right, bottom), inner, corner = placement(natural, size, fit)
+    scale = np.array([(right - left) / inner[0], (bottom - top) / inner[1]])
+    points = (np.asarray(boxes, np.float64).reshape(-1, 2, 2) - corner) * scale + (left, top)
+    return np.clip(points, 0, natural).reshape(-1, 4).astype(np.float32)
 
 
 def resized(

@@ -12,6 +12,7 @@ from PIL import Image
 from danqing import families
 from danqing.images import Images
 from danqing.model.model import Model
+from danqing.model.recognizer import Recognizer
 
 REGRESSION: dict[str, Any] = {
     "family": "regression",
@@ -36,6 +37,26 @@ def save_editor(task: str, folder: Path) -> str:
     family = families.build(families.parse_config(EDITORS[task]))
     family.drop_training_only()
     return str(Model(family, {"task": task}).save(folder, Images(np.zeros((1, 4, 4, 3), np.uint8))))
+
+
+def save_style(folder: Path) -> str:
+    """A folder with a network for a style, as it was before any training."""
+    torch.manual_seed(0)
+    shape = {"width": 32, "height": 32, "channels": 3, "features": 4, "blocks": 1}
+    learner = families.build_learner(families.parse_config({"family": "style", **shape}))
+    return str(Recognizer(learner, {"task": "style"}).save(folder))
+
+
+def save_labelled_flow(folder: Path) -> str:
+    """A folder with a flow model of cats and dogs, as it was before any training."""
+    shape = {"width": 8, "height": 8, "channels": 3, "labels": ("cat", "dog")}
+    net = {"net": "dit", "patch": 4, "widths": [8], "layers": 1, "heads": 2, "num_steps": 2}
+    torch.manual_seed(0)
+    family = families.build(families.parse_config({"family": "flow", **net, **shape}))
+    for parameter in family.parameters():  # a new network changes nothing
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    family.drop_training_only()
+    return str(Model(family).save(folder, Images(np.zeros((1, 4, 4, 3), np.uint8))))
 
 
 def noise(*shape: int, deep: bool = False, seed: int = 0) -> NDArray[Any]:

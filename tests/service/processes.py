@@ -28,6 +28,11 @@ class Process:
         self.url = json.loads(self._process.stdout.readline())["url"].rstrip("/")
         self.http = self.client(token)
 
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        return self._process.pid
+
     def client(self, token: str | None) -> httpx.Client:
         """A client with a key."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}

@@ -68,7 +68,8 @@ def predict(
     """Recognize images: labels with calibrated probabilities, objects or masks."""
     from danqing.recognition.drawings import write_drawings
     from danqing.recognition.mask_files import write_masks
-    from danqing.recognition.predict import Prediction, format_of
+    from danqing.recognition.predict import format_of
+    from danqing.recognition.prediction import Prediction
     from danqing.recognition.segment import checked_scale
 
     known_scale = checked_scale(scale)

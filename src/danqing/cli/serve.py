@@ -23,6 +23,10 @@ EXAMPLES = """Examples:
 
   danqing serve kinds=runs/kinds photos=photos.index
 
+  danqing serve photos-onnx
+
+  danqing serve runs/photos --runtime openvino
+
   danqing serve --config service.toml
 
   danqing serve runs/photos --require-signature release.pub --filters filters.toml
@@ -51,8 +55,8 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run folders, model folders, folders of indexes, or hub ids; NAME=PATH serves one under "
-            "another name.",
+            help="Run folders, model folders, exports, folders of indexes, or hub ids; NAME=PATH serves one "
+            "under another name.",
             metavar="[NAME=]MODEL...",
             show_default=False,
         ),
@@ -108,6 +112,16 @@ def serve(
             show_default="no filters",
         ),
     ] = None,
+    runtime: Annotated[
+        Literal["torch", "onnx", "openvino"] | None,
+        typer.Option(
+            help="What computes models. An export is always run by its own runtime; with onnx and openvino, "
+            "other models are exported first, once.",
+            envvar="DANQING_RUNTIME",
+            show_envvar=True,
+            show_default="torch",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps.", show_default="the fastest available")
     ] = None,
@@ -138,7 +152,7 @@ def serve(
         require_signature=require_signature or None,
         marks=marks,
         filters=filters,
-        engine=_given(device=device, workers=workers),
+        engine=_given(runtime=runtime, device=device, workers=workers),
         host=host,
         port=port,
         data=data,

@@ -186,6 +186,7 @@ def _manifest(
         channels=config.channels,
         sizes=plan.sizes,
         chunk=model.family.chunk if isinstance(model, Model) else 64,
+        parameters=sum(parameter.numel() for parameter in _learner(model).parameters()),
         options=dict(plan.options),
         text=plan.text,
         **conditions,

@@ -64,6 +64,7 @@ def of_recognizer(model: Recognizer) -> Plan:
         is_multi_label=model.is_multi_label,
         temperature=model.temperature,
         most_overlap=learner.config.most_overlap if isinstance(learner, Detector) else 1.0,
+        reach=learner.receptive_radius if isinstance(learner, Segmenter) else 0,
         reading={name: value for name, value in model.reading().items() if value is not None},
     )
     return Plan(loop, {"recognize": graph}, sizes)

@@ -51,19 +51,6 @@ def placed(objects: Objects, natural: tuple[int, int], size: tuple[int, int], fi
     return ((points - origin) * scale + shift).reshape(-1, 4).float()
 
 
-def placed_back(boxes: Tensor, natural: tuple[int, int], size: tuple[int, int], fit: Fit) -> Tensor:
-    """Return boxes of a resized image in pixels of its file.
-
-    The result is `[m, 4]`, cut at the border of the file.
-    natural: the (width, height) of the file. size, fit: how it was resized, as of `sizes.resized`.
-    """
-    (left, top, right, bottom), inner, corner = placement(natural, size, fit)
-    scale = torch.tensor([(right - left) / inner[0], (bottom - top) / inner[1]], dtype=torch.float64)
-    points = (boxes.reshape(-1, 2, 2).double() - torch.tensor(corner)) * scale + torch.tensor([left, top])
-    limits = torch.tensor([float(side) for side in natural], dtype=torch.float64)
-    return points.clamp_min(0).minimum(limits).reshape(-1, 4).float()
-
-
 def clipped(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Crop boxes at the border of an image.
 

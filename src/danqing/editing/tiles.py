@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from danqing.editing.windows import Window, starts
+from danqing.editing.windows import Window, kept_parts
 from danqing.errors import ConfigError
 from danqing.randomness import generator
 
@@ -90,8 +90,8 @@ def tiles_of(
     missing = (-width % multiple, -height % multiple)
     padded = F.pad(images, (0, missing[0], 0, missing[1]), mode="replicate") if any(missing) else images
     sides = (min(side, padded.shape[2]), min(side, padded.shape[3]))
-    rows = _kept(padded.shape[2], sides[0], overlap, multiple)
-    columns = _kept(padded.shape[3], sides[1], overlap, multiple)
+    rows = kept_parts(padded.shape[2], sides[0], overlap, multiple)
+    columns = kept_parts(padded.shape[3], sides[1], overlap, multiple)
     for (top, first_row, end_row), (left, first, end) in itertools.product(rows, columns):
         result = function(padded[:, :, top : top + sides[0], left : left + sides[1]])
         end_row, end = min(end_row, height), min(end, width)
@@ -105,16 +105,6 @@ def tiles_of(
         ]
         place = (first, first_row, end - first, end_row - first_row)
         yield Tile(Window(*(number * scale for number in place)), part)
-
-
-def _kept(length: int, side: int, overlap: int, multiple: int) -> list[tuple[int, int, int]]:
-    """Return for each tile along an axis where it starts, and from where to where it is kept.
-
-    Neighbours meet in the middle of what they share.
-    """
-    begins = starts(length, side, overlap, multiple)
-    meetings = [(before + side + after) // 2 for before, after in itertools.pairwise(begins)]
-    return list(zip(begins, [0, *meetings], [*meetings, length], strict=True))
 
 
 class NoiseField:

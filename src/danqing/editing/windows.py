@@ -4,6 +4,7 @@ An image of any size is edited through windows. A window is resized to the size 
 is resized back. This module is geometry alone, so that it works without PyTorch.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
@@ -104,6 +105,17 @@ def starts(length: int, tile: int, overlap: int, multiple: int = 1) -> list[int]
     """
     step = max(multiple, (tile - overlap) // multiple * multiple)
     return [*range(0, length - tile, step), length - tile]
+
+
+def kept_parts(length: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, int, int]]:
+    """Return where each tile along an axis starts and what it keeps.
+
+    It keeps what lies from the second number to the third. Neighbours meet in the middle of what they share.
+    The arguments are those of `starts`.
+    """
+    begins = starts(length, tile, overlap, multiple)
+    meetings = [(before + tile + after) // 2 for before, after in itertools.pairwise(begins)]
+    return list(zip(begins, [0, *meetings], [*meetings, length], strict=True))
 
 
 def grid(size: Size, shape: Size, *, tile: int = 0, overlap: int | None = None) -> list[list[Window]]:

@@ -1,9 +1,11 @@
 """Masks as pictures: a colour for each class, alone or over the image."""
 
 import colorsys
+import io
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from danqing.images import Pixels, conform
 
@@ -42,3 +44,12 @@ def overlaid(pixels: Pixels, mask: NDArray[np.uint8], *, strength: float = 0.45)
     blended[edge] = colours[edge]
     shown: Pixels = np.round(blended).astype(np.uint8)
     return shown
+
+
+def to_png(mask: NDArray[np.uint8], classes: int) -> bytes:
+    """Encode a mask as a PNG whose values are the numbers of classes and whose palette has their colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(class_colours(classes).tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

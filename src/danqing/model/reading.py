@@ -31,6 +31,20 @@ def value_range(facts: Mapping[str, Any]) -> Range | None:
     return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
 
+def seen_size(options: Mapping[str, Any], natural: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) at which an image has the scale of training.
+
+    options: as `reading` returns them. natural: the (width, height) of the image.
+    """
+    fit, size = options.get("fit", "crop"), options["size"]
+    if fit == "stretch":
+        return int(size[0]), int(size[1])
+    ratio = min if fit == "crop" else max
+    unit = ratio(own / side for own, side in zip(natural, size, strict=True))
+    width, height = (max(1, round(own / unit)) for own in natural)
+    return width, height
+
+
 def as_read(images: Images | NDArray[Any], options: Mapping[str, Any]) -> NDArray[Any]:
     """Bring images to the size and the channels of a model, `[n, h, w, c]`.
 

@@ -1,23 +1,19 @@
 """Masks as files: a PNG for each image, an overlay, and which classes there are."""
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from danqing import atomic
 from danqing.editing import inputs
 from danqing.editing.inputs import Source
 from danqing.editing.outputs import not_writable
-from danqing.evaluation.mask_overlays import class_colours, overlaid
+from danqing.evaluation.mask_overlays import class_colours, overlaid, to_png
 from danqing.images import encode
 from danqing.model.recognizer import Recognizer
 from danqing.progress import ProgressCallback
-from danqing.recognition.predict import Prediction, Predictions, gathered
+from danqing.recognition.predict import Predictions, gathered
+from danqing.recognition.prediction import Prediction
 from danqing.recognition.segment import Scale, segment_files
 
 
@@ -58,15 +54,6 @@ def write_masks(
     )
     predictions.save(out / "predictions.csv")
     return predictions
-
-
-def to_png(mask: NDArray[np.uint8], classes: int) -> bytes:
-    """Encode a mask as a PNG whose values are the numbers of classes and whose palette has their colours."""
-    image = Image.fromarray(mask)
-    image.putpalette(class_colours(classes).tobytes())
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def _names_of_masks(names: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing import atomic, threads
-from danqing.data.boxes import placed_back
 from danqing.editing import inputs
 from danqing.editing.inputs import Inputs, Source
 from danqing.errors import ConfigError, DataError
@@ -26,74 +25,10 @@ from danqing.learners.abilities import Detects, Segments
 from danqing.model.loading import HasModel
 from danqing.model.recognizer import AT_ONCE, Pixels, Recognizer, load_recognizer
 from danqing.progress import ProgressCallback
+from danqing.recognition.prediction import LEAST_SCORE, FoundObject, Prediction, labels_of, objects_of
 from danqing.recognition.segment import Scale, segment, segment_content, segment_files
 
 FORMATS = ("csv", "json")
-_LEAST_PROBABILITY, _LEAST_SCORE = 0.5, 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A label of an image and its probability in [0, 1]."""
-
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class FoundObject:
-    """An object in an image.
-
-    name: its class. score: how certain it is, in [0, 1]. box: left, top, right, bottom in pixels of the image
-    as it was given.
-    """
-
-    name: str
-    score: float
-    box: tuple[float, float, float, float]
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return {"label": self.name, "score": round(self.score, 6), "box": [round(s, 2) for s in self.box]}
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model recognizes in one image.
-
-    name: of the file, relative to the input; its place, for images in memory.
-    labels: those requested, the most probable first.
-    objects: those that were found, the most certain first; None for a model that finds none.
-    mask: the class of each pixel, uint8 `[h, w]` of the size of the image; None if it is not kept.
-    shares: of the pixels that have each class, by its name; None for a model that does not segment.
-    """
-
-    name: str
-    labels: tuple[Label, ...] = ()
-    objects: tuple[FoundObject, ...] | None = None
-    mask: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
-    shares: Mapping[str, float] | None = None
-
-    @classmethod
-    def of_mask(
-        cls, name: str, mask: NDArray[np.uint8], classes: Sequence[str], *, keep: bool = True
-    ) -> "Prediction":
-        """Return what a mask says of an image. keep: whether to keep the mask itself."""
-        counts = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
-        shares = dict(zip(classes, counts.tolist(), strict=True))
-        return cls(name, mask=mask if keep else None, shares=shares)
-
-    def plain(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        if self.objects is not None:
-            return {"name": self.name, "objects": [each.plain() for each in self.objects]}
-        if self.shares is not None:
-            return {
-                "name": self.name,
-                "shares": {name: round(share, 6) for name, share in self.shares.items()},
-            }
-        labels = [{"label": each.name, "probability": round(each.probability, 6)} for each in self.labels]
-        return {"name": self.name, "labels": labels}
 
 
 @dataclass(frozen=True)
@@ -242,11 +177,32 @@ def _recognized(
     recognizer: Recognizer, batch: "_Batch", top: int, threshold: float | None
 ) -> list[Prediction]:
     """Classify some images, or find the objects in them."""
+    classes = recognizer.classes
     if isinstance(recognizer.learner, Detects):
-        return list(_detected(recognizer, batch, _LEAST_SCORE if threshold is None else threshold))
-    least = _LEAST_PROBABILITY if threshold is None else threshold
+        fit = recognizer.reading().get("fit", "crop")
+        found = recognizer.detect(batch.pixels, threshold=LEAST_SCORE if threshold is None else threshold)
+        return [
+            Prediction(
+                name,
+                objects=objects_of(
+                    classes,
+                    boxes.cpu().numpy(),
+                    places.cpu().numpy(),
+                    scores.cpu().numpy(),
+                    natural=size,
+                    size=recognizer.size,
+                    fit=fit,
+                ),
+            )
+            for name, size, (boxes, places, scores) in zip(batch.names, batch.sizes, found, strict=True)
+        ]
     rows = zip(batch.names, recognizer.probabilities(batch.pixels), strict=True)
-    return [Prediction(name, _labels(recognizer, row, top, least)) for name, row in rows]
+    return [
+        Prediction(
+            name, labels_of(classes, row.numpy(), top, threshold, is_multi_label=recognizer.is_multi_label)
+        )
+        for name, row in rows
+    ]
 
 
 def _check_used(recognizer: Recognizer, top: int, threshold: float | None, scale: Scale) -> None:
@@ -293,27 +249,6 @@ def _pixels_of(images: Images | NDArray[Any] | Tensor) -> NDArray[Any]:
     if isinstance(images, Tensor) and images.is_floating_point():
         images = to_uint16(images)
     return images.array if isinstance(images, Images) else np.asarray(images)
-
-
-def _detected(recognizer: Recognizer, batch: "_Batch", threshold: float) -> Iterator[Prediction]:
-    """Find the objects in some images, with boxes in pixels of the images as they were given."""
-    fit = recognizer.reading().get("fit", "crop")
-    found = recognizer.detect(batch.pixels, threshold=threshold)
-    for name, size, (boxes, classes, scores) in zip(batch.names, batch.sizes, found, strict=True):
-        sides = placed_back(boxes.cpu(), size, recognizer.size, fit).tolist()
-        rows = zip(classes.tolist(), scores.tolist(), sides, strict=True)
-        objects = (FoundObject(recognizer.classes[label], score, tuple(box)) for label, score, box in rows)
-        yield Prediction(name, objects=tuple(objects))
-
-
-def _labels(recognizer: Recognizer, chances: Tensor, top: int, threshold: float) -> tuple[Label, ...]:
-    """The requested labels of one image; chances: of all labels, `[k]`."""
-    order = chances.argsort(descending=True, stable=True).tolist()
-    if recognizer.is_multi_label:
-        order = [place for place in order if float(chances[place]) >= threshold]
-    else:
-        order = order[:top]
-    return tuple(Label(recognizer.classes[place], float(chances[place])) for place in order)
 
 
 class _Batch(NamedTuple):

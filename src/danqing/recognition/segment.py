@@ -17,6 +17,7 @@ from danqing.families.abilities import IsConvolutional
 from danqing.image_files import DeepPixels, decode, inspect
 from danqing.images import Pixels, conform, eight_bits, to_float
 from danqing.learners.abilities import Segments
+from danqing.model.reading import seen_size
 from danqing.model.recognizer import Recognizer
 from danqing.progress import ProgressCallback
 
@@ -54,7 +55,7 @@ def segment(
     """
     check_segments(recognizer)
     height, width = pixels.shape[:2]
-    size = _seen_size(recognizer, (width, height)) if scale == "model" else (width, height)
+    size = seen_size(recognizer.reading(), (width, height)) if scale == "model" else (width, height)
     reading = recognizer.reading()
     options = {name: reading[name] for name in ("channels", "alpha", "background") if name in reading}
     if size != (width, height) or pixels.shape[2] != options["channels"]:
@@ -117,22 +118,11 @@ def _mask_of_file(
     """The mask of an encoded image at its own size, and the image of 8 bits if it is wanted."""
     natural = inspect(content).size
     reading = recognizer.reading()
-    reading |= {"size": _seen_size(recognizer, natural) if scale == "model" else None, "fit": "stretch"}
+    reading |= {"size": seen_size(reading, natural) if scale == "model" else None, "fit": "stretch"}
     mask = _mask(recognizer, decode(content, depth=16, **reading), natural, tile)
     if not with_image:
         return mask, None
     return mask, decode(content, channels=3, range=reading["range"])
-
-
-def _seen_size(recognizer: Recognizer, natural: tuple[int, int]) -> tuple[int, int]:
-    """The (width, height) at which an image has the scale of the training images."""
-    fit, size = recognizer.reading().get("fit", "crop"), recognizer.size
-    if fit == "stretch":
-        return size
-    ratio = min if fit == "crop" else max
-    unit = ratio(own / side for own, side in zip(natural, size, strict=True))
-    width, height = (max(1, round(own / unit)) for own in natural)
-    return width, height
 
 
 @torch.no_grad()

@@ -70,6 +70,8 @@ class Limits(_Section):
 class EngineSettings(_Section):
     """How pictures are computed.
 
+    runtime: what computes models; an export is always run by its own runtime. With onnx and openvino, other
+        models are exported when the service starts, once.
     workers: processes that compute; "auto" for one per GPU or, without a GPU, per NUMA node; None for as many
         as there are devices, or 1.
     devices: one for each worker, such as "cuda:1" or "cpu:0-3" (numbers of processors), instead of `device`.
@@ -81,6 +83,7 @@ class EngineSettings(_Section):
     memory: bytes that the loaded models of each worker may take, 0 for what the machine can spare.
     """
 
+    runtime: Literal["torch", "onnx", "openvino"] = "torch"
     device: str = "auto"
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     devices: tuple[Annotated[str, Field(pattern=r"^(cpu|cuda|mps)(:.+)?$")], ...] = ()
@@ -90,6 +93,18 @@ class EngineSettings(_Section):
     queue: int = Field(2048, ge=1)
     queue_seconds: float = Field(60.0, gt=0)
     memory: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _exports_run_on_processors(self) -> Self:
+        if self.runtime == "torch":
+            return self
+        for name in (self.device, *self.devices):
+            if name not in ("auto", "cpu") and not name.startswith("cpu:"):
+                raise ValueError(
+                    f"runtime = {self.runtime} computes on processors, and there is the device {name}: leave "
+                    "it out, or set runtime to torch"
+                )
+        return self
 
 
 class Outbound(_Section):

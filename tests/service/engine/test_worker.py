@@ -185,6 +185,7 @@ def test_a_worker_that_rests_gives_back_what_lies_free_between_what_stays(
                     "models": {},
                     "describe": [],
                     "device": "cpu",
+                    "threads": 0,
                     "memory": 0,
                     "require_signature": [],
                     "marks": "none",

@@ -15,8 +15,9 @@ from danqing.data.attributes import Example, tabulate
 from danqing.images import Images
 from danqing.model.files import Access
 from danqing.model.model import Model
-from danqing.service.engine import model_description, worker
+from danqing.service.engine import model_description
 from danqing.service.engine.offers import Offer
+from danqing.service.engine.received_batch import Row, conditions
 from danqing.service.errors import ApiError
 from danqing.service.failures import from_validation
 from danqing.service.requests.field_checks import check_attributes
@@ -96,11 +97,10 @@ def test_what_is_no_table_of_values_names_its_field(attributes: Any) -> None:
 
 def test_the_worker_gives_each_row_its_attributes(model: Model) -> None:
     rows = [
-        worker._Row(0, seed, None, None, None, 0, asked)
+        Row(0, seed, None, None, None, 0, asked)
         for seed, asked in ((5, {"age": 20, "kind": "cap"}), (6, None), (7, {"age": None, "kind": None}))
     ]
-    conditions = worker._conditions(model, rows, draws=True)
-    painted = model.sample(seeds=[5, 6, 7], **conditions)
+    painted = model.sample(seeds=[5, 6, 7], **conditions(model, rows, draws=True))
     alone = [
         model.sample(seeds=[5], attributes={"age": 20, "kind": "cap"}),
         model.sample(seeds=[6]),

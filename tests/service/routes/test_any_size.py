@@ -16,17 +16,21 @@ import danqing as dq
 from danqing.editing import files
 from danqing.editing.enhance import enhance
 from danqing.editing.fill import fill
+from danqing.editing.stylize import stylize
 from danqing.editing.translate import translate
 from danqing.editing.upscale import upscale
 from danqing.editing.vary import vary
-from tests.service.editors import EDITORS, encoded, noise, save_editor
+from tests.service.editors import EDITORS, encoded, noise, save_editor, save_labelled_flow, save_style
 from tests.service.serving import Running, served
 
 
 @pytest.fixture(scope="module")
 def folders(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     chosen = {name: models[name] for name in ("masked", "vae")}
-    return {**chosen, **{task: save_editor(task, tmp_path_factory.mktemp(task)) for task in EDITORS}}
+    styles = {"ink": save_style(tmp_path_factory.mktemp("ink"))}
+    flows = {"pets": save_labelled_flow(tmp_path_factory.mktemp("pets"))}
+    editors = {task: save_editor(task, tmp_path_factory.mktemp(task)) for task in EDITORS}
+    return {**chosen, **styles, **flows, **editors}
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,31 @@ def test_trained_editors_edit_pictures_of_any_size(client: openai.OpenAI, folder
     deep = encoded(noise(12, 9, 1, deep=True))
     (file,) = files_of(sent(client, "enhance", deep, output_format="input"))
     assert files.read(file)[0].dtype == np.uint16
+
+
+def test_a_trained_style_is_that_of_the_command(client: openai.OpenAI, folders: dict[str, str]) -> None:
+    picture = noise(40, 52, 3)
+    asked = {"task": "stylize", "strength": 0.7, "keep_colors": True}
+    made = pixels_of(sent(client, "ink", encoded(picture), **asked))
+    assert np.array_equal(made[0], stylize(folders["ink"], picture, strength=0.7, keep_colors=True))
+    photo = encoded(picture, "JPEG", quality=40)
+    assert files_of(sent(client, "ink", photo, strength=0, output_format="input")) == [photo]
+
+
+def test_labels_are_exchanged_as_by_the_command(client: openai.OpenAI, folders: dict[str, str]) -> None:
+    picture = noise(12, 21, 3)
+    made = sent(client, "pets", encoded(picture), source_label="cat", label="dog", seed=3)
+    expected = translate(folders["pets"], picture[None], source_label="cat", label="dog", seed=3)
+    assert np.array_equal(pixels_of(made)[0], expected[0])
+    for asked, param in (
+        ({"task": "translate", "label": "dog"}, "source_label"),
+        ({"source_label": "cow", "label": "dog"}, "source_label"),
+    ):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.images.edit(model="pets", image=encoded(picture), prompt="dog", extra_body=asked)
+        assert error.value.body["param"] == param  # type: ignore[index]
+    with pytest.raises(openai.BadRequestError, match="does not turn one label into another"):
+        sent(client, "enhance", encoded(picture), source_label="cat")
 
 
 def test_models_say_what_they_do_to_pictures_and_what_they_do_not(running: Running) -> None:

@@ -32,6 +32,7 @@ from danqing.service.observability.metrics import Metrics
 from tests.service.serving import Running, served
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
+IMAGES = ("Dockerfile", "Dockerfile.slim")
 HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
@@ -250,13 +251,15 @@ def test_the_compose_file_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not HADOLINT.is_file(), reason="hadolint is not installed")
-def test_a_linter_has_nothing_to_say_of_the_image() -> None:
-    done = subprocess.run([HADOLINT, DEPLOY / "Dockerfile"], capture_output=True, text=True)
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_linter_has_nothing_to_say_of_the_image(image: str) -> None:
+    done = subprocess.run([HADOLINT, DEPLOY / image], capture_output=True, text=True)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_image_holds_what_it_needs_and_runs_as_nobody_special() -> None:
-    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_image_holds_what_it_needs_and_runs_as_nobody_special(image: str) -> None:
+    text = (DEPLOY / image).read_text().replace("\\\n", " ")
     steps = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
     root = DEPLOY.parent
     kept = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}

@@ -56,7 +56,7 @@ def conditions(
     if negative_prompt is not None and not manifest.reads_text:
         raise ConfigError(f"This {manifest.family} does not read text: leave the negative prompt out.")
     given: dict[str, Array] = {"absent": np.zeros(len(seeds), np.bool_)}
-    labels = requested.labels(manifest, label, seeds, _drawn_label)
+    labels = requested.labels(manifest, label, seeds, drawn_label)
     indices = None if labels is None else np.array(labels, np.int64)
     told = requested_attributes.chosen(manifest, attributes, indices, seeds, draws=True)
     texts = requested.texts(manifest, prompt, seeds) or ()
@@ -74,6 +74,6 @@ def conditions(
     return Conditions(given, away, texts, negative)
 
 
-def _drawn_label(frequencies: Sequence[float], seed: int) -> int:
+def drawn_label(frequencies: Sequence[float], seed: int) -> int:
     """Draw the index of a label as a model in PyTorch does."""
     return int(Generator(derived_seed(seed, "label")).multinomial(frequencies, 1)[0])

@@ -1,6 +1,6 @@
 """Runs graphs with ONNX Runtime or OpenVINO."""
 
-import importlib
+import importlib.util
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing.compress.runtime.manifest import GraphForm, Manifest, Precision
+from danqing.compress.runtime.manifest import GraphForm, Manifest, Precision, Target
 from danqing.errors import ModelError
 
 Array = NDArray[Any]
+_RUNTIMES: Mapping[Target, tuple[str, str]] = {
+    "onnx": ("onnxruntime", "export"),
+    "openvino": ("openvino", "openvino"),
+}
+"""The package that runs a target, and the extra that installs it."""
 _FIXED_AXES = {"n", "h", "w"}
 """Axes that have few lengths while a model is used: of the batch and of the image."""
 _MOST_COMPILED = 3
@@ -75,7 +80,7 @@ class OnnxGraph:
     """
 
     def __init__(self, path: Path, form: GraphForm, precision: Precision, threads: int) -> None:
-        runtime = imported("onnxruntime", "export")
+        runtime = imported(*_RUNTIMES["onnx"])
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -101,7 +106,7 @@ class OpenVINOGraph:
     """
 
     def __init__(self, path: Path, form: GraphForm, precision: Precision, threads: int) -> None:
-        runtime = imported("openvino", "openvino")
+        runtime = imported(*_RUNTIMES["openvino"])
         properties = runtime.properties
         hint = runtime.Type.bf16 if precision == "bf16" else runtime.Type.f32
         self._settings: dict[Any, Any] = {
@@ -144,11 +149,20 @@ class OpenVINOGraph:
         self._compiled[key] = compiled, compiled.create_infer_request()
 
 
+def check_runtime(target: Target) -> None:
+    """Raise ModelError where the runtime of an export is not installed, without importing it."""
+    package, extra = _RUNTIMES[target]
+    if importlib.util.find_spec(package) is None:
+        raise _missing(package, extra)
+
+
 def imported(package: str, extra: str) -> ModuleType:
     """Import a runtime; raises ModelError that names its extra."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ModelError(
-            f"The package {package} is missing: install it with pip install 'danqing[{extra}]'."
-        ) from error
+        raise _missing(package, extra) from error
+
+
+def _missing(package: str, extra: str) -> ModelError:
+    return ModelError(f"The package {package} is missing: install it with pip install 'danqing[{extra}]'.")

@@ -106,7 +106,7 @@ class Recognize(_Part):
         `[n, k, h, w]`. "detect" adds `logits` `[n, places, k]` and `boxes` `[n, places, 4]` in pixels.
     classes: in the order of logits. is_multi_label: whether an image may have several labels.
     temperature: what logits are divided by, so that probabilities are calibrated.
-    most_overlap: of two objects of one class. multiple: of the sides of images of any size, 0 for one size.
+    most_overlap: of two objects of one class. reach: how many pixels away a mask may depend on, at most.
     reading: options by which files become images.
     """
 
@@ -116,6 +116,7 @@ class Recognize(_Part):
     is_multi_label: bool = False
     temperature: float = 1.0
     most_overlap: float = 1.0
+    reach: int = 0
     reading: dict[str, Any] = {}
 
 
@@ -175,6 +176,7 @@ class Manifest(_Part):
     loop: how the graphs are used; see `OneShot` and those beside it.
     width, height, channels: of its usual images. sizes: that it samples, as of `danqing.images.SizeRange`.
     chunk: images that are computed at once, so that an image does not depend on how many are requested.
+    parameters: of the networks.
     options: of sampling, with their defaults; allowed values are those of `danqing.options`.
     labels and the fields that follow: as of `danqing.families.configuration.FamilyConfig`.
     text: how prompts are read, for a model that reads them.
@@ -194,6 +196,7 @@ class Manifest(_Part):
     channels: int
     sizes: SizeRange
     chunk: int = Field(ge=1, le=4096)
+    parameters: int = 0
     options: dict[str, Any] = {}
     labels: tuple[str, ...] = ()
     label_frequencies: tuple[float, ...] = ()

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from danqing import options as rules
+from danqing import requested
 from danqing.compress.runtime import codes, flow, one_shot
 from danqing.compress.runtime import manifest as form
-from danqing.compress.runtime.conditions import conditions, rows_of
+from danqing.compress.runtime.conditions import conditions, drawn_label, rows_of
 from danqing.compress.runtime.graphs import Array, Graph, open_graphs
 from danqing.compress.runtime.manifest import Manifest
 from danqing.compress.runtime.prompts import Prompts
@@ -151,6 +153,21 @@ class RuntimeModel:
             finished.append(pixels_of_floats(_LOOPS[loop.kind](self.graphs, loop, request, report)))
         return Images(np.concatenate(finished)[:n], marks)
 
+    def drawn_labels(self, seeds: Sequence[int]) -> NDArray[np.int64]:
+        """Return the labels that seeds draw where none are requested, `[n]`.
+
+        They are -1 where the model has no labels.
+        """
+        found = requested.labels(self.manifest, None, seeds, drawn_label)
+        return np.full(len(seeds), -1, np.int64) if found is None else np.array(found, np.int64)
+
+    def drawn_prompts(self, seeds: Sequence[int]) -> tuple[str, ...] | None:
+        """Return the prompts that seeds draw where none are requested.
+
+        None where the model reads no text.
+        """
+        return requested.texts(self.manifest, None, seeds)
+
     def check_prompt(self, text: str, name: str = "prompt") -> None:
         """Raise ConfigError for a prompt that is too long to read.
 
@@ -179,9 +196,21 @@ class RuntimeModel:
     def marking(self, action: str, prompt: str = "") -> Marking | None:
         """Return the marks of images; None where they get none.
 
-        Raises ConfigError for unknown settings.
+        Raises ConfigError for unknown settings, and as `check_marks`.
         """
-        return marking(MarkSettings.of(self.marks), lambda: self.declaration(action, prompt))
+        settings = MarkSettings.of(self.marks)
+        check_marks(self.manifest, settings)
+        return marking(settings, lambda: self.declaration(action, prompt))
+
+
+def check_marks(manifest: Manifest, settings: MarkSettings) -> None:
+    """Raise ConfigError for marks that an export cannot make: those in codes."""
+    if settings.regimes and settings.codes and manifest.loop.kind in ("raster", "masked"):
+        raise ConfigError(
+            "An export does not mark the codes that it samples: leave codes=on out, or use the model itself "
+            "with PyTorch.",
+            "marks",
+        )
 
 
 def load(folder: str | Path, *, marks: str | MarkSettings | None = None, threads: int = 0) -> RuntimeModel:

@@ -51,6 +51,20 @@ class RuntimeRecognizer:
         return self.loop.classes
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Return the (width, height) of the images that it learned from."""
+        return self.manifest.width, self.manifest.height
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Return whether an image may have several labels."""
+        return self.loop.is_multi_label
+
+    def reading(self) -> dict[str, Any]:
+        """Return the options of `image_files.decode` that it was trained with."""
+        return {**self.loop.reading, "size": self.size, "channels": self.manifest.channels}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Return what is known of its training."""
         return dict(self.manifest.facts)
@@ -92,6 +106,16 @@ class RuntimeRecognizer:
         """Return the class of each pixel, `[n, h, w]`, at the size of the model."""
         return np.asarray(self._outputs(images, "segment")[1].argmax(1), np.uint8)
 
+    def mask_logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute the logits of each class of each pixel, `[n, k, h, w]`.
+
+        images: float32 `[n, c, h, w]` in [-1, 1]; of the model's size, or with sides that are multiples of
+            `manifest.sizes.multiple`.
+        Raises ModelError where it does not segment.
+        """
+        self._check("segment")
+        return np.asarray(self._graph({"images": images})[1])
+
     def detect(self, images: Images | NDArray[Any], *, threshold: float = 0.3) -> list[Objects]:
         """Find the objects in each image.
 
@@ -112,13 +136,9 @@ class RuntimeRecognizer:
 
     def _outputs(self, images: Images | NDArray[Any], ability: str) -> list[Array]:
         """Run the graph on images, some at a time; raises ModelError if it lacks the ability."""
-        if self.loop.ability != ability:
-            raise ModelError(
-                f"This model can {self.loop.ability} and not {ability}: export a model that learned it."
-            )
+        self._check(ability)
         m = self.manifest
-        options = {**self.loop.reading, "size": (m.width, m.height), "channels": m.channels}
-        pixels = as_read(images, options)
+        pixels = as_read(images, self.reading())
         if not len(pixels):
             raise ConfigError("There are no images to recognize: give at least one.")
         half = 127.5 if pixels.dtype == np.uint8 else 32767.5
@@ -127,6 +147,12 @@ class RuntimeRecognizer:
             for start in range(0, len(pixels), m.chunk)
         ]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _check(self, ability: str) -> None:
+        if self.loop.ability != ability:
+            raise ModelError(
+                f"This model can {self.loop.ability} and not {ability}: export a model that learned it."
+            )
 
 
 def load_recognizer(folder: str | Path, *, threads: int = 0) -> RuntimeRecognizer:

@@ -10,7 +10,7 @@ import numpy as np
 from danqing.errors import ConfigError
 from danqing.frames import Header
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Order, Query
+from danqing.service.engine.orders import WHOLE, Order, Query
 from danqing.service.engine.pending_order import PendingOrder
 
 _encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
@@ -156,8 +156,8 @@ def check_images(order: Order, offer: Offer) -> None:
         raise ConfigError(
             f"The model {offer.name} does not support {order.verb}: it supports {', '.join(offer.verbs)}."
         )
-    if order.verb == "translate" and order.whole is None:
-        raise ConfigError(f"To translate, {offer.name} takes a whole image.")
+    if order.verb in WHOLE and order.whole is None:
+        raise ConfigError(f"To {order.verb}, {offer.name} takes a whole image.")
     shape = (len(order.rows), offer.height, offer.width)
     images = None if order.verb == "sample" or order.whole is not None else (*shape, offer.channels)
     masks = shape if order.verb == "fill" and order.whole is None else None

@@ -29,15 +29,24 @@ class Catalogue:
         self.offers: dict[str, Offer] = {}
         self.loading_deaths: dict[str, int] = {}
         self._bans: dict[str, asyncio.TimerHandle] = {}
-        self._sources = sources
+        self._sources = dict(sources)
+
+    def serve_from(self, name: str, source: str) -> None:
+        """Serve a model from another source, such as its export."""
+        self._sources[name] = source
+
+    def cannot_be_served(self, name: str, fault: str) -> None:
+        """Record why no worker is told of a model."""
+        self.offers[name] = Offer(name=name, path=self._sources.pop(name), fault=fault)
+        _log.warning("the model %s cannot be served: %s", name, fault)
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Return those of some models that are not described."""
         return [name for name in names if name not in self.offers]
 
     def sources_of(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the sources of some models."""
-        return {name: self._sources[name] for name in names}
+        """Return the sources of those of some models that can be served."""
+        return {name: self._sources[name] for name in names if name in self._sources}
 
     def describe(self, header: Header) -> None:
         """Add a model that a worker describes."""

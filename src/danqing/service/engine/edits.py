@@ -1,5 +1,6 @@
 """Edits of whole pictures, for the worker: the same as those of the commands and of Python."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from danqing.image_files import Range
 from danqing.model.model import Model
 from danqing.model.verb_options import STRENGTH
 from danqing.options import Verb
-from danqing.service.engine.orders import WholeImage, unpack
+from danqing.service.engine.orders import SOURCE_LABEL, WholeImage, unpack
 
 
 def build(model: Model, verb: Verb, request: Request, options: Mapping[str, Any], whole: WholeImage) -> Edit:
@@ -26,6 +27,9 @@ def build(model: Model, verb: Verb, request: Request, options: Mapping[str, Any]
     Raises ConfigError for options and requests that do not suit the model.
     """
     own = dict(options)
+    if verb == "relabel":
+        shown = dataclasses.replace(request, source_label=own.pop(SOURCE_LABEL))
+        return Translation(WindowModel(model, "translate", shown, own), whole=not whole.is_fine)
     if verb == "fill":
         assert whole.mask is not None
         return Fill(WindowModel(model, "fill", request, own), Masks(source=unpack(whole.mask, whole.size)))

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 from danqing import weights
-from danqing.errors import DanqingError, ModelError
-from danqing.families.abilities import Fills, HasTokenizer, PaintsInSteps, Tokenizes, Translates, Varies
+from danqing.errors import ModelError
+from danqing.families.abilities import (
+    Fills,
+    HasTokenizer,
+    PaintsInSteps,
+    Relabels,
+    Tokenizes,
+    Translates,
+    Varies,
+)
 from danqing.families.base import Family, Learner
+from danqing.families.style import Style
 from danqing.learners.abilities import Embeds
 from danqing.model import folder as model_folder
 from danqing.model.files import CARD, Access, ModelFiles
@@ -20,12 +29,8 @@ from danqing.recognition import index_files
 from danqing.recognition.image_index import ImageIndex
 from danqing.service.engine import recognition
 from danqing.service.engine.offers import Offer
+from danqing.service.engine.served import LOAD_ERRORS, MOST_CARD
 from danqing.sizes import SizeRange
-
-LOAD_ERRORS = (DanqingError, OSError, RuntimeError, MemoryError, ValueError)
-"""The errors that reading a model may raise."""
-MOST_CARD = 200_000
-"""Characters of a model card that are shown."""
 
 
 def describe(name: str, source: str, access: Access) -> Offer:
@@ -41,6 +46,8 @@ def describe(name: str, source: str, access: Access) -> Offer:
         learner, facts = model_folder.examine_learner(files)
         if isinstance(learner, Family):
             return _offer(name, source, files, Model(learner, facts))
+        if isinstance(learner, Style):
+            return _offer_of_style(name, source, files, learner)
         return _offer_of_recognizer(name, source, files, Recognizer(learner, facts))
     except LOAD_ERRORS as error:
         return Offer(name=name, path=source, fault=str(error) or type(error).__name__)
@@ -57,6 +64,27 @@ def check_index(access: Access) -> None:
         raise ModelError(
             "An index of images grows and is not signed: serve it from a service without require_signature."
         )
+
+
+def _offer_of_style(name: str, source: str, files: ModelFiles, style: Style) -> Offer:
+    config = style.config
+    return Offer(
+        name=name,
+        path=source,
+        family=config.family,
+        width=config.width,
+        height=config.height,
+        channels=config.channels,
+        sizes=SizeRange(((config.width, config.height),)),
+        task="stylize",
+        options={"stylize": {"strength": 1.0, "keep_colors": False}},
+        guides=False,
+        resamples=False,
+        parameters=sum(one.numel() for one in style.parameters()),
+        digest=_digest(files, style),
+        created=files.written,
+        card=_card(files),
+    )
 
 
 def _offer_of_index(name: str, source: str) -> Offer:
@@ -123,6 +151,8 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
         reads, captions = "label", config.label_captions
     translates = isinstance(family, Translates)
     verbs: dict[Verb, type] = {"sample": Family, "fill": Fills, "vary": Varies, "translate": Translates}
+    if model.labels and not translates:
+        verbs["relabel"] = Relabels
     if translates:  # without a source image it has nothing to begin from
         del verbs["sample"]
     return Offer(
@@ -156,10 +186,10 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
     )
 
 
-def _digest(files: ModelFiles, family: Family) -> str:
+def _digest(files: ModelFiles, learner: Learner) -> str:
     """Return the digest of the weights, "" for a file that cannot be loaded."""
     try:
-        return weights.digest(weights.read(files.weights, family.state_dict()))
+        return weights.digest(weights.read(files.weights, learner.state_dict()))
     except LOAD_ERRORS:
         return ""
 

@@ -34,6 +34,7 @@ class Offer:
     prompt_tokens: the longest text that it reads, 0 if it reads none.
     resamples: whether its card allows other sizes to be made from its pictures.
     chunk: how many pictures are computed in the time of one.
+    runtime, precision: what computes it, and in which numbers; "" where PyTorch or a request decides.
     digest: SHA-256 of its weights, "" for indexes. licence, creator: of its training data, as its card names
         them.
     created: seconds since 1970.
@@ -67,6 +68,8 @@ class Offer:
     resamples: bool = True
     chunk: int = 1
     parameters: int = 0
+    runtime: Literal["torch", "onnx", "openvino"] = "torch"
+    precision: str = ""
     digest: str = ""
     licence: str = ""
     creator: str = ""
@@ -83,7 +86,8 @@ class Offer:
     def tasks(self) -> tuple[str, ...]:
         """Return what it can do to a picture that is edited."""
         fills = ["fill"] if "fill" in self.options else []
-        return tuple(dict.fromkeys([*fills, *filter(None, [self.task])]))
+        exchanges = ["translate"] if "relabel" in self.options else []
+        return tuple(dict.fromkeys([*fills, *filter(None, [self.task]), *exchanges]))
 
     def image_tokens(self, size: tuple[int, int] | None = None) -> int:
         """Return the tokens of one picture in `usage`.
@@ -102,7 +106,7 @@ class OffersOf(Mapping[str, Offer]):
     """
 
     def __init__(self, offers: Mapping[str, Offer], names: Iterable[str]) -> None:
-        self._offers, self._names = offers, frozenset(names)
+        self._offers, self._names = offers, dict.fromkeys(names)
 
     def __getitem__(self, name: str) -> Offer:
         if name not in self._names:
@@ -110,7 +114,7 @@ class OffersOf(Mapping[str, Offer]):
         return self._offers[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._offers if name in self._names)
+        return (name for name in self._names if name in self._offers)
 
     def __len__(self) -> int:
-        return len(self._names & self._offers.keys())
+        return len(self._names.keys() & self._offers.keys())

@@ -18,6 +18,11 @@ Painting = NDArray[np.uint8] | NDArray[np.uint16]
 """Pictures from the worker, `[n, h, w, c]`; 16 bits only for edits of files that have them."""
 
 
+WHOLE: tuple[Verb, ...] = ("translate", "relabel", "stylize")
+"""The verbs that edit a whole picture, without a mask."""
+SOURCE_LABEL = "source_label"
+"""The option of `relabel` that says what the picture shows."""
+
 Ability = Literal["classify", "detect", "segment", "embed", "search", "judge"]
 """What a recognizer or an index does with a picture or a text; `judge` is what filters ask a classifier."""
 

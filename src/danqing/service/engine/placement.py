@@ -21,7 +21,7 @@ class Place:
     number: of the worker, from 0.
     name: the device as in the settings, for people.
     device: what the worker computes on, as `precision.choose_device` takes it.
-    threads: 0 for PyTorch's own choice.
+    threads: 0 for the choice of PyTorch or another runtime.
     processors: the logical processors that the worker is bound to; empty for all.
     environment: variables that the worker's process gets.
     models: the models that it holds, in the order of the settings.
@@ -44,7 +44,8 @@ def places(settings: Settings) -> tuple[Place, ...]:
     Raises ConfigError for settings that contradict each other.
     """
     engine = settings.engine
-    devices = engine.devices or _devices(engine.device, engine.workers)
+    device = "cpu" if engine.runtime != "torch" else engine.device
+    devices = engine.devices or _devices(device, engine.workers)
     if engine.devices and engine.device != "auto":
         raise ConfigError("engine.device and engine.devices are both set: keep one of them.")
     if engine.devices and engine.workers not in (None, "auto", len(devices)):
@@ -52,7 +53,7 @@ def places(settings: Settings) -> tuple[Place, ...]:
             f"engine.workers is {engine.workers}, but there are {len(devices)} engine.devices: leave out one."
         )
     if len(devices) == 1 and not engine.devices:
-        found = [Place(0, engine.device, engine.device, engine.threads)]
+        found = [Place(0, device, device, engine.threads)]
     else:
         found = _on_devices(devices, engine.threads)
     held = holders(settings, len(found))

@@ -1,4 +1,4 @@
-"""What recognizers and indexes answer, for the worker: the same as the commands and Python."""
+"""What recognizers and indexes answer with PyTorch, for the worker: the same as the commands and Python."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from danqing.evaluation.mask_overlays import to_png
 from danqing.families.base import Learner
 from danqing.image_files import decode
 from danqing.learners.abilities import Classifies, Detects, Embeds, Segments
 from danqing.model.recognizer import Recognizer
 from danqing.model.scorer import ClassScorer
 from danqing.recognition.image_index import ImageIndex
-from danqing.recognition.mask_files import to_png
 from danqing.recognition.predict import predict_contents
 from danqing.service.engine.orders import Ability, Finding, Query, unpack_pixels
+from danqing.service.engine.served import QUERIES
 
-CHUNK = 8
-"""Queries that are computed at once; a model that segments sees large pictures, and takes one at a time."""
 _ABILITIES: Mapping[Ability, type] = {
     "classify": Classifies,
     "detect": Detects,
@@ -35,7 +34,7 @@ def abilities_of(learner: Learner) -> tuple[Ability, ...]:
 
 def chunk_of(model: Recognizer | ImageIndex) -> int:
     """Return how many queries are computed at once."""
-    return 1 if isinstance(model, Recognizer) and isinstance(model.learner, Segments) else CHUNK
+    return 1 if isinstance(model, Recognizer) and isinstance(model.learner, Segments) else QUERIES
 
 
 def recognize(

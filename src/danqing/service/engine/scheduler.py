@@ -15,6 +15,7 @@ import numpy as np
 
 from danqing.errors import ConfigError, DataError
 from danqing.frames import Header
+from danqing.service.engine import model_sources
 from danqing.service.engine.batching import BatchKind, WorkerBatch, check_images, kind_of
 from danqing.service.engine.catalogue import DEATHS, Catalogue
 from danqing.service.engine.dispatch import Dispatcher
@@ -101,6 +102,7 @@ class Scheduler:
         Raises WorkerStartError.
         """
         self._loop = asyncio.get_running_loop()
+        await model_sources.prepare(self._settings, self.catalogue)
         await self.pool.start()
 
     async def stop(self, drain: float) -> None:

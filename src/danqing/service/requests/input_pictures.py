@@ -23,7 +23,7 @@ from danqing.image_files import Range
 from danqing.options import Verb
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Painting, Pixels, WholeImage, pack
+from danqing.service.engine.orders import WHOLE, Painting, Pixels, WholeImage, pack
 from danqing.service.errors import ApiError, invalid
 from danqing.service.pictures.encoding import Format
 from danqing.service.requests import archives, masks, outbound, schemas
@@ -98,7 +98,7 @@ def prepare(
         where = "Variations take" if verb == "vary" else f"{offer.name} edits whole pictures, and takes"
         advice = ": send it to /v1/images/edits" if verb == "vary" else ": leave it out"
         raise invalid(f"{where} no mask{advice}.", "mask")
-    if verb == "translate" or fields.size == "input" or fields.output_format == "input":
+    if verb in WHOLE or fields.size == "input" or fields.output_format == "input":
         return _whole(content, verb, offer, n, limits, fields)
     return _varied(content, offer, n, limits)
 
@@ -186,10 +186,12 @@ def _whole(
     scale = offer.scale if verb == "translate" else 1
     _check_size(fields, (width, height), scale)
     _check_pixels(n, width * scale, height * scale, limits)
-    if verb == "vary" or (scale == 1 and offer.task != "enhance" and not _is_fine(fields)):
+    if verb in ("vary", "relabel") or (
+        verb == "translate" and scale == 1 and offer.task != "enhance" and not _is_fine(fields)
+    ):
         rows = windows.grid((width, height), (offer.width, offer.height))
         masks.check_windows(len(rows) * len(rows[0]), offer, "image")
-    alpha = offer.channels in (2, 4) if verb == "translate" else False
+    alpha = offer.channels in (2, 4) if verb in WHOLE else False
     return PreparedPictures(
         images=None,
         masks=None,

@@ -15,7 +15,7 @@ from danqing.randomness import derived_seed
 from danqing.service.access.caller import Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Order, Painting, Priority, rows_of
+from danqing.service.engine.orders import SOURCE_LABEL, Order, Painting, Priority, rows_of
 from danqing.service.errors import ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.pictures.encode_pool import EncodePool
@@ -32,7 +32,7 @@ from danqing.trust.marking import Marking, marking
 
 VERBS: dict[Endpoint, tuple[Verb, ...]] = {
     "generations": ("sample",),
-    "edits": ("fill", "translate"),
+    "edits": ("fill", "translate", "relabel", "stylize"),
     "variations": ("vary",),
 }
 """What a model may do for each endpoint; the first that it can do is the default."""
@@ -164,8 +164,9 @@ class Planner:
             raise self._unable(endpoint, fields, offer, caller)
         prompt = fields.prompt if isinstance(fields, schemas.Guided) else None
         meaning = prompts.read(offer, prompt, fields.label)
+        shown = _source_label(verb, fields, offer, meaning)
         field_checks.check_attributes(offer, fields)
-        options = field_checks.sampling_options(offer, verb, fields, as_text=as_text)
+        options = field_checks.sampling_options(offer, verb, fields, as_text=as_text) | shown
         checked = CheckedRequest(endpoint, fields, offer, verb, meaning, options, caller.owner)
         if self._moderator is not None:
             for text in _texts_to_follow(checked):
@@ -303,7 +304,7 @@ class Planner:
         advice = self.models.advice(caller, lambda one: _verb(endpoint, fields, one) is not None)
         task = fields.task if isinstance(fields, schemas.Edit) else None
         does = _DOES[endpoint] if task is None else f"{task} a picture"
-        if endpoint == "generations" and "translate" in offer.verbs:
+        if endpoint == "generations" and {"translate", "stylize"} & {*offer.verbs}:
             advice = f"it changes pictures that are sent to /v1/images/edits, and to generate, {advice}"
         return invalid(f"{offer.name} cannot {does}: {advice}.", "model", "unsupported_model")
 
@@ -342,12 +343,37 @@ def drawn_seed(fields: schemas.Fields) -> int:
 def _verb(endpoint: Endpoint, fields: schemas.Fields, offer: Offer) -> Verb | None:
     """Return what a model does for a request; None if it cannot."""
     able = [verb for verb in VERBS[endpoint] if verb in offer.verbs]
-    task = fields.task if isinstance(fields, schemas.Edit) else None
-    if task is None:
+    if not isinstance(fields, schemas.Edit):
         return next(iter(able), None)
-    if task not in offer.tasks:
+    if fields.task is None and fields.source_label is not None and "relabel" in able:
+        return "relabel"
+    if fields.task is None:
+        return next(iter(able), None)
+    if fields.task not in offer.tasks:
         return None
-    return "fill" if task == "fill" and "fill" in able else next(iter(able), None)
+    return next((verb for verb in able if (verb == "fill") == (fields.task == "fill")), None)
+
+
+def _source_label(
+    verb: Verb, fields: schemas.Fields, offer: Offer, meaning: prompts.PromptMeaning
+) -> dict[str, Any]:
+    """Return the option that says what a picture shows that is turned from one label into another.
+
+    Raises ApiError where a label is missing or is not for this model.
+    """
+    shown = fields.source_label if isinstance(fields, schemas.Edit) else None
+    if verb != "relabel":
+        if shown is not None:
+            message = f"{offer.name} does not turn one label into another: leave source_label out."
+            raise invalid(message, SOURCE_LABEL, "unsupported_parameter")
+        return {}
+    if shown is None:
+        message = f"{offer.name} turns one label into another: say by source_label what the picture shows."
+        raise invalid(message, SOURCE_LABEL, "missing_required_parameter")
+    if meaning.label is None:
+        message = "label is missing: say what the result shows."
+        raise invalid(message, "label", "missing_required_parameter")
+    return {SOURCE_LABEL: prompts.label(offer, shown, SOURCE_LABEL)}
 
 
 def _output(

@@ -24,16 +24,16 @@ class PromptMeaning:
     revised: str | None = None
 
 
-def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMeaning:
+def read(offer: Offer, prompt: str | None, requested: str | int | None) -> PromptMeaning:
     """Return the meaning of a prompt and a label to a model.
 
     A labelled model takes the name of a class or its caption, in any case and spacing, with any article.
 
-    prompt: None if the request has no such field.
+    prompt: None if the request has no such field. requested: the label.
 
     Raises ApiError 400 that names the nearest classes.
     """
-    name = None if label is None else _label(offer, label)
+    name = None if requested is None else label(offer, requested)
     if offer.reads == "text":
         return PromptMeaning(prompt=prompt, label=name)
     if prompt is None or not prompt.strip():
@@ -53,6 +53,24 @@ def read(offer: Offer, prompt: str | None, label: str | int | None) -> PromptMea
     return PromptMeaning(label=asked, revised=asked if asked != prompt else None)
 
 
+def label(offer: Offer, requested: str | int, param: str = "label") -> str:
+    """Return the name of a requested label.
+
+    param: the field that holds it. Raises ApiError 400 that names the nearest ones.
+    """
+    if not offer.labels:
+        raise invalid(f"{offer.name} was trained without labels: leave {param} out.", param)
+    index = match_index(requested, offer.labels, offer.captions)
+    if index is not None:
+        return offer.labels[index]
+    if isinstance(requested, str):
+        message = f"{offer.name} does not know the label {_quoted(requested)}: {_advice(offer, requested)}"
+        raise invalid(message, param)
+    if are_numbers(offer.labels):
+        raise invalid(f"{offer.name} has no label {requested}: choose one of {some(offer.labels)}.", param)
+    raise invalid(f"{offer.name} has labels 0 to {len(offer.labels) - 1}, not {requested}.", param)
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return at most five known names that are similar to a name."""
     forgiven = {comparable(one): one for one in list(known)[:_COMPARED_NAMES]}
@@ -63,21 +81,6 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 def some(names: Sequence[str]) -> str:
     """Return the first few names, for a message."""
     return ", ".join(names[:_SOME]) + (", ..." if len(names) > _SOME else "")
-
-
-def _label(offer: Offer, label: str | int) -> str:
-    if not offer.labels:
-        raise invalid(f"{offer.name} was trained without labels: leave label out.", "label")
-    index = match_index(label, offer.labels, offer.captions)
-    if index is not None:
-        return offer.labels[index]
-    if isinstance(label, str):
-        raise invalid(
-            f"{offer.name} does not know the label {_quoted(label)}: {_advice(offer, label)}", "label"
-        )
-    if are_numbers(offer.labels):
-        raise invalid(f"{offer.name} has no label {label}: choose one of {some(offer.labels)}.", "label")
-    raise invalid(f"{offer.name} has labels 0 to {len(offer.labels) - 1}, not {label}.", "label")
 
 
 def _advice(offer: Offer, words: str) -> str:

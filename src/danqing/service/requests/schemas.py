@@ -169,9 +169,15 @@ class Edit(Guided):
         "of the picture as possible, at the size of the model; `high` shows it the surroundings of the mask, "
         "with more detail. Pixels outside of the mask never change.",
     )
-    task: Literal["fill", "translate", "upscale", "enhance", "colorize"] | None = Field(
+    task: Literal["fill", "translate", "upscale", "enhance", "colorize", "stylize"] | None = Field(
         None,
         description="What to do with the picture: one of `tasks` of GET /v1/models; by default the first.",
+    )
+
+    source_label: str | int | None = Field(
+        None,
+        description="What the picture shows, for a model with labels that turns one into another; `label` is "
+        "what the result shows.",
     )
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -301,6 +307,8 @@ class ModelCard(BaseModel):
     size: str
     channels: int
     parameters: int
+    runtime: Literal["torch", "onnx", "openvino"]
+    precision: str
     reads: Literal["text", "label", "none"]
     prompt_tokens: int
     labels: list[str]

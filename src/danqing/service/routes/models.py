@@ -57,6 +57,8 @@ def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) 
         "size": f"{offer.width}x{offer.height}",
         "channels": offer.channels,
         "parameters": offer.parameters,
+        "runtime": offer.runtime,
+        "precision": offer.precision,
         "reads": offer.reads,
         "prompt_tokens": offer.prompt_tokens,
         "labels": list(offer.labels),
