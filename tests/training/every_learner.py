@@ -94,11 +94,11 @@ def write_images(folder: Path) -> None:
 def steps_of(name: str, folder: Path, how: str) -> Engine:
     """Take a few steps of a learner.
 
-    how: "exact", "fast" for sums in any order, or "shard" for optimisers in parts.
+    how: "exact", "fast" for sums in any order, or "parts" for parameters and optimisers in parts.
     """
     preset, data, settings = LEARNERS[name]
     small = {"batch_size": BATCH, "precision": "float32", "grains": GRAINS, "fast_sums": how == "fast"}
-    small["shard"] = how == "shard"
+    small["shard"] = "parameters" if how == "parts" else False
     size = SIZES.get(name, (8, 8))
     if name == "style":
         settings = {**settings, "style_image": str(folder / "style.png")}
@@ -149,14 +149,14 @@ def compute(place: Place, folder: Path, out: Path) -> None:
     """Compute the states of all learners as one of several processes; the first one writes them.
 
     folder: what `write_images` has written to. The processes meet there. Four processes
-        keep their optimisers in parts.
+        keep their parameters and optimisers in parts.
     """
     os.environ["DANQING_MEETING"] = (folder / f"meeting-{place.size}").as_uri()
     torch.set_num_threads(1)
     found = {}
     with joined(place) as here:
         check_exchanges(here)
-        usual = "shard" if here.size == 4 else "exact"
+        usual = "parts" if here.size == 4 else "exact"
         names = [name for name in LEARNERS if here.size < 4 or name not in COSTLY]
         for name, how in [*((name, usual) for name in names), *((name, "fast") for name in FAST)]:
             engine = steps_of(name, folder, how)

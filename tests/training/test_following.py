@@ -45,8 +45,8 @@ def test_a_part_that_cannot_be_written_is_reported_by_all_processes_at_once(tmp_
     for rank in ranks:
         rank.join()
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    for rank in range(2):
-        seconds, _, heard = (tmp_path / f"{rank}.txt").read_text().partition("\n")
+    for number in range(2):
+        seconds, _, heard = (tmp_path / f"{number}.txt").read_text().partition("\n")
         assert "cannot be written to" in heard
         assert float(seconds) < 30
     assert checkpoint.read_latest(tmp_path / "checkpoints") is None

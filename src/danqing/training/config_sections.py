@@ -153,7 +153,8 @@ class TrainingConfig(Section):
     order, so that any number of processes up to that computes the same weights. Each part has its own random
     numbers and batch norm. fast_sums: add gradients in the order that is fastest; the weights then depend on
     the number of processes. shard: keep the state of the optimiser in parts, one in each process, to save
-    memory; the weights are the same.
+    memory; "parameters" does the same with the weights and averages of blocks. No result depends on it. True
+    means "optimizer".
     checkpointing: compute the activations of blocks again in the backward pass instead of keeping them.
     "auto" does so if memory is short. It takes about a third more time and changes no result.
     ema_lengths: keep averages of the weights whose widths are these shares of the run, in ascending order,
@@ -167,7 +168,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     grains: int = Field(1, ge=1, le=65_536)
     fast_sums: bool = False
-    shard: bool = False
+    shard: bool | Literal["optimizer", "parameters"] = False
     checkpointing: Literal["auto", "on", "off"] = "auto"
     log_every_steps: int = Field(25, ge=1)
     checkpoint_seconds: float = Field(60.0, gt=0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from danqing.families.abilities import Grows
 from danqing.families.base import Learner
+from danqing.training.parts import is_here
 
 SHORTEST, LONGEST = 0.01, 0.28
 """Bounds of an EMA length. The plain average of all weights has the length 12**-0.5 = 0.289."""
@@ -115,8 +116,9 @@ class EMA:
         for start, pairs in self._starts.items():
             if start < len(begins):
                 newest = self.decay.newest(images - begins[start], step_images)
-                averages: list[Tensor] = [average.data for average, _ in pairs]
-                torch._foreach_lerp_(averages, [live.data for _, live in pairs], newest)
+                here = [(average, live) for average, live in pairs if is_here(live)]
+                averages: list[Tensor] = [average.data for average, _ in here]
+                torch._foreach_lerp_(averages, [live.data for _, live in here], newest)
         for average, live in self._copied:
             average.copy_(live)
 

@@ -21,6 +21,7 @@ from danqing.training.config import RunConfig
 from danqing.training.ema import EMA, HalfLife, PowerFunction
 from danqing.training.grains import Grains
 from danqing.training.meter import Meter
+from danqing.training.parts import Parts, is_here
 from danqing.training.private_gradients import PrivateGradients
 from danqing.training.schedule import learning_rate_factor
 from danqing.training.snapshots import Averages
@@ -79,6 +80,9 @@ class Engine:
                 f"A grain of {grains.size} image is too small for batch norm: raise batch_size to "
                 f"{self.fewest_at_once * grains.count} or more, or lower training.grains."
             )
+        self._owners = self._owners_of_state()
+        self.parts = self._parts()
+        """The parameters that processes share among them; None if each has all of them."""
 
     def step(
         self,
@@ -134,26 +138,44 @@ class Engine:
 
         An optimiser changes each parameter by itself, so it does not matter which process does so.
         """
-        optimizer, shares = self.optimizers[phase.name], self._shares(phase)
-        if shares is None or self.grains is None:
+        optimizer = self.optimizers[phase.name]
+        if self._owners is None or self.grains is None:
             optimizer.step()
             return
-        here = self.grains.world
-        for rank, parameters in enumerate(shares):
-            if rank != here.rank:
-                for parameter in parameters.values():
-                    parameter.grad = None  # it keeps no state then, and the parameter stays
+        here, parameters = self.grains.world, self._parameters(phase)
+        for name, parameter in parameters:
+            if self._owners[name] != here.rank:
+                parameter.grad = None  # it keeps no state then, and the parameter stays
         optimizer.step()
-        for rank, parameters in enumerate(shares):
-            here.spread([parameter.data for parameter in parameters.values()], rank)
+        whole = [
+            (name, p.data) for name, p in parameters if self.parts is None or name not in self.parts.names
+        ]
+        for rank in range(here.size):
+            here.spread([values for name, values in whole if self._owners[name] == rank], rank)
 
-    def _shares(self, phase: Phase) -> list[dict[str, nn.Parameter]] | None:
-        """Return the parameters that each process steps, by name; None if each steps all of them."""
+    def _owners_of_state(self) -> dict[str, int] | None:
+        """Return which process steps each parameter, by name; None if each process steps all of them."""
         if self.grains is None or not self.grains.exchanges or not self.config.training.shard:
             return None
-        size, parameters = self.grains.world.size, self._parameters(phase)
-        owned = optimizers.owners(parameters, size)
-        return [{name: p for name, p in parameters if owned[name] == rank} for rank in range(size)]
+        size = self.grains.world.size
+        owned = [optimizers.owners(self._parameters(phase), size) for phase in self.phases]
+        return {name: rank for each in owned for name, rank in each.items()}
+
+    def _parts(self) -> Parts | None:
+        """Divide the parameters of blocks among the processes, if the configuration says so."""
+        if self._owners is None or self.grains is None or self.config.training.shard != "parameters":
+            return None
+        averages = [average.learner for average in self.averages]
+        parts = Parts(self.learner, averages, self._owners, self.grains.world)
+        return parts if parts.names else None
+
+    def parts_in_words(self) -> str:
+        """Return what is in parts, as a sentence."""
+        numbers = {name: p.numel() for phase in self.phases for name, p in self._parameters(phase)}
+        if self.parts is None:
+            return "This network has no blocks to divide: only the state of the optimiser is in parts."
+        share = sum(numbers[name] for name in self.parts.names) / sum(numbers.values())
+        return f"Each process keeps a part of the blocks, which hold {share:.0%} of all parameters."
 
     def _take_guide(self, images: int, total: int) -> None:
         """Copy the average to the guide, once, when its share of the run is over."""
@@ -161,18 +183,30 @@ class Engine:
         if not isinstance(learner, HasGuide) or learner.guide is None or learner.guide_taken:
             return
         if images >= learner.GUIDE_SHARE * total and isinstance(average, HasGuide):
+            if self.parts:
+                self.parts.gather_averages(keeps=True)
             learner.take_guide(average)
+            self.release()
 
     def learning_rate(self, images: int, total: int, learning_rate_scale: float) -> float:
         """The learning rate at `images`, before the phases' own scales."""
         factor = learning_rate_factor(self.config.schedule, images, total)
         return self.config.optimizer.learning_rate * learning_rate_scale * factor
 
+    def release(self) -> None:
+        """Drop the parameters that other processes keep, if they are in parts."""
+        if self.parts:
+            self.parts.release()
+
     def weights_are_finite(self) -> bool:
-        """Whether every weight and every average is a number."""
-        learners = [self.learner, *(average.learner for average in self.averages)]
-        tensors = [tensor for learner in learners for tensor in learner.state_dict().values()]
-        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+        """Return whether every weight and every average is a number.
+
+        Where they are in parts, all processes take part.
+        """
+        finite = all(bool(torch.isfinite(each).all()) for each in self._weights().values() if is_here(each))
+        if self.parts is None or self.grains is None:
+            return finite
+        return all(self.grains.world.gathered(finite))
 
     def averaged(self) -> Averages:
         """Return what is averaged, for each EMA length; nothing if the average has a half-life."""
@@ -180,45 +214,68 @@ class Engine:
         return {length: self.averages[number].averaged() for number, length in enumerate(lengths)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The whole state, named for a checkpoint."""
-        return self.shared() | self.own()
+        """The whole state, named for a checkpoint; of parameters in parts, what is here."""
+        tensors = self._weights() | self.shared() | self.own()
+        return {name: tensor for name, tensor in tensors.items() if is_here(tensor)}
 
     def own(self) -> dict[str, Tensor]:
         """The part of the state that only this process has, or that counts only where the log is kept."""
-        tensors = dict[str, Tensor]()
+        mine = self.parts.mine if self.parts else set()
+        tensors = {name: value for name, value in self._weights().items() if _parameter(name) in mine}
         if self.grains is None or self.grains.world.rank == 0:
             tensors |= {f"meter/{name}": value for name, value in self.meter.sums.items()}
-        for phase in self.phases:
-            if self._shares(phase) is not None:
-                tensors |= self._optimizer_tensors(phase)
-        return tensors
+        return tensors if self._owners is None else tensors | self._optimizer_tensors()
 
     def shared(self) -> dict[str, Tensor]:
         """The part of the state that is the same in all processes of the run."""
+        in_parts = self.parts.names if self.parts else set()
+        tensors = {name: value for name, value in self._weights().items() if _parameter(name) not in in_parts}
+        return tensors | self._optimizer_tensors() if self._owners is None else tensors
+
+    def keeps(self, name: str) -> bool:
+        """Return whether this process keeps a tensor of a checkpoint, or all processes do."""
+        of, _, rest = name.partition("/")
+        if of != "optimizer":
+            return self.parts is None or rest not in self.parts.names or rest in self.parts.mine
+        parameter = rest.rpartition("/")[0].partition("/")[2]
+        return (
+            self._owners is None or self.grains is None or self._owners[parameter] == self.grains.world.rank
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the state of the learner and of its averages."""
         tensors = {f"family/{name}": value for name, value in self.learner.state_dict().items()}
         for prefix, average in zip(_prefixes(self.config), self.averages, strict=True):
             tensors |= {f"{prefix}{name}": value for name, value in average.learner.state_dict().items()}
-        for phase in self.phases:
-            if self._shares(phase) is None:
-                tensors |= self._optimizer_tensors(phase)
         return tensors
 
-    def _optimizer_tensors(self, phase: Phase) -> dict[str, Tensor]:
-        state = optimizers.state_tensors(self.optimizers[phase.name], self._parameters(phase))
-        return {f"optimizer/{phase.name}/{name}": value for name, value in state.items()}
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        """Return the state that the optimisers keep in this process."""
+        return {
+            f"optimizer/{phase.name}/{name}": value
+            for phase in self.phases
+            for name, value in optimizers.state_tensors(
+                self.optimizers[phase.name], self._parameters(phase)
+            ).items()
+        }
 
     def load_tensors(self, tensors: Mapping[str, Tensor], meter_counts: Mapping[str, int]) -> None:
-        """Put back what `tensors` gave, in this process or in several together."""
-        self.learner.load_state_dict(_below(tensors, "family/"))
+        """Put back what `tensors` gave, in this process or in several together.
+
+        tensors: at least those that this process keeps.
+        Afterwards each process has all parameters, until `release`.
+        """
+        if self.parts:
+            self.parts.allocate()
+        is_whole = self.parts is None  # else what others keep may be missing
+        self.learner.load_state_dict(_below(tensors, "family/"), strict=is_whole)
         for average, state in zip(self.averages, averages_in(tensors, self.config), strict=True):
-            average.learner.load_state_dict(state)
+            average.learner.load_state_dict(state, strict=is_whole)
         self.meter.sums = {name: value.to(self.device) for name, value in _below(tensors, "meter/").items()}
         self.meter.counts = dict(meter_counts)
+        kept = {name: value for name, value in tensors.items() if self.keeps(name)}
         for phase in self.phases:
-            state = _below(tensors, f"optimizer/{phase.name}/")
-            if (shares := self._shares(phase)) is not None and self.grains is not None:
-                mine = shares[self.grains.world.rank]
-                state = {name: value for name, value in state.items() if name.rpartition("/")[0] in mine}
+            state = _below(kept, f"optimizer/{phase.name}/")
             optimizers.load_state_tensors(self.optimizers[phase.name], self._parameters(phase), state)
 
     def _drawn(self, images: int, level: int) -> list[Batch]:
@@ -265,7 +322,9 @@ class Engine:
         if self.grains is not None:
             parameters = [parameter for _, parameter in self._parameters(phase)]
             loss = functools.partial(self._loss, phase, step, repeat)
-            return [self.grains.compute(self.learner, parameters, batches, loss)]
+            losses = self.grains.compute(self.learner, parameters, batches, loss)
+            self.release()
+            return [losses]
         (batch,) = batches
         if self.private and phase.sees_data:
             length = self.private.compute(
@@ -368,6 +427,11 @@ def _averages(learner: Learner, config: RunConfig) -> list[EMA]:
 def _prefixes(config: RunConfig) -> list[str]:
     """How the tensors of each average begin in a checkpoint."""
     return ["ema/", *(f"ema-{length}/" for length in config.training.ema_lengths[1:])]
+
+
+def _parameter(name: str) -> str:
+    """Return the name within a learner of a tensor of a checkpoint."""
+    return name.partition("/")[2]
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

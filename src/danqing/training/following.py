@@ -4,7 +4,8 @@ Whatever depends on time, on memory or on a signal is decided by the first proce
 folder. The others keep the same weights, since they take the same steps.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,36 @@ class Lead:
             for name, tensor in tensors.items()
         ]
         self._order("load", forms=forms, counts=engine.meter.counts)
-        self._world.spread(list(tensors.values()))
+        for tensor in tensors.values():  # one by one, since a process may not have room for all of them
+            self._world.spread([tensor])
+        engine.release()
 
-    def step(self, images: int, step: int, total: int, scale: float, begins: tuple[int, ...]) -> None:
+    def step(self, images: int, step: int, total: int, scale: float, begins: Sequence[int] | None) -> None:
         """Let the others take a step, with the arguments of `Engine.step`."""
         self._order("step", arguments=(images, step, total, scale, begins))
 
     def save(self, images: int) -> None:
         """Let the others write their part of a checkpoint."""
         self._order("save", images=images)
+
+    def finds_finite(self, engine: Engine) -> bool:
+        """Return whether every weight and every average is a number, also of those that others keep."""
+        if engine.parts:
+            self._order("check")
+        return engine.weights_are_finite()
+
+    @contextlib.contextmanager
+    def whole_averages(self, engine: Engine) -> Iterator[None]:
+        """Let this process have whole averages for a block; it then computes alone."""
+        if engine.parts is None or engine.parts.averages_are_whole:
+            yield
+            return
+        self._order("lend")
+        engine.parts.gather_averages(keeps=True)
+        try:
+            yield
+        finally:
+            engine.release()
 
     def written(self) -> None:
         """Wait until the others have written their part of the last checkpoint.
@@ -151,6 +173,7 @@ class _Follower:
     def begin(
         self, config: dict[str, Any], folder: str, codes: str | None, precision: Precision, again: bool
     ) -> None:
+        self.__dict__.pop("_engine", None)  # with which steps have been measured
         completed = RunConfig.model_validate(config)
         read = None if codes is None else self._codes(codes)
         captions.read(completed.model, self._dataset, self._listener)  # from where the first has kept them
@@ -171,15 +194,25 @@ class _Follower:
         return Codes.open(Path(path), len(self._dataset))
 
     def load(self, forms: list[list[Any]], counts: dict[str, int]) -> None:
-        tensors: dict[str, Tensor] = {
-            name: torch.empty(shape, dtype=getattr(torch, dtype), device="cpu" if on_cpu else self._device)
-            for name, dtype, shape, on_cpu in forms
-        }
-        self._world.spread(list(tensors.values()))
+        tensors = dict[str, Tensor]()
+        for name, dtype, shape, on_cpu in forms:
+            device = "cpu" if on_cpu else self._device
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+            self._world.spread([tensor])
+            if self._engine.keeps(name):
+                tensors[name] = tensor
         self._engine.load_tensors(tensors, counts)
+        self._engine.release()
 
     def save(self, images: int) -> None:
         self._writer.begin(images, self._engine.shared(), {}, own=self._engine.own())
+
+    def check(self) -> None:
+        self._engine.weights_are_finite()
+
+    def lend(self) -> None:
+        assert self._engine.parts is not None
+        self._engine.parts.gather_averages(keeps=False)
 
     def written(self) -> None:
         failure = None

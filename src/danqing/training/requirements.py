@@ -2,11 +2,12 @@
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from danqing import families, machine
 from danqing.data import Batches
@@ -110,6 +111,7 @@ def estimate_requirements(
     tokenizer: Learner | None = None,
     *,
     earlier: Mapping[str, Any] | None = None,
+    together: "Together | None" = None,
 ) -> Requirements:
     """Measure the memory and the speed of a few steps of a copy.
 
@@ -120,13 +122,14 @@ def estimate_requirements(
     precision: "auto" times each precision and chooses the faster; with grains, what the hardware has.
     tokenizer: of a run whose batches are codes.
     earlier: the plan of the run that is resumed, whose micro-batch is kept.
-    Where several processes compute the run, this one measures its part of a step alone.
+    together: takes steps in all processes of the run, where one alone may not have room. By default, this one
+        measures its part of a step alone.
 
     Raises TrainingError if the machine does not have enough memory.
     """
     free, resident, grains = machine.available_memory(device), machine.resident_memory(), grains_of(config)
     if grains is not None:
-        grains.exchanges = False
+        grains.exchanges = together is not None
         free //= grains.world.place.local_size if device.type == "cpu" else 1
     state, summed = _state_bytes(config, grains)
     copied = state if device.type == "cpu" else 0  # a checkpoint is written from it while steps go on
@@ -136,6 +139,8 @@ def estimate_requirements(
     choices: list[Precision] = candidates(device) if precision == "auto" else [cast(Precision, precision)]
     if grains is not None and not grains.fast:
         choices = choices[:1]  # a measurement could choose otherwise with another number of processes
+    if together is not None:
+        return _estimate_together(config, device, choices[0], together)
     if batches.dataset.stream is not None:
         batches = cast(Batches, _Beginning(batches))
     engine = Engine(config, batches, device, choices[0], tokenizer, grains=grains)
@@ -144,10 +149,6 @@ def estimate_requirements(
     if engine.private is not None:
         engine.private.noise = Noise(1.0, bytes(32))  # nothing of these steps is kept
     engine.learner.on_progress(end)
-    parameters = {
-        name: sum(parameter.numel() for parameter in child.parameters())
-        for name, child in engine.learner.named_children()
-    }
     checkpointing, counted = _fit(engine, state, free)
     speeds = _speeds(engine, choices, end)
     best = engine.precision = max(speeds, key=lambda choice: speeds[choice])
@@ -158,7 +159,7 @@ def estimate_requirements(
     pace = _pace(engine, end, speeds[best])
     needs = Requirements(
         config=config,
-        parameters=parameters,
+        parameters=_parameters(engine),
         memory_bytes=memory,
         precision=best,
         images_per_second=_LATE / pace.until(_LATE, [(0, _LATE)]),
@@ -170,6 +171,62 @@ def estimate_requirements(
     del engine, averaged
     gc.collect()  # so that the memory of the copy is free before the run takes its own
     return needs
+
+
+class Together(NamedTuple):
+    """How the first of several processes lets all of them take steps.
+
+    begin: builds an engine in each, given a number format and whether blocks compute their activations again.
+    step: lets the others take a step, with the arguments of `Engine.step`.
+    """
+
+    begin: Callable[[Precision, bool], Engine]
+    step: Callable[[int, int, int, float, Sequence[int] | None], None]
+
+
+class _Led:
+    """An engine whose steps are taken by all processes."""
+
+    def __init__(self, engine: Engine, together: Together) -> None:
+        self._engine, self._together = engine, together
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def step(self, images: int, step: int, *, total: int, begins: Sequence[int] | None) -> Tensor:
+        self._together.step(images, step, total, 1.0, begins)
+        return self._engine.step(images, step, total, 1.0, begins)
+
+
+def _estimate_together(
+    config: RunConfig, device: torch.device, precision: Precision, together: Together
+) -> Requirements:
+    """Measure steps of all processes; activations are computed again unless the configuration forbids it."""
+    checkpointing, end = config.training.checkpointing != "off", config.images or _LATE
+    engine = together.begin(precision, checkpointing)
+    led = cast(Engine, _Led(engine, together))
+    speed = _images_per_second(led, end, config.training.measure_seconds)
+    pace = _pace(led, end, speed)
+    values = sum(tensor.numel() for named in engine.averaged().values() for tensor in named.values())
+    return Requirements(
+        config=config,
+        parameters=_parameters(engine),
+        memory_bytes=machine.peak_memory(device) or machine.resident_memory(),
+        precision=precision,
+        images_per_second=_LATE / pace.until(_LATE, [(0, _LATE)]),
+        pace=pace,
+        snapshot_bytes=snapshots.most_bytes(values),
+        micro_batch=engine.micro_batch,
+        checkpointing=checkpointing and recompute_blocks(engine.learner, checkpointing),
+    )
+
+
+def _parameters(engine: Engine) -> dict[str, int]:
+    """Return how many parameters each module has."""
+    return {
+        name: sum(parameter.numel() for parameter in child.parameters())
+        for name, child in engine.learner.named_children()
+    }
 
 
 class _Beginning:
@@ -199,6 +256,8 @@ def _state_bytes(config: RunConfig, grains: Grains | None) -> tuple[int, int]:
     optimised = sum(sizes[name] for name in trained)
     summed = 0 if grains is None else grains.sums_bytes(optimised)
     averages = optimizers.averages(config.optimizer) * optimised
+    if grains is not None and grains.exchanges:  # in parts
+        averages //= grains.world.size
     return 4 * (sum(sizes.values()) + moving * kept + averages), summed
 
 

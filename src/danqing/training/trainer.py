@@ -15,6 +15,7 @@ from danqing.data.splits import Held
 from danqing.errors import TrainingError
 from danqing.families.base import Alarm
 from danqing.nets.recomputing import recompute_blocks
+from danqing.precision import Precision
 from danqing.training import captions, checkpoint, facts, privacy, transfer
 from danqing.training.config import RunConfig
 from danqing.training.costs import CostMeter
@@ -28,7 +29,7 @@ from danqing.training.private_gradients import Noise
 from danqing.training.publication import Publisher
 from danqing.training.records import Records
 from danqing.training.report import document as report
-from danqing.training.requirements import Requirements, estimate_requirements
+from danqing.training.requirements import Requirements, Together, estimate_requirements
 from danqing.training.run_batches import Material, open_batches
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import total_images
@@ -114,10 +115,12 @@ class Trainer:
         with self._ledger.spending("checkpoint"):
             self._await_checkpoint()
         with self._ledger.spending("samples"):
-            if self.showing.shown_at != self.position.images and self.engine.weights_are_finite():
-                self.showing.show_latest()
-            if status == "finished" and self.engine.weights_are_finite():
-                self.showing.examine()
+            if self._lead.finds_finite(self.engine):
+                with self._lead.whole_averages(self.engine):
+                    if self.showing.shown_at != self.position.images:
+                        self.showing.show_latest()
+                    if status == "finished":
+                        self.showing.examine()
         spent = self.position.images >= self.budget.total(self.position.images)
         self._ledger.switch("end")
         self._close(status, self.scoring.stall() if status == "finished" and not spent else None)
@@ -171,14 +174,14 @@ class Trainer:
         grid_is_due = before * grids // total < min(position.images, total) * grids // total
         has_snapshots = bool(self.config.training.ema_lengths)
         snapshot_is_due = has_snapshots and self.snapshots.is_due(position.images)
-        if (grid_is_due or snapshot_is_due) and not engine.weights_are_finite():
+        if (grid_is_due or snapshot_is_due) and not self._lead.finds_finite(engine):
             self._roll_back()  # the loss can be finite and its gradient not
             return
         if snapshot_is_due:
-            with self._ledger.spending("checkpoint"):
+            with self._ledger.spending("checkpoint"), self._lead.whole_averages(engine):
                 self.snapshots.take(position.images, engine.averaged())
         if grid_is_due:
-            with self._ledger.spending("samples"):
+            with self._ledger.spending("samples"), self._lead.whole_averages(engine):
                 self.showing.show_latest(in_brief=position.images < total)
         if self.scoring.is_due(before):
             self._evaluate()
@@ -190,10 +193,10 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Score the moving average; the time that it takes does not count towards the budget."""
-        if not self.engine.weights_are_finite():
+        if not self._lead.finds_finite(self.engine):
             self._roll_back()
             return
-        with self._ledger.spending("evaluation"):
+        with self._ledger.spending("evaluation"), self._lead.whole_averages(self.engine):
             scored, seconds = self.scoring.score()
         self._started += seconds
         values = {f"held-out/{scored.score.metric}": scored.score.value}
@@ -202,10 +205,10 @@ class Trainer:
 
     def _evaluate_at_the_end(self) -> None:
         scoring = self.scoring
-        if not scoring.has_scored_all() and self.engine.weights_are_finite():
+        if not scoring.has_scored_all() and self._lead.finds_finite(self.engine):
             self._evaluate()
-        if scoring.compares_lengths and not scoring.stall() and self.engine.weights_are_finite():
-            with self._ledger.spending("evaluation"):
+        if scoring.compares_lengths and not scoring.stall() and self._lead.finds_finite(self.engine):
+            with self._ledger.spending("evaluation"), self._lead.whole_averages(self.engine):
                 scoring.score_lengths(self.snapshots, self.interruption)
 
     def _prepare(self) -> None:
@@ -221,14 +224,8 @@ class Trainer:
         start = self._carried() if found is None and self.config.init else None
         if self._noise is not None and found is not None:
             session.mechanism = privacy.Mechanism.read(self.folder)
-        grains, precision = grains_of(self.config), needs.precision
-        session.engine = Engine(
-            self.config, self._batches, session.device, precision, self.tokenizer, start, grains
-        )
+        session.engine = self._begin_engines(needs.precision, needs.checkpointing, start)
         self.engine.micro_batch = self.position.micro_batch = needs.micro_batch
-        recompute_blocks(self.engine.learner, needs.checkpointing)
-        codes = stage.tokenized.codes if stage.tokenized else None
-        self._lead.begin(self.config, self.folder, codes, precision, needs.checkpointing)
         self.records = Records(session, self._costs, self._track)
         publisher = Publisher(self.folder, self.config, session.dataset, session.held)
         self.snapshots = SnapshotFolder(self.folder.snapshots, self.engine.images_per_step)
@@ -236,12 +233,15 @@ class Trainer:
         self.showing = Showing(session, publisher, self.records, self.scoring)
         self._restore_or_clear(found)
         self._lead.load(self.engine, found[0] if found else None)
+        if self._together():
+            self.listener.on_message(self.engine.parts_in_words())
         self.position.evaluation_seconds += self.scoring.opening_seconds
         self._ledger.begin(self.position.images, session.stage.name)
         self.records.start(earlier)
-        grid_seconds = (
-            self.showing.show_first() if found is None else earlier.get("plan", {}).get("grid_seconds", 0.0)
-        )
+        grid_seconds = earlier.get("plan", {}).get("grid_seconds", 0.0)
+        if found is None:
+            with self._lead.whole_averages(self.engine):
+                grid_seconds = self.showing.show_first()
         self._settle_budget(grid_seconds)
         self._add_noise()
         plan = needs.plan(
@@ -257,6 +257,18 @@ class Trainer:
             self._save_checkpoint()  # last, so that a run that resumes from it has all of the above
             self._await_checkpoint()
         self.listener.on_plan(plan)
+
+    def _begin_engines(
+        self, precision: Precision, recomputes: bool, start: transfer.Carried | None = None
+    ) -> Engine:
+        """Return a new engine, and let other processes build theirs."""
+        session, tokenized = self.session, self.session.stage.tokenized
+        codes = tokenized.codes if tokenized else None
+        self._lead.begin(self.config, self.folder, codes, precision, recomputes)
+        grains = grains_of(self.config)
+        engine = Engine(self.config, self._batches, session.device, precision, self.tokenizer, start, grains)
+        recompute_blocks(engine.learner, recomputes)
+        return engine
 
     def _carried(self) -> transfer.Carried:
         """Return the weights that a new run starts from, and say which these are."""
@@ -279,7 +291,13 @@ class Trainer:
         precision = plan.get("precision", self.config.training.precision)
         try:
             needs = estimate_requirements(
-                self.config, self._batches, self.session.device, precision, self.tokenizer, earlier=plan
+                self.config,
+                self._batches,
+                self.session.device,
+                precision,
+                self.tokenizer,
+                earlier=plan,
+                together=self._together(),
             )
         except TrainingError as error:
             raise TrainingError(self.session.with_hint(str(error))) from error
@@ -289,6 +307,12 @@ class Trainer:
                 f"at once instead of {plan['micro_batch']}, which changes its result."
             )
         return needs
+
+    def _together(self) -> Together | None:
+        """Return how all processes measure steps; None if this one does so alone."""
+        if world().size == 1 or self.config.training.shard != "parameters":
+            return None
+        return Together(self._begin_engines, self._lead.step)
 
     def _restore_or_clear(self, found: checkpoint.Found | None) -> None:
         if found is None:
@@ -319,7 +343,7 @@ class Trainer:
             self._begin_checkpoint()
 
     def _begin_checkpoint(self) -> None:
-        if not self.engine.weights_are_finite():
+        if not self._lead.finds_finite(self.engine):
             return  # the next step rolls back, to the last good checkpoint
         self.records.count_costs()
         own = self.engine.own()

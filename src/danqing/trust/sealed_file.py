@@ -146,7 +146,7 @@ def write_header(header: Header) -> bytes:
 
 
 def read_header(name: str, content: bytes) -> tuple[Header, bytes, bytes]:
-    """Read the start of a sealed file, without a check of its MAC.
+    """Read the start of a sealed file, without checking its MAC.
 
     name: of the file, for sentences. content: the file, or its first `MOST_START_BYTES`.
     Returns the header, all bytes before the MAC, and the MAC. Raises SealError, TruncatedError or

@@ -74,7 +74,7 @@ def resume(path: Path, key: str, place: str) -> Progress | None:
 
 
 def begin(path: Path, key: str) -> Progress:
-    """Begin a journal."""
+    """Start a journal."""
     atomic.write_bytes(path, json.dumps({"key": key}).encode() + b"\n")
     return Progress()
 
