@@ -1,13 +1,16 @@
-"""The formats of model folders and run folders, and which version reads one that this version does not."""
+"""The formats of folders, and which version reads one that this version does not."""
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 MODEL = 1
 """Raise it when an older version could no longer read a new model folder, and keep reading the older ones."""
 RUN = 1
 """Raise it when a run that an older version began would no longer go on bit for bit."""
+EXPORT = "export.json"
+"""The file that makes a folder an export."""
 _FIRST = 1
 _VERSION = re.compile(r"[0-9][0-9a-z.]{0,30}")
 
@@ -19,6 +22,11 @@ def format_of(values: Mapping[str, Any]) -> int | None:
     """
     number = values.get("format", _FIRST)
     return number if type(number) is int else None
+
+
+def is_export(source: str) -> bool:
+    """Return whether a source is the folder of an export."""
+    return (Path(source) / EXPORT).is_file()
 
 
 def writer(version: object) -> str:

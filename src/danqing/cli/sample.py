@@ -184,7 +184,7 @@ def sample(
 
 def _loaded(model: str, marks: MarkSettings) -> "Model | RuntimeModel":
     """Load a model, or an export of one, which needs no PyTorch."""
-    from danqing.compress.runtime.manifest import is_export
+    from danqing.folder_formats import is_export
 
     if is_export(model):
         from danqing.compress.runtime import load

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,11 +10,13 @@ from danqing import requested, requested_attributes
 from danqing.compress.runtime.graphs import Array
 from danqing.compress.runtime.manifest import Manifest
 from danqing.compress.runtime.normals import Generator
-from danqing.compress.runtime.prompts import Prompts
 from danqing.errors import ConfigError
 from danqing.randomness import derived_seed
 from danqing.requested import Label, Prompt
 from danqing.requested_attributes import Attributes
+
+if TYPE_CHECKING:
+    from danqing.compress.runtime.prompts import Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ def rows_of(inputs: Mapping[str, Array], rows: Sequence[int]) -> dict[str, Array
 
 def conditions(
     manifest: Manifest,
-    prompts: Prompts | None,
+    prompts: "Prompts | None",
     seeds: Sequence[int],
     label: Label = None,
     prompt: Prompt = None,

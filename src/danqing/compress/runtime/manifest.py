@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from danqing import folder_formats
 from danqing.attributes import Attribute, Example
 from danqing.errors import ModelError, explain
 from danqing.folder_formats import install_command, writer
@@ -14,7 +15,7 @@ from danqing.sizes import SizeRange
 
 FORMAT = 1
 """Raise it when an older version could no longer run a new export."""
-FILE = "export.json"
+FILE = folder_formats.EXPORT
 _MOST_BYTES = 64 * 2**20
 
 Target = Literal["onnx", "openvino"]
@@ -214,11 +215,6 @@ class Manifest(_Part):
     def reads_text(self) -> bool:
         """Return whether it reads prompts."""
         return self.text is not None
-
-
-def is_export(source: str) -> bool:
-    """Return whether a source is the folder of an export."""
-    return (Path(source) / FILE).is_file()
 
 
 def read(folder: Path) -> Manifest:

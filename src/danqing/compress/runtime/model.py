@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from danqing.compress.runtime import codes, flow, one_shot
 from danqing.compress.runtime import manifest as form
 from danqing.compress.runtime.conditions import conditions, drawn_label, rows_of
 from danqing.compress.runtime.graphs import Array, Graph, open_graphs
-from danqing.compress.runtime.manifest import Manifest
-from danqing.compress.runtime.prompts import Prompts
+from danqing.compress.runtime.manifest import Manifest, TextForm
 from danqing.compress.runtime.request import Request, Sample
 from danqing.errors import ConfigError, ModelError
 from danqing.images import Images, pixels_of_floats
@@ -24,6 +23,9 @@ from danqing.sizes import SizeRange
 from danqing.trust.declaration import Declaration, SourceType
 from danqing.trust.marking import Marking, marking
 from danqing.trust.settings import MarkSettings
+
+if TYPE_CHECKING:
+    from danqing.compress.runtime.prompts import Prompts
 
 OnStep = Callable[[int, int, Callable[[], Images]], None]
 """A function that is called after each step, with the steps done, the steps in all, and a function that
@@ -50,7 +52,7 @@ class RuntimeModel:
     ) -> None:
         self.manifest, self.graphs, self.marks = manifest, graphs, marks
         self.name = manifest.provenance.model
-        self._prompts = None if manifest.text is None else Prompts(manifest.text)
+        self._prompts = None if manifest.text is None else _prompts(manifest.text)
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -201,6 +203,12 @@ class RuntimeModel:
         settings = MarkSettings.of(self.marks)
         check_marks(self.manifest, settings)
         return marking(settings, lambda: self.declaration(action, prompt))
+
+
+def _prompts(form: TextForm) -> "Prompts":
+    from danqing.compress.runtime.prompts import Prompts  # most models do not need its library
+
+    return Prompts(form)
 
 
 def check_marks(manifest: Manifest, settings: MarkSettings) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from danqing.compress.runtime.manifest import is_export
+from danqing.folder_formats import is_export
 from danqing.frames import Header
 from danqing.service.engine.served import Library
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from danqing.compress.runtime.manifest import is_export
+from danqing.folder_formats import is_export
 from danqing.service.engine.catalogue import Catalogue
 from danqing.service.settings import Settings
 

@@ -11,12 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar, TypeVarTuple
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -116,25 +111,14 @@ class Database:
     def is_current(self) -> bool:
         """Return whether the tables have the newest version; raises as `transact`."""
 
-        def look(session: Session) -> bool:
-            found = MigrationContext.configure(session.connection()).get_current_revision()
-            return found == ScriptDirectory(str(_MIGRATIONS)).get_current_head()
-
-        return self.transact(look)
+        return self.transact(lambda session: _is_current(session.connection()))
 
     def _migrate(self) -> None:
         with self.engine.begin() as connection:
             if not self.is_sqlite:
                 connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-            config = Config(attributes={"connection": connection})
-            config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-            try:
-                command.upgrade(config, "head")
-            except CommandError as error:
-                raise DatabaseError(
-                    f"The database was written by another version of Danqing ({error}): use that version "
-                    "or a newer one."
-                ) from error
+            if not _is_current(connection):
+                _upgrade(connection)
 
     def transact(self, function: Callable[[Session, *Ts], T], *arguments: *Ts) -> T:
         """Call a function in a transaction in this thread; return its result.
@@ -187,6 +171,30 @@ class Database:
         """Finish running transactions, and close the database."""
         self._threads.shutdown()
         self.engine.dispose()
+
+
+def _is_current(connection: Connection) -> bool:
+    """Return whether the tables have the newest version, without Alembic, which takes a while to import."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    newest = max(path.name[1:5] for path in (_MIGRATIONS / "versions").glob("v*.py"))
+    return list(connection.scalars(text("select version_num from alembic_version"))) == [newest]
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise DatabaseError(
+            f"The database was written by another version of Danqing ({error}): use that version or a newer "
+            "one."
+        ) from error
 
 
 def _checked(url: str) -> URL:
