@@ -86,8 +86,9 @@ def test_models_that_sample_in_steps_work_in_int8(values: dict[str, Any], tmp_pa
     apart = np.abs(exported.sample(16, seed=3).array - expected)
     if values is FLOW:
         assert apart.mean() < 5
-    else:  # most codes are drawn as before
-        assert (apart == 0).mean() > 0.7
+    else:  # one code that is drawn otherwise changes all that follow
+        assert (apart == 0).mean() > 0.3
+    assert 1e-5 < max(check.error for check in exported.manifest.parity.lowered) < 0.2
 
 
 def test_int8_is_only_for_what_can_compute_in_it(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ EXAMPLES = """Examples:
 
   danqing shrink runs/photos --data photos/ --out photos-fast
 
-  danqing shrink runs/photos --data photos/ --budget 2MB --out photos-small"""
+  danqing shrink runs/photos --data photos/ --budget 2MB --out photos-small
+
+  danqing shrink runs/photos --data photos/ --minutes 10 --out photos-student"""
 
 _TOO_LARGE = 2
 """The exit code where no form suits the budget."""
@@ -42,6 +44,14 @@ def shrink(
     budget: Annotated[
         str | None,
         typer.Option(help="How large it may be: 2MB, 500kB, or 2x for half of the original.", metavar="SIZE"),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="How long to train a student of half the width, which is measured too.",
+            show_default="no student",
+        ),
     ] = None,
     n: Annotated[
         int | None,
@@ -72,6 +82,7 @@ def shrink(
             data,
             out=out,
             budget=budget,
+            minutes=minutes,
             n=n,
             features=features,
             split=split,

@@ -45,10 +45,10 @@ class Form(NamedTuple):
     write: Callable[[Path], object]
 
 
-def forms_of(model: Model) -> list[Form]:
-    """Return the forms of a model, the original first.
+def forms_of(model: Model, prefix: str = "") -> list[Form]:
+    """Return the forms of a model, the one in float32 first.
 
-    None of them is trained.
+    prefix: of their names.
     """
     exports = _Exports(model)
     found = [
@@ -58,7 +58,7 @@ def forms_of(model: Model) -> list[Form]:
     ]
     for name, target, precision in _EXPORTS:
         found.append(Form(name, functools.partial(exports.write, target=target, precision=precision)))
-    return found
+    return [Form(f"{prefix}{name}", write) for name, write in found]
 
 
 def open_form(folder: Path) -> Sampler:

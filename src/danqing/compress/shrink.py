@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from danqing.compress import choice, measuring
 from danqing.compress.choice import Measured
 from danqing.compress.forms import ORIGINAL, Form, Sampler, forms_of, needed_bytes, open_form
 from danqing.compress.runtime.manifest import FILE, is_export
+from danqing.compress.student import half_width, train_student
 from danqing.errors import ConfigError, DanqingError, EvaluationError, ModelError
 from danqing.evaluation.candidate import Candidate, open_candidate
 from danqing.evaluation.features import extract
@@ -93,6 +94,7 @@ def shrink(
     *,
     out: str | Path | None = None,
     budget: str | None = None,
+    minutes: float | None = None,
     n: int | None = None,
     features: str | Path | nn.Module = "auto",
     split: str | None = None,
@@ -108,6 +110,8 @@ def shrink(
     out: a new folder for the chosen form, or that of an earlier result, which is replaced. None writes
         nothing.
     budget: how large the form may be: bytes such as "2MB" or "500kB", or "2x" for half of the original's.
+    minutes: how long to train a student of half the width, which is measured in all forms too; None trains
+        none.
     n: images that each form samples; None takes as many as the model samples in a few seconds.
     features, split: as of `danqing.evaluate`.
     on_progress: receives (done, total, what).
@@ -118,6 +122,8 @@ def shrink(
     tell = on_progress or (lambda done, total, what: None)
     if n is not None and n < 2:
         raise EvaluationError("A score needs at least two images: raise -n.")
+    if minutes is not None and not minutes > 0:
+        raise ConfigError("A student needs some minutes: give more, or leave --minutes out.")
     if budget is not None:
         choice.most_bytes(budget, 1)  # a mistake is found before the work
     folder = None if out is None else Path(out)
@@ -132,7 +138,10 @@ def shrink(
         images = images.subset(spread_evenly(len(images), _MOST_REFERENCE))
     reference = extract(images, network, keep=True, on_progress=on_progress)
     with _workplace(folder) as work:
-        folders, samplers, problems = _write_all(forms_of(opened.model.unmarked()), work, tell)
+        written = _write_all(forms_of(opened.model.unmarked()), work, tell)
+        if minutes is not None:
+            written = written.joined(_write_student(model, opened.model, data, minutes, work, seed, tell))
+        folders, samplers, problems = written
         count = n or measuring.images_for(samplers[ORIGINAL], opened.model.chunk, seed)
         drawn, seconds = measuring.race(samplers, count, seed, tell)
         forms = []
@@ -193,16 +202,48 @@ def _workplace(out: Path | None) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _write_all(
-    forms: Sequence[Form], work: Path, tell: measuring.Tell
-) -> tuple[dict[str, Path], dict[str, Sampler], list[Measured]]:
-    """Write and open all forms; return folders and samplers by name, and those that are not possible."""
+class _Written(NamedTuple):
+    """Forms that are ready: their folders and samplers by name, and those that are not possible."""
+
+    folders: dict[str, Path]
+    samplers: dict[str, Sampler]
+    problems: list[Measured]
+
+    def joined(self, other: "_Written") -> "_Written":
+        """Return these forms and others."""
+        problems = [*self.problems, *other.problems]
+        return _Written(self.folders | other.folders, self.samplers | other.samplers, problems)
+
+
+def _write_student(
+    given: Model | HasModel | str | Path,
+    teacher: Model,
+    data: str | Path,
+    minutes: float,
+    work: Path,
+    seed: int,
+    tell: measuring.Tell,
+) -> _Written:
+    """Train a student and write its forms; given: the teacher as the user named it."""
+    try:
+        half_width(teacher.family)
+    except ConfigError as error:
+        return _Written({}, {}, [Measured("Student", problem=str(error))])
+    source = Path(given) if isinstance(given, str | Path) else work / "0"
+    if not source.is_dir():
+        source = work / "0"  # the original, as it was written
+    trained = train_student(source, data, work / "student", minutes=minutes, seed=seed, tell=tell)
+    return _write_all(forms_of(load(trained).unmarked(), "Student, "), work, tell)
+
+
+def _write_all(forms: Sequence[Form], work: Path, tell: measuring.Tell) -> _Written:
+    """Write and open all forms."""
     folders: dict[str, Path] = {}
     samplers: dict[str, Sampler] = {}
     problems = []
     for place, form in enumerate(forms):
         tell(place, len(forms), f"Writing {form.name}")
-        folder = work / str(place)
+        folder = work / str(len(list(work.iterdir())))
         folder.mkdir()
         try:
             form.write(folder)
@@ -212,7 +253,7 @@ def _write_all(
             if form.name == ORIGINAL:
                 raise
             problems.append(Measured(form.name, problem=str(error)))
-    return folders, samplers, problems
+    return _Written(folders, samplers, problems)
 
 
 def _keep(made: Path, out: Path, found: Shrinkage) -> None:
