@@ -13,6 +13,7 @@ from danqing.version import __version__
 
 if TYPE_CHECKING:
     from danqing.compress.export import export
+    from danqing.compress.shrink import Shrinkage, shrink
     from danqing.data import open_dataset
     from danqing.editing.enhance import enhance
     from danqing.editing.fill import fill
@@ -65,6 +66,7 @@ __all__ = [
     "Robustness",
     "Run",
     "Score",
+    "Shrinkage",
     "Tuning",
     "Verification",
     "__version__",
@@ -88,6 +90,7 @@ __all__ = [
     "seal",
     "search",
     "shard",
+    "shrink",
     "sign",
     "stylize",
     "train",
@@ -117,6 +120,7 @@ _HOMES = {
     "Robustness": "danqing.recognition.robustness",
     "Run": "danqing.training.run",
     "Score": "danqing.evaluation.scores",
+    "Shrinkage": "danqing.compress.shrink",
     "Tuning": "danqing.studies.tune",
     "Verification": "danqing.recognition.verify",
     "adapt": "danqing.recognition.adapt",
@@ -139,6 +143,7 @@ _HOMES = {
     "seal": "danqing.model.protection",
     "search": "danqing.recognition.image_index",
     "shard": "danqing.training.sharding",
+    "shrink": "danqing.compress.shrink",
     "sign": "danqing.model.protection",
     "stylize": "danqing.editing.stylize",
     "train": "danqing.training.run",

@@ -85,21 +85,21 @@ MASKED = {
 }
 
 
-def learner_of(values: dict[str, Any], captions: Sequence[str] = CAPTIONS) -> Learner:
-    """Build a learner; the same weights each time."""
+def learner_of(values: dict[str, Any], captions: Sequence[str] = CAPTIONS, *, noise: float = 0.1) -> Learner:
+    """Build a learner; the same weights each time. noise: that is added to fresh weights."""
     torch.manual_seed(3)
     learner = families.build_learner(families.parse_config(values).complete(captions))
     with torch.no_grad():
         for parameter in learner.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(noise * torch.randn_like(parameter))
     if (taken := getattr(learner, "guide_taken", None)) is not None:
         taken.fill_(True)
     return learner
 
 
-def model_of(values: dict[str, Any]) -> Model:
-    """Build a model without marks."""
-    family = learner_of(values)
+def model_of(values: dict[str, Any], *, noise: float = 0.1) -> Model:
+    """Build a model without marks; noise: as of `learner_of`."""
+    family = learner_of(values, noise=noise)
     assert isinstance(family, Family)
     model = Model(family, {"data": {"licence": "CC0"}}, name="tiny")
     model.marks = "none"

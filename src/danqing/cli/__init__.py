@@ -40,6 +40,7 @@ from danqing.cli import (
     search,
     serve,
     show,
+    shrink,
     sign,
     stylize,
     train,
@@ -137,6 +138,7 @@ app.command("sign", epilog=sign.EXAMPLES)(sign.sign)
 app.command("seal", epilog=seal.EXAMPLES)(seal.seal)
 app.command("unseal", epilog=seal.UNSEAL_EXAMPLES)(seal.unseal)
 app.command("export", epilog=export.EXAMPLES)(export.export)
+app.command("shrink", epilog=shrink.EXAMPLES)(shrink.shrink)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("replicas", epilog=replicas.EXAMPLES)(replicas.replicas)
 app.add_typer(filter.app)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,9 @@ from danqing import atomic
 from danqing.compress import codes, flow, one_shot, parity, recognizers, targets, tracing
 from danqing.compress.browser_runtime import runtime_files
 from danqing.compress.plan import Plan, Size
+from danqing.compress.quantization import recorded
 from danqing.compress.runtime import manifest as form
-from danqing.compress.runtime.graphs import open_graph
+from danqing.compress.runtime.graphs import Array, Graph, imported, open_graph
 from danqing.compress.runtime.manifest import Check, GraphForm, Manifest, Precision, Target
 from danqing.compress.web import write_page
 from danqing.errors import ConfigError, DanqingError, ModelError
@@ -45,8 +46,9 @@ def export(
     model: a model, or where `danqing.load` finds one.
     out: a new folder, or an earlier export, which is replaced.
     to: the runtime that will run it; web is onnx with a page that runs it in a browser.
-    precision: fp16 stores weights in half the bytes; bf16 computes matrix products in bfloat16, for openvino
-        alone.
+    precision: fp16 stores weights in half the bytes; bf16, for openvino alone, also computes matrix products
+        in bfloat16. int8, for onnx and models that sample, stores weights in a quarter of the bytes and
+        computes most products in 8 bits, whose ranges are those of images that it samples.
     sizes: (width, height) at which a model of several sizes is checked; by default its own and another one.
     runtime: for web, a folder with the files of ONNX Runtime Web, which are downloaded otherwise.
     on_progress: called while they are downloaded.
@@ -58,19 +60,24 @@ def export(
     is_page = to == "web"
     target: Target = "onnx" if to == "web" else to
     targets.check(target, precision)
+    if is_page and precision == "int8":
+        raise ConfigError("A page has weights of float32 or fp16: choose one of these.", "precision")
     if runtime is not None and not is_page:
         raise ConfigError("Only an export to web has a runtime of its own: leave it out.", "runtime")
     folder = Path(out)
     _check_folder(folder)
     trained = open_trained(model) if isinstance(model, str | Path) else model
     plan = plan_of(trained)
+    checked = checked_sizes(plan.sizes, sizes)
+    if precision == "int8" and not isinstance(trained, Model):
+        raise ModelError("int8 is for models that sample images, and this one recognizes them: choose fp16.")
     if is_page and not isinstance(trained, Model):
         raise ModelError("The page samples images, and this model recognizes them: export it to onnx.")
     scripts = runtime_files(None if runtime is None else Path(runtime), on_progress) if is_page else {}
     folder.parent.mkdir(parents=True, exist_ok=True)
     parts = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
-        manifest = _write(parts, trained, plan, target, precision, _checked_sizes(plan.sizes, sizes))
+        manifest = write(parts, trained, plan, traced(plan), target, precision, checked)
         if isinstance(trained, Model) and is_page:
             write_page(parts, manifest, trained.marks, scripts)
         if folder.exists():
@@ -110,8 +117,11 @@ def _learner(model: Model | Recognizer) -> Learner:
     return model.family if isinstance(model, Model) else model.learner
 
 
-def _checked_sizes(possible: SizeRange, sizes: Sequence[Size]) -> list[Size]:
-    """Return the sizes at which graphs are checked, the usual one first."""
+def checked_sizes(possible: SizeRange, sizes: Sequence[Size] = ()) -> list[Size]:
+    """Return the sizes at which graphs are checked, the usual one first.
+
+    sizes: those that were chosen, if any. Raises ConfigError for one that the model does not sample.
+    """
     chosen = [possible.check(size) for size in sizes]
     if not chosen:
         chosen = list(possible.own)
@@ -122,42 +132,81 @@ def _checked_sizes(possible: SizeRange, sizes: Sequence[Size]) -> list[Size]:
     return list(dict.fromkeys([possible.own[0], *chosen]))
 
 
-def _write(
+def check_runtime(target: Target) -> None:
+    """Raise ModelError if a package of a target is missing."""
+    packages = {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
+    for package, extra in packages.items() if target == "onnx" else [("openvino", "openvino")]:
+        imported(package, extra)
+
+
+def traced(plan: Plan) -> dict[str, bytes]:
+    """Return the graphs of a plan in ONNX and float32, by name.
+
+    Raises ModelError.
+    """
+    with tempfile.TemporaryDirectory(prefix="danqing-graphs-") as folder:
+        path = Path(folder) / "graph.onnx"
+        found = {}
+        for name, graph in plan.graphs.items():
+            tracing.trace(name, graph, path)
+            found[name] = path.read_bytes()
+    return found
+
+
+def write(
     folder: Path,
     model: Model | Recognizer,
     plan: Plan,
+    graphs: Mapping[str, bytes],
     target: Target,
     precision: Precision,
     sizes: Sequence[Size],
 ) -> Manifest:
-    """Write and check all graphs of a plan, then their manifest, which is returned."""
-    graphs: dict[str, GraphForm] = {}
+    """Write and check an export in an empty folder.
+
+    Returns its manifest.
+    graphs: of the plan, as `traced` returns them. sizes: as `checked_sizes` returns them.
+    Raises ModelError.
+    """
+    forms: dict[str, GraphForm] = {}
+    opened: dict[str, Graph] = {}
+    files: dict[str, list[Path]] = {}
     checks: list[Check] = []
-    lowered: list[Check] = []
-    files: list[Path] = []
     for name, graph in plan.graphs.items():
-        path = folder / f"{name}.onnx"
-        tracing.trace(name, graph, path)
-        traced = path.read_bytes()
-        stored = targets.store(path, target, "float32")
-        described = GraphForm(file=stored[0].name, inputs=graph.inputs, outputs=graph.outputs)
-        found = list(parity.measure(name, graph, open_graph(stored[0], described), sizes))
+        files[name] = _stored(folder, name, graphs[name], target, "float32")
+        forms[name] = GraphForm(file=files[name][0].name, inputs=graph.inputs, outputs=graph.outputs)
+        opened[name] = open_graph(files[name][0], forms[name])
+        found = list(parity.measure(name, graph, opened[name], sizes))
         parity.check(found)
         checks += found
-        if precision != "float32":
-            path.write_bytes(traced)
-            stored = targets.store(path, target, precision)
-            opened = open_graph(stored[0], described, precision=precision)
-            lowered += parity.measure(name, graph, opened, sizes)
-            parity.check_lowered(lowered)
-        graphs[name] = described
-        files += stored
-    parities = form.Parity(tolerance=parity.TOLERANCE, checks=tuple(checks), lowered=tuple(lowered))
-    digests = {path.name: form.digest(path) for path in files}
-    manifest = _manifest(model, plan, target, precision, graphs, parities, digests)
+    manifest = _manifest(model, plan, target, precision, forms, checks)
+    lowered: list[Check] = []
+    inputs = recorded(manifest, opened) if precision == "int8" else {}
+    for name, graph in plan.graphs.items() if precision != "float32" else ():
+        files[name] = _stored(folder, name, graphs[name], target, precision, inputs.get(name, ()))
+        lower = open_graph(files[name][0], forms[name], precision=precision)
+        lowered += parity.measure(name, graph, lower, sizes)
+        parity.check_lowered(lowered)
+    told = manifest.parity.model_copy(update={"lowered": tuple(lowered)})
+    digests = {path.name: form.digest(path) for stored in files.values() for path in stored}
+    manifest = manifest.model_copy(update={"parity": told, "files": digests})
     atomic.write_text(folder / "README.md", _readme(manifest, plan))
     atomic.write_text(folder / form.FILE, manifest.model_dump_json(indent=1, exclude_defaults=False) + "\n")
     return manifest
+
+
+def _stored(
+    folder: Path,
+    name: str,
+    graph: bytes,
+    target: Target,
+    precision: Precision,
+    inputs: Sequence[Mapping[str, Array]] = (),
+) -> list[Path]:
+    """Store a graph of ONNX as a target does; returns its files, the one to open first."""
+    path = folder / f"{name}.onnx"
+    path.write_bytes(graph)
+    return targets.store(path, target, precision, inputs)
 
 
 def _manifest(
@@ -166,9 +215,9 @@ def _manifest(
     target: Target,
     precision: Precision,
     graphs: dict[str, GraphForm],
-    parities: form.Parity,
-    digests: dict[str, str],
+    checks: Sequence[Check],
 ) -> Manifest:
+    """Return the manifest of an export whose files are not known yet."""
     config = _learner(model).config
     conditions = {}
     if isinstance(model, Model):
@@ -192,8 +241,8 @@ def _manifest(
         **conditions,
         provenance=_provenance(model),
         facts=model.facts,
-        parity=parities,
-        files=digests,
+        parity=form.Parity(tolerance=parity.TOLERANCE, checks=tuple(checks)),
+        files={},
     )
 
 

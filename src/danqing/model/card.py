@@ -10,7 +10,7 @@ from danqing.data.card import plain
 from danqing.data.consent import in_words, read_consent
 from danqing.families.base import Learner
 from danqing.model import conditions
-from danqing.quantities import number, privacy
+from danqing.quantities import memory, number, privacy
 
 _MAX_LABELS = 40
 _PIPELINES = {
@@ -122,6 +122,7 @@ def card(
         "EMA length": trained.get("ema_length"),
         "Temperature that calibrates its probabilities": trained.get("temperature"),
         "Precision": trained.get("precision"),
+        "Precision of sampling": trained.get("sampling_precision"),
         "Seed": trained.get("seed"),
     }
     lines += [f"- {name}: {plain(value)}" for name, value in rows.items() if value not in (None, "")]
@@ -194,6 +195,35 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = lines if len(lines) > 2 else []
     how = [f"- {plain(score.get('text') or json.dumps(score, ensure_ascii=False))}" for score in scores]
     return [*lines, *(["", "How each was made:", ""] if lines else []), *how]
+
+
+def measured_forms(told: Mapping[str, Any]) -> list[str]:
+    """Return a section with the forms of a model that were measured.
+
+    told: the content of `shrink.json`; empty where it has none.
+    """
+    forms = [form for form in told.get("forms", ()) if isinstance(form, dict) and form.get("bytes")]
+    if not forms:
+        return []
+    lines = [
+        "## Forms that were measured",
+        "",
+        f"| form | images per second | times as fast | size | {plain(told.get('score', 'score'))} |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for form in forms:
+        mark = "**" if form.get("name") == told.get("chosen") else ""
+        figures = [form.get(key) for key in ("images_per_second", "speedup", "bytes", "score")]
+        if all(isinstance(figure, int | float) for figure in figures):
+            speed, ratio, size, score = figures
+            ends = [end for end in form.get("interval") or () if isinstance(end, int | float)]
+            interval = f" ({' to '.join(map(number, ends))})" if ends else ""
+            cells = (number(speed), f"{ratio:.2f}", memory(size), f"{number(score)}{interval}")
+            lines.append(f"| {mark}{plain(form.get('name', ''))}{mark} | {' | '.join(cells)} |")
+    machine = told.get("machine")
+    processor = machine.get("processor") if isinstance(machine, dict) else None
+    on = f" On {plain(processor)}." if processor else ""
+    return [*lines, "", f"{plain(told.get('verdict', ''))}{on}"]
 
 
 def _how_to_use(info: Mapping[str, Any], prompts: Sequence[str], samples: str | None) -> list[str]:

@@ -18,12 +18,14 @@ from danqing.families.base import Family, Learner
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
 from danqing.model import shipped
-from danqing.model.card import card
+from danqing.model.card import card, measured_forms
 from danqing.model.files import CARD, CONFIG, WEIGHTS, ModelFiles, open_files
 from danqing.version import __version__
 
 FILES = (CONFIG, WEIGHTS, CARD, "samples.png", "scores.json")
 SAMPLES = FILES[3]
+SHRINK = "shrink.json"
+"""The forms of the model that `danqing shrink` has measured, in the folder of the one that it chose."""
 NEIGHBOURS = "neighbours.png"
 """Samples beside the training images nearest to them, once the model has been evaluated."""
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
@@ -76,10 +78,17 @@ def write(
 
 
 def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
-    """Write the model card with a folder's scores; returns its path."""
+    """Write the model card; returns its path.
+
+    It has the scores and the measured forms in the folder.
+    """
     scores = _read_scores(folder)
     samples, neighbours = (name if (folder / name).exists() else None for name in (SAMPLES, NEIGHBOURS))
-    atomic.write_text(folder / "README.md", card(info, scores, samples=samples, neighbours=neighbours))
+    text = card(info, scores, samples=samples, neighbours=neighbours)
+    told = _read_json(folder / SHRINK)
+    if isinstance(told, dict) and (table := measured_forms(told)):
+        text += "\n".join(["", *table]) + "\n"
+    atomic.write_text(folder / "README.md", text)
     return folder / "README.md"
 
 
@@ -110,13 +119,18 @@ def _read_scores(folder: Path) -> list[dict[str, Any]]:
 
     There are none where the file cannot be read, since that must not keep a model from being saved.
     """
-    path = folder / "scores.json"
-    try:
-        found = [] if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(found, allow_nan=False)  # what cannot be written again is not a score
-    except (OSError, ValueError, RecursionError):
-        return []
+    found = _read_json(folder / "scores.json")
     return [score for score in found if isinstance(score, dict)] if isinstance(found, list) else []
+
+
+def _read_json(path: Path) -> Any:
+    """Return the content of a file of figures; None where it cannot be read, or not be written again."""
+    try:
+        found = None if path.is_symlink() else json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(found, allow_nan=False)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found
 
 
 def says_of(settings: Mapping[str, Any], digest: str) -> bool:

@@ -31,6 +31,7 @@ from danqing.model.domain import Domain, warn_outside
 from danqing.model.verb_options import STRENGTH
 from danqing.nets.layers import crop
 from danqing.options import Verb
+from danqing.precision import Precision, autocast, candidates
 from danqing.requested import Label, Prompt, count_images, image_seeds
 from danqing.requested_attributes import Attributes
 from danqing.sizes import SizeRange, as_size
@@ -84,6 +85,15 @@ class Model(Analysis):
     def sample_options(self) -> dict[str, Any]:
         """Return the family's own options of `sample` with their defaults."""
         return self.options_of("sample")
+
+    @property
+    def precision(self) -> Precision:
+        """Return the format of matrix products while it samples, beside a family's own option.
+
+        It is float32, unless the fact `sampling_precision` is "auto": what the machine is fast at.
+        """
+        is_auto = self.facts.get("sampling_precision") == "auto" and "precision" not in self.sample_options
+        return candidates(self.device)[0] if is_auto else "float32"
 
     def options_of(self, verb: Verb) -> dict[str, Any]:
         """Return the family's own options of a verb with their defaults.
@@ -406,4 +416,5 @@ class Model(Analysis):
         given = dict(options)
         if (mark := self.codes_mark()) is not None:
             given["mark"] = mark
-        return sample_in_chunks(self.family, draw, self._rows_of(condition), seeds, given, on_step, marks)
+        with autocast(self.precision, self.device):
+            return sample_in_chunks(self.family, draw, self._rows_of(condition), seeds, given, on_step, marks)

@@ -49,6 +49,7 @@ class RunConfig(Section):
     size: (width, height) in pixels.
     images, minutes: the budget, one of the two, for both stages together if there is a tokenizer.
     init: a run folder, a model folder or a hub id whose weights the run starts from, as far as they fit.
+    teacher: a run folder, a model folder or a hub id whose outputs the model learns besides the images.
     tokenizer: the first stage of a family that generates codes or latents; without one, such a family
     generates pixels.
     private: what is guaranteed to the people in the images; nothing without it.
@@ -59,6 +60,7 @@ class RunConfig(Section):
     family: str
     source: str = ""
     init: str = ""
+    teacher: str = ""
     size: tuple[int, int] | None = None
     batch_size: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
@@ -110,6 +112,8 @@ class RunConfig(Section):
                 "the noise of a private run is drawn by one process: leave --processes out, and "
                 "training.grains at 1"
             )
+        if self.private is not None and self.teacher:
+            raise ValueError("a teacher knows images that a private run must hide: leave teacher out")
         self._check_growing()
         return self
 

@@ -25,6 +25,7 @@ from danqing.training.parts import Parts, is_here
 from danqing.training.private_gradients import PrivateGradients
 from danqing.training.schedule import learning_rate_factor
 from danqing.training.snapshots import Averages
+from danqing.training.teacher import Teacher
 from danqing.training.transfer import Carried
 
 
@@ -47,6 +48,9 @@ class Engine:
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
         learner = initialise(config, tokenizer, start)
+        self.teacher = Teacher(config.teacher, config.model, device) if config.teacher else None
+        if self.teacher is not None and start is None:
+            self.teacher.lend(learner)
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.learner.phases()
         self.averages = _averages(self.learner, config)
@@ -349,9 +353,14 @@ class Engine:
 
     def _loss(self, phase: Phase, step: int, repeat: int, batch: Batch, part: int) -> Losses:
         """Compute the loss of a part or a grain of a batch."""
-        rng = generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
+
+        def rng() -> torch.Generator:
+            return generator(self.config.seed, f"loss/{phase.name}", step, repeat, part, device=self.device)
+
         with autocast(self.precision, self.device):
-            losses: Losses = self.learner.loss(batch, phase, rng)
+            if self.teacher is not None:
+                return self.teacher.losses(self.learner, batch, phase, rng)
+            losses: Losses = self.learner.loss(batch, phase, rng())
         return losses
 
     def _halve_micro_batch(self) -> None:

@@ -63,13 +63,14 @@ def open_graph(path: Path, form: GraphForm, *, precision: Precision = "float32",
         raise ModelError(f"{path} cannot be run ({error}): export the model again.") from error
 
 
-class _Inputs:
+class Inputs:
     """Brings arrays to what a graph takes."""
 
     def __init__(self, form: GraphForm) -> None:
         self._ports = {port.name: _DTYPES[port.dtype] for port in form.inputs}
 
     def chosen(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the inputs that the graph has, in its number formats."""
         return {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in self._ports.items()}
 
 
@@ -86,7 +87,7 @@ class OnnxGraph:
         options.log_severity_level = 3
         # The weights' memory is the session's own, and buffers of one size serve all runs.
         options.enable_cpu_mem_arena = False
-        self._inputs = _Inputs(form)
+        self._inputs = Inputs(form)
         self._session = runtime.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
         )
@@ -118,7 +119,7 @@ class OpenVINOGraph:
         }
         if threads:
             self._settings[properties.inference_num_threads()] = threads
-        self._inputs = _Inputs(form)
+        self._inputs = Inputs(form)
         self._core = runtime.Core()
         self._graph = self._core.read_model(str(path))
         axes = {axis for port in form.inputs for axis in port.shape if isinstance(axis, str)}

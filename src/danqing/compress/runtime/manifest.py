@@ -19,7 +19,7 @@ FILE = folder_formats.EXPORT
 _MOST_BYTES = 64 * 2**20
 
 Target = Literal["onnx", "openvino"]
-Precision = Literal["float32", "bf16", "fp16"]
+Precision = Literal["float32", "bf16", "fp16", "int8"]
 
 
 class _Part(BaseModel):
