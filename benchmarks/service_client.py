@@ -91,8 +91,7 @@ async def load_of(client: Client, request: bytes, clients: int, each: int) -> tu
     answers: list[Answer] = []
 
     async def one() -> None:
-        for _ in range(each):
-            answers.append((await client.send(request))._replace(body=b""))
+        answers.extend([(await client.send(request))._replace(body=b"") for _ in range(each)])
 
     await asyncio.gather(*(one() for _ in range(clients)))
     return answers, time.perf_counter() - began
