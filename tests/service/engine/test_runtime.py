@@ -18,9 +18,11 @@ import openai
 import psutil
 import pytest
 import tomli_w
+import typer.main
 from PIL import Image
 
 import danqing as dq
+from danqing.cli import app, serve
 from danqing.compress.runtime import load, load_recognizer
 from danqing.compress.runtime.manifest import Codes
 from danqing.compress.runtime.model import check_marks
@@ -418,6 +420,19 @@ def test_settings_that_contradict_a_runtime_are_rejected(export: Callable[[str],
     assert "its worker has the device cuda" in str(
         RuntimeLibrary("cuda", 0, "none").describe("gan", export("gan")).fault
     )
+
+
+def test_the_runtime_comes_from_the_command_line_the_environment_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    assert command.make_context("serve", ["model", "--runtime", "openvino"]).params["runtime"] == "openvino"
+    monkeypatch.setenv("DANQING_RUNTIME", "onnx")
+    assert command.make_context("serve", ["model"]).params["runtime"] == "onnx"
+    (tmp_path / "service.toml").write_text('models = {a = "a"}\nengine = {runtime = "onnx", queue = 7}\n')
+    engine = serve.read_settings(tmp_path / "service.toml", engine={"runtime": "openvino"}).engine
+    assert (engine.runtime, engine.queue) == ("openvino", 7)
+    assert Settings(models={"a": "a"}).engine.runtime == "torch"
 
 
 def test_marks_in_codes_need_the_model_itself(export: Callable[[str], str]) -> None:
