@@ -18,21 +18,26 @@ import openai
 import psutil
 import pytest
 import tomli_w
+import typer.main
 from PIL import Image
 
 import danqing as dq
-from danqing.compress.runtime import load
+from danqing.cli import app, serve
+from danqing.compress.runtime import load, load_recognizer
 from danqing.compress.runtime.manifest import Codes
 from danqing.compress.runtime.model import check_marks
+from danqing.compress.runtime.segments import mask_of
 from danqing.errors import ConfigError, ModelError
 from danqing.images import Images
 from danqing.model.files import Access
 from danqing.model.recognizer import Recognizer, open_trained
+from danqing.model.scorer import ClassScorer
 from danqing.recognition.segment import segment
 from danqing.service import settings
-from danqing.service.engine import model_sources, placement
+from danqing.service.engine import model_sources, placement, runtime_recognition
 from danqing.service.engine.catalogue import Catalogue
 from danqing.service.engine.export_once import exported
+from danqing.service.engine.orders import Query, pack_pixels
 from danqing.service.engine.received_batch import Row, conditions
 from danqing.service.engine.runtime_models import RuntimeLibrary
 from danqing.service.settings import Settings
@@ -277,6 +282,29 @@ def test_recognizers_answer_as_in_torch(bare: Process, folders: dict[str, Path])
 
 
 @pytest.mark.slow
+def test_exports_judge_for_filters_and_segment_in_tiles(
+    folders: dict[str, Path], export: Callable[[str], str]
+) -> None:
+    looked = list[int]()
+    image = np.random.default_rng(0).integers(0, 256, (43, 66, 3), dtype=np.uint8)
+    query = [Query(pack_pixels(image)), Query(pack_pixels(image[::-1]))]
+    kinds = load_recognizer(export("kinds"))
+    found = runtime_recognition.recognize(kinds, "judge", query, {"classes": ["A", "c"]}, lambda: None)
+    scores = ClassScorer(dq.load_recognizer(folders["kinds"]), ["a", "c"])(np.stack([image, image[::-1]]))
+    np.testing.assert_allclose([one.values["score"] for one in found], scores, atol=1e-5)
+    with pytest.raises(ConfigError, match="no class 'd'"):
+        runtime_recognition.recognize(kinds, "judge", query, {"classes": ["d"]}, lambda: None)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    parts, own = load_recognizer(export("parts")), dq.load_recognizer(folders["parts"])
+    for scale in ("own", "model"):
+        mask = mask_of(parts, file.getvalue(), scale=scale, tile=16, look=lambda: looked.append(1))
+        assert np.array_equal(mask, segment(own, image, scale=scale, tile=16))
+        assert len(np.unique(mask)) > 1
+    assert len(looked) > 12
+
+
+@pytest.mark.slow
 def test_jobs_of_exports_run(bare: Process) -> None:
     body = {"endpoint": "generations", "body": {"model": "gan", "prompt": "cat", "seed": 5, "n": 2}}
     job = bare.http.post("/v1/jobs", json=body).json()
@@ -392,6 +420,19 @@ def test_settings_that_contradict_a_runtime_are_rejected(export: Callable[[str],
     assert "its worker has the device cuda" in str(
         RuntimeLibrary("cuda", 0, "none").describe("gan", export("gan")).fault
     )
+
+
+def test_the_runtime_comes_from_the_command_line_the_environment_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    assert command.make_context("serve", ["model", "--runtime", "openvino"]).params["runtime"] == "openvino"
+    monkeypatch.setenv("DANQING_RUNTIME", "onnx")
+    assert command.make_context("serve", ["model"]).params["runtime"] == "onnx"
+    (tmp_path / "service.toml").write_text('models = {a = "a"}\nengine = {runtime = "onnx", queue = 7}\n')
+    engine = serve.read_settings(tmp_path / "service.toml", engine={"runtime": "openvino"}).engine
+    assert (engine.runtime, engine.queue) == ("openvino", 7)
+    assert Settings(models={"a": "a"}).engine.runtime == "torch"
 
 
 def test_marks_in_codes_need_the_model_itself(export: Callable[[str], str]) -> None:

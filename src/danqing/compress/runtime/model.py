@@ -21,11 +21,11 @@ from danqing.requested import Label, Prompt, count_images, image_seeds
 from danqing.requested_attributes import Attributes
 from danqing.sizes import SizeRange
 from danqing.trust.declaration import Declaration, SourceType
-from danqing.trust.marking import Marking, marking
 from danqing.trust.settings import MarkSettings
 
 if TYPE_CHECKING:
     from danqing.compress.runtime.prompts import Prompts
+    from danqing.trust.marking import Marking
 
 OnStep = Callable[[int, int, Callable[[], Images]], None]
 """A function that is called after each step, with the steps done, the steps in all, and a function that
@@ -195,13 +195,17 @@ class RuntimeModel:
             reservations=told.reservations,
         )
 
-    def marking(self, action: str, prompt: str = "") -> Marking | None:
+    def marking(self, action: str, prompt: str = "") -> "Marking | None":
         """Return the marks of images; None where they get none.
 
         Raises ConfigError for unknown settings, and as `check_marks`.
         """
         settings = MarkSettings.of(self.marks)
         check_marks(self.manifest, settings)
+        if not settings.regimes:
+            return None
+        from danqing.trust.marking import marking  # a worker of the service makes no marks
+
         return marking(settings, lambda: self.declaration(action, prompt))
 
 

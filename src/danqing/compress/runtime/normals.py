@@ -37,7 +37,7 @@ class Generator:
     """
 
     def __init__(self, seed: int) -> None:
-        self._engine = np.random.RandomState(np.random.MT19937(_NO_ENTROPY))
+        self._engine = np.random.RandomState(np.random.MT19937(_NO_ENTROPY))  # type: ignore[arg-type]
         self._engine.seed(seed & 0xFFFFFFFF)
         self._waiting: float | None = None
 

@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from danqing.folder_formats import is_export
@@ -88,6 +87,6 @@ def _take(answer: Mapping[str, Any], settings: Settings, catalogue: Catalogue) -
         _log.info("the model %s is exported to %s once, which takes a while", name, target)
     elif answer["kind"] == "exported":
         _log.info("the model %s is served from its export %s", name, answer["folder"])
-        catalogue.serve_from(name, str(Path(answer["folder"])))
+        catalogue.serve_from(name, answer["folder"])
     else:
         catalogue.cannot_be_served(name, answer["fault"])

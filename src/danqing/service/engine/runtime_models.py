@@ -27,7 +27,7 @@ class RuntimeLibrary:
     """Finds exported models.
 
     device: of the worker. threads: of a computation, 0 for the runtime's own choice.
-    marks: which marks pictures get.
+    marks: which marks pictures get, by the server; the models only check that they can have them.
     """
 
     def __init__(self, device: str, threads: int, marks: str) -> None:
@@ -58,7 +58,7 @@ class RuntimeLibrary:
             graphs = open_graphs(folder, manifest, self._threads)
             if isinstance(manifest.loop, Recognize):
                 return RuntimeFinder(RuntimeRecognizer(manifest, graphs))
-            return RuntimePainter(RuntimeModel(manifest, graphs, self._marks))
+            return RuntimePainter(RuntimeModel(manifest, graphs, "none"))
 
         stored = sum((folder / file).stat().st_size for file in manifest.files)
         return Found(stored * (2 if manifest.precision == "fp16" else 1), load)
