@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from danqing.compress import export
+from danqing.compress.prune import pruned
 from danqing.compress.runtime import load as load_export
 from danqing.compress.runtime.manifest import Precision, Target, is_export
 from danqing.errors import ModelError
@@ -55,6 +56,7 @@ def forms_of(model: Model, prefix: str = "") -> list[Form]:
         Form(ORIGINAL, functools.partial(_save, model, half=_is_half(model))),
         Form("PyTorch fp16 weights", functools.partial(_save_half, model)),
         Form("PyTorch bf16", functools.partial(_save_bf16, model)),
+        Form("PyTorch with 3/4 of the channels", functools.partial(_save_pruned, model)),
     ]
     for name, target, precision in _EXPORTS:
         found.append(Form(name, functools.partial(exports.write, target=target, precision=precision)))
@@ -106,6 +108,10 @@ def _save_bf16(model: Model, folder: Path) -> None:
     if candidates(torch.device("cpu"))[0] != "bfloat16":
         raise ModelError("This processor does not compute in bf16.")
     _save(model, folder, half=True, auto=True)
+
+
+def _save_pruned(model: Model, folder: Path) -> None:
+    _save(pruned(model), folder)
 
 
 class _Exports:

@@ -1,10 +1,11 @@
 """A smaller model learns what a trained one gives, besides its images (Hinton, Vinyals and Dean 2015).
 
 A GAN or a VAE learns the image that its teacher makes of the same noise, and a flow model its teacher's
-prediction for the same noisy image. A student begins with the first channels of each layer of a teacher that
-draws an image in one evaluation, and with the teacher's discriminator, if that is known.
+prediction for the same noisy image. A student that draws an image in one evaluation begins with some of the
+channels of each layer of its teacher, and with the discriminator, if that is known.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from danqing.families.flow_sampling import Flow
 from danqing.families.gan import GAN
 from danqing.families.vae import VAE
 from danqing.nets.layers import ToMap, shrunk
+from danqing.nets.pruning import order_channels
 from danqing.training.transfer import Source
 
 
@@ -66,9 +68,13 @@ class Teacher:
             raise ConfigError(f"The teacher {model} {what} than the student: choose the same for both.")
 
     def lend(self, student: Learner) -> None:
-        """Copy the first channels of each layer to a student, if that is of use."""
-        if isinstance(student, GAN | VAE):
+        """Copy the most important channels of each layer to a student, if that is of use."""
+        if isinstance(student, VAE):
             inherit(student, self._source.weights())
+        if isinstance(student, GAN):
+            whole = copy.deepcopy(self._learner)
+            order_channels(whole.get_submodule("generator"))
+            inherit(student, {**self._source.weights(), **whole.state_dict()})
 
     def losses(
         self, student: Learner, batch: Batch, phase: Phase, rng: Callable[[], torch.Generator]
