@@ -115,6 +115,22 @@ def test_muon_treats_a_kernel_as_a_matrix_and_a_matrix_as_torch_does() -> None:
         assert torch.equal(parameter.detach().flatten(1), flat[name].detach()), name
 
 
+def test_a_step_of_muon_does_not_depend_on_which_others_a_process_steps() -> None:
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        values = [torch.randn(16, 16, generator=rng) for _ in range(6)]
+        together = [torch.nn.Parameter(value.clone()) for value in values[:3]]
+        for parameter, value in zip(together, values[3:], strict=True):
+            parameter.grad = value.clone()
+        optimizers.Muon(together, 0.1, 0.0, ns_steps=3).step()
+        for owned in ((0,), (1, 2)):
+            apart = [torch.nn.Parameter(value.clone()) for value in values[:3]]
+            for number in owned:
+                apart[number].grad = values[3 + number].clone()
+            optimizers.Muon(apart, 0.1, 0.0, ns_steps=3).step()
+            assert all(apart[number].equal(together[number]) for number in owned)
+
+
 def test_muon_over_kernels_resumes_bit_for_bit() -> None:
     config = OptimizerConfig.model_validate({"name": "muon", "learning_rate": 0.01, "weight_decay": 0.1})
 

@@ -1,7 +1,7 @@
 """Optimisers from their configuration, and their state as named tensors."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -80,7 +80,8 @@ class Muon(torch.optim.Optimizer):
     All singular values of a matrix's step are about alike, so that what is rare in the gradient is learned as
     quickly as what is common. Its steps are as long as those of AdamW (Liu et al. 2025, equation 4): one
     learning rate serves both. A kernel `[out, in, h, w]` is treated as the matrix `[out, in * h * w]`, which
-    `torch.optim.Muon` does not accept; for matrices the two agree bit for bit.
+    `torch.optim.Muon` does not accept; for a single matrix the two agree bit for bit. A step does not depend
+    on which other parameters take one.
     """
 
     def __init__(
@@ -94,7 +95,8 @@ class Muon(torch.optim.Optimizer):
         """Take one step."""
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
-            alike = defaultdict[torch.Size, list[tuple[nn.Parameter, Tensor]]](list)
+            alike = defaultdict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]](list)
+            counts = Counter(_matrix(parameter) for parameter in group["params"])
             for parameter in group["params"]:
                 if (gradient := parameter.grad) is None:
                     continue
@@ -103,21 +105,29 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 average = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
                 step = gradient.lerp(average, momentum).flatten(1)  # Nesterov
-                alike[step.shape].append((parameter, step))
+                alike[_matrix(parameter)].append((parameter, step))
             for shape, members in alike.items():
-                steps = orthogonalised(torch.stack([step for _, step in members]), group["ns_steps"])
+                stacked = torch.stack([step for _, step in members])
+                if len(members) == 1 < counts[shape]:  # other processes, or nobody, step the others
+                    stacked = stacked.repeat(2, 1, 1)  # kernels round a single matrix otherwise
+                steps = orthogonalised(stacked, group["ns_steps"])
                 scale = 0.2 * math.sqrt(max(shape))
-                for (parameter, _), step in zip(members, steps, strict=True):
+                for (parameter, _), step in zip(members, steps, strict=False):
                     parameter.mul_(1 - rate * group["weight_decay"])
                     parameter.add_(step.reshape(parameter.shape), alpha=-rate * scale)
+
+
+def _matrix(parameter: Tensor) -> tuple[int, ...]:
+    """Return the shape of a parameter as a matrix."""
+    return parameter.shape[0], parameter.numel() // parameter.shape[0]
 
 
 def orthogonalised(matrices: Tensor, steps: int) -> Tensor:
     """Return matrices with all singular values near 1 and the same singular vectors, in bfloat16.
 
-    matrices: `[k, m, n]`, computed together, each as if it were alone. steps: of a Newton-Schulz iteration,
-    with the coefficients of Jordan et al. 2024. Each brings singular values about 3.4 times nearer to
-    [0.5, 1.5], quickly rather than to 1 exactly.
+    matrices: `[k, m, n]`, computed together, each as if the others were not there; but the kernels for k = 1
+    may round otherwise. steps: of a Newton-Schulz iteration, with the coefficients of Jordan et al. 2024.
+    Each brings singular values about 3.4 times nearer to [0.5, 1.5], quickly rather than to 1 exactly.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.bfloat16()
