@@ -10,9 +10,10 @@ import torch
 from danqing.compress import export
 from danqing.compress.prune import pruned
 from danqing.compress.runtime import load as load_export
-from danqing.compress.runtime.manifest import Precision, Target, is_export
+from danqing.compress.runtime.manifest import Precision, Target
 from danqing.errors import ModelError
 from danqing.families.base import bytes_of
+from danqing.folder_formats import is_export
 from danqing.images import Pixels
 from danqing.model import folder as model_folder
 from danqing.model.files import WEIGHTS

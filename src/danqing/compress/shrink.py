@@ -17,7 +17,7 @@ from danqing import atomic
 from danqing.compress import choice, measuring
 from danqing.compress.choice import Measured
 from danqing.compress.forms import ORIGINAL, Form, Sampler, forms_of, needed_bytes, open_form
-from danqing.compress.runtime.manifest import FILE, is_export
+from danqing.compress.runtime.manifest import FILE
 from danqing.compress.student import half_width, train_student
 from danqing.errors import ConfigError, DanqingError, EvaluationError, ModelError
 from danqing.evaluation.candidate import Candidate, open_candidate
@@ -29,6 +29,7 @@ from danqing.evaluation.reference import open_reference, reference_info
 from danqing.evaluation.scores import ReferenceInfo
 from danqing.families import display_name
 from danqing.families.abilities import Translates
+from danqing.folder_formats import is_export
 from danqing.machine import hardware
 from danqing.model.card import measured_forms
 from danqing.model.folder import SHRINK, write_card
