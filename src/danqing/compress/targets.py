@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from danqing.compress import transposed
 from danqing.compress.quantization import LEAST_WEIGHTS, SCALED, quantize
 from danqing.compress.runtime.graphs import Array, imported
 from danqing.compress.runtime.manifest import Precision, Target
@@ -46,6 +47,9 @@ def store(
         return [source]
     openvino = imported("openvino", "openvino")
     path = source.with_suffix(".xml")
+    if precision == "bf16":  # OpenVINO computes transposed convolutions in float32
+        onnx = imported("onnx", "export")
+        onnx.save(transposed.replaced(onnx.load(source)), source)
     openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=precision != "float32")
     source.unlink()
     return [path, path.with_suffix(".bin")]
