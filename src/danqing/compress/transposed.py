@@ -44,8 +44,9 @@ def replaced(model: Any) -> Any:
         for name, value in cut.items():
             added.append(onnx.numpy_helper.from_array(np.array(value), f"{node.output[0]}_{name}"))
         apart, beside = f"{node.output[0]}_apart", f"{node.output[0]}_beside"
-        window = {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1]}
-        nodes.append(helper.make_node("Conv", [images, *own], [apart], **window))
+        nodes.append(
+            helper.make_node("Conv", [images, *own], [apart], kernel_shape=[2, 2], pads=[1, 1, 1, 1])
+        )
         nodes.append(helper.make_node("DepthToSpace", [apart], [beside], blocksize=2, mode="CRD"))
         bounds = [f"{node.output[0]}_{name}" for name in cut]
         nodes.append(helper.make_node("Slice", [beside, *bounds], [node.output[0]]))
