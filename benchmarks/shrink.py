@@ -1,6 +1,6 @@
 """The choice of `danqing shrink` beside forms that are exported and timed by hand.
 
-    python benchmarks/shrink.py MODEL --data DATA [--rounds 7] [--images 320] [--threads 1] [-n 640]
+    python benchmarks/shrink.py MODEL --data DATA [--split test] [--rounds 7] [--images 320] [--threads 1] [-n 640]
 
 `dq.shrink` chooses a form. Then each form is written by hand, with `Model.save` and `dq.export`, and all are
 timed in turns, in another order in each round. Printed are the speed of each form as a multiple of PyTorch in
@@ -25,6 +25,7 @@ def main() -> None:
     )
     parser.add_argument("model", help="a run folder or a model folder")
     parser.add_argument("--data", required=True)
+    parser.add_argument("--split", default="test", help="of the data, with which samples are compared")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=320, help="how many each form samples in a round")
     parser.add_argument("--threads", type=int, default=1)
@@ -45,7 +46,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     load = [os.getloadavg()[0]]
     start = time.perf_counter()
-    found = dq.shrink(arguments.model, arguments.data, n=arguments.n)
+    found = dq.shrink(arguments.model, arguments.data, n=arguments.n, split=arguments.split)
     seconds = time.perf_counter() - start
     model = dq.load(arguments.model).unmarked()
     folders = by_hand(model, folder)
@@ -125,9 +126,8 @@ def frechet(sample: Any, arguments: argparse.Namespace) -> float:
     images = sample(seeds_of(0, arguments.n))
     n, height, width, channels = images.shape
     network = open_network()
-    split = "test" if "mnist" in arguments.data else None
-    options = {"split": split} if split else {}
-    real = dq.open_dataset(arguments.data, size=(width, height), channels=channels, **options)
+    size = (width, height)
+    real = dq.open_dataset(arguments.data, split=arguments.split, size=size, channels=channels)
     real = real.subset(spread_evenly(len(real), min(len(real), 2000)))
     stored = store_images([images], (n, height, width, channels), np.full(n, -1), ())
     return frechet_distance(extract(stored, network, keep=False), extract(real, network, keep=True)).value

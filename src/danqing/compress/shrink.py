@@ -193,10 +193,8 @@ def _workplace(out: Path | None) -> Iterator[Path]:
     """Create a folder for all forms, which is deleted; on the disk of the result, if there is one."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-    beside = {} if out is None else {"dir": out.parent}
-    work = Path(
-        tempfile.mkdtemp(prefix=f".{'shrink' if out is None else out.name}.", suffix=".tmp", **beside)
-    )
+    name, parent = ("danqing-shrink", None) if out is None else (f".{out.name}.", out.parent)
+    work = Path(tempfile.mkdtemp(prefix=name, suffix=".tmp", dir=parent))
     try:
         yield work
     finally:
@@ -234,7 +232,9 @@ def _write_student(
     if not source.is_dir():
         source = work / "0"  # the original, as it was written
     trained = train_student(source, data, work / "student", minutes=minutes, seed=seed, tell=tell)
-    return _write_all(forms_of(load(trained).unmarked(), "Student, "), work, tell)
+    student = load(trained, marks="none")
+    student.name = f"{teacher.declaration('sample').model}-student"
+    return _write_all(forms_of(student, "Student, "), work, tell)
 
 
 def _write_all(forms: Sequence[Form], work: Path, tell: measuring.Tell) -> _Written:

@@ -213,8 +213,9 @@ def measured_forms(told: Mapping[str, Any]) -> list[str]:
     ]
     for form in forms:
         mark = "**" if form.get("name") == told.get("chosen") else ""
-        figures = [form.get(key) for key in ("images_per_second", "speedup", "bytes", "score")]
-        if all(isinstance(figure, int | float) for figure in figures):
+        found = (form.get(key) for key in ("images_per_second", "speedup", "bytes", "score"))
+        figures = [float(figure) for figure in found if isinstance(figure, int | float)]
+        if len(figures) == 4:
             speed, ratio, size, score = figures
             ends = [end for end in form.get("interval") or () if isinstance(end, int | float)]
             interval = f" ({' to '.join(map(number, ends))})" if ends else ""
