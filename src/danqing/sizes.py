@@ -99,8 +99,8 @@ def placed_back(
     (left, top, right, bottom), inner, corner = placement(natural, size, fit)
     scale = np.array([(right - left) / inner[0], (bottom - top) / inner[1]])
     points = (np.asarray(boxes, np.float64).reshape(-1, 2, 2) - corner) * scale + (left, top)
-    cut: NDArray[np.float32] = np.clip(points, 0, natural).reshape(-1, 4).astype(np.float32)
-    return cut
+    inside = np.clip(points, 0, np.array(natural, np.float64))
+    return np.asarray(inside.reshape(-1, 4), np.float32)
 
 
 def resized(

@@ -39,7 +39,7 @@ def mask_of(
     half = 127.5 if pixels.dtype == np.uint8 else 32767.5
     logits = _in_tiles(recognizer, floats_of_pixels(pixels[None], half), tile, look)
     if logits.shape[:0:-1] == natural:
-        return logits.argmax(0).astype(np.uint8)
+        return np.asarray(logits.argmax(0), np.uint8)
     return _enlarged_argmax(logits, natural)
 
 

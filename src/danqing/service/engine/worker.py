@@ -165,7 +165,7 @@ class Worker:
         return Watch(look, self._step_callback(batch, start, rows))
 
     def _step_callback(
-        self, batch: Batch, start: int, rows: list[Row]
+        self, batch: Batch, start: int, rows: Sequence[Row]
     ) -> Callable[[int, int, Callable[[], Images]], None]:
         """Return the callback for each step of a chunk: it stops, sends previews and progress."""
         wanted = {row.previews for row in rows if row.previews}
