@@ -120,14 +120,14 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 313 steps: 9 snapshots, and a
 @pytest.mark.parametrize(
     ("family", "kills", "images", "settings"),
     [
-        ("gan", 10, 10_000, GAN),
-        ("modern", 4, 5000, MODERN),
-        ("vae", 4, 5000, [*VAE, *EVALUATED, *AVERAGED]),
-        ("flow", 4, 5000, [*FLOW, *PAIRED, *AVERAGED]),
-        ("growing", 4, 5000, [*GROWING, *EVALUATED]),
+        ("gan", 6, 6000, GAN),
+        ("modern", 3, 5000, MODERN),
+        ("vae", 3, 5000, [*VAE, *EVALUATED, *AVERAGED]),
+        ("flow", 3, 5000, [*FLOW, *PAIRED, *AVERAGED]),
+        ("growing", 3, 5000, [*GROWING, *EVALUATED]),
         ("private", 3, 1600, [*FLOW, "--private", "epsilon=8,delta=1e-3"]),
-        ("unpaired", 4, 5000, [*EVALUATED, *UNPAIRED]),
-        ("regression", 4, 5000, [*REGRESSION, *EVALUATED]),
+        ("unpaired", 3, 5000, [*EVALUATED, *UNPAIRED]),
+        ("regression", 3, 5000, [*REGRESSION, *EVALUATED]),
     ],
 )
 def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, images, settings):

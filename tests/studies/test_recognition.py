@@ -34,7 +34,7 @@ def test_classifiers_are_compared_by_accuracy_and_speed(tmp_path: Path) -> None:
     found = danqing.compare(
         "digits:0,1,2",
         presets=["classify-32", "classify-transformer-32"],
-        images=3200,
+        images=960,
         size=(8, 8),
         settings=SETTINGS,
         out=tmp_path / "compared",
@@ -61,7 +61,7 @@ def test_a_search_prefers_higher_accuracy(tmp_path: Path) -> None:
         trials=4,
         pruner="none",
         preset="classify-32",
-        images=1920,
+        images=960,
         size=(8, 8),
         settings=SETTINGS,
         out=tmp_path / "search",
