@@ -1,6 +1,6 @@
 """The choice of `danqing shrink` beside forms that are exported and timed by hand.
 
-    python benchmarks/shrink.py MODEL --data DATA [--split test] [--rounds 7] [--images 320] [--threads 1] [-n 640]
+    python benchmarks/shrink.py MODEL --data DATA [--split test] [--rounds 7] [--images 320] [-n 640]
 
 `dq.shrink` chooses a form. Then each form is written by hand, with `Model.save` and `dq.export`, and all are
 timed in turns, in another order in each round. Printed are the speed of each form as a multiple of PyTorch in

@@ -15,6 +15,7 @@ from danqing.compress.forms import forms_of, needed_bytes, open_form
 from danqing.compress.prune import average_again, pruned
 from danqing.compress.runtime import load as load_export
 from danqing.errors import ConfigError, ModelError
+from danqing.families.gan import GANConfig
 from danqing.model import folder as model_folder
 from danqing.model.model import Model
 from danqing.precision import candidates
@@ -171,6 +172,7 @@ def test_a_pruned_model_has_fewer_channels_and_nearly_the_same_images() -> None:
     model.family.drop_training_only()
     average_again(model)  # as if it had been trained
     small = pruned(model)
+    assert isinstance(small.family.config, GANConfig)
     assert small.family.config.generator_features == 24
     shares = small.info()["parameters"] / model.info()["parameters"]
     assert 0.4 < shares < 0.8
