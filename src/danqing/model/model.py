@@ -88,7 +88,9 @@ class Model(Analysis):
 
     @property
     def precision(self) -> Precision:
-        """Return the format of matrix products while it samples, beside a family's own option.
+        """Return the number format of matrix products in sampling.
+
+        A family's own option takes precedence.
 
         It is float32, unless the fact `sampling_precision` is "auto": what the machine is fast at.
         """

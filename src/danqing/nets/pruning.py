@@ -14,7 +14,7 @@ from danqing.nets.gan_pairs import DCGANGenerator, MLPGenerator
 
 
 def order_channels(generator: nn.Module) -> bool:
-    """Sort the channels of each layer in place, those that matter most first.
+    """Sort the channels of each layer, the most important first, in place.
 
     Returns whether the network is one whose channels can be sorted.
     """
