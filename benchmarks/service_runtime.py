@@ -64,7 +64,7 @@ def running(folder: Path, models: dict[str, Path], threads: int) -> Iterator[dic
         for name, model in models.items():
             place = folder / name
             place.mkdir()
-            patient = {
+            patient: dict[str, Any] = {
                 "engine": {"threads": threads, "queue_seconds": 3600.0},
                 "limits": {"seconds": 3600.0},
             }
