@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-# Each worker has a core. Named, so that no run takes fewer because the machine is busy; torch reads it once.
-_THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count())
-os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
+# Named, so that no run takes fewer because the machine is busy; torch reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, whatever it inherits
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # Tests of marks request them. Others compare pixels and files, and write no keys into the home folder.
 os.environ["DANQING_MARKS"] = "none"
