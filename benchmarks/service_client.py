@@ -83,7 +83,7 @@ async def load(client: Client, request: bytes, clients: int, seconds: float) -> 
 
 
 async def load_of(client: Client, request: bytes, clients: int, each: int) -> tuple[list[Answer], float]:
-    """Let each client send so many requests, one after another; return the answers, and the seconds.
+    """Let each client send `each` requests, one after another; return the answers, and the seconds.
 
     The same work each time: two services that fill batches differ in no more than their speed.
     """
