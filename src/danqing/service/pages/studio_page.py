@@ -63,7 +63,10 @@ async def start(request: Request) -> Response:
 
 @router.get("/studio/{version}/{name:path}")
 async def file(request: Request, version: str, name: str) -> Response:
-    """Return a module or a style of the page; the version in its address never changes."""
+    """Return a module or a style of the page.
+
+    A browser keeps it: another version has another address.
+    """
     studio = _studio()
     if version != studio.version or name not in studio.files:
         raise ApiError(404, "This version of the studio has no such file: load the page again.")

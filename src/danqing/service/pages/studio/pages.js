@@ -15,4 +15,5 @@
    context.announce(text): says it to who reads the screen by ear. */
 export const PAGES = [
   { name: "paint", words: { en: "Paint", zh: "生成" }, load: () => import("./paint.js") },
+  { name: "account", words: { en: "Account", zh: "账户" }, load: () => import("./account.js") },
 ];
