@@ -14,6 +14,7 @@ from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import invalid
+from danqing.service.gallery.manager import Gallery
 from danqing.service.jobs import queries, store
 from danqing.service.jobs.runner import JobRunner, cancel_and_wait, run_forever
 from danqing.service.jobs.store import NewJob
@@ -37,6 +38,7 @@ class JobManager:
     """The jobs in the database of a service.
 
     draining: set when the service stops.
+    gallery: keeps the pictures of jobs; None for none.
     beat: see `JobRunner`.
     delays: see `Webhooks`.
     """
@@ -51,6 +53,7 @@ class JobManager:
         encode_pool: EncodePool,
         keys: Keys,
         draining: asyncio.Event,
+        gallery: Gallery | None = None,
         beat: float = 1.0,
         delays: Sequence[float] = DELAYS,
     ) -> None:
@@ -68,6 +71,7 @@ class JobManager:
             watchers=self._watchers,
             webhooks=self._webhooks,
             draining=draining,
+            gallery=gallery,
             beat=beat,
         )
         self._loops: list[asyncio.Task[None]] = []
@@ -203,6 +207,10 @@ class JobManager:
     async def picture(self, owner: str, job_id: str, number: int) -> JobPicture:
         """Return a picture of a job of this owner; raises ApiError 404."""
         return await self._database.run(queries.picture, owner, job_id, number)
+
+    async def drop_pictures(self, pictures: Sequence[tuple[str, int]]) -> None:
+        """Delete pictures, each by its job's id and its number."""
+        await self._database.run(store.drop_pictures, pictures)
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a job, unless it has ended.

@@ -29,6 +29,8 @@ from danqing.service.engine.orders import (
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import ApiError, internal
 from danqing.service.failures import from_danqing
+from danqing.service.gallery.manager import Gallery
+from danqing.service.gallery.store import NewPicture
 from danqing.service.jobs import queries, store
 from danqing.service.jobs.archive_work import ArchiveWork
 from danqing.service.jobs.store import Claim
@@ -58,12 +60,13 @@ _log = logging.getLogger("danqing.jobs")
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _RunningJob:
-    """A job that runs here. steps: done, and all."""
+    """A job that runs here. steps: done, and all. kept: its pictures for the gallery."""
 
     claim: Claim
     steps: tuple[int, int] = (0, 0)
     painted: bool = False
     storing: bool = False
+    kept: list[NewPicture] = dataclasses.field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
 
@@ -85,12 +88,13 @@ class JobRunner:
         watchers: JobWatchers,
         webhooks: Webhooks,
         draining: asyncio.Event,
+        gallery: Gallery | None,
         beat: float,
     ) -> None:
         self._planner, self._scheduler, self._encode_pool, self._keys = planner, scheduler, encode_pool, keys
         self._draining = draining
         self._settings, self._limits, self._database = settings, settings.jobs, database
-        self._watchers, self._webhooks = watchers, webhooks
+        self._watchers, self._webhooks, self._gallery = watchers, webhooks, gallery
         self._name = f"run_{uuid.uuid4().hex}"
         self._beat_seconds = min(beat, self._limits.lease / 3)
         self._running: dict[str, _RunningJob] = {}
@@ -246,7 +250,8 @@ class JobRunner:
         try:
             answer, files = await self._painted(running)
             running.painted = True
-            return lambda session, now: store.succeed(session, claim, answer, files, now), None
+            kept, running.kept = running.kept, []
+            return lambda session, now: self._succeed(session, claim, answer, files, kept, now), None
         except (ApiError, DanqingError) as error:
             failure = error if isinstance(error, ApiError) else from_danqing(error)
         except Exception:
@@ -257,6 +262,22 @@ class JobRunner:
             return lambda session, now: store.put_back(session, [claim], now, delay), None
         caller = self._keys.of(claim.owner)
         return lambda session, now: store.fail(session, claim, failure, now), caller
+
+    def _succeed(
+        self,
+        session: Session,
+        claim: Claim,
+        answer: Mapping[str, Any],
+        files: Sequence[tuple[str, bytes]],
+        kept: Sequence[NewPicture],
+        now: float,
+    ) -> bool:
+        """Store a job's pictures, and keep them in the gallery, in one transaction."""
+        if not store.succeed(session, claim, answer, files, now):
+            return False
+        if self._gallery is not None:
+            self._gallery.insert(session, claim.owner, kept, now)
+        return True
 
     async def _painted(self, running: _RunningJob) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
         """Return the answer of a job, and its pictures as media type and content."""
@@ -297,6 +318,8 @@ class JobRunner:
             )
             return await work.run(checked, sent)
         files = await self._files(claim, plan, functools.partial(self.note_progress, claim.id))
+        if self._gallery is not None:
+            running.kept = await self._gallery.prepare(claim.owner, files, plan.record, job=claim.id)
         revised = answers.revision(plan)
         data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
         return answers.describe(plan, data), [(MEDIA_TYPES[plan.output.format], file) for file in files]
