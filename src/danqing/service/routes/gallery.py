@@ -212,7 +212,8 @@ async def download(request: Request, caller: _Owner) -> Response:
 async def settings(request: Request, caller: Annotated[Caller, Depends(any_key)]) -> JSONResponse:
     """Return the settings that a file was made with.
 
-    Those in the file, or else those of the gallery.     The file is not stored. Settings in a file are what somebody wrote there.
+    Those in the file, or else those of the gallery. The file is not stored. Settings in a file are what
+    somebody wrote there.
     """
     service = service_of(request)
     fields, uploads = await read_form(request, service.settings.limits)
