@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from danqing.service.access.keys import Keys
 from danqing.service.engine.scheduler import Scheduler
+from danqing.service.gallery.manager import Gallery
 from danqing.service.http import error_handlers
 from danqing.service.http.gate import Gate
 from danqing.service.http.origin import check_address
@@ -31,6 +32,9 @@ from danqing.service.routes import (
     provenance,
     recognition,
 )
+from danqing.service.routes import (
+    gallery as gallery_routes,
+)
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 from danqing.trust.marking import prepare
@@ -42,6 +46,7 @@ _ROUTERS = (
     provenance,
     models,
     jobs,
+    gallery_routes,
     account,
     admin,
     operations,
@@ -102,6 +107,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         started.callback(service.encode_pool.stop)
         started.push_async_callback(service.hosted.stop)
         await service.hosted.start()
+        started.push_async_callback(service.gallery.stop)
+        await service.gallery.start()
         started.push_async_callback(service.scheduler.stop, settings.drain)
         await service.scheduler.start()
         if service.moderator is not None:
@@ -119,6 +126,7 @@ def _parts(settings: Settings) -> Service:
     if settings.filters:
         moderator = Moderator(settings, scheduler, encode_pool, metrics, keys.audit)
     planner = Planner(settings, scheduler.offers, encode_pool, moderator)
+    gallery = Gallery(settings, database, encode_pool)
     return Service(
         settings=settings,
         scheduler=scheduler,
@@ -133,9 +141,11 @@ def _parts(settings: Settings) -> Service:
             encode_pool=encode_pool,
             keys=keys,
             draining=draining,
+            gallery=gallery,
         ),
         encode_pool=encode_pool,
         hosted=HostedPictures(settings.data / "pictures", database),
+        gallery=gallery,
         planner=planner,
         moderator=moderator,
         draining=draining,

@@ -46,7 +46,9 @@ class _Known:
 
 
 class Sessions:
-    """The sessions of a running service; a session allows what its key allows now.
+    """The sessions of a running service.
+
+    A session allows what its key allows now.
 
     of: returns the caller of a key, None once it is revoked or has expired.
     """

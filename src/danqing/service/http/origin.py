@@ -36,7 +36,7 @@ def check_address(host: str, has_keys: bool) -> None:
 
 
 def check_cookie(method: str, headers: Mapping[bytes, bytes]) -> None:
-    """Raise ApiError 403 unless a request with our cookie comes from our own page.
+    """Raise ApiError 403 if another site's page sends our cookie.
 
     Browsers attach cookies to what pages of other sites send. A page elsewhere on this host, at another
     port, is another site as well.

@@ -68,7 +68,7 @@ async def session(request: Request, caller: _AnyKey) -> JSONResponse:
     "/session", summary="Sign a browser in", responses={200: {"model": SessionAnswer}, **schemas.REJECTED}
 )
 async def sign_in(request: Request, caller: _AnyKey) -> JSONResponse:
-    """Set a cookie that stands for the key of this request for a week.
+    """Set a cookie that stands for the key for a week.
 
     The key is sent as always. Only pages of this service can use the cookie, and no script can read it.
     """
@@ -127,5 +127,5 @@ def _describe(caller: Caller, service: Service) -> dict[str, Any]:
         "models": None if caller.models is None else sorted(caller.models),
         "rate": caller.account.rate,
         "quota": caller.account.quota,
-        "features": {},
+        "features": {"gallery": service.gallery.is_on},
     }

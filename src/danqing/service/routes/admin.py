@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from danqing.service.access import audit, usage
 from danqing.service.access.accounts import DAY
 from danqing.service.access.keys import Key
+from danqing.service.gallery.tables import GalleryPicture
 from danqing.service.http.gate import needs
 from danqing.service.jobs.tables import Job
 from danqing.service.parts import Service, service_of
@@ -26,7 +27,10 @@ router = APIRouter(prefix="/v1/admin", tags=["administration"], dependencies=[De
 
 
 class KeyAnswer(BaseModel):
-    """A key, without its secret, and what it has used. Times are seconds since 1970."""
+    """A key, without its secret, and what it has used.
+
+    Times are seconds since 1970.
+    """
 
     id: str
     name: str
@@ -76,7 +80,10 @@ class AuditAnswer(BaseModel):
 
 
 class AuditPage(BaseModel):
-    """Entries of the audit log, the latest first; the next page is `before` the last number of this one."""
+    """Entries of the audit log, the latest first.
+
+    The next page begins `before` the last number of this one.
+    """
 
     object: Literal["list"] = "list"
     data: list[AuditAnswer]
@@ -98,6 +105,8 @@ async def state(request: Request) -> JSONResponse:
     service = service_of(request)
     now = service.scheduler.state()
     jobs = await service.database.run(_jobs_by_status)
+    disk = await run_in_threadpool(_disk, service)
+    disk["gallery"] = await service.database.run(_gallery_bytes)
     return JSONResponse(
         {
             "object": "state",
@@ -118,7 +127,7 @@ async def state(request: Request) -> JSONResponse:
                 {"id": name, "available": offer.fault is None, "fault": offer.fault}
                 for name, offer in service.scheduler.offers.items()
             ],
-            "disk": await run_in_threadpool(_disk, service),
+            "disk": disk,
         }
     )
 
@@ -170,6 +179,10 @@ def _keys(session: Session) -> list[dict[str, Any]]:
 def _jobs_by_status(session: Session) -> dict[str, int]:
     rows = session.execute(select(Job.status, func.count().label("count")).group_by(Job.status))
     return {row.status: row.count for row in rows}
+
+
+def _gallery_bytes(session: Session) -> int:
+    return int(session.scalar(select(func.coalesce(func.sum(GalleryPicture.size), 0))) or 0)
 
 
 def _disk(service: Service) -> dict[str, int]:
