@@ -115,5 +115,6 @@ def test_every_title_of_the_navigation_is_translated() -> None:
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     (plugin,) = [each["i18n"] for each in site["plugins"] if "i18n" in each]
     chinese = next(each for each in plugin["languages"] if each["locale"] == "zh")
-    titles = {title for entry in site["nav"] for title in entry}
-    assert titles == set(chinese["nav_translations"]), "nav_translations in mkdocs.yml is to have every title"
+    titles = {title for entry in site["nav"] for title, path in entry.items() if path[:-3] not in NOT_YET}
+    missing = titles - set(chinese["nav_translations"])
+    assert missing == set(), f"add the Chinese of {missing} to nav_translations in mkdocs.yml"
