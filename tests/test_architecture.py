@@ -11,6 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
 ROOMS = [
     {"errors", "version"},
+    {"locale"},
     {
         "atomic",
         "attributes",
