@@ -124,6 +124,12 @@ class Learner(nn.Module):
             return "other"
         return "matrix" if parameter.dim() == 2 and "blocks." in name else "weight"
 
+    def on_start(self, source: FamilyConfig) -> None:
+        """Prepare weights that were taken from a trained model.
+
+        source: the configuration of that model.
+        """
+
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         """Return what goes wrong so far.
 
