@@ -6,7 +6,7 @@ It learns the solution of a flow (`solution.py`), alone or from a teacher, in up
    noise; Hu et al. 2025, "CMT", at all points). The teacher's guidance is in its trajectories.
 2. Consistency: learn the way to the image from the data itself.
 3. Adversarial finish: a discriminator judges images that the model samples, after any number of its own steps
-   (Yin et al. 2024, "DMD2", sections 4.3 and 4.5). Trajectories are still learned, so that noise and images
+   (Yin et al. 2024, "DMD2", sections 4.3 to 4.5). Trajectories are still learned, so that noise and images
    stay paired and all kinds of images are kept.
 """
 

@@ -78,7 +78,7 @@ def average_velocity(velocity: Tensor, rest: Tensor, gap: float) -> Tensor:
 
 
 def distance(images: Tensor, others: Tensor) -> Tensor:
-    """Compute the mean pseudo-Huber distance of images, a scalar (Song and Dhariwal 2024, equation 7).
+    """Compute the mean pseudo-Huber distance of images, a scalar (Song and Dhariwal 2024).
 
     It is divided by √d, so that it does not grow with the size of the images.
     """
