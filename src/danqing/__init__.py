@@ -12,6 +12,7 @@ from danqing import threads
 from danqing.version import __version__
 
 if TYPE_CHECKING:
+    from danqing.compress.distill import distill
     from danqing.compress.export import export
     from danqing.compress.shrink import Shrinkage, shrink
     from danqing.data import open_dataset
@@ -74,6 +75,7 @@ __all__ = [
     "attack",
     "clean",
     "compare",
+    "distill",
     "encode",
     "enhance",
     "evaluate",
@@ -127,6 +129,7 @@ _HOMES = {
     "attack": "danqing.recognition.robustness",
     "clean": "danqing.recognition.clean",
     "compare": "danqing.studies.compare",
+    "distill": "danqing.compress.distill",
     "encode": "danqing.recognition.encode",
     "enhance": "danqing.editing.enhance",
     "evaluate": "danqing.evaluation.evaluate",

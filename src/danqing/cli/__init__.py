@@ -20,6 +20,7 @@ from danqing.cli import (
     compare,
     data,
     demo,
+    distill,
     doctor,
     ema,
     enhance,
@@ -140,6 +141,7 @@ app.command("sign", epilog=sign.EXAMPLES)(sign.sign)
 app.command("seal", epilog=seal.EXAMPLES)(seal.seal)
 app.command("unseal", epilog=seal.UNSEAL_EXAMPLES)(seal.unseal)
 app.command("export", epilog=export.EXAMPLES)(export.export)
+app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
 app.command("shrink", epilog=shrink.EXAMPLES)(shrink.shrink)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("replicas", epilog=replicas.EXAMPLES)(replicas.replicas)

@@ -129,6 +129,12 @@ class Learner(nn.Module):
         """Compute the sha256 of the weights, in hexadecimal."""
         return weights.digest(self.state_dict())
 
+    def on_start(self, source: FamilyConfig) -> None:
+        """Prepare weights that were taken from a trained model.
+
+        source: the configuration of that model.
+        """
+
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         """Return what goes wrong so far.
 
