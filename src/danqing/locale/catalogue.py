@@ -15,7 +15,7 @@ _SEPARATORS = ((". ", "。"), ("; ", "；"), (", ", "，"))
 _DEPTH = 8
 _COMMON = re.compile(r"\b(and|are|at|by|for|in|is|of|or|the|to|with)\b")
 _LETTER = re.compile("[A-Za-z]")
-_FEWEST_LETTERS = 4
+_FEWEST_LETTERS = 3
 """Of a template without numbers. What has fewer would match any message."""
 
 
@@ -77,10 +77,10 @@ def _pieces(template: str) -> Iterator[tuple[str, str, str]]:
 def is_specific(template: str) -> bool:
     """Whether a template has enough words to tell which messages were made from it."""
     pieces = list(_pieces(template))
-    words = _COMMON.sub("", " ".join(text for text, _, _ in pieces))
-    letters = len(_LETTER.findall(words))
+    words = " ".join(text for text, _, _ in pieces)
     numbers = sum(bool(form and _NUMERIC.fullmatch(form)) for _, _, form in pieces)
     others = len(pieces) - 1 - numbers
+    letters = len(_LETTER.findall(_COMMON.sub("", words) if others and not numbers else words))
     return letters >= (_FEWEST_LETTERS if others and not numbers else 2 if others or not numbers else 1)
 
 
@@ -178,19 +178,17 @@ class Catalogue:
         )
 
     def _filled(self, text: str, depth: int) -> str | None:
-        """The translation of the template that the text was made from."""
+        """The translation of the template that the text was made from.
+
+        Where values can be divided in two ways, that with less English left is right.
+        """
         for template in self._templates:
-            if template.longest in text and (found := template.patterns[0].fullmatch(text)):
-                longest = template.patterns[1].fullmatch(text)
-                choices = [match.groupdict() for match in (found, longest) if match]
+            if template.longest in text and template.patterns[0].fullmatch(text):
+                matches = [found.groupdict() for each in template.patterns if (found := each.fullmatch(text))]
                 filled = [
-                    {name: self._value(value, depth) for name, value in each.items()} for each in choices
+                    {name: self._value(value, depth) for name, value in each.items()} for each in matches
                 ]
-                known = [
-                    sum(each[name] != given[name] for name in each)
-                    for each, given in zip(filled, choices, strict=True)
-                ]
-                values = filled[known.index(max(known))]
+                values = min(filled, key=lambda each: len(_LETTER.findall("".join(each.values()))))
                 return "".join(
                     piece + values.get(name, "") for piece, name, _ in _pieces(template.translation)
                 )
@@ -203,8 +201,8 @@ class Catalogue:
     def _punctuated(self, text: str, depth: int) -> str | None:
         """A sentence whose end has been replaced."""
         if text[-1] in _ENDINGS:
-            inner = self.exact.get(text[:-1]) or self._filled(text[:-1], depth)
-            return inner and inner + _ENDINGS[text[-1]]
+            inner = self._translated(text[:-1], depth + 1)
+            return inner and inner.removesuffix("。") + _ENDINGS[text[-1]]
         inner = self.exact.get(f"{text}.") or self._filled(f"{text}.", depth)
         return inner and inner.removesuffix("。")
 
