@@ -93,7 +93,6 @@ def test_templates_that_would_match_anything_are_not_used():
     assert not is_specific("{a} in {b}")
     assert not is_specific("{a}: {b}")
     assert is_specific("{n:,} of {m:,}")
-    assert Catalogue({"{a} in {b}": "{b} 中的 {a}"}).translate("one in two") == "one in two"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)(?::([^{}]*))?\}")
@@ -60,23 +60,23 @@ def placeholders(template: str) -> list[str]:
     return [name for _, name, _ in _pieces(template) if name]
 
 
-def _pieces(template: str) -> Iterator[tuple[str, str, str]]:
+def _pieces(template: str) -> list[tuple[str, str, str]]:
     """Each piece of text with the name and format of the placeholder after it; the last has none."""
-    text, end = "", 0
+    pieces, text, end = [], "", 0
     for found in _PLACEHOLDER.finditer(template):
         text += template[end : found.start()]
         end = found.end()
         if found[1] is None:
             text += found[0][0]
         else:
-            yield text, found[1], found[2] or ""
+            pieces.append((text, found[1], found[2] or ""))
             text = ""
-    yield text + template[end:], "", ""
+    return [*pieces, (text + template[end:], "", "")]
 
 
 def is_specific(template: str) -> bool:
-    """Whether a template has enough words to tell which messages were made from it."""
-    pieces = list(_pieces(template))
+    """Return whether a template has enough words to tell which messages were made from it."""
+    pieces = _pieces(template)
     words = " ".join(text for text, _, _ in pieces)
     numbers = sum(bool(form and _NUMERIC.fullmatch(form)) for _, _, form in pieces)
     others = len(pieces) - 1 - numbers
@@ -130,21 +130,21 @@ class Catalogue:
     @functools.cached_property
     def exact(self) -> dict[str, str]:
         """The translations of texts without placeholders."""
-        return {
-            literals(english)[0]: literals(translation)[0]
-            for english, translation in self.entries.items()
-            if not placeholders(english)
-        }
+        known = {}
+        for english, translation in self.entries.items():
+            if "{" not in english:
+                known[english] = translation
+            elif not placeholders(english):  # doubled braces alone
+                known[literals(english)[0]] = literals(translation)[0]
+        return known
 
     @functools.cached_property
     def _templates(self) -> list[_Template]:
-        """Those with placeholders and words, the most specific first."""
+        """Those with placeholders, the most specific first."""
         found = []
         for english, translation in self.entries.items():
-            texts = literals(english)
-            longest = max(texts, key=len)
-            if len(texts) > 1 and is_specific(english):
-                found.append(_Template(english, translation, longest, sum(map(len, texts))))
+            if "{" in english and len(texts := literals(english)) > 1:
+                found.append(_Template(english, translation, max(texts, key=len), sum(map(len, texts))))
         return sorted(found, key=lambda template: -template.weight)
 
     def translate(self, text: str) -> str:
