@@ -29,7 +29,7 @@ export function mount(container, context) {
 
   /* the parts of the page */
 
-  const file = el("input", { type: "file", accept: KINDS, class: "sr", id: "edit-file", tabindex: -1, "data-label": "edit.choose", change: () => { take(file.files[0]); file.value = ""; } });
+  const file = el("input", { type: "file", accept: KINDS, id: "edit-file", hidden: true, change: () => { take(file.files[0]); file.value = ""; } });
   const choose = (classes, name) => el("button", { class: classes, type: "button", "data-t": name, click: () => file.click() });
   const stage = el("div", { class: "stage", tabindex: 0, role: "application", "data-label": "edit.stage", "aria-describedby": "edit-keys", keydown: onKey });
   const view = new CanvasView(stage, {

@@ -61,7 +61,7 @@ export class Tools {
 
   /* Move the place of the keys; the first time it is in the middle. Returns it. */
   step(dx, dy) {
-    const [width, height] = this.view.size, { x, y } = this.place ?? { x: width / 2, y: height / 2 };
+    const [width, height] = this.view.size, { x, y } = this.place ?? { x: Math.floor(width / 2) + 0.5, y: Math.floor(height / 2) + 0.5 };
     this.place = { x: Math.min(width - 0.5, Math.max(0.5, x + dx)), y: Math.min(height - 0.5, Math.max(0.5, y + dy)), pressure: 1 };
     if (this.key) this.#extend(this.place);
     this.view.reveal(this.place);
