@@ -3,14 +3,15 @@
     python benchmarks/studio_canvas.py --side 2048 --strokes 200 --kills 50
 
 After --strokes strokes, one of --events events is drawn while the browser traces itself. `event_ms` is the
-main thread's time in the handlers of one pointer event, and `task_ms` all of its work for one: handlers,
-style, layout and paint. `end_ms` is the time of the event that ends the stroke, `undo_ms` that of one undo,
-and `reload_s` the time until a reloaded page shows the draft. `lost` counts the drafts, of `kills`, that a
-killed tab or browser left other than they were when the page said that it had saved them.
+main thread's processor time in the handlers of one pointer event, and `task_ms` all of its work for one:
+handlers, style, layout and paint. `end_ms` is that of the event that ends the stroke, `undo_ms` that of one
+undo, and `reload_s` the time until a reloaded page shows the draft. `lost` counts the drafts, of `kills`,
+that a killed tab or browser left other than they were when the page said that it had saved them.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -85,7 +86,7 @@ def settled(page: Page) -> tuple[int, str]:
 
 
 def traced(content: bytes) -> Iterator[tuple[str, str, float]]:
-    """Yield the name, the type and the milliseconds of each event of a trace on the main thread."""
+    """Yield name, type and processor milliseconds of each event on the main thread in a trace."""
     events: list[dict[str, Any]] = json.loads(content)["traceEvents"]
     main = {(one["pid"], one["tid"]) for one in events if one.get("args", {}).get("name") == "CrRendererMain"}
     for one in events:
@@ -110,10 +111,14 @@ def measure(playwright: Playwright, url: str, folder: Path, args: argparse.Names
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, locale="en-US")
     page, rng = opened(context, url), random.Random(0)
     load(page, args.side, folder)
-    for number in range(args.strokes):
-        if number % 40 == 0:
+    for number in itertools.count():
+        if number >= args.strokes and settled(page)[0] >= args.strokes:
+            break
+        if number % 10 == 0:  # the eraser takes away some of it, so that strokes go on to change something
+            page.locator(f"[name=edit-tool][value={'eraser' if number % 20 else 'brush'}]").check(force=True)
             page.locator("#edit-tool-brush").fill(str(rng.uniform(40, 75)))
         stroke(page, rng, 10)
+    page.locator("[name=edit-tool][value=brush]").check(force=True)
     done, digest = settled(page)
     page.locator("#edit-tool-brush").fill("62")
     brush = int(page.locator(".slider output").first.inner_text())

@@ -104,8 +104,8 @@ export function mount(container, context) {
     tools.place = null;
     view.isFitted = true;
     form.draw(editors());
-    view.feather = feather();
     view.show(url, size, mask, cell);
+    view.soften(feather());
     view.expand(settings.task === "expand" ? settings.expand : [0, 0, 0, 0]);
     view.hand = settings.tool === "hand";
     stage.dataset.tool = settings.tool;
@@ -139,15 +139,14 @@ export function mount(container, context) {
 
   function soften() {
     if (!mask || view.feather === feather()) return;
-    view.feather = feather();
-    view.draw(mask.all);
+    view.soften(feather());
   }
 
   function travel(way) {
     tools.cancel();
     const rect = mask[way]();
     if (!rect) return;
-    view.draw(rect);
+    view.settle(rect);
     store({ done: mask.done });
     told(way === "undo" ? "edit.undone" : "edit.redone");
   }

@@ -46,13 +46,13 @@ export class Tools {
       this.#end("box", this.mask.box(left, top, right - left, bottom - top, this.value));
     } else if (tool === "lasso") {
       if (drawing.path.length > 2) this.#end("lasso", this.mask.polygon(drawing.path.map((one) => this.#cells(one)), this.value));
-    } else this.#end(tool, drawing.rect);
+    } else this.#end(tool, this.view.feather ? drawing.rect : null); // a hard edge has been drawn already
   }
 
   cancel() {
     this.drawing = this.key = null;
     this.view.outline(null);
-    this.view.draw(this.mask.revert());
+    this.view.settle(this.mask.revert());
   }
 
   hover(point) {
@@ -111,7 +111,7 @@ export class Tools {
   #line(from, to) {
     const { cell } = this.view, rect = this.mask.line(from.x / cell, from.y / cell, this.#radiusOf(from) / cell, to.x / cell, to.y / cell, this.#radiusOf(to) / cell, this.value);
     this.drawing.rect = union(this.drawing.rect, rect);
-    this.view.draw(rect, false);
+    this.view.draw(rect);
   }
 
   #pick(point) {
@@ -123,7 +123,7 @@ export class Tools {
 
   #end(kind, rect) {
     const operation = this.mask.commit(kind);
-    this.view.draw(rect);
+    this.view.settle(rect);
     if (operation) this.committed(operation);
   }
 
