@@ -244,6 +244,7 @@ export function mount(container, context) {
     if (draft !== one) return;
     results.show(one.facts.name, one.facts.results, one.files);
     results.choose(made[0], middle(job));
+    stage.scrollIntoView({ block: "nearest" });
     context.announce(t("edit.ready", { n: made.length }));
   }
 
