@@ -320,6 +320,7 @@ class ModelCard(BaseModel):
     captions: list[str]
     attributes: list[dict[str, Any]]
     options: dict[str, Any]
+    option_values: dict[str, dict[str, Any]]
     endpoints: list[JobEndpoint]
     tasks: list[str]
     partial_images: bool
