@@ -55,12 +55,12 @@ def load(page: Page, side: int, folder: Path) -> None:
     path = folder / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(path)
     page.set_input_files("#edit-file", str(path))
-    expect(page.locator(".stage")).to_be_visible()
+    expect(page.locator(".viewport")).to_be_visible()
 
 
 def stroke(page: Page, rng: random.Random, events: int) -> float:
     """Draw a stroke of so many events all over the picture; return the seconds of the whole."""
-    box = page.locator(".stage").bounding_box()
+    box = page.locator(".viewport").bounding_box()
     assert box is not None
 
     def place() -> tuple[float, float]:
@@ -140,7 +140,7 @@ def measure(playwright: Playwright, url: str, folder: Path, args: argparse.Names
     settled(page)
     began = time.monotonic()
     page.reload()
-    expect(page.locator(".stage")).to_be_visible()
+    expect(page.locator(".viewport")).to_be_visible()
     reload = time.monotonic() - began
     assert settled(page) == (done, digest), "the reloaded draft differs"
     browser.close()
@@ -172,7 +172,7 @@ def kill(playwright: Playwright, url: str, folder: Path, kills: int) -> dict[str
             if before is None:
                 load(page, 512, folder)
             else:
-                expect(page.locator(".stage")).to_be_visible()
+                expect(page.locator(".viewport")).to_be_visible()
                 lost += settled(page) != before
             for _ in range(rng.randrange(1, 5)):
                 stroke(page, rng, rng.randrange(1, 30))

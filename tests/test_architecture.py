@@ -57,7 +57,7 @@ SERVICE = [
     {"access", "engine"},
     {"failures"},
     {"pictures"},
-    {"requests"},
+    {"requests", "gallery"},
     {"http", "jobs"},
     {"parts"},
     {"routes", "pages"},

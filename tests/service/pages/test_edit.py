@@ -91,7 +91,7 @@ def visit(browser: Browser | BrowserContext, url: str, **context: Any) -> tuple[
 def load(page: Page, picture: Path, model: str = "masked") -> Locator:
     """Open a picture, and return the stage that shows it."""
     page.set_input_files("#edit-file", str(picture))
-    stage = page.locator(".stage")
+    stage = page.locator(".viewport")
     expect(stage).to_be_visible()
     page.locator("#edit-model").select_option(model)
     return stage
@@ -275,7 +275,7 @@ def test_pens_press_and_two_fingers_zoom_without_drawing(
     context = browser.new_context(viewport={"width": 800, "height": 900}, has_touch=True, locale="en-US")
     page, _ = visit(context, service.url)
     load(page, picture)
-    page.locator(".stage").scroll_into_view_if_needed()
+    page.locator(".viewport").scroll_into_view_if_needed()
     devices = context.new_cdp_session(page)
 
     def pen(y: float, force: float) -> int:
@@ -325,7 +325,7 @@ def test_no_finished_stroke_is_lost_when_the_tab_or_the_browser_is_killed(
         if kill == 0:
             load(page, picture)
         for way in ("reload", "crash", "go on"):
-            expect(page.locator(".stage")).to_be_visible()
+            expect(page.locator(".viewport")).to_be_visible()
             assert stored(page).tobytes() == masks[-1], "the draft is as it was"
             for _ in range(rng.randrange(1, 4)):
                 drag(page, *((rng.uniform(2, 46), rng.uniform(2, 30)) for _ in range(2)))

@@ -2,19 +2,16 @@
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
+from tests.service.pages.browsing import violations, visit
 from tests.service.serving import Running, served
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 PIXELS = """[...document.querySelectorAll('#rounds .round:first-child .tile img')].map(image => {
     const canvas = document.createElement('canvas');
@@ -57,7 +54,7 @@ FAINT = """(() => {
     return faint;
 })()"""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -67,30 +64,6 @@ def service(
     chosen = {name: models[name] for name in ("text", "vae", "gan")}
     with served({**chosen, "broken": broken}, tmp_path_factory.mktemp("data")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-def visit(browser: Browser, url: str, width: int = 1280, **context: str) -> tuple[Page, list[str]]:
-    page = browser.new_page(viewport={"width": width, "height": 900}, **context)  # type: ignore[arg-type]
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith((url, "blob:", "data:")) else trouble.append(request.url)
-        ),
-    )
-    page.goto(url)
-    page.wait_for_selector("#studio:not([hidden])")
-    return page, trouble
 
 
 def test_it_paints_what_is_asked_for_and_says_the_code_that_does_the_same(
@@ -120,10 +93,11 @@ def test_it_paints_what_is_asked_for_and_says_the_code_that_does_the_same(
 def test_pictures_are_varied_saved_and_asked_for_again(browser: Browser, service: Running) -> None:
     page, trouble = visit(browser, service.url)
     page.get_by_text("vae", exact=True).click()
-    page.get_by_role("button", name="red square").click()
+    page.get_by_role("button", name="red square", exact=True).click()
     page.get_by_role("button", name="Generate").click()
     first = page.locator("#rounds .round").last
     expect(first.locator("img")).to_have_count(4, timeout=60_000)
+    expect(first.locator(".facts")).to_contain_text("seed")
     seed = first.locator(".facts").inner_text().split("seed ")[1].split(" ")[0]
     with page.expect_download() as saving:
         first.get_by_text("Save").first.click(force=True)
@@ -134,7 +108,7 @@ def test_pictures_are_varied_saved_and_asked_for_again(browser: Browser, service
     expect(page.locator("#said")).to_contain_text("red square")
     first.get_by_role("button", name="Use these settings").click()
     expect(page.get_by_label("Seed")).to_have_value(seed)
-    assert page.get_by_role("button", name="red square").get_attribute("aria-pressed") == "true"
+    assert page.get_by_role("button", name="red square", exact=True).get_attribute("aria-pressed") == "true"
     assert trouble == []
 
 
@@ -186,10 +160,11 @@ def test_it_reads_well_at_every_width_in_light_and_dark(
     page, trouble = visit(browser, service.url, width, color_scheme=scheme)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-    page.locator("summary").first.click()
+    page.get_by_text("More settings").click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(UNNAMED) == []
     assert page.evaluate(FAINT) == []
+    assert violations(page) == []
     assert trouble == []
 
 

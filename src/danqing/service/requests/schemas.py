@@ -66,6 +66,11 @@ class Fields(BaseModel):
         None, ge=-_SEED_LIMIT, lt=_SEED_LIMIT, description="The same seed paints the same pictures."
     )
     label: str | int | None = Field(None, description="A class by its name or its number.")
+    embed_settings: bool | None = Field(
+        None,
+        description="Write the settings of the request into the file (a text of PNG, and XMP), so that the "
+        "picture can be made again. Not into a file that is returned as `input`.",
+    )
     attributes: dict[str, str | int | float | list[float] | None] | None = Field(
         None,
         max_length=_MOST_ATTRIBUTES,
@@ -342,6 +347,7 @@ class ModelCard(BaseModel):
     options: dict[str, Any]
     verb_options: dict[str, dict[str, Any]]
     scale: int
+    option_values: dict[str, dict[str, Any]]
     endpoints: list[JobEndpoint]
     tasks: list[str]
     partial_images: bool

@@ -1,22 +1,15 @@
 /* Requests to the service. */
 import { t } from "./words.js";
 
-let key = sessionStorage.getItem("danqing-key") ?? "";
-export const hasKey = () => Boolean(key);
-
-/* Use a key from now on, in this tab alone. */
-export function useKey(one) {
-  key = one;
-  if (key) sessionStorage.setItem("danqing-key", key);
-  else sessionStorage.removeItem("danqing-key");
-}
+/* Sign this browser in; the key itself is kept nowhere. */
+export const signIn = async (key) =>
+  (await call("/v1/session", { method: "POST", headers: { authorization: `Bearer ${key}` } })).json();
 
 /* The answer to a request. Throws an Error with the service's own words, its status, and the param and code that it names. */
 export async function call(path, options = {}) {
-  const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers });
+    answer = await fetch(path, options);
   } catch (error) {
     throw error.name === "AbortError" ? error : new Error(t("unreachable"));
   }

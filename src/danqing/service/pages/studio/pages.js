@@ -16,4 +16,5 @@
 export const PAGES = [
   { name: "paint", words: { en: "Paint", zh: "生成" }, load: () => import("./paint.js") },
   { name: "edit", words: { en: "Edit", zh: "编辑" }, load: () => import("./edit.js"), when: (context) => context.may("edit") },
+  { name: "account", words: { en: "Account", zh: "账户" }, load: () => import("./account.js") },
 ];

@@ -1,5 +1,5 @@
 /* The shell: which page is open, in which language and light, and who is signed in. */
-import { get, hasKey, useKey } from "./api.js";
+import { get, signIn } from "./api.js";
 import { $, el, remember, remembered, show } from "./dom.js";
 import { PAGES } from "./pages.js";
 import { addWords, language, locale, speak, t, translate } from "./words.js";
@@ -33,19 +33,28 @@ const shown = () => PAGES.filter((page) => page.when?.(context) ?? true);
 async function enter() {
   show($("trouble"), "");
   try {
-    context.models = (await get("/v1/models")).data;
-    context.account = { name: "", scopes: ["generate", "edit", "recognize"], local: !hasKey() };
+    [context.account, { data: context.models }] = await Promise.all([get("/v1/session"), get("/v1/models")]);
   } catch (error) {
     if (error.status !== 401) return show($("trouble"), error.message);
-    show($("door-error"), hasKey() ? t("wrongKey") : "");
-    useKey("");
     $("door").hidden = false;
     return $("key").focus();
   }
+  context.features = context.account.features;
   $("door").hidden = true;
   $("room").hidden = false;
   draw();
   await route();
+}
+
+async function knock() {
+  show($("door-error"), "");
+  try {
+    await signIn($("key").value.trim());
+    $("key").value = "";
+  } catch (error) {
+    return show($("door-error"), error.status === 401 ? t("wrongKey") : error.message);
+  }
+  await enter();
 }
 
 /* which page is open */
@@ -120,8 +129,7 @@ function applyTheme() {
 
 $("door").addEventListener("submit", (event) => {
   event.preventDefault();
-  useKey($("key").value.trim());
-  enter();
+  knock();
 });
 $("skip").addEventListener("click", (event) => {
   event.preventDefault();
