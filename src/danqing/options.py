@@ -36,6 +36,25 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "truncation": (lambda value: 0 <= value <= 1, "between 0 and 1"),
 }
 
+CONTROLS: Mapping[str, Mapping[str, Any]] = {
+    "guidance": {"choices": ("condition", "guide")},
+    "guidance_end": {"low": 0, "high": 1},
+    "guidance_scale": {"low": 0, "high": 100},
+    "guidance_schedule": {"choices": get_args(Schedule)},
+    "guidance_start": {"low": 0, "high": 1},
+    "num_steps": {"low": 1, "isWhole": True},
+    "precision": {"choices": ("auto", "float32", "bfloat16")},
+    "sampler": {"choices": get_args(SamplerName)},
+    "seamless": {"choices": get_args(Seamless)},
+    "strength": {"low": 0, "high": 1},
+    "temperature": {"low": 0, "high": 1000},
+    "time_shift": {"low": 0.01, "high": 100},
+    "top_k": {"low": 0, "isWhole": True},
+    "top_p": {"low": 0.01, "high": 1},
+    "truncation": {"low": 0, "high": 1},
+}
+"""The controls of the options of sampling: their choices, or the least and the greatest number."""
+
 
 def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return all options of a model, with defaults where none are given.

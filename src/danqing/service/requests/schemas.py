@@ -347,6 +347,7 @@ class ModelCard(BaseModel):
     options: dict[str, Any]
     verb_options: dict[str, dict[str, Any]]
     scale: int
+    option_values: dict[str, dict[str, Any]]
     endpoints: list[JobEndpoint]
     tasks: list[str]
     partial_images: bool
