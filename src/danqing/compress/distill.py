@@ -52,7 +52,7 @@ def distill(
     device: str = "auto",
     listener: Listener | None = None,
 ) -> Run:
-    """Train a model that samples in a few steps from a flow model.
+    """Turn a flow model into one that samples in few steps.
 
     The run is an ordinary one: the same call resumes it, and its model folder is like any other.
     teacher: a flow model of pixels, its folder, a run or a hub id. data: images like those that it learned
@@ -81,6 +81,7 @@ def distill(
         **{f"optimizer.{name}": value for name, value in _OPTIMIZER.items()},
         **held_out(source),
         "model.num_steps": steps,
+        "description": f"Flow matching in {steps} step{'s' * (steps > 1)}, distilled from a model of many",
         "teacher": json.dumps(source.model, ensure_ascii=False),
         **(settings or {}),
     }
@@ -106,7 +107,7 @@ def distill(
 
 
 def default_minutes(source: Source) -> float:
-    """Return how long distillation takes by default; raises ConfigError if that is not known."""
+    """Return 40% of the teacher's minutes; raises ConfigError where unknown."""
     seconds = source.facts.get("seconds")
     if not seconds:
         raise ConfigError(f"{source.name} does not say how long it was trained: give --minutes or --images.")

@@ -15,13 +15,13 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danqing.data.batch import Condition
 from danqing.errors import ConfigError
 from danqing.families import paths, solution
 from danqing.families.adversarial import LOSSES, squared_gradients
-from danqing.families.base import Alarm, Batch, FamilyConfig, Losses, Phase
+from danqing.families.base import Alarm, Batch, FamilyConfig, Losses, ParameterKind, Phase
 from danqing.families.flow import PHASE, FlowConfig
 from danqing.families.flow_sampling import FlowEditor
 from danqing.nets.flow.contract import Given
@@ -35,7 +35,7 @@ _PENALIZED = 4
 
 
 class FewStepFlow(FlowEditor):
-    """A flow model whose prediction is the image that the flow leads to.
+    """A flow model that predicts where the flow leads.
 
     It samples in `num_steps` steps. It has no velocity, and so no likelihood.
     """
@@ -61,6 +61,10 @@ class FewStepFlow(FlowEditor):
             if config.solution.has_finish
             else None
         )
+
+    def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
+        """Leave the discriminator to AdamW: its steps must shrink as those of an opponent do."""
+        return "other" if name.startswith(DISCRIMINATOR) else super().parameter_kind(name, parameter)
 
     def on_start(self, source: FamilyConfig) -> None:
         if isinstance(source, FlowConfig) and source.objective == "flow":

@@ -280,8 +280,9 @@ def _alone(path: Path, on_wait: Callable[[], None], stopped: Callable[[], bool])
 def write_once(
     path: Path, encoded: "Encoded", on_progress: ProgressCallback, stopped: Callable[[], bool]
 ) -> None:
-    """Write a file of the cache if it is not there; one process computes it while others wait.
+    """Write a file of the cache if it is missing.
 
+    One process computes it while others wait.
     stopped: as of `ensure`; if it is true, _StoppedError is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,12 +68,11 @@ class Engine:
         if config.private is not None:
             self.private = PrivateGradients(config.private, self.learner, config.batch_size)
         self.meter = Meter()
-        self.optimizers = {
-            phase.name: optimizers.build(
-                config.optimizer, self._parameters(phase), self.learner.parameter_kind
-            )
-            for phase in self.phases
-        }
+        self.optimizers = optimizers.build_each(
+            config.optimizer,
+            {phase.name: self._parameters(phase) for phase in self.phases},
+            self.learner.parameter_kind,
+        )
         repeats = max(phase.repeats for phase in self.phases)
         self.images_per_step = config.batch_size * repeats
         self.data_seconds = 0.0

@@ -475,7 +475,7 @@ def _default_folder(data: str | Path, preset: str | None, config: str | Path | N
 
 
 def model_path(model: str | Path | HasModel | Model) -> str:
-    """Return the folder or hub id of a model; raises ConfigError if it has none."""
+    """Return the folder or hub id of a model; raises ConfigError."""
     if isinstance(model, Model):
         if model.origin is None:
             raise ConfigError(
