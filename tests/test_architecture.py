@@ -46,6 +46,7 @@ ROOMS = [
     {"training"},
     {"compress"},
     {"studies"},
+    {"judging"},
     {"service"},
     {"cli", "__main__"},
 ]
@@ -58,7 +59,7 @@ SERVICE = [
     {"failures"},
     {"pictures"},
     {"requests"},
-    {"http", "jobs"},
+    {"http", "jobs", "judging"},
     {"parts"},
     {"routes", "pages"},
     {"app"},
