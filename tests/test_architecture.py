@@ -47,6 +47,7 @@ ROOMS = [
     {"training"},
     {"compress"},
     {"studies"},
+    {"judging"},
     {"service"},
     {"cli", "__main__"},
 ]
@@ -59,7 +60,7 @@ SERVICE = [
     {"failures"},
     {"pictures"},
     {"requests", "gallery"},
-    {"http", "jobs"},
+    {"http", "jobs", "judging"},
     {"parts"},
     {"routes", "pages"},
     {"app"},

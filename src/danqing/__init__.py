@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from danqing.evaluation.evaluate import Evaluation, evaluate
     from danqing.evaluation.scores import Score
     from danqing.images import Images
+    from danqing.judging.contest import Contest, contest
     from danqing.model.loading import load
     from danqing.model.model import Model
     from danqing.model.protection import seal, sign, unseal
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from danqing.recognition.predict import Predictions, predict
     from danqing.recognition.robustness import Robustness, attack
     from danqing.recognition.verify import Verification, verify_pairs
+    from danqing.service.judging.judge import Judging, judge
     from danqing.studies.compare import compare
     from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
@@ -53,11 +55,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Cleaning",
     "Comparison",
+    "Contest",
     "DanqingError",
     "Evaluation",
     "Explanation",
     "ImageIndex",
     "Images",
+    "Judging",
     "Listener",
     "Model",
     "Predictions",
@@ -75,6 +79,7 @@ __all__ = [
     "attack",
     "clean",
     "compare",
+    "contest",
     "distill",
     "encode",
     "enhance",
@@ -83,6 +88,7 @@ __all__ = [
     "export",
     "fill",
     "index",
+    "judge",
     "load",
     "load_recognizer",
     "open_dataset",
@@ -108,11 +114,13 @@ __all__ = [
 _HOMES = {
     "Cleaning": "danqing.recognition.cleaning.result",
     "Comparison": "danqing.studies.results",
+    "Contest": "danqing.judging.contest",
     "DanqingError": "danqing.errors",
     "Evaluation": "danqing.evaluation.evaluate",
     "Explanation": "danqing.recognition.explain.findings",
     "ImageIndex": "danqing.recognition.image_index",
     "Images": "danqing.images",
+    "Judging": "danqing.service.judging.judge",
     "Listener": "danqing.training.listener",
     "Model": "danqing.model.model",
     "Predictions": "danqing.recognition.predict",
@@ -129,6 +137,7 @@ _HOMES = {
     "attack": "danqing.recognition.robustness",
     "clean": "danqing.recognition.clean",
     "compare": "danqing.studies.compare",
+    "contest": "danqing.judging.contest",
     "distill": "danqing.compress.distill",
     "encode": "danqing.recognition.encode",
     "enhance": "danqing.editing.enhance",
@@ -137,6 +146,7 @@ _HOMES = {
     "export": "danqing.compress.export",
     "fill": "danqing.editing.fill",
     "index": "danqing.recognition.image_index",
+    "judge": "danqing.service.judging.judge",
     "load": "danqing.model.loading",
     "load_recognizer": "danqing.model.recognizer",
     "open_dataset": "danqing.data",

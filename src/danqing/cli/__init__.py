@@ -18,6 +18,7 @@ from danqing.cli import (
     authority,
     cache,
     compare,
+    contest,
     data,
     demo,
     distill,
@@ -31,6 +32,7 @@ from danqing.cli import (
     filter,
     help_text,
     index,
+    judge,
     keys,
     output,
     predict,
@@ -121,6 +123,8 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("contest", epilog=contest.EXAMPLES)(contest.contest)
+app.command("judge", epilog=judge.EXAMPLES)(judge.judge)
 app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("ema", epilog=ema.EXAMPLES)(ema.ema)

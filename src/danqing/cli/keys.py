@@ -47,7 +47,7 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="generate, edit, recognize, metrics or admin (all of them); may be repeated.",
+            help="generate, edit, recognize, judge, metrics or admin (all of them); may be repeated.",
             show_default="generate, edit and recognize",
         ),
     ] = None,
