@@ -12,6 +12,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import (
+    adapters,
     attack,
     audit,
     authority,
@@ -141,6 +142,7 @@ app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("shrink", epilog=shrink.EXAMPLES)(shrink.shrink)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("replicas", epilog=replicas.EXAMPLES)(replicas.replicas)
+app.add_typer(adapters.app)
 app.add_typer(filter.app)
 app.add_typer(keys.app)
 app.add_typer(audit.app)

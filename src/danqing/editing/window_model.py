@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from danqing import families, weights
+from danqing import families
 from danqing.editing.contract import Values
 from danqing.editing.tiles import NoiseField
 from danqing.editing.windows import Size, Window
@@ -23,6 +23,7 @@ from danqing.model.conditions import given_condition
 from danqing.model.domain import warn_outside
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.nets import adapters
 from danqing.trust.declaration import Declaration
 
 _ABILITIES: Mapping[str, tuple[type, str]] = {
@@ -89,7 +90,7 @@ class WindowModel:
         """Return what the results depend on, as plain values."""
         request = self.request
         return {
-            "model": weights.digest(self.model.family.state_dict()),
+            "model": adapters.digest(self.model.family),
             "label": request.label,
             "source_label": request.source_label,
             "prompt": request.prompt,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danqing import weights
 from danqing.data import builtin
 from danqing.data.cleaned import cleaned
 from danqing.data.dataset import Dataset
@@ -23,6 +22,7 @@ from danqing.model import shipped
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer, open_trained
+from danqing.nets import adapters
 from danqing.progress import ProgressCallback
 from danqing.trust.sealed_file import is_sealed
 
@@ -177,7 +177,7 @@ def _of_model(
         folder=folder,
         preparation={**usual, **run, **shape},
         as_trained={**shape, "channels": 0, **usual, **run},
-        facts={"weights": weights.digest(learner.state_dict())[:12]},
+        facts={"weights": adapters.digest(learner)[:12]},
     )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from danqing.trust.recipients import Keyring
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+"""The files of an adapter, as `peft` names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def _verified(files: ModelFiles, access: Access) -> dict[str, memoryview]:
     for name, digest in signed.items():
         content = files.content(name)
         signature.compare_content(name, content, digest)
-        if name in (CONFIG, WEIGHTS, CARD):
+        if name in (CONFIG, WEIGHTS, CARD, ADAPTER_CONFIG, ADAPTER):
             contents[name] = content
     return contents
 

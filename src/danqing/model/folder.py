@@ -19,11 +19,12 @@ from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
 from danqing.model import shipped
 from danqing.model.card import card, measured_forms
-from danqing.model.files import CARD, CONFIG, WEIGHTS, ModelFiles, open_files
+from danqing.model.files import ADAPTER, ADAPTER_CONFIG, CARD, CONFIG, WEIGHTS, ModelFiles, open_files
+from danqing.nets import adapters
 from danqing.version import __version__
 
-FILES = (CONFIG, WEIGHTS, CARD, "samples.png", "scores.json")
-SAMPLES = FILES[3]
+SAMPLES = "samples.png"
+FILES = (CONFIG, WEIGHTS, CARD, SAMPLES, "scores.json", ADAPTER_CONFIG, ADAPTER)
 SHRINK = "shrink.json"
 """The forms of the model that `danqing shrink` has measured, in the folder of the one that it chose."""
 NEIGHBOURS = "neighbours.png"
@@ -47,6 +48,8 @@ def write(
 ) -> Path:
     """Write a learner with its facts as a model folder.
 
+    Of a learner with an adapter, only that is written.
+
     info: what the model card says.
     grid: samples; None where there are no new ones.
     origin: the folder that the learner comes from.
@@ -59,10 +62,16 @@ def write(
         atomic.write_bytes(folder / SAMPLES, encode(grid.grid(), "png", marks=grid.marks))
     elif origin is not None and origin != folder:
         _copy_picture(origin / SAMPLES, folder / SAMPLES)
-    tensors = learner.state_dict()
-    stored = weights.halved(tensors) if half else tensors
-    atomic.write_bytes(folder / "model.safetensors", weights.to_bytes(stored, {"format": "pt"}))
-    digest = weights.digest({name: stored[name].to(tensor.dtype) for name, tensor in tensors.items()})
+    if adapters.is_adapted(learner):
+        atomic.write_bytes(folder / ADAPTER, content_of(learner))
+        atomic.write_json(folder / ADAPTER_CONFIG, adapters.settings(learner))
+        digest, base = adapters.digest(learner), adapters.base_of(learner)
+        own = {"adapter": {"weights": base.digest, "trigger": base.trigger}}
+    else:
+        tensors, own = learner.state_dict(), {}
+        stored = weights.halved(tensors) if half else tensors
+        atomic.write_bytes(folder / WEIGHTS, weights.to_bytes(stored, {"format": "pt"}))
+        digest = weights.digest({name: stored[name].to(tensor.dtype) for name, tensor in tensors.items()})
     if not _keep_scores(folder, folder, digest) and origin is not None:
         _keep_scores(origin, folder, digest)
     write_card(folder, info)
@@ -70,11 +79,23 @@ def write(
         "library_name": "danqing",
         "format": folder_formats.MODEL,
         "danqing_version": __version__,
+        **own,
         "model": learner.config.model_dump(mode="json"),
         "trained": dict(facts),
     }
     atomic.write_json(folder / "config.json", config)  # last: a folder without it is not a model
     return folder
+
+
+def weights_file(learner: Learner) -> str:
+    """Return the name of the file of weights, or of an adapter."""
+    return ADAPTER if adapters.is_adapted(learner) else WEIGHTS
+
+
+def content_of(learner: Learner) -> bytes:
+    """Return the content of that file."""
+    tensors = adapters.tensors(learner) if adapters.is_adapted(learner) else learner.state_dict()
+    return weights.to_bytes(tensors, {"format": "pt"})
 
 
 def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
@@ -240,7 +261,7 @@ def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]
         ) from error
     learner.drop_training_only()
     weights.check(files.weights, learner.state_dict())
-    return learner, _plain_facts(config.get("trained"))
+    return learner, plain_facts(config.get("trained"))
 
 
 def fetch(repo_id: str, revision: str | None = None, *, whole: bool = False) -> tuple[Path, Path]:
@@ -314,8 +335,11 @@ def _check_format(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _plain_facts(trained: Any) -> dict[str, Any]:
-    """Return what a folder says of its training, as far as it has the form that callers read."""
+def plain_facts(trained: Any) -> dict[str, Any]:
+    """Return what a folder says of its training.
+
+    What does not have the form that callers read is left out.
+    """
     facts = trained if isinstance(trained, dict) else {}
     plain = _plain(facts)
     if isinstance(data := facts.get("data"), dict):

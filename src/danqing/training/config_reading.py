@@ -14,6 +14,7 @@ from danqing.families import config_class
 from danqing.training.config import RunConfig, flat
 from danqing.training.config_sections import (
     SHARED,
+    AdapterConfig,
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
@@ -55,6 +56,21 @@ def resolve(
     for key, text in (settings or {}).items():
         apply_setting(values, key, text)
     return parse({**values, **given})
+
+
+def overlaid(
+    name: str, settings: Mapping[str, Any], budget: Mapping[str, Any], family: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings and a budget with those of an overlay where the user gives no others.
+
+    name: of a file in `presets/overlays`. family: of the model whose training it changes.
+    """
+    values, chosen = presets.read_overlay(name), {full_name(key, family) for key in settings}
+    own = {key: values.pop(key) for key in ("minutes", "images") if key in values}
+    if any(value is not None for value in budget.values()) or chosen & budget.keys():
+        own = {}
+    new = {key: value for key, value in flat(values).items() if key not in chosen}
+    return {**new, **settings}, {**budget, **own}
 
 
 def without_auto(
@@ -183,6 +199,7 @@ def _keys(family: str) -> Iterator[str]:
         "evaluation": EvaluationConfig,
         "tokenizer": TokenizerConfig,
         "private": PrivateConfig,
+        "adapter": AdapterConfig,
     }
     for name in RunConfig.model_fields:
         if name not in sections:

@@ -13,10 +13,11 @@ from danqing.errors import TrainingError
 from danqing.evaluation.networks import open_teacher
 from danqing.families.abilities import Grows, HasGuide, HasTokenizer, Perceives, StartsTrained
 from danqing.families.base import Batch, Learner, Losses, Phase
+from danqing.nets import adapters
 from danqing.nets.layers import shrunk
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
-from danqing.training import burn_in, optimizers
+from danqing.training import adapting, burn_in, optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA, HalfLife, PowerFunction
 from danqing.training.grains import Grains
@@ -53,6 +54,8 @@ class Engine:
             self.teacher.lend(learner)
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.learner.phases()
+        self._fixed = adapters.fixed(self.learner)
+        """The tensors that this run does not change, as it trains an adapter; no checkpoint holds them."""
         self.averages = _averages(self.learner, config)
         self.ema = self.averages[0]
         self.networks: tuple[dict[str, str], ...] = ()
@@ -184,7 +187,7 @@ class Engine:
     def _take_guide(self, images: int, total: int) -> None:
         """Copy the average to the guide, once, when its share of the run is over."""
         learner, average = self.learner, self.ema.learner
-        if not isinstance(learner, HasGuide) or learner.guide is None or learner.guide_taken:
+        if not isinstance(learner, HasGuide) or learner.guide is None or learner.guide_taken or self._fixed:
             return
         if images >= learner.GUIDE_SHARE * total and isinstance(average, HasGuide):
             if self.parts:
@@ -248,10 +251,15 @@ class Engine:
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the state of the learner and of its averages."""
-        tensors = {f"family/{name}": value for name, value in self.learner.state_dict().items()}
+        states = {"family/": self.learner.state_dict()}
         for prefix, average in zip(_prefixes(self.config), self.averages, strict=True):
-            tensors |= {f"{prefix}{name}": value for name, value in average.learner.state_dict().items()}
-        return tensors
+            states[prefix] = average.learner.state_dict()
+        return {
+            f"{prefix}{name}": value
+            for prefix, state in states.items()
+            for name, value in state.items()
+            if name not in self._fixed
+        }
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         """Return the state that the optimisers keep in this process."""
@@ -271,7 +279,7 @@ class Engine:
         """
         if self.parts:
             self.parts.allocate()
-        is_whole = self.parts is None  # else what others keep may be missing
+        is_whole = self.parts is None and not self._fixed  # else what others keep may be missing
         self.learner.load_state_dict(_below(tensors, "family/"), strict=is_whole)
         for average, state in zip(self.averages, averages_in(tensors, self.config), strict=True):
             average.learner.load_state_dict(state, strict=is_whole)
@@ -390,6 +398,7 @@ class Engine:
             (f"{module}.{name}", parameter)
             for module in phase.modules
             for name, parameter in self.learner.get_submodule(module).named_parameters()
+            if f"{module}.{name}" not in self._fixed
         ]
 
     def _train_only(self, phase: Phase) -> None:
@@ -397,6 +406,9 @@ class Engine:
             return
         for name, module in self.learner.named_children():
             module.requires_grad_(name in phase.modules)
+        for name, parameter in self.learner.named_parameters():
+            if name in self._fixed:
+                parameter.requires_grad_(False)
 
 
 def initialise(config: RunConfig, tokenizer: Learner | None = None, start: Carried | None = None) -> Learner:
@@ -417,6 +429,8 @@ def initialise(config: RunConfig, tokenizer: Learner | None = None, start: Carri
         learner.tokenizer.requires_grad_(False)
     if start is not None:
         start.apply(learner)
+    if config.adapter is not None:
+        adapting.attach(learner, config)
     return learner
 
 

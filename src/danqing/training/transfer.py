@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danqing import families, presets, weights
+from danqing import families, presets
 from danqing.data import Dataset
 from danqing.errors import ConfigError
 from danqing.families.abilities import HasTokenizer
 from danqing.families.base import Family, FamilyConfig, Learner, ReadsText
-from danqing.model import folder as model_folder
+from danqing.model import adapted
 from danqing.model.loading import open_source
+from danqing.nets import adapters
 from danqing.training import checkpoint
 from danqing.training.config_reading import full_name, resolve
 from danqing.training.run_folder import RunFolder
@@ -40,7 +41,7 @@ class Source:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.learner, self.facts = model_folder.read_learner(open_source(model))
+        self.learner, self.facts = adapted.read_learner(open_source(model))
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class Source:
     @cached_property
     def digest(self) -> str:
         """Return the digest of the weights."""
-        return weights.digest(self.learner.state_dict())
+        return adapters.digest(self.learner)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, with those that only a run keeps.
@@ -77,7 +78,7 @@ class Source:
         Raises ConfigError if there is none.
         """
         config = self.learner.config
-        two_stages = isinstance(self.learner, HasTokenizer)
+        two_stages = getattr(config, "tokenizer", None) is not None
         found = {name: presets.read(name) for name in presets.names()}
         of_family = {
             name: values

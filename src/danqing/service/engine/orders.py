@@ -22,6 +22,8 @@ WHOLE: tuple[Verb, ...] = ("translate", "relabel", "stylize")
 """The verbs that edit a whole picture, without a mask."""
 SOURCE_LABEL = "source_label"
 """The option of `relabel` that says what the picture shows."""
+ADAPTERS = "adapters"
+"""The option that says with which adapters a model paints, such as "cats:0.8,gold:0.4"."""
 
 Ability = Literal["classify", "detect", "segment", "embed", "search", "judge"]
 """What a recognizer or an index does with a picture or a text; `judge` is what filters ask a classifier."""
