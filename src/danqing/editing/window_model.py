@@ -23,7 +23,6 @@ from danqing.model.conditions import given_condition
 from danqing.model.domain import warn_outside
 from danqing.model.loading import load
 from danqing.model.model import Model
-from danqing.nets import adapters
 from danqing.trust.declaration import Declaration
 
 _ABILITIES: Mapping[str, tuple[type, str]] = {
@@ -90,7 +89,7 @@ class WindowModel:
         """Return what the results depend on, as plain values."""
         request = self.request
         return {
-            "model": adapters.digest(self.model.family),
+            "model": self.model.family.digest(),
             "label": request.label,
             "source_label": request.source_label,
             "prompt": request.prompt,

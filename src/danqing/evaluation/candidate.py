@@ -22,7 +22,6 @@ from danqing.model import shipped
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer, open_trained
-from danqing.nets import adapters
 from danqing.progress import ProgressCallback
 from danqing.trust.sealed_file import is_sealed
 
@@ -177,7 +176,7 @@ def _of_model(
         folder=folder,
         preparation={**usual, **run, **shape},
         as_trained={**shape, "channels": 0, **usual, **run},
-        facts={"weights": adapters.digest(learner)[:12]},
+        facts={"weights": learner.digest()[:12]},
     )
 
 

@@ -18,6 +18,8 @@ from danqing.model import folder as model_folder
 from danqing.model.adapter_files import Adapter
 from danqing.model.files import CONFIG, Access, ModelFiles, open_files
 from danqing.nets import adapters
+from danqing.pipelines import modelscope
+from danqing.pipelines.options import split_source
 from danqing.trust.sealed_file import is_sealed
 
 MOST_WEIGHT = 4.0
@@ -72,10 +74,15 @@ def open_model(source: str, revision: str | None = None, access: Access | None =
     source: a run folder, a model folder, a sealed file or a hub id. Raises ModelError and TrustError.
     """
     access = access or Access()
-    if model_folder.is_hub_id(source):
-        folder, within = model_folder.fetch(source, revision, whole=bool(access.require))
-        return open_files(folder, within=within, access=access)
-    return open_files(model_folder.find(Path(source)), access=access)
+    place, options = split_source(source)
+    revision, variant = revision or options.get("revision"), options.get("variant", "")
+    if place.startswith(modelscope.PREFIX):
+        folder = modelscope.fetch(place, revision, variant, model_folder.FILES)
+        return open_files(folder, access=access, name=place.removeprefix(modelscope.PREFIX), options=options)
+    if model_folder.is_hub_id(place):
+        folder, within = model_folder.fetch(place, revision, whole=bool(access.require), variant=variant)
+        return open_files(folder, within=within, access=access, name=place, options=options)
+    return open_files(model_folder.find(Path(place)), access=access, options=options)
 
 
 def read_learner(files: ModelFiles, access: Access | None = None) -> tuple[Learner, dict[str, Any]]:
@@ -127,7 +134,7 @@ def with_adapters(learner: Learner, wanted: Sequence[Weighted], name: str = "") 
     name: of the learner, for sentences.
     Raises ModelError where an adapter was trained on other weights.
     """
-    digest = adapters.digest(learner)
+    digest = learner.digest()
     for each in wanted:
         each.adapter.check_base(digest, name)
     adapted = copy.deepcopy(learner)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol
 
 from danqing.model import adapted
-from danqing.model import folder as model_folder
 from danqing.model.files import Access, ModelFiles
 from danqing.model.model import AdapterSource, Model
 from danqing.precision import choose_device
@@ -37,8 +36,10 @@ def load(
     """Load a model from a folder, run, sealed file or the hub.
 
     source: a model folder, a run folder, a finished or stopped `Run`, a file of `danqing seal`, a hub
-        repository `owner/name`, or "demo", the model that comes with the package. An adapter is loaded with
-        the model that it was trained on.
+        repository `owner/name` or `modelscope:owner/name`, or "demo", the model that comes with the package.
+        A pipeline of `diffusers` may have options of loading after commas, such as
+        `owner/name,dtype=bfloat16`; see `pipelines.options.LoadOptions`. An adapter is loaded with the model
+        that it was trained on.
     revision: a hub branch, tag or commit.
     require: public keys, one of which must have signed the model. Changed, missing and extra files are
         rejected.
@@ -51,8 +52,8 @@ def load(
     """
     access = access_of(require, key, passphrase)
     files = open_source(source, revision, access)
-    name = str(source) if model_folder.is_hub_id(str(source)) else files.path.stem
-    model = Model(*adapted.read(files, access), name="" if files.folder else name)
+    name = "" if files.folder else files.name or files.path.stem
+    model = Model(*adapted.read(files, access), name=name)
     model.origin = files.folder
     model.marks = None if marks is None else MarkSettings.of(marks)
     model.marks_codes = True

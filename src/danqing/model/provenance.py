@@ -13,7 +13,6 @@ from danqing.errors import ConfigError
 from danqing.families.abilities import MarksCodes
 from danqing.families.base import Family
 from danqing.images import Pixels, conform, to_float
-from danqing.nets import adapters
 from danqing.trust.codes_mark import CodesDetection, CodesMark
 from danqing.trust.declaration import Declaration, SourceType
 from danqing.trust.marking import Marking, marking
@@ -53,7 +52,7 @@ class Provenance:
             source=SourceType.of(action),
             action=action,
             model=self.name or _name_of(self.origin) or self.family.config.family,
-            model_digest=adapters.digest(self.family),
+            model_digest=self.family.digest(),
             prompt=prompt,
             licence=terms.licence,
             creator=terms.creator,

@@ -1,9 +1,9 @@
 """The loss that a pipeline's network was trained with, from the library's own scheduler and network.
 
-A UNet learns the noise, the velocity or the image of a noisy latent at a random step of its schedule (Ho et al.
-2020; Salimans and Ho 2022). A flow transformer learns the direction from latents to noise at a random point of
-the straight line between them (Lipman et al. 2023), with times from a logit-normal distribution (Esser et al.
-2024, section 3.1), shifted as its scheduler says.
+A UNet learns the noise, the velocity or the image of a noisy latent at a random step of its schedule (Ho et
+al. 2020; Salimans and Ho 2022). A flow transformer learns the direction from latents to noise at a random
+point of the straight line between them (Lipman et al. 2023), with times from a logit-normal distribution
+(Esser et al. 2024, section 3.1), shifted as its scheduler says.
 """
 
 import math
@@ -284,7 +284,10 @@ def denoising_of(pipe: Any) -> Denoising:
 
 
 def _log_shift(config: Any, places: int) -> float:
-    """Return the logarithm of the shift of times for a number of places (Esser et al. 2024, section 5.3.2)."""
+    """Return the logarithm of the shift of times.
+
+    places: of the latents in two by two (Esser et al. 2024, section 5.3.2).
+    """
     first, last = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     slope = (high - low) / (last - first)

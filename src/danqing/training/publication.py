@@ -231,7 +231,7 @@ def publish_examined(
     folder: RunFolder, learner: Learner, trained: Mapping[str, Any], found: Examination
 ) -> None:
     """Write a learner with all of its scores, and what the report shows of them."""
-    weights_of = {"weights": adapters.digest(learner)[:12]}
+    weights_of = {"weights": learner.digest()[:12]}
     measured = [score.model_copy(update={"settings": score.settings | weights_of}) for score in found.scores]
     publish_learner(folder.model, learner, {**trained, **found.trained}, measured)
     folder.examination.mkdir(exist_ok=True)
@@ -262,7 +262,7 @@ def holds(folder: Path, learner: Learner, trained: Mapping[str, Any]) -> bool:
 
 def is_scored(folder: Path, learner: Learner) -> bool:
     """Whether a model folder may hold a score of a learner's weights."""
-    digest = adapters.digest(learner)
+    digest = learner.digest()
     try:
         found = scores.read(folder / "scores.json")
     except DataError:

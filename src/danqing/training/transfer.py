@@ -23,7 +23,6 @@ from danqing.families.abilities import HasTokenizer
 from danqing.families.base import Family, FamilyConfig, Learner, ReadsText
 from danqing.model import adapted
 from danqing.model.loading import open_source
-from danqing.nets import adapters
 from danqing.training import checkpoint
 from danqing.training.config_reading import full_name, resolve
 from danqing.training.run_folder import RunFolder
@@ -52,7 +51,7 @@ class Source:
     @cached_property
     def digest(self) -> str:
         """Return the digest of the weights."""
-        return adapters.digest(self.learner)
+        return self.learner.digest()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, with those that only a run keeps.

@@ -114,7 +114,7 @@ class Validation:
         c = self.config
         score = self._judge.score(learner, trained, self.seed)
         state, facts = learner.state_dict(), {**trained, **learned_facts(score)}
-        settings = score.settings | {"weights": adapters.digest(learner)[:12]}
+        settings = score.settings | {"weights": learner.digest()[:12]}
         score = score.model_copy(update={"settings": settings})
         is_best = self._is_best(score)
         if is_best:

@@ -25,7 +25,6 @@ from danqing.model.files import CARD, Access, ModelFiles
 from danqing.model.loading import open_source
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
-from danqing.nets import adapters
 from danqing.options import Verb
 from danqing.recognition import index_files
 from danqing.recognition.image_index import ImageIndex
@@ -192,7 +191,7 @@ def _digest(files: ModelFiles, learner: Learner) -> str:
     """Return the digest of the weights, "" for a file that cannot be loaded."""
     try:
         if is_adapter(files):
-            return adapters.digest(adapted.read_learner(files)[0])
+            return adapted.read_learner(files)[0].digest()
         return weights.digest(weights.read(files.weights, learner.state_dict()))
     except LOAD_ERRORS:
         return ""
