@@ -110,7 +110,7 @@ def merging_error(base: Path, run: Path) -> float:
     """Return the largest difference of an image between an adapter beside the weights and in them."""
     beside, within = (dq.load(base).family for _ in range(2))
     adapter = adapted.open_adapter(run)
-    adapters.put(beside, adapter.tensors, adapter.settings, "own", 1.0)
+    adapters.put(beside, adapters.Added(adapter.tensors, adapter.settings, 1.0), "own")
     merged = adapted.with_adapters(within, [adapted.Weighted(adapter, 1.0)])
     assert isinstance(merged, Family)
     options = {"precision": "float32"} if "precision" in dq.load(base).sample_options else {}

@@ -13,6 +13,7 @@ import torch
 from danqing import families
 from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
+from danqing.families.pipeline import Pipeline
 from danqing.model import adapter_files
 from danqing.model import folder as model_folder
 from danqing.model.adapter_files import Adapter
@@ -120,7 +121,9 @@ def examine_learner(files: ModelFiles, access: Access | None = None) -> tuple[Le
     if not adapter_files.is_adapter(files):
         return model_folder.examine_learner(files)
     adapter = adapter_files.read(files)
-    examine_learner(_base_of(adapter, access), access)
+    base, _ = examine_learner(_base_of(adapter, access), access)
+    if isinstance(base, Pipeline):
+        return read_learner(files, access)
     with torch.device("meta"):
         learner = families.build_learner(_config_of(adapter))
     learner.drop_training_only()
@@ -137,11 +140,16 @@ def with_adapters(learner: Learner, wanted: Sequence[Weighted], name: str = "") 
     digest = learner.digest()
     for each in wanted:
         each.adapter.check_base(digest, name)
+    added = [adapters.Added(one.adapter.tensors, one.adapter.settings, one.weight) for one in wanted]
+    if isinstance(learner, Pipeline):  # it is loaded with them
+        pipeline = learner.with_added(added)
+        pipeline.config = _config_of(wanted[0].adapter) if wanted else pipeline.config
+        return pipeline
     adapted = copy.deepcopy(learner)
     parts = []
-    for number, each in enumerate(wanted):
-        adapters.put(adapted, each.adapter.tensors, each.adapter.settings, f"part{number}", each.weight)
-        parts.append((each.adapter.digest, each.weight))
+    for number, each in enumerate(added):
+        adapters.put(adapted, each, f"part{number}")
+        parts.append((wanted[number].adapter.digest, each.weight))
     if wanted:
         adapters.merge(adapted)
         adapted.config = _config_of(wanted[0].adapter)
@@ -178,7 +186,7 @@ def _base_of(adapter: Adapter, access: Access | None) -> ModelFiles:
     reason = None
     try:
         files = open_model(adapter.base, access=access)
-        if adapter.base and (files.has(CONFIG) or is_sealed(files.path)):
+        if adapter.base and (files.has(CONFIG) or files.is_pipeline or is_sealed(files.path)):
             return files
     except ModelError as error:
         reason = error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from danqing import weights
 from danqing.errors import ModelError
-from danqing.model.files import ADAPTER, ADAPTER_CONFIG, CONFIG, ModelFiles
+from danqing.model.files import ADAPTER, ADAPTER_CONFIG, CONFIG, PIPELINE_ADAPTER, ModelFiles
 
 _MOST_BYTES = 4 * 2**30
 _MOST_CONFIG_BYTES = 10_000_000
@@ -94,7 +94,8 @@ def is_adapter(files: ModelFiles) -> bool:
 
 def read(files: ModelFiles) -> Adapter:
     """Read an adapter; raises ModelError with the reason otherwise."""
-    if not (files.has(ADAPTER_CONFIG) and files.has(ADAPTER)):
+    weights_file = PIPELINE_ADAPTER if files.has(PIPELINE_ADAPTER) else ADAPTER
+    if not (files.has(ADAPTER_CONFIG) and files.has(weights_file)):
         raise ModelError(
             f"{files.path} is not an adapter: give a folder with {ADAPTER_CONFIG} and {ADAPTER}, or a run "
             "that has trained one."
@@ -103,11 +104,13 @@ def read(files: ModelFiles) -> Adapter:
     if settings.get("peft_type") != "LORA" or settings.get("use_dora"):
         kind = "DORA" if settings.get("use_dora") else settings.get("peft_type")
         raise ModelError(f"{files.path} is an adapter of the kind {kind}: only LORA can be used.")
-    content = files.read(ADAPTER, _MOST_BYTES)
+    content = files.read(weights_file, _MOST_BYTES)
     try:
         tensors = load_tensors(content)
     except (SafetensorError, ValueError) as error:
-        raise ModelError(f"{files.path / ADAPTER} cannot be read ({error}): get a whole copy.") from error
+        raise ModelError(
+            f"{files.path / weights_file} cannot be read ({error}): get a whole copy."
+        ) from error
     config = _table(files, CONFIG) if files.has(CONFIG) else {}
     name = files.path.parent.name if files.path.name == "model" else files.path.name
     return Adapter(name, settings, config, tensors)

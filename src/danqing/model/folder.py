@@ -25,14 +25,23 @@ from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
 from danqing.model import pipelines, shipped
 from danqing.model.card import card, measured_forms
-from danqing.model.files import ADAPTER, ADAPTER_CONFIG, CARD, CONFIG, WEIGHTS, ModelFiles, open_files
+from danqing.model.files import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CARD,
+    CONFIG,
+    PIPELINE_ADAPTER,
+    WEIGHTS,
+    ModelFiles,
+    open_files,
+)
 from danqing.nets import adapters
 from danqing.pipelines import hub
 from danqing.pipelines.layout import INDEX, is_pipeline
 from danqing.version import __version__
 
 SAMPLES = "samples.png"
-FILES = (CONFIG, WEIGHTS, CARD, SAMPLES, "scores.json", ADAPTER_CONFIG, ADAPTER)
+FILES = (CONFIG, WEIGHTS, CARD, SAMPLES, "scores.json", ADAPTER_CONFIG, ADAPTER, PIPELINE_ADAPTER)
 SHRINK = "shrink.json"
 """The forms of the model that `danqing shrink` has measured, in the folder of the one that it chose."""
 NEIGHBOURS = "neighbours.png"
@@ -71,7 +80,7 @@ def write(
     elif origin is not None and origin != folder:
         _copy_picture(origin / SAMPLES, folder / SAMPLES)
     if adapters.is_adapted(learner):
-        atomic.write_bytes(folder / ADAPTER, content_of(learner))
+        atomic.write_bytes(folder / weights_file(learner), content_of(learner))
         atomic.write_json(folder / ADAPTER_CONFIG, adapters.settings(learner))
         digest, base = learner.digest(), adapters.base_of(learner)
         own = {"adapter": {"weights": base.digest, "trigger": base.trigger}}
@@ -97,13 +106,20 @@ def write(
 
 def weights_file(learner: Learner) -> str:
     """Return the name of the file of weights, or of an adapter."""
-    return ADAPTER if adapters.is_adapted(learner) else WEIGHTS
+    if not adapters.is_adapted(learner):
+        return WEIGHTS
+    return PIPELINE_ADAPTER if isinstance(learner, Pipeline) else ADAPTER
 
 
 def content_of(learner: Learner) -> bytes:
     """Return the content of that file."""
-    tensors = adapters.tensors(learner) if adapters.is_adapted(learner) else learner.state_dict()
-    return weights.to_bytes(tensors, {"format": "pt"})
+    told = {"format": "pt"}
+    if not adapters.is_adapted(learner):
+        return weights.to_bytes(learner.state_dict(), told)
+    if isinstance(learner, Pipeline):  # where `load_lora_weights` finds the scale and the layers
+        named = {f"{learner.denoiser_name}.{key}": one for key, one in adapters.settings(learner).items()}
+        told["lora_adapter_metadata"] = json.dumps(named)
+    return weights.to_bytes(adapters.tensors(learner), told)
 
 
 def write_card(folder: Path, info: Mapping[str, Any]) -> Path:

@@ -25,6 +25,7 @@ ALL = "all"
 NAME = "default"
 """What the adapter that a run trains is called within its network."""
 _MARK = ".lora_"
+_PREFIXES = ("base_model.model.", "unet.", "transformer.")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -40,6 +41,17 @@ class Base(NamedTuple):
     trigger: str = ""
 
 
+class Added(NamedTuple):
+    """An adapter from a file.
+
+    tensors: as `tensors` returns them. settings: as `settings` does. weight: multiplies what it adds.
+    """
+
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
+    weight: float
+
+
 def check_installed() -> None:
     """Raise ModelError if the package that computes adapters is missing."""
     if importlib.util.find_spec("peft") is None:
@@ -49,14 +61,15 @@ def check_installed() -> None:
 def targets(network: nn.Module, within: Iterable[str], wanted: Sequence[str] = (ALL,)) -> list[str]:
     """Return the names of the layers that get an adapter.
 
-    within: names of children of the network. wanted: patterns such as "*.attention.*", or "all".
+    within: names of children of the network, "" for the whole. wanted: patterns such as "*.attention.*", or
+        "all".
     Raises ConfigError where there are none.
     """
     found = [
         name
         for child in within
         for name, module in network.named_modules()
-        if (name == child or name.startswith(f"{child}.")) and _takes_adapter(module)
+        if (not child or name == child or name.startswith(f"{child}.")) and _takes_adapter(module)
     ]
     if ALL not in wanted:
         found = [name for name in found if any(_matches(name, pattern) for pattern in wanted)]
@@ -101,9 +114,13 @@ def attach(
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(layers))  # type: ignore[arg-type]
+    host = host_of(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "adapter"))
-        inject_adapter_in_model(config, network, NAME)
+        inject_adapter_in_model(config, host, NAME)
+    for name, parameter in host.named_parameters():
+        if _MARK in name:
+            parameter.data = parameter.data.float()  # whatever the number format of the network
     network.adapter_base, network.trained_whole = base, tuple(whole)  # type: ignore[assignment]
     for child in network.trained_whole:  # type: ignore[union-attr]
         network.get_submodule(child).requires_grad_(True)
@@ -112,9 +129,18 @@ def attach(
             module.eval()
 
 
+def host_of(network: nn.Module) -> nn.Module:
+    """Return the part of a network that gets adapters.
+
+    That is the denoiser of a pipeline, and any other network as a whole.
+    """
+    host: nn.Module | None = getattr(network, "denoiser", None)
+    return network if host is None else host
+
+
 def is_adapted(network: nn.Module) -> bool:
     """Return whether a network has an adapter that is not merged."""
-    return hasattr(network, "peft_config")
+    return hasattr(host_of(network), "peft_config")
 
 
 def base_of(network: nn.Module) -> Base:
@@ -149,9 +175,9 @@ def copied(network: _N) -> _N:
 def merged(network: _N) -> _N:
     """Return a network without adapters that computes the same.
 
-    A network that has none is returned itself.
+    A network that has none is returned itself, and so is a pipeline, which would be too large to copy.
     """
-    if not is_adapted(network):
+    if not is_adapted(network) or host_of(network) is not network:
         return network
     found: _N = copy.deepcopy(network)
     found.merged_digest = digest(network)  # type: ignore[assignment]
@@ -169,13 +195,15 @@ def tensors(network: nn.Module, name: str = NAME) -> dict[str, Tensor]:
     """Return the matrices of an adapter, named as in files."""
     from peft import get_peft_model_state_dict
 
-    found: Mapping[str, Tensor] = get_peft_model_state_dict(network, adapter_name=name)
-    return {f"base_model.model.{key}": value.detach() for key, value in found.items()}
+    host = host_of(network)
+    found: Mapping[str, Tensor] = get_peft_model_state_dict(host, adapter_name=name)
+    prefix = _PREFIXES[0] if host is network else f"{network.denoiser_name}."
+    return {f"{prefix}{key}": value.detach() for key, value in found.items()}
 
 
 def settings(network: nn.Module, name: str = NAME) -> dict[str, Any]:
     """Return the content of `adapter_config.json`."""
-    found: Mapping[str, Any] = network.peft_config[name].to_dict()  # type: ignore[index,union-attr]
+    found: Mapping[str, Any] = host_of(network).peft_config[name].to_dict()  # type: ignore[index,union-attr]
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in found.items()}
     kind = plain["peft_type"]
     return plain | {
@@ -185,24 +213,21 @@ def settings(network: nn.Module, name: str = NAME) -> dict[str, Any]:
     }
 
 
-def put(
-    network: nn.Module, adapter: Mapping[str, Tensor], config: Mapping[str, Any], name: str, weight: float
-) -> None:
+def put(network: nn.Module, added: Added, name: str) -> None:
     """Put an adapter beside those that a network has.
 
-    adapter: as `tensors` returns it. config: as `settings` returns it. name: what it is called within the
-        network. weight: multiplies what it adds.
-    Raises ModelError where the adapter does not fit.
+    name: what it is called within the network. Raises ModelError where the adapter does not fit.
     """
     check_installed()
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
 
+    config = added.settings
     known = {
         key: config[key] for key in ("r", "lora_alpha", "target_modules", "rank_pattern") if key in config
     }
     known |= {key: config[key] for key in ("alpha_pattern", "use_rslora") if key in config}
-    plain = {key.removeprefix("base_model.model."): value for key, value in adapter.items()}
+    plain = {_without_prefix(key): value for key, value in added.tensors.items()}
     try:
         with warnings.catch_warnings():  # that there are several adapters is intended
             warnings.simplefilter("ignore")
@@ -220,8 +245,16 @@ def put(
         )
     for module in network.modules():
         if isinstance(module, LoraLayer):
-            module.set_scale(name, weight)
+            module.set_scale(name, added.weight)
     network.requires_grad_(False)
+
+
+def _without_prefix(key: str) -> str:
+    """Return the name of a matrix within its network, however the network is called in the file."""
+    for prefix in _PREFIXES:
+        if key.startswith(prefix):
+            return key.removeprefix(prefix)
+    return key
 
 
 @torch.no_grad()

@@ -19,10 +19,12 @@ from danqing.data.batches import Told
 from danqing.data.captions import captions_of
 from danqing.errors import ConfigError, ModelError, TrainingError
 from danqing.families import parse_config
-from danqing.families.base import Family, FamilyConfig, Learner, ReadsText
+from danqing.families.base import Family, FamilyConfig, Learner, ReadsText, bytes_of
+from danqing.families.pipeline import Pipeline
 from danqing.model.model import Model
 from danqing.names import match_index
 from danqing.nets import adapters
+from danqing.pipelines.denoising import denoising_of
 from danqing.randomness import derived_seed
 from danqing.training.added_images import Pool
 from danqing.training.config import RunConfig
@@ -57,6 +59,34 @@ def attach(learner: Learner, config: RunConfig) -> None:
     whole = sorted(_trained(learner) & set(learner.training_only))
     layers = _layers(learner, wanted)
     adapters.attach(learner, layers, base, rank=wanted.rank, alpha=alpha, seed=config.seed, whole=whole)
+
+
+def opened(config: RunConfig, device: torch.device | str) -> Learner:
+    """Return the pipeline of `init`, loaded on a device, with an adapter that is trained.
+
+    Raises ConfigError for a class that cannot be fine-tuned.
+    """
+    assert config.adapter is not None
+    source = Source(config.init)
+    pipeline = source.learner
+    assert isinstance(pipeline, Pipeline)
+    if pipeline.offload != "none" or pipeline.load_options.offload not in ("auto", "none"):
+        raise ConfigError("A pipeline that is fine-tuned stays on its device: load it without offload.")
+    pipeline.to(device)
+    denoising_of(pipeline.pipe)
+    pipeline.config = config.model  # type: ignore[assignment]
+    wanted, denoiser = config.adapter, pipeline.denoiser
+    assert denoiser is not None
+    base = adapters.Base(config.init, source.digest, wanted.trigger)
+    alpha = wanted.rank if wanted.alpha is None else wanted.alpha
+    layers = adapters.targets(denoiser, [""], wanted.targets)
+    adapters.attach(pipeline, layers, base, rank=wanted.rank, alpha=alpha, seed=config.seed)
+    return pipeline
+
+
+def pipeline_bytes(config: RunConfig) -> int:
+    """Return the bytes of a pipeline's weights; its adapter is small beside them."""
+    return bytes_of(Source(config.init).learner)
 
 
 def size(learner: Learner, wanted: AdapterConfig) -> int:
@@ -96,7 +126,10 @@ def completed(config: RunConfig, dataset: Dataset) -> RunConfig:
 
     Raises ConfigError where the data does not suit that model.
     """
-    base = Source(config.init).learner.config
+    learner = Source(config.init).learner
+    base = learner.config
+    if isinstance(learner, Pipeline):
+        return _completed_pipeline(config, learner, dataset)
     own, size = (base.width, base.height), dataset.size
     if size != own or dataset.channels != base.channels:
         options = [] if size == own else [f"--size {own[0]}x{own[1]}"]
@@ -121,6 +154,23 @@ def completed(config: RunConfig, dataset: Dataset) -> RunConfig:
     plain = base.model_dump()
     known = {name: plain[name] for name in base.from_data if name in plain}
     model = parse_config({**config.model.model_dump(), **known, **_examples(config, base, dataset)})
+    return config.model_copy(update={"model": model, "size": dataset.size})
+
+
+def _completed_pipeline(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> RunConfig:
+    """Return the configuration with a pipeline, at the size of the data."""
+    for size in dataset.sizes:
+        if not pipeline.sizes.fits(size):
+            raise ConfigError(
+                f"{config.init} does not make images of {size[0]}x{size[1]}: give a --size of "
+                f"{pipeline.sizes.in_words()}."
+            )
+    if dataset.channels != 3:
+        raise ConfigError("A pipeline learns from images with 3 channels: add --set data.channels=3.")
+    shape = {"width": dataset.size[0], "height": dataset.size[1]}
+    shape |= {"sizes": dataset.sizes if len(dataset.sizes) > 1 else ()}
+    examples = _examples(config, pipeline.config, dataset)
+    model = pipeline.config.model_copy(update={**shape, **examples})
     return config.model_copy(update={"model": model, "size": dataset.size})
 
 

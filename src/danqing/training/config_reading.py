@@ -33,6 +33,7 @@ def resolve(
     preset: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> RunConfig:
     """Combine a preset or a file, then settings, then `overrides`.
@@ -40,12 +41,16 @@ def resolve(
     A setting's key is a dotted path (`optimizer.learning_rate`), a bare name that only one section has
     (`net`, `learning_rate`), or a section that is chosen by name (`optimizer=sgd`). Its value is TOML or
     text.
+    values: plain values instead of a preset, if there is no file.
 
     Raises ConfigError.
     """
     if preset is not None and config is not None:
         raise ConfigError("Give a preset or a configuration file, not both.")
-    values = read_toml(Path(config)) if config is not None else presets.read(preset or "gan-32")
+    if config is not None:
+        values = read_toml(Path(config))
+    else:
+        values = presets.read(preset or "gan-32") if values is None else dict(values)
     given = {key: value for key, value in overrides.items() if value is not None}
     budget = {"images", "minutes"} & {*given, *(settings or {})}
     if len(budget) == 2:

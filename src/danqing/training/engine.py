@@ -11,6 +11,7 @@ from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.evaluation.networks import open_teacher
+from danqing.families import PIPELINE
 from danqing.families.abilities import Grows, HasGuide, HasTokenizer, Perceives, StartsTrained
 from danqing.families.base import Batch, Learner, Losses, Phase
 from danqing.nets import adapters
@@ -48,7 +49,7 @@ class Engine:
         grains: Grains | None = None,
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
-        learner = initialise(config, tokenizer, start)
+        learner = initialise(config, tokenizer, start, device)
         self.teacher = Teacher(config.teacher, config.model, device) if config.teacher else None
         if self.teacher is not None and start is None:
             self.teacher.lend(learner)
@@ -411,13 +412,21 @@ class Engine:
                 parameter.requires_grad_(False)
 
 
-def initialise(config: RunConfig, tokenizer: Learner | None = None, start: Carried | None = None) -> Learner:
+def initialise(
+    config: RunConfig,
+    tokenizer: Learner | None = None,
+    start: Carried | None = None,
+    device: torch.device | str = "cpu",
+) -> Learner:
     """Build the learner with weights that follow from the run's seed.
 
     tokenizer: trained before it; its weights are taken and stay as they are.
     start: weights of a trained model, instead of those that follow from the seed.
+    device: where a pipeline is loaded.
     torch's global generator is left as it was.
     """
+    if config.family == PIPELINE:
+        return adapting.opened(config, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
         learner = families.build_learner(config.model)

@@ -247,6 +247,8 @@ def _state_bytes(config: RunConfig, grains: Grains | None) -> tuple[int, int]:
 
     Gradients are not among them.
     """
+    if config.family == families.PIPELINE:
+        return adapting.pipeline_bytes(config), 0
     with torch.device("meta"):
         learner = families.build_learner(config.model)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in learner.named_children()}

@@ -232,19 +232,28 @@ def train(
     source = None if init is None else transfer.Source(_absolute(_model_path(init)))
     if source is not None:
         dotted["init"] = json.dumps(source.model, ensure_ascii=False)
-        preset = source.preset() if preset is None and config is None else preset
+        if preset is None and config is None and source.values() is None:
+            preset = source.preset()
+        if source.values() is not None and of_init is None and config is None:
+            raise ConfigError(f"{source.name} is fine-tuned by an adapter: add --preset lora.")
     dotted |= {f"private.{name}": value for name, value in (private or {}).items()}
     given = {**settings, **{key: value for key, value in dotted.items() if value is not None}}
     if of_init is not None:
         assert source is not None
-        given, budget = overlaid(of_init, given, budget, source.learner.config.family)
+        name = of_init if source.values() is None else f"{of_init}-pipeline"
+        given, budget = overlaid(name, given, budget, source.learner.config.family)
     if source is not None:
         size, given = transfer.decided(source, given, preset=preset, config=config, size=size)
+    values = None if source is None else source.values()
     chooses_grains = bool({"grains", "training.grains"} & given.keys())
-    wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
+    wanted = resolve(
+        preset=preset, config=config, settings=given, values=values, size=size, seed=seed, **budget
+    )
     if (processes or world().size > 1) and not chooses_grains and wanted.training.grains == 1:
         given["training.grains"] = max(FEWEST_GRAINS, world().size)
-        wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
+        wanted = resolve(
+            preset=preset, config=config, settings=given, values=values, size=size, seed=seed, **budget
+        )
     if secure:
         wanted = private_rules.secured(wanted)
     private_rules.check(wanted)
@@ -507,4 +516,7 @@ def _named(model: str | Path | HasModel | Model) -> str:
 
 def _absolute(data: str | Path) -> str:
     """The source as an absolute path, so that a run can be resumed from another folder."""
-    return str(Path(data).resolve()) if Path(data).exists() else str(data)
+    place, comma, options = str(data).partition(",")  # how a pipeline is loaded
+    if Path(data).exists() or not Path(place).exists():
+        return str(Path(data).resolve()) if Path(data).exists() else str(data)
+    return f"{Path(place).resolve()}{comma}{options}"

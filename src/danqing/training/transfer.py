@@ -71,6 +71,17 @@ class Source:
                     state[name.removeprefix("family/")] = tensor
         return state
 
+    def values(self) -> dict[str, Any] | None:
+        """Return the plain configuration of a run that fine-tunes a pipeline; None for other models."""
+        config = self.learner.config
+        if config.family != families.PIPELINE:
+            return None
+        plain = config.model_dump(mode="json", exclude_none=True)
+        return {
+            "family": config.family,
+            "model": {k: v for k, v in plain.items() if k not in config.from_data},
+        }
+
     def preset(self) -> str:
         """Return the preset of its family and task, nearest in size.
 
@@ -140,7 +151,7 @@ def decided(
     The source decides what the user does not.
     given: the user's settings. The size is that of the source, unless a size or a file is given.
     """
-    wanted = resolve(preset=preset, config=config, settings=given, size=size)
+    wanted = resolve(preset=preset, config=config, settings=given, size=size, values=source.values())
     chosen = {full_name(key, wanted.family) for key in given}
     own = {key: value for key, value in source.settings(wanted.model).items() if key not in chosen}
     if wanted.tokenizer is not None and isinstance(source.learner, HasTokenizer):
