@@ -27,6 +27,8 @@ EXAMPLES = """Examples:
 
   danqing serve runs/photos --runtime openvino
 
+  danqing serve runs/tiles --adapter stone=runs/stone --adapter gold=runs/gold
+
   danqing serve --config service.toml
 
   danqing serve runs/photos --require-signature release.pub --filters filters.toml
@@ -74,6 +76,13 @@ def serve(
     alias: Annotated[
         list[str] | None,
         typer.Option(help="An additional name for a model; may be repeated.", metavar="NAME=MODEL"),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An adapter of a model that is served, which requests may name; may be repeated.",
+            metavar="[NAME=]ADAPTER",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -149,6 +158,7 @@ def serve(
         config,
         models=named_models(models or []),
         aliases=dict(_pair(text, "--alias dall-e-2=cats") for text in alias or []),
+        adapters=named_models(adapter or []),
         require_signature=require_signature or None,
         marks=marks,
         filters=filters,

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danqing import families, presets, weights
+from danqing import families, presets
 from danqing.data import Dataset
 from danqing.errors import ConfigError
 from danqing.families.abilities import HasTokenizer
 from danqing.families.base import Family, FamilyConfig, Learner, ReadsText
-from danqing.model import folder as model_folder
+from danqing.model import adapted
 from danqing.model.loading import open_source
 from danqing.training import checkpoint
 from danqing.training.config_reading import full_name, resolve
@@ -40,7 +40,7 @@ class Source:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.learner, self.facts = model_folder.read_learner(open_source(model))
+        self.learner, self.facts = adapted.read_learner(open_source(model))
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Source:
     @cached_property
     def digest(self) -> str:
         """Return the digest of the weights."""
-        return weights.digest(self.learner.state_dict())
+        return self.learner.digest()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, with those that only a run keeps.
@@ -70,6 +70,17 @@ class Source:
                 if name.startswith(prefix):
                     state[name.removeprefix("family/")] = tensor
         return state
+
+    def values(self) -> dict[str, Any] | None:
+        """Return the plain configuration of a run that fine-tunes a pipeline; None for other models."""
+        config = self.learner.config
+        if config.family != families.PIPELINE:
+            return None
+        plain = config.model_dump(mode="json", exclude_none=True)
+        return {
+            "family": config.family,
+            "model": {k: v for k, v in plain.items() if k not in config.from_data},
+        }
 
     def preset(self) -> str:
         """Return the preset of its family and task, nearest in size.
@@ -140,7 +151,7 @@ def decided(
     The source decides what the user does not.
     given: the user's settings. The size is that of the source, unless a size or a file is given.
     """
-    wanted = resolve(preset=preset, config=config, settings=given, size=size)
+    wanted = resolve(preset=preset, config=config, settings=given, size=size, values=source.values())
     chosen = {full_name(key, wanted.family) for key in given}
     own = {key: value for key, value in source.settings(wanted.model).items() if key not in chosen}
     if wanted.tokenizer is not None and isinstance(source.learner, HasTokenizer):
