@@ -15,5 +15,6 @@
    context.announce(text): says it to who reads the screen by ear. */
 export const PAGES = [
   { name: "paint", words: { en: "Paint", zh: "生成" }, load: () => import("./paint.js") },
+  { name: "gallery", words: { en: "Gallery", zh: "图库" }, load: () => import("./gallery.js"), when: (context) => context.features.gallery },
   { name: "account", words: { en: "Account", zh: "账户" }, load: () => import("./account.js") },
 ];
