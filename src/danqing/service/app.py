@@ -16,7 +16,7 @@ from danqing.service.http.slow_readers import SlowReaderLimit
 from danqing.service.jobs.manager import JobManager
 from danqing.service.observability import tracing
 from danqing.service.observability.metrics import Metrics
-from danqing.service.pages import docs_page, studio_page
+from danqing.service.pages import docs_page, judge_page, studio_page
 from danqing.service.parts import Service
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.hosted import HostedPictures
@@ -27,6 +27,7 @@ from danqing.service.routes import (
     admin,
     images,
     jobs,
+    judging,
     models,
     operations,
     provenance,
@@ -46,11 +47,13 @@ _ROUTERS = (
     provenance,
     models,
     jobs,
+    judging,
     gallery_routes,
     account,
     admin,
     operations,
     studio_page,
+    judge_page,
     docs_page,
 )
 _DESCRIPTION = (

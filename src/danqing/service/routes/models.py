@@ -66,8 +66,12 @@ def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) 
         "labels": list(offer.labels),
         "captions": list(offer.captions),
         "attributes": list(offer.attributes),
+        "verb_options": {verb: dict(options) for verb, options in offer.options.items()},
+        "scale": offer.scale,
         "options": options,
-        "option_values": {name: CONTROLS[name] for name in options if name in CONTROLS},
+        "option_values": {
+            name: CONTROLS[name] for own in offer.options.values() for name in own if name in CONTROLS
+        },
         "endpoints": _endpoints(offer),
         "tasks": list(offer.tasks),
         "partial_images": offer.steps,
