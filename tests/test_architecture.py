@@ -11,6 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
 ROOMS = [
     {"errors", "version"},
+    {"locale"},
     {
         "atomic",
         "attributes",
@@ -31,12 +32,12 @@ ROOMS = [
         "progress",
         "page",
     },
-    {"sizes", "marks", "images", "sheet", "weights", "pretrained", "cluster"},
+    {"sizes", "marks", "images", "sheet", "weights", "live_bytes", "pretrained", "cluster"},
     {"image_files"},
     {"trust"},
     {"data"},
     {"text", "requested", "requested_attributes"},
-    {"nets"},
+    {"nets", "pipelines"},
     {"families", "presets"},
     {"learners"},
     {"model"},
@@ -58,7 +59,7 @@ SERVICE = [
     {"access", "engine"},
     {"failures"},
     {"pictures"},
-    {"requests"},
+    {"requests", "gallery"},
     {"http", "jobs", "judging"},
     {"parts"},
     {"routes", "pages"},

@@ -12,6 +12,7 @@ from danqing import threads
 from danqing.version import __version__
 
 if TYPE_CHECKING:
+    from danqing.compress.distill import distill
     from danqing.compress.export import export
     from danqing.compress.shrink import Shrinkage, shrink
     from danqing.data import open_dataset
@@ -79,6 +80,7 @@ __all__ = [
     "clean",
     "compare",
     "contest",
+    "distill",
     "encode",
     "enhance",
     "evaluate",
@@ -136,6 +138,7 @@ _HOMES = {
     "clean": "danqing.recognition.clean",
     "compare": "danqing.studies.compare",
     "contest": "danqing.judging.contest",
+    "distill": "danqing.compress.distill",
     "encode": "danqing.recognition.encode",
     "enhance": "danqing.editing.enhance",
     "evaluate": "danqing.evaluation.evaluate",

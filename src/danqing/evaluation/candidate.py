@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danqing import weights
 from danqing.data import builtin
 from danqing.data.cleaned import cleaned
 from danqing.data.dataset import Dataset
@@ -177,7 +176,7 @@ def _of_model(
         folder=folder,
         preparation={**usual, **run, **shape},
         as_trained={**shape, "channels": 0, **usual, **run},
-        facts={"weights": weights.digest(learner.state_dict())[:12]},
+        facts={"weights": learner.digest()[:12]},
     )
 
 

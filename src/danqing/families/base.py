@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from danqing import weights
 from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
 from danqing.families.configuration import FamilyConfig as FamilyConfig
@@ -123,6 +124,16 @@ class Learner(nn.Module):
         if parameter.dim() < 2 or "weight" not in name:
             return "other"
         return "matrix" if parameter.dim() == 2 and "blocks." in name else "weight"
+
+    def digest(self) -> str:
+        """Compute the sha256 of the weights, in hexadecimal."""
+        return weights.digest(self.state_dict())
+
+    def on_start(self, source: FamilyConfig) -> None:
+        """Prepare weights that were taken from a trained model.
+
+        source: the configuration of that model.
+        """
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         """Return what goes wrong so far.

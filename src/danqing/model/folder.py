@@ -9,17 +9,25 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from danqing import atomic, families, folder_formats, weights
 from danqing.data.consent import read_consent
 from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
+from danqing.families.pipeline import Pipeline
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
-from danqing.model import shipped
+from danqing.model import pipelines, shipped
 from danqing.model.card import card, measured_forms
 from danqing.model.files import CARD, CONFIG, WEIGHTS, ModelFiles, open_files
+from danqing.pipelines import hub
+from danqing.pipelines.layout import INDEX, is_pipeline
 from danqing.version import __version__
 
 FILES = (CONFIG, WEIGHTS, CARD, "samples.png", "scores.json")
@@ -183,6 +191,8 @@ def _opened(source: Path | ModelFiles) -> ModelFiles:
 
 
 def _with_weights(learner: _L, files: ModelFiles) -> _L:
+    if isinstance(learner, Pipeline):  # it is loaded for the device that it is moved to
+        return learner
     source = files.weights
     learner.load_state_dict(weights.read(source, learner.state_dict()), assign=True)
     tensors = [*learner.parameters(), *learner.buffers()]
@@ -222,6 +232,12 @@ def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]
     The learner may not sample images. Everything else is as of `examine`.
     """
     files = _opened(source)
+    if files.is_pipeline:
+        return pipelines.examine(files)
+    if files.options:
+        raise ModelError(
+            f"{files.path} is not a pipeline, and is not loaded with {', '.join(files.options)}."
+        )
     config = _read_config(files)
     if not files.has(WEIGHTS):
         pickles = [name for name in files.names() if Path(name).suffix.lower() in _PICKLES]
@@ -243,19 +259,26 @@ def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]
     return learner, _plain_facts(config.get("trained"))
 
 
-def fetch(repo_id: str, revision: str | None = None, *, whole: bool = False) -> tuple[Path, Path]:
+def fetch(
+    repo_id: str, revision: str | None = None, *, whole: bool = False, variant: str = ""
+) -> tuple[Path, Path]:
     """Download a model from the hub into the hub's own cache.
 
     whole: all of its files, as its signature lists them, and not only those that are used.
+    variant: of the weights of a pipeline.
     Returns the model folder, and the folder within which its links lead. Raises ModelError.
     """
     try:
-        wanted = None if whole else [*FILES, NEIGHBOURS]
+        wanted = None if whole else [*FILES, NEIGHBOURS, INDEX]
         snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise ModelError(hub.gated(repo_id)) from error
     except _HUB_ERRORS as error:
         raise ModelError(
             f"{repo_id} is not a folder here, and the hub did not return it: {_first_line(error)}"
         ) from error
+    if is_pipeline(snapshot):
+        snapshot = hub.fetch_pipeline(repo_id, snapshot, revision, variant)
     return snapshot, snapshot.parent.parent
 
 

@@ -7,6 +7,8 @@ from typing import Protocol
 from danqing.model import folder as model_folder
 from danqing.model.files import Access, ModelFiles, open_files
 from danqing.model.model import Model
+from danqing.pipelines import modelscope
+from danqing.pipelines.options import split_source
 from danqing.precision import choose_device
 from danqing.trust.settings import MarkSettings
 
@@ -35,7 +37,9 @@ def load(
     """Load a model from a folder, run, sealed file or the hub.
 
     source: a model folder, a run folder, a finished or stopped `Run`, a file of `danqing seal`, a hub
-        repository `owner/name`, or "demo", the model that comes with the package.
+        repository `owner/name` or `modelscope:owner/name`, or "demo", the model that comes with the package.
+        A pipeline of `diffusers` may have options of loading after commas, such as
+        `owner/name,dtype=bfloat16`; see `pipelines.options.LoadOptions`.
     revision: a hub branch, tag or commit.
     require: public keys, one of which must have signed the model. Changed, missing and extra files are
         rejected.
@@ -46,8 +50,8 @@ def load(
     Nothing in the source is executed. Raises ModelError with the reason where it cannot be trusted or read.
     """
     files = open_source(source, revision, access_of(require, key, passphrase))
-    name = str(source) if model_folder.is_hub_id(str(source)) else files.path.stem
-    model = Model(*model_folder.read(files), name="" if files.folder else name).to(choose_device(device))
+    name = "" if files.folder else files.name or files.path.stem
+    model = Model(*model_folder.read(files), name=name).to(choose_device(device))
     model.origin = files.folder
     model.marks = None if marks is None else MarkSettings.of(marks)
     model.marks_codes = True
@@ -67,7 +71,12 @@ def open_source(
     access = access or Access()
     if not isinstance(source, str | Path):
         source = source.model
-    if model_folder.is_hub_id(str(source)):
-        folder, within = model_folder.fetch(str(source), revision, whole=bool(access.require))
-        return open_files(folder, within=within, access=access)
-    return open_files(model_folder.find(Path(source)), access=access)
+    place, options = split_source(str(source))
+    revision, variant = revision or options.get("revision"), options.get("variant", "")
+    if place.startswith(modelscope.PREFIX):
+        folder = modelscope.fetch(place, revision, variant, model_folder.FILES)
+        return open_files(folder, access=access, name=place.removeprefix(modelscope.PREFIX), options=options)
+    if model_folder.is_hub_id(place):
+        folder, within = model_folder.fetch(place, revision, whole=bool(access.require), variant=variant)
+        return open_files(folder, within=within, access=access, name=place, options=options)
+    return open_files(model_folder.find(Path(place)), access=access, options=options)

@@ -13,6 +13,7 @@ from danqing import options as rules
 from danqing.errors import ConfigError
 from danqing.families.abilities import (
     Fills,
+    MeasuresText,
     Relabels,
     SamplesSeamless,
     SamplesSizes,
@@ -365,7 +366,10 @@ class Model(Analysis):
 
         name: of the option that holds it.
         """
-        conditions.check_length(self.family.config, text, name)
+        if isinstance(self.family, MeasuresText):
+            conditions.check_measured(self.family.measure(text), name)
+        else:
+            conditions.check_length(self.family.config, text, name)
 
     def info(self) -> dict[str, Any]:
         """Return what `danqing show` prints, as plain values."""

@@ -48,7 +48,9 @@ class Engine:
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
         learner = initialise(config, tokenizer, start)
-        self.teacher = Teacher(config.teacher, config.model, device) if config.teacher else None
+        self.teacher: Teacher | None = None
+        if config.teacher and not config.model.learns_trajectories:
+            self.teacher = Teacher(config.teacher, config.model, device)
         if self.teacher is not None and start is None:
             self.teacher.lend(learner)
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]

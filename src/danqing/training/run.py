@@ -221,7 +221,7 @@ def train(
         dotted["tokenizer.model"] = _named(tokenizer)
     if clean is not None:
         dotted["data.clean"] = json.dumps(_absolute(clean), ensure_ascii=False)
-    source = None if init is None else transfer.Source(_absolute(_model_path(init)))
+    source = None if init is None else transfer.Source(_absolute(model_path(init)))
     if source is not None:
         dotted["init"] = json.dumps(source.model, ensure_ascii=False)
         preset = source.preset() if preset is None and config is None else preset
@@ -271,7 +271,7 @@ def train(
             **budget,
         }
         options |= {"evaluate-every": evaluate_every, "patience": patience}
-        options |= {"tokenizer": tokenizer and _model_path(tokenizer), "init": init and _model_path(init)}
+        options |= {"tokenizer": tokenizer and model_path(tokenizer), "init": init and model_path(init)}
         options |= {"clean": clean, "private": in_one_word(private), "secure": secure or None}
         options |= {"track": track, "processes": processes, "device": device}
         folder.update_facts(command=command_line("train", str(data), options, settings))
@@ -307,9 +307,7 @@ def _device_of(name: str) -> torch.device:
 def _launched(count: int, data: Any, **arguments: Any) -> Run:
     """Compute a run in `count` processes that are started here; arguments: those of `train`."""
     size, settings = without_auto(arguments.pop("size", None), arguments.pop("settings", None))
-    arguments |= {
-        name: _model_path(given) for name in ("tokenizer", "init") if (given := arguments.get(name))
-    }
+    arguments |= {name: model_path(given) for name in ("tokenizer", "init") if (given := arguments.get(name))}
     arguments |= {"size": size, "private": in_one_word(arguments.get("private"))}
     arguments["secure"] = arguments.get("secure") or None
     is_quiet = arguments.pop("listener", None) is not None or None
@@ -476,7 +474,8 @@ def _default_folder(data: str | Path, preset: str | None, config: str | Path | N
     return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
 
 
-def _model_path(model: str | Path | HasModel | Model) -> str:
+def model_path(model: str | Path | HasModel | Model) -> str:
+    """Return the folder or hub id of a model; raises ConfigError if it has none."""
     if isinstance(model, Model):
         if model.origin is None:
             raise ConfigError(
@@ -488,7 +487,7 @@ def _model_path(model: str | Path | HasModel | Model) -> str:
 
 def _named(model: str | Path | HasModel | Model) -> str:
     """A model as a setting, which is TOML: its absolute path or its hub id."""
-    return json.dumps(_absolute(_model_path(model)), ensure_ascii=False)
+    return json.dumps(_absolute(model_path(model)), ensure_ascii=False)
 
 
 def _absolute(data: str | Path) -> str:

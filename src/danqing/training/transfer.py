@@ -77,7 +77,7 @@ class Source:
         Raises ConfigError if there is none.
         """
         config = self.learner.config
-        two_stages = isinstance(self.learner, HasTokenizer)
+        two_stages = getattr(config, "tokenizer", None) is not None
         found = {name: presets.read(name) for name in presets.names()}
         of_family = {
             name: values
@@ -163,13 +163,14 @@ class _Rows:
 class Carried:
     """The weights that a learner takes from another.
 
-    whole: by name. rows: of labels. kept, new: how many numbers of each child.
+    whole: by name. rows: of labels. kept, new: how many numbers of each child. source: of the other.
     """
 
     whole: Mapping[str, Tensor]
     rows: Mapping[str, _Rows]
     kept: Mapping[str, int]
     new: Mapping[str, int]
+    source: FamilyConfig
 
     def apply(self, learner: Learner) -> None:
         """Write the weights into a learner."""
@@ -179,6 +180,7 @@ class Carried:
                 state[name].copy_(tensor)
             for name, part in self.rows.items():
                 state[name].index_copy_(part.axis, part.here, part.values)
+            learner.on_start(self.source)
 
     def in_words(self, name: str) -> str:
         """Return a sentence on what is kept; name: of the source."""
@@ -222,7 +224,7 @@ def carry(source: Source, config: FamilyConfig) -> Carried:
                 whole[name], count = found, size
         kept[child] += count
         new[child] += size - count
-    carried = Carried(whole, rows, +kept, +new)
+    carried = Carried(whole, rows, +kept, +new, theirs)
     if not carried.kept:
         kind = families.display_name(config.family)
         raise ConfigError(
@@ -235,14 +237,21 @@ def carry(source: Source, config: FamilyConfig) -> Carried:
 def _of_labels(
     found: Tensor, wanted: Tensor, axis: int, theirs: FamilyConfig, ours: FamilyConfig
 ) -> _Rows | None:
-    """Return the rows of the labels that both know; None if there are none, or other axes disagree."""
+    """Return the rows of the labels that both know, and of no label, if there is one.
+
+    None if there are none, or other axes disagree.
+    """
     shapes = [(*t.shape[:axis], *t.shape[axis + 1 :]) for t in (found, wanted)]
     known, here = _labels(theirs), _labels(ours)
     shared = [label for label in here if label in known]
-    counts = found.shape[axis] == len(known), wanted.shape[axis] == len(here)
-    if not shared or shapes[0] != shapes[1] or not all(counts):
+    more = {found.shape[axis] - len(known), wanted.shape[axis] - len(here)}
+    if not shared or shapes[0] != shapes[1] or more not in ({0}, {1}):
         return None
-    rows = [torch.tensor([names.index(label) for label in shared]) for names in (known, here)]
+    last = [None] if more == {1} else []  # the row of no label follows after the others
+    rows = [
+        torch.tensor([len(names) if label is None else names.index(label) for label in [*shared, *last]])
+        for names in (known, here)
+    ]
     return _Rows(axis, rows[1], found.index_select(axis, rows[0]))
 
 

@@ -65,6 +65,8 @@ def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) 
         "captions": list(offer.captions),
         "attributes": list(offer.attributes),
         "options": dict(next(iter(offer.options.values()), {})),
+        "verb_options": {verb: dict(options) for verb, options in offer.options.items()},
+        "scale": offer.scale,
         "endpoints": _endpoints(offer),
         "tasks": list(offer.tasks),
         "partial_images": offer.steps,

@@ -1,0 +1,70 @@
+/* An edit as a job of the service: it goes on if the page is closed, and is found again when it is opened. */
+import { call, events, get, send } from "./api.js";
+
+const PATIENCE = 1500; // milliseconds between tries to reach the service
+export const FINAL = ["job.succeeded", "job.failed", "job.cancelled"];
+
+/* What a model can do to a picture, in the order of the page. */
+export function tasksOf(model) {
+  const { verb_options: verbs, tasks } = model;
+  return [...("fill" in verbs ? ["fill", "expand"] : []), ...("vary" in verbs ? ["vary"] : []), ...tasks.filter((task) => task !== "fill")];
+}
+
+/* The name of the options of a task in `verb_options`. */
+export function verbOf(task, model) {
+  if (task === "fill" || task === "expand") return "fill";
+  if (task in model.verb_options) return task;
+  return task === "translate" && "relabel" in model.verb_options ? "relabel" : "translate";
+}
+
+export const fills = (task) => task === "fill" || task === "expand";
+
+/* The request of settings, as POST /v1/jobs takes it. */
+export function requestOf(settings, model) {
+  const { task } = settings, verb = verbOf(task, model), options = settings.options[verb] ?? {};
+  const body = { model: model.id, n: settings.n, seed: settings.seed, ...options };
+  if (settings.format !== "png") body.output_format = settings.format;
+  const labelled = model.reads === "label" || (model.labels.length > 0 && verb === "relabel");
+  if (labelled && settings.label) body.label = settings.label;
+  if (task === "vary") return { endpoint: "variations", body: { ...body, size: "input" } };
+  body.prompt = model.reads === "text" ? settings.prompt.trim() : "";
+  body.task = fills(task) ? "fill" : task;
+  if (verb === "relabel") body.source_label = settings.source;
+  if (fills(task) && settings.feather) body.feather = settings.feather;
+  if (settings.fine && verb !== "stylize") body.input_fidelity = "high";
+  if (task === "expand") body.expand = settings.expand;
+  return { endpoint: "edits", body };
+}
+
+/* Send a job; the same key creates it once, however often it is sent. Returns its id. */
+export async function submit({ key, request }, picture, mask) {
+  const form = new FormData();
+  form.append("request", JSON.stringify(request));
+  form.append("image", picture, "picture");
+  if (mask) form.append("mask", mask, "mask.png");
+  return (await (await send("POST", "/v1/jobs", form, { headers: { "idempotency-key": key } })).json()).id;
+}
+
+export const cancel = (id) => send("POST", `/v1/jobs/${id}/cancel`);
+
+/* Follow a job until it ends, through restarts of the service; returns it as the service describes it. progressed: called with each event. */
+export async function follow(id, progressed) {
+  let last = "0";
+  for (;;) {
+    try {
+      const answer = await call(`/v1/jobs/${id}/events`, { headers: { "last-event-id": last } });
+      if (answer.status === 204) return await get(`/v1/jobs/${id}`);
+      for await (const event of events(answer)) {
+        last = event.id;
+        progressed(event);
+        if (FINAL.includes(event.event)) return event.data.job;
+      }
+    } catch (error) {
+      if (error.status && error.status < 500 && error.status !== 429) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, PATIENCE));
+  }
+}
+
+/* The files of a job that succeeded. */
+export const pictures = (job) => Promise.all(job.response.data.map(async (_, i) => (await call(`/v1/jobs/${job.id}/images/${i}`)).blob()));
