@@ -8,7 +8,7 @@ from danqing.model import folder as model_folder
 from danqing.model.files import Access, ModelFiles, open_files
 from danqing.model.model import Model
 from danqing.pipelines import modelscope
-from danqing.pipelines.options import split_source
+from danqing.pipelines.sources import MODELSCOPE, split_source
 from danqing.precision import choose_device
 from danqing.trust.settings import MarkSettings
 
@@ -73,9 +73,9 @@ def open_source(
         source = source.model
     place, options = split_source(str(source))
     revision, variant = revision or options.get("revision"), options.get("variant", "")
-    if place.startswith(modelscope.PREFIX):
+    if place.startswith(MODELSCOPE):
         folder = modelscope.fetch(place, revision, variant, model_folder.FILES)
-        return open_files(folder, access=access, name=place.removeprefix(modelscope.PREFIX), options=options)
+        return open_files(folder, access=access, name=place.removeprefix(MODELSCOPE), options=options)
     if model_folder.is_hub_id(place):
         folder, within = model_folder.fetch(place, revision, whole=bool(access.require), variant=variant)
         return open_files(folder, within=within, access=access, name=place, options=options)
