@@ -133,8 +133,8 @@ def full_name(key: str, family: str) -> str:
     matches = [k for k in keys if key == k or key == k.rpartition(".")[2] or f"{key}.name" == k]
     exact = [k for k in matches if k in (key, f"{key}.name")]
     # A bare name means a setting of the model first: `features` is the model's, not the evaluation's. The
-    # tokenizer's names (`model`, `share`) are too general to stand alone.
-    meant = [k for k in matches if k.startswith("tokenizer.")]
+    # names of the tokenizer and of an adapter (`model`, `alpha`) are too general to stand alone.
+    meant = [k for k in matches if k.startswith(("tokenizer.", "adapter."))]
     matches = exact or [k for k in matches if k not in meant]
     matches = [k for k in matches if not k.startswith(("evaluation.", "adapter."))] or matches
     if not matches:
