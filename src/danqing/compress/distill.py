@@ -28,9 +28,10 @@ _OF_MODEL: Mapping[str, Any] = {
 }
 """Settings of a student that may not be those of its teacher."""
 _SOLUTION: Mapping[str, Any] = {
-    "trajectories": 4096,
-    "consistency_start": 0.25,
-    "adversarial_start": 0.35,
+    "trajectories": 8192,
+    "trajectory_steps": 8,
+    "consistency_start": 0.4,
+    "adversarial_start": 0.5,
     "gap": 0.25,
 }
 _OPTIMIZER: Mapping[str, Any] = {"learning_rate": 3e-3, "betas": [0.5, 0.99]}
@@ -62,7 +63,7 @@ def distill(
     minutes, images: the budget, one of the two; by default, 40% of the time that the teacher was trained for.
         The teacher's trajectories, which are computed first and cached, are paid from it.
     guidance_scale: of the teacher; the student needs no guidance. By default, the teacher's own.
-    trajectories: how many of the teacher's are computed, by default 4096.
+    trajectories: how many of the teacher's are computed, by default 8192.
     settings: of the run, as `train` takes them.
     Other arguments are those of `train`. Ctrl-C saves the run and ends it. Raises DanqingError.
     """

@@ -32,6 +32,9 @@ REGISTRY = {
     "embedder": ("danqing.learners.embedder", "Embedder", "EmbedderConfig"),
 }
 """Module, class and configuration class of each family of our own; these names win over other packages'."""
+PIPELINE = "pipeline"
+"""The family of models that were trained elsewhere, by other packages; it is not in the registry."""
+_PIPELINES = ("danqing.families.pipeline", "Pipeline", "PipelineConfig")
 GROUP = "danqing.families"
 
 
@@ -156,9 +159,9 @@ class _Found(NamedTuple):
 
 
 def _find(family: str) -> _Found:
-    if family not in REGISTRY:
+    if family not in REGISTRY and family != PIPELINE:
         return _find_elsewhere(family)
-    module, learner, config = REGISTRY[family]
+    module, learner, config = REGISTRY.get(family, _PIPELINES)
     found = importlib.import_module(module)
     return _Found(getattr(found, learner), getattr(found, config))
 

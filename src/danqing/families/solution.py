@@ -31,7 +31,7 @@ class SolutionConfig(BaseModel):
     trajectory_weight: of the distance to their ends, after consistency has begun.
     consistency_start: when it begins to learn consistency; trajectories alone are learned before.
     adversarial_start: when the discriminator begins; 1 is never.
-    adversarial: the weight of its verdict.
+    adversarial: the weight of its verdict, relative to the gradient of the other terms.
     discriminator_features, discriminator_learning_rate_scale, r1: of the discriminator; r1 weighs the
         penalties at real and at generated images.
     """

@@ -16,7 +16,7 @@ from danqing.service.http.slow_readers import SlowReaderLimit
 from danqing.service.jobs.manager import JobManager
 from danqing.service.observability import tracing
 from danqing.service.observability.metrics import Metrics
-from danqing.service.pages import docs_page, judge_page, studio_page
+from danqing.service.pages import docs_page, studio_page
 from danqing.service.parts import Service
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.hosted import HostedPictures
@@ -53,7 +53,6 @@ _ROUTERS = (
     admin,
     operations,
     studio_page,
-    judge_page,
     docs_page,
 )
 _DESCRIPTION = (

@@ -15,8 +15,8 @@ from danqing.service.access.keys import Keys
 from danqing.service.http import error_handlers
 from danqing.service.http.gate import Gate
 from danqing.service.observability.metrics import Metrics
-from danqing.service.pages import judge_page
-from danqing.service.routes import judging
+from danqing.service.pages import studio_page
+from danqing.service.routes import account, judging
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 from tests.service.listening import listening
@@ -47,7 +47,11 @@ def serving(data: Path, url: str = "", **limits: int) -> Iterator[str]:
         keys = Keys(database)
         await keys.start()
         app.state.service = SimpleNamespace(
-            keys=keys, metrics=Metrics(), database=database, settings=settings
+            keys=keys,
+            metrics=Metrics(),
+            database=database,
+            settings=settings,
+            gallery=SimpleNamespace(is_on=False),
         )
         yield
         await keys.stop()
@@ -56,8 +60,8 @@ def serving(data: Path, url: str = "", **limits: int) -> Iterator[str]:
     app = FastAPI(lifespan=lifespan)
     error_handlers.install(app)
     app.add_middleware(Gate, settings=settings)
-    app.include_router(judging.router)
-    app.include_router(judge_page.router)
+    for module in (judging, account, studio_page):
+        app.include_router(module.router)
     with listening(app) as where:
         yield f"http://127.0.0.1:{where.port}"
 

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, expect
 
 from tests.service.editors import EDITORS, save_editor, save_labelled_flow, save_style
-from tests.service.pages.test_studio import CHROMIUM, FLAGS, UNTRANSLATED, browser
+from tests.service.pages.browsing import CHROMIUM, FLAGS, violations, visit
+from tests.service.pages.test_studio import UNTRANSLATED
 from tests.service.serving import Running, served
 
-__all__ = ["browser"]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = pytest.mark.slow
 
 WIDTH, HEIGHT = 48, 32
 # The draft as it is in the database of the browser: the pixels of its mask as ones and zeros.
@@ -68,24 +67,8 @@ def pixels_of(path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def watched(page: Page, url: str) -> list[str]:
-    """What a page prints, what fails in it, and what it requests from elsewhere."""
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda message: trouble.append(message.text))
-    own = (url, "blob:", "data:")
-    page.on("request", lambda sent: None if sent.url.startswith(own) else trouble.append(sent.url))
-    return trouble
-
-
-def visit(browser: Browser | BrowserContext, url: str, **context: Any) -> tuple[Page, list[str]]:
-    page = browser.new_page(
-        **{"viewport": {"width": 1280, "height": 900}, **context} if isinstance(browser, Browser) else {}
-    )
-    trouble = watched(page, url)
-    page.goto(f"{url}/#/edit")
-    page.wait_for_selector("#page-edit .edit-desk")
-    return page, trouble
+def opened(browser: Browser | BrowserContext, url: str, **context: Any) -> tuple[Page, list[str]]:
+    return visit(browser, f"{url}/#/edit", ready="#page-edit .edit-desk", **context)
 
 
 def load(page: Page, picture: Path, model: str = "masked") -> Locator:
@@ -131,7 +114,7 @@ def test_a_masked_part_is_filled_and_the_download_keeps_every_other_byte(
     browser: Browser, service: Running, picture: Path, tmp_path: Path, language: str
 ) -> None:
     words = WORDS[language]
-    page, trouble = visit(browser, service.url, locale=language)
+    page, trouble = opened(browser, service.url, locale=language)
     load(page, picture)
     drag(page, (5, 5), (20, 9))
     page.get_by_role("radio", name=words["box"]).check(force=True)
@@ -174,7 +157,7 @@ def test_a_masked_part_is_filled_and_the_download_keeps_every_other_byte(
 def test_the_page_shows_what_the_chosen_model_can_do(
     browser: Browser, service: Running, picture: Path
 ) -> None:
-    page, trouble = visit(browser, service.url, locale="en-US")
+    page, trouble = opened(browser, service.url, locale="en-US")
     stage = load(page, picture)
     known = {}
     for model in ("masked", "text", "gan", "upscale", "enhance", "translate", "ink", "pets"):
@@ -217,7 +200,7 @@ def test_an_original_file_comes_back_in_its_own_format(
 ) -> None:
     photo = tmp_path / "photo.webp"
     Image.open(picture).save(photo, lossless=True, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
-    page, _ = visit(browser, service.url, locale="en-US")
+    page, _ = opened(browser, service.url, locale="en-US")
     load(page, photo)
     page.get_by_text("More settings").click()
     page.get_by_label("File", exact=True).select_option("input")
@@ -232,7 +215,7 @@ def test_an_original_file_comes_back_in_its_own_format(
 
 
 def test_everything_can_be_done_with_keys(browser: Browser, service: Running, picture: Path) -> None:
-    page, trouble = visit(browser, service.url, locale="en-US")
+    page, trouble = opened(browser, service.url, locale="en-US")
     stage, said = load(page, picture), page.locator("#said")
     stage.focus()
     for key in ("[", "[", "[", "[", "[", "Enter"):
@@ -273,7 +256,7 @@ def test_pens_press_and_two_fingers_zoom_without_drawing(
     browser: Browser, service: Running, picture: Path
 ) -> None:
     context = browser.new_context(viewport={"width": 800, "height": 900}, has_touch=True, locale="en-US")
-    page, _ = visit(context, service.url)
+    page, _ = opened(context, service.url)
     load(page, picture)
     page.locator(".viewport").scroll_into_view_if_needed()
     devices = context.new_cdp_session(page)
@@ -315,13 +298,13 @@ def test_no_finished_stroke_is_lost_when_the_tab_or_the_browser_is_killed(
 ) -> None:
     rng, masks = random.Random(3), [bytes(WIDTH * HEIGHT)]
     for kill in range(3):
-        opened = browser.browser_type.launch_persistent_context(
+        profile = browser.browser_type.launch_persistent_context(
             str(tmp_path / "profile"),
             executable_path=CHROMIUM,
             args=FLAGS,
             viewport={"width": 1000, "height": 900},
         )
-        page, _ = visit(opened, service.url)
+        page, _ = opened(profile, service.url)
         if kill == 0:
             load(page, picture)
         for way in ("reload", "crash", "go on"):
@@ -338,12 +321,12 @@ def test_no_finished_stroke_is_lost_when_the_tab_or_the_browser_is_killed(
                 with page.expect_event("crash"), contextlib.suppress(Error):
                     page.goto("chrome://crash")
                 page.close()
-                page, _ = visit(opened, service.url)
+                page, _ = opened(profile, service.url)
         for process in psutil.Process().children(recursive=True):
             if str(tmp_path / "profile") in " ".join(process.cmdline()):
                 process.kill()
         with contextlib.suppress(Error):
-            opened.close()
+            profile.close()
     assert len(set(masks)) > 5
 
 
@@ -351,7 +334,7 @@ def test_work_goes_on_while_the_page_is_closed_and_can_be_stopped(
     browser: Browser, service: Running, picture: Path
 ) -> None:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
-    page, _ = visit(context, service.url)
+    page, _ = opened(context, service.url)
     load(page, picture)
     drag(page, (5, 5), (20, 9))
     with service.standstill():
@@ -359,7 +342,7 @@ def test_work_goes_on_while_the_page_is_closed_and_can_be_stopped(
         expect(page.locator(".edit-status")).to_have_text("Waiting for its turn …")
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
         page.close()
-    page, _ = visit(context, service.url)
+    page, _ = opened(context, service.url)
     expect(page.locator(".thumb-button")).to_have_count(1, timeout=60_000)
     page.get_by_role("button", name="Back to the mask").click()
     with service.standstill():
@@ -369,7 +352,7 @@ def test_work_goes_on_while_the_page_is_closed_and_can_be_stopped(
         expect(page.locator("#said")).to_have_text("Stopped.", timeout=20_000)
     expect(page.get_by_role("button", name="Start", exact=True)).to_be_enabled()
     expect(page.locator(".thumb-button")).to_have_count(1)
-    other, _ = visit(context, service.url)
+    other, _ = opened(context, service.url)
     expect(other.locator(".drop")).to_be_visible()
     context.close()
 
@@ -380,14 +363,11 @@ def test_everyone_can_use_it_at_every_width(
     browser: Browser, service: Running, picture: Path, scheme: str, width: int
 ) -> None:
     language = "zh-CN" if (scheme == "dark") == (width == 360) else "en-US"
-    page, trouble = visit(
-        browser, service.url, viewport={"width": width, "height": 800}, color_scheme=scheme, locale=language
-    )
+    page, trouble = opened(browser, service.url, width=width, color_scheme=scheme, locale=language)
 
     def check(state: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width, state
-        found = Axe().run(page)
-        assert found.violations_count == 0, f"{state}: {found.generate_report()}"
+        assert violations(page) == [], state
 
     check("empty")
     load(page, picture)

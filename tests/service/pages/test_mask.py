@@ -1,6 +1,5 @@
 """The masks of the studio in a real browser, against NumPy and the masks of `danqing fill`."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,45 +7,39 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from danqing.editing.masks import feathered, grown
 from danqing.service.pages.studio_page import _FOLDER as MODULES
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 ADDRESS = "http://studio.test"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = pytest.mark.slow
 
 Bits = NDArray[np.bool_]
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+def page(browser: Browser) -> Iterator[Page]:
     """A page at the address of the modules, which are answered from their folder."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        opened = browser.new_page()
-        opened.route(
-            f"{ADDRESS}/*.js", lambda route: route.fulfill(path=MODULES / Path(route.request.url).name)
-        )
-        opened.route(f"{ADDRESS}/", lambda route: route.fulfill(body="", content_type="text/html"))
-        opened.goto(f"{ADDRESS}/")
-        opened.evaluate(
-            """async () => {
-                Object.assign(window, await import('/mask.js'));
-                window.drawn = (bits, width, work) => {
-                    const mask = new Mask(width, bits.length / width);
-                    mask.pixels.set([...bits]);
-                    mask.settled.set([...bits]);
-                    work(mask);
-                    return mask.pixels.join('');
-                };
-            }"""
-        )
-        yield opened
-        browser.close()
+    opened = browser.new_page()
+    opened.route(f"{ADDRESS}/*.js", lambda route: route.fulfill(path=MODULES / Path(route.request.url).name))
+    opened.route(f"{ADDRESS}/", lambda route: route.fulfill(body="", content_type="text/html"))
+    opened.goto(f"{ADDRESS}/")
+    opened.evaluate(
+        """async () => {
+            Object.assign(window, await import('/mask.js'));
+            window.drawn = (bits, width, work) => {
+                const mask = new Mask(width, bits.length / width);
+                mask.pixels.set([...bits]);
+                mask.settled.set([...bits]);
+                work(mask);
+                return mask.pixels.join('');
+            };
+        }"""
+    )
+    yield opened
+    opened.close()
 
 
 def masks(count: int) -> Iterator[Bits]:

@@ -29,7 +29,7 @@ _BLURRED = 12  # pictures of attention checks
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judging:
     """A session, and what its votes say.
 
@@ -140,13 +140,13 @@ def judge(
         database.close()
     files, notes = _write(folder, told, found) if found.ratings.votes else ([], [])
     return Judging(
-        told["session"],
-        f"/judge#session={told['session']}",
-        state,
-        found,
-        issued,
-        tuple(files),
-        tuple(notes),
+        session=told["session"],
+        link=f"/judge#session={told['session']}",
+        state=state,
+        results=found,
+        keys=issued,
+        files=tuple(files),
+        notes=tuple(notes),
     )
 
 

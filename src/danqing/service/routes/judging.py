@@ -20,7 +20,7 @@ _Rater = Annotated[Caller, Depends(needs("judge"))]
 _Admin = Annotated[Caller, Depends(needs("admin"))]
 
 
-class Vote(BaseModel):
+class JudgingVote(BaseModel):
     """The answer to a ballot.
 
     best, worst: places of pictures, from 0; both are null for a tie of two.
@@ -32,7 +32,7 @@ class Vote(BaseModel):
     worst: int | None = Field(ge=0, le=3)
 
 
-class SessionAnswer(BaseModel):
+class JudgingSession(BaseModel):
     """A session in which the key may judge.
 
     pictures: of each ballot, 2 or 4. answered: ballots of this key, of `wanted`.
@@ -46,14 +46,14 @@ class SessionAnswer(BaseModel):
     wanted: int
 
 
-class SessionList(BaseModel):
+class JudgingSessionList(BaseModel):
     """Sessions, the newest first."""
 
     object: Literal["list"] = "list"
-    data: list[SessionAnswer]
+    data: list[JudgingSession]
 
 
-class BallotAnswer(BaseModel):
+class JudgingBallot(BaseModel):
     """What is to be judged now.
 
     id: null if there is nothing left; `end` says why. pictures: their addresses, from left to right.
@@ -69,7 +69,7 @@ class BallotAnswer(BaseModel):
     wanted: int
 
 
-@router.get("/sessions", responses={200: {"model": SessionList}, **schemas.REJECTED})
+@router.get("/sessions", responses={200: {"model": JudgingSessionList}, **schemas.REJECTED})
 async def list_sessions(request: Request, caller: _Rater) -> JSONResponse:
     """Return the sessions in which this key may judge."""
     found = await service_of(request).database.run(sessions.list_sessions, caller)
@@ -87,7 +87,7 @@ async def list_sessions(request: Request, caller: _Rater) -> JSONResponse:
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.post("/sessions/{session_id}/ballot", responses={200: {"model": BallotAnswer}, **schemas.REJECTED})
+@router.post("/sessions/{session_id}/ballot", responses={200: {"model": JudgingBallot}, **schemas.REJECTED})
 async def show_ballot(request: Request, caller: _Rater, session_id: str) -> JSONResponse:
     """Return the ballot that this key has not answered yet, or a new one."""
     database = service_of(request).database
@@ -126,7 +126,7 @@ async def ballot_picture(request: Request, caller: _Rater, ballot_id: str, place
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": Vote.model_json_schema()}},
+            "content": {"application/json": {"schema": JudgingVote.model_json_schema()}},
         }
     },
 )
@@ -135,7 +135,7 @@ async def vote(request: Request, caller: _Rater, ballot_id: str) -> Response:
     service = service_of(request)
     body = await json_bodies.json_body(request, service.settings.limits, held_bytes(request))
     try:
-        given = Vote.model_validate(body)
+        given = JudgingVote.model_validate(body)
     except ValidationError as error:
         raise from_validation(error) from None
     await service.database.run(ballots.vote, ballot_id, caller, given.best, given.worst, time.time())

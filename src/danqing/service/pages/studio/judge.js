@@ -1,46 +1,17 @@
 /* People judge pictures: pairs, or the best and the worst of four. All state is on the server, so that a reload shows the same ballot. */
-import { WORDS } from "./words.js";
+import { call, get, post, signIn } from "./api.js";
+import { $, el, remember, remembered } from "./dom.js";
+import { addWords, language, locale, speak, t, translate } from "./words.js";
+import words from "./words/judge.js";
+import shell from "./words/shell.js";
+
+addWords(shell);
+addWords(words);
 
 const CRISP = 160, LETTERS = "ABCD";
-const $ = (id) => document.getElementById(id);
-const stored = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
-const store = (name, value) => { try { localStorage.setItem(name, value); } catch { /* a private window */ } };
-
-let language = stored("danqing-language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
-let theme = stored("danqing-theme");
-let key = sessionStorage.getItem("danqing-key") ?? "";
-let sessions = [], session = "", ballot = null, best = null, ready = false, end = "", again = null;
+let theme = remembered("theme");
+let sessions = [], session = "", given = "", ballot = null, best = null, ready = false, end = "", again = null;
 let urls = [];
-
-const t = (name, values = {}) => WORDS[language][name].replace(/\{(\w+)\}/g, (_, word) => String(values[word]));
-
-function el(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [attribute, value] of Object.entries(attributes)) {
-    if (typeof value === "function") node.addEventListener(attribute, value);
-    else if (value !== false && value != null) node.setAttribute(attribute, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
-
-/* what the service says */
-
-async function call(path, options = {}) {
-  const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
-  let answer;
-  try {
-    answer = await fetch(path, { ...options, headers });
-  } catch {
-    throw new Error(t("unreachable"));
-  }
-  if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw Object.assign(new Error(told.error?.message ?? t("failed", { status: answer.status })),
-    { status: answer.status, code: told.error?.code });
-}
-
-const post = (path, body) => call(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
 /* Do something that can be repeated if it fails; votes can, since each is counted once. */
 async function attempt(action) {
@@ -49,10 +20,10 @@ async function attempt(action) {
   try {
     await action();
   } catch (error) {
-    if (error.status === 401) return askForKey(key ? t("wrongKey") : "");
-    if (error.status === 403) return askForKey(t("noScope"));
+    if (error.status === 401) return askForKey(given && t("wrongKey"));
+    if (error.status === 403) return askForKey(t("judge_noScope"));
     again = action;
-    trouble(error.message);
+    trouble(error.status ? error.message : t("judge_unreachable"));
   }
 }
 
@@ -75,14 +46,15 @@ function show(part) {
 
 async function enter() {
   await attempt(async () => {
-    sessions = (await (await call("/v1/judging/sessions")).json()).data;
-    if (key) sessionStorage.setItem("danqing-key", key);
+    if (given) await signIn(given);
+    sessions = (await get("/v1/judging/sessions")).data;
+    given = $("key").value = "";
     const wanted = sessions.find((one) => one.id === session) ?? (sessions.length === 1 ? sessions[0] : null);
     if (wanted) return join(wanted.id);
     session = "";
     show("choice");
     draw();
-    if (!sessions.length) trouble(t("none"));
+    if (!sessions.length) trouble(t("judge_none"));
   });
 }
 
@@ -126,7 +98,7 @@ async function vote(answer) {
   if (!ready) return;
   ready = false;
   draw();
-  $("step").textContent = t("saving");
+  $("step").textContent = t("judge_saving");
   await attempt(async () => {
     await post(`/v1/judging/ballots/${ballot.id}`, answer).catch((error) => {
       if (error.code !== "already_voted") throw error; // in another tab
@@ -162,25 +134,25 @@ function drawPictures() {
 }
 
 function draw() {
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  document.title = t("page");
-  for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
+  document.documentElement.lang = locale();
+  document.title = t("judge_page");
+  translate(document);
   $("language").textContent = t("other");
   $("language").lang = language === "zh" ? "en" : "zh-CN";
   $("sessions").replaceChildren(...sessions.map((one) => el("li", {}, el("button", { class: "button", type: "button", click: () => join(one.id) },
-    el("span", {}, one.question || t("sessionTitle")),
-    el("span", { class: "quiet small" }, one.state === "open" ? t("sessionState", one) : t("closedState"))))));
-  if (end) $("end-text").textContent = t(end);
+    el("span", {}, one.question || t("judge_sessionTitle")),
+    el("span", { class: "quiet small" }, one.state === "open" ? t("judge_sessionState", one) : t("judge_closedState"))))));
+  if (end) $("end-text").textContent = t(`judge_${end}`);
   if (!ballot || end) return;
   const pair = ballot.pictures.length === 2;
-  $("question").textContent = ballot.question || t(pair ? "sessionTitle" : "title");
-  $("caption").textContent = ballot.caption ? t("asked", { caption: ballot.caption }) : t("lead");
+  $("question").textContent = ballot.question || t(pair ? "judge_sessionTitle" : "judge_title");
+  $("caption").textContent = ballot.caption ? t("judge_asked", { caption: ballot.caption }) : t("judge_lead");
   $("step").classList.toggle("sr", pair); // the question says it
-  $("step").textContent = !ready ? t("wait") : pair ? t("pairStep") : t(best === null ? "bestStep" : "worstStep");
+  $("step").textContent = !ready ? t("judge_wait") : pair ? t("judge_pairStep") : t(best === null ? "judge_bestStep" : "judge_worstStep");
   [...$("pictures").children].forEach((button, place) => {
     const name = LETTERS[place], chosen = best === place;
     button.disabled = !ready;
-    button.setAttribute("aria-label", t(!ready ? "picture" : pair ? "prefer" : chosen ? "isBest" : best === null ? "best" : "worst", { name }));
+    button.setAttribute("aria-label", t(!ready ? "judge_picture" : pair ? "judge_prefer" : chosen ? "judge_isBest" : best === null ? "judge_best" : "judge_worst", { name }));
     if (pair) button.removeAttribute("aria-pressed");
     else button.setAttribute("aria-pressed", String(chosen));
   });
@@ -189,9 +161,9 @@ function draw() {
   $("undo").hidden = pair || best === null;
   $("bar").max = ballot.wanted;
   $("bar").value = ballot.answered;
-  $("bar").setAttribute("aria-label", t("count", ballot));
-  $("count").textContent = t("count", ballot);
-  $("keys").textContent = t(pair ? "pairKeys" : "fourKeys");
+  $("bar").setAttribute("aria-label", t("judge_count", ballot));
+  $("count").textContent = t("judge_count", ballot);
+  $("keys").textContent = t(pair ? "judge_pairKeys" : "judge_fourKeys");
 }
 
 function applyTheme() {
@@ -205,7 +177,7 @@ function readAddress() {
   const told = new URLSearchParams(location.hash.slice(1));
   session = told.get("session") ?? "";
   if (!told.get("key")) return;
-  key = told.get("key");
+  given = told.get("key");
   history.replaceState(null, "", session ? `#session=${session}` : location.pathname); // a key is not for others to read
 }
 
@@ -225,20 +197,26 @@ $("undo").addEventListener("click", undo);
 $("retry").addEventListener("click", () => attempt(again));
 $("door").addEventListener("submit", (event) => {
   event.preventDefault();
-  key = $("key").value.trim();
+  given = $("key").value.trim();
   enter();
 });
 $("language").addEventListener("click", () => {
-  language = language === "zh" ? "en" : "zh";
-  store("danqing-language", language);
+  speak(language === "zh" ? "en" : "zh");
   draw();
 });
 $("theme").addEventListener("click", () => {
   theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  store("danqing-theme", theme);
+  remember("theme", theme);
   applyTheme();
 });
-addEventListener("hashchange", () => { readAddress(); enter(); });
+$("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("desk").focus();
+});
+addEventListener("hashchange", () => {
+  readAddress();
+  enter();
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
 readAddress();
 applyTheme();
