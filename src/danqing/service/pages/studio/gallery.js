@@ -103,10 +103,10 @@ export function mount(container, context) {
     const box = el("input", { type: "checkbox", "aria-label": t("gallery_select", { what }), change: () => select([item.number], box.checked) });
     box.checked = selected.has(item.number);
     node.classList.toggle("chosen", box.checked);
-    node.replaceChildren(
+    node.replaceChildren(...[
       el("button", { class: "open", type: "button", "aria-label": t("gallery_open", { what }), click: () => enlarge(index) },
         el("img", { src: `data:image/webp;base64,${item.thumbnail}`, alt: "", class: Math.max(item.width, item.height) <= 160 && "crisp" })),
-      el("span", { class: "pick" }, box), item.rating > 0 && el("span", { class: "stars", "aria-hidden": "true" }, "★".repeat(item.rating)));
+      el("span", { class: "pick" }, box), item.rating > 0 && el("span", { class: "stars", "aria-hidden": "true" }, "★".repeat(item.rating))].filter(Boolean));
   }
 
   /* one picture */
