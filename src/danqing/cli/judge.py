@@ -25,7 +25,7 @@ EXAMPLES = """Examples:
 
   danqing judge --out runs/judged --raters 2 --close
 
-The second form of the command, without contestants, shows what the votes say so far."""
+Without contestants, the command shows what the votes say so far."""
 
 
 def judge(

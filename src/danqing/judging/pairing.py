@@ -68,7 +68,7 @@ def _with_waiting(rated: Ratings, votes: Votes, waiting: Sequence[Sequence[int]]
     np.add.at(information, (pairs[:, 0], pairs[:, 1]), -worth)
     information = information + information.T
     information -= np.diag(information.sum(axis=1))
-    return np.linalg.inv(information + np.eye(k) * _VAGUE)
+    return np.asarray(np.linalg.inv(information + np.eye(k) * _VAGUE), np.float64)
 
 
 _VAGUE = 0.1

@@ -195,7 +195,7 @@ class _Model:
     def _scattered(self, blocks: Floats, which: Ints) -> Floats:
         places = which[:, :, None] * self.size + which[:, None, :]
         flat = np.bincount(places.ravel(), blocks.ravel(), self.size**2)
-        return flat.reshape(self.size, self.size)
+        return flat.reshape(self.size, self.size).astype(np.float64)
 
     def gradient(self, found: _Evaluated, at: Floats) -> Floats:
         """Return the derivative of the log-posterior."""

@@ -69,7 +69,7 @@ class Results:
             notes.append(
                 "a contestant always or never wins, or there is one rater: intervals are those of a prior"
             )
-        elif self.ratings.raters < FEWEST_RATERS:
+        elif 0 < self.ratings.raters < FEWEST_RATERS:
             notes.append(f"{self.ratings.raters} raters are few: read every rating with its interval")
         probability = self.ratings.side_probability()
         if probability is not None and probability < 0.01:

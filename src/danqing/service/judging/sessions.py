@@ -173,7 +173,7 @@ def results(session: Session, session_id: str, *, keep_all: bool = False) -> Res
     return evaluate_votes(
         answers,
         json.loads(found.contestants),
-        raters or [""],
+        [rater or "local" for rater in raters],
         checks=checks,
         real=found.real,
         keep_all=keep_all,
