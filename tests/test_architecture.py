@@ -11,7 +11,6 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
 ROOMS = [
     {"errors", "version"},
-    {"locale"},
     {
         "atomic",
         "attributes",
@@ -19,6 +18,7 @@ ROOMS = [
         "control_groups",
         "frames",
         "folder_formats",
+        "locale",
         "machine",
         "names",
         "threads",

@@ -97,8 +97,8 @@ def test_the_trajectories_are_those_of_the_teacher_under_the_conditions_of_image
     assert batch.condition.label.tolist() == [0, 1, 0]
     family = source.learner
     with torch.no_grad():
-        points = family.trajectory(batch.condition, batch.images[:, 0], [k / 12 for k in range(13)])  # type: ignore[operator]
-    assert torch.allclose(points[:, [0, 6, 12]], batch.images, atol=0.02)
+        points = family.trajectory(batch.condition, batch.images[:, 0], [k / 8 for k in range(9)])  # type: ignore[operator]
+    assert torch.allclose(points[:, [0, 4, 8]], batch.images, atol=0.02)
     own = trajectories.TaughtBatches(dataset, found, batch_size=16, seed=0).at(32)
     assert own.trajectories is not None
     assert len(own.trajectories) == len(own) == 16

@@ -13,6 +13,7 @@ import typer
 
 from danqing import locale, progress
 from danqing.cli import (
+    adapters,
     attack,
     audit,
     authority,
@@ -149,6 +150,7 @@ app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
 app.command("shrink", epilog=shrink.EXAMPLES)(shrink.shrink)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("replicas", epilog=replicas.EXAMPLES)(replicas.replicas)
+app.add_typer(adapters.app)
 app.add_typer(filter.app)
 app.add_typer(keys.app)
 app.add_typer(audit.app)

@@ -44,7 +44,7 @@ def distill(
     ] = None,
     trajectories: Annotated[
         int | None,
-        typer.Option(min=1, help="How many of the teacher's to learn from.", show_default="4096"),
+        typer.Option(min=1, help="How many of the teacher's to learn from.", show_default="8192"),
     ] = None,
     settings: Annotated[
         list[str] | None,

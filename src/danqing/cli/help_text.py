@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,15 +23,15 @@ def _tree(command: Any) -> Iterator[Any]:
         yield from _tree(inner)
 
 
-def _is_prose(text: str) -> bool:
-    """Whether a text is for people: not an indented command, nor a single value."""
+def is_prose(text: str) -> bool:
+    """Return whether a text is for people: not an indented command, nor a single value."""
     return (" " in text.strip() and not text.startswith("  ")) or text.endswith(":")
 
 
 def _translated(text: str | None) -> str | None:
     """Translate each paragraph; commands stay as they are."""
-    parts = inspect.cleandoc(text or "").split("\n\n")
-    shown = [locale.translate_exactly(" ".join(part.split())) if _is_prose(part) else part for part in parts]
+    parts = (text or "").split("\n\n")
+    shown = [locale.translate_exactly(" ".join(part.split())) if is_prose(part) else part for part in parts]
     return text and "\n\n".join(shown)
 
 
@@ -47,7 +46,7 @@ def _format(command: Any, show: Any, context: Any, formatter: Any) -> None:
         for name in _OF_PARAMETER:
             text = getattr(parameter, name, None)
             if isinstance(text, str):
-                setattr(parameter, name, locale.translate_exactly(text))
+                setattr(parameter, name, locale.translate(text))
     with _words_of_panels(), _chinese_line_breaks():
         show(context, formatter)
 

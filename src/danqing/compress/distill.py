@@ -28,9 +28,10 @@ _OF_MODEL: Mapping[str, Any] = {
 }
 """Settings of a student that may not be those of its teacher."""
 _SOLUTION: Mapping[str, Any] = {
-    "trajectories": 4096,
-    "consistency_start": 0.25,
-    "adversarial_start": 0.35,
+    "trajectories": 8192,
+    "trajectory_steps": 8,
+    "consistency_start": 0.4,
+    "adversarial_start": 0.5,
     "gap": 0.25,
 }
 _OPTIMIZER: Mapping[str, Any] = {"learning_rate": 3e-3, "betas": [0.5, 0.99]}
@@ -52,7 +53,7 @@ def distill(
     device: str = "auto",
     listener: Listener | None = None,
 ) -> Run:
-    """Train a model that samples in a few steps from a flow model.
+    """Turn a flow model into one that samples in few steps.
 
     The run is an ordinary one: the same call resumes it, and its model folder is like any other.
     teacher: a flow model of pixels, its folder, a run or a hub id. data: images like those that it learned
@@ -62,7 +63,7 @@ def distill(
     minutes, images: the budget, one of the two; by default, 40% of the time that the teacher was trained for.
         The teacher's trajectories, which are computed first and cached, are paid from it.
     guidance_scale: of the teacher; the student needs no guidance. By default, the teacher's own.
-    trajectories: how many of the teacher's are computed, by default 4096.
+    trajectories: how many of the teacher's are computed, by default 8192.
     settings: of the run, as `train` takes them.
     Other arguments are those of `train`. Ctrl-C saves the run and ends it. Raises DanqingError.
     """
@@ -81,6 +82,7 @@ def distill(
         **{f"optimizer.{name}": value for name, value in _OPTIMIZER.items()},
         **held_out(source),
         "model.num_steps": steps,
+        "description": f"Flow matching in {steps} step{'s' * (steps > 1)}, distilled from a model of many",
         "teacher": json.dumps(source.model, ensure_ascii=False),
         **(settings or {}),
     }
@@ -106,7 +108,7 @@ def distill(
 
 
 def default_minutes(source: Source) -> float:
-    """Return how long distillation takes by default; raises ConfigError if that is not known."""
+    """Return 40% of the teacher's minutes; raises ConfigError where unknown."""
     seconds = source.facts.get("seconds")
     if not seconds:
         raise ConfigError(f"{source.name} does not say how long it was trained: give --minutes or --images.")

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from danqing import weights
 from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
 from danqing.families.configuration import FamilyConfig as FamilyConfig
 from danqing.families.configuration import ReadsText as ReadsText
+from danqing.nets import adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,11 @@ class Learner(nn.Module):
         return "matrix" if parameter.dim() == 2 and "blocks." in name else "weight"
 
     def digest(self) -> str:
-        """Compute the sha256 of the weights, in hexadecimal."""
-        return weights.digest(self.state_dict())
+        """Compute the sha256 of the weights, in hexadecimal.
+
+        It is the same for an adapter beside the weights and in them.
+        """
+        return adapters.digest(self)
 
     def on_start(self, source: FamilyConfig) -> None:
         """Prepare weights that were taken from a trained model.

@@ -5,23 +5,24 @@ It learns the solution of a flow (`solution.py`), alone or from a teacher, in up
 1. Trajectories: from each point of a teacher's trajectory, jump to its end (Luhman and Luhman 2021 at the
    noise; Hu et al. 2025, "CMT", at all points). The teacher's guidance is in its trajectories.
 2. Consistency: learn the way to the image from the data itself.
-3. Adversarial finish: a discriminator judges images that the model samples, after any number of its own steps
-   (Yin et al. 2024, "DMD2", sections 4.3 to 4.5). Trajectories are still learned, so that noise and images
-   stay paired and all kinds of images are kept.
+3. Adversarial finish: a discriminator judges the images to which the model jumps (Yin et al. 2024, "DMD2",
+   section 4.3). Its weight follows from the gradients (Esser et al. 2021). Trajectories are still learned by
+   the same jumps, so that noise and images stay paired and all kinds of images are kept. Without a teacher,
+   consistency is still learned, and the model jumps after its own steps.
 """
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danqing.data.batch import Condition
 from danqing.errors import ConfigError
 from danqing.families import paths, solution
-from danqing.families.adversarial import LOSSES, squared_gradients
-from danqing.families.base import Alarm, Batch, FamilyConfig, Losses, Phase
+from danqing.families.adversarial import LOSSES, Loss, gradient_ratio, squared_gradients
+from danqing.families.base import Alarm, Batch, FamilyConfig, Losses, ParameterKind, Phase
 from danqing.families.flow import PHASE, FlowConfig
 from danqing.families.flow_sampling import FlowEditor
 from danqing.nets.flow.contract import Given
@@ -30,12 +31,22 @@ from danqing.nets.gan_pairs import build_discriminator
 from danqing.samplers import time_grid
 
 DISCRIMINATOR = "discriminator"
-_PENALIZED = 4
+LOSS: Loss = "relativistic"
+PENALIZED = 4
 """One of so many images gets the discriminator's penalties, which cost as much as all of its other work."""
 
 
+class _Points(NamedTuple):
+    """Points `z` at times `t` with their condition, and the ends of their trajectories, if they are known."""
+
+    z: Tensor
+    t: Tensor
+    condition: Condition
+    end: Tensor | None = None
+
+
 class FewStepFlow(FlowEditor):
-    """A flow model whose prediction is the image that the flow leads to.
+    """A flow model that predicts where the flow leads.
 
     It samples in `num_steps` steps. It has no velocity, and so no likelihood.
     """
@@ -61,6 +72,10 @@ class FewStepFlow(FlowEditor):
             if config.solution.has_finish
             else None
         )
+
+    def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
+        """Leave the discriminator to AdamW: its steps must shrink as those of an opponent do."""
+        return "other" if name.startswith(DISCRIMINATOR) else super().parameter_kind(name, parameter)
 
     def on_start(self, source: FamilyConfig) -> None:
         if isinstance(source, FlowConfig) and source.objective == "flow":
@@ -107,38 +122,57 @@ class FewStepFlow(FlowEditor):
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         if phase.name == DISCRIMINATOR:
             return self._discriminator_loss(batch, rng)
-        settings, total = self.config.solution, torch.zeros((), device=batch.images.device)
-        logged = {}
-        alone = self._share < settings.consistency_start
-        if batch.trajectories is not None and (alone or settings.trajectory_weight):
-            logged["trajectory"] = self._trajectory_loss(batch.trajectories, rng)
-            total = total + (1.0 if alone else settings.trajectory_weight) * logged["trajectory"]
-        if self.has_begun_finish:
-            logged["verdict"] = self._verdict(batch, rng)
-            total = total + settings.adversarial * logged["verdict"]
-        elif not alone or batch.trajectories is None:
+        settings, taught = self.config.solution, batch.trajectories is not None
+        alone = taught and self._share < settings.consistency_start
+        finishes, likeness = self.has_begun_finish, torch.zeros((), device=batch.images.device)
+        logged = dict.fromkeys(("trajectory", "consistency", "verdict"), likeness)
+        weight = 1.0 if alone else settings.trajectory_weight
+        if finishes or (taught and weight):
+            points = self._points(batch, rng)
+            images = self._jump(points)
+            if points.end is not None and weight:
+                logged["trajectory"] = solution.distance(images, points.end)
+                likeness = likeness + weight * logged["trajectory"]
+        if not alone and not (taught and finishes):
             logged["consistency"] = self._consistency_loss(batch, rng)
-            total = total + logged["consistency"]
-        zero = torch.zeros_like(total, requires_grad=False)
-        names = ("trajectory", "consistency", "verdict")
-        return Losses(total, {name: logged.get(name, zero).detach() for name in names})
+            likeness = likeness + logged["consistency"]
+        total = likeness
+        if finishes:
+            logged["verdict"] = self._verdict(images, points.condition, batch)
+            last = self.network.net.last.weight
+            ratio = gradient_ratio(likeness, logged["verdict"], last) if likeness.requires_grad else 1.0
+            total = total + settings.adversarial * ratio * logged["verdict"]
+        return Losses(total, {name: value.detach() for name, value in logged.items()})
 
-    def _jump(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return the images to which the model jumps from points at times `t`."""
-        given = self.given(condition, torch.zeros_like(t, dtype=torch.bool), z.shape[-2:])
-        return self._image(self.output(z, t, given), z, t)
+    def _points(self, batch: Batch, rng: torch.Generator) -> "_Points":
+        """Return points from which a step jumps.
+
+        They are a random one of each trajectory. Without trajectories, the model goes to them by its own
+        steps, in which all of a batch are alike.
+        """
+        times, device = self._times[:-1], batch.images.device
+        if batch.trajectories is not None:
+            points, n = batch.trajectories.images, len(batch)
+            chosen = torch.randint(len(times), (n,), generator=rng, device=device)
+            z, t = points[torch.arange(n, device=device), chosen], torch.tensor(times, device=device)[chosen]
+            return _Points(z, t, batch.trajectories.condition, points[:, -1])
+        steps = int(torch.randint(len(times), (1,), generator=rng, device=device))
+        z = torch.randn(batch.images.shape, generator=rng, device=device)
+        with torch.no_grad():
+            for now, then in pairwise(times[: steps + 1]):
+                points = _Points(z, torch.full((len(z),), now, device=device), batch.condition)
+                image = self.bounded(self._jump(points))
+                z = torch.lerp(torch.randn(z.shape, generator=rng, device=device), image, then)
+        return _Points(z, torch.full((len(z),), times[steps], device=device), batch.condition)
+
+    def _jump(self, points: "_Points") -> Tensor:
+        """Return the images to which the model jumps."""
+        present = torch.zeros_like(points.t, dtype=torch.bool)
+        given = self.given(points.condition, present, points.z.shape[-2:])
+        return self._image(self.output(points.z, points.t, given), points.z, points.t)
 
     def _image(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
         return paths.predicted_image(self.config.path, self.config.prediction, output.float(), z, t)
-
-    def _trajectory_loss(self, trajectories: Batch, rng: torch.Generator) -> Tensor:
-        """Compute the distance to the ends of trajectories, from one point of each."""
-        points = trajectories.images
-        n, count = points.shape[:2]
-        chosen = torch.randint(count - 1, (n,), generator=rng, device=points.device)
-        z, end = points[torch.arange(n, device=points.device), chosen], points[:, -1]
-        times = torch.tensor(self._times[:-1], device=points.device)
-        return solution.distance(self._jump(z, times[chosen], trajectories.condition), end)
 
     def _consistency_loss(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """Compute the error of the average velocity from t to s, and of the velocity itself.
@@ -177,25 +211,12 @@ class FewStepFlow(FlowEditor):
         return (image - z) / paths.wide((1 - t).clamp_min(paths.LEAST_NOISE))
 
     # Adversarial finish
-    def _made(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return points at which sampling takes a step, and their times; all are of one random step."""
-        images, times = batch.images, self._times
-        steps = int(torch.randint(len(times) - 1, (1,), generator=rng, device=images.device))
-        z = torch.randn(images.shape, generator=rng, device=images.device)
-        with torch.no_grad():
-            for t, s in pairwise(times[: steps + 1]):
-                image = self._jump(z, torch.full_like(z[:, 0, 0, 0], t), batch.condition).clamp(-1, 1)
-                z = torch.lerp(torch.randn(z.shape, generator=rng, device=z.device), image, s)
-        return z, torch.full_like(z[:, 0, 0, 0], times[steps])
-
-    def _verdict(self, batch: Batch, rng: torch.Generator) -> Tensor:
+    def _verdict(self, images: Tensor, condition: Condition, batch: Batch) -> Tensor:
         """Compute the model's side of the adversarial loss."""
         assert self.discriminator is not None
-        z, t = self._made(batch, rng)
-        fake = self.discriminator(self._jump(z, t, batch.condition), batch.condition)
         with torch.no_grad():
             real = self.discriminator(batch.images, batch.condition)
-        return LOSSES["relativistic"].generator(real, fake)
+        return LOSSES[LOSS].generator(real, self.discriminator(images, condition))
 
     def _discriminator_loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Compute the discriminator's side, with penalties; it rests until the finish begins."""
@@ -203,25 +224,24 @@ class FewStepFlow(FlowEditor):
         if not self.has_begun_finish:
             resting = 0.0 * sum(parameter.sum() for parameter in self.discriminator.parameters())
             return Losses(resting, dict.fromkeys(("verdict", "wins", "r1", "r2"), resting.detach()))
+        points = self._points(batch, rng)
         with torch.no_grad():
-            z, t = self._made(batch, rng)
-            fake = self._jump(z, t, batch.condition)
-        both, few = batch.condition[[*range(len(batch))] * 2], max(1, len(batch) // _PENALIZED)
-        real_logits, fake_logits = self.discriminator(torch.cat([batch.images, fake]), both).chunk(2)
-        verdict = LOSSES["relativistic"].discriminator(real_logits, fake_logits)
-        of_few, discriminator = batch.condition[[*range(few)] * 2], self.discriminator
-        penalties = squared_gradients(
-            lambda images: discriminator(images, of_few), torch.cat([batch.images[:few], fake[:few]])
-        )
-        r1, r2 = (part.mean() for part in penalties.chunk(2))
-        logged = {
-            "verdict": verdict,
-            "wins": (real_logits > fake_logits).float().mean(),
-            "r1": r1,
-            "r2": r2,
-        }
+            made = self._jump(points)
+        real_logits, r1 = self._judged(batch.images, batch.condition)
+        fake_logits, r2 = self._judged(made, points.condition)
+        verdict = LOSSES[LOSS].discriminator(real_logits, fake_logits)
+        wins = (real_logits > fake_logits).float().mean()
+        logged = {"verdict": verdict, "wins": wins, "r1": r1, "r2": r2}
         total = verdict + self.config.solution.r1 * (r1 + r2)
         return Losses(total, {name: value.detach() for name, value in logged.items()})
+
+    def _judged(self, images: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return the logits of images, and the penalty of some of them."""
+        discriminator, few = self.discriminator, max(1, len(images) // PENALIZED)
+        assert discriminator is not None
+        of_few = condition[:few]
+        penalty = squared_gradients(lambda some: discriminator(some, of_few), images[:few]).mean()
+        return discriminator(images, condition), penalty
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         if logged.get("discriminator/wins", 0) < 0.995:

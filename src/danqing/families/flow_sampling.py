@@ -13,7 +13,7 @@ from danqing.errors import ConfigError
 from danqing.families import flow_growth, flow_inversion, paths, word_attention
 from danqing.families.abilities import OnStep, Preview
 from danqing.families.back_projection import projected
-from danqing.families.base import Batch, Condition, Learner
+from danqing.families.base import Batch, Condition
 from danqing.families.denoising_nll import denoising_nll
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
@@ -32,27 +32,6 @@ from danqing.sizes import SizeRange
 
 class FlowSampler(FlowModel):
     """A flow model that samples with options."""
-
-    @classmethod
-    def variants(cls) -> Mapping[str, type[Learner]]:
-        from danqing.families.few_steps import FewStepFlow  # which is built on this class
-
-        return {
-            "flow model of pairs": FlowTranslator,
-            "flow model of few steps": FewStepFlow,
-            "": Flow,
-            "latent flow model": LatentFlow,
-        }
-
-    @classmethod
-    def variant(cls, config: FlowConfig) -> type[Learner]:
-        from danqing.families.few_steps import FewStepFlow
-
-        if config.pairs:
-            return FlowTranslator
-        if config.objective == "solution":
-            return FewStepFlow
-        return Flow if config.tokenizer is None else LatentFlow
 
     def sample_defaults(self) -> Mapping[str, Any]:
         config = self.config
@@ -97,8 +76,9 @@ class FlowSampler(FlowModel):
     def trajectory(
         self, condition: Condition, noise: Tensor, times: Sequence[float], **options: Any
     ) -> Tensor:
-        """Return the points of the flow at some times, `[n, times, c, h, w]`.
+        """Return the points of the flow at some times.
 
+        They are `[n, times, c, h, w]`.
         noise: `[n, c, h, w]`, at times[0], which is 0; times[-1] is 1.
         options: as of `sample`. A sampler that adds noise is replaced by one that does not.
         """
@@ -303,7 +283,7 @@ class FlowEditor(FlowSampler):
 
 
 class InvertibleFlow(FlowEditor):
-    """A flow model whose velocity can be followed back, from images to noise."""
+    """A flow model that can be followed back to noise."""
 
     evidence_samples = 16
 

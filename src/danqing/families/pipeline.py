@@ -7,15 +7,19 @@ gives for this generator.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from danqing import weights
 from danqing.errors import ConfigError
 from danqing.families.abilities import OnStep
-from danqing.families.base import Condition, Family
+from danqing.families.base import Condition
 from danqing.families.configuration import FamilyConfig
+from danqing.families.pipeline_learning import LearningPipeline
+from danqing.nets import adapters
 from danqing.pipelines import components, hub, placing, running
 from danqing.pipelines.calls import Call, parameters_of
 from danqing.pipelines.kinds import kind_of, learned_size, size_multiple
@@ -26,6 +30,8 @@ from danqing.sizes import SizeRange
 from danqing.text.contract import TextConfig, TextFacts
 
 _USUAL_TOKENS = 77
+_ESTIMATES: dict[tuple[Path, str, LoadOptions, str], MemoryEstimate] = {}
+"""By what they follow from: counting takes seconds, and a service asks before it loads."""
 _Task = Literal["sample", "vary", "fill"]
 
 
@@ -55,6 +61,10 @@ class PipelineConfig(FamilyConfig):
     def can_guide(self) -> bool:
         return self.guided
 
+    @property
+    def takes_sizes(self) -> bool:
+        return True
+
 
 class _StandIn(nn.Module):
     """The weights of a component that is not loaded, on "meta"."""
@@ -65,7 +75,7 @@ class _StandIn(nn.Module):
         self.tensors = nn.ParameterList(frozen)
 
 
-class Pipeline(Family):
+class Pipeline(LearningPipeline):
     """A pipeline that samples images.
 
     It is loaded when it is moved to a device.
@@ -93,6 +103,7 @@ class Pipeline(Family):
         held = {name: _StandIn(one.stand_ins()) for name, one in layout.components.items() if one.weights}
         self.networks = nn.ModuleDict(held)
         self._pipes: dict[_Task, Any] = {}
+        self._added: tuple[adapters.Added, ...] = ()
         self._device = torch.device("cpu")
         self.offload = "none"
 
@@ -134,19 +145,44 @@ class Pipeline(Family):
         return self.layout.digest()
 
     def digest(self) -> str:
-        return self._digest
+        if adapters.is_adapted(self):
+            return super().digest()
+        if not self._added:
+            return self._digest
+        parts = [(weights.digest(one.tensors), one.weight) for one in self._added]
+        return adapters.combined_digest(self._digest, parts)
+
+    @property
+    def denoiser_name(self) -> str:
+        """Return the name of the component that removes noise."""
+        return self.kind.denoiser
+
+    @property
+    def denoiser(self) -> nn.Module | None:
+        """Return the network that removes noise; None before it is loaded."""
+        found: nn.Module | None = getattr(self._pipes["sample"], self.kind.denoiser) if self._pipes else None
+        return found
+
+    def with_added(self, added: Sequence[adapters.Added]) -> Self:
+        """Return the same pipeline, which adds adapters to its weights when it is loaded."""
+        other = type(self)(self.layout, self.load_options)
+        other._added = (*self._added, *added)
+        return other
 
     def memory(self, device: torch.device) -> MemoryEstimate:
         """Estimate the memory of a chunk of images of its own size."""
-        return estimate(
-            self.layout,
-            self.kind,
-            self.load_options,
-            device,
-            size=(self.config.width, self.config.height),
-            guided=self.call_rules.is_guided,
-            tokens=self._tokens(),
-        )
+        key = (self.layout.folder, self.layout.settings_text, self.load_options, str(device))
+        if key not in _ESTIMATES:
+            _ESTIMATES[key] = estimate(
+                self.layout,
+                self.kind,
+                self.load_options,
+                device,
+                size=(self.config.width, self.config.height),
+                guided=self.call_rules.is_guided,
+                tokens=self._tokens(),
+            )
+        return _ESTIMATES[key]
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Load the pipeline for a device; returns self.
@@ -161,6 +197,11 @@ class Pipeline(Family):
         with running.explained(self.load_options, device, offload):
             loaded = components.load_components(self.layout, self.load_options, device)
             pipe = components.build(self.layout, self.kind, loaded)
+            denoiser = getattr(pipe, self.kind.denoiser)
+            for number, one in enumerate(self._added):
+                adapters.put(denoiser, one, f"part{number}")
+            if self._added and self.load_options.quantize == "none":
+                adapters.merge(denoiser)
             placing.place(pipe, self.kind, self.load_options, device, offload)
         self._pipes, self._device, self.offload = {"sample": pipe}, device, offload
         networks = {name: one for name, one in pipe.components.items() if isinstance(one, nn.Module)}
@@ -315,7 +356,8 @@ class VaryingPipeline(Pipeline):
             return images
         if strength == 1:
             return self.sample(condition, seeds=seeds, on_step=on_step, size=size, **options)
-        given = {"image": _to_unit(images), "strength": self._strength(strength, options)}
+        given: dict[str, Tensor | float] = {"image": _to_unit(images)}
+        given["strength"] = self._strength(strength, options)
         return self._run("vary", condition, seeds, on_step, options, given, size)
 
     def _strength(self, strength: float, options: Mapping[str, Any]) -> float:

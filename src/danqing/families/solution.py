@@ -15,15 +15,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from danqing.families import paths
-
 HUBER = 0.00054
 """Times √d: where the pseudo-Huber distance turns from square to straight (Song and Dhariwal 2024)."""
 
 
 class SolutionConfig(BaseModel):
-    """Settings of learning the solution of a flow; shares are of the run.
+    """Settings of learning the solution of a flow.
 
+    All starts are shares of the run.
     flow_share: of each batch, for the velocity of the flow itself (s = t), where there is no teacher.
     gap, final_gap: how far l is on the way from t to s, when the run begins and when it ends.
     trajectories: how many of a teacher's are learned, and computed before; none without a teacher.
@@ -32,7 +31,7 @@ class SolutionConfig(BaseModel):
     trajectory_weight: of the distance to their ends, after consistency has begun.
     consistency_start: when it begins to learn consistency; trajectories alone are learned before.
     adversarial_start: when the discriminator begins; 1 is never.
-    adversarial: the weight of its verdict.
+    adversarial: the weight of its verdict, relative to the gradient of the other terms.
     discriminator_features, discriminator_learning_rate_scale, r1: of the discriminator; r1 weighs the
         penalties at real and at generated images.
     """
@@ -59,14 +58,8 @@ class SolutionConfig(BaseModel):
         return self.adversarial_start < 1
 
     def gap_at(self, share: float) -> float:
-        """Return how far l is on the way from t to s; it shrinks exponentially."""
+        """Return how far l is from t, which shrinks exponentially."""
         return self.gap * (self.final_gap / self.gap) ** share
-
-
-def along(z: Tensor, t: Tensor, s: Tensor, image: Tensor) -> Tensor:
-    """Return the point at time s on the straight way from z at time t to an image at time 1."""
-    rest = paths.wide((1 - t).clamp_min(paths.LEAST_NOISE))
-    return z + paths.wide(s - t) / rest * (image - z)
 
 
 def average_velocity(velocity: Tensor, rest: Tensor, gap: float) -> Tensor:
@@ -78,9 +71,9 @@ def average_velocity(velocity: Tensor, rest: Tensor, gap: float) -> Tensor:
 
 
 def distance(images: Tensor, others: Tensor) -> Tensor:
-    """Compute the mean pseudo-Huber distance of images, a scalar (Song and Dhariwal 2024).
+    """Compute the mean pseudo-Huber distance of images, a scalar.
 
-    It is divided by √d, so that it does not grow with the size of the images.
+    It is divided by √d, so that it does not grow with the size of the images (Song and Dhariwal 2024).
     """
     difference = (images - others).flatten(1)
     root = math.sqrt(difference.shape[1])

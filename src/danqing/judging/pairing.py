@@ -42,7 +42,7 @@ def choose_next(
 
 
 def choose_subject(seen: Ints, others: Ints, generator: np.random.Generator, *, repeat: bool = False) -> int:
-    """Choose which picture of each contestant is shown: one that the rater has seen least.
+    """Choose which pictures are shown: those that the rater has seen least.
 
     seen, others: how often this rater, and the other raters, have judged each subject, `[subjects]`.
     repeat: whether to prefer what others have judged, from which the agreement of raters is estimated.

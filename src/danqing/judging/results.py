@@ -115,7 +115,7 @@ def evaluate_votes(
     real: int | None = None,
     keep_all: bool = False,
 ) -> Results:
-    """Rate contestants by the votes of raters.
+    """Estimate all that votes say of contestants and raters.
 
     raters: the keys that `Answer.rater` counts.
     checks: the attention checks by rater.

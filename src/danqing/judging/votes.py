@@ -47,7 +47,7 @@ class Votes:
         return pairs + (len(self.fours) if self.four_count is None else int(self.four_count.sum()))
 
     def only(self, raters: NDArray[np.bool_]) -> Self:
-        """Return the votes of some raters; the others keep their numbers and have no votes.
+        """Return the votes of some raters; the others keep their numbers.
 
         raters: `[raters]`, which ones are kept.
         """

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)(?::([^{}]*))?\}")
@@ -15,7 +15,7 @@ _SEPARATORS = ((". ", "。"), ("; ", "；"), (", ", "，"))
 _DEPTH = 8
 _COMMON = re.compile(r"\b(and|are|at|by|for|in|is|of|or|the|to|with)\b")
 _LETTER = re.compile("[A-Za-z]")
-_FEWEST_LETTERS = 4
+_FEWEST_LETTERS = 3
 """Of a template without numbers. What has fewer would match any message."""
 
 
@@ -60,27 +60,27 @@ def placeholders(template: str) -> list[str]:
     return [name for _, name, _ in _pieces(template) if name]
 
 
-def _pieces(template: str) -> Iterator[tuple[str, str, str]]:
+def _pieces(template: str) -> list[tuple[str, str, str]]:
     """Each piece of text with the name and format of the placeholder after it; the last has none."""
-    text, end = "", 0
+    pieces, text, end = [], "", 0
     for found in _PLACEHOLDER.finditer(template):
         text += template[end : found.start()]
         end = found.end()
         if found[1] is None:
             text += found[0][0]
         else:
-            yield text, found[1], found[2] or ""
+            pieces.append((text, found[1], found[2] or ""))
             text = ""
-    yield text + template[end:], "", ""
+    return [*pieces, (text + template[end:], "", "")]
 
 
 def is_specific(template: str) -> bool:
-    """Whether a template has enough words to tell which messages were made from it."""
-    pieces = list(_pieces(template))
-    words = _COMMON.sub("", " ".join(text for text, _, _ in pieces))
-    letters = len(_LETTER.findall(words))
+    """Return whether a template has enough words to tell which messages were made from it."""
+    pieces = _pieces(template)
+    words = " ".join(text for text, _, _ in pieces)
     numbers = sum(bool(form and _NUMERIC.fullmatch(form)) for _, _, form in pieces)
     others = len(pieces) - 1 - numbers
+    letters = len(_LETTER.findall(_COMMON.sub("", words) if others and not numbers else words))
     return letters >= (_FEWEST_LETTERS if others and not numbers else 2 if others or not numbers else 1)
 
 
@@ -130,21 +130,21 @@ class Catalogue:
     @functools.cached_property
     def exact(self) -> dict[str, str]:
         """The translations of texts without placeholders."""
-        return {
-            literals(english)[0]: literals(translation)[0]
-            for english, translation in self.entries.items()
-            if not placeholders(english)
-        }
+        known = {}
+        for english, translation in self.entries.items():
+            if "{" not in english:
+                known[english] = translation
+            elif not placeholders(english):  # doubled braces alone
+                known[literals(english)[0]] = literals(translation)[0]
+        return known
 
     @functools.cached_property
     def _templates(self) -> list[_Template]:
-        """Those with placeholders and words, the most specific first."""
+        """Those with placeholders, the most specific first."""
         found = []
         for english, translation in self.entries.items():
-            texts = literals(english)
-            longest = max(texts, key=len)
-            if len(texts) > 1 and is_specific(english):
-                found.append(_Template(english, translation, longest, sum(map(len, texts))))
+            if "{" in english and len(texts := literals(english)) > 1:
+                found.append(_Template(english, translation, max(texts, key=len), sum(map(len, texts))))
         return sorted(found, key=lambda template: -template.weight)
 
     def translate(self, text: str) -> str:
@@ -178,19 +178,17 @@ class Catalogue:
         )
 
     def _filled(self, text: str, depth: int) -> str | None:
-        """The translation of the template that the text was made from."""
+        """The translation of the template that the text was made from.
+
+        Where values can be divided in two ways, that with less English left is right.
+        """
         for template in self._templates:
-            if template.longest in text and (found := template.patterns[0].fullmatch(text)):
-                longest = template.patterns[1].fullmatch(text)
-                choices = [match.groupdict() for match in (found, longest) if match]
+            if template.longest in text and template.patterns[0].fullmatch(text):
+                matches = [found.groupdict() for each in template.patterns if (found := each.fullmatch(text))]
                 filled = [
-                    {name: self._value(value, depth) for name, value in each.items()} for each in choices
+                    {name: self._value(value, depth) for name, value in each.items()} for each in matches
                 ]
-                known = [
-                    sum(each[name] != given[name] for name in each)
-                    for each, given in zip(filled, choices, strict=True)
-                ]
-                values = filled[known.index(max(known))]
+                values = min(filled, key=lambda each: len(_LETTER.findall("".join(each.values()))))
                 return "".join(
                     piece + values.get(name, "") for piece, name, _ in _pieces(template.translation)
                 )
@@ -203,8 +201,8 @@ class Catalogue:
     def _punctuated(self, text: str, depth: int) -> str | None:
         """A sentence whose end has been replaced."""
         if text[-1] in _ENDINGS:
-            inner = self.exact.get(text[:-1]) or self._filled(text[:-1], depth)
-            return inner and inner + _ENDINGS[text[-1]]
+            inner = self._translated(text[:-1], depth + 1)
+            return inner and inner.removesuffix("。") + _ENDINGS[text[-1]]
         inner = self.exact.get(f"{text}.") or self._filled(f"{text}.", depth)
         return inner and inner.removesuffix("。")
 

@@ -241,7 +241,7 @@ class _Module:
                 continue
             assert isinstance(piece, ast.FormattedValue)
             value = piece.value
-            choices = self._choices(value, scope)
+            choices = self._choices(value, scope) if piece.conversion == -1 else []
             if choices and count * len(choices) <= _MOST_VARIANTS:
                 parts.append(choices)
                 count *= len(choices)

@@ -120,6 +120,7 @@ def card(
         "Images seen by its tokenizer before": tokenizer.get("images"),
         "Seconds of that": tokenizer.get("seconds"),
         "Started from": trained.get("init"),
+        "Adapters in its weights": trained.get("adapters"),
         "Generated images": trained.get("generated"),
         "Unlabelled images": trained.get("unlabelled"),
         "EMA length": trained.get("ema_length"),

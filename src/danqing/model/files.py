@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from danqing.trust.recipients import Keyring
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+"""The files of an adapter, as `peft` names them."""
+PIPELINE_ADAPTER = "pytorch_lora_weights.safetensors"
+"""The file of an adapter of a pipeline, as `diffusers` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,7 @@ def _verified(files: ModelFiles, access: Access) -> dict[str, memoryview]:
     for name, digest in signed.items():
         content = files.content(name)
         signature.compare_content(name, content, digest)
-        if name in (CONFIG, WEIGHTS, CARD):
+        if name in (CONFIG, WEIGHTS, CARD, ADAPTER_CONFIG, ADAPTER, PIPELINE_ADAPTER):
             contents[name] = content
     return contents
 

@@ -1,5 +1,6 @@
 """A trained model: sample from it, change images with it, save it, share it."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,13 +23,14 @@ from danqing.families.abilities import (
 )
 from danqing.families.base import Condition, Family, FamilyConfig
 from danqing.images import Images
-from danqing.model import conditions, verb_options
+from danqing.model import adapted, conditions, verb_options
 from danqing.model import folder as model_folder
 from danqing.model.analysis import Analysis
 from danqing.model.card import describe
 from danqing.model.chunks import OnPainting, pixels_of, sample_in_chunks
 from danqing.model.conditions import drawn_condition, given_condition
 from danqing.model.domain import Domain, warn_outside
+from danqing.model.files import Access
 from danqing.model.verb_options import STRENGTH
 from danqing.nets.layers import crop
 from danqing.options import Verb
@@ -36,6 +38,9 @@ from danqing.precision import Precision, autocast, candidates
 from danqing.requested import Label, Prompt, count_images, image_seeds
 from danqing.requested_attributes import Attributes
 from danqing.sizes import SizeRange, as_size
+
+AdapterSource = str | Path | tuple[str | Path, float]
+"""Where an adapter is, and its weight: "runs/cats:0.8", ("runs/cats", 0.8), or "runs/cats" for 1."""
 
 
 class Model(Analysis):
@@ -145,6 +150,41 @@ class Model(Analysis):
         """Move the weights to a device; returns self."""
         self.family.to(device)
         return self
+
+    def with_adapters(
+        self, sources: Sequence[AdapterSource], *, require: str | Path | Sequence[str | Path] = ()
+    ) -> Self:
+        """Return the same model with adapters added to its weights.
+
+        sources: run folders, folders or hub ids of adapters, each with its weight. What is not requested of
+            an image is then drawn as in the data of the first of them.
+        require: public keys, one of which must have signed each adapter.
+        Raises ModelError where one was trained on another model, and ConfigError for a weight that is not
+        allowed.
+        """
+        if not sources:
+            return self
+        signers = (require,) if isinstance(require, str | Path) else require
+        access = Access(tuple(map(Path, signers)))
+        parsed = [adapted.parse(source) for source in sources]
+        return self.with_read_adapters(
+            [adapted.Weighted(adapted.open_adapter(place, access), weight) for place, weight in parsed]
+        )
+
+    def with_read_adapters(self, wanted: Sequence[adapted.Weighted]) -> Self:
+        """Return the same model with adapters that have been read.
+
+        wanted: with their weights. Errors are those of `with_adapters`.
+        """
+        model = copy.copy(self)
+        family = adapted.with_adapters(self.family, wanted, self.name or str(self.origin or ""))
+        assert isinstance(family, Family)
+        model.family = family.eval().requires_grad_(False)
+        used = ", ".join(f"{each.in_words()} ({each.adapter.digest[:12]})" for each in wanted)
+        model.facts = {**self.facts, **adapted.facts_of(wanted), "adapters": used}
+        model.domain = Domain.read(model.facts)
+        model.origin, model.name = None, self.name or self.declaration("sample").model
+        return model
 
     def sample(
         self,

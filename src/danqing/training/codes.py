@@ -29,6 +29,7 @@ from danqing.families.abilities import Compresses, Tokenizes
 from danqing.families.tokenizers import LatentStatistics
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
+from danqing.training import adapting
 from danqing.training.config import RunConfig
 from danqing.training.grains import grains_of
 
@@ -163,7 +164,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
     return advice.model_copy(update={"flip": False}) if config.model.reads_text else advice
 
 
-def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
+def batch_options(config: RunConfig, dataset: Dataset, device: torch.device) -> dict[str, Any]:
     """Return the options of a run's batches, of images or of codes.
 
     Where several processes compute a run, each reads its own rows.
@@ -178,6 +179,7 @@ def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "use_texts": config.model.reads_text,
         "hide_attributes": HIDE_ATTRIBUTES,
         "degrade": Degradation(config.data.degrade) if config.data.degrade else None,
+        "told": adapting.told(config, dataset),
     }
 
 
@@ -280,8 +282,9 @@ def _alone(path: Path, on_wait: Callable[[], None], stopped: Callable[[], bool])
 def write_once(
     path: Path, encoded: "Encoded", on_progress: ProgressCallback, stopped: Callable[[], bool]
 ) -> None:
-    """Write a file of the cache if it is not there; one process computes it while others wait.
+    """Write a file of the cache if it is missing.
 
+    One process computes it while others wait.
     stopped: as of `ensure`; if it is true, _StoppedError is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -212,6 +212,27 @@ class PrivateConfig(Section):
     secure: bool = False
 
 
+class AdapterConfig(Section):
+    """An adapter of the model of `init`; without this section, all weights are trained.
+
+    rank: of its matrices: more can learn more, and make a larger file. alpha: multiplies what they add,
+    divided by the rank; by default, the rank.
+    targets: the layers that get one: "all" linear layers and convolutions, or patterns of their names such as
+    "*.attention.*".
+    trigger: a word that means what is learned. A model that reads text finds it before every caption. For a
+    model with labels, it is the one of its labels that images without a label have.
+    prior: the share of each batch that is drawn from images of the model itself, so that it forgets less.
+    prior_images: how many there are.
+    """
+
+    rank: int = Field(6, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
+    targets: tuple[str, ...] = Field(("all",), min_length=1)
+    trigger: str = Field("", max_length=200)
+    prior: float = Field(0.0, ge=0, lt=1)
+    prior_images: int = Field(200, ge=1, le=100_000)
+
+
 class EvaluationConfig(Section):
     """How the moving average is scored on held-out images.
 

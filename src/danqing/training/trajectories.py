@@ -55,7 +55,7 @@ class Trajectories:
 
 
 class TaughtBatches(Batches):
-    """The images of `Batches`, and beside them as many trajectories in an order of their own."""
+    """Images, and beside them as many trajectories in another order."""
 
     def __init__(self, dataset: Dataset, trajectories: Trajectories, **options: Any) -> None:
         super().__init__(dataset, **options)
@@ -131,7 +131,7 @@ def ensure(
 
 
 def check(source: Source, student: FlowConfig) -> None:
-    """Raise ConfigError where a model cannot teach one of few steps on these images."""
+    """Raise ConfigError where a model cannot teach this student."""
     check_teacher(source)
     theirs = source.learner.config
     other = [name for name in _SHARED if getattr(theirs, name, None) != getattr(student, name)]

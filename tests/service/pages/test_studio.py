@@ -93,10 +93,11 @@ def test_it_paints_what_is_asked_for_and_says_the_code_that_does_the_same(
 def test_pictures_are_varied_saved_and_asked_for_again(browser: Browser, service: Running) -> None:
     page, trouble = visit(browser, service.url)
     page.get_by_text("vae", exact=True).click()
-    page.get_by_role("button", name="red square").click()
+    page.get_by_role("button", name="red square", exact=True).click()
     page.get_by_role("button", name="Generate").click()
     first = page.locator("#rounds .round").last
     expect(first.locator("img")).to_have_count(4, timeout=60_000)
+    expect(first.locator(".facts")).to_contain_text("seed")
     seed = first.locator(".facts").inner_text().split("seed ")[1].split(" ")[0]
     with page.expect_download() as saving:
         first.get_by_text("Save").first.click(force=True)
@@ -107,7 +108,7 @@ def test_pictures_are_varied_saved_and_asked_for_again(browser: Browser, service
     expect(page.locator("#said")).to_contain_text("red square")
     first.get_by_role("button", name="Use these settings").click()
     expect(page.get_by_label("Seed")).to_have_value(seed)
-    assert page.get_by_role("button", name="red square").get_attribute("aria-pressed") == "true"
+    assert page.get_by_role("button", name="red square", exact=True).get_attribute("aria-pressed") == "true"
     assert trouble == []
 
 
@@ -159,7 +160,7 @@ def test_it_reads_well_at_every_width_in_light_and_dark(
     page, trouble = visit(browser, service.url, width, color_scheme=scheme)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-    page.locator("summary").first.click()
+    page.get_by_text("More settings").click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(UNNAMED) == []
     assert page.evaluate(FAINT) == []

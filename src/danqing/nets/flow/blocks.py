@@ -32,9 +32,10 @@ class TimeVector(nn.Module):
 
     @torch.no_grad()
     def forget_target(self) -> None:
-        """Ignore how far s is from t, as if s were t.
+        """Set the weights so that s does not matter.
 
-        A network that has seen s = t alone begins to learn other target times from there.
+        They give what they gave for s = t. A network that has seen s = t alone begins to learn other target
+        times from there.
         """
         weight = self.first.weight
         at_zero, of_target = sines(weight.new_zeros(1))[0], weight[:, 2 * TIME_FREQUENCIES :]

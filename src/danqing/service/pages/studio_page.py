@@ -3,11 +3,13 @@
 import functools
 import gzip
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from danqing.page import part
@@ -27,7 +29,8 @@ _POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _FOR_EVER = "public, max-age=31536000, immutable"
-_MOST_SAMPLES = 8_000_000  # bytes
+_MOST_SAMPLES, _MOST_SCORES = 8_000_000, 1_000_000  # bytes
+_SCORE = ("name", "value", "interval", "unit", "higher_is_better", "headline")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -90,6 +93,16 @@ async def samples(
     return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
 
+@router.get("/models/{name:path}/scores.json")
+async def scores(
+    request: Request, name: str, caller: Annotated[Caller, Depends(needs("generate"))]
+) -> JSONResponse:
+    """Return the scores in a model's folder, the headline first."""
+    offer = service_of(request).planner.models.find(name, caller)
+    found = await run_in_threadpool(_scores, offer.path)
+    return JSONResponse({"data": found}, headers={"cache-control": "private, max-age=3600"})
+
+
 def _sent(request: Request, file: _File, headers: dict[str, str]) -> Response:
     headers = {**headers, "vary": "accept-encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -124,11 +137,29 @@ def _file(content: bytes, kind: str) -> _File:
 
 def _samples(source: str) -> bytes | None:
     """Read a model's grid of samples; None for a model from the hub, and if there is no valid file."""
+    content = _of_model(source, "samples.png", _MOST_SAMPLES)
+    return content if content is not None and content.startswith(_PNG) else None
+
+
+def _scores(source: str) -> list[dict[str, Any]]:
+    """Read the names, values and intervals of a model's scores; none if there is no valid file."""
+    content = _of_model(source, "scores.json", _MOST_SCORES)
+    try:
+        read = json.loads(content or b"[]")
+    except (ValueError, RecursionError):
+        return []
+    rows = [one for one in read if isinstance(one, dict)] if isinstance(read, list) else []
+    rows = [one for one in rows if isinstance(one.get("value"), int | float) and "name" in one]
+    rows.sort(key=lambda one: not one.get("headline"))
+    return [{name: one.get(name) for name in _SCORE} for one in rows]
+
+
+def _of_model(source: str, name: str, most: int) -> bytes | None:
+    """Read a file in a model's folder, None if it is not there, leads elsewhere or is too large."""
     folder = Path(source)
     if (folder / "config.toml").exists():  # a run contains its model
         folder /= "model"
-    path = folder / "samples.png"
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_SAMPLES:
+    path = folder / name
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > most:
         return None
-    content = path.read_bytes()
-    return content if content.startswith(_PNG) else None
+    return path.read_bytes()

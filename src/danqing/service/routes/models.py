@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
+from danqing.options import CONTROLS
 from danqing.service.access.caller import Caller
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.pool import WorkerState
@@ -30,7 +31,9 @@ async def models(request: Request, caller: _AnyKey) -> JSONResponse:
     service = service_of(request)
     offers = service.scheduler.offers.values()
     workers = service.scheduler.state().workers
-    data = [_describe(offer, service.settings, workers) for offer in offers if caller.may_use(offer.name)]
+    data = [
+        _describe(offer, service.settings, workers, caller) for offer in offers if caller.may_use(offer.name)
+    ]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -42,11 +45,14 @@ async def model(request: Request, name: str, caller: _AnyKey) -> JSONResponse:
     service = service_of(request)
     offer = service.planner.models.find(name, caller)
     workers = service.scheduler.state().workers
-    return JSONResponse({**_describe(offer, service.settings, workers), "card": offer.card})
+    return JSONResponse({**_describe(offer, service.settings, workers, caller), "card": offer.card})
 
 
-def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) -> dict[str, Any]:
+def _describe(
+    offer: Offer, settings: Settings, workers: Iterable[WorkerState], caller: Caller
+) -> dict[str, Any]:
     """Describe a model for clients; why one cannot be used is only logged, since it may name files."""
+    options = dict(next(iter(offer.options.values()), {}))
     return {
         "id": offer.name,
         "object": "model",
@@ -64,14 +70,22 @@ def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) 
         "labels": list(offer.labels),
         "captions": list(offer.captions),
         "attributes": list(offer.attributes),
-        "options": dict(next(iter(offer.options.values()), {})),
         "verb_options": {verb: dict(options) for verb, options in offer.options.items()},
         "scale": offer.scale,
+        "options": options,
+        "option_values": {
+            name: CONTROLS[name] for own in offer.options.values() for name in own if name in CONTROLS
+        },
         "endpoints": _endpoints(offer),
         "tasks": list(offer.tasks),
         "partial_images": offer.steps,
         "other_sizes": offer.resamples,
         "sampled_sizes": offer.sizes.in_words(),
+        "adapters": [
+            {"name": name, "trigger": told["trigger"], "licence": told["licence"]}
+            for name, told in offer.adapters.items()
+            if caller.may_use(name)
+        ],
         "reads_text": offer.reads_text,
         "calibrated": offer.calibrated,
         "embedding_size": offer.embedding_size,

@@ -1,34 +1,38 @@
 /* The view of a picture: zoom and pan by mouse, pen, touch and keys, the mask over it, and the result beside it.
 
-   Picture, mask and result are elements of one layer that is moved and scaled as a whole. Nothing is drawn again while the view
-   moves, and a stroke draws only the rectangle of the mask that it changes. */
+   Picture and result are elements of one layer that is moved and scaled as a whole. The mask is drawn over it in pixels of the screen,
+   so that a stroke costs what it shows, however large the picture is; each draws only the rectangle that it changes. */
 import { el } from "./dom.js";
 import { feathered, widened } from "./mask.js";
 
-const MOST = 64, MARGIN = 20, RED = [185, 58, 37], OPACITY = [168, 122], SVG = "http://www.w3.org/2000/svg";
-const STRIPES = 96; // of the mask along the longer side of a picture
+const MOST = 64, MARGIN = 20, RED = [185, 58, 37], OPACITY = [170, 120], SVG = "http://www.w3.org/2000/svg";
+const STRIPE = 7, MOST_RATIO = 2; // pixels of the screen; pixels of the mask's canvas for one of them
 
 export class CanvasView {
   /* stage: the element that shows it. actions: { down(point), move(points), up(), cancel(), hover(point), changed() }, with points
      { x, y, pressure, type } in pixels of the picture; `changed` follows each zoom and pan. */
   constructor(stage, actions) {
-    Object.assign(this, { stage, actions, scale: 1, x: 0, y: 0, size: null, borders: [0, 0, 0, 0], feather: 0, mask: null, mode: "draw", isFitted: true });
+    Object.assign(this, { stage, actions, scale: 1, x: 0, y: 0, size: null, borders: [0, 0, 0, 0], mask: null, mode: "draw", isFitted: true });
     this.picture = el("img", { class: "picture", draggable: "false", alt: "" });
     this.after = el("img", { class: "after", draggable: "false", alt: "", hidden: true });
     this.veil = el("canvas", { class: "veil" });
     this.frame = el("div", { class: "frame" });
-    this.layer = el("div", { class: "layer" }, this.frame, this.picture, this.veil, this.after);
+    this.layer = el("div", { class: "layer" }, this.frame, this.picture, this.after);
     this.guides = document.createElementNS(SVG, "svg");
     this.guides.setAttribute("class", "guides");
     this.guide = document.createElementNS(SVG, "path");
     this.guides.append(this.guide);
     this.pen = el("div", { class: "pen", hidden: true });
     this.seam = el("div", { class: "seam", hidden: true });
-    stage.append(this.layer, this.guides, this.pen, this.seam);
-    this.context = this.veil.getContext("2d", { willReadFrequently: true });
+    stage.append(this.layer, this.veil, this.guides, this.pen, this.seam);
+    this.context = this.veil.getContext("2d");
     this.pointers = new Map();
     this.#listen();
-    new ResizeObserver(() => (this.isFitted ? this.fit() : this.#place())).observe(stage);
+    new ResizeObserver(() => {
+      this.#measure();
+      if (this.isFitted) this.fit();
+      else this.#place();
+    }).observe(stage);
   }
 
   /* Show a picture with its mask. cell: pixels of the picture that one of the mask stands for. */
@@ -36,13 +40,10 @@ export class CanvasView {
     Object.assign(this, { size, mask, cell });
     this.picture.src = url;
     [this.picture.width, this.picture.height] = size;
-    [this.veil.width, this.veil.height] = [mask.width, mask.height];
-    this.veil.style.width = `${mask.width * cell}px`;
-    this.veil.style.height = `${mask.height * cell}px`;
-    this.stripe = Math.max(1, Math.round(Math.max(mask.width, mask.height) / STRIPES));
+    this.weights = null;
     this.compare(null);
     this.expand([0, 0, 0, 0]);
-    this.draw(mask.all);
+    this.#measure();
   }
 
   /* Show that the picture will be wider by pixels at its left, top, right and bottom. */
@@ -77,22 +78,51 @@ export class CanvasView {
     this.#place();
   }
 
-  /* Draw a rectangle of the mask. A soft edge is shown once an operation has ended: `soft` says so. */
-  draw(rect, soft = true) {
-    if (!rect) return;
-    const feather = soft ? this.feather : 0, { left, top, right, bottom } = feather ? widened(rect, feather + 1, this.mask) : rect;
-    const image = new ImageData(right - left, bottom - top), words = new Uint32Array(image.data.buffer);
-    const weights = feather ? feathered(this.mask, feather, { left, top, right, bottom }) : null;
-    const [r, g, b] = RED, tints = OPACITY.map((a) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0);
-    const { pixels, width } = this.mask, { stripe } = this;
-    for (let row = top, i = 0; row < bottom; row++) {
-      for (let at = row * width + left, column = left; column < right; column++, at++, i++) {
-        if (!pixels[at]) continue;
-        const which = Math.floor((row + column) / stripe) & 1;
-        words[i] = weights && weights[i] < 255 ? ((Math.round((OPACITY[which] * weights[i]) / 255) << 24) | (tints[0] & 0xffffff)) >>> 0 : tints[which];
+  /* Show the mask with a soft edge of so many of its pixels. */
+  soften(feather) {
+    this.feather = feather;
+    this.weights = feather ? new Uint8Array(this.mask.pixels.length) : null;
+    this.settle(this.mask.all);
+  }
+
+  /* Draw what an operation has changed, with its edge. */
+  settle(rect) {
+    if (!rect || !this.weights) return this.draw(rect);
+    const around = widened(rect, this.feather + 1, this.mask), columns = around.right - around.left, soft = feathered(this.mask, this.feather, around);
+    for (let row = around.top, i = 0; row < around.bottom; row++, i += columns) this.weights.set(soft.subarray(i, i + columns), row * this.mask.width + around.left);
+    this.draw(around);
+  }
+
+  /* Draw a rectangle of the mask; a soft edge is that of the last operation. */
+  draw(rect) {
+    if (!rect || !this.veil.width || this.mode === "compare") return;
+    const { ratio, mask: { pixels, width, height }, weights } = this, step = 1 / (ratio * this.scale * this.cell);
+    const onto = (place, origin) => (place * this.cell * this.scale + origin) * ratio;
+    const left = Math.max(0, Math.floor(onto(rect.left, this.x)) - 1), right = Math.min(this.veil.width, Math.ceil(onto(rect.right, this.x)) + 1);
+    const top = Math.max(0, Math.floor(onto(rect.top, this.y)) - 1), bottom = Math.min(this.veil.height, Math.ceil(onto(rect.bottom, this.y)) + 1);
+    if (left >= right || top >= bottom) return;
+    const image = new ImageData(right - left, bottom - top), words = new Uint32Array(image.data.buffer), [r, g, b] = RED, stripe = STRIPE * ratio;
+    const columns = Int32Array.from({ length: right - left }, (_, i) => Math.floor((left + i + 0.5 - this.x * ratio) * step));
+    const tints = Uint32Array.from({ length: right - left + bottom - top }, (_, i) => (OPACITY[Math.floor((left + top + i) / stripe) & 1] << 24) | (b << 16) | (g << 8) | r);
+    for (let y = top, i = 0; y < bottom; y++) {
+      const row = Math.floor((y + 0.5 - this.y * ratio) * step);
+      if (row < 0 || row >= height) {
+        i += columns.length;
+        continue;
+      }
+      for (let x = 0; x < columns.length; x++, i++) {
+        const column = columns[x], at = row * width + column;
+        if (column < 0 || column >= width || !pixels[at]) continue;
+        words[i] = tints[x + y - top];
+        if (weights && weights[at]) image.data[4 * i + 3] = (image.data[4 * i + 3] * weights[at]) / 255; // 0: not settled yet
       }
     }
     this.context.putImageData(image, left, top);
+  }
+
+  #measure() {
+    this.ratio = Math.min(devicePixelRatio, MOST_RATIO);
+    [this.veil.width, this.veil.height] = [this.stage.clientWidth, this.stage.clientHeight].map((one) => Math.round(one * this.ratio));
   }
 
   /* Show a path of [x, y] in the picture as a dashed line; null hides it. */
@@ -158,6 +188,11 @@ export class CanvasView {
     this.frame.style.outlineWidth = `${1.5 / this.scale}px`;
     if (this.mode === "compare") this.seam.style.transform = `translateX(${this.x + (this.result.left + this.share * this.result.width) * this.scale}px)`;
     this.#placeGuide();
+    this.frameDue ||= requestAnimationFrame(() => {
+      this.frameDue = 0;
+      this.context.clearRect(0, 0, this.veil.width, this.veil.height);
+      this.draw(this.mask.all);
+    });
     this.actions.changed();
   }
 

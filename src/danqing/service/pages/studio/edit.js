@@ -3,9 +3,10 @@ import { CanvasView } from "./canvas.js";
 import { $, el, show } from "./dom.js";
 import { Draft } from "./draft.js";
 import { EditForm, NORMAL } from "./edit_form.js";
-import { cancel, fills, follow, pictures, requestOf, submit, tasksOf } from "./edit_job.js";
+import { fills, requestOf, submit, tasksOf } from "./edit_job.js";
 import { EditResults } from "./edit_results.js";
 import { EditToolbar, KEYS } from "./edit_toolbar.js";
+import { cancel, follow, newKey, picture as pictureOf } from "./jobs.js";
 import { Mask } from "./mask.js";
 import { Tools } from "./tools.js";
 import { addWords, number, t, translate } from "./words.js";
@@ -29,9 +30,9 @@ export function mount(container, context) {
 
   /* the parts of the page */
 
-  const file = el("input", { type: "file", accept: KINDS, class: "sr", id: "edit-file", tabindex: -1, "data-label": "edit.choose", change: () => { take(file.files[0]); file.value = ""; } });
+  const file = el("input", { type: "file", accept: KINDS, id: "edit-file", hidden: true, change: () => { take(file.files[0]); file.value = ""; } });
   const choose = (classes, name) => el("button", { class: classes, type: "button", "data-t": name, click: () => file.click() });
-  const stage = el("div", { class: "stage", tabindex: 0, role: "application", "data-label": "edit.stage", "aria-describedby": "edit-keys", keydown: onKey });
+  const stage = el("div", { class: "viewport", tabindex: 0, role: "application", "data-label": "edit.stage", "aria-describedby": "edit-keys", keydown: onKey });
   const view = new CanvasView(stage, {
     down: (point) => { stage.focus({ preventScroll: true }); tools.down(point); }, move: (points) => tools.move(points), up: () => tools.up(), cancel: () => tools.cancel(), hover: (point) => tools.hover(point),
     divided: (share) => results.divide(share), changed: () => toolbar.state(mask, view.scale),
@@ -104,8 +105,8 @@ export function mount(container, context) {
     tools.place = null;
     view.isFitted = true;
     form.draw(editors());
-    view.feather = feather();
     view.show(url, size, mask, cell);
+    view.soften(feather());
     view.expand(settings.task === "expand" ? settings.expand : [0, 0, 0, 0]);
     view.hand = settings.tool === "hand";
     stage.dataset.tool = settings.tool;
@@ -139,15 +140,14 @@ export function mount(container, context) {
 
   function soften() {
     if (!mask || view.feather === feather()) return;
-    view.feather = feather();
-    view.draw(mask.all);
+    view.soften(feather());
   }
 
   function travel(way) {
     tools.cancel();
     const rect = mask[way]();
     if (!rect) return;
-    view.draw(rect);
+    view.settle(rect);
     store({ done: mask.done });
     told(way === "undo" ? "edit.undone" : "edit.redone");
   }
@@ -203,7 +203,7 @@ export function mount(container, context) {
     if (settings.task === "expand" && !settings.expand.some(Boolean)) return form.complain(t("edit.noSides"), "expand");
     const asked = { ...settings, seed: settings.seed ?? drawnSeed() }, model = editors().find((one) => one.id === settings.model);
     const masked = fills(settings.task) && mask.count > 0 ? await sheet() : null;
-    const facts = { key: `edit-${drawnSeed()}-${drawnSeed()}`, id: null, request: requestOf(asked, model), task: settings.task, borders: settings.task === "expand" ? settings.expand : [0, 0, 0, 0], began: Date.now() };
+    const facts = { key: newKey(), id: null, request: requestOf(asked, model), task: settings.task, borders: settings.task === "expand" ? settings.expand : [0, 0, 0, 0], began: Date.now() };
     await draft.keep(masked ? { mask: masked } : {}, { job: facts });
     await work(draft);
   }
@@ -221,8 +221,10 @@ export function mount(container, context) {
         job.id = id;
         await one.save({ job });
       }
-      const done = await follow(job.id, ({ event, data }) => {
-        if (event !== "job.progress" || !isShown()) return;
+      const done = await follow(job.id, (event, data) => {
+        if (!isShown()) return;
+        if (event === "job.position") form.progress(0, 0, 0, data.jobs);
+        if (event !== "job.progress") return;
         began ||= Date.now();
         form.progress(data.done, data.total, began);
       });
@@ -239,12 +241,13 @@ export function mount(container, context) {
   }
 
   async function finish(one, done) {
-    const files = await pictures(done), { job, results: earlier } = one.facts, sizes = await Promise.all(files.map(sizeOf));
+    const files = await Promise.all(done.response.data.map((_, i) => pictureOf(done.id, i))), { job, results: earlier } = one.facts, sizes = await Promise.all(files.map(sizeOf));
     const made = files.map((picture, i) => ({ file: `result-${done.id}-${i}`, number: i, of: files.length, task: job.task, model: done.model, seed: job.request.body.seed, size: sizes[i], borders: job.borders }));
     await one.keep(Object.fromEntries(made.map((result, i) => [result.file, files[i]])), { job: null, results: [...made, ...earlier] });
     if (draft !== one) return;
     results.show(one.facts.name, one.facts.results, one.files);
     results.choose(made[0], middle(job));
+    stage.scrollIntoView({ block: "nearest" });
     context.announce(t("edit.ready", { n: made.length }));
   }
 
@@ -320,8 +323,8 @@ export function mount(container, context) {
   const restored = Draft.read().then((one) => (one && !draft ? open(one) : null), () => {}); // a browser without storage begins anew
   return {
     draw,
-    /* parameters: { picture, name } opens a picture of another page. */
-    open: ({ picture, name }) => { if (picture) restored.then(() => take(picture, name)); },
+    /* parameters: { image, name } opens a picture of another page, a Blob. */
+    open: ({ image, name }) => { if (image) restored.then(() => take(image, name)); },
   };
 }
 

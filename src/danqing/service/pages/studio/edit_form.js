@@ -66,12 +66,12 @@ export class EditForm {
     if (!now) this.status.textContent = "";
   }
 
-  /* Say how far the work is. done, total: 0 before it has begun. began: when, in milliseconds since 1970. */
-  progress(done, total, began) {
+  /* Say how far the work is. done, total: 0 before it has begun. began: when, in milliseconds since 1970. ahead: requests before it. */
+  progress(done, total, began, ahead = 0) {
     if (total) this.bar.value = done / total;
     else this.bar.removeAttribute("value");
     this.bar.setAttribute("aria-label", t("edit.working"));
-    if (!total) return void (this.status.textContent = t("edit.waiting"));
+    if (!total) return void (this.status.textContent = ahead ? t("ahead", { n: ahead }) : t("edit.waiting"));
     const progress = t("edit.progress", { done, total }), seconds = ((Date.now() - began) / 1000) * (total / done - 1);
     this.status.textContent = done > 1 && seconds >= 2 ? t("edit.remaining", { progress, seconds: Math.round(seconds) }) : progress;
   }
@@ -152,8 +152,13 @@ export class EditForm {
         this.changed("options");
       };
       if (typeof normal === "boolean") return this.#check(id, told, own[name] ?? normal, set);
-      const isNumber = typeof normal === "number";
-      const control = el("input", { id, type: isNumber ? "number" : "text", step: "any", value: own[name] ?? "", placeholder: normal ?? t("auto"), input: () => {
+      const isNumber = typeof normal === "number", { choices, low, high } = this.model.option_values[name] ?? {};
+      if (choices) {
+        const picker = el("select", { id, change: () => set(picker.value) }, ...choices.map((one) => el("option", { value: one }, one)));
+        picker.value = own[name] ?? normal;
+        return field(id, told, picker, el("code", {}, name));
+      }
+      const control = el("input", { id, min: low, max: high, type: isNumber ? "number" : "text", step: "any", value: own[name] ?? "", placeholder: normal ?? t("auto"), input: () => {
         set(isNumber && control.value !== "" ? Number(control.value) : normal === null && control.value && !Number.isNaN(Number(control.value)) ? Number(control.value) : control.value.trim());
       } });
       return field(id, told, control, el("code", {}, name));

@@ -1,8 +1,5 @@
-/* An edit as a job of the service: it goes on if the page is closed, and is found again when it is opened. */
-import { call, events, get, send } from "./api.js";
-
-const PATIENCE = 1500; // milliseconds between tries to reach the service
-export const FINAL = ["job.succeeded", "job.failed", "job.cancelled"];
+/* What a model can do to a picture, and an edit as a job of the service. */
+import { send } from "./api.js";
 
 /* What a model can do to a picture, in the order of the page. */
 export function tasksOf(model) {
@@ -44,27 +41,3 @@ export async function submit({ key, request }, picture, mask) {
   if (mask) form.append("mask", mask, "mask.png");
   return (await (await send("POST", "/v1/jobs", form, { headers: { "idempotency-key": key } })).json()).id;
 }
-
-export const cancel = (id) => send("POST", `/v1/jobs/${id}/cancel`);
-
-/* Follow a job until it ends, through restarts of the service; returns it as the service describes it. progressed: called with each event. */
-export async function follow(id, progressed) {
-  let last = "0";
-  for (;;) {
-    try {
-      const answer = await call(`/v1/jobs/${id}/events`, { headers: { "last-event-id": last } });
-      if (answer.status === 204) return await get(`/v1/jobs/${id}`);
-      for await (const event of events(answer)) {
-        last = event.id;
-        progressed(event);
-        if (FINAL.includes(event.event)) return event.data.job;
-      }
-    } catch (error) {
-      if (error.status && error.status < 500 && error.status !== 429) throw error;
-    }
-    await new Promise((resolve) => setTimeout(resolve, PATIENCE));
-  }
-}
-
-/* The files of a job that succeeded. */
-export const pictures = (job) => Promise.all(job.response.data.map(async (_, i) => (await call(`/v1/jobs/${job.id}/images/${i}`)).blob()));

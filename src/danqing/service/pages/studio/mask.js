@@ -7,11 +7,12 @@ export class Mask {
   /* operations: [{ kind, flips }], of which the first `done` are applied; the others can be redone. */
   constructor(width, height, operations = [], done = operations.length) {
     Object.assign(this, { width, height, operations, done, count: 0 });
-    this.pixels = new Uint8Array(width * height);
+    this.pixels = bytes(width * height);
+    this.settled = bytes(width * height);
     this.dirty = null;
     for (const { flips } of operations.slice(0, done)) this.#flip(this.pixels, flips);
     this.count = this.pixels.reduce((sum, one) => sum + one, 0);
-    this.settled = this.pixels.slice();
+    this.settled.set(this.pixels);
   }
 
   get canUndo() { return this.done > 0; }
@@ -120,12 +121,19 @@ export class Mask {
   /* End an operation; returns it, or null if it changed nothing. What could be redone no longer can. */
   commit(kind) {
     if (!this.dirty) return null;
-    const { left, top, right, bottom } = this.dirty, runs = [];
+    const { left, top, right, bottom } = this.dirty, runs = [], [now, before] = [this.pixels, this.settled].map(({ buffer }) => new Uint32Array(buffer));
     let end = -1;
     for (let row = top; row < bottom; row++) {
       const stop = row * this.width + right;
-      for (let at = row * this.width + left; at < stop; at++) {
-        if (this.pixels[at] === this.settled[at]) continue;
+      for (let at = row * this.width + left; at < stop;) {
+        if (!(at & 3) && now[at >> 2] === before[at >> 2]) { // four pixels at once
+          at += 4;
+          continue;
+        }
+        if (this.pixels[at] === this.settled[at]) {
+          at++;
+          continue;
+        }
         const start = at;
         while (at < stop && this.pixels[at] !== this.settled[at]) {
           this.count += this.pixels[at] ? 1 : -1;
@@ -185,8 +193,12 @@ export class Mask {
     const before = this.#flip(this.pixels, flips);
     this.#flip(this.settled, flips);
     this.count += before;
-    const rows = [Math.floor(flips[0] / this.width), Math.floor((flips.at(-2) + flips.at(-1) - 1) / this.width)];
-    return { left: 0, top: rows[0], right: this.width, bottom: rows[1] + 1 };
+    let rect = null;
+    for (let i = 0; i < flips.length; i += 2) {
+      const top = Math.floor(flips[i] / this.width), left = flips[i] - top * this.width, right = left + flips[i + 1];
+      rect = union(rect, right > this.width ? { left: 0, top, right: this.width, bottom: top + Math.ceil(right / this.width) } : { left, top, right, bottom: top + 1 });
+    }
+    return rect;
   }
 
   /* Flip runs of pixels; returns by how many more are in the mask. */
@@ -211,6 +223,9 @@ export class Mask {
     return rect;
   }
 }
+
+/* Bytes whose buffer can be read as words of four. */
+const bytes = (length) => new Uint8Array(new ArrayBuffer(4 * Math.ceil(length / 4)), 0, length);
 
 export function union(one, other) {
   if (!one || !other) return one ?? other;

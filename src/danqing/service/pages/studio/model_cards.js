@@ -5,7 +5,7 @@ import { isWord, language, locale, number, t } from "./words.js";
 
 export const FAMILIES = { gan: "GAN", vae: "VAE", vqvae: "VQ-VAE", transformer: "Transformer", flow: "Flow" };
 const MOST_LABELS = 40;
-const thumbs = new Map(), cards = new Map();
+const thumbs = new Map(), cards = new Map(), scores = new Map();
 
 export const familyOf = (one) => FAMILIES[one.family] ?? one.family;
 export const reading = (one) =>
@@ -15,13 +15,17 @@ export const reading = (one) =>
 export function drawModels(place, models, chosen, choose) {
   place.replaceChildren(place.firstElementChild, ...models.map((one) => {
     const thumb = el("span", { class: "thumb", "aria-hidden": "true" }, one.id.slice(0, 1).toUpperCase());
-    if (one.available) sample(one, thumb);
+    const score = el("span", { class: "score" });
+    if (one.available) {
+      sample(one, thumb);
+      headline(one, score);
+    }
     const about = one.available ? `${familyOf(one)} · ${one.size.replace("x", " × ")}` : t("unavailable");
     const radio = el("input", { type: "radio", name: "model", value: one.id, disabled: !one.available, change: () => choose(one) });
     radio.checked = one.id === chosen.id;
     return el("label", { class: "model" }, radio, thumb,
       el("span", { class: "about" }, el("b", {}, one.id), el("span", { class: "small quiet" }, about,
-        one.available && el("br"), one.available && reading(one))));
+        one.available && el("br"), one.available && reading(one), score)));
   }));
 }
 
@@ -32,6 +36,13 @@ async function sample(one, place) {
   }
   const url = await thumbs.get(one.id);
   if (url) place.replaceChildren(el("img", { src: url, alt: "" }));
+}
+
+/* The score of a model that its card puts first, with the direction that is better. */
+async function headline(one, place) {
+  if (!scores.has(one.id)) scores.set(one.id, get(`/models/${encodeURIComponent(one.id)}/scores.json`).then((told) => told.data, () => []));
+  const [first] = await scores.get(one.id);
+  if (first) place.textContent = `${first.name} ${number(first.value, { maximumSignificantDigits: 3 })}${first.unit ? ` ${first.unit}` : ""} ${first.higher_is_better ? "↑" : "↓"}`;
 }
 
 /* Fill the panel #card with the facts of a model, and its card of which only text is used. */

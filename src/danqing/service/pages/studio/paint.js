@@ -1,8 +1,10 @@
 /* The page that paints: a model, a request, and the pictures of each request. */
-import { call, events, post } from "./api.js";
-import { $, el, show } from "./dom.js";
+import { send } from "./api.js";
+import { $, el, remember, remembered, show } from "./dom.js";
+import { cancel, follow, newKey, picture, start } from "./jobs.js";
 import { drawCard, drawModels } from "./model_cards.js";
-import { complain, drawForm, formParts, requested, restore } from "./paint_form.js";
+import { complain, drawForm, fill, formParts, requested, restore, settings } from "./paint_form.js";
+import { presets, promptHistory } from "./prompts.js";
 import { codeSection } from "./request_code.js";
 import { Round } from "./rounds.js";
 import { addWords, t } from "./words.js";
@@ -14,42 +16,61 @@ const MOST_ROUNDS = 12;
 const drawnSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 export function mount(container, context) {
-  let model = null, painting = null;
+  let model = null;
   const rounds = [], code = codeSection();
   const paintable = () => context.models.filter((one) => one.endpoints.includes("generations"));
-  const actions = { restore: reuse, vary };
+  const named = (name) => paintable().find((one) => one.id === name && one.available);
+  const actions = { restore: (round) => reuse(round.body), repeat, vary, input, cancel: stop, dismiss };
+  const earlier = promptHistory((entry) => reuse({ ...requested(model), model: named(entry.model) ? entry.model : model.id, prompt: entry.prompt }));
+  const saved = presets(settings, (wanted) => {
+    fill(wanted);
+    changed();
+  });
 
   container.append(
     el("div", { class: "lead" }, el("h1", { "data-t": "title" }), el("p", { "data-t": "lead" })),
     el("div", { class: "error", id: "unpaintable", role: "alert", hidden: true }),
     el("div", { id: "studio", hidden: true },
       el("fieldset", { class: "models", id: "models" }, el("legend", { "data-t": "models" })),
-      el("div", { class: "desk" }, formParts(),
+      el("div", { class: "desk" }, formParts(earlier.node, saved.node),
         el("div", { class: "easel" },
           el("div", { class: "empty", id: "empty" }, $("mountains").content.cloneNode(true),
             el("span", { class: "seal", lang: "zh", "aria-hidden": "true" }, "丹青"),
             el("p", {}, el("span", { "data-t": "emptyTitle" }), el("small", { "data-t": "emptyText" }))),
-          el("div", { id: "rounds", class: "easel" }))),
+          el("h2", { class: "sr", "data-t": "count" }), el("div", { id: "rounds", class: "easel" }))),
       code.node,
       el("section", { class: "wide", "aria-labelledby": "card-title" }, el("h2", { id: "card-title" }), el("div", { class: "panel", id: "card" }))));
 
+  /* the form */
+
   function draw() {
-    model = paintable().find((one) => one.id === model?.id) ?? paintable().find((one) => one.available) ?? null;
+    const first = !model, draft = remembered("draft");
+    model = named(model?.id) ?? (first && named(draft?.model)) ?? null;
+    model ||= paintable().find((one) => one.available) ?? null;
     show($("unpaintable"), model ? "" : t("none"));
     $("studio").hidden = !model;
     if (!model) return;
     $("shortcut").textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘↵" : "Ctrl ↵";
+    if (first) {
+      $("embed").checked = remembered("embed", false);
+      if (draft?.model === model.id) restore(draft, model, changed);
+    }
     drawModels($("models"), paintable(), model, choose);
     drawForm(model, changed);
+    earlier.draw();
+    saved.draw();
     changed();
     drawCard(model, (one) => one === model);
     rounds.forEach((round) => round.draw());
-    busy(Boolean(painting));
+    if (first) reattach();
   }
 
   function changed() {
     $("n-out").value = $("n").value;
-    code.draw(requested(model), !context.account.local);
+    const body = requested(model);
+    remember("draft", body);
+    remember("embed", $("embed").checked);
+    code.draw(body, !context.account.local);
   }
 
   function choose(one) {
@@ -60,88 +81,169 @@ export function mount(container, context) {
     drawCard(model, (chosen) => chosen === model);
   }
 
-  function reuse(round) {
-    const one = paintable().find((other) => other.id === round.body.model) ?? model;
+  function reuse(body) {
+    const one = named(body.model) ?? model;
     if (one !== model) choose(one);
-    restore(round.body, model, changed);
+    restore(body, model, changed);
     drawModels($("models"), paintable(), model, choose);
     changed();
     $("go").focus();
   }
 
-  async function paint() {
-    const body = { seed: drawnSeed(), ...requested(model) };
-    const about = { size: body.size ?? model.size, varies: model.endpoints.includes("variations") };
-    await run(new Round(body, body.prompt, about, actions), async (round, signal) => {
-      if (!model.partial_images) return (await post("/v1/images/generations", body, { signal })).json();
-      let painted = 0;
-      for await (const { data } of events(await post("/v1/images/generations", { ...body, stream: true, partial_images: 3 }, { signal }))) {
-        if (data.error) throw Object.assign(new Error(data.error.message), { param: data.error.param });
-        const finished = data.type.endsWith("completed");
-        round.put(data.image_index ?? painted, data.b64_json, finished);
-        painted += finished;
-      }
-      return { data: [] };
-    });
-  }
-
-  async function vary(origin, blob) {
-    const one = paintable().find((other) => other.id === origin.body.model);
-    const label = one.reads === "label" ? { label: origin.body.label ?? origin.body.prompt } : {};
-    const body = { model: one.id, n: Number($("n").value), seed: drawnSeed(), ...label };
-    const form = new FormData();
-    for (const [name, value] of Object.entries(body)) form.append(name, value);
-    form.append("image", blob, "picture.png");
-    await run(new Round(body, origin.title, { size: one.size, varies: true, variation: true }, actions),
-      async (_, signal) => (await call("/v1/images/variations", { method: "POST", body: form, signal })).json());
-  }
-
-  async function run(round, work) {
-    if (painting) return;
-    painting = new AbortController();
+  /* Settings from a picture that was dropped on the page, or chosen. */
+  async function open(file) {
     show($("error"), "");
-    for (const field of container.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
-    busy(true);
-    $("empty").hidden = true;
-    rounds[0]?.node.classList.add("past");
-    rounds.unshift(round);
-    $("rounds").prepend(round.node);
-    round.node.scrollIntoView({ block: "nearest" });
+    const form = new FormData();
+    form.append("image", file, "picture");
     try {
-      const answer = await work(round, painting.signal);
-      answer.data.forEach((picture, i) => round.put(i, picture.b64_json, true));
-      round.finish();
-      context.announce(t("done", { n: round.tiles.length, what: round.what }));
-      while (rounds.length > MOST_ROUNDS) rounds.pop().remove();
+      const { settings: found } = await (await send("POST", "/v1/gallery/settings", form)).json();
+      const body = found.request;
+      if (found.endpoint && found.endpoint !== "generations") throw new Error(t("dropEdited"));
+      if (!named(body.model)) throw new Error(t("dropModel", { model: String(body.model) }));
+      reuse(body);
+      context.announce(t("dropped", { i: (Number(found.index) || 0) + 1, n: body.n ?? 1 }));
     } catch (error) {
-      rounds.shift().remove();
-      rounds[0]?.node.classList.remove("past");
-      $("empty").hidden = rounds.length > 0;
-      if (error.name === "AbortError") context.announce(t("stopped"));
-      else complain(error, model);
-    } finally {
-      painting = null;
-      busy(false);
+      show($("error"), error.message);
     }
   }
 
-  function busy(now) {
-    $("go").disabled = now;
-    $("go").firstElementChild.textContent = t(now ? "painting" : "paint");
-    $("shortcut").hidden = now;
-    $("stop").hidden = !now;
+  /* painting */
+
+  const paint = () => {
+    earlier.add($("prompt").hidden ? "" : $("prompt").value.trim(), model.id);
+    return begin({ seed: drawnSeed(), ...requested(model) }, model);
+  };
+
+  function repeat(round, seed) {
+    return begin({ ...round.body, seed: seed ?? drawnSeed() }, named(round.body.model) ?? model);
+  }
+
+  function begin(body, one) {
+    const about = { endpoint: "generations", body, title: String(body.prompt || body.label || ""), size: body.size ?? one.size, varies: one.endpoints.includes("variations") };
+    return run(add({ ...about, key: newKey(), began: Date.now() }));
+  }
+
+  async function vary(origin, blob) {
+    const one = named(origin.body.model) ?? model;
+    const label = one.reads === "label" ? { label: origin.body.label ?? origin.body.prompt } : {};
+    const body = { model: one.id, n: Number($("n").value), seed: drawnSeed(), ...label };
+    const url = await new Promise((resolve) => {
+      const reader = new FileReader();
+      reader.onload = () => resolve(reader.result);
+      reader.readAsDataURL(blob);
+    });
+    const about = { endpoint: "variations", body, title: origin.title, size: one.size, varies: true, variation: true };
+    return run(add({ ...about, key: newKey(), began: Date.now() }), { ...body, images: [{ image_url: url }] });
+  }
+
+  function input(round, blob) {
+    if (context.has("edit")) context.go("edit", { image: blob, name: round.what });
+    else vary(round, blob);
+  }
+
+  function add(about) {
+    const round = new Round(about, actions);
+    rounds.unshift(round);
+    arrange();
+    $("rounds").prepend(round.node);
+    keep();
+    return round;
+  }
+
+  /* Send a request, wait for its pictures and show them. body: with the picture that is varied, which is not kept here. */
+  async function run(round, body = round.body) {
+    show($("error"), "");
+    for (const field of container.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+    round.node.scrollIntoView({ block: "nearest" });
+    const isNew = !round.about.job, before = performance.now();
+    try {
+      if (isNew) {
+        round.about.job = (await start(round.about.endpoint, body, round.about.key)).id;
+        keep();
+        if (round.isCancelled) cancel(round.about.job);
+      }
+    } catch (error) {
+      drop(round);
+      return complain(error, model);
+    }
+    try {
+      const job = await follow(round.about.job, (event, data) => round.see(event, data));
+      if (job.status === "cancelled") {
+        drop(round);
+        return context.announce(t("stopped"));
+      }
+      if (job.status === "failed") return round.fail(job.error.message);
+      await Promise.all(round.tiles.map(async (_, i) => round.put(i, await picture(job.id, i), true)));
+      round.finish(isNew ? (performance.now() - before) / 1000 : null);
+      if (isNew) context.announce(t("done", { n: round.tiles.length, what: round.what }));
+    } catch (error) {
+      if (error.status === 404) drop(round); // it has expired, or belongs to another key
+      else round.fail(error.message);
+    }
+  }
+
+  async function stop(round) {
+    round.isCancelled = true;
+    if (round.about.job) await cancel(round.about.job).catch((error) => show($("error"), error.message));
+  }
+
+  function dismiss(round) {
+    drop(round);
+  }
+
+  function drop(round) {
+    rounds.splice(rounds.indexOf(round), 1);
+    round.remove();
+    arrange();
+    keep();
+  }
+
+  function arrange() {
+    while (rounds.length > MOST_ROUNDS && rounds.at(-1).isOver) rounds.pop().remove();
+    rounds.forEach((round, i) => round.node.classList.toggle("past", i > 0 && round.isOver));
+    $("empty").hidden = rounds.length > 0;
+  }
+
+  /* Requests survive a reload: their jobs are found again by id, or by the key that they were sent with. */
+  function keep() {
+    remember("rounds", rounds.map((round) => round.about).filter((about) => about.job || about.endpoint === "generations"));
+  }
+
+  function reattach() {
+    for (const about of remembered("rounds", []).reverse()) {
+      if (!rounds.some((round) => round.about.key === about.key)) run(add(about));
+    }
   }
 
   $("paint").addEventListener("submit", (event) => {
     event.preventDefault();
     paint();
   });
-  $("paint").addEventListener("input", changed);
-  $("stop").addEventListener("click", () => painting?.abort());
-  document.addEventListener("keydown", (event) => {
-    if (container.hidden || !model) return;
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) paint();
-    else if (event.key === "Escape") painting?.abort();
+  $("paint").addEventListener("input", (event) => {
+    if (model && event.target.type !== "file") changed();
   });
-  return { draw };
+  $("dropped").addEventListener("change", () => {
+    if ($("dropped").files[0]) open($("dropped").files[0]);
+    $("dropped").value = "";
+  });
+  for (const name of ["dragover", "drop"]) {
+    container.addEventListener(name, (event) => {
+      if (![...event.dataTransfer.types].includes("Files")) return;
+      event.preventDefault();
+      if (name === "drop" && event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+    });
+  }
+  document.addEventListener("keydown", (event) => {
+    if (container.hidden || !model || document.querySelector("dialog[open]")) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) paint();
+    else if (event.key === "Escape") rounds.filter((round) => !round.isOver).slice(0, 1).forEach(stop);
+  });
+  setInterval(() => rounds.filter((round) => !round.isOver).forEach((round) => round.draw()), 1000);
+
+  return {
+    draw,
+    open: (given) => {
+      if (given.request && model) reuse(given.request);
+    },
+  };
 }

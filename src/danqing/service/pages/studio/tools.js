@@ -46,13 +46,13 @@ export class Tools {
       this.#end("box", this.mask.box(left, top, right - left, bottom - top, this.value));
     } else if (tool === "lasso") {
       if (drawing.path.length > 2) this.#end("lasso", this.mask.polygon(drawing.path.map((one) => this.#cells(one)), this.value));
-    } else this.#end(tool, drawing.rect);
+    } else this.#end(tool, this.view.feather ? drawing.rect : null); // a hard edge has been drawn already
   }
 
   cancel() {
     this.drawing = this.key = null;
     this.view.outline(null);
-    this.view.draw(this.mask.revert());
+    this.view.settle(this.mask.revert());
   }
 
   hover(point) {
@@ -61,7 +61,7 @@ export class Tools {
 
   /* Move the place of the keys; the first time it is in the middle. Returns it. */
   step(dx, dy) {
-    const [width, height] = this.view.size, { x, y } = this.place ?? { x: width / 2, y: height / 2 };
+    const [width, height] = this.view.size, { x, y } = this.place ?? { x: Math.floor(width / 2) + 0.5, y: Math.floor(height / 2) + 0.5 };
     this.place = { x: Math.min(width - 0.5, Math.max(0.5, x + dx)), y: Math.min(height - 0.5, Math.max(0.5, y + dy)), pressure: 1 };
     if (this.key) this.#extend(this.place);
     this.view.reveal(this.place);
@@ -111,7 +111,7 @@ export class Tools {
   #line(from, to) {
     const { cell } = this.view, rect = this.mask.line(from.x / cell, from.y / cell, this.#radiusOf(from) / cell, to.x / cell, to.y / cell, this.#radiusOf(to) / cell, this.value);
     this.drawing.rect = union(this.drawing.rect, rect);
-    this.view.draw(rect, false);
+    this.view.draw(rect);
   }
 
   #pick(point) {
@@ -123,7 +123,7 @@ export class Tools {
 
   #end(kind, rect) {
     const operation = this.mask.commit(kind);
-    this.view.draw(rect);
+    this.view.settle(rect);
     if (operation) this.committed(operation);
   }
 
