@@ -114,7 +114,7 @@ def _drawn(population: Population, raters: int, generator: np.random.Generator) 
 def _outcomes(d: Floats, tie: float, generator: np.random.Generator) -> NDArray[np.int64]:
     odds = np.exp(np.stack([d / 2, -d / 2, np.full_like(d, tie)]))
     ends = np.cumsum(odds / odds.sum(axis=0), axis=0)
-    return (generator.random(d.size) > ends[:2]).sum(axis=0)
+    return np.asarray((generator.random(d.size) > ends[:2]).sum(axis=0), np.int64)
 
 
 def _odd(

@@ -3,7 +3,7 @@
 import choix
 import evalica
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 from scipy.optimize import minimize
 from scipy.stats import chi2, t

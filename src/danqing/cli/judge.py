@@ -25,7 +25,7 @@ EXAMPLES = """Examples:
 
   danqing judge --out runs/judged --raters 2 --close
 
-The second form of the command, without contestants, shows what the votes say so far."""
+Without contestants, the command shows what the votes say so far."""
 
 
 def judge(
@@ -71,6 +71,9 @@ def judge(
         typer.Option(help="Another key with the scope judge that may join; may be repeated.", metavar="NAME"),
     ] = None,
     close: Annotated[bool, typer.Option("--close", help="End the session.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete its pictures and votes, after writing the results.")
+    ] = False,
     keep_all: Annotated[
         bool, typer.Option("--keep-all", help="Use the votes of careless raters as well.")
     ] = False,
@@ -102,6 +105,7 @@ def judge(
             raters=raters,
             keys=key or (),
             close=close,
+            delete=delete,
             keep_all=keep_all,
             seed=seed,
             data=where.data,

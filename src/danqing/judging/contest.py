@@ -92,7 +92,7 @@ def contest(
     device: str = "auto",
     on_progress: ProgressCallback | None = None,
 ) -> Contest:
-    """Judge models and folders alike, and write a leaderboard.
+    """Compare models and folders alike, and write a leaderboard.
 
     Each submission becomes a folder of `n` pictures of one size: a model samples them with one seed, and
     without anything of the held-out images. `evaluate` compares all with the same images by the same network.

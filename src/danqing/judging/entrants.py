@@ -115,14 +115,20 @@ def gather(
 
 
 def as_png(pixels: Pixels) -> bytes:
-    """Return a PNG without any metadata, which would tell real images from generated ones."""
+    """Return a PNG without metadata.
+
+    They would tell real images from generated ones.
+    """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def blurred(pixels: Pixels) -> Pixels:
-    """Return a picture that is so blurred that whoever looks at it sees that."""
+    """Return a blurred picture.
+
+    Whoever looks at it sees that it is blurred.
+    """
     radius = max(1.5, _BLUR * min(pixels.shape[:2]))
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 

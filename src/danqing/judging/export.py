@@ -74,7 +74,7 @@ def to_scores(
 def save_with_models(
     scores: Mapping[str, list[Score]], sources: Mapping[str, str], facts: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Path], list[str]]:
-    """Add the scores of models to the `scores.json` and the card of their folders.
+    """Add scores to the `scores.json` and the card of models.
 
     sources: paths by the names of contestants. Returns the files, and notes on what was not written.
     """

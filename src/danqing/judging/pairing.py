@@ -42,7 +42,7 @@ def choose_next(
 
 
 def choose_subject(seen: Ints, others: Ints, generator: np.random.Generator, *, repeat: bool = False) -> int:
-    """Choose which picture of each contestant is shown: one that the rater has seen least.
+    """Choose which pictures are shown: those that the rater has seen least.
 
     seen, others: how often this rater, and the other raters, have judged each subject, `[subjects]`.
     repeat: whether to prefer what others have judged, from which the agreement of raters is estimated.
@@ -68,7 +68,7 @@ def _with_waiting(rated: Ratings, votes: Votes, waiting: Sequence[Sequence[int]]
     np.add.at(information, (pairs[:, 0], pairs[:, 1]), -worth)
     information = information + information.T
     information -= np.diag(information.sum(axis=1))
-    return np.linalg.inv(information + np.eye(k) * _VAGUE)
+    return np.asarray(np.linalg.inv(information + np.eye(k) * _VAGUE), np.float64)
 
 
 _VAGUE = 0.1

@@ -9,12 +9,12 @@ _AS_NORMAL = 1000  # degrees of freedom
 
 
 def normal_quantile(probability: float) -> float:
-    """Return the value below which a standard normal number lies with some probability."""
+    """Return a quantile of the standard normal distribution."""
     return _NORMAL.inv_cdf(probability)
 
 
 def normal_tail(value: float) -> float:
-    """Return the probability that a standard normal number is at least this far from 0."""
+    """Return the two-sided p-value of a standard normal number."""
     return math.erfc(abs(value) / math.sqrt(2))
 
 
@@ -56,5 +56,5 @@ def _student_within(value: float, degrees: int) -> float:
 
 
 def chi_square_tail_of_3(value: float) -> float:
-    """Return the probability that a chi-square number of 3 degrees of freedom is larger."""
+    """Return the p-value of a chi-square number of 3 degrees of freedom."""
     return math.erfc(math.sqrt(value / 2)) + math.sqrt(2 * value / math.pi) * math.exp(-value / 2)

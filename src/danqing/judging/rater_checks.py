@@ -22,7 +22,7 @@ FEWEST_VOTES = 10
 
 @dataclass(frozen=True, slots=True)
 class CheckCount:
-    """How many attention checks a rater answered, and how many of them wrongly."""
+    """The attention checks that a rater answered, and those that failed."""
 
     answered: int
     failed: int

@@ -37,7 +37,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Ratings:
-    """The ratings of contestants on the scale of log-odds; their mean is 0.
+    """The ratings of contestants, as log-odds whose mean is 0.
 
     values: `[k]`; a contestant is preferred to another with the odds `exp(difference)`.
     covariance: `[k, k]` of the values, clustered by rater.
@@ -58,7 +58,7 @@ class Ratings:
 
     @property
     def degrees(self) -> float:
-        """Return the degrees of freedom of the intervals: one less than the raters."""
+        """Return the degrees of freedom: one less than the raters."""
         return max(1.0, self.raters - 1.0) if self.is_bounded else math.inf
 
     def difference(self, first: int, second: int) -> Difference:
@@ -75,14 +75,17 @@ class Ratings:
         return np.stack([self.values - half, self.values + half], axis=1)
 
     def preferred(self, first: int, second: int, level: float = 0.95) -> tuple[float, float, float]:
-        """Return how often one is preferred to another where there is no tie, with its interval."""
+        """Return how often one is preferred to another, with its interval.
+
+        Ties do not count.
+        """
         value, error = self.difference(first, second)
         half = student_quantile((1 + level) / 2, self.degrees) * error
         low, middle, high = (_logistic(value + part) for part in (-half, 0.0, half))
         return middle, low, high
 
     def side_probability(self) -> float | None:
-        """Return the p-value of the advantage of the left side; None without pairs."""
+        """Return the p-value of the left side's advantage; None without pairs."""
         if self.side is None or not self.side.error:
             return None
         scale = student_quantile(0.975, self.degrees) / student_quantile(0.975, math.inf)
@@ -195,7 +198,7 @@ class _Model:
     def _scattered(self, blocks: Floats, which: Ints) -> Floats:
         places = which[:, :, None] * self.size + which[:, None, :]
         flat = np.bincount(places.ravel(), blocks.ravel(), self.size**2)
-        return flat.reshape(self.size, self.size)
+        return flat.reshape(self.size, self.size).astype(np.float64)
 
     def gradient(self, found: _Evaluated, at: Floats) -> Floats:
         """Return the derivative of the log-posterior."""
@@ -261,7 +264,7 @@ def _maximum(model: _Model) -> tuple[Floats, _Evaluated]:
 
 
 def is_bounded(votes: Votes) -> bool:
-    """Return whether there is no group whose members never lose to the others.
+    """Return whether no group of contestants never loses to the others.
 
     Only then are there finite ratings that make the votes most likely (Ford 1957).
     """
@@ -279,7 +282,10 @@ def is_bounded(votes: Votes) -> bool:
 
 
 def probabilities(ratings: Ratings, pairs: Ints) -> Floats:
-    """Return the probabilities of LEFT, RIGHT and TIE for pairs `[n, 2]`, as `[n, 3]`."""
+    """Return the probabilities of LEFT, RIGHT and TIE, `[n, 3]`.
+
+    pairs: `[n, 2]`, left and right.
+    """
     d = ratings.values[pairs[:, 0]] - ratings.values[pairs[:, 1]]
     if ratings.side is not None:
         d = d + ratings.side.value

@@ -69,7 +69,7 @@ class Results:
             notes.append(
                 "a contestant always or never wins, or there is one rater: intervals are those of a prior"
             )
-        elif self.ratings.raters < FEWEST_RATERS:
+        elif 0 < self.ratings.raters < FEWEST_RATERS:
             notes.append(f"{self.ratings.raters} raters are few: read every rating with its interval")
         probability = self.ratings.side_probability()
         if probability is not None and probability < 0.01:
@@ -115,7 +115,7 @@ def evaluate_votes(
     real: int | None = None,
     keep_all: bool = False,
 ) -> Results:
-    """Rate contestants by the votes of raters.
+    """Estimate all that votes say of contestants and raters.
 
     raters: the keys that `Answer.rater` counts.
     checks: the attention checks by rater.

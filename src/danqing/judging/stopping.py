@@ -15,7 +15,9 @@ FEWEST_VOTES = 20
 
 
 def half_width(error: float, level: float = LEVEL) -> float:
-    """Return half of the width of an interval that may be looked at after every vote.
+    """Return half of the width of an interval that always holds.
+
+    It may be looked at after every vote.
 
     error: the standard error of the estimate.
 
@@ -31,7 +33,10 @@ def half_width(error: float, level: float = LEVEL) -> float:
 
 
 def parted(ratings: Ratings, first: int, second: int, level: float = LEVEL) -> bool:
-    """Return whether two ratings differ, however often and whichever pair one looks at."""
+    """Return whether two ratings differ.
+
+    One may look after every vote, and at the pair that differs most.
+    """
     k = len(ratings.values)
     if ratings.raters < FEWEST_RATERS or ratings.votes < FEWEST_VOTES * k:
         return False
@@ -42,5 +47,5 @@ def parted(ratings: Ratings, first: int, second: int, level: float = LEVEL) -> b
 
 
 def is_decided(ratings: Ratings, level: float = LEVEL) -> bool:
-    """Return whether all ratings differ, so that more votes would not change the order."""
+    """Return whether all ratings differ."""
     return all(parted(ratings, a, b, level) for a, b in combinations(range(len(ratings.values)), 2))

@@ -47,7 +47,7 @@ class Votes:
         return pairs + (len(self.fours) if self.four_count is None else int(self.four_count.sum()))
 
     def only(self, raters: NDArray[np.bool_]) -> Self:
-        """Return the votes of some raters; the others keep their numbers and have no votes.
+        """Return the votes of some raters; the others keep their numbers.
 
         raters: `[raters]`, which ones are kept.
         """
@@ -100,7 +100,7 @@ def collect(answers: Iterable[Answer], contestants: int, raters: int) -> Votes:
     for one in answers:
         if len(one.order) == 2:
             outcome = TIE if one.best is None else (LEFT, RIGHT)[one.best]
-            pairs.append((*one.order[:2], outcome, one.rater))  # type: ignore[arg-type]
+            pairs.append((*one.order[:2], outcome, one.rater))
         else:
             assert one.best is not None
             assert one.worst is not None

@@ -16,7 +16,7 @@ from danqing.judging.rater_checks import CheckCount
 from danqing.service.access.caller import LOCAL, Caller
 from danqing.service.judging import ballots, sessions
 from danqing.service.judging.judge import judge
-from danqing.service.judging.tables import JudgingBallot, JudgingPicture
+from danqing.service.judging.tables import JudgingBallot, JudgingPicture, JudgingSession
 from danqing.service.storage.database import Database
 from tests.service.conftest import MODELS, save
 from tests.service.judging.judged import Rater, folders, serving
@@ -177,8 +177,14 @@ def test_a_session_ends_when_its_intervals_part(tmp_path: Path) -> None:
     assert 40 <= number < 90
     shown = database.transact(ballots.show_next, started.session, raters[0], ballots.new_id(), 1e3)
     assert (shown.id, shown.end) == (None, "decided")
-    database.close()
     assert judge(out=tmp_path / "out", data=tmp_path / "data").state == "decided"
+    gone = judge(out=tmp_path / "out", data=tmp_path / "data", delete=True)
+    assert (gone.state, gone.results.ratings.votes) == ("deleted", number)
+    with database.engine.connect() as connection:
+        for table in (JudgingBallot, JudgingPicture, JudgingSession):
+            assert connection.execute(select(table.__table__)).first() is None
+    assert (tmp_path / "out" / "scores.json").exists()
+    database.close()
 
 
 def test_models_are_judged_on_the_same_prompts_and_get_their_scores(

@@ -1,21 +1,21 @@
 """The page for judging in a browser: two languages, keyboard, reloads, and nothing that axe finds."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from danqing.service.judging.judge import Judging, judge
-from tests.service.judging.judged import folders, serving
+from tests.service.judging.judged import Rater, folders, serving
+from tests.service.pages.browsing import violations, visit
+from tests.service.serving import served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+pytestmark = pytest.mark.slow
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+
+DOOR, BALLOT = "#door:not([hidden])", ".picture:enabled"
 
 
 class Served(NamedTuple):
@@ -40,37 +40,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(url, data, pairs, fours, keys)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-def visit(browser: Browser, url: str, width: int = 1280, **context: object) -> tuple[Page, list[str]]:
-    page = browser.new_page(viewport={"width": width, "height": 900}, **context)  # type: ignore[arg-type]
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on(
-        "request",
-        lambda one: None if one.url.startswith((url[:21], "blob:", "data:")) else trouble.append(one.url),
-    )
-    page.goto(url)
-    return page, trouble
-
-
 def ready(page: Page, answered: int, wanted: int, language: str = "en") -> None:
     """Wait until a ballot can be answered."""
     told = f"{answered} of {wanted}" if language == "en" else f"{answered} / {wanted}"
     expect(page.locator("#count")).to_have_text(told)
     expect(page.locator(".picture:enabled").first).to_be_visible()
-
-
-def violations(page: Page) -> list[str]:
-    found = Axe().run(page, options={"resultTypes": ["violations"]})
-    return [f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in found.response["violations"]]
 
 
 WORDS = {
@@ -82,7 +56,7 @@ WORDS = {
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_rater_judges_by_link_and_keyboard_alone(browser: Browser, service: Served, language: str) -> None:
     link = f"{service.url}{service.pairs.link}&key={next(service.keys['pairs'])}"
-    page, trouble = visit(browser, link, locale={"en": "en-GB", "zh": "zh-CN"}[language])
+    page, trouble = visit(browser, link, ready=BALLOT, locale={"en": "en-GB", "zh": "zh-CN"}[language])
     step, better, thanks = WORDS[language]
     ready(page, 0, 4, language)
     assert "key=" not in page.url  # nobody reads it from the address
@@ -107,7 +81,7 @@ def test_a_rater_judges_by_link_and_keyboard_alone(browser: Browser, service: Se
 def test_the_best_and_the_worst_of_four_can_be_chosen_and_chosen_again(
     browser: Browser, service: Served
 ) -> None:
-    page, trouble = visit(browser, f"{service.url}/judge", locale="en-GB")
+    page, trouble = visit(browser, f"{service.url}/judge", ready=DOOR, locale="en-GB")
     trouble.clear()  # the browser says that the first request had no key
     page.get_by_label("Key", exact=True).fill("dq_wrong")
     page.keyboard.press("Enter")
@@ -139,7 +113,7 @@ def test_axe_finds_nothing_and_a_phone_shows_all(
 ) -> None:
     session = getattr(service, kind)
     link = f"{service.url}{session.link}&key={next(service.keys[kind])}"
-    page, trouble = visit(browser, link, width, color_scheme=scheme, locale=language, bypass_csp=True)
+    page, trouble = visit(browser, link, width, ready=BALLOT, color_scheme=scheme, locale=language)
     expect(page.locator(".picture:enabled").first).to_be_visible()
     if kind == "fours":
         page.keyboard.press("1")
@@ -150,7 +124,7 @@ def test_axe_finds_nothing_and_a_phone_shows_all(
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.close()
-    page, _ = visit(browser, f"{service.url}/judge", width, color_scheme=scheme, bypass_csp=True)
+    page, _ = visit(browser, f"{service.url}/judge", width, ready=DOOR, color_scheme=scheme)
     expect(page.locator("#key")).to_be_visible()
     assert violations(page) == []
     page.close()
@@ -160,7 +134,7 @@ def test_a_vote_that_the_service_did_not_confirm_is_sent_again_and_counted_once(
     browser: Browser, service: Served
 ) -> None:
     link = f"{service.url}{service.pairs.link}&key={next(service.keys['pairs'])}"
-    page, _ = visit(browser, link, locale="en-GB")
+    page, _ = visit(browser, link, ready=BALLOT, locale="en-GB")
     ready(page, 0, 4)
     page.route("**/v1/judging/ballots/*", lambda route: (route.fetch(), route.abort()))  # stored, unheard of
     page.keyboard.press("ArrowLeft")
@@ -173,7 +147,7 @@ def test_a_vote_that_the_service_did_not_confirm_is_sent_again_and_counted_once(
 
 
 def test_both_languages_have_the_same_words(browser: Browser, service: Served) -> None:
-    page, _ = visit(browser, f"{service.url}/judge", locale="en-GB")
+    page, _ = visit(browser, f"{service.url}/judge", ready=DOOR, locale="en-GB")
     words = page.evaluate(
         """import(document.querySelector('script[type=module]').src.replace('judge', 'words'))
         .then(({ WORDS }) => [WORDS.en, WORDS.zh].map(Object.keys))"""
@@ -183,3 +157,27 @@ def test_both_languages_have_the_same_words(browser: Browser, service: Served) -
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
     expect(page.locator("label[for=key]")).to_have_text("密钥")
     page.close()
+
+
+def test_the_studio_lists_sessions_and_shows_administrators_the_ratings(
+    browser: Browser, models: dict[str, str], tmp_path: Path
+) -> None:
+    sources = folders(tmp_path / "given", ("painter", "sketcher"))
+    started = judge(sources, out=tmp_path / "out", checks=0, data=tmp_path / "data")
+    with served({"gan": models["gan"]}, tmp_path / "data") as running:
+        page, trouble = visit(browser, f"{running.url}/#/judge", locale="en-GB")
+        expect(page.locator("#page-judge")).to_contain_text("Nobody has voted yet.")
+        page.get_by_role("link", name="Judge", exact=True).last.click()
+        page.wait_for_selector(BALLOT)
+        page.keyboard.press("ArrowLeft")
+        ready(page, 1, 60)
+        assert Rater(running.url).ballot(started.session)["answered"] == 1
+        page.goto(f"{running.url}/#/judge")
+        expect(page.locator("#page-judge tbody tr")).to_have_count(2)
+        expect(page.locator("#page-judge")).to_contain_text("1 votes of 1 raters")
+        assert violations(page) == []
+        page.get_by_role("button", name="中文").click()
+        expect(page.locator("#page-judge h2")).to_have_text("哪张图片更好？")
+        assert violations(page) == []
+        assert trouble == []
+        page.close()

@@ -45,7 +45,7 @@ def new_id() -> str:
 
 
 def show_next(session: Session, session_id: str, caller: Caller, ballot_id: str, now: float) -> Shown:
-    """Return the ballot that a rater has not answered, or a new one.
+    """Return the ballot that waits for a rater, or a new one.
 
     ballot_id: of the new one; its contestants follow from it, so that a repeated transaction does the same.
 

@@ -33,7 +33,7 @@ _FORMAT = 1
 class Judging:
     """A session, and what its votes say.
 
-    session: its id. link: what raters open, below the address of the service. state: open, decided or closed.
+    session: its id. link: what raters open, below the address of the service. state: open, decided, closed or deleted.
     keys: new keys of raters by their names; each is shown only here.
     files: what was written. notes: what to keep in mind.
     """
@@ -75,6 +75,7 @@ def judge(
     raters: int = 0,
     keys: Sequence[str] = (),
     close: bool = False,
+    delete: bool = False,
     keep_all: bool = False,
     seed: int = 0,
     data: str | Path = "danqing-service",
@@ -100,6 +101,7 @@ def judge(
     raters: new keys that may judge in this session alone.
     keys: names or ids of other keys that may join.
     close: end the session.
+    delete: delete its pictures and votes from the database, after the results are written.
     keep_all: use the votes of careless raters as well.
     data, database_url: the service's folder or database.
 
@@ -136,13 +138,15 @@ def judge(
         found = database.transact(
             lambda session: sessions.results(session, told["session"], keep_all=keep_all)
         )
+        files, notes = _write(folder, told, found) if found.ratings.votes else ([], [])
+        if delete:
+            database.transact(sessions.delete, told["session"])
     finally:
         database.close()
-    files, notes = _write(folder, told, found) if found.ratings.votes else ([], [])
     return Judging(
         session=told["session"],
         link=f"/judge#session={told['session']}",
-        state=state,
+        state="deleted" if delete else state,
         results=found,
         keys=issued,
         files=tuple(files),

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import delete as remove
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -34,7 +35,7 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """A session as a rater sees it, without the names of the contestants."""
+    """A session as a rater sees it, without names of contestants."""
 
     id: str
     question: str
@@ -84,7 +85,10 @@ def create(
 
 
 def invite(session: Session, session_id: str, raters: Iterable[str]) -> None:
-    """Let keys join a session; those that may already are left as they are."""
+    """Let keys join a session.
+
+    Those that may already are left as they are.
+    """
     known = set(session.scalars(select(JudgingRater.key).where(JudgingRater.session == session_id)))
     for key in dict.fromkeys(raters):
         if key not in known:
@@ -128,15 +132,25 @@ def list_sessions(session: Session, caller: Caller) -> list[SessionInfo]:
 
 
 def close(session: Session, session_id: str) -> None:
-    """Close a session: it takes no more votes, and keeps those that it has."""
+    """Close a session.
+
+    It takes no more votes, and keeps those that it has.
+    """
     found = session.get(JudgingSession, session_id, with_for_update=True)
     if found is None:
         raise unknown()
     found.state = "closed"
 
 
+def delete(session: Session, session_id: str) -> None:
+    """Delete a session with its pictures, ballots and votes."""
+    for table in (JudgingBallot, JudgingPicture, JudgingRater):
+        session.execute(remove(table).where(table.session == session_id))
+    session.execute(remove(JudgingSession).where(JudgingSession.id == session_id))
+
+
 def recorded(session: Session, session_id: str) -> tuple[list[str], list[Answer], Mapping[int, CheckCount]]:
-    """Return the raters of a session, their votes, and how they did in attention checks."""
+    """Return the raters of a session, their votes and attention checks."""
     rows = session.execute(
         select(
             JudgingBallot.rater,
@@ -173,7 +187,7 @@ def results(session: Session, session_id: str, *, keep_all: bool = False) -> Res
     return evaluate_votes(
         answers,
         json.loads(found.contestants),
-        raters or [""],
+        [rater or "local" for rater in raters],
         checks=checks,
         real=found.real,
         keep_all=keep_all,

@@ -89,7 +89,7 @@ async def list_sessions(request: Request, caller: _Rater) -> JSONResponse:
 
 @router.post("/sessions/{session_id}/ballot", responses={200: {"model": JudgingBallot}, **schemas.REJECTED})
 async def show_ballot(request: Request, caller: _Rater, session_id: str) -> JSONResponse:
-    """Return the ballot that this key has not answered yet, or a new one."""
+    """Return the ballot that waits for this key, or a new one."""
     database = service_of(request).database
     shown = await database.run(ballots.show_next, session_id, caller, ballots.new_id(), time.time())
     address = f"/v1/judging/ballots/{shown.id}/pictures"
@@ -113,7 +113,10 @@ async def show_ballot(request: Request, caller: _Rater, session_id: str) -> JSON
     responses={200: {"content": {"image/png": {}}}, **schemas.REJECTED},
 )
 async def ballot_picture(request: Request, caller: _Rater, ballot_id: str, place: int) -> Response:
-    """Return a picture of a ballot, as a PNG that says nothing of where it comes from."""
+    """Return a picture of a ballot.
+
+    The PNG says nothing of where it comes from.
+    """
     content = await service_of(request).database.run(ballots.picture, ballot_id, place, caller)
     return Response(content, media_type="image/png")
 
@@ -131,7 +134,10 @@ async def ballot_picture(request: Request, caller: _Rater, ballot_id: str, place
     },
 )
 async def vote(request: Request, caller: _Rater, ballot_id: str) -> Response:
-    """Store the answer to a ballot; it is counted once, and cannot be changed."""
+    """Store the answer to a ballot.
+
+    It is counted once, and cannot be changed.
+    """
     service = service_of(request)
     body = await json_bodies.json_body(request, service.settings.limits, held_bytes(request))
     try:

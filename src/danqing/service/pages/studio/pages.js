@@ -17,5 +17,6 @@ export const PAGES = [
   { name: "paint", words: { en: "Paint", zh: "生成" }, load: () => import("./paint.js") },
   { name: "edit", words: { en: "Edit", zh: "编辑" }, load: () => import("./edit.js"), when: (context) => context.may("edit") },
   { name: "gallery", words: { en: "Gallery", zh: "图库" }, load: () => import("./gallery.js"), when: (context) => context.features.gallery },
+  { name: "judge", words: { en: "Judge", zh: "评图" }, load: () => import("./judge_sessions.js"), when: (context) => context.may("judge") },
   { name: "account", words: { en: "Account", zh: "账户" }, load: () => import("./account.js") },
 ];

@@ -13,6 +13,10 @@ export default {
     judge_pairKeys: "Keyboard: ← left, → right, ↓ cannot tell.", judge_fourKeys: "Keyboard: 1 to 4, and Esc to choose the best again.",
     judge_complete: "Thank you: you have judged everything.", judge_decided: "Thank you: the votes are already clear, and no more are needed.", judge_closed: "This session has ended. Thank you for your votes.",
     judge_unreachable: "The service does not answer. Your earlier votes are stored.", judge_retry: "Try again",
+    judge_about: "People compare pictures without knowing whose they are. “danqing judge” starts a session and makes keys for raters.",
+    judge_yours: "You have answered {answered} of {wanted}.", judge_start: "Judge", judge_noVotes: "Nobody has voted yet.",
+    judge_contestant: "Contestant", judge_rating: "Rating", judge_interval: "95% interval", judge_place: "Place", judge_real: "Preferred to real",
+    judge_voters: "{votes} votes of {raters} raters", judge_alpha: "agreement {alpha}", judge_leftOut: "votes not used: {keys}",
     judge_footer: "Your answers are counted once each. No personal data is stored.",
   },
   zh: {
@@ -29,6 +33,10 @@ export default {
     judge_pairKeys: "键盘：← 左，→ 右，↓ 难分高下。", judge_fourKeys: "键盘：1 至 4；Esc 重新选择最好的。",
     judge_complete: "谢谢，你已完成全部评选。", judge_decided: "谢谢，结果已经明确，不再需要更多投票。", judge_closed: "这场评选已经结束，感谢你的投票。",
     judge_unreachable: "服务没有响应。此前的投票已经保存。", judge_retry: "重试",
+    judge_about: "人们在不知道来源的情况下比较图片。“danqing judge” 开始一场评选，并为评委生成密钥。",
+    judge_yours: "你已完成 {answered} / {wanted}。", judge_start: "开始评选", judge_noVotes: "还没有人投票。",
+    judge_contestant: "参赛者", judge_rating: "评分", judge_interval: "95% 区间", judge_place: "名次", judge_real: "胜过真实图片",
+    judge_voters: "{votes} 票，{raters} 位评委", judge_alpha: "一致性 {alpha}", judge_leftOut: "未采用的投票：{keys}",
     judge_footer: "每次作答只计一次，不存储任何个人信息。",
   },
 };
