@@ -199,7 +199,7 @@ def test_fine_tuning_a_pipeline_resumes_bit_for_bit(
     settings = {**SETTINGS, "adapter.prior": 0.5, "adapter.prior_images": 2, "batch_size": 2}
     settings["training.checkpointing"] = "on"
     options: dict[str, Any] = {"preset": "lora", "settings": settings}
-    options["init"] = f"{pipeline_folder(kind)},steps=1"
+    options["init"] = f"{pipeline_folder(kind)},steps=1,size=32"
     whole = dq.train(data, **options, images=8, out=tmp_path / "whole", listener=Heard())
     with pytest.raises(RuntimeError, match="stopped"):
         dq.train(data, **options, images=8, out=tmp_path / "parts", listener=Heard(stop_at=4))
