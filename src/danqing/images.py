@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -250,12 +250,15 @@ def encode_marked(
     marks: Marks | None = None,
     where: NDArray[np.bool_] | None = None,
     parent: bytes | None = None,
+    xmp: bytes = b"",
+    texts: Mapping[str, str] | None = None,
 ) -> Marked:
     """Encode an image with its marks.
 
     Returns also what belongs beside the file.
 
-    where, parent: as of `Marks.write`. Other arguments are those of `encode`.
+    where, parent: as of `Marks.write`. xmp: a packet for the file. texts: of a PNG file, by keyword. Other
+    arguments are those of `encode`.
     """
     name = _SAVED.get(format.lower().lstrip("."))
     if name is None:
@@ -268,19 +271,30 @@ def encode_marked(
         name, {"quality": quality, "subsampling": 0}
     )
     if marks is None:
-        return Marked(_file(image, name, options))
+        return Marked(_file(image, name, options, xmp, texts))
     pixels = conform(image, alpha="keep")
-    return marks.write(
-        pixels, lambda own, xmp: _file(to_pil(own), name, options, xmp), where=where, parent=parent
-    )
+
+    def encoded(own: Pixels, packet: bytes) -> bytes:
+        return _file(to_pil(own), name, options, packet, texts)
+
+    return marks.write(pixels, encoded, xmp=xmp, where=where, parent=parent)
 
 
-def _file(image: Image.Image, name: str, options: dict[str, Any], xmp: bytes = b"") -> bytes:
-    """Write an image as a file with an XMP packet."""
+def _file(
+    image: Image.Image,
+    name: str,
+    options: dict[str, Any],
+    xmp: bytes = b"",
+    texts: Mapping[str, str] | None = None,
+) -> bytes:
+    """Write an image as a file with an XMP packet and, in PNG, texts."""
     buffer = io.BytesIO()
-    if xmp and name == "PNG":
+    if name == "PNG" and (xmp or texts):
         chunks = PngInfo()
-        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        if xmp:
+            chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        for keyword, text in (texts or {}).items():
+            chunks.add_itxt(keyword, text)
         options = options | {"pnginfo": chunks}
     elif xmp:
         options = options | {"xmp": xmp}

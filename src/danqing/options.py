@@ -16,7 +16,9 @@ Seamless = Literal["none", "x", "y", "both"]
 """Along which axes an image repeats: x joins its left edge to its right one, y its top to its bottom."""
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "eta": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance": (lambda value: value in ("condition", "guide"), "one of condition, guide"),
+    "guidance_rescale": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_end": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_start": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
@@ -24,6 +26,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value in get_args(Schedule),
         f"one of {', '.join(get_args(Schedule))}",
     ),
+    "max_sequence_length": (lambda value: 1 <= value <= 1024, "from 1 to 1024"),
     "num_steps": (lambda value: value >= 1, "at least 1"),
     "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
     "sampler": (lambda value: value in get_args(SamplerName), f"one of {', '.join(get_args(SamplerName))}"),
@@ -33,8 +36,28 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "time_shift": (lambda value: 0 < value <= 100, "above 0 and at most 100"),
     "top_k": (lambda value: value >= 0, "a number of codes, or 0 for all of them"),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "true_cfg_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
     "truncation": (lambda value: 0 <= value <= 1, "between 0 and 1"),
 }
+
+CONTROLS: Mapping[str, Mapping[str, Any]] = {
+    "guidance": {"choices": ("condition", "guide")},
+    "guidance_end": {"low": 0, "high": 1},
+    "guidance_scale": {"low": 0, "high": 100},
+    "guidance_schedule": {"choices": get_args(Schedule)},
+    "guidance_start": {"low": 0, "high": 1},
+    "num_steps": {"low": 1, "isWhole": True},
+    "precision": {"choices": ("auto", "float32", "bfloat16")},
+    "sampler": {"choices": get_args(SamplerName)},
+    "seamless": {"choices": get_args(Seamless)},
+    "strength": {"low": 0, "high": 1},
+    "temperature": {"low": 0, "high": 1000},
+    "time_shift": {"low": 0.01, "high": 100},
+    "top_k": {"low": 0, "isWhole": True},
+    "top_p": {"low": 0.01, "high": 1},
+    "truncation": {"low": 0, "high": 1},
+}
+"""The controls of the options of sampling: their choices, or the least and the greatest number."""
 
 
 def complete(given: Mapping[str, Any], defaults: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Tiny pipelines, each written once for all tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ Folder = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """From the kind of a tiny pipeline to its folder, which must not be changed."""
     home, made = tmp_path_factory.mktemp("pipelines"), dict[str, Path]()
 
@@ -20,4 +20,4 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder
             made[kind] = written(kind, home / kind)
         return made[kind]
 
-    yield folder
+    return folder

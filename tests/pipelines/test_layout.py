@@ -12,7 +12,8 @@ import danqing as dq
 from danqing.errors import ConfigError, ModelError
 from danqing.pipelines import kinds
 from danqing.pipelines.layout import INDEX, choose_weights, read_layout, wanted
-from danqing.pipelines.options import LoadOptions, split_source
+from danqing.pipelines.options import LoadOptions
+from danqing.pipelines.sources import split_source
 from tests.tiny_pipelines import KINDS
 
 Folder = Callable[[str], Path]
@@ -99,7 +100,7 @@ def test_code_that_comes_with_a_pipeline_is_rejected(copy: Path) -> None:
     with pytest.raises(ModelError, match="has no pipeline os"):
         dq.load(copy)
     change_index(copy, _class_name="TextToVideoSDPipeline")
-    with pytest.raises(ModelError, match="does not make images|has no pipeline"):
+    with pytest.raises(ModelError, match=r"does not make images|has no pipeline"):
         dq.load(copy)
 
 

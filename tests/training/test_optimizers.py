@@ -183,6 +183,16 @@ def test_muon_is_refused_where_nothing_is_for_it() -> None:
         optimizers.build(config, family.named_parameters(), family.parameter_kind)
 
 
+def test_muon_leaves_a_phase_without_matrices_to_adamw() -> None:
+    config = OptimizerConfig.model_validate({"name": "muon"})
+    phases = {name: [(name, torch.nn.Parameter(torch.ones(4, 4)))] for name in ("matrix", "other")}
+    found = optimizers.build_each(config, phases, lambda name, parameter: name)  # type: ignore[arg-type,return-value]
+    assert isinstance(found["matrix"], optimizers.MuonAndAdamW)
+    assert isinstance(found["other"], torch.optim.AdamW)
+    with pytest.raises(ConfigError, match="set optimizer=adamw"):
+        optimizers.build_each(config, {"other": phases["other"]}, lambda name, parameter: "other")
+
+
 @pytest.mark.parametrize("name", typing.get_args(OptimizerConfig.model_fields["name"].annotation))
 def test_an_optimiser_keeps_no_more_averages_than_it_declares(name: str) -> None:
     if name == "adamw8bit":

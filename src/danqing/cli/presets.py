@@ -36,7 +36,7 @@ def presets(
         from danqing.training import config_schema
 
         found = config_schema.schema(name)
-        output.result(found, json.dumps(found, indent=2, ensure_ascii=False), as_json=as_json)
+        output.result(found, json.dumps(found, indent=2, ensure_ascii=False), as_json=as_json, is_source=True)
         return
     from danqing import presets as room
 
@@ -48,7 +48,7 @@ def presets(
             output.result({"name": name, "toml": text}, text.rstrip(), as_json=as_json)
             return
         toml = config_reading.resolve(preset=name).to_toml()  # with the defaults that the preset leaves
-        output.result({**room.describe(name), "toml": toml}, toml, as_json=as_json)
+        output.result({**room.describe(name), "toml": toml}, toml, as_json=as_json, is_source=True)
         return
     known = [room.describe(each) for each in room.names()]
     rows = {each["name"]: each["description"] for each in known}

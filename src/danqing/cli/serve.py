@@ -11,6 +11,7 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.errors import ConfigError
+from danqing.pipelines.sources import MODELSCOPE, split_source
 
 if TYPE_CHECKING:
     from danqing.service.settings import Settings
@@ -22,6 +23,8 @@ EXAMPLES = """Examples:
   danqing serve runs/painter cats=runs/cats --port 9000 --alias dall-e-2=cats
 
   danqing serve kinds=runs/kinds photos=photos.index
+
+  danqing serve xl=stabilityai/stable-diffusion-xl-base-1.0,dtype=bfloat16
 
   danqing serve photos-onnx
 
@@ -233,8 +236,9 @@ def named_models(models: list[str]) -> dict[str, str]:
     """
     named: dict[str, str] = {}
     for text in models:
-        name, path = _pair(text, "cats=runs/cats") if "=" in text and not Path(text).exists() else ("", text)
-        name = name or _last_part(path)
+        is_named = "=" in text and "," not in text.partition("=")[0] and not Path(text).exists()
+        name, path = _pair(text, "cats=runs/cats") if is_named else ("", text)
+        name = name or _last_part(split_source(path)[0].removeprefix(MODELSCOPE))
         if name in named:
             raise ConfigError(f"Two models would be called {name}: rename one, as in {name}-2={path}.")
         named[name] = path

@@ -3,36 +3,19 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from danqing import atomic
 from danqing.compress.runtime.manifest import Manifest
 from danqing.compress.runtime.model import RuntimeModel
-from danqing.options import Schedule
+from danqing.options import CONTROLS
 from danqing.page import part
-from danqing.samplers import SamplerName
 from danqing.trust import labels
 from danqing.trust.marking import once
 from danqing.trust.settings import MarkSettings
 
 FIELDS = {"image_id": "{IMAGE_ID}", "pixels_sha256": "{PIXELS_SHA256}", "time": "{TIME}"}
 """What the page puts into the packet of an image, by the arguments of `labels.packet`."""
-
-CONTROLS: Mapping[str, Mapping[str, Any]] = {
-    "guidance": {"choices": ("condition", "guide")},
-    "guidance_end": {"low": 0, "high": 1},
-    "guidance_scale": {"low": 0, "high": 100},
-    "guidance_schedule": {"choices": get_args(Schedule)},
-    "guidance_start": {"low": 0, "high": 1},
-    "num_steps": {"low": 1, "isWhole": True},
-    "sampler": {"choices": get_args(SamplerName)},
-    "temperature": {"low": 0, "high": 1000},
-    "time_shift": {"low": 0.01, "high": 100},
-    "top_k": {"low": 0, "isWhole": True},
-    "top_p": {"low": 0.01, "high": 1},
-    "truncation": {"low": 0, "high": 1},
-}
-"""The controls of the options of sampling: their choices, or the least and the greatest number."""
 
 _README = """
 ## In the browser

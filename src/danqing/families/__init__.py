@@ -22,7 +22,7 @@ REGISTRY = {
     "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
     "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
     "transformer": ("danqing.families.transformer_sampling", "TransformerFamily", "TransformerConfig"),
-    "flow": ("danqing.families.flow_sampling", "FlowSampler", "FlowConfig"),
+    "flow": ("danqing.families.flow_variants", "FlowFamily", "FlowConfig"),
     "regression": ("danqing.families.regression", "Regression", "RegressionConfig"),
     "style": ("danqing.families.style", "Style", "StyleConfig"),
     "translation": ("danqing.families.translation", "TranslationModel", "TranslationConfig"),

@@ -132,6 +132,12 @@ class Learner(nn.Module):
         """
         return adapters.digest(self)
 
+    def on_start(self, source: FamilyConfig) -> None:
+        """Prepare weights that were taken from a trained model.
+
+        source: the configuration of that model.
+        """
+
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         """Return what goes wrong so far.
 

@@ -7,6 +7,7 @@ gives for this generator.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -29,6 +30,8 @@ from danqing.sizes import SizeRange
 from danqing.text.contract import TextConfig, TextFacts
 
 _USUAL_TOKENS = 77
+_ESTIMATES: dict[tuple[Path, str, LoadOptions, str], MemoryEstimate] = {}
+"""By what they follow from: counting takes seconds, and a service asks before it loads."""
 _Task = Literal["sample", "vary", "fill"]
 
 
@@ -168,15 +171,18 @@ class Pipeline(LearningPipeline):
 
     def memory(self, device: torch.device) -> MemoryEstimate:
         """Estimate the memory of a chunk of images of its own size."""
-        return estimate(
-            self.layout,
-            self.kind,
-            self.load_options,
-            device,
-            size=(self.config.width, self.config.height),
-            guided=self.call_rules.is_guided,
-            tokens=self._tokens(),
-        )
+        key = (self.layout.folder, self.layout.settings_text, self.load_options, str(device))
+        if key not in _ESTIMATES:
+            _ESTIMATES[key] = estimate(
+                self.layout,
+                self.kind,
+                self.load_options,
+                device,
+                size=(self.config.width, self.config.height),
+                guided=self.call_rules.is_guided,
+                tokens=self._tokens(),
+            )
+        return _ESTIMATES[key]
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Load the pipeline for a device; returns self.
@@ -350,7 +356,8 @@ class VaryingPipeline(Pipeline):
             return images
         if strength == 1:
             return self.sample(condition, seeds=seeds, on_step=on_step, size=size, **options)
-        given = {"image": _to_unit(images), "strength": self._strength(strength, options)}
+        given: dict[str, Tensor | float] = {"image": _to_unit(images)}
+        given["strength"] = self._strength(strength, options)
         return self._run("vary", condition, seeds, on_step, options, given, size)
 
     def _strength(self, strength: float, options: Mapping[str, Any]) -> float:

@@ -20,7 +20,7 @@ from danqing.model.adapter_files import Adapter
 from danqing.model.files import CONFIG, Access, ModelFiles, open_files
 from danqing.nets import adapters
 from danqing.pipelines import modelscope
-from danqing.pipelines.options import split_source
+from danqing.pipelines.sources import MODELSCOPE, split_source
 from danqing.trust.sealed_file import is_sealed
 
 MOST_WEIGHT = 4.0
@@ -79,9 +79,9 @@ def open_model(source: str, revision: str | None = None, access: Access | None =
     access = access or Access()
     place, options = split_source(source)
     revision, variant = revision or options.get("revision"), options.get("variant", "")
-    if place.startswith(modelscope.PREFIX):
+    if place.startswith(MODELSCOPE):
         folder = modelscope.fetch(place, revision, variant, model_folder.FILES)
-        return open_files(folder, access=access, name=place.removeprefix(modelscope.PREFIX), options=options)
+        return open_files(folder, access=access, name=place.removeprefix(MODELSCOPE), options=options)
     if model_folder.is_hub_id(place):
         folder, within = model_folder.fetch(place, revision, whole=bool(access.require), variant=variant)
         return open_files(folder, within=within, access=access, name=place, options=options)

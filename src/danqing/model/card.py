@@ -91,6 +91,9 @@ def card(
     if can_sample:
         others = "resampled from these" if info.get("other_sizes", True) else "refused"
         lines.append(f"- Other sizes: {others}")
+    options = info.get("sample_options", {})
+    if options.get("sampler") == "consistency":
+        lines.append(f"- Steps: {options['num_steps']}, which it learned to sample in; it has no likelihood")
     if trained.get("task"):
         lines.append(f"- Task: {plain(trained['task'])}")
     if degrade := data.get("prepared", {}).get("degrade"):

@@ -54,7 +54,7 @@ class Provenance:
             model=self.name or _name_of(self.origin) or self.family.config.family,
             model_digest=self.family.digest(),
             prompt=prompt,
-            licence=terms.licence,
+            licence=terms.licence or str(self.facts.get("licence") or ""),
             creator=terms.creator,
             reservations=terms.reservations,
         )

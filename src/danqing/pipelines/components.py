@@ -181,11 +181,13 @@ def _quantization(
             f"quantize={options.quantize} needs bitsandbytes: run pip install bitsandbytes, or use "
             "quantize=float8."
         )
-    from diffusers import BitsAndBytesConfig
+    import diffusers
 
-    if options.quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    settings: dict[str, Any] = {"load_in_8bit": True}
+    if options.quantize == "nf4":
+        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    chosen: Any = diffusers.BitsAndBytesConfig
+    return chosen(**settings)
 
 
 def _first_line(error: Exception) -> str:

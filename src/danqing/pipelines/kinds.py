@@ -104,7 +104,7 @@ def latent_factor(layout: Layout) -> int:
 def learned_size(layout: Layout, kind: Kind) -> tuple[int, int]:
     """Return the (width, height) of the images that a pipeline learned."""
     side = layout.config_of(kind.denoiser).get("sample_size")
-    sides = side if isinstance(side, list) and len(side) == 2 else [side, side]
+    sides: list[Any] = side if isinstance(side, list) and len(side) == 2 else [side, side]
     if kind.name in ("flux", "qwen-image", "z-image") or not all(isinstance(one, int) for one in sides):
         sides = [kind.learned, kind.learned]
     factor = latent_factor(layout)

@@ -66,6 +66,12 @@ class Layout:
         """Return the configuration of the first component that is there."""
         return next((self.components[name].config for name in names if name in self.components), {})
 
+    @property
+    def settings_text(self) -> str:
+        """Return all configurations as text."""
+        parts = {name: (one.kind, one.config) for name, one in self.components.items()}
+        return json.dumps([self.kind, parts], sort_keys=True)
+
     def digest(self) -> str:
         """Compute the sha256 of weights and configurations; large files take a while."""
         hasher = hashlib.sha256((self.folder / INDEX).read_bytes())

@@ -172,7 +172,7 @@ def _of_unet(
     config: Mapping[str, Any], shape: tuple[int, int, int], tokens: int, dtype: torch.dtype
 ) -> dict[str, Any]:
     n, height, width = shape
-    inputs = {
+    inputs: dict[str, Any] = {
         "sample": _empty(n, int(config["in_channels"]), height, width, dtype=dtype),
         "timestep": _empty(dtype=torch.int64),
         "encoder_hidden_states": _empty(n, _CLIP_TOKENS, int(config["cross_attention_dim"]), dtype=dtype),

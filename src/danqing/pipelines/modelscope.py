@@ -23,8 +23,8 @@ from danqing import atomic
 from danqing.data.cache import default_folder
 from danqing.errors import ModelError
 from danqing.pipelines.layout import INDEX, wanted
+from danqing.pipelines.sources import MODELSCOPE
 
-PREFIX = "modelscope:"
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _TIMEOUT = 60
@@ -39,9 +39,9 @@ def fetch(source: str, revision: str | None, variant: str, others: Sequence[str]
     source: `modelscope:owner/name`. others: the files of a model that is no pipeline.
     Without a connection, the files that are there are used. Raises ModelError.
     """
-    name, branch = source.removeprefix(PREFIX), revision or "master"
+    name, branch = source.removeprefix(MODELSCOPE), revision or "master"
     if not _ID.fullmatch(name) or ".." in name or not _REVISION.fullmatch(branch):
-        raise ModelError(f"{source} is not the id of a model: write {PREFIX}owner/name.")
+        raise ModelError(f"{source} is not the id of a model: write {MODELSCOPE}owner/name.")
     folder = default_folder() / "modelscope" / name / branch
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
@@ -10,7 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from danqing.errors import ConfigError, explain
 
-_OPTION = re.compile(r"[a-z_]+=[^,]*")
 _SIZE = re.compile(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", re.ASCII)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -81,18 +79,3 @@ class LoadOptions(BaseModel):
             return torch.float32
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bfloat16 else torch.float16
-
-
-def split_source(source: str) -> tuple[str, dict[str, str]]:
-    """Split `org/model,dtype=bfloat16` into the place and the options of loading.
-
-    A path that exists is a place as it is.
-    """
-    parts = source.split(",")
-    end = len(parts)
-    while end > 1 and _OPTION.fullmatch(parts[end - 1]):
-        end -= 1
-    if end == len(parts) or Path(source).exists():
-        return source, {}
-    pairs = (part.partition("=") for part in parts[end:])
-    return ",".join(parts[:end]), {name: value for name, _, value in pairs}

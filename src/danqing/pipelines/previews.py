@@ -39,8 +39,8 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
             torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
             for values in (config.latents_mean, config.latents_std)
         )
-        images: Tensor = vae.decode((latents * std + mean)[:, :, None], return_dict=False)[0]
-        return images[:, :, 0]
+        images: Tensor = vae.decode((latents * std + mean)[:, :, None], return_dict=False)[0][:, :, 0]
+        return images
     scaled = latents / (config.get("scaling_factor") or 1.0) + (config.get("shift_factor") or 0.0)
     decoded: Tensor = vae.decode(scaled, return_dict=False)[0]
     return decoded

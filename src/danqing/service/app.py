@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from danqing.service.access.keys import Keys
 from danqing.service.engine.scheduler import Scheduler
+from danqing.service.gallery.manager import Gallery
 from danqing.service.http import error_handlers
 from danqing.service.http.gate import Gate
 from danqing.service.http.origin import check_address
@@ -15,18 +16,45 @@ from danqing.service.http.slow_readers import SlowReaderLimit
 from danqing.service.jobs.manager import JobManager
 from danqing.service.observability import tracing
 from danqing.service.observability.metrics import Metrics
-from danqing.service.pages import docs_page, start_page
+from danqing.service.pages import docs_page, studio_page
 from danqing.service.parts import Service
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.hosted import HostedPictures
 from danqing.service.requests.moderation import Moderator
 from danqing.service.requests.planner import Planner
-from danqing.service.routes import images, jobs, models, operations, provenance, recognition
+from danqing.service.routes import (
+    account,
+    admin,
+    images,
+    jobs,
+    judging,
+    models,
+    operations,
+    provenance,
+    recognition,
+)
+from danqing.service.routes import (
+    gallery as gallery_routes,
+)
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 from danqing.trust.marking import prepare
 from danqing.version import __version__
 
+_ROUTERS = (
+    images,
+    recognition,
+    provenance,
+    models,
+    jobs,
+    judging,
+    gallery_routes,
+    account,
+    admin,
+    operations,
+    studio_page,
+    docs_page,
+)
 _DESCRIPTION = (
     "Generates and recognizes pictures with the models of this service. Any client of the OpenAI API for "
     "images and embeddings can call it."
@@ -58,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(SlowReaderLimit)  # inside the gate, which counts an answer until it is read
     app.add_middleware(tracing.Traces)  # outermost: what the gate rejects is traced as well
-    for module in (images, recognition, provenance, models, jobs, operations, start_page, docs_page):
+    for module in _ROUTERS:
         app.include_router(module.router)
     return app
 
@@ -81,6 +109,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         started.callback(service.encode_pool.stop)
         started.push_async_callback(service.hosted.stop)
         await service.hosted.start()
+        started.push_async_callback(service.gallery.stop)
+        await service.gallery.start()
         started.push_async_callback(service.scheduler.stop, settings.drain)
         await service.scheduler.start()
         if service.moderator is not None:
@@ -98,6 +128,7 @@ def _parts(settings: Settings) -> Service:
     if settings.filters:
         moderator = Moderator(settings, scheduler, encode_pool, metrics, keys.audit)
     planner = Planner(settings, scheduler.offers, encode_pool, moderator)
+    gallery = Gallery(settings, database, encode_pool)
     return Service(
         settings=settings,
         scheduler=scheduler,
@@ -112,9 +143,11 @@ def _parts(settings: Settings) -> Service:
             encode_pool=encode_pool,
             keys=keys,
             draining=draining,
+            gallery=gallery,
         ),
         encode_pool=encode_pool,
         hosted=HostedPictures(settings.data / "pictures", database),
+        gallery=gallery,
         planner=planner,
         moderator=moderator,
         draining=draining,

@@ -7,6 +7,7 @@ from fastapi import Request
 
 from danqing.service.access.keys import Keys
 from danqing.service.engine.scheduler import Scheduler
+from danqing.service.gallery.manager import Gallery
 from danqing.service.jobs.manager import JobManager
 from danqing.service.observability.metrics import Metrics
 from danqing.service.pictures.encode_pool import EncodePool
@@ -33,6 +34,7 @@ class Service:
     jobs: JobManager
     encode_pool: EncodePool
     hosted: HostedPictures
+    gallery: Gallery
     planner: Planner
     moderator: Moderator | None
     draining: asyncio.Event

@@ -140,6 +140,18 @@ class JobSettings(_Section):
     attempts: int = Field(5, ge=1)
 
 
+class GallerySettings(_Section):
+    """The pictures that the service keeps with their settings.
+
+    keep: days until they are deleted; 0 keeps none.
+    pictures, bytes: that one key may have; what exceeds them is not kept.
+    """
+
+    keep: float = Field(0.0, ge=0)
+    pictures: int = Field(100_000, ge=1)
+    bytes: int = Field(20 * 1024 * MEGABYTE, ge=1024)
+
+
 class Settings(_Section):
     """The settings of a service.
 
@@ -180,6 +192,7 @@ class Settings(_Section):
     engine: EngineSettings = EngineSettings()
     outbound: Outbound = Outbound()
     jobs: JobSettings = JobSettings()
+    gallery: GallerySettings = GallerySettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -136,7 +136,7 @@ def full_name(key: str, family: str) -> str:
     # names of the tokenizer and of an adapter (`model`, `alpha`) are too general to stand alone.
     meant = [k for k in matches if k.startswith(("tokenizer.", "adapter."))]
     matches = exact or [k for k in matches if k not in meant]
-    matches = [k for k in matches if not k.startswith("evaluation.")] or matches
+    matches = [k for k in matches if not k.startswith(("evaluation.", "adapter."))] or matches
     if not matches:
         nested = [k for k in keys if key.startswith(f"{k}.")]  # data.augment.flip
         matches = [key] if nested else []

@@ -50,7 +50,9 @@ class Engine:
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
         learner = initialise(config, tokenizer, start, device)
-        self.teacher = Teacher(config.teacher, config.model, device) if config.teacher else None
+        self.teacher: Teacher | None = None
+        if config.teacher and not config.model.learns_trajectories:
+            self.teacher = Teacher(config.teacher, config.model, device)
         if self.teacher is not None and start is None:
             self.teacher.lend(learner)
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -70,12 +72,11 @@ class Engine:
         if config.private is not None:
             self.private = PrivateGradients(config.private, self.learner, config.batch_size)
         self.meter = Meter()
-        self.optimizers = {
-            phase.name: optimizers.build(
-                config.optimizer, self._parameters(phase), self.learner.parameter_kind
-            )
-            for phase in self.phases
-        }
+        self.optimizers = optimizers.build_each(
+            config.optimizer,
+            {phase.name: self._parameters(phase) for phase in self.phases},
+            self.learner.parameter_kind,
+        )
         repeats = max(phase.repeats for phase in self.phases)
         self.images_per_step = config.batch_size * repeats
         self.data_seconds = 0.0

@@ -34,6 +34,20 @@ def build(config: OptimizerConfig, parameters: NamedParameters, kind_of: KindOf)
     return _KINDS[config.name].build(config, [(kind_of(name, p), p) for name, p in parameters])
 
 
+def build_each(
+    config: OptimizerConfig, phases: Mapping[str, NamedParameters], kind_of: KindOf
+) -> dict[str, torch.optim.Optimizer]:
+    """Build an optimiser for the parameters of each phase, as `build`.
+
+    Muon leaves a phase without matrices, such as that of a discriminator, to AdamW, if another one has some.
+    """
+    treated = {name: [(kind_of(each, p), p) for each, p in given] for name, given in phases.items()}
+    has_matrices = {name: any(kind == "matrix" for kind, _ in each) for name, each in treated.items()}
+    leaves = config.name == "muon" and any(has_matrices.values())
+    names = {name: "adamw" if leaves and not has_matrices[name] else config.name for name in treated}
+    return {name: _KINDS[names[name]].build(config, each) for name, each in treated.items()}
+
+
 def averages(config: OptimizerConfig) -> int:
     """Return how many tensors as large as the weights the optimiser keeps, at most."""
     return _KINDS[config.name].averages

@@ -86,7 +86,7 @@ class Requirements:
             parameters=self.parameters,
             memory_bytes=max(self.memory_bytes, machine.peak_memory(device) or 0),
             images=images,
-            seconds=left + grids * max(images - seen, 0) / images,
+            seconds=left + grids * max(images - seen, 0) / max(images, 1),
             images_per_second=self.images_per_second,
             precision=self.precision,
             device=str(device),

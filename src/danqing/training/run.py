@@ -229,7 +229,7 @@ def train(
                 f"The preset {of_init} changes how a trained model is trained: add --init MODEL, and no "
                 "--config."
             )
-    source = None if init is None else transfer.Source(_absolute(_model_path(init)))
+    source = None if init is None else transfer.Source(_absolute(model_path(init)))
     if source is not None:
         dotted["init"] = json.dumps(source.model, ensure_ascii=False)
         if preset is None and config is None and source.values() is None:
@@ -294,7 +294,7 @@ def train(
             "images": images,
         }
         options |= {"evaluate-every": evaluate_every, "patience": patience}
-        options |= {"tokenizer": tokenizer and _model_path(tokenizer), "init": init and _model_path(init)}
+        options |= {"tokenizer": tokenizer and model_path(tokenizer), "init": init and model_path(init)}
         options |= {"clean": clean, "private": in_one_word(private), "secure": secure or None}
         options |= {"track": track, "processes": processes, "device": device}
         folder.update_facts(command=command_line("train", str(data), options, settings))
@@ -330,9 +330,7 @@ def _device_of(name: str) -> torch.device:
 def _launched(count: int, data: Any, **arguments: Any) -> Run:
     """Compute a run in `count` processes that are started here; arguments: those of `train`."""
     size, settings = without_auto(arguments.pop("size", None), arguments.pop("settings", None))
-    arguments |= {
-        name: _model_path(given) for name in ("tokenizer", "init") if (given := arguments.get(name))
-    }
+    arguments |= {name: model_path(given) for name in ("tokenizer", "init") if (given := arguments.get(name))}
     arguments |= {"size": size, "private": in_one_word(arguments.get("private"))}
     arguments["secure"] = arguments.get("secure") or None
     is_quiet = arguments.pop("listener", None) is not None or None
@@ -499,7 +497,8 @@ def _default_folder(data: str | Path, preset: str | None, config: str | Path | N
     return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
 
 
-def _model_path(model: str | Path | HasModel | Model) -> str:
+def model_path(model: str | Path | HasModel | Model) -> str:
+    """Return the folder or hub id of a model; raises ConfigError."""
     if isinstance(model, Model):
         if model.origin is None:
             raise ConfigError(
@@ -511,7 +510,7 @@ def _model_path(model: str | Path | HasModel | Model) -> str:
 
 def _named(model: str | Path | HasModel | Model) -> str:
     """A model as a setting, which is TOML: its absolute path or its hub id."""
-    return json.dumps(_absolute(_model_path(model)), ensure_ascii=False)
+    return json.dumps(_absolute(model_path(model)), ensure_ascii=False)
 
 
 def _absolute(data: str | Path) -> str:

@@ -7,7 +7,7 @@ import torch
 from danqing.data import Batches, Dataset
 from danqing.data.order import PoissonOrder
 from danqing.data.splits import Held
-from danqing.training import adapting, generated, pairing, pseudo_labels
+from danqing.training import adapting, generated, pairing, pseudo_labels, trajectories
 from danqing.training.added_images import MixedBatches, Pool
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
 from danqing.training.config import RunConfig
@@ -34,10 +34,10 @@ class Material(NamedTuple):
     @property
     def is_prepared_first(self) -> bool:
         """Return whether preparing the batches may take long."""
-        data = self.config.data
+        data, model = self.config.data, self.config.model
         has_prior = self.config.adapter is not None and self.config.adapter.prior
         added = data.generated or data.unlabelled or has_prior
-        return bool(added or self.config.model.noise_chooses_images)
+        return bool(added or model.noise_chooses_images or model.learns_trajectories)
 
 
 def open_batches(
@@ -62,6 +62,8 @@ def open_batches(
     if config.data.generated or config.data.unlabelled:
         pool, share = _added_images(material, listener)
         return MixedBatches(dataset, pool, share=share, **options)
+    if config.model.learns_trajectories:
+        return trajectories.open_batches(config, dataset, listener, **options)
     if not config.model.noise_chooses_images:
         return Batches(dataset, **options)
     file = material.folder.transport_file

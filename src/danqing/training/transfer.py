@@ -175,14 +175,15 @@ class _Rows:
 class Carried:
     """The weights that a learner takes from another.
 
-    whole: by name. rows: of labels. kept, new: how many numbers of each child. news: sentences on what the
-    new model is told or makes that the other was not.
+    whole: by name. rows: of labels. kept, new: how many numbers of each child. source: of the other.
+    news: sentences on what the new model is told or makes that the other was not.
     """
 
     whole: Mapping[str, Tensor]
     rows: Mapping[str, _Rows]
     kept: Mapping[str, int]
     new: Mapping[str, int]
+    source: FamilyConfig
     news: tuple[str, ...] = ()
 
     def apply(self, learner: Learner) -> None:
@@ -193,6 +194,7 @@ class Carried:
                 state[name].copy_(tensor)
             for name, part in self.rows.items():
                 state[name].index_copy_(part.axis, part.here, part.values)
+            learner.on_start(self.source)
 
     def in_words(self, name: str) -> str:
         """Return a sentence on what is kept; name: of the source."""
@@ -237,7 +239,7 @@ def carry(source: Source, config: FamilyConfig) -> Carried:
                 whole[name], count = found, size
         kept[child] += count
         new[child] += size - count
-    carried = Carried(whole, rows, +kept, +new, tuple(_news(theirs, config)))
+    carried = Carried(whole, rows, +kept, +new, theirs, tuple(_news(theirs, config)))
     if not carried.kept:
         kind = families.display_name(config.family)
         raise ConfigError(
@@ -267,9 +269,9 @@ def _news(theirs: FamilyConfig, ours: FamilyConfig) -> Iterator[str]:
 def _of_labels(
     found: Tensor, wanted: Tensor, axis: int, theirs: FamilyConfig, ours: FamilyConfig
 ) -> _Rows | None:
-    """Return the rows of the labels that both know; None if there are none, or other axes disagree.
+    """Return the rows of the labels that both know, and of no label, if there is one.
 
-    Some tables have one row more, the last, of an image without a label.
+    None if there are none, or other axes disagree.
     """
     shapes = [(*t.shape[:axis], *t.shape[axis + 1 :]) for t in (found, wanted)]
     known, here = _labels(theirs), _labels(ours)

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -172,6 +172,17 @@ class Registry:
                 with self._opened() as another:
                     another.execute(_ADD, row)
         return image_id
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Delete images by their ids; return how many were there."""
+        if not self.path.exists():
+            return 0
+        count = 0
+        with self._opened() as connection:
+            for image_id in ids:
+                count += connection.execute("delete from images where id = ?", (image_id,)).rowcount
+            self._rows = _Rows()  # it held vectors of what is gone
+        return count
 
     def find(self, pixels: NDArray[Any], limit: int = 5) -> list[Match]:
         """Return the registered images that an image shows, the most similar first.

@@ -114,7 +114,7 @@ def test_a_batch_that_nobody_waits_for_is_stopped_and_the_next_is_painted(spoken
 
 def test_an_edit_of_a_whole_picture_shows_that_it_goes_on_and_can_be_stopped(spoken: Spoken) -> None:
     picture, mask = encoded(noise(8, 2000, 3)), pack(np.ones((8, 2000), bool))
-    told: dict[str, Any] = {"verb": "fill", "whole": [len(picture), [2000, 8], False, True]}
+    told: dict[str, Any] = {"verb": "fill", "whole": [len(picture), [2000, 8], False, True, [0, 0, 0, 0], 0]}
     spoken.ask(30, "raster", [row(30, label="star")], picture, mask, **told)
     spoken.until("alive")
     spoken.link.send({"kind": "cancel", "orders": [30]})

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from danqing.service.access import key_admin
+from danqing.service.jobs.tables import JobEvent
 from danqing.service.jobs.webhooks import sign
 from danqing.service.routes.jobs import JobAnswer, JobList
 from danqing.service.storage.database import Database
@@ -424,7 +425,8 @@ def test_a_revoked_key_paints_no_more(running: Running) -> None:
 
     async def wait() -> dict[str, Any]:
         async for event in jobs.events(key.id, job["id"], 0):
-            last = event
+            if isinstance(event, JobEvent):
+                last = event
         assert last.type == "job.failed"
         return json.loads((await jobs.find(key.id, job["id"])).error or "")
 

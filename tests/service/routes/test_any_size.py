@@ -125,6 +125,35 @@ def test_a_file_comes_back_as_it_was_sent_with_new_pixels_in_the_mask(
         assert (after[where] != before[where]).mean() > 0.5
 
 
+def test_expansion_and_soft_edges_are_those_of_the_command(
+    client: openai.OpenAI, running: Running, folders: dict[str, str]
+) -> None:
+    picture, where = noise(24, 30, 3), np.zeros((24, 30), bool)
+    where[6:18, 8:25] = True
+    model, asked = dq.load(folders["masked"]), {"label": "star", "seed": 5}
+    answer = sent(
+        client, "masked", encoded(picture), mask=masked(where), expand="3,0,9,2", feather=4, **asked
+    )
+    expected = fill(model, picture[None], mask=where, expand=(3, 0, 9, 2), feather=4, **asked)  # type: ignore[arg-type]
+    assert answer.size == "42x26"
+    assert np.array_equal(pixels_of(answer), expected)
+    assert np.array_equal(expected[0, :24, 3:33][~where], picture[~where])
+    wider = sent(client, "masked", encoded(picture), expand="0,0,10,0", output_format="input", **asked)
+    expected = fill(model, picture[None], expand=(0, 0, 10, 0), **asked)  # type: ignore[arg-type]
+    assert np.array_equal(pixels_of(wider), expected)
+    for model_name, fields, code in (
+        ("masked", {**asked, "expand": "400,0,0,0"}, "expand"),
+        ("masked", {**asked, "expand": "1,2,3"}, "expand"),
+        ("masked", {**asked, "expand": "1,0,0,0", "size": "input"}, "size"),
+        ("masked", {**asked, "feather": 1001}, "feather"),
+        ("upscale", {"feather": 3}, "feather"),
+        ("upscale", {"expand": "3,0,0,0"}, "expand"),
+    ):
+        with pytest.raises(openai.BadRequestError) as error:
+            sent(client, model_name, encoded(picture), **fields)
+        assert (error.value.param or "").split(".")[0] == code
+
+
 def test_a_variation_has_the_size_and_the_format_of_its_picture(
     client: openai.OpenAI, folders: dict[str, str]
 ) -> None:

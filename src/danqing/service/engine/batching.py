@@ -88,7 +88,15 @@ class WorkerBatch:
         whole = self.pieces[0].pending.order.whole
         return {
             "queries": [[len(one.content), one.is_text] for one in self._queries()],
-            "whole": whole and [len(whole.content), whole.size, whole.keeps_file, whole.is_fine],
+            "whole": whole
+            and [
+                len(whole.content),
+                whole.size,
+                whole.keeps_file,
+                whole.is_fine,
+                whole.expand,
+                whole.feather,
+            ],
             "kind": "paint",
             "batch": self.number,
             "model": self.kind.model,

@@ -32,7 +32,9 @@ def build(model: Model, verb: Verb, request: Request, options: Mapping[str, Any]
         return Translation(WindowModel(model, "translate", shown, own), whole=not whole.is_fine)
     if verb == "fill":
         assert whole.mask is not None
-        return Fill(WindowModel(model, "fill", request, own), Masks(source=unpack(whole.mask, whole.size)))
+        where = unpack(whole.mask, whole.size)
+        masks = Masks(source=where, expand=whole.expand, feather=whole.feather)
+        return Fill(WindowModel(model, "fill", request, own), masks)
     if verb == "vary":
         strength = own.pop("strength", STRENGTH)
         return Vary(WindowModel(model, "vary", request, own), strength)

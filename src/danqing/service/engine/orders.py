@@ -20,6 +20,8 @@ Painting = NDArray[np.uint8] | NDArray[np.uint16]
 
 WHOLE: tuple[Verb, ...] = ("translate", "relabel", "stylize")
 """The verbs that edit a whole picture, without a mask."""
+NO_BORDERS = (0, 0, 0, 0)
+"""The borders of a picture that is not expanded."""
 SOURCE_LABEL = "source_label"
 """The option of `relabel` that says what the picture shows."""
 ADAPTERS = "adapters"
@@ -53,6 +55,8 @@ class WholeImage:
     mask: where to fill, as `pack` returns it; None for other verbs.
     keeps_file: whether depth and colour space stay those of the file, or become 8 bits and sRGB.
     is_fine: whether the model sees the picture at its own resolution, in parts, or whole and resized.
+    expand: pixels to add at the left, top, right and bottom, which are filled.
+    feather: pixels over which new pixels become visible, from the edge of the mask inwards.
     """
 
     content: bytes
@@ -60,6 +64,8 @@ class WholeImage:
     mask: bytes | None = None
     keeps_file: bool = False
     is_fine: bool = False
+    expand: tuple[int, int, int, int] = NO_BORDERS
+    feather: int = 0
 
 
 @dataclass(frozen=True, slots=True)

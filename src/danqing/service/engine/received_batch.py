@@ -48,9 +48,11 @@ class Batch:
         """Read a frame."""
         rows, whole = [Row(*row) for row in header["rows"]], None
         if header["whole"] is not None:
-            length, (width, height), keeps_file, is_fine = header["whole"]
+            length, (width, height), keeps_file, is_fine, expand, feather = header["whole"]
             content, mask = bytes(block[:length]), bytes(block[length:]) or None
-            whole, block = WholeImage(content, (width, height), mask, keeps_file, is_fine), block[:0]
+            size, borders = (width, height), tuple(expand)
+            whole = WholeImage(content, size, mask, keeps_file, is_fine, borders, feather)
+            block = block[:0]
         queries = list[Query]()
         for length, is_text in header["queries"]:
             queries.append(Query(bytes(block[:length]), is_text))

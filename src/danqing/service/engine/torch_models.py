@@ -19,6 +19,7 @@ from danqing.editing.stylize import Stylize
 from danqing.editing.trained_style import TrainedStyle
 from danqing.editing.window_model import Request
 from danqing.families.base import Family, Learner
+from danqing.families.pipeline import Pipeline
 from danqing.families.style import Style
 from danqing.images import Images
 from danqing.machine import available_memory
@@ -83,6 +84,10 @@ class TorchLibrary:
             model.marks, model.marks_codes = self._marks, True
             return TorchPainter(model, self._adapters)
 
+        if isinstance(learner, Pipeline):
+            needed = learner.memory(self._device)
+            offload = learner.load_options.offload
+            return Found(size, load, needed.on_device("none" if offload == "auto" else offload))
         return Found(size, load)
 
     def free_memory(self) -> int:

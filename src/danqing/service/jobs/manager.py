@@ -1,9 +1,11 @@
 """The jobs of a service, as clients see them: accepted, found, watched and cancelled."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -14,8 +16,15 @@ from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import invalid
+from danqing.service.gallery.manager import Gallery
 from danqing.service.jobs import queries, store
-from danqing.service.jobs.runner import JobRunner, cancel_and_wait, run_forever
+from danqing.service.jobs.runner import (
+    PREVIEWS,
+    JobPreview,
+    JobRunner,
+    cancel_and_wait,
+    run_forever,
+)
 from danqing.service.jobs.store import NewJob
 from danqing.service.jobs.tables import Job, JobEvent, JobPicture, Status
 from danqing.service.jobs.watchers import JobWatchers
@@ -29,14 +38,24 @@ from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 
 _SWEEP_SECONDS = 60.0
+_POSITION_SECONDS = 2.0  # between two looks at how many jobs are before a queued one
 _PICTURES = ("images", "input", "mask")
 """The fields of a body that hold pictures; the answer about a job leaves them out."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPosition:
+    """How many jobs, with how many pictures, are painted before a queued job."""
+
+    jobs: int
+    pictures: int
 
 
 class JobManager:
     """The jobs in the database of a service.
 
     draining: set when the service stops.
+    gallery: keeps the pictures of jobs; None for none.
     beat: see `JobRunner`.
     delays: see `Webhooks`.
     """
@@ -51,6 +70,7 @@ class JobManager:
         encode_pool: EncodePool,
         keys: Keys,
         draining: asyncio.Event,
+        gallery: Gallery | None = None,
         beat: float = 1.0,
         delays: Sequence[float] = DELAYS,
     ) -> None:
@@ -68,6 +88,7 @@ class JobManager:
             watchers=self._watchers,
             webhooks=self._webhooks,
             draining=draining,
+            gallery=gallery,
             beat=beat,
         )
         self._loops: list[asyncio.Task[None]] = []
@@ -93,6 +114,7 @@ class JobManager:
         idempotency_key: str | None = None,
         webhook: str | None = None,
         webhook_secret: str | None = None,
+        previews: int = 0,
     ) -> tuple[Job, bool]:
         """Accept a request as a job.
 
@@ -100,6 +122,8 @@ class JobManager:
 
         With an idempotency key it is accepted once. The request is checked as if it were painted now, and its
         pictures are charged. Raises ApiError.
+
+        previews: unfinished pictures that its events may show, while it runs on this server.
         """
         for field in ("stream", "partial_images"):
             if body.get(field):
@@ -123,6 +147,9 @@ class JobManager:
                 whole, pictures = await self._whole_recognition(endpoint, body, caller, held)
         whole.pop("response_format", None)
         model = whole["model"]
+        shown = {name: whole[name] for name in whole if name not in _PICTURES}
+        if previews:
+            whole[PREVIEWS] = previews
         new = NewJob(
             id=store.new_id(),
             owner=owner,
@@ -131,7 +158,7 @@ class JobManager:
             model=model,
             pictures=pictures,
             body=await _serialise(whole, held),
-            request=json.dumps({name: whole[name] for name in whole if name not in _PICTURES}),
+            request=json.dumps(shown),
             fingerprint=asked,
             idempotency_key=idempotency_key,
             webhook=webhook,
@@ -204,6 +231,10 @@ class JobManager:
         """Return a picture of a job of this owner; raises ApiError 404."""
         return await self._database.run(queries.picture, owner, job_id, number)
 
+    async def drop_pictures(self, pictures: Sequence[tuple[str, int]]) -> None:
+        """Delete pictures, each by its job's id and its number."""
+        await self._database.run(store.drop_pictures, pictures)
+
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a job, unless it has ended.
 
@@ -215,13 +246,16 @@ class JobManager:
         self.runner.cancel(job_id)
         return job
 
-    async def events(self, owner: str, job_id: str, after: int) -> AsyncIterator[JobEvent]:
+    async def events(
+        self, owner: str, job_id: str, after: int
+    ) -> AsyncIterator[JobEvent | JobPreview | JobPosition]:
         """Yield the events of a job after number `after`.
 
-        Until the job ends or the service stops.
-
-        Raises ApiError 404.
+        Between them come its position while it is queued, and unfinished pictures while it runs here. It ends
+        with the job, or when the service stops. Raises ApiError 404.
         """
+        position: JobPosition | None = None
+        shown = 0
         with self._watchers.watch(job_id) as changed:
             while not self._draining.is_set():
                 changed.clear()
@@ -231,7 +265,17 @@ class JobManager:
                     yield event
                 if finished:
                     return
-                await changed.wait()
+                preview = self.runner.preview(job_id)
+                if preview is not None and preview.index >= shown:
+                    shown = preview.index + 1
+                    yield preview
+                ahead = await self._database.run(queries.ahead_of, owner, job_id)
+                if ahead is not None and position != (now := JobPosition(*ahead)):
+                    position = now
+                    yield now
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if ahead is None else _POSITION_SECONDS):
+                        await changed.wait()
 
     async def _release_watchers(self) -> None:
         """Wake all watchers when the service stops: their clients reconnect to the next server."""

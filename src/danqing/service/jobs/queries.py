@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from danqing.service.errors import ApiError
@@ -54,6 +54,19 @@ def events_after(session: Session, owner: str, job_id: str, number: int) -> tupl
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.number > number)
     events = session.scalars(query.order_by(JobEvent.number)).all()
     return list(events), job.status not in UNFINISHED
+
+
+def ahead_of(session: Session, owner: str, job_id: str) -> tuple[int, int] | None:
+    """Return the jobs and the pictures whose turn is before a queued job's.
+
+    None once it is not queued. Raises ApiError 404.
+    """
+    job = find(session, owner, job_id)
+    if job.status != "queued":
+        return None
+    query = select(func.count(), func.coalesce(func.sum(Job.pictures), 0))
+    jobs, pictures = session.execute(query.where(Job.status == "queued", Job.turn < job.turn)).one()
+    return int(jobs), int(pictures)
 
 
 def last_events(session: Session, job_ids: Iterable[str]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from danqing.service.engine.orders import (
     OrderCancelledError,
     Outcome,
     Painted,
+    Preview,
     Priority,
     Recognized,
     StepProgress,
@@ -29,6 +30,8 @@ from danqing.service.engine.orders import (
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.errors import ApiError, internal
 from danqing.service.failures import from_danqing
+from danqing.service.gallery.manager import Gallery
+from danqing.service.gallery.store import NewPicture
 from danqing.service.jobs import queries, store
 from danqing.service.jobs.archive_work import ArchiveWork
 from danqing.service.jobs.store import Claim
@@ -46,6 +49,8 @@ from danqing.service.storage.database import Database, DatabaseError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+PREVIEWS = "previews"
+"""The field of a stored body that says how many previews are wanted; no request has it."""
 _RETRY_SECONDS = 1.0
 _SHORTEST_DELAY, _LONGEST_DELAY = (
     1.0,
@@ -56,14 +61,27 @@ _PLANNED_AT_ONCE = 2  # bodies in memory at the same time; each may hold large p
 _log = logging.getLogger("danqing.jobs")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobPreview:
+    """Unfinished pictures of a job, as files. index: how many there were before."""
+
+    index: int
+    files: list[bytes]
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class _RunningJob:
-    """A job that runs here. steps: done, and all."""
+    """A job that runs here.
+
+    steps: done, and all. kept: its pictures for the gallery. preview: its latest unfinished pictures.
+    """
 
     claim: Claim
     steps: tuple[int, int] = (0, 0)
     painted: bool = False
     storing: bool = False
+    kept: list[NewPicture] = dataclasses.field(default_factory=list)
+    preview: JobPreview | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -85,12 +103,13 @@ class JobRunner:
         watchers: JobWatchers,
         webhooks: Webhooks,
         draining: asyncio.Event,
+        gallery: Gallery | None,
         beat: float,
     ) -> None:
         self._planner, self._scheduler, self._encode_pool, self._keys = planner, scheduler, encode_pool, keys
         self._draining = draining
         self._settings, self._limits, self._database = settings, settings.jobs, database
-        self._watchers, self._webhooks = watchers, webhooks
+        self._watchers, self._webhooks, self._gallery = watchers, webhooks, gallery
         self._name = f"run_{uuid.uuid4().hex}"
         self._beat_seconds = min(beat, self._limits.lease / 3)
         self._running: dict[str, _RunningJob] = {}
@@ -133,6 +152,11 @@ class JobRunner:
         """
         if (running := self._running.get(job_id)) is not None:
             running.steps = (done, total)
+
+    def preview(self, job_id: str) -> JobPreview | None:
+        """Return the latest unfinished pictures of a job that runs here."""
+        running = self._running.get(job_id)
+        return None if running is None else running.preview
 
     def wake(self) -> None:
         """Claim queued jobs now."""
@@ -246,7 +270,8 @@ class JobRunner:
         try:
             answer, files = await self._painted(running)
             running.painted = True
-            return lambda session, now: store.succeed(session, claim, answer, files, now), None
+            kept, running.kept = running.kept, []
+            return lambda session, now: self._succeed(session, claim, answer, files, kept, now), None
         except (ApiError, DanqingError) as error:
             failure = error if isinstance(error, ApiError) else from_danqing(error)
         except Exception:
@@ -257,6 +282,22 @@ class JobRunner:
             return lambda session, now: store.put_back(session, [claim], now, delay), None
         caller = self._keys.of(claim.owner)
         return lambda session, now: store.fail(session, claim, failure, now), caller
+
+    def _succeed(
+        self,
+        session: Session,
+        claim: Claim,
+        answer: Mapping[str, Any],
+        files: Sequence[tuple[str, bytes]],
+        kept: Sequence[NewPicture],
+        now: float,
+    ) -> bool:
+        """Store a job's pictures, and keep them in the gallery, in one transaction."""
+        if not store.succeed(session, claim, answer, files, now):
+            return False
+        if self._gallery is not None:
+            self._gallery.insert(session, claim.owner, kept, now)
+        return True
 
     async def _painted(self, running: _RunningJob) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
         """Return the answer of a job, and its pictures as media type and content."""
@@ -272,6 +313,7 @@ class JobRunner:
             caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
             held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
             asked = await json_bodies.read_json(body.encode(), self._settings.limits, held)
+            previews = asked.pop(PREVIEWS, 0)
             match claim.endpoint:
                 case "generations" | "edits" | "variations":
                     endpoint = claim.endpoint
@@ -296,16 +338,36 @@ class JobRunner:
                 transaction=self._run_until_stored,
             )
             return await work.run(checked, sent)
-        files = await self._files(claim, plan, functools.partial(self.note_progress, claim.id))
+        if plan.offer.steps and plan.order.whole is None:
+            plan = dataclasses.replace(plan, order=dataclasses.replace(plan.order, previews=previews))
+        on_preview = functools.partial(self._show, running, plan)
+        on_step = functools.partial(self.note_progress, claim.id)
+        files = await self._files(claim, plan, on_step, on_preview)
+        if self._gallery is not None:
+            running.kept = await self._gallery.prepare(claim.owner, files, plan.record, job=claim.id)
         revised = answers.revision(plan)
         data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
         return answers.describe(plan, data), [(MEDIA_TYPES[plan.output.format], file) for file in files]
 
+    async def _show(self, running: _RunningJob, plan: PlannedRequest, preview: Preview) -> None:
+        """Encode unfinished pictures for those who watch the job, unless a filter blocks one of them."""
+        output, pool = plan.preview_output, self._encode_pool
+        with contextlib.suppress(ApiError):
+            files = await answers.encode(
+                pool, plan, preview.pixels, output, what="preview", priority=Priority.JOB
+            )
+            running.preview = JobPreview(preview.index, files)
+            self._watchers.wake(running.claim.id)
+
     async def _files(
-        self, claim: Claim, plan: PlannedRequest, on_step: Callable[[int, int], None]
+        self,
+        claim: Claim,
+        plan: PlannedRequest,
+        on_step: Callable[[int, int], None],
+        on_preview: Callable[[Preview], Awaitable[None]] | None = None,
     ) -> list[bytes]:
         """Return the files of a planned request, when they are painted."""
-        painted = await self._outcome_of(claim, plan.order, on_step)
+        painted = await self._outcome_of(claim, plan.order, on_step, on_preview)
         assert isinstance(painted, Painted)
         async with self._encode_pool.job_turns.turn("", plan.work):  # first come, first served
             return await answers.encode(
@@ -325,8 +387,17 @@ class JobRunner:
         data = [{"url": f"/v1/jobs/{claim.id}/images/{i}"} for i in range(len(masks))]
         return recognition.describe(plan, found.findings, data), masks
 
-    async def _outcome_of(self, claim: Claim, order: Order, on_step: Callable[[int, int], None]) -> Outcome:
-        """Run the order of a job; on_step: called with its progress."""
+    async def _outcome_of(
+        self,
+        claim: Claim,
+        order: Order,
+        on_step: Callable[[int, int], None],
+        on_preview: Callable[[Preview], Awaitable[None]] | None = None,
+    ) -> Outcome:
+        """Run the order of a job.
+
+        on_step: called with its progress. on_preview: called with unfinished pictures.
+        """
         outcome: Outcome | None = None
         order = dataclasses.replace(order, priority=Priority.JOB, seconds=self._limits.seconds)
         ticket = self._scheduler.submit(order)
@@ -335,6 +406,8 @@ class JobRunner:
             match event:
                 case StepProgress(done, total):
                     on_step(done, total)
+                case Preview() if on_preview is not None:
+                    await on_preview(event)
                 case Painted() | Recognized():
                     outcome = event
         assert outcome is not None

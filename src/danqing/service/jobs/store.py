@@ -373,6 +373,13 @@ def cancel(session: Session, owner: str, job_id: str, now: float) -> tuple[Job, 
     return job, untouched
 
 
+def drop_pictures(session: Session, pictures: Sequence[tuple[str, int]]) -> None:
+    """Delete pictures, each by its job's id and its number."""
+    for job_id, number in pictures:
+        where = JobPicture.job_id == job_id, JobPicture.number == number
+        session.execute(delete(JobPicture).where(*where))
+
+
 def forget(session: Session, before: float) -> int:
     """Delete some hundred jobs that finished before this time; return how many."""
     old = select(Job.id).where(Job.finished < before).limit(200)

@@ -77,10 +77,10 @@ class EncodePool:
 
         def encode() -> list[bytes]:
             files = []
-            for one in pixels if compose is None else compose(pixels):
+            for index, one in enumerate(pixels if compose is None else compose(pixels)):
                 if cancelled.is_set():
                     break
-                files.append(output.encode(one))
+                files.append(output.encode(one, index))
             return files
 
         work = len(pixels) * max(pixels[0].size // pixels.shape[3], output.work)

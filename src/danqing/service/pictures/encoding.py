@@ -2,9 +2,9 @@
 
 import base64
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from danqing import image_files, images
 from danqing.editing import files
 from danqing.marks import Marks
 from danqing.service.engine.orders import Painting, Pixels
+from danqing.service.pictures import picture_settings
 
 Format = Literal["png", "jpeg", "webp"]
 
@@ -38,6 +39,7 @@ class OutputFormat:
     compression: the quality of jpeg and webp files, 0 to 100.
     like: the file whose format, quality, depth and metadata pictures get.
     marks: what files say of their pictures; None for nothing.
+    settings: that are written to files, so that the pictures can be made again; None for nothing.
     parent: the file that was sent to be edited, which the marks name.
     """
 
@@ -48,16 +50,19 @@ class OutputFormat:
     like: bytes | None = None
     marks: Marks | None = None
     parent: bytes | None = None
+    settings: Mapping[str, Any] | None = None
 
     @property
     def work(self) -> int:
         """Return the cost of encoding one picture, in pixels of a PNG."""
         return self.size[0] * self.size[1] * (4 if self.format == "webp" else 1)
 
-    def encode(self, pixels: Painting) -> bytes:
+    def encode(self, pixels: Painting, index: int = 0) -> bytes:
         """Encode one picture `[h, w, c]` as a file.
 
         It has 8 bits, or those of `like`. Raises DataError if the format of `like` cannot hold it.
+
+        index: its number among those of the request.
         """
         if self.like is not None:
             return self._like(pixels, self.like)
@@ -69,6 +74,7 @@ class OutputFormat:
             alpha: Literal["flatten", "keep"] = "flatten" if flatten else "keep"
             plain = images.conform(plain, size=self.size, alpha=alpha, fit="stretch")
         before = None if self.parent is None or self.marks is None else _decoded(self.parent, plain.shape[2])
+        text = "" if self.settings is None else picture_settings.as_text(self.settings, index)
         return images.encode_marked(
             plain,
             self.format,
@@ -76,6 +82,8 @@ class OutputFormat:
             marks=self.marks,
             where=None if before is None else _changed(plain, before),
             parent=self.parent,
+            xmp=picture_settings.as_xmp(text) if text else b"",
+            texts={picture_settings.TEXT: text} if text else None,
         ).content
 
     def _like(self, pixels: Painting, sent: bytes) -> bytes:

@@ -23,7 +23,7 @@ from danqing.image_files import Range
 from danqing.options import Verb
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import WHOLE, Painting, Pixels, WholeImage, pack
+from danqing.service.engine.orders import NO_BORDERS, WHOLE, Painting, Pixels, WholeImage, pack
 from danqing.service.errors import ApiError, invalid
 from danqing.service.pictures.encoding import Format
 from danqing.service.requests import archives, masks, outbound, schemas
@@ -98,6 +98,10 @@ def prepare(
         where = "Variations take" if verb == "vary" else f"{offer.name} edits whole pictures, and takes"
         advice = ": send it to /v1/images/edits" if verb == "vary" else ": leave it out"
         raise invalid(f"{where} no mask{advice}.", "mask")
+    for name in ("expand", "feather"):
+        if verb != "fill" and getattr(fields, name, None) is not None:
+            message = f"{offer.name} edits whole pictures, and has no {name}: leave it out."
+            raise invalid(message, name, "unsupported_parameter")
     if verb in WHOLE or fields.size == "input" or fields.output_format == "input":
         return _whole(content, verb, offer, n, limits, fields)
     return _varied(content, offer, n, limits)
@@ -249,18 +253,26 @@ def _filled(
     """
     keeps_file = fields.output_format == "input"
     is_fine = _is_fine(fields)
-    picture, where = _to_edit(content, mask, offer, limits, keeps_file=keeps_file)
-    height, width = where.shape
+    borders, feather = _borders(fields)
+    picture, own = _to_edit(
+        content, mask, offer, limits, keeps_file=keeps_file, may_be_empty=borders != NO_BORDERS
+    )
+    left, top, right, bottom = borders
+    height, width = own.shape[0] + top + bottom, own.shape[1] + left + right
+    if max(height, width) > limits.side:
+        message = f"The result would have {width}x{height} pixels: a side may have {limits.side}."
+        raise invalid(message, "expand")
     _check_pixels(n, width, height, limits)
+    where = np.pad(own, ((top, bottom), (left, right)), constant_values=True)
     window = masks.window_of(where, offer)
-    if keeps_file or is_fine or window is None:
+    if keeps_file or is_fine or window is None or feather or borders != NO_BORDERS:
         _check_size(fields, (width, height))
         steps = windows.plan(where, (offer.width, offer.height))
         count = sum(1 for _ in itertools.islice(steps, masks.MOST_WINDOWS + 1))
         masks.check_windows(count, offer, "image" if mask is None else "mask")
         has_alpha = picture.shape[2] in (2, 4)
         alpha = has_alpha and (
-            offer.channels in (2, 4) or bool((picture[:, :, -1][~where] < np.iinfo(picture.dtype).max).any())
+            offer.channels in (2, 4) or bool((picture[:, :, -1][~own] < np.iinfo(picture.dtype).max).any())
         )
         return PreparedPictures(
             images=None,
@@ -269,7 +281,7 @@ def _filled(
             compose=None if keeps_file or alpha or not has_alpha else _without_alpha,
             pictures=1,
             alpha=alpha or (has_alpha and keeps_file),
-            whole=WholeImage(content, (width, height), pack(where), keeps_file, is_fine),
+            whole=WholeImage(content, own.shape[::-1], pack(own), keeps_file, is_fine, borders, feather),
         )
     assert picture.dtype == np.uint8
     seen, covered = cast(Pixels, picture[window]), where[window]
@@ -289,17 +301,34 @@ def _filled(
     )
 
 
+def _borders(fields: schemas.Edit | schemas.Variation) -> tuple[tuple[int, int, int, int], int]:
+    """Return the pixels to add on each side, and those over which the fill becomes visible."""
+    if not isinstance(fields, schemas.Edit):
+        return NO_BORDERS, 0
+    if fields.borders != NO_BORDERS and fields.size == "input":
+        raise invalid("expand makes the picture larger than the one that is sent: leave size out.", "size")
+    return fields.borders, fields.feather or 0
+
+
 def _without_alpha(painted: Painting) -> list[Painting]:
     """Return pictures `[n, h, w, c]` in which nothing is transparent without their alpha channel."""
     return [one[:, :, :-1] for one in painted]
 
 
 def _to_edit(
-    content: bytes, mask: bytes | None, offer: Offer, limits: Limits, *, keeps_file: bool = False
+    content: bytes,
+    mask: bytes | None,
+    offer: Offer,
+    limits: Limits,
+    *,
+    keeps_file: bool = False,
+    may_be_empty: bool = False,
 ) -> tuple[Values, Mask]:
     """Return a picture `[h, w, c]` and where to paint, `[h, w]`.
 
     That is where the mask, or else the picture, is fully transparent.
+
+    may_be_empty: whether nothing of the picture itself need be painted.
     """
     picture = _values(content, limits, offer, keeps_file=keeps_file)
     sheet, param = (picture, "image") if mask is None else (decoded(mask, limits, "mask", None), "mask")
@@ -307,12 +336,14 @@ def _to_edit(
         sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (sheet, picture)]
         raise invalid(f"The mask has {sizes[0]} pixels and the picture {sizes[1]}: make them equal.", "mask")
     if sheet.shape[2] in (1, 3):
+        if mask is None and may_be_empty:
+            return picture, np.zeros(picture.shape[:2], np.bool_)
         message = "The mask has no alpha channel: make it transparent where the model should paint."
         if mask is None:
             message = "Send a mask, or a picture, that is transparent where the model should paint."
         raise ApiError(400, message, param="mask", code="invalid_image_mode")
     where = sheet[:, :, -1] == 0
-    if not where.any():
+    if not where.any() and not may_be_empty:
         raise invalid("No pixel is fully transparent: nothing would be painted.", param)
     return picture, where
 

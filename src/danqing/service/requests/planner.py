@@ -25,6 +25,7 @@ from danqing.service.requests.forms import Uploads
 from danqing.service.requests.model_choice import ModelChoice
 from danqing.service.requests.moderation import Moderator, Subject, What
 from danqing.service.requests.recognition import RecognitionPlanner
+from danqing.service.requests.record import record
 from danqing.service.requests.schemas import Endpoint
 from danqing.service.settings import Limits, Settings
 from danqing.trust.declaration import Declaration, SourceType
@@ -119,7 +120,13 @@ class PlannedRequest:
     def preview_output(self) -> OutputFormat:
         """Return the form of unfinished pictures, whose marks are metadata labels alone."""
         marks = self.output.marks
-        return replace(self.output, marks=marks.metadata_only() if isinstance(marks, Marking) else None)
+        own = marks.metadata_only() if isinstance(marks, Marking) else None
+        return replace(self.output, marks=own, settings=None)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return everything that the pictures depend on."""
+        return record(self.endpoint, self.fields, self.offer, self.seed)
 
     @property
     def work(self) -> int:
@@ -254,6 +261,7 @@ class Planner:
             owner=request.owner,
             seconds=limits.seconds,
         )
+        embeds = fields.embed_settings and fields.output_format != "input"
         sent_tokens = 0 if given is None else given.pictures * offer.image_tokens()
         return PlannedRequest(
             endpoint=request.endpoint,
@@ -264,6 +272,7 @@ class Planner:
                 _output(fields, given, size),
                 marks=self._marks(offer, verb, fields),
                 parent=None if sent is None else sent.images[0],
+                settings=record(request.endpoint, fields, offer, seed) if embeds else None,
             ),
             seed=seed,
             revised=request.meaning.revised,

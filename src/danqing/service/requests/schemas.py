@@ -67,6 +67,11 @@ class Fields(BaseModel):
         None, ge=-_SEED_LIMIT, lt=_SEED_LIMIT, description="The same seed paints the same pictures."
     )
     label: str | int | None = Field(None, description="A class by its name or its number.")
+    embed_settings: bool | None = Field(
+        None,
+        description="Write the settings of the request into the file (a text of PNG, and XMP), so that the "
+        "picture can be made again. Not into a file that is returned as `input`.",
+    )
     adapters: list[str] | None = Field(
         None,
         max_length=_MOST_ADAPTERS,
@@ -188,11 +193,36 @@ class Edit(Guided):
         description="What to do with the picture: one of `tasks` of GET /v1/models; by default the first.",
     )
 
+    expand: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        min_length=4,
+        max_length=4,
+        description="Pixels to add at the left, top, right and bottom, which are filled; in a form as "
+        "`0,0,200,0`. The mask stays that of the picture that is sent, and may be left out.",
+    )
+    feather: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Pixels over which the filled part becomes visible, from the edge of the mask inwards.",
+    )
+
     source_label: str | int | None = Field(
         None,
         description="What the picture shows, for a model with labels that turns one into another; `label` is "
         "what the result shows.",
     )
+
+    @field_validator("expand", mode="before")
+    @classmethod
+    def _of_text(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @property
+    def borders(self) -> tuple[int, int, int, int]:
+        """Return the pixels to add at the left, top, right and bottom."""
+        left, top, right, bottom = self.expand or (0, 0, 0, 0)
+        return left, top, right, bottom
 
     unsupported: ClassVar[dict[str, str]] = {
         **Fields.unsupported,
@@ -340,6 +370,9 @@ class ModelCard(BaseModel):
     captions: list[str]
     attributes: list[dict[str, Any]]
     options: dict[str, Any]
+    verb_options: dict[str, dict[str, Any]]
+    scale: int
+    option_values: dict[str, dict[str, Any]]
     endpoints: list[JobEndpoint]
     tasks: list[str]
     partial_images: bool

@@ -60,6 +60,7 @@ async def _body(request: Request, plan: PlannedRequest, painted: Painted) -> byt
     """Return the body of the answer, in JSON."""
     service, packed = service_of(request), list[bytes]()
     files = await answers.encode(service.encode_pool, plan, painted.pixels, plan.output)
+    await service.gallery.keep(plan.order.owner, files, plan.record)
     data: list[Mapping[str, Any]]
     if plan.fields.response_format == "url":
         names = await service.hosted.store(files, plan.output.format, plan.order.owner)
@@ -112,7 +113,8 @@ async def stream_events(
     charged: when the pictures were charged to the caller, who gets a refund if painting fails.
     events: of the order that is painted.
     """
-    pool = service_of(request).encode_pool
+    service = service_of(request)
+    pool = service.encode_pool
     try:
         async for event in events:
             if isinstance(event, Preview):
@@ -121,7 +123,9 @@ async def stream_events(
             elif isinstance(event, Painted):
                 record_times(request, plan.offer.name, plan.n, event)
                 fields = {**answers.revision(plan), **answers.origin(plan)}
-                for number, file in enumerate(await _packed(pool, plan, event.pixels, plan.output)):
+                files = await _encoded(pool, plan, event.pixels, plan.output)
+                await service.gallery.keep(plan.order.owner, files, plan.record)
+                for number, file in enumerate(await pool.to_base64(files)):
                     fields["usage"] = answers.usage(plan, number)
                     yield _event(plan, "completed", number, file, **fields)
     except (DanqingError, ApiError) as error:
@@ -143,17 +147,18 @@ async def _after(first: asyncio.Task[Event], rest: AsyncIterator[Event]) -> Asyn
 async def _preview(pool: EncodePool, plan: PlannedRequest, pixels: Painting) -> list[bytes]:
     """Return unfinished pictures in base64; none if a filter blocks one of them."""
     try:
-        return await _packed(pool, plan, pixels, plan.preview_output, what="preview")
+        files = await _encoded(pool, plan, pixels, plan.preview_output, what="preview")
+        return await pool.to_base64(files)
     except BlockedError:
         return []
 
 
-async def _packed(
+async def _encoded(
     pool: EncodePool, plan: PlannedRequest, pixels: Painting, output: OutputFormat, *, what: What = "output"
 ) -> list[bytes]:
     try:
         async with asyncio.timeout(plan.order.seconds):
-            return await pool.to_base64(await answers.encode(pool, plan, pixels, output, what=what))
+            return await answers.encode(pool, plan, pixels, output, what=what)
     except TimeoutError:
         raise late(plan.order.seconds) from None
 

@@ -15,7 +15,9 @@ from danqing.service.errors import invalid
 from danqing.service.failures import from_validation
 from danqing.service.http import sse
 from danqing.service.http.gate import any_key, held_bytes, log_facts, needs
+from danqing.service.jobs.manager import JobPosition
 from danqing.service.jobs.queries import describe
+from danqing.service.jobs.runner import JobPreview
 from danqing.service.jobs.tables import Status
 from danqing.service.parts import Service, service_of
 from danqing.service.pictures.encoding import MEDIA_TYPES, PICTURE_HEADERS
@@ -59,6 +61,7 @@ class JobRequest(BaseModel):
 
     endpoint: schemas.JobEndpoint
     body: dict[str, Any]
+    previews: int = Field(0, ge=0, le=3, description="Unfinished pictures that its events show, if possible.")
     webhook: Annotated[Webhook, WithJsonSchema(Webhook.model_json_schema())] | None = None
 
 
@@ -203,6 +206,7 @@ async def accept(
         idempotency_key=idempotency_key,
         webhook=asked.webhook.url if asked.webhook else None,
         webhook_secret=asked.webhook.secret if asked.webhook else None,
+        previews=asked.previews,
     )
     log_facts(request, model=job.model, images=job.pictures if is_new else 0, user=asked.body.get("user"))
     answer = describe(job, _address(request, service))
@@ -270,7 +274,9 @@ async def events(
     """Stream the events of a job until it ends.
 
     They start after the event that the client knows. Their names are `job.queued`, `job.running`,
-    `job.progress`, `job.succeeded`, `job.failed` and `job.cancelled`; each has an id.
+    `job.progress`, `job.succeeded`, `job.failed` and `job.cancelled`; each has an id. Without an id come
+    `job.position`, with the `jobs` and `pictures` before a queued job, and `job.preview`, with unfinished
+    pictures in base64 as `images`.
     """
     service, owner = service_of(request), caller.owner
     known = last_event_id or "0"
@@ -304,6 +310,14 @@ async def _event_stream(
     service: Service, owner: str, job_id: str, after: int, address: str
 ) -> AsyncIterator[bytes]:
     async for event in service.jobs.events(owner, job_id, after):
+        if isinstance(event, JobPosition):
+            yield sse.event("job.position", {"jobs": event.jobs, "pictures": event.pictures})
+            continue
+        if isinstance(event, JobPreview):
+            packed = await service.encode_pool.to_base64(event.files)
+            images = [one.decode() for one in packed]
+            yield sse.event("job.preview", {"index": event.index, "images": images})
+            continue
         data = json.loads(event.data)
         if event.type in _FINAL:
             data["job"] = describe(await service.jobs.find(owner, job_id), address)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
+from danqing.options import CONTROLS
 from danqing.service.access.caller import Caller
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.pool import WorkerState
@@ -51,6 +52,7 @@ def _describe(
     offer: Offer, settings: Settings, workers: Iterable[WorkerState], caller: Caller
 ) -> dict[str, Any]:
     """Describe a model for clients; why one cannot be used is only logged, since it may name files."""
+    options = dict(next(iter(offer.options.values()), {}))
     return {
         "id": offer.name,
         "object": "model",
@@ -68,7 +70,12 @@ def _describe(
         "labels": list(offer.labels),
         "captions": list(offer.captions),
         "attributes": list(offer.attributes),
-        "options": dict(next(iter(offer.options.values()), {})),
+        "verb_options": {verb: dict(options) for verb, options in offer.options.items()},
+        "scale": offer.scale,
+        "options": options,
+        "option_values": {
+            name: CONTROLS[name] for own in offer.options.values() for name in own if name in CONTROLS
+        },
         "endpoints": _endpoints(offer),
         "tasks": list(offer.tasks),
         "partial_images": offer.steps,

@@ -1,0 +1,1 @@
+"""The gallery: each owner's pictures with their settings, found by words and by likeness."""
