@@ -287,7 +287,7 @@ class Pipeline(Family):
     ) -> Tensor:
         """Call a pipeline once."""
         pipe = self._pipe(task)
-        taken = parameters_of(pipe)
+        taken = parameters_of(type(pipe))
         given = self.call_rules.arguments(texts, negative, options, taken)
         given |= {name: value for name, value in images.items() if name in taken}
         given |= {
