@@ -186,6 +186,8 @@ def test_an_adapter_of_a_pipeline_is_loaded_by_the_library_and_gives_the_same_im
     assert np.abs(255 * theirs - ours).max() <= 1.01
     zero = plain.with_adapters([(run.folder, 0.0)])
     assert np.array_equal(zero.sample(1, prompt="zzq", seed=3, num_steps=2).array[0], before)
+    saved = dq.load(plain.with_adapters([run.folder]).save(tmp_path / "merged"))
+    assert np.array_equal(saved.sample(1, prompt="zzq", seed=3, num_steps=2).array[0], ours)
     assert model.family.digest() == plain.with_adapters([run.folder]).family.digest()
 
 
