@@ -186,6 +186,8 @@ def test_an_adapter_of_a_pipeline_is_loaded_by_the_library_and_gives_the_same_im
     assert np.abs(255 * theirs - ours).max() <= 1.01
     zero = plain.with_adapters([(run.folder, 0.0)])
     assert np.array_equal(zero.sample(1, prompt="zzq", seed=3, num_steps=2).array[0], before)
+    saved = dq.load(plain.with_adapters([run.folder]).save(tmp_path / "merged"))
+    assert np.array_equal(saved.sample(1, prompt="zzq", seed=3, num_steps=2).array[0], ours)
     assert model.family.digest() == plain.with_adapters([run.folder]).family.digest()
 
 
@@ -199,7 +201,7 @@ def test_fine_tuning_a_pipeline_resumes_bit_for_bit(
     settings = {**SETTINGS, "adapter.prior": 0.5, "adapter.prior_images": 2, "batch_size": 2}
     settings["training.checkpointing"] = "on"
     options: dict[str, Any] = {"preset": "lora", "settings": settings}
-    options["init"] = f"{pipeline_folder(kind)},steps=1"
+    options["init"] = f"{pipeline_folder(kind)},steps=1,size=32"
     whole = dq.train(data, **options, images=8, out=tmp_path / "whole", listener=Heard())
     with pytest.raises(RuntimeError, match="stopped"):
         dq.train(data, **options, images=8, out=tmp_path / "parts", listener=Heard(stop_at=4))

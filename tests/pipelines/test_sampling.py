@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import danqing as dq
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, ModelError
 from danqing.families.abilities import Fills, PaintsInSteps, SamplesSizes, Varies
 from danqing.images import Images
 from danqing.model.model import Model
@@ -234,3 +234,13 @@ def test_the_card_and_the_marks_name_the_model(loaded: Any, pipeline_folder: Fol
     marked.sample(prompt="a cat", num_steps=2).save(tmp_path / "cat.png")
     found = dq.verify(tmp_path / "cat.png")
     assert "sd1" in str(found.plain())
+
+
+def test_a_saved_pipeline_is_the_same(loaded: Any, tmp_path: Path) -> None:
+    model = loaded("sd2")
+    again = dq.load(f"{model.save(tmp_path / 'copy')},size=32x32", marks="none")
+    args: dict[str, Any] = {"prompt": "a cat", "seeds": [3], "num_steps": 2}
+    np.testing.assert_array_equal(model.sample(**args).array, again.sample(**args).array)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    with pytest.raises(ModelError, match="has files already"):
+        model.save(tmp_path / "copy")

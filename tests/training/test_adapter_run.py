@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import danqing as dq
 from danqing import families
+from danqing.cli import main
 from danqing.data.batch import Condition
 from danqing.errors import ConfigError, ModelError
 from danqing.model import adapted
@@ -93,6 +94,7 @@ def test_an_adapter_begins_as_its_base_bit_for_bit_and_learns(made: tuple[dq.Run
     kept = [name for name in names if name.startswith(("family/", "ema/"))]
     assert kept
     assert all(".lora_" in name for name in kept)
+    assert "The model before, with the same seeds" in run.report.read_text(encoding="utf-8")
     facts = RunFolder(run.folder).facts()["init"]
     assert facts["weights"] == adapters.digest(plain.family)
     assert "stay as they are" in facts["text"]
@@ -151,6 +153,9 @@ def test_an_adapter_of_another_model_is_refused(made: tuple[dq.Run, dq.Run, Path
         json.dumps({**settings, "base_model_name_or_path": str(tmp_path / "nowhere")})
     )
     with pytest.raises(ModelError, match="no longer at"):
+        dq.load(gone)
+    (gone / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(gone)}))
+    with pytest.raises(ModelError, match="and so on"):
         dq.load(gone)
 
 
@@ -265,6 +270,33 @@ def test_a_trigger_word_stands_before_captions_and_the_model_s_own_images_keep_t
     # The model's own images are those that it samples.
     prior = load_file(folder.prior_file)["images"]
     assert prior.shape == (6, 8, 8, 3)
+
+
+def test_the_command_shows_adapters_samples_with_them_and_merges_them(
+    made: tuple[dq.Run, dq.Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run, _ = made
+
+    def command(*words: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        assert not ended.value.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    told = json.loads(command("adapters", "show", run.folder, "--json"))
+    assert told["rank"] == 6
+    assert told["weights"] == dq.load(base).family.digest()
+    folder = tmp_path / "merged"
+    command("adapters", "merge", base.folder, f"{run.folder}:0.5", "--out", folder)
+    options = ("-n", 2, "--seed", 1, "--marks", "none")
+    for place, words in (("a", [folder]), ("b", [base.folder, "--adapter", f"{run.folder}:0.5"])):
+        command("sample", *words, "--each", tmp_path / place, *options)
+    one, other = (
+        [np.asarray(Image.open(file)) for file in sorted((tmp_path / place).glob("*.png"))] for place in "ab"
+    )
+    assert len(one) == 2
+    assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+    assert "adapter" in command("presets", "lora")
 
 
 def test_few_images_are_a_reason_to_recommend_an_adapter(tmp_path: Path) -> None:

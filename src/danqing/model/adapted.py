@@ -25,6 +25,8 @@ from danqing.trust.sealed_file import is_sealed
 
 MOST_WEIGHT = 4.0
 """The largest weight of an adapter: beyond it, images break."""
+_DEEPEST = 8
+"""So many adapters may belong to each other; more do so in a circle."""
 _WEIGHT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 
@@ -86,17 +88,22 @@ def open_model(source: str, revision: str | None = None, access: Access | None =
     return open_files(model_folder.find(Path(place)), access=access, options=options)
 
 
-def read_learner(files: ModelFiles, access: Access | None = None) -> tuple[Learner, dict[str, Any]]:
+def read_learner(
+    files: ModelFiles, access: Access | None = None, *, depth: int = 0
+) -> tuple[Learner, dict[str, Any]]:
     """Read a model, or an adapter with its base.
 
     The learner may not sample images.
 
-    access: what the base of an adapter must satisfy. Raises ModelError.
+    access: what the base of an adapter must satisfy. depth: how many adapters lead here.
+    Raises ModelError.
     """
+    if depth > _DEEPEST:
+        raise ModelError(f"{files.path} is an adapter of an adapter, and so on: use another copy.")
     if not adapter_files.is_adapter(files):
         return model_folder.read_learner(files)
     adapter = adapter_files.read(files)
-    learner, _ = read_learner(_base_of(adapter, access), access)
+    learner, _ = read_learner(_base_of(adapter, access), access, depth=depth + 1)
     merged = with_adapters(learner, [Weighted(adapter, 1.0)], adapter.base)
     return merged, model_folder.plain_facts(adapter.config.get("trained"))
 
@@ -113,7 +120,9 @@ def read(files: ModelFiles, access: Access | None = None) -> tuple[Family, dict[
     return learner, facts
 
 
-def examine_learner(files: ModelFiles, access: Access | None = None) -> tuple[Learner, dict[str, Any]]:
+def examine_learner(
+    files: ModelFiles, access: Access | None = None, *, depth: int = 0
+) -> tuple[Learner, dict[str, Any]]:
     """Read a model or an adapter without its weights.
 
     These are only checked. Arguments and errors are those of `read_learner`.
@@ -121,7 +130,9 @@ def examine_learner(files: ModelFiles, access: Access | None = None) -> tuple[Le
     if not adapter_files.is_adapter(files):
         return model_folder.examine_learner(files)
     adapter = adapter_files.read(files)
-    base, _ = examine_learner(_base_of(adapter, access), access)
+    if depth > _DEEPEST:
+        raise ModelError(f"{files.path} is an adapter of an adapter, and so on: use another copy.")
+    base, _ = examine_learner(_base_of(adapter, access), access, depth=depth + 1)
     if isinstance(base, Pipeline):
         return read_learner(files, access)
     with torch.device("meta"):
@@ -140,20 +151,20 @@ def with_adapters(learner: Learner, wanted: Sequence[Weighted], name: str = "") 
     digest = learner.digest()
     for each in wanted:
         each.adapter.check_base(digest, name)
-    added = [adapters.Added(one.adapter.tensors, one.adapter.settings, one.weight) for one in wanted]
+    added = [adapters.Added(each.adapter.tensors, each.adapter.settings, each.weight) for each in wanted]
     if isinstance(learner, Pipeline):  # it is loaded with them
         pipeline = learner.with_added(added)
         pipeline.config = _config_of(wanted[0].adapter) if wanted else pipeline.config
         return pipeline
     adapted = copy.deepcopy(learner)
     parts = []
-    for number, each in enumerate(added):
-        adapters.put(adapted, each, f"part{number}")
-        parts.append((wanted[number].adapter.digest, each.weight))
+    for number, one in enumerate(added):
+        adapters.put(adapted, one, f"part{number}")
+        parts.append((wanted[number].adapter.digest, one.weight))
     if wanted:
         adapters.merge(adapted)
         adapted.config = _config_of(wanted[0].adapter)
-        adapted.merged_digest = adapters.combined_digest(digest, parts)
+        adapted.merged_digest = adapters.combined_digest(digest, parts)  # type: ignore[assignment]
     adapted.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return adapted
 

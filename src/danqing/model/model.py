@@ -22,8 +22,9 @@ from danqing.families.abilities import (
     Varies,
 )
 from danqing.families.base import Condition, Family, FamilyConfig
+from danqing.families.pipeline import Pipeline
 from danqing.images import Images
-from danqing.model import adapted, conditions, verb_options
+from danqing.model import adapted, conditions, pipelines, verb_options
 from danqing.model import folder as model_folder
 from danqing.model.analysis import Analysis
 from danqing.model.card import describe
@@ -32,6 +33,7 @@ from danqing.model.conditions import drawn_condition, given_condition
 from danqing.model.domain import Domain, warn_outside
 from danqing.model.files import Access
 from danqing.model.verb_options import STRENGTH
+from danqing.nets import adapters
 from danqing.nets.layers import crop
 from danqing.options import Verb
 from danqing.precision import Precision, autocast, candidates
@@ -428,7 +430,10 @@ class Model(Analysis):
         samples: shown in the model card; by default 64 new ones, or, for a model that translates, those that
             were shown before.
         half: store the weights in float16, which halves the size and changes images by little.
+        A pipeline of `diffusers` is saved as it was loaded, without new samples.
         """
+        if isinstance(self.family, Pipeline) and not adapters.is_adapted(self.family):
+            return pipelines.save(Path(folder), self.family)
         grid = samples
         if grid is None and not isinstance(self.family, Translates):
             grid = Images(self.sample(64).array, self.marking("sample", overview=True))

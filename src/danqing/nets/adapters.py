@@ -187,8 +187,12 @@ def merged(network: _N) -> _N:
 
 def size(network: nn.Module, layers: Sequence[str], rank: int) -> int:
     """Return how many numbers an adapter of some layers has."""
-    kernels = [network.get_submodule(layer).weight for layer in layers]
-    return sum(rank * (kernel[0].numel() + len(kernel)) for kernel in kernels)  # type: ignore[operator,arg-type,index]
+    numbers = 0
+    for layer in layers:
+        kernel = network.get_submodule(layer).weight
+        assert isinstance(kernel, Tensor)
+        numbers += rank * (kernel[0].numel() + kernel.shape[0])
+    return numbers
 
 
 def tensors(network: nn.Module, name: str = NAME) -> dict[str, Tensor]:
@@ -232,7 +236,7 @@ def put(network: nn.Module, added: Added, name: str) -> None:
         with warnings.catch_warnings():  # that there are several adapters is intended
             warnings.simplefilter("ignore")
             inject_adapter_in_model(LoraConfig(**known), network, name)
-        result = set_peft_model_state_dict(network, plain, adapter_name=name)
+        result: Any = set_peft_model_state_dict(network, plain, adapter_name=name)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(
             f"The adapter {name} does not fit this model ({str(error).splitlines()[0]}): give the model that "
@@ -264,7 +268,7 @@ def merge(network: nn.Module) -> None:
 
     found = [(name, module) for name, module in network.named_modules() if isinstance(module, LoraLayer)]
     for path, layer in found:
-        names = [name for name in network.peft_config if name in layer.lora_A]  # type: ignore[union-attr,operator]
+        names = [name for name in network.peft_config if name in layer.lora_A]  # type: ignore[union-attr]
         layer.merge(adapter_names=names)
         parent, _, child = path.rpartition(".")
         setattr(network.get_submodule(parent), child, layer.get_base_layer())

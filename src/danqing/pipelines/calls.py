@@ -97,10 +97,11 @@ class Call:
         return given
 
 
-def parameters_of(pipeline: Any) -> dict[str, Any]:
+@functools.lru_cache(maxsize=64)
+def parameters_of(pipeline: Any) -> Mapping[str, Any]:
     """Return the parameters of a pipeline's call with their defaults.
 
-    They are None where there is none.
+    They are None where there is none. pipeline: its class.
     """
     taken = inspect.signature(pipeline.__call__).parameters.values()
     return {

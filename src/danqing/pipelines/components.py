@@ -95,10 +95,10 @@ def build(layout: Layout, kind: Kind, components: Mapping[str, Any]) -> Any:
 
 def for_images(pipe: Any, task: Literal["vary", "fill"]) -> Any:
     """Return the pipeline of another task, with the same components."""
-    import diffusers
-
-    auto = {"vary": diffusers.AutoPipelineForImage2Image, "fill": diffusers.AutoPipelineForInpainting}
     with silent():
+        import diffusers
+
+        auto = {"vary": diffusers.AutoPipelineForImage2Image, "fill": diffusers.AutoPipelineForInpainting}
         other = auto[task].from_pipe(pipe)
     other.set_progress_bar_config(disable=True)
     return other

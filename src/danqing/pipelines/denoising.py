@@ -96,7 +96,8 @@ class UNetDenoising(Denoising):
         super().__init__(pipe)
         from diffusers import DDPMScheduler
 
-        self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+        scheduler: Any = DDPMScheduler
+        self.scheduler = scheduler.from_config(pipe.scheduler.config)
 
     @torch.no_grad()
     def encode_text(self, text: str) -> Text:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from torch import Tensor
 from danqing import machine
 from danqing.errors import ConfigError
 from danqing.pipelines import placing, previews
-from danqing.pipelines.components import silent
 from danqing.pipelines.options import LoadOptions
 
 OnStep = Callable[[int, int, Callable[[], Tensor]], None]
@@ -51,8 +51,10 @@ def images(
             explained(placed.options, placed.device, placed.offload),
             torch.inference_mode(False),  # weights that move within it could not be used outside
             torch.no_grad(),
-            silent(),
+            warnings.catch_warnings(),
         ):
+            warnings.simplefilter("ignore", FutureWarning)  # of interfaces within the library
+            warnings.simplefilter("ignore", DeprecationWarning)
             made: Tensor = pipe(**given, **watch.arguments(taken), output_type="pt").images
     except BaseException as error:
         pipe.maybe_free_model_hooks()

@@ -167,7 +167,7 @@ def _completed_pipeline(config: RunConfig, pipeline: Pipeline, dataset: Dataset)
             )
     if dataset.channels != 3:
         raise ConfigError("A pipeline learns from images with 3 channels: add --set data.channels=3.")
-    shape = {"width": dataset.size[0], "height": dataset.size[1]}
+    shape: dict[str, Any] = {"width": dataset.size[0], "height": dataset.size[1]}
     shape |= {"sizes": dataset.sizes if len(dataset.sizes) > 1 else ()}
     examples = _examples(config, pipeline.config, dataset)
     model = pipeline.config.model_copy(update={**shape, **examples})

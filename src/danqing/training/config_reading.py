@@ -71,7 +71,7 @@ def overlaid(
     name: of a file in `presets/overlays`. family: of the model whose training it changes.
     """
     values, chosen = presets.read_overlay(name), {full_name(key, family) for key in settings}
-    own = {key: values.pop(key) for key in ("minutes", "images") if key in values}
+    own: dict[str, Any] = {key: values.pop(key) for key in ("minutes", "images") if key in values}
     if any(value is not None for value in budget.values()) or chosen & budget.keys():
         own = {}
     new = {key: value for key, value in flat(values).items() if key not in chosen}

@@ -31,14 +31,15 @@ class Section(BaseModel):
 class OptimizerConfig(Section):
     """How gradients change the weights.
 
-    name: muon updates the hidden matrices that a family declares, and AdamW everything else.
+    name: muon updates the hidden matrices that a family declares, and AdamW everything else. adamw8bit keeps
+    its averages in 8 bits, by the package bitsandbytes.
     betas: of adam and adamw.
     final_betas: those that they approach in the burn-in; by default, they stay.
     momentum: of sgd and rmsprop.
     ns_steps: of the Newton-Schulz iteration of muon; fewer are faster.
     """
 
-    name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
+    name: Literal["adamw", "adam", "muon", "sgd", "rmsprop", "adamw8bit"] = "adam"
     learning_rate: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     final_betas: tuple[float, float] | None = None

@@ -1,5 +1,6 @@
 """Optimisers from their configuration, and their state as named tensors."""
 
+import importlib.util
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -78,6 +79,26 @@ def _rmsprop(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimi
     return torch.optim.RMSprop(
         _groups(parameters), rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
     )
+
+
+def _adamw8bit(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimizer:
+    """AdamW whose averages take a byte per number (Dettmers et al. 2022)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "The optimiser adamw8bit needs the package bitsandbytes: pip install bitsandbytes, or set "
+            "optimizer=adamw.",
+            "optimizer",
+        )
+    from bitsandbytes.optim import AdamW8bit
+
+    found: torch.optim.Optimizer = AdamW8bit(
+        _groups(parameters),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+    return found
 
 
 def _groups(parameters: Treated) -> list[dict[str, Any]]:
@@ -184,6 +205,7 @@ _KINDS = {
     "muon": _Kind(2, MuonAndAdamW),
     "sgd": _Kind(1, _sgd),
     "rmsprop": _Kind(2, _rmsprop),
+    "adamw8bit": _Kind(2, _adamw8bit),
 }
 """Every optimiser, by the name that `OptimizerConfig` allows."""
 
@@ -200,10 +222,10 @@ def owners(parameters: NamedParameters, size: int) -> dict[str, int]:
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> dict[str, Tensor]:
     """The optimiser's state as `parameter name/state name` → tensor."""
     return {
-        f"{name}/{key}": value
+        f"{name}/{key}": torch.tensor(value) if isinstance(value, int) else value
         for name, parameter in parameters
         for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor | int)
     }
 
 
@@ -220,6 +242,9 @@ def load_state_tensors(
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = named[name]
+        if not value.is_floating_point() and value.dim() == 0:  # a count that is no tensor
+            optimizer.state[parameter][key] = int(value)
+            continue
         layout = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
         # Only the fused kernels keep their step counts beside the weights.
         beside = key != "step" or optimizer.defaults.get("fused", False)
