@@ -175,6 +175,7 @@ class Catalogue:
             or self._introduced(text, depth)
             or self._listed(text, depth)
             or self._counted(text, depth)
+            or self._bracketed(text, depth)
         )
 
     def _filled(self, text: str, depth: int) -> str | None:
@@ -189,9 +190,8 @@ class Catalogue:
                     {name: self._value(value, depth) for name, value in each.items()} for each in matches
                 ]
                 values = min(filled, key=lambda each: len(_LETTER.findall("".join(each.values()))))
-                return "".join(
-                    piece + values.get(name, "") for piece, name, _ in _pieces(template.translation)
-                )
+                parts = (piece + values.get(name, "") for piece, name, _ in _pieces(template.translation))
+                return re.sub(f"(?<=[{''.join(_ENDINGS.values())}]) +(?=[^ ])", "", "".join(parts))
         return None
 
     def _value(self, text: str, depth: int) -> str:
@@ -221,6 +221,8 @@ class Catalogue:
         """Several sentences, or the parts of a list."""
         for separator, translated in _SEPARATORS:
             parts = split_outside_brackets(text, separator)
+            if separator == ". " and len(parts) > 2:  # two sentences may be one message
+                parts = [parts[0], separator.join(parts[1:])]
             if len(parts) > 1 and (joined := self._joined(parts, translated, depth)):
                 return joined
         return None
@@ -230,6 +232,14 @@ class Catalogue:
         found = _COUNTED.fullmatch(text)
         inner = found and self._translated(found[2], depth + 1)
         return f"{found[1]} {inner}" if found and inner else None
+
+    def _bracketed(self, text: str, depth: int) -> str | None:
+        """A message before a remark in brackets."""
+        if text[-1] != ")" or (start := text.find(" (")) < 1:
+            return None
+        outer, remark = text[:start], text[start + 2 : -1]
+        found = self._translated(outer, depth + 1), self._translated(remark, depth + 1)
+        return f"{found[0] or outer}（{found[1] or remark}）" if any(found) else None
 
     def _joined(self, parts: list[str], separator: str, depth: int) -> str | None:
         found = [self._translated(part, depth + 1) for part in parts]

@@ -19,10 +19,16 @@ _NOTED = {"notes", "problems", "warnings"}
 """Lists whose entries are shown."""
 _SPOKEN = ("cli", "progress.py", "quantities.py")
 """Where any text of several words is shown."""
-_PAGES = ("report", "pages", "page", "demo", "routes", "http", "requests", "jobs")
-"""Packages that write pages or answer requests; these have one language."""
+_PAGES = {"report", "pages", "page", "demo", "routes", "http", "requests", "jobs"}
+_FILES = {"card", "plots", "compare_page"}
+"""Packages and modules that write pages and files or answer requests; these have one language."""
 _TITLE = re.compile(r"[A-Z][a-z]+( [a-z]+)*|[A-Z]{2,}( [A-Z]+)*")
 _SENTENCE = re.compile(r"[A-Z{][^\n]* [^\n]* [^\n]*[.?]")
+_PLAIN_WORD = re.compile(r"""(?<![^\s('"}])[a-z]{2,}(?![^\s.,:;)'"{])""")
+_CODE = re.compile(
+    r"[|`<>#\[\]\n\t]|%[sd]|\bexpected\b|\w\(|^\{\{"
+    r"|^(select|set local|insert|create|pragma|import|from \S+ import)\b"
+)
 _NO_PROSE = re.compile(
     r" \| None$|^bold |^danqing |^[0-9A-F]{2}[0-9A-F -]+$"  # annotations, styles, commands, code points
     r"|</?[a-z]+[ >/{]|^\s*[.#@\w-]+ ?\{\{|^\s*(SELECT|CREATE|INSERT|UPDATE|DELETE) "  # HTML, CSS, SQL
@@ -70,7 +76,7 @@ class Sources:
         """Yield each template, with the package before it and the file after it."""
         for path, tree in self.modules.items():
             room = path.parts[0] if len(path.parts) > 1 else "base"
-            if room == "locale" or set(path.parts[1:-1]) & set(_PAGES):
+            if room == "locale" or set(path.parts[1:-1]) & _PAGES or path.stem in _FILES:
                 continue
             module = _Module(self, tree, path.parts[0] in _SPOKEN)
             for template in module.templates():
@@ -155,7 +161,7 @@ class _Module:
         if self._is_command:
             self._keep(part for text in texts for part in _paragraphs(text) if " " in part or part[-1] == ":")
         else:
-            self._keep(text for text in texts if _SENTENCE.fullmatch(text))
+            self._keep(text for text in texts if _is_prose(text))
 
     def _keep(self, templates: Iterable[str]) -> None:
         for line in itertools.chain.from_iterable(template.splitlines() for template in templates):
@@ -256,7 +262,9 @@ class _Module:
             repeated = self._variants(value.left, scope) if isinstance(value.left, ast.Constant) else []
             return ["", *repeated] if repeated else []
         if isinstance(value, ast.Name | ast.Attribute) and _last_name(value).strip("_").isupper():
-            texts = [] if id(value) in self._visited else self._defined(value, scope)
+            visited = set(self._visited)
+            texts = [] if id(value) in visited else self._defined(value, scope)
+            self._visited = visited
             return texts if len(texts) == 1 and " " in texts[0] else []
         if not isinstance(value, ast.IfExp):
             return []
@@ -368,6 +376,14 @@ def _paragraphs(text: str) -> Iterator[str]:
     for part in text.split("\n\n"):
         if part.strip() and not part.startswith("  "):
             yield " ".join(part.split())
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text is a sentence, or a part of one of three words or more."""
+    words = re.sub(r"\{[^{}]*\}", "{}", text)
+    return bool(_SENTENCE.fullmatch(text)) or (
+        len(_PLAIN_WORD.findall(words)) > 2 and not _CODE.search(words)
+    )
 
 
 def _escaped(text: str) -> str:
