@@ -3,14 +3,54 @@ stream.
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from danqing.errors import ConfigError
+
 if TYPE_CHECKING:  # torch is imported where it is used: the process that answers HTTP needs seeds alone
     import torch
+
+
+_TINY = 2.0**-25
+"""Half the distance between 1 and the float32 before it; uniform values are kept so far from 0 and 1."""
+
+
+class SeedMix(int):
+    """A seed whose noise lies between the noise of several seeds.
+
+    As a number it is the seed with the largest share, which decides what cannot be mixed, such as a label
+    that is drawn.
+
+    parts: (seed, share) of each seed with a share.
+    """
+
+    parts: tuple[tuple[int, float], ...]
+
+    def __new__(cls, parts: Sequence[tuple[int, float]]) -> Self:
+        """Mix seeds.
+
+        parts: (seed, share) of each; shares are from 0 on and need not add up to 1.
+        Raises ConfigError for other shares, and if all are 0.
+        """
+        if any(not 0 <= share < math.inf for _, share in parts):
+            raise ConfigError("The share of a seed in a mix is a number from 0 on.")
+        kept = tuple((seed, share) for seed, share in parts if share > 0)
+        if not kept:
+            raise ConfigError("A mix of seeds needs one with a share above 0.")
+        mixed = super().__new__(cls, max(kept, key=lambda part: part[1])[0])
+        mixed.parts = kept
+        return mixed
+
+    @property
+    def weights(self) -> list[tuple[int, float]]:
+        """Return the seeds with the weights of their normal values, whose squares add up to 1."""
+        length = math.hypot(*(share for _, share in self.parts))
+        return [(seed, share / length) for seed, share in self.parts]
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
@@ -44,11 +84,14 @@ def normal(
     """Draw standard normal values `[len(seeds), *shape]`, float32.
 
     Row i depends on `seeds[i]` alone. They are drawn on the CPU, so that a seed gives the same image on every
-    device.
+    device. Those of a `SeedMix` are a weighted sum, which is standard normal too.
     """
     import torch
 
-    rows = [torch.randn(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
+    def draw(seed: int) -> "torch.Tensor":
+        return torch.randn(tuple(shape), generator=generator(seed, purpose))
+
+    rows = [_mixed(seed, draw) if isinstance(seed, SeedMix) else draw(seed) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
 
 
@@ -57,12 +100,31 @@ def uniform(
 ) -> "torch.Tensor":
     """Draw uniform values in [0, 1), `[len(seeds), *shape]`, float32.
 
-    They are drawn as those of `normal`.
+    They are drawn as those of `normal`. Those of a `SeedMix` are the normal values with the same
+    probabilities, mixed and turned back, so that they are uniform too (a Gaussian copula).
     """
     import torch
 
-    rows = [torch.rand(tuple(shape), generator=generator(seed, purpose)) for seed in seeds]
+    def draw(seed: int) -> "torch.Tensor":
+        return torch.rand(tuple(shape), generator=generator(seed, purpose))
+
+    def mixed(mix: SeedMix) -> "torch.Tensor":
+        if len(mix.parts) == 1:
+            return draw(mix)
+        inner = _mixed(mix, lambda seed: torch.special.ndtri(draw(seed).double().clamp(_TINY, 1 - _TINY)))
+        return torch.special.ndtr(inner).clamp(max=1 - 2 * _TINY).float()
+
+    rows = [mixed(seed) if isinstance(seed, SeedMix) else draw(seed) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
+
+
+def _mixed(mix: SeedMix, draw: "Callable[[int], torch.Tensor]") -> "torch.Tensor":
+    """Return the weighted sum of what each seed of a mix draws."""
+    first, *others = mix.weights
+    total = first[1] * draw(first[0])
+    for seed, weight in others:
+        total = total + weight * draw(seed)
+    return total
 
 
 def keyed_uniform(key: bytes, purpose: str, *numbers: int, count: int) -> NDArray[np.float64]:

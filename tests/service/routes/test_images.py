@@ -64,6 +64,18 @@ def test_a_seed_paints_what_the_python_api_paints(client: openai.OpenAI, models:
         assert np.array_equal(painted, dq.load(models[name]).sample(3, seed=7, **asked).array), name
 
 
+def test_a_mix_of_seeds_lies_between_their_pictures(client: openai.OpenAI) -> None:
+    def painted(n: int = 2, **fields: Any) -> list[str | None]:
+        answer = client.images.generate(model="gan", prompt="", n=n, extra_body=fields)
+        return [one.b64_json for one in answer.data or ()]
+
+    first, second = painted(seed=4), painted(seed=5)
+    assert painted(mix=[{"seed": 4, "share": 1}, {"seed": 5, "share": 0}]) == first
+    assert painted(mix=[{"seed": 4, "share": 0}, {"seed": 5, "share": 0.5}]) == second
+    middle = painted(mix=[{"seed": 4, "share": 0.5}, {"seed": 5, "share": 0.5}])
+    assert len({*first, *second, *middle}) == 6
+
+
 def test_an_answer_tells_what_was_painted_and_its_seed_paints_it_again(client: openai.OpenAI) -> None:
     first = client.images.generate(model="masked", prompt=" RED  Square", n=2, user="somebody")
     told = first.model_dump()
@@ -187,6 +199,10 @@ def test_a_picture_has_an_address_that_only_its_client_knows(running: Running, c
 
 REFUSED: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({}, 400, "prompt", "missing"),
+    ({"prompt": "", "seed": 3, "mix": [{"seed": 4, "share": 1}]}, 400, "mix", "one of them"),
+    ({"prompt": "", "mix": [{"seed": 4, "share": 0}]}, 400, "mix", "above 0"),
+    ({"prompt": "", "mix": [{"seed": 4, "share": 2}]}, 400, "mix.0.share", "1"),
+    ({"prompt": "", "mix": []}, 400, "mix", "1"),
     ({"prompt": None}, 400, "prompt", "string"),
     ({"prompt": 3}, 400, "prompt", "string"),
     ({"prompt": "\ud800"}, 400, "prompt", "prompt"),

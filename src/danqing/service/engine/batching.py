@@ -111,6 +111,7 @@ class WorkerBatch:
                     r.negative_prompt,
                     p.pending.order.previews,
                     r.attributes and dict(r.attributes),
+                    r.mix,
                 )
                 for p in self.pieces
                 for r in p.pending.order.rows[p.start : p.stop]

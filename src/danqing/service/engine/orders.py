@@ -36,6 +36,8 @@ class ImageRow:
     """One picture to paint.
 
     Its pixels depend only on it and the options of its order.
+
+    mix: seeds with their shares, as `randomness.SeedMix` takes them, instead of `seed`.
     """
 
     seed: int
@@ -43,6 +45,7 @@ class ImageRow:
     prompt: str | None = None
     negative_prompt: str | None = None
     attributes: Mapping[str, Any] | None = None
+    mix: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,9 @@ class OrderCancelledError(DanqingError):
     """The order was cancelled, or the scheduler stops."""
 
 
-def rows_of(seeds: Sequence[int], **of_all: Any) -> tuple[ImageRow, ...]:
-    """Return one row per seed, otherwise equal."""
-    return tuple(ImageRow(seed=seed, **of_all) for seed in seeds)
+def rows_of(
+    seeds: Sequence[int], mixes: Sequence[tuple[tuple[int, float], ...]] | None = None, **of_all: Any
+) -> tuple[ImageRow, ...]:
+    """Return one row per seed, with its mix if there is one, otherwise equal."""
+    pairs = zip(seeds, mixes or [()] * len(seeds), strict=True)
+    return tuple(ImageRow(seed=seed, mix=mix, **of_all) for seed, mix in pairs)

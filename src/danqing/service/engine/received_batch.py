@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing.frames import Header
+from danqing.randomness import SeedMix
 from danqing.service.engine.orders import Query, WholeImage
 
 
@@ -22,6 +23,12 @@ class Row:
     negative_prompt: str | None
     previews: int
     attributes: dict[str, Any] | None = None
+    mix: Sequence[tuple[int, float]] = ()
+
+    @property
+    def drawn_from(self) -> int:
+        """Return the seed of its noise, which may be a mix of several."""
+        return SeedMix(self.mix) if self.mix else self.seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ class TorchPainter:
         if batch.whole is not None:
             return self._edited(model, batch, batch.whole, rows[0], watch)
         arguments: dict[str, Any] = conditions(model, rows, draws=batch.verb == "sample")
-        arguments |= {"seeds": [row.seed for row in rows], "on_step": watch.on_step}
+        arguments |= {"seeds": [row.drawn_from for row in rows], "on_step": watch.on_step}
         if batch.verb == "sample":
             return model.sample(len(rows), **arguments, **batch.options).array
         images, masks = _given(model, batch, start, len(rows))

@@ -251,6 +251,7 @@ class Planner:
                 prompt=request.meaning.prompt,
                 negative_prompt=negative,
                 attributes=fields.attributes,
+                mixes=_mixes(fields, offer, n),
             ),
             verb=verb,
             options=options,
@@ -385,6 +386,21 @@ def _source_label(
         message = "label is missing: say what the result shows."
         raise invalid(message, "label", "missing_required_parameter")
     return {SOURCE_LABEL: prompts.label(offer, shown, SOURCE_LABEL)}
+
+
+def _mixes(fields: schemas.Fields, offer: Offer, n: int) -> list[tuple[tuple[int, float], ...]]:
+    """Return the seeds and shares of each picture; raises ApiError for a mix that is not possible."""
+    shared = fields.mix if isinstance(fields, schemas.Generation) else None
+    if shared is None:
+        return [()] * n
+    if fields.seed is not None:
+        raise invalid("seed and mix set the same thing: send one of them.", "mix")
+    if offer.runtime != "torch":
+        message = f"{offer.name} is an export, and does not mix seeds: leave mix out."
+        raise invalid(message, "mix", "unsupported_parameter")
+    if not any(one.share for one in shared):
+        raise invalid("A mix of seeds needs one with a share above 0.", "mix")
+    return [tuple((derived_seed(one.seed, "image", k), one.share) for one in shared) for k in range(n)]
 
 
 def _output(

@@ -143,8 +143,28 @@ class Guided(Fields):
         return {**super().options, **{name: value for name, value in named.items() if value is not None}}
 
 
+class SharedSeed(BaseModel):
+    """A seed and its share in a mix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seed: int = Field(ge=-_SEED_LIMIT, lt=_SEED_LIMIT)
+    share: float = Field(ge=0, le=1)
+
+
+_SharedSeed = Annotated[SharedSeed, WithJsonSchema(SharedSeed.model_json_schema())]
+
+
 class Generation(Guided):
     """The body of POST /v1/images/generations."""
+
+    mix: list[_SharedSeed] | None = Field(
+        None,
+        min_length=1,
+        max_length=16,
+        description="Seeds with their shares, instead of `seed`: picture k lies between the pictures k of "
+        "these seeds, and is that of a seed that has the whole share.",
+    )
 
     output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
 

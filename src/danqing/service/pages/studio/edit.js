@@ -320,7 +320,8 @@ export function mount(container, context) {
     told();
   }
 
-  const restored = Draft.read().then((one) => (one && !draft ? open(one) : null), () => {}); // a browser without storage begins anew
+  const restored = Draft.read().then((one) => (one && !draft ? open(one) : null))
+    .catch((error) => show(trouble, t("edit.unsaved", { reason: error.message }))); // the page still works, without a draft
   return {
     draw,
     /* parameters: { image, name } opens a picture of another page, a Blob. */
