@@ -184,7 +184,7 @@ def _start(
     if fours and len(entrants) < 4:
         raise ConfigError(f"There are {len(entrants)} contestants: fours need at least four, so use pairs.")
     subjects = len(entrants[0].pictures)
-    told = {
+    told: dict[str, Any] = {
         "format": _FORMAT,
         "session": sessions.new_id(),
         "names": [one.name for one in entrants],
