@@ -43,9 +43,9 @@ def test_raters_join_with_restricted_keys_and_their_votes_become_ratings(
             assert listed["id"] == started.session
             while (ballot := rater.ballot(started.session))["id"]:
                 files = [rater.http.get(path).content for path in ballot["pictures"]]  # type: ignore[attr-defined]
-                pixels = [np.asarray(Image.open(io.BytesIO(one))).astype(int) for one in files]
-                sharp = [float(np.abs(np.diff(one, axis=0)).mean()) for one in pixels]
-                means = [float(one.mean()) for one in pixels]
+                shown = [np.asarray(Image.open(io.BytesIO(one))).astype(int) for one in files]
+                sharp = [float(np.abs(np.diff(one, axis=0)).mean()) for one in shown]
+                means = [float(one.mean()) for one in shown]
                 if files[0] == files[1]:
                     best = None
                 elif abs(means[0] - means[1]) < 5:  # a picture and what was blurred

@@ -33,7 +33,8 @@ _FORMAT = 1
 class Judging:
     """A session, and what its votes say.
 
-    session: its id. link: what raters open, below the address of the service. state: open, decided, closed or deleted.
+    session: its id. link: what raters open, below the address of the service.
+    state: open, decided, closed or deleted.
     keys: new keys of raters by their names; each is shown only here.
     files: what was written. notes: what to keep in mind.
     """
@@ -183,7 +184,7 @@ def _start(
     if fours and len(entrants) < 4:
         raise ConfigError(f"There are {len(entrants)} contestants: fours need at least four, so use pairs.")
     subjects = len(entrants[0].pictures)
-    told = {
+    told: dict[str, Any] = {
         "format": _FORMAT,
         "session": sessions.new_id(),
         "names": [one.name for one in entrants],
