@@ -2,7 +2,7 @@
 
     python benchmarks/distillation.py TEACHER --data DIR [--steps 1 2 4] [--images NAME=COUNT ...]
         [--only NAME ...] [--set KEY=VALUE ...] [--count 5000] [--threads 2] [--out FOLDER]
-    python benchmarks/distillation.py --speed [--peer PYTHON] [--channels 1] [--turns 5] [--threads 2]
+    python benchmarks/distillation.py --speed [--channels 1] [--turns 5] [--threads 2]
 
 TEACHER is the run folder of a flow model of DIR, which has a test split. Each of steps-1, steps-2 and steps-4
 is distilled for 40% of the time that the teacher was trained for, its trajectories included. Prints one JSON
@@ -19,8 +19,9 @@ each contestant generated is kept in FOLDER: the same command continues after an
 trains some of the contestants.
 
 --speed: images per second of a model of two steps, 16 at once, beside diffusers 0.42.1 with DPM-Solver++ in
-25 steps, in turns. "unet" has the same U-Net as the peer; "flow-32" is the network of the preset. Weights
-are random, which does not change the speed. PYTHON has diffusers; by default it is this one.
+25 steps and in float32, in turns. "unet" and its peer have U-Nets of the same shape; "flow-32" is the network
+of the preset, and its peer a U-Net with about as many parameters. Weights are random, which does not change
+the speed. Both use one process, in which diffusers must be installed.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ import flow_evaluations
 import numpy as np
 import scoring
 import torch
-from flow_speed import CPU, SAME_UNET, SIZE, diffusers, in_turns, ratio
+from flow_peers import SOLVER_STEPS, parameters_of
+from flow_speed import CHUNK, CPU, SAME_UNET, SIZE, Work, in_turns
 
 import danqing as dq
 from danqing import families
@@ -51,6 +54,9 @@ from danqing.training.trajectories import TaughtBatches, ensure
 from danqing.training.transfer import Source, carry
 
 Contestant = tuple[np.ndarray, dict[str, Any]]
+UNET: Any = SAME_UNET["model"]
+WIDTHS, SMALL_WIDTHS = (64, 128, 128), (32, 48, 56)
+"""Of the peer's U-Net: those of UNET, and those that give it about as many parameters as flow-32 has."""
 
 
 def student(
@@ -117,7 +123,6 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the students")
     parser.add_argument("--count", type=int, default=5000, help="how many images are judged")
     parser.add_argument("--speed", action="store_true", help="measure the speed of sampling instead")
-    parser.add_argument("--peer", default=sys.executable, help="a Python that has diffusers")
     parser.add_argument("--channels", type=int, default=1, choices=[1, 3])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
@@ -172,36 +177,73 @@ def quality(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Sample in turns with diffusers."""
-    dataset = open_dataset("digits", size=SIZE, channels=arguments.channels)
+    channels = arguments.channels
     few = {"objective": "solution", "num_steps": 2}
-    unet = {**SAME_UNET["model"], "family": "flow", **few}  # type: ignore[dict-item]
-    shape = {"width": SIZE[0], "height": SIZE[1], "channels": arguments.channels}
-    preset = resolve(preset="flow-32", settings=few).for_data(dataset).model
-    models = {
-        "unet": Model(families.build(families.parse_config({**unet, **shape}))),
+    shape = {"width": SIZE[0], "height": SIZE[1], "channels": channels}
+    values: dict[str, Any] = {"family": "flow", **UNET, **few, **shape}
+    preset = resolve(preset="flow-32", settings=few).model.model_copy(update=shape)
+    ours = {
+        "unet": Model(families.build(families.parse_config(values))),
         "flow-32": Model(families.build(preset)),
     }
+    peers = {"unet": peer_network(WIDTHS, channels), "flow-32": peer_network(SMALL_WIDTHS, channels)}
 
-    def work(model: Model) -> Any:
-        def once(_: str, seconds: float) -> float:
+    def work(once: Callable[[], object]) -> Work:
+        def images_per_second(_: str, seconds: float) -> float:
             done, begun = 0, time.perf_counter()
             while (elapsed := time.perf_counter() - begun) < seconds:
-                model.sample(16, seed=1)
-                done += 16
+                once()
+                done += CHUNK
             return done / elapsed
 
-        return once
+        return images_per_second
 
-    with diffusers(arguments.peer, scoring.pixels_of(dataset), arguments.threads) as (theirs, _):
-        works = {"diffusers": theirs, **{name: work(model) for name, model in models.items()}}
-        speeds = in_turns(works, "sampling", arguments.turns, arguments.seconds)
+    works: dict[str, Work] = {}
+    for name, model in ours.items():
+        works[f"diffusers-{name}"] = work(functools.partial(peer_samples, peers[name], channels))
+        works[name] = work(functools.partial(model.sample, CHUNK, seed=1))
+    speeds = in_turns(works, "sampling", arguments.turns, arguments.seconds)
+    pairs = {name: zip(speeds[name], speeds[f"diffusers-{name}"], strict=True) for name in ours}
     return {
-        "images_per_second": {name: round(statistics.median(each), 1) for name, each in speeds.items()},
-        "ratio": {name: ratio(speeds, name) for name in models},
+        "images_per_second": {name: round(statistics.median(each), 2) for name, each in speeds.items()},
+        "ratio": {name: round(statistics.median(a / b for a, b in each), 1) for name, each in pairs.items()},
+        "parameters": {
+            **{name: parameters_of(model.family) for name, model in ours.items()},
+            **{f"diffusers-{name}": parameters_of(network) for name, network in peers.items()},
+        },
         "threads": arguments.threads,
         "precision": candidates(CPU)[0],
-        "channels": arguments.channels,
+        "channels": channels,
     }
+
+
+def peer_network(widths: Sequence[int], channels: int) -> torch.nn.Module:
+    """A U-Net of diffusers with two blocks per level and attention at 8x8."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        sample_size=SIZE[0],
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=2,
+        block_out_channels=tuple(widths),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    ).eval()
+
+
+@torch.inference_mode()
+def peer_samples(network: Any, channels: int) -> torch.Tensor:
+    """Sample by DPM-Solver++(2M) in 25 steps, in float32, as diffusers does by default."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    solver = DPMSolverMultistepScheduler()
+    solver.set_timesteps(SOLVER_STEPS)
+    x = torch.randn(CHUNK, channels, *SIZE)
+    for t in solver.timesteps:
+        x = solver.step(network(x, t).sample, t, x).prev_sample
+    return x
 
 
 if __name__ == "__main__":
