@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
 if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, whatever it inherits
     os.environ["OMP_NUM_THREADS"] = "1"
 
+os.environ["DANQING_LANG"] = "en"  # whatever the language of the machine; tests of others set it themselves
+
 # Tests of marks request them. Others compare pixels and files, and write no keys into the home folder.
 os.environ["DANQING_MARKS"] = "none"
 os.environ["DANQING_TRUST"] = os.path.join(tempfile.gettempdir(), f"danqing-trust-of-tests-{os.getpid()}")

@@ -1,6 +1,7 @@
-"""A hub on loopback with as much of the real one's HTTP interface as a push and a pull of one folder need.
+"""A hub on loopback with as much of the real ones' HTTP interface as a push and a pull of one folder need.
 
-Files are kept in memory by repository. Small files only: it asks for them inline in the commit.
+Files are kept in memory by repository. Small files only: it asks for them inline in the commit. A repository
+with a file `.gated` answers that its terms must be accepted. ModelScope's list and files are there too.
 """
 
 import base64
@@ -69,8 +70,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
+        if path.startswith("/api/v1/models/"):
+            return self.list_of_modelscope("/".join(path.split("/")[4:6]))
+        if path.startswith("/models/"):
+            _, _, owner, name, _, _, file = path.split("/", 6)
+            return self.send(self.repositories[f"{owner}/{name}"][file], 200, {})
         if path.startswith("/api/models/"):
             name = "/".join(path.split("/")[3:5])
+            if ".gated" in self.repositories.get(name, {}):
+                return self.answer({"error": "Access is restricted"}, 403, {"X-Error-Code": "GatedRepo"})
             if name not in self.repositories:
                 return self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
             entries = [
@@ -89,6 +97,18 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         return self.send(content, 200, {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": COMMIT})
+
+    def list_of_modelscope(self, name):
+        if name not in self.repositories:
+            return self.answer({"Code": 10010205001, "Message": "not found"}, 404)
+        files = [
+            {"Path": path, "Type": "blob", "Size": len(file), "Sha256": hashlib.sha256(file).hexdigest()}
+            for path, file in self.repositories[name].items()
+        ]
+        if ".gated" in self.repositories[name]:
+            return self.answer({"Code": 403, "Message": "no access"}, 403)
+        folders = [{"Path": "unet", "Type": "tree", "Size": 0, "Sha256": ""}]
+        return self.answer({"Code": 200, "Data": {"Files": [*folders, *files]}, "Success": True})
 
     do_HEAD = do_GET  # noqa: N815 (the base class names it)
 

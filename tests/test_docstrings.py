@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
-PACKAGES = ["data", "editing", "families", "image_files", "model", "nets", "page", "presets"]
+PACKAGES = ["data", "editing", "families", "image_files", "judging", "model", "nets", "page", "presets"]
 PACKAGES += ["service", "text", "trust"]
 PACKAGES += ["atomic", "control_groups", "errors", "folder_formats", "frames", "images", "machine", "names"]
 PACKAGES += ["options", "precision", "quantities", "randomness", "sheet", "threads", "weights"]

@@ -46,7 +46,9 @@ def test_every_command_in_the_documents_parses(page: str, words: list[str]) -> N
     rest = rest[: rest.index(">")] if ">" in rest else rest
     assert command.make_context(words[0], rest).params is not None
     for option, value in itertools.pairwise(rest):
-        assert option != "--preset" or value in presets.names() or value == "pixels-32"
+        assert (
+            option != "--preset" or value in [*presets.names(), *presets.overlays()] or value == "pixels-32"
+        )
 
 
 def test_there_are_commands_in_the_documents() -> None:

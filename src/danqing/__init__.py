@@ -12,6 +12,7 @@ from danqing import threads
 from danqing.version import __version__
 
 if TYPE_CHECKING:
+    from danqing.compress.distill import distill
     from danqing.compress.export import export
     from danqing.compress.shrink import Shrinkage, shrink
     from danqing.data import open_dataset
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from danqing.evaluation.evaluate import Evaluation, evaluate
     from danqing.evaluation.scores import Score
     from danqing.images import Images
+    from danqing.judging.contest import Contest, contest
     from danqing.model.loading import load
     from danqing.model.model import Model
     from danqing.model.protection import seal, sign, unseal
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from danqing.recognition.predict import Predictions, predict
     from danqing.recognition.robustness import Robustness, attack
     from danqing.recognition.verify import Verification, verify_pairs
+    from danqing.service.judging.judge import Judging, judge
     from danqing.studies.compare import compare
     from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
@@ -52,11 +55,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Cleaning",
     "Comparison",
+    "Contest",
     "DanqingError",
     "Evaluation",
     "Explanation",
     "ImageIndex",
     "Images",
+    "Judging",
     "Listener",
     "Model",
     "Predictions",
@@ -74,6 +79,8 @@ __all__ = [
     "attack",
     "clean",
     "compare",
+    "contest",
+    "distill",
     "encode",
     "enhance",
     "evaluate",
@@ -81,6 +88,7 @@ __all__ = [
     "export",
     "fill",
     "index",
+    "judge",
     "load",
     "load_recognizer",
     "open_dataset",
@@ -106,11 +114,13 @@ __all__ = [
 _HOMES = {
     "Cleaning": "danqing.recognition.cleaning.result",
     "Comparison": "danqing.studies.results",
+    "Contest": "danqing.judging.contest",
     "DanqingError": "danqing.errors",
     "Evaluation": "danqing.evaluation.evaluate",
     "Explanation": "danqing.recognition.explain.findings",
     "ImageIndex": "danqing.recognition.image_index",
     "Images": "danqing.images",
+    "Judging": "danqing.service.judging.judge",
     "Listener": "danqing.training.listener",
     "Model": "danqing.model.model",
     "Predictions": "danqing.recognition.predict",
@@ -127,6 +137,8 @@ _HOMES = {
     "attack": "danqing.recognition.robustness",
     "clean": "danqing.recognition.clean",
     "compare": "danqing.studies.compare",
+    "contest": "danqing.judging.contest",
+    "distill": "danqing.compress.distill",
     "encode": "danqing.recognition.encode",
     "enhance": "danqing.editing.enhance",
     "evaluate": "danqing.evaluation.evaluate",
@@ -134,6 +146,7 @@ _HOMES = {
     "export": "danqing.compress.export",
     "fill": "danqing.editing.fill",
     "index": "danqing.recognition.image_index",
+    "judge": "danqing.service.judging.judge",
     "load": "danqing.model.loading",
     "load_recognizer": "danqing.model.recognizer",
     "open_dataset": "danqing.data",

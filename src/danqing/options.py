@@ -16,7 +16,9 @@ Seamless = Literal["none", "x", "y", "both"]
 """Along which axes an image repeats: x joins its left edge to its right one, y its top to its bottom."""
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "eta": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance": (lambda value: value in ("condition", "guide"), "one of condition, guide"),
+    "guidance_rescale": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_end": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_start": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "guidance_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
@@ -24,6 +26,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value in get_args(Schedule),
         f"one of {', '.join(get_args(Schedule))}",
     ),
+    "max_sequence_length": (lambda value: 1 <= value <= 1024, "from 1 to 1024"),
     "num_steps": (lambda value: value >= 1, "at least 1"),
     "precision": (lambda value: value in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
     "sampler": (lambda value: value in get_args(SamplerName), f"one of {', '.join(get_args(SamplerName))}"),
@@ -33,6 +36,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "time_shift": (lambda value: 0 < value <= 100, "above 0 and at most 100"),
     "top_k": (lambda value: value >= 0, "a number of codes, or 0 for all of them"),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "true_cfg_scale": (lambda value: 0 <= value <= 100, "from 0 to 100"),
     "truncation": (lambda value: 0 <= value <= 1, "between 0 and 1"),
 }
 

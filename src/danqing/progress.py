@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from danqing.locale import translate, translate_exactly
 from danqing.quantities import duration
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -52,13 +53,13 @@ def console() -> Console:
 
 
 def say(message: str, *, style: str = "") -> None:
-    """Print one line on stderr, unless quiet.
+    """Print one line on stderr in the chosen language, unless quiet.
 
-    message: plain text; brackets in it are not markup.
+    message: plain text in English; brackets in it are not markup.
     """
     if _verbosity is Verbosity.QUIET:
         return
-    console().print(Text(message, style=style))
+    console().print(Text(translate(message), style=style))
 
 
 class Bar:
@@ -113,13 +114,15 @@ class Bar:
         if seconds_left is None and total and done > 0:
             seconds_left = (now - self._started) / done * max(total - done, 0)
         complete = total is not None and done >= total
-        left = "" if seconds_left is None or complete else f"{duration(seconds_left)} left"
+        left = "" if seconds_left is None or complete else translate(f"{duration(seconds_left)} left")
+        detail = translate(detail)
         if self._console.is_terminal:
-            self._draw(done, total, stage, left, detail)
+            self._draw(done, total, translate(stage), left, detail)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             share = f"{done / total:.0%}" if total else f"{done:,.0f}"
-            say(", ".join(part for part in (f"{stage}: {share}", detail, left) if part))
+            parts = (translate(f"{stage}: {share}"), detail, left)
+            console().print(Text(translate_exactly(", ").join(part for part in parts if part)))
 
     def _draw(self, done: float, total: float | None, stage: str, left: str, detail: str) -> None:
         if self._live is None:
@@ -142,4 +145,4 @@ class Bar:
         """Print a line above the bar, unless quiet."""
         if _verbosity is Verbosity.QUIET:
             return
-        (self._live.console if self._live else self._console).print(Text(message, style=style))
+        (self._live.console if self._live else self._console).print(Text(translate(message), style=style))

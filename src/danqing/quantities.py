@@ -16,7 +16,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     whole = round(max(seconds, 0.0))
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole:d} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

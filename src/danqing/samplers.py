@@ -19,7 +19,7 @@ from danqing import dormand_prince
 from danqing.arrays import Array, like, per_row
 from danqing.errors import ConfigError
 
-SamplerName = Literal["euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "adaptive"]
+SamplerName = Literal["euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "consistency", "adaptive"]
 
 Preview = Callable[[], Array]
 OnStep = Callable[[int, int, Preview], None]
@@ -55,7 +55,7 @@ def integrate(
     times: of each step's start and end, as `time_grid` returns them. "adaptive" chooses its own steps between
         the first and the last time, and takes from the others its first step and its progress. "euler",
         "heun", "midpoint", "ab2" and "adaptive" also follow falling times, which must start below 1.
-    noise: required for "stochastic", unused elsewhere.
+    noise: required for "stochastic" and "consistency", unused elsewhere.
     on_step: called after each step. Its preview is the predicted image of the latest evaluation, and x itself
         at the end; neither is bounded.
     tolerance: of "adaptive", absolute and relative: the estimated error of one step, as a root mean square
@@ -69,6 +69,15 @@ def integrate(
         if on_step is not None:
             on_step(done, steps, _preview(x) if done == steps else _preview(*problem.latest))
     return x
+
+
+def trajectory(name: SamplerName, velocity: Velocity, x: Array, times: Sequence[float]) -> Iterator[Array]:
+    """Yield where `velocity` leads x, at each of `times` but the first.
+
+    Arguments are those of `integrate`. "stochastic", "consistency" and "adaptive" have no such points.
+    """
+    for _, reached in SAMPLERS[name].run(_Problem(velocity, x, times, None, TOLERANCE)):
+        yield reached
 
 
 def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0) -> list[float]:
@@ -270,6 +279,22 @@ def _stochastic(problem: _Problem) -> _Progress:
         yield step + 1, x
 
 
+def _consistency(problem: _Problem) -> _Progress:
+    """Take the predicted image, and add fresh noise to it for the next step.
+
+    For models that learned to jump to the image (Song et al. 2023, algorithm 1, where it is called multistep
+    consistency sampling). The last step returns the predicted image exactly.
+    """
+    if problem.noise is None:
+        raise ValueError("the consistency sampler needs noise")
+    x = problem.x
+    for step, t, s in problem.steps():
+        x = s * (x + (1 - t) * problem.at(x, t))
+        if s < 1:
+            x = x + (1 - s) * problem.noise(step)
+        yield step + 1, x
+
+
 def _adaptive(problem: _Problem) -> _Progress:
     """Order 5, with a step size for each image."""
     return dormand_prince.follow(problem.at, problem.x, problem.times, problem.tolerance)
@@ -311,6 +336,7 @@ SAMPLERS: Mapping[SamplerName, Sampler] = {
     "ab2": Sampler(_adams_bashforth, 1),
     "dpm++": Sampler(_dpm_solver, 1),
     "stochastic": Sampler(_stochastic, 2, -1),
+    "consistency": Sampler(_consistency, 1),
     "adaptive": Sampler(_adaptive, 0),
 }
 

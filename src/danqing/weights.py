@@ -92,6 +92,20 @@ def check(source: Path | InMemory, expected: Mapping[str, Tensor]) -> None:
             )
 
 
+def stand_ins(source: Path | InMemory) -> dict[str, Tensor]:
+    """Return tensors on "meta" like those in a file.
+
+    Only its header is read. A format that is not known here is bytes. Raises ModelError as `check`.
+    """
+    header = _header(source)[0]
+    return {
+        name: torch.empty(entry.shape, dtype=DTYPES[entry.kind], device="meta")
+        if entry.kind in DTYPES
+        else torch.empty(entry.end - entry.start, dtype=torch.uint8, device="meta")
+        for name, entry in header.items()
+    }
+
+
 def read(source: Path | InMemory, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read the tensors of a checked file.
 

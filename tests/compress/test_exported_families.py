@@ -70,7 +70,7 @@ def test_a_flow_gives_the_same_pictures_at_any_size_with_any_sampler(tmp_path: P
         for batch in (1, 3, 16)
         for size in ((8, 8), (12, 8))
     }
-    samplers = ("euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "adaptive")
+    samplers = ("euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "consistency", "adaptive")
     wanted: list[dict[str, Any]] = [{"sampler": name} for name in samplers]
     wanted += [
         {"size": (8, 12), "time_shift": 2.0},

@@ -135,9 +135,15 @@ def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, i
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     settings = [*settings, "--images", str(images)]
     train(command(pictures, whole, *settings, checkpoint_seconds="60"), env)
-    rng = random.Random(family)
     words = command(pictures, killed, *settings)
-    for kill in range(1, kills + 1):  # evenly over the whole run
+    kill_again_and_again(words, env, killed, random.Random(family), kills, images)
+    assert_equal_runs(whole, killed)
+    assert len(list((killed / "snapshots").glob("*"))) == (9 if "ema_lengths" in str(settings) else 0)
+
+
+def kill_again_and_again(words, env, killed, rng, kills, images):
+    """Kill a command as often, evenly over its run, and let it finish then."""
+    for kill in range(1, kills + 1):
         due = f"images-{images * kill // (kills + 1):012d}"
         process, deadline = forked.start(words[3:], env), time.monotonic() + 600
         while newest_checkpoint(killed) < due and process.is_alive() and time.monotonic() < deadline:
@@ -146,8 +152,29 @@ def test_resume_after_kill_is_bit_identical(pictures, tmp_path, family, kills, i
         assert kill_now(process), "the run was over before it had been killed often enough"
         assert newest_checkpoint(killed) >= due
     train(words, env)
+
+
+def test_a_killed_distillation_is_bit_identical_and_computes_its_trajectories_once(pictures, tmp_path):
+    env, teacher = environment(tmp_path), tmp_path / "teacher"
+    train(command(pictures, teacher, *FLOW[:-4], "--images", "320"), env)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def words(out, cache, checkpoint_seconds):
+        options = ["--data", str(pictures), "--out", str(out), "--steps", "2", "--images", "4000"]
+        options += ["--trajectories", "100", "--set", "model.solution.discriminator_features=4"]
+        options += ["--set", f"checkpoint_seconds={checkpoint_seconds}"]
+        return [sys.executable, "-m", "danqing", "distill", str(teacher), *options], env | {
+            "DANQING_CACHE": str(tmp_path / cache)
+        }
+
+    train(*words(whole, "own", 60))
+    again, own_env = words(killed, "cache", 0.05)
+    kill_again_and_again(again, own_env, killed, random.Random(5), 3, 4000)
     assert_equal_runs(whole, killed)
-    assert len(list((killed / "snapshots").glob("*"))) == (9 if "ema_lengths" in str(settings) else 0)
+    files = [list((tmp_path / cache / "trajectories").glob("*.safetensors")) for cache in ("own", "cache")]
+    assert [len(found) for found in files] == [1, 1]
+    assert files[0][0].name == files[1][0].name
+    assert files[0][0].read_bytes() == files[1][0].read_bytes()
 
 
 def kill_now(process):

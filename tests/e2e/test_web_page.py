@@ -283,7 +283,7 @@ def test_a_flow_follows_every_sampler_as_in_torch(visit: Visit, tmp_path: Path) 
         page, trouble = visit(f"{server.url}#seed=3&n=1&label=dog")
         until(page, IS_IDLE)
         page.get_by_text("More settings").click()
-        for sampler in ("ab2", "euler", "heun", "midpoint", "dpm++", "stochastic", "adaptive"):
+        for sampler in ("ab2", "euler", "heun", "midpoint", "dpm++", "stochastic", "consistency", "adaptive"):
             wanted = {"sampler": sampler, "guidance_scale": 2.0, "guidance_end": 0.7}
             page.get_by_label("Sampler").select_option(sampler)
             page.get_by_label("How strongly to follow").fill("2")

@@ -353,7 +353,7 @@ def test_a_label_is_exchanged_and_the_rest_of_an_image_stays() -> None:
         on_step=lambda done, total, preview: steps.append((done, total)),
     )
     assert steps == [(number, 6) for number in range(1, 7)]
-    for name in ("stochastic", "dpm++"):
+    for name in ("stochastic", "consistency", "dpm++"):
         with pytest.raises(ConfigError, match="cannot go from an image to noise: choose one of euler, heun"):
             model.translate(pixels, source_label="dark", label="bright", sampler=name)
     with pytest.raises(ConfigError, match="say which label the images have"):

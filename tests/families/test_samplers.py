@@ -24,7 +24,7 @@ from danqing.samplers import (
 )
 
 FIXED: list[SamplerName] = [name for name in SAMPLERS if name != "adaptive"]
-DETERMINISTIC: list[SamplerName] = [name for name in FIXED if name != "stochastic"]
+DETERMINISTIC: list[SamplerName] = [name for name in FIXED if name not in ("stochastic", "consistency")]
 ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "ab2": 2, "dpm++": 2}
 MEAN = 0.3
 DEVIATIONS = torch.tensor([0.05, 0.3, 0.8, 1.5], dtype=torch.float64)

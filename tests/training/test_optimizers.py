@@ -1,11 +1,13 @@
 """What an optimiser does of itself, whatever the gradients say."""
 
+import importlib.util
 import itertools
 import typing
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from danqing import families, presets
 from danqing.errors import ConfigError
@@ -181,12 +183,60 @@ def test_muon_is_refused_where_nothing_is_for_it() -> None:
         optimizers.build(config, family.named_parameters(), family.parameter_kind)
 
 
+def test_muon_leaves_a_phase_without_matrices_to_adamw() -> None:
+    config = OptimizerConfig.model_validate({"name": "muon"})
+    phases = {name: [(name, torch.nn.Parameter(torch.ones(4, 4)))] for name in ("matrix", "other")}
+    found = optimizers.build_each(config, phases, lambda name, parameter: name)  # type: ignore[arg-type,return-value]
+    assert isinstance(found["matrix"], optimizers.MuonAndAdamW)
+    assert isinstance(found["other"], torch.optim.AdamW)
+    with pytest.raises(ConfigError, match="set optimizer=adamw"):
+        optimizers.build_each(config, {"other": phases["other"]}, lambda name, parameter: "other")
+
+
 @pytest.mark.parametrize("name", typing.get_args(OptimizerConfig.model_fields["name"].annotation))
 def test_an_optimiser_keeps_no_more_averages_than_it_declares(name: str) -> None:
+    if name == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
     config = OptimizerConfig.model_validate({"name": name, "momentum": 0.9})
     parameter = torch.nn.Parameter(torch.ones(3, 3))
     optimizer = optimizers.build(config, [("weight", parameter)], lambda name, parameter: "matrix")
     parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    kept = [value for value in optimizer.state[parameter].values() if value.shape == parameter.shape]
+    state = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
+    kept = [value for value in state if value.shape == parameter.shape]
     assert 1 <= len(kept) <= optimizers.averages(config)
+
+
+def test_adamw_in_8_bits_resumes_bit_for_bit_or_says_what_is_missing() -> None:
+    config = OptimizerConfig(name="adamw8bit", learning_rate=1e-2)
+    torch.manual_seed(0)
+    weights = {"large.weight": torch.randn(128, 64), "small.bias": torch.randn(8)}
+
+    def begun() -> tuple[list[tuple[str, nn.Parameter]], torch.optim.Optimizer]:
+        named = [(name, nn.Parameter(value.clone())) for name, value in weights.items()]
+        return named, optimizers.build(config, named, lambda *_: "weight")
+
+    def step(named: list[tuple[str, nn.Parameter]], optimizer: torch.optim.Optimizer, seed: int) -> None:
+        rng = torch.Generator().manual_seed(seed)
+        for _, parameter in named:
+            parameter.grad = torch.randn(parameter.shape, generator=rng)
+        optimizer.step()
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+            begun()
+        return
+    (whole, first), (parts, second) = begun(), begun()
+    for seed in range(4):
+        step(whole, first, seed)
+        if seed < 2:
+            step(parts, second, seed)
+    kept = {name: value.clone() for name, value in optimizers.state_tensors(second, parts).items()}
+    assert kept["large.weight/state1"].dtype == torch.uint8
+    for name, parameter in parts:
+        weights[name] = parameter.detach()
+    parts, second = begun()
+    optimizers.load_state_tensors(second, parts, kept)
+    for seed in (2, 3):
+        step(parts, second, seed)
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(whole, parts, strict=True))

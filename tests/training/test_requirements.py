@@ -13,10 +13,11 @@ from danqing import machine, presets
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.families.vae import VAE
+from danqing.live_bytes import LiveBytes
 from danqing.training import measured_runs, requirements
 from danqing.training.config_reading import resolve
 from danqing.training.engine import Engine
-from danqing.training.memory import LiveBytes, step_bytes
+from danqing.training.memory import step_bytes
 from danqing.training.requirements import estimate_requirements
 from tests.small_run import SMALL
 

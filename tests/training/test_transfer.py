@@ -122,3 +122,16 @@ def test_a_model_that_fits_nowhere_is_rejected(source: dq.Run, tmp_path: Path) -
             out=tmp_path / "t",
             listener=Heard(),
         )
+
+
+def test_a_flow_model_keeps_the_vectors_of_its_labels_and_that_of_none(tmp_path: Path) -> None:
+    settings = {**PLAIN, "widths": "[8, 16]", "layers": 1, "heads": 2}
+    options: dict[str, Any] = {"size": (8, 8), "images": 16, "listener": Heard()}
+    data = pictures(tmp_path / "source", "bce")
+    first = dq.train(data, preset="flow-32", settings=settings, out=tmp_path / "s", **options)
+    settings = {**settings, "learning_rate": "1e-9"}
+    data = pictures(tmp_path / "target", "abcd")
+    run = dq.train(data, init=first, settings=settings, out=tmp_path / "t", **options)
+    name = "network.labels.table.weight"
+    before, after = weights(first)[name], weights(run)[name]
+    assert torch.allclose(after[[1, 2, 4]], before[[0, 1, 3]], atol=1e-5)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 import sys
 import traceback
 import warnings
@@ -10,15 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from danqing import progress
+from danqing import locale, progress
 from danqing.cli import (
+    adapters,
     attack,
     audit,
     authority,
     cache,
     compare,
+    contest,
     data,
     demo,
+    distill,
     doctor,
     ema,
     enhance,
@@ -27,7 +31,9 @@ from danqing.cli import (
     export,
     fill,
     filter,
+    help_text,
     index,
+    judge,
     keys,
     output,
     predict,
@@ -118,6 +124,8 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("contest", epilog=contest.EXAMPLES)(contest.contest)
+app.command("judge", epilog=judge.EXAMPLES)(judge.judge)
 app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
@@ -138,9 +146,11 @@ app.command("sign", epilog=sign.EXAMPLES)(sign.sign)
 app.command("seal", epilog=seal.EXAMPLES)(seal.seal)
 app.command("unseal", epilog=seal.UNSEAL_EXAMPLES)(seal.unseal)
 app.command("export", epilog=export.EXAMPLES)(export.export)
+app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
 app.command("shrink", epilog=shrink.EXAMPLES)(shrink.shrink)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("replicas", epilog=replicas.EXAMPLES)(replicas.replicas)
+app.add_typer(adapters.app)
 app.add_typer(filter.app)
 app.add_typer(keys.app)
 app.add_typer(audit.app)
@@ -151,13 +161,18 @@ app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
 
 
-def _command() -> Any:
-    """Return the whole command. Its subcommands accept --quiet and --verbose wherever they are written."""
+def whole_command() -> Any:
+    """Return the command with all subcommands.
+
+    These accept --quiet and --verbose wherever they are written.
+    """
     command = typer.main.get_command(app)
     shared = [copy.copy(option) for option in command.params if option.name in ("quiet", "verbose")]
     for option in shared:
         option.expose_value = False  # their callbacks do all the work
     _add_options(command, shared)
+    if locale.language() != locale.ENGLISH:
+        help_text.in_language(command)
     return command
 
 
@@ -177,9 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:
+        locale.set_language(locale.wanted_language(os.environ, (sys.stdout.encoding, sys.stderr.encoding)))
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-            sys.exit(_command()(words, prog_name="danqing", standalone_mode=False) or 0)
+            sys.exit(whole_command()(words, prog_name="danqing", standalone_mode=False) or 0)
     except DanqingError as error:
         from danqing.cluster.launch import LOST, is_launched
 
@@ -197,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(train.INTERRUPTED)
     finally:
         progress.set_verbosity(Verbosity.NORMAL)  # for the next call in this process
+        locale.set_language(locale.ENGLISH)
 
 
 def _show_warning(

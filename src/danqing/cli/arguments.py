@@ -164,6 +164,16 @@ def picked_seed(seed: int) -> int:
     return secrets.randbelow(2**31) if seed == -1 else seed
 
 
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        help="An adapter of the model, and how much of it is used; may be repeated.",
+        metavar="ADAPTER[:WEIGHT]",
+    ),
+]
+
+
 def sample_options(settings: list[str] | None, guidance: float | None) -> dict[str, Any]:
     """Return the sampling options of `--set` and `--guidance`; raise ConfigError."""
     options: dict[str, Any] = {key: parse_value(text) for key, text in parse_settings(settings or []).items()}

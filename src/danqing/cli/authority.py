@@ -126,7 +126,7 @@ def export(
 
     pem = authority.export(_folder())
     if out is None:
-        output.result({"root": pem}, pem, as_json=as_json)
+        output.result({"root": pem}, pem, as_json=as_json, is_source=True)
         return
     try:
         atomic.write_text(out, pem)

@@ -11,6 +11,7 @@ import typer
 from danqing.errors import ConfigError
 
 if TYPE_CHECKING:
+    from danqing.service.settings import Settings
     from danqing.service.storage.database import Database
 
 _NEEDED = ("fastapi", "sqlalchemy", "alembic", "pythonjsonlogger")
@@ -38,6 +39,25 @@ DatabaseOption = Annotated[
 ]
 
 
+def chosen(config: Path | None, data: Path | None, database_url: str | None) -> "Settings":
+    """Return settings that say where the database of a service is.
+
+    Raises ConfigError if packages of the service are missing.
+    """
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        raise ConfigError(
+            f"The service needs packages that are missing ({', '.join(missing)}): "
+            "run pip install 'danqing[serve]'."
+        )
+    from danqing.service import settings
+
+    values = settings.read(config) if config is not None else {}
+    given = {"data": data, "database": database_url}
+    values |= {name: value for name, value in given.items() if value is not None}
+    # Which models are served does not matter here; the command line of `danqing serve` may name them.
+    return settings.checked(values | {"models": {"any": "any"}, "aliases": {}})
+
+
 @contextlib.contextmanager
 def opened(
     config: Path | None,
@@ -53,31 +73,20 @@ def opened(
     version; this works on a read-only copy and on a full disk. Raises ConfigError if there is no database,
     and DatabaseError.
     """
-    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-        raise ConfigError(
-            f"The service needs packages that are missing ({', '.join(missing)}): "
-            "run pip install 'danqing[serve]'."
-        )
-    from danqing.service import settings
+    found = chosen(config, data, database_url)
     from danqing.service.storage.database import Database
 
-    values = settings.read(config) if config is not None else {}
-    given = {"data": data, "database": database_url}
-    values |= {name: value for name, value in given.items() if value is not None}
-    # Which models are served does not matter here; the command line of `danqing serve` may name them.
-    values |= {"models": {"any": "any"}, "aliases": {}}
-    chosen = settings.checked(values)
-    file = chosen.data / "service.db"
-    if not (new or chosen.database or file.exists()):
+    file = found.data / "service.db"
+    if not (new or found.database or file.exists()):
         raise ConfigError(
             f"There is no database of a service at {file}: name yours with --data, --config or "
             "--database-url."
         )
-    database = Database(chosen.database_url, reading=reading)
+    database = Database(found.database_url, reading=reading)
     try:
         if reading and not database.is_current():
             database.close()
-            database = Database(chosen.database_url)
+            database = Database(found.database_url)
         if not database.reading:
             database.migrate()
         yield database

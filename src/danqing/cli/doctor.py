@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from danqing import locale
 from danqing.cli import output
 from danqing.quantities import memory
 from danqing.version import __version__
@@ -233,7 +234,12 @@ def _text(found: dict[str, Any]) -> str:
         or "no proxy, mirror or endpoint is set",
     }
     rows = [
-        (each["name"], "missing" if each["missing"] else "installed", each["for"], each["install"] or "")
+        (
+            each["name"],
+            locale.translate_exactly("missing" if each["missing"] else "installed"),
+            each["for"],
+            each["install"] or "",
+        )
         for each in found["extras"]
     ]
     extras = output.table([("Extra", "State", "For", "To install"), *rows])

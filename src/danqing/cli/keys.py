@@ -11,6 +11,7 @@ from danqing.cli import output
 from danqing.cli.arguments import parse_duration
 from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, opened
 from danqing.errors import ConfigError
+from danqing.locale import translate_exactly
 
 if TYPE_CHECKING:
     from danqing.service.access.keys import Key
@@ -46,7 +47,7 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="generate, edit, recognize, metrics or admin (all of them); may be repeated.",
+            help="generate, edit, recognize, judge, metrics or admin (all of them); may be repeated.",
             show_default="generate, edit and recognize",
         ),
     ] = None,
@@ -172,13 +173,13 @@ def _row(key: "Key", used: "UsageTotals") -> tuple[str, ...]:
     return (
         key.name,
         key.id,
-        key.state(time.time()),
+        translate_exactly(key.state(time.time())),
         ",".join(key.scopes),
-        "all" if key.models is None else ",".join(key.models),
+        translate_exactly("all") if key.models is None else ",".join(key.models),
         "" if key.rate is None else f"{key.rate:,}/min",
         f"{used.today:,}" if key.quota is None else f"{used.today:,} of {key.quota:,}",
         f"{used.images:,}",
-        "never" if used.last is None else str(_date(used.last * _DAY, "%Y-%m-%d")),
+        translate_exactly("never") if used.last is None else str(_date(used.last * _DAY, "%Y-%m-%d")),
         _date(key.expires, "%Y-%m-%d %H:%M") or "",
     )
 

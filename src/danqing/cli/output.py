@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from danqing.locale import translate, translate_exactly
 from danqing.progress import console, say
 from danqing.version import __version__
 
@@ -21,24 +23,26 @@ JsonOption = Annotated[
 ]
 
 
-def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool) -> None:
+def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool, is_source: bool = False) -> None:
     """Print a command's result on stdout.
 
-    `payload` as one JSON object, or `text` for people.
+    `payload` as one JSON object, or `text` for people. is_source: programs read the text too, so it is not
+    translated.
     """
     if as_json:
         sys.stdout.write(json.dumps(plain(payload), ensure_ascii=False, allow_nan=False) + "\n")
     elif text:
-        sys.stdout.write(text.rstrip("\n") + "\n")
+        shown = text.rstrip("\n")
+        sys.stdout.write((shown if is_source else "\n".join(map(_line, shown.split("\n")))) + "\n")
     sys.stdout.flush()
 
 
 def error(message: str, *, as_json: bool) -> None:
-    """Print an error on stderr.
+    """Print an error on stderr, in the chosen language.
 
-    With JSON, also as `{"error": ...}` on stdout.
+    With JSON, also as `{"error": ...}` on stdout, in English.
     """
-    console().print(Text.assemble(("Error: ", "bold red"), (message, "red")))
+    console().print(Text.assemble((translate_exactly("Error: "), "bold red"), (translate(message), "red")))
     if as_json:
         result({"error": message}, as_json=True)
 
@@ -75,10 +79,11 @@ def facts(rows: Mapping[str, Any]) -> str:
 
     Rows without a value are left out.
     """
-    shown = {name: printable(value) for name, value in rows.items() if value is not None and value != ""}
-    width = max(map(len, shown), default=0)
+    given = {name: printable(value) for name, value in rows.items() if value is not None and value != ""}
+    shown = [(translate_exactly(name), translate(value)) for name, value in given.items()]
+    width = max((cell_len(name) for name, _ in shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
-    return "".join(f"{bold}{name:<{width}}{normal}  {value}\n" for name, value in shown.items())
+    return "".join(f"{bold}{_padded(name, width)}{normal}  {value}\n" for name, value in shown)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -86,13 +91,24 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
     Empty columns are left out.
     """
-    shown = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    shown = [[_line(printable(cell).replace("\n", " ")) for cell in row] for row in rows]
+    shown[0] = list(map(translate_exactly, shown[0]))
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
     kept = [number for number, width in enumerate(widths) if width]
-    lines = ["  ".join(f"{row[n]:<{widths[n]}}" for n in kept).rstrip() for row in shown]
+    lines = ["  ".join(_padded(row[n], widths[n]) for n in kept).rstrip() for row in shown]
     if Console().is_terminal:
         lines[0] = f"\033[1m{lines[0]}\033[0m"
     return "".join(f"{line}\n" for line in lines)
+
+
+def _line(text: str) -> str:
+    """Translate a line or a cell. A single word may be a name, and is left."""
+    return translate(text) if " " in text.strip() else text
+
+
+def _padded(text: str, width: int) -> str:
+    """Fill text up to a width in the columns of a terminal, of which Chinese characters take two."""
+    return text + " " * (width - cell_len(text))
 
 
 def printable(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from danqing.errors import ConfigError
+from danqing.locale import translate_exactly
 
 PassphraseOption = Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase.")]
 PassphraseFileOption = Annotated[
@@ -30,4 +31,6 @@ def read(ask: bool, file: Path | None, *, confirm: bool) -> str | None:
         return read_passphrase(file)
     if not ask:
         return None
-    return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
+    return str(
+        typer.prompt(translate_exactly("Passphrase"), hide_input=True, confirmation_prompt=confirm, err=True)
+    )

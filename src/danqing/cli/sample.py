@@ -10,6 +10,7 @@ import typer
 from danqing import progress
 from danqing.cli import output, prompts
 from danqing.cli.arguments import (
+    AdapterOption,
     AttributeOption,
     GuidanceOption,
     MarksOption,
@@ -49,7 +50,9 @@ EXAMPLES = """Examples:
 
   danqing sample runs/emoji --prompts prompts.csv --each samples/ --format webp
 
-  danqing sample runs/faces --prompts ages.csv --out ages.png"""
+  danqing sample runs/faces --prompts ages.csv --out ages.png
+
+  danqing sample runs/tiles --adapter runs/stone:0.8 --adapter runs/gold:0.4 --out tiles.png"""
 
 _SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 _IMAGES, _IMAGES_OF_A_PROMPT = 64, 8
@@ -106,6 +109,7 @@ def sample(
         Literal["png", "webp", "jpeg"] | None,
         typer.Option("--format", help="The file format.", show_default="that of --out, else png"),
     ] = None,
+    adapter: AdapterOption = None,
     marks: MarksOption = None,
     settings: SampleSettings = None,
     as_json: output.JsonOption = False,
@@ -130,7 +134,7 @@ def sample(
 
     from danqing.text.prompt_writer import PromptWriter
 
-    trained = _loaded(model, own_marks)
+    trained = _loaded(model, own_marks, adapter or [])
     rows = [wanted] if prompt_table is None else _rows_of(prompt_table, wanted, trained)
     suffix = out.suffix if out is not None and not image_format else f".{chosen.replace('jpeg', 'jpg')}"
     painted: list[Images] = []
@@ -182,11 +186,13 @@ def sample(
     output.result(payload, output.facts(facts), as_json=as_json)
 
 
-def _loaded(model: str, marks: MarkSettings) -> "Model | RuntimeModel":
+def _loaded(model: str, marks: MarkSettings, adapters: Sequence[str]) -> "Model | RuntimeModel":
     """Load a model, or an export of one, which needs no PyTorch."""
     from danqing.folder_formats import is_export
 
     if is_export(model):
+        if adapters:
+            raise ConfigError("An export takes no adapters: merge them first, by danqing adapters merge.")
         from danqing.compress.runtime import load
 
         return load(model, marks=marks)
@@ -194,7 +200,7 @@ def _loaded(model: str, marks: MarkSettings) -> "Model | RuntimeModel":
     from danqing.machine import use_free_cores
 
     use_free_cores()
-    return danqing.load(model, marks=marks)
+    return danqing.load(model, marks=marks, adapters=adapters)
 
 
 def _rows_of(

@@ -11,6 +11,7 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.errors import ConfigError
+from danqing.pipelines.sources import MODELSCOPE, split_source
 
 if TYPE_CHECKING:
     from danqing.service.settings import Settings
@@ -23,9 +24,13 @@ EXAMPLES = """Examples:
 
   danqing serve kinds=runs/kinds photos=photos.index
 
+  danqing serve xl=stabilityai/stable-diffusion-xl-base-1.0,dtype=bfloat16
+
   danqing serve photos-onnx
 
   danqing serve runs/photos --runtime openvino
+
+  danqing serve runs/tiles --adapter stone=runs/stone --adapter gold=runs/gold
 
   danqing serve --config service.toml
 
@@ -74,6 +79,13 @@ def serve(
     alias: Annotated[
         list[str] | None,
         typer.Option(help="An additional name for a model; may be repeated.", metavar="NAME=MODEL"),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An adapter of a model that is served, which requests may name; may be repeated.",
+            metavar="[NAME=]ADAPTER",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -149,6 +161,7 @@ def serve(
         config,
         models=named_models(models or []),
         aliases=dict(_pair(text, "--alias dall-e-2=cats") for text in alias or []),
+        adapters=named_models(adapter or []),
         require_signature=require_signature or None,
         marks=marks,
         filters=filters,
@@ -223,8 +236,9 @@ def named_models(models: list[str]) -> dict[str, str]:
     """
     named: dict[str, str] = {}
     for text in models:
-        name, path = _pair(text, "cats=runs/cats") if "=" in text and not Path(text).exists() else ("", text)
-        name = name or _last_part(path)
+        is_named = "=" in text and "," not in text.partition("=")[0] and not Path(text).exists()
+        name, path = _pair(text, "cats=runs/cats") if is_named else ("", text)
+        name = name or _last_part(split_source(path)[0].removeprefix(MODELSCOPE))
         if name in named:
             raise ConfigError(f"Two models would be called {name}: rename one, as in {name}-2={path}.")
         named[name] = path

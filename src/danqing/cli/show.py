@@ -50,6 +50,7 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
     data, attributes = trained.get("data", {}), info["attributes"]
     return {
         "Family": info["family"],
+        "Pipeline": trained.get("pipeline"),
         "Images": f"{info['width']} x {info['height']}, {info['channels']} channels",
         "Samples": info.get("sampled_sizes"),
         "Labels": _some(info["labels"]),
@@ -65,7 +66,7 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
         "Precision": trained.get("precision"),
         "Seed": trained.get("seed"),
         "Data": f"{data.get('name', 'unnamed')}, {data.get('images', 0):,} images" if data else None,
-        "Licence": data.get("licence"),
+        "Licence": data.get("licence") or trained.get("licence"),
         "Citation": data.get("citation"),
     }
 

@@ -78,6 +78,8 @@ EXAMPLES = """Examples:
 
   danqing train few/ --task classify --init runs/looks --out runs/few
 
+  danqing train few/ --init runs/photos --preset lora --out runs/few-adapter
+
   danqing train faces/ --preset private-32 --private epsilon=8 --secure --out runs/private
 
   danqing train digits --preset gan-32 --set net=mlp --set learning_rate=1e-4 --out runs/digits

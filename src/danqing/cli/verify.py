@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from danqing import locale
 from danqing.cli import output
 from danqing.errors import ConfigError, DanqingError
 
@@ -102,7 +103,7 @@ def _files(images: Sequence[Path]) -> Iterator[Path]:
 
 
 def _shown(path: Path, found: "Provenance") -> str:
-    rows = [(each.name, str(each.outcome), each.detail) for each in found.checks]
+    rows = [(each.name, locale.translate_exactly(str(each.outcome)), each.detail) for each in found.checks]
     summary = output.printable(found.summary).replace("\n", " ")  # a signer chooses the name in it
     verdict = f"{output.printable(path)}: {found.verdict}. {summary}\n"
     return verdict + output.table([("CHECK", "RESULT", "DETAIL"), *rows])

@@ -43,7 +43,7 @@ def train_student(
     Raises ConfigError where the family teaches no student, and what `danqing.train` raises.
     """
     source = Source(str(model.resolve()))
-    given = {**half_width(source.learner), **_held_out(source), "init": "", "teacher": ""}
+    given = {**half_width(source.learner), **held_out(source), "init": "", "teacher": ""}
     if not is_alone:
         given["teacher"] = json.dumps(source.model, ensure_ascii=False)
     run = next((file for each in (model, model.parent) if (file := each / "config.toml").is_file()), None)
@@ -64,7 +64,7 @@ def train_student(
     return found.model
 
 
-def _held_out(source: Source) -> dict[str, Any]:
+def held_out(source: Source) -> dict[str, Any]:
     """Return settings that keep images from a student on which its teacher is scored."""
     share = source.facts.get("data", {}).get("held_out")
     return {} if not share else {"evaluation.every_images": "tenth", "evaluation.held_out": share}

@@ -56,6 +56,8 @@ class Batch:
     `[n, channels, rows, columns]`. The images are then empty, `[n, 0, 0, 0]`.
     noise: standard normal values of the shape of the images, if noise has chosen the images.
     targets: what a learner predicts of the images besides `condition.label`, if the data has it.
+    trajectories: as many of a teacher's, with their own conditions; the images are their points, from noise
+    to image, `[n, points, c, h, w]`.
     """
 
     images: Tensor
@@ -63,6 +65,7 @@ class Batch:
     codes: Tensor | None = None
     noise: Tensor | None = None
     targets: Targets | None = None
+    trajectories: "Batch | None" = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -72,7 +75,8 @@ class Batch:
         codes = None if self.codes is None else self.codes[rows]
         noise = None if self.noise is None else self.noise[rows]
         targets = None if self.targets is None else self.targets.mapped(lambda value: value[rows])
-        return Batch(self.images[rows], self.condition[rows], codes, noise, targets)
+        trajectories = None if self.trajectories is None else self.trajectories[rows]
+        return Batch(self.images[rows], self.condition[rows], codes, noise, targets, trajectories)
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Apply a function to the images of the batch.
@@ -89,4 +93,5 @@ class Batch:
         noise = None if self.noise is None else self.noise.to(device, non_blocking=True)
         targets = None if self.targets is None else self.targets.mapped(lambda value: value.to(device))
         images = self.images.to(device, non_blocking=True)
-        return Batch(images, self.condition.to(device), codes, noise, targets)
+        trajectories = None if self.trajectories is None else self.trajectories.to(device)
+        return Batch(images, self.condition.to(device), codes, noise, targets, trajectories)

@@ -22,6 +22,9 @@ from danqing.errors import DataError
 from danqing.machine import total_memory
 from danqing.randomness import derived_seed, generator
 
+Told = Callable[[Condition, int], Condition]
+"""A function that changes the condition of so many images."""
+
 
 class _Read(NamedTuple):
     """What is read of a batch.
@@ -57,6 +60,7 @@ class Batches:
     them is drawn equally often. prefetch: whether a thread reads the next batch during the training step, by
     default if the data is streamed or exceeds half of the machine's memory; the batches are the same either
     way.
+    told: changes each condition, for a model that knows the images by other names.
     order: of the images, instead of a shuffled one.
     rows: of each batch, that are read here; by default, all. Other processes may read the others.
     """
@@ -76,6 +80,7 @@ class Batches:
         prefetch: bool | None = None,
         order: Order | None = None,
         rows: slice | None = None,
+        told: Told | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise DataError("There are no images to learn from: choose at least one.")
@@ -86,6 +91,7 @@ class Batches:
         self.use_texts = use_texts and dataset.has_texts
         self.hide_attributes, self.degrade = hide_attributes, degrade
         self.rows = rows or slice(0, None)
+        self._told = told
         self._order: Order = order or dataset.order(batch_size, seed)
         self._sources: Batches | None = None
         if dataset.sources is not None:
@@ -143,11 +149,12 @@ class Batches:
         label = torch.from_numpy(self.dataset.labels_at(indices)) if self.use_labels else None
         texts = self.dataset.texts(indices) if self.use_texts else None
         text = None if texts is None else captions.chosen(texts, self.seed, images_seen + rows.start)
-        if not self.dataset.attributes:
-            return Condition(label=label, text=text)
-        values = torch.from_numpy(self.dataset.attributes_at(indices))
-        known = ~values.isnan() & ~self._hidden(images_seen)[rows]
-        return Condition(label=label, text=text, attributes=values.where(known, 0.0), attribute_mask=known)
+        condition = Condition(label=label, text=text)
+        if self.dataset.attributes:
+            values = torch.from_numpy(self.dataset.attributes_at(indices))
+            known = ~values.isnan() & ~self._hidden(images_seen)[rows]
+            condition = replace(condition, attributes=values.where(known, 0.0), attribute_mask=known)
+        return condition if self._told is None else self._told(condition, len(indices))
 
     def _hidden(self, images_seen: int) -> Tensor:
         """Which attributes of that batch are hidden, bool `[batch_size, sum of widths]`."""

@@ -20,9 +20,9 @@ from danqing.data.cache import default_folder
 from danqing.data.manifest import read_manifest
 from danqing.errors import DataError
 
-Kind = Literal["data", "codes", "features", "latents", "text", "downloads", "shards"]
+Kind = Literal["data", "codes", "features", "latents", "trajectories", "text", "downloads", "shards"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_FILES: tuple[Kind, ...] = ("codes", "features", "latents")
+_FILES: tuple[Kind, ...] = ("codes", "features", "latents", "trajectories")
 _FOLDERS: tuple[Kind, ...] = ("text", "downloads", "shards")
 _KEY = re.compile(r"[0-9a-f]{32}")
 _LONGEST_HEADER = 2**20

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from danqing import families, weights
+from danqing import families
 from danqing.editing.contract import Values
 from danqing.editing.tiles import NoiseField
 from danqing.editing.windows import Size, Window
@@ -89,7 +89,7 @@ class WindowModel:
         """Return what the results depend on, as plain values."""
         request = self.request
         return {
-            "model": weights.digest(self.model.family.state_dict()),
+            "model": self.model.family.digest(),
             "label": request.label,
             "source_label": request.source_label,
             "prompt": request.prompt,

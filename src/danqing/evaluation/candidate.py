@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danqing import weights
 from danqing.data import builtin
 from danqing.data.cleaned import cleaned
 from danqing.data.dataset import Dataset
@@ -23,6 +22,8 @@ from danqing.model import shipped
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer, open_trained
+from danqing.pipelines.layout import is_pipeline
+from danqing.pipelines.sources import MODELSCOPE, split_source
 from danqing.progress import ProgressCallback
 from danqing.trust.sealed_file import is_sealed
 
@@ -89,13 +90,15 @@ def open_candidate(
         return _of_model(source, "a model", None, size, data)
     path = Path(source if isinstance(source, str | Path) else source.model)
     if is_model(path):
-        is_on_hub = model_folder.is_hub_id(str(path))
-        # The folder gets the scores; that of the package is not ours to change.
-        is_own = not is_on_hub and shipped.find(path) is None and not is_sealed(path)
+        given, path = str(path), Path(split_source(str(path))[0])
+        is_on_hub = model_folder.is_hub_id(str(path)) or str(path).startswith(MODELSCOPE)
+        # The folder gets the scores; that of the package or of a pipeline is not ours to change.
+        is_others = is_on_hub or is_pipeline(path) or shipped.find(path) is not None
+        is_own = not is_others and not is_sealed(path)
         folder = model_folder.find(path) if is_own else None
         # A card may be published: it names the run, and not where on this machine it lies.
         name = path.resolve().parent.name if path.name == "model" else path.resolve().name
-        model = open_trained(str(path) if is_on_hub else path, device=device)
+        model = open_trained(given if is_others else path, device=device)
         return _of_model(model, str(path) if is_on_hub else name, folder, size, data)
     pictures = _open_pictures(str(source), size=size, on_progress=on_progress)
     if pictures.channels < 3 and _is_coloured(data):
@@ -133,14 +136,17 @@ def is_model(path: Path) -> bool:
 
     A folder of images may hold a `config.json` of something else: only one beside weights makes a model.
     """
+    path = Path(split_source(str(path))[0])
     if path.is_dir():
         if (path / "config.toml").exists() and (path / "run.json").exists():
             return True
-        if (path / model_folder.FILES[1]).exists() or model_folder.names_a_family(path):
+        if is_pipeline(path) or (path / model_folder.FILES[1]).exists() or model_folder.names_a_family(path):
             return True
         has_settings = any((path / name).exists() for name in ("config.toml", model_folder.FILES[0]))
         return has_settings and Folder(path).count_images(0) == 0
     named = str(path).replace(":", "/").split("/")[0]
+    if str(path).startswith(MODELSCOPE):
+        return True
     if shipped.find(path) is not None or is_sealed(path):
         return True
     return model_folder.is_hub_id(str(path)) and named not in builtin.names()
@@ -177,7 +183,7 @@ def _of_model(
         folder=folder,
         preparation={**usual, **run, **shape},
         as_trained={**shape, "channels": 0, **usual, **run},
-        facts={"weights": weights.digest(learner.state_dict())[:12]},
+        facts={"weights": learner.digest()[:12]},
     )
 
 

@@ -16,6 +16,7 @@ from danqing.cluster.ray_jobs import RayCluster
 from danqing.errors import EvaluationError
 from danqing.evaluation.contract import FeatureNetwork, ImageSet
 from danqing.evaluation.networks import open_network
+from danqing.families.pipeline import Pipeline
 from danqing.images import Pixels
 from danqing.model import folder as model_folder
 from danqing.model.files import CONFIG, WEIGHTS, ModelFiles
@@ -110,6 +111,8 @@ def opened(address: str | None, device: torch.device, choice: NetworkChoice | No
 
 
 def _packed(model: Model) -> dict[str, bytes]:
+    if isinstance(model.family, Pipeline):
+        raise EvaluationError("A pipeline of diffusers is not sent to other nodes: leave ray out.")
     with tempfile.TemporaryDirectory(prefix="danqing-model-") as folder:
         model_folder.write(Path(folder), model.family, model.facts, model.info())
         return {name: (Path(folder) / name).read_bytes() for name in (CONFIG, WEIGHTS)}

@@ -22,7 +22,7 @@ REGISTRY = {
     "vae": ("danqing.families.vae", "VAE", "VAEConfig"),
     "vqvae": ("danqing.families.vqvae", "VQVAE", "VQVAEConfig"),
     "transformer": ("danqing.families.transformer_sampling", "TransformerFamily", "TransformerConfig"),
-    "flow": ("danqing.families.flow_sampling", "FlowSampler", "FlowConfig"),
+    "flow": ("danqing.families.flow_variants", "FlowFamily", "FlowConfig"),
     "regression": ("danqing.families.regression", "Regression", "RegressionConfig"),
     "style": ("danqing.families.style", "Style", "StyleConfig"),
     "translation": ("danqing.families.translation", "TranslationModel", "TranslationConfig"),
@@ -32,6 +32,9 @@ REGISTRY = {
     "embedder": ("danqing.learners.embedder", "Embedder", "EmbedderConfig"),
 }
 """Module, class and configuration class of each family of our own; these names win over other packages'."""
+PIPELINE = "pipeline"
+"""The family of models that were trained elsewhere, by other packages; it is not in the registry."""
+_PIPELINES = ("danqing.families.pipeline", "Pipeline", "PipelineConfig")
 GROUP = "danqing.families"
 
 
@@ -156,9 +159,9 @@ class _Found(NamedTuple):
 
 
 def _find(family: str) -> _Found:
-    if family not in REGISTRY:
+    if family not in REGISTRY and family != PIPELINE:
         return _find_elsewhere(family)
-    module, learner, config = REGISTRY[family]
+    module, learner, config = REGISTRY.get(family, _PIPELINES)
     found = importlib.import_module(module)
     return _Found(getattr(found, learner), getattr(found, config))
 

@@ -59,6 +59,15 @@ class PaintsInSteps(Protocol):
 
 
 @runtime_checkable
+class MeasuresText(Protocol):
+    """A family that reads text by itself, without the encoders of `danqing.text`."""
+
+    def measure(self, text: str) -> tuple[int, int]:
+        """Return how many tokens a text has, and how many are read."""
+        ...
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """A family that maps images into a latent space and back.
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 Loss = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic"]
 Discriminate = Callable[[Tensor], Tensor]
+LARGEST_RATIO = 1e4
+"""Of two gradients whose lengths are compared."""
 
 
 class Adversarial(NamedTuple):
@@ -121,6 +123,18 @@ def squared_gradients(discriminate: Discriminate, images: Tensor) -> Tensor:
     10). The caller applies the weight γ.
     """
     return _gradients(discriminate, images).square().sum(1) / 2
+
+
+def gradient_ratio(likeness: Tensor, verdict: Tensor, weights: Tensor) -> Tensor:
+    """Compute the ratio of the lengths of two terms' gradients.
+
+    Esser et al. 2021, equation 7. Times this, a verdict changes the weights as much as the likeness does.
+    weights: of the last layer.
+    """
+    terms = likeness, verdict
+    lengths = [torch.autograd.grad(term, weights, retain_graph=True)[0].float().norm() for term in terms]
+    ratio: Tensor = lengths[0] / (lengths[1] + 1e-6)
+    return ratio.clamp(0, LARGEST_RATIO).detach()
 
 
 def scaled_gamma(gamma: float, pixels: int, batch_size: int) -> float:

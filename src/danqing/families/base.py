@@ -16,6 +16,7 @@ from danqing.data.batch import Batch as Batch
 from danqing.data.batch import Condition as Condition
 from danqing.families.configuration import FamilyConfig as FamilyConfig
 from danqing.families.configuration import ReadsText as ReadsText
+from danqing.nets import adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,19 @@ class Learner(nn.Module):
         if parameter.dim() < 2 or "weight" not in name:
             return "other"
         return "matrix" if parameter.dim() == 2 and "blocks." in name else "weight"
+
+    def digest(self) -> str:
+        """Compute the sha256 of the weights, in hexadecimal.
+
+        It is the same for an adapter beside the weights and in them.
+        """
+        return adapters.digest(self)
+
+    def on_start(self, source: FamilyConfig) -> None:
+        """Prepare weights that were taken from a trained model.
+
+        source: the configuration of that model.
+        """
 
     def alarms(self, logged: Mapping[str, float]) -> list[Alarm]:
         """Return what goes wrong so far.

@@ -199,6 +199,14 @@ class FamilyConfig(BaseModel):
         return False
 
     @property
+    def learns_trajectories(self) -> bool:
+        """Return whether the model learns trajectories of its teacher.
+
+        They are then in `Batch.trajectories`, and the teacher is not evaluated in training.
+        """
+        return False
+
+    @property
     def why_not_private(self) -> str:
         """Return why the model cannot be trained privately.
 

@@ -27,6 +27,7 @@ from danqing.families import flow_growth, paths
 from danqing.families.abilities import Grows, HasGuide
 from danqing.families.base import Batch, Condition, Losses, ParameterKind, Phase
 from danqing.families.mask_shapes import draw_masks
+from danqing.families.solution import SolutionConfig
 from danqing.families.tokenizers import LatentConfig, LatentStage
 from danqing.families.transport import Transport, noise_for
 from danqing.images import with_channels
@@ -63,6 +64,8 @@ class FlowConfig(LatentConfig):
     pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
         deviation of the noise that is added to the source.
     guide: keep an early copy of the network, which guidance can lead away from.
+    objective: learn the velocity alone ("flow"), or the whole way to the image, for a few steps ("solution");
+        `solution` then says how.
     sampler, num_steps, time_shift, guidance, guidance_scale, guidance_start, guidance_end: the defaults of
         sampling.
     """
@@ -85,6 +88,8 @@ class FlowConfig(LatentConfig):
     pairs: bool = False
     source_noise: float = Field(0.5, ge=0, le=10)
     guide: bool = False
+    objective: Literal["flow", "solution"] = "flow"
+    solution: SolutionConfig = SolutionConfig()
     sampler: SamplerName = "ab2"
     num_steps: int = Field(24, ge=1, le=10_000)
     time_shift: float = Field(1.0, gt=0, le=100)
@@ -127,7 +132,20 @@ class FlowConfig(LatentConfig):
                 "masks, pairs and semidiscrete transport are learned from pixels: set mask_share = 0, "
                 "pairs = false and transport = 'none', or train without a tokenizer"
             )
+        if self.objective == "solution":
+            self._check_solution()
         return self
+
+    def _check_solution(self) -> None:
+        """Raise ValueError if other settings do not suit a model of few steps."""
+        others = ("mask_share", "pairs", "guide", "grow", "tokenizer", "noise_chooses_images")
+        if wrong := [name for name in others if getattr(self, name)]:
+            name = "transport" if wrong[0] == "noise_chooses_images" else wrong[0]
+            raise ValueError(f"objective = 'solution' does not work with {name}: leave {name} out")
+
+    @property
+    def learns_trajectories(self) -> bool:
+        return self.objective == "solution" and self.solution.trajectories > 0
 
     @property
     def can_grow(self) -> bool:
@@ -159,6 +177,8 @@ class FlowConfig(LatentConfig):
             return "Transport compares all images of a batch, not one image alone: set transport=none."
         if self.mask_share:
             return "Learning with masks has not been made private: set mask_share=0."
+        if self.objective == "solution":
+            return "Learning to sample in few steps has not been made private: set objective=flow."
         return ""
 
     @property
@@ -167,7 +187,7 @@ class FlowConfig(LatentConfig):
 
     @property
     def can_guide(self) -> bool:
-        return self.guide or super().can_guide
+        return self.objective == "flow" and (self.guide or super().can_guide)
 
 
 def build_network(config: FlowConfig, channels: int) -> ConditionedNet:
@@ -278,15 +298,18 @@ class FlowModel(LatentStage, HasGuide, Grows):
         assert isinstance(network, ConditionedNet)
         return network
 
-    def output(self, z: Tensor, t: Tensor, given: Given, *, guide: bool = False) -> Tensor:
+    def output(
+        self, z: Tensor, t: Tensor, given: Given, *, guide: bool = False, s: Tensor | None = None
+    ) -> Tensor:
         """Run the network at points `z` of the linear path.
 
-        guide: run its early copy instead.
+        guide: run its early copy instead. s: the time that the prediction is for, by default `t`.
         """
         network = self._network(guide)
         clock = self.path.clock(t)
+        target = clock if s is None else self.path.clock(s)
         x = channels_last(z * paths.wide(self.path.input_scale(t)))
-        out: Tensor = network(x, clock, clock, given)
+        out: Tensor = network(x, clock, target, given)
         return out + self._guessed_detail(z, t, given.level) if self.config.grow else out
 
     def _guessed_detail(self, z: Tensor, t: Tensor, level: int) -> Tensor:

@@ -17,8 +17,8 @@ from danqing.samplers import SamplerName, Velocity, integrate, time_grid
 
 END = 0.95
 """Where the way back begins, with as much noise as the network has learned to see (`ode_likelihood.END`)."""
-ONE_WAY = ("dpm++", "stochastic")
-"""Samplers that cannot go back: one is made for rising times, the other adds noise."""
+ONE_WAY = ("dpm++", "stochastic", "consistency")
+"""Samplers that cannot go back: one is made for rising times, the others add noise."""
 _USUAL: SamplerName = "ab2"
 
 

@@ -13,7 +13,7 @@ from danqing.errors import ConfigError
 from danqing.families import flow_growth, flow_inversion, paths, word_attention
 from danqing.families.abilities import OnStep, Preview
 from danqing.families.back_projection import projected
-from danqing.families.base import Batch, Condition, Learner
+from danqing.families.base import Batch, Condition
 from danqing.families.denoising_nll import denoising_nll
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
@@ -32,16 +32,6 @@ from danqing.sizes import SizeRange
 
 class FlowSampler(FlowModel):
     """A flow model that samples with options."""
-
-    @classmethod
-    def variants(cls) -> Mapping[str, type[Learner]]:
-        return {"flow model of pairs": FlowTranslator, "": Flow, "latent flow model": LatentFlow}
-
-    @classmethod
-    def variant(cls, config: FlowConfig) -> type[Learner]:
-        if config.pairs:
-            return FlowTranslator
-        return Flow if config.tokenizer is None else LatentFlow
 
     def sample_defaults(self) -> Mapping[str, Any]:
         config = self.config
@@ -82,6 +72,20 @@ class FlowSampler(FlowModel):
         start = self.start(condition, noise)
         velocity = self._velocity(condition, start.shape, chosen)
         return self._follow(velocity, start, 0.0, seeds, on_step, chosen)
+
+    def trajectory(
+        self, condition: Condition, noise: Tensor, times: Sequence[float], **options: Any
+    ) -> Tensor:
+        """Return the points of the flow at some times.
+
+        They are `[n, times, c, h, w]`.
+        noise: `[n, c, h, w]`, at times[0], which is 0; times[-1] is 1.
+        options: as of `sample`. A sampler that adds noise is replaced by one that does not.
+        """
+        chosen = self._checked(options)
+        sampler = flow_inversion.usual_sampler(chosen["sampler"])
+        velocity = self._velocity(condition, noise.shape, {**chosen, "sampler": sampler})
+        return torch.stack([noise, *samplers.trajectory(sampler, velocity, noise, times)], dim=1)
 
     def _sample_small(
         self,
@@ -217,20 +221,6 @@ class FlowSampler(FlowModel):
 class FlowEditor(FlowSampler):
     """A flow model that also fills and varies images."""
 
-    evidence_samples = 16
-
-    def log_evidence(self, batch: Batch, *, seeds: Sequence[int], samples: int = 1) -> Tensor:
-        """Estimate log p(image | condition) up to a constant of the image, `[n]`.
-
-        samples: times at which noise is removed.
-        """
-        latents = self.batch_latents(batch)
-        present = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
-        given = self.given(batch.condition, present, latents.shape[-2:])
-        return -denoising_nll(
-            lambda z, t: self.predict(z, t, given, "float32"), latents, seeds=seeds, samples=samples
-        )
-
     @property
     def noise_shape(self) -> tuple[int, int, int]:
         """Return the shape of the noise of an image."""
@@ -291,6 +281,24 @@ class FlowEditor(FlowSampler):
         velocity = self._velocity(condition, latents.shape, chosen)
         return self._follow(velocity, start, begin, seeds, on_step, chosen)
 
+
+class InvertibleFlow(FlowEditor):
+    """A flow model that can be followed back to noise."""
+
+    evidence_samples = 16
+
+    def log_evidence(self, batch: Batch, *, seeds: Sequence[int], samples: int = 1) -> Tensor:
+        """Estimate log p(image | condition) up to a constant of the image, `[n]`.
+
+        samples: times at which noise is removed.
+        """
+        latents = self.batch_latents(batch)
+        present = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
+        given = self.given(batch.condition, present, latents.shape[-2:])
+        return -denoising_nll(
+            lambda z, t: self.predict(z, t, given, "float32"), latents, seeds=seeds, samples=samples
+        )
+
     def relabel(
         self,
         images: Tensor,
@@ -342,7 +350,7 @@ class FlowEditor(FlowSampler):
         return self._follow(velocity, start, end, seeds, forth, chosen)
 
 
-class Flow(FlowEditor):
+class Flow(InvertibleFlow):
     """A flow model of pixels, with other sizes and likelihoods."""
 
     def sample_defaults(self) -> Mapping[str, Any]:
@@ -383,7 +391,7 @@ class Flow(FlowEditor):
             return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
 
 
-class LatentFlow(FlowEditor):
+class LatentFlow(InvertibleFlow):
     """A flow model of latents, which also encodes and decodes images."""
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:

@@ -10,12 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from danqing.families.adversarial import LOSSES, Loss, squared_gradients
+from danqing.families.adversarial import LOSSES, Loss, gradient_ratio, squared_gradients
 from danqing.families.base import Family, FamilyConfig, Losses, Phase
 from danqing.nets.patchgan import PatchDiscriminator
 
 DISCRIMINATOR = "discriminator"
-_LARGEST_RATIO = 1e4
 
 
 class PatchVerdictConfig(FamilyConfig):
@@ -76,21 +75,9 @@ class HasPatchVerdict(Family):
         """Return the weight of a verdict beside the rest of the loss."""
         if not self.config.adversarial_adaptive:
             return torch.as_tensor(weight)
-        return weight * self._gradient_ratio(likeness, verdict)
-
-    def _gradient_ratio(self, likeness: Tensor, verdict: Tensor) -> Tensor:
-        """Compute the ratio of the lengths of both gradients at the last layer.
-
-        Esser et al. 2021, equation 7.
-        """
         last = self.last_layer
         assert isinstance(last, nn.Conv2d | nn.Linear)
-        lengths = [
-            torch.autograd.grad(term, last.weight, retain_graph=True)[0].float().norm()
-            for term in (likeness, verdict)
-        ]
-        ratio: Tensor = lengths[0] / (lengths[1] + 1e-6)
-        return ratio.clamp(0, _LARGEST_RATIO).detach()
+        return weight * gradient_ratio(likeness, verdict, last.weight)
 
     def resting_loss(self) -> Losses:
         """Return the loss of a discriminator that has not begun.

@@ -91,6 +91,9 @@ def card(
     if can_sample:
         others = "resampled from these" if info.get("other_sizes", True) else "refused"
         lines.append(f"- Other sizes: {others}")
+    options = info.get("sample_options", {})
+    if options.get("sampler") == "consistency":
+        lines.append(f"- Steps: {options['num_steps']}, which it learned to sample in; it has no likelihood")
     if trained.get("task"):
         lines.append(f"- Task: {plain(trained['task'])}")
     if degrade := data.get("prepared", {}).get("degrade"):
@@ -117,6 +120,7 @@ def card(
         "Images seen by its tokenizer before": tokenizer.get("images"),
         "Seconds of that": tokenizer.get("seconds"),
         "Started from": trained.get("init"),
+        "Adapters in its weights": trained.get("adapters"),
         "Generated images": trained.get("generated"),
         "Unlabelled images": trained.get("unlabelled"),
         "EMA length": trained.get("ema_length"),

@@ -91,9 +91,17 @@ def check_length(config: FamilyConfig, text: str, name: str) -> None:
     name: of the option that holds the text.
     """
     if isinstance(config, ReadsText) and config.text_facts is not None:
-        length, most = shared_encoder(config.text, config.text_facts).measure(text)
-        if length > most:
-            raise ConfigError(f"{name} has {length} tokens, and this model reads {most}: shorten it.", name)
+        check_measured(shared_encoder(config.text, config.text_facts).measure(text), name)
+
+
+def check_measured(measured: tuple[int, int], name: str) -> None:
+    """Raise ConfigError for a text of more tokens than are read.
+
+    measured: how many it has, and how many are read. name: of the option that holds the text.
+    """
+    length, most = measured
+    if length > most:
+        raise ConfigError(f"{name} has {length} tokens, and this model reads {most}: shorten it.", name)
 
 
 def _drawn_label(frequencies: Sequence[float], seed: int) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from danqing.errors import ModelError
+from danqing.pipelines.layout import INDEX, is_pipeline
 from danqing.trust.extra import check_cryptography
 from danqing.trust.sealed_file import is_sealed
 from danqing.weights import InMemory
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from danqing.trust.recipients import Keyring
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+"""The files of an adapter, as `peft` names them."""
+PIPELINE_ADAPTER = "pytorch_lora_weights.safetensors"
+"""The file of an adapter of a pipeline, as `diffusers` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,30 @@ class ModelFiles:
     within: the folder in which files of a folder must lie, where links are normal (a hub cache); by default
         `path` itself.
     contents: of the files, where they are in memory.
+    name: of the model, if it is not that of the path. options: how a pipeline is loaded.
     """
 
     def __init__(
-        self, path: Path, *, within: Path | None = None, contents: Mapping[str, memoryview] | None = None
+        self,
+        path: Path,
+        *,
+        within: Path | None = None,
+        contents: Mapping[str, memoryview] | None = None,
+        name: str = "",
+        options: Mapping[str, str] | None = None,
     ) -> None:
-        self.path, self._within, self._contents = path, within or path, contents
+        self.path, self.within, self._contents = path, within or path, contents
+        self.name, self.options = name, dict(options or {})
+
+    @property
+    def in_memory(self) -> bool:
+        """Return whether the files are in memory."""
+        return self._contents is not None
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Return whether they are those of a pipeline of `diffusers`."""
+        return is_pipeline(self.path)
 
     @property
     def weights(self) -> Path | InMemory:
@@ -67,14 +90,16 @@ class ModelFiles:
     def folder(self) -> Path | None:
         """Return the user's folder that holds the files.
 
-        None for a hub cache and a sealed file.
+        None for the cache of a hub and a sealed file.
         """
-        return self.path.resolve() if self._within == self.path and self.path.is_dir() else None
+        is_own = self.within == self.path and self.path.is_dir() and not self.name
+        return self.path.resolve() if is_own else None
 
     @property
     def written(self) -> int:
         """Return when the model was written, in seconds since 1970."""
-        return int((self.path / CONFIG if self.path.is_dir() else self.path).stat().st_mtime)
+        head = INDEX if self.is_pipeline else CONFIG
+        return int((self.path / head if self.path.is_dir() else self.path).stat().st_mtime)
 
     def names(self) -> list[str]:
         """Return the relative names of files and links, with `/`."""
@@ -123,15 +148,22 @@ class ModelFiles:
 
     def _inside(self, name: str) -> Path:
         path = self.path / name
-        if not path.resolve().is_relative_to(self._within.resolve()):
+        if not path.resolve().is_relative_to(self.within.resolve()):
             raise ModelError(f"{path} is a link that leads out of its folder: copy the file itself there.")
         return path
 
 
-def open_files(path: Path, *, within: Path | None = None, access: Access | None = None) -> ModelFiles:
+def open_files(
+    path: Path,
+    *,
+    within: Path | None = None,
+    access: Access | None = None,
+    name: str = "",
+    options: Mapping[str, str] | None = None,
+) -> ModelFiles:
     """Open the files of a model folder or of a sealed model.
 
-    within: as of `ModelFiles`.
+    within, name, options: as of `ModelFiles`.
     access: what is required of it. Where a signature is required, the files that were verified are in memory,
         so that nobody can change them before they are used.
     Raises ModelError where the requirements are not met, and TrustError for keys that cannot be used.
@@ -143,10 +175,10 @@ def open_files(path: Path, *, within: Path | None = None, access: Access | None 
         from danqing.trust.seal import unseal
 
         contents = unseal(path, keyring)
-    files = ModelFiles(path, within=within, contents=contents)
+    files = ModelFiles(path, within=within, contents=contents, name=name, options=options)
     if not access.require:
         return files
-    return ModelFiles(path, within=within, contents=_verified(files, access))
+    return ModelFiles(path, within=within, contents=_verified(files, access), name=name, options=options)
 
 
 def _verified(files: ModelFiles, access: Access) -> dict[str, memoryview]:
@@ -165,7 +197,7 @@ def _verified(files: ModelFiles, access: Access) -> dict[str, memoryview]:
     for name, digest in signed.items():
         content = files.content(name)
         signature.compare_content(name, content, digest)
-        if name in (CONFIG, WEIGHTS, CARD):
+        if name in (CONFIG, WEIGHTS, CARD, ADAPTER_CONFIG, ADAPTER, PIPELINE_ADAPTER):
             contents[name] = content
     return contents
 

@@ -9,21 +9,39 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from danqing import atomic, families, folder_formats, weights
 from danqing.data.consent import read_consent
 from danqing.errors import ConfigError, ModelError
 from danqing.families.base import Family, Learner
+from danqing.families.pipeline import Pipeline
 from danqing.image_files.levels import is_range
 from danqing.images import Images, encode
-from danqing.model import shipped
+from danqing.model import pipelines, shipped
 from danqing.model.card import card, measured_forms
-from danqing.model.files import CARD, CONFIG, WEIGHTS, ModelFiles, open_files
+from danqing.model.files import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CARD,
+    CONFIG,
+    PIPELINE_ADAPTER,
+    WEIGHTS,
+    ModelFiles,
+    open_files,
+)
+from danqing.nets import adapters
+from danqing.pipelines import hub
+from danqing.pipelines.layout import INDEX, is_pipeline
 from danqing.version import __version__
 
-FILES = (CONFIG, WEIGHTS, CARD, "samples.png", "scores.json")
-SAMPLES = FILES[3]
+SAMPLES = "samples.png"
+FILES = (CONFIG, WEIGHTS, CARD, SAMPLES, "scores.json", ADAPTER_CONFIG, ADAPTER, PIPELINE_ADAPTER)
 SHRINK = "shrink.json"
 """The forms of the model that `danqing shrink` has measured, in the folder of the one that it chose."""
 NEIGHBOURS = "neighbours.png"
@@ -47,6 +65,8 @@ def write(
 ) -> Path:
     """Write a learner with its facts as a model folder.
 
+    Of a learner with an adapter, only that is written.
+
     info: what the model card says.
     grid: samples; None where there are no new ones.
     origin: the folder that the learner comes from.
@@ -59,10 +79,16 @@ def write(
         atomic.write_bytes(folder / SAMPLES, encode(grid.grid(), "png", marks=grid.marks))
     elif origin is not None and origin != folder:
         _copy_picture(origin / SAMPLES, folder / SAMPLES)
-    tensors = learner.state_dict()
-    stored = weights.halved(tensors) if half else tensors
-    atomic.write_bytes(folder / "model.safetensors", weights.to_bytes(stored, {"format": "pt"}))
-    digest = weights.digest({name: stored[name].to(tensor.dtype) for name, tensor in tensors.items()})
+    if adapters.is_adapted(learner):
+        atomic.write_bytes(folder / weights_file(learner), content_of(learner))
+        atomic.write_json(folder / ADAPTER_CONFIG, adapters.settings(learner))
+        digest, base = learner.digest(), adapters.base_of(learner)
+        own = {"adapter": {"weights": base.digest, "trigger": base.trigger}}
+    else:
+        tensors, own = learner.state_dict(), {}
+        stored = weights.halved(tensors) if half else tensors
+        atomic.write_bytes(folder / WEIGHTS, weights.to_bytes(stored, {"format": "pt"}))
+        digest = weights.digest({name: stored[name].to(tensor.dtype) for name, tensor in tensors.items()})
     if not _keep_scores(folder, folder, digest) and origin is not None:
         _keep_scores(origin, folder, digest)
     write_card(folder, info)
@@ -70,11 +96,30 @@ def write(
         "library_name": "danqing",
         "format": folder_formats.MODEL,
         "danqing_version": __version__,
+        **own,
         "model": learner.config.model_dump(mode="json"),
         "trained": dict(facts),
     }
     atomic.write_json(folder / "config.json", config)  # last: a folder without it is not a model
     return folder
+
+
+def weights_file(learner: Learner) -> str:
+    """Return the name of the file of weights, or of an adapter."""
+    if not adapters.is_adapted(learner):
+        return WEIGHTS
+    return PIPELINE_ADAPTER if isinstance(learner, Pipeline) else ADAPTER
+
+
+def content_of(learner: Learner) -> bytes:
+    """Return the content of that file."""
+    told = {"format": "pt"}
+    if not adapters.is_adapted(learner):
+        return weights.to_bytes(learner.state_dict(), told)
+    if isinstance(learner, Pipeline):  # where `load_lora_weights` finds the scale and the layers
+        named = {f"{learner.denoiser_name}.{key}": one for key, one in adapters.settings(learner).items()}
+        told["lora_adapter_metadata"] = json.dumps(named)
+    return weights.to_bytes(adapters.tensors(learner), told)
 
 
 def write_card(folder: Path, info: Mapping[str, Any]) -> Path:
@@ -183,6 +228,8 @@ def _opened(source: Path | ModelFiles) -> ModelFiles:
 
 
 def _with_weights(learner: _L, files: ModelFiles) -> _L:
+    if isinstance(learner, Pipeline):  # it is loaded for the device that it is moved to
+        return learner
     source = files.weights
     learner.load_state_dict(weights.read(source, learner.state_dict()), assign=True)
     tensors = [*learner.parameters(), *learner.buffers()]
@@ -222,6 +269,12 @@ def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]
     The learner may not sample images. Everything else is as of `examine`.
     """
     files = _opened(source)
+    if files.is_pipeline:
+        return pipelines.examine(files)
+    if files.options:
+        raise ModelError(
+            f"{files.path} is not a pipeline, and is not loaded with {', '.join(files.options)}."
+        )
     config = _read_config(files)
     if not files.has(WEIGHTS):
         pickles = [name for name in files.names() if Path(name).suffix.lower() in _PICKLES]
@@ -240,22 +293,29 @@ def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]
         ) from error
     learner.drop_training_only()
     weights.check(files.weights, learner.state_dict())
-    return learner, _plain_facts(config.get("trained"))
+    return learner, plain_facts(config.get("trained"))
 
 
-def fetch(repo_id: str, revision: str | None = None, *, whole: bool = False) -> tuple[Path, Path]:
+def fetch(
+    repo_id: str, revision: str | None = None, *, whole: bool = False, variant: str = ""
+) -> tuple[Path, Path]:
     """Download a model from the hub into the hub's own cache.
 
     whole: all of its files, as its signature lists them, and not only those that are used.
+    variant: of the weights of a pipeline.
     Returns the model folder, and the folder within which its links lead. Raises ModelError.
     """
     try:
-        wanted = None if whole else [*FILES, NEIGHBOURS]
+        wanted = None if whole else [*FILES, NEIGHBOURS, INDEX]
         snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise ModelError(hub.gated(repo_id)) from error
     except _HUB_ERRORS as error:
         raise ModelError(
             f"{repo_id} is not a folder here, and the hub did not return it: {_first_line(error)}"
         ) from error
+    if is_pipeline(snapshot):
+        snapshot = hub.fetch_pipeline(repo_id, snapshot, revision, variant)
     return snapshot, snapshot.parent.parent
 
 
@@ -314,8 +374,11 @@ def _check_format(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _plain_facts(trained: Any) -> dict[str, Any]:
-    """Return what a folder says of its training, as far as it has the form that callers read."""
+def plain_facts(trained: Any) -> dict[str, Any]:
+    """Return what a folder says of its training.
+
+    What does not have the form that callers read is left out.
+    """
     facts = trained if isinstance(trained, dict) else {}
     plain = _plain(facts)
     if isinstance(data := facts.get("data"), dict):

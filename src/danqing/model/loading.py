@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from danqing.model import folder as model_folder
-from danqing.model.files import Access, ModelFiles, open_files
-from danqing.model.model import Model
+from danqing.model import adapted
+from danqing.model.files import Access, ModelFiles
+from danqing.model.model import AdapterSource, Model
 from danqing.precision import choose_device
 from danqing.trust.settings import MarkSettings
 
@@ -31,11 +31,15 @@ def load(
     key: str | Path | None = None,
     passphrase: str | None = None,
     marks: str | MarkSettings | None = None,
+    adapters: Sequence[AdapterSource] = (),
 ) -> Model:
     """Load a model from a folder, run, sealed file or the hub.
 
     source: a model folder, a run folder, a finished or stopped `Run`, a file of `danqing seal`, a hub
-        repository `owner/name`, or "demo", the model that comes with the package.
+        repository `owner/name` or `modelscope:owner/name`, or "demo", the model that comes with the package.
+        A pipeline of `diffusers` may have options of loading after commas, such as
+        `owner/name,dtype=bfloat16`; see `pipelines.options.LoadOptions`. An adapter is loaded with the model
+        that it was trained on.
     revision: a hub branch, tag or commit.
     require: public keys, one of which must have signed the model. Changed, missing and extra files are
         rejected.
@@ -43,15 +47,17 @@ def load(
         DANQING_SEAL_KEY and DANQING_SEAL_PASSPHRASE_FILE name.
     marks: which marks its images get, such as "eu,cn" or "none"; None reads `DANQING_MARKS`. With a
         watermark, a transformer also marks the codes that it samples, which changes what a seed gives.
+    adapters: as of `Model.with_adapters`.
     Nothing in the source is executed. Raises ModelError with the reason where it cannot be trusted or read.
     """
-    files = open_source(source, revision, access_of(require, key, passphrase))
-    name = str(source) if model_folder.is_hub_id(str(source)) else files.path.stem
-    model = Model(*model_folder.read(files), name="" if files.folder else name).to(choose_device(device))
+    access = access_of(require, key, passphrase)
+    files = open_source(source, revision, access)
+    name = "" if files.folder else files.name or files.path.stem
+    model = Model(*adapted.read(files, access), name=name)
     model.origin = files.folder
     model.marks = None if marks is None else MarkSettings.of(marks)
     model.marks_codes = True
-    return model
+    return (model.with_adapters(adapters, require=require) if adapters else model).to(choose_device(device))
 
 
 def access_of(require: Signers, key: str | Path | None, passphrase: str | None) -> Access:
@@ -64,10 +70,6 @@ def open_source(
     source: str | Path | HasModel, revision: str | None = None, access: Access | None = None
 ) -> ModelFiles:
     """Open the files of what `load` takes; raises ModelError and TrustError."""
-    access = access or Access()
-    if not isinstance(source, str | Path):
-        source = source.model
-    if model_folder.is_hub_id(str(source)):
-        folder, within = model_folder.fetch(str(source), revision, whole=bool(access.require))
-        return open_files(folder, within=within, access=access)
-    return open_files(model_folder.find(Path(source)), access=access)
+    return adapted.open_model(
+        str(source if isinstance(source, str | Path) else source.model), revision, access
+    )

@@ -1,5 +1,6 @@
 """A trained model: sample from it, change images with it, save it, share it."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,7 @@ from danqing import options as rules
 from danqing.errors import ConfigError
 from danqing.families.abilities import (
     Fills,
+    MeasuresText,
     Relabels,
     SamplesSeamless,
     SamplesSizes,
@@ -20,21 +22,27 @@ from danqing.families.abilities import (
     Varies,
 )
 from danqing.families.base import Condition, Family, FamilyConfig
+from danqing.families.pipeline import Pipeline
 from danqing.images import Images
-from danqing.model import conditions, verb_options
+from danqing.model import adapted, conditions, pipelines, verb_options
 from danqing.model import folder as model_folder
 from danqing.model.analysis import Analysis
 from danqing.model.card import describe
 from danqing.model.chunks import OnPainting, pixels_of, sample_in_chunks
 from danqing.model.conditions import drawn_condition, given_condition
 from danqing.model.domain import Domain, warn_outside
+from danqing.model.files import Access
 from danqing.model.verb_options import STRENGTH
+from danqing.nets import adapters
 from danqing.nets.layers import crop
 from danqing.options import Verb
 from danqing.precision import Precision, autocast, candidates
 from danqing.requested import Label, Prompt, count_images, image_seeds
 from danqing.requested_attributes import Attributes
 from danqing.sizes import SizeRange, as_size
+
+AdapterSource = str | Path | tuple[str | Path, float]
+"""Where an adapter is, and its weight: "runs/cats:0.8", ("runs/cats", 0.8), or "runs/cats" for 1."""
 
 
 class Model(Analysis):
@@ -144,6 +152,41 @@ class Model(Analysis):
         """Move the weights to a device; returns self."""
         self.family.to(device)
         return self
+
+    def with_adapters(
+        self, sources: Sequence[AdapterSource], *, require: str | Path | Sequence[str | Path] = ()
+    ) -> Self:
+        """Return the same model with adapters added to its weights.
+
+        sources: run folders, folders or hub ids of adapters, each with its weight. What is not requested of
+            an image is then drawn as in the data of the first of them.
+        require: public keys, one of which must have signed each adapter.
+        Raises ModelError where one was trained on another model, and ConfigError for a weight that is not
+        allowed.
+        """
+        if not sources:
+            return self
+        signers = (require,) if isinstance(require, str | Path) else require
+        access = Access(tuple(map(Path, signers)))
+        parsed = [adapted.parse(source) for source in sources]
+        return self.with_read_adapters(
+            [adapted.Weighted(adapted.open_adapter(place, access), weight) for place, weight in parsed]
+        )
+
+    def with_read_adapters(self, wanted: Sequence[adapted.Weighted]) -> Self:
+        """Return the same model with adapters that have been read.
+
+        wanted: with their weights. Errors are those of `with_adapters`.
+        """
+        model = copy.copy(self)
+        family = adapted.with_adapters(self.family, wanted, self.name or str(self.origin or ""))
+        assert isinstance(family, Family)
+        model.family = family.eval().requires_grad_(False)
+        used = ", ".join(f"{each.in_words()} ({each.adapter.digest[:12]})" for each in wanted)
+        model.facts = {**self.facts, **adapted.facts_of(wanted), "adapters": used}
+        model.domain = Domain.read(model.facts)
+        model.origin, model.name = None, self.name or self.declaration("sample").model
+        return model
 
     def sample(
         self,
@@ -365,7 +408,10 @@ class Model(Analysis):
 
         name: of the option that holds it.
         """
-        conditions.check_length(self.family.config, text, name)
+        if isinstance(self.family, MeasuresText):
+            conditions.check_measured(self.family.measure(text), name)
+        else:
+            conditions.check_length(self.family.config, text, name)
 
     def info(self) -> dict[str, Any]:
         """Return what `danqing show` prints, as plain values."""
@@ -384,7 +430,10 @@ class Model(Analysis):
         samples: shown in the model card; by default 64 new ones, or, for a model that translates, those that
             were shown before.
         half: store the weights in float16, which halves the size and changes images by little.
+        A pipeline of `diffusers` is saved as it was loaded, without new samples.
         """
+        if isinstance(self.family, Pipeline) and not adapters.is_adapted(self.family):
+            return pipelines.save(Path(folder), self.family)
         grid = samples
         if grid is None and not isinstance(self.family, Translates):
             grid = Images(self.sample(64).array, self.marking("sample", overview=True))

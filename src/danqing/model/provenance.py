@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from danqing import weights
 from danqing.data.consent import declared
 from danqing.errors import ConfigError
 from danqing.families.abilities import MarksCodes
@@ -53,9 +52,9 @@ class Provenance:
             source=SourceType.of(action),
             action=action,
             model=self.name or _name_of(self.origin) or self.family.config.family,
-            model_digest=weights.digest(self.family.state_dict()),
+            model_digest=self.family.digest(),
             prompt=prompt,
-            licence=terms.licence,
+            licence=terms.licence or str(self.facts.get("licence") or ""),
             creator=terms.creator,
             reservations=terms.reservations,
         )

@@ -29,4 +29,7 @@ def recompute_blocks(network: nn.Module, on: bool) -> bool:
     blocks = [module for module in network.modules() if isinstance(module, Recomputes)]
     for block in blocks:
         block.recomputes = on
-    return bool(blocks)
+    others = [module for module in (getattr(network, "denoiser", None),) if module is not None]
+    for module in others:  # a network of `diffusers`, which has blocks of its own
+        module.enable_gradient_checkpointing() if on else module.disable_gradient_checkpointing()
+    return bool(blocks or others)

@@ -7,6 +7,7 @@ from typing import Any
 from danqing.errors import ConfigError
 
 _FOLDER = Path(__file__).parent
+_OVERLAYS = _FOLDER / "overlays"
 
 
 def names() -> list[str]:
@@ -17,13 +18,32 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """Return the path of a preset's TOML file; raises ConfigError."""
     if name not in names():
-        raise ConfigError(f"There is no preset called {name!r}: choose one of {', '.join(names())}.")
+        known = ", ".join([*names(), *overlays()])
+        raise ConfigError(f"There is no preset called {name!r}: choose one of {known}.")
     return _FOLDER / f"{name}.toml"
 
 
 def read(name: str) -> dict[str, Any]:
     """Read a preset's settings, as plain values."""
     return tomllib.loads(path(name).read_text(encoding="utf-8"))
+
+
+def overlays() -> list[str]:
+    """Return the names of presets for whatever model a run starts from.
+
+    They change how it is trained.
+    """
+    return sorted(file.stem for file in _OVERLAYS.glob("*.toml"))
+
+
+def read_overlay(name: str) -> dict[str, Any]:
+    """Read the settings of such a preset, as plain values."""
+    return tomllib.loads(overlay_text(name))
+
+
+def overlay_text(name: str) -> str:
+    """Return the TOML of such a preset."""
+    return (_OVERLAYS / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -159,6 +159,8 @@ class Settings(_Section):
     model_workers: which or how many workers hold a model, by its name, from the tables of `models`; all
         workers hold any other model.
     aliases: additional names of models, such as "dall-e-2".
+    adapters: paths or hub ids of adapters, by the names that clients use. Each belongs to the model that it
+        was trained on. A key that is limited to some models may use the adapters that are among them.
     require_signature: files of public keys, one of which must have signed each model; empty for no
         requirement.
     marks: which marks pictures get, such as "eu,cn" or "none"; None reads `DANQING_MARKS`. See docs/trust.md.
@@ -174,6 +176,7 @@ class Settings(_Section):
     models: dict[str, str] = Field(min_length=1)
     model_workers: dict[str, Annotated[int, Field(ge=1)] | _Numbers] = {}
     aliases: dict[str, str] = {}
+    adapters: dict[Annotated[str, Field(pattern=r"^[^:,\s]{1,100}$")], str] = {}
     require_signature: tuple[Path, ...] = ()
     marks: str | None = None
     filters: FilterSettings = FilterSettings()
@@ -235,6 +238,9 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
+        for name in self.adapters:
+            if name in self.models or name in self.aliases:
+                raise ValueError(f"a model and an adapter are called {name}: rename one of them")
         for name in (*self.models, *self.aliases):
             if name.startswith(CLASSIFIER):
                 raise ValueError(
@@ -288,6 +294,8 @@ def read(path: Path) -> dict[str, Any]:
     folder = path.parent
     if isinstance(models := values.get("models"), dict):
         values["models"] = {name: _from(folder, model) for name, model in models.items()}
+    if isinstance(adapters := values.get("adapters"), dict):
+        values["adapters"] = {name: _from(folder, adapter) for name, adapter in adapters.items()}
     if isinstance(signers := values.get("require_signature"), list):
         values["require_signature"] = [folder / key if isinstance(key, str) else key for key in signers]
     if isinstance(filters := values.get("filters"), str):

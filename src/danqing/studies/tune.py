@@ -100,7 +100,7 @@ def tune(
     if pruner not in PRUNERS:
         raise ConfigError(f"There is no pruner called {pruner!r}: choose one of {', '.join(PRUNERS)}.")
     size, settings = config_reading.without_auto(size, settings)
-    overrides = {"size": size, "minutes": minutes, "images": images, "seed": seed}
+    overrides: dict[str, Any] = {"size": size, "minutes": minutes, "images": images, "seed": seed}
     wanted = config_reading.resolve(preset=preset, config=config, settings=settings, **overrides)
     wanted = _scored(wanted)
     dimensions = search_space.read(space, wanted)

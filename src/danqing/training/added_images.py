@@ -18,11 +18,13 @@ class Pool(NamedTuple):
     """Images with one label each, of the size of the data.
 
     read: from row numbers `[m]` to pixels `[m, h, w, c]`, uint8 or uint16.
-    labels: int64 `[n]`, as the data numbers its labels.
+    labels: int64 `[n]`, as the data numbers its labels; -1 for images without labels. texts: of each image,
+    for a model that reads text.
     """
 
     read: Callable[[NDArray[np.int64]], Tensor]
     labels: NDArray[np.int64]
+    texts: tuple[str, ...] | None = None
 
 
 class MixedBatches(Batches):
@@ -61,11 +63,13 @@ class MixedBatches(Batches):
         """
         rows = self._own if rows is None else rows
         number, parts, labels = images_seen // self._whole, [], []
+        texts: tuple[str, ...] = ()
         of_data = _shifted(rows, 0, self.batch_size)
         if of_data.start < of_data.stop:
             batch = super().at(number * self.batch_size, of_data)
             parts.append(batch.images)
             labels.append(batch.condition.label)
+            texts += batch.condition.text or ()
         of_pool = _shifted(rows, self.batch_size, self._added)
         if of_pool.start < of_pool.stop:
             start = number * self._added
@@ -76,9 +80,12 @@ class MixedBatches(Batches):
             )
             parts.append(self.augment.apply(pixels, self._added_seed, start, **place))
             labels.append(torch.from_numpy(self._pool.labels[drawn]).to(self.device))
+            texts += tuple(self._pool.texts[row] for row in drawn) if self._pool.texts is not None else ()
         images = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        known = [label for label in labels if label is not None] if self.use_labels else []
-        return Batch(images, Condition(label=torch.cat(known) if known else None))
+        is_labelled = self.use_labels or bool((self._pool.labels >= 0).all())
+        known = [label for label in labels if label is not None] if is_labelled else []
+        told = Condition(label=torch.cat(known) if known else None, text=texts or None)
+        return Batch(images, told)
 
 
 def _shifted(rows: slice, start: int, count: int) -> slice:

@@ -29,6 +29,7 @@ from danqing.families.abilities import Compresses, Tokenizes
 from danqing.families.tokenizers import LatentStatistics
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
+from danqing.training import adapting
 from danqing.training.config import RunConfig
 from danqing.training.grains import grains_of
 
@@ -163,7 +164,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> Augment:
     return advice.model_copy(update={"flip": False}) if config.model.reads_text else advice
 
 
-def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
+def batch_options(config: RunConfig, dataset: Dataset, device: torch.device) -> dict[str, Any]:
     """Return the options of a run's batches, of images or of codes.
 
     Where several processes compute a run, each reads its own rows.
@@ -178,6 +179,7 @@ def batch_options(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "use_texts": config.model.reads_text,
         "hide_attributes": HIDE_ATTRIBUTES,
         "degrade": Degradation(config.data.degrade) if config.data.degrade else None,
+        "told": adapting.told(config, dataset),
     }
 
 
@@ -239,14 +241,8 @@ def ensure(
     folder = default_folder() / kind
     path = folder / f"{key}.safetensors"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f"{key}.lock", lambda: on_progress(0, len(dataset), _OTHERS), stopped):
-            for leftover in folder.glob(f".{path.name}.*.tmp"):  # of processes that were killed
-                leftover.unlink(missing_ok=True)
-            if not path.exists():
-                _write(path, _encoded(encoding, dataset, views, device), on_progress, stopped)
-            atomic.touch(folder / f"{key}.lock")
-            return Codes.open(path, len(dataset))
+        write_once(path, _encoded(encoding, dataset, views, device), on_progress, stopped)
+        return Codes.open(path, len(dataset))
     except _StoppedError:
         return None
     except OSError as error:
@@ -283,8 +279,29 @@ def _alone(path: Path, on_wait: Callable[[], None], stopped: Callable[[], bool])
         lock.release()
 
 
-class _Encoded(NamedTuple):
-    """The codes of a data set while they are computed: `shape` is that of all `parts` together."""
+def write_once(
+    path: Path, encoded: "Encoded", on_progress: ProgressCallback, stopped: Callable[[], bool]
+) -> None:
+    """Write a file of the cache if it is missing.
+
+    One process computes it while others wait.
+    stopped: as of `ensure`; if it is true, _StoppedError is raised.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_suffix(".lock")
+    with _alone(lock, lambda: on_progress(0, encoded.shape[0], _OTHERS), stopped):
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of processes that were killed
+            leftover.unlink(missing_ok=True)
+        if not path.exists():
+            _write(path, encoded, on_progress, stopped)
+        atomic.touch(lock)
+
+
+class Encoded(NamedTuple):
+    """Numbers to be cached, while they are computed: `shape` is that of all `parts` together.
+
+    name: of the data. kind: what they are, and the folder of the cache. format: a key of `FORMATS`.
+    """
 
     name: str
     kind: str
@@ -293,7 +310,7 @@ class _Encoded(NamedTuple):
     parts: Iterator[torch.Tensor]
 
 
-def _encoded(encoding: Encoding, dataset: Dataset, views: Views, device: torch.device) -> _Encoded:
+def _encoded(encoding: Encoding, dataset: Dataset, views: Views, device: torch.device) -> Encoded:
     count, (width, height) = len(dataset), dataset.size
     # Always the same number at once, since a product of another size may round differently.
     at_once = max(1, min(256, _PIXELS_AT_ONCE // (width * height)))
@@ -307,10 +324,10 @@ def _encoded(encoding: Encoding, dataset: Dataset, views: Views, device: torch.d
                 yield encoding.encode(whole.to(device))[: len(images)].cpu()
 
     shape = (views.number * count, *encoding.shape)
-    return _Encoded(dataset.info.name, encoding.kind, encoding.format, shape, parts())
+    return Encoded(dataset.info.name, encoding.kind, encoding.format, shape, parts())
 
 
-def _write(path: Path, encoded: _Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
+def _write(path: Path, encoded: Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
     format: np.dtype[Any] = FORMATS[encoded.format]
     end = int(np.prod(encoded.shape)) * format.itemsize
     layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}}

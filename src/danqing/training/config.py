@@ -18,6 +18,7 @@ from danqing.families.abilities import SamplesSizes
 from danqing.families.base import FamilyConfig, ReadsText
 from danqing.training.config_sections import (
     FREE,
+    AdapterConfig,
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
@@ -53,6 +54,7 @@ class RunConfig(Section):
     tokenizer: the first stage of a family that generates codes or latents; without one, such a family
     generates pixels.
     private: what is guaranteed to the people in the images; nothing without it.
+    adapter: an adapter that is trained instead of the model of `init`.
     """
 
     description: str = ""
@@ -74,6 +76,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tokenizer: TokenizerConfig | None = None
     private: PrivateConfig | None = None
+    adapter: AdapterConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +118,8 @@ class RunConfig(Section):
         if self.private is not None and self.teacher:
             raise ValueError("a teacher knows images that a private run must hide: leave teacher out")
         self._check_growing()
+        if self.adapter is not None:
+            self._check_adapter()
         return self
 
     @property
@@ -126,6 +131,26 @@ class RunConfig(Section):
         if wanted == "auto":
             wanted = PRIVATE_MICRO_BATCH if self.private else self.batch_size
         return min(wanted, self.batch_size)
+
+    def _check_adapter(self) -> None:
+        """Raise ValueError if the settings of a run that trains an adapter do not fit together."""
+        if not self.init:
+            raise ValueError("an adapter belongs to a model: name it by --init MODEL")
+        others = {
+            "private": self.private is not None,
+            "teacher": bool(self.teacher),
+            "model.grow": bool(self.model.grow),
+            "training.ema_lengths": bool(self.training.ema_lengths),
+            "training.shard": self.training.shard == "parameters",
+            "data.generated": bool(self.data.generated or self.data.unlabelled),
+        }
+        if given := [name for name, is_set in others.items() if is_set]:
+            raise ValueError(f"an adapter cannot be trained with {given[0]}: leave {given[0]} out")
+        if self.adapter is not None and self.adapter.prior and (self.tokenizer or self.data.buckets):
+            raise ValueError(
+                "images of the model itself are learned in pixels of one size: set adapter.prior to 0, or "
+                "train without a tokenizer and without buckets"
+            )
 
     def _check_growing(self) -> None:
         """Raise ValueError if the settings of a run that grows do not fit together."""

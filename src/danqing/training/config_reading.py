@@ -14,6 +14,7 @@ from danqing.families import config_class
 from danqing.training.config import RunConfig, flat
 from danqing.training.config_sections import (
     SHARED,
+    AdapterConfig,
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
@@ -32,6 +33,7 @@ def resolve(
     preset: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> RunConfig:
     """Combine a preset or a file, then settings, then `overrides`.
@@ -39,12 +41,16 @@ def resolve(
     A setting's key is a dotted path (`optimizer.learning_rate`), a bare name that only one section has
     (`net`, `learning_rate`), or a section that is chosen by name (`optimizer=sgd`). Its value is TOML or
     text.
+    values: plain values instead of a preset, if there is no file.
 
     Raises ConfigError.
     """
     if preset is not None and config is not None:
         raise ConfigError("Give a preset or a configuration file, not both.")
-    values = read_toml(Path(config)) if config is not None else presets.read(preset or "gan-32")
+    if config is not None:
+        values = read_toml(Path(config))
+    else:
+        values = presets.read(preset or "gan-32") if values is None else dict(values)
     given = {key: value for key, value in overrides.items() if value is not None}
     budget = {"images", "minutes"} & {*given, *(settings or {})}
     if len(budget) == 2:
@@ -55,6 +61,21 @@ def resolve(
     for key, text in (settings or {}).items():
         apply_setting(values, key, text)
     return parse({**values, **given})
+
+
+def overlaid(
+    name: str, settings: Mapping[str, Any], budget: Mapping[str, Any], family: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings and a budget with those of an overlay where the user gives no others.
+
+    name: of a file in `presets/overlays`. family: of the model whose training it changes.
+    """
+    values, chosen = presets.read_overlay(name), {full_name(key, family) for key in settings}
+    own: dict[str, Any] = {key: values.pop(key) for key in ("minutes", "images") if key in values}
+    if any(value is not None for value in budget.values()) or chosen & budget.keys():
+        own = {}
+    new = {key: value for key, value in flat(values).items() if key not in chosen}
+    return {**new, **settings}, {**budget, **own}
 
 
 def without_auto(
@@ -112,10 +133,10 @@ def full_name(key: str, family: str) -> str:
     matches = [k for k in keys if key == k or key == k.rpartition(".")[2] or f"{key}.name" == k]
     exact = [k for k in matches if k in (key, f"{key}.name")]
     # A bare name means a setting of the model first: `features` is the model's, not the evaluation's. The
-    # tokenizer's names (`model`, `share`) are too general to stand alone.
-    meant = [k for k in matches if k.startswith("tokenizer.")]
+    # names of the tokenizer and of an adapter (`model`, `alpha`) are too general to stand alone.
+    meant = [k for k in matches if k.startswith(("tokenizer.", "adapter."))]
     matches = exact or [k for k in matches if k not in meant]
-    matches = [k for k in matches if not k.startswith("evaluation.")] or matches
+    matches = [k for k in matches if not k.startswith(("evaluation.", "adapter."))] or matches
     if not matches:
         nested = [k for k in keys if key.startswith(f"{k}.")]  # data.augment.flip
         matches = [key] if nested else []
@@ -183,6 +204,7 @@ def _keys(family: str) -> Iterator[str]:
         "evaluation": EvaluationConfig,
         "tokenizer": TokenizerConfig,
         "private": PrivateConfig,
+        "adapter": AdapterConfig,
     }
     for name in RunConfig.model_fields:
         if name not in sections:

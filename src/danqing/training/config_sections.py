@@ -31,14 +31,15 @@ class Section(BaseModel):
 class OptimizerConfig(Section):
     """How gradients change the weights.
 
-    name: muon updates the hidden matrices that a family declares, and AdamW everything else.
+    name: muon updates the hidden matrices that a family declares, and AdamW everything else. adamw8bit keeps
+    its averages in 8 bits, by the package bitsandbytes.
     betas: of adam and adamw.
     final_betas: those that they approach in the burn-in; by default, they stay.
     momentum: of sgd and rmsprop.
     ns_steps: of the Newton-Schulz iteration of muon; fewer are faster.
     """
 
-    name: Literal["adamw", "adam", "muon", "sgd", "rmsprop"] = "adam"
+    name: Literal["adamw", "adam", "muon", "sgd", "rmsprop", "adamw8bit"] = "adam"
     learning_rate: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     final_betas: tuple[float, float] | None = None
@@ -210,6 +211,27 @@ class PrivateConfig(Section):
     clip: float = Field(0.1, gt=0, allow_inf_nan=False)
     draws: int = Field(1, ge=1, le=1024)
     secure: bool = False
+
+
+class AdapterConfig(Section):
+    """An adapter of the model of `init`; without this section, all weights are trained.
+
+    rank: of its matrices: more can learn more, and make a larger file. alpha: multiplies what they add,
+    divided by the rank; by default, the rank.
+    targets: the layers that get one: "all" linear layers and convolutions, or patterns of their names such as
+    "*.attention.*".
+    trigger: a word that means what is learned. A model that reads text finds it before every caption. For a
+    model with labels, it is the one of its labels that images without a label have.
+    prior: the share of each batch that is drawn from images of the model itself, so that it forgets less.
+    prior_images: how many there are.
+    """
+
+    rank: int = Field(6, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
+    targets: tuple[str, ...] = Field(("all",), min_length=1)
+    trigger: str = Field("", max_length=200)
+    prior: float = Field(0.0, ge=0, lt=1)
+    prior_images: int = Field(200, ge=1, le=100_000)
 
 
 class EvaluationConfig(Section):

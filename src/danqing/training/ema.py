@@ -1,6 +1,5 @@
 """Moving averages of the weights, which are what samples: with a half-life, or a fixed share of the run."""
 
-import copy
 import functools
 import math
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from danqing.families.abilities import Grows
 from danqing.families.base import Learner
+from danqing.nets import adapters
 from danqing.training.parts import is_here
 
 SHORTEST, LONGEST = 0.01, 0.28
@@ -93,11 +93,14 @@ class EMA:
 
     def __init__(self, learner: Learner, decay: Decay) -> None:
         self.decay = decay
-        self.learner = copy.deepcopy(learner).eval().requires_grad_(False)
+        self.learner = adapters.copied(learner).eval().requires_grad_(False)
         self.learner.drop_training_only()
         names, live = averaged_names(learner), learner.state_dict(keep_vars=True)
+        shared = adapters.fixed(learner)
         pairs = {
-            name: (average, live[name]) for name, average in self.learner.state_dict(keep_vars=True).items()
+            name: (average, live[name])
+            for name, average in self.learner.state_dict(keep_vars=True).items()
+            if name not in shared
         }
         self._averaged = {name: pair for name, pair in pairs.items() if name in names}
         self._starts: dict[int, list[tuple[Tensor, Tensor]]] = {}

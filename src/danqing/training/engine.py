@@ -11,12 +11,14 @@ from danqing import families, machine
 from danqing.data import Batches
 from danqing.errors import TrainingError
 from danqing.evaluation.networks import open_teacher
+from danqing.families import PIPELINE
 from danqing.families.abilities import Grows, HasGuide, HasTokenizer, Perceives, StartsTrained
 from danqing.families.base import Batch, Learner, Losses, Phase
+from danqing.nets import adapters
 from danqing.nets.layers import shrunk
 from danqing.precision import Precision, autocast
 from danqing.randomness import derived_seed, generator
-from danqing.training import burn_in, optimizers
+from danqing.training import adapting, burn_in, optimizers
 from danqing.training.config import RunConfig
 from danqing.training.ema import EMA, HalfLife, PowerFunction
 from danqing.training.grains import Grains
@@ -47,12 +49,16 @@ class Engine:
         grains: Grains | None = None,
     ) -> None:
         self.config, self.batches, self.device, self.precision = config, batches, device, precision
-        learner = initialise(config, tokenizer, start)
-        self.teacher = Teacher(config.teacher, config.model, device) if config.teacher else None
+        learner = initialise(config, tokenizer, start, device)
+        self.teacher: Teacher | None = None
+        if config.teacher and not config.model.learns_trajectories:
+            self.teacher = Teacher(config.teacher, config.model, device)
         if self.teacher is not None and start is None:
             self.teacher.lend(learner)
         self.learner = learner.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = self.learner.phases()
+        self._fixed = adapters.fixed(self.learner)
+        """The tensors that this run does not change, as it trains an adapter; no checkpoint holds them."""
         self.averages = _averages(self.learner, config)
         self.ema = self.averages[0]
         self.networks: tuple[dict[str, str], ...] = ()
@@ -66,12 +72,11 @@ class Engine:
         if config.private is not None:
             self.private = PrivateGradients(config.private, self.learner, config.batch_size)
         self.meter = Meter()
-        self.optimizers = {
-            phase.name: optimizers.build(
-                config.optimizer, self._parameters(phase), self.learner.parameter_kind
-            )
-            for phase in self.phases
-        }
+        self.optimizers = optimizers.build_each(
+            config.optimizer,
+            {phase.name: self._parameters(phase) for phase in self.phases},
+            self.learner.parameter_kind,
+        )
         repeats = max(phase.repeats for phase in self.phases)
         self.images_per_step = config.batch_size * repeats
         self.data_seconds = 0.0
@@ -184,7 +189,7 @@ class Engine:
     def _take_guide(self, images: int, total: int) -> None:
         """Copy the average to the guide, once, when its share of the run is over."""
         learner, average = self.learner, self.ema.learner
-        if not isinstance(learner, HasGuide) or learner.guide is None or learner.guide_taken:
+        if not isinstance(learner, HasGuide) or learner.guide is None or learner.guide_taken or self._fixed:
             return
         if images >= learner.GUIDE_SHARE * total and isinstance(average, HasGuide):
             if self.parts:
@@ -248,10 +253,15 @@ class Engine:
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the state of the learner and of its averages."""
-        tensors = {f"family/{name}": value for name, value in self.learner.state_dict().items()}
+        states = {"family/": self.learner.state_dict()}
         for prefix, average in zip(_prefixes(self.config), self.averages, strict=True):
-            tensors |= {f"{prefix}{name}": value for name, value in average.learner.state_dict().items()}
-        return tensors
+            states[prefix] = average.learner.state_dict()
+        return {
+            f"{prefix}{name}": value
+            for prefix, state in states.items()
+            for name, value in state.items()
+            if name not in self._fixed
+        }
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         """Return the state that the optimisers keep in this process."""
@@ -271,7 +281,7 @@ class Engine:
         """
         if self.parts:
             self.parts.allocate()
-        is_whole = self.parts is None  # else what others keep may be missing
+        is_whole = self.parts is None and not self._fixed  # else what others keep may be missing
         self.learner.load_state_dict(_below(tensors, "family/"), strict=is_whole)
         for average, state in zip(self.averages, averages_in(tensors, self.config), strict=True):
             average.learner.load_state_dict(state, strict=is_whole)
@@ -390,6 +400,7 @@ class Engine:
             (f"{module}.{name}", parameter)
             for module in phase.modules
             for name, parameter in self.learner.get_submodule(module).named_parameters()
+            if f"{module}.{name}" not in self._fixed
         ]
 
     def _train_only(self, phase: Phase) -> None:
@@ -397,15 +408,26 @@ class Engine:
             return
         for name, module in self.learner.named_children():
             module.requires_grad_(name in phase.modules)
+        for name, parameter in self.learner.named_parameters():
+            if name in self._fixed:
+                parameter.requires_grad_(False)
 
 
-def initialise(config: RunConfig, tokenizer: Learner | None = None, start: Carried | None = None) -> Learner:
+def initialise(
+    config: RunConfig,
+    tokenizer: Learner | None = None,
+    start: Carried | None = None,
+    device: torch.device | str = "cpu",
+) -> Learner:
     """Build the learner with weights that follow from the run's seed.
 
     tokenizer: trained before it; its weights are taken and stay as they are.
     start: weights of a trained model, instead of those that follow from the seed.
+    device: where a pipeline is loaded.
     torch's global generator is left as it was.
     """
+    if config.family == PIPELINE:
+        return adapting.opened(config, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
         learner = families.build_learner(config.model)
@@ -417,6 +439,8 @@ def initialise(config: RunConfig, tokenizer: Learner | None = None, start: Carri
         learner.tokenizer.requires_grad_(False)
     if start is not None:
         start.apply(learner)
+    if config.adapter is not None:
+        adapting.attach(learner, config)
     return learner
 
 

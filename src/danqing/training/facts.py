@@ -108,6 +108,8 @@ def of_help(run: Mapping[str, Any]) -> dict[str, str]:
     told = {}
     if start:
         told["init"] = f"a {start['family']} with the weights {start['weights'][:12]}"
+        if start.get("adapter"):
+            told["init"] += ", which stay as they are beside this adapter"
     if made:
         told["generated"] = (
             f"{made['share']:.0%} of its images, by a model with the weights {made['weights'][:12]}"

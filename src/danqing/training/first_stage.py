@@ -23,7 +23,7 @@ from danqing.families.base import Family, FamilyConfig
 from danqing.images import to_float, to_uint8
 from danqing.model import folder as model_folder
 from danqing.model import loading
-from danqing.training import captions, codes, facts
+from danqing.training import adapting, captions, codes, facts
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
 from danqing.training.config import RunConfig
 from danqing.training.config_reading import from_toml, parse
@@ -209,7 +209,7 @@ class FirstStage:
         brief = config.training.model_copy(update={"measure_seconds": config.training.measure_seconds / 3})
         config = config.model_copy(update={"training": brief})  # it is measured again when it begins
         same = encoding.random(len(self.dataset))
-        batches = CodedBatches(self.dataset, same, **batch_options(config, self.device))
+        batches = CodedBatches(self.dataset, same, **batch_options(config, self.dataset, self.device))
         needs = estimate_requirements(config, batches, self.device, config.training.precision)
         images = config.images
         if images is None:
@@ -225,7 +225,7 @@ class FirstStage:
         if found is not None and found.statistics is not None:
             given["latent_statistics"] = found.statistics.model_dump()
         if self._known is None or self._known[0] != given:
-            self._known = (given, self.folder.complete(self.config, self.dataset, given))
+            self._known = (given, adapting.complete(self.folder, self.config, self.dataset, given))
             captions.read(self._known[1].model, self.dataset, self.listener)
         return self._known[1]
 

@@ -14,6 +14,7 @@ from danqing.evaluation.learner_scores import score_learner
 from danqing.evaluation.scores import ReferenceInfo, Score
 from danqing.families.base import Family, Learner
 from danqing.model.model import Model
+from danqing.nets import adapters
 from danqing.progress import ProgressCallback
 from danqing.training.config import RunConfig
 from danqing.training.config_sections import EvaluationConfig
@@ -80,7 +81,7 @@ class _OfSamples:
         assert isinstance(learner, Family)
         with torch.random.fork_rng(devices=[]):
             return score_samples(
-                Model(learner, facts),
+                Model(adapters.merged(learner), facts),
                 self._reference,
                 self._network,
                 metric=self._config.metric,

@@ -1,55 +1,18 @@
 """The memory of a training step, counted on a few images and extrapolated to more."""
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from danqing import machine
 from danqing.errors import TrainingError
+from danqing.live_bytes import LiveBytes
 from danqing.training.engine import Engine
 
 COUNTED_ON = (4, 8)
 """How many images the memory is counted on."""
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that are created within a block, as long as they live.
-
-    trace: the sum after each operation. What kernels use inside is not counted.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.trace: list[int] = []
-        self._now = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        given = {_storage_key(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and _storage_key(tensor) not in given:  # not a view of its input
-                storage = tensor.untyped_storage()
-                self._change(storage.nbytes())
-                weakref.finalize(storage, self._change, -storage.nbytes())
-        self.trace.append(self._now)
-        return result
-
-    def _change(self, size: int) -> None:
-        self._now += size
-
-
-def _storage_key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def step_bytes(engine: Engine) -> Callable[[int], int]:

@@ -1,5 +1,6 @@
 """Optimisers from their configuration, and their state as named tensors."""
 
+import importlib.util
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,20 @@ def build(config: OptimizerConfig, parameters: NamedParameters, kind_of: KindOf)
     return _KINDS[config.name].build(config, [(kind_of(name, p), p) for name, p in parameters])
 
 
+def build_each(
+    config: OptimizerConfig, phases: Mapping[str, NamedParameters], kind_of: KindOf
+) -> dict[str, torch.optim.Optimizer]:
+    """Build an optimiser for the parameters of each phase, as `build`.
+
+    Muon leaves a phase without matrices, such as that of a discriminator, to AdamW, if another one has some.
+    """
+    treated = {name: [(kind_of(each, p), p) for each, p in given] for name, given in phases.items()}
+    has_matrices = {name: any(kind == "matrix" for kind, _ in each) for name, each in treated.items()}
+    leaves = config.name == "muon" and any(has_matrices.values())
+    names = {name: "adamw" if leaves and not has_matrices[name] else config.name for name in treated}
+    return {name: _KINDS[names[name]].build(config, each) for name, each in treated.items()}
+
+
 def averages(config: OptimizerConfig) -> int:
     """Return how many tensors as large as the weights the optimiser keeps, at most."""
     return _KINDS[config.name].averages
@@ -64,6 +79,26 @@ def _rmsprop(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimi
     return torch.optim.RMSprop(
         _groups(parameters), rate, momentum=config.momentum, eps=config.eps, weight_decay=decay, foreach=True
     )
+
+
+def _adamw8bit(config: OptimizerConfig, parameters: Treated) -> torch.optim.Optimizer:
+    """AdamW whose averages take a byte per number (Dettmers et al. 2022)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "The optimiser adamw8bit needs the package bitsandbytes: pip install bitsandbytes, or set "
+            "optimizer=adamw.",
+            "optimizer",
+        )
+    from bitsandbytes.optim import AdamW8bit
+
+    found: torch.optim.Optimizer = AdamW8bit(
+        _groups(parameters),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+    return found
 
 
 def _groups(parameters: Treated) -> list[dict[str, Any]]:
@@ -170,6 +205,7 @@ _KINDS = {
     "muon": _Kind(2, MuonAndAdamW),
     "sgd": _Kind(1, _sgd),
     "rmsprop": _Kind(2, _rmsprop),
+    "adamw8bit": _Kind(2, _adamw8bit),
 }
 """Every optimiser, by the name that `OptimizerConfig` allows."""
 
@@ -186,10 +222,10 @@ def owners(parameters: NamedParameters, size: int) -> dict[str, int]:
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> dict[str, Tensor]:
     """The optimiser's state as `parameter name/state name` → tensor."""
     return {
-        f"{name}/{key}": value
+        f"{name}/{key}": torch.tensor(value) if isinstance(value, int) else value
         for name, parameter in parameters
         for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor | int)
     }
 
 
@@ -206,6 +242,9 @@ def load_state_tensors(
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = named[name]
+        if not value.is_floating_point() and value.dim() == 0:  # a count that is no tensor
+            optimizer.state[parameter][key] = int(value)
+            continue
         layout = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
         # Only the fused kernels keep their step counts beside the weights.
         beside = key != "step" or optimizer.defaults.get("fused", False)

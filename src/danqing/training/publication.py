@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danqing import atomic, families, weights
+from danqing import atomic, families
 from danqing.data import Dataset
 from danqing.data.degrade import Degradation, source_images
 from danqing.data.splits import Held
@@ -26,6 +26,7 @@ from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model import folder as model_folder
 from danqing.model.card import describe
 from danqing.model.model import Model
+from danqing.nets import adapters
 from danqing.nets.layers import crop
 from danqing.randomness import generator
 from danqing.training.colour import channel_means
@@ -66,7 +67,8 @@ class Publisher:
         groups = [surveyed] * count
         if labels:
             known = map_labels(dataset, labels, surveyed)
-            groups = [surveyed[known == label] for label in _spread_labels(len(labels), count)]
+            of_labels = [surveyed[known == label] for label in _spread_labels(len(labels), count)]
+            groups = of_labels if any(map(len, of_labels)) else groups  # an adapter may call images otherwise
         drawn = [
             group[torch.randint(len(group), (_PER_SAMPLE,), generator=rng).numpy()]
             for group in groups
@@ -131,6 +133,8 @@ class Publisher:
         A first stage cannot sample: each original stands beside its reconstruction. A model that translates
         shows each source, what it made of it, and the target, if there is one.
         """
+        if adapters.is_adapted(model.family):
+            model = Model(adapters.merged(model.family), model.facts, name=model.name)
         if model.family.has_prior:
             return sample_grid(model, self._config, options)
         count = self._config.training.sample_images
@@ -227,7 +231,7 @@ def publish_examined(
     folder: RunFolder, learner: Learner, trained: Mapping[str, Any], found: Examination
 ) -> None:
     """Write a learner with all of its scores, and what the report shows of them."""
-    weights_of = {"weights": weights.digest(learner.state_dict())[:12]}
+    weights_of = {"weights": learner.digest()[:12]}
     measured = [score.model_copy(update={"settings": score.settings | weights_of}) for score in found.scores]
     publish_learner(folder.model, learner, {**trained, **found.trained}, measured)
     folder.examination.mkdir(exist_ok=True)
@@ -249,16 +253,16 @@ def holds(folder: Path, learner: Learner, trained: Mapping[str, Any]) -> bool:
     """Whether a model folder holds exactly the weights of a learner, trained on as many images."""
     try:
         there = json.loads((folder / "config.json").read_text(encoding="utf-8"))["trained"]
-        content = (folder / "model.safetensors").read_bytes()
+        content = (folder / model_folder.weights_file(learner)).read_bytes()
     except (OSError, ValueError, KeyError):
         return False
     same = bool(there["images"] == trained["images"])
-    return same and content == weights.to_bytes(learner.state_dict(), {"format": "pt"})
+    return same and content == model_folder.content_of(learner)
 
 
 def is_scored(folder: Path, learner: Learner) -> bool:
     """Whether a model folder may hold a score of a learner's weights."""
-    digest = weights.digest(learner.state_dict())
+    digest = learner.digest()
     try:
         found = scores.read(folder / "scores.json")
     except DataError:

@@ -16,7 +16,7 @@ from danqing.errors import TrainingError
 from danqing.families.base import Learner
 from danqing.nets.recomputing import recompute_blocks
 from danqing.precision import Precision, candidates
-from danqing.training import measured_runs, optimizers, snapshots
+from danqing.training import adapting, measured_runs, optimizers, snapshots
 from danqing.training.config import RunConfig
 from danqing.training.engine import Engine
 from danqing.training.grains import Grains, grains_of
@@ -86,7 +86,7 @@ class Requirements:
             parameters=self.parameters,
             memory_bytes=max(self.memory_bytes, machine.peak_memory(device) or 0),
             images=images,
-            seconds=left + grids * max(images - seen, 0) / images,
+            seconds=left + grids * max(images - seen, 0) / max(images, 1),
             images_per_second=self.images_per_second,
             precision=self.precision,
             device=str(device),
@@ -247,6 +247,8 @@ def _state_bytes(config: RunConfig, grains: Grains | None) -> tuple[int, int]:
 
     Gradients are not among them.
     """
+    if config.family == families.PIPELINE:
+        return adapting.pipeline_bytes(config), 0
     with torch.device("meta"):
         learner = families.build_learner(config.model)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in learner.named_children()}
@@ -254,6 +256,8 @@ def _state_bytes(config: RunConfig, grains: Grains | None) -> tuple[int, int]:
     moving = max(1, len(config.training.ema_lengths))
     kept = sum(size for name, size in sizes.items() if name not in learner.training_only)
     optimised = sum(sizes[name] for name in trained)
+    if config.adapter is not None:
+        optimised = kept = adapting.size(learner, config.adapter)
     summed = 0 if grains is None else grains.sums_bytes(optimised)
     averages = optimizers.averages(config.optimizer) * optimised
     if grains is not None and grains.exchanges:  # in parts

@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec
 
 import torch
 
-from danqing import machine, threads
+from danqing import machine, presets, threads
 from danqing.cluster import ledger as ledgers
 from danqing.cluster.launch import end_with_launcher, launch
 from danqing.cluster.place import Place, check_power_of_two
@@ -28,10 +28,10 @@ from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.recognition.first_look import first_look
-from danqing.training import generated, private_rules, pseudo_labels, sharding, tasks, transfer
+from danqing.training import adapting, generated, private_rules, pseudo_labels, sharding, tasks, transfer
 from danqing.training.command import command_line, in_one_word
 from danqing.training.config import RunConfig
-from danqing.training.config_reading import resolve, without_auto
+from danqing.training.config_reading import overlaid, resolve, without_auto
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, second_stage_config
 from danqing.training.following import Lead, follow
@@ -221,23 +221,43 @@ def train(
         dotted["tokenizer.model"] = _named(tokenizer)
     if clean is not None:
         dotted["data.clean"] = json.dumps(_absolute(clean), ensure_ascii=False)
-    source = None if init is None else transfer.Source(_absolute(_model_path(init)))
+    of_init = None
+    if preset in presets.overlays():
+        of_init, preset = preset, None
+        if init is None or config is not None:
+            raise ConfigError(
+                f"The preset {of_init} changes how a trained model is trained: add --init MODEL, and no "
+                "--config."
+            )
+    source = None if init is None else transfer.Source(_absolute(model_path(init)))
     if source is not None:
         dotted["init"] = json.dumps(source.model, ensure_ascii=False)
-        preset = source.preset() if preset is None and config is None else preset
+        if preset is None and config is None and source.values() is None:
+            preset = source.preset()
+        if source.values() is not None and of_init is None and config is None:
+            raise ConfigError(f"{source.name} is fine-tuned by an adapter: add --preset lora.")
     dotted |= {f"private.{name}": value for name, value in (private or {}).items()}
     given = {**settings, **{key: value for key, value in dotted.items() if value is not None}}
+    if of_init is not None:
+        assert source is not None
+        name = of_init if source.values() is None else f"{of_init}-pipeline"
+        given, budget = overlaid(name, given, budget, source.learner.config.family)
     if source is not None:
         size, given = transfer.decided(source, given, preset=preset, config=config, size=size)
+    values = None if source is None else source.values()
     chooses_grains = bool({"grains", "training.grains"} & given.keys())
-    wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
+    wanted = resolve(
+        preset=preset, config=config, settings=given, values=values, size=size, seed=seed, **budget
+    )
     if (processes or world().size > 1) and not chooses_grains and wanted.training.grains == 1:
         given["training.grains"] = max(FEWEST_GRAINS, world().size)
-        wanted = resolve(preset=preset, config=config, settings=given, size=size, seed=seed, **budget)
+        wanted = resolve(
+            preset=preset, config=config, settings=given, values=values, size=size, seed=seed, **budget
+        )
     if secure:
         wanted = private_rules.secured(wanted)
     private_rules.check(wanted)
-    folder = RunFolder(out if out is not None else _default_folder(data, preset, config))
+    folder = RunFolder(out if out is not None else _default_folder(data, of_init or preset, config))
     wanted = wanted.model_copy(update={"source": _absolute(data)})
     chosen = _device_of(device)
     folder.create()
@@ -255,6 +275,8 @@ def train(
         if source is not None:
             private_rules.check_init(wanted, source, dataset)
         listener.on_dataset(dataset.info.report)
+        if advice := adapting.advice(len(dataset) + len(held.judged if held else ()), wanted):
+            listener.on_message(advice)
         if unusual := first_look(dataset, data):
             listener.on_message(unusual)
         if wanted.data.degrade:
@@ -264,14 +286,15 @@ def train(
         folder.check_images(dataset, held)
         options: dict[str, Any] = {
             "out": folder.path,
-            "preset": preset,
+            "preset": of_init or preset,
             "config": config,
             "size": size,
             "seed": seed,
-            **budget,
+            "minutes": minutes,
+            "images": images,
         }
         options |= {"evaluate-every": evaluate_every, "patience": patience}
-        options |= {"tokenizer": tokenizer and _model_path(tokenizer), "init": init and _model_path(init)}
+        options |= {"tokenizer": tokenizer and model_path(tokenizer), "init": init and model_path(init)}
         options |= {"clean": clean, "private": in_one_word(private), "secure": secure or None}
         options |= {"track": track, "processes": processes, "device": device}
         folder.update_facts(command=command_line("train", str(data), options, settings))
@@ -288,7 +311,7 @@ def train(
         ledger = ledgers.Ledger(folder.goodput_file, started)
         shared: dict[str, Any] = {"held": held, "track": track, "ledger": ledger}
         if wanted.tokenizer is None:
-            completed = folder.complete(wanted, dataset)
+            completed = adapting.complete(folder, wanted, dataset)
             Trainer(completed, dataset, folder, chosen, listener, **shared).run()
         elif second := FirstStage(wanted, dataset, held, folder, chosen, listener, ledger).run():
             completed, stage = second
@@ -307,9 +330,7 @@ def _device_of(name: str) -> torch.device:
 def _launched(count: int, data: Any, **arguments: Any) -> Run:
     """Compute a run in `count` processes that are started here; arguments: those of `train`."""
     size, settings = without_auto(arguments.pop("size", None), arguments.pop("settings", None))
-    arguments |= {
-        name: _model_path(given) for name in ("tokenizer", "init") if (given := arguments.get(name))
-    }
+    arguments |= {name: model_path(given) for name in ("tokenizer", "init") if (given := arguments.get(name))}
     arguments |= {"size": size, "private": in_one_word(arguments.get("private"))}
     arguments["secure"] = arguments.get("secure") or None
     is_quiet = arguments.pop("listener", None) is not None or None
@@ -476,7 +497,8 @@ def _default_folder(data: str | Path, preset: str | None, config: str | Path | N
     return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
 
 
-def _model_path(model: str | Path | HasModel | Model) -> str:
+def model_path(model: str | Path | HasModel | Model) -> str:
+    """Return the folder or hub id of a model; raises ConfigError."""
     if isinstance(model, Model):
         if model.origin is None:
             raise ConfigError(
@@ -488,9 +510,12 @@ def _model_path(model: str | Path | HasModel | Model) -> str:
 
 def _named(model: str | Path | HasModel | Model) -> str:
     """A model as a setting, which is TOML: its absolute path or its hub id."""
-    return json.dumps(_absolute(_model_path(model)), ensure_ascii=False)
+    return json.dumps(_absolute(model_path(model)), ensure_ascii=False)
 
 
 def _absolute(data: str | Path) -> str:
     """The source as an absolute path, so that a run can be resumed from another folder."""
-    return str(Path(data).resolve()) if Path(data).exists() else str(data)
+    place, comma, options = str(data).partition(",")  # how a pipeline is loaded
+    if Path(data).exists() or not Path(place).exists():
+        return str(Path(data).resolve()) if Path(data).exists() else str(data)
+    return f"{Path(place).resolve()}{comma}{options}"

@@ -7,7 +7,7 @@ import torch
 from danqing.data import Batches, Dataset
 from danqing.data.order import PoissonOrder
 from danqing.data.splits import Held
-from danqing.training import generated, pairing, pseudo_labels
+from danqing.training import adapting, generated, pairing, pseudo_labels, trajectories
 from danqing.training.added_images import MixedBatches, Pool
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
 from danqing.training.config import RunConfig
@@ -34,8 +34,10 @@ class Material(NamedTuple):
     @property
     def is_prepared_first(self) -> bool:
         """Return whether preparing the batches may take long."""
-        data = self.config.data
-        return bool(data.generated or data.unlabelled or self.config.model.noise_chooses_images)
+        data, model = self.config.data, self.config.model
+        has_prior = self.config.adapter is not None and self.config.adapter.prior
+        added = data.generated or data.unlabelled or has_prior
+        return bool(added or model.noise_chooses_images or model.learns_trajectories)
 
 
 def open_batches(
@@ -47,16 +49,21 @@ def open_batches(
     noise: of a private run.
     """
     config, dataset, codes = material.config, material.dataset, material.codes
-    options = batch_options(config, material.device)
+    options = batch_options(config, dataset, material.device)
     if noise is not None:
         order = PoissonOrder(len(dataset), config.batch_size, noise.key)
         options |= {"order": order, "seed": noise.seed}
     if codes is not None:
         return CodedBatches(dataset, codes, **options)
     options["augment"] = augmentation(config, dataset)
+    if config.adapter is not None and config.adapter.prior:
+        pool = adapting.prior_pool(config, material.folder, dataset.size, listener)
+        return MixedBatches(dataset, pool, share=config.adapter.prior, **options)
     if config.data.generated or config.data.unlabelled:
         pool, share = _added_images(material, listener)
         return MixedBatches(dataset, pool, share=share, **options)
+    if config.model.learns_trajectories:
+        return trajectories.open_batches(config, dataset, listener, **options)
     if not config.model.noise_chooses_images:
         return Batches(dataset, **options)
     file = material.folder.transport_file

@@ -4,7 +4,7 @@ import contextlib
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class RunFolder:
         self.scores_file = self.path / "scores.jsonl"
         self.transport_file = self.path / "transport.safetensors"
         self.generated_file = self.path / "generated.safetensors"
+        self.prior_file = self.path / "prior.safetensors"
         self.pseudo_labels_file = self.path / "pseudo_labels.safetensors"
         self.samples = self.path / "samples"
         self.examination = self.path / "examination"
@@ -171,7 +172,12 @@ class RunFolder:
         atomic.write_text(self.config_file, config.to_toml())
 
     def complete(
-        self, config: RunConfig, dataset: Dataset, first_stage: Mapping[str, Any] | None = None
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        first_stage: Mapping[str, Any] | None = None,
+        *,
+        made: Callable[[], RunConfig] | None = None,
     ) -> RunConfig:
         """Return the configuration for its data, as it was when training began.
 
@@ -179,6 +185,7 @@ class RunFolder:
         began with, even if a library or the hub would now give another one.
 
         first_stage: as of `for_data`.
+        made: completes the configuration instead of `for_data`.
         """
         if self.has_checkpoints and self.from_data_file.exists():
             try:
@@ -190,7 +197,7 @@ class RunFolder:
                     f"{self.from_data_file} is damaged: restore it, or choose another --out."
                 ) from error
             return config.model_copy(update={"model": model, "size": dataset.size})
-        completed = config.for_data(dataset, first_stage)
+        completed = config.for_data(dataset, first_stage) if made is None else made()
         kept = completed.model.model_dump(mode="json", include=set(completed.model.from_data))
         atomic.write_json(self.from_data_file, kept)
         return completed

@@ -1,12 +1,12 @@
 """Scores of a run on held-out images: when they are measured, and the best model in the model folder."""
 
-import copy
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from danqing.nets import adapters
 from danqing.training import facts
 from danqing.training.ema_choice import score_lengths
 from danqing.training.interruption import Interruption
@@ -126,8 +126,8 @@ class Scoring:
         best = self.best
         if best is None:
             return False
-        learner = copy.deepcopy(self._session.learner)
-        learner.load_state_dict(best.weights)
+        learner = adapters.copied(self._session.learner)
+        learner.load_state_dict(best.weights, strict=not adapters.is_adapted(learner))
         self._publisher.write_best(learner, best.facts, best.score)
         self._session.folder.update_facts(best=facts.of_best(best))
         return True

@@ -29,7 +29,7 @@ class Showing:
         if self._session.config.private is None:
             self._publisher.write_real()
         started = time.monotonic()
-        self.show_latest(in_brief=True)
+        self.show_latest(in_brief=self._session.config.adapter is None)  # a base is shown as it is
         return time.monotonic() - started
 
     def show_latest(self, *, in_brief: bool = False) -> None:

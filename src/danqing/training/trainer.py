@@ -16,7 +16,7 @@ from danqing.errors import TrainingError
 from danqing.families.base import Alarm
 from danqing.nets.recomputing import recompute_blocks
 from danqing.precision import Precision
-from danqing.training import captions, checkpoint, facts, privacy, transfer
+from danqing.training import adapting, captions, checkpoint, facts, privacy, transfer
 from danqing.training.config import RunConfig
 from danqing.training.costs import CostMeter
 from danqing.training.engine import Engine
@@ -221,11 +221,16 @@ class Trainer:
             captions.read(self.config.model, session.dataset, self.listener)
         needs = self._requirements(earlier)
         self.pace = needs.pace
-        start = self._carried() if found is None and self.config.init else None
+        is_new = found is None and self.config.init and self.config.adapter is None
+        start = self._carried() if is_new else None
         if self._noise is not None and found is not None:
             session.mechanism = privacy.Mechanism.read(self.folder)
         session.engine = self._begin_engines(needs.precision, needs.checkpointing, start)
         self.engine.micro_batch = self.position.micro_batch = needs.micro_batch
+        if self.config.adapter is not None:
+            told = adapting.facts(self.engine.learner, self.config, earlier.get("init", {}) if found else {})
+            self.folder.update_facts(init=told)
+            self.listener.on_message(told["text"])
         self.records = Records(session, self._costs, self._track)
         publisher = Publisher(self.folder, self.config, session.dataset, session.held)
         self.snapshots = SnapshotFolder(self.folder.snapshots, self.engine.images_per_step)

@@ -7,7 +7,7 @@ are not taken, even where their shapes fit.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danqing import families, presets, weights
+from danqing import families, presets
 from danqing.data import Dataset
 from danqing.errors import ConfigError
 from danqing.families.abilities import HasTokenizer
 from danqing.families.base import Family, FamilyConfig, Learner, ReadsText
-from danqing.model import folder as model_folder
+from danqing.model import adapted
 from danqing.model.loading import open_source
+from danqing.names import first_few
 from danqing.training import checkpoint
 from danqing.training.config_reading import full_name, resolve
 from danqing.training.run_folder import RunFolder
@@ -40,7 +41,7 @@ class Source:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.learner, self.facts = model_folder.read_learner(open_source(model))
+        self.learner, self.facts = adapted.read_learner(open_source(model))
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class Source:
     @cached_property
     def digest(self) -> str:
         """Return the digest of the weights."""
-        return weights.digest(self.learner.state_dict())
+        return self.learner.digest()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, with those that only a run keeps.
@@ -71,13 +72,24 @@ class Source:
                     state[name.removeprefix("family/")] = tensor
         return state
 
+    def values(self) -> dict[str, Any] | None:
+        """Return the plain configuration of a run that fine-tunes a pipeline; None for other models."""
+        config = self.learner.config
+        if config.family != families.PIPELINE:
+            return None
+        plain = config.model_dump(mode="json", exclude_none=True)
+        return {
+            "family": config.family,
+            "model": {k: v for k, v in plain.items() if k not in config.from_data},
+        }
+
     def preset(self) -> str:
         """Return the preset of its family and task, nearest in size.
 
         Raises ConfigError if there is none.
         """
         config = self.learner.config
-        two_stages = isinstance(self.learner, HasTokenizer)
+        two_stages = getattr(config, "tokenizer", None) is not None
         found = {name: presets.read(name) for name in presets.names()}
         of_family = {
             name: values
@@ -140,7 +152,7 @@ def decided(
     The source decides what the user does not.
     given: the user's settings. The size is that of the source, unless a size or a file is given.
     """
-    wanted = resolve(preset=preset, config=config, settings=given, size=size)
+    wanted = resolve(preset=preset, config=config, settings=given, size=size, values=source.values())
     chosen = {full_name(key, wanted.family) for key in given}
     own = {key: value for key, value in source.settings(wanted.model).items() if key not in chosen}
     if wanted.tokenizer is not None and isinstance(source.learner, HasTokenizer):
@@ -163,13 +175,16 @@ class _Rows:
 class Carried:
     """The weights that a learner takes from another.
 
-    whole: by name. rows: of labels. kept, new: how many numbers of each child.
+    whole: by name. rows: of labels. kept, new: how many numbers of each child. source: of the other.
+    news: sentences on what the new model is told or makes that the other was not.
     """
 
     whole: Mapping[str, Tensor]
     rows: Mapping[str, _Rows]
     kept: Mapping[str, int]
     new: Mapping[str, int]
+    source: FamilyConfig
+    news: tuple[str, ...] = ()
 
     def apply(self, learner: Learner) -> None:
         """Write the weights into a learner."""
@@ -179,12 +194,14 @@ class Carried:
                 state[name].copy_(tensor)
             for name, part in self.rows.items():
                 state[name].index_copy_(part.axis, part.here, part.values)
+            learner.on_start(self.source)
 
     def in_words(self, name: str) -> str:
         """Return a sentence on what is kept; name: of the source."""
         kept, every = sum(self.kept.values()), sum(self.kept.values()) + sum(self.new.values())
         text = f"Starts from {name}: {kept:,} of {every:,} weights are kept ({', '.join(self.kept)})"
-        return f"{text}; new: {', '.join(f'{child} ({n:,})' for child, n in self.new.items()) or 'none'}."
+        text += f"; new: {', '.join(f'{child} ({n:,})' for child, n in self.new.items()) or 'none'}."
+        return " ".join([text, *self.news])
 
     def facts(self, source: Source) -> dict[str, Any]:
         """Return what `run.json` says of this."""
@@ -222,7 +239,7 @@ def carry(source: Source, config: FamilyConfig) -> Carried:
                 whole[name], count = found, size
         kept[child] += count
         new[child] += size - count
-    carried = Carried(whole, rows, +kept, +new)
+    carried = Carried(whole, rows, +kept, +new, theirs, tuple(_news(theirs, config)))
     if not carried.kept:
         kind = families.display_name(config.family)
         raise ConfigError(
@@ -232,17 +249,40 @@ def carry(source: Source, config: FamilyConfig) -> Carried:
     return carried
 
 
+def _news(theirs: FamilyConfig, ours: FamilyConfig) -> Iterator[str]:
+    """Say what a model is told or makes that another was not."""
+    sizes = [f"{one.width}x{one.height}" for one in (theirs, ours)]
+    if sizes[0] != sizes[1]:
+        yield f"Its images are {sizes[1]}, and were {sizes[0]}."
+    known, here = _labels(theirs), _labels(ours)
+    if ours.reads_labels and here != known and here:
+        new = [label for label in here if label not in known]
+        shared = len(here) - len(new)
+        told = f"{shared} of {len(here)} labels are known" if shared else "All labels are new"
+        yield f"{told}{f', new: {first_few(new)}' if new and shared else ''}."
+    if ours.reads_text and not theirs.reads_text:
+        yield "It reads captions for the first time."
+    elif ours.reads_text and getattr(ours, "text_facts", None) != getattr(theirs, "text_facts", None):
+        yield "Its captions have another vocabulary."
+
+
 def _of_labels(
     found: Tensor, wanted: Tensor, axis: int, theirs: FamilyConfig, ours: FamilyConfig
 ) -> _Rows | None:
-    """Return the rows of the labels that both know; None if there are none, or other axes disagree."""
+    """Return the rows of the labels that both know, and of no label, if there is one.
+
+    None if there are none, or other axes disagree.
+    """
     shapes = [(*t.shape[:axis], *t.shape[axis + 1 :]) for t in (found, wanted)]
     known, here = _labels(theirs), _labels(ours)
     shared = [label for label in here if label in known]
-    counts = found.shape[axis] == len(known), wanted.shape[axis] == len(here)
-    if not shared or shapes[0] != shapes[1] or not all(counts):
+    more = found.shape[axis] - len(known), wanted.shape[axis] - len(here)
+    if not shared or shapes[0] != shapes[1] or more not in ((0, 0), (1, 1)):
         return None
-    rows = [torch.tensor([names.index(label) for label in shared]) for names in (known, here)]
+    places = [[names.index(label) for label in shared] for names in (known, here)]
+    rows = [
+        torch.tensor(one + [len(names)] * more[0]) for one, names in zip(places, (known, here), strict=True)
+    ]
     return _Rows(axis, rows[1], found.index_select(axis, rows[0]))
 
 

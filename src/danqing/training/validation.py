@@ -13,6 +13,7 @@ from danqing.data.splits import Held
 from danqing.evaluation.learner_scores import learned_facts
 from danqing.evaluation.scores import Score
 from danqing.families.base import Learner
+from danqing.nets import adapters
 from danqing.progress import ProgressCallback
 from danqing.training.config import RunConfig
 from danqing.training.json_lines import AppendedLines
@@ -113,11 +114,12 @@ class Validation:
         c = self.config
         score = self._judge.score(learner, trained, self.seed)
         state, facts = learner.state_dict(), {**trained, **learned_facts(score)}
-        settings = score.settings | {"weights": weights.digest(state)[:12]}
+        settings = score.settings | {"weights": learner.digest()[:12]}
         score = score.model_copy(update={"settings": settings})
         is_best = self._is_best(score)
         if is_best:
-            kept = {name: weights.on_its_own(value) for name, value in state.items()}
+            fixed = adapters.fixed(learner)
+            kept = {name: weights.on_its_own(value) for name, value in state.items() if name not in fixed}
             self.best = Best(images, score, facts, kept)
         line = {"images": images, "is_best": is_best, "score": score.to_json()}
         if c.every_images == "tenth":

@@ -165,7 +165,7 @@ def test_missing_auth_with_keys_every_route_asks_for_one(
     app = create_app(service.service.settings)
     routes = list(routes_of(app))
     assert {route.path_format for route in routes} >= {*app.openapi()["paths"], "/models/{name}/samples.png"}
-    public = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/pictures/{name}"}
+    public = {"/", "/judge", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/pictures/{name}"}
     assert public < {route.path_format for route in routes}
     tried = 0
     for path, methods in ((one.path_format, one.methods) for one in routes if one.path_format not in public):

@@ -28,7 +28,7 @@ def visit(
     else:
         page = browser.new_page(viewport={"width": width, "height": 900}, **context)
     trouble: list[str] = []
-    host = url.split("/#")[0].rstrip("/")
+    host = "/".join(url.split("/")[:3])
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("console", lambda message: trouble.append(message.text))
     page.on(

@@ -63,6 +63,11 @@ const STEPS = {
     const noised = sum(x, [added, noise(step)]).map((value) => value / (1 + churn * (1 - t)));
     return heunStep(at, noised, noisier(t, 1 + churn), s);
   },
+  // The predicted image, with fresh noise for the next step (Song et al. 2023, algorithm 1).
+  consistency: async ({ at, step, noise }, x, t, s) => {
+    const image = sum(x, [1 - t, await at(x, t)]).map((value) => s * value);
+    return s < 1 ? sum(image, [1 - s, noise(step)]) : image;
+  },
 };
 
 const predicted = ([x, t, velocity]) => sum(x, [1 - t, velocity]);

@@ -6,8 +6,8 @@ from typing import Literal
 from danqing.service.access.accounts import Account
 from danqing.service.errors import ApiError
 
-Right = Literal["generate", "edit", "recognize", "admin", "metrics"]
-RIGHTS: tuple[Right, ...] = ("generate", "edit", "recognize", "admin", "metrics")
+Right = Literal["generate", "edit", "recognize", "judge", "admin", "metrics"]
+RIGHTS: tuple[Right, ...] = ("generate", "edit", "recognize", "judge", "admin", "metrics")
 """The scopes of keys; "admin" includes all others."""
 
 _MISSING = "This service needs a key: send the header Authorization: Bearer KEY."

@@ -19,8 +19,9 @@ from danqing.compress.runtime import manifest as form
 from danqing.compress.runtime.manifest import Target
 from danqing.errors import ModelError
 from danqing.families.base import Family
-from danqing.model import folder as model_folder
-from danqing.model.files import CONFIG, WEIGHTS, Access
+from danqing.model import adapted
+from danqing.model.adapter_files import is_adapter
+from danqing.model.files import ADAPTER, CONFIG, WEIGHTS, Access
 from danqing.model.loading import open_source
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
@@ -47,13 +48,13 @@ def exported(
             "torch."
         )
     digest = hashlib.sha256(files.content(CONFIG))
-    digest.update(files.content(WEIGHTS))
+    digest.update(files.content(ADAPTER if is_adapter(files) else WEIGHTS))
     out = folder / f"{digest.hexdigest()[:32]}-{target}"
     folder.mkdir(0o700, parents=True, exist_ok=True)
     with filelock.FileLock(folder / f"{out.name}.lock"):
         if not _is_current(out):
             on_begin()
-            learner, facts = model_folder.read_learner(files)
+            learner, facts = adapted.read_learner(files, access)
             if isinstance(learner, Family):
                 export(Model(learner, facts), out, to=target)
             else:

@@ -38,4 +38,6 @@ def _of_others(setup: Header) -> Library:
     from danqing.service.engine.torch_models import TorchLibrary
 
     access = Access(tuple(map(Path, setup["require_signature"])))
-    return TorchLibrary(setup["device"], setup["threads"], access, setup["marks"])
+    return TorchLibrary(
+        setup["device"], setup["threads"], access, setup["marks"], adapters=setup.get("adapters", {})
+    )

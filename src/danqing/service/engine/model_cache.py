@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from danqing.service.engine.orders import ModelUnavailableError
-from danqing.service.engine.served import LOAD_ERRORS, Library, Served
+from danqing.service.engine.served import LOAD_ERRORS, Found, Library, Served
 
 HEADROOM = 2.0
 """The free memory that loading a model needs, in multiples of its size, if no budget is set."""
@@ -62,24 +62,24 @@ class ModelCache:
     def _load(self, name: str) -> Served:
         library = self._library_of(self._sources[name])
         found = library.find(self._sources[name])
-        self._make_room(found.nbytes, library)
+        self._make_room(found, library)
         model = found.load()
         self._failures.pop(name, None)
         self._models[name] = (model, found.nbytes)
         return model
 
-    def _make_room(self, size: int, library: Library) -> None:
-        """Evict models until a library has room for `size` bytes."""
-        while self._models and not self._has_room(size, library):
+    def _make_room(self, found: Found, library: Library) -> None:
+        """Evict models until a library has room for another."""
+        while self._models and not self._has_room(found, library):
             evicted, _ = self._models.popitem(last=False)
             self._library_of(self._sources[evicted]).release_memory()
-        if not self._has_room(size, library):
+        if not self._has_room(found, library):
             raise ModelUnavailableError(
-                f"it takes {size:,} bytes, and the worker has no room for it: raise engine.memory, "
+                f"it takes {found.nbytes:,} bytes, and the worker has no room for it: raise engine.memory, "
                 "or use a larger machine."
             )
 
-    def _has_room(self, size: int, library: Library) -> bool:
+    def _has_room(self, found: Found, library: Library) -> bool:
         if self._budget:
-            return size + sum(taken for _, taken in self._models.values()) <= self._budget
-        return math.ceil(HEADROOM * size) <= library.free_memory()
+            return found.nbytes + sum(taken for _, taken in self._models.values()) <= self._budget
+        return (found.needed or math.ceil(HEADROOM * found.nbytes)) <= library.free_memory()

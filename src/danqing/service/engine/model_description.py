@@ -19,7 +19,8 @@ from danqing.families.abilities import (
 from danqing.families.base import Family, Learner
 from danqing.families.style import Style
 from danqing.learners.abilities import Embeds
-from danqing.model import folder as model_folder
+from danqing.model import adapted
+from danqing.model.adapter_files import is_adapter
 from danqing.model.files import CARD, Access, ModelFiles
 from danqing.model.loading import open_source
 from danqing.model.model import Model
@@ -43,7 +44,7 @@ def describe(name: str, source: str, access: Access) -> Offer:
             check_index(access)
             return _offer_of_index(name, source)
         files = open_source(source, access=access)
-        learner, facts = model_folder.examine_learner(files)
+        learner, facts = adapted.examine_learner(files, access)
         if isinstance(learner, Family):
             return _offer(name, source, files, Model(learner, facts))
         if isinstance(learner, Style):
@@ -178,8 +179,8 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
         resamples=info["other_sizes"],
         chunk=family.chunk,
         parameters=info["parameters"],
-        digest=_digest(files, family),
-        licence=str(data.get("licence") or ""),
+        digest=family.digest() if files.is_pipeline else _digest(files, family),
+        licence=str(data.get("licence") or model.facts.get("licence") or ""),
         creator=str(data.get("creator") or ""),
         created=files.written,
         card=_card(files),
@@ -189,6 +190,8 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
 def _digest(files: ModelFiles, learner: Learner) -> str:
     """Return the digest of the weights, "" for a file that cannot be loaded."""
     try:
+        if is_adapter(files):
+            return adapted.read_learner(files)[0].digest()
         return weights.digest(weights.read(files.weights, learner.state_dict()))
     except LOAD_ERRORS:
         return ""

@@ -37,6 +37,8 @@ class Offer:
     runtime, precision: what computes it, and in which numbers; "" where PyTorch or a request decides.
     digest: SHA-256 of its weights, "" for indexes. licence, creator: of its training data, as its card names
         them.
+    adapters: those that it may be used with, by name: the digest of each, the licence of its data, and the
+        word that means what it learned ("trigger").
     created: seconds since 1970.
     fault: why it cannot be used, None if it can.
     """
@@ -73,6 +75,7 @@ class Offer:
     digest: str = ""
     licence: str = ""
     creator: str = ""
+    adapters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     created: int = 0
     card: str = ""
     fault: str | None = None

@@ -24,6 +24,8 @@ NO_BORDERS = (0, 0, 0, 0)
 """The borders of a picture that is not expanded."""
 SOURCE_LABEL = "source_label"
 """The option of `relabel` that says what the picture shows."""
+ADAPTERS = "adapters"
+"""The option that says with which adapters a model paints, such as "cats:0.8,gold:0.4"."""
 
 Ability = Literal["classify", "detect", "segment", "embed", "search", "judge"]
 """What a recognizer or an index does with a picture or a text; `judge` is what filters ask a classifier."""

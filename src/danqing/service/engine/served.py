@@ -59,10 +59,12 @@ class Found:
     """A model that is not in memory yet.
 
     nbytes: that it will take. load: reads it, and raises what `LOAD_ERRORS` has.
+    needed: the free memory that loading and computing need, 0 for twice as much as it will take.
     """
 
     nbytes: int
     load: Callable[[], Served]
+    needed: int = 0
 
 
 class Library(Protocol):

@@ -175,6 +175,7 @@ class Supervisor:
         place, catalogue = self.place, self._catalogue
         return {
             "models": catalogue.sources_of(place.models),
+            "adapters": self._settings.adapters,
             "marks": str(self._settings.mark_settings),
             "require_signature": [str(path) for path in self._settings.require_signature],
             "describe": catalogue.missing(place.describes),

@@ -1,7 +1,9 @@
 """Models and indexes that PyTorch computes, for the worker."""
 
+import dataclasses
 import gc
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from danqing.editing.stylize import Stylize
 from danqing.editing.trained_style import TrainedStyle
 from danqing.editing.window_model import Request
 from danqing.families.base import Family, Learner
+from danqing.families.pipeline import Pipeline
 from danqing.families.style import Style
 from danqing.images import Images
 from danqing.machine import available_memory
-from danqing.model import folder as model_folder
+from danqing.model import adapted
 from danqing.model.files import Access
 from danqing.model.loading import open_source
 from danqing.model.model import Model
@@ -29,10 +32,14 @@ from danqing.precision import choose_device
 from danqing.recognition import index_files
 from danqing.recognition.image_index import ImageIndex
 from danqing.service.engine import edits, model_description, recognition
+from danqing.service.engine.adapters import Adapters
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Finding, Painting, WholeImage
+from danqing.service.engine.orders import ADAPTERS, Finding, ModelUnavailableError, Painting, WholeImage
 from danqing.service.engine.received_batch import Batch, Row, conditions
-from danqing.service.engine.served import Found, Served, Watch
+from danqing.service.engine.served import LOAD_ERRORS, Found, Served, Watch
+
+MOST_ADAPTED = 2
+"""So many copies of a model with adapters are kept."""
 
 
 class TorchLibrary:
@@ -40,16 +47,21 @@ class TorchLibrary:
 
     device: as of `choose_device`. threads: 0 for PyTorch's own choice.
     access: what a model must satisfy before it is loaded. marks: which marks its images get.
+    adapters: sources of adapters, by name.
     """
 
-    def __init__(self, device: str, threads: int, access: Access, marks: str) -> None:
+    def __init__(
+        self, device: str, threads: int, access: Access, marks: str, *, adapters: Mapping[str, str]
+    ) -> None:
         self._device, self._access, self._marks = choose_device(device), access, marks
+        self._adapters = Adapters(adapters, access)
         if threads:
             torch.set_num_threads(threads)
 
     def describe(self, name: str, source: str) -> Offer:
         """Describe a model or an index, without loading its weights."""
-        return model_description.describe(name, source, self._access)
+        offer = model_description.describe(name, source, self._access)
+        return dataclasses.replace(offer, adapters=self._adapters.of(offer.digest))
 
     def find(self, source: str) -> Found:
         """Return a model or an index."""
@@ -57,19 +69,25 @@ class TorchLibrary:
             model_description.check_index(self._access)
             return Found(_index_bytes(Path(source)), lambda: self._index(source))
         files = open_source(source, access=self._access)
-        learner = model_folder.examine_learner(files)[0]
+        learner = adapted.examine_learner(files, self._access)[0]
         size = learner.sampling_bytes() if isinstance(learner, Family) else _bytes_of(learner)
+        if isinstance(learner, Family) and self._adapters:
+            size *= 1 + MOST_ADAPTED
 
         def load() -> Served:
-            learner, facts = model_folder.read_learner(files)
+            learner, facts = adapted.read_learner(files, self._access)
             if isinstance(learner, Style):
                 return TorchStyler(TrainedStyle(learner.to(self._device), "", 0))
             if not isinstance(learner, Family):
                 return TorchFinder(Recognizer(learner, facts).to(self._device))
             model = Model(learner, facts).to(self._device)
             model.marks, model.marks_codes = self._marks, True
-            return TorchPainter(model)
+            return TorchPainter(model, self._adapters)
 
+        if isinstance(learner, Pipeline):
+            needed = learner.memory(self._device)
+            offload = learner.load_options.offload
+            return Found(size, load, needed.on_device("none" if offload == "auto" else offload))
         return Found(size, load)
 
     def free_memory(self) -> int:
@@ -89,10 +107,12 @@ class TorchLibrary:
 
 
 class TorchPainter:
-    """A model that makes pictures."""
+    """A model that makes pictures, with and without adapters."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, adapters: Adapters) -> None:
+        self._model, self._adapters = model, adapters
+        self._adapted: OrderedDict[str, Model] = OrderedDict()
+        """The model with adapters, by these and their weights; the least recently used first."""
 
     def chunk_of(self, batch: Batch) -> int:
         """Return how many rows of a batch are computed at once."""
@@ -104,9 +124,13 @@ class TorchPainter:
 
     def computed(self, batch: Batch, start: int, rows: Sequence[Row], watch: Watch) -> Painting:
         """Return the pictures of some rows."""
-        if batch.whole is not None:
-            return self._edited(batch, batch.whole, rows[0], watch)
         model = self._model
+        if wanted := batch.options.get(ADAPTERS):
+            model = self._with(str(wanted))
+            others = {name: value for name, value in batch.options.items() if name != ADAPTERS}
+            batch = dataclasses.replace(batch, options=others)
+        if batch.whole is not None:
+            return self._edited(model, batch, batch.whole, rows[0], watch)
         arguments: dict[str, Any] = conditions(model, rows, draws=batch.verb == "sample")
         arguments |= {"seeds": [row.drawn_from for row in rows], "on_step": watch.on_step}
         if batch.verb == "sample":
@@ -116,11 +140,24 @@ class TorchPainter:
             return model.fill(images, masks, **arguments, **batch.options).array
         return model.vary(images, **arguments, **batch.options).array
 
-    def _edited(self, batch: Batch, whole: WholeImage, row: Row, watch: Watch) -> Painting:
+    def _with(self, wanted: str) -> Model:
+        """Return the model with adapters, such as "cats:0.8,gold:0.4"."""
+        model = self._adapted.pop(wanted, None)
+        if model is None:
+            while len(self._adapted) >= MOST_ADAPTED:
+                self._adapted.popitem(last=False)
+            try:
+                model = self._adapters.added_to(self._model, wanted)
+            except LOAD_ERRORS as error:
+                raise ModelUnavailableError(f"The adapters {wanted} cannot be loaded: {error}") from error
+        self._adapted[wanted] = model
+        return model
+
+    def _edited(self, model: Model, batch: Batch, whole: WholeImage, row: Row, watch: Watch) -> Painting:
         """Edit a whole picture; returns `[1, h, w, c]`."""
         request = Request(row.label, row.prompt, row.negative_prompt, row.attributes)
-        edit = edits.build(self._model, batch.verb, request, batch.options, whole)
-        image = ImageToEdit(edits.values_of(whole, self._model.value_range), row.seed)
+        edit = edits.build(model, batch.verb, request, batch.options, whole)
+        image = ImageToEdit(edits.values_of(whole, model.value_range), row.seed)
         with _looking(watch):
             return edited(edit, image)[None]
 

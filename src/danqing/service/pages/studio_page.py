@@ -1,4 +1,4 @@
-"""The studio at `/`: a page and its modules, which use the same API as all clients."""
+"""The studio at `/`, and the page at `/judge`: modules that use the same API as all clients."""
 
 import functools
 import gzip
@@ -21,6 +21,7 @@ from danqing.service.parts import service_of
 router = APIRouter(include_in_schema=False)
 
 _FOLDER = Path(__file__).with_name("studio")
+_PAGES = {"/": "index.html", "/judge": "judge.html"}
 _KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -44,24 +45,28 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Studio:
-    """The page and the files that it loads. version: changes whenever one of them does."""
+    """The pages, by their addresses, and the files that they load.
+
+    version: changes whenever one of them does.
+    """
 
     version: str
-    page: _File
+    pages: dict[str, _File]
     files: dict[str, _File]
 
 
 @router.get("/")
-async def start(request: Request) -> Response:
-    """Return the page.
+@router.get("/judge")
+async def page(request: Request) -> Response:
+    """Return the studio, or the page for people who only judge pictures.
 
-    Its policy allows only its own modules and this service.
+    Their policy allows only their own modules and this service.
     """
     studio = _studio()
     headers = {"content-security-policy": _POLICY, "cache-control": "no-cache", "etag": f'"{studio.version}"'}
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    return _sent(request, studio.page, headers)
+    return _sent(request, studio.pages[request.url.path], headers)
 
 
 @router.get("/studio/{version}/{name:path}")
@@ -112,15 +117,18 @@ def _studio() -> _Studio:
     for path in sorted(_FOLDER.rglob("*")):
         if path.suffix in _KINDS:
             contents[path.relative_to(_FOLDER).as_posix()] = path.read_bytes()
-    page = (_FOLDER / "index.html").read_text(encoding="utf-8")
-    page = page.replace("<!-- mountains.svg -->", part("mountains.svg"))
-    digest = hashlib.sha256(page.encode())
+    pages = {address: (_FOLDER / name).read_text(encoding="utf-8") for address, name in _PAGES.items()}
+    pages["/"] = pages["/"].replace("<!-- mountains.svg -->", part("mountains.svg"))
+    digest = hashlib.sha256("".join(pages.values()).encode())
     for name, content in contents.items():
         digest.update(f"{name}:{len(content)}:".encode() + content)
     version = digest.hexdigest()[:20]
     files = {name: _file(content, _KINDS[Path(name).suffix]) for name, content in contents.items()}
-    whole = page.replace("{base}", f"/studio/{version}").encode()
-    return _Studio(version, _file(whole, "text/html; charset=utf-8"), files)
+    whole = {
+        address: _file(text.replace("{base}", f"/studio/{version}").encode(), "text/html; charset=utf-8")
+        for address, text in pages.items()
+    }
+    return _Studio(version, whole, files)
 
 
 def _file(content: bytes, kind: str) -> _File:

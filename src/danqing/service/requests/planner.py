@@ -20,7 +20,7 @@ from danqing.service.errors import ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.encoding import OutputFormat
-from danqing.service.requests import field_checks, input_pictures, prompts, schemas
+from danqing.service.requests import field_checks, input_pictures, prompts, requested_adapters, schemas
 from danqing.service.requests.forms import Uploads
 from danqing.service.requests.model_choice import ModelChoice
 from danqing.service.requests.moderation import Moderator, Subject, What
@@ -174,6 +174,7 @@ class Planner:
         shown = _source_label(verb, fields, offer, meaning)
         field_checks.check_attributes(offer, fields)
         options = field_checks.sampling_options(offer, verb, fields, as_text=as_text) | shown
+        options |= requested_adapters.options(offer, fields.adapters, caller)
         checked = CheckedRequest(endpoint, fields, offer, verb, meaning, options, caller.owner)
         if self._moderator is not None:
             for text in _texts_to_follow(checked):
@@ -299,13 +300,14 @@ class Planner:
 
     def _marks(self, offer: Offer, verb: Verb, fields: schemas.Fields) -> Marking | None:
         prompt = fields.prompt if isinstance(fields, schemas.Guided) else None
+        used = ", ".join(fields.adapters or ())
         declaration = Declaration(
             source=SourceType.of(offer.task or verb),
             action=offer.task or verb,
-            model=offer.name,
+            model=f"{offer.name} with {used}" if used else offer.name,
             model_digest=offer.digest,
             prompt=prompt or "",
-            licence=offer.licence,
+            licence=requested_adapters.licence(offer, fields.adapters),
             creator=offer.creator,
         )
         return marking(self._settings.mark_settings, declaration)

@@ -12,6 +12,7 @@ JobEndpoint = Literal[Endpoint, RecognitionEndpoint]
 _SEED_LIMIT = 2**63
 _WORD = 512
 _MOST_ATTRIBUTES = 256
+_MOST_ADAPTERS = 8
 
 
 class Fields(BaseModel):
@@ -71,11 +72,24 @@ class Fields(BaseModel):
         description="Write the settings of the request into the file (a text of PNG, and XMP), so that the "
         "picture can be made again. Not into a file that is returned as `input`.",
     )
+    adapters: list[str] | None = Field(
+        None,
+        max_length=_MOST_ADAPTERS,
+        description="Adapters of the model, each by its name or as NAME:WEIGHT with a weight from -4 to 4; "
+        "GET /v1/models lists them. In a form, with commas between them.",
+    )
     attributes: dict[str, str | int | float | list[float] | None] | None = Field(
         None,
         max_length=_MOST_ATTRIBUTES,
         description="Numbers and categories by their names, if the model learned them; in a form as JSON.",
     )
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, value: Any) -> Any:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator("attributes", mode="before")
     @classmethod
@@ -345,6 +359,17 @@ class ModelWorker(BaseModel):
     loaded: bool
 
 
+class AdapterCard(BaseModel):
+    """An adapter of a model.
+
+    trigger: the word that means what it has learned, "" for none.
+    """
+
+    name: str
+    trigger: str
+    licence: str
+
+
 class ModelCard(BaseModel):
     """A model in GET /v1/models: the documented fields, then additional ones."""
 
@@ -373,6 +398,7 @@ class ModelCard(BaseModel):
     partial_images: bool
     other_sizes: bool
     sampled_sizes: str
+    adapters: list[AdapterCard]
     reads_text: bool
     calibrated: bool
     embedding_size: int

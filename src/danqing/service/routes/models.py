@@ -31,7 +31,9 @@ async def models(request: Request, caller: _AnyKey) -> JSONResponse:
     service = service_of(request)
     offers = service.scheduler.offers.values()
     workers = service.scheduler.state().workers
-    data = [_describe(offer, service.settings, workers) for offer in offers if caller.may_use(offer.name)]
+    data = [
+        _describe(offer, service.settings, workers, caller) for offer in offers if caller.may_use(offer.name)
+    ]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -43,10 +45,12 @@ async def model(request: Request, name: str, caller: _AnyKey) -> JSONResponse:
     service = service_of(request)
     offer = service.planner.models.find(name, caller)
     workers = service.scheduler.state().workers
-    return JSONResponse({**_describe(offer, service.settings, workers), "card": offer.card})
+    return JSONResponse({**_describe(offer, service.settings, workers, caller), "card": offer.card})
 
 
-def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) -> dict[str, Any]:
+def _describe(
+    offer: Offer, settings: Settings, workers: Iterable[WorkerState], caller: Caller
+) -> dict[str, Any]:
     """Describe a model for clients; why one cannot be used is only logged, since it may name files."""
     options = dict(next(iter(offer.options.values()), {}))
     return {
@@ -77,6 +81,11 @@ def _describe(offer: Offer, settings: Settings, workers: Iterable[WorkerState]) 
         "partial_images": offer.steps,
         "other_sizes": offer.resamples,
         "sampled_sizes": offer.sizes.in_words(),
+        "adapters": [
+            {"name": name, "trigger": told["trigger"], "licence": told["licence"]}
+            for name, told in offer.adapters.items()
+            if caller.may_use(name)
+        ],
         "reads_text": offer.reads_text,
         "calibrated": offer.calibrated,
         "embedding_size": offer.embedding_size,

@@ -163,6 +163,11 @@ def _samples_section(folder: Path, facts: Mapping[str, Any]) -> str:
     if not frames and not real:
         return ""
     figures = []
+    if len(frames) > 1 and frames[0][0] == 0 and (facts.get("init") or {}).get("adapter"):
+        before = "The model before, with the same seeds"
+        figures.append(
+            f'<figure><figcaption>{before}</figcaption><img alt="{before}" src="{frames[0][1]}"></figure>'
+        )
     if frames:
         done = _kind_of_grid(facts)
         captions = [f"{done} after {seen:,} images" for seen, _ in frames]

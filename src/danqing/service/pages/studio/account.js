@@ -9,13 +9,13 @@ addWords(words);
 export function mount(container, context) {
   let used = null, admin = null;
   const { account } = context;
-  container.append(
+  container.append(...[
     el("div", { class: "lead" }, el("h1", { "data-t": "account_title" }), account.local && el("p", { "data-t": "account_local" })),
     el("div", { class: "error", id: "account-error", role: "alert", hidden: true }),
     !account.local && el("section", { class: "panel", id: "account-who" }),
     !account.local && el("section", { class: "wide", "aria-labelledby": "account-used" },
       el("h2", { id: "account-used", "data-t": "account_used" }), el("div", { class: "panel", id: "account-days" })),
-    context.may("admin") && el("section", { class: "wide", id: "account-admin" }));
+    context.may("admin") && el("section", { class: "wide", id: "account-admin" })].filter(Boolean));
 
   function draw() {
     if (account.local || !used) return;

@@ -1,16 +1,9 @@
 /* What administrators see: keys, the service, models, the audit log and what filters blocked. */
 import { get } from "./api.js";
 import { $, el } from "./dom.js";
-import { locale, number, t } from "./words.js";
+import { bytes, locale, number, t } from "./words.js";
 
 const TABS = ["keys", "service", "models", "audit", "moderation"];
-
-/* Amounts of bytes as people write them. */
-export function bytes(value) {
-  const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
-  const power = value < 1 ? 0 : Math.min(4, Math.floor(Math.log(value) / Math.log(1000)));
-  return number(value / 1000 ** power, { style: "unit", unit: units[power], unitDisplay: "short", maximumFractionDigits: power ? 1 : 0 });
-}
 
 const time = (seconds) => new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(new Date(seconds));
 

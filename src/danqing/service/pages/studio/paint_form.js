@@ -26,11 +26,11 @@ export function formParts(earlier, presets) {
         el("input", { id: "seed", type: "number", step: 1, min: 0, inputmode: "numeric", "data-hint": "anySeed" }))),
     el("details", { class: "more" }, el("summary", { "data-t": "more" }), el("div", {}, el("div", { id: "settings" }),
       el("label", { class: "check" }, el("input", { id: "embed", type: "checkbox" }), el("span", { "data-t": "embed" })), presets)),
-    el("div", { class: "field drop" }, el("label", { for: "dropped", "data-t": "dropLabel" }), el("span", { class: "hint", "data-t": "dropHint" }),
-      el("input", { id: "dropped", type: "file", accept: "image/png,image/jpeg,image/webp" })),
     el("div", { class: "error", id: "error", role: "alert", hidden: true }),
     el("div", { class: "act" },
-      el("button", { class: "button paint", id: "go" }, el("span", { "data-t": "paint" }), " ", el("kbd", { "aria-hidden": "true", id: "shortcut" }))));
+      el("button", { class: "button paint", id: "go" }, el("span", { "data-t": "paint" }), " ", el("kbd", { "aria-hidden": "true", id: "shortcut" }))),
+    el("div", { class: "field drop" }, el("label", { for: "dropped", "data-t": "dropLabel" }), el("span", { class: "hint", "data-t": "dropHint" }),
+      el("input", { id: "dropped", type: "file", accept: "image/png,image/jpeg,image/webp" })));
 }
 
 /* Draw the form for a model; changed: called when the visitor chose a word. */

@@ -21,6 +21,13 @@ export const isWord = (name) => name in WORDS[language];
 export const locale = () => (language === "zh" ? "zh-CN" : "en");
 export const number = (value, options = {}) => new Intl.NumberFormat(locale(), options).format(value);
 
+/* Amounts of bytes as people write them. */
+export function bytes(value) {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
+  const power = value < 1 ? 0 : Math.min(4, Math.floor(Math.log(value) / Math.log(1000)));
+  return number(value / 1000 ** power, { style: "unit", unit: units[power], unitDisplay: "short", maximumFractionDigits: power ? 1 : 0 });
+}
+
 /* Elements name their words: data-t for their text, data-label for their name, data-hint for their placeholder. */
 export function translate(root) {
   const each = (attribute, set) => {

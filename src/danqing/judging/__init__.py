@@ -1,0 +1,1 @@
+"""People as judges: votes, the ratings that follow from them, and contests."""

@@ -1,0 +1,1 @@
+"""Pretrained pipelines of `diffusers`: found, checked, measured and loaded."""
