@@ -112,7 +112,8 @@ def uniform(
         if len(mix.parts) == 1:
             return draw(mix)
         inner = _mixed(mix, lambda seed: torch.special.ndtri(draw(seed).double().clamp(_TINY, 1 - _TINY)))
-        return torch.special.ndtr(inner).clamp(max=1 - 2 * _TINY).float()
+        values: torch.Tensor = torch.special.ndtr(inner).clamp(max=1 - 2 * _TINY).float()
+        return values
 
     rows = [mixed(seed) if isinstance(seed, SeedMix) else draw(seed) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)

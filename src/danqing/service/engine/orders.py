@@ -224,6 +224,6 @@ class OrderCancelledError(DanqingError):
 def rows_of(
     seeds: Sequence[int], mixes: Sequence[tuple[tuple[int, float], ...]] | None = None, **of_all: Any
 ) -> tuple[ImageRow, ...]:
-    """Return one row per seed, with its mix if there is one, otherwise equal."""
+    """Return one row per seed and mix, otherwise equal."""
     pairs = zip(seeds, mixes or [()] * len(seeds), strict=True)
     return tuple(ImageRow(seed=seed, mix=mix, **of_all) for seed, mix in pairs)

@@ -99,7 +99,7 @@ def prepare(
         advice = ": send it to /v1/images/edits" if verb == "vary" else ": leave it out"
         raise invalid(f"{where} no mask{advice}.", "mask")
     for name in ("expand", "feather"):
-        if verb != "fill" and getattr(fields, name, None) is not None:
+        if getattr(fields, name, None) is not None:
             message = f"{offer.name} edits whole pictures, and has no {name}: leave it out."
             raise invalid(message, name, "unsupported_parameter")
     if verb in WHOLE or fields.size == "input" or fields.output_format == "input":

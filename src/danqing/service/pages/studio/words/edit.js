@@ -29,7 +29,7 @@ export default {
     "edit.stage": "图片与蒙版", "edit.toolbar": "工具", "edit.brush": "画笔", "edit.eraser": "橡皮擦", "edit.box": "矩形", "edit.lasso": "套索", "edit.colour": "按颜色", "edit.hand": "移动",
     "edit.undo": "撤销", "edit.redo": "重做", "edit.out": "缩小", "edit.in": "放大", "edit.fit": "适应窗口",
     "edit.size": "大小", "edit.tolerance": "容差", "edit.everywhere": "整张图片", "edit.subtract": "从蒙版中减去",
-    "edit.mask": "蒙版", "edit.all": "全选", "edit.clear": "清空", "edit.invert": "反选", "edit.by": "范围", "edit.pixels": "像素", "edit.grow": "扩大", "edit.shrink": "缩小蒙版",
+    "edit.mask": "蒙版", "edit.all": "全选", "edit.clear": "清空", "edit.invert": "反选", "edit.by": "范围", "edit.pixels": "像素", "edit.grow": "扩展", "edit.shrink": "收缩",
     "edit.boxFields": "用数值指定矩形", "edit.left": "左", "edit.top": "上", "edit.width": "宽", "edit.height": "高", "edit.add": "加入", "edit.take": "减去",
     "edit.right": "右", "edit.bottom": "下",
     "edit.keys": "快捷键", "edit.keysText": "焦点在图片上时：方向键每次移动 {n} 像素，按住 Shift 每次移动 1 像素；Enter 落笔或抬笔、确定矩形的角、选取颜色；B、E、R、L、W、H 选择工具，[ 和 ] 调整大小；Ctrl Z 撤销，Ctrl Y 重做；+ 和 − 缩放，0 适应窗口；Esc 放弃未完成的操作。按住 Ctrl 滚动滚轮可缩放，按住中键可移动图片。",
