@@ -1,6 +1,8 @@
 """What danqing uses of other packages beyond their documented interfaces still works as it expects."""
 
 import asyncio
+import importlib
+import inspect
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 import uvicorn
 from packaging.requirements import Requirement
 from torch.nn import functional as F
+from typer import rich_utils
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -209,7 +212,7 @@ def test_torch_counts_the_changes_of_a_tensor_in_place() -> None:
     )
 
 
-@pytest.mark.parametrize("package", ["torch", "uvicorn"])
+@pytest.mark.parametrize("package", ["torch", "uvicorn", "rich", "typer"])
 def test_a_package_whose_internals_are_used_has_an_upper_bound(package: str) -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     lines = [
@@ -220,3 +223,10 @@ def test_a_package_whose_internals_are_used_has_an_upper_bound(package: str) -> 
     assert any(part.operator == "<" for part in wanted.specifier), (
         f"{package} needs an upper bound in pyproject.toml"
     )
+
+
+def test_typer_and_rich_have_what_the_chinese_help_replaces():
+    divide_line: Any = importlib.import_module("rich.text").divide_line
+    assert inspect.signature(divide_line).parameters.keys() == {"text", "width", "fold"}
+    titles = {name: getattr(rich_utils, name) for name in ("OPTIONS_PANEL_TITLE", "DEFAULT_STRING")}
+    assert titles == {"OPTIONS_PANEL_TITLE": "Options", "DEFAULT_STRING": "[default: {}]"}

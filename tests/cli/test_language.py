@@ -146,7 +146,7 @@ def test_columns_align_where_characters_are_wide():
 @pytest.mark.usefixtures("_chinese")
 def test_progress_without_a_terminal_is_one_chinese_line(monkeypatch, capsys):
     clock = iter([0.0, 20.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("danqing.progress.time.monotonic", lambda: next(clock))
     with progress.Bar() as bar:
         bar.update(0, 400, "Training")
         bar.update(100, 400, "Training", seconds_left=245, detail="100 images, 5/s")

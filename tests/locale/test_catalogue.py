@@ -79,6 +79,22 @@ def test_messages_within_messages_are_translated():
     assert known.translate("first\n  8 used") == "first\n  使用 8 张"
 
 
+def test_several_messages_in_one_line_are_told_apart():
+    known = Catalogue(
+        {
+            "It has no mark. It may be generated.": "它没有标识，但可能是生成的。",
+            "sizes; shapes": "尺寸；形状",
+            "none": "无",
+        }
+    )
+    assert (
+        known.translate("a.png: none. It has no mark. It may be generated.")
+        == "a.png：无。它没有标识，但可能是生成的。"
+    )
+    assert known.translate("sizes; shapes; MIT") == "尺寸；形状；MIT"
+    assert known.translate("None.") == "无。"
+
+
 def test_a_value_of_one_word_is_a_name_and_stays():
     known = Catalogue({"There is no label {label}.": "没有标签 {label}。", "Images": "图片"})
     assert known.translate("There is no label Images.") == "没有标签 Images。"

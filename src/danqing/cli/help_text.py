@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,14 +72,14 @@ def _words_of_panels() -> Iterator[None]:
 @contextlib.contextmanager
 def _chinese_line_breaks() -> Iterator[None]:
     """Let Rich divide lines of Chinese, which it takes for words that are too long."""
-    from rich import text
-
+    text: Any = importlib.import_module("rich.text")
     divide = text.divide_line
 
     def divided(line: str, width: int, fold: bool = True) -> list[int]:
         if line_breaks.is_chinese(line):
             return line_breaks.divide_line(line, width)
-        return divide(line, width, fold)
+        places: list[int] = divide(line, width, fold)
+        return places
 
     try:
         text.divide_line = divided

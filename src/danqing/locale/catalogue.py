@@ -176,6 +176,7 @@ class Catalogue:
             or self._listed(text, depth)
             or self._counted(text, depth)
             or self._bracketed(text, depth)
+            or (self._translated(text[0].lower() + text[1:], depth + 1) if text[0].isupper() else None)
         )
 
     def _filled(self, text: str, depth: int) -> str | None:
@@ -221,8 +222,11 @@ class Catalogue:
         """Several sentences, or the parts of a list."""
         for separator, translated in _SEPARATORS:
             parts = split_outside_brackets(text, separator)
-            if separator == ". " and len(parts) > 2:  # two sentences may be one message
-                parts = [parts[0], separator.join(parts[1:])]
+            for cut in range(1, len(parts)):  # several parts may be one message
+                halves = [separator.join(parts[:cut]), separator.join(parts[cut:])]
+                if len(parts) > 2 and any(half in self.exact or f"{half}." in self.exact for half in halves):
+                    parts = halves
+                    break
             if len(parts) > 1 and (joined := self._joined(parts, translated, depth)):
                 return joined
         return None
