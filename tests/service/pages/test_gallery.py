@@ -133,7 +133,8 @@ def test_there_is_no_gallery_unless_it_is_switched_on(
 ) -> None:
     with served({"text": models["text"]}, tmp_path) as running:
         page, _ = visit(browser, f"{running.url}/#/gallery", ready="#studio:not([hidden])")
-        assert page.locator("#menu a").count() == 2
+        assert page.locator("#menu a[href='#/account']").count() == 1
+        assert page.locator("#menu a[href='#/gallery']").count() == 0
         answer = httpx.get(f"{running.url}/v1/gallery")
         assert answer.status_code == 404
         assert "gallery.keep" in answer.json()["error"]["message"]

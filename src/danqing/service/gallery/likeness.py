@@ -62,18 +62,14 @@ class Likeness:
         if await self._database.run(_count_until, owner, last) != len(known.numbers):
             self.forget(owner)  # another server has deleted some
             return await self._read(owner)
-        while True:
-            rows = await self._database.run(queries.vectors, owner, last, _AT_ONCE)
-            if not rows:
-                break
+        numbers, scaled = [known.numbers], [known.rows]
+        while rows := await self._database.run(queries.vectors, owner, last, _AT_ONCE):
             last = rows[-1][0]
-            fresh = _scaled([vector for _, vector in rows])
-            numbers = np.array([number for number, _ in rows], np.int64)
-            known = _Vectors(
-                np.concatenate([known.numbers, numbers]),
-                np.concatenate([known.rows, fresh]),
-                np.concatenate([known.squares, np.square(fresh).sum(1)]),
-            )
+            numbers.append(np.array([number for number, _ in rows], np.int64))
+            scaled.append(_scaled([vector for _, vector in rows]))
+        if len(numbers) > 1:
+            every = np.concatenate(scaled)
+            known = _Vectors(np.concatenate(numbers), every, np.square(every).sum(1))
         self._known[owner] = known
         self._known.move_to_end(owner)
         while len(self._known) > _MOST_OWNERS:

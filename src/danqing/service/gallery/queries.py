@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session, aliased
 
 from danqing.service.gallery.store import find
 from danqing.service.gallery.tables import (
@@ -17,7 +17,8 @@ from danqing.service.gallery.tables import (
 )
 
 MOST_FOUND = 2000
-"""A search counts and sorts at most so many pictures; with more, the latest come as they are found."""
+"""A search by words finds at most so many pictures, the latest."""
+_MOST_COUNTED = 20_000
 _MOST_ENDINGS = 20
 
 
@@ -52,15 +53,17 @@ def page(session: Session, search: Search, *, limit: int, before: int | None, of
 
     before: the number of a picture. offset: how many to leave out after it.
     """
-    words = [_endings(session, search, word) for word in search.words[-1:]]
-    words = [[word] for word in search.words[:-1]] + words
-    if not all(words):
-        return Found([], 0, False)
-    query, total = _numbers(session, search, words)
-    if before is not None:
-        query = query.where(query.selected_columns[0] < before)
-    query = query.order_by(query.selected_columns[0].desc()).offset(offset).limit(limit + 1)
-    numbers = list(session.scalars(query))
+    if search.words:
+        known = _with_words(session, search)
+        after = [number for number in known if before is None or number < before]
+        numbers, total = after[offset : offset + limit + 1], len(known)
+    else:
+        query = _selected(search)
+        total = int(session.scalar(select(func.count()).select_from(query.subquery())) or 0)
+        if before is not None:
+            query = query.where(GalleryPicture.number < before)
+        latest = query.order_by(GalleryPicture.number.desc()).offset(offset).limit(limit + 1)
+        numbers = list(session.scalars(latest))
     return Found(in_order(session, search.owner, numbers[:limit]), total, len(numbers) > limit)
 
 
@@ -116,36 +119,50 @@ def _endings(session: Session, search: Search, start: str) -> list[str]:
     return found
 
 
-def _numbers(session: Session, search: Search, words: list[list[str]]) -> tuple[Select[Any], int]:
-    """Return a query for the numbers of pictures, and how many there are.
+def _with_words(session: Session, search: Search) -> list[int]:
+    """Return the numbers of pictures that have all words, the latest first, at most MOST_FOUND.
 
-    A search begins with its rarest word; if even that is frequent, with the latest pictures, most of which
-    then match.
+    The index of the rarest word is read in order, and the others are looked up for each of its pictures.
     """
+    *whole, start = search.words
+    groups = [[word] for word in whole] + [_endings(session, search, start)]
+    if not all(groups):
+        return []
+    groups.sort(key=lambda group: _count(session, search, group))
+    first = aliased(GalleryWord)
+    query = select(first.number).where(first.owner == search.owner, _one_of(first.word, groups[0]))
+    for group in groups[1:]:
+        other = aliased(GalleryWord)
+        hit = select(other.number).where(other.owner == search.owner, _one_of(other.word, group))
+        query = query.where(hit.where(other.number == first.number).exists())
+    if search.rating or search.hash is not None or search.album is not None:
+        query = query.where(_selected(search).where(GalleryPicture.number == first.number).exists())
+    if len(groups[0]) > 1:
+        query = query.distinct()
+    return list(session.scalars(query.order_by(first.number.desc()).limit(MOST_FOUND)))
+
+
+def _selected(search: Search) -> Select[tuple[int]]:
+    """Return a query for the numbers of pictures, whatever their words are."""
     picture = GalleryPicture
-    plain = select(picture.number).where(picture.owner == search.owner)
+    query = select(picture.number).where(picture.owner == search.owner)
     if search.rating:
-        plain = plain.where(picture.rating >= search.rating)
+        query = query.where(picture.rating >= search.rating)
     if search.hash is not None:
-        plain = plain.where(picture.hash == search.hash)
+        query = query.where(picture.hash == search.hash)
     if search.album is not None:
         inside = select(AlbumPicture.number).where(AlbumPicture.album == search.album)
-        plain = plain.where(picture.number.in_(inside))
-    counts = [_count(session, _with(search, word)) for word in words]
-    if not words:
-        return plain, int(session.scalar(select(func.count()).select_from(plain.subquery())) or 0)
-    if min(counts) < MOST_FOUND:
-        rarest = counts.index(min(counts))
-        plain = plain.where(picture.number.in_(_with(search, words.pop(rarest))))
-    for word in words:
-        hit = select(GalleryWord.number).where(GalleryWord.owner == search.owner, GalleryWord.word.in_(word))
-        plain = plain.where(hit.where(GalleryWord.number == picture.number).exists())
-    return plain, _count(session, plain)
+        query = query.where(picture.number.in_(inside))
+    return query
 
 
-def _with(search: Search, words: list[str]) -> Select[Any]:
-    return select(GalleryWord.number).where(GalleryWord.owner == search.owner, GalleryWord.word.in_(words))
+def _count(session: Session, search: Search, words: list[str]) -> int:
+    """Return how many pictures have one of these words, at most _MOST_COUNTED."""
+    query = select(GalleryWord.number).where(
+        GalleryWord.owner == search.owner, _one_of(GalleryWord.word, words)
+    )
+    return int(session.scalar(select(func.count()).select_from(query.limit(_MOST_COUNTED).subquery())) or 0)
 
 
-def _count(session: Session, query: Select[Any]) -> int:
-    return int(session.scalar(select(func.count()).select_from(query.limit(MOST_FOUND).subquery())) or 0)
+def _one_of(column: ColumnElement[str], words: list[str]) -> ColumnElement[bool]:
+    return column == words[0] if len(words) == 1 else column.in_(words)

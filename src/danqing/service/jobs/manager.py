@@ -45,7 +45,7 @@ _PICTURES = ("images", "input", "mask")
 
 @dataclass(frozen=True, slots=True)
 class JobPosition:
-    """How many jobs, with how many pictures, are painted before a queued job."""
+    """The jobs, and their pictures, that are before a queued job."""
 
     jobs: int
     pictures: int

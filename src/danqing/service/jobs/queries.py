@@ -57,7 +57,7 @@ def events_after(session: Session, owner: str, job_id: str, number: int) -> tupl
 
 
 def ahead_of(session: Session, owner: str, job_id: str) -> tuple[int, int] | None:
-    """Return the jobs and the pictures whose turn is before a queued job's.
+    """Return the jobs and the pictures before a queued job.
 
     None once it is not queued. Raises ApiError 404.
     """

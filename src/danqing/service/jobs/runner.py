@@ -63,7 +63,10 @@ _log = logging.getLogger("danqing.jobs")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobPreview:
-    """Unfinished pictures of a job, as files. index: how many there were before."""
+    """Unfinished pictures of a job, as files.
+
+    index: how many there were before.
+    """
 
     index: int
     files: list[bytes]

@@ -8,15 +8,16 @@ const isPassing = (error) => error.status === undefined || error.status >= 500 |
 /* A key by which the same request is accepted once, however often it is sent. */
 export const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
 
-/* Send a request as a job; return the job. It is sent again while the service is away. */
+/* Send a request as a job; return the job. It is sent again while the service is away, until the signal aborts it. */
 export async function start(endpoint, body, key, signal) {
   for (let pause = 500; ; pause = Math.min(2 * pause, 10_000)) {
     try {
       return await (await post("/v1/jobs", { endpoint, body, previews: 3 }, { signal, headers: { "idempotency-key": key } })).json();
     } catch (error) {
-      if (error.name === "AbortError" || !isPassing(error) || pause > 5000) throw error;
+      if (error.name === "AbortError" || !isPassing(error) || error.status === 429) throw error;
     }
     await wait(pause);
+    signal.throwIfAborted();
   }
 }
 

@@ -158,13 +158,12 @@ export function mount(container, context) {
     const isNew = !round.about.job, before = performance.now();
     try {
       if (isNew) {
-        round.about.job = (await start(round.about.endpoint, body, round.about.key)).id;
+        round.about.job = (await start(round.about.endpoint, body, round.about.key, round.sending.signal)).id;
         keep();
-        if (round.isCancelled) cancel(round.about.job);
       }
     } catch (error) {
       drop(round);
-      return complain(error, model);
+      return error.name === "AbortError" ? context.announce(t("stopped")) : complain(error, model);
     }
     try {
       const job = await follow(round.about.job, (event, data) => round.see(event, data));
@@ -183,8 +182,8 @@ export function mount(container, context) {
   }
 
   async function stop(round) {
-    round.isCancelled = true;
-    if (round.about.job) await cancel(round.about.job).catch((error) => show($("error"), error.message));
+    if (!round.about.job) round.sending.abort(); // nobody knows whether it arrived: it ends by itself, unseen
+    else await cancel(round.about.job).catch((error) => show($("error"), error.message));
   }
 
   function dismiss(round) {

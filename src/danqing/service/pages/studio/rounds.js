@@ -11,7 +11,7 @@ export class Round {
   /* about: { body, title, size, varies, variation, began }, which is kept in local storage.
      actions: { restore(round), repeat(round, seed), vary(round, blob), input(blob), cancel(round), dismiss(round) }. */
   constructor(about, actions) {
-    Object.assign(this, { ...about, about, actions, urls: [], blobs: [], state: "sent", seconds: null, progress: null, since: null, ahead: null });
+    Object.assign(this, { ...about, about, actions, urls: [], blobs: [], state: "sent", seconds: null, progress: null, since: null, ahead: null, sending: new AbortController() });
     const { n } = this.body, ratio = sides(this.size);
     this.isCrisp = Math.max(...ratio) <= CRISP;
     this.sheet = el("ul", { class: "sheet", "data-columns": n < 2 ? 1 : n < 5 ? 2 : n < 10 ? 3 : 4 });

@@ -32,6 +32,7 @@ const shown = () => PAGES.filter((page) => page.when?.(context) ?? true);
 
 async function enter() {
   show($("trouble"), "");
+  (PAGES.find((page) => page.name === asked()) ?? PAGES[0]).load().catch(() => {}); // while the service answers
   try {
     [context.account, { data: context.models }] = await Promise.all([get("/v1/session"), get("/v1/models")]);
   } catch (error) {
@@ -59,9 +60,10 @@ async function knock() {
 
 /* which page is open */
 
+const asked = () => /^#\/([a-z]+)/.exec(location.hash)?.[1];
+
 async function route() {
-  const name = /^#\/([a-z]+)/.exec(location.hash)?.[1];
-  const page = shown().find((one) => one.name === name) ?? shown()[0];
+  const page = shown().find((one) => one.name === asked()) ?? shown()[0];
   if (!mounted.has(page.name)) {
     const container = el("div", { id: `page-${page.name}`, hidden: true });
     $("room").append(container);
