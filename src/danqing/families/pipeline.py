@@ -184,6 +184,12 @@ class Pipeline(LearningPipeline):
             )
         return _ESTIMATES[key]
 
+    def bytes_on(self, device: torch.device) -> tuple[int, int]:
+        """Return the bytes that it holds on a device, and those that it needs while it computes."""
+        told = self.memory(device)
+        most = told.on_device(placing.least_offload(self.load_options, device))
+        return most - told.activations, most
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Load the pipeline for a device; returns self.
 

@@ -13,23 +13,26 @@ from danqing.pipelines.options import LoadOptions
 from danqing.quantities import memory
 
 
+def least_offload(options: LoadOptions, device: torch.device) -> str:
+    """Return what is offloaded at least, where the options leave it open."""
+    if device.type == "cpu":
+        return "none"
+    return "model" if options.offload == "auto" else options.offload
+
+
 def choose_offload(needed: MemoryEstimate, options: LoadOptions, device: torch.device) -> str:
     """Return what is offloaded; raises ModelError where a pipeline does not fit.
 
     needed: by the pipeline with these options.
     """
-    free = machine.available_memory(device)
-    if options.offload != "auto" and (options.offload == "none" or device.type != "cpu"):
-        chosen = [options.offload]
-    else:
-        chosen = ["none"] if device.type == "cpu" else ["none", "model"]
-    for one in chosen:
-        if needed.on_device(one) <= free:
-            return one
-    raise ModelError(
-        f"The pipeline needs {memory(needed.on_device(chosen[-1]))} of memory, and {device} has "
-        f"{memory(free)} free: {advice(options, device, chosen[-1])}."
-    )
+    free, least = machine.available_memory(device), least_offload(options, device)
+    chosen = "none" if options.offload == "auto" and needed.on_device("none") <= free else least
+    if needed.on_device(chosen) > free:
+        raise ModelError(
+            f"The pipeline needs {memory(needed.on_device(chosen))} of memory, and {device} has "
+            f"{memory(free)} free: {advice(options, device, chosen)}."
+        )
+    return chosen
 
 
 def advice(options: LoadOptions, device: torch.device, offload: str) -> str:

@@ -28,8 +28,8 @@ def decoded(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
 def _unpacked(latents: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
     """Return maps `[n, c, h, w]` of latents whose 2x2 patches are rows `[n, patches, 4 c]`."""
     columns, rows = size[0] // factor // 2, size[1] // factor // 2
-    maps = latents.unflatten(1, (rows, columns)).unflatten(-1, (-1, 2, 2))
-    return maps.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    patches = latents.reshape(len(latents), rows, columns, -1, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from danqing.errors import ConfigError, explain
+from danqing.pipelines.sources import split_source
 from danqing.trust.filter_settings import FilterSettings
 from danqing.trust.settings import MarkSettings
 
@@ -320,5 +321,7 @@ def _from(folder: Path, model: Any) -> Any:
     """Resolve a model's path relative to `folder`; a hub id stays as it is."""
     if isinstance(model, dict) and "path" in model:
         return {**model, "path": _from(folder, model["path"])}
-    inside = folder / model if isinstance(model, str) else None
-    return str(inside) if inside is not None and inside.exists() else model
+    if not isinstance(model, str):
+        return model
+    place, _ = split_source(model) if not (folder / model).exists() else (model, {})
+    return f"{folder / place}{model[len(place) :]}" if (folder / place).exists() else model

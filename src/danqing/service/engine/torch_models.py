@@ -70,7 +70,11 @@ class TorchLibrary:
             return Found(_index_bytes(Path(source)), lambda: self._index(source))
         files = open_source(source, access=self._access)
         learner = adapted.examine_learner(files, self._access)[0]
-        size = learner.sampling_bytes() if isinstance(learner, Family) else _bytes_of(learner)
+        size, needed = _bytes_of(learner), 0
+        if isinstance(learner, Family):
+            size = learner.sampling_bytes()
+        if isinstance(learner, Pipeline):
+            size, needed = learner.bytes_on(self._device)
         if isinstance(learner, Family) and self._adapters:
             size *= 1 + MOST_ADAPTED
 
@@ -84,11 +88,7 @@ class TorchLibrary:
             model.marks, model.marks_codes = self._marks, True
             return TorchPainter(model, self._adapters)
 
-        if isinstance(learner, Pipeline):
-            needed = learner.memory(self._device)
-            offload = learner.load_options.offload
-            return Found(size, load, needed.on_device("none" if offload == "auto" else offload))
-        return Found(size, load)
+        return Found(size, load, needed)
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the device."""
