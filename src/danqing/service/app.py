@@ -15,18 +15,39 @@ from danqing.service.http.slow_readers import SlowReaderLimit
 from danqing.service.jobs.manager import JobManager
 from danqing.service.observability import tracing
 from danqing.service.observability.metrics import Metrics
-from danqing.service.pages import docs_page, start_page
+from danqing.service.pages import docs_page, studio_page
 from danqing.service.parts import Service
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.hosted import HostedPictures
 from danqing.service.requests.moderation import Moderator
 from danqing.service.requests.planner import Planner
-from danqing.service.routes import images, jobs, models, operations, provenance, recognition
+from danqing.service.routes import (
+    account,
+    admin,
+    images,
+    jobs,
+    models,
+    operations,
+    provenance,
+    recognition,
+)
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 from danqing.trust.marking import prepare
 from danqing.version import __version__
 
+_ROUTERS = (
+    images,
+    recognition,
+    provenance,
+    models,
+    jobs,
+    account,
+    admin,
+    operations,
+    studio_page,
+    docs_page,
+)
 _DESCRIPTION = (
     "Generates and recognizes pictures with the models of this service. Any client of the OpenAI API for "
     "images and embeddings can call it."
@@ -58,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(SlowReaderLimit)  # inside the gate, which counts an answer until it is read
     app.add_middleware(tracing.Traces)  # outermost: what the gate rejects is traced as well
-    for module in (images, recognition, provenance, models, jobs, operations, start_page, docs_page):
+    for module in _ROUTERS:
         app.include_router(module.router)
     return app
 

@@ -176,6 +176,16 @@ def last(session: Session, count: int) -> list[AuditEntry]:
     return list(session.scalars(select(AuditEntry).order_by(AuditEntry.number.desc()).limit(count)))[::-1]
 
 
+def page_before(session: Session, number: int | None, event: str | None, count: int) -> list[AuditEntry]:
+    """Return entries before a number, the latest first; event: only such entries."""
+    query = select(AuditEntry).order_by(AuditEntry.number.desc()).limit(count)
+    if number is not None:
+        query = query.where(AuditEntry.number < number)
+    if event is not None:
+        query = query.where(AuditEntry.event == event)
+    return list(session.scalars(query))
+
+
 def _page(session: Session, after: int) -> list[AuditEntry]:
     """Return the next entries, page by page: SQLite blocks writers during a transaction."""
     return list(

@@ -19,6 +19,7 @@ from danqing.service.access import audit, usage
 from danqing.service.access.accounts import DAY, Account
 from danqing.service.access.audit import AuditLog, Head, PendingEntry
 from danqing.service.access.caller import Caller
+from danqing.service.access.sessions import Sessions
 from danqing.service.access.shared_accounts import SharedAccount
 from danqing.service.errors import ApiError
 from danqing.service.observability import logs
@@ -103,6 +104,7 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self.audit = AuditLog()
+        self.sessions = Sessions(database, self.of)
         self.exist = False
         """Whether there was ever a key; from then on every request needs one, even if all are revoked."""
         self._database = database

@@ -108,6 +108,13 @@ def images_of(session: Session, day: int) -> dict[str, int]:
     return {row.key: row.images for row in rows}
 
 
+def days_of(session: Session, key: str, first: int) -> list[tuple[int, int, int]]:
+    """Return (day, requests, pictures) of a key since a day, the latest first."""
+    query = select(KeyUsage.day, KeyUsage.requests, KeyUsage.images).where(KeyUsage.key == key)
+    rows = session.execute(query.where(KeyUsage.day >= first).order_by(KeyUsage.day.desc()))
+    return [(row.day, row.requests, row.images) for row in rows]
+
+
 def totals(session: Session, today: int) -> dict[str, UsageTotals]:
     """Return the usage of each key; today: days since 1970."""
     images_today = images_of(session, today)

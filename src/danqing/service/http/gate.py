@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from danqing.service.access.caller import LOCAL, Caller, Right, missing_key
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
+from danqing.service.access.sessions import session_token
 from danqing.service.errors import ApiError, internal, overloaded
 from danqing.service.fairness.fair_share import FairShare
 from danqing.service.http.exchange import PROBES, Exchange
-from danqing.service.http.origin import SAFE_METHODS, OriginCheck, is_local
+from danqing.service.http.origin import SAFE_METHODS, OriginCheck, check_cookie, is_local
 from danqing.service.observability import logs
 from danqing.service.observability.metrics import Metrics
 from danqing.service.settings import Settings
@@ -29,6 +30,7 @@ _READ = frozenset(
         b"content-encoding",
         b"content-length",
         b"content-type",
+        b"cookie",
         b"forwarded",
         b"host",
         b"origin",
@@ -162,7 +164,7 @@ class Gate:
             exchange.identify(LOCAL)
             return
         try:
-            caller = await keys.caller(_token(headers))
+            caller = await _caller(keys, exchange.method, headers)
         except ApiError as error:
             exchange.unknown = error
             if exchange.method not in SAFE_METHODS:  # before a byte of the body is read
@@ -206,6 +208,15 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
                 raise ApiError(400, f"The header {name.decode()} occurs twice.", code="invalid_header")
             found[name] = value
     return found
+
+
+async def _caller(keys: Keys, method: str, headers: Mapping[bytes, bytes]) -> Caller:
+    """Return who sent a request, with a key or from a browser that is signed in; raises ApiError."""
+    session = session_token(headers.get(b"cookie", b""))
+    if session is None or b"authorization" in headers:
+        return await keys.caller(_token(headers))
+    check_cookie(method, headers)
+    return await keys.sessions.caller(session)
 
 
 def _token(headers: Mapping[bytes, bytes]) -> str:

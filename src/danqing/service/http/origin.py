@@ -1,4 +1,4 @@
-"""Which hosts and origins may use a service that has no keys."""
+"""Which hosts and origins may use a service without keys, and who may use the session of a browser."""
 
 import functools
 import ipaddress
@@ -33,6 +33,21 @@ def check_address(host: str, has_keys: bool) -> None:
             f"Anyone who reaches {host or 'this machine'} could use the service, because it has no keys: "
             "create one with `danqing keys create NAME`, or listen on 127.0.0.1."
         )
+
+
+def check_cookie(method: str, headers: Mapping[bytes, bytes]) -> None:
+    """Raise ApiError 403 unless a request with our cookie comes from our own page.
+
+    Browsers attach cookies to what pages of other sites send. A page elsewhere on this host, at another
+    port, is another site as well.
+    """
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin", b"").lower()
+    host = headers.get(b"host", b"").lower()
+    is_ours = origin in (b"http://" + host, b"https://" + host) if site is None else site == b"same-origin"
+    if method in SAFE_METHODS and (site == b"none" or (site is None and not origin)):
+        is_ours = True  # somebody typed the address, or the browser does not say who asks
+    if not is_ours:
+        raise ApiError(403, "Pages of other sites may not use this session.", code="origin_not_allowed")
 
 
 class OriginCheck:

@@ -1,20 +1,17 @@
-"""The start page in a real browser: it paints, in two languages, and runs its own code alone."""
+"""The studio in a real browser: it paints, in two languages, and runs its own code alone."""
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
+from tests.service.pages.browsing import violations, visit
 from tests.service.serving import Running, served
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 PIXELS = """[...document.querySelectorAll('#rounds .round:first-child .tile img')].map(image => {
     const canvas = document.createElement('canvas');
@@ -27,6 +24,10 @@ UNNAMED = """[...document.querySelectorAll('input, select, textarea, button, a')
     .filter(node => node.checkVisibility())
     .filter(node => !(node.labels?.length || node.getAttribute('aria-label') || node.textContent.trim()))
     .map(node => node.outerHTML)"""
+UNTRANSLATED = """import(document.querySelector('script[type=module]').src.replace('studio.js', 'words.js'))
+    .then(({ WORDS: { en, zh } }) => [
+        ...Object.keys(en).filter(word => !(word in zh)), ...Object.keys(zh).filter(word => !(word in en))
+    ])"""
 # Text that has less than 4.5:1 of contrast with the nearest background behind it, but for what is disabled.
 FAINT = """(() => {
     const light = colour => {
@@ -53,7 +54,7 @@ FAINT = """(() => {
     return faint;
 })()"""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -63,30 +64,6 @@ def service(
     chosen = {name: models[name] for name in ("text", "vae", "gan")}
     with served({**chosen, "broken": broken}, tmp_path_factory.mktemp("data")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-def visit(browser: Browser, url: str, width: int = 1280, **context: str) -> tuple[Page, list[str]]:
-    page = browser.new_page(viewport={"width": width, "height": 900}, **context)  # type: ignore[arg-type]
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith((url, "blob:", "data:")) else trouble.append(request.url)
-        ),
-    )
-    page.goto(url)
-    page.wait_for_selector("#room:not([hidden])")
-    return page, trouble
 
 
 def test_it_paints_what_is_asked_for_and_says_the_code_that_does_the_same(
@@ -149,15 +126,13 @@ def test_a_mistake_is_told_beside_its_field_and_takes_nothing_away(
 
 def test_it_speaks_chinese_to_who_reads_it_and_remembers_a_choice(browser: Browser, service: Running) -> None:
     page, trouble = visit(browser, service.url, locale="zh-CN")
-    expect(page.locator("h1")).to_have_text("想看到什么图片？")
+    expect(page.locator("#page-paint h1")).to_have_text("想看到什么图片？")
     assert page.get_attribute("html", "lang") == "zh-CN"
     page.get_by_role("button", name="English").click()
-    expect(page.locator("h1")).to_have_text("What do you want to see?")
+    expect(page.locator("#page-paint h1")).to_have_text("What do you want to see?")
     page.reload()
-    expect(page.locator("h1")).to_have_text("What do you want to see?")
-    missing = page.evaluate("Object.keys(WORDS.en).filter(word => !(word in WORDS.zh))")
-    extra = page.evaluate("Object.keys(WORDS.zh).filter(word => !(word in WORDS.en))")
-    assert missing == extra == []
+    expect(page.locator("#page-paint h1")).to_have_text("What do you want to see?")
+    assert page.evaluate(UNTRANSLATED) == []
     assert trouble == []
 
 
@@ -183,11 +158,12 @@ def test_it_reads_well_at_every_width_in_light_and_dark(
 ) -> None:
     page, trouble = visit(browser, service.url, width, color_scheme=scheme)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the form")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.locator("summary").first.click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(UNNAMED) == []
     assert page.evaluate(FAINT) == []
+    assert violations(page) == []
     assert trouble == []
 
 

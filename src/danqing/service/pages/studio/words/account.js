@@ -1,0 +1,26 @@
+export default {
+  en: {
+    account_title: "Account", account_local: "This service has no keys: everybody on this machine may use it, and nobody else can reach it.",
+    account_who: "Signed in as {name}", account_scopes: "May", account_models: "Models", account_all: "all", account_rate: "Requests per minute", account_none: "no limit", account_out: "Sign out",
+    account_quota: "Pictures today", account_of: "{used} of {quota}", account_used: "Used in the last 30 days", account_nothing: "Nothing yet.", account_day: "Day", account_images: "Pictures", account_requests: "Requests",
+    admin_title: "Administration", admin_keys: "Keys", admin_service: "Service", admin_models: "Models", admin_audit: "Audit", admin_moderation: "Moderation", admin_refresh: "Refresh",
+    admin_name: "Name", admin_state: "State", admin_scopes: "May", admin_limits: "Limits", admin_today: "Today", admin_total: "Pictures", admin_expires: "Expires", admin_never: "never",
+    admin_nokeys: "There are no keys. `danqing keys create NAME` makes one.", admin_perMinute: "{n} requests a minute", admin_perDay: "{n} pictures a day",
+    admin_waiting: "Pictures that wait", admin_computing: "Pictures being made", admin_jobs: "Jobs", admin_worker: "Worker", admin_device: "Device", admin_restarts: "Restarts", admin_memory: "Memory", admin_loaded: "Models in memory",
+    admin_free: "Free on the disk", admin_database: "Database", admin_hosted: "Pictures with an address", admin_gallery: "Gallery", admin_version: "Version", admin_model: "Model", admin_up: "works", admin_fault: "unusable",
+    admin_number: "No.", admin_time: "Time", admin_event: "Event", admin_facts: "Facts", admin_more: "Earlier entries", admin_noBlocked: "No filter has blocked anything.", admin_ready: "ready", admin_down: "restarting",
+    active: "active", expired: "expired", revoked: "revoked", queued: "queued", running: "running", succeeded: "done", failed_jobs: "failed", cancelled: "cancelled",
+  },
+  zh: {
+    account_title: "账户", account_local: "此服务没有设置密钥：这台机器上的所有人都可以使用，其他人无法访问。",
+    account_who: "已登录：{name}", account_scopes: "权限", account_models: "模型", account_all: "全部", account_rate: "每分钟请求数", account_none: "不限", account_out: "退出登录",
+    account_quota: "今日图片", account_of: "{used} / {quota}", account_used: "最近 30 天的用量", account_nothing: "暂无记录。", account_day: "日期", account_images: "图片", account_requests: "请求",
+    admin_title: "管理", admin_keys: "密钥", admin_service: "服务", admin_models: "模型", admin_audit: "审计日志", admin_moderation: "内容审核", admin_refresh: "刷新",
+    admin_name: "名称", admin_state: "状态", admin_scopes: "权限", admin_limits: "限额", admin_today: "今日", admin_total: "图片", admin_expires: "到期", admin_never: "永不",
+    admin_nokeys: "还没有密钥。用 `danqing keys create NAME` 创建。", admin_perMinute: "每分钟 {n} 次请求", admin_perDay: "每天 {n} 张图片",
+    admin_waiting: "等待中的图片", admin_computing: "生成中的图片", admin_jobs: "任务", admin_worker: "工作进程", admin_device: "设备", admin_restarts: "重启次数", admin_memory: "内存", admin_loaded: "已加载的模型",
+    admin_free: "磁盘可用空间", admin_database: "数据库", admin_hosted: "带地址的图片", admin_gallery: "图库", admin_version: "版本", admin_model: "模型", admin_up: "可用", admin_fault: "不可用",
+    admin_number: "编号", admin_time: "时间", admin_event: "事件", admin_facts: "详情", admin_more: "更早的记录", admin_noBlocked: "过滤器没有拦截过任何内容。", admin_ready: "就绪", admin_down: "正在重启",
+    active: "有效", expired: "已过期", revoked: "已吊销", queued: "排队", running: "运行中", succeeded: "完成", failed_jobs: "失败", cancelled: "已取消",
+  },
+};
