@@ -1,9 +1,10 @@
-"""Renders pictures of the studio's pages from a real server in Chromium, for the documents and to look at.
+"""Renders pictures of the studio's pages from a real server in Chromium, for the documents.
 
     python benchmarks/studio_pictures.py demo=src/danqing/model/demo --document --out docs/images
 
 Writes studio-PAGE-SCHEME-WIDTH.png for each page, light and dark, on a desk and on a phone. With
-`--document` it writes only studio-paint.png and studio-gallery.png, for the documents. Playwright, Chromium and a font with Chinese letters are needed.
+`--document` it writes only studio-paint.png and studio-gallery.png, for the documents. Playwright, Chromium
+and a font with Chinese letters are needed.
 """
 
 import argparse
