@@ -74,7 +74,10 @@ class FewStepFlow(FlowEditor):
         )
 
     def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
-        """Leave the discriminator to AdamW: its steps must shrink as those of an opponent do."""
+        """Return the kind of a parameter; the discriminator's are never matrices.
+
+        AdamW trains them, whose steps shrink as an opponent's must.
+        """
         return "other" if name.startswith(DISCRIMINATOR) else super().parameter_kind(name, parameter)
 
     def on_start(self, source: FamilyConfig) -> None:
