@@ -164,7 +164,7 @@ class Pipeline(LearningPipeline):
         return found
 
     def with_added(self, added: Sequence[adapters.Added]) -> Self:
-        """Return the same pipeline, which adds adapters to its weights when it is loaded."""
+        """Return the same pipeline with adapters, added when it is loaded."""
         other = type(self)(self.layout, self.load_options)
         other._added = (*self._added, *added)
         return other
