@@ -185,7 +185,7 @@ class Pipeline(LearningPipeline):
         return _ESTIMATES[key]
 
     def bytes_on(self, device: torch.device) -> tuple[int, int]:
-        """Return the bytes that it holds on a device, and those that it needs while it computes."""
+        """Return the bytes that it holds on a device, and its peak."""
         told = self.memory(device)
         most = told.on_device(placing.least_offload(self.load_options, device))
         return most - told.activations, most
