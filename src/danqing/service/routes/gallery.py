@@ -306,7 +306,7 @@ class _Chunks:
     def __init__(self) -> None:
         self._written = bytearray()
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes, /) -> int:
         self._written += data
         return len(data)
 
