@@ -249,7 +249,7 @@ def gallery(browser: Browser, url: str, path: Path, arguments: argparse.Namespac
 def heap(session: Any) -> float:
     """Return the megabytes that scripts hold after a collection."""
     session.send("HeapProfiler.collectGarbage")
-    return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 1)
+    return float(round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 1))
 
 
 def timed(url: str, queries: list[dict[str, Any]]) -> dict[str, float]:

@@ -328,7 +328,7 @@ class Pipeline(LearningPipeline):
     ) -> Tensor:
         """Call a pipeline once."""
         pipe = self._pipe(task)
-        taken = parameters_of(type(pipe))
+        taken = parameters_of(pipe.__class__)
         given = self.call_rules.arguments(texts, negative, options, taken)
         given |= {name: value for name, value in images.items() if name in taken}
         given |= {
