@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec
 
 import torch
 
-from danqing import machine, presets, threads
+from danqing import machine, threads
 from danqing.cluster import ledger as ledgers
 from danqing.cluster.launch import end_with_launcher, launch
 from danqing.cluster.place import Place, check_power_of_two
@@ -28,18 +28,18 @@ from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.recognition.first_look import first_look
-from danqing.training import adapting, generated, private_rules, pseudo_labels, sharding, tasks, transfer
+from danqing.training import adapting, generated, private_rules, pseudo_labels, sharding
 from danqing.training.command import command_line, in_one_word
 from danqing.training.config import RunConfig
-from danqing.training.config_reading import overlaid, resolve, without_auto
+from danqing.training.config_reading import without_auto
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, second_stage_config
 from danqing.training.following import Lead, follow
-from danqing.training.grains import FEWEST as FEWEST_GRAINS
 from danqing.training.grains import grains_of
 from danqing.training.listener import Listener
 from danqing.training.memory import memory_errors_explained
 from danqing.training.report import document as report
+from danqing.training.request import model_path, read_request
 from danqing.training.run_folder import RunFolder
 from danqing.training.trackers import check_service
 from danqing.training.trainer import Trainer
@@ -205,60 +205,28 @@ def train(
     started = ledgers.started()
     check_service(track)
     MarkSettings.from_environment()  # a mistake in it must not end the run at its first grid
-    if task is not None:
-        if preset is not None or config is not None:
-            raise ConfigError("A task chooses its preset: give task, preset or config.")
-        preset, settings = tasks.choose(task, mode, settings or {})
-    elif mode is not None:
-        raise ConfigError("mode is for a task such as upscale: give a task, or leave mode out.")
-    size, settings = without_auto(size, settings)
-    budget = {"minutes": minutes, "images": images}
-    dotted: dict[str, Any] = {
-        "evaluation.every_images": evaluate_every,
-        "evaluation.patience_images": patience,
-    }
-    if tokenizer is not None:
-        dotted["tokenizer.model"] = _named(tokenizer)
-    if clean is not None:
-        dotted["data.clean"] = json.dumps(_absolute(clean), ensure_ascii=False)
-    of_init = None
-    if preset in presets.overlays():
-        of_init, preset = preset, None
-        if init is None or config is not None:
-            raise ConfigError(
-                f"The preset {of_init} changes how a trained model is trained: add --init MODEL, and no "
-                "--config."
-            )
-    source = None if init is None else transfer.Source(_absolute(model_path(init)))
-    if source is not None:
-        dotted["init"] = json.dumps(source.model, ensure_ascii=False)
-        if preset is None and config is None and source.values() is None:
-            preset = source.preset()
-        if source.values() is not None and of_init is None and config is None:
-            raise ConfigError(f"{source.name} is fine-tuned by an adapter: add --preset lora.")
-    dotted |= {f"private.{name}": value for name, value in (private or {}).items()}
-    given = {**settings, **{key: value for key, value in dotted.items() if value is not None}}
-    if of_init is not None:
-        assert source is not None
-        name = of_init if source.values() is None else f"{of_init}-pipeline"
-        given, budget = overlaid(name, given, budget, source.learner.config.family)
-    if source is not None:
-        size, given = transfer.decided(source, given, preset=preset, config=config, size=size)
-    values = None if source is None else source.values()
-    chooses_grains = bool({"grains", "training.grains"} & given.keys())
-    wanted = resolve(
-        preset=preset, config=config, settings=given, values=values, size=size, seed=seed, **budget
+    request = read_request(
+        data,
+        preset=preset,
+        task=task,
+        mode=mode,
+        config=config,
+        settings=settings or {},
+        size=size,
+        minutes=minutes,
+        images=images,
+        seed=seed,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        tokenizer=tokenizer,
+        init=init,
+        clean=clean,
+        private=private or {},
+        secure=secure,
+        processes=processes,
     )
-    if (processes or world().size > 1) and not chooses_grains and wanted.training.grains == 1:
-        given["training.grains"] = max(FEWEST_GRAINS, world().size)
-        wanted = resolve(
-            preset=preset, config=config, settings=given, values=values, size=size, seed=seed, **budget
-        )
-    if secure:
-        wanted = private_rules.secured(wanted)
-    private_rules.check(wanted)
-    folder = RunFolder(out if out is not None else _default_folder(data, of_init or preset, config))
-    wanted = wanted.model_copy(update={"source": _absolute(data)})
+    wanted, source = request.config, request.source
+    folder = RunFolder(out if out is not None else _default_folder(data, request.preset, config))
     chosen = _device_of(device)
     folder.create()
     with contextlib.ExitStack() as stack:
@@ -267,7 +235,7 @@ def train(
         stack.enter_context(memory_errors_explained())
         stack.enter_context(folder.locked())
         stack.enter_context(folder.recording_failure())
-        wanted = folder.settle_config(wanted, keeps_grains=not chooses_grains)
+        wanted = folder.settle_config(wanted, keeps_grains=not request.chooses_grains)
         grains_of(wanted)  # raises where there are too few
         wanted, dataset, held = open_data(data, wanted, folder, listener)
         private_rules.check_data(wanted, dataset)
@@ -286,9 +254,9 @@ def train(
         folder.check_images(dataset, held)
         options: dict[str, Any] = {
             "out": folder.path,
-            "preset": of_init or preset,
+            "preset": request.preset,
             "config": config,
-            "size": size,
+            "size": request.size,
             "seed": seed,
             "minutes": minutes,
             "images": images,
@@ -297,7 +265,7 @@ def train(
         options |= {"tokenizer": tokenizer and model_path(tokenizer), "init": init and model_path(init)}
         options |= {"clean": clean, "private": in_one_word(private), "secure": secure or None}
         options |= {"track": track, "processes": processes, "device": device}
-        folder.update_facts(command=command_line("train", str(data), options, settings))
+        folder.update_facts(command=command_line("train", str(data), options, request.settings))
         if wanted.data.generated:
             generated.check(wanted, held)
         if wanted.data.unlabelled:
@@ -495,27 +463,3 @@ def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
 def _default_folder(data: str | Path, preset: str | None, config: str | Path | None) -> Path:
     name = Path(str(data).replace(":", "-")).stem or "images"
     return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
-
-
-def model_path(model: str | Path | HasModel | Model) -> str:
-    """Return the folder or hub id of a model; raises ConfigError."""
-    if isinstance(model, Model):
-        if model.origin is None:
-            raise ConfigError(
-                "This model is not in a folder: give its hub id, or save it and give its folder."
-            )
-        return str(model.origin)
-    return str(model) if isinstance(model, str | Path) else str(model.model)
-
-
-def _named(model: str | Path | HasModel | Model) -> str:
-    """A model as a setting, which is TOML: its absolute path or its hub id."""
-    return json.dumps(_absolute(model_path(model)), ensure_ascii=False)
-
-
-def _absolute(data: str | Path) -> str:
-    """The source as an absolute path, so that a run can be resumed from another folder."""
-    place, comma, options = str(data).partition(",")  # how a pipeline is loaded
-    if Path(data).exists() or not Path(place).exists():
-        return str(Path(data).resolve()) if Path(data).exists() else str(data)
-    return f"{Path(place).resolve()}{comma}{options}"
