@@ -47,14 +47,14 @@ def engine_of(family: str, dataset: Dataset) -> Engine:
     config = resolve(preset=PRESETS[family])
     if config.tokenizer is None:
         config = config.for_data(dataset)
-        return Engine(config, Batches(dataset, **batch_options(config, CPU)), CPU, "bfloat16")
+        return Engine(config, Batches(dataset, **batch_options(config, dataset, CPU)), CPU, "bfloat16")
     tokenizer = families.build(parse(config.tokenizer.settings).for_data(dataset).model)
     assert isinstance(tokenizer, Tokenizes)
     config = config.for_data(dataset, {"tokenizer": tokenizer.config.model_dump()})
     shape = (len(dataset), *tokenizer.code_shape)
     codes = np.random.default_rng(0).integers(0, tokenizer.vocabulary, shape)
     batches = CodedBatches(
-        dataset, Codes(lambda places: codes[places], len(dataset)), **batch_options(config, CPU)
+        dataset, Codes(lambda places: codes[places], len(dataset)), **batch_options(config, dataset, CPU)
     )
     return Engine(config, batches, CPU, "bfloat16")
 

@@ -36,7 +36,7 @@ def engine_of(preset: str) -> Engine:
     config = resolve(preset=preset)
     dataset = open_dataset("emoji", size=config.size, **config.data.of_source())
     config, device = config.for_data(dataset), torch.device("cpu")
-    return Engine(config, Batches(dataset, **batch_options(config, device)), device, "float32")
+    return Engine(config, Batches(dataset, **batch_options(config, dataset, device)), device, "float32")
 
 
 def stall(engine: Engine, folder: Path, rounds: int) -> tuple[float, float, float]:

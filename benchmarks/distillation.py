@@ -221,7 +221,7 @@ def peer_network(widths: Sequence[int], channels: int) -> torch.nn.Module:
     """A U-Net of diffusers with two blocks per level and attention at 8x8."""
     from diffusers import UNet2DModel
 
-    return UNet2DModel(
+    network: torch.nn.Module = UNet2DModel(
         sample_size=SIZE[0],
         in_channels=channels,
         out_channels=channels,
@@ -230,7 +230,8 @@ def peer_network(widths: Sequence[int], channels: int) -> torch.nn.Module:
         norm_num_groups=8,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    ).eval()
+    )
+    return network.eval()
 
 
 @torch.inference_mode()

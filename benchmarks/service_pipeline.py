@@ -145,8 +145,8 @@ def main() -> None:
         folder = written("sd1", Path(name) / "sd")
         models = {"one": str(folder), "many": f"{folder},chunk={CLIENTS}"}
         # An idle worker waits for the clients of the last batch, which do not answer at the same moment.
-        settings = {"marks": "none", "engine": {"threads": 1, "device": "cpu", "window": 0.05}}
-        with ServiceProcess(Path(name), models, **settings) as service:
+        engine = {"threads": 1, "device": "cpu", "window": 0.05}
+        with ServiceProcess(Path(name), models, marks="none", engine=engine) as service:
             print(json.dumps(asyncio.run(measure(service, bare(folder), arguments)), indent=2))
 
 

@@ -9,6 +9,7 @@ each the median and the worst; `heap_mb` is the memory of the page before and af
 --screens jumps, `cells` the most that existed. `same` counts the pictures, of `pictures` with random
 requests, whose file on the page brought back settings that made the same pixels. `lost` counts the jobs, of
 `jobs` that the page began, that did not end after it was reloaded and the service killed and started again.
+`load` is the number of processes that wanted a core at the end: times on a busy machine are longer.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import statistics
@@ -101,6 +103,7 @@ def main() -> None:
         finally:
             service.stop()
             browser.close()
+    told["load"] = round(os.getloadavg()[0], 1)
     print(json.dumps(told, indent=1))
 
 
@@ -246,7 +249,7 @@ def gallery(browser: Browser, url: str, path: Path, arguments: argparse.Namespac
 def heap(session: Any) -> float:
     """Return the megabytes that scripts hold after a collection."""
     session.send("HeapProfiler.collectGarbage")
-    return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 1)
+    return float(round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 1))
 
 
 def timed(url: str, queries: list[dict[str, Any]]) -> dict[str, float]:

@@ -27,7 +27,7 @@ def clip_tokenizer() -> Any:
 
 def t5_tokenizer() -> Any:
     words = ["<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz,."]
-    return transformers.T5TokenizerFast(vocab=[(word, -1.0) for word in words], extra_ids=0)
+    return transformers.T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0)
 
 
 def qwen_tokenizer() -> Any:
@@ -43,7 +43,7 @@ def qwen_tokenizer() -> Any:
 def gemma_tokenizer() -> Any:
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz,."]
     vocab = {word: number for number, word in enumerate(words)}
-    return transformers.GemmaTokenizerFast(vocab=vocab, merges=[])
+    return transformers.GemmaTokenizer(vocab=vocab, merges=[])
 
 
 def clip_text(projection: bool = False, width: int = 16) -> Any:

@@ -48,7 +48,7 @@ class SeedMix(int):
 
     @property
     def weights(self) -> list[tuple[int, float]]:
-        """Return the seeds with the weights of their normal values, whose squares add up to 1."""
+        """Return the seeds with weights whose squares add up to 1."""
         length = math.hypot(*(share for _, share in self.parts))
         return [(seed, share / length) for seed, share in self.parts]
 

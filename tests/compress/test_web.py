@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from danqing.compress.browser_runtime import FILES, VERSION, runtime_files
-from danqing.compress.web import CONTROLS
 from danqing.errors import ConfigError, DataError
 from danqing.families.flow import FlowConfig
-from danqing.options import check
+from danqing.options import CONTROLS, check
 
 
 def test_a_runtime_of_another_version_and_an_incomplete_one_are_rejected(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import danqing as dq
+from danqing.cli.serve import named_models
 from danqing.errors import ConfigError, ModelError
 from danqing.pipelines import kinds
 from danqing.pipelines.layout import INDEX, choose_weights, read_layout, wanted
 from danqing.pipelines.options import LoadOptions
 from danqing.pipelines.sources import split_source
+from danqing.service import settings
 from tests.tiny_pipelines import KINDS
 
 Folder = Callable[[str], Path]
@@ -172,3 +174,20 @@ def test_each_class_has_its_row_and_its_sizes(pipeline_folder: Folder) -> None:
     assert found["flux"] == found["qwen-image"] == found["z-image"] == ((256, 256), 4)
     assert found["sana"] == ((32, 32), 32)
     assert found["pixart-sigma"] == ((32, 32), 8)
+
+
+def test_paths_in_a_configuration_of_the_service_keep_their_options(tmp_path: Path) -> None:
+    (tmp_path / "sd").mkdir()
+    (tmp_path / "service.toml").write_text(
+        '[models]\na = "sd,dtype=float16"\nb = "org/model,chunk=2"\nc = {path = "sd,chunk=4", workers = 1}\n'
+    )
+    models = settings.read(tmp_path / "service.toml")["models"]
+    assert models["a"] == f"{tmp_path / 'sd'},dtype=float16"
+    assert models["b"] == "org/model,chunk=2"
+    assert models["c"]["path"] == f"{tmp_path / 'sd'},chunk=4"
+    names = named_models(["org/model,chunk=2", "xl=org/other,dtype=float16", "modelscope:Qwen/Qwen-Image"])
+    assert names == {
+        "model": "org/model,chunk=2",
+        "xl": "org/other,dtype=float16",
+        "Qwen-Image": "modelscope:Qwen/Qwen-Image",
+    }

@@ -22,7 +22,9 @@ EXAMPLES = """Examples:
   danqing doctor --json"""
 
 _PURPOSES = {
+    "adapters": "danqing train --preset lora",
     "cluster": "tune, compare, evaluate and replicas on a Ray cluster",
+    "diffusers": "pretrained pipelines",
     "digits": "the built-in set digits",
     "emoji": "the built-in set emoji",
     "export": "danqing export --to onnx",

@@ -24,7 +24,7 @@ from danqing.training.run_files import read_json
 if TYPE_CHECKING:
     from danqing.studies.tune import Tuning
 
-EXAMPLES = """Examples:
+EXAMPLES = r"""Examples:
 
   danqing tune photos/ --preset gan-32 --space space.toml --trials 20 --minutes 5 --out runs/search
 
@@ -32,12 +32,12 @@ EXAMPLES = """Examples:
 
 where space.toml holds, for example:
 
-  [optimizer.learning_rate]
+  \[optimizer.learning_rate]
   low = 1e-4
   high = 1e-2
   log = true
 
-  [model.net]
+  \[model.net]
   choices = ["dcgan", "mlp"]
 
 Ctrl-C saves; run the same command again to continue."""

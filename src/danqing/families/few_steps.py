@@ -74,12 +74,15 @@ class FewStepFlow(FlowEditor):
         )
 
     def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
-        """Leave the discriminator to AdamW: its steps must shrink as those of an opponent do."""
+        """Return the kind of a parameter; the discriminator's are never matrices.
+
+        AdamW trains them, whose steps shrink as an opponent's must.
+        """
         return "other" if name.startswith(DISCRIMINATOR) else super().parameter_kind(name, parameter)
 
     def on_start(self, source: FamilyConfig) -> None:
         if isinstance(source, FlowConfig) and source.objective == "flow":
-            self.network.net.time.forget_target()
+            self.network.net.time.forget_target()  # type: ignore[union-attr,operator]
 
     def on_share(self, share: float) -> None:
         self._share = share
@@ -139,7 +142,7 @@ class FewStepFlow(FlowEditor):
         total = likeness
         if finishes:
             logged["verdict"] = self._verdict(images, points.condition, batch)
-            last = self.network.net.last.weight
+            last: Tensor = self.network.net.last.weight  # type: ignore[union-attr,assignment]
             ratio = gradient_ratio(likeness, logged["verdict"], last) if likeness.requires_grad else 1.0
             total = total + settings.adversarial * ratio * logged["verdict"]
         return Losses(total, {name: value.detach() for name, value in logged.items()})
@@ -152,10 +155,10 @@ class FewStepFlow(FlowEditor):
         """
         times, device = self._times[:-1], batch.images.device
         if batch.trajectories is not None:
-            points, n = batch.trajectories.images, len(batch)
+            taught, n = batch.trajectories.images, len(batch)
             chosen = torch.randint(len(times), (n,), generator=rng, device=device)
-            z, t = points[torch.arange(n, device=device), chosen], torch.tensor(times, device=device)[chosen]
-            return _Points(z, t, batch.trajectories.condition, points[:, -1])
+            z, t = taught[torch.arange(n, device=device), chosen], torch.tensor(times, device=device)[chosen]
+            return _Points(z, t, batch.trajectories.condition, taught[:, -1])
         steps = int(torch.randint(len(times), (1,), generator=rng, device=device))
         z = torch.randn(batch.images.shape, generator=rng, device=device)
         with torch.no_grad():
@@ -222,7 +225,7 @@ class FewStepFlow(FlowEditor):
         """Compute the discriminator's side, with penalties; it rests until the finish begins."""
         assert self.discriminator is not None
         if not self.has_begun_finish:
-            resting = 0.0 * sum(parameter.sum() for parameter in self.discriminator.parameters())
+            resting = 0.0 * torch.stack([one.sum() for one in self.discriminator.parameters()]).sum()
             return Losses(resting, dict.fromkeys(("verdict", "wins", "r1", "r2"), resting.detach()))
         points = self._points(batch, rng)
         with torch.no_grad():

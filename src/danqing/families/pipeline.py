@@ -164,7 +164,7 @@ class Pipeline(LearningPipeline):
         return found
 
     def with_added(self, added: Sequence[adapters.Added]) -> Self:
-        """Return the same pipeline, which adds adapters to its weights when it is loaded."""
+        """Return the same pipeline with adapters, added when it is loaded."""
         other = type(self)(self.layout, self.load_options)
         other._added = (*self._added, *added)
         return other
@@ -185,7 +185,7 @@ class Pipeline(LearningPipeline):
         return _ESTIMATES[key]
 
     def bytes_on(self, device: torch.device) -> tuple[int, int]:
-        """Return the bytes that it holds on a device, and those that it needs while it computes."""
+        """Return the bytes that it holds on a device, and its peak."""
         told = self.memory(device)
         most = told.on_device(placing.least_offload(self.load_options, device))
         return most - told.activations, most
@@ -328,7 +328,7 @@ class Pipeline(LearningPipeline):
     ) -> Tensor:
         """Call a pipeline once."""
         pipe = self._pipe(task)
-        taken = parameters_of(type(pipe))
+        taken = parameters_of(pipe.__class__)
         given = self.call_rules.arguments(texts, negative, options, taken)
         given |= {name: value for name, value in images.items() if name in taken}
         given |= {

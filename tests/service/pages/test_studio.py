@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
+from danqing.service.pages import studio_page
 from tests.service.pages.browsing import violations, visit
 from tests.service.serving import Running, served
 
@@ -175,3 +177,28 @@ def test_samples_are_given_by_name_alone(service: Running) -> None:
     for name in ("none", "..%2Fvae", "%2Fetc", "vae/../vae"):
         answer = httpx.get(f"{service.url}/models/{name}/samples.png")
         assert answer.status_code == (200 if name == "vae/../vae" else 404), name
+
+
+def test_its_files_are_small_compressed_and_kept_by_browsers(service: Running) -> None:
+    page = httpx.get(service.url)
+    assert page.headers["content-encoding"] == "gzip"
+    assert httpx.get(service.url, headers={"if-none-match": page.headers["etag"]}).status_code == 304
+    (base,) = set(re.findall(r"/studio/[0-9a-f]{20}(?=/)", page.text))
+    folder = Path(studio_page.__file__).with_name("studio")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.js")]
+    total = int(page.headers["content-length"])
+    for name in (*names, "shared.css", "studio.css"):
+        file = httpx.get(f"{service.url}{base}/{name}")
+        assert "immutable" in file.headers["cache-control"]
+        assert file.headers["x-content-type-options"] == "nosniff"
+        total += int(file.headers["content-length"])
+    assert total < 150_000  # of all pages together
+    plain = httpx.get(f"{service.url}{base}/studio.js", headers={"accept-encoding": "identity"})
+    assert plain.content == (folder / "studio.js").read_bytes()
+    for wrong in (
+        f"{base}/none.js",
+        f"{base}/..%2Fstudio_page.py",
+        "/studio/0/studio.js",
+        f"{base}/index.html",
+    ):
+        assert httpx.get(f"{service.url}{wrong}").status_code == 404

@@ -27,7 +27,7 @@ class Row:
 
     @property
     def drawn_from(self) -> int:
-        """Return the seed of its noise, which may be a mix of several."""
+        """Return the seed of its noise, or a mix of several."""
         return SeedMix(self.mix) if self.mix else self.seed
 
 

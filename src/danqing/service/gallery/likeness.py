@@ -46,7 +46,9 @@ class Likeness:
         known = await self._read(owner)
         wanted = _scaled([vector])[0]
         distances = known.squares - 2 * (known.rows @ wanted)
-        best = np.argpartition(distances, min(count, len(distances)) - 1)[:count] if len(distances) else []
+        if not len(distances):
+            return []
+        best = np.argpartition(distances, min(count, len(distances)) - 1)[:count]
         return [int(known.numbers[one]) for one in sorted(best, key=lambda one: float(distances[one]))]
 
     def forget(self, owner: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, aliased
@@ -142,7 +142,7 @@ def _with_words(session: Session, search: Search) -> list[int]:
     return list(session.scalars(query.order_by(first.number.desc()).limit(MOST_FOUND)))
 
 
-def _selected(search: Search) -> Select[tuple[int]]:
+def _selected(search: Search) -> Select[Any]:
     """Return a query for the numbers of pictures, whatever their words are."""
     picture = GalleryPicture
     query = select(picture.number).where(picture.owner == search.owner)
@@ -164,5 +164,6 @@ def _count(session: Session, search: Search, words: list[str]) -> int:
     return int(session.scalar(select(func.count()).select_from(query.limit(_MOST_COUNTED).subquery())) or 0)
 
 
-def _one_of(column: ColumnElement[str], words: list[str]) -> ColumnElement[bool]:
-    return column == words[0] if len(words) == 1 else column.in_(words)
+def _one_of(column: Any, words: list[str]) -> ColumnElement[bool]:
+    found: ColumnElement[bool] = column == words[0] if len(words) == 1 else column.in_(words)
+    return found

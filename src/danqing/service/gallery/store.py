@@ -153,7 +153,7 @@ def expired(session: Session, before: float, most: int) -> list[tuple[str, Store
     picture = GalleryPicture
     query = select(picture.owner, picture.number, picture.mark, picture.job, picture.place)
     rows = session.execute(query.where(picture.created < before).limit(most))
-    return [(owner, Stored(*rest)) for owner, *rest in rows]
+    return [(owner, Stored(number, mark, job, place)) for owner, number, mark, job, place in rows]
 
 
 def remove(session: Session, numbers: Iterable[int]) -> None:

@@ -177,8 +177,8 @@ def _keys(session: Session) -> list[dict[str, Any]]:
 
 
 def _jobs_by_status(session: Session) -> dict[str, int]:
-    rows = session.execute(select(Job.status, func.count().label("count")).group_by(Job.status))
-    return {row.status: row.count for row in rows}
+    rows = session.execute(select(Job.status, func.count().label("jobs")).group_by(Job.status))
+    return {row.status: row.jobs for row in rows}
 
 
 def _gallery_bytes(session: Session) -> int:

@@ -286,7 +286,7 @@ async def _zip(service: Service, owner: str, found: Sequence[GalleryPicture]) ->
     """Yield a zip, one picture after the other; those that are deleted meanwhile are missing."""
     out = _Chunks()
     lines = []
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for one in found:
             try:
                 _, content = await service.database.run(queries.content, owner, one.number)
@@ -306,7 +306,7 @@ class _Chunks:
     def __init__(self) -> None:
         self._written = bytearray()
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes, /) -> int:
         self._written += data
         return len(data)
 
