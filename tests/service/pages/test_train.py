@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.service.pages.browsing import violations, visit
 from tests.service.serving import Running, served
-from tests.service.training.sets import TRAINING, Client, photos, picture
+from tests.service.training.sets import BUDGET, TRAINING, Client, photos, picture
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +63,7 @@ def test_a_folder_becomes_a_model_in_service(browser: Browser, service: Running,
     expect(card.get_by_role("link", name="Report")).to_be_visible()
     card.get_by_role("button", name=words["serve"]).click()
     expect(card).to_contain_text(f"{words['done']} run:tiny", timeout=60_000)
+    check_what_it_left(Client(service.url))
     page.locator("#train-preset").select_option("vae-32")
     page.locator("#train-minutes").fill("30")
     page.locator("#train-name").fill("second")
@@ -74,10 +75,26 @@ def test_a_folder_becomes_a_model_in_service(browser: Browser, service: Running,
     expect(page.locator("#train-compared h4")).to_have_text(["tiny", "second"])
     assert violations(page) == []
     page.on("dialog", lambda dialog: dialog.accept())
-    second.get_by_role("button", name="Delete").click()
-    expect(page.locator(".train-run")).to_have_count(1)
+    for left in (1, 0):
+        page.locator(".train-run").first.get_by_role("button", name="Delete").click()
+        expect(page.locator(".train-run")).to_have_count(left)
+    assert not list((service.service.training.folder / "runs").iterdir())
+    assert [one["id"] for one in Client(service.url).ask("GET", "/v1/models")["data"]] == ["gan"]
     assert trouble == []
     page.close()
+
+
+def check_what_it_left(client: Client) -> None:
+    """The finished run has what programs ask for, and its model generates."""
+    (run,) = client.ask("GET", "/v1/runs")["data"]
+    done = client.ask("GET", f"/v1/runs/{run['id']}")["progress"]
+    assert done["images"] == BUDGET
+    assert done["curves"]
+    assert client.ask("GET", f"/v1/runs/{run['id']}/samples/{done['samples'][-1]}").startswith(b"\x89PNG")
+    report = client.http.get(f"/v1/runs/{run['id']}/report")
+    assert b"</html>" in report.content
+    assert [one["id"] for one in client.ask("GET", "/v1/models")["data"]] == ["gan", "run:tiny"]
+    client.ask("POST", "/v1/images/generations", json={"model": "run:tiny", "prompt": "dark"})
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("dark", 360)])

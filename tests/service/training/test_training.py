@@ -1,13 +1,20 @@
 """Data sets and runs of a service, with real processes that train tiny models."""
 
+import fcntl
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from danqing.service.settings import Limits
-from danqing.service.training.progress import POINTS, _thinned
+from danqing.service.storage.database import Database
+from danqing.service.training import process
+from danqing.service.training.progress import POINTS, _thinned, progress
 from danqing.service.training.set_folder import Change, NewImage, SetFolder
+from danqing.service.training.tables import RunState, TrainingRun
 from danqing.service.training.upload import About, read_upload
 from tests.service.serving import Running, served
 from tests.service.training.sets import TRAINING, Client, photos, picture, zipped
@@ -102,59 +109,59 @@ def test_a_check_finds_copies_as_pictures_to_drop(client: Client) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_put_into_service_and_deleted(client: Client, running: Running) -> None:
-    id = client.run(client.data_set())
-    told = client.until(f"/v1/runs/{id}", lambda one: one["state"] in ("finished", "failed"))
-    assert told["state"] == "finished", told
-    progress = told["progress"]
-    assert progress["images"] == 256
-    assert progress["curves"]
-    assert progress["report"]
-    assert client.ask("GET", f"/v1/runs/{id}/samples/{progress['samples'][-1]}").startswith(b"\x89PNG")
-    report = client.http.get(f"/v1/runs/{id}/report")
-    assert "script" not in report.headers["content-security-policy"]
-    model = client.ask("POST", f"/v1/runs/{id}/service", json={"name": "squares"})["model"]
-    assert model == "run:squares"
-    listed = [one["id"] for one in client.ask("GET", "/v1/models")["data"]]
-    assert listed == ["gan", model]
-    body = {"model": model, "prompt": "dark", "response_format": "b64_json"}
-    assert client.ask("POST", "/v1/images/generations", json=body)["data"]
-    folder = running.service.training.run_folder(id)
-    assert folder.exists()
-    client.ask("DELETE", f"/v1/runs/{id}", 204)
-    assert not folder.exists()
-    client.ask("POST", "/v1/images/generations", 404, json=body)
+def test_a_run_goes_on_from_its_checkpoint_when_the_service_starts_again(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
+        client = Client(running.url)
+        data = client.data_set()
+        id, second = client.run(data, images=10**7), client.run(data, name="second")
+        path = f"/v1/runs/{id}"
+        client.until(path, lambda one: one["progress"]["images"] > 0)
+        assert client.ask("GET", f"/v1/runs/{second}")["state"] == "queued"  # one at a time
+        assert client.ask("POST", f"/v1/runs/{second}/stop")["state"] == "stopped"
+        folder = running.service.training.run_folder(id)
+    assert not process.is_alive(folder)
+    left = progress(folder / "run")["images"]
+    with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
+        client = Client(running.url)
+        client.until(path, lambda one: one["progress"]["images"] > left)
+        client.ask("POST", f"{path}/stop")
+        client.until(path, lambda one: one["state"] == "stopped")
+        client.ask("POST", f"{path}/stop")  # again, without harm
+        assert client.ask("POST", f"{path}/resume")["state"] == "queued"
+        client.ask("DELETE", path, 204)
+        client.ask("GET", path, 404)
+        assert not folder.exists()
 
 
 @pytest.mark.slow
-def test_one_run_at_a_time_is_stopped_resumed_and_deleted(client: Client) -> None:
-    id = client.run(client.data_set(), images=10**7)
-    second = client.run(client.ask("GET", "/v1/datasets")["data"][0]["id"], name="second")
-    path = f"/v1/runs/{id}"
-    client.until(path, lambda one: one["progress"]["images"] > 0)
-    assert client.ask("GET", f"/v1/runs/{second}")["state"] == "queued"  # one at a time
-    assert client.ask("POST", f"/v1/runs/{second}/stop")["state"] == "stopped"
-    client.ask("POST", f"{path}/stop")
-    stopped = client.until(path, lambda one: one["state"] == "stopped")
-    client.ask("POST", f"{path}/stop")  # again, without harm
-    assert client.ask("POST", f"{path}/resume")["state"] == "queued"
-    client.until(path, lambda one: one["progress"]["images"] > stopped["progress"]["images"])
-    client.ask("DELETE", path, 204)
-    client.ask("GET", path, 404)
-
-
-@pytest.mark.slow
-def test_a_service_that_starts_again_goes_on_with_its_runs(models: dict[str, str], tmp_path: Path) -> None:
+def test_a_service_finds_its_processes_again_and_its_models(models: dict[str, str], tmp_path: Path) -> None:
     with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
-        client = Client(running.url)
-        id = client.run(client.data_set(), images=3000)
-        before = client.until(f"/v1/runs/{id}", lambda one: one["progress"]["images"] > 0)
-    assert before["state"] == "running"
-    with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
-        client = Client(running.url)
-        done = client.until(f"/v1/runs/{id}", lambda one: one["state"] in ("finished", "failed"))
-        assert (done["state"], done["progress"]["images"] >= 3000) == ("finished", True), done
-        client.ask("POST", f"/v1/runs/{id}/service", json={"name": "kept"})
+        training = running.service.training
+        (folder := training.run_folder("run_1")).mkdir(parents=True)
+        add_run(running.service.database, training.home, "run_2", "finished")
+        shutil.copytree(models["gan"], training.run_folder("run_2") / "run" / "model")
+        (training.run_folder("run_2") / "run" / "config.toml").touch()
+        Client(running.url).ask("POST", "/v1/runs/run_2/service", json={"name": "kept"})
+    with (folder / "lock").open("w") as lock:  # stands for a run that an earlier service has started
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait = [sys.executable, "-c", "import time\ntime.sleep(100)"]
+        other = subprocess.Popen(wait, pass_fds=[lock.fileno()], stderr=subprocess.DEVNULL)
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    add_run(database, training.home, "run_1", "running", pid=other.pid)
+    database.close()
     with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
         client = Client(running.url)
         client.until("/v1/models", lambda told: "run:kept" in [one["id"] for one in told["data"]])
+        client.ask("POST", "/v1/images/generations", json={"model": "run:kept", "prompt": ""})
+        assert client.ask("GET", "/v1/runs/run_1")["state"] == "running"
+        client.ask("POST", "/v1/runs/run_1/stop")
+        assert other.wait(20) != 0
+        client.until("/v1/runs/run_1", lambda one: one["state"] == "stopped")
+
+
+def add_run(database: Database, home: str, id: str, state: RunState, pid: int | None = None) -> None:
+    told = {"name": "r", "set_name": "s", "preset": "vae-32", "minutes": 1.0, "seed": 0, "created": 0.0}
+    run = TrainingRun(id=id, home=home, owner="", state=state, reason="", model="", pid=pid, **told)
+    database.transact(lambda session: session.merge(run) and None)

@@ -37,7 +37,10 @@ class Catalogue:
         self._sources[name] = source
 
     def add(self, name: str, source: str) -> asyncio.Future[Offer]:
-        """Add a model while the service runs; return its description once a worker has read its folder."""
+        """Add a model while the service runs.
+
+        Return its description once a worker has read its folder.
+        """
         self._sources[name] = source
         self._awaited[name] = asyncio.get_running_loop().create_future()
         return self._awaited[name]

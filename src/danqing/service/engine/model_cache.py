@@ -41,7 +41,10 @@ class ModelCache:
         return list(self._models)
 
     def add(self, name: str, source: str) -> None:
-        """Hold another model; one that had its name before is forgotten."""
+        """Add another model.
+
+        One that had its name before is forgotten.
+        """
         self._sources[name] = source
         self._failures.pop(name, None)
         if self._models.pop(name, None) is not None:

@@ -172,7 +172,10 @@ class Scheduler:
         self.offers.include(name)
 
     def withdraw(self, name: str) -> None:
-        """Serve a model no longer that was added; what waits for it fails."""
+        """Stop serving a model that was added.
+
+        What waits for it fails.
+        """
         self.offers.exclude(name)
         self.catalogue.withdraw(name)
 

@@ -88,7 +88,10 @@ class DataSetAnswer(BaseModel):
 
 
 class DataSetDetails(DataSetAnswer):
-    """A data set with its check, and how many images have each label ("" for none), and captions."""
+    """A data set with what its check has found.
+
+    labels: how many images have each, "" for none. captions: how many images have one.
+    """
 
     labels: dict[str, int]
     captions: int
@@ -120,7 +123,7 @@ class ImageAnswer(BaseModel):
 
 
 class ImagePage(BaseModel):
-    """Images of a data set, in the order in which they were added."""
+    """Images of a data set, as they were added."""
 
     object: Literal["list"] = "list"
     data: list[ImageAnswer]
@@ -128,7 +131,10 @@ class ImagePage(BaseModel):
 
 
 class UploadAnswer(BaseModel):
-    """What became of an upload. rejected: names of files, and why they were not added."""
+    """What became of an upload.
+
+    rejected: names of files, and why they were not added.
+    """
 
     added: list[str]
     rejected: dict[str, str]
@@ -149,7 +155,10 @@ class PresetAnswer(BaseModel):
 
 
 class PresetList(BaseModel):
-    """Presets, the smallest pictures first. cores: of this machine. most_minutes: of a run."""
+    """Presets, the smallest pictures first.
+
+    cores: of this machine. most_minutes: of a run.
+    """
 
     object: Literal["list"] = "list"
     data: list[PresetAnswer]
@@ -158,7 +167,10 @@ class PresetList(BaseModel):
 
 
 class RunAnswer(BaseModel):
-    """A run. model: its name in service, "" if it is not in service."""
+    """A run.
+
+    model: its name in service, "" if it is not in service.
+    """
 
     id: str
     object: Literal["run"] = "run"

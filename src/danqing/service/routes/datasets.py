@@ -55,7 +55,7 @@ _Trainer = Annotated[Caller, Depends(trainer)]
 
 
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """Return how the OpenAPI document describes a JSON body that is read here."""
+    """Return how the OpenAPI document describes a JSON body."""
     schema = kind.model_json_schema()
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -125,7 +125,10 @@ async def details(request: Request, caller: _Trainer, set_id: str) -> JSONRespon
 
 @router.delete("/{set_id}", summary="Delete a data set", status_code=204, responses=schemas.REJECTED)
 async def delete(request: Request, caller: _Trainer, set_id: str) -> Response:
-    """Delete a data set with its files; runs keep the copies that they train on."""
+    """Delete a data set with its files.
+
+    Runs keep the copies that they train on.
+    """
     service = service_of(request)
     await service.database.run(store.delete_set, service.training.whose(caller.owner), set_id)
     await service.training.forget_set(set_id)
@@ -252,7 +255,10 @@ async def thumbnail(request: Request, caller: _Trainer, set_id: str, name: str) 
 
 @router.post("/{set_id}/check", summary="Check a data set", status_code=202, responses=schemas.REJECTED)
 async def check(request: Request, caller: _Trainer, set_id: str) -> Response:
-    """Look for what is unusual, as `danqing data clean` does; `GET` of the data set says when it is done."""
+    """Start to look for what is unusual, as `danqing data clean` does.
+
+    `GET` of the data set says when it is done.
+    """
     found = await _find(request, caller, set_id)
     if not found.images:
         raise ApiError(409, "The data set has no images: add some first.", code="empty_set")

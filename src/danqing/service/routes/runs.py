@@ -46,7 +46,7 @@ async def list_runs(request: Request, caller: _Trainer) -> JSONResponse:
 
 @router.get("/presets", summary="Presets and their cost", responses=answers(PresetList))
 async def list_presets(request: Request, caller: _Trainer) -> JSONResponse:
-    """Return the presets that data sets can be trained with, and what each costs."""
+    """Return the presets for data sets, and what each costs."""
     data = [one._asdict() for one in presets.offered().values()]
     most = service_of(request).training.limits.minutes
     return JSONResponse({"object": "list", "data": data, "cores": cores(), "most_minutes": most})
@@ -54,7 +54,10 @@ async def list_presets(request: Request, caller: _Trainer) -> JSONResponse:
 
 @router.post("", summary="Train", responses=answers(RunAnswer), openapi_extra=body_of(NewRun))
 async def train(request: Request, caller: _Trainer) -> JSONResponse:
-    """Queue a run, which trains on a copy of a data set in a process of its own."""
+    """Queue a run.
+
+    It trains on a copy of a data set, in a process of its own.
+    """
     asked = await read_body(request, NewRun)
     service = service_of(request)
     training, whose = service.training, service.training.whose(caller.owner)
@@ -106,7 +109,10 @@ async def details(request: Request, caller: _Trainer, run_id: str) -> JSONRespon
 
 @router.post("/{run_id}/stop", summary="Stop a run", responses=answers(RunAnswer))
 async def stop(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
-    """Stop a run, as Ctrl-C does: it writes a checkpoint, and resuming it changes no bit of its result."""
+    """Stop a run, as Ctrl-C does.
+
+    It writes a checkpoint, and resuming it changes no bit of its result.
+    """
     return JSONResponse(_describe(await service_of(request).training.stop_run(caller.owner, run_id)))
 
 
@@ -118,7 +124,10 @@ async def resume(request: Request, caller: _Trainer, run_id: str) -> JSONRespons
 
 @router.delete("/{run_id}", summary="Delete a run", status_code=204, responses=schemas.REJECTED)
 async def delete(request: Request, caller: _Trainer, run_id: str) -> Response:
-    """Delete a run with its files, at once; its model goes out of service."""
+    """Delete a run with its files, at once.
+
+    Its model goes out of service.
+    """
     await service_of(request).training.delete_run(caller.owner, run_id)
     return Response(status_code=204)
 
@@ -130,7 +139,10 @@ async def delete(request: Request, caller: _Trainer, run_id: str) -> Response:
     openapi_extra=body_of(ServedAs),
 )
 async def serve(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
-    """Serve the model of a finished run; only its owner and administrators can use it."""
+    """Serve the model of a finished run.
+
+    Only its owner and administrators can use it.
+    """
     asked = await read_body(request, ServedAs)
     await service_of(request).training.serve(caller.owner, run_id, asked.name)
     return JSONResponse(_describe(await _find(request, caller, run_id)))

@@ -60,7 +60,9 @@ class Training:
         return self.limits.runs > 0
 
     async def start(self) -> None:
-        """Find running processes again, resume what was interrupted, and put models back into service.
+        """Find running processes again, and resume what was interrupted.
+
+        Models are put back into service.
 
         Raises ConfigError without PyTorch.
         """
@@ -74,7 +76,10 @@ class Training:
         self._begin(self._look_always())
 
     async def stop(self) -> None:
-        """Interrupt all processes, which write a checkpoint; the next start resumes them."""
+        """Stop all processes, which write a checkpoint.
+
+        The next start resumes them.
+        """
         if not self.home:
             return
         self._closing = True
@@ -97,7 +102,10 @@ class Training:
         return SetFolder(self.folder / "sets" / id)
 
     def run_folder(self, id: str) -> Path:
-        """Return the folder of a run that is in the database; the run itself is in its `run`."""
+        """Return the folder of a run that is in the database.
+
+        The run folder of `danqing train` is in it, as `run`.
+        """
         return self.folder / "runs" / id
 
     def lock_of(self, id: str) -> asyncio.Lock:
@@ -105,11 +113,17 @@ class Training:
         return self._locks.setdefault(id, asyncio.Lock())
 
     def check_of(self, id: str) -> SetCheck | None:
-        """Return the latest check of a data set since the service has started; None if there was none."""
+        """Return the latest check of a data set.
+
+        None if there was none since the service has started.
+        """
         return self._checks.get(id)
 
     def check_set(self, id: str) -> None:
-        """Start to look for what is unusual in a data set; does nothing while that is done."""
+        """Start to look for what is unusual in a data set.
+
+        Does nothing while that is done.
+        """
         known = self._checks.get(id)
         if known is None or known.is_done:
             check = self._checks[id] = SetCheck(self.set_folder(id))
@@ -124,7 +138,10 @@ class Training:
         self._locks.pop(id, None)
 
     async def submit(self, run: TrainingRun, set_id: str) -> None:
-        """Copy the images of a data set, and queue a run; raises ApiError."""
+        """Copy the images of a data set, and queue a run.
+
+        Raises ApiError.
+        """
         folder = self.run_folder(run.id)
         source = self.set_folder(set_id)
         try:
@@ -137,7 +154,10 @@ class Training:
         self._changed.set()
 
     async def stop_run(self, owner: str, id: str) -> TrainingRun:
-        """Stop a run, which writes a checkpoint and can go on; raises ApiError."""
+        """Stop a run, which writes a checkpoint.
+
+        Raises ApiError.
+        """
         await self._database.run(store.find_run, self.whose(owner), id)
         async with self.lock_of(id):
             run = await self._database.run(store.stop_run, self.whose(owner), id, time.time())
@@ -146,13 +166,19 @@ class Training:
         return run
 
     async def resume_run(self, owner: str, id: str) -> TrainingRun:
-        """Let a run go on that was stopped or has failed; raises ApiError."""
+        """Let a run go on that was stopped or has failed.
+
+        Raises ApiError.
+        """
         run = await self._database.run(store.resume_run, self.whose(owner), id, ACTIVE_RUNS)
         self._changed.set()
         return run
 
     async def delete_run(self, owner: str, id: str) -> None:
-        """End a run at once, and delete it with all of its files; raises ApiError."""
+        """End a run at once, and delete all of its files.
+
+        Raises ApiError.
+        """
         await self._database.run(store.find_run, self.whose(owner), id)  # no lock for ids that are made up
         async with self.lock_of(id):
             run = await self._database.run(store.find_run, self.whose(owner), id)
@@ -169,7 +195,9 @@ class Training:
         self._locks.pop(id, None)
 
     async def serve(self, owner: str, id: str, name: str) -> str:
-        """Put the model of a finished run into service for its owner; return its name there.
+        """Put the model of a finished run into service.
+
+        Only its owner can use it. Returns its name there.
 
         Raises ApiError.
         """
@@ -291,7 +319,10 @@ class Training:
 
 
 def model_name(name: str, owner: str) -> str:
-    """Return the name of a trained model in the service: `run:photos`, with the key of its owner if any."""
+    """Return the name of a trained model in the service.
+
+    `run:photos`, followed by the key of its owner if there is one.
+    """
     return f"{TRAINED}{name}@{owner}" if owner else f"{TRAINED}{name}"
 
 

@@ -35,7 +35,10 @@ class Preset(NamedTuple):
 
 @functools.cache
 def offered() -> dict[str, Preset]:
-    """Return the presets that can be chosen, by their names, the smallest pictures first."""
+    """Return the presets that can be chosen, by their names.
+
+    The smallest pictures come first.
+    """
     found = [_described(name) for name in presets.names() if name not in _OTHERS and _suits(name)]
     return {one.name: one for one in sorted(found, key=lambda one: (one.size, one.name))}
 

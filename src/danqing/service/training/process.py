@@ -72,7 +72,10 @@ def kill(folder: Path, pid: int) -> None:
 
 
 def last_words(folder: Path, most: int = 500) -> str:
-    """Return the last line that a process has said, without paths of the folder."""
+    """Return the last line that a process has said.
+
+    Paths of the folder are left out.
+    """
     try:
         content = (folder / "output.log").read_bytes()[-8192:].decode("utf-8", "replace")
     except OSError:

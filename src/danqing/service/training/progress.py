@@ -57,7 +57,10 @@ def samples(run: Path) -> list[str]:
 
 
 def sample_file(run: Path, name: str) -> Path | None:
-    """Return the file of a grid of samples; None if there is none of this name."""
+    """Return the file of a grid of samples.
+
+    None if there is none of this name.
+    """
     path = run / "samples" / name
     return path if _SAMPLES.fullmatch(name) and path.is_file() and not path.is_symlink() else None
 

@@ -36,7 +36,10 @@ class SetCheck:
         return self.state in ("done", "failed")
 
     async def run(self, turns: asyncio.Semaphore) -> None:
-        """Check the set when it is its turn, and write what was found into its folder."""
+        """Check the set when it is its turn.
+
+        What was found is written into its folder.
+        """
         async with turns:
             self.state = "running"
             try:

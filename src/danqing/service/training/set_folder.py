@@ -52,7 +52,10 @@ class Entry:
 
 
 class Change(NamedTuple):
-    """What is changed about an image; None leaves a value as it is."""
+    """What is changed about an image.
+
+    None leaves a value as it is.
+    """
 
     name: str
     label: str | None = None
@@ -112,7 +115,10 @@ class SetFolder:
         return _json(self.findings_file)
 
     def change(self, changes: Iterable[Change]) -> list[str]:
-        """Change labels, captions and decisions; return the names that the set does not have."""
+        """Change labels, captions and decisions.
+
+        Returns the names that the set does not have; then nothing is changed.
+        """
         rows, choices = self._rows(), _json(self._choices)
         by_name, unknown = {row["file_name"]: row for row in rows}, list[str]()
         for one in changes:
@@ -134,12 +140,17 @@ class SetFolder:
         return len(names), sum((self.images / name).stat().st_size for name in names)
 
     def image(self, name: str) -> Path | None:
-        """Return the file of an image; None for a name that the set does not have."""
+        """Return the file of an image.
+
+        None for a name that the set does not have.
+        """
         known = any(row["file_name"] == name for row in self._rows())
         return self.images / name if known else None
 
     def copy_to(self, folder: Path) -> Path | None:
-        """Copy images and table into a folder, for a run, which later changes must not reach.
+        """Copy images and table into a folder, for a run.
+
+        Later changes do not reach it.
 
         Return the clean list of what is dropped; None if nothing is. Files are linked where that is possible.
         """

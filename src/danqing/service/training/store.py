@@ -12,14 +12,17 @@ from danqing.service.training.tables import ACTIVE, RunState, TrainingRun, Train
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """Whose data sets and runs: those of a key, in one data folder."""
+    """Who owns data sets and runs, and in which data folder."""
 
     home: str
     owner: str
 
 
 def add_set(session: Session, whose: Owned, id: str, name: str, limits: TrainingSettings, now: float) -> None:
-    """Add an empty data set; raises ApiError 400 when the owner has as many as the settings allow."""
+    """Add an empty data set.
+
+    Raises ApiError 400 when the owner has as many as the settings allow.
+    """
     count = select(func.count()).select_from(TrainingSet).where(*_of_set(whose), TrainingSet.id != id)
     if (session.scalar(count) or 0) >= limits.sets:
         raise ApiError(
@@ -47,7 +50,9 @@ def list_sets(session: Session, whose: Owned) -> list[TrainingSet]:
 def check_room(
     session: Session, whose: Owned, id: str, images: int, size: int, limits: TrainingSettings
 ) -> None:
-    """Raise ApiError 400 if images do not fit into a data set, or into what its owner may store.
+    """Raise ApiError 400 if images do not fit into a data set.
+
+    Nor may they exceed what its owner may store.
 
     images, size: how many are added, and their bytes.
     """
@@ -75,7 +80,10 @@ def delete_set(session: Session, whose: Owned, id: str) -> None:
 
 
 def add_run(session: Session, run: TrainingRun, most: int) -> None:
-    """Add a queued run; raises ApiError 400 when its owner has too many that are not done."""
+    """Add a queued run.
+
+    Raises ApiError 400 when its owner has too many that are not done.
+    """
     whose = Owned(run.home, run.owner)
     active = select(func.count()).where(
         *_of_run(whose), TrainingRun.state.in_(ACTIVE), TrainingRun.id != run.id
@@ -107,7 +115,10 @@ def list_runs(session: Session, whose: Owned) -> list[TrainingRun]:
 
 
 def active_runs(session: Session, home: str) -> list[TrainingRun]:
-    """Return the runs of a data folder that are not done, the oldest first."""
+    """Return the runs of a data folder that are not done.
+
+    The oldest come first.
+    """
     wanted = select(TrainingRun).where(TrainingRun.home == home, TrainingRun.state.in_(ACTIVE))
     return list(session.scalars(wanted.order_by(TrainingRun.created, TrainingRun.id)))
 
@@ -131,7 +142,10 @@ def has_ended(session: Session, id: str, state: RunState, reason: str, now: floa
 
 
 def stop_run(session: Session, whose: Owned, id: str, now: float) -> TrainingRun:
-    """Stop a queued run, and mark one that runs; raises ApiError 404, and 409 for one that is done."""
+    """Stop a queued run, and mark one that runs.
+
+    Raises ApiError 404, and 409 for one that is done.
+    """
     found = find_run(session, whose, id)
     if found.state == "queued":
         found.state, found.ended = "stopped", now
@@ -145,7 +159,10 @@ def stop_run(session: Session, whose: Owned, id: str, now: float) -> TrainingRun
 
 
 def resume_run(session: Session, whose: Owned, id: str, most: int) -> TrainingRun:
-    """Queue a run again that was stopped or has failed; raises ApiError 404 and 409."""
+    """Queue a run again that was stopped or has failed.
+
+    Raises ApiError 404 and 409.
+    """
     found = find_run(session, whose, id)
     if found.state in ("stopped", "failed"):
         found.state, found.reason = "queued", ""
@@ -163,7 +180,10 @@ def delete_run(session: Session, whose: Owned, id: str) -> None:
 
 
 def name_model(session: Session, whose: Owned, id: str, model: str) -> None:
-    """Record the name under which a run's model is in service, "" for none; raises ApiError 404 and 409."""
+    """Record the name under which a run's model is in service.
+
+    model: "" for none. Raises ApiError 404 and 409.
+    """
     found = find_run(session, whose, id)
     if model:
         same = select(TrainingRun.id).where(TrainingRun.model == model, TrainingRun.id != id)

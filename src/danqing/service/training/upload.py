@@ -34,7 +34,10 @@ class Uploaded(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a client says about a file that it uploads: its path, label and caption."""
+    """What a client says about a file that it uploads.
+
+    source: its path.
+    """
 
     source: str = ""
     label: str = ""
@@ -63,7 +66,10 @@ def read_upload(files: Sequence[bytes], told: Sequence[About], limits: Limits) -
 
 
 def unpacked_bytes(files: Sequence[bytes], limits: Limits) -> int:
-    """Return how many bytes a zip unpacks to, 0 for images; raises ApiError as `read_upload`."""
+    """Return how many bytes a zip unpacks to, 0 for images.
+
+    Raises ApiError as `read_upload`.
+    """
     if not archives.is_archive(files[0]):
         return 0
     archives.contents(files[0], limits)
@@ -72,7 +78,7 @@ def unpacked_bytes(files: Sequence[bytes], limits: Limits) -> int:
 
 
 def shortened(text: Any, most: int) -> str:
-    """Return a value as one line of text, without what cannot be printed."""
+    """Return a value as one line of printable text."""
     plain = "" if tables.is_missing(text) else normalized(str(text))
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split())[:most]
 
@@ -136,7 +142,7 @@ def _tables_in(content: bytes, others: Mapping[str, str]) -> dict[str, dict[str,
         columns, folder = table.columns, name.rpartition("/")[0]
         labels = tables.label_texts([row.get(columns.label or "") for row in table.rows])
         for row, label in zip(table.rows, labels, strict=True):
-            path = str(PurePosixPath(folder, str(row[columns.file])))
+            path = str(PurePosixPath(folder, str(row[columns.file or ""])))
             told[path] = {
                 "label": label or "",
                 "text": tables.caption_text(row.get(columns.caption or "")) or "",
