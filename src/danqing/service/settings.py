@@ -160,6 +160,7 @@ class TrainingSettings(_Section):
 
     runs: that may run at the same time, each in a process of its own; 0 trains nothing.
     sets: data sets of one key; images: of one data set; bytes: of all data sets of one key.
+    kept: runs of one key that are there, whatever has become of them.
     minutes: the largest budget of a run.
     """
 
@@ -167,6 +168,7 @@ class TrainingSettings(_Section):
     sets: int = Field(20, ge=1)
     images: int = Field(10_000, ge=1)
     bytes: int = Field(2048 * MEGABYTE, ge=1024)
+    kept: int = Field(50, ge=1)
     minutes: float = Field(1440.0, gt=0)
 
 

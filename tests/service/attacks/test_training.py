@@ -29,7 +29,7 @@ LIMITS = {
     "archive_entries": 40,
     "pixels": 1_000_000,
 }
-TRAINING = {"runs": 1, "images": 30, "bytes": 1_000_000, "sets": 8, "minutes": 60}
+TRAINING = {"runs": 1, "images": 30, "bytes": 1_000_000, "sets": 8, "kept": 3, "minutes": 60}
 
 
 class Attacked(NamedTuple):
@@ -284,6 +284,17 @@ def test_a_preset_without_what_it_needs_is_refused_before_anything_is_started(
         answer = attacked.anna.http.post("/v1/runs", json=body)
         assert_refused(answer, 400)
         assert need in answer.json()["error"]["message"]
+
+
+def test_a_key_cannot_fill_the_disk_with_runs(attacked: Attacked, mine: str) -> None:
+    runs = [finished(attacked, owner_of(attacked, "anna"), f"run_full_{number}") for number in range(3)]
+    before = set(attacked.running.service.training.folder.joinpath("runs").iterdir())
+    assert_refused(
+        attacked.anna.http.post("/v1/runs", json={"dataset": mine, "name": "x", "preset": "vae-32"}), 400
+    )
+    assert set(attacked.running.service.training.folder.joinpath("runs").iterdir()) == before
+    for run in runs:
+        attacked.anna.ask("DELETE", f"/v1/runs/{run}", 204)
 
 
 def test_samples_of_a_run_are_the_only_files_that_are_given(attacked: Attacked) -> None:

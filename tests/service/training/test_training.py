@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from danqing.service.settings import Limits
+from danqing.errors import ConfigError
+from danqing.service.settings import Limits, checked
 from danqing.service.storage.database import Database
 from danqing.service.training import process
 from danqing.service.training.progress import POINTS, _thinned, progress
@@ -69,6 +70,11 @@ def test_a_data_set_is_what_training_reads(tmp_path: Path) -> None:
     assert len(data) == 3
     assert set(data.label_names) == {"a", "b", "c"}
     assert list(data.texts(range(3)) or ()).count("number 2") == 1
+
+
+def test_no_model_of_the_settings_is_called_as_a_trained_one() -> None:
+    with pytest.raises(ConfigError, match="begins with run:"):
+        checked({"models": {"run:photos": "x"}})
 
 
 def test_curves_are_thinned_and_keep_their_ends() -> None:

@@ -31,8 +31,6 @@ _log = logging.getLogger("danqing.training")
 
 _LOOK = 0.5  # seconds between looks at the processes
 _LAST = 30.0  # seconds that a stopping service waits for the checkpoints of runs
-ACTIVE_RUNS = 20
-"""How many runs of one key may be queued or running."""
 
 
 class Training:
@@ -147,7 +145,7 @@ class Training:
         try:
             async with self.lock_of(set_id):
                 await asyncio.to_thread(source.copy_to, folder / "data")
-            await self._database.run(store.add_run, run, ACTIVE_RUNS)
+            await self._database.run(store.add_run, run, self.limits)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -170,7 +168,7 @@ class Training:
 
         Raises ApiError.
         """
-        run = await self._database.run(store.resume_run, self.whose(owner), id, ACTIVE_RUNS)
+        run = await self._database.run(store.resume_run, self.whose(owner), id)
         self._changed.set()
         return run
 
@@ -236,8 +234,12 @@ class Training:
 
     async def _look_always(self) -> None:
         while True:
-            with contextlib.suppress(DatabaseError):
+            try:
                 await self._look()
+            except DatabaseError:
+                pass  # it is away, and the processes go on
+            except Exception:  # whatever it is, the other runs must be looked after
+                _log.exception("the runs could not be looked after")
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK)

@@ -78,8 +78,8 @@ def _nearest(family: str, pixels: int) -> dict[str, Any] | None:
     """Return the measured run of a family whose size is nearest."""
     own = [run for run in _measured() if run["family"] == family]
     found = min(own, key=lambda run: abs(run["size"][0] * run["size"][1] - pixels), default=None)
-    shown = ("preset", "data", "size", "minutes", "machine", "metric", "score")
-    return found and {key: found[key] for key in shown}
+    shown = ("preset", "data", "size", "minutes", "images", "machine", "metric", "score")
+    return found and {key: found.get(key) for key in shown}
 
 
 @functools.cache

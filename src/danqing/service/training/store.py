@@ -79,19 +79,14 @@ def delete_set(session: Session, whose: Owned, id: str) -> None:
     session.delete(find_set(session, whose, id))
 
 
-def add_run(session: Session, run: TrainingRun, most: int) -> None:
+def add_run(session: Session, run: TrainingRun, limits: TrainingSettings) -> None:
     """Add a queued run.
 
-    Raises ApiError 400 when its owner has too many that are not done.
+    Raises ApiError 400 when its owner has as many as the settings allow.
     """
-    whose = Owned(run.home, run.owner)
-    active = select(func.count()).where(
-        *_of_run(whose), TrainingRun.state.in_(ACTIVE), TrainingRun.id != run.id
-    )
-    if (session.scalar(active) or 0) >= most:
-        raise ApiError(
-            400, f"This key has {most} runs that are not done: wait, or stop one.", code="too_many_runs"
-        )
+    count = select(func.count()).where(*_of_run(Owned(run.home, run.owner)), TrainingRun.id != run.id)
+    if (session.scalar(count) or 0) >= limits.kept:
+        raise ApiError(400, f"This key has {limits.kept} runs already: delete one.", code="too_many_runs")
     session.merge(run)
 
 
@@ -158,7 +153,7 @@ def stop_run(session: Session, whose: Owned, id: str, now: float) -> TrainingRun
     return found
 
 
-def resume_run(session: Session, whose: Owned, id: str, most: int) -> TrainingRun:
+def resume_run(session: Session, whose: Owned, id: str) -> TrainingRun:
     """Queue a run again that was stopped or has failed.
 
     Raises ApiError 404 and 409.
@@ -166,7 +161,6 @@ def resume_run(session: Session, whose: Owned, id: str, most: int) -> TrainingRu
     found = find_run(session, whose, id)
     if found.state in ("stopped", "failed"):
         found.state, found.reason = "queued", ""
-        add_run(session, found, most)
     elif found.state != "queued":
         raise ApiError(
             409, f"The run is {found.state}: only one that has stopped can go on.", code="run_state"

@@ -167,7 +167,7 @@ def read_about(text: str) -> list[About]:
     """Read the field `request` of a form: `{"files": [{"name", "label", "caption"}]}`; raises ApiError."""
     try:
         files = json.loads(text or "{}")["files"] if text else []
-        return [About(*(str(one.get(key, "")) for key in ("name", "label", "caption"))) for one in files]
+        return [About(*(str(one.get(key) or "") for key in ("name", "label", "caption"))) for one in files]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         message = (
             'request must be JSON such as {"files": [{"name": "cats/a.png", "label": "", "caption": ""}]}.'

@@ -69,11 +69,17 @@ export function mount(container, context) {
     drawCost();
   }
 
+  /* How long a budget in images took where the same preset was measured. */
+  function measured({ name, images, nearest }) {
+    if (nearest?.preset !== name || !nearest.images) return "";
+    return t("train_about", { minutes: number(Math.max(1, Math.round((images * nearest.minutes) / nearest.images))), machine: nearest.machine });
+  }
+
   function drawCost() {
     const one = presets?.data.find(({ name }) => name === preset.value);
     if (!one) return;
     const asked = Number(minutes.value) || one.minutes;
-    const cost = asked ? t("train_cost", { minutes: number(asked), cores: number(presets.cores), hours: number((asked * presets.cores) / 60, { maximumFractionDigits: 2 }) }) : t("train_costImages", { images: number(one.images) });
+    const cost = asked ? t("train_cost", { minutes: number(asked), cores: number(presets.cores), hours: number((asked * presets.cores) / 60, { maximumFractionDigits: 2 }) }) : t("train_costImages", { images: number(one.images), about: measured(one) });
     const near = one.nearest && t("train_near", { ...one.nearest, score: number(one.nearest.score) });
     $("train-cost").textContent = [one.description + ".", cost, near].filter(Boolean).join(" ");
   }

@@ -83,7 +83,7 @@ export function runList(context) {
     parts.bar.hidden = !isOn || !progress.total;
     parts.bar.setAttribute("aria-label", told.name);
     if (progress.total) parts.bar.value = Math.min(1, progress.images / progress.total);
-    const warning = told.reason || progress.plan?.warning || progress.alarms[0] || "";
+    const warning = told.reason || (isOn && progress.plan?.warning) || progress.alarms[0] || "";
     parts.note.textContent = [told.model && t("train_served", told), progress.stage && isOn && t("train_first"), told.state === "running" && !progress.images && t("train_begins"), warning].filter(Boolean).join(" ");
     parts.plot.replaceChildren(curve([told]));
     parts.sample.replaceChildren(...latest(told));
