@@ -60,7 +60,7 @@ SERVICE = [
     {"failures"},
     {"pictures"},
     {"requests", "gallery"},
-    {"http", "jobs", "judging"},
+    {"http", "jobs", "judging", "training"},
     {"parts"},
     {"routes", "pages"},
     {"app"},

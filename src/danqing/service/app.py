@@ -25,6 +25,7 @@ from danqing.service.requests.planner import Planner
 from danqing.service.routes import (
     account,
     admin,
+    datasets,
     images,
     jobs,
     judging,
@@ -32,12 +33,14 @@ from danqing.service.routes import (
     operations,
     provenance,
     recognition,
+    runs,
 )
 from danqing.service.routes import (
     gallery as gallery_routes,
 )
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
+from danqing.service.training.manager import Training
 from danqing.trust.marking import prepare
 from danqing.version import __version__
 
@@ -48,6 +51,8 @@ _ROUTERS = (
     models,
     jobs,
     judging,
+    datasets,
+    runs,
     gallery_routes,
     account,
     admin,
@@ -117,6 +122,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             service.moderator.check_classifiers()
         started.push_async_callback(service.jobs.stop)
         await service.jobs.start()
+        started.push_async_callback(service.training.stop)
+        await service.training.start()
         operations.register_gauges(service)
         yield service
 
@@ -149,6 +156,7 @@ def _parts(settings: Settings) -> Service:
         hosted=HostedPictures(settings.data / "pictures", database),
         gallery=gallery,
         planner=planner,
+        training=Training(settings, database, scheduler),
         moderator=moderator,
         draining=draining,
     )

@@ -16,6 +16,7 @@ from danqing.service.requests.moderation import Moderator
 from danqing.service.requests.planner import Planner
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
+from danqing.service.training.manager import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Service:
     hosted: HostedPictures
     gallery: Gallery
     planner: Planner
+    training: Training
     moderator: Moderator | None
     draining: asyncio.Event
 

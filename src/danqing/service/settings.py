@@ -16,6 +16,8 @@ MEGABYTE = 1024**2
 CLASSIFIER = "filter:"
 """How the names of the classifiers of filters begin in the worker, where no client can name them."""
 
+TRAINED = "run:"
+"""How the names of models begin that were trained in the service; behind an @, the owner follows."""
 
 _Numbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -153,6 +155,23 @@ class GallerySettings(_Section):
     bytes: int = Field(20 * 1024 * MEGABYTE, ge=1024)
 
 
+class TrainingSettings(_Section):
+    """Training in the service.
+
+    runs: that may run at the same time, each in a process of its own; 0 trains nothing.
+    sets: data sets of one key; images: of one data set; bytes: of all data sets of one key.
+    kept: runs of one key that are there, whatever has become of them.
+    minutes: the largest budget of a run.
+    """
+
+    runs: int = Field(0, ge=0, le=64)
+    sets: int = Field(20, ge=1)
+    images: int = Field(10_000, ge=1)
+    bytes: int = Field(2048 * MEGABYTE, ge=1024)
+    kept: int = Field(50, ge=1)
+    minutes: float = Field(1440.0, gt=0)
+
+
 class Settings(_Section):
     """The settings of a service.
 
@@ -194,6 +213,7 @@ class Settings(_Section):
     outbound: Outbound = Outbound()
     jobs: JobSettings = JobSettings()
     gallery: GallerySettings = GallerySettings()
+    training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -246,6 +266,10 @@ class Settings(_Section):
             if name.startswith(CLASSIFIER):
                 raise ValueError(
                     f"the name {name} begins with {CLASSIFIER}, as those of filters do: change it"
+                )
+            if name.startswith(TRAINED):
+                raise ValueError(
+                    f"the name {name} begins with {TRAINED}, as those of trained models do: change it"
                 )
         return self
 

@@ -5,9 +5,10 @@ from typing import Literal
 
 from danqing.service.access.accounts import Account
 from danqing.service.errors import ApiError
+from danqing.service.settings import TRAINED
 
-Right = Literal["generate", "edit", "recognize", "judge", "admin", "metrics"]
-RIGHTS: tuple[Right, ...] = ("generate", "edit", "recognize", "judge", "admin", "metrics")
+Right = Literal["generate", "edit", "recognize", "judge", "train", "admin", "metrics"]
+RIGHTS: tuple[Right, ...] = ("generate", "edit", "recognize", "judge", "train", "admin", "metrics")
 """The scopes of keys; "admin" includes all others."""
 
 _MISSING = "This service needs a key: send the header Authorization: Bearer KEY."
@@ -44,8 +45,10 @@ class Caller:
     def may_use(self, model: str) -> bool:
         """Return whether the key may use a model.
 
-        `model` is its name, not an alias.
+        `model` is its name, not an alias. A model that was trained here is for its owner and administrators.
         """
+        if model.startswith(TRAINED):
+            return model.partition("@")[2] == self.owner or "admin" in self.scopes
         return self.models is None or model in self.models
 
     def permit(self, model: str) -> None:

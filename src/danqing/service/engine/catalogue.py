@@ -30,10 +30,25 @@ class Catalogue:
         self.loading_deaths: dict[str, int] = {}
         self._bans: dict[str, asyncio.TimerHandle] = {}
         self._sources = dict(sources)
+        self._awaited: dict[str, asyncio.Future[Offer]] = {}
 
     def serve_from(self, name: str, source: str) -> None:
         """Serve a model from another source, such as its export."""
         self._sources[name] = source
+
+    def add(self, name: str, source: str) -> asyncio.Future[Offer]:
+        """Add a model while the service runs.
+
+        Return its description once a worker has read its folder.
+        """
+        self._sources[name] = source
+        self._awaited[name] = asyncio.get_running_loop().create_future()
+        return self._awaited[name]
+
+    def withdraw(self, name: str) -> None:
+        """Let no more work begin with a model that was added."""
+        if name in self.offers:
+            self.offers[name] = dataclasses.replace(self.offers[name], fault="it was taken out of service.")
 
     def cannot_be_served(self, name: str, fault: str) -> None:
         """Record why no worker is told of a model."""
@@ -58,11 +73,19 @@ class Catalogue:
         offer = self.offers[header["name"]] = Offer(**header)
         if offer.fault is not None:
             _log.warning("the model %s cannot be served: %s", offer.name, offer.fault)
+        self._tell(offer)
 
     def cannot_be_described(self, name: str) -> None:
         """Record that workers died whenever they described a model."""
         fault = "the worker died whenever it read the model's folder."
         self.offers[name] = Offer(name=name, path=self._sources[name], fault=fault)
+        self._tell(self.offers[name])
+
+    def _tell(self, offer: Offer) -> None:
+        """Give a description to what awaits it."""
+        awaited = self._awaited.pop(offer.name, None)
+        if awaited is not None and not awaited.done():
+            awaited.set_result(offer)
 
     def was_loaded(self, name: str) -> None:
         """Record that a worker has loaded a model."""

@@ -1,5 +1,6 @@
 """Which library computes a model: exports have their own runtimes, and everything else needs PyTorch."""
 
+import functools
 from pathlib import Path
 
 from danqing.folder_formats import is_export
@@ -16,15 +17,22 @@ class Libraries:
     """
 
     def __init__(self, setup: Header) -> None:
+        self._setup = setup
         self._exports = {source for source in setup["models"].values() if is_export(source)}
-        if self._exports:
-            self._of_exports = _of_exports(setup)
-        if self._exports != {*setup["models"].values()}:
-            self._of_others = _of_others(setup)
+        for source in setup["models"].values():  # before the worker is ready
+            self.of(source)
 
     def of(self, source: str) -> Library:
         """Return the library that describes and loads a model."""
         return self._of_exports if source in self._exports else self._of_others
+
+    @functools.cached_property
+    def _of_exports(self) -> Library:
+        return _of_exports(self._setup)
+
+    @functools.cached_property
+    def _of_others(self) -> Library:
+        return _of_others(self._setup)
 
 
 def _of_exports(setup: Header) -> Library:

@@ -31,7 +31,7 @@ class ModelCache:
     def __init__(
         self, sources: Mapping[str, str], library_of: Callable[[str], Library], *, budget: int
     ) -> None:
-        self._sources, self._library_of, self._budget = sources, library_of, budget
+        self._sources, self._library_of, self._budget = dict(sources), library_of, budget
         self._models: OrderedDict[str, tuple[Served, int]] = OrderedDict()
         self._failures: dict[str, _Failure] = {}
 
@@ -39,6 +39,16 @@ class ModelCache:
     def loaded(self) -> list[str]:
         """Return the names of the loaded models, the least recently used first."""
         return list(self._models)
+
+    def add(self, name: str, source: str) -> None:
+        """Add another model.
+
+        One that had its name before is forgotten.
+        """
+        self._sources[name] = source
+        self._failures.pop(name, None)
+        if self._models.pop(name, None) is not None:
+            self._library_of(source).release_memory()
 
     def has(self, name: str) -> bool:
         """Return whether a model is loaded."""

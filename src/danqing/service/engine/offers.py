@@ -111,6 +111,14 @@ class OffersOf(Mapping[str, Offer]):
     def __init__(self, offers: Mapping[str, Offer], names: Iterable[str]) -> None:
         self._offers, self._names = offers, dict.fromkeys(names)
 
+    def include(self, name: str) -> None:
+        """Add a model to those that are here."""
+        self._names[name] = None
+
+    def exclude(self, name: str) -> None:
+        """Take a model from those that are here."""
+        self._names.pop(name, None)
+
     def __getitem__(self, name: str) -> Offer:
         if name not in self._names:
             raise KeyError(name)

@@ -84,6 +84,17 @@ class WorkerPool:
         """Return the numbers of the workers that hold a model."""
         return self._holders[model]
 
+    def add(self, name: str, source: str) -> None:
+        """Let workers hold another model.
+
+        All that are of the kind of the first hold it, since these give the same pixels.
+        """
+        first = _kind(self.supervisors[0])
+        holders = [one for one in self.supervisors if _kind(one) == first]
+        self._holders[name] = tuple(one.place.number for one in holders)
+        for one in holders:
+            one.add(name, source, describes=one is holders[0])
+
     def watch(self, worker: WorkerHandle) -> None:
         """Call `Supervisor.watch` of a worker."""
         self.supervisors[worker.place.number].watch(worker)
@@ -91,6 +102,10 @@ class WorkerPool:
     def states(self) -> tuple[WorkerState, ...]:
         """Return the state of each worker."""
         return tuple(_state(one) for one in self.supervisors)
+
+
+def _kind(supervisor: Supervisor) -> str:
+    return supervisor.place.device.partition(":")[0]
 
 
 def _state(supervisor: Supervisor) -> WorkerState:

@@ -41,6 +41,9 @@ from danqing.service.settings import Settings
 
 _log = logging.getLogger("danqing.engine")
 
+_DESCRIBED = 120.0
+"""Seconds in which a busy worker should read the folder of a model that is added."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
@@ -83,7 +86,7 @@ class Scheduler:
         self._settings, self._metrics = settings, metrics
         self.catalogue = Catalogue(settings.all_models)
         self._offers: Mapping[str, Offer] = self.catalogue.offers
-        self.offers: Mapping[str, Offer] = OffersOf(self._offers, settings.models)
+        self.offers = OffersOf(self._offers, settings.models)
         self.classifiers: Mapping[str, Offer] = OffersOf(self._offers, settings.classifiers)
         self._queue: FairQueue[PendingOrder] = FairQueue(settings.engine.queue)
         self._orders: dict[int, PendingOrder] = {}
@@ -148,6 +151,33 @@ class Scheduler:
         self._queue.add(entry, chunk_seconds)
         self._dispatcher.dispatch_soon()
         return pending
+
+    async def add_model(self, name: str, source: str) -> None:
+        """Serve another model from now on.
+
+        name: one that no model of the settings has. A model that had this name before is replaced.
+
+        Raises ModelUnavailableError if it cannot be used.
+        """
+        awaited = self.catalogue.add(name, source)
+        self.pool.add(name, source)
+        try:
+            offer = await asyncio.wait_for(awaited, _DESCRIBED)
+        except TimeoutError:
+            raise ModelUnavailableError(
+                f"The model {name} was not read within {_DESCRIBED:g} seconds."
+            ) from None
+        if offer.fault is not None:
+            raise ModelUnavailableError(f"The model {name} cannot be used: {offer.fault}")
+        self.offers.include(name)
+
+    def withdraw(self, name: str) -> None:
+        """Stop serving a model that was added.
+
+        What waits for it fails.
+        """
+        self.offers.exclude(name)
+        self.catalogue.withdraw(name)
 
     def state(self) -> SchedulerState:
         """Return the current state."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from danqing.errors import DanqingError
 from danqing.frames import Header
@@ -109,6 +109,22 @@ class Supervisor:
             if self.worker is not None:
                 self.worker.process.kill()
             await asyncio.wait({self._task})
+
+    def add(self, name: str, source: str, *, describes: bool) -> None:
+        """Let the worker, and those that follow it, hold another model.
+
+        describes: whether it also reads the model's folder now.
+        """
+        place = self.place
+        own = (
+            [*dict.fromkeys((*place.models, name))],
+            [*dict.fromkeys((*place.describes, *[name][:describes]))],
+        )
+        self.place = replace(place, models=tuple(own[0]), describes=tuple(own[1]))
+        if self.worker is not None:
+            self.worker.place = self.place
+            added = {"kind": "add", "model": name, "source": source, "describe": describes}
+            self.worker.process.send(added)
 
     def watch(self, worker: WorkerHandle) -> None:
         """Start or stop checking a worker: its batches in flight have changed."""

@@ -51,14 +51,13 @@ class Worker:
 
     def __init__(self, connection: FrameSocket, setup: Header) -> None:
         self._connection = connection
-        libraries = Libraries(setup)
-        self._cache = ModelCache(setup["models"], libraries.of, budget=setup["memory"])
+        self._libraries = Libraries(setup)
+        self._cache = ModelCache(setup["models"], self._libraries.of, budget=setup["memory"])
+        self._added: collections.deque[Header] = collections.deque()  # models, until a batch is done
         self._batches: collections.deque[Batch] = collections.deque()  # the first one is being painted
         self._cancelled: set[int] = set()
         for name in setup["describe"]:
-            source = setup["models"][name]
-            offer = libraries.of(source).describe(name, source)
-            connection.send({"kind": "offer", **dataclasses.asdict(offer)})
+            self._describe(name, setup["models"][name])
         connection.send({"kind": "ready", "memory": resident_memory()})
 
     def run(self) -> None:
@@ -67,10 +66,22 @@ class Worker:
             if not self._batches and not self._connection.has_frame(IDLE_SECONDS):
                 _release_memory()
             self._read_frames(wait=not self._batches)
+            while self._added:
+                self._add(self._added.popleft())
             if self._batches:
                 self._paint(self._batches[0])
                 self._batches.popleft()
                 self._cancelled &= self._orders()
+
+    def _describe(self, name: str, source: str) -> None:
+        offer = self._libraries.of(source).describe(name, source)
+        self._connection.send({"kind": "offer", **dataclasses.asdict(offer)})
+
+    def _add(self, added: Header) -> None:
+        """Hold another model from now on."""
+        self._cache.add(added["model"], added["source"])
+        if added["describe"]:
+            self._describe(added["model"], added["source"])
 
     def _read_frames(self, *, wait: bool = False) -> None:
         """Read the frames that have arrived; wait: for one, if there is none."""
@@ -79,6 +90,8 @@ class Worker:
             header, block = self._connection.receive()
             if header["kind"] == "cancel":
                 self._cancelled |= self._orders().intersection(header["orders"])
+            elif header["kind"] == "add":
+                self._added.append(header)
             else:
                 self._batches.append(Batch.read(header, block))
 

@@ -7,7 +7,7 @@ from danqing.service.access.caller import Caller
 from danqing.service.engine.offers import Offer
 from danqing.service.errors import FINAL, ApiError
 from danqing.service.requests import prompts
-from danqing.service.settings import Settings
+from danqing.service.settings import TRAINED, Settings
 
 _log = logging.getLogger("danqing.service")
 
@@ -27,6 +27,8 @@ class ModelChoice:
         Raises ApiError 404 for an unknown name, and 403 if the key may not use the model.
         """
         offer = self._offers.get(self._settings.aliases.get(name, name))
+        if offer is not None and offer.name.startswith(TRAINED) and not caller.may_use(offer.name):
+            offer = None  # nobody learns what others have trained
         if offer is None:
             allowed = [one for one in self._offers if caller.may_use(one)]
             near = prompts.nearest(name, allowed) or allowed

@@ -127,5 +127,5 @@ def _describe(caller: Caller, service: Service) -> dict[str, Any]:
         "models": None if caller.models is None else sorted(caller.models),
         "rate": caller.account.rate,
         "quota": caller.account.quota,
-        "features": {"gallery": service.gallery.is_on},
+        "features": {"gallery": service.gallery.is_on, "train": service.training.is_on},
     }

@@ -18,6 +18,7 @@ export const PAGES = [
   { name: "edit", words: { en: "Edit", zh: "编辑" }, load: () => import("./edit.js"), when: (context) => context.may("edit") },
   { name: "explore", words: { en: "Explore", zh: "探索" }, load: () => import("./explore.js"), when: (context) => context.may("generate") },
   { name: "gallery", words: { en: "Gallery", zh: "图库" }, load: () => import("./gallery.js"), when: (context) => context.features.gallery },
+  { name: "train", words: { en: "Train", zh: "训练" }, load: () => import("./train.js"), when: (context) => context.features.train && context.may("train") },
   { name: "judge", words: { en: "Judge", zh: "评图" }, load: () => import("./judge_sessions.js"), when: (context) => context.may("judge") },
   { name: "account", words: { en: "Account", zh: "账户" }, load: () => import("./account.js") },
 ];

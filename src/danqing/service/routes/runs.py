@@ -1,0 +1,215 @@
+"""/v1/runs: models that are trained in the service."""
+
+import asyncio
+import time
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from danqing.service.access.caller import Caller
+from danqing.service.errors import ApiError, invalid
+from danqing.service.parts import service_of
+from danqing.service.pictures.encoding import PICTURE_HEADERS
+from danqing.service.requests import schemas
+from danqing.service.requests.training_schemas import (
+    NewRun,
+    PresetList,
+    RunAnswer,
+    RunDetails,
+    RunList,
+    ServedAs,
+)
+from danqing.service.routes.datasets import answers, body_of, read_body, trainer
+from danqing.service.training import presets, store
+from danqing.service.training.progress import progress, sample_file
+from danqing.service.training.tables import TrainingRun
+from danqing.threads import cores
+
+router = APIRouter(prefix="/v1/runs", tags=["training"])
+
+_Trainer = Annotated[Caller, Depends(trainer)]
+_REPORT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+)
+"""The report is shown without its script: what it says of images and labels came from a client."""
+
+
+@router.get("", summary="Runs", responses=answers(RunList))
+async def list_runs(request: Request, caller: _Trainer) -> JSONResponse:
+    """Return the runs of the caller, the newest first."""
+    service = service_of(request)
+    found = await service.database.run(store.list_runs, service.training.whose(caller.owner))
+    return JSONResponse({"object": "list", "data": [_describe(one) for one in found]})
+
+
+@router.get("/presets", summary="Presets and their cost", responses=answers(PresetList))
+async def list_presets(request: Request, caller: _Trainer) -> JSONResponse:
+    """Return the presets for data sets, and what each costs."""
+    data = [one._asdict() for one in presets.offered().values()]
+    most = service_of(request).training.limits.minutes
+    return JSONResponse({"object": "list", "data": data, "cores": cores(), "most_minutes": most})
+
+
+@router.post("", summary="Train", responses=answers(RunAnswer), openapi_extra=body_of(NewRun))
+async def train(request: Request, caller: _Trainer) -> JSONResponse:
+    """Queue a run.
+
+    It trains on a copy of a data set, in a process of its own.
+    """
+    asked = await read_body(request, NewRun)
+    service = service_of(request)
+    training, whose = service.training, service.training.whose(caller.owner)
+    preset = presets.offered().get(asked.preset)
+    if preset is None:
+        raise invalid(f"There is no preset {asked.preset[:64]!r}: see /v1/runs/presets.", "preset")
+    minutes, images = asked.minutes, asked.images
+    if minutes is None and images is None:
+        minutes, images = preset.minutes, preset.images
+    if minutes is not None and minutes > training.limits.minutes:
+        raise invalid(f"A run may take {training.limits.minutes:g} minutes here: choose fewer.", "minutes")
+    source = await service.database.run(store.find_set, whose, asked.dataset)
+    if not source.images:
+        raise ApiError(409, "The data set has no images: add some first.", code="empty_set")
+    if preset.needs:
+        entries = await asyncio.to_thread(training.set_folder(source.id).entries)
+        if not any(one.label if preset.needs == "labels" else one.text for one in entries):
+            raise invalid(f"{preset.name} needs {preset.needs}, and the data set has none.", "preset")
+    run = TrainingRun(
+        id=f"run_{uuid.uuid4().hex}",
+        home=training.home,
+        owner=caller.owner,
+        name=asked.name,
+        set_name=source.name,
+        preset=preset.name,
+        minutes=minutes,
+        images=images,
+        seed=asked.seed,
+        state="queued",
+        reason="",
+        created=time.time(),
+        started=None,
+        ended=None,
+        pid=None,
+        model="",
+    )
+    told = _describe(run)
+    await training.submit(run, source.id)
+    return JSONResponse(told)
+
+
+@router.get("/{run_id}", summary="One run", responses=answers(RunDetails))
+async def details(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
+    """Return a run with its curves, samples and scores."""
+    found = await _find(request, caller, run_id)
+    folder = service_of(request).training.run_folder(run_id) / "run"
+    return JSONResponse({**_describe(found), "progress": await asyncio.to_thread(progress, folder)})
+
+
+@router.post("/{run_id}/stop", summary="Stop a run", responses=answers(RunAnswer))
+async def stop(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
+    """Stop a run, as Ctrl-C does.
+
+    It writes a checkpoint, and resuming it changes no bit of its result.
+    """
+    return JSONResponse(_describe(await service_of(request).training.stop_run(caller.owner, run_id)))
+
+
+@router.post("/{run_id}/resume", summary="Resume a run", responses=answers(RunAnswer))
+async def resume(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
+    """Let a run go on that was stopped or has failed."""
+    return JSONResponse(_describe(await service_of(request).training.resume_run(caller.owner, run_id)))
+
+
+@router.delete("/{run_id}", summary="Delete a run", status_code=204, responses=schemas.REJECTED)
+async def delete(request: Request, caller: _Trainer, run_id: str) -> Response:
+    """Delete a run with its files, at once.
+
+    Its model goes out of service.
+    """
+    await service_of(request).training.delete_run(caller.owner, run_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{run_id}/service",
+    summary="Put a model into service",
+    responses=answers(RunAnswer),
+    openapi_extra=body_of(ServedAs),
+)
+async def serve(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
+    """Serve the model of a finished run.
+
+    Only its owner and administrators can use it.
+    """
+    asked = await read_body(request, ServedAs)
+    await service_of(request).training.serve(caller.owner, run_id, asked.name)
+    return JSONResponse(_describe(await _find(request, caller, run_id)))
+
+
+@router.delete(
+    "/{run_id}/service", summary="Take a model out of service", status_code=204, responses=schemas.REJECTED
+)
+async def withdraw(request: Request, caller: _Trainer, run_id: str) -> Response:
+    """Take the model of a run out of service."""
+    await service_of(request).training.withdraw(caller.owner, run_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{run_id}/samples/{name}",
+    summary="Samples",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, **schemas.REJECTED},
+)
+async def sample(request: Request, caller: _Trainer, run_id: str, name: str) -> Response:
+    """Return a grid of samples of a run."""
+    await _find(request, caller, run_id)
+    run = service_of(request).training.run_folder(run_id) / "run"
+    folders = run, run / "tokenizer"
+    path = next(filter(None, (sample_file(folder, name) for folder in folders)), None)
+    if path is None:
+        raise ApiError(404, "The run has no such samples.", code="not_found")
+    content = await asyncio.to_thread(path.read_bytes)
+    return Response(content, 200, {**PICTURE_HEADERS, "cache-control": "private, max-age=3600"}, "image/png")
+
+
+@router.get(
+    "/{run_id}/report",
+    summary="The report",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}}}, **schemas.REJECTED},
+)
+async def report(request: Request, caller: _Trainer, run_id: str) -> Response:
+    """Return the report of a run, as a page."""
+    await _find(request, caller, run_id)
+    path = service_of(request).training.run_folder(run_id) / "run" / "report.html"
+    if not await asyncio.to_thread(path.is_file):
+        raise ApiError(404, "The run has no report yet.", code="not_found")
+    headers = {"content-security-policy": _REPORT_POLICY, "cache-control": "no-store"}
+    return Response(await asyncio.to_thread(path.read_bytes), 200, headers, "text/html; charset=utf-8")
+
+
+async def _find(request: Request, caller: Caller, run_id: str) -> TrainingRun:
+    service = service_of(request)
+    return await service.database.run(store.find_run, service.training.whose(caller.owner), run_id)
+
+
+def _describe(run: TrainingRun) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "object": "run",
+        "name": run.name,
+        "dataset": run.set_name,
+        "preset": run.preset,
+        "minutes": run.minutes,
+        "images": run.images,
+        "seed": run.seed,
+        "state": run.state,
+        "reason": run.reason,
+        "created_at": int(run.created),
+        "started_at": None if run.started is None else int(run.started),
+        "ended_at": None if run.ended is None else int(run.ended),
+        "model": run.model,
+    }

@@ -1,0 +1,173 @@
+"""Data sets and runs of a service, with real processes that train tiny models."""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from danqing.errors import ConfigError
+from danqing.service.settings import Limits, checked
+from danqing.service.storage.database import Database
+from danqing.service.training import process
+from danqing.service.training.progress import POINTS, _thinned, progress
+from danqing.service.training.set_folder import Change, NewImage, SetFolder
+from danqing.service.training.tables import RunState, TrainingRun
+from danqing.service.training.upload import About, read_upload
+from tests.service.serving import Running, served
+from tests.service.training.sets import TRAINING, Client, photos, picture, zipped
+
+
+@pytest.fixture(scope="module")
+def running(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    data = tmp_path_factory.mktemp("training") / "data"
+    with served({"gan": models["gan"]}, data, training=TRAINING) as found:
+        yield found
+
+
+@pytest.fixture
+def client(running: Running) -> Client:
+    return Client(running.url)
+
+
+def test_a_zip_brings_labels_and_captions_from_folders_texts_and_tables() -> None:
+    found = read_upload([photos(4)], (), Limits())
+    assert [(one.label, one.text) for one in found.images] == [
+        ("dark", "a square"), ("light", ""), ("dark", ""), ("light", "")]  # fmt: skip
+    table = b"file_name,label,text\na.png,cat,a small cat\n"
+    (one,) = read_upload([zipped({"x/a.png": picture(0), "x/metadata.csv": table})], (), Limits()).images
+    assert one == ("x/a.png", picture(0), ".png", "cat", "a small cat")
+
+
+def test_what_is_no_picture_is_named_and_the_rest_is_kept() -> None:
+    found = read_upload([zipped({"a.png": picture(0), "b.png": b"no picture", "c.exe": b"MZ"})], (), Limits())
+    assert [one.source for one in found.images] == ["a.png"]
+    assert found.rejected.keys() == {"b.png", "c.exe"}
+    loose = read_upload([picture(1), b"x"], [About("in/a.png", "", "words"), About("b.png")], Limits())
+    assert [(one.source, one.text) for one in loose.images] == [("in/a.png", "words")]
+
+
+def test_a_data_set_is_what_training_reads(tmp_path: Path) -> None:
+    folder = SetFolder(tmp_path / "set")
+    folder.create()
+    names = folder.add(
+        [NewImage(f"../{n}", picture(n), ".png", "ab"[n % 2], f"number {n}") for n in range(4)]
+    )
+    assert names == ["000001.png", "000002.png", "000003.png", "000004.png"]
+    assert (
+        folder.change([Change("000001.png", label="c", text=""), Change("000002.png", decision="drop")]) == []
+    )
+    assert folder.change([Change("000001.png", label="d"), Change("../x.png", label="d")]) == ["../x.png"]
+    clean = folder.copy_to(tmp_path / "copy")
+    assert clean is not None
+    assert "000002.png" in clean.read_text()
+    from danqing.data import open_dataset
+
+    data = open_dataset(str(tmp_path / "copy" / "images"), size=(16, 16), clean=clean)
+    assert len(data) == 3
+    assert set(data.label_names) == {"a", "b", "c"}
+    assert list(data.texts(range(3)) or ()).count("number 2") == 1
+
+
+def test_no_model_of_the_settings_is_called_as_a_trained_one() -> None:
+    with pytest.raises(ConfigError, match="begins with run:"):
+        checked({"models": {"run:photos": "x"}})
+
+
+def test_curves_are_thinned_and_keep_their_ends() -> None:
+    points = [(n, float(n)) for n in range(10_000)]
+    thin = _thinned(points)
+    assert (len(thin), thin[0], thin[-1]) == (POINTS, points[0], points[-1])
+    assert _thinned(points[:7]) == points[:7]
+
+
+def test_presets_say_what_they_cost(client: Client) -> None:
+    found = {one["name"]: one for one in client.ask("GET", "/v1/runs/presets")["data"]}
+    assert found["gan-32"]["nearest"]["minutes"] == 5
+    cores = client.ask("GET", "/v1/runs/presets")["cores"]
+    assert found["flow-32"]["core_hours"] == round(15 * cores / 60, 2)
+    assert found["classify-32"]["needs"] == "labels"
+    assert not {"demo", "upscale-64", "private-32"} & found.keys()
+
+
+@pytest.mark.slow
+def test_a_check_finds_copies_as_pictures_to_drop(client: Client) -> None:
+    id = client.data_set(zipped({**{f"{n}.png": picture(n) for n in range(12)}, "copy.png": picture(3)}))
+    assert client.ask("GET", f"/v1/datasets/{id}")["check"]["state"] == "none"
+    client.ask("POST", f"/v1/datasets/{id}/check", 202)
+    told = client.until(f"/v1/datasets/{id}", lambda one: one["check"]["state"] in ("done", "failed"))
+    assert told["check"]["found"]["copy"] == 1, told
+    (one,) = [
+        image
+        for image in client.ask("GET", f"/v1/datasets/{id}/images?only=found")["data"]
+        if "copies" in image["finding"]
+    ]
+    assert one["decision"] == "drop"
+    keep = {"changes": [{"image": one["image"], "decision": "keep"}]}
+    client.ask("PATCH", f"/v1/datasets/{id}/images", 204, json=keep)
+    assert client.ask("GET", f"/v1/datasets/{id}")["dropped"] == 0
+    assert client.ask("GET", f"/v1/datasets/{id}/images/{one['image']}/thumbnail")[8:12] == b"WEBP"
+    client.ask("DELETE", f"/v1/datasets/{id}", 204)
+    client.ask("GET", f"/v1/datasets/{id}", 404)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_checkpoint_when_the_service_starts_again(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
+        client = Client(running.url)
+        data = client.data_set()
+        id, second = client.run(data, images=10**7), client.run(data, name="second")
+        path = f"/v1/runs/{id}"
+        client.until(path, lambda one: one["progress"]["images"] > 0)
+        assert client.ask("GET", f"/v1/runs/{second}")["state"] == "queued"  # one at a time
+        assert client.ask("POST", f"/v1/runs/{second}/stop")["state"] == "stopped"
+        folder = running.service.training.run_folder(id)
+    assert not process.is_alive(folder)
+    left = progress(folder / "run")["images"]
+    with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
+        client = Client(running.url)
+        client.until(path, lambda one: one["progress"]["images"] > left)
+        client.ask("POST", f"{path}/stop")
+        client.until(path, lambda one: one["state"] == "stopped")
+        client.ask("POST", f"{path}/stop")  # again, without harm
+        assert client.ask("POST", f"{path}/resume")["state"] == "queued"
+        client.ask("DELETE", path, 204)
+        client.ask("GET", path, 404)
+        assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_service_finds_its_processes_again_and_its_models(models: dict[str, str], tmp_path: Path) -> None:
+    with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
+        training = running.service.training
+        (folder := training.run_folder("run_1")).mkdir(parents=True)
+        add_run(running.service.database, training.home, "run_2", "finished")
+        shutil.copytree(models["gan"], training.run_folder("run_2") / "run" / "model")
+        (training.run_folder("run_2") / "run" / "config.toml").touch()
+        Client(running.url).ask("POST", "/v1/runs/run_2/service", json={"name": "kept"})
+    with (folder / "lock").open("w") as lock:  # stands for a run that an earlier service has started
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait = [sys.executable, "-c", "import time\ntime.sleep(100)"]
+        other = subprocess.Popen(wait, pass_fds=[lock.fileno()], stderr=subprocess.DEVNULL)
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    add_run(database, training.home, "run_1", "running", pid=other.pid)
+    database.close()
+    with served({"gan": models["gan"]}, tmp_path, training=TRAINING) as running:
+        client = Client(running.url)
+        client.until("/v1/models", lambda told: "run:kept" in [one["id"] for one in told["data"]])
+        client.ask("POST", "/v1/images/generations", json={"model": "run:kept", "prompt": ""})
+        assert client.ask("GET", "/v1/runs/run_1")["state"] == "running"
+        client.ask("POST", "/v1/runs/run_1/stop")
+        assert other.wait(20) != 0
+        client.until("/v1/runs/run_1", lambda one: one["state"] == "stopped")
+
+
+def add_run(database: Database, home: str, id: str, state: RunState, pid: int | None = None) -> None:
+    told = {"name": "r", "set_name": "s", "preset": "vae-32", "minutes": 1.0, "seed": 0, "created": 0.0}
+    run = TrainingRun(id=id, home=home, owner="", state=state, reason="", model="", pid=pid, **told)
+    database.transact(lambda session: session.merge(run) and None)
