@@ -63,6 +63,9 @@ class Display(Listener):
     def on_message(self, text: str) -> None:
         self._bar.say(text)
 
+    def on_advice(self, text: str) -> None:
+        self._bar.say(text)
+
     def on_alarm(self, text: str) -> None:
         self._bar.say(text, style="yellow")
 

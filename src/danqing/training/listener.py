@@ -103,6 +103,9 @@ class Listener:
     def on_message(self, text: str) -> None:
         """Something worth a line of text happened."""
 
+    def on_advice(self, text: str) -> None:
+        """Another way to train suits the images better; `text` says which."""
+
     def on_alarm(self, text: str) -> None:
         """Training goes wrong; `text` names the setting to change."""
 

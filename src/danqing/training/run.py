@@ -243,8 +243,6 @@ def train(
         if source is not None:
             private_rules.check_init(wanted, source, dataset)
         listener.on_dataset(dataset.info.report)
-        if advice := adapting.advice(len(dataset) + len(held.judged if held else ()), wanted):
-            listener.on_message(advice)
         if unusual := first_look(dataset, data):
             listener.on_message(unusual)
         if wanted.data.degrade:
@@ -274,6 +272,8 @@ def train(
             report.write(folder.path)  # a process that was killed at the end may not have written it
             listener.on_message("This run is complete: give more --images or --minutes to continue it.")
             return _compared(folder, wanted, held, data, listener, device)
+        if advice := adapting.advice(len(dataset) + len(held.judged if held else ()), wanted):
+            listener.on_advice(advice)
         stack.enter_context(_own_threads(folder, wanted, chosen, listener))
         Lead().open(wanted, folder, dataset)
         ledger = ledgers.Ledger(folder.goodput_file, started)

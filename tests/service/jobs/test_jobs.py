@@ -107,7 +107,7 @@ def post(http: httpx.Client, asked: dict[str, Any] = PAINT, **headers: str) -> d
 def events(
     http: httpx.Client, job_id: str, last: str | None = None
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The id, the name and the data of each event."""
+    """The id, the name and the data of each event that has an id: of each change of the job's state."""
     headers = {} if last is None else {"last-event-id": last}
     with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
@@ -116,8 +116,9 @@ def events(
             if line:
                 name, _, value = line.partition(": ")
                 told[name] = value
-            elif "data" in told:
-                yield told["id"], told["event"], json.loads(told["data"])
+            else:
+                if "id" in told:
+                    yield told["id"], told["event"], json.loads(told["data"])
                 told = {}
 
 

@@ -114,6 +114,13 @@ class Painting:
         pass
 
 
+class Gallery:
+    """One that keeps nothing."""
+
+    async def keep(self, *_: Any) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("body", "seconds", "leaves", "status", "given_back"),
     [
@@ -133,7 +140,11 @@ def test_what_fails_after_it_was_painted_is_given_back(
         settings = Settings(models={"masked": ""}, limits={"seconds": seconds})
         pool, hosted = EncodePool(), HostedPictures(tmp_path / "nowhere")
         service = SimpleNamespace(
-            settings=settings, scheduler=Painting(painted), encode_pool=pool, hosted=hosted
+            settings=settings,
+            scheduler=Painting(painted),
+            encode_pool=pool,
+            hosted=hosted,
+            gallery=Gallery(),
         )
 
         async def receive() -> Message:
