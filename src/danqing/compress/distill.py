@@ -10,7 +10,8 @@ from danqing.errors import ConfigError
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.training.listener import Listener
-from danqing.training.run import Run, model_path, train
+from danqing.training.request import model_path
+from danqing.training.run import Run, train
 from danqing.training.trajectories import check_teacher
 from danqing.training.transfer import Source, decided
 
