@@ -52,6 +52,7 @@ def serving(data: Path, url: str = "", **limits: int) -> Iterator[str]:
             database=database,
             settings=settings,
             gallery=SimpleNamespace(is_on=False),
+            training=SimpleNamespace(is_on=False),
         )
         yield
         await keys.stop()
