@@ -26,6 +26,7 @@ the speed. Both use one process, in which diffusers must be installed.
 
 import argparse
 import functools
+import importlib
 import json
 import statistics
 import sys
@@ -219,9 +220,8 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def peer_network(widths: Sequence[int], channels: int) -> torch.nn.Module:
     """A U-Net of diffusers with two blocks per level and attention at 8x8."""
-    from diffusers import UNet2DModel
-
-    return UNet2DModel(
+    diffusers: Any = importlib.import_module("diffusers")
+    network: torch.nn.Module = diffusers.UNet2DModel(
         sample_size=SIZE[0],
         in_channels=channels,
         out_channels=channels,
@@ -230,15 +230,15 @@ def peer_network(widths: Sequence[int], channels: int) -> torch.nn.Module:
         norm_num_groups=8,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    ).eval()
+    )
+    return network.eval()
 
 
 @torch.inference_mode()
 def peer_samples(network: Any, channels: int) -> torch.Tensor:
     """Sample by DPM-Solver++(2M) in 25 steps, in float32, as diffusers does by default."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    solver = DPMSolverMultistepScheduler()
+    diffusers: Any = importlib.import_module("diffusers")
+    solver = diffusers.DPMSolverMultistepScheduler()
     solver.set_timesteps(SOLVER_STEPS)
     x = torch.randn(CHUNK, channels, *SIZE)
     for t in solver.timesteps:

@@ -59,7 +59,7 @@ class SolutionConfig(BaseModel):
 
     def gap_at(self, share: float) -> float:
         """Return how far l is from t, which shrinks exponentially."""
-        return self.gap * (self.final_gap / self.gap) ** share
+        return float(self.gap * (self.final_gap / self.gap) ** share)
 
 
 def average_velocity(velocity: Tensor, rest: Tensor, gap: float) -> Tensor:
