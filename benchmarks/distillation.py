@@ -26,6 +26,7 @@ the speed. Both use one process, in which diffusers must be installed.
 
 import argparse
 import functools
+import importlib
 import json
 import statistics
 import sys
@@ -219,9 +220,8 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def peer_network(widths: Sequence[int], channels: int) -> torch.nn.Module:
     """A U-Net of diffusers with two blocks per level and attention at 8x8."""
-    from diffusers import UNet2DModel
-
-    network: torch.nn.Module = UNet2DModel(
+    diffusers: Any = importlib.import_module("diffusers")
+    network: torch.nn.Module = diffusers.UNet2DModel(
         sample_size=SIZE[0],
         in_channels=channels,
         out_channels=channels,
@@ -237,9 +237,8 @@ def peer_network(widths: Sequence[int], channels: int) -> torch.nn.Module:
 @torch.inference_mode()
 def peer_samples(network: Any, channels: int) -> torch.Tensor:
     """Sample by DPM-Solver++(2M) in 25 steps, in float32, as diffusers does by default."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    solver = DPMSolverMultistepScheduler()
+    diffusers: Any = importlib.import_module("diffusers")
+    solver = diffusers.DPMSolverMultistepScheduler()
     solver.set_timesteps(SOLVER_STEPS)
     x = torch.randn(CHUNK, channels, *SIZE)
     for t in solver.timesteps:

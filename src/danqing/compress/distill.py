@@ -31,8 +31,10 @@ _OF_MODEL: Mapping[str, Any] = {
 _SOLUTION: Mapping[str, Any] = {
     "trajectories": 8192,
     "trajectory_steps": 8,
-    "consistency_start": 0.4,
-    "adversarial_start": 0.5,
+    "consistency_start": 0.5,
+    "adversarial_start": 0.6,
+    "adversarial": 0.5,
+    "discriminator_learning_rate_scale": 0.3,
     "gap": 0.25,
 }
 _OPTIMIZER: Mapping[str, Any] = {"learning_rate": 3e-3, "betas": [0.5, 0.99]}

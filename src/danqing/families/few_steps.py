@@ -74,9 +74,9 @@ class FewStepFlow(FlowEditor):
         )
 
     def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
-        """Return the kind of a parameter; the discriminator's are never matrices.
+        """Return "other" for the discriminator, which AdamW then trains.
 
-        AdamW trains them, whose steps shrink as an opponent's must.
+        Steps of Muon are as long for a small gradient as for a large one, and an opponent has to settle.
         """
         return "other" if name.startswith(DISCRIMINATOR) else super().parameter_kind(name, parameter)
 
@@ -225,7 +225,7 @@ class FewStepFlow(FlowEditor):
         """Compute the discriminator's side, with penalties; it rests until the finish begins."""
         assert self.discriminator is not None
         if not self.has_begun_finish:
-            resting = 0.0 * torch.stack([one.sum() for one in self.discriminator.parameters()]).sum()
+            resting = 0.0 * torch.stack([each.sum() for each in self.discriminator.parameters()]).sum()
             return Losses(resting, dict.fromkeys(("verdict", "wins", "r1", "r2"), resting.detach()))
         points = self._points(batch, rng)
         with torch.no_grad():
