@@ -96,4 +96,4 @@ def test_hostile_packets_are_rejected_at_once(packet: bytes) -> None:
     began = time.process_time()
     with pytest.raises(DataError, match=r"XMP data .*remove them\.$"):
         xmp.write({OWN: "new"}, packet)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 0.5
