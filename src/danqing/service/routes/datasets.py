@@ -6,23 +6,20 @@ import time
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ValidationError
 
 from danqing import image_files
 from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError, invalid
-from danqing.service.failures import from_validation
 from danqing.service.http.gate import held_bytes, needs
 from danqing.service.parts import service_of
 from danqing.service.pictures.encoding import PICTURE_HEADERS
 from danqing.service.requests import input_pictures, schemas
 from danqing.service.requests.forms import read_form
-from danqing.service.requests.json_bodies import json_body
 from danqing.service.requests.training_schemas import (
     DataSetAnswer,
     DataSetDetails,
@@ -32,6 +29,7 @@ from danqing.service.requests.training_schemas import (
     ImagePage,
     UploadAnswer,
 )
+from danqing.service.routes.bodies import answers, body_of, read_body
 from danqing.service.training import store, upload
 from danqing.service.training.manager import Training
 from danqing.service.training.set_folder import Change, Entry
@@ -39,7 +37,6 @@ from danqing.service.training.tables import TrainingSet
 
 router = APIRouter(prefix="/v1/datasets", tags=["training"])
 
-_Kind = TypeVar("_Kind", bound=BaseModel)
 THUMBNAIL = 192
 """The longer side of a small picture, in pixels."""
 
@@ -52,26 +49,6 @@ async def trainer(request: Request, caller: Annotated[Caller, Depends(needs("tra
 
 
 _Trainer = Annotated[Caller, Depends(trainer)]
-
-
-def body_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """Return how the OpenAPI document describes a JSON body."""
-    schema = kind.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-async def read_body(request: Request, kind: type[_Kind]) -> _Kind:
-    """Read a JSON body under limits; raises ApiError."""
-    limits = service_of(request).settings.limits
-    try:
-        return kind.model_validate(await json_body(request, limits, held_bytes(request)))
-    except ValidationError as error:
-        raise from_validation(error) from None
-
-
-def answers(kind: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """Return how the OpenAPI document describes the answers of a route."""
-    return {status: {"model": kind}, **schemas.REJECTED}
 
 
 @router.get("", summary="Data sets", responses=answers(DataSetList))

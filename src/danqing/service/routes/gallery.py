@@ -5,22 +5,20 @@ import re
 import zipfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
 from starlette.responses import StreamingResponse
 
 from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError, invalid
-from danqing.service.failures import from_validation
 from danqing.service.gallery import queries, store
 from danqing.service.gallery.queries import Found, Search
 from danqing.service.gallery.store import Stored
 from danqing.service.gallery.tables import GalleryPicture
 from danqing.service.gallery.words import searched
-from danqing.service.http.gate import any_key, held_bytes
+from danqing.service.http.gate import any_key
 from danqing.service.parts import Service, service_of
 from danqing.service.pictures.encoding import PICTURE_HEADERS
 from danqing.service.pictures.picture_settings import settings_in
@@ -37,11 +35,10 @@ from danqing.service.requests.gallery_schemas import (
     Selection,
     SettingsAnswer,
 )
-from danqing.service.requests.json_bodies import json_body
+from danqing.service.routes.bodies import answers, body_of, read_body
 
 router = APIRouter(prefix="/v1/gallery", tags=["gallery"])
 
-_Kind = TypeVar("_Kind", bound=BaseModel)
 _FORMATS = re.compile(r"image/(png|jpeg|webp)")
 
 
@@ -57,16 +54,7 @@ async def _owner(request: Request, caller: Annotated[Caller, Depends(any_key)]) 
 _Owner = Annotated[Caller, Depends(_owner)]
 
 
-def _answers(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": kind}, **schemas.REJECTED}
-
-
-def _body_of(kind: type[BaseModel]) -> dict[str, Any]:
-    schema = kind.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-@router.get("", summary="Pictures", responses=_answers(PicturePage))
+@router.get("", summary="Pictures", responses=answers(PicturePage))
 async def pictures(
     request: Request,
     caller: _Owner,
@@ -102,7 +90,7 @@ async def pictures(
     return JSONResponse({"object": "list", "data": data, "total": found.total, "has_more": found.has_more})
 
 
-@router.get("/albums", summary="Albums and use", responses=_answers(AlbumList))
+@router.get("/albums", summary="Albums and use", responses=answers(AlbumList))
 async def albums(request: Request, caller: _Owner) -> JSONResponse:
     """Return the caller's albums, and how much its pictures take."""
     service = service_of(request)
@@ -123,11 +111,11 @@ async def albums(request: Request, caller: _Owner) -> JSONResponse:
 
 
 @router.post(
-    "/albums", summary="Create an album", responses=_answers(AlbumAnswer), openapi_extra=_body_of(AlbumName)
+    "/albums", summary="Create an album", responses=answers(AlbumAnswer), openapi_extra=body_of(AlbumName)
 )
 async def create_album(request: Request, caller: _Owner) -> JSONResponse:
     """Create an album."""
-    asked = await _read(request, AlbumName)
+    asked = await read_body(request, AlbumName)
     made = await service_of(request).database.run(store.create_album, caller.owner, asked.name)
     return JSONResponse({"number": made.number, "name": made.name, "pictures": 0})
 
@@ -144,17 +132,17 @@ async def delete_album(request: Request, caller: _Owner, number: int) -> Respons
     summary="Fill an album",
     status_code=204,
     responses=schemas.REJECTED,
-    openapi_extra=_body_of(AlbumChange),
+    openapi_extra=body_of(AlbumChange),
 )
 async def fill_album(request: Request, caller: _Owner, number: int) -> Response:
     """Add pictures to an album, and take others out."""
-    asked = await _read(request, AlbumChange)
+    asked = await read_body(request, AlbumChange)
     await service_of(request).database.run(store.fill_album, caller.owner, number, asked.add, asked.remove)
     return Response(status_code=204)
 
 
 @router.post(
-    "/delete", summary="Delete pictures", responses=schemas.REJECTED, openapi_extra=_body_of(Selection)
+    "/delete", summary="Delete pictures", responses=schemas.REJECTED, openapi_extra=body_of(Selection)
 )
 async def delete_some(request: Request, caller: _Owner) -> JSONResponse:
     """Delete pictures with everything that is known of them.
@@ -162,7 +150,7 @@ async def delete_some(request: Request, caller: _Owner) -> JSONResponse:
     Their files, small pictures, words and places in albums, the copies that jobs hold, and their entries in
     the registry.
     """
-    asked = await _read(request, Selection)
+    asked = await read_body(request, Selection)
     service = service_of(request)
     found = await service.gallery.stored(caller.owner, asked.pictures)
     await _delete(service, caller.owner, found)
@@ -174,11 +162,11 @@ async def delete_some(request: Request, caller: _Owner) -> JSONResponse:
     summary="Download pictures",
     response_class=Response,
     responses={200: {"content": {"application/zip": {}}}, **schemas.REJECTED},
-    openapi_extra=_body_of(Selection),
+    openapi_extra=body_of(Selection),
 )
 async def download(request: Request, caller: _Owner) -> Response:
     """Return a zip of pictures, with their settings in `metadata.jsonl`."""
-    asked = await _read(request, Selection)
+    asked = await read_body(request, Selection)
     service = service_of(request)
     found = await service.database.run(queries.in_order, caller.owner, asked.pictures)
     if not found:
@@ -193,7 +181,7 @@ async def download(request: Request, caller: _Owner) -> Response:
 @router.post(
     "/settings",
     summary="The settings of a picture",
-    responses=_answers(SettingsAnswer),
+    responses=answers(SettingsAnswer),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -227,7 +215,7 @@ async def settings(request: Request, caller: Annotated[Caller, Depends(any_key)]
     raise ApiError(404, "This picture has no settings, and the gallery does not have it.", code="not_found")
 
 
-@router.get("/{number}", summary="One picture", responses=_answers(PictureAnswer))
+@router.get("/{number}", summary="One picture", responses=answers(PictureAnswer))
 async def picture(request: Request, caller: _Owner, number: int) -> JSONResponse:
     """Return a picture of the caller."""
     found = await service_of(request).database.run(store.find, caller.owner, number)
@@ -237,12 +225,12 @@ async def picture(request: Request, caller: _Owner, number: int) -> JSONResponse
 @router.patch(
     "/{number}",
     summary="Rate and tag",
-    responses=_answers(PictureAnswer),
-    openapi_extra=_body_of(PictureChange),
+    responses=answers(PictureAnswer),
+    openapi_extra=body_of(PictureChange),
 )
 async def change(request: Request, caller: _Owner, number: int) -> JSONResponse:
     """Change the rating and the tags of a picture."""
-    asked = await _read(request, PictureChange)
+    asked = await read_body(request, PictureChange)
     found = await service_of(request).database.run(
         store.change, caller.owner, number, asked.rating, asked.tags
     )
@@ -316,14 +304,6 @@ class _Chunks:
     def take(self) -> bytes:
         taken, self._written = bytes(self._written), bytearray()
         return taken
-
-
-async def _read(request: Request, kind: type[_Kind]) -> _Kind:
-    limits = service_of(request).settings.limits
-    try:
-        return kind.model_validate(await json_body(request, limits, held_bytes(request), pictures=False))
-    except ValidationError as error:
-        raise from_validation(error) from None
 
 
 def _public(found: GalleryPicture) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from danqing.service.access.caller import Caller
-from danqing.service.failures import from_validation
-from danqing.service.http.gate import held_bytes, needs
+from danqing.service.http.gate import needs
 from danqing.service.judging import ballots, sessions
 from danqing.service.parts import service_of
-from danqing.service.requests import json_bodies, schemas
+from danqing.service.requests import schemas
+from danqing.service.routes.bodies import read_body
 
 router = APIRouter(prefix="/v1/judging", tags=["judging"])
 
@@ -139,11 +139,7 @@ async def vote(request: Request, caller: _Rater, ballot_id: str) -> Response:
     It is counted once, and cannot be changed.
     """
     service = service_of(request)
-    body = await json_bodies.json_body(request, service.settings.limits, held_bytes(request))
-    try:
-        given = JudgingVote.model_validate(body)
-    except ValidationError as error:
-        raise from_validation(error) from None
+    given = await read_body(request, JudgingVote)
     await service.database.run(ballots.vote, ballot_id, caller, given.best, given.worst, time.time())
     return Response(status_code=204)
 

@@ -21,7 +21,8 @@ from danqing.service.requests.training_schemas import (
     RunList,
     ServedAs,
 )
-from danqing.service.routes.datasets import answers, body_of, read_body, trainer
+from danqing.service.routes.bodies import answers, body_of, read_body
+from danqing.service.routes.datasets import trainer
 from danqing.service.training import presets, store
 from danqing.service.training.progress import progress, sample_file
 from danqing.service.training.tables import TrainingRun
