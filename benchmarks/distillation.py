@@ -14,7 +14,7 @@ The control is "reflow" (Liu et al. 2023): the teacher learns the straight paths
 trajectories to their ends, as many images as steps-1 saw, and is sampled by Euler's method in as many steps.
 Its time is without the trajectories, which are those of steps-1.
 
---images steps-2=N distils on so many images instead, so that the result is the same on a busy machine. What
+--images steps-2=N distils on N images instead, so that the result is the same on a busy machine. What
 each contestant generated is kept in FOLDER: the same command continues after an interruption, and --only
 trains some of the contestants.
 

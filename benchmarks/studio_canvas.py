@@ -59,7 +59,7 @@ def load(page: Page, side: int, folder: Path) -> None:
 
 
 def stroke(page: Page, rng: random.Random, events: int) -> float:
-    """Draw a stroke of so many events all over the picture; return the seconds of the whole."""
+    """Draw a stroke across the picture in a number of events; return the seconds that it takes."""
     box = page.locator(".viewport").bounding_box()
     assert box is not None
 
