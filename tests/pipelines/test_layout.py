@@ -46,6 +46,14 @@ def test_the_place_of_a_pipeline_and_its_options(tmp_path: Path) -> None:
     assert (options.size, options.tiling, options.chunk, options.guidance) == ((64, 32), True, 4, 0.0)
 
 
+def test_a_network_that_also_reads_a_mask_is_rejected(copy: Path) -> None:
+    file = copy / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 9}))
+    change_index(copy, _class_name="StableDiffusionInpaintPipeline")
+    with pytest.raises(ModelError, match=r"reads 9 channels, not the 4 of an image\. Use the text-to-image"):
+        dq.load(copy)
+
+
 @pytest.mark.parametrize("values", [{"dtype": "int4"}, {"chunk": "0"}, {"colour": "red"}, {"size": "big"}])
 def test_other_options_are_rejected_in_a_sentence(values: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):

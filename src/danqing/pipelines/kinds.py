@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from danqing.errors import ModelError
 from danqing.pipelines.layout import Layout
 
 _NO_GUIDANCE = "turbo|lightning|schnell|hyper|sprint"
@@ -63,7 +64,18 @@ KINDS = (
 
 
 def kind_of(layout: Layout) -> Kind:
-    """Return how a pipeline is called."""
+    """Return how a pipeline is called.
+
+    Raises ModelError for a network that also reads a mask or another image.
+    """
+    read = layout.config_of("unet").get("in_channels")
+    latents = layout.config_of("vae").get("latent_channels")
+    if isinstance(read, int) and isinstance(latents, int) and read != latents:
+        raise ModelError(
+            f"{layout.name} was made for one kind of editing alone: its network reads {read} channels, not "
+            f"the {latents} of an image. Use the text-to-image pipeline that it comes from, which also fills "
+            "images."
+        )
     known = next((kind for kind in KINDS if layout.kind in kind.classes), None)
     if known is None:
         denoiser = "unet" if "unet" in layout.components else "transformer"
