@@ -11,7 +11,7 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, Route, expect
 
 from tests.service.editors import EDITORS, save_editor, save_labelled_flow, save_style
 from tests.service.pages.browsing import CHROMIUM, FLAGS, violations, visit
@@ -349,6 +349,19 @@ def test_work_goes_on_while_the_page_is_closed_and_can_be_stopped(
         page.get_by_role("button", name="Start", exact=True).click()
         expect(page.locator(".edit-status")).to_have_text("Waiting for its turn …")
         page.get_by_role("button", name="Stop").click()
+        expect(page.locator("#said")).to_have_text("Stopped.", timeout=20_000)
+    expect(page.get_by_role("button", name="Start", exact=True)).to_be_enabled()
+    expect(page.locator(".thumb-button")).to_have_count(1)
+
+    unsent: list[Route] = []
+    page.route("**/v1/jobs", lambda route: unsent.append(route), times=1)
+    with service.standstill():
+        page.get_by_role("button", name="Start", exact=True).click()
+        while not unsent:
+            page.wait_for_timeout(10)
+        page.get_by_role("button", name="Stop").click()
+        page.evaluate("document.querySelector('#said').textContent = ''")
+        unsent[0].continue_()
         expect(page.locator("#said")).to_have_text("Stopped.", timeout=20_000)
     expect(page.get_by_role("button", name="Start", exact=True)).to_be_enabled()
     expect(page.locator(".thumb-button")).to_have_count(1)

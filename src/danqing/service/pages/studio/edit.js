@@ -220,6 +220,7 @@ export function mount(container, context) {
         const id = await submit(job, one.picture, fills(job.task) && one.files.get("mask"));
         job.id = id;
         await one.save({ job });
+        if (job.unwanted) await withdraw(id);
       }
       const done = await follow(job.id, (event, data) => {
         if (!isShown()) return;
@@ -257,9 +258,15 @@ export function mount(container, context) {
     return filled ? (filled.left + filled.right) / 2 / mask.width : 0.5;
   }
 
+  /* A job that is still being sent is cancelled as soon as it has an id. */
   async function stop() {
-    if (draft.facts.job?.id) await cancel(draft.facts.job.id).catch((error) => form.complain(error.message));
+    const { job } = draft.facts;
+    if (!job) return;
+    job.unwanted = true;
+    if (job.id) await withdraw(job.id);
   }
+
+  const withdraw = (id) => cancel(id).catch((error) => form.complain(error.message));
 
   /* keys, drops and pastes */
 
